@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import RequestError, advise_extra
-from serving.cli.inputs import HomeOption, require_place
+from serving.cli.inputs import require_place
 from serving.cli.output import (
     FIGURES,
-    JsonFlag,
+    Answer,
+    Call,
+    add_commands,
     escape,
-    print_answer,
     print_line,
     print_table,
-    show_progress,
     wide_console,
 )
 
@@ -40,11 +40,11 @@ SourceOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    app.command("evaluate", rich_help_panel=FIGURES)(evaluate_folder)
-    app.command("calibrate", rich_help_panel=FIGURES)(calibrate_model)
+    add_commands(app, FIGURES, evaluate=evaluate_folder, calibrate=calibrate_model)
 
 
 def evaluate_folder(
+    call: Call,
     folder: Annotated[
         Path,
         typer.Argument(
@@ -114,9 +114,7 @@ def evaluate_folder(
             help="Also list, by their paths, strangers who may be one person under two names.",
         ),
     ] = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
     Failure to acquire; one to one, where people are weighed and not photographs; one to many by the
@@ -137,7 +135,7 @@ def evaluate_folder(
     for target in (plot, report and report / "report.md"):
         if target is not None:
             _require_room(target, is_folder=target is not plot)
-    settings = _use_card(load_settings(find_home(home)), card)
+    settings = _use_card(load_settings(find_home(call.home)), card)
     if pairs is not None or has_sides(folder):
         unused = {
             "--plot": plot,
@@ -149,12 +147,8 @@ def evaluate_folder(
         for name, value in unused.items():
             if value is not None:
                 raise RequestError(f"{name} is for comparisons of all photographs: leave it out")
-        _evaluate_protocol(folder, settings, pairs, attributes, source, report, as_json=as_json)
-        return
-    with (
-        build_extractor(settings) as extractor,
-        show_progress("extracting", is_shown=not as_json) as progress,
-    ):
+        return _evaluate_protocol(call, folder, settings, pairs, attributes, source, report)
+    with build_extractor(settings) as extractor, call.progress("extracting") as progress:
         measured = evaluate(
             folder, extractor, progress, attributes=attributes, dates=dates, fmr=fmr, source=source
         )
@@ -163,7 +157,7 @@ def evaluate_folder(
     if report is not None:
         write_folder(measured, report)
     found = measured.to_dict(with_failed=failed, with_flagged=flagged)
-    print_answer(found, lambda: print_evaluation(found), as_json=as_json)
+    return Answer(found, lambda: print_evaluation(found))
 
 
 def _use_card(settings: Settings, card: Path | None) -> Settings:
@@ -175,24 +169,20 @@ def _use_card(settings: Settings, card: Path | None) -> Settings:
 
 
 def _evaluate_protocol(
+    call: Call,
     folder: Path,
     settings: Settings,
     pairs: Path | None,
     attributes: Path | None,
     source: str | None,
     report: Path | None,
-    *,
-    as_json: bool,
-) -> None:
+) -> Answer:
     from engine.accuracy.evaluation_report import write_protocol, write_protocol_folder
     from engine.accuracy.protocols import evaluate_protocol
     from serving.deployment.models import build_extractor
 
     verify = _find_verify(settings)
-    with (
-        build_extractor(settings) as extractor,
-        show_progress("extracting", is_shown=not as_json) as progress,
-    ):
+    with build_extractor(settings) as extractor, call.progress("extracting") as progress:
         measured = evaluate_protocol(
             folder,
             extractor,
@@ -211,7 +201,7 @@ def _evaluate_protocol(
 
         wide_console().print(Markdown(write_protocol(found)))
 
-    print_answer(found, show, as_json=as_json)
+    return Answer(found, show)
 
 
 def _find_verify(settings: Settings) -> tuple[float, str] | None:
@@ -229,6 +219,7 @@ def _find_verify(settings: Settings) -> tuple[float, str] | None:
 
 
 def calibrate_model(
+    call: Call,
     folder: FolderArgument,
     output: Annotated[
         Path | None,
@@ -262,17 +253,13 @@ def calibrate_model(
             "upgrade.",
         ),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Fit a model's thresholds to photographs of known people.
 
     Give --card, --output, or both.
     """
-    made = fit_model(
-        folder, output, card, source, population, home, is_shown=not as_json, transform=transform
-    )
-    print_answer(made.to_dict(), lambda: print_calibration(made), as_json=as_json)
+    made = fit_model(call, folder, output, card, source, population, transform=transform)
+    return Answer(made.to_dict(), lambda: print_calibration(made))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,14 +296,13 @@ class FittedModel:
 
 
 def fit_model(
+    call: Call,
     folder: Path,
     output: Path | None,
     card: Path | None,
     source: str | None,
     population: Path | None,
-    home: Path | None,
     *,
-    is_shown: bool,
     transform: Path | None = None,
 ) -> FittedModel:
     """Fits a calibration and writes it, with what else was asked for."""
@@ -333,12 +319,12 @@ def fit_model(
     for target in (card, output, population, transform):
         if target is not None:
             require_place(target)
-    settings = load_settings(find_home(home))
+    settings = load_settings(find_home(call.home))
     if card is not None and card.exists():
         settings = _use_card(settings, card)
     with (
         build_extractor(settings, is_plain=transform is not None) as extractor,
-        show_progress("extracting", is_shown=is_shown) as progress,
+        call.progress("extracting") as progress,
     ):
         made = calibrate_folder(
             folder,

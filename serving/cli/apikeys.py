@@ -1,4 +1,4 @@
-"""Keys, accounts, carriers and outlets: `apikey`, `account`, `carrier`, `outlet`."""
+"""Keys and accounts: `apikey`, `account`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,19 @@ import typer
 from engine.errors import RequestError
 from schema.actors import Role
 from serving.access.authorization import MIN_BURST
-from serving.cli.inputs import (
-    HomeOption,
-    name_actor,
-    open_deployment,
-    read_date,
-    require_code,
-    require_words,
-)
-from serving.cli.outlets import bar_outlet, lift_restriction, list_past, suspend_outlet
+from serving.cli.inputs import read_date, require_code, require_words
 from serving.cli.output import (
     DEPLOYMENT,
-    JsonFlag,
+    Answer,
+    Call,
+    Columns,
     add_group,
     escape,
-    print_answer,
-    print_json,
+    list_answer,
     print_line,
-    print_list,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.registry.accounts import ApiKey
     from serving.wire.oversight import ListedKey
 
@@ -51,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def add_key(
+    call: Call,
     role: Annotated[Role, typer.Option(help="What the key may do.")],
     carrier: Annotated[
         str | None, typer.Option(metavar="CODE", help="Its carrier: for roles outlet and carrier.")
@@ -79,9 +70,7 @@ def add_key(
         str | None,
         typer.Option(metavar="DAY", help="The last day (UTC) on which it is taken: 2031-01-31."),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Add a key and show it, this once: only a digest of it is kept."""
     from engine.registry.accounts import ApiKey
     from serving.access.authentication import make_key
@@ -92,66 +81,58 @@ def add_key(
     _require_person(role, person)
     _require_sound(label, rate_limit)
     expires_at = None if expires_on is None else _read_expiry(expires_on, now)
-    with open_deployment(home) as deployment:
-        made = make_key(deployment.vault)
-        key = ApiKey(
-            id=made.id,
-            digest=made.digest,
-            label=label,
-            role=role.value,
-            carrier=carrier,
-            outlet=outlet,
-            rate_limit=rate_limit,
-            created_at=now,
-            expires_at=expires_at,
-            person=person,
+    made = make_key(call.deployment.vault)
+    key = ApiKey(
+        id=made.id,
+        digest=made.digest,
+        label=label,
+        role=role.value,
+        carrier=carrier,
+        outlet=outlet,
+        rate_limit=rate_limit,
+        created_at=now,
+        expires_at=expires_at,
+        person=person,
+    )
+    call.store.add_api_key(key, actor=call.actor)
+
+    def show() -> None:
+        print_line(
+            f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:"
         )
-        deployment.store.add_api_key(key, actor=name_actor())
-    if as_json:
-        print_json({"key": made.text} | plain(_list_key(key, now)))
-        return
-    print_line(f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:")
-    # Not by rich: a key is copied, and must come as it is.
-    typer.echo(made.text)
+        # Not by rich: a key is copied, and must come as it is.
+        typer.echo(made.text)
+
+    return Answer({"key": made.text} | plain(_list_key(key, now)), show)
 
 
-def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def list_keys(call: Call) -> Answer:
     """List the keys, those no longer in force too, the oldest first; without their secrets."""
     now = datetime.now(UTC)
-    with open_deployment(home) as deployment:
-        keys = deployment.store.api_keys()
-        closed = {one.code for one in deployment.store.all_outlets() if not one.is_open}
+    keys = call.store.api_keys()
+    closed = {one.code for one in call.store.all_outlets() if not one.is_open}
     items = [_list_key(key, now, closed) for key in keys]
-    rows = [
-        [
-            key.id,
-            key.role,
-            escape(key.carrier or "-"),
-            escape(key.outlet or "-"),
-            escape(key.person or "-"),
-            "-" if key.rate_limit is None else f"{key.rate_limit:g}/s",
-            item.state,
-            "-" if key.expires_at is None else _last_day(key.expires_at),
-            escape(key.label),
-        ]
-        for key, item in zip(keys, items, strict=True)
-    ]
-    columns = ("key", "role", "carrier", "outlet", "person", "rate", "state", "last day", "label")
+    columns: Columns = {
+        "key": "key_id",
+        **{name: name for name in ("role", "carrier", "outlet", "person")},
+        "rate": lambda one: "-" if one.rate_limit is None else f"{one.rate_limit:g}/s",
+        "state": "state",
+        "last day": lambda one: "-" if one.expires_at is None else _last_day(one.expires_at),
+        "label": lambda one: escape(one.label),
+    }
     empty = "There is no key: add one with `sosie apikey add`."
-    print_list("keys", items, columns, rows, as_json=as_json, empty=empty)
+    return list_answer({"keys": items}, items, columns, empty)
 
 
 def revoke_key(
+    call: Call,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `sosie apikey list` shows it.")],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Revoke a key: the service refuses it within the setting serve.key_cache_s."""
     require_code(key_id)
-    with open_deployment(home) as deployment:
-        deployment.store.revoke_api_key(key_id, actor=name_actor())
+    call.store.revoke_api_key(key_id, actor=call.actor)
     text = f"[green]Revoked[/] the key {escape(key_id)}."
-    print_answer({"key_id": key_id, "state": "revoked"}, text, as_json=as_json)
+    return Answer({"key_id": key_id, "state": "revoked"}, text)
 
 
 def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None:
@@ -217,255 +198,46 @@ PersonName = Annotated[
 ]
 
 
-def list_accounts(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def list_accounts(call: Call) -> Answer:
     """List who has signed in by the identity provider, by name."""
-    from serving.wire.fields import Moment
+    from serving.wire.fields import of_record
     from serving.wire.oversight import ListedAccount
 
-    now = datetime.now(UTC)
-    with open_deployment(home) as deployment:
-        items = [
-            ListedAccount(
-                person=one.person,
-                since=Moment.of(one.created_at),
-                sessions=one.sessions,
-                seen_at=Moment.of_optional(one.seen_at),
-            )
-            for one in deployment.store.accounts.everyone(now)
-        ]
-    rows = [
-        [escape(one.person), str(one.sessions), _minute(one.seen_at), _minute(one.since)]
-        for one in items
-    ]
-    columns = ("person", "sessions", "seen", "since")
-    empty = "Nobody has signed in: [sign_in] names the provider."
-    print_list("accounts", items, columns, rows, as_json=as_json, empty=escape(empty))
+    found = call.store.accounts.everyone(datetime.now(UTC))
+    items = [of_record(ListedAccount, one, since=one.created_at) for one in found]
+    columns: Columns = {
+        "person": "person",
+        "sessions": "sessions",
+        "seen": lambda one: _minute(one.seen_at),
+        "since": lambda one: _minute(one.since),
+    }
+    empty = escape("Nobody has signed in: [sign_in] names the provider.")
+    return list_answer({"accounts": items}, items, columns, empty)
 
 
-def sign_out_person(person: PersonName, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def sign_out_person(call: Call, person: PersonName) -> Answer:
     """End every session of a person: refused within the setting serve.key_cache_s.
 
     Who is still in a group of [sign_in] may sign in again.
     """
-    _end_sessions(person, home, as_json, forgets=False)
+    return _end_sessions(call, person, forgets=False)
 
 
-def forget_person(person: PersonName, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def forget_person(call: Call, person: PersonName) -> Answer:
     """Forget an account, with its sessions: its name is free for another one.
 
     Only for a name that the provider has given to somebody else: histories keep it.
     """
-    _end_sessions(person, home, as_json, forgets=True)
+    return _end_sessions(call, person, forgets=True)
 
 
-def _end_sessions(person: str, home: Path | None, as_json: bool, *, forgets: bool) -> None:
+def _end_sessions(call: Call, person: str, *, forgets: bool) -> Answer:
     require_words(person, "a person's name", MAX_LABEL_LENGTH)
-    with open_deployment(home) as deployment:
-        accounts = deployment.store.accounts
-        ended = accounts.sign_out_person(person, actor=name_actor(), forgets=forgets)
+    ended = call.store.accounts.sign_out_person(person, actor=call.actor, forgets=forgets)
     done = "Forgot" if forgets else "Signed out"
     text = f"[green]{done}[/] {escape(person)}: {ended} sessions ended."
-    print_answer({"person": person, "sessions": ended}, text, as_json=as_json)
+    return Answer({"person": person, "sessions": ended}, text)
 
 
 def _minute(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-Code = Annotated[str, typer.Argument(metavar="CODE")]
-
-MAX_NAME_LENGTH = 200
-NO_ZONE = "none"
-ZoneOption = Annotated[
-    str | None,
-    typer.Option(
-        "--time-zone",
-        metavar="NAME",
-        help="IANA name, as Asia/Shanghai: by its date documents expire. "
-        "Without it the carrier's, else [registrar] time_zone.",
-    ),
-]
-ZoneArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="IANA name, as Asia/Shanghai; none: unset it.")
-]
-MOST_LINES = 1_000_000
-
-
-def register_operators(app: typer.Typer) -> None:
-    summary = "Add a carrier, set its time zone, or list them."
-    carriers = {"add": add_carrier, "time-zone": set_carrier_zone, "list": list_carriers}
-    add_group(app, "carrier", summary, DEPLOYMENT, **carriers)
-    summary = "Add an outlet of a carrier, close one, restrict one, or list them."
-    outlets = {
-        "add": add_outlet,
-        "time-zone": set_outlet_zone,
-        "close": close_outlet,
-        "list": list_outlets,
-        "suspend": suspend_outlet,
-        "bar": bar_outlet,
-        "lift": lift_restriction,
-        "enrollments": list_past,
-    }
-    add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
-
-
-def add_carrier(
-    code: Code,
-    name: Annotated[str, typer.Option(help="The carrier's name.")],
-    line_limit: Annotated[
-        int,
-        typer.Option(min=1, max=MOST_LINES, help="Open lines that one holder may have with it."),
-    ] = 5,
-    time_zone: ZoneOption = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Add a carrier."""
-    from engine.registry.accounts import Carrier
-    from serving.wire.oversight import ListedCarrier
-
-    require_code(code)
-    require_words(name, "a name", MAX_NAME_LENGTH)
-    _require_time_zone(time_zone)
-    new = Carrier(code, name, line_limit, time_zone)
-    with open_deployment(home) as deployment:
-        deployment.store.add_carrier(new, actor=name_actor())
-    made = ListedCarrier(code, name, line_limit, time_zone)
-    print_answer(made, f"[green]Added[/] the carrier {escape(code)}.", as_json=as_json)
-
-
-def add_outlet(
-    code: Code,
-    carrier: Annotated[str, typer.Option(metavar="CODE", help="The carrier it belongs to.")],
-    time_zone: ZoneOption = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Add an outlet of a carrier."""
-    from serving.wire.oversight import ListedOutlet
-
-    require_code(code)
-    require_code(carrier)
-    with open_deployment(home) as deployment:
-        actor = name_actor()
-        deployment.store.add_outlet(code, carrier, actor=actor, time_zone=time_zone)
-        (made,) = deployment.store.outlets([code]).values()
-    text = f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}."
-    answer = ListedOutlet(code, carrier, is_open=True, time_zone=made.time_zone)
-    print_answer(answer, text, as_json=as_json)
-
-
-def set_carrier_zone(
-    code: Code, time_zone: ZoneArgument, home: HomeOption = None, as_json: JsonFlag = False
-) -> None:
-    """Set the time zone of a carrier's outlets that have none of their own.
-
-    By its date documents expire there, from the next decision on.
-    """
-    zone = _read_time_zone(time_zone)
-    with open_deployment(home) as deployment:
-        deployment.store.set_carrier_time_zone(code, zone, actor=name_actor())
-    text = f"[green]Set[/] the time zone of {escape(code)}."
-    print_answer({"carrier": code, "time_zone": zone}, text, as_json=as_json)
-
-
-def set_outlet_zone(
-    code: Code, time_zone: ZoneArgument, home: HomeOption = None, as_json: JsonFlag = False
-) -> None:
-    """Set the time zone of an outlet: by its date documents expire there."""
-    zone = _read_time_zone(time_zone)
-    with open_deployment(home) as deployment:
-        deployment.store.set_outlet_time_zone(code, zone, actor=name_actor())
-    text = f"[green]Set[/] the time zone of {escape(code)}."
-    print_answer({"outlet": code, "time_zone": zone}, text, as_json=as_json)
-
-
-def _read_time_zone(given: str) -> str | None:
-    if given == NO_ZONE:
-        return None
-    _require_time_zone(given)
-    return given
-
-
-def _require_time_zone(name: str | None) -> None:
-    from engine.matching.checks.document import find_time_zone
-
-    if name is not None:
-        find_time_zone(name)
-
-
-def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Close an outlet: it enrolls no one any more, and its keys are refused."""
-    with open_deployment(home) as deployment:
-        deployment.store.close_outlet(code, actor=name_actor())
-    text = f"[green]Closed[/] the outlet {escape(code)}."
-    print_answer({"outlet": code, "is_open": False}, text, as_json=as_json)
-
-
-def list_carriers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List the carriers by code."""
-    from serving.wire.oversight import ListedCarrier
-
-    with open_deployment(home) as deployment:
-        carriers = [
-            ListedCarrier(one.code, one.name, one.line_limit, one.time_zone)
-            for one in deployment.store.carriers()
-        ]
-    rows = [
-        [escape(one.carrier), escape(one.name), str(one.line_limit), one.time_zone or "-"]
-        for one in carriers
-    ]
-    columns = ("carrier", "name", "line limit", "time zone")
-    empty = "There is no carrier: sosie carrier add makes one."
-    print_list("carriers", carriers, columns, rows, as_json=as_json, empty=empty)
-
-
-def list_outlets(
-    carrier: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Only those of this carrier.")
-    ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """List the outlets by code, with why one enrolls nobody, how many attempts were refused, and
-    what liveness checks brought in 90 days."""
-    from engine.cases.outlets import with_reasons
-    from serving.api.serializers import outlet_liveness
-    from serving.wire.oversight import ListedOutlet
-
-    with open_deployment(home) as deployment:
-        store = deployment.store
-        found = [one for one in store.all_outlets() if carrier in (None, one.carrier)]
-        told = outlet_liveness(store, [one.code for one in found])
-        outlets = [
-            ListedOutlet(
-                one.code,
-                one.carrier,
-                one.is_open,
-                one.time_zone,
-                one.restriction,
-                one.restriction_case,
-                one.restriction_reason,
-                one.refused_attempts or 0,
-                told[one.code],
-            )
-            for one in with_reasons(store, found)
-        ]
-    rows = [
-        [
-            escape(one.outlet),
-            escape(one.carrier),
-            one.restriction or ("open" if one.is_open else "closed"),
-            one.time_zone or "-",
-            escape(one.restriction_reason or "-"),
-            f"{one.refused_attempts:,}" if one.restriction else "-",
-            *(f"{count:,}" for count in (told[one.outlet].results, told[one.outlet].failed)),
-            f"{told[one.outlet].absent:,}",
-        ]
-        for one in outlets
-    ]
-    head = ("outlet", "carrier", "state", "time zone", "why", "refused since")
-    columns = (*head, "liveness results", "failed", "absent")
-    of = "" if carrier is None else f" of {escape(carrier)}"
-    empty = f"There is no outlet{of}: sosie outlet add makes one."
-    print_list("outlets", outlets, columns, rows, as_json=as_json, empty=empty)

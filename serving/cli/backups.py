@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import DeadlinePassed, RegistryError, RequestError
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_words
+from serving.cli.inputs import require_words
 from serving.cli.output import (
     DEPLOYMENT,
-    JsonFlag,
+    Answer,
+    Call,
+    Columns,
+    add_commands,
     add_group,
     escape,
-    print_answer,
-    print_json,
+    list_answer,
     print_line,
-    print_table,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -42,35 +42,30 @@ KEY_HOURS = 24
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=DEPLOYMENT)(backup)
-    app.command(rich_help_panel=DEPLOYMENT)(restore)
+    add_commands(app, DEPLOYMENT, backup=backup, restore=restore)
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder.")],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+    call: Call, target: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder.")]
+) -> Answer:
     """Copy the registry to a new folder, also while a service runs, and check the copy.
 
     The key ring is not in it: keep its copy elsewhere, together they reveal every face.
     """
-    with (
-        open_deployment(home) as deployment,
-        show_progress("copying", is_shown=not as_json) as report,
-    ):
-        made = _back_up(deployment, target.absolute(), name_actor(), report)
-    print_answer(
+    deployment = call.deployment
+    with call.progress("copying") as report:
+        made = _back_up(deployment, target.absolute(), call.actor, report)
+    return Answer(
         {"backup": str(target.absolute()), **asdict(made)},
         f"[green]Made[/] {escape(str(target))}, {made.bytes / 2**20:,.1f} MiB, checked.\n"
         f"It ends with entry {made.audit_number:,} of the audit chain, {made.audit_head[:16]}…"
         f"{_tell_damage(made)}",
-        as_json=as_json,
         is_no=bool(made.damage),
     )
 
 
 def restore(
+    call: Call,
     source: Annotated[
         Path, typer.Argument(metavar="BACKUP", help="A backup's folder, or an SQLite file.")
     ],
@@ -78,9 +73,7 @@ def restore(
         bool,
         typer.Option("--replace", help="Replace the registry that is there; SQLite's is kept."),
     ] = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Put a backup in the place of the registry, and say what is lost since. Stop servers first."""
     from engine.registry.backup import restore_backup
     from engine.registry.keyring import KeyRing
@@ -89,7 +82,7 @@ def restore(
     from serving.deployment.models import embedder_card, find_conversion, model_digest
     from serving.settings.settings import KEY_RING_FILE, load_settings, require_home
 
-    folder = require_home(home)
+    folder = require_home(call.home)
     settings = load_settings(folder)
     vault = Vault(KeyRing.load(folder / KEY_RING_FILE), embedder_card(settings).dimension)
     done = restore_backup(
@@ -97,12 +90,12 @@ def restore(
         vault,
         source.absolute(),
         model_digest=model_digest(settings),
-        actor=name_actor(),
+        actor=call.actor,
         replaces=replaces,
         conversion=find_conversion(settings),
     )
     made, lost = done.manifest, done.lost
-    print_answer(
+    return Answer(
         {
             "audit_number": made.audit_number,
             "made_at": made.made_at,
@@ -111,7 +104,6 @@ def restore(
             "replaced": None if done.aside is None else str(done.aside),
         },
         partial(_print_restored, done),
-        as_json=as_json,
         is_no=bool(made.damage),
     )
 
@@ -205,6 +197,7 @@ def register_audit(app: typer.Typer) -> None:
 
 
 def show_entries(
+    call: Call,
     action: Annotated[
         str | None, typer.Option(help="Only this action, as enrollment.decided.")
     ] = None,
@@ -219,9 +212,7 @@ def show_entries(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_ENTRIES, help="How many at most.")] = 50,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Show entries of the audit chain, in its order.
 
     The next page begins after the last number shown.
@@ -230,32 +221,28 @@ def show_entries(
     from serving.api import serializers
     from serving.wire.oversight import AuditPage
 
-    with open_deployment(home) as deployment:
-        found = read_audit(deployment.store, after, limit, action, actor, subject)
-        head = deployment.store.audit_head()[0]
-    is_full = after is not None and len(found) == limit
-    if as_json:
-        following = found[-1].number if is_full else None
-        print_json(AuditPage(tuple(map(serializers.audit_entry, found)), head, following))
-        return
-    if not found:
-        print_line("No entry is there." if after is None else f"No entry is above {after}.")
-        return
-    print_table(
-        None, ("", "at", "actor", "action", "subject", "detail"), [_cells(r) for r in found]
-    )
-    if is_full:
-        print_line(f"[dim]Next: --after {found[-1].number}; the newest is {head}.[/]")
+    found = read_audit(call.store, after, limit, action, actor, subject)
+    head = call.store.audit_head()[0]
+    following = found[-1].number if after is not None and len(found) == limit else None
+    page = AuditPage(tuple(map(serializers.audit_entry, found)), head, following)
+    columns: Columns = {
+        "": "number",
+        "at": lambda record: record.at.isoformat(timespec="seconds"),
+        **{name: partial(_cell, name) for name in ("actor", "action", "subject")},
+        "detail": lambda record: escape(_write_detail(record.entry.detail)),
+    }
+    empty = "No entry is there." if after is None else f"No entry is above {after}."
+    next_page = None if following is None else f"{following}; the newest is {head}."
+    return list_answer(page, found, columns, empty, next_page)
 
 
 def verify_entries(
+    call: Call,
     anchor: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Heads that were anchored outside, a line each."),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Recompute the audit chain, and check the database against it and against anchored heads.
 
     Exit code 1 where an entry was altered, removed or added, or the database is damaged.
@@ -266,18 +253,15 @@ def verify_entries(
     from serving.wire.fields import of_record
     from serving.wire.oversight import ChainHead, ChainReport
 
-    with (
-        open_deployment(home, is_examined=True) as deployment,
-        show_progress("verifying", is_shown=not as_json) as report,
-    ):
-        store = deployment.store
+    deployment = call.open(is_examined=True)
+    store, anchors = deployment.store, None
+    with call.progress("verifying") as report:
         found = verify_chain(store, progress=report)
         number, head = store.audit_head()
         verified = store.audit_hash_at(found.entries) if found.intact else None
         if verified is not None:
             # A writer may have gone on meanwhile.
             number, head = found.entries, verified
-        anchors = None
         damage = tuple(find_damage(store, is_alone=not store.has_writer()))
         if anchor is not None:
             heads = read_anchors(anchor, deployment.vault.deployment_id)
@@ -297,16 +281,15 @@ def verify_entries(
     mends = tuple(map(serializers.audit_entry, found.mends))
     end = ChainHead(number, head.hex())
     answer = of_record(ChainReport, found, head=end, damage=damage, anchors=anchors, mends=mends)
-    print_answer(answer, text, as_json=as_json, is_no=not found.intact or bool(damage))
+    return Answer(answer, text, is_no=not found.intact or bool(damage))
 
 
 def mend(
+    call: Call,
     reason: Annotated[
         str, typer.Option(help="Why the chain may go on as it is. It stays: no names.")
     ],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Let a broken audit chain go on: two operators seal what `audit verify` finds, by their keys.
 
     Asks for both keys. Nothing that was altered or lost comes back; every later verification shows
@@ -316,11 +299,11 @@ def mend(
     from serving.api import serializers
 
     require_words(reason, "a reason", MAX_REASON_LENGTH)
-    with open_deployment(home, is_examined=True) as deployment:
-        people = [_ask_operator(deployment, which) for which in ("first", "second")]
-        record = mend_chain(deployment.store, reason, *people)
+    deployment = call.open(is_examined=True)
+    people = [_ask_operator(deployment, which) for which in ("first", "second")]
+    record = mend_chain(deployment.store, reason, *people)
     text = f"[green]Mended[/]: {_describe_mend(record)}."
-    print_answer(serializers.audit_entry(record), text, as_json=as_json)
+    return Answer(serializers.audit_entry(record), text)
 
 
 MAX_REASON_LENGTH = 500
@@ -347,10 +330,9 @@ def _describe_mend(record: AuditRecord) -> str:
 
 
 def check_file(
+    call: Call,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, as JSON.")],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Check a certificate of an erasure or of retention against the audit chain.
 
     Exit code 1 where it does not hold: altered, of another registry, or from before a restore.
@@ -360,26 +342,19 @@ def check_file(
     from serving.wire.oversight import CertificateCheck
 
     certificate = read_certificate(file)
-    with (
-        open_deployment(home) as deployment,
-        show_progress("verifying", is_shown=not as_json) as report,
-    ):
-        fault = check_certificate(deployment.store, certificate, report)
+    store = call.store
+    with call.progress("verifying") as report:
+        fault = check_certificate(store, certificate, report)
     text = f"[green]It holds[/]: entry {certificate.audit_number} says the same."
     if fault is not None:
         text = f"[red]It does not hold[/]: {escape(fault)}."
     answer = CertificateCheck(fault is None, fault, certificate.audit_number)
-    print_answer(answer, text, as_json=as_json, is_no=fault is not None)
+    return Answer(answer, text, is_no=fault is not None)
 
 
-def _cells(record: AuditRecord) -> list[str]:
-    entry = record.entry
-    detail = json.dumps(dict(entry.detail), ensure_ascii=False) if entry.detail else ""
-    return [
-        str(record.number),
-        record.at.isoformat(timespec="seconds"),
-        escape(entry.actor),
-        escape(entry.action),
-        escape(entry.subject),
-        escape(detail),
-    ]
+def _cell(name: str, record: AuditRecord) -> str:
+    return escape(getattr(record.entry, name))
+
+
+def _write_detail(detail: Mapping[str, object]) -> str:
+    return json.dumps(dict(detail), ensure_ascii=False) if detail else ""

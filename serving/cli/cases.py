@@ -5,23 +5,26 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.errors import RegistryError, SosieError
-from schema.actors import Actor
 from schema.cases import CaseSort, Outcome
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.inputs import require_place
 from serving.cli.output import (
     REGISTRY,
-    JsonFlag,
+    Answer,
+    Call,
+    Columns,
+    add_commands,
     add_group,
     escape,
-    print_answer,
+    list_answer,
     print_facts,
-    print_json,
+    print_items,
     print_line,
     print_table,
 )
@@ -59,67 +62,62 @@ SeenOption = Annotated[
 
 
 def assign_cases(
+    call: Call,
     case_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of cases.")],
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="PERSON", help="As histories name people.", show_default=ME),
     ] = None,
     back: Annotated[bool, typer.Option("--back", help="Give it back to the queue.")] = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Give cases to a person, or back to the queue; with several, `--json` has a line for each."""
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
-    assignee = None if back else name_person(to or ME)
-    with open_deployment(home) as deployment:
-        for case_id in case_ids:
-            _step_in(deployment, as_json, case_id, "assign", assignee)
+    assignee = None if back else call.person.person if (to or ME) == ME else to
+    for case_id in case_ids:
+        call.print(_step(call, case_id, "assign", assignee))
 
 
 def note_case(
+    call: Call,
     case_id: CaseId,
     text: Annotated[
         str, typer.Argument(metavar="TEXT", help="The remark; - reads standard input.")
     ],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Add a remark to the history of a case; it is sealed in the registry."""
     remark = sys.stdin.read(MAX_NOTE_BYTES).strip() if text == "-" else text
-    _step(home, as_json, case_id, "note", remark)
+    return _step(call, case_id, "note", remark)
 
 
 def propose_outcome(
+    call: Call,
     case_id: CaseId,
     outcome: OutcomeOption,
     seen_at: SeenOption,
     close_line: LinesOption = None,
     keep_lines: KeepFlag = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Propose an outcome, and the lines to be closed by it, for another person to decide.
 
     Fraud whose documents have numbers in use names those to close, or says --keep-lines.
     """
-    _end(home, as_json, case_id, "propose", outcome, close_line, seen_at, keep_lines=keep_lines)
+    return _end(call, case_id, "propose", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
-def withdraw_proposal(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def withdraw_proposal(call: Call, case_id: CaseId) -> Answer:
     """Take the proposal back."""
-    _step(home, as_json, case_id, "withdraw")
+    return _step(call, case_id, "withdraw")
 
 
 def close_case(
+    call: Call,
     case_id: CaseId,
     outcome: OutcomeOption,
     seen_at: SeenOption,
     close_line: LinesOption = None,
     keep_lines: KeepFlag = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Close a case.
 
     It takes two people: another must have proposed the same outcome and lines; `case show` says how
@@ -128,23 +126,14 @@ def close_case(
     for later sweeps; after an unfounded dispute its lines are active again, and an exception
     that is closed so is granted: its line is opened.
     """
-    _end(home, as_json, case_id, "close", outcome, close_line, seen_at, keep_lines=keep_lines)
+    return _end(call, case_id, "close", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
-def name_person(name: str | None) -> str | None:
-    """A person as histories name them."""
-    return _myself() if name == ME else name
-
-
-def name_people(name: str | None) -> tuple[str, ...]:
-    # Older cases name the account as the audit chain does.
+def name_people(call: Call, name: str | None) -> tuple[str, ...]:
+    """A person as histories name them; older cases name the account as the audit chain does."""
     if name == ME:
-        return _myself(), name_actor()
+        return call.person.person, call.actor
     return () if name is None else (name,)
-
-
-def _myself() -> str:
-    return name_actor().removeprefix("cli:")
 
 
 def _read_seen_at(text: str) -> datetime:
@@ -157,8 +146,7 @@ def _read_seen_at(text: str) -> datetime:
 
 
 def _end(
-    home: Path | None,
-    as_json: bool,
+    call: Call,
     case_id: str,
     name: str,
     outcome: Outcome,
@@ -166,36 +154,25 @@ def _end(
     seen_at: str,
     *,
     keep_lines: bool,
-) -> None:
+) -> Answer:
     seen, closed = _read_seen_at(seen_at), tuple(lines or ())
-    _step(home, as_json, case_id, name, outcome, closed, seen_at=seen, keep_lines=keep_lines)
+    return _step(call, case_id, name, outcome, closed, seen_at=seen, keep_lines=keep_lines)
 
 
-def _step(
-    home: Path | None, as_json: bool, case_id: str, name: str, *given: object, **more: object
-) -> None:
+def _step(call: Call, case_id: str, name: str, *given: object, **more: object) -> Answer:
     """Takes the step of this name in `engine.cases.steps`."""
-    with open_deployment(home) as deployment:
-        _step_in(deployment, as_json, case_id, name, *given, **more)
-
-
-def _step_in(
-    deployment: Deployment, as_json: bool, case_id: str, name: str, *given: object, **more: object
-) -> None:
     from engine.cases import steps
     from schema.cases import CaseState
     from serving.api import serializers
 
-    actor = Actor(name_actor(), _myself())
-    case = getattr(steps, name)(
-        deployment.registrar, deployment.store, case_id, *given, actor, **more
-    )
+    take = getattr(steps, name)
+    case = take(call.deployment.registrar, call.store, case_id, *given, call.person, **more)
     found = "" if case.outcome is None else f", {case.outcome.value}"
     whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
     text = f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}."
     if case.state is CaseState.CLOSED:
-        text += _finish_erasures(deployment, actor.name)
-    print_answer(serializers.case(case), text, as_json=as_json)
+        text += _finish_erasures(call.deployment, call.actor)
+    return Answer(serializers.case(case), text)
 
 
 def _finish_erasures(deployment: Deployment, actor: str) -> str:
@@ -210,6 +187,7 @@ def _finish_erasures(deployment: Deployment, actor: str) -> str:
 
 
 def report_case(
+    call: Call,
     case_id: CaseId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the page goes.")],
     faces: Annotated[
@@ -221,25 +199,20 @@ def report_case(
     carrier: Annotated[
         str | None, typer.Option(metavar="CODE", help="Leave out what this carrier may not see.")
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Write a case as one HTML page for police or a regulator; audited.
 
     With its scores in words, its history and its entries of the audit chain, which `sosie audit
     verify --anchor FILE` compares. No retention reaches the file: it is yours to delete.
     """
     from engine.atomic_files import replacing
-    from engine.registry.database import AuditEntry
     from serving.case_report import ReportTerms, gather_case, write_case
 
     require_place(file)
     terms = ReportTerms(has_faces=faces, is_revealed=reveal, carrier=carrier)
-    with open_deployment(home) as deployment:
-        store = deployment.store
-        found = gather_case(store, deployment.calibration, case_id, terms)
-        store.note(AuditEntry(name_actor(), "case.reported", case_id, found.describe()))
-        report = write_case(found, store)
+    found = gather_case(call.store, call.deployment.calibration, case_id, terms)
+    call.note("case.reported", case_id, found.describe())
+    report = write_case(found, call.store)
     try:
         with replacing(file) as beside:
             beside.write_bytes(report.html)
@@ -257,10 +230,11 @@ def report_case(
         text += f"\nThere was no room for {report.left_out:,} documents of the case."
     if faces and not report.faces:
         text += "\nNo face is kept of these people (\\[crops] keep in sosie.toml): it shows none."
-    print_answer(answer, text, as_json=as_json)
+    return Answer(answer, text)
 
 
 def show_precision(
+    call: Call,
     sweep: Annotated[
         str | None, typer.Option(metavar="ID", help="Of this sweep's pairs and cases alone.")
     ] = None,
@@ -268,9 +242,7 @@ def show_precision(
         float,
         typer.Option(min=0.01, max=0.99, help="The precision that a threshold is proposed for."),
     ] = 0.8,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Show how often people found fraud: by threshold, kind and month; and what that proposes.
 
     The threshold for the next sweep is the lowest, at a hundredth, at which at least so much of the
@@ -279,12 +251,10 @@ def show_precision(
     from engine.cases.precision import DecisionReader
     from serving.api import serializers
 
-    with open_deployment(home) as deployment:
-        if sweep is not None:
-            deployment.store.sweeps.get(sweep)
-        decisions = DecisionReader(deployment.store).read()
-    found = serializers.sweep_precision(decisions, sweep, wanted)
-    print_answer(found, lambda: _print_precision(found), as_json=as_json)
+    if sweep is not None:
+        call.store.sweeps.get(sweep)
+    found = serializers.sweep_precision(DecisionReader(call.store).read(), sweep, wanted)
+    return Answer(found, partial(_print_precision, found))
 
 
 def _print_precision(found: Precision) -> None:
@@ -296,24 +266,27 @@ def _print_precision(found: Precision) -> None:
         return f"{percent(one.precision)} ({percent(one.low)} to {percent(one.high)})"
 
     if found.thresholds:
-        rows = [
-            [f"{one.threshold:.2f}", f"{one.judged:,}", f"{one.cases:,}", interval(one)]
-            for one in found.thresholds
-        ]
-        print_table("Pairs of sweeps", ("from score", "judged", "in cases", "fraud"), rows)
+        columns: Columns = {
+            "from score": lambda one: f"{one.threshold:.2f}",
+            "judged": lambda one: f"{one.judged:,}",
+            "in cases": lambda one: f"{one.cases:,}",
+            "fraud": interval,
+        }
+        print_items("Pairs of sweeps", found.thresholds, columns)
+    counts = ("cases", "fraud", "twins", "mistake", "unfounded")
+    columns = {
+        "": lambda one: escape(one.name.replace("_", " ")),
+        **{name: partial(_count, name) for name in counts},
+        "fraud of all": interval,
+    }
     for title, some in (("Closed cases by kind", found.kinds), ("by month", found.months)):
-        rows = [
-            [
-                escape(one.name.replace("_", " ")),
-                *(f"{n:,}" for n in (one.cases, one.fraud, one.twins, one.mistake, one.unfounded)),
-                interval(one),
-            ]
-            for one in some
-        ]
-        if rows:
-            heads = ("", "cases", "fraud", "twins", "mistake", "unfounded", "fraud of all")
-            print_table(title, heads, rows)
+        if some:
+            print_items(title, some, columns)
     print_line(_describe_proposal(found.proposal))
+
+
+def _count(name: str, outcomes: CaseOutcomes) -> str:
+    return f"{getattr(outcomes, name):,}"
 
 
 def _describe_proposal(proposal: ProposedThreshold) -> str:
@@ -340,8 +313,7 @@ STATES = (STANDING, ANY, FRAUD_IN_USE, "open", "assigned", "proposed", "closed",
 
 
 def register(app: typer.Typer) -> None:
-    app.command("cases", rich_help_panel=REGISTRY)(list_cases)
-    app.command("precision", rich_help_panel=REGISTRY)(show_precision)
+    add_commands(app, REGISTRY, cases=list_cases, precision=show_precision)
     commands = {
         "show": show_case,
         "assign": assign_cases,
@@ -361,6 +333,7 @@ def _require_state(name: str) -> str:
 
 
 def list_cases(
+    call: Call,
     state: Annotated[
         str, typer.Option(callback=_require_state, help=f"One of {', '.join(STATES)}.")
     ] = STANDING,
@@ -380,16 +353,14 @@ def list_cases(
         int, typer.Option(min=1, max=MOST_CASES, help="How many to list at most.")
     ] = 100,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Go on below this case.")] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List cases, those of the highest risk first; audited.
 
     Those that are not decided, if nothing else is asked. Names show their first letters, numbers
     their last digits.
     """
     from engine.formatting import plural
-    from engine.registry.database import AuditEntry, utc_now
+    from engine.registry.database import utc_now
     from engine.registry.queues import CaseFilter
     from serving.api import serializers
     from serving.wire.cases import CasePage
@@ -398,73 +369,67 @@ def list_cases(
     wanted = CaseFilter(
         **serializers.read_state(None if state == ANY else state),
         kind=kind,
-        assignees=name_people(assignee),
+        assignees=name_people(call, assignee),
         carrier=carrier,
         outlet=outlet,
         id_end=id_end,
         overdue_at=now if overdue else None,
     )
-    with open_deployment(home) as deployment:
-        store, due = deployment.store, deployment.settings.cases
-        found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
-        shown = serializers.case_page(store, found, due, now)
-        detail = {"cases": [one.case_id for one in shown]}
-        store.note(AuditEntry(name_actor(), "cases.read", "queue", detail))
-        in_use = store.cases.count_fraud()
+    store, due = call.store, call.deployment.settings.cases
+    found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
+    shown = serializers.case_page(store, found, due, now)
+    call.note("cases.read", "queue", {"cases": [one.case_id for one in shown]})
+    in_use = store.cases.count_fraud()
     following = shown[-1].case_id if len(shown) == limit else None
-    if as_json:
-        print_json(CasePage(shown, following, in_use))
-        return
-    if in_use and state != FRAUD_IN_USE:
-        print_line(
-            f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
-            f"sosie cases --state {FRAUD_IN_USE}"
-        )
-    if not shown:
-        is_all = wanted == CaseFilter(**serializers.read_state(STANDING))
-        print_line("No case is open." if is_all else "No such case.")
-        return
-    print_table(None, _COLUMNS, [_row_of(one, now) for one in shown])
-    if following is not None:
-        print_line(f"[dim]Next: --after {following}[/]")
+    is_all = wanted == CaseFilter(**serializers.read_state(STANDING))
+    empty = "No case is open." if is_all else "No such case."
+    page = CasePage(shown, following, in_use)
+    listed = list_answer(page, shown, _columns(now), empty, following)
+
+    def show() -> None:
+        if in_use and state != FRAUD_IN_USE:
+            print_line(
+                f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
+                f"sosie cases --state {FRAUD_IN_USE}"
+            )
+        listed.show()
+
+    return Answer(page, show)
 
 
-_COLUMNS = (
-    "case",
-    "risk",
-    "kind",
-    "who",
-    "documents",
-    "lines",
-    "where",
-    "scores",
-    "state",
-    "age",
-    "due",
-)
+def _columns(now: datetime) -> Columns:
+    return {
+        "case": "case_id",
+        "risk": lambda one: f"{one.risk:.0f}",
+        "kind": "kind",
+        "who": _name_holders,
+        "documents": lambda one: len(one.document_ids),
+        "lines": _count_lines,
+        "where": lambda one: escape(", ".join(one.outlets) or "-"),
+        "scores": _describe_scores,
+        "state": lambda one: one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
+        "age": lambda one: f"{(now - one.opened_at).days} d",
+        "due": _describe_due,
+    }
 
 
-def _row_of(one: ListedCase, now: datetime) -> list[str]:
+def _name_holders(one: ListedCase) -> str:
     who = [" ".join(part for part in (person.name, person.number) if part) for person in one.people]
     more = len(one.document_ids) - len(who)
+    return escape("; ".join(who) + (f" + {more}" if more > 0 else ""))
+
+
+def _describe_scores(one: ListedCase) -> str:
     scores = [f"{value:.3f}" for value in (one.score, one.weakest) if value is not None]
+    return " to ".join(dict.fromkeys(scores)) or "-"
+
+
+def _describe_due(one: ListedCase) -> str:
     due = "-" if one.due_at is None else one.due_at.date().isoformat()
     due = f"[red]{due} overdue[/]" if one.is_overdue else due
     if one.erasure_due_at is not None:
         due += f"; erased by {one.erasure_due_at.date().isoformat()}"
-    return [
-        one.case_id,
-        f"{one.risk:.0f}",
-        escape(one.kind),
-        escape("; ".join(who) + (f" + {more}" if more > 0 else "")),
-        str(len(one.document_ids)),
-        _count_lines(one),
-        escape(", ".join(one.outlets) or "-"),
-        " to ".join(dict.fromkeys(scores)) or "-",
-        one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
-        f"{(now - one.opened_at).days} d",
-        due,
-    ]
+    return due
 
 
 def _count_lines(one: ListedCase) -> str:
@@ -474,20 +439,17 @@ def _count_lines(one: ListedCase) -> str:
     return f"{one.lines}, [red]{one.fraud_lines} of fraud[/]{stays}"
 
 
-def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def show_case(call: Call, case_id: CaseId) -> Answer:
     """Show a case with its documents, their lines in use, and its history; audited.
 
     Numbers show their last digits.
     """
-    from engine.registry.database import AuditEntry
     from serving.api import serializers
 
-    with open_deployment(home) as deployment:
-        case = serializers.case_file(deployment.store, case_id)
-        detail = {"documents": list(case.document_ids)}
-        deployment.store.note(AuditEntry(name_actor(), "case.read", case.case_id, detail))
-        why = [] if as_json else _tell_why(deployment, case)
-    print_answer(case, lambda: _print_case(case, why), as_json=as_json)
+    case = serializers.case_file(call.store, case_id)
+    call.note("case.read", case.case_id, {"documents": list(case.document_ids)})
+    why = [] if call.as_json else _tell_why(call.deployment, case)
+    return Answer(case, lambda: _print_case(case, why))
 
 
 def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
@@ -548,9 +510,11 @@ def _print_case(case: CaseFile, why: list[str]) -> None:
         ] or [[*what, "none in use", "", "", ""]]
     if rows:
         print_table(None, ("document", "", "line", "number", "status", "where"), rows)
-    history = [
-        [note.at.isoformat(timespec="seconds"), escape(note.actor), note.kind, escape(note.text)]
-        for note in case.notes
-    ]
-    if history:
-        print_table(None, ("at", "who", "what", ""), history)
+    columns: Columns = {
+        "at": lambda note: note.at.isoformat(timespec="seconds"),
+        "who": "actor",
+        "what": "kind",
+        "": lambda note: escape(note.text),
+    }
+    if case.notes:
+        print_items(None, case.notes, columns)

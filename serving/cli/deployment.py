@@ -15,13 +15,13 @@ from engine.errors import RequestError, SosieError
 from serving.cli.inputs import HomeOption, name_actor, require_code
 from serving.cli.output import (
     DEPLOYMENT,
+    Answer,
+    Call,
     JsonFlag,
+    add_commands,
     add_group,
     escape,
-    print_answer,
-    print_json,
     print_line,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=DEPLOYMENT)(init)
-    app.command(rich_help_panel=DEPLOYMENT)(upgrade)
+    add_commands(app, DEPLOYMENT, init=init, upgrade=upgrade)
 
 
 def init(
@@ -92,30 +91,29 @@ def init(
             made.store.add_outlet(outlet, carrier, actor=name_actor())
         deployment_id = made.vault.deployment_id
     ring = (folder / KEY_RING_FILE).resolve()
-    if as_json:
-        print_json(
-            {
-                "home": str(folder.resolve()),
-                "settings": str((folder / SETTINGS_FILE).resolve()),
-                "key_ring": str(ring),
-                "deployment_id": deployment_id,
-                "carrier": carrier,
-                "outlet": outlet,
-            }
-        )
-        return
-    print_line(f"[green]Made[/] {escape(str(folder))}, deployment {deployment_id}.")
-    print_line(f"The key ring is [bold]{escape(str(ring))}[/]. Keep a copy of it elsewhere:")
-    print_line("whoever loses it loses every reference, and whoever has it can undo the rotation.")
+    answer = {
+        "home": str(folder.resolve()),
+        "settings": str((folder / SETTINGS_FILE).resolve()),
+        "key_ring": str(ring),
+        "deployment_id": deployment_id,
+        "carrier": carrier,
+        "outlet": outlet,
+    }
+    home = escape(str(folder))
+    lines = [
+        f"[green]Made[/] {home}, deployment {deployment_id}.",
+        f"The key ring is [bold]{escape(str(ring))}[/]. Keep a copy of it elsewhere:",
+        "whoever loses it loses every reference, and whoever has it can undo the rotation.",
+    ]
     if outlet is None:
-        home = escape(str(folder))
-        print_line("Next:")
+        lines.append("Next:")
         if carrier is None:
-            print_line(f"  sosie --home {home} carrier add CODE --name NAME")
-        print_line(f"  sosie --home {home} outlet add CODE --carrier {escape(carrier or 'CODE')}")
+            lines.append(f"  sosie --home {home} carrier add CODE --name NAME")
+        lines.append(f"  sosie --home {home} outlet add CODE --carrier {escape(carrier or 'CODE')}")
+    Answer(answer, "\n".join(lines)).print(as_json=as_json)
 
 
-def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def upgrade(call: Call) -> Answer:
     """Bring the registry to this version, and say which thresholds hold.
 
     Stop servers first. May be stopped anywhere: the next call goes on. Templates are converted
@@ -127,10 +125,10 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     from serving.deployment.models import describe_calibration, find_conversion
     from serving.settings.settings import load_settings, require_home
 
-    folder = require_home(home)
+    folder = require_home(call.home)
     settings = load_settings(folder)
     vault = load_vault(folder, settings)
-    with show_progress("upgrading", is_shown=not as_json) as report:
+    with call.progress("upgrading") as report:
         before, after, is_converted = upgrade_registry(
             registry_url(folder, settings), vault, report, find_conversion(settings)
         )
@@ -151,7 +149,7 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         "calibration": calibration,
         "advice": advice,
     }
-    print_answer(answer, text, as_json=as_json)
+    return Answer(answer, text)
 
 
 HOLD_DAYS = 7
@@ -233,7 +231,7 @@ def register_keys(app: typer.Typer) -> None:
     add_group(app, "keys", "Rotate the data key.", DEPLOYMENT, rotate=rotate_key)
 
 
-def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def rotate_key(call: Call) -> Answer:
     """Seal every value with a new data key, and retire the old one.
 
     Stop servers first. May be stopped anywhere: the next call goes on.
@@ -241,12 +239,10 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     from serving.deployment.backups import rotate_data_key
     from serving.settings.settings import load_settings, require_home
 
-    folder = require_home(home)
-    with show_progress("sealing anew", is_shown=not as_json) as report:
+    folder = require_home(call.home)
+    with call.progress("sealing anew") as report:
         done = rotate_data_key(folder, load_settings(folder), report)
-    print_answer(
-        asdict(done), partial(_print_rotation, done), as_json=as_json, is_no=bool(done.damaged)
-    )
+    return Answer(asdict(done), partial(_print_rotation, done), is_no=bool(done.damaged))
 
 
 def _print_rotation(done: Rotation) -> None:
@@ -277,7 +273,7 @@ MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "broken": "
 
 
 def register_doctor(app: typer.Typer) -> None:
-    app.command(rich_help_panel=DEPLOYMENT)(doctor)
+    add_commands(app, DEPLOYMENT, doctor=doctor)
 
 
 def doctor(
@@ -302,4 +298,4 @@ def doctor(
         for one in findings
     ]
     answer = {"ok": is_well, "checks": [asdict(one) for one in findings]}
-    print_answer(answer, "\n".join(lines), as_json=as_json, is_no=not is_well)
+    Answer(answer, "\n".join(lines), is_no=not is_well).print(as_json=as_json)

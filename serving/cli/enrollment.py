@@ -15,27 +15,23 @@ import typer
 from engine.errors import RequestError, SosieError, advise_extra
 from serving.cli.inputs import (
     DocumentOption,
-    HomeOption,
     KindOption,
     LiveOption,
     MsisdnOption,
     NumberOption,
     TypeOption,
     list_frames,
-    name_actor,
-    open_deployment,
     read_details,
     read_moment,
     sample_photographs,
 )
 from serving.cli.output import (
     REGISTRY,
-    JsonFlag,
+    Answer,
+    Call,
+    add_commands,
     escape,
-    exit_negative,
-    print_answer,
     print_facts,
-    print_json,
     print_line,
     print_table,
 )
@@ -53,11 +49,11 @@ COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=REGISTRY)(enroll)
-    app.command(rich_help_panel=REGISTRY)(show)
+    add_commands(app, REGISTRY, enroll=enroll, show=show)
 
 
 def enroll(
+    call: Call,
     outlet: Annotated[str, typer.Option(metavar="CODE", help="Where it happens.")],
     live: LiveOption = [],  # noqa: B006 - typer copies it
     portrait: Annotated[
@@ -130,9 +126,7 @@ def enroll(
             help="JSON with type and number of the same person's document that this replaces.",
         ),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Decide one activation, durably: two photographs and a document.
 
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
@@ -174,63 +168,63 @@ def enroll(
     require_checkable(presented)
     normalise_msisdn(number)
     started = time.perf_counter()
-    with open_deployment(home) as deployment:
-        keeps_crops = deployment.settings.crops.keep != "none"
-        taken = sample_photographs(
-            deployment,
-            [*frames, *given],
-            [None] * len(frames) + [portrait_kind if one is portrait else None for one in given],
-            with_crops=keeps_crops,
-            judged=[True] * len(frames) + [one is guardian_live for one in given],
-        )
-        samples, others = taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
-        carrier = carrier or _carrier_of(deployment, outlet)
-        judged = frames if guardian_live is None else [*frames, guardian_live]
-        files = [frame.read_bytes() for frame in judged]
-        made_for = (LivenessUse.ENROLLMENT, name_document(presented), carrier, utc_now())
-        request = EnrollmentRequest(
-            idempotency_key=idempotency_key or str(uuid.uuid4()),
-            carrier=carrier,
-            outlet=outlet,
-            document=presented,
-            msisdn=number,
-            live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
-            portrait=ABSENT if portrait is None else others[portrait],
-            consent_ref=consent_ref,
-            captured_at=taken_at,
-            caller=Caller(name_actor()),
-            liveness=deployment.liveness.check(token, files, *made_for) if files else None,
-            guardian=None
-            if guardian is None or guardian_live is None
-            else GuardianShown(
-                document=read_details(guardian).document(),
-                live=others[guardian_live],
-                portrait=None if guardian_portrait is None else others[guardian_portrait],
-            ),
-            exception=None if exception is None else _read_cause(exception),
-            replaces=None if replaces is None else read_details(replaces).known_document(),
-        )
-        require_judgeable(request)
-        registrar = deployment.registrar
-        if deployment.settings.authority.kind != "form":
-            own, theirs = files[0] if frames else None, files[-1] if guardian_live else None
-            said = _look_up(deployment, request, own, theirs)
-            request = replace(request, authority=said)
-        if idempotency_key is None:
-            # Before the decision: who gets no answer can ask for it again under this key.
-            sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
-            sys.stderr.flush()
-        outcome = registrar.enroll([request])[0]
-        spent_ms = (time.perf_counter() - started) * 1e3
+    deployment = call.deployment
+    keeps_crops = deployment.settings.crops.keep != "none"
+    taken = sample_photographs(
+        deployment,
+        [*frames, *given],
+        [None] * len(frames) + [portrait_kind if one is portrait else None for one in given],
+        with_crops=keeps_crops,
+        judged=[True] * len(frames) + [one is guardian_live for one in given],
+    )
+    samples, others = taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
+    carrier = carrier or _carrier_of(deployment, outlet)
+    judged = frames if guardian_live is None else [*frames, guardian_live]
+    files = [frame.read_bytes() for frame in judged]
+    made_for = (LivenessUse.ENROLLMENT, name_document(presented), carrier, utc_now())
+    request = EnrollmentRequest(
+        idempotency_key=idempotency_key or str(uuid.uuid4()),
+        carrier=carrier,
+        outlet=outlet,
+        document=presented,
+        msisdn=number,
+        live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
+        portrait=ABSENT if portrait is None else others[portrait],
+        consent_ref=consent_ref,
+        captured_at=taken_at,
+        caller=Caller(call.actor),
+        liveness=deployment.liveness.check(token, files, *made_for) if files else None,
+        guardian=None
+        if guardian is None or guardian_live is None
+        else GuardianShown(
+            document=read_details(guardian).document(),
+            live=others[guardian_live],
+            portrait=None if guardian_portrait is None else others[guardian_portrait],
+        ),
+        exception=None if exception is None else _read_cause(exception),
+        replaces=None if replaces is None else read_details(replaces).known_document(),
+    )
+    require_judgeable(request)
+    registrar = deployment.registrar
+    if deployment.settings.authority.kind != "form":
+        own, theirs = files[0] if frames else None, files[-1] if guardian_live else None
+        said = _look_up(deployment, request, own, theirs)
+        request = replace(request, authority=said)
+    if idempotency_key is None:
+        # Before the decision: who gets no answer can ask for it again under this key.
+        sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
+        sys.stderr.flush()
+    outcome = registrar.enroll([request])[0]
+    spent_ms = (time.perf_counter() - started) * 1e3
     if isinstance(outcome, SosieError):
         raise outcome
     shown = serializers.enrollment(
-        show_decision(Principal(name_actor(), Role.OPERATOR), deployment.vault, outcome.body),
+        show_decision(Principal(call.actor, Role.OPERATOR), deployment.vault, outcome.body),
         request.idempotency_key,
         is_repeated=outcome.is_repeated,
     )
     show = partial(_print_answer, shown, spent_ms)
-    print_answer(shown, show, as_json=as_json, is_no=not shown.is_approved)
+    return Answer(shown, show, is_no=not shown.is_approved)
 
 
 def _read_cause(text: str) -> ExceptionCause:
@@ -244,37 +238,34 @@ def _read_cause(text: str) -> ExceptionCause:
 
 
 def show(
+    call: Call,
     enrollment_id: Annotated[str, typer.Argument(metavar="ID", help="The enrollment's id.")],
     replay: Annotated[
         bool, typer.Option("--replay", help="Decide it again from its recorded evidence.")
     ] = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Show an enrollment with its evidence.
 
     With --replay, exit code 1 where deciding it again gives another decision or other reasons.
     """
     from engine.matching.checks.order import replay as decide_again
+    from schema.actors import Role
+    from serving.access.authorization import Principal, show_decision
+    from serving.api import serializers
+    from serving.wire import oversight as wire
+    from serving.wire.fields import of_record
 
-    with open_deployment(home) as deployment:
-        enrollment, vault = deployment.store.enrollment(enrollment_id), deployment.vault
+    enrollment = call.store.enrollment(enrollment_id)
     again = decide_again(enrollment) if replay else None
-    if as_json:
-        from schema.actors import Role
-        from serving.access.authorization import Principal, show_decision
-        from serving.api import serializers
-        from serving.wire import oversight as wire
-        from serving.wire.fields import of_record
-
-        caller = Principal(name_actor(), Role.OPERATOR)
-        answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
-        replayed = {} if again is None else {"replay": of_record(wire.ReplayedDecision, again)}
-        print_json({**answer, "evidence": enrollment.evidence, **replayed})
-    else:
-        _print_enrollment(enrollment, again)
-    if again is not None and not again.agrees:
-        raise exit_negative()
+    caller = Principal(call.actor, Role.OPERATOR)
+    record = serializers.enrollment_record(enrollment)
+    answer = show_decision(caller, call.deployment.vault, record)
+    replayed = {} if again is None else {"replay": of_record(wire.ReplayedDecision, again)}
+    return Answer(
+        {**answer, "evidence": enrollment.evidence, **replayed},
+        partial(_print_enrollment, enrollment, again),
+        is_no=again is not None and not again.agrees,
+    )
 
 
 def _look_up(

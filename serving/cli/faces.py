@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, KindOption, list_frames, read_photograph
+from serving.cli.inputs import KindOption, list_frames, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
-    JsonFlag,
+    Answer,
+    Call,
+    add_commands,
     escape,
-    exit_negative,
     print_fault,
-    print_json,
     print_line,
     print_table,
 )
@@ -38,11 +38,11 @@ _VERDICTS = {
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=PHOTOGRAPHS)(verify)
-    app.command(rich_help_panel=PHOTOGRAPHS)(extract)
+    add_commands(app, PHOTOGRAPHS, verify=verify, extract=extract)
 
 
 def verify(
+    call: Call,
     first: Annotated[
         Path, typer.Argument(metavar="A", help="A photograph, or a folder of frames of one face.")
     ],
@@ -52,9 +52,7 @@ def verify(
         typer.Option(help="The false match rate that chooses the threshold.", show_default="1e-4"),
     ] = None,
     portrait_kind: KindOption = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Say whether two photographs show one person.
 
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
@@ -72,7 +70,7 @@ def verify(
 
     paths = [*list_frames([first]), second]
     images = [read_photograph(path) for path in paths]
-    settings = _load_settings(home)
+    settings = _load_settings(call.home)
     warnings = warn_calibration(settings)
     has_one = embedder_card(settings).calibration_path is not None
     calibration = load_calibration(settings) if has_one else None
@@ -93,22 +91,20 @@ def verify(
     if score is not None and threshold is not None and is_fit:
         is_match = score >= threshold
     names = dict(zip(("a", "b"), pair, strict=True))
-    if as_json:
-        print_json(
-            {
-                "match": is_match,
-                "problems": {name: list(one.problems) for name, one in names.items()},
-                "score": score,
-                "threshold": threshold,
-                "fmr": wanted,
-                "fmr_at_score": None if rate is None else asdict(rate),
-                "quality": {name: _quality(one) for name, one in names.items()},
-                "frames": told,
-                "model_digest": model_digest(settings),
-                "warnings": warnings,
-            }
-        )
-    else:
+    answer = {
+        "match": is_match,
+        "problems": {name: list(one.problems) for name, one in names.items()},
+        "score": score,
+        "threshold": threshold,
+        "fmr": wanted,
+        "fmr_at_score": None if rate is None else asdict(rate),
+        "quality": {name: _quality(one) for name, one in names.items()},
+        "frames": told,
+        "model_digest": model_digest(settings),
+        "warnings": warnings,
+    }
+
+    def show() -> None:
         whole = [(first, pair[0])] if len(frames) > 1 else []
         looked_at = [*zip(paths, frames, strict=False), (second, portrait), *whole]
         _print_remarks(looked_at, warnings)
@@ -121,8 +117,8 @@ def verify(
         print_line(f"{verdict}  {shown}")
         if rate is not None:
             print_line(f"A threshold at this score would have an FMR of {rate}.")
-    if not is_match:
-        raise exit_negative()
+
+    return Answer(answer, show, is_no=not is_match)
 
 
 def _print_remarks(looked_at: Sequence[tuple[Path, Extraction]], warnings: Sequence[str]) -> None:
@@ -134,6 +130,7 @@ def _print_remarks(looked_at: Sequence[tuple[Path, Extraction]], warnings: Seque
 
 
 def extract(
+    call: Call,
     images: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGE…", help="JPEG, JPEG 2000, PNG, WebP or a document's record."),
@@ -145,34 +142,33 @@ def extract(
             help="Also write the vectors, unprotected, to a new file that only you can read.",
         ),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Find the main face of each photograph and measure its quality.
 
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
     from serving.deployment.models import build_extractor
 
-    with build_extractor(_load_settings(home)) as extractor:
+    with build_extractor(_load_settings(call.home)) as extractor:
         found = _extract_each(images, extractor.extract)
     if vectors is not None:
         _write_vectors(vectors, images, found)
     errors = [one for one in found if isinstance(one, SosieError)]
-    if as_json:
-        listed = [_describe(path, one) for path, one in zip(images, found, strict=True)]
-        answer: dict[str, Any] = {"images": listed}
-        if errors:
-            answer["error"] = _error(errors[0])
-        print_json(answer)
-    else:
+    listed = [_describe(path, one) for path, one in zip(images, found, strict=True)]
+    answer: dict[str, Any] = {"images": listed}
+    if errors:
+        answer["error"] = _error(errors[0])
+
+    def show() -> None:
         _print_faces(images, found)
         for error in errors:
             print_fault(describe(error), as_json=False)
-    if errors:
-        raise typer.Exit(describe(errors[0]).exit_code)
-    if any(one.problems for one in found if not isinstance(one, SosieError)):
-        raise exit_negative()
+
+    unfit = any(one.problems for one in found if not isinstance(one, SosieError))
+    if not errors:
+        return Answer(answer, show, is_no=unfit)
+    call.print(Answer(answer, show))
+    raise typer.Exit(describe(errors[0]).exit_code)
 
 
 def _load_settings(home: Path | None) -> Settings:

@@ -12,11 +12,8 @@ from engine.errors import RequestError
 from serving.cli.inputs import (
     CertificateOption,
     DocumentOption,
-    HomeOption,
     NumberOption,
     TypeOption,
-    name_actor,
-    open_deployment,
     read_details,
     require_place,
     require_probe,
@@ -25,13 +22,14 @@ from serving.cli.inputs import (
 )
 from serving.cli.output import (
     REGISTRY,
-    JsonFlag,
+    Answer,
+    Call,
+    Columns,
+    add_commands,
     exit_negative,
-    print_answer,
+    list_answer,
     print_facts,
-    print_json,
     print_line,
-    print_list,
     print_table,
 )
 
@@ -40,12 +38,11 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=REGISTRY)(search)
-    app.command(rich_help_panel=REGISTRY)(erase)
-    app.command("erasures", rich_help_panel=REGISTRY)(list_erasures)
+    add_commands(app, REGISTRY, search=search, erase=erase, erasures=list_erasures)
 
 
 def search(
+    call: Call,
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many to list at most.")] = 10,
     threshold: Annotated[
@@ -54,9 +51,7 @@ def search(
     fmr: Annotated[
         float | None, typer.Option(help="The false match rate that chooses the threshold instead.")
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Search the whole gallery for a face (1:N).
 
     Changes nothing, and runs beside a writer; audited, whoever is found. Lists references at or
@@ -71,27 +66,26 @@ def search(
 
     if threshold is not None and fmr is not None:
         raise RequestError("two thresholds are given: use --threshold or --fmr")
-    with open_deployment(home) as deployment:
-        lowest = _choose_threshold(deployment, threshold, fmr)
-        probe = require_probe(sample_photographs(deployment, [image])[0], image)
-        gallery = deployment.restored.gallery
-        found = identify(probe[None], gallery, deployment.store, threshold=lowest, most=top)[0]
-        expected = deployment.calibration.expected_false_candidates(
-            found.searched, lowest, Comparison.FUSED_TO_ONE
-        )
-        # Before anything is shown.
-        deployment.store.note(note_identified([found], name_actor()))
+    deployment = call.deployment
+    lowest = _choose_threshold(deployment, threshold, fmr)
+    probe = require_probe(sample_photographs(deployment, [image])[0], image)
+    gallery = deployment.restored.gallery
+    found = identify(probe[None], gallery, call.store, threshold=lowest, most=top)[0]
+    expected = deployment.calibration.expected_false_candidates(
+        found.searched, lowest, Comparison.FUSED_TO_ONE
+    )
+    # Before anything is shown.
+    call.store.note(note_identified([found], call.actor))
     listed = found.candidates
-    if as_json:
-        answer = of_record(
-            ItemIdentification,
-            found,
-            candidates=tuple(of_record(Candidate, one, holder=None) for one in listed),
-            threshold=lowest,
-            expected_false_candidates=expected,
-        )
-        print_json(answer)
-    else:
+    answer = of_record(
+        ItemIdentification,
+        found,
+        candidates=tuple(of_record(Candidate, one, holder=None) for one in listed),
+        threshold=lowest,
+        expected_false_candidates=expected,
+    )
+
+    def show() -> None:
         rows = [
             [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]
             for place, one in enumerate(listed, start=1)
@@ -104,19 +98,18 @@ def search(
             f"{found.searched:,} references searched at sequence {found.gallery_sequence}."
         )
         print_line(f"Expected false candidates in one such search: {expected}.")
-    if not listed:
-        raise exit_negative()
+
+    return Answer(answer, show, is_no=not listed)
 
 
 def erase(
+    call: Call,
     document_type: TypeOption = None,
     document_number: NumberOption = None,
     document: DocumentOption = None,
     certificate: CertificateOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer | None:
     """Erase a document's holder: references, name and numbers.
 
     It cannot be undone. While an open case needs the document the erasure waits, and is done when
@@ -132,10 +125,10 @@ def erase(
     target = details.known_document()
     if certificate is not None:
         require_place(certificate)
-    with open_deployment(home) as deployment:
-        if not yes:
-            _confirm()
-        made = deployment.erase(target, name_actor())
+    deployment = call.deployment
+    if not yes:
+        _confirm()
+    made = deployment.erase(target, call.actor)
     if isinstance(made, PendingErasure):
         state = ErasureState(made.document_id, made.asked_at, made.due_at, made.cases)
         text = (
@@ -143,42 +136,31 @@ def erase(
             f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
             f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
         )
-        print_answer(serializers.erasure_state(state), text, as_json=as_json, is_no=True)
-        return
+        return Answer(serializers.erasure_state(state), text, is_no=True)
     # Shown before anything else can fail: it cannot be had a second time.
     answer = write_certificate(made)
-    if as_json:
-        print_json(answer)
-    else:
-        facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
-        print_facts("[green]Erased[/]. Certificate:", facts)
+    facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
+    call.print(Answer(answer, lambda: print_facts("[green]Erased[/]. Certificate:", facts)))
     if certificate is not None:
-        fallback = "keep the certificate that was printed"
-        save_certificate(certificate, answer, "erased", fallback)
+        save_certificate(certificate, answer, "erased", "keep the certificate that was printed")
+    return None
 
 
-def list_erasures(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def list_erasures(call: Call) -> Answer:
     """List the erasures that wait for open cases, what is due first."""
     from engine.matching.holders import list_pending, read_erasure
     from serving.api import serializers
 
-    with open_deployment(home) as deployment:
-        found = list_pending(deployment.store)
-        items = [
-            serializers.erasure_state(read_erasure(deployment.store, one.document_id))
-            for one in found
-        ]
-    rows = [
-        [
-            one.document_id,
-            one.asked_at.isoformat(timespec="minutes"),
-            one.due_at.isoformat(timespec="minutes"),
-            ", ".join(one.cases) or "none: sosie retention run does it",
-        ]
-        for one in found
-    ]
-    columns = ("document", "asked", "at the latest", "waits for cases")
-    print_list("erasures", items, columns, rows, as_json=as_json, empty="No erasure waits.")
+    store = call.store
+    found = [read_erasure(store, one.document_id) for one in list_pending(store)]
+    items = [serializers.erasure_state(one) for one in found]
+    columns: Columns = {
+        "document": "document_id",
+        "asked": "asked_at",
+        "at the latest": "due_at",
+        "waits for cases": lambda one: ", ".join(one.cases) or "none: sosie retention run does it",
+    }
+    return list_answer({"erasures": items}, items, columns, "No erasure waits.")
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
-from serving.cli.output import REGISTRY, JsonFlag, print_answer, print_facts, show_progress
+from serving.cli.inputs import require_place
+from serving.cli.output import REGISTRY, Answer, Call, add_commands, print_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("import", rich_help_panel=REGISTRY)(import_base)
+    add_commands(app, REGISTRY, **{"import": import_base})
 
 
 def import_base(
+    call: Call,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a header, or Parquet.")],
     mapped: Annotated[
         list[str] | None,
@@ -89,9 +90,7 @@ def import_base(
             help="Count faces that are there under another document.",
         ),
     ] = True,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Import an existing base of subscribers: documents, faces, lines.
 
     Columns: document_type, document_number, name, expires_on, msisdn, carrier, outlet, opened_at,
@@ -107,7 +106,7 @@ def import_base(
     order = ImportOrder(
         file=file,
         report=_choose_report(file, report, is_check=check),
-        actor=name_actor(),
+        actor=call.actor,
         mapping=_read_mapping(mapped or (), defaults or ()),
         form=CsvForm(encoding, _read_delimiter(delimiter)),
         images=_require_folder(images),
@@ -120,18 +119,15 @@ def import_base(
         stop_after_failures=stop_after_failures,
         counts_look_alikes=count_look_alikes,
     )
-    with (
-        open_deployment(home) as deployment,
-        show_progress("check" if check else "import", is_shown=not as_json) as progress,
-    ):
+    deployment = call.deployment
+    with call.progress("check" if check else "import") as progress:
         try:
             summary = run_import(deployment, order, progress)
         except KeyboardInterrupt:
             if not check:
                 sys.stderr.write("sosie: interrupted; the same command goes on from here\n")
             raise
-    show, is_no = partial(_print_summary, summary), not summary.is_clean
-    print_answer(summary.to_dict(), show, as_json=as_json, is_no=is_no)
+    return Answer(summary.to_dict(), partial(_print_summary, summary), is_no=not summary.is_clean)
 
 
 def _choose_report(file: Path, given: Path | None, *, is_check: bool) -> Path:

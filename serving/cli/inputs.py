@@ -8,7 +8,7 @@ import pwd
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MAX_CODE_LENGTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024
-_DOCUMENT_KEYS = ("type", "number", "name", "expires_on", "born_on", "msisdn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,10 @@ HomeOption = Annotated[
         callback=_inherit_home,
         help="The deployment's folder: SOSIE_HOME, or the current folder, where not given.",
     ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A settings file in place of the home's sosie.toml."),
 ]
 CertificateOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
@@ -112,8 +115,8 @@ class Details:
     number: str | None = field(default=None, repr=False)
     name: str | None = field(default=None, repr=False)
     expires_on: str | None = None
-    msisdn: str | None = field(default=None, repr=False)
     born_on: str | None = field(default=None, repr=False)
+    msisdn: str | None = field(default=None, repr=False)
 
     def require(self, name: str, option: str) -> str:
         value: str | None = getattr(self, name)
@@ -147,9 +150,9 @@ class Details:
 def read_details(source: str | None, **given: str | None) -> Details:
     """Details from a JSON file (`-`: standard input), options first."""
     written = {} if source is None else _read_json(source)
-    unknown = sorted(set(written) - set(_DOCUMENT_KEYS))
-    if unknown or not all(isinstance(value, str) for value in written.values()):
-        raise RequestError(f"{source} must hold texts under the keys {', '.join(_DOCUMENT_KEYS)}")
+    keys = [one.name for one in fields(Details)]
+    if set(written) - set(keys) or not all(isinstance(value, str) for value in written.values()):
+        raise RequestError(f"{source} must hold texts under the keys {', '.join(keys)}")
     return Details(**written | {key: value for key, value in given.items() if value is not None})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,15 +11,18 @@ import typer
 
 from engine.errors import RequestError
 from schema.lines import ReportedKind
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, read_moment
+from serving.cli.inputs import read_moment
 from serving.cli.output import (
     REGISTRY,
+    Answer,
+    Call,
+    Columns,
     JsonFlag,
     add_group,
     escape,
-    print_answer,
+    list_answer,
+    print_items,
     print_line,
-    print_list,
     print_table,
 )
 
@@ -43,6 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report_event(
+    call: Call,
     kind: Annotated[
         str,
         typer.Argument(
@@ -53,9 +59,7 @@ def report_event(
     ],
     line: LineArgument,
     at: Annotated[str, typer.Option(metavar="TIME", help="When, as 2026-07-01T09:30:00+07:00.")],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Report what happened to a line in use; what the carrier's rules say to it is done."""
     from engine.lifecycle import reverification
     from schema.lines import LineEventKind
@@ -64,32 +68,28 @@ def report_event(
     if kind not in list(ReportedKind):
         raise RequestError(f"{kind[:40]} is not reported: take {', '.join(ReportedKind)}")
     moment = read_moment(at)
-    with open_deployment(home) as deployment:
-        made = reverification.report_event(
-            deployment.registrar,
-            deployment.store,
-            deployment.line_rules,
-            line_text=line,
-            kind=LineEventKind(kind),
-            at=moment,
-            actor=name_actor(),
-        )
+    made = reverification.report_event(
+        call.deployment.registrar,
+        call.store,
+        call.deployment.line_rules,
+        line_text=line,
+        kind=LineEventKind(kind),
+        at=moment,
+        actor=call.actor,
+    )
     text = f"[green]Noted[/] {kind} of the line {made.line_id}."
-    print_answer(serializers.line_event(made, is_tenant=False), text, as_json=as_json)
+    return Answer(serializers.line_event(made, is_tenant=False), text)
 
 
-def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def show_line(call: Call, line: LineArgument) -> Answer:
     """Show what happened to a line, and what it waits for; audited."""
     from engine.matching.lines import read_line
-    from engine.registry.database import AuditEntry
     from serving.api import serializers
 
-    with open_deployment(home) as deployment:
-        store = deployment.store
-        found = read_line(store, line)
-        shown = serializers.line_history(store, found, is_tenant=False)
-        store.note(AuditEntry(name_actor(), "line.read", found.id))
-    print_answer(shown, lambda: _print_history(shown), as_json=as_json)
+    found = read_line(call.store, line)
+    shown = serializers.line_history(call.store, found, is_tenant=False)
+    call.note("line.read", found.id)
+    return Answer(shown, lambda: _print_history(shown))
 
 
 def _print_history(shown: LineHistory) -> None:
@@ -97,8 +97,13 @@ def _print_history(shown: LineHistory) -> None:
     for one in shown.waiting:
         until = "" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}"
         print_line(f"waits for its holder ({escape(one.rule)}){until}")
-    rows = [[one.at.isoformat(), one.kind, escape(one.cause or ""), one.by] for one in shown.events]
-    print_table(None, ("at", "event", "cause", "by"), rows)
+    columns: Columns = {
+        "at": lambda one: one.at.isoformat(),
+        "event": "kind",
+        "cause": lambda one: escape(one.cause or ""),
+        "by": lambda one: one.by,
+    }
+    print_items(None, shown.events, columns)
 
 
 def check_rules(
@@ -146,7 +151,7 @@ def check_rules(
         if rows:
             print_table(None, ("rule", "on", "steps"), rows)
 
-    print_answer(answer, show, as_json=as_json)
+    Answer(answer, show).print(as_json=as_json)
 
 
 def _write(seconds: int) -> str:
@@ -159,6 +164,7 @@ def _describe_limit(found: RuleSet) -> str:
 
 
 def start_campaign(
+    call: Call,
     name: Annotated[str, typer.Argument(metavar="NAME", help="For people.")],
     carrier: Annotated[str, typer.Option(help="Whose lines.")],
     deadline: Annotated[str, typer.Option(metavar="TIME", help="At least an hour away.")],
@@ -172,9 +178,7 @@ def start_campaign(
     then: Annotated[
         str | None, typer.Option(metavar="STATE", help="What the overdue are, if anything.")
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Start a campaign over the lines of a file, or of an outlet, or all of a carrier.
 
     What is no line in use of the carrier is counted, and the others are added.
@@ -191,28 +195,28 @@ def start_campaign(
         if opened_before is not None:
             chosen["opened_before"] = read_moment(opened_before).isoformat()
     steps = () if then is None else check_steps([(0, then)], "the campaign")
-    with open_deployment(home) as deployment:
-        runner, store, rules = deployment.registrar, deployment.store, deployment.line_rules
-        made = campaigns.start_campaign(
-            runner,
-            store,
-            carrier=carrier,
-            name=name,
-            deadline=read_moment(deadline),
-            steps=steps,
-            chosen=chosen,
-            actor=name_actor(),
-        )
-        unknown = 0
-        for start in range(0, len(lines), campaigns.MOST_NAMED):
-            part = lines[start : start + campaigns.MOST_NAMED]
-            _, missing = campaigns.add_lines(runner, store, rules, made.id, part, name_actor())
-            unknown += len(missing)
-        while campaigns.fill_campaigns(runner, store, rules):
-            pass
-        answer = _describe(store, made) | {"unknown": unknown}
+    store, rules = call.store, call.deployment.line_rules
+    runner = call.deployment.registrar
+    made = campaigns.start_campaign(
+        runner,
+        store,
+        carrier=carrier,
+        name=name,
+        deadline=read_moment(deadline),
+        steps=steps,
+        chosen=chosen,
+        actor=call.actor,
+    )
+    unknown = 0
+    for start in range(0, len(lines), campaigns.MOST_NAMED):
+        part = lines[start : start + campaigns.MOST_NAMED]
+        _, missing = campaigns.add_lines(runner, store, rules, made.id, part, call.actor)
+        unknown += len(missing)
+    while campaigns.fill_campaigns(runner, store, rules):
+        pass
+    answer = _describe(store, made) | {"unknown": unknown}
     text = f"[green]Started[/] {made.id}: {answer['asked']:,} lines, {unknown:,} unknown."
-    print_answer(answer, text, as_json=as_json)
+    return Answer(answer, text)
 
 
 def _read_lines(file: Path) -> list[str]:
@@ -241,58 +245,47 @@ def _describe(store: Reader, campaign: Campaign) -> dict[str, object]:
 
 
 def end_campaign(
+    call: Call,
     campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """End a campaign before its deadline: nobody else is asked for, and who was stays so."""
     from engine.lifecycle import campaigns
 
-    with open_deployment(home) as deployment:
-        store = deployment.store
-        ended = campaigns.end_campaign(deployment.registrar, store, campaign, name_actor())
-        answer = _describe(store, ended)
+    registrar = call.deployment.registrar
+    ended = campaigns.end_campaign(registrar, call.store, campaign, call.actor)
+    answer = _describe(call.store, ended)
     text = f"[green]Ended[/] {ended.id}: {answer['asked']:,} lines stay asked for."
-    print_answer(answer, text, as_json=as_json)
+    return Answer(answer, text)
 
 
-def list_campaigns(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def list_campaigns(call: Call) -> Answer:
     """List the newest campaigns, and how far they are."""
-    with open_deployment(home) as deployment:
-        store = deployment.store
-        found = [_describe(store, one) for one in store.life.campaigns(None)]
-    columns = (
-        "campaign_id",
-        "name",
-        "carrier",
-        "deadline",
-        "asked",
-        "verified",
-        "overdue",
-        "left",
-        "state",
-    )
-    rows = [[escape(str(one[name])) for name in columns] for one in found]
-    heads = ("campaign", *columns[1:])
-    print_list("campaigns", found, heads, rows, as_json=as_json, empty="There is no campaign.")
+    found = [_describe(call.store, one) for one in call.store.life.campaigns(None)]
+    names = ("name", "carrier", "deadline", "asked", "verified", "overdue", "left", "state")
+    columns: Columns = {
+        "campaign": itemgetter("campaign_id"),
+        **{name: partial(_cell, name) for name in names},
+    }
+    return list_answer({"campaigns": found}, found, columns, "There is no campaign.")
+
+
+def _cell(name: str, campaign: dict[str, object]) -> str:
+    return escape(str(campaign[name]))
 
 
 def list_overdue(
+    call: Call,
     campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List the lines of a campaign whose holders did not come in time, by id."""
     from engine.lifecycle.campaigns import find_campaign
     from schema.lines import CampaignLineState
 
     found: list[str] = []
-    with open_deployment(home) as deployment:
-        life = deployment.store.life
-        known = find_campaign(deployment.store, campaign, None)
-        after = ""
-        while page := life.list_lines(known.id, CampaignLineState.OVERDUE, after, 1_000):
-            found += [row.line_id for row in page]
-            after = found[-1]
-    rows = [[line] for line in found]
-    print_list("lines", found, ("line",), rows, as_json=as_json, empty="No line is overdue.")
+    life = call.store.life
+    known = find_campaign(call.store, campaign, None)
+    after = ""
+    while page := life.list_lines(known.id, CampaignLineState.OVERDUE, after, 1_000):
+        found += [row.line_id for row in page]
+        after = found[-1]
+    return list_answer({"lines": found}, found, {"line": str}, "No line is overdue.")

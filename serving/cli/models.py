@@ -6,22 +6,25 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.inputs import require_place
 from serving.cli.output import (
     DEPLOYMENT,
+    Answer,
+    Call,
+    Columns,
     JsonFlag,
     add_group,
     escape,
-    print_answer,
+    print_items,
     print_line,
     print_table,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -61,12 +64,12 @@ def export_models(
     written = export(folder)
     names = escape(", ".join(file.name for file in written))
     home = escape(str(folder.resolve()))
-    print_answer(
+    answer = Answer(
         {"folder": str(folder.resolve()), "files": [file.name for file in written]},
         f'Wrote {names}.\nNext: `sosie --models {home} serve`, or folder = "{home}" under '
         "\\[models] in sosie.toml.",
-        as_json=as_json,
     )
+    answer.print(as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class _Told:
 
 
 def add_model(
+    call: Call,
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="An embedder.")],
     photographs: Annotated[
         Path | None,
@@ -117,9 +121,7 @@ def add_model(
     ] = None,
     source: Annotated[str | None, typer.Option(help="Where it comes from.")] = None,
     licence: Annotated[str | None, typer.Option(help="What its maker allows.")] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Check an embedder, calibrate it, and write its card.
 
     Reads the graph, takes the input contract of a known family or as told, and checks that vectors
@@ -141,7 +143,7 @@ def add_model(
     require_place(target)
     shape, sha256 = read_graph(file)
     given = {"channels": channels, "mean": mean, "scale": scale, "side_px": side_px}
-    told = _choose_contract(file, shape, contract, given, may_ask=not as_json)
+    told = _choose_contract(file, shape, contract, given, may_ask=not call.as_json)
     described = describe_file(file, sha256, told.contract, shape.dimension, name_model(file))
     found, warnings = examine(described, make_crops(told.contract.width_px)), []
     if photographs is not None:
@@ -160,15 +162,14 @@ def add_model(
     _write_new_card(target, file, found, told, source, licence)
     answer = _describe(target, found, told, warnings)
     if photographs is None:
-        print_answer(answer, lambda: _show(answer), as_json=as_json)
-        return
+        return Answer(answer, partial(_show, answer))
     from serving.cli.accuracy import fit_model, print_calibration
 
-    if not as_json:
+    if not call.as_json:
         _show(answer)
-    made = fit_model(photographs, None, target, None, None, home, is_shown=not as_json)
+    made = fit_model(call, photographs, None, target, None, None)
     answer["calibration"] = made.to_dict()
-    print_answer(answer, lambda: print_calibration(made), as_json=as_json)
+    return Answer(answer, partial(print_calibration, made))
 
 
 def _choose_contract(
@@ -350,6 +351,7 @@ def _show(answer: dict[str, Any]) -> None:
 
 
 def fill_second(
+    call: Call,
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -358,9 +360,7 @@ def fill_second(
             "it the crops that are kept are taken.",
         ),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Give references their template of the second model, beside a running service too.
 
     A photograph must show the face of the reference, by the model in force. People who return fill
@@ -370,32 +370,25 @@ def fill_second(
 
     from engine.matching.checks.second_model import fill_from_crops, fill_from_folder
 
-    with open_deployment(home) as deployment:
-        second = _require_second(deployment)
-        embedder = deployment.second_embedder
-        assert embedder is not None
-        if folder is None:
-            done = fill_from_crops(deployment.store, embedder, name_actor())
-        else:
-            done = fill_from_folder(
-                folder,
-                deployment.store,
-                deployment.extractor,
-                embedder,
-                deployment.thresholds.same_document,
-                name_actor(),
-            )
-        coverage = deployment.store.coverage(second.digest)
+    deployment, store = call.deployment, call.store
+    second, embedder = _require_second(deployment), deployment.second_embedder
+    assert embedder is not None
+    if folder is None:
+        done = fill_from_crops(store, embedder, call.actor)
+    else:
+        limit = deployment.thresholds.same_document
+        extractor = deployment.extractor
+        done = fill_from_folder(folder, store, extractor, embedder, limit, call.actor)
+    coverage = store.coverage(second.digest)
     left = {name: count for name, count in values_of(done).items() if count and name != "filled"}
     told = "".join(f"\n  {name.replace('_', ' ')}: {count:,}" for name, count in left.items())
-    print_answer(
+    return Answer(
         {**values_of(done), "coverage": values_of(coverage)},
         f"[green]Filled[/] {done.filled:,} references.{told}\nThe second model now has {coverage}.",
-        as_json=as_json,
     )
 
 
-def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def compare_models(call: Call) -> Answer:
     """Count how often the second model would decide otherwise, each at its own thresholds.
 
     Of enrollments decided while it was named, their recorded scores; of references that have both
@@ -405,30 +398,26 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     from engine.matching.checks.second_model import compare_recorded, compare_references
 
-    with open_deployment(home) as deployment:
-        second = _require_second(deployment)
-        found, decisions = compare_recorded(deployment.store, second)
-        found |= compare_references(deployment.store, second, deployment.thresholds)
-        coverage = deployment.store.coverage(second.digest)
-        limits = deployment.thresholds, second.thresholds
-    assert limits[1] is not None
-    rows = [
-        [
-            name.replace("_", " "),
-            f"{getattr(limits[0], name):.4f}",
-            f"{getattr(limits[1], name):.4f}",
-            f"{one.compared:,}",
-            f"{one.both:,}",
-            f"{one.only_first:,}",
-            f"{one.only_second:,}",
-        ]
-        for name, one in found.items()
-    ]
-    titles = ("threshold", "first", "second", "compared", "match by both", "by the first alone")
+    deployment, store = call.deployment, call.store
+    second = _require_second(deployment)
+    found, decisions = compare_recorded(store, second)
+    found |= compare_references(store, second, deployment.thresholds)
+    coverage = store.coverage(second.digest)
+    first_limits, second_limits = deployment.thresholds, second.thresholds
+    assert second_limits is not None
+    columns: Columns = {
+        "threshold": lambda one: one[0].replace("_", " "),
+        "first": lambda one: f"{getattr(first_limits, one[0]):.4f}",
+        "second": lambda one: f"{getattr(second_limits, one[0]):.4f}",
+        "compared": lambda one: f"{one[1].compared:,}",
+        "match by both": lambda one: f"{one[1].both:,}",
+        "by the first alone": lambda one: f"{one[1].only_first:,}",
+        "by the second alone": lambda one: f"{one[1].only_second:,}",
+    }
     changed = {pair: count for pair, count in decisions.items() if len(set(pair.split(", "))) > 1}
 
     def show() -> None:
-        print_table(f"The second model has {coverage}", (*titles, "by the second alone"), rows)
+        print_items(f"The second model has {coverage}", tuple(found.items()), columns)
         print_line(
             f"Of {sum(decisions.values()):,} recorded decisions it would have made "
             f"{sum(changed.values()):,} others."
@@ -436,7 +425,7 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         for pair, count in changed.items():
             print_line(f"  {pair.replace(', ', ', and by the second ')}: {count:,}")
 
-    print_answer(
+    return Answer(
         {
             "decisions": {
                 "compared": sum(decisions.values()),
@@ -449,11 +438,11 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             "coverage": values_of(coverage),
         },
         show,
-        as_json=as_json,
     )
 
 
 def switch_model(
+    call: Call,
     reenroll: Annotated[
         Path | None,
         typer.Option(
@@ -462,9 +451,7 @@ def switch_model(
             "ids of their documents there: their holders must be enrolled again.",
         ),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Let the second model decide, and keep the first as the second.
 
     Stop servers first. Refused while a reference has no template of it. May be stopped anywhere:
@@ -480,7 +467,7 @@ def switch_model(
     )
     from serving.settings.settings import is_card_file, load_settings, require_home
 
-    place = require_home(home)
+    place = require_home(call.home)
     settings = load_settings(place)
     second = second_model(settings)
     if second is None:
@@ -492,13 +479,13 @@ def switch_model(
         )
     url, vault = registry_url(place, settings), load_vault(place, settings)
     before = model_digest(settings)
-    named = {"before": before, "after": second.digest, "actor": name_actor()}
+    named = {"before": before, "after": second.digest, "actor": call.actor}
     removed: list[str] = []
     if reenroll is not None:
         require_place(reenroll)
         removed = remove_missing(url, vault, **named)
         reenroll.write_text("document_id\n" + "".join(f"{one}\n" for one in removed), "utf-8")
-    with show_progress("switching", is_shown=not as_json) as report:
+    with call.progress("switching") as report:
         total = switch_models(url, vault, dim=second.dim, progress=report, **named)
     chosen: dict[str, Any] = {
         "embedder": settings.models.second,
@@ -513,7 +500,7 @@ def switch_model(
     damaged = vault.set_aside.names()
     if damaged:
         told += "\nDamaged, and what is damaged of them in no search: " + ", ".join(damaged)
-    print_answer(
+    return Answer(
         {
             "references": total,
             "removed": len(removed),
@@ -522,7 +509,6 @@ def switch_model(
         },
         f"[green]Switched[/] {total:,} references.{escape(told)}\nNow set under \\[models] in "
         f"sosie.toml, with no other `calibration`, then start:{escape(lines)}",
-        as_json=as_json,
         is_no=bool(damaged),
     )
 

@@ -1,23 +1,38 @@
-"""Outlets that may enroll nobody: `outlet suspend`, `outlet bar`, `outlet lift`, and what was
-enrolled at one before, `outlet enrollments`."""
+"""Carriers and outlets: `carrier`, `outlet`, with those that may enroll nobody."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from schema.actors import Actor, Restriction
+from schema.actors import Restriction
 from schema.reasons import Decision
 from serving.cli.cases import ANY, ME, MOST_CASES, STANDING, STATES, name_people
-from serving.cli.inputs import HomeOption, name_actor, open_deployment
-from serving.cli.output import JsonFlag, escape, print_answer, print_json, print_line, print_table
+from serving.cli.inputs import require_code, require_words
+from serving.cli.output import DEPLOYMENT, Answer, Call, Columns, add_group, escape, list_answer
 
 if TYPE_CHECKING:
     from engine.registry.accounts import Outlet
+    from serving.wire.oversight import ListedOutlet
 
 Code = Annotated[str, typer.Argument(metavar="CODE")]
+
+MAX_NAME_LENGTH = 200
+NO_ZONE = "none"
+ZoneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-zone",
+        metavar="NAME",
+        help="IANA name, as Asia/Shanghai: by its date documents expire. "
+        "Without it the carrier's, else [registrar] time_zone.",
+    ),
+]
+ZoneArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="IANA name, as Asia/Shanghai; none: unset it.")
+]
+MOST_LINES = 1_000_000
 CaseOption = Annotated[
     str, typer.Option("--case", metavar="ID", help="The case that says why; it keeps the history.")
 ]
@@ -26,68 +41,199 @@ ReasonOption = Annotated[
 ]
 
 
-def suspend_outlet(
+def register(app: typer.Typer) -> None:
+    summary = "Add a carrier, set its time zone, or list them."
+    carriers = {"add": add_carrier, "time-zone": set_carrier_zone, "list": list_carriers}
+    add_group(app, "carrier", summary, DEPLOYMENT, **carriers)
+    summary = "Add an outlet of a carrier, close one, restrict one, or list them."
+    outlets = {
+        "add": add_outlet,
+        "time-zone": set_outlet_zone,
+        "close": close_outlet,
+        "list": list_outlets,
+        "suspend": suspend_outlet,
+        "bar": bar_outlet,
+        "lift": lift_restriction,
+        "enrollments": list_past,
+    }
+    add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
+
+
+def add_carrier(
+    call: Call,
     code: Code,
-    case: CaseOption,
-    reason: ReasonOption,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+    name: Annotated[str, typer.Option(help="The carrier's name.")],
+    line_limit: Annotated[
+        int,
+        typer.Option(min=1, max=MOST_LINES, help="Open lines that one holder may have with it."),
+    ] = 5,
+    time_zone: ZoneOption = None,
+) -> Answer:
+    """Add a carrier."""
+    from engine.registry.accounts import Carrier
+    from serving.wire.oversight import ListedCarrier
+
+    require_code(code)
+    require_words(name, "a name", MAX_NAME_LENGTH)
+    _require_time_zone(time_zone)
+    new = Carrier(code, name, line_limit, time_zone)
+    call.store.add_carrier(new, actor=call.actor)
+    made = ListedCarrier(code, name, line_limit, time_zone)
+    return Answer(made, f"[green]Added[/] the carrier {escape(code)}.")
+
+
+def add_outlet(
+    call: Call,
+    code: Code,
+    carrier: Annotated[str, typer.Option(metavar="CODE", help="The carrier it belongs to.")],
+    time_zone: ZoneOption = None,
+) -> Answer:
+    """Add an outlet of a carrier."""
+    from serving.wire.oversight import ListedOutlet
+
+    require_code(code)
+    require_code(carrier)
+    call.store.add_outlet(code, carrier, actor=call.actor, time_zone=time_zone)
+    (made,) = call.store.outlets([code]).values()
+    text = f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}."
+    return Answer(ListedOutlet(code, carrier, is_open=True, time_zone=made.time_zone), text)
+
+
+def set_carrier_zone(call: Call, code: Code, time_zone: ZoneArgument) -> Answer:
+    """Set the time zone of a carrier's outlets that have none of their own.
+
+    By its date documents expire there, from the next decision on.
+    """
+    zone = _read_time_zone(time_zone)
+    call.store.set_carrier_time_zone(code, zone, actor=call.actor)
+    text = f"[green]Set[/] the time zone of {escape(code)}."
+    return Answer({"carrier": code, "time_zone": zone}, text)
+
+
+def set_outlet_zone(call: Call, code: Code, time_zone: ZoneArgument) -> Answer:
+    """Set the time zone of an outlet: by its date documents expire there."""
+    zone = _read_time_zone(time_zone)
+    call.store.set_outlet_time_zone(code, zone, actor=call.actor)
+    text = f"[green]Set[/] the time zone of {escape(code)}."
+    return Answer({"outlet": code, "time_zone": zone}, text)
+
+
+def _read_time_zone(given: str) -> str | None:
+    zone = None if given == NO_ZONE else given
+    _require_time_zone(zone)
+    return zone
+
+
+def _require_time_zone(name: str | None) -> None:
+    from engine.matching.checks.document import find_time_zone
+
+    if name is not None:
+        find_time_zone(name)
+
+
+def close_outlet(call: Call, code: Code) -> Answer:
+    """Close an outlet: it enrolls no one any more, and its keys are refused."""
+    call.store.close_outlet(code, actor=call.actor)
+    text = f"[green]Closed[/] the outlet {escape(code)}."
+    return Answer({"outlet": code, "is_open": False}, text)
+
+
+def list_carriers(call: Call) -> Answer:
+    """List the carriers by code."""
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import ListedCarrier
+
+    found = call.store.carriers()
+    carriers = [of_record(ListedCarrier, one, carrier=one.code) for one in found]
+    columns: Columns = {name.replace("_", " "): name for name in ListedCarrier.__struct_fields__}
+    empty = "There is no carrier: sosie carrier add makes one."
+    return list_answer({"carriers": carriers}, carriers, columns, empty)
+
+
+def list_outlets(
+    call: Call,
+    carrier: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Only those of this carrier.")
+    ] = None,
+) -> Answer:
+    """List the outlets by code, with why one enrolls nobody, how many attempts were refused, and
+    what liveness checks brought in 90 days."""
+    from engine.cases.outlets import with_reasons
+    from serving.api.serializers import outlet_liveness
+    from serving.wire.fields import of_record
+    from serving.wire.oversight import ListedOutlet
+
+    store = call.store
+    found = [one for one in store.all_outlets() if carrier in (None, one.carrier)]
+    told = outlet_liveness(store, [one.code for one in found])
+    outlets = [
+        of_record(
+            ListedOutlet,
+            one,
+            outlet=one.code,
+            refused_attempts=one.refused_attempts or 0,
+            liveness=told[one.code],
+        )
+        for one in with_reasons(store, found)
+    ]
+    columns: Columns = {
+        "outlet": "outlet",
+        "carrier": "carrier",
+        "state": _name_state,
+        "time zone": "time_zone",
+        "why": "restriction_reason",
+        "refused since": lambda one: f"{one.refused_attempts:,}" if one.restriction else "-",
+        "liveness results": lambda one: f"{told[one.outlet].results:,}",
+        "failed": lambda one: f"{told[one.outlet].failed:,}",
+        "absent": lambda one: f"{told[one.outlet].absent:,}",
+    }
+    of = "" if carrier is None else f" of {escape(carrier)}"
+    empty = f"There is no outlet{of}: sosie outlet add makes one."
+    return list_answer({"outlets": outlets}, outlets, columns, empty)
+
+
+def suspend_outlet(call: Call, code: Code, case: CaseOption, reason: ReasonOption) -> Answer:
     """Let an outlet enroll nobody, at once; one person may.
 
     Attempts are refused, audited and counted.
     """
-    _step(home, as_json, "suspend", code, case, reason)
+    return _step(call, "suspend", code, case, reason)
 
 
-def bar_outlet(
-    code: Code,
-    case: CaseOption,
-    reason: ReasonOption,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+def bar_outlet(call: Call, code: Code, case: CaseOption, reason: ReasonOption) -> Answer:
     """Bar an outlet that another person has suspended."""
-    _step(home, as_json, "bar", code, case, reason)
+    return _step(call, "bar", code, case, reason)
 
 
 def lift_restriction(
+    call: Call,
     code: Code,
     restriction: Annotated[
         Restriction, typer.Option(help="What `outlet list` says of it: nothing else is lifted.")
     ],
     reason: ReasonOption,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Let an outlet enroll again; its case keeps the history."""
-    from schema.actors import Restriction
-
-    _step(home, as_json, "lift", code, Restriction(restriction), reason)
+    return _step(call, "lift", code, restriction, reason)
 
 
-def _step(
-    home: Path | None, as_json: bool, name: str, code: str, given: object, reason: str
-) -> None:
+def _step(call: Call, name: str, code: str, given: object, reason: str) -> Answer:
     """Takes the step of this name in `engine.cases.outlets`."""
     from engine.cases import outlets
     from serving.api import serializers
 
-    account = name_actor()
-    actor = Actor(account, account.removeprefix("cli:"))
-    with open_deployment(home) as deployment:
-        take = getattr(outlets, name)
-        found = take(deployment.registrar, deployment.store, code, given, reason, actor)
-        shown = serializers.outlet(deployment.store, found)
+    take, store = getattr(outlets, name), call.store
+    found = take(call.deployment.registrar, store, code, given, reason, call.person)
     text = f"[green]{_name_state(found).capitalize()}[/]: the outlet {escape(code)}."
-    print_answer(shown, text, as_json=as_json)
+    return Answer(serializers.outlet(store, found), text)
 
 
-def _name_state(outlet: Outlet) -> str:
+def _name_state(outlet: Outlet | ListedOutlet) -> str:
     return outlet.restriction or ("open" if outlet.is_open else "closed")
 
 
 def list_past(
+    call: Call,
     code: Code,
     decision: Annotated[Decision | None, typer.Option(help="Only these.")] = None,
     state: Annotated[
@@ -108,15 +254,13 @@ def list_past(
     after: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on below this enrollment.")
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List what was attempted at an outlet, for a look; audited.
 
     Names show their first letters, numbers their last digits. Imported subscribers have no attempt.
     """
     from engine.cases.outlets import find_outlet
-    from engine.registry.database import AuditEntry, utc_now
+    from engine.registry.database import utc_now
     from engine.registry.queues import AttemptFilter, CaseFilter
     from schema.cases import ALIVE, CaseState
     from serving.api import serializers
@@ -127,37 +271,25 @@ def list_past(
     of_case = CaseFilter(
         state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
         kind=kind,
-        assignees=name_people(assignee),
+        assignees=name_people(call, assignee),
         overdue_at=utc_now() if overdue else None,
     )
     wanted = AttemptFilter(
         outlet=code, decision=decision, id_end=id_end, case=of_case, oldest_first=sort == "oldest"
     )
-    with open_deployment(home) as deployment:
-        store, due = deployment.store, deployment.settings.cases
-        find_outlet(store, code)
-        found = store.cases.attempts(wanted, due=due, limit=limit, after=after)
-        shown = serializers.past_enrollments(store, found)
-        detail = {"enrollments": [one.enrollment_id for one in shown]}
-        store.note(AuditEntry(name_actor(), "enrollments.read", code, detail))
+    store, due = call.store, call.deployment.settings.cases
+    find_outlet(store, code)
+    found = store.cases.attempts(wanted, due=due, limit=limit, after=after)
+    shown = serializers.past_enrollments(store, found)
+    call.note("enrollments.read", code, {"enrollments": [one.enrollment_id for one in shown]})
     following = shown[-1].enrollment_id if len(shown) == limit else None
-    if as_json:
-        print_json(PastEnrollments(shown, following))
-        return
-    if not shown:
-        print_line("No such enrollment.")
-        return
-    rows = [
-        [
-            one.enrollment_id,
-            one.decided_at.isoformat(timespec="minutes"),
-            one.decision,
-            ", ".join(one.reasons) or "-",
-            escape(" ".join(filter(None, (one.name, one.number))) or "-"),
-            "-" if one.case is None else f"{one.case.case_id} {one.case.state}",
-        ]
-        for one in shown
-    ]
-    print_table(None, ("enrollment", "decided", "decision", "reasons", "who", "case"), rows)
-    if following is not None:
-        print_line(f"[dim]Next: --after {following}[/]")
+    columns: Columns = {
+        "enrollment": "enrollment_id",
+        "decided": "decided_at",
+        "decision": "decision",
+        "reasons": lambda one: ", ".join(one.reasons) or "-",
+        "who": lambda one: escape(" ".join(filter(None, (one.name, one.number))) or "-"),
+        "case": lambda one: "-" if one.case is None else f"{one.case.case_id} {one.case.state}",
+    }
+    page = PastEnrollments(shown, following)
+    return list_answer(page, shown, columns, "No such enrollment.", following)

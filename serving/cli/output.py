@@ -2,25 +2,103 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from schema.actors import Actor
+from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.errors import ExitCode, Fault, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
+    from engine.registry.store import Store
+    from serving.deployment.deployment import Deployment
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`value` is printed as JSON where that is asked, else `shown`: a line of markup, or what
+    writes the text. The exit code is 1 where it `is_no`."""
+
+    value: object
+    shown: str | Callable[[], object]
+    is_no: bool = False
+
+    def show(self) -> None:
+        """Writes its text to standard output."""
+        if isinstance(self.shown, str):
+            print_line(self.shown)
+        else:
+            self.shown()
+
+    def print(self, *, as_json: bool) -> None:
+        """Writes it to standard output, and ends with exit code 1 where it `is_no`."""
+        if as_json:
+            print_json(self.value)
+        else:
+            self.show()
+        if self.is_no:
+            raise exit_negative()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a command: its deployment, and who calls."""
+
+    home: Path | None
+    as_json: bool
+    opened: ExitStack
+
+    def open(self, *, is_examined: bool = False) -> Deployment:
+        """Opens the deployment until the command has its answer."""
+        return self.opened.enter_context(open_deployment(self.home, is_examined=is_examined))
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        """Opened when it is first needed, so after the checks of what the command was given."""
+        return self.open()
+
+    @property
+    def store(self) -> Store:
+        return self.deployment.store
+
+    @property
+    def actor(self) -> str:
+        return name_actor()
+
+    @property
+    def person(self) -> Actor:
+        """The account, and its name as histories name people."""
+        return Actor(self.actor, self.actor.removeprefix("cli:"))
+
+    def note(self, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
+        """Adds an entry to the audit chain."""
+        from engine.registry.database import AuditEntry
+
+        self.store.note(AuditEntry(self.actor, action, subject, detail or {}))
+
+    def print(self, answer: Answer) -> None:
+        """Writes an answer before the command ends: it can fail yet, or has others."""
+        answer.print(as_json=self.as_json)
+
+    def progress(self, what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        return show_progress(what, is_shown=not self.as_json)
 
 
 def print_json(value: object) -> None:
@@ -53,23 +131,6 @@ def escape(text: str) -> str:
     return escape_markup(text)
 
 
-def print_answer(
-    value: object, shown: str | Callable[[], object], *, as_json: bool, is_no: bool = False
-) -> None:
-    """Writes an answer to standard output, and ends with exit code 1 where it `is_no`.
-
-    As JSON where that is asked, else a line of markup, or whatever `shown` writes.
-    """
-    if as_json:
-        print_json(value)
-    elif isinstance(shown, str):
-        print_line(shown)
-    else:
-        shown()
-    if is_no:
-        raise exit_negative()
-
-
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes a table to standard output; where that is no terminal, no cell is cut short."""
     from rich.table import Table
@@ -93,22 +154,45 @@ def wide_console() -> Console:
     return Console(highlight=False, width=max(console.width, 150))
 
 
-def print_list(
-    name: str,
-    items: Sequence[object],
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    as_json: bool,
-    empty: str,
-) -> None:
-    """Writes `items` as JSON under a name, else `rows` as a table; `empty` stands for no row."""
-    if as_json:
-        print_json({name: items})
-    elif not rows:
-        print_line(empty)
-    else:
-        print_table(None, columns, rows)
+Columns = Mapping[str, str | Callable[[Any], object]]
+
+
+def list_answer(
+    value: object, items: Sequence[object], columns: Columns, empty: str, following: object = None
+) -> Answer:
+    """The answer of a list: `value` as JSON, else a table of the items, `empty` without any.
+
+    A column is its title, with the name of a field or what makes the cell, as markup. `following`
+    is where the next page begins.
+    """
+
+    def show() -> None:
+        if not items:
+            print_line(empty)
+            return
+        print_items(None, items, columns)
+        if following is not None:
+            print_line(f"[dim]Next: --after {following}[/]")
+
+    return Answer(value, show)
+
+
+def print_items(title: str | None, items: Sequence[object], columns: Columns) -> None:
+    """Writes a table with a row for each item."""
+    rows = [
+        [
+            _cell(getattr(one, make)) if isinstance(make, str) else str(make(one))
+            for make in columns.values()
+        ]
+        for one in items
+    ]
+    print_table(title, tuple(columns), rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="minutes")
+    return escape(str(value)) if value or value == 0 else "-"
 
 
 def print_facts(title: str, facts: Mapping[str, str]) -> None:
@@ -154,9 +238,36 @@ def exit_negative() -> typer.Exit:
 def add_group(app: typer.Typer, name: str, summary: str, panel: str, **commands: Any) -> None:
     """Adds a group of commands, under a heading of `sosie --help`; alone it shows its help."""
     group = typer.Typer(help=summary, no_args_is_help=True)
-    for command, run in commands.items():
-        group.command(command)(run)
+    add_commands(group, None, **commands)
     app.add_typer(group, name=name, rich_help_panel=panel)
+
+
+def add_commands(app: typer.Typer, panel: str | None, **commands: Any) -> None:
+    """Adds commands by name; one that takes a `Call` gets --home and --json, and its answer is
+    printed."""
+    for name, run in commands.items():
+        app.command(name.replace("_", "-"), rich_help_panel=panel)(make_command(run))
+
+
+def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(run, eval_str=True)
+    parameters = list(signature.parameters.values())
+    if not parameters or parameters[0].annotation is not Call:
+        return run
+
+    def command(home: HomeOption = None, as_json: JsonFlag = False, **given: Any) -> None:
+        with ExitStack() as opened:
+            call = Call(home, as_json, opened)
+            answer = run(call, **given)
+        if answer is not None:
+            call.print(answer)
+
+    options = list(inspect.signature(command, eval_str=True).parameters.values())[:2]
+    parameters = [*parameters[1:], *options]
+    command.__doc__ = run.__doc__
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
 
 
 # The headings under which `sosie --help` lists the commands.

@@ -11,16 +11,7 @@ import typer
 
 from engine.errors import RequestError
 from engine.formatting import count, duration, percent, plural, size, with_interval
-from serving.cli.inputs import HomeOption
-from serving.cli.output import (
-    FIGURES,
-    JsonFlag,
-    escape,
-    print_answer,
-    print_line,
-    print_table,
-    show_progress,
-)
+from serving.cli.output import FIGURES, Answer, Call, add_commands, escape, print_line, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,10 +42,11 @@ _BESIDE_CHECK = frozenset({"check", "reports", "seed", "home", "as_json"})
 
 
 def register(app: typer.Typer) -> None:
-    app.command("plan", rich_help_panel=FIGURES)(plan)
+    add_commands(app, FIGURES, plan=plan)
 
 
 def plan(
+    call: Call,
     context: typer.Context,
     faces: Annotated[
         float | None,
@@ -141,9 +133,7 @@ def plan(
         int, typer.Option(min=1_000, max=1_000_000, help="That the simulation plays.")
     ] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Plan machines for so many faces, arrivals and an objective.
 
     A simulation of the queues chooses them, and the assumptions are listed.
@@ -154,10 +144,9 @@ def plan(
     from engine.capacity.simulation import Trial
     from serving.measure import find_reports, join_figures
 
-    settings, own_home = _open(home)
+    settings, own_home = _open(call.home)
     if check is not None:
-        _check(context, check, reports, seed, as_json=as_json)
-        return
+        return _check(context, check, reports, seed)
     if faces is None or arrivals is None:
         raise RequestError("give --faces N and --arrivals N (a second), or --check REPORT")
     if not measure and (photographs or measured_references):
@@ -173,8 +162,7 @@ def plan(
     known = find_reports(reports)
     measured: Mapping[Quantity, PlanFigure] = {}
     if measure:
-        given = (photographs, measured_references)
-        measured = _measure(settings, own_home, *given, is_shown=not as_json)
+        measured = _measure(call, settings, own_home, photographs, measured_references)
     figures = join_figures(settings, known, measured)
     memory_bytes = None if node_gib is None else node_gib * GIB
     bandwidth = None if node_gb_s is None else node_gb_s * 1e9
@@ -187,8 +175,7 @@ def plan(
         Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_admitted),
         settings.gallery.shard_copies,
     )
-    show = partial(print_plan, made)
-    print_answer(made.to_dict(), show, as_json=as_json, is_no=made.layout is None)
+    return Answer(made.to_dict(), partial(print_plan, made), is_no=made.layout is None)
 
 
 def _open(home: Path | None) -> tuple[Settings, Path | None]:
@@ -205,18 +192,17 @@ def _open(home: Path | None) -> tuple[Settings, Path | None]:
 
 
 def _measure(
+    call: Call,
     settings: Settings,
     home: Path | None,
     photographs: Path | None,
     references: int | None,
-    *,
-    is_shown: bool,
 ) -> Mapping[Quantity, PlanFigure]:
     from serving.measure import measure_machine
 
     # The disk that commits go to: the home's, else one that is no memory.
     folder = home or (_DURABLE if _DURABLE.is_dir() else Path.cwd())
-    with show_progress("measuring", is_shown=is_shown) as report:
+    with call.progress("measuring") as report:
         return measure_machine(
             settings, folder, photographs=photographs, references=references, progress=report
         )
@@ -236,9 +222,7 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     )
 
 
-def _check(
-    context: typer.Context, path: Path, reports: Path | None, seed: int, *, as_json: bool
-) -> None:
+def _check(context: typer.Context, path: Path, reports: Path | None, seed: int) -> Answer:
     from engine.capacity.figures import USUAL, PlanFigures, gather_figures, read_report
     from engine.capacity.validation import check_report
     from serving.measure import find_reports
@@ -247,8 +231,7 @@ def _check(
     report = read_report(path)
     figures = PlanFigures(report.machine, USUAL, gather_figures(find_reports(reports)))
     made = check_report(report, figures, seed)
-    show = partial(print_check, made)
-    print_answer(made.to_dict(), show, as_json=as_json, is_no=not made.holds)
+    return Answer(made.to_dict(), partial(print_check, made), is_no=not made.holds)
 
 
 def _refuse_others(context: typer.Context) -> None:

@@ -5,43 +5,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.errors import FourEyes, NotInstalled, RegistryError, RequestError, advise_extra
 from schema.actors import fold_person
-from serving.cli.inputs import (
-    CertificateOption,
-    HomeOption,
-    name_actor,
-    open_deployment,
-    require_place,
-    save_certificate,
-)
+from serving.cli.inputs import CertificateOption, require_place, save_certificate
 from serving.cli.output import (
     DEPLOYMENT,
     REGISTRY,
-    JsonFlag,
+    Answer,
+    Call,
     add_group,
     escape,
-    print_answer,
     print_facts,
-    print_json,
     print_line,
     print_table,
-    show_progress,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.registry.retention import Kind
-    from engine.registry.store import Reader, Store
+    from engine.registry.store import Reader
     from engine.retention.job import RetentionCertificate
     from engine.statutory.lists import Layout, List
-    from serving.deployment.deployment import Deployment
 
 
 NAMES = {
@@ -65,51 +56,52 @@ def register(app: typer.Typer) -> None:
     add_group(app, "retention", summary, DEPLOYMENT, **commands)
 
 
-def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def show_due(call: Call) -> Answer:
     """Show how long each kind of data is kept, and how much is due now.
 
     Changes nothing, and runs beside a writer.
     """
-    with open_deployment(home) as deployment:
-        _show(deployment, as_json)
+    return _describe_due(call)
 
 
 def run_now(
+    call: Call,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what is due, as `show` does.")
     ] = False,
     certificate: CertificateOption = None,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer | None:
     """Delete data whose retention period is over, and do what is due of lines by their rules.
 
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
     service does this itself, daily; steps of lines within seconds.
     """
     from serving.jobs.periodic import ClockWatch
+    from serving.jobs.retention import write_certificate
 
     if certificate is not None:
         require_place(certificate)
-    with open_deployment(home) as deployment:
-        if dry_run:
-            _show(deployment, as_json)
-            return
-        watch = ClockWatch.of(deployment)
-        made = _run(deployment, watch.check(), is_shown=not as_json)
-        erased = deployment.finish_erasures(name_actor(), watch.check)
-        if erased and not as_json:
-            print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
-    _print_result(made, certificate, as_json)
+    if dry_run:
+        return _describe_due(call)
+    watch = ClockWatch.of(call.deployment)
+    made = _run(call, watch.check())
+    erased = call.deployment.finish_erasures(call.actor, watch.check)
+    if erased and not call.as_json:
+        print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
+    values = write_certificate(made)
+    call.print(Answer(values, partial(_print_result, made, values)))
+    if certificate is not None:
+        fallback = f"the certificate is entry {made.audit_number} of the audit chain"
+        save_certificate(certificate, values, "done", fallback)
+    return None
 
 
 def confirm_clock(
+    call: Call,
     day: Annotated[
         str, typer.Argument(metavar="DAY", help="Today's date (UTC), not read from this machine.")
     ],
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Put on record that this machine's clock is right, also while a service runs.
 
     Retention deletes nothing where nothing was recorded for more than 7 days, or where the clock
@@ -122,62 +114,53 @@ def confirm_clock(
         today = date.fromisoformat(day)
     except ValueError:
         raise RequestError("the day is no date: write it as 2026-01-31") from None
-    with open_deployment(home) as deployment:
-        clock.confirm_clock(deployment.store, today, utc_now(), name_actor())
-    print_answer({"today": day}, "[green]Confirmed[/]: the clock is right.", as_json=as_json)
+    clock.confirm_clock(call.store, today, utc_now(), call.actor)
+    return Answer({"today": day}, "[green]Confirmed[/]: the clock is right.")
 
 
-def _run(deployment: Deployment, now: datetime, *, is_shown: bool) -> RetentionCertificate:
+def _run(call: Call, now: datetime) -> RetentionCertificate:
     from engine.lifecycle.reverification import carry_out
     from engine.retention.job import DirectRunner, preview, run_retention
     from serving.deployment.deployment import read_schedule
     from serving.jobs.retention import retire_sweeps
 
+    deployment = call.deployment
     schedule = read_schedule(deployment.settings.retention)
     runner = DirectRunner(deployment.writer)
     lines = (runner, deployment.store, deployment.line_rules)
     steps = sum(iter(lambda: carry_out(*lines, now=now), 0))
-    if steps and is_shown:
+    if steps and not call.as_json:
         print_line(f"[green]Done[/]: {steps:,} steps of lines that were due.")
     due = preview(deployment.store, schedule, now)
     done, total = 0, sum(one.rows for one in due.values())
-    with show_progress("leaving", is_shown=is_shown) as report:
+    with call.progress("leaving") as report:
 
         def count(_: Kind, rows: int) -> None:
             nonlocal done
             done += rows
             report(done, max(done, total))
 
-        made = run_retention(runner, schedule, name_actor(), now=now, report=count)
-    retire_sweeps(deployment, runner, name_actor(), now)
+        made = run_retention(runner, schedule, call.actor, now=now, report=count)
+    retire_sweeps(deployment, runner, call.actor, now)
     return made
 
 
-def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
-    from serving.jobs.retention import write_certificate
-
-    values = write_certificate(made)
-    if as_json:
-        print_json(values)
-    else:
-        print_line("[green]Left[/]: " + (_list(made.left) or "nothing") + ".")
-        if held := _list(made.held):
-            print_line(f"Held by open cases: {held}.")
-        facts = {name: str(values[name]) for name in ("job_id", "ran_at", "audit_number")}
-        print_facts("Certificate:", {**facts, "audit_hash": made.audit_hash})
-    if target is not None:
-        fallback = f"the certificate is entry {made.audit_number} of the audit chain"
-        save_certificate(target, values, "done", fallback)
+def _print_result(made: RetentionCertificate, values: Mapping[str, Any]) -> None:
+    print_line("[green]Left[/]: " + (_list(made.left) or "nothing") + ".")
+    if held := _list(made.held):
+        print_line(f"Held by open cases: {held}.")
+    facts = {name: str(values[name]) for name in ("job_id", "ran_at", "audit_number")}
+    print_facts("Certificate:", {**facts, "audit_hash": made.audit_hash})
 
 
-def _show(deployment: Deployment, as_json: bool) -> None:
+def _describe_due(call: Call) -> Answer:
     from engine.registry.database import utc_now
     from engine.registry.retention import Kind
     from engine.retention.clock import find_clock_fault
     from engine.retention.job import preview
     from serving.deployment.deployment import read_schedule
 
-    now = utc_now()
+    now, deployment = utc_now(), call.deployment
     fault = find_clock_fault(deployment.store, now)
     schedule = read_schedule(deployment.settings.retention)
     until = schedule.until(now)
@@ -214,7 +197,7 @@ def _show(deployment: Deployment, as_json: bool) -> None:
         if fault is not None:
             print_line(f"[red]Refused[/]: {escape(fault)}.")
 
-    print_answer(answer, show, as_json=as_json)
+    return Answer(answer, show)
 
 
 def _list(counts: Mapping[str, int]) -> str:
@@ -240,6 +223,7 @@ def register_statutory(app: typer.Typer) -> None:
 
 
 def list_people(
+    call: Call,
     file: FileArgument,
     layout: Annotated[
         str, typer.Option(metavar="NAME", help="india, indonesia, philippines, or a TOML file.")
@@ -247,9 +231,7 @@ def list_people(
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Show names and numbers in full, not masked.")
     ] = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List everybody with more lines than a person may have; audited.
 
     A person is a document's holder; documents that people found to be one person's count together.
@@ -266,17 +248,16 @@ def list_people(
 
         return lists.list_people(store, chosen, *masks)
 
-    _write(file, layout, "people", find, home, as_json=as_json, is_revealed=reveal)
+    return _write(call, file, layout, "people", find, is_revealed=reveal)
 
 
 def list_outlets(
+    call: Call,
     file: FileArgument,
     layout: Annotated[
         str, typer.Option(metavar="NAME", help="outlets, or a TOML file.")
     ] = "outlets",
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List outlets by the cases of confirmed fraud whose people opened lines there, or tried to."""
 
     def find(store: Reader, chosen: Layout) -> List:
@@ -284,20 +265,18 @@ def list_outlets(
 
         return lists.list_outlets(store, chosen)
 
-    _write(file, layout, "outlets", find, home, as_json=as_json, is_revealed=False)
+    return _write(call, file, layout, "outlets", find, is_revealed=False)
 
 
 def _write(
+    call: Call,
     file: Path,
     name: str,
     kind: str,
     find: Callable[[Reader, Layout], List],
-    home: Path | None,
     *,
-    as_json: bool,
     is_revealed: bool,
-) -> None:
-    from engine.registry.database import AuditEntry
+) -> Answer:
     from engine.statutory.lists import read_layout
 
     require_place(file)
@@ -311,18 +290,17 @@ def _write(
     require_suffix(file)
     types = PERSON_FIELDS if kind == "people" else OUTLET_FIELDS
     chosen = read_layout(name, kind, types)
-    with open_deployment(home) as deployment:
-        found = find(deployment.store, chosen)
-        detail = {
-            "rows": len(found.rows),
-            "people": found.people,
-            "revealed": is_revealed,
-            kind if kind == "outlets" else "documents": list(found.subjects[:MOST_NAMED]),
-        }
-        if is_revealed and found.people > REVEALED_ALONE:
-            detail["asked"] = _require_two(deployment.store, chosen, found.people)
-        # Before anything is written: whom the file shows is in the chain.
-        deployment.store.note(AuditEntry(name_actor(), MADE, chosen.title[:200], detail))
+    found = find(call.store, chosen)
+    detail = {
+        "rows": len(found.rows),
+        "people": found.people,
+        "revealed": is_revealed,
+        kind if kind == "outlets" else "documents": list(found.subjects[:MOST_NAMED]),
+    }
+    if is_revealed and found.people > REVEALED_ALONE:
+        detail["asked"] = _require_two(call, chosen, found.people)
+    # Before anything is written: whom the file shows is in the chain.
+    call.note(MADE, chosen.title[:200], detail)
     try:
         write_list(file, found, chosen, types)
     except OSError as error:
@@ -334,10 +312,10 @@ def _write(
         "people": found.people,
     }
     text = f"  {escape(str(file))}\n{escape(chosen.title)}: {found.people:,} people"
-    print_answer(answer, f"{text}, {len(found.rows):,} rows.", as_json=as_json)
+    return Answer(answer, f"{text}, {len(found.rows):,} rows.")
 
 
-def _require_two(store: Store, layout: Layout, people: int) -> str:
+def _require_two(call: Call, layout: Layout, people: int) -> str:
     """The layout's digest, where another person has asked for this list and nobody has made it
     since; else this person has asked for it now, and `FourEyes` says so."""
     import hashlib
@@ -345,9 +323,9 @@ def _require_two(store: Store, layout: Layout, people: int) -> str:
     import msgspec
 
     from engine.registry.audit import read_audit
-    from engine.registry.database import AuditEntry, utc_now
+    from engine.registry.database import utc_now
 
-    me = name_actor()
+    store, me = call.store, call.actor
     digest = hashlib.sha256(msgspec.json.encode(layout)).hexdigest()
     last = next(iter(read_audit(store, None, 1, ASKED, subject=digest)), None)
     is_open = (
@@ -358,7 +336,7 @@ def _require_two(store: Store, layout: Layout, people: int) -> str:
     if last is not None and is_open and fold_person(last.entry.actor) != fold_person(me):
         return digest
     if not is_open:
-        store.note(AuditEntry(me, ASKED, digest, {"people": people, "title": layout.title[:200]}))
+        call.note(ASKED, digest, {"people": people, "title": layout.title[:200]})
     raise FourEyes(
         f"{people:,} people in full take two: you have asked for it, and another person makes it "
         f"by the same command, with an account of their own, within {ASKED_FOR.days} days"

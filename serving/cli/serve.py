@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serving.cli.inputs import HomeOption
+from serving.cli.inputs import ConfigOption, HomeOption
 from serving.cli.output import DEPLOYMENT, escape, print_fault, print_json, print_line
 
 if TYPE_CHECKING:
     from serving.cluster.environment import Site
     from serving.cluster.supervisor import Order
+
+
+UntilFlag = Annotated[
+    bool, typer.Option(hidden=True, help="Stop with whoever started it, however that ends.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,10 +39,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     home: HomeOption = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A settings file in place of the home's sosie.toml."),
-    ] = None,
+    config: ConfigOption = None,
     host: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where to listen, for this run.")
     ] = None,
@@ -47,9 +49,7 @@ def serve(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line for whatever happens.")
     ] = False,
-    until_stdin_closes: Annotated[
-        bool, typer.Option(hidden=True, help="Stop with whoever started it, however that ends.")
-    ] = False,
+    until_stdin_closes: UntilFlag = False,
 ) -> None:
     """Serve the HTTP interface until stopped (Ctrl-C, SIGTERM); starts Ray where needed.
 
@@ -110,10 +110,7 @@ def print_environment(
 
 def print_application(
     home: HomeOption = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A settings file in place of the home's sosie.toml."),
-    ] = None,
+    config: ConfigOption = None,
     python: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Of another environment with Sosie, for its replicas."),
@@ -241,9 +238,7 @@ def serve_sandbox(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print address and keys as one JSON document.")
     ] = False,
-    until_stdin_closes: Annotated[
-        bool, typer.Option(hidden=True, help="Stop with whoever started it, however that ends.")
-    ] = False,
+    until_stdin_closes: UntilFlag = False,
 ) -> None:
     """Serve the interface without faces: document numbers say how an enrollment ends.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,18 +19,19 @@ from engine.errors import (
     WriterBusy,
     advise_extra,
 )
-from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.inputs import require_place
 from serving.cli.output import (
     REGISTRY,
-    JsonFlag,
+    Answer,
+    Call,
+    Columns,
+    add_commands,
     escape,
-    print_answer,
+    list_answer,
+    make_command,
     print_facts,
-    print_json,
     print_line,
-    print_list,
     print_table,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -57,63 +59,57 @@ FacesFlag = Annotated[
 
 
 def list_sweeps(
+    call: Call,
     top: Annotated[
         int, typer.Option(min=1, max=MOST_SWEEPS, help="How many to list at most.")
     ] = 20,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List the sweeps, the newest first."""
     from serving.api import serializers
     from serving.sweeps.sweep_views import SWEEP_COLUMNS, sweep_row
 
-    with open_deployment(home) as deployment:
-        found = open_reader(deployment).list(top)
+    found = open_reader(call.deployment).list(top)
     items, rows = list(map(serializers.sweep_report, found)), list(map(sweep_row, found))
-    empty = "Nothing was swept yet."
-    print_list("sweeps", items, SWEEP_COLUMNS, rows, as_json=as_json, empty=empty)
+    columns: Columns = {name: itemgetter(place) for place, name in enumerate(SWEEP_COLUMNS)}
+    return list_answer({"sweeps": items}, rows, columns, "Nothing was swept yet.")
 
 
-def show_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def show_sweep(call: Call, sweep_id: SweepId) -> Answer:
     """Show one sweep: how far it is, what it found, where its files are."""
     from serving.api import serializers
-    from serving.sweeps.sweep_views import sweep_facts
 
-    with open_deployment(home) as deployment:
-        reader = open_reader(deployment)
-        record = reader.status(sweep_id)
-        files = list_files(reader, sweep_id)
-    if as_json:
-        print_json({"sweep": serializers.sweep_report(record), "files": files})
-        return
-    print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
-    _print_files(files)
+    reader = open_reader(call.deployment)
+    record, files = reader.status(sweep_id), list_files(reader, sweep_id)
+
+    def show() -> None:
+        _print_sweep(record)
+        _print_files(files)
+
+    return Answer({"sweep": serializers.sweep_report(record), "files": files}, show)
 
 
 def list_groups(
+    call: Call,
     sweep_id: SweepId,
     top: TopOption = 100,
     after: Annotated[int, typer.Option(min=0, help="Leave out so many, the riskiest.")] = 0,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
-    with open_deployment(home) as deployment:
-        page = open_reader(deployment).groups(sweep_id, after, top)
-    if as_json:
-        print_json(page)
-        return
-    _print_groups(page, after)
-    print_line(f"{len(page.groups)} of {page.total} groups.")
+    page = open_reader(call.deployment).groups(sweep_id, after, top)
+
+    def show() -> None:
+        _print_groups(page, after)
+        print_line(f"{len(page.groups)} of {page.total} groups.")
+
+    return Answer(page, show)
 
 
 def report_sweep(
+    call: Call,
     sweep_id: SweepId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the report goes.")],
     faces: FacesFlag = False,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer:
     """Write the HTML report of a sweep anew, with what people have decided since.
 
     With --faces the registry must not be open elsewhere: who looks at people is audited.
@@ -121,21 +117,20 @@ def report_sweep(
     from engine.retention.job import DirectRunner
 
     require_place(file)
-    with open_deployment(home) as deployment:
-        runner = DirectRunner(deployment.writer) if faces else None
-        shown = write_report(deployment, sweep_id, file, runner)
+    runner = DirectRunner(call.deployment.writer) if faces else None
+    shown = write_report(call, sweep_id, file, runner)
     text = f"  {escape(str(file))}" + (f"\n{NO_FACES}" if shown == 0 else "")
-    print_answer({"report": str(file), "faces": shown}, text, as_json=as_json)
+    return Answer({"report": str(file), "faces": shown}, text)
 
 
 def write_report(
-    deployment: Deployment, sweep_id: str, target: Path, runner: ChangeRunner | None = None
+    call: Call, sweep_id: str, target: Path, runner: ChangeRunner | None
 ) -> int | None:
     """Issues a report; with `runner`, by which it is audited, one with faces: how many."""
     from serving.sweeps.sweep_views import issue_report
 
     try:
-        return issue_report(deployment, sweep_id, target, name_actor(), runner)
+        return issue_report(call.deployment, sweep_id, target, call.actor, runner)
     except ModuleNotFoundError as missing:
         raise NotInstalled(
             f"a report is written with {missing.name}, which is not installed here: "
@@ -145,24 +140,27 @@ def write_report(
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
 
 
-def print_result(
-    reader: SweepReader, record: SweepRecord, top: int, shown: int | None, *, as_json: bool
-) -> None:
+def _tell_result(reader: SweepReader, record: SweepRecord, top: int, shown: int | None) -> Answer:
     """What a sweep that has just ended found; `shown` as `write_report` returned it."""
     from serving.api import serializers
+
+    page, files = reader.groups(record.id, 0, top), list_files(reader, record.id)
+    answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
+
+    def show() -> None:
+        _print_groups(page, 0)
+        _print_sweep(record)
+        _print_files(files)
+        if shown == 0:
+            print_line(NO_FACES)
+
+    return Answer({**answer, "total": page.total, "files": files, "faces": shown}, show)
+
+
+def _print_sweep(record: SweepRecord) -> None:
     from serving.sweeps.sweep_views import sweep_facts
 
-    page = reader.groups(record.id, 0, top)
-    files = list_files(reader, record.id)
-    if as_json:
-        answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
-        print_json({**answer, "total": page.total, "files": files, "faces": shown})
-        return
-    _print_groups(page, 0)
     print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
-    _print_files(files)
-    if shown == 0:
-        print_line(NO_FACES)
 
 
 def _print_groups(page: GroupPage, after: int) -> None:
@@ -197,16 +195,20 @@ def register(app: typer.Typer) -> None:
         help="Find the faces in the whole gallery that hold several identities.",
         invoke_without_command=True,
     )
-    group.callback()(sweep)
-    group.command("list")(list_sweeps)
-    group.command("show")(show_sweep)
-    group.command("groups")(list_groups)
-    group.command("report")(report_sweep)
-    group.command("cancel")(cancel_sweep)
+    group.callback()(make_command(sweep))
+    commands = {
+        "list": list_sweeps,
+        "show": show_sweep,
+        "groups": list_groups,
+        "report": report_sweep,
+        "cancel": cancel_sweep,
+    }
+    add_commands(group, None, **commands)
     app.add_typer(group, name="sweep", rich_help_panel=REGISTRY)
 
 
 def sweep(
+    call: Call,
     context: typer.Context,
     threshold: Annotated[
         float | None,
@@ -246,9 +248,7 @@ def sweep(
     ] = None,
     faces: FacesFlag = False,
     top: TopOption = 20,
-    home: HomeOption = None,
-    as_json: JsonFlag = False,
-) -> None:
+) -> Answer | None:
     """Find the faces in the whole gallery that hold several identities.
 
     Compares every reference with every other one, and says before it starts what to expect.
@@ -257,7 +257,7 @@ def sweep(
     passport numbers and disputes. Ctrl-C pauses it; `--resume` goes on where it was.
     """
     if context.invoked_subcommand is not None:
-        return
+        return None
     request = _ask(threshold, fmr, budget, new=new, unsupported=unsupported)
     is_asked = plan or new or unsupported or budget is not None or not request.is_open
     if resume is not None and is_asked:
@@ -266,30 +266,25 @@ def sweep(
         raise RequestError("faces go into a file of yours alone: name it with --report FILE")
     if report is not None:
         require_place(report)
-    with open_deployment(home) as deployment:
-        if plan:
-            _show_plan(deployment, request, as_json=as_json)
-            return
-        with _open_manager(deployment) as manager:
-            began = (
-                _resume(manager, resume) if resume else _begin(manager, request, as_json=as_json)
-            )
-            done = _follow(manager, began.id, as_json=as_json)
-            shown = None
-            if report is not None:
-                runner = deployment.registrar if faces else None
-                shown = write_report(deployment, done.id, report, runner)
-            print_result(open_reader(deployment), done, top, shown, as_json=as_json)
+    if plan:
+        return _show_plan(call.deployment, request)
+    with _open_manager(call.deployment) as manager:
+        began = _resume(call, manager, resume) if resume else _begin(call, manager, request)
+        done, shown = _follow(call, manager, began.id), None
+        if report is not None:
+            runner = call.deployment.registrar if faces else None
+            shown = write_report(call, done.id, report, runner)
+        return _tell_result(open_reader(call.deployment), done, top, shown)
 
 
-def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def cancel_sweep(call: Call, sweep_id: SweepId) -> Answer:
     """End a sweep that was stopped on its way, and remove what it has found."""
     from serving.api import serializers
 
-    with open_deployment(home) as deployment, _open_manager(deployment) as manager:
-        record = manager.cancel(sweep_id, name_actor())
+    with _open_manager(call.deployment) as manager:
+        record = manager.cancel(sweep_id, call.actor)
     answer = {"sweep": serializers.sweep_report(record)}
-    print_answer(answer, f"[green]Cancelled[/] {record.id}.", as_json=as_json)
+    return Answer(answer, f"[green]Cancelled[/] {record.id}.")
 
 
 def _ask(
@@ -321,18 +316,17 @@ def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
         yield manager
 
 
-def _show_plan(deployment: Deployment, request: SweepRequest, *, as_json: bool) -> None:
+def _show_plan(deployment: Deployment, request: SweepRequest) -> Answer:
     from serving.api import serializers
     from serving.sweeps.planning import plan_sweep
     from serving.sweeps.sweep_views import expectation_facts
 
     expectation = plan_sweep(deployment, request)
     facts = partial(print_facts, "A sweep of this gallery:", expectation_facts(expectation))
-    answer = {"expectation": serializers.sweep_expectation(expectation)}
-    print_answer(answer, facts, as_json=as_json)
+    return Answer({"expectation": serializers.sweep_expectation(expectation)}, facts)
 
 
-def _begin(manager: SweepManager, request: SweepRequest, *, as_json: bool) -> SweepRecord:
+def _begin(call: Call, manager: SweepManager, request: SweepRequest) -> SweepRecord:
     from serving.sweeps.sweep_views import expectation_facts
 
     left = manager.find_alive()
@@ -342,32 +336,32 @@ def _begin(manager: SweepManager, request: SweepRequest, *, as_json: bool) -> Sw
             f"sweep {left.id} was stopped on its way: go on with --resume {left.id}, or end it "
             f"with `sosie sweep cancel {left.id}`"
         )
-    if not as_json:
+    if not call.as_json:
         print_facts("This sweep:", expectation_facts(manager.plan(request)))
-    return manager.start(request, name_actor())
+    return manager.start(request, call.actor)
 
 
-def _resume(manager: SweepManager, sweep_id: str) -> SweepRecord:
+def _resume(call: Call, manager: SweepManager, sweep_id: str) -> SweepRecord:
     from schema.sweeps import SweepState
 
     record = manager.status(sweep_id)
     if record.state in {SweepState.QUEUED, SweepState.RUNNING}:
         # Its process ended without saying so in the registry.
-        manager.pause(sweep_id, name_actor())
-    return manager.resume(sweep_id, name_actor())
+        manager.pause(sweep_id, call.actor)
+    return manager.resume(sweep_id, call.actor)
 
 
-def _follow(manager: SweepManager, sweep_id: str, *, as_json: bool) -> SweepRecord:
+def _follow(call: Call, manager: SweepManager, sweep_id: str) -> SweepRecord:
     """The sweep when it is done; an interrupt pauses it."""
     from schema.sweeps import SweepState
 
     try:
-        with show_progress("million comparisons", is_shown=not as_json) as show:
+        with call.progress("million comparisons") as show:
             while not manager.wait(LOOK_EVERY_S):
                 progress = manager.status(sweep_id).progress
                 show(progress.comparisons // _MILLION, progress.comparisons_total // _MILLION)
     except KeyboardInterrupt:
-        manager.pause(sweep_id, name_actor())
+        manager.pause(sweep_id, call.actor)
         typer.echo(f"Paused. Go on with: sosie sweep --resume {sweep_id}", err=True)
         raise
     record = manager.status(sweep_id)

@@ -40,7 +40,7 @@ from serving.case_report import (
     gather_case,
     write_case,
 )
-from serving.cli import retention
+from serving.cli import output, retention
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -328,7 +328,7 @@ def test_many_people_are_revealed_by_two(
     made = (*masked, "--reveal")
 
     def act_as(person: str) -> None:
-        monkeypatch.setattr(retention, "name_actor", lambda: f"cli:{person}")
+        monkeypatch.setattr(output, "name_actor", lambda: f"cli:{person}")
 
     act_as("anna")
     assert sosie(*masked).code == 0

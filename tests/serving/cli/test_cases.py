@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.cli import cases
+from serving.cli import output
 
 OTHER_NUMBER = "110105198503071257"
 MISSING = "01a2124d-0000-7000-8000-000000000000"
@@ -37,7 +37,7 @@ def take(caught_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
 @pytest.fixture
 def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """`become(name)`: the commands of this test are run by that account from now on."""
-    return lambda name: monkeypatch.setattr(cases, "name_actor", lambda: f"cli:{name}")
+    return lambda name: monkeypatch.setattr(output, "name_actor", lambda: f"cli:{name}")
 
 
 def test_who_comes_again_adds_to_the_case_that_is_open(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.cli import people
+from serving.cli import output
 
 CHILD, GUARDIAN = "110105201503071251", "110105199003071239"
 
@@ -29,7 +29,7 @@ def test_a_death_that_one_person_reports_another_confirms(
     document, at = enrolled["document_id"], ("--home", full_home)
 
     def take(account: str, *step: str) -> Any:
-        monkeypatch.setattr(people, "name_actor", lambda: f"cli:{account}")
+        monkeypatch.setattr(output, "name_actor", lambda: f"cli:{account}")
         return sosie("death", *step, *at)
 
     assert "registry" in take("ada", "report", document, "--source", "hearsay").err

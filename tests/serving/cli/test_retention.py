@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.errors import StorageFailed
 from engine.sweeps.folder_retention import SweepRetention
-from serving.cli import cases, outlets
+from serving.cli import output
 from serving.cli.inputs import open_deployment
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -55,7 +55,7 @@ def close_cases(home: Path, sosie: Any) -> None:
     (case,) = sosie("cases", "--home", home, "--json").json["cases"]
     with pytest.MonkeyPatch.context() as patch:
         for account, step in (("ada", "propose"), ("bo", "close")):
-            patch.setattr(cases, "name_actor", lambda account=account: f"cli:{account}")
+            patch.setattr(output, "name_actor", lambda account=account: f"cli:{account}")
             at = ("--home", home)
             seen = sosie("case", "show", case["case_id"], *at, "--json").json["updated_at"]
             given = ("--outcome", "mistake", "--seen-at", seen)
@@ -265,7 +265,7 @@ def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
 
     def take(account: str, *step: str) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(outlets, "name_actor", lambda: f"cli:{account}")
+            patch.setattr(output, "name_actor", lambda: f"cli:{account}")
             return sosie("outlet", *step, *at)
 
     assert "Suspended" in take("ada", "suspend", "b1", *why).out
