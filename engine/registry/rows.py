@@ -244,6 +244,7 @@ def changing_rows(
     """Rows, by their keys, that the block updates: they get a new code after. One that was damaged
     before is changed with the others, and set aside: its code stays as wrong as it is, so that
     nothing is ever vouched for that was altered."""
+    changed = {table: keys for table, keys in changed.items() if keys}
     sound = {
         (table, _key_of(table, row))
         for table, keys in changed.items()

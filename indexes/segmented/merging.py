@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors, overwrite, overwrite_when_freed
-from indexes.errors import IdInvalid, SegmentsInvalid
+from indexes.errors import SegmentsInvalid
 from indexes.exact.codes import Codes, code_limit, encode, rounded_up
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.scoring import Positions
 from indexes.segmented.head import HeadView
-from indexes.segmented.view import Part, SealedView, View
+from indexes.segmented.view import Part, SealedView
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,22 +338,3 @@ class Batch:
     ids: Ids
     rows: Vectors
     segments: tuple[Exact8Segment, ...]
-
-
-def require_new(batch: Batch, view: View) -> None:
-    """`IdInvalid` where an id of the batch is in the index already."""
-    keys = batch.keys
-    lowest, highest = min(keys, default=0), max(keys, default=-1)
-    for head in view.heads:
-        if not head.head.row_of.keys().isdisjoint(keys):
-            _refuse(next(key for key in keys if key in head.head.row_of))
-    for sealed in view.sealed:
-        if sealed.segment.may_hold(lowest, highest):
-            # A single id, the usual batch, is looked up without the cost of arrays.
-            present = sealed.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in sealed])
-            if present.any():
-                _refuse(keys[int(present.argmax())])
-
-
-def _refuse(key: int) -> None:
-    raise IdInvalid(f"id {key} is in the index already; remove it first")

@@ -39,7 +39,6 @@ from indexes.segmented.merging import (
     narrowed,
     next_deadline,
     overdue,
-    require_new,
     with_tombstones,
 )
 from indexes.segmented.view import Part, SealedView, View
@@ -174,7 +173,7 @@ class SegmentedIndex(VectorIndex):
 
     def admit(self, batch: Batch) -> None:
         """The rest of `add`."""
-        require_new(batch, self.view)
+        _require_new(batch, self.view)
         if batch.segments:
             sealed = (*self.view.sealed, *map(SealedView.of, batch.segments))
             self.view = replace(self.view, sealed=sealed)
@@ -326,3 +325,22 @@ class SegmentedIndex(VectorIndex):
 def _remove(segment: Exact8Segment, rows: Positions) -> Callable[[], None]:
     segment.mark_removed(rows)
     return partial(segment.wipe_rows, rows)
+
+
+def _require_new(batch: Batch, view: View) -> None:
+    """`IdInvalid` where an id of the batch is in the index already."""
+    keys = batch.keys
+    lowest, highest = min(keys, default=0), max(keys, default=-1)
+    for head in view.heads:
+        if not head.head.row_of.keys().isdisjoint(keys):
+            _refuse(next(key for key in keys if key in head.head.row_of))
+    for sealed in view.sealed:
+        if sealed.segment.may_hold(lowest, highest):
+            # A single id, the usual batch, is looked up without the cost of arrays.
+            present = sealed.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in sealed])
+            if present.any():
+                _refuse(keys[int(present.argmax())])
+
+
+def _refuse(key: int) -> None:
+    raise IdInvalid(f"id {key} is in the index already; remove it first")

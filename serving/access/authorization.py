@@ -312,7 +312,7 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     search["candidates"] = None
     shown = {**body, "duplicate_search": search}
     findings = [(Reason(one["reason"]), Decision(one["decision"])) for one in body["reasons"]]
-    idle = find_idle(findings, Decision(body["decision"]))
+    idle = find_idle(findings, Decision(body["decision"])) if findings else frozenset[Reason]()
     given = [reason for reason, _ in findings if reason not in idle]
     withheld = find_withheld(
         given,
