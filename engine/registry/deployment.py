@@ -21,7 +21,7 @@ from sqlalchemy import (
 from engine.errors import KeyRingForeign, ModelMismatch
 from engine.registry.database import Moment, Source
 from engine.registry.rows import JsonValue, UuidText, metadata
-from engine.registry.vault import Vault
+from engine.registry.vault import Vault, add_seals
 
 DEPLOYMENT = Table(
     "deployment",
@@ -147,13 +147,6 @@ def count_seals(
     """Adds to how many values a data key has sealed, which `before` says of each."""
     counted = add_seals(before, version, values)
     connection.execute(update(DEPLOYMENT).values(seals=counted))
-
-
-def add_seals(before: Mapping[str, int] | None, version: int, values: int) -> dict[str, int]:
-    """How many values each data key has sealed, with so many more of one."""
-    counted = dict(before or {})
-    counted[str(version)] = counted.get(str(version), 0) + values
-    return counted
 
 
 class DeploymentReader(Source):

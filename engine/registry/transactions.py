@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, Row, bindparam, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
-from engine.registry import audit, deployment
+from engine.registry import audit
 from engine.registry.audit import AuditRecord
 from engine.registry.database import (
     AuditEntry,
@@ -31,7 +31,7 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.vault import Vault
+from engine.registry.vault import Vault, add_seals
 
 RENEW_S, LEASE_S = 2.0, 10
 
@@ -232,7 +232,7 @@ def _advance(
     statement = _ADVANCE
     if sealed:
         statement = _ADVANCE_AND_COUNT
-        values["counted"] = deployment.add_seals(head.seals, vault.active_data_version, sealed)
+        values["counted"] = add_seals(head.seals, vault.active_data_version, sealed)
     if connection.execute(statement, values).rowcount != 1:
         raise LeaseLost(_TAKEN_OVER)
 

@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from threading import Lock
@@ -164,6 +164,13 @@ class SealCount:
         with self._lock:
             taken, self._new = self._new, 0
         return taken
+
+
+def add_seals(before: Mapping[str, int] | None, version: int, values: int) -> dict[str, int]:
+    """How many values each data key has sealed, with so many more of one."""
+    counted = dict(before or {})
+    counted[str(version)] = counted.get(str(version), 0) + values
+    return counted
 
 
 MOST_NAMED = 10_000
