@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from engine.errors import NotFound
-from engine.lifecycle.reverification import exempt
+from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.checks.order import replay
 from engine.registry import events, sweeps
 from engine.registry.database import AuditEntry, utc_now
 from schema.cases import Outcome
 from schema.reasons import Reason
-from serving.api.routes.lines import end_exemption
 
 
 def enroll(lab: Any, registrar: Any, person: Any, **changes: Any) -> Any:

@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from engine.faces.image_files import OUTCOMES
 from engine.matching.checks.document import Document
 from schema.documents import DOCUMENT_TYPES
 from schema.reasons import Reason
-from serving.cluster.node import LOST_AFTER
-from serving.registrar.service import SILENT
 from serving.sandbox.outcomes import (
     BROKEN,
     BY_REQUEST,
     GRANTED,
+    LOST_AFTER,
     LOST_BEFORE,
     MONITORED,
     NOT_REPORTED,
+    OUTCOMES,
+    SILENT,
     SLOW,
     SWAPPED_BEFORE,
     UNKNOWN,
