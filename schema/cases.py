@@ -119,6 +119,11 @@ CLAIMED = "claimed:"
 """How the group key of a case begins that is about another's face, shown where a document was said
 to be replaced: such cases are merged with their like alone, for they say nothing of the holder."""
 
+UNTOLD = "untold:"
+"""How the group key of a case begins that is about look-alikes of whom no tenant was told: such
+cases are merged with their like alone, for nothing that a tenant can ask may show that they are
+there."""
+
 CONFIRMED = "confirm:"
 """How the group key of a case begins that asks two people whether what the faces leave open may be
 done, with the ids of both documents: closed as unfounded, it may. It is about who asks, and is

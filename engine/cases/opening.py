@@ -18,6 +18,7 @@ from schema.cases import (
     APART,
     CLAIMED,
     CONFIRMED,
+    UNTOLD,
     CaseKind,
     CaseNote,
     CaseOrigin,
@@ -52,9 +53,10 @@ class CaseBatch:
 
     Cases that name a common document are merged into the oldest open one. Disputes are not, as each
     is about one line, nor are cases of probing, which are about who asks; those of claims, which
-    do not speak against the holder, are merged with their like. A case with a proposal
-    takes nobody in: two people must have seen everyone whom it judges, and whoever goes on sending
-    attempts would keep it open. What comes meanwhile about others gathers in the next case.
+    do not speak against the holder, are merged with their like, and so are those that no tenant may
+    notice. A case with a proposal takes nobody in: two people must have seen everyone whom it
+    judges, and whoever goes on sending attempts would keep it open. What comes meanwhile about
+    others gathers in the next case.
     """
 
     def __init__(self, registry: Reader, now: datetime, known_groups: Collection[str] = ()) -> None:
@@ -64,7 +66,7 @@ class CaseBatch:
         self._now = now
         self._cases: dict[str, CaseRecord] = {}
         self._loaded: set[str] = set()
-        self._cases_of: dict[tuple[str, bool], set[str]] = {}
+        self._cases_of: dict[tuple[str, bool, bool], set[str]] = {}
         self._added: dict[str, None] = {}
         self._touched: dict[str, None] = {}
         self._notes: list[tuple[str, CaseNote]] = []
@@ -128,15 +130,14 @@ class CaseBatch:
     def _find_asked(self, draft: CaseRecord) -> CaseRecord | None:
         """The open case that asks the same, where people are asked to confirm something."""
         key = draft.group_key
-        if key is None or not is_confirmation(draft):
+        if key is None or not is_grouped(draft, CONFIRMED):
             return None
         known = [*self._cases.values(), *self._registry.cases.of_groups([key]).values()]
         return next((one for one in known if one.group_key == key and one.state in ALIVE), None)
 
     def _find_matching(self, draft: CaseRecord) -> list[CaseRecord]:
         """The open cases to merge with; of those with a proposal one at most, that it adds to."""
-        places = [(one, is_claim(draft)) for one in draft.document_ids]
-        ids = {key for place in places for key in self._cases_of.get(place, ())}
+        ids = {key for place in _find_places(draft) for key in self._cases_of.get(place, ())}
         found = [self._cases[key] for key in ids if self._cases[key].state in ALIVE]
         proposed = [one for one in found if one.proposal is not None and _covers(one, draft)]
         oldest = min(proposed, key=lambda case: (case.opened_at, case.id), default=None)
@@ -145,8 +146,8 @@ class CaseBatch:
 
     def _index(self, case: CaseRecord) -> None:
         self._cases[case.id] = case
-        for document in case.document_ids:
-            self._cases_of.setdefault((document, is_claim(case)), set()).add(case.id)
+        for place in _find_places(case):
+            self._cases_of.setdefault(place, set()).add(case.id)
 
     def _add(self, case: CaseRecord, actor: str) -> CaseRecord:
         self._added[case.id] = None
@@ -195,18 +196,19 @@ class CaseBatch:
         self._notes.append((case_id, CaseNote(self._now, person_of(actor), kind, text)))
 
 
-def is_confirmation(case: CaseRecord) -> bool:
-    """Whether a case asks people to confirm what the faces leave open."""
-    return case.group_key is not None and case.group_key.startswith(CONFIRMED)
+def is_grouped(case: CaseRecord, *beginnings: str) -> bool:
+    """Whether the group key of a case begins with one of these."""
+    return case.group_key is not None and case.group_key.startswith(beginnings)
 
 
 def _is_apart(case: CaseRecord) -> bool:
-    return case.kind in APART or is_confirmation(case)
+    return case.kind in APART or is_grouped(case, CONFIRMED)
 
 
-def is_claim(case: CaseRecord) -> bool:
-    """Whether a case is about a claim to a document that the face refused, and nothing else."""
-    return case.group_key is not None and case.group_key.startswith(CLAIMED)
+def _find_places(case: CaseRecord) -> list[tuple[str, bool, bool]]:
+    """Where the cases to merge one with stand: its like, about each of its documents."""
+    likeness = is_grouped(case, CLAIMED), is_grouped(case, UNTOLD)
+    return [(document, *likeness) for document in case.document_ids]
 
 
 def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:

@@ -10,13 +10,13 @@ from time import monotonic, sleep
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.opening import date_change
+from engine.cases.opening import date_change, is_grouped
 from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
 from engine.matching.checks.document import Document, check_documents, require_checkable
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
-from engine.matching.requests import document_look_up
+from engine.matching.requests import document_look_up, name_counted
 from engine.registry.audit import read_audit
 from engine.registry.cases import CaseRecord
 from engine.registry.database import AuditEntry, is_id, utc_now
@@ -30,7 +30,7 @@ from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from indexes.gallery import Gallery
 from schema.actors import person_of
-from schema.cases import CaseNote, NoteKind
+from schema.cases import UNTOLD, CaseNote, NoteKind
 from schema.lines import LineStatus
 
 # A change is in the store a moment before the gallery has it.
@@ -129,7 +129,7 @@ def ask_erasure(
 
     def perform(writer: Writer, now: datetime) -> PendingErasure | None:
         record = find_erasable(registry, target, now.date(), carrier)
-        return _hold_erasure(writer, registry, record, actor, now, hold)
+        return _hold_erasure(writer, registry, record, actor, now, hold, carrier)
 
     return registrar.run(perform)
 
@@ -151,7 +151,7 @@ def erase_holder(
 
     def perform(writer: Writer, now: datetime) -> ErasureCertificate | PendingErasure:
         record = find_erasable(registry, target, now.date(), carrier)
-        pending = _hold_erasure(writer, registry, record, actor, now, hold)
+        pending = _hold_erasure(writer, registry, record, actor, now, hold, carrier)
         if pending is not None:
             return pending
         ids = record.reference_ids
@@ -190,8 +190,12 @@ def _hold_erasure(
     actor: str,
     now: datetime,
     hold: timedelta,
+    carrier: str | None,
 ) -> PendingErasure | None:
     cases = registry.cases.open_of([record.id])[record.id]
+    if carrier is not None and not record.awaits_erasure:
+        # That it has to wait would tell a tenant of these.
+        cases = [one for one in cases if not is_grouped(one, UNTOLD)]
     # The time runs from when it was asked first: no later case, and no later setting, extends it.
     due_at = record.erasure_due_at or now + hold
     if not cases or due_at <= now:
@@ -456,10 +460,9 @@ def look_up(registry: Reader, document: Document, on: date) -> bytes:
 
 
 def find_counted(registry: Reader, document: Document, on: date) -> str:
-    """By what a document is counted: its id where it has a row, else its look-up."""
+    """By what a document is counted, as `name_counted` says."""
     lookup = look_up(registry, document, on)
-    record = registry.documents([lookup]).get(lookup)
-    return lookup.hex() if record is None else record.id
+    return name_counted(lookup, registry.documents([lookup]).get(lookup))
 
 
 def find_document(registry: Reader, document: Document, on: date) -> DocumentRecord:

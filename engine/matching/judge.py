@@ -66,7 +66,7 @@ from engine.matching.requests import (
     require_units,
 )
 from engine.matching.samples import NO_CROPS, CropPolicy
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.database import AuditEntry, new_id, new_untimed_id
 from engine.registry.documents import DocumentRecord, NewDocument
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer, Tally
 from engine.registry.events import Changes
@@ -318,6 +318,7 @@ class ChangeCollector:
             document_ids=documents,
             suspect_ids=documents,
             score=max(one.score for one in guardian.candidates),
+            group_key=verdict.name_untold({Reason.GUARDIAN_DUPLICATE}, enrollment_id),
         )
         self._open_case(attempt, new)
 
@@ -350,7 +351,7 @@ class ChangeCollector:
             return record.id
         status = DocumentStatus.ACTIVE if is_approved else DocumentStatus.ATTEMPTED
         row = NewDocument(
-            id=record.id if record is not None else new_id(),
+            id=record.id if record is not None else new_untimed_id(),
             kind=attempt.document.type,
             lookup=lookup,
             name_lookup=name_lookup,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from engine.cases.opening import NewCase, is_claim, is_confirmation
+from engine.cases.opening import NewCase, is_grouped
 from engine.matching.checks.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
 from engine.matching.checks.document import CheckedDocument, find_age
 from engine.matching.checks.face import (
@@ -45,7 +45,15 @@ from engine.registry.people import (
 )
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS
-from schema.cases import CLAIMED, CaseKind, CaseOrigin, Outcome, name_confirmation
+from schema.cases import (
+    CLAIMED,
+    CONFIRMED,
+    UNTOLD,
+    CaseKind,
+    CaseOrigin,
+    Outcome,
+    name_confirmation,
+)
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, LivenessUse, Reason
 
@@ -297,10 +305,11 @@ class PeopleBatch:
     def _is_looked_into(self, old: DocumentRecord) -> bool:
         """Whether an open case may speak against the holder, who must not leave under another
         number then. Others' faces shown with such claims do not, nor who else asked for what: else
-        anybody could bar the holder."""
+        anybody could bar the holder. Nor does what no tenant may notice: their face is searched for
+        again."""
         cases = self._store.cases.open_of([old.id])[old.id]
         return any(
-            one.kind not in _OF_WHO_ASKS and not is_claim(one) and not is_confirmation(one)
+            one.kind not in _OF_WHO_ASKS and not is_grouped(one, CLAIMED, CONFIRMED, UNTOLD)
             for one in cases
         )
 

@@ -5,15 +5,15 @@ A recorded decision can therefore be replayed from its recorded evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
 from engine.matching.calibration import Thresholds
-from schema.cases import CaseKind
-from schema.reasons import About, Decision, Photograph, Reason
+from schema.cases import UNTOLD, CaseKind
+from schema.reasons import About, Decision, Photograph, Reason, find_idle
 
 POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
@@ -66,6 +66,23 @@ class Verdict:
     @property
     def reasons(self) -> tuple[Reason, ...]:
         return tuple(dict.fromkeys(finding.reason for finding in self.findings))
+
+    @property
+    def idle(self) -> frozenset[Reason]:
+        """Of these what no tenant is told of."""
+        return find_idle([(one.reason, one.decision) for one in self.findings], self.decision)
+
+    @property
+    def asking(self) -> frozenset[Reason]:
+        """Of these what its cases about who holds the document ask."""
+        return frozenset(
+            one for one in self.reasons if one.row.opens not in (None, CaseKind.EXCEPTION)
+        )
+
+    def name_untold(self, about: Set[Reason], enrollment_id: str) -> str | None:
+        """The group key of a case about these reasons, where no tenant is told of any of them: with
+        nobody found it would not be there."""
+        return f"{UNTOLD}{enrollment_id}" if about <= self.idle else None
 
 
 _GRAVITY = list(Decision)

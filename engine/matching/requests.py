@@ -33,11 +33,12 @@ from engine.matching.checks.liveness import LivenessResult
 from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_unit
 from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
 from engine.registry.database import AuditEntry
+from engine.registry.documents import DocumentRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from schema.actors import Caller
-from schema.documents import MAX_CONSENT_LENGTH
+from schema.documents import MAX_CONSENT_LENGTH, DocumentStatus
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason
 
@@ -462,6 +463,17 @@ def idempotency_scope(vault: Vault, carrier: str, key: str) -> bytes:
 def document_look_up(vault: Vault, document: CheckedDocument) -> bytes:
     """The keyed digest under which the registry knows a well-formed document."""
     return vault.look_up(f"document:{document.type}", document.number)
+
+
+def name_counted(lookup: bytes, record: DocumentRecord | None) -> str:
+    """By what a document is counted: its id where it has or had a holder, else its look-up.
+
+    One that is known from attempts alone is held by nobody: a count of its own would tell that an
+    attempt has become a case.
+    """
+    if record is None or record.status is DocumentStatus.ATTEMPTED:
+        return lookup.hex()
+    return record.id
 
 
 def name_look_up(vault: Vault, document_lookup: bytes, name: str) -> bytes:

@@ -157,8 +157,9 @@ class Campaign:
             probe = victim.belief.choose(threshold, 0.0)
             body = {"probe": {"image": probe.tobytes()}, "document": victim.document}
             answer = self.attacker.service.ask("POST", QUERY, key=key, body=body)
-            if answer.status_code != 200:
+            if answer.status_code == 429:
                 return
+            assert answer.status_code == 200, answer.text
             is_hit = self.attacker.service.read(answer)["is_holder"]
             victim.belief.learn(probe, threshold, is_hit=is_hit)
 

@@ -481,6 +481,7 @@ def describe_case(
         document_ids=own + others,
         suspect_ids=(own if is_suspect else ()) + others,
         score=face.holder_score if is_theft else face.best,
+        group_key=None if is_theft else verdict.name_untold(verdict.asking, enrollment_id),
     )
 
 

@@ -22,7 +22,7 @@ from engine.matching.checks.face import BatchState, FacePart
 from engine.matching.checks.liveness import LivenessPart
 from engine.matching.checks.people import PeoplePart
 from engine.matching.policy import Evidence, Verdict
-from engine.matching.requests import Attempt
+from engine.matching.requests import Attempt, name_counted
 from engine.registry.cases import CaseRecord
 from engine.registry.database import AuditEntry, is_id, utc_now
 from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, Tally
@@ -31,8 +31,7 @@ from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
-from schema.documents import DocumentStatus
-from schema.reasons import Decision, Reason, find_idle
+from schema.reasons import Decision, Reason
 
 NEAR = 0.1
 """How far from a threshold a score is clear of it: whoever knows a face as well as one photograph
@@ -414,11 +413,7 @@ class BatchBounds:
         self._reported: set[str] = set()
 
     def _find_counted(self, lookup: bytes) -> str:
-        # One that is known from attempts alone is held by nobody: a count of its own would tell
-        # that an attempt has become a case.
-        record = self._state.document(lookup)
-        is_held = record is not None and record.status is not DocumentStatus.ATTEMPTED
-        return record.id if record is not None and is_held else lookup.hex()
+        return name_counted(lookup, self._state.document(lookup))
 
     def require(self, attempt: Attempt) -> None:
         """`TooManyFailures` for one of a key, or about a document, of which no more is taken."""
@@ -509,8 +504,7 @@ def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:
     doubt it says nothing new, but a face that is known could try out documents for ever."""
     if not verdict.findings:
         return {}
-    idle = find_idle([(one.reason, one.decision) for one in verdict.findings], verdict.decision)
-    if not any(one.row.is_searched for one in set(verdict.reasons) - idle):
+    if not any(one.row.is_searched for one in set(verdict.reasons) - verdict.idle):
         return {}
     guardian = evidence.of(PeoplePart).guardian
     told = (*evidence.of(FacePart).candidates, *(() if guardian is None else guardian.candidates))

@@ -39,19 +39,12 @@ from engine.capacity.plan import (
 )
 from engine.capacity.simulation import Trial, simulate
 from engine.errors import RequestError
-from engine.matching.calibration import CalibrationCurve, OperatingPoint
+from tests.engine.curves import make_curve
 
 FIGURES = PlanFigures(MeasuredMachine("Test", 2, 24 << 30), USUAL, {})
 COSTS = Costs.of(FIGURES)
 NODE = Node(cores=32, memory_bytes=256 << 30, bandwidth_bytes_s=200e9)
-CURVE = CalibrationCurve(
-    people=1,
-    mated_pairs=1,
-    nonmated_pairs=10**6,
-    stranger_pairs=10**6,
-    highest_nonmated=0.6,
-    points=(OperatingPoint(**dict.fromkeys(OperatingPoint.__dataclass_fields__, 1e-4)),),
-)
+CURVE = make_curve([(1e-4, 1e-4)], below=1.0, above=1.0)
 FEW = settings(max_examples=8, deadline=None)
 SHORT = Trial(requests=2_000)
 
@@ -322,27 +315,13 @@ def test_a_node_reads_as_its_cores_were_seen_to_read_as_far_as_memory_goes() -> 
     assert assume_node(FIGURES, bandwidth_bytes_s=1e9).bandwidth_bytes_s == 1e9
 
 
-def point(fmr: float, threshold: float) -> OperatingPoint:
-    return OperatingPoint(
-        fmr=fmr,
-        fmr_low=fmr / 2,
-        fmr_high=fmr * 2,
-        threshold=threshold,
-        threshold_low=threshold - 0.01,
-        threshold_high=threshold + 0.01,
-        fnmr=0.01,
-        fnmr_low=0.005,
-        fnmr_high=0.02,
-    )
-
-
-STEPS = CalibrationCurve(
-    people=1_000,
-    mated_pairs=5_000,
-    nonmated_pairs=10_000_000,
-    stranger_pairs=500_000,
+STEPS = make_curve(
+    [(1e-2, 0.3), (1e-4, 0.45), (1e-6, 0.57)],
+    below=2.0,
+    above=2.0,
+    margin=0.01,
+    fnmr=0.01,
     highest_nonmated=0.61,
-    points=(point(1e-2, 0.3), point(1e-4, 0.45), point(1e-6, 0.57)),
 )
 
 

@@ -41,18 +41,6 @@ from schema.reasons import PhotographKind, Reason
 Encode = Callable[..., bytes]
 CPU = SessionOptions(provider="cpu")
 
-# The move that undoes what each EXIF orientation asks for.
-STORED = {
-    1: lambda p: p,
-    2: lambda p: p[:, ::-1],
-    3: lambda p: p[::-1, ::-1],
-    4: lambda p: p[::-1],
-    5: lambda p: p.transpose(1, 0, 2),
-    6: lambda p: np.rot90(p, 1),
-    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda p: np.rot90(p, -1),
-}
-
 
 def found(extracted: Extracted) -> Extraction:
     assert isinstance(extracted, Extraction)

@@ -13,41 +13,20 @@ from hypothesis import strategies as st
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.faces.extractor import digest_embedding
-from engine.matching.calibration import (
-    Calibration,
-    CalibrationCurve,
-    OperatingPoint,
-    Rate,
-    ThresholdRates,
-    Thresholds,
-)
+from engine.matching.calibration import Calibration, Rate, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
 from schema.thresholds import Comparison
+from tests.engine.curves import make_curve
 
 DIGEST = "a" * 64
 
 
-def _point(fmr: float, threshold: float) -> OperatingPoint:
-    return OperatingPoint(
-        fmr=fmr,
-        fmr_low=fmr / 2,
-        fmr_high=fmr * 3,
-        threshold=threshold,
-        threshold_low=threshold - 0.02,
-        threshold_high=threshold + 0.02,
-        fnmr=0.01,
-        fnmr_low=0.005,
-        fnmr_high=0.02,
-    )
-
-
-CURVE = CalibrationCurve(
-    people=1000,
-    mated_pairs=5000,
-    nonmated_pairs=10_000_000,
+CURVE = make_curve(
+    [(10.0**-k, 0.1 + 0.08 * k) for k in range(1, 7)],
+    below=2.0,
+    margin=0.02,
+    fnmr=0.01,
     stranger_pairs=2_000_000,
-    highest_nonmated=0.6,
-    points=tuple(_point(10.0**-k, 0.1 + 0.08 * k) for k in range(1, 7)),
 )
 CALIBRATION = Calibration(
     model_digest=DIGEST,

@@ -1,9 +1,14 @@
-"""Bounds on what fails: counted durably, leaking away, with a case where one is reached."""
+"""Bounds on what fails: counted durably, leaking away, with a case where one is reached.
+
+What an attempt found that fails anyway is not counted: its answer is that of one that found
+nobody. So nothing may tell that people have a case: no bound, no erasure, no other attempt, no id.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -22,15 +27,16 @@ from engine.matching.checks.limits import (
     name_holder,
     name_keys,
 )
-from engine.matching.holders import erase_holder
+from engine.matching.holders import ErasureCertificate, PendingErasure, erase_holder, find_counted
 from engine.matching.requests import Answer
 from engine.registry.audit import read_audit
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.events import Changes
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
+from schema.reasons import Decision, Reason
 
-DAY = timedelta(days=1)
+DAY, MONTH = timedelta(days=1), timedelta(days=30)
 LIMITS = Limits(holder=Bound(3, DAY), shown=Bound(4, DAY), outlet_key=Bound(5, DAY))
 SHOP = Caller("key:shop", outlet="blue-1", carrier="blue")
 OTHER = Caller("key:other", outlet="blue-1", carrier="blue")
@@ -42,8 +48,21 @@ def under(request: Any, probe: Any, lab: Any, caller: Caller, **changes: Any) ->
     return lab.request(probe, document=request.document, caller=caller, **changes)
 
 
-def count(lab: Any, registrar: Any, name: str, amount: float, caller: Caller = SHOP) -> None:
-    tallies = Levels(LIMITS, lab.store, [name], utc_now()).add(caller, name, amount)
+def enroll(lab: Any, registrar: Any, face: Any, **changes: Any) -> Any:
+    pair = {name: lab.people.sample(face, noise=0.0) for name in ("live", "portrait")}
+    request = lab.request(**pair, **changes)
+    return request, registrar.enroll([request])[0]
+
+
+def count(
+    lab: Any,
+    registrar: Any,
+    name: str,
+    amount: float,
+    caller: Caller = SHOP,
+    limits: Limits = LIMITS,
+) -> None:
+    tallies = Levels(limits, lab.store, [name], utc_now()).add(caller, name, amount)
     entry = AuditEntry("test", "test", "test")
     registrar.run(
         lambda writer, _: writer.commit(
@@ -159,13 +178,7 @@ def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab: Any) -> N
     limits = Limits(other_key=Bound(2, DAY))
     of_carrier, of_key = name_keys(SHOP)
     with lab.registrar() as registrar:
-        tallies = Levels(limits, lab.store, [of_carrier], utc_now()).add(SHOP, of_carrier, 7.5)
-        entry = AuditEntry("test", "test", "test")
-        registrar.run(
-            lambda writer, _: writer.commit(
-                Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
-            )
-        )
+        count(lab, registrar, of_carrier, 7.5, limits=limits)
         assert not lab.store.tallies([of_key])
         with pytest.raises(TooManyFailures):
             Guard(limits, lab.store, registrar, OTHER, InFlight()).require()
@@ -211,31 +224,30 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
         held = registrar.enroll([request])[0].body["document_id"]
         face = next(iter(lab.store.references())).vectors[0]
 
-        def enroll(caller: Caller, probe: Any) -> Any:
-            pair = {name: lab.people.sample(probe, noise=0.0) for name in ("live", "portrait")}
-            return registrar.enroll([lab.request(caller=caller, **pair)])[0]
+        def ask(caller: Caller, probe: Any) -> Any:
+            return enroll(lab, registrar, probe, caller=caller)[1]
 
         def alike(score: float) -> Any:
             return lab.people.between(face, score)
 
         clear = alike(0.70 + NEAR + 0.02)
-        assert enroll(SHOP, clear).body["decision"] == "rejected"
+        assert ask(SHOP, clear).body["decision"] == "rejected"
         for _ in range(2):
-            assert enroll(SHOP, alike(0.66)).body["decision"] == "review"
+            assert ask(SHOP, alike(0.66)).body["decision"] == "review"
         assert probing(lab) == [(held,)]
-        assert isinstance(enroll(SHOP, clear), TooManyFailures)
-        assert enroll(SHOP, lab.people.person()).body["decision"] == "approved"
-        assert isinstance(enroll(SHOP, alike(0.66)), TooManyFailures)
+        assert isinstance(ask(SHOP, clear), TooManyFailures)
+        assert ask(SHOP, lab.people.person()).body["decision"] == "approved"
+        assert isinstance(ask(SHOP, alike(0.66)), TooManyFailures)
         assert probing(lab) == [(), (held,)]
-        assert isinstance(enroll(SHOP, lab.people.person()), TooManyFailures)
-        assert enroll(OTHER, lab.people.person()).body["decision"] == "approved"
+        assert isinstance(ask(SHOP, lab.people.person()), TooManyFailures)
+        assert ask(OTHER, lab.people.person()).body["decision"] == "approved"
         assert lab.store.tallies([name_ended(SHOP)])
         # Two people may find that nothing speaks against it.
         [case] = [one for one in lab.store.cases.newest() if one.group_key == name_ended(SHOP)]
         given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
         steps.propose(*given, Actor("Anne (key:a)", "Anne"))
         steps.close(*given, Actor("Boris (key:b)", "Boris"))
-        assert enroll(SHOP, lab.people.person()).body["decision"] == "approved"
+        assert ask(SHOP, lab.people.person()).body["decision"] == "approved"
 
 
 def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:
@@ -246,8 +258,7 @@ def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> Non
 
         def enroll_alike() -> Any:
             probe = lab.people.between(face, 0.66)
-            pair = {name: lab.people.sample(probe, noise=0.0) for name in ("live", "portrait")}
-            return registrar.enroll([lab.request(caller=SHOP, **pair)])[0]
+            return enroll(lab, registrar, probe, caller=SHOP)[1]
 
         assert enroll_alike().body["decision"] == "review"
         assert isinstance(enroll_alike(), TooManyFailures)
@@ -258,3 +269,46 @@ def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> Non
         assert isinstance(registrar.enroll([lab.request()])[0], Answer)
     ended = read_audit(lab.store, None, 100, action=SEARCHES_ENDED)
     assert [(one.entry.actor, one.entry.subject) for one in ended] == [("key:shop", "blue-1")] * 2
+
+
+@pytest.mark.parametrize("carrier", ["blue", None])
+def test_a_document_of_ones_own_tells_nothing_of_the_faces_that_were_tried_with_it(
+    lab: Any, carrier: str | None
+) -> None:
+    victim = lab.people.person()
+    own = lab.people.between(victim, 0.3)
+    with lab.registrar() as registrar:
+        taken, _ = enroll(lab, registrar, victim)
+        request, answer = enroll(lab, registrar, own)
+        document_id = answer.body["document_id"]
+        between = (own + victim) / (2 * 1.3) ** 0.5
+        given = {"document": request.document, "msisdn": taken.msisdn}
+        _, tried = enroll(lab, registrar, between, **given)
+        assert {Reason.DUPLICATE_IDENTITY, Reason.LINE_IN_USE} == set(tried.reasons)
+        [case] = lab.store.cases.open_of([document_id])[document_id]
+        asked = {"replaces": request.document, "msisdn": taken.msisdn}
+        _, renewed = enroll(lab, registrar, own, **asked)
+        assert Reason.REPLACEMENT_REFUSED not in renewed.reasons
+        done = erase_holder(registrar, lab.store, document_id, "key:a", carrier, MONTH)
+        if carrier is None:
+            assert isinstance(done, PendingErasure)
+            assert done.cases == (case.id,)
+        else:
+            assert isinstance(done, ErasureCertificate)
+
+
+def test_a_document_that_nobody_holds_tells_nothing_of_them_either(lab: Any) -> None:
+    victim, today = lab.people.person(), utc_now().date()
+    with lab.registrar() as registrar:
+        taken, _ = enroll(lab, registrar, victim)
+        probe = lab.people.between(victim, 0.66)
+        document = lab.request().document
+        counted = find_counted(lab.store, document, today)
+        given = {"document": document, "msisdn": taken.msisdn}
+        _, tried = enroll(lab, registrar, probe, **given)
+        assert set(tried.reasons) == {Reason.POSSIBLE_DUPLICATE, Reason.LINE_IN_USE}
+        assert find_counted(lab.store, document, today) == counted
+        _, approved = enroll(lab, registrar, lab.people.person(), document=document)
+        assert approved.decision is Decision.APPROVED
+        # Version 7 begins with the moment when it was made.
+        assert UUID(approved.body["document_id"]).version == 4

@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from engine.cases import deaths, steps
 from engine.cases.decided import read_decided
-from engine.cases.opening import is_claim
+from engine.cases.opening import is_grouped
 from engine.errors import (
     CaseMoved,
     FourEyes,
@@ -41,7 +41,7 @@ from engine.registry.references import WatchEntry
 from engine.registry.rows import changing_rows
 from engine.registry.writer import Writer
 from schema.actors import Actor, Caller
-from schema.cases import CaseKind, Outcome
+from schema.cases import CLAIMED, CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
 from schema.people import DeathSource, ExceptionCause
@@ -545,11 +545,11 @@ def test_who_is_looked_into_does_not_leave_under_another_number(
     contest = lab.request(other, document=card(1))
     ask(registrar, *((claim, contest) if is_claimed_first else (contest, claim)))
     cases = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
-    assert sorted(map(is_claim, cases)) == [False, True]
+    assert sorted(is_grouped(one, CLAIMED) for one in cases) == [False, True]
     renewed = lab.request(holder, document=card(3), replaces=card(1))
     refused = ask(registrar, renewed)[0]
     assert Reason.REPLACEMENT_REFUSED in refused.reasons
-    contested = next(one for one in cases if not is_claim(one))
+    contested = next(one for one in cases if not is_grouped(one, CLAIMED))
     close(registrar, lab, contested.id, Outcome.MISTAKE)
     again = ask(registrar, replace(renewed, idempotency_key="again"))[0]
     assert again.decision is Decision.APPROVED, again.reasons

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import CalibrationError
-from engine.matching.calibration import CalibrationCurve
 from engine.matching.checks.document import read_birth, read_serial
 from engine.registry.database import new_id
 from engine.sweeps import budget, likelihood
@@ -41,8 +40,9 @@ from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import join_gallery
 from schema.cases import Outcome
 from schema.sweeps import Identity, SweepScope, SweepTerms
+from tests.engine.curves import make_curve
 from tests.engine.sweeps.synthetic_registry import SyntheticRegistry, faces, other_photographs
-from tests.engine.sweeps.test_estimate import CURVE, LAST, point
+from tests.engine.sweeps.test_estimate import CURVE, LAST
 
 THRESHOLD = 0.5
 CLOSE, FAR = 0.52, 0.55
@@ -124,7 +124,7 @@ def test_beyond_the_calibration_the_rate_falls_on_for_two_decades_and_no_further
 
 def test_a_calibration_without_a_slope_is_refused() -> None:
     with pytest.raises(CalibrationError, match="less than a decade"):
-        ScoreRatio.of(replace(CURVE, points=(point(1e-3, 0.4), point(5e-4, 0.42))))
+        ScoreRatio.of(make_curve([(1e-3, 0.4), (5e-4, 0.42)]))
 
 
 @pytest.mark.parametrize(
@@ -338,13 +338,13 @@ def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepRes
             id=folder.path.name, terms=terms, folder=folder, known=after and after.covered
         )
         folder.make()
-        curve = CalibrationCurve(
+        curve = make_curve(
+            [(10.0**-i, 0.2 * i) for i in (1, 2, 3, 4)],
             people=10,
             mated_pairs=10,
             nonmated_pairs=1_000,
             stranger_pairs=1_000,
             highest_nonmated=0.8,
-            points=tuple(point(10.0**-i, 0.2 * i) for i in (1, 2, 3, 4)),
         )
         join = partial(join_gallery, registry.gallery, tile_rows=50)
         near = registry.gallery.held

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RateUnsupported, RequestError
-from engine.matching.calibration import CalibrationCurve, OperatingPoint
 from engine.sweeps import estimate
 from engine.sweeps.estimate import (
     LOOSEST_FMR,
@@ -26,32 +25,12 @@ from engine.sweeps.estimate import (
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import Progress
 from schema.sweeps import SweepScope
+from tests.engine.curves import make_curve
 
 BUDGET = 0.01
 
 
-def point(fmr: float, threshold: float) -> OperatingPoint:
-    return OperatingPoint(
-        fmr=fmr,
-        fmr_low=fmr / 3,
-        fmr_high=fmr * 3,
-        threshold=threshold,
-        threshold_low=threshold,
-        threshold_high=threshold,
-        fnmr=0.0,
-        fnmr_low=0.0,
-        fnmr_high=0.0,
-    )
-
-
-CURVE = CalibrationCurve(
-    people=1000,
-    mated_pairs=1000,
-    nonmated_pairs=10_000_000,
-    stranger_pairs=500_000,
-    highest_nonmated=0.6,
-    points=tuple(point(10.0**-i, 0.2 + 0.06 * i) for i in range(1, 7)),
-)
+CURVE = make_curve([(10.0**-i, 0.2 + 0.06 * i) for i in range(1, 7)], mated_pairs=1_000)
 LAST = CURVE.points[-1]
 
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pyarrow import parquet
 
 from engine.registry.enrollments import LivenessCount
-from engine.sweeps.clustering import PairTable
 from engine.sweeps.outputs import (
     group_table,
     liveness_table,
@@ -24,6 +22,7 @@ from engine.sweeps.outputs import (
 from engine.sweeps.risk import rank_outlets, summarise
 from schema.cases import Outcome
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
+from tests.engine.sweeps.test_linking import pairs
 
 OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
 
@@ -37,13 +36,6 @@ def identity(document: str, references: Sequence[int], *carriers: str) -> Identi
 
 
 A, B, C = identity("a", [1, 4], "north"), identity("b", [2], "north", "south"), identity("c", [3])
-
-
-def pairs(*rows: tuple[int, int, float]) -> PairTable:
-    left, right, scores = zip(*rows, strict=True) if rows else ((), (), ())
-    return PairTable(
-        np.array(left, np.int64), np.array(right, np.int64), np.array(scores, np.float32)
-    )
 
 
 def group(outlet: str = "n-1") -> Group:

@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 
 from serving.api.body import MSGPACK, encode
+from tests.serving.client.conftest import listening
 from tests.waiting import wait_until
 
 WAIT_S = 300
-
-
-@contextmanager
-def listening(service: Any) -> Iterator[int]:
-    """The port of 127.0.0.1 where the application is served, on its own loop."""
-    config = uvicorn.Config(
-        service.app, host="127.0.0.1", port=0, http="httptools", log_config=None, lifespan="on"
-    )
-    server = uvicorn.Server(config)
-    ended = asyncio.run_coroutine_threadsafe(server.serve(), service.loop)
-    wait_until(lambda: server.started)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        ended.result(WAIT_S)
 
 
 @pytest.fixture
 def impatient(start_service: Callable[..., Any]) -> Iterator[tuple[Any, int]]:
     """A service with little patience, and its port."""
     service = start_service(max_body_mib=1, body_timeout_s=0.3)
-    with listening(service) as port:
+    with listening(service.app, service.loop) as port:
         yield service, port
 
 
@@ -54,16 +36,6 @@ def head(service: Any, *lines: str, path: str = "/v1/match") -> bytes:
         *lines,
     ]
     return "\r\n".join(given).encode() + b"\r\n\r\n"
-
-
-def read_all(client: socket.socket) -> tuple[int, dict[str, Any]]:
-    """The status and the body of one answer, after which the server has to hang up."""
-    received = b""
-    client.settimeout(WAIT_S)
-    while chunk := client.recv(65536):
-        received += chunk
-    top, _, body = received.partition(b"\r\n\r\n")
-    return int(top.split()[1]), json.loads(body)
 
 
 def test_an_endless_body_is_cut_off(impatient: tuple[Any, int]) -> None:
