@@ -95,11 +95,13 @@ class Chosen:
             if value is not None
         ]
         command += ["--quick"] * self.quick + ["--no-stamp"] * (not self.stamp)
+        # Not those of a pytest that this runs in: its workers are no reason to measure nothing.
+        own = {key: one for key, one in os.environ.items() if not key.startswith("PYTEST_")}
         with TemporaryDirectory(prefix="sosie-bench-") as folder:
             path = Path(folder) / "report.json"
             command += ["-p", "no:cacheprovider", "--benchmark-json", str(path)]
             done = subprocess.run(
-                command, env=os.environ | environment, capture_output=True, text=True, check=False
+                command, env=own | environment, capture_output=True, text=True, check=False
             )
             if not path.is_file():
                 last = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
