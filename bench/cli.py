@@ -101,7 +101,7 @@ class Chosen:
             path = Path(folder) / "report.json"
             command += ["-p", "no:cacheprovider", "--benchmark-json", str(path)]
             done = subprocess.run(
-                command, env=own | environment, capture_output=True, text=True, check=False
+                command, env={**own, **environment}, capture_output=True, text=True, check=False
             )
             if not path.is_file():
                 last = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
