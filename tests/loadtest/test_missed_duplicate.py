@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching import evidence
+from engine.matching.checks import face
 from tests.loadtest.conftest import finish
 
 LOAD = ("--class", "enroll", "--rate", 10, "--seconds", 2.5, "--arrivals", "constant")
@@ -20,7 +20,7 @@ SAME_PHOTOGRAPHS = 0.9999
 @pytest.fixture
 def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes the search overlook the first planted duplicate; lists the document missed."""
-    look, missed = evidence.find_candidates, []
+    look, missed = face.find_candidates, []
 
     def overlook(place: Any, own_id: Any, *others: Any) -> Any:
         found = look(place, own_id, *others)
@@ -29,7 +29,7 @@ def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return ()
         return found
 
-    monkeypatch.setattr(evidence, "find_candidates", overlook)
+    monkeypatch.setattr(face, "find_candidates", overlook)
     return missed
 
 
