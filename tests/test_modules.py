@@ -24,17 +24,17 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 # raises one.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "modules": (426, 355),
-        "product_lines": (116_600, 102_000),
-        "python_tokens": (714_000, 625_000),
-        "test_lines": (80_200, 72_000),
-        "longest_file": (800, 700),
-        "files_over_500_lines": (51, 16),
-        "functions_of_50_lines": (47, 18),
-        "functions_of_15_branches": (41, 15),
-        "near_equal_classes": (63, 15),
+        "modules": (424, 355),
+        "product_lines": (116_370, 102_000),
+        "python_tokens": (711_611, 625_000),
+        "test_lines": (80_186, 72_000),
+        "longest_file": (782, 700),
+        "files_over_500_lines": (49, 16),
+        "functions_of_50_lines": (44, 18),
+        "functions_of_15_branches": (40, 15),
+        "near_equal_classes": (62, 15),
         "class_names_twice": (70, 55),
-        "module_names_twice": (41, 30),
+        "module_names_twice": (39, 30),
         "docstrings_with_odd_starts_percent": (13.2, 5),
         "docs_kilobytes": (455, 350),
     }

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from engine.errors import ImageError, ModelError, VectorUnusable
 from engine.faces.embedder import normalise
 from engine.faces.face_records import find_image, is_record
-from engine.registry.database import new_id
-from engine.registry.enrollments import NewCrop
-from engine.registry.references import SecondTemplate
 from engine.registry.vault import Vault
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
@@ -33,6 +30,8 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
     from engine.faces.liveness_judge import Judged
+    from engine.registry.enrollments import NewCrop
+    from engine.registry.references import SecondTemplate
 
 
 _log = logging.getLogger(__name__)
@@ -125,6 +124,8 @@ class SecondEmbedder:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
         rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())
+        from engine.registry.references import SecondTemplate  # noqa: PLC0415 - a registry alone
+
         return [SecondTemplate(self.digest, next(rotated)) if one else None for one in is_unit]
 
 
@@ -243,6 +244,10 @@ class CropPolicy:
     ) -> list[NewCrop]:
         """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
         a crop none. `document_id` is of the reference or attempt that they are of."""
+        # Whoever compares two photographs needs no registry, and loads none.
+        from engine.registry.database import new_id  # noqa: PLC0415
+        from engine.registry.enrollments import NewCrop  # noqa: PLC0415
+
         if self.keep is CropScope.NONE:
             return []
         is_held = self.keep is CropScope.CASES and not has_case

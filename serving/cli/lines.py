@@ -68,10 +68,11 @@ def list_lines(
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     deployment = call.deployment
-    thresholds, registrar = deployment.thresholds, deployment.registrar
+    thresholds = deployment.thresholds
     samples = sample_photographs(deployment, frames)
     sample = fuse_frames(samples, thresholds.one_person)
     probe = FaceVector(require_probe(sample, frames[0]), sample.length)
+    registrar = deployment.registrar
     found = read_lines(
         call.store,
         registrar.gallery,

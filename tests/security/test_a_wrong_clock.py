@@ -15,7 +15,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from engine.errors import ClockImplausible, RequestError
-from engine.registry import events, store, writer
+from engine.registry import events, store, transactions, writer
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
 from engine.retention.clock import check_clock, check_step, confirm_clock
@@ -42,7 +42,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.off = timedelta()
-        for module in (store, writer):
+        for module in (store, transactions, writer):
             monkeypatch.setattr(module, "utc_now", self)
 
     def __call__(self) -> datetime:
