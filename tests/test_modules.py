@@ -103,7 +103,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "bench.suites.imports loadtest.local_service",
         "pydantic": "indexes.snapshots.manifest engine.capacity.figures engine.registry.keyring "
-        "engine.sweeps.reload serving.cluster.application "
+        "engine.sweeps.folder serving.cluster.application "
         "serving.jobs.retention serving.settings",
         "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",

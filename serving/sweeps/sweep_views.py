@@ -14,8 +14,7 @@ from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.sweeps.estimate import ExpectedSweep
-from engine.sweeps.folder import SweepFolder
-from engine.sweeps.reload import GroupFile
+from engine.sweeps.folder import GroupFile, SweepFolder
 from engine.sweeps.report.contents import describe_term
 from schema.sweeps import Group, GroupKind, RiskTerm, SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment

@@ -46,7 +46,7 @@ class Watched(tiling.Block):
     def __init__(self, *args):
         super().__init__(*args)
         at = np.flatnonzero(np.isin(self.ids, ERASED))
-        blocks.append(self.codes.bytes[at, 16:32].tolist())
+        blocks.append([self.codes.bytes[one, 16:32].tolist() for one in at])  # leaves no copy
 
 def progress(done):
     if done.tiles_done == 1:

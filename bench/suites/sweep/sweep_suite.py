@@ -39,9 +39,8 @@ from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
 from engine.sweeps.clustering import PairTable
 from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.folder import SweepFolder
+from engine.sweeps.folder import GroupFile, SweepFolder
 from engine.sweeps.groups import group_faces
-from engine.sweeps.reload import GroupFile
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join_gallery
 from schema.sweeps import Group, GroupKind, SweepScope, SweepState

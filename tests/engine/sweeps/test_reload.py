@@ -17,7 +17,8 @@ from engine.registry.enrollments import EnrollmentRecord, NewCrop
 from engine.registry.events import Changes
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from engine.sweeps.reload import GroupFile, gather_faces, write_groups
+from engine.sweeps.folder import GroupFile, write_groups
+from engine.sweeps.reload import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from tests.engine.registry.conftest import Enroll, enroll

@@ -19,8 +19,7 @@ from engine.registry.database import AuditEntry, utc_now
 from engine.registry.events import Changes
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.folder import SweepFolder
-from engine.sweeps.reload import GroupFile
+from engine.sweeps.folder import GroupFile, SweepFolder
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.jobs.retention import EXPIRED, retire_sweeps
