@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,12 @@ def _section(chapter: Chapter, report: Report) -> Section:
     def is_main(result: Result) -> bool:
         return any(fnmatchcase(result.name, pattern) for pattern in chapter.results)
 
-    shown = tuple(one for one in report.results if is_main(one))
+    main = (one for one in report.results if is_main(one))
+    # The report says why it skipped the others.
+    measured = (
+        replace(one, figures=tuple(f for f in one.figures if f.value is not None)) for one in main
+    )
+    shown = tuple(one for one in measured if one.figures)
     others = dict.fromkeys(one.name for one in report.results if not is_main(one))
     return Section(chapter, report, shown, tuple(others))
 
