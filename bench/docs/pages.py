@@ -71,14 +71,8 @@ class Section:
     @property
     def common(self) -> Setup:
         """What the setups of all its results have alike, where there are several."""
-        setups = [one.setup for one in self.results]
-        if len(setups) < 2:
-            return {}
-        return {
-            key: value
-            for key, value in setups[0].items()
-            if all(key in one and one[key] == value for one in setups)
-        }
+        first, *others = [one.setup for one in self.results] or [{}]
+        return {k: v for k, v in first.items() if others and all(s.get(k) == v for s in others)}
 
     def describe_own(self, result: Result) -> str:
         """The rest of a result's setup."""
@@ -138,12 +132,9 @@ class Figures:
             "reports": self.reports,
             "calibration_end": last,
             "sweep_thresholds": [
-                f"{name} ({score:.3f})"
-                for name, score in (
-                    ("same document", scores.same_document),
-                    ("review", scores.review),
-                    ("certain", scores.certain),
-                )
+                f"same document ({scores.same_document:.3f})",
+                f"review ({scores.review:.3f})",
+                f"certain ({scores.certain:.3f})",
             ],
             # Pairs grow with the square of the gallery, the budget of false ones with its size.
             "largest_sweep": float(f"{1 + 2 * FALSE_PAIRS_PER_REFERENCE / last.fmr:.1g}"),
@@ -203,16 +194,13 @@ def build_performance_page(reports: Path, images: Path) -> str:
 
 
 def _section(chapter: Chapter, report: Report) -> Section:
-    def is_main(result: Result) -> bool:
-        return any(fnmatchcase(result.name, pattern) for pattern in chapter.results)
-
-    main = (one for one in report.results if is_main(one))
+    main = [one for one in report.results if any(fnmatchcase(one.name, p) for p in chapter.results)]
     # The report says why it skipped the others.
     measured = (
         replace(one, figures=tuple(f for f in one.figures if f.value is not None)) for one in main
     )
     shown = tuple(one for one in measured if one.figures)
-    others = dict.fromkeys(one.name for one in report.results if not is_main(one))
+    others = dict.fromkeys(one.name for one in report.results if one not in main)
     return Section(chapter, report, shown, tuple(others))
 
 
