@@ -28,8 +28,7 @@ from engine.imports.chunk_writer import (
     RegistryWriter,
     was_committed,
 )
-from engine.imports.columns import FACES, ColumnMapping
-from engine.imports.faults import Field
+from engine.imports.columns import FACES, ColumnMapping, Field
 from engine.imports.import_report import FaultReport
 from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
 from engine.imports.journal import Entry, Identity, Journal

@@ -33,7 +33,7 @@ from bench.suites.workload import (
 )
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.recovery import Restored, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest

@@ -28,7 +28,7 @@ from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError, SosieError
 from engine.matching.calibration import OfKind, Thresholds
-from engine.matching.checks.document import Document, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
 from engine.matching.samples import Sample

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.document import normalise_name
+from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
 from engine.registry.cases import CaseRecord
 from engine.registry.database import AuditEntry, new_id

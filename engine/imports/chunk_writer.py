@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.imports.faults import Field, RowFault
+from engine.imports.columns import Field, RowFault
 from engine.imports.import_report import FaultReport, Tally, count_chunk
 from engine.imports.journal import Entry, Journal
 from engine.imports.row_faces import JudgedRow

@@ -14,8 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from engine.errors import RequestError
-from engine.imports.columns import Columns
-from engine.imports.faults import RowFault
+from engine.imports.columns import Columns, RowFault
 from engine.imports.row_faces import JudgedRow
 from engine.matching.bulk_enrollment import Admission
 from engine.spreadsheets import guard_cells

@@ -39,8 +39,8 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.checks.document import CheckedDocument
 from engine.matching.comparison import WatchList
+from engine.matching.documents import CheckedDocument
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate
 from engine.registry.store import Reader

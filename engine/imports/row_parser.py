@@ -11,10 +11,10 @@ import phonenumbers
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.imports.faults import Code, Field, RowFault
+from engine.imports.columns import Code, Field, RowFault
 from engine.imports.sources import RawRow
 from engine.matching.bulk_enrollment import OpenedLine
-from engine.matching.checks.document import (
+from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
     Document,

@@ -21,8 +21,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.columns import ColumnMapping, Columns, find_columns
-from engine.imports.faults import Field
+from engine.imports.columns import ColumnMapping, Columns, Field, find_columns
 
 PARQUET_MAGIC = b"PAR1"
 _PIECE_BYTES = 1 << 20

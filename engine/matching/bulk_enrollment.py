@@ -17,13 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.checks.document import (
-    CheckedDocument,
-    Document,
-    check_documents,
-    require_checkable,
-)
 from engine.matching.comparison import fuse_seconds, score_best
+from engine.matching.documents import CheckedDocument, Document, check_documents, require_checkable
 from engine.matching.registrar import publish
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy, Sample

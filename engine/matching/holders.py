@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from engine.cases.opening import date_change, is_grouped
 from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
-from engine.matching.checks.document import Document, check_documents, require_checkable
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
+from engine.matching.documents import Document, check_documents, require_checkable
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up, name_counted
 from engine.registry.audit import read_audit

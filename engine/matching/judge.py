@@ -13,8 +13,7 @@ import msgspec
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures, VectorUnusable
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import AuthorityTerms, DocumentRole, WeighedAuthority
-from engine.matching.checks.document import DEFAULT_TIME_ZONE
+from engine.matching.checks.authority import AuthorityTerms, WeighedAuthority
 from engine.matching.checks.face import (
     BatchState,
     FacePart,
@@ -41,6 +40,7 @@ from engine.matching.checks.people import PeoplePart
 from engine.matching.checks.picture import describe_frames
 from engine.matching.checks.second_model import FILLED, SecondModel
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
+from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentRole
 from engine.matching.people import (
     NO_RULES,
     PeopleBatch,

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import HolderMismatch, NotFound
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
+from engine.matching.documents import Document
 from engine.matching.holders import UNHELD, find_counted, find_document, find_holder
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn

@@ -13,8 +13,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from engine.cases.opening import NewCase, is_grouped
-from engine.matching.checks.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
-from engine.matching.checks.document import CheckedDocument, find_age
+from engine.matching.checks.authority import AuthorityQuestion, WeighedAuthority
 from engine.matching.checks.face import (
     MAX_CANDIDATES,
     BatchState,
@@ -30,6 +29,7 @@ from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.people import PeoplePart
 from engine.matching.checks.replacements import ReplacementEvidence
 from engine.matching.comparison import Comparisons
+from engine.matching.documents import CheckedDocument, DocumentRole, find_age
 from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.campaigns import LifeChanges

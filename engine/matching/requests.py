@@ -19,18 +19,18 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
-from engine.matching.checks.authority import AuthorityResult, DocumentRole
-from engine.matching.checks.document import (
+from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
+    AuthorityResult,
     CheckedDocument,
     Document,
+    DocumentRole,
     check_by_date,
     check_documents,
     find_date,
     require_checkable,
 )
-from engine.matching.checks.liveness import LivenessResult
-from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_unit
+from engine.matching.samples import ABSENT, LivenessResult, Sample, is_same_photograph, require_unit
 from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
 from engine.registry.database import AuditEntry
 from engine.registry.documents import DocumentRecord

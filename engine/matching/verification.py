@@ -18,9 +18,9 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
 from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import SEARCHED, Guard, is_near
 from engine.matching.checks.second_model import FILLED
+from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.policy import Candidate

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.cases.decided import read_decided
 from engine.matching.calibration import CalibrationCurve
-from engine.matching.checks.document import normalise_name, read_birth, read_serial
+from engine.matching.documents import normalise_name, read_birth, read_serial
 from engine.registry.cases import CaseRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader

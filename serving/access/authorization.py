@@ -343,7 +343,8 @@ def _show_authority(
     """What an authority said of the document, without its score; nothing where its own reason was
     not told either, or documents could be tried out at it with faces of others."""
     # Here, for commands that need roles alone.
-    from engine.matching.checks.authority import AuthorityCode, find_problem  # noqa: PLC0415
+    from engine.matching.checks.authority import find_problem  # noqa: PLC0415
+    from engine.matching.documents import AuthorityCode  # noqa: PLC0415
 
     problem = find_problem(AuthorityCode(body["authority"]["code"]))
     is_told = problem is not None and any(one["reason"] == problem for one in told)

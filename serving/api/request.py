@@ -19,12 +19,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import ImageError, ImageTooCostly, LivenessRefused, LivenessReplayed, SosieError
 from engine.faces.liveness_judge import Judged
-from engine.matching.checks.authority import AuthorityCode, AuthorityResult
-from engine.matching.checks.document import Document
-from engine.matching.checks.liveness import REPLAYED, LivenessResult
+from engine.matching.checks.liveness import REPLAYED
 from engine.matching.checks.picture import FaceVector, fuse_frames
+from engine.matching.documents import AuthorityCode, AuthorityResult, Document
 from engine.matching.requests import MAX_KEY_LENGTH
-from engine.matching.samples import Sample
+from engine.matching.samples import LivenessResult, Sample
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.references import SecondTemplate
 from schema.reasons import LivenessUse, PhotographKind

@@ -14,7 +14,7 @@ from engine.errors import NotFound
 from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
 from engine.matching import holders
-from engine.matching.checks.authority import DocumentRole
+from engine.matching.documents import DocumentRole
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditRecord
 from engine.registry.cases import CaseRecord

@@ -37,8 +37,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.matching.checks.authority import AuthorityResult, DocumentRole
     from engine.matching.checks.order import Replay
+    from engine.matching.documents import AuthorityResult, DocumentRole
     from engine.matching.requests import EnrollmentRequest
     from engine.registry.enrollments import EnrollmentRecord
     from schema.people import ExceptionCause
@@ -131,9 +131,9 @@ def enroll(
 
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
     """
-    from engine.matching.checks.document import require_checkable
     from engine.matching.checks.liveness import name_document, read_token
     from engine.matching.checks.picture import fuse_frames
+    from engine.matching.documents import require_checkable
     from engine.matching.requests import (
         EnrollmentRequest,
         GuardianShown,

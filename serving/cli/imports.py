@@ -16,8 +16,7 @@ from serving.cli.output import REGISTRY, Answer, Call, add_commands, print_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.imports.columns import ColumnMapping
-    from engine.imports.faults import Field
+    from engine.imports.columns import ColumnMapping, Field
     from engine.imports.import_run import Summary
 
 
@@ -100,7 +99,7 @@ def import_base(
     Exit code 0 where every row is in, 1 where some failed or it was stopped.
     """
     from engine.imports.sources import CsvForm
-    from engine.matching.checks.document import find_time_zone
+    from engine.matching.documents import find_time_zone
     from serving.imports import ImportOrder, run_import
 
     order = ImportOrder(
@@ -152,7 +151,7 @@ def _read_mapping(mapped: Sequence[str], defaults: Sequence[str]) -> ColumnMappi
 
 
 def _read_pair(text: str, option: str) -> tuple[Field, str]:
-    from engine.imports.faults import Field
+    from engine.imports.columns import Field
 
     name, sign, value = (part.strip() for part in text.partition("="))
     if not sign or not value or name not in list(Field):

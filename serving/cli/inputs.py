@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.matching.checks.document import Document
+    from engine.matching.documents import Document
     from engine.matching.samples import Sample
     from serving.deployment.deployment import Deployment
 
@@ -126,7 +126,7 @@ class Details:
 
     def document(self) -> Document:
         """The whole document; `RequestError` names what is missing."""
-        from engine.matching.checks.document import Document
+        from engine.matching.documents import Document
 
         return Document(
             type=self.require("type", "--document-type"),
@@ -138,7 +138,7 @@ class Details:
 
     def known_document(self) -> Document:
         """A document to be looked up, which its type and number alone identify."""
-        from engine.matching.checks.document import Document
+        from engine.matching.documents import Document
 
         return Document(
             type=self.require("type", "--document-type"),

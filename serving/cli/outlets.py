@@ -125,7 +125,7 @@ def _read_time_zone(given: str) -> str | None:
 
 
 def _require_time_zone(name: str | None) -> None:
-    from engine.matching.checks.document import find_time_zone
+    from engine.matching.documents import find_time_zone
 
     if name is not None:
         find_time_zone(name)

@@ -18,7 +18,7 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.registrar import Registrar
 from engine.registry.vault import Vault
 

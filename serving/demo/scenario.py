@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError, SosieError
 from engine.faces.extractor import Extracted, Extractor, StageTimes
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest

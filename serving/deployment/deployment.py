@@ -27,10 +27,10 @@ from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import Bound, Limits
 from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.comparison import WatchList
+from engine.matching.documents import Document
 from engine.matching.holders import (
     ErasureCertificate,
     PendingErasure,

@@ -29,16 +29,18 @@ from engine.errors import RequestError
 from engine.matching.checks.authority import (
     MAX_REFERENCE_LENGTH,
     Authority,
-    AuthorityCode,
     AuthorityQuestion,
     AuthorityRecord,
-    AuthorityResult,
-    Difference,
     ListedAuthority,
-    Standing,
     judge_records,
 )
-from engine.matching.checks.document import CheckedDocument
+from engine.matching.documents import (
+    AuthorityCode,
+    AuthorityResult,
+    CheckedDocument,
+    Difference,
+    Standing,
+)
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from serving.settings.terms import AuthoritySettings

@@ -30,14 +30,15 @@ from engine.faces.liveness_judge import Judged
 from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import MISSED, Guard, InFlight
-from engine.matching.checks.liveness import LivenessOfVerification, LivenessResult
+from engine.matching.checks.liveness import LivenessOfVerification
 from engine.matching.checks.picture import FaceVector
+from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
 from engine.matching.lines import Dispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import LivenessResult
 from engine.matching.verification import (
     HolderCheck,
     HolderProbe,

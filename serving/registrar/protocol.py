@@ -28,12 +28,12 @@ from serving.errors import Interrupted, ServiceRefusal
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
     from engine.imports.online import ChunkAnswer
-    from engine.matching.checks.document import Document
-    from engine.matching.checks.liveness import LivenessResult
     from engine.matching.checks.picture import FaceVector
+    from engine.matching.documents import Document
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.lines import Dispute
     from engine.matching.requests import Answer, EnrollmentRequest
+    from engine.matching.samples import LivenessResult
     from engine.matching.verification import HolderCheck, Identification
     from engine.registry.accounts import Outlet, Session
     from engine.registry.campaigns import Campaign

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.checks.document import (
+from engine.matching.documents import (
     CheckedDocument,
     Document,
     check_documents,

@@ -34,16 +34,17 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.checks.authority import (
+from engine.matching.checks.authority import AuthorityTerms
+from engine.matching.checks.liveness import LivenessTerms
+from engine.matching.checks.picture import FaceVector
+from engine.matching.documents import (
     AuthorityCode,
     AuthorityResult,
-    AuthorityTerms,
+    CheckedDocument,
+    Document,
     DocumentRole,
     Standing,
 )
-from engine.matching.checks.document import CheckedDocument, Document
-from engine.matching.checks.liveness import LivenessResult, LivenessTerms
-from engine.matching.checks.picture import FaceVector
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
@@ -55,7 +56,7 @@ from engine.matching.requests import (
     idempotency_scope,
     normalise_msisdn,
 )
-from engine.matching.samples import ABSENT, Sample
+from engine.matching.samples import ABSENT, LivenessResult, Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord

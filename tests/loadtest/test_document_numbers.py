@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from engine.matching.checks.document import Document, check_documents, read_passport
+from engine.matching.documents import Document, check_documents, read_passport
 from engine.matching.requests import normalise_msisdn
 from loadtest.document_numbers import DIGITS, SERIAL_LENGTH, SpecimenNumbers
 

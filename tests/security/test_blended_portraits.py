@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.document import Document
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import read_evidence
 from engine.matching.comparison import fuse_vectors
+from engine.matching.documents import Document
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples

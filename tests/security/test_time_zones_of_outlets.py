@@ -13,8 +13,8 @@ import pytest
 
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import RawRow
-from engine.matching.checks.document import Document
 from engine.matching.checks.order import replay
+from engine.matching.documents import Document
 from engine.matching.registrar import Registrar
 from engine.registry.accounts import Outlet
 from schema.reasons import Decision, Reason

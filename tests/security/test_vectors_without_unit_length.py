@@ -13,8 +13,8 @@ import pytest
 
 from engine.errors import RowRefused, VectorUnusable
 from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+from engine.matching.documents import Document
 from engine.matching.holders import score_holder, watch_face
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery

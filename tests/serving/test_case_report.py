@@ -23,7 +23,7 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.checks.document import check_documents
+from engine.matching.documents import check_documents
 from engine.matching.samples import CropPolicy, Sample, seal_crop
 from engine.registry import audit, database
 from engine.registry.cases import CaseRecord

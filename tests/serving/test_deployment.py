@@ -19,7 +19,7 @@ import pytest
 from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, recovery
 from engine.matching.calibration import ThresholdRates
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.requests import Answer
 from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost

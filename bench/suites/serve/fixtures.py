@@ -18,7 +18,7 @@ from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from schema.actors import Role

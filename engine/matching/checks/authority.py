@@ -11,13 +11,22 @@ import csv
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 from engine.errors import RequestError
-from engine.matching.checks.document import CheckedDocument, Document, check_documents
+from engine.matching.documents import (
+    CONTRADICTIONS,
+    AuthorityCode,
+    AuthorityResult,
+    CheckedDocument,
+    Difference,
+    Document,
+    DocumentRole,
+    Standing,
+    check_documents,
+)
 from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
@@ -28,80 +37,8 @@ K = TypeVar("K")
 MAX_REFERENCE_LENGTH = 64
 
 
-class DocumentRole(StrEnum):
-    """What a document is to an enrollment that names it: as evidence names what is said of it."""
-
-    OWN = "authority"
-    GUARDIAN = "guardian_authority"
-    REPLACED = "replaced_authority"
-
-
-class Standing(StrEnum):
-    """What a registry holds of a document, or of the person that it was given to."""
-
-    VALID = "valid"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
-    LOST = "lost"
-    STOLEN = "stolen"
-    DECEASED = "deceased"
-
-
-class Difference(StrEnum):
-    """A statement that is not the registry's."""
-
-    NAME = "name"
-    BIRTH_DATE = "birth_date"
-    EXPIRY = "expiry"
-    FACE = "face"
-
-
-class AuthorityCode(StrEnum):
-    """What came of a look-up; logs and metrics say this and nothing else of it."""
-
-    CONFIRMED = "CONFIRMED"
-    UNKNOWN_DOCUMENT = "UNKNOWN_DOCUMENT"
-    NOT_VALID = "NOT_VALID"
-    """Expired, revoked, lost or stolen, or its holder has died."""
-    DIFFERS = "DIFFERS"
-    AMBIGUOUS = "AMBIGUOUS"
-    """One answer says two things: two records, or valid and revoked at once."""
-    INCONSISTENT = "INCONSISTENT"
-    """An earlier answer, which still holds, says another thing."""
-    TIMEOUT = "TIMEOUT"
-    UNREACHABLE = "UNREACHABLE"
-    REFUSED = "REFUSED"
-    """A status of 4xx."""
-    FAILED = "FAILED"
-    """A status of 5xx, or any other that has no answer."""
-    REDIRECTED = "REDIRECTED"
-    TOO_LARGE = "TOO_LARGE"
-    MALFORMED = "MALFORMED"
-    MISBOUND = "MISBOUND"
-    """It answers another question than the one that was asked."""
-    NO_FACE_SCORE = "NO_FACE_SCORE"
-    BUSY = "BUSY"
-    """Too many look-ups at once, for as long as this one could wait."""
-    BREAKER_OPEN = "BREAKER_OPEN"
-    """Not asked: it failed again and again just now."""
-    UNREADABLE = "UNREADABLE"
-    """The list cannot be read."""
-    NOT_ASKED = "NOT_ASKED"
-    """The request came without a look-up."""
-
-
-_CONTRADICTIONS = frozenset(
-    {
-        AuthorityCode.NOT_VALID,
-        AuthorityCode.DIFFERS,
-        AuthorityCode.AMBIGUOUS,
-        AuthorityCode.INCONSISTENT,
-    }
-)
 _PUT_AWAY = frozenset({Standing.EXPIRED, Standing.REVOKED, Standing.LOST, Standing.STOLEN})
 """Why somebody has a new document; whoever comes with the old one shows its holder's face."""
-ANSWERS = frozenset({AuthorityCode.CONFIRMED, AuthorityCode.UNKNOWN_DOCUMENT}) | _CONTRADICTIONS
-"""What an authority has said; every other code is why it has said nothing."""
 
 
 def find_problem(code: AuthorityCode) -> Reason | None:
@@ -110,7 +47,7 @@ def find_problem(code: AuthorityCode) -> Reason | None:
         return None
     if code is AuthorityCode.UNKNOWN_DOCUMENT:
         return Reason.AUTHORITY_UNKNOWN_DOCUMENT
-    if code in _CONTRADICTIONS:
+    if code in CONTRADICTIONS:
         return Reason.AUTHORITY_CONTRADICTS
     return Reason.AUTHORITY_UNAVAILABLE
 
@@ -123,28 +60,6 @@ class AuthorityRecord:
     differs: frozenset[Difference] = frozenset()
     reference: str | None = None
     face_score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityResult:
-    """What came of a look-up, without anything about the person.
-
-    `at` is when the authority was asked, also of an answer that was kept (`is_kept`); `reference`
-    is its own name of the answer, `face_score` its own of the live photograph.
-    """
-
-    kind: str
-    code: AuthorityCode
-    at: datetime
-    standings: tuple[Standing, ...] = ()
-    differs: tuple[Difference, ...] = ()
-    reference: str | None = None
-    face_score: float | None = None
-    is_kept: bool = False
-
-    @property
-    def is_answer(self) -> bool:
-        return self.code in ANSWERS
 
 
 def judge_records(kind: str, records: Sequence[AuthorityRecord], at: datetime) -> AuthorityResult:

@@ -24,8 +24,9 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.samples import LivenessResult
 from engine.registry.database import AuditEntry, new_id
 from engine.registry.enrollments import LivenessRecord
 from engine.registry.events import Changes
@@ -170,7 +171,6 @@ LIVENESS_CHECKED = "liveness.checked"
 """In the audit chain: what came with a verification, or came again."""
 REPLAYED = "LIVENESS_REPLAYED"
 """Stands beside reasons in what is kept of results: one that had come before."""
-_SPENT = (None, Reason.LIVENESS_FAILED, Reason.LIVENESS_UNCERTAIN)
 _DECISIONS = {
     Reason.LIVENESS_INVALID: Decision.REJECTED,
     Reason.LIVENESS_MISBOUND: Decision.REJECTED,
@@ -178,30 +178,6 @@ _DECISIONS = {
     Reason.LIVENESS_STALE: Decision.REJECTED,
     Reason.LIVENESS_UNCERTAIN: Decision.REVIEW,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LivenessResult:
-    """A result as it was checked when it came; `problem` is None where it says that all is well.
-
-    Who has not signed it is no issuer: then all else is None. `jti` is its own name, `level` what
-    the issuer's detector was tested to (as `iso30107-3:2`), `iad` the same of injected pictures.
-    """
-
-    problem: Reason | None = None
-    issuer: str | None = None
-    jti: str | None = None
-    decision: str | None = None
-    method: str | None = None
-    level: str | None = None
-    iad: str | None = None
-    issued_at: datetime | None = None
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether its name must not come again: not of one that speaks of another photograph, or
-        whoever has seen it could use it up."""
-        return self.jti is not None and self.problem in _SPENT
 
 
 NO_RESULT = LivenessResult(Reason.LIVENESS_MISSING)

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.checks.authority import look_up_beside
-from engine.matching.checks.document import Document
 from engine.matching.checks.liveness import name_document
 from engine.matching.checks.picture import fuse_frames
+from engine.matching.documents import Document
 from engine.matching.people import ask_of
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import (

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import RequestError
-from engine.imports.columns import ColumnMapping, find_columns
-from engine.imports.faults import Field
+from engine.imports.columns import ColumnMapping, Field, find_columns
 
 SMALL = ["document_type", "document_number", "name", "live"]
 

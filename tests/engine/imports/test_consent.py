@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import NotFound
-from engine.matching.checks.document import Document, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
 from engine.registry.database import AuditEntry, new_id

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RequestError
-from engine.imports.columns import Columns
-from engine.imports.faults import MESSAGES, Code, Field, RowFault
+from engine.imports.columns import MESSAGES, Code, Columns, Field, RowFault
 from engine.imports.import_report import FaultReport, Tally
 from schema.reasons import Reason
 

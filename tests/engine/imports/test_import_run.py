@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.imports.columns import ColumnMapping
-from engine.imports.faults import Code, Field
+from engine.imports.columns import Code, ColumnMapping, Field
 from engine.imports.import_run import Ending
-from engine.matching.checks.document import Document
 from engine.matching.checks.second_model import Filled, fill_from_crops
+from engine.matching.documents import Document
 from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
 from engine.matching.requests import EnrollmentRequest

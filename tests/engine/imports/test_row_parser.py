@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stdnum.cn import ric
 
-from engine.imports.faults import MESSAGES, Code, Field, RowFault
+from engine.imports.columns import MESSAGES, Code, Field, RowFault
 from engine.imports.row_parser import ReadingTerms, Row, RowReader
 from engine.imports.sources import RawRow
 from engine.registry.accounts import Outlet

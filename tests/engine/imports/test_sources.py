@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.columns import ColumnMapping
-from engine.imports.faults import Field
+from engine.imports.columns import ColumnMapping, Field
 from engine.imports.sources import (
     BATCH_ROWS,
     BLOCK_BYTES,

@@ -17,10 +17,10 @@ from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import NO_LIMITS, Limits
 from engine.matching.checks.liveness import NOT_ASKED, LivenessTerms
 from engine.matching.comparison import WatchList
+from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.people import NO_RULES, PeopleTerms
 from engine.matching.recovery import restore_gallery

@@ -20,8 +20,8 @@ import numpy as np
 from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.document import Document
 from engine.matching.comparison import WatchList
+from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar

@@ -14,17 +14,20 @@ import pytest
 from engine.cases import steps
 from engine.errors import CaseMoved, RequestError
 from engine.matching.checks.authority import (
-    AuthorityCode,
     AuthorityQuestion,
-    AuthorityResult,
     AuthorityTerms,
-    DocumentRole,
     ListedAuthority,
     find_problem,
 )
-from engine.matching.checks.document import CheckedDocument, Document
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.order import replay
+from engine.matching.documents import (
+    AuthorityCode,
+    AuthorityResult,
+    CheckedDocument,
+    Document,
+    DocumentRole,
+)
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT

@@ -24,7 +24,7 @@ from engine.matching.bulk_enrollment import (
     admit_references,
     plan_admission,
 )
-from engine.matching.checks.document import Document, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import find_document
 from engine.matching.recovery import restore_gallery
 from engine.registry.accounts import Carrier

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stdnum.cn import ric
 
-from engine.matching.checks.document import NUMBER_RULES, Document, check_documents
+from engine.matching.documents import NUMBER_RULES, Document, check_documents
 from schema.documents import DOCUMENT_TYPES, PASSPORT
 from schema.reasons import Reason
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
-from engine.matching.checks.document import (
+from engine.matching.documents import (
     Document,
     check_documents,
     compute_check_digit,

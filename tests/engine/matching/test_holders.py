@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
-from engine.matching.checks.document import Document, check_documents
 from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
 from engine.matching.comparison import WatchList
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import (
     HolderLines,
     block_document,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.document import Document
 from engine.matching.checks.order import replay
 from engine.matching.comparison import WatchList
+from engine.matching.documents import Document
 from engine.matching.samples import Sample
 from engine.registry.references import WatchEntry
 from indexes.gallery import Gallery

@@ -20,20 +20,14 @@ from sqlalchemy import select
 
 from engine.errors import LivenessReplayed, RequestError
 from engine.faces.liveness_judge import Judged
-from engine.matching.checks.document import Document
 from engine.matching.checks.limits import NO_LIMITS, Bound
-from engine.matching.checks.liveness import (
-    JudgeTerms,
-    LivenessChecker,
-    LivenessResult,
-    LivenessTerms,
-    load_issuer,
-)
+from engine.matching.checks.liveness import JudgeTerms, LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.checks.order import replay
+from engine.matching.documents import Document
 from engine.matching.holders import erase_holder
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import GuardianShown
-from engine.matching.samples import Sample
+from engine.matching.samples import LivenessResult, Sample
 from engine.registry.enrollments import LivenessCount
 from engine.registry.retention import Kind
 from engine.retention.job import DirectRunner, Schedule, run_retention

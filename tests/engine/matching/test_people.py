@@ -25,9 +25,9 @@ from engine.errors import (
     TooManyFailures,
 )
 from engine.lifecycle.reverification import exempt
-from engine.matching.checks.document import Document, check_documents
 from engine.matching.checks.limits import NO_LIMITS, Bound
 from engine.matching.checks.order import read_evidence, replay
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.lines import close_line
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms

@@ -13,8 +13,8 @@ import pytest
 
 from engine.errors import GalleryBehind, SosieError
 from engine.matching import requests as intake
-from engine.matching.checks.document import CheckedDocument, Document, check_by_date
 from engine.matching.comparison import fuse_vectors
+from engine.matching.documents import CheckedDocument, Document, check_by_date
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
 from indexes.flat import FlatIndex

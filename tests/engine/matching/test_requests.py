@@ -25,7 +25,7 @@ from engine.errors import (
     SealBroken,
 )
 from engine.faces.extractor import Extraction, Extractor, open_extractor
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest, describe_record
 from engine.matching.samples import (
     CropPolicy,

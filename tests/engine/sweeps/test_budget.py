@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import CalibrationError
-from engine.matching.checks.document import read_birth, read_serial
+from engine.matching.documents import read_birth, read_serial
 from engine.registry.database import new_id
 from engine.sweeps import budget, likelihood
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.registry.database import utc_now
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings

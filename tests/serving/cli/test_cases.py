@@ -65,8 +65,8 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
 def test_a_disputed_line_is_a_case_that_names_it(
     full_home: Path, enrolled: dict[str, Any], sosie: Any
 ) -> None:
-    from engine.matching.checks.document import Document
     from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+    from engine.matching.documents import Document
     from engine.matching.lines import dispute_line
     from schema.actors import Caller
     from serving.cli.inputs import open_deployment

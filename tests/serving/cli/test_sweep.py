@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.registry.database import utc_now
 from serving.cli.inputs import sample_photographs
 from serving.deployment.deployment import Deployment

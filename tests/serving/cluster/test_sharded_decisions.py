@@ -19,7 +19,7 @@ import structlog
 from stdnum.cn import ric
 
 from engine.errors import LeaseLost, SosieError
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.matching.verification import Identification

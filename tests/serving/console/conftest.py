@@ -21,7 +21,7 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.checks.document import check_documents
+from engine.matching.documents import check_documents
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer

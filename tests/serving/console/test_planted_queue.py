@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, expect
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
-from engine.matching.checks.document import Document, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from schema.cases import CaseState

@@ -21,8 +21,8 @@ from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from engine.errors import RequestError
-from engine.matching.checks.authority import AuthorityCode, AuthorityQuestion, AuthorityResult
-from engine.matching.checks.document import CheckedDocument
+from engine.matching.checks.authority import AuthorityQuestion
+from engine.matching.documents import AuthorityCode, AuthorityResult, CheckedDocument
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.ingress.http_authority import CircuitBreaker, HttpAuthority, reach

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.checks.document import Document
+from engine.matching.documents import Document
 from schema.documents import DOCUMENT_TYPES
 from schema.reasons import Reason
 from serving.sandbox.outcomes import (
