@@ -24,9 +24,9 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 # raises one.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "modules": (423, 355),
-        "product_lines": (116_348, 102_000),
-        "python_tokens": (711_364, 625_000),
+        "modules": (424, 355),
+        "product_lines": (116_370, 102_000),
+        "python_tokens": (711_490, 625_000),
         "test_lines": (80_186, 72_000),
         "longest_file": (782, 700),
         "files_over_500_lines": (49, 16),
@@ -34,7 +34,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "functions_of_15_branches": (40, 15),
         "near_equal_classes": (62, 15),
         "class_names_twice": (70, 55),
-        "module_names_twice": (37, 30),
+        "module_names_twice": (38, 30),
         "docstrings_with_odd_starts_percent": (13.2, 5),
         "docs_kilobytes": (429, 350),
     }

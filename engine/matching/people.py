@@ -21,12 +21,12 @@ from engine.matching.checks.face import (
     LinePart,
     find_candidates,
     find_decided,
-    find_problems,
     resemble_holder,
 )
 from engine.matching.checks.guardians import GuardianEvidence
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.people import PeoplePart
+from engine.matching.checks.picture import find_problems
 from engine.matching.checks.replacements import ReplacementEvidence
 from engine.matching.comparison import Comparisons
 from engine.matching.documents import CheckedDocument, DocumentRole, find_age
@@ -349,9 +349,9 @@ class PeopleBatch:
         apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         if own_id is not None and _reaches(holder_score, thresholds.same_document):
             apart |= state.standing.kin(own_id)
-        problems = find_problems(live.problems, live.vector is None)
+        problems = find_problems(live)
         if not portrait.is_absent:
-            problems += find_problems(portrait.problems, portrait.vector is None)
+            problems += find_problems(portrait)
         if guardian.is_same_photograph:
             problems += (Reason.SAME_PHOTOGRAPH,)
         is_minor = _is_minor(guardian.document.born_on, attempt.judged_on, rules)

@@ -339,7 +339,8 @@ class Intake:
             return []
         requests = [request for request, _ in sound]
         outlets = self._store.outlets(sorted({item.outlet for item in requests}))
-        zones = [self._find_time_zone(outlets.get(item.outlet)) for item in requests]
+        held = (outlets.get(item.outlet) for item in requests)
+        zones = [(one.time_zone if one else None) or self._time_zone for one in held]
         dates = [find_date(now, zone) for zone in zones]
         documents = check_by_date([item.document for item in requests], dates)
         scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
@@ -406,9 +407,6 @@ class Intake:
                     attempt, replaced=document, replaced_lookup=lookup, replaced_name_lookup=name
                 )
         return attempt
-
-    def _find_time_zone(self, outlet: Outlet | None) -> str:
-        return (outlet.time_zone if outlet else None) or self._time_zone
 
     def _attempt(
         self,

@@ -14,7 +14,7 @@ from engine.cases.opening import NewCase
 from engine.matching.checks.authority import AuthorityPart, WeighedAuthority
 from engine.matching.checks.document import DocumentPart
 from engine.matching.checks.liveness import Judgement, LivenessPart, Weighed
-from engine.matching.checks.picture import PicturePart
+from engine.matching.checks.picture import PicturePart, find_problems
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores, Finding, Verdict
 from engine.matching.requests import Attempt
@@ -307,12 +307,8 @@ def gather_evidence(
             name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
         ),
         PicturePart(
-            live_problems=find_problems(
-                attempt.request.live.problems, attempt.request.live.vector is None
-            ),
-            portrait_problems=find_problems(
-                attempt.request.portrait.problems, attempt.request.portrait.vector is None
-            ),
+            live_problems=find_problems(attempt.request.live),
+            portrait_problems=find_problems(attempt.request.portrait),
             is_same_photograph=attempt.is_same_photograph,
         ),
         FacePart(
@@ -356,10 +352,6 @@ def _document_findings(attempt: Attempt, record: DocumentRecord | None) -> tuple
         # What is acknowledged happens: nothing comes to the document that would go with it.
         findings = (*findings, Reason.ERASURE_PENDING)
     return tuple(dict.fromkeys(findings))
-
-
-def find_problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, ...]:
-    return (Reason.NO_FACE,) if is_faceless and not problems else problems
 
 
 def resemble_holder(

@@ -106,6 +106,10 @@ def measure_agreement(vectors: NDArray[np.float32]) -> float:
     return float(scores.min(axis=1).max())
 
 
+def find_problems(shown: Sample) -> tuple[Reason, ...]:
+    return shown.problems or ((Reason.NO_FACE,) if shown.vector is None else ())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PicturePart(EvidencePart):
     """Reasons to ask for a new photograph."""
