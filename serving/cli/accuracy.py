@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import RequestError, advise_extra
-from serving.cli.inputs import require_place
-from serving.cli.output import (
-    FIGURES,
-    Answer,
-    Call,
-    add_commands,
-    escape,
-    print_line,
-    print_table,
-    wide_console,
-)
+from serving.cli.inputs import argument, option, require_place
+from serving.cli.output import Answer, Call, command, escape, print_line, print_table, wide_console
 
 if TYPE_CHECKING:
     from engine.accuracy.calibrate import Fitted
@@ -28,92 +17,53 @@ if TYPE_CHECKING:
     from engine.models.transform import Transform
     from serving.settings.settings import Settings
 
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Photographs: a folder per person, as in LFW.")
-]
-SourceOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What the photographs are, in words; kept with the figures.", show_default="DIR"
-    ),
-]
+FOLDER_ARGUMENT = argument("Photographs: a folder per person, as in LFW.", "DIR")
+SOURCE_OPTION = option(
+    "What the photographs are, in words; kept with the figures.", show_default="DIR"
+)
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, FIGURES, evaluate=evaluate_folder, calibrate=calibrate_model)
-
-
+@command("evaluate")
 def evaluate_folder(
     call: Call,
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR",
-            help="Photographs: a folder per person, as in LFW; or in each a folder live and one "
-            "portrait, to compare live photographs with portraits alone.",
-        ),
-    ],
-    card: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="The model card to evaluate, instead of the deployment's."
-        ),
-    ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Compare these pairs alone: columns `photograph` and `other`, paths in DIR; or "
-            "LFW's pairs.txt.",
-        ),
-    ] = None,
-    attributes: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Groups to compare: a column `photograph` (its path in DIR) or `person`, others "
-            "of labels; `captured_at`, where there, dates the photographs.",
-        ),
-    ] = None,
-    dates: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.csv", help="Columns `photograph` and `captured_at`: ageing."),
-    ] = None,
-    fmr: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-12,
-            max=0.5,
-            help="Sets the one threshold at which qualities, groups and ages are compared.",
-            show_default="1e-4, or what the data support",
-        ),
-    ] = None,
-    source: SourceOption = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Draw the DET curve there; beside it FILE-gallery.png, FILE-quality.png, and "
-            "those of attributes and ageing.",
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Write report.md, evaluation.json, pictures, and flagged.csv, which has paths.",
-        ),
-    ] = None,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Also list photographs without a face, by their paths.")
-    ] = False,
-    flagged: Annotated[
-        bool,
-        typer.Option(
-            "--flagged",
-            help="Also list, by their paths, strangers who may be one person under two names.",
-        ),
-    ] = False,
+    folder: Path = argument(
+        "Photographs: a folder per person, as in LFW; or in each a folder live and one portrait, "
+        "to compare live photographs with portraits alone.",
+        "DIR",
+    ),
+    card: Path | None = option(
+        "The model card to evaluate, instead of the deployment's.", "FILE.toml"
+    ),
+    pairs: Path | None = option(
+        "Compare these pairs alone: columns `photograph` and `other`, paths in DIR; or LFW's "
+        "pairs.txt.",
+        "FILE",
+    ),
+    attributes: Path | None = option(
+        "Groups to compare: a column `photograph` (its path in DIR) or `person`, others of "
+        "labels; `captured_at`, where there, dates the photographs.",
+        "FILE.csv",
+    ),
+    dates: Path | None = option("Columns `photograph` and `captured_at`: ageing.", "FILE.csv"),
+    fmr: float | None = option(
+        "Sets the one threshold at which qualities, groups and ages are compared.",
+        min=1e-12,
+        max=0.5,
+        show_default="1e-4, or what the data support",
+    ),
+    source: str | None = SOURCE_OPTION,
+    plot: Path | None = option(
+        "Draw the DET curve there; beside it FILE-gallery.png, FILE-quality.png, and those of "
+        "attributes and ageing.",
+        "FILE.png",
+    ),
+    report: Path | None = option(
+        "Write report.md, evaluation.json, pictures, and flagged.csv, which has paths.", "DIR"
+    ),
+    failed: bool = option("Also list photographs without a face, by their paths."),
+    flagged: bool = option(
+        "Also list, by their paths, strangers who may be one person under two names."
+    ),
 ) -> Answer:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
@@ -218,41 +168,29 @@ def _find_verify(settings: Settings) -> tuple[float, str] | None:
     return score, f"`verify`, FMR {fmr:g} by version {calibration.version} of the calibration"
 
 
+@command("calibrate")
 def calibrate_model(
     call: Call,
-    folder: FolderArgument,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where the calibration goes.",
-            show_default="beside the card, as NAME.calibration.json",
-        ),
-    ] = None,
-    card: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            help="The model card to update with the calibration and thresholds that these "
-            "photographs support; where there is none yet, a copy of the deployment's.",
-        ),
-    ] = None,
-    source: SourceOption = None,
-    population: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz", help="Also fit the statistics that synthetic galleries come from."
-        ),
-    ] = None,
-    transform: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz",
-            help="Also fit what is applied to the model's vectors (their mean is subtracted). It "
-            "changes the model's digest: references made without it are converted by sosie "
-            "upgrade.",
-        ),
-    ] = None,
+    folder: Path = FOLDER_ARGUMENT,
+    output: Path | None = option(
+        "Where the calibration goes.",
+        "FILE",
+        show_default="beside the card, as NAME.calibration.json",
+    ),
+    card: Path | None = option(
+        "The model card to update with the calibration and thresholds that these photographs "
+        "support; where there is none yet, a copy of the deployment's.",
+        "FILE.toml",
+    ),
+    source: str | None = SOURCE_OPTION,
+    population: Path | None = option(
+        "Also fit the statistics that synthetic galleries come from.", "FILE.npz"
+    ),
+    transform: Path | None = option(
+        "Also fit what is applied to the model's vectors (their mean is subtracted). It changes "
+        "the model's digest: references made without it are converted by sosie upgrade.",
+        "FILE.npz",
+    ),
 ) -> Answer:
     """Fit a model's thresholds to photographs of known people.
 

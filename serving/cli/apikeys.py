@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from engine.errors import RequestError
 from schema.actors import Role
 from serving.access.authorization import MIN_BURST
-from serving.cli.inputs import read_date, require_code, require_words
-from serving.cli.output import (
-    DEPLOYMENT,
-    Answer,
-    Call,
-    Columns,
-    add_group,
-    escape,
-    list_answer,
-    print_line,
-)
+from serving.cli.inputs import argument, option, read_date, require_code, require_words
+from serving.cli.output import Answer, Call, Columns, command, escape, list_answer, print_line
 
 if TYPE_CHECKING:
     from engine.registry.accounts import ApiKey
@@ -32,44 +23,24 @@ MAX_LABEL_LENGTH = 200
 FASTEST = 1_000_000
 
 
-def register(app: typer.Typer) -> None:
-    summary = "Add a key of the service, list them, or revoke one."
-    add_group(app, "apikey", summary, DEPLOYMENT, add=add_key, list=list_keys, revoke=revoke_key)
-    summary = "List who has signed in to the console, and end their sessions."
-    accounts = {"list": list_accounts, "sign-out": sign_out_person, "forget": forget_person}
-    add_group(app, "account", summary, DEPLOYMENT, **accounts)
-
-
+@command("apikey add")
 def add_key(
     call: Call,
-    role: Annotated[Role, typer.Option(help="What the key may do.")],
-    carrier: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Its carrier: for roles outlet and carrier.")
-    ] = None,
-    outlet: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Its outlet: for the role outlet.")
-    ] = None,
-    person: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Whose it is, as your directory names them: for roles fraud and operator. "
-            "Several keys of one person are one person.",
-        ),
-    ] = None,
-    label: Annotated[str, typer.Option(help="What it is for.")] = "",
-    rate_limit: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="Items a second that it may ask for; without it, the setting serve.rate_limit. "
-            f"Each replica lets a burst of {MIN_BURST} through first.",
-        ),
-    ] = None,
-    expires_on: Annotated[
-        str | None,
-        typer.Option(metavar="DAY", help="The last day (UTC) on which it is taken: 2031-01-31."),
-    ] = None,
+    role: Role = option("What the key may do.", default=...),
+    carrier: str | None = option("Its carrier: for roles outlet and carrier.", "CODE"),
+    outlet: str | None = option("Its outlet: for the role outlet.", "CODE"),
+    person: str | None = option(
+        "Whose it is, as your directory names them: for roles fraud and operator. Several keys of "
+        "one person are one person.",
+        "NAME",
+    ),
+    label: str = option("What it is for.", default=""),
+    rate_limit: float | None = option(
+        "Items a second that it may ask for; without it, the setting serve.rate_limit. "
+        f"Each replica lets a burst of {MIN_BURST} through first.",
+        "N",
+    ),
+    expires_on: str | None = option("The last day (UTC) on which it is taken: 2031-01-31.", "DAY"),
 ) -> Answer:
     """Add a key and show it, this once: only a digest of it is kept."""
     from engine.registry.accounts import ApiKey
@@ -106,6 +77,7 @@ def add_key(
     return Answer({"key": made.text} | plain(_list_key(key, now)), show)
 
 
+@command("apikey list")
 def list_keys(call: Call) -> Answer:
     """List the keys, those no longer in force too, the oldest first; without their secrets."""
     now = datetime.now(UTC)
@@ -124,9 +96,9 @@ def list_keys(call: Call) -> Answer:
     return list_answer({"keys": items}, items, columns, empty)
 
 
+@command("apikey revoke")
 def revoke_key(
-    call: Call,
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `sosie apikey list` shows it.")],
+    call: Call, key_id: str = argument("As `sosie apikey list` shows it.", "ID")
 ) -> Answer:
     """Revoke a key: the service refuses it within the setting serve.key_cache_s."""
     require_code(key_id)
@@ -138,11 +110,11 @@ def revoke_key(
 def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None:
     needed = {Role.OUTLET: (True, True), Role.CARRIER: (True, False)}.get(role, (False, False))
     bounds = zip(("--carrier", "--outlet"), (carrier, outlet), needed, strict=True)
-    for option, value, is_needed in bounds:
+    for name, value, is_needed in bounds:
         if is_needed and value is None:
-            raise RequestError(f"a key of role {role.value} is bound: give {option} too")
+            raise RequestError(f"a key of role {role.value} is bound: give {name} too")
         if not is_needed and value is not None:
-            raise RequestError(f"a key of role {role.value} is not bound by {option}: leave it out")
+            raise RequestError(f"a key of role {role.value} is not bound by {name}: leave it out")
         if value is not None:
             require_code(value)
 
@@ -193,11 +165,10 @@ def _list_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> Liste
     return of_record(ListedKey, key, key_id=key.id, state=_name_state(key, now, closed))
 
 
-PersonName = Annotated[
-    str, typer.Argument(metavar="NAME", help="As `sosie account list` shows it.")
-]
+PERSON_NAME = argument("As `sosie account list` shows it.", "NAME")
 
 
+@command("account list")
 def list_accounts(call: Call) -> Answer:
     """List who has signed in by the identity provider, by name."""
     from serving.wire.fields import of_record
@@ -215,7 +186,8 @@ def list_accounts(call: Call) -> Answer:
     return list_answer({"accounts": items}, items, columns, empty)
 
 
-def sign_out_person(call: Call, person: PersonName) -> Answer:
+@command("account sign-out")
+def sign_out_person(call: Call, person: str = PERSON_NAME) -> Answer:
     """End every session of a person: refused within the setting serve.key_cache_s.
 
     Who is still in a group of [sign_in] may sign in again.
@@ -223,7 +195,8 @@ def sign_out_person(call: Call, person: PersonName) -> Answer:
     return _end_sessions(call, person, forgets=False)
 
 
-def forget_person(call: Call, person: PersonName) -> Answer:
+@command("account forget")
+def forget_person(call: Call, person: str = PERSON_NAME) -> Answer:
     """Forget an account, with its sessions: its name is free for another one.
 
     Only for a name that the provider has given to somebody else: histories keep it.

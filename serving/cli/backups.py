@@ -10,23 +10,13 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from engine.errors import DeadlinePassed, RegistryError, RequestError
-from serving.cli.inputs import require_words
-from serving.cli.output import (
-    DEPLOYMENT,
-    Answer,
-    Call,
-    Columns,
-    add_commands,
-    add_group,
-    escape,
-    list_answer,
-    print_line,
-)
+from serving.cli.inputs import argument, option, require_words
+from serving.cli.output import Answer, Call, Columns, command, escape, list_answer, print_line
 
 if TYPE_CHECKING:
     from engine.registry.audit import AuditRecord
@@ -41,13 +31,8 @@ KEY_HOURS = 24
 """After so long a service's backup has hung."""
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, DEPLOYMENT, backup=backup, restore=restore)
-
-
-def backup(
-    call: Call, target: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder.")]
-) -> Answer:
+@command("backup")
+def backup(call: Call, target: Path = argument("A new folder.", "DEST")) -> Answer:
     """Copy the registry to a new folder, also while a service runs, and check the copy.
 
     The key ring is not in it: keep its copy elsewhere, together they reveal every face.
@@ -64,15 +49,13 @@ def backup(
     )
 
 
+@command("restore")
 def restore(
     call: Call,
-    source: Annotated[
-        Path, typer.Argument(metavar="BACKUP", help="A backup's folder, or an SQLite file.")
-    ],
-    replaces: Annotated[
-        bool,
-        typer.Option("--replace", help="Replace the registry that is there; SQLite's is kept."),
-    ] = False,
+    source: Path = argument("A backup's folder, or an SQLite file.", "BACKUP"),
+    replaces: bool = option(
+        "Replace the registry that is there; SQLite's is kept.", None, "--replace"
+    ),
 ) -> Answer:
     """Put a backup in the place of the registry, and say what is lost since. Stop servers first."""
     from engine.registry.backup import restore_backup
@@ -185,33 +168,16 @@ def _print_lost(lost: Lost | None) -> None:
 MOST_ENTRIES = 100_000
 
 
-def register_audit(app: typer.Typer) -> None:
-    summary = "Read, verify and mend the audit chain, and hold certificates against it."
-    commands = {
-        "show": show_entries,
-        "verify": verify_entries,
-        "mend": mend,
-        "certificate": check_file,
-    }
-    add_group(app, "audit", summary, DEPLOYMENT, **commands)
-
-
+@command("audit show")
 def show_entries(
     call: Call,
-    action: Annotated[
-        str | None, typer.Option(help="Only this action, as enrollment.decided.")
-    ] = None,
-    actor: Annotated[str | None, typer.Option(help="Only this actor, as outlet:b1.")] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="Only what names this: the id of a document, line, case …")
-    ] = None,
-    after: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Entries above this number, oldest first.", show_default="the newest"
-        ),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=MOST_ENTRIES, help="How many at most.")] = 50,
+    action: str | None = option("Only this action, as enrollment.decided."),
+    actor: str | None = option("Only this actor, as outlet:b1."),
+    subject: str | None = option("Only what names this: the id of a document, line, case …"),
+    after: int | None = option(
+        "Entries above this number, oldest first.", min=0, show_default="the newest"
+    ),
+    limit: int = option("How many at most.", default=50, min=1, max=MOST_ENTRIES),
 ) -> Answer:
     """Show entries of the audit chain, in its order.
 
@@ -236,12 +202,10 @@ def show_entries(
     return list_answer(page, found, columns, empty, next_page)
 
 
+@command("audit verify")
 def verify_entries(
     call: Call,
-    anchor: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Heads that were anchored outside, a line each."),
-    ] = None,
+    anchor: Path | None = option("Heads that were anchored outside, a line each.", "FILE"),
 ) -> Answer:
     """Recompute the audit chain, and check the database against it and against anchored heads.
 
@@ -284,11 +248,10 @@ def verify_entries(
     return Answer(answer, text, is_no=not found.intact or bool(damage))
 
 
+@command("audit mend")
 def mend(
     call: Call,
-    reason: Annotated[
-        str, typer.Option(help="Why the chain may go on as it is. It stays: no names.")
-    ],
+    reason: str = option("Why the chain may go on as it is. It stays: no names.", default=...),
 ) -> Answer:
     """Let a broken audit chain go on: two operators seal what `audit verify` finds, by their keys.
 
@@ -329,10 +292,8 @@ def _describe_mend(record: AuditRecord) -> str:
     return escape(f"entry {record.number} ({record.at:%Y-%m-%d %H:%M} UTC), {told}")
 
 
-def check_file(
-    call: Call,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, as JSON.")],
-) -> Answer:
+@command("audit certificate")
+def check_file(call: Call, file: Path = argument("A certificate, as JSON.", "FILE")) -> Answer:
     """Check a certificate of an erasure or of retention against the audit chain.
 
     Exit code 1 where it does not hold: altered, of another registry, or from before a restore.

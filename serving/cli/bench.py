@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from serving.cli.output import FIGURES, JsonFlag
+from serving.cli.inputs import argument, option
+from serving.cli.output import JsonFlag, command
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def register(app: typer.Typer) -> None:
-    app.command(context_settings=PASSED_ON, rich_help_panel=FIGURES)(bench)
-    app.command(rich_help_panel=FIGURES)(demo)
-
-
+@command("bench", context_settings=PASSED_ON)
 def bench(
     context: typer.Context,
-    suite: Annotated[
-        str,
-        typer.Argument(
-            metavar="SUITE",
-            help="kernels, search, join, gallery, registrar, shards, extract, accuracy, import, "
-            "sweep, serve, curves, accelerator; report, docs.",
-        ),
-    ],
+    suite: str = argument(
+        "kernels, search, join, gallery, registrar, shards, extract, accuracy, import, sweep, "
+        "serve, curves, accelerator; report, docs.",
+        "SUITE",
+    ),
 ) -> None:
     """Run a benchmark suite; `report` runs all of them, `pytest-benchmark compare` compares runs.
 
@@ -43,20 +36,20 @@ def bench(
 
     # Anew: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder named bench where the
     # command happens to run is not ours.
-    command = [sys.executable, "-P", "-m", "bench", suite, *context.args]
-    os.execve(sys.executable, command, benchmark_environment())  # noqa: S606 - our own interpreter
+    words = [sys.executable, "-P", "-m", "bench", suite, *context.args]
+    os.execve(sys.executable, words, benchmark_environment())  # noqa: S606 - our own interpreter
 
 
+@command("demo")
 def demo(
-    faces: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Your own photographs: a folder per person.")
-    ] = None,
-    gallery_size: Annotated[
-        int,
-        typer.Option(
-            "--gallery", min=0, help="Synthetic references that the faces are searched among."
-        ),
-    ] = 100_000,
+    faces: Path | None = option("Your own photographs: a folder per person.", "DIR"),
+    gallery_size: int = option(
+        "Synthetic references that the faces are searched among.",
+        None,
+        "--gallery",
+        default=100_000,
+        min=0,
+    ),
     as_json: JsonFlag = False,
 ) -> None:
     """Show every kind of decision on real photographs."""
@@ -65,15 +58,9 @@ def demo(
     raise typer.Exit(run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json))
 
 
-def register_loadtest(app: typer.Typer) -> None:
-    app.command(context_settings=PASSED_ON, rich_help_panel=FIGURES)(loadtest)
-
-
+@command("loadtest", context_settings=PASSED_ON)
 def loadtest(
-    context: typer.Context,
-    shape: Annotated[
-        str, typer.Argument(metavar="SHAPE", help="smoke, steady, spike, knee, soak.")
-    ],
+    context: typer.Context, shape: str = argument("smoke, steady, spike, knee, soak.", "SHAPE")
 ) -> None:
     """Load a service, and compare every decision with the planned one.
 
@@ -85,5 +72,5 @@ def loadtest(
 
     # Anew: gevent replaces sockets and threads of the whole interpreter. -P: a folder named
     # loadtest where the command happens to run is not ours.
-    command = [sys.executable, "-P", "-m", "loadtest", shape, *context.args]
-    os.execv(sys.executable, command)  # noqa: S606 - our own interpreter
+    words = [sys.executable, "-P", "-m", "loadtest", shape, *context.args]
+    os.execv(sys.executable, words)  # noqa: S606 - our own interpreter

@@ -7,20 +7,18 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from engine.errors import RegistryError, SosieError
 from schema.cases import CaseSort, Outcome
-from serving.cli.inputs import require_place
+from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import (
-    REGISTRY,
     Answer,
     Call,
     Columns,
-    add_commands,
-    add_group,
+    command,
     escape,
     list_answer,
     print_facts,
@@ -38,37 +36,105 @@ if TYPE_CHECKING:
 MAX_NOTE_BYTES = 64 * 1024
 ME = "me"
 
-CaseId = Annotated[str, typer.Argument(metavar="ID", help="The case's id.")]
-OutcomeOption = Annotated[Outcome, typer.Option(help="What was found.")]
-LinesOption = Annotated[
-    list[str] | None,
-    typer.Option("--close-line", metavar="LINE", help="A line to close, by its id; repeat it."),
-]
-KeepFlag = Annotated[
-    bool,
-    typer.Option(
-        "--keep-lines",
-        help="Say that the lines which are not to be closed stay in use, as fraud must.",
-    ),
-]
-SeenOption = Annotated[
-    str,
-    typer.Option(
-        "--seen-at",
-        metavar="MOMENT",
-        help="The case's updated_at, as shown; refused where the case has changed since.",
-    ),
-]
+CASE_ID = argument("The case's id.", "ID")
+OUTCOME_OPTION = option("What was found.", default=...)
+LINES_OPTION = option("A line to close, by its id; repeat it.", "LINE")
+KEEP_FLAG = option("Say that the lines which are not to be closed stay in use, as fraud must.")
+SEEN_OPTION = option(
+    "The case's updated_at, as shown; refused where the case has changed since.",
+    "MOMENT",
+    default=...,
+)
 
 
+@command("case show")
+def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
+    """Show a case with its documents, their lines in use, and its history; audited.
+
+    Numbers show their last digits.
+    """
+    from serving.api import serializers
+
+    case = serializers.case_file(call.store, case_id)
+    call.note("case.read", case.case_id, {"documents": list(case.document_ids)})
+    why = [] if call.as_json else _tell_why(call.deployment, case)
+    return Answer(case, lambda: _print_case(case, why))
+
+
+def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
+    """The terms of its group, where the sweep's files are still there."""
+    from engine.errors import NotFound, RegistryError, SweepOver
+    from serving.sweeps.sweep_views import SweepReader, describe_terms
+
+    if case.sweep_id is None or case.group_key is None:
+        return []
+    try:
+        reader = SweepReader(deployment.store, deployment.sweep_folder)
+        group = reader.group(case.sweep_id, case.group_key)
+    except (NotFound, RegistryError, SweepOver):
+        return ["the sweep's files, which tell it, are no longer there"]
+    return describe_terms(group)
+
+
+def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
+    """What another person approves: how many numbers close by it, of all that it could close."""
+    in_use = sum(len(document.lines) for document in case.documents)
+    text = f"{proposal.outcome} by {proposal.by}: "
+    text += f"{len(proposal.close_lines)} of {in_use} numbers will be closed"
+    return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
+
+
+def _print_case(case: CaseFile, why: list[str]) -> None:
+    from serving.wire.fields import plain
+
+    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
+    facts = {
+        name.replace("_", " "): str(value)
+        for name, value in plain(case).items()
+        if value not in (None, []) and name not in listed_below
+    }
+    if case.proposal is not None and case.outcome is None:
+        facts["proposal"] = _describe_proposed(case, case.proposal)
+    print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
+    if why:
+        print_table("Why it is here", ("",), [[escape(one)] for one in why])
+    closing = () if case.proposal is None else case.proposal.close_lines
+    rows = []
+    for document in case.documents:
+        due = document.erasure_due_at
+        marks = [
+            "suspect" if document.is_suspect else "",
+            "" if due is None else f"erased by {due:%Y-%m-%d}",
+        ]
+        what = [document.document_id, ", ".join(filter(None, marks))]
+        rows += [
+            [
+                *what,
+                line.line_id,
+                line.number or "-",
+                line.status + (", will be closed" if line.line_id in closing else ""),
+                escape(f"{line.carrier} {line.outlet}"),
+            ]
+            for line in document.lines
+        ] or [[*what, "none in use", "", "", ""]]
+    if rows:
+        print_table(None, ("document", "", "line", "number", "status", "where"), rows)
+    columns: Columns = {
+        "at": lambda note: note.at.isoformat(timespec="seconds"),
+        "who": "actor",
+        "what": "kind",
+        "": lambda note: escape(note.text),
+    }
+    if case.notes:
+        print_items(None, case.notes, columns)
+
+
+@command("case assign")
 def assign_cases(
     call: Call,
-    case_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of cases.")],
-    to: Annotated[
-        str | None,
-        typer.Option("--to", metavar="PERSON", help="As histories name people.", show_default=ME),
-    ] = None,
-    back: Annotated[bool, typer.Option("--back", help="Give it back to the queue.")] = False,
+    case_ids: list[str] = argument("The ids of cases.", "ID..."),
+    to: str | None = option("As histories name people.", "PERSON", show_default=ME),
+    back: bool = option("Give it back to the queue."),
 ) -> None:
     """Give cases to a person, or back to the queue; with several, `--json` has a line for each."""
     if back and to is not None:
@@ -78,25 +144,25 @@ def assign_cases(
         call.print(_step(call, case_id, "assign", assignee))
 
 
+@command("case note")
 def note_case(
     call: Call,
-    case_id: CaseId,
-    text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="The remark; - reads standard input.")
-    ],
+    case_id: str = CASE_ID,
+    text: str = argument("The remark; - reads standard input.", "TEXT"),
 ) -> Answer:
     """Add a remark to the history of a case; it is sealed in the registry."""
     remark = sys.stdin.read(MAX_NOTE_BYTES).strip() if text == "-" else text
     return _step(call, case_id, "note", remark)
 
 
+@command("case propose")
 def propose_outcome(
     call: Call,
-    case_id: CaseId,
-    outcome: OutcomeOption,
-    seen_at: SeenOption,
-    close_line: LinesOption = None,
-    keep_lines: KeepFlag = False,
+    case_id: str = CASE_ID,
+    outcome: Outcome = OUTCOME_OPTION,
+    seen_at: str = SEEN_OPTION,
+    close_line: list[str] | None = LINES_OPTION,
+    keep_lines: bool = KEEP_FLAG,
 ) -> Answer:
     """Propose an outcome, and the lines to be closed by it, for another person to decide.
 
@@ -105,18 +171,20 @@ def propose_outcome(
     return _end(call, case_id, "propose", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
-def withdraw_proposal(call: Call, case_id: CaseId) -> Answer:
+@command("case withdraw")
+def withdraw_proposal(call: Call, case_id: str = CASE_ID) -> Answer:
     """Take the proposal back."""
     return _step(call, case_id, "withdraw")
 
 
+@command("case close")
 def close_case(
     call: Call,
-    case_id: CaseId,
-    outcome: OutcomeOption,
-    seen_at: SeenOption,
-    close_line: LinesOption = None,
-    keep_lines: KeepFlag = False,
+    case_id: str = CASE_ID,
+    outcome: Outcome = OUTCOME_OPTION,
+    seen_at: str = SEEN_OPTION,
+    close_line: list[str] | None = LINES_OPTION,
+    keep_lines: bool = KEEP_FLAG,
 ) -> Answer:
     """Close a case.
 
@@ -186,19 +254,14 @@ def _finish_erasures(deployment: Deployment, actor: str) -> str:
     )
 
 
+@command("case report")
 def report_case(
     call: Call,
-    case_id: CaseId,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the page goes.")],
-    faces: Annotated[
-        bool, typer.Option("--faces", help="With the faces that are kept, side by side.")
-    ] = False,
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show names and numbers in full, not masked.")
-    ] = False,
-    carrier: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Leave out what this carrier may not see.")
-    ] = None,
+    case_id: str = CASE_ID,
+    file: Path = argument("Where the page goes.", "FILE"),
+    faces: bool = option("With the faces that are kept, side by side."),
+    reveal: bool = option("Show names and numbers in full, not masked."),
+    carrier: str | None = option("Leave out what this carrier may not see.", "CODE"),
 ) -> Answer:
     """Write a case as one HTML page for police or a regulator; audited.
 
@@ -233,15 +296,13 @@ def report_case(
     return Answer(answer, text)
 
 
+@command("precision")
 def show_precision(
     call: Call,
-    sweep: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of this sweep's pairs and cases alone.")
-    ] = None,
-    wanted: Annotated[
-        float,
-        typer.Option(min=0.01, max=0.99, help="The precision that a threshold is proposed for."),
-    ] = 0.8,
+    sweep: str | None = option("Of this sweep's pairs and cases alone.", "ID"),
+    wanted: float = option(
+        "The precision that a threshold is proposed for.", default=0.8, min=0.01, max=0.99
+    ),
 ) -> Answer:
     """Show how often people found fraud: by threshold, kind and month; and what that proposes.
 
@@ -312,47 +373,25 @@ ANY, STANDING, FRAUD_IN_USE = "all", "alive", "fraud_in_use"
 STATES = (STANDING, ANY, FRAUD_IN_USE, "open", "assigned", "proposed", "closed", "merged")
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, REGISTRY, cases=list_cases, precision=show_precision)
-    commands = {
-        "show": show_case,
-        "assign": assign_cases,
-        "note": note_case,
-        "propose": propose_outcome,
-        "withdraw": withdraw_proposal,
-        "close": close_case,
-        "report": report_case,
-    }
-    add_group(app, "case", "Show a case, and take its steps.", REGISTRY, **commands)
-
-
 def _require_state(name: str) -> str:
     if name not in STATES:
         raise typer.BadParameter(f"{name} is none of {', '.join(STATES)}")
     return name
 
 
+@command("cases")
 def list_cases(
     call: Call,
-    state: Annotated[
-        str, typer.Option(callback=_require_state, help=f"One of {', '.join(STATES)}.")
-    ] = STANDING,
-    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
-    assignee: Annotated[
-        str | None, typer.Option(metavar="PERSON", help=f"Only this person's; {ME}: yours.")
-    ] = None,
-    carrier: Annotated[str | None, typer.Option(help="Only with lines of this carrier.")] = None,
-    outlet: Annotated[str | None, typer.Option(help="Only with lines of this outlet.")] = None,
-    id_end: Annotated[
-        str | None,
-        typer.Option("--id", metavar="END", help="Its id, or one that it names, ends so."),
-    ] = None,
-    overdue: Annotated[bool, typer.Option("--overdue", help="Only what is overdue.")] = False,
-    sort: Annotated[CaseSort, typer.Option(help="What comes first.")] = CaseSort.RISK,
-    limit: Annotated[
-        int, typer.Option(min=1, max=MOST_CASES, help="How many to list at most.")
-    ] = 100,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on below this case.")] = None,
+    state: str = option(f"One of {', '.join(STATES)}.", default=STANDING, callback=_require_state),
+    kind: str | None = option("Only this kind."),
+    assignee: str | None = option(f"Only this person's; {ME}: yours.", "PERSON"),
+    carrier: str | None = option("Only with lines of this carrier."),
+    outlet: str | None = option("Only with lines of this outlet."),
+    id_end: str | None = option("Its id, or one that it names, ends so.", "END", "--id"),
+    overdue: bool = option("Only what is overdue."),
+    sort: CaseSort = option("What comes first.", default=CaseSort.RISK),
+    limit: int = option("How many to list at most.", default=100, min=1, max=MOST_CASES),
+    after: str | None = option("Go on below this case.", "ID"),
 ) -> Answer:
     """List cases, those of the highest risk first; audited.
 
@@ -437,84 +476,3 @@ def _count_lines(one: ListedCase) -> str:
         return str(one.lines)
     stays = ", said to stay" if one.proposal is not None and one.proposal.keep_lines else ""
     return f"{one.lines}, [red]{one.fraud_lines} of fraud[/]{stays}"
-
-
-def show_case(call: Call, case_id: CaseId) -> Answer:
-    """Show a case with its documents, their lines in use, and its history; audited.
-
-    Numbers show their last digits.
-    """
-    from serving.api import serializers
-
-    case = serializers.case_file(call.store, case_id)
-    call.note("case.read", case.case_id, {"documents": list(case.document_ids)})
-    why = [] if call.as_json else _tell_why(call.deployment, case)
-    return Answer(case, lambda: _print_case(case, why))
-
-
-def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
-    """The terms of its group, where the sweep's files are still there."""
-    from engine.errors import NotFound, RegistryError, SweepOver
-    from serving.sweeps.sweep_views import SweepReader, describe_terms
-
-    if case.sweep_id is None or case.group_key is None:
-        return []
-    try:
-        reader = SweepReader(deployment.store, deployment.sweep_folder)
-        group = reader.group(case.sweep_id, case.group_key)
-    except (NotFound, RegistryError, SweepOver):
-        return ["the sweep's files, which tell it, are no longer there"]
-    return describe_terms(group)
-
-
-def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
-    """What another person approves: how many numbers close by it, of all that it could close."""
-    in_use = sum(len(document.lines) for document in case.documents)
-    text = f"{proposal.outcome} by {proposal.by}: "
-    text += f"{len(proposal.close_lines)} of {in_use} numbers will be closed"
-    return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
-
-
-def _print_case(case: CaseFile, why: list[str]) -> None:
-    from serving.wire.fields import plain
-
-    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
-    facts = {
-        name.replace("_", " "): str(value)
-        for name, value in plain(case).items()
-        if value not in (None, []) and name not in listed_below
-    }
-    if case.proposal is not None and case.outcome is None:
-        facts["proposal"] = _describe_proposed(case, case.proposal)
-    print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
-    if why:
-        print_table("Why it is here", ("",), [[escape(one)] for one in why])
-    closing = () if case.proposal is None else case.proposal.close_lines
-    rows = []
-    for document in case.documents:
-        due = document.erasure_due_at
-        marks = [
-            "suspect" if document.is_suspect else "",
-            "" if due is None else f"erased by {due:%Y-%m-%d}",
-        ]
-        what = [document.document_id, ", ".join(filter(None, marks))]
-        rows += [
-            [
-                *what,
-                line.line_id,
-                line.number or "-",
-                line.status + (", will be closed" if line.line_id in closing else ""),
-                escape(f"{line.carrier} {line.outlet}"),
-            ]
-            for line in document.lines
-        ] or [[*what, "none in use", "", "", ""]]
-    if rows:
-        print_table(None, ("document", "", "line", "number", "status", "where"), rows)
-    columns: Columns = {
-        "at": lambda note: note.at.isoformat(timespec="seconds"),
-        "who": "actor",
-        "what": "kind",
-        "": lambda note: escape(note.text),
-    }
-    if case.notes:
-        print_items(None, case.notes, columns)

@@ -6,68 +6,41 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import typer
 
 from engine.errors import RequestError, SosieError
-from serving.cli.inputs import HomeOption, name_actor, require_code
-from serving.cli.output import (
-    DEPLOYMENT,
-    Answer,
-    Call,
-    JsonFlag,
-    add_commands,
-    add_group,
-    escape,
-    print_line,
-)
+from serving.cli.inputs import HOME_OPTION, argument, name_actor, option, require_code
+from serving.cli.output import Answer, Call, JsonFlag, command, escape, print_line
 
 if TYPE_CHECKING:
     from serving.deployment.backups import Rotation
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, DEPLOYMENT, init=init, upgrade=upgrade)
-
-
+@command("init")
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    carrier: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Also add this carrier.")
-    ] = None,
-    outlet: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Also add this outlet of the carrier.")
-    ] = None,
-    registry_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Where the registry is, if not in DIR. A URL with a password belongs in "
-            "SOSIE_REGISTRY__URL.",
-        ),
-    ] = None,
-    embedder: Annotated[
-        str | None, typer.Option(metavar="CARD", help="The card of an embedder of your own.")
-    ] = None,
-    crops: Annotated[
-        str | None,
-        typer.Option(
-            metavar="none|cases|all",
-            help="Whose faces are kept for those who decide cases; asked on a terminal, else none.",
-        ),
-    ] = None,
-    hold_days: Annotated[
-        int | None,
-        typer.Option(
-            metavar="DAYS",
-            min=0,
-            max=366,
-            help="With --crops cases: so long everybody's face is held, shown to nobody, for a "
-            "case that may come. [7]",
-        ),
-    ] = None,
+    folder: Path = argument("A new or empty folder.", "DIR"),
+    carrier: str | None = option("Also add this carrier.", "CODE"),
+    outlet: str | None = option("Also add this outlet of the carrier.", "CODE"),
+    registry_url: str | None = option(
+        "Where the registry is, if not in DIR. A URL with a password belongs in "
+        "SOSIE_REGISTRY__URL.",
+        "URL",
+    ),
+    embedder: str | None = option("The card of an embedder of your own.", "CARD"),
+    crops: str | None = option(
+        "Whose faces are kept for those who decide cases; asked on a terminal, else none.",
+        "none|cases|all",
+    ),
+    hold_days: int | None = option(
+        "With --crops cases: so long everybody's face is held, shown to nobody, for a case that "
+        "may come. [7]",
+        "DAYS",
+        min=0,
+        max=366,
+    ),
     as_json: JsonFlag = False,
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
@@ -113,6 +86,7 @@ def init(
     Answer(answer, "\n".join(lines)).print(as_json=as_json)
 
 
+@command("upgrade")
 def upgrade(call: Call) -> Answer:
     """Bring the registry to this version, and say which thresholds hold.
 
@@ -227,10 +201,7 @@ def _has_password(url: str) -> bool:
         return False
 
 
-def register_keys(app: typer.Typer) -> None:
-    add_group(app, "keys", "Rotate the data key.", DEPLOYMENT, rotate=rotate_key)
-
-
+@command("keys rotate")
 def rotate_key(call: Call) -> Answer:
     """Seal every value with a new data key, and retire the old one.
 
@@ -272,15 +243,10 @@ def _print_rotation(done: Rotation) -> None:
 MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "broken": "[red]broken [/]"}
 
 
-def register_doctor(app: typer.Typer) -> None:
-    add_commands(app, DEPLOYMENT, doctor=doctor)
-
-
+@command("doctor")
 def doctor(
-    home: HomeOption = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read every row of a large registry, too.")
-    ] = False,
+    home: Path | None = HOME_OPTION,
+    deep: bool = option("Read every row of a large registry, too."),
     as_json: JsonFlag = False,
 ) -> None:
     """Examine the machine, the models and the deployment.

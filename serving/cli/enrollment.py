@@ -8,33 +8,25 @@ import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from engine.errors import RequestError, SosieError, advise_extra
+from schema.reasons import PhotographKind
 from serving.cli.inputs import (
-    DocumentOption,
-    KindOption,
-    LiveOption,
-    MsisdnOption,
-    NumberOption,
-    TypeOption,
+    DOCUMENT_OPTION,
+    KIND_OPTION,
+    LIVE,
+    MSISDN_OPTION,
+    NUMBER_OPTION,
+    TYPE_OPTION,
+    argument,
     list_frames,
+    option,
     read_details,
     read_moment,
     sample_photographs,
 )
-from serving.cli.output import (
-    REGISTRY,
-    Answer,
-    Call,
-    add_commands,
-    escape,
-    print_facts,
-    print_line,
-    print_table,
-)
+from serving.cli.output import Answer, Call, command, escape, print_facts, print_line, print_table
 
 if TYPE_CHECKING:
     from engine.matching.checks.order import Replay
@@ -48,84 +40,44 @@ if TYPE_CHECKING:
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, REGISTRY, enroll=enroll, show=show)
-
-
+@command("enroll")
 def enroll(
     call: Call,
-    outlet: Annotated[str, typer.Option(metavar="CODE", help="Where it happens.")],
-    live: LiveOption = [],  # noqa: B006 - typer copies it
-    portrait: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="The portrait on the document.")
-    ] = None,
-    portrait_kind: KindOption = None,
-    document_type: TypeOption = None,
-    document_number: NumberOption = None,
-    name: Annotated[
-        str | None, typer.Option(help="The holder's name, as it stands on the document.")
-    ] = None,
-    msisdn: MsisdnOption = None,
-    expires_on: Annotated[
-        str | None, typer.Option(metavar="DAY", help="The document's last day, as 2031-01-31.")
-    ] = None,
-    born_on: Annotated[
-        str | None,
-        typer.Option(
-            "--born-on", metavar="DAY", help="The holder's date of birth; it is not kept."
-        ),
-    ] = None,
-    document: DocumentOption = None,
-    carrier: Annotated[
-        str | None, typer.Option(metavar="CODE", show_default="the outlet's carrier")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            show_default="a fresh UUID",
-            help="The same key with the same request gives the stored answer.",
-        ),
-    ] = None,
-    consent_ref: Annotated[
-        str | None, typer.Option(metavar="REF", help="Where the consent is on file.")
-    ] = None,
-    captured_at: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="When the photograph was taken: 2026-01-31T12:00:00Z."),
-    ] = None,
-    liveness: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What the capture system signed of its liveness check: a compact JWS.",
-        ),
-    ] = None,
-    guardian: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Of a minor: the guardian's document, as --document takes it."
-        ),
-    ] = None,
-    guardian_live: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="The guardian's face, taken now.")
-    ] = None,
-    guardian_portrait: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="The portrait on the guardian's document.")
-    ] = None,
-    exception: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CAUSE", help="Why a photograph is missing or unusable; two people decide."
-        ),
-    ] = None,
-    replaces: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="JSON with type and number of the same person's document that this replaces.",
-        ),
-    ] = None,
+    outlet: str = option("Where it happens.", "CODE", default=...),
+    live: list[Path] | None = option(LIVE, "IMAGE"),
+    portrait: Path | None = option("The portrait on the document.", "IMAGE"),
+    portrait_kind: PhotographKind | None = KIND_OPTION,
+    document_type: str | None = TYPE_OPTION,
+    document_number: str | None = NUMBER_OPTION,
+    name: str | None = option("The holder's name, as it stands on the document."),
+    msisdn: str | None = MSISDN_OPTION,
+    expires_on: str | None = option("The document's last day, as 2031-01-31.", "DAY"),
+    born_on: str | None = option("The holder's date of birth; it is not kept.", "DAY"),
+    document: str | None = DOCUMENT_OPTION,
+    carrier: str | None = option(None, "CODE", show_default="the outlet's carrier"),
+    idempotency_key: str | None = option(
+        "The same key with the same request gives the stored answer.",
+        "KEY",
+        show_default="a fresh UUID",
+    ),
+    consent_ref: str | None = option("Where the consent is on file.", "REF"),
+    captured_at: str | None = option(
+        "When the photograph was taken: 2026-01-31T12:00:00Z.", "TIME"
+    ),
+    liveness: Path | None = option(
+        "What the capture system signed of its liveness check: a compact JWS.", "FILE"
+    ),
+    guardian: str | None = option(
+        "Of a minor: the guardian's document, as --document takes it.", "FILE"
+    ),
+    guardian_live: Path | None = option("The guardian's face, taken now.", "IMAGE"),
+    guardian_portrait: Path | None = option("The portrait on the guardian's document.", "IMAGE"),
+    exception: str | None = option(
+        "Why a photograph is missing or unusable; two people decide.", "CAUSE"
+    ),
+    replaces: str | None = option(
+        "JSON with type and number of the same person's document that this replaces.", "FILE"
+    ),
 ) -> Answer:
     """Decide one activation, durably: two photographs and a document.
 
@@ -156,7 +108,7 @@ def enroll(
         expires_on=expires_on,
         born_on=born_on,
     )
-    frames = list_frames(live)
+    frames = list_frames(live or ())
     given = [one for one in (portrait, guardian_live, guardian_portrait) if one is not None]
     if (not frames or portrait is None) and exception is None and guardian is None:
         raise RequestError("give --live and --portrait, or say why not with --exception")
@@ -237,12 +189,11 @@ def _read_cause(text: str) -> ExceptionCause:
         raise RequestError(f"no such cause of an exception: give one of {known}") from None
 
 
+@command("show")
 def show(
     call: Call,
-    enrollment_id: Annotated[str, typer.Argument(metavar="ID", help="The enrollment's id.")],
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Decide it again from its recorded evidence.")
-    ] = False,
+    enrollment_id: str = argument("The enrollment's id.", "ID"),
+    replay: bool = option("Decide it again from its recorded evidence."),
 ) -> Answer:
     """Show an enrollment with its evidence.
 

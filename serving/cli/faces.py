@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import KindOption, list_frames, read_photograph
-from serving.cli.output import (
-    PHOTOGRAPHS,
-    Answer,
-    Call,
-    add_commands,
-    escape,
-    print_fault,
-    print_line,
-    print_table,
-)
+from schema.reasons import PhotographKind
+from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
+from serving.cli.output import Answer, Call, command, escape, print_fault, print_line, print_table
 from serving.errors import describe, name_error, require_sound
 
 if TYPE_CHECKING:
@@ -37,21 +29,15 @@ _VERDICTS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, PHOTOGRAPHS, verify=verify, extract=extract)
-
-
+@command("verify")
 def verify(
     call: Call,
-    first: Annotated[
-        Path, typer.Argument(metavar="A", help="A photograph, or a folder of frames of one face.")
-    ],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph, or a portrait.")],
-    fmr: Annotated[
-        float | None,
-        typer.Option(help="The false match rate that chooses the threshold.", show_default="1e-4"),
-    ] = None,
-    portrait_kind: KindOption = None,
+    first: Path = argument("A photograph, or a folder of frames of one face.", "A"),
+    second: Path = argument("Another photograph, or a portrait.", "B"),
+    fmr: float | None = option(
+        "The false match rate that chooses the threshold.", show_default="1e-4"
+    ),
+    portrait_kind: PhotographKind | None = KIND_OPTION,
 ) -> Answer:
     """Say whether two photographs show one person.
 
@@ -129,19 +115,13 @@ def _print_remarks(looked_at: Sequence[tuple[Path, Extraction]], warnings: Seque
         print_line(f"[yellow]warning:[/] {escape(warning)}")
 
 
+@command("extract")
 def extract(
     call: Call,
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE…", help="JPEG, JPEG 2000, PNG, WebP or a document's record."),
-    ],
-    vectors: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz",
-            help="Also write the vectors, unprotected, to a new file that only you can read.",
-        ),
-    ] = None,
+    images: list[Path] = argument("JPEG, JPEG 2000, PNG, WebP or a document's record.", "IMAGE…"),
+    vectors: Path | None = option(
+        "Also write the vectors, unprotected, to a new file that only you can read.", "FILE.npz"
+    ),
 ) -> Answer:
     """Find the main face of each photograph and measure its quality.
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from engine.errors import RequestError
 from serving.cli.inputs import (
-    CertificateOption,
-    DocumentOption,
-    NumberOption,
-    TypeOption,
+    CERTIFICATE_OPTION,
+    DOCUMENT_OPTION,
+    NUMBER_OPTION,
+    TYPE_OPTION,
+    argument,
+    option,
     read_details,
     require_place,
     require_probe,
@@ -21,11 +23,10 @@ from serving.cli.inputs import (
     save_certificate,
 )
 from serving.cli.output import (
-    REGISTRY,
     Answer,
     Call,
     Columns,
-    add_commands,
+    command,
     exit_negative,
     list_answer,
     print_facts,
@@ -37,20 +38,13 @@ if TYPE_CHECKING:
     from serving.deployment.deployment import Deployment
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, REGISTRY, search=search, erase=erase, erasures=list_erasures)
-
-
+@command("search")
 def search(
     call: Call,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many to list at most.")] = 10,
-    threshold: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="The lowest score to list.")
-    ] = None,
-    fmr: Annotated[
-        float | None, typer.Option(help="The false match rate that chooses the threshold instead.")
-    ] = None,
+    image: Path = argument(None, "IMAGE"),
+    top: int = option("How many to list at most.", default=10, min=1, max=1000),
+    threshold: float | None = option("The lowest score to list.", min=-1, max=1),
+    fmr: float | None = option("The false match rate that chooses the threshold instead."),
 ) -> Answer:
     """Search the whole gallery for a face (1:N).
 
@@ -102,13 +96,14 @@ def search(
     return Answer(answer, show, is_no=not listed)
 
 
+@command("erase")
 def erase(
     call: Call,
-    document_type: TypeOption = None,
-    document_number: NumberOption = None,
-    document: DocumentOption = None,
-    certificate: CertificateOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    document_type: str | None = TYPE_OPTION,
+    document_number: str | None = NUMBER_OPTION,
+    document: str | None = DOCUMENT_OPTION,
+    certificate: Path | None = CERTIFICATE_OPTION,
+    yes: bool = option("Do not ask."),
 ) -> Answer | None:
     """Erase a document's holder: references, name and numbers.
 
@@ -146,6 +141,7 @@ def erase(
     return None
 
 
+@command("erasures")
 def list_erasures(call: Call) -> Answer:
     """List the erasures that wait for open cases, what is due first."""
     from engine.matching.holders import list_pending, read_erasure

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from serving.cli.inputs import require_place
-from serving.cli.output import REGISTRY, Answer, Call, add_commands, print_facts
+from serving.cli.inputs import argument, option, require_place
+from serving.cli.output import Answer, Call, command, print_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,75 +18,41 @@ if TYPE_CHECKING:
     from engine.imports.import_run import Summary
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, REGISTRY, **{"import": import_base})
-
-
+@command("import")
 def import_base(
     call: Call,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a header, or Parquet.")],
-    mapped: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="Where a column has another name."),
-    ] = None,
-    defaults: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="For rows without: document_type, carrier, outlet, opened_at.",
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", show_default="FILE's folder", help="Where paths of photographs begin."
-        ),
-    ] = None,
-    allow_outside: Annotated[
-        bool, typer.Option("--allow-outside", help="Follow paths that lead out of it.")
-    ] = False,
-    encoding: Annotated[str, typer.Option(metavar="NAME", help="Of a CSV.")] = "utf-8",
-    delimiter: Annotated[str, typer.Option(metavar="SIGN", help="Of a CSV; or: tab.")] = ",",
-    timezone: Annotated[
-        str, typer.Option(metavar="ZONE", help="Of moments that name none, as Asia/Shanghai.")
-    ] = "UTC",
-    country: Annotated[
-        str | None,
-        typer.Option(metavar="CC", help="Of telephone numbers that do not begin with +, as CN."),
-    ] = None,
-    model_digest: Annotated[
-        str | None,
-        typer.Option(metavar="SHA256", help="Of the model that made a column of vectors."),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            show_default="FILE.import.csv",
-            help="Every fault, by row; beside it .summary.json and .journal.",
-        ),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help="Store nothing; the report is FILE.check.csv. Takes 1 kB of memory a document.",
-        ),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where the last run ended.")
-    ] = True,
-    stop_after_failures: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Stop when N rows have failed.")
-    ] = None,
-    count_look_alikes: Annotated[
-        bool,
-        typer.Option(
-            "--count-look-alikes/--no-count-look-alikes",
-            help="Count faces that are there under another document.",
-        ),
-    ] = True,
+    file: Path = argument("CSV with a header, or Parquet.", "FILE"),
+    mapped: list[str] | None = option("Where a column has another name.", "FIELD=COLUMN", "--map"),
+    defaults: list[str] | None = option(
+        "For rows without: document_type, carrier, outlet, opened_at.", "FIELD=VALUE", "--set"
+    ),
+    images: Path | None = option(
+        "Where paths of photographs begin.", "DIR", show_default="FILE's folder"
+    ),
+    allow_outside: bool = option("Follow paths that lead out of it."),
+    encoding: str = option("Of a CSV.", "NAME", default="utf-8"),
+    delimiter: str = option("Of a CSV; or: tab.", "SIGN", default=","),
+    timezone: str = option("Of moments that name none, as Asia/Shanghai.", "ZONE", default="UTC"),
+    country: str | None = option("Of telephone numbers that do not begin with +, as CN.", "CC"),
+    model_digest: str | None = option("Of the model that made a column of vectors.", "SHA256"),
+    report: Path | None = option(
+        "Every fault, by row; beside it .summary.json and .journal.",
+        "FILE.csv",
+        show_default="FILE.import.csv",
+    ),
+    check: bool = option(
+        "Store nothing; the report is FILE.check.csv. Takes 1 kB of memory a document."
+    ),
+    resume: bool = option(
+        "Go on where the last run ended.", None, "--resume/--no-resume", default=True
+    ),
+    stop_after_failures: int | None = option("Stop when N rows have failed.", "N", min=1),
+    count_look_alikes: bool = option(
+        "Count faces that are there under another document.",
+        None,
+        "--count-look-alikes/--no-count-look-alikes",
+        default=True,
+    ),
 ) -> Answer:
     """Import an existing base of subscribers: documents, faces, lines.
 

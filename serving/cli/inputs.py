@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -40,71 +40,46 @@ class Globals:
     home: Path | None
 
 
+def option(help_text: str | None, metavar: str | None = None, *names: str, **more: Any) -> Any:
+    """The default of a parameter that is an option; of a bool it is a flag without a negation."""
+    return typer.Option(more.pop("default", None), *names, metavar=metavar, help=help_text, **more)
+
+
+def argument(help_text: str | None, metavar: str | None = None, **more: Any) -> Any:
+    """The default of a parameter that is an argument."""
+    return typer.Argument(more.pop("default", ...), metavar=metavar, help=help_text, **more)
+
+
 def _inherit_home(context: typer.Context, given: Path | None) -> Path | None:
     shared = context.find_root().obj
     return given if given is not None or shared is None else shared.home
 
 
-HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--home",
-        metavar="DIR",
-        callback=_inherit_home,
-        help="The deployment's folder: SOSIE_HOME, or the current folder, where not given.",
-    ),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A settings file in place of the home's sosie.toml."),
-]
-CertificateOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Also write the certificate, as JSON.")
-]
-MsisdnOption = Annotated[
-    str | None, typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>.")
-]
-KindOption = Annotated[
-    PhotographKind | None,
-    typer.Option(
-        metavar="KIND",
-        help="What the portrait is: live, printed or chip; decides how good it must be.",
-        show_default="live; chip for a document's record",
-    ),
-]
-LiveOption = Annotated[
-    list[Path],
-    typer.Option(
-        metavar="IMAGE",
-        help="The live photograph; several frames by giving it again, or as a folder.",
-    ),
-]
-TypeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--document-type",
-        metavar="TYPE",
-        help="cn-ric, passport …; an unknown one is answered with the list.",
-    ),
-]
-NumberOption = Annotated[
-    str | None,
-    typer.Option(
-        "--document-number",
-        metavar="NUMBER",
-        help="As printed; for a passport the machine readable zone. Shells keep what is typed "
-        "here: --document keeps it out of their history.",
-    ),
-]
-DocumentOption = Annotated[
-    str | None,
-    typer.Option(
-        "--document",
-        metavar="FILE",
-        help="JSON with type, number, name, expires_on, born_on and msisdn, as far as they are not "
-        "given as options; - reads standard input.",
-    ),
-]
+HOME_OPTION = option(
+    "The deployment's folder: SOSIE_HOME, or the current folder, where not given.",
+    "DIR",
+    callback=_inherit_home,
+)
+CONFIG_OPTION = option("A settings file in place of the home's sosie.toml.", "FILE")
+CERTIFICATE_OPTION = option("Also write the certificate, as JSON.", "FILE")
+MSISDN_OPTION = option("The telephone number, as +<country><number>.", "NUMBER")
+KIND_OPTION = option(
+    "What the portrait is: live, printed or chip; decides how good it must be.",
+    "KIND",
+    show_default="live; chip for a document's record",
+)
+LIVE = "The live photograph; several frames by giving it again, or as a folder."
+TYPE_OPTION = option("cn-ric, passport …; an unknown one is answered with the list.", "TYPE")
+NUMBER_OPTION = option(
+    "As printed; for a passport the machine readable zone. Shells keep what is typed here: "
+    "--document keeps it out of their history.",
+    "NUMBER",
+)
+DOCUMENT_OPTION = option(
+    "JSON with type, number, name, expires_on, born_on and msisdn, as far as they are not given "
+    "as options; - reads standard input.",
+    "FILE",
+)
 
 
 @dataclass(frozen=True, slots=True)

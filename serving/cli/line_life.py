@@ -5,20 +5,24 @@ from __future__ import annotations
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from schema.lines import ReportedKind
-from serving.cli.inputs import read_moment
+from serving.cli.inputs import (
+    DOCUMENT_OPTION,
+    MSISDN_OPTION,
+    argument,
+    option,
+    read_details,
+    read_moment,
+)
 from serving.cli.output import (
-    REGISTRY,
     Answer,
     Call,
     Columns,
     JsonFlag,
-    add_group,
+    command,
     escape,
     list_answer,
     print_items,
@@ -32,33 +36,33 @@ if TYPE_CHECKING:
     from engine.registry.store import Reader
     from serving.wire.lines import LineHistory
 
-LineArgument = Annotated[str, typer.Argument(metavar="LINE", help="Its number, or its id.")]
+LINE_ARGUMENT = argument("Its number, or its id.", "LINE")
 MOST_BYTES = 64 * 2**20
 
 
-def register(app: typer.Typer) -> None:
-    commands = {
-        "start": start_campaign,
-        "end": end_campaign,
-        "list": list_campaigns,
-        "overdue": list_overdue,
-    }
-    summary = "Ask for the holders of many lines by a deadline."
-    add_group(app, "campaign", summary, REGISTRY, **commands)
+@command("line close")
+def close_line(
+    call: Call, msisdn: str | None = MSISDN_OPTION, document: str | None = DOCUMENT_OPTION
+) -> Answer:
+    """Close the line that a number is on: the number may be given to another person."""
+    from engine.matching.lines import close_line as close
+    from serving.wire.lines import ClosedLine
+
+    number = read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
+    line_id = close(call.deployment.registrar, call.store, number, call.actor)
+    return Answer(ClosedLine(line_id, "closed"), f"[green]Closed[/] the line {line_id}.")
 
 
+@command("line report")
 def report_event(
     call: Call,
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND",
-            help="sim_swap, device_change, port_in, port_out, transfer or esim_download; port_out "
-            "and transfer close the line.",
-        ),
-    ],
-    line: LineArgument,
-    at: Annotated[str, typer.Option(metavar="TIME", help="When, as 2026-07-01T09:30:00+07:00.")],
+    kind: str = argument(
+        "sim_swap, device_change, port_in, port_out, transfer or esim_download; port_out and "
+        "transfer close the line.",
+        "KIND",
+    ),
+    line: str = LINE_ARGUMENT,
+    at: str = option("When, as 2026-07-01T09:30:00+07:00.", "TIME", default=...),
 ) -> Answer:
     """Report what happened to a line in use; what the carrier's rules say to it is done."""
     from engine.lifecycle import reverification
@@ -81,7 +85,8 @@ def report_event(
     return Answer(serializers.line_event(made, is_tenant=False), text)
 
 
-def show_line(call: Call, line: LineArgument) -> Answer:
+@command("line show")
+def show_line(call: Call, line: str = LINE_ARGUMENT) -> Answer:
     """Show what happened to a line, and what it waits for; audited."""
     from engine.matching.lines import read_line
     from serving.api import serializers
@@ -106,9 +111,9 @@ def _print_history(shown: LineHistory) -> None:
     print_items(None, shown.events, columns)
 
 
+@command("line rules")
 def check_rules(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A built-in set, or a TOML file.")],
-    as_json: JsonFlag = False,
+    name: str = argument("A built-in set, or a TOML file.", "NAME"), as_json: JsonFlag = False
 ) -> None:
     """Check rules of lines, and show what they do. Without a fault the exit code is 0."""
     from engine.lifecycle.rules import load_rules
@@ -163,21 +168,16 @@ def _describe_limit(found: RuleSet) -> str:
     return f"{found.person_limit or 'any number of'} lines a person"
 
 
+@command("campaign start")
 def start_campaign(
     call: Call,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="For people.")],
-    carrier: Annotated[str, typer.Option(help="Whose lines.")],
-    deadline: Annotated[str, typer.Option(metavar="TIME", help="At least an hour away.")],
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Numbers or ids of lines, one a line.")
-    ] = None,
-    outlet: Annotated[str | None, typer.Option(help="Instead: lines opened there.")] = None,
-    opened_before: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Instead: lines opened before.")
-    ] = None,
-    then: Annotated[
-        str | None, typer.Option(metavar="STATE", help="What the overdue are, if anything.")
-    ] = None,
+    name: str = argument("For people.", "NAME"),
+    carrier: str = option("Whose lines.", default=...),
+    deadline: str = option("At least an hour away.", "TIME", default=...),
+    file: Path | None = option("Numbers or ids of lines, one a line.", "FILE"),
+    outlet: str | None = option("Instead: lines opened there."),
+    opened_before: str | None = option("Instead: lines opened before.", "TIME"),
+    then: str | None = option("What the overdue are, if anything.", "STATE"),
 ) -> Answer:
     """Start a campaign over the lines of a file, or of an outlet, or all of a carrier.
 
@@ -244,9 +244,9 @@ def _describe(store: Reader, campaign: Campaign) -> dict[str, object]:
     }
 
 
+@command("campaign end")
 def end_campaign(
-    call: Call,
-    campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
+    call: Call, campaign: str = argument("As `campaign list` shows it.", "ID")
 ) -> Answer:
     """End a campaign before its deadline: nobody else is asked for, and who was stays so."""
     from engine.lifecycle import campaigns
@@ -258,6 +258,7 @@ def end_campaign(
     return Answer(answer, text)
 
 
+@command("campaign list")
 def list_campaigns(call: Call) -> Answer:
     """List the newest campaigns, and how far they are."""
     found = [_describe(call.store, one) for one in call.store.life.campaigns(None)]
@@ -273,9 +274,9 @@ def _cell(name: str, campaign: dict[str, object]) -> str:
     return escape(str(campaign[name]))
 
 
+@command("campaign overdue")
 def list_overdue(
-    call: Call,
-    campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
+    call: Call, campaign: str = argument("As `campaign list` shows it.", "ID")
 ) -> Answer:
     """List the lines of a campaign whose holders did not come in time, by id."""
     from engine.lifecycle.campaigns import find_campaign

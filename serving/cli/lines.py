@@ -5,56 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from serving.cli.inputs import (
+    DOCUMENT_OPTION,
+    LIVE,
+    NUMBER_OPTION,
+    TYPE_OPTION,
     Details,
-    DocumentOption,
-    LiveOption,
-    MsisdnOption,
-    NumberOption,
-    TypeOption,
+    argument,
     list_frames,
+    option,
     read_details,
     require_probe,
     require_words,
     sample_photographs,
 )
-from serving.cli.line_life import check_rules, report_event, show_line
-from serving.cli.output import (
-    REGISTRY,
-    Answer,
-    Call,
-    Columns,
-    add_commands,
-    add_group,
-    list_answer,
-    print_items,
-    print_line,
-)
+from serving.cli.output import Answer, Call, Columns, command, list_answer, print_items, print_line
 
 if TYPE_CHECKING:
     from serving.wire.lines import HolderLines
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, REGISTRY, lines=list_lines)
-    commands = {"close": close_line, "report": report_event, "show": show_line}
-    summary = "Close a line, report or show what happened to it, check rules."
-    add_group(app, "line", summary, REGISTRY, **commands, rules=check_rules)
-
-
+@command("lines")
 def list_lines(
     call: Call,
-    live: LiveOption,
-    document_type: TypeOption = None,
-    document_number: NumberOption = None,
-    document: DocumentOption = None,
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show the numbers whole, not their last digits.")
-    ] = False,
+    live: list[Path] = option(LIVE, "IMAGE", default=...),
+    document_type: str | None = TYPE_OPTION,
+    document_number: str | None = NUMBER_OPTION,
+    document: str | None = DOCUMENT_OPTION,
+    reveal: bool = option("Show the numbers whole, not their last digits."),
 ) -> Answer:
     """List the numbers under a document, to its holder's face.
 
@@ -86,16 +66,6 @@ def list_lines(
     return Answer(answer, partial(_print_lines, answer), is_no=not found.is_holder)
 
 
-def close_line(call: Call, msisdn: MsisdnOption = None, document: DocumentOption = None) -> Answer:
-    """Close the line that a number is on: the number may be given to another person."""
-    from engine.matching.lines import close_line as close
-    from serving.wire.lines import ClosedLine
-
-    number = read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
-    line_id = close(call.deployment.registrar, call.store, number, call.actor)
-    return Answer(ClosedLine(line_id, "closed"), f"[green]Closed[/] the line {line_id}.")
-
-
 def _print_lines(found: HolderLines) -> None:
     shown = "no score" if found.score is None else f"score {found.score:.4f}"
     if not found.is_holder:
@@ -114,17 +84,11 @@ def _print_lines(found: HolderLines) -> None:
 MAX_REASON_LENGTH = 200
 
 
-def register_restrictions(app: typer.Typer) -> None:
-    commands = {"add": watch_face, "list": list_watched, "remove": remove_watched}
-    add_group(app, "watch", "Maintain the watch-list.", REGISTRY, **commands)
-    blocks = {"block": block_document, "unblock": unblock_document, "blocked": list_blocked}
-    add_commands(app, REGISTRY, **blocks)
-
-
+@command("watch add")
 def watch_face(
     call: Call,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
-    reason: Annotated[str, typer.Option(help="Why: shown to those who review a hit.")],
+    image: Path = argument(None, "IMAGE"),
+    reason: str = option("Why: shown to those who review a hit.", default=...),
 ) -> Answer:
     """Put a face on the watch-list: an enrollment that meets it goes to review."""
     from engine.matching.holders import watch_face as watch
@@ -137,6 +101,7 @@ def watch_face(
     return Answer({"watch_id": entry}, f"[green]Watching[/] this face, entry {entry}.")
 
 
+@command("watch list")
 def list_watched(call: Call) -> Answer:
     """List the watch-list's entries."""
     from serving.wire.fields import of_record
@@ -160,9 +125,9 @@ def list_watched(call: Call) -> Answer:
     return list_answer({"entries": entries}, entries, columns, "The watch-list is empty.")
 
 
+@command("watch remove")
 def remove_watched(
-    call: Call,
-    entry: Annotated[int, typer.Argument(metavar="ID", min=1, help="As `watch list` shows it.")],
+    call: Call, entry: int = argument("As `watch list` shows it.", "ID", min=1)
 ) -> Answer:
     """Take an entry off the watch-list; its template is deleted."""
     from engine.matching.lines import unwatch
@@ -172,11 +137,12 @@ def remove_watched(
     return Answer({"watch_id": entry, "is_watched": False}, text)
 
 
+@command("block")
 def block_document(
     call: Call,
-    document_type: TypeOption = None,
-    document_number: NumberOption = None,
-    document: DocumentOption = None,
+    document_type: str | None = TYPE_OPTION,
+    document_number: str | None = NUMBER_OPTION,
+    document: str | None = DOCUMENT_OPTION,
 ) -> Answer:
     """Block a document: every attempt under it is refused."""
     from engine.matching.holders import block_document as block
@@ -185,11 +151,12 @@ def block_document(
     return _set_block(call, details, block, is_blocked=True)
 
 
+@command("unblock")
 def unblock_document(
     call: Call,
-    document_type: TypeOption = None,
-    document_number: NumberOption = None,
-    document: DocumentOption = None,
+    document_type: str | None = TYPE_OPTION,
+    document_number: str | None = NUMBER_OPTION,
+    document: str | None = DOCUMENT_OPTION,
 ) -> Answer:
     """Lift the block of a document."""
     from engine.matching.lines import unblock_document as unblock
@@ -207,6 +174,7 @@ def _set_block(
     return Answer({"document_id": document_id, "is_blocked": is_blocked}, text)
 
 
+@command("blocked")
 def list_blocked(call: Call) -> Answer:
     """List the blocked documents."""
     from serving.wire.fields import of_record

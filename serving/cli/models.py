@@ -8,19 +8,18 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import require_place
+from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import (
-    DEPLOYMENT,
     Answer,
     Call,
     Columns,
     JsonFlag,
-    add_group,
+    command,
     escape,
     print_items,
     print_line,
@@ -37,41 +36,6 @@ CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether the input contract is the right one."""
 
 
-def register(app: typer.Typer) -> None:
-    add_group(
-        app,
-        "model",
-        "Add an embedder of your own, and change to it; keep the built-in models apart.",
-        DEPLOYMENT,
-        add=add_model,
-        fill=fill_second,
-        compare=compare_models,
-        switch=switch_model,
-        export=export_models,
-    )
-
-
-def export_models(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if it is missing.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Copy the built-in models, their cards and digests to a folder.
-
-    What is started as `sosie --models DIR` needs no package that brings them, and verifies each.
-    """
-    from engine.models.catalog import export_models as export
-
-    written = export(folder)
-    names = escape(", ".join(file.name for file in written))
-    home = escape(str(folder.resolve()))
-    answer = Answer(
-        {"folder": str(folder.resolve()), "files": [file.name for file in written]},
-        f'Wrote {names}.\nNext: `sosie --models {home} serve`, or folder = "{home}" under '
-        "\\[models] in sosie.toml.",
-    )
-    answer.print(as_json=as_json)
-
-
 @dataclass(frozen=True, slots=True)
 class _Told:
     """An input contract and where the model comes from; `family` is its name, if it has one."""
@@ -82,45 +46,29 @@ class _Told:
     licence: str = ""
 
 
+@command("model add")
 def add_model(
     call: Call,
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="An embedder.")],
-    photographs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Photographs to check and calibrate it with: a folder per person, as in LFW.",
-        ),
-    ] = None,
-    card: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Where its card goes.", show_default="beside FILE.onnx"
-        ),
-    ] = None,
-    contract: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The family whose input contract it has; a wrong name is answered with the list.",
-            show_default="by the file's name",
-        ),
-    ] = None,
-    channels: Annotated[
-        str | None, typer.Option(metavar="rgb|bgr", help="The order of its channels.")
-    ] = None,
-    mean: Annotated[
-        float | None, typer.Option(help="Subtracted from each pixel of 0 to 255.")
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(min=1e-9, help="Each pixel is multiplied by it then.")
-    ] = None,
-    side_px: Annotated[
-        int | None,
-        typer.Option(min=16, max=1024, help="The side of its crops, where its graph leaves it."),
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="Where it comes from.")] = None,
-    licence: Annotated[str | None, typer.Option(help="What its maker allows.")] = None,
+    file: Path = argument("An embedder.", "FILE.onnx"),
+    photographs: Path | None = option(
+        "Photographs to check and calibrate it with: a folder per person, as in LFW.", "DIR"
+    ),
+    card: Path | None = option(
+        "Where its card goes.", "FILE.toml", show_default="beside FILE.onnx"
+    ),
+    contract: str | None = option(
+        "The family whose input contract it has; a wrong name is answered with the list.",
+        "NAME",
+        show_default="by the file's name",
+    ),
+    channels: str | None = option("The order of its channels.", "rgb|bgr"),
+    mean: float | None = option("Subtracted from each pixel of 0 to 255."),
+    scale: float | None = option("Each pixel is multiplied by it then.", min=1e-9),
+    side_px: int | None = option(
+        "The side of its crops, where its graph leaves it.", min=16, max=1024
+    ),
+    source: str | None = option("Where it comes from."),
+    licence: str | None = option("What its maker allows."),
 ) -> Answer:
     """Check an embedder, calibrate it, and write its card.
 
@@ -350,16 +298,15 @@ def _show(answer: dict[str, Any]) -> None:
     print_line(f"[green]Written[/] to {escape(answer['card'])}.")
 
 
+@command("model fill")
 def fill_second(
     call: Call,
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[DIR]",
-            help="Photographs named by the id of the document: ID.jpg, or several in ID/. Without "
-            "it the crops that are kept are taken.",
-        ),
-    ] = None,
+    folder: Path | None = argument(
+        "Photographs named by the id of the document: ID.jpg, or several in ID/. Without it the "
+        "crops that are kept are taken.",
+        "[DIR]",
+        default=None,
+    ),
 ) -> Answer:
     """Give references their template of the second model, beside a running service too.
 
@@ -388,6 +335,7 @@ def fill_second(
     )
 
 
+@command("model compare")
 def compare_models(call: Call) -> Answer:
     """Count how often the second model would decide otherwise, each at its own thresholds.
 
@@ -441,16 +389,14 @@ def compare_models(call: Call) -> Answer:
     )
 
 
+@command("model switch")
 def switch_model(
     call: Call,
-    reenroll: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Remove the references that the second model has no template of, and write the "
-            "ids of their documents there: their holders must be enrolled again.",
-        ),
-    ] = None,
+    reenroll: Path | None = option(
+        "Remove the references that the second model has no template of, and write the ids of "
+        "their documents there: their holders must be enrolled again.",
+        "FILE.csv",
+    ),
 ) -> Answer:
     """Let the second model decide, and keep the first as the second.
 
@@ -520,3 +466,24 @@ def _require_second(deployment: Deployment) -> SecondModel:
     if deployment.second is None:
         raise RequestError(NO_SECOND)
     return deployment.second
+
+
+@command("model export")
+def export_models(
+    folder: Path = argument("Where to; made if it is missing.", "DIR"), as_json: JsonFlag = False
+) -> None:
+    """Copy the built-in models, their cards and digests to a folder.
+
+    What is started as `sosie --models DIR` needs no package that brings them, and verifies each.
+    """
+    from engine.models.catalog import export_models as export
+
+    written = export(folder)
+    names = escape(", ".join(file.name for file in written))
+    home = escape(str(folder.resolve()))
+    answer = Answer(
+        {"folder": str(folder.resolve()), "files": [file.name for file in written]},
+        f'Wrote {names}.\nNext: `sosie --models {home} serve`, or folder = "{home}" under '
+        "\\[models] in sosie.toml.",
+    )
+    answer.print(as_json=as_json)

@@ -2,72 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from schema.actors import Restriction
 from schema.reasons import Decision
 from serving.cli.cases import ANY, ME, MOST_CASES, STANDING, STATES, name_people
-from serving.cli.inputs import require_code, require_words
-from serving.cli.output import DEPLOYMENT, Answer, Call, Columns, add_group, escape, list_answer
+from serving.cli.inputs import argument, option, require_code, require_words
+from serving.cli.output import Answer, Call, Columns, command, escape, list_answer
 
 if TYPE_CHECKING:
     from engine.registry.accounts import Outlet
     from serving.wire.oversight import ListedOutlet
 
-Code = Annotated[str, typer.Argument(metavar="CODE")]
+CODE = argument(None, "CODE")
 
 MAX_NAME_LENGTH = 200
 NO_ZONE = "none"
-ZoneOption = Annotated[
-    str | None,
-    typer.Option(
-        "--time-zone",
-        metavar="NAME",
-        help="IANA name, as Asia/Shanghai: by its date documents expire. "
-        "Without it the carrier's, else [registrar] time_zone.",
-    ),
-]
-ZoneArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="IANA name, as Asia/Shanghai; none: unset it.")
-]
+ZONE_OPTION = option(
+    "IANA name, as Asia/Shanghai: by its date documents expire. Without it the carrier's, else "
+    "[registrar] time_zone.",
+    "NAME",
+)
+ZONE_ARGUMENT = argument("IANA name, as Asia/Shanghai; none: unset it.", "NAME")
 MOST_LINES = 1_000_000
-CaseOption = Annotated[
-    str, typer.Option("--case", metavar="ID", help="The case that says why; it keeps the history.")
-]
-ReasonOption = Annotated[
-    str, typer.Option(metavar="TEXT", help="In words, without anybody's name.")
-]
+CASE_OPTION = option("The case that says why; it keeps the history.", "ID", default=...)
+REASON_OPTION = option("In words, without anybody's name.", "TEXT", default=...)
 
 
-def register(app: typer.Typer) -> None:
-    summary = "Add a carrier, set its time zone, or list them."
-    carriers = {"add": add_carrier, "time-zone": set_carrier_zone, "list": list_carriers}
-    add_group(app, "carrier", summary, DEPLOYMENT, **carriers)
-    summary = "Add an outlet of a carrier, close one, restrict one, or list them."
-    outlets = {
-        "add": add_outlet,
-        "time-zone": set_outlet_zone,
-        "close": close_outlet,
-        "list": list_outlets,
-        "suspend": suspend_outlet,
-        "bar": bar_outlet,
-        "lift": lift_restriction,
-        "enrollments": list_past,
-    }
-    add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
-
-
+@command("carrier add")
 def add_carrier(
     call: Call,
-    code: Code,
-    name: Annotated[str, typer.Option(help="The carrier's name.")],
-    line_limit: Annotated[
-        int,
-        typer.Option(min=1, max=MOST_LINES, help="Open lines that one holder may have with it."),
-    ] = 5,
-    time_zone: ZoneOption = None,
+    code: str = CODE,
+    name: str = option("The carrier's name.", default=...),
+    line_limit: int = option(
+        "Open lines that one holder may have with it.", default=5, min=1, max=MOST_LINES
+    ),
+    time_zone: str | None = ZONE_OPTION,
 ) -> Answer:
     """Add a carrier."""
     from engine.registry.accounts import Carrier
@@ -82,11 +54,12 @@ def add_carrier(
     return Answer(made, f"[green]Added[/] the carrier {escape(code)}.")
 
 
+@command("outlet add")
 def add_outlet(
     call: Call,
-    code: Code,
-    carrier: Annotated[str, typer.Option(metavar="CODE", help="The carrier it belongs to.")],
-    time_zone: ZoneOption = None,
+    code: str = CODE,
+    carrier: str = option("The carrier it belongs to.", "CODE", default=...),
+    time_zone: str | None = ZONE_OPTION,
 ) -> Answer:
     """Add an outlet of a carrier."""
     from serving.wire.oversight import ListedOutlet
@@ -99,7 +72,8 @@ def add_outlet(
     return Answer(ListedOutlet(code, carrier, is_open=True, time_zone=made.time_zone), text)
 
 
-def set_carrier_zone(call: Call, code: Code, time_zone: ZoneArgument) -> Answer:
+@command("carrier time-zone")
+def set_carrier_zone(call: Call, code: str = CODE, time_zone: str = ZONE_ARGUMENT) -> Answer:
     """Set the time zone of a carrier's outlets that have none of their own.
 
     By its date documents expire there, from the next decision on.
@@ -110,7 +84,8 @@ def set_carrier_zone(call: Call, code: Code, time_zone: ZoneArgument) -> Answer:
     return Answer({"carrier": code, "time_zone": zone}, text)
 
 
-def set_outlet_zone(call: Call, code: Code, time_zone: ZoneArgument) -> Answer:
+@command("outlet time-zone")
+def set_outlet_zone(call: Call, code: str = CODE, time_zone: str = ZONE_ARGUMENT) -> Answer:
     """Set the time zone of an outlet: by its date documents expire there."""
     zone = _read_time_zone(time_zone)
     call.store.set_outlet_time_zone(code, zone, actor=call.actor)
@@ -131,13 +106,15 @@ def _require_time_zone(name: str | None) -> None:
         find_time_zone(name)
 
 
-def close_outlet(call: Call, code: Code) -> Answer:
+@command("outlet close")
+def close_outlet(call: Call, code: str = CODE) -> Answer:
     """Close an outlet: it enrolls no one any more, and its keys are refused."""
     call.store.close_outlet(code, actor=call.actor)
     text = f"[green]Closed[/] the outlet {escape(code)}."
     return Answer({"outlet": code, "is_open": False}, text)
 
 
+@command("carrier list")
 def list_carriers(call: Call) -> Answer:
     """List the carriers by code."""
     from serving.wire.fields import of_record
@@ -150,11 +127,9 @@ def list_carriers(call: Call) -> Answer:
     return list_answer({"carriers": carriers}, carriers, columns, empty)
 
 
+@command("outlet list")
 def list_outlets(
-    call: Call,
-    carrier: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Only those of this carrier.")
-    ] = None,
+    call: Call, carrier: str | None = option("Only those of this carrier.", "CODE")
 ) -> Answer:
     """List the outlets by code, with why one enrolls nobody, how many attempts were refused, and
     what liveness checks brought in 90 days."""
@@ -192,7 +167,10 @@ def list_outlets(
     return list_answer({"outlets": outlets}, outlets, columns, empty)
 
 
-def suspend_outlet(call: Call, code: Code, case: CaseOption, reason: ReasonOption) -> Answer:
+@command("outlet suspend")
+def suspend_outlet(
+    call: Call, code: str = CODE, case: str = CASE_OPTION, reason: str = REASON_OPTION
+) -> Answer:
     """Let an outlet enroll nobody, at once; one person may.
 
     Attempts are refused, audited and counted.
@@ -200,18 +178,22 @@ def suspend_outlet(call: Call, code: Code, case: CaseOption, reason: ReasonOptio
     return _step(call, "suspend", code, case, reason)
 
 
-def bar_outlet(call: Call, code: Code, case: CaseOption, reason: ReasonOption) -> Answer:
+@command("outlet bar")
+def bar_outlet(
+    call: Call, code: str = CODE, case: str = CASE_OPTION, reason: str = REASON_OPTION
+) -> Answer:
     """Bar an outlet that another person has suspended."""
     return _step(call, "bar", code, case, reason)
 
 
+@command("outlet lift")
 def lift_restriction(
     call: Call,
-    code: Code,
-    restriction: Annotated[
-        Restriction, typer.Option(help="What `outlet list` says of it: nothing else is lifted.")
-    ],
-    reason: ReasonOption,
+    code: str = CODE,
+    restriction: Restriction = option(
+        "What `outlet list` says of it: nothing else is lifted.", default=...
+    ),
+    reason: str = REASON_OPTION,
 ) -> Answer:
     """Let an outlet enroll again; its case keeps the history."""
     return _step(call, "lift", code, restriction, reason)
@@ -232,28 +214,21 @@ def _name_state(outlet: Outlet | ListedOutlet) -> str:
     return outlet.restriction or ("open" if outlet.is_open else "closed")
 
 
+@command("outlet enrollments")
 def list_past(
     call: Call,
-    code: Code,
-    decision: Annotated[Decision | None, typer.Option(help="Only these.")] = None,
-    state: Annotated[
-        str, typer.Option(help=f"Only with a case in this state: one of {', '.join(STATES)}.")
-    ] = ANY,
-    kind: Annotated[str | None, typer.Option(help="Only with a case of this kind.")] = None,
-    assignee: Annotated[
-        str | None, typer.Option(metavar="ACTOR", help=f"Of whose case; {ME}: yours.")
-    ] = None,
-    id_end: Annotated[
-        str | None, typer.Option("--id", metavar="END", help="Its id, or its document's, ends so.")
-    ] = None,
-    overdue: Annotated[
-        bool, typer.Option("--overdue", help="Only with a case that is overdue.")
-    ] = False,
-    sort: Annotated[Literal["newest", "oldest"], typer.Option(help="What comes first.")] = "newest",
-    limit: Annotated[int, typer.Option(min=1, max=MOST_CASES, help="How many at most.")] = 100,
-    after: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on below this enrollment.")
-    ] = None,
+    code: str = CODE,
+    decision: Decision | None = option("Only these."),
+    state: str = option(
+        f"Only with a case in this state: one of {', '.join(STATES)}.", default=ANY
+    ),
+    kind: str | None = option("Only with a case of this kind."),
+    assignee: str | None = option(f"Of whose case; {ME}: yours.", "ACTOR"),
+    id_end: str | None = option("Its id, or its document's, ends so.", "END", "--id"),
+    overdue: bool = option("Only with a case that is overdue."),
+    sort: Literal["newest", "oldest"] = option("What comes first.", default="newest"),
+    limit: int = option("How many at most.", default=100, min=1, max=MOST_CASES),
+    after: str | None = option("Go on below this enrollment.", "ID"),
 ) -> Answer:
     """List what was attempted at an outlet, for a look; audited.
 

@@ -7,19 +7,21 @@ import json
 import os
 import sys
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperGroup
+from typer.models import OptionInfo
 
 from schema.actors import Actor
-from serving.cli.inputs import HomeOption, name_actor, open_deployment
+from serving.cli.inputs import HOME_OPTION, name_actor, open_deployment
 from serving.errors import ExitCode, Fault, describe
 
 if TYPE_CHECKING:
@@ -235,27 +237,35 @@ def exit_negative() -> typer.Exit:
     return typer.Exit(ExitCode.NEGATIVE)
 
 
-def add_group(app: typer.Typer, name: str, summary: str, panel: str, **commands: Any) -> None:
-    """Adds a group of commands, under a heading of `sosie --help`; alone it shows its help."""
-    group = typer.Typer(help=summary, no_args_is_help=True)
-    add_commands(group, None, **commands)
-    app.add_typer(group, name=name, rich_help_panel=panel)
+Command = TypeVar("Command", bound=Callable[..., Any])
+apps: dict[str, typer.Typer] = defaultdict(lambda: typer.Typer(add_completion=False))
+"""The commands of the modules that are imported, by the first word."""
 
 
-def add_commands(app: typer.Typer, panel: str | None, **commands: Any) -> None:
-    """Adds commands by name; one that takes a `Call` gets --home and --json, and its answer is
-    printed."""
-    for name, run in commands.items():
-        app.command(name.replace("_", "-"), rich_help_panel=panel)(make_command(run))
+def command(path: str, **settings: Any) -> Callable[[Command], Command]:
+    """Makes a function a command, as `case show`; `case` alone is called before each of these.
+
+    One that takes a `Call` gets --home and --json, and its answer is printed.
+    """
+    first, _, name = path.partition(" ")
+
+    def add(run: Command) -> Command:
+        apps[first].command(name or first, **settings)(make_command(run))
+        return run
+
+    return add
 
 
 def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(run, eval_str=True)
     parameters = list(signature.parameters.values())
+    for one in parameters:
+        if one.annotation is bool and isinstance(one.default, OptionInfo):
+            _make_flag(one.name, one.default)
     if not parameters or parameters[0].annotation is not Call:
         return run
 
-    def command(home: HomeOption = None, as_json: JsonFlag = False, **given: Any) -> None:
+    def command(home: Path | None = HOME_OPTION, as_json: JsonFlag = False, **given: Any) -> None:
         with ExitStack() as opened:
             call = Call(home, as_json, opened)
             answer = run(call, **given)
@@ -270,11 +280,10 @@ def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-# The headings under which `sosie --help` lists the commands.
-DEPLOYMENT = "A deployment"
-PHOTOGRAPHS = "Photographs alone"
-REGISTRY = "Faces on record"
-FIGURES = "Figures"
+def _make_flag(name: str, flag: OptionInfo) -> None:
+    if flag.default is None:
+        flag.default = False
+        flag.param_decls = flag.param_decls or (f"--{name.replace('_', '-')}",)
 
 
 INTERRUPTED = 130

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from serving.cli.output import (
-    DEPLOYMENT,
-    Answer,
-    Call,
-    Columns,
-    add_commands,
-    add_group,
-    escape,
-    list_answer,
-)
+from serving.cli.inputs import argument, option
+from serving.cli.output import Answer, Call, Columns, command, escape, list_answer
 
-Id = Annotated[str, typer.Argument(metavar="DOCUMENT", help="The document's id.")]
+ID = argument("The document's id.", "DOCUMENT")
 
 
-def register(app: typer.Typer) -> None:
-    summary = "Holders who are reported dead."
-    commands = {
-        "show": show_death,
-        "report": report_death,
-        "confirm": confirm_death,
-        "contest": contest_death,
-        "lift": lift_death,
-    }
-    add_group(app, "death", summary, DEPLOYMENT, **commands)
-    add_commands(app, DEPLOYMENT, exceptions=list_exceptions)
+@command("death show")
+def show_death(call: Call, document: str = ID) -> Answer:
+    """Show what is reported of a document's holder."""
+    from engine.cases.deaths import read_death
+    from serving.wire.fields import of_record
+    from serving.wire.people import Death
+
+    found = read_death(call.store, document)
+    text = f"{found.state.capitalize()} since {found.reported_at.isoformat(timespec='minutes')}."
+    return Answer(of_record(Death, found), text)
 
 
+@command("death report")
 def report_death(
     call: Call,
-    document: Id,
-    source: Annotated[
-        str, typer.Option(help="registry, certificate, family or other: where it comes from.")
-    ],
+    document: str = ID,
+    source: str = option(
+        "registry, certificate, family or other: where it comes from.", default=...
+    ),
 ) -> Answer:
     """Report a document's holder dead, at once; one person may.
 
@@ -51,30 +41,22 @@ def report_death(
     return _step(call, "report", document, DeathSource(source))
 
 
-def confirm_death(call: Call, document: Id) -> Answer:
+@command("death confirm")
+def confirm_death(call: Call, document: str = ID) -> Answer:
     """Confirm what another person has reported: the lines are closed."""
     return _step(call, "confirm", document)
 
 
-def contest_death(call: Call, document: Id) -> Answer:
+@command("death contest")
+def contest_death(call: Call, document: str = ID) -> Answer:
     """Say that a report is wrong; it holds until another person lifts it."""
     return _step(call, "contest", document)
 
 
-def lift_death(call: Call, document: Id) -> Answer:
+@command("death lift")
+def lift_death(call: Call, document: str = ID) -> Answer:
     """Lift a report that another person has contested: its disputed lines are active again."""
     return _step(call, "lift", document)
-
-
-def show_death(call: Call, document: Id) -> Answer:
-    """Show what is reported of a document's holder."""
-    from engine.cases.deaths import read_death
-    from serving.wire.fields import of_record
-    from serving.wire.people import Death
-
-    found = read_death(call.store, document)
-    text = f"{found.state.capitalize()} since {found.reported_at.isoformat(timespec='minutes')}."
-    return Answer(of_record(Death, found), text)
 
 
 def _step(call: Call, name: str, document: str, *given: object) -> Answer:
@@ -89,8 +71,9 @@ def _step(call: Call, name: str, document: str, *given: object) -> Answer:
     return Answer(of_record(Death, found), text)
 
 
+@command("exceptions")
 def list_exceptions(
-    call: Call, days: Annotated[int, typer.Option(min=1, max=366, help="Since how many days.")] = 30
+    call: Call, days: int = option("Since how many days.", default=30, min=1, max=366)
 ) -> Answer:
     """List the outlets that have asked for exceptions, those with most first."""
     from datetime import timedelta

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from engine.errors import RequestError
 from engine.formatting import count, duration, percent, plural, size, with_interval
-from serving.cli.output import FIGURES, Answer, Call, add_commands, escape, print_line, print_table
+from serving.cli.inputs import option
+from serving.cli.output import Answer, Call, command, escape, print_line, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,98 +42,57 @@ _BESIDE_CHECK = frozenset({"check", "reports", "seed", "home", "as_json"})
 """Parameters that a check heeds, or that change nothing of its answer."""
 
 
-def register(app: typer.Typer) -> None:
-    add_commands(app, FIGURES, plan=plan)
-
-
+@command("plan")
 def plan(
     call: Call,
     context: typer.Context,
-    faces: Annotated[
-        float | None,
-        typer.Option(parser=read_number, metavar="N", help="Faces in the gallery, as 1.6e9."),
-    ] = None,
-    arrivals: Annotated[
-        float | None,
-        typer.Option(
-            parser=read_number, metavar="N", help="Enrollments a second in the busiest hour."
-        ),
-    ] = None,
-    searches: Annotated[
-        float, typer.Option(parser=read_number, metavar="N", help="1:N searches a second.")
-    ] = 0,
-    p99_ms: Annotated[
-        float, typer.Option(min=1, help="99 of 100 enrollments are to be answered in so long.")
-    ] = 1000,
-    search_p99_ms: Annotated[float, typer.Option(min=1, help="The same of searches.")] = 1000,
-    node_cores: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=4096, help="Cores of a node.", show_default="those of the figures' machine"
-        ),
-    ] = None,
-    node_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=1, max=1e6, help="Its memory.", show_default="that of the figures' machine"
-        ),
-    ] = None,
-    node_gb_s: Annotated[
-        float | None,
-        typer.Option(
-            min=1, max=1e5, help="What it reads of memory, GB/s.", show_default="as measured a core"
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1024, help="Decisions a transaction.", show_default="[registrar] batch_size"
-        ),
-    ] = None,
-    ceiling: Annotated[
-        float, typer.Option(min=0.05, max=0.95, help="Share of time that anything may be busy.")
-    ] = 0.7,
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure",
-            help="Measure this machine first: about 20 s; commits in a folder that is made in the "
-            "home, else in /var/tmp, and removed.",
-        ),
-    ] = False,
-    photographs: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="With --measure: photographs such as people bring."),
-    ] = None,
-    measured_references: Annotated[
-        int | None,
-        typer.Option(
-            "--measure-references",
-            min=1_000,
-            max=10_000_000,
-            help="With --measure: references to scan.",
-            show_default="a million, if they fit",
-        ),
-    ] = None,
-    reports: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Reports of `sosie bench`, for what is not measured.",
-            show_default="those that come with Sosie",
-        ),
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="REPORT",
-            help="Instead of a plan: hold the simulation against a report of `sosie bench serve`.",
-        ),
-    ] = None,
-    requests: Annotated[
-        int, typer.Option(min=1_000, max=1_000_000, help="That the simulation plays.")
-    ] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,
+    faces: float | None = option("Faces in the gallery, as 1.6e9.", "N", parser=read_number),
+    arrivals: float | None = option(
+        "Enrollments a second in the busiest hour.", "N", parser=read_number
+    ),
+    searches: float = option("1:N searches a second.", "N", default=0, parser=read_number),
+    p99_ms: float = option(
+        "99 of 100 enrollments are to be answered in so long.", default=1000, min=1
+    ),
+    search_p99_ms: float = option("The same of searches.", default=1000, min=1),
+    node_cores: int | None = option(
+        "Cores of a node.", min=1, max=4096, show_default="those of the figures' machine"
+    ),
+    node_gib: float | None = option(
+        "Its memory.", min=1, max=1e6, show_default="that of the figures' machine"
+    ),
+    node_gb_s: float | None = option(
+        "What it reads of memory, GB/s.", min=1, max=1e5, show_default="as measured a core"
+    ),
+    batch: int | None = option(
+        "Decisions a transaction.", min=1, max=1024, show_default="[registrar] batch_size"
+    ),
+    ceiling: float = option(
+        "Share of time that anything may be busy.", default=0.7, min=0.05, max=0.95
+    ),
+    measure: bool = option(
+        "Measure this machine first: about 20 s; commits in a folder that is made in the home, "
+        "else in /var/tmp, and removed."
+    ),
+    photographs: Path | None = option("With --measure: photographs such as people bring.", "DIR"),
+    measured_references: int | None = option(
+        "With --measure: references to scan.",
+        None,
+        "--measure-references",
+        min=1_000,
+        max=10_000_000,
+        show_default="a million, if they fit",
+    ),
+    reports: Path | None = option(
+        "Reports of `sosie bench`, for what is not measured.",
+        "DIR",
+        show_default="those that come with Sosie",
+    ),
+    check: Path | None = option(
+        "Instead of a plan: hold the simulation against a report of `sosie bench serve`.", "REPORT"
+    ),
+    requests: int = option("That the simulation plays.", default=20_000, min=1_000, max=1_000_000),
+    seed: int = option("Of the simulation.", default=0, min=0),
 ) -> Answer:
     """Plan machines for so many faces, arrivals and an objective.
 

@@ -7,24 +7,12 @@ from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import FourEyes, NotInstalled, RegistryError, RequestError, advise_extra
 from schema.actors import fold_person
-from serving.cli.inputs import CertificateOption, require_place, save_certificate
-from serving.cli.output import (
-    DEPLOYMENT,
-    REGISTRY,
-    Answer,
-    Call,
-    add_group,
-    escape,
-    print_facts,
-    print_line,
-    print_table,
-)
+from serving.cli.inputs import CERTIFICATE_OPTION, argument, option, require_place, save_certificate
+from serving.cli.output import Answer, Call, command, escape, print_facts, print_line, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,12 +38,7 @@ NAMES = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    summary = "Delete data whose retention period is over, or show what is due."
-    commands = {"show": show_due, "run": run_now, "confirm-clock": confirm_clock}
-    add_group(app, "retention", summary, DEPLOYMENT, **commands)
-
-
+@command("retention show")
 def show_due(call: Call) -> Answer:
     """Show how long each kind of data is kept, and how much is due now.
 
@@ -64,12 +47,11 @@ def show_due(call: Call) -> Answer:
     return _describe_due(call)
 
 
+@command("retention run")
 def run_now(
     call: Call,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what is due, as `show` does.")
-    ] = False,
-    certificate: CertificateOption = None,
+    dry_run: bool = option("Only show what is due, as `show` does."),
+    certificate: Path | None = CERTIFICATE_OPTION,
 ) -> Answer | None:
     """Delete data whose retention period is over, and do what is due of lines by their rules.
 
@@ -96,11 +78,9 @@ def run_now(
     return None
 
 
+@command("retention confirm-clock")
 def confirm_clock(
-    call: Call,
-    day: Annotated[
-        str, typer.Argument(metavar="DAY", help="Today's date (UTC), not read from this machine.")
-    ],
+    call: Call, day: str = argument("Today's date (UTC), not read from this machine.", "DAY")
 ) -> Answer:
     """Put on record that this machine's clock is right, also while a service runs.
 
@@ -212,25 +192,15 @@ ASKED_FOR = timedelta(days=7)
 """So long another person may make what one has asked for."""
 MADE, ASKED = "list.made", "list.asked"
 
-FileArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Where the list goes: .csv or .parquet.")
-]
+FILE_ARGUMENT = argument("Where the list goes: .csv or .parquet.", "FILE")
 
 
-def register_statutory(app: typer.Typer) -> None:
-    summary = "Lists that a law or a regulator asks for."
-    add_group(app, "statutory", summary, REGISTRY, people=list_people, outlets=list_outlets)
-
-
+@command("statutory people")
 def list_people(
     call: Call,
-    file: FileArgument,
-    layout: Annotated[
-        str, typer.Option(metavar="NAME", help="india, indonesia, philippines, or a TOML file.")
-    ],
-    reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show names and numbers in full, not masked.")
-    ] = False,
+    file: Path = FILE_ARGUMENT,
+    layout: str = option("india, indonesia, philippines, or a TOML file.", "NAME", default=...),
+    reveal: bool = option("Show names and numbers in full, not masked."),
 ) -> Answer:
     """List everybody with more lines than a person may have; audited.
 
@@ -251,12 +221,11 @@ def list_people(
     return _write(call, file, layout, "people", find, is_revealed=reveal)
 
 
+@command("statutory outlets")
 def list_outlets(
     call: Call,
-    file: FileArgument,
-    layout: Annotated[
-        str, typer.Option(metavar="NAME", help="outlets, or a TOML file.")
-    ] = "outlets",
+    file: Path = FILE_ARGUMENT,
+    layout: str = option("outlets, or a TOML file.", "NAME", default="outlets"),
 ) -> Answer:
     """List outlets by the cases of confirmed fraud whose people opened lines there, or tried to."""
 

@@ -13,43 +13,29 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from serving.cli.inputs import ConfigOption, HomeOption
-from serving.cli.output import DEPLOYMENT, escape, print_fault, print_json, print_line
+from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
+from serving.cli.output import command, escape, print_fault, print_json, print_line
 
 if TYPE_CHECKING:
     from serving.cluster.environment import Site
     from serving.cluster.supervisor import Order
 
 
-UntilFlag = Annotated[
-    bool, typer.Option(hidden=True, help="Stop with whoever started it, however that ends.")
-]
+UNTIL_FLAG = option("Stop with whoever started it, however that ends.", hidden=True)
 
 
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=DEPLOYMENT)(serve)
-    app.command("ray-environment", rich_help_panel=DEPLOYMENT)(print_environment)
-    app.command("serve-config", rich_help_panel=DEPLOYMENT)(print_application)
-    app.command(rich_help_panel=DEPLOYMENT)(drain)
-
-
+@command("serve")
 def serve(
-    home: HomeOption = None,
-    config: ConfigOption = None,
-    host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where to listen, for this run.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, metavar="PORT", help="The same.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line for whatever happens.")
-    ] = False,
-    until_stdin_closes: UntilFlag = False,
+    home: Path | None = HOME_OPTION,
+    config: Path | None = CONFIG_OPTION,
+    host: str | None = option("Where to listen, for this run.", "ADDRESS"),
+    port: int | None = option("The same.", "PORT", min=1, max=65535),
+    as_json: bool = option("Print one JSON object a line for whatever happens.", None, "--json"),
+    until_stdin_closes: bool = UNTIL_FLAG,
 ) -> None:
     """Serve the HTTP interface until stopped (Ctrl-C, SIGTERM); starts Ray where needed.
 
@@ -81,14 +67,10 @@ def serve(
     raise typer.Exit(code)
 
 
+@command("ray-environment")
 def print_environment(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", help="A folder of the node's own, as /run/sosie: a short path."
-        ),
-    ],
-    home: HomeOption = None,
+    folder: Path = argument("A folder of the node's own, as /run/sosie: a short path.", "DIR"),
+    home: Path | None = HOME_OPTION,
 ) -> None:
     """Print the environment that `ray start` needs on each node of a cluster of your own.
 
@@ -108,13 +90,11 @@ def print_environment(
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
+@command("serve-config")
 def print_application(
-    home: HomeOption = None,
-    config: ConfigOption = None,
-    python: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Of another environment with Sosie, for its replicas."),
-    ] = None,
+    home: Path | None = HOME_OPTION,
+    config: Path | None = CONFIG_OPTION,
+    python: Path | None = option("Of another environment with Sosie, for its replicas.", "PATH"),
 ) -> None:
     """Print the file that `serve deploy` takes, made from the settings.
 
@@ -133,15 +113,12 @@ def print_application(
     typer.echo(yaml.safe_dump(described, sort_keys=False), nl=False)
 
 
+@command("drain")
 def drain(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[DIR]",
-            help="This node's proxy alone: the folder that ray-environment was given.",
-        ),
-    ] = None,
-    home: HomeOption = None,
+    folder: Path | None = argument(
+        "This node's proxy alone: the folder that ray-environment was given.", "[DIR]", default=None
+    ),
+    home: Path | None = HOME_OPTION,
 ) -> None:
     """Refuse new requests, wait for running ones, and end the application on its Ray cluster.
 
@@ -214,31 +191,17 @@ LOOK_EVERY_S = 0.2
 """Between two looks at signals."""
 
 
-def register_sandbox(app: typer.Typer) -> None:
-    app.command("sandbox", rich_help_panel=DEPLOYMENT)(serve_sandbox)
-
-
+@command("sandbox")
 def serve_sandbox(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[DIR]", help="Where it is kept, with its keys; without one it is thrown away."
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0: any.")] = 8700,
-    numbers: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help="Print the document numbers of this type, and end."),
-    ] = None,
-    collection: Annotated[
-        bool,
-        typer.Option("--collection", help="Print a collection of requests (Postman), and end."),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print address and keys as one JSON document.")
-    ] = False,
-    until_stdin_closes: UntilFlag = False,
+    folder: Path | None = argument(
+        "Where it is kept, with its keys; without one it is thrown away.", "[DIR]", default=None
+    ),
+    host: str = option("Where to listen.", "ADDRESS", default="127.0.0.1"),
+    port: int = option("0: any.", "PORT", default=8700, min=0, max=65535),
+    numbers: str | None = option("Print the document numbers of this type, and end.", "TYPE"),
+    collection: bool = option("Print a collection of requests (Postman), and end."),
+    as_json: bool = option("Print address and keys as one JSON document.", None, "--json"),
+    until_stdin_closes: bool = UNTIL_FLAG,
 ) -> None:
     """Serve the interface without faces: document numbers say how an enrollment ends.
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,13 +19,13 @@ from engine.errors import (
     WriterBusy,
     advise_extra,
 )
-from serving.cli.inputs import require_place
+from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import (
-    REGISTRY,
     Answer,
     Call,
     Columns,
-    add_commands,
+    apps,
+    command,
     escape,
     list_answer,
     make_command,
@@ -47,23 +47,15 @@ if TYPE_CHECKING:
 NO_FACES = r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
 MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
 
-SweepId = Annotated[str, typer.Argument(metavar="ID", help="As `sosie sweep list` shows it.")]
-TopOption = Annotated[int, typer.Option(min=1, max=MOST_GROUPS, help="How many to list at most.")]
-FacesFlag = Annotated[
-    bool,
-    typer.Option(
-        "--faces",
-        help="With the faces that are kept of its first groups: the file is yours to delete.",
-    ),
-]
+SWEEP_ID = argument("As `sosie sweep list` shows it.", "ID")
+TOP = "How many to list at most."
+FACES_FLAG = option(
+    "With the faces that are kept of its first groups: the file is yours to delete."
+)
 
 
-def list_sweeps(
-    call: Call,
-    top: Annotated[
-        int, typer.Option(min=1, max=MOST_SWEEPS, help="How many to list at most.")
-    ] = 20,
-) -> Answer:
+@command("sweep list")
+def list_sweeps(call: Call, top: int = option(TOP, default=20, min=1, max=MOST_SWEEPS)) -> Answer:
     """List the sweeps, the newest first."""
     from serving.api import serializers
     from serving.sweeps.sweep_views import SWEEP_COLUMNS, sweep_row
@@ -74,7 +66,8 @@ def list_sweeps(
     return list_answer({"sweeps": items}, rows, columns, "Nothing was swept yet.")
 
 
-def show_sweep(call: Call, sweep_id: SweepId) -> Answer:
+@command("sweep show")
+def show_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     """Show one sweep: how far it is, what it found, where its files are."""
     from serving.api import serializers
 
@@ -88,11 +81,12 @@ def show_sweep(call: Call, sweep_id: SweepId) -> Answer:
     return Answer({"sweep": serializers.sweep_report(record), "files": files}, show)
 
 
+@command("sweep groups")
 def list_groups(
     call: Call,
-    sweep_id: SweepId,
-    top: TopOption = 100,
-    after: Annotated[int, typer.Option(min=0, help="Leave out so many, the riskiest.")] = 0,
+    sweep_id: str = SWEEP_ID,
+    top: int = option(TOP, default=100, min=1, max=MOST_GROUPS),
+    after: int = option("Leave out so many, the riskiest.", default=0, min=0),
 ) -> Answer:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
     page = open_reader(call.deployment).groups(sweep_id, after, top)
@@ -104,11 +98,12 @@ def list_groups(
     return Answer(page, show)
 
 
+@command("sweep report")
 def report_sweep(
     call: Call,
-    sweep_id: SweepId,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the report goes.")],
-    faces: FacesFlag = False,
+    sweep_id: str = SWEEP_ID,
+    file: Path = argument("Where the report goes.", "FILE"),
+    faces: bool = FACES_FLAG,
 ) -> Answer:
     """Write the HTML report of a sweep anew, with what people have decided since.
 
@@ -190,64 +185,27 @@ LOOK_EVERY_S = 0.2
 _MILLION = 1_000_000
 
 
-def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        help="Find the faces in the whole gallery that hold several identities.",
-        invoke_without_command=True,
-    )
-    group.callback()(make_command(sweep))
-    commands = {
-        "list": list_sweeps,
-        "show": show_sweep,
-        "groups": list_groups,
-        "report": report_sweep,
-        "cancel": cancel_sweep,
-    }
-    add_commands(group, None, **commands)
-    app.add_typer(group, name="sweep", rich_help_panel=REGISTRY)
-
-
+@apps["sweep"].callback(invoke_without_command=True)
+@make_command
 def sweep(
     call: Call,
     context: typer.Context,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=-1, max=1, help="The lowest score of a pair; from review or the proposal on."
-        ),
-    ] = None,
-    fmr: Annotated[
-        float | None, typer.Option(help="The false match rate that chooses it instead.")
-    ] = None,
-    new: Annotated[
-        bool, typer.Option("--new", help="Only pairs with a face that no sweep has covered yet.")
-    ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what it would take and bring, and stop there.")
-    ] = False,
-    unsupported: Annotated[
-        bool,
-        typer.Option(
-            "--unsupported",
-            help="Take a threshold of which the calibration can't say what to expect.",
-        ),
-    ] = False,
-    budget: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=10_000,
-            help="So many groups at most, the most suspicious beyond their score.",
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on with a sweep that was stopped.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the HTML report there.")
-    ] = None,
-    faces: FacesFlag = False,
-    top: TopOption = 20,
+    threshold: float | None = option(
+        "The lowest score of a pair; from review or the proposal on.", min=-1, max=1
+    ),
+    fmr: float | None = option("The false match rate that chooses it instead."),
+    new: bool = option("Only pairs with a face that no sweep has covered yet."),
+    plan: bool = option("Say what it would take and bring, and stop there."),
+    unsupported: bool = option(
+        "Take a threshold of which the calibration can't say what to expect."
+    ),
+    budget: int | None = option(
+        "So many groups at most, the most suspicious beyond their score.", min=1, max=10_000
+    ),
+    resume: str | None = option("Go on with a sweep that was stopped.", "ID"),
+    report: Path | None = option("Also write the HTML report there.", "FILE"),
+    faces: bool = FACES_FLAG,
+    top: int = option(TOP, default=20, min=1, max=MOST_GROUPS),
 ) -> Answer | None:
     """Find the faces in the whole gallery that hold several identities.
 
@@ -277,7 +235,8 @@ def sweep(
         return _tell_result(open_reader(call.deployment), done, top, shown)
 
 
-def cancel_sweep(call: Call, sweep_id: SweepId) -> Answer:
+@command("sweep cancel")
+def cancel_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     """End a sweep that was stopped on its way, and remove what it has found."""
     from serving.api import serializers
 

@@ -3,52 +3,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from serving.cli.inputs import ConfigOption, HomeOption
-from serving.cli.output import DEPLOYMENT, Answer, Call, Columns, add_group, escape, list_answer
+from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
+from serving.cli.output import Answer, Call, Columns, command, escape, list_answer
 
 if TYPE_CHECKING:
     from engine.registry.webhooks import Webhooks
     from serving.registrar.protocol import WebhookAnswer, WebhookStep
     from serving.wire.webhooks import Webhook
 
-WebhookId = Annotated[str, typer.Argument(metavar="ID")]
-TypeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--type", metavar="TYPE", help="Only these events, as line.opened; may be repeated."
-    ),
-]
+WEBHOOK_ID = argument(None, "ID")
+EVENT_TYPES = option("Only these events, as line.opened; may be repeated.", "TYPE", "--type")
 
 
-def register(app: typer.Typer) -> None:
-    summary = "Say where events are sent, and send them."
-    commands = {
-        "create": create_webhook,
-        "list": list_webhooks,
-        "show": show_webhook,
-        "change": change_webhook,
-        "rotate": rotate_secret,
-        "remove": remove_webhook,
-        "replay": replay_events,
-        "dead-letters": list_dead_letters,
-        "retry": ask_again,
-        "deliver": deliver_events,
-    }
-    add_group(app, "webhooks", summary, DEPLOYMENT, **commands)
-
-
+@command("webhooks create")
 def create_webhook(
     call: Call,
-    sink: Annotated[str, typer.Argument(metavar="URL", help="A public https address.")],
-    types: TypeOption = None,
-    carrier: Annotated[
-        str | None,
-        typer.Option(metavar="CODE", help="Whose events.", show_default="those of all carriers"),
-    ] = None,
+    sink: str = argument("A public https address.", "URL"),
+    types: list[str] | None = EVENT_TYPES,
+    carrier: str | None = option("Whose events.", "CODE", show_default="those of all carriers"),
 ) -> Answer:
     """Send events to an address from now on. The secret that signs them is printed once."""
     from serving.registrar.protocol import NewWebhook
@@ -58,6 +35,7 @@ def create_webhook(
     return _tell_secret(call, "", step)
 
 
+@command("webhooks list")
 def list_webhooks(call: Call) -> Answer:
     """List the webhooks, with what waits for each."""
     from serving.api import serializers
@@ -77,22 +55,20 @@ def list_webhooks(call: Call) -> Answer:
     return list_answer(wire.Webhooks(found), found, columns, "No webhook.")
 
 
-def show_webhook(call: Call, webhook_id: WebhookId) -> Answer:
+@command("webhooks show")
+def show_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """Show a webhook, with what waits for it."""
     return _describe(call, webhook_id)
 
 
+@command("webhooks change")
 def change_webhook(
     call: Call,
-    webhook_id: WebhookId,
-    sink: Annotated[
-        str | None, typer.Option(metavar="URL", help="What waits goes there, too.")
-    ] = None,
-    types: TypeOption = None,
-    all_types: Annotated[bool, typer.Option("--all-types", help="Events of every type.")] = False,
-    state: Annotated[
-        Literal["active", "paused"] | None, typer.Option(help="active: it goes on where it was.")
-    ] = None,
+    webhook_id: str = WEBHOOK_ID,
+    sink: str | None = option("What waits goes there, too.", "URL"),
+    types: list[str] | None = EVENT_TYPES,
+    all_types: bool = option("Events of every type."),
+    state: Literal["active", "paused"] | None = option("active: it goes on where it was."),
 ) -> Answer:
     """Give a webhook another address, other types or another state."""
     from engine.registry.webhooks import WebhookChange
@@ -107,14 +83,16 @@ def change_webhook(
     return _describe(call, webhook_id)
 
 
-def rotate_secret(call: Call, webhook_id: WebhookId) -> Answer:
+@command("webhooks rotate")
+def rotate_secret(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """Give a webhook a new secret, printed once; the one before signs as well for a while."""
     from serving.registrar.protocol import Rotate
 
     return _tell_secret(call, webhook_id, Rotate())
 
 
-def remove_webhook(call: Call, webhook_id: WebhookId) -> Answer:
+@command("webhooks remove")
+def remove_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """End a webhook: what waits is sent to nobody."""
     from serving.registrar.protocol import Remove
     from serving.wire.webhooks import RemovedWebhook
@@ -124,15 +102,13 @@ def remove_webhook(call: Call, webhook_id: WebhookId) -> Answer:
     return Answer(RemovedWebhook(webhook_id), text)
 
 
+@command("webhooks replay")
 def replay_events(
     call: Call,
-    webhook_id: WebhookId,
-    after: Annotated[
-        str,
-        typer.Option(
-            help="`next` of a page of the feed that you read as operator; 0: all there is."
-        ),
-    ],
+    webhook_id: str = WEBHOOK_ID,
+    after: str = option(
+        "`next` of a page of the feed that you read as operator; 0: all there is.", default=...
+    ),
 ) -> Answer:
     """Send every event beyond a place in the feed, again or for the first time."""
     from engine.registry.events import open_place
@@ -142,11 +118,12 @@ def replay_events(
     return _describe(call, webhook_id)
 
 
+@command("webhooks dead-letters")
 def list_dead_letters(
     call: Call,
-    webhook_id: WebhookId,
-    after: Annotated[str, typer.Option(help="`next` of the page before.")] = "0",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    webhook_id: str = WEBHOOK_ID,
+    after: str = option("`next` of the page before.", default="0"),
+    limit: int = option("How many at most.", default=100, min=1, max=10_000),
 ) -> Answer:
     """List the events that are tried no more."""
     from engine.registry.events import open_place
@@ -165,13 +142,13 @@ def list_dead_letters(
     return list_answer(page, page.dead_letters, columns, "No dead letter.")
 
 
+@command("webhooks retry")
 def ask_again(
     call: Call,
-    webhook_id: WebhookId,
-    events: Annotated[
-        list[str] | None,
-        typer.Option("--event", help="Only this one; may be repeated.", show_default="all"),
-    ] = None,
+    webhook_id: str = WEBHOOK_ID,
+    events: list[str] | None = option(
+        "Only this one; may be repeated.", None, "--event", show_default="all"
+    ),
 ) -> Answer:
     """Try dead letters again, from the first attempt on."""
     from serving.registrar.protocol import AskAgain
@@ -181,7 +158,8 @@ def ask_again(
     return Answer(Revived(count), f"{count} dead letters are tried again.")
 
 
-def deliver_events(config: ConfigOption = None, home: HomeOption = None) -> None:
+@command("webhooks deliver")
+def deliver_events(config: Path | None = CONFIG_OPTION, home: Path | None = HOME_OPTION) -> None:
     """Send events until stopped (Ctrl-C, SIGTERM), on any host that reaches the database.
 
     Several share the work. The service does it by itself unless [webhooks] deliver is false. The
