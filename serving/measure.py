@@ -32,7 +32,6 @@ from engine.capacity.figures import (
     assume,
     gather_figures,
     most_frequent_machine,
-    overlay,
     read_reports,
 )
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
@@ -416,5 +415,5 @@ def join_figures(
             "has others: give --measure"
         )
     machine = stamp_machine() if measured or not reports else most_frequent_machine(reports)
-    found = overlay(gather_figures(reports, kind), measured)
+    found = gather_figures(reports, kind) | dict(measured)
     return PlanFigures(machine, kind, found, settings.gallery.segment_rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,13 +25,51 @@ class FigureOrigin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class VectorKind:
+    """Vectors of `dim` floats of `float_bytes` each in the gallery's memory."""
+
+    dim: int = 128
+    float_bytes: int = 4
+
+
+USUAL = VectorKind()
+"""The vectors that values are assumed for."""
+Scale = Callable[[float, VectorKind], float]
+"""The value for other vectors than the usual."""
+
+
+def _as_measured(value: float, _: VectorKind) -> float:
+    return value
+
+
+def _by_length(value: float, kind: VectorKind) -> float:
+    return value * (kind.dim / USUAL.dim)
+
+
+def _by_bytes(codes: float) -> Scale:
+    """A float has so many bytes of codes: one of a byte; in memory one of half a byte too."""
+    return lambda value, kind: (
+        value + (kind.dim * (kind.float_bytes + codes) - USUAL.dim * (USUAL.float_bytes + codes))
+    )
+
+
+def _by_stored_bytes(value: float, kind: VectorKind) -> float:
+    """The store has float32, whatever the gallery uses."""
+    return value + (kind.dim - USUAL.dim) * USUAL.float_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Assumed:
-    """Label and unit of a quantity, and the value assumed without a measurement, with why."""
+    """Label and unit of a quantity, and the value assumed without a measurement, with why.
+
+    `scale` is None where it does not depend on the kind of vectors.
+    """
 
     label: str
     unit: str
     value: float
     why: str
+    scale: Scale | None = None
 
 
 class Quantity(Enum):
@@ -45,30 +83,54 @@ class Quantity(Enum):
         "HTTP, proxy and Ray, an enrollment", "core-s", 3e-3, "a hop between deployments costs one"
     )
     DECISION_ALONE = Assumed(
-        "decision and commit, alone, no search", "s", 6e-3, "SQLite on a disk that flushes in 2 ms"
+        "decision and commit, alone, no search",
+        "s",
+        6e-3,
+        "SQLite on a disk that flushes in 2 ms",
+        _as_measured,
     )
-    DECISION = Assumed("decision and commit, one of 32, no search", "s", 0.6e-3, "the same")
+    DECISION = Assumed(
+        "decision and commit, one of 32, no search", "s", 0.6e-3, "the same", _as_measured
+    )
     DECISION_SPREAD = Assumed(
-        "spread of a batch's time", "of its log", 0.25, "p99 1.8 times the median"
+        "spread of a batch's time", "of its log", 0.25, "p99 1.8 times the median", _as_measured
     )
     SCAN_ALONE = Assumed(
-        "scan of a reference, one probe", "core-s", 9.2e-9, "a core reads 14 GB/s of codes"
+        "scan of a reference, one probe",
+        "core-s",
+        9.2e-9,
+        "a core reads 14 GB/s of codes",
+        _by_length,
     )
     SCAN = Assumed(
-        "scan of a reference, a probe of 256", "core-s", 0.6e-9, "1.7 G comparisons a core"
+        "scan of a reference, a probe of 256",
+        "core-s",
+        0.6e-9,
+        "1.7 G comparisons a core",
+        _by_length,
     )
-    SCAN_SPREAD = Assumed("spread of a scan's time", "of its log", 0.17, "p99 1.5 times the median")
+    SCAN_SPREAD = Assumed(
+        "spread of a scan's time", "of its log", 0.17, "p99 1.5 times the median", _as_measured
+    )
     FAN_OUT = Assumed(
-        "asking all shards, beside their scans", "s", 3e-3, "a call of Ray to another node"
+        "asking all shards, beside their scans",
+        "s",
+        3e-3,
+        "a call of Ray to another node",
+        _as_measured,
     )
     HOP = Assumed(
         "way between ingress and registrar, and back", "s", 2e-3, "a call of Ray each way"
     )
     REFERENCE_BYTES = Assumed(
-        "memory of a reference", "bytes", 722.0, "its floats, their codes twice, and its ids"
+        "memory of a reference",
+        "bytes",
+        722.0,
+        "its floats, their codes twice, and its ids",
+        _by_bytes(1.5),
     )
     SNAPSHOT_BYTES = Assumed(
-        "snapshot, a reference", "bytes", 652.0, "its floats, their codes and its ids"
+        "snapshot, a reference", "bytes", 652.0, "its floats, their codes and its ids", _by_bytes(1)
     )
     MERGE_PEAK = Assumed(
         "memory while all segments merge into one", "times that at rest", 2.0, "the old and the new"
@@ -78,8 +140,11 @@ class Quantity(Enum):
         "bytes",
         1615.0,
         "3 % more on small pages of SQLite",
+        _by_stored_bytes,
     )
-    ENROLLMENT_BYTES = Assumed("store, an enrollment", "bytes", 3000.0, "--measure measures it")
+    ENROLLMENT_BYTES = Assumed(
+        "store, an enrollment", "bytes", 3000.0, "--measure measures it", _as_measured
+    )
     REGISTRAR_BYTES = Assumed(
         "memory of the registrar, no gallery", "bytes", 0.3e9, "operations.md, sizing"
     )
@@ -94,16 +159,32 @@ class Quantity(Enum):
         "from a registrar's end to the next one, its gallery apart", "s", 5.0, "`bench serve`"
     )
     RESTORE = Assumed(
-        "start from the store, a reference", "s", 7.3e-6, "1,000,000 in 7.3 s on two cores"
+        "start from the store, a reference",
+        "s",
+        7.3e-6,
+        "1,000,000 in 7.3 s on two cores",
+        _by_length,
     )
     REOPEN = Assumed(
-        "start from a snapshot, a reference", "s", 1.8e-6, "`sosie bench registrar` on two cores"
+        "start from a snapshot, a reference",
+        "s",
+        1.8e-6,
+        "`sosie bench registrar` on two cores",
+        _by_length,
     )
     SHARD_READ = Assumed(
-        "shards from the store: a reference read, whatever shard's", "s", 6.4e-6, "`bench shards`"
+        "shards from the store: a reference read, whatever shard's",
+        "s",
+        6.4e-6,
+        "`bench shards`",
+        _by_length,
     )
     SHARD_BUILD = Assumed(
-        "shards from the store: one unsealed and added as well", "s", 11.8e-6, "`bench shards`"
+        "shards from the store: one unsealed and added as well",
+        "s",
+        11.8e-6,
+        "`bench shards`",
+        _by_length,
     )
     COPY_BUILD = Assumed(
         "a lost copy made again beside searches, over a lost shard",
@@ -118,9 +199,15 @@ class Quantity(Enum):
         "counting the store's references then, each", "s", 0.06e-6, "an index of SQLite is read"
     )
     ERASE = Assumed(
-        "rewriting a segment after an erasure, a reference", "s", 2.7e-6, "`sosie bench gallery`"
+        "rewriting a segment after an erasure, a reference",
+        "s",
+        2.7e-6,
+        "`sosie bench gallery`",
+        _by_length,
     )
-    SAVE = Assumed("writing a snapshot, a reference", "s", 1e-6, "`sosie bench gallery`")
+    SAVE = Assumed(
+        "writing a snapshot, a reference", "s", 1e-6, "`sosie bench gallery`", _by_length
+    )
 
     @property
     def key(self) -> str:
@@ -150,57 +237,12 @@ class MeasuredMachine:
         return f"{self.cpu}, {self.cores} cores, {self.memory_bytes / 2**30:.0f} GiB"
 
 
-Found = Mapping[Quantity, PlanFigure]
-
-
-@dataclass(frozen=True, slots=True)
-class VectorKind:
-    """Vectors of `dim` floats of `float_bytes` each in the gallery's memory."""
-
-    dim: int = 128
-    float_bytes: int = 4
-
-
-USUAL = VectorKind()
-"""The vectors that values are assumed for."""
-VECTOR_DEPENDENT = frozenset(Quantity) - {
-    Quantity.PAIR_ALONE,
-    Quantity.PAIR,
-    Quantity.HTTP,
-    Quantity.HOP,
-    Quantity.REGISTRAR_BYTES,
-    Quantity.INGRESS_BYTES,
-    Quantity.OTHER_BYTES,
-    Quantity.MERGE_PEAK,
-    Quantity.START,
-    Quantity.RESTART,
-    Quantity.FAILOVER,
-    Quantity.COUNT,
-    Quantity.COPY_BUILD,
-}
-"""Quantities that depend on the kind of vectors."""
-
-
 def assume(quantity: Quantity, kind: VectorKind = USUAL) -> PlanFigure:
     """The figure assumed without a measurement, for vectors of this kind."""
-    assumed = quantity.value
-    value = assumed.value
-    match quantity:
-        case Quantity.REFERENCE_BYTES | Quantity.SNAPSHOT_BYTES:
-            # A float and its code of a byte; in memory one of half a byte too.
-            codes = 1.5 if quantity is Quantity.REFERENCE_BYTES else 1
-            value += kind.dim * (kind.float_bytes + codes) - USUAL.dim * (USUAL.float_bytes + codes)
-        case Quantity.ROW_BYTES:
-            # The store has float32, whatever the gallery uses.
-            value += (kind.dim - USUAL.dim) * USUAL.float_bytes
-        case Quantity.SCAN_ALONE | Quantity.SCAN:
-            value *= kind.dim / USUAL.dim
-        case Quantity.RESTORE | Quantity.REOPEN | Quantity.ERASE | Quantity.SAVE:
-            value *= kind.dim / USUAL.dim
-        case Quantity.SHARD_READ | Quantity.SHARD_BUILD:
-            value *= kind.dim / USUAL.dim
+    row = quantity.value
+    value = row.value if row.scale is None else row.scale(row.value, kind)
     scaled = f", scaled to {kind.dim} floats of {8 * kind.float_bytes} bits"
-    source = assumed.why if value == assumed.value else assumed.why + scaled
+    source = row.why if value == row.value else row.why + scaled
     return PlanFigure(value, FigureOrigin.ASSUMED, source)
 
 
@@ -213,7 +255,7 @@ class PlanFigures:
 
     machine: MeasuredMachine
     kind: VectorKind
-    found: Found = field(repr=False)
+    found: Mapping[Quantity, PlanFigure] = field(repr=False)
     segment_rows: int = SegmentsConfig().segment_rows
 
     def __getitem__(self, quantity: Quantity) -> PlanFigure:
@@ -240,11 +282,6 @@ class PlanFigures:
         }
 
 
-def overlay(*layers: Found) -> dict[Quantity, PlanFigure]:
-    """The figures of all layers; later ones win."""
-    return {quantity: figure for layer in layers for quantity, figure in layer.items()}
-
-
 Setup = dict[str, str | int | float | bool]
 """Under which conditions a figure was measured."""
 
@@ -256,18 +293,19 @@ class _Read(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ReportedResult:
-    """What one setup gave: values by name and unit."""
+    """What one setup gave on a machine with so many `cores`: values by name and unit."""
 
     name: str
     setup: Setup
+    cores: int
     values: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def value(self, name: str, unit: str | None = None) -> float | None:
-        """The figure of this name (and unit, where two share the name), if it was measured."""
-        for (known, its_unit), value in self.values.items():
-            if known == name and unit in (None, its_unit):
-                return value if math.isfinite(value) else None
-        return None
+    def value(self, name: str, unit: str | None = None) -> float:
+        """The figure of this name (and unit, where two share the name); NaN if not measured."""
+        named = (
+            one for (known, own), one in self.values.items() if (known, unit or own) == (name, own)
+        )
+        return next(named, math.nan)
 
     def size(self, name: str) -> float:
         """A number of its setup; `RequestError` where it is missing."""
@@ -275,6 +313,10 @@ class ReportedResult:
         if isinstance(found, bool) or not isinstance(found, int | float) or found <= 0:
             raise RequestError(f"result {self.name!r} does not say its {name}: measure it again")
         return float(found)
+
+    def share(self, name: str, unit: str | None = None, *, times: float = 1) -> float:
+        """The figure for each reference."""
+        return self.value(name, unit) * (times / self.size("references"))
 
 
 class _Stats(_Read):
@@ -310,7 +352,9 @@ class SuiteReport(_Read):
         for one in self.benchmarks:
             info = one.extra_info
             key = (one.group, repr(info.setup))
-            result = found.setdefault(key, ReportedResult(one.group, info.setup))
+            result = found.setdefault(
+                key, ReportedResult(one.group, info.setup, self.machine.cores)
+            )
             result.values.setdefault((one.name, info.unit), one.stats.median * info.scale)
         return tuple(found.values())
 
@@ -359,35 +403,30 @@ def most_frequent_machine(reports: Sequence[SuiteReport]) -> MeasuredMachine:
 
 
 SOSIE = "Sosie, cpu"
-GALLERY = "exact8, the gallery"
 ENROLLING = "Enrollments with two photographs"
 COSTS = "Processor time of an enrollment"
+IN_LIBRARY, IN_SERVICE = "in process: all", "over HTTP: all"
 OTHER_PARTS = ("HAProxy", "Serve's proxy", "the rest of Ray")
 BATCH = 32
 MIB = 2**20
 P99 = 2.326
 """99th percentile of the standard normal distribution."""
 
-Values = Mapping[Quantity, float | None]
-ReadValues = Callable[[ReportedResult, int], Values]
-
 
 def find_figures(report: SuiteReport, kind: VectorKind = USUAL) -> dict[Quantity, PlanFigure]:
     """Figures of a report; those of galleries and stores only for vectors of this kind."""
     found: dict[Quantity, PlanFigure] = {}
-    for name, read_values in READERS.items():
+    for name, readers in READERS.items():
         result = report.result(name)
         if result is None:
             continue
-        is_of_kind = _is_of(kind, result)
+        # Suites use float32 and, without `--dim`, the usual size.
+        is_of_kind = VectorKind(int(result.setup.get("dim", USUAL.dim))) == kind
         source = f"{report.name}: {name} ({report.machine.cpu}, {report.machine.cores} cores)"
         references = float(result.setup.get("references", 0))
-        for quantity, value in read_values(result, report.machine.cores).items():
-            if (
-                value is not None
-                and value >= 0
-                and (is_of_kind or quantity not in VECTOR_DEPENDENT)
-            ):
+        for quantity, read in readers.items():
+            value = read(result)
+            if value >= 0 and (is_of_kind or quantity.value.scale is None):
                 found[quantity] = PlanFigure(value, FigureOrigin.REPORTED, source, references)
     return found
 
@@ -404,195 +443,108 @@ def gather_figures(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class EnrollmentTime:
-    """Core-seconds of an enrollment: of the library alone, and over HTTP in all parts."""
-
-    library_s: float
-    service_s: float
-
-    @classmethod
-    def of(cls, costs: ReportedResult | None) -> Self | None:
-        library_ms, service_ms = (
-            None if costs is None else costs.value(f"{name}: all")
-            for name in ("in process", "over HTTP")
-        )
-        if not library_ms or not service_ms:
-            return None
-        return cls(library_ms / 1e3, service_ms / 1e3)
-
-    @property
-    def beyond_s(self) -> float:
-        """What the service takes beyond the library."""
-        return max(self.service_s - self.library_s, 0.0)
-
-
-def find_spread(p50: float | None, p99: float | None) -> float | None:
+def find_spread(p50: float, p99: float) -> float:
     """Standard deviation of the log of a log-normal time with these quantiles."""
-    if p50 is None or p99 is None or p50 <= 0 or p99 < p50:
-        return None
-    return math.log(p99 / p50) / P99
+    return math.log(p99 / p50) / P99 if 0 < p50 <= p99 else math.nan
 
 
-def _is_of(kind: VectorKind, result: ReportedResult) -> bool:
-    """Whether a result is of this kind; suites use float32 and, without `--dim`, the usual size."""
-    dim = result.setup.get("dim", USUAL.dim)
-    return (dim, USUAL.float_bytes) == (kind.dim, kind.float_bytes)
+def _find_batch_s(stages: ReportedResult) -> float:
+    search, judge = stages.value("the search alone"), stages.value("judging, search included")
+    return (max(judge - search, 0.0) + stages.value("commit, and into the gallery")) / 1e3
 
 
-def _read_pairs(result: ReportedResult, _cores: int) -> Values:
-    rate = result.value(SOSIE)
-    return {Quantity.PAIR: result.size("threads") / rate if rate else None}
-
-
-def _read_lone_pair(result: ReportedResult, _cores: int) -> Values:
-    # One photograph per thread: both threads are busy throughout.
-    return {Quantity.PAIR_ALONE: _times(result.value(SOSIE), result.size("threads") / 1e3)}
-
-
-def _read_stages(result: ReportedResult, _cores: int) -> Values:
-    search, judge = result.value("the search alone"), result.value("judging, search included")
-    publish = result.value("commit, and into the gallery")
-    if search is None or judge is None or publish is None:
-        return {}
-    return {Quantity.DECISION: (max(judge - search, 0.0) + publish) / 1e3 / BATCH}
-
-
-def _read_decisions(result: ReportedResult, _cores: int) -> Values:
-    single = result.value("one a transaction")
-    spread = find_spread(result.value("a batch, p50"), result.value("a batch, p99"))
-    return {
-        # It includes the search of one probe, which is small beside a commit.
-        Quantity.DECISION_ALONE: 1 / single if single else None,
-        Quantity.DECISION_SPREAD: spread,
-    }
-
-
-def _read_lone_scan(result: ReportedResult, _cores: int) -> Values:
-    return {Quantity.SCAN_ALONE: _core_seconds(result)}
-
-
-def _read_scan(result: ReportedResult, _cores: int) -> Values:
-    return {Quantity.SCAN: _core_seconds(result)}
-
-
-def _core_seconds(result: ReportedResult) -> float | None:
+def _find_scan_s(result: ReportedResult) -> float:
     """Core-seconds per query and reference."""
-    milliseconds = result.value(GALLERY)
-    return _times(milliseconds, result.size("threads") / 1e3 / result.size("references"))
+    return result.share("exact8, the gallery", times=result.size("threads") / 1e3)
 
 
-def _read_busy_scan(result: ReportedResult, _cores: int) -> Values:
-    p50 = result.value("nothing changes: a search")
-    return {Quantity.SCAN_SPREAD: find_spread(p50, result.value("nothing changes: a search, p99"))}
-
-
-def _read_memory(result: ReportedResult, _cores: int) -> Values:
-    return {Quantity.REFERENCE_BYTES: result.value("all")}
-
-
-def _read_snapshot(result: ReportedResult, _cores: int) -> Values:
-    references = result.size("references")
-    return {
-        Quantity.SNAPSHOT_BYTES: _times(result.value("save", "MB"), 1e6 / references),
-        Quantity.SAVE: _times(result.value("save", "s"), 1 / references),
-    }
-
-
-def _read_opening(result: ReportedResult, _cores: int) -> Values:
-    references = result.size("references")
-    return {
-        Quantity.RESTORE: _times(result.value("open from the store"), 1 / references),
-        Quantity.REOPEN: _times(result.value("open from a snapshot"), 1 / references),
-        Quantity.ROW_BYTES: result.value("store"),
-    }
-
-
-def _read_lost_shard(result: ReportedResult, _cores: int) -> Values:
-    """The line through one shard and all of them: the whole store is read either way."""
-    everything, one = (
-        result.value(name)
-        for name in ("everything from the store", "one shard: answers whole again")
+def _find_build_s(killed: ReportedResult) -> float:
+    """The slope of the line through one shard and all of them: the whole store is read either
+    way."""
+    one = killed.value("one shard: answers whole again")
+    left = killed.size("references") - killed.value("references that it had")
+    return (
+        max(killed.value("everything from the store") - one, 0.0) / left if left > 0 else math.nan
     )
-    held, references = result.value("references that it had"), result.size("references")
-    if everything is None or one is None or held is None or held >= references:
-        return {}
-    build_s = max(everything - one, 0.0) / (references - held)
-    return {
-        Quantity.SHARD_BUILD: build_s,
-        # What takes the same time at any size is in it.
-        Quantity.SHARD_READ: max(one - held * build_s, 0.0) / references,
-    }
 
 
-def _read_start(result: ReportedResult, _cores: int) -> Values:
+def _find_read_s(killed: ReportedResult) -> float:
+    """What that leaves, with what takes the same time at any size."""
+    one = killed.value("one shard: answers whole again")
+    built_s = killed.value("references that it had") * _find_build_s(killed)
+    return max(one - built_s, 0.0) / killed.size("references")
+
+
+def find_service_s(costs: ReportedResult) -> float:
+    """Core-seconds of an enrollment that the service takes beyond the library."""
+    return max(costs.value(IN_SERVICE) - costs.value(IN_LIBRARY), 0.0) / 1e3
+
+
+def _find_resident(result: ReportedResult, *parts: str) -> float:
+    """Bytes of the parts of a service on one machine, its gallery in the registrar's."""
+    sizes = [result.value(f"memory at the end: {part}") for part in parts]
+    known = [one for one in sizes if not math.isnan(one)]
+    return sum(known) * MIB if known else math.nan
+
+
+Reader = Callable[[ReportedResult], float]
+READERS: Mapping[str, Mapping[Quantity, Reader]] = {
+    "Pairs of photographs": {Quantity.PAIR: lambda r: r.size("threads") / r.value(SOSIE)},
+    # One photograph per thread: both threads are busy throughout.
+    "One pair at a time": {
+        Quantity.PAIR_ALONE: lambda r: r.value(SOSIE) * (r.size("threads") / 1e3)
+    },
+    "Decisions": {
+        # It includes the search of one probe, which is small beside a commit.
+        Quantity.DECISION_ALONE: lambda r: 1 / r.value("one a transaction"),
+        Quantity.DECISION_SPREAD: lambda r: find_spread(
+            r.value("a batch, p50"), r.value("a batch, p99")
+        ),
+    },
+    f"Stages of a batch of {BATCH}": {Quantity.DECISION: lambda r: _find_batch_s(r) / BATCH},
+    "One query, range": {Quantity.SCAN_ALONE: _find_scan_s},
+    "A batch, range": {Quantity.SCAN: _find_scan_s},
+    "Searching while everything changes": {
+        Quantity.SCAN_SPREAD: lambda r: find_spread(
+            r.value("nothing changes: a search"), r.value("nothing changes: a search, p99")
+        )
+    },
+    "Memory": {Quantity.REFERENCE_BYTES: lambda r: r.value("all")},
+    "Snapshot": {
+        Quantity.SNAPSHOT_BYTES: lambda r: r.share("save", "MB", times=1e6),
+        Quantity.SAVE: lambda r: r.share("save", "s"),
+    },
+    "Gallery": {
+        Quantity.RESTORE: lambda r: r.share("open from the store"),
+        Quantity.REOPEN: lambda r: r.share("open from a snapshot"),
+        Quantity.ROW_BYTES: lambda r: r.value("store"),
+    },
+    "One shard is killed": {Quantity.SHARD_BUILD: _find_build_s, Quantity.SHARD_READ: _find_read_s},
+    "The registrar is killed": {
+        Quantity.FAILOVER: lambda r: r.value("killed: until the next decision"),
+        Quantity.COUNT: lambda r: r.share("the store counted"),
+    },
     # The gallery of the first size is small beside the rest.
-    return {
-        Quantity.START: result.value("ready"),
-        Quantity.RESTART: result.value("ready after SIGKILL of the registrar"),
-    }
-
-
-def _read_failover(result: ReportedResult, _cores: int) -> Values:
-    counting = result.value("the store counted")
-    return {
-        Quantity.FAILOVER: result.value("killed: until the next decision"),
-        Quantity.COUNT: _times(counting, 1 / result.size("references")),
-    }
-
-
-def _read_erasure(result: ReportedResult, _cores: int) -> Values:
-    seconds = result.value("segments rewritten, no trace left")
-    return {Quantity.ERASE: _times(seconds, 1 / result.size("references"))}
-
-
-def _read_merges(result: ReportedResult, _cores: int) -> Values:
+    "Start of the service": {
+        Quantity.START: lambda r: r.value("ready"),
+        Quantity.RESTART: lambda r: r.value("ready after SIGKILL of the registrar"),
+    },
+    "Erasure": {Quantity.ERASE: lambda r: r.share("segments rewritten, no trace left")},
     # Of any dimension: the new segment is built beside the old ones, in the same form.
-    dim = result.setup.get("dim", USUAL.dim)
-    return {Quantity.MERGE_PEAK: result.value(f"{dim} dimensions, one segment in the end")}
-
-
-def _read_costs(result: ReportedResult, _cores: int) -> Values:
-    time = EnrollmentTime.of(result)
-    return {Quantity.HTTP: None if time is None else time.beyond_s}
-
-
-def _read_resident(result: ReportedResult, cores: int) -> Values:
-    """Memory of the parts of a service on one machine, its gallery in the registrar's."""
-    ingresses = result.value("memory at the end: ingress replicas")
-    registrar = result.value("memory at the end: registrar")
-    others = [result.value(f"memory at the end: {part}") for part in OTHER_PARTS]
-    known = [one for one in others if one is not None]
-    held = result.size("references") * assume(Quantity.REFERENCE_BYTES).value
-    return {
+    "Merges": {
+        Quantity.MERGE_PEAK: lambda r: r.value(
+            f"{r.setup.get('dim', USUAL.dim)} dimensions, one segment in the end"
+        )
+    },
+    COSTS: {Quantity.HTTP: find_service_s},
+    "Memory under a steady load": {
         # By default one for each core.
-        Quantity.INGRESS_BYTES: _times(ingresses, MIB / cores),
-        Quantity.REGISTRAR_BYTES: None if registrar is None else registrar * MIB - held,
-        Quantity.OTHER_BYTES: sum(known) * MIB if known else None,
-    }
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-READERS: Mapping[str, ReadValues] = {
-    "Pairs of photographs": _read_pairs,
-    "One pair at a time": _read_lone_pair,
-    "Decisions": _read_decisions,
-    f"Stages of a batch of {BATCH}": _read_stages,
-    "One query, range": _read_lone_scan,
-    "A batch, range": _read_scan,
-    "Searching while everything changes": _read_busy_scan,
-    "Memory": _read_memory,
-    "Snapshot": _read_snapshot,
-    "Gallery": _read_opening,
-    "One shard is killed": _read_lost_shard,
-    "The registrar is killed": _read_failover,
-    "Start of the service": _read_start,
-    "Erasure": _read_erasure,
-    "Merges": _read_merges,
-    COSTS: _read_costs,
-    "Memory under a steady load": _read_resident,
+        Quantity.INGRESS_BYTES: lambda r: _find_resident(r, "ingress replicas") / r.cores,
+        Quantity.REGISTRAR_BYTES: lambda r: (
+            _find_resident(r, "registrar")
+            - r.size("references") * assume(Quantity.REFERENCE_BYTES).value
+        ),
+        Quantity.OTHER_BYTES: lambda r: _find_resident(r, *OTHER_PARTS),
+    },
 }
-"""Functions that read the quantities of a result, by its name."""
+"""The quantities of a result, by its name."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Self
 
+from engine.capacity import ERASURES_GATHER_S, EXTRACTING_THREADS, GATHER_S
 from engine.capacity.figures import PlanFigures, Quantity
 from engine.errors import RequestError
 
@@ -56,13 +57,6 @@ PROBES_AT_ONCE = 256
 """Batch size of the measured scans."""
 SEARCH_PAIRS = 0.5
 """A search has one photograph, half of an enrollment's pair."""
-EXTRACTING_THREADS = 2
-"""Of an ingress, which share the photographs of a batch; so many of a node's ingresses as then
-extract with all its cores are sent its enrollments."""
-GATHER_S = 0.015
-"""After a batch of several the registrar waits this long for more to share a transaction."""
-ERASURES_GATHER_S = 5.0
-"""After an erasure so long is waited for others, before the segments of all are written anew."""
 PAIR_SPREAD = 0.2
 """Standard deviation of the log of the time: photographs differ in size and in detector passes."""
 MAX_BANDWIDTH_BYTES_S = 200e9

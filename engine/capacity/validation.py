@@ -9,17 +9,20 @@ latency, so it is the load of the measured latency that has to agree, not the la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.capacity.figures import (
     COSTS,
     ENROLLING,
-    EnrollmentTime,
+    IN_LIBRARY,
+    IN_SERVICE,
     PlanFigures,
     ReportedResult,
     SuiteReport,
+    find_service_s,
 )
 from engine.capacity.model import (
     DECISIONS_AT_ONCE,
@@ -39,7 +42,15 @@ CALM_SHARE = 0.7
 OVER_HTTP, FULL = "over HTTP", "100 %: answers in a closed loop"
 LOAD_STEPS = 7
 """Halvings of an interval: to about one percent of the load."""
-CALM_P50, CALM_P99 = "70 %: p50", "70 %: p99"
+NOTES = (
+    "The closed loop's rate follows from the processor time given, and its p50 from the rate, "
+    "if only the cores limit the service: these two rows check that.",
+    "The p99 of the closed loop is predicted, but not checked.",
+)
+CALM_NOTE = (
+    "Predicted and checked is the load at which the simulation has a latency measured at "
+    "70 %: a few percent of load change a latency there by half."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,88 +112,76 @@ def check_report(report: SuiteReport, figures: PlanFigures, seed: int = 0) -> Ch
 
     Raises `RequestError` where the report has no enrollments over HTTP.
     """
-    enrolling = report.result(ENROLLING)
+    enrolling, costs = report.result(ENROLLING), report.result(COSTS)
     if enrolling is None:
         raise RequestError(
             f"{report.name} has no enrollments over HTTP: give the report of `sosie bench serve`"
         )
-    measured = enrolling.value(OVER_HTTP, "1/s")
-    time = EnrollmentTime.of(report.result(COSTS))
-    if not measured or time is None:
+    rate = enrolling.value(OVER_HTTP, "1/s")
+    if costs is None or not (rate and find_service_s(costs) >= 0):
         raise RequestError(f"{report.name} lacks figures of its enrollments: measure them again")
-    costs = _fit_costs(figures, time)
-    rows = _compare_loop(report, enrolling, costs, measured, seed)
+    library_s = costs.value(IN_LIBRARY) / 1e3
+    fitted = _fit_costs(figures, library_s, find_service_s(costs))
     given = {
-        "an enrollment, processor time of all parts": f"{time.service_s * 1e3:.1f} ms",
-        "the same in the library": f"{time.library_s * 1e3:.1f} ms",
+        "an enrollment, processor time of all parts": f"{costs.value(IN_SERVICE):.1f} ms",
+        "the same in the library": f"{library_s * 1e3:.1f} ms",
         "references": f"{enrolling.size('references'):,.0f}",
         "connections": f"{enrolling.size('connections'):.0f}",
     }
+    rows, notes = _compare_loop(_Replay(report, enrolling, fitted, seed), rate), [*NOTES]
     calm = report.result(CALM)
-    full = None if calm is None else calm.value(FULL)
-    below: list[ComparedFigure] = []
-    if calm is not None and full:
+    if calm is not None and (full := calm.value(FULL)) > 0:
         given["arrivals at 70 %, evenly spaced"] = f"{full * CALM_SHARE:.1f} a second"
-        below = _compare_calm(report, calm, costs, full * CALM_SHARE, seed)
-    return Check(report.name, str(report.machine), given, (*rows, *below), _explain(below))
+        below = _compare_calm(_Replay(report, calm, fitted, seed), full * CALM_SHARE)
+        rows += below
+        notes += [CALM_NOTE] * bool(below)
+    return Check(report.name, str(report.machine), given, tuple(rows), tuple(notes))
 
 
-def _explain(below: Sequence[ComparedFigure]) -> tuple[str, ...]:
-    """Notes on the rows; `below` are those below full load."""
-    notes = [
-        "The closed loop's rate follows from the processor time given, and its p50 from the rate, "
-        "if only the cores limit the service: these two rows check that.",
-        "The p99 of the closed loop is predicted, but not checked.",
-    ]
-    if below:
-        notes.append(
-            "Predicted and checked is the load at which the simulation has a latency measured at "
-            "70 %: a few percent of load change a latency there by half."
-        )
-    return tuple(notes)
-
-
-def _fit_costs(figures: PlanFigures, time: EnrollmentTime) -> Costs:
-    """The library's time is photographs and a decision; the rest of the service's is HTTP."""
+def _fit_costs(figures: PlanFigures, library_s: float, service_s: float) -> Costs:
+    """The library's time is photographs and a decision; what the service takes beyond is HTTP."""
     costs = Costs.of(figures)
     decision_s = costs.decision(DECISIONS_AT_ONCE) / DECISIONS_AT_ONCE
-    pair_s = max(time.library_s - decision_s, 0.0)
+    pair_s = max(library_s - decision_s, 0.0)
     usual = costs.photographs(PAIRS_AT_ONCE) / PAIRS_AT_ONCE
     scale = pair_s / usual if usual else 1.0
-    return replace(
-        costs,
-        photographs=Affine(costs.photographs.fixed_s * scale, costs.photographs.item_s * scale),
-        http_s=time.beyond_s,
-    )
+    photographs = Affine(costs.photographs.fixed_s * scale, costs.photographs.item_s * scale)
+    return replace(costs, photographs=photographs, http_s=service_s)
 
 
-def _replay(
-    report: SuiteReport, result: ReportedResult, costs: Costs, rate: float, trial: Trial
-) -> tuple[float, float, float]:
-    """Answers a second, p50 and p99 in ms of this load on the report's machine."""
-    # The measured scans include the limit of the memory's bandwidth.
-    machine = report.machine
-    node = Node(
-        cores=machine.cores, memory_bytes=machine.memory_bytes, bandwidth_bytes_s=float("inf")
-    )
-    demand = Demand(faces=int(result.size("references")), enrollments=rate)
-    run = simulate(MachineLayout(node=node), demand, costs, trial)
-    return run.rate, quantile(run.enroll_s, 0.5) * 1e3, quantile(run.enroll_s, 0.99) * 1e3
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """Simulates the load of a result on the report's machine."""
+
+    report: SuiteReport
+    result: ReportedResult
+    costs: Costs
+    seed: int
+
+    def run(self, rate: float, **load: Any) -> tuple[float, float, float]:
+        """Answers a second, p50 and p99 in ms."""
+        machine = self.report.machine
+        # The measured scans include the limit of the memory's bandwidth.
+        node = Node(
+            cores=machine.cores, memory_bytes=machine.memory_bytes, bandwidth_bytes_s=math.inf
+        )
+        demand = Demand(faces=int(self.result.size("references")), enrollments=rate)
+        trial = Trial(requests=4_000, seed=self.seed, **load)
+        run = simulate(MachineLayout(node=node), demand, self.costs, trial)
+        return run.rate, quantile(run.enroll_s, 0.5) * 1e3, quantile(run.enroll_s, 0.99) * 1e3
 
 
-def _compare_loop(
-    report: SuiteReport, enrolling: ReportedResult, costs: Costs, measured: float, seed: int
-) -> list[ComparedFigure]:
+def _compare_loop(replay: _Replay, measured: float) -> list[ComparedFigure]:
     """A closed loop: each connection sends again when it is answered.
 
     Costs are fitted to this run, so its rate is given but for idle cores; its median is about
     connections over rate, whatever the queues.
     """
-    trial = Trial(requests=4_000, seed=seed, connections=int(enrolling.size("connections")))
-    rate, *simulated = _replay(report, enrolling, costs, measured, trial)
+    result = replay.result
+    rate, *simulated = replay.run(measured, connections=int(result.size("connections")))
     rows = [ComparedFigure("closed loop, rate", "1/s", measured, rate, is_predicted=False)]
-    p50, p99 = (enrolling.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
-    if p50 and p99:
+    p50, p99 = (result.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
+    if p50 > 0 and p99 > 0:
         rows += [
             ComparedFigure("closed loop, p50", "ms", p50, simulated[0], is_predicted=False),
             ComparedFigure("closed loop, p99", "ms", p99, simulated[1], is_held=False),
@@ -190,38 +189,31 @@ def _compare_loop(
     return rows
 
 
-def _compare_calm(
-    report: SuiteReport, calm: ReportedResult, costs: Costs, rate: float, seed: int
-) -> list[ComparedFigure]:
+def _compare_calm(replay: _Replay, rate: float) -> list[ComparedFigure]:
     """At 70 % of that rate, evenly spaced.
 
     The generator runs on the same two cores, and its delays are in the measured p99.
     """
-    p50, p99 = calm.value(CALM_P50), calm.value(CALM_P99)
-    if not p50 or not p99:
+    measured = {name: replay.result.value(f"70 %: {name}") for name in ("p50", "p99")}
+    if not all(latency_ms > 0 for latency_ms in measured.values()):
         return []
-    trial = Trial(requests=4_000, seed=seed, is_even=True)
-
-    def reach(load: float) -> tuple[float, float]:
-        return _replay(report, calm, costs, load, trial)[1:]
-
-    def find(place: int, latency_ms: float) -> float:
-        return _find_load(lambda load: reach(load)[place], latency_ms, rate)
-
-    rows = [
-        ComparedFigure(f"at 70 %, {name}", "ms", measured, simulated, is_held=False)
-        for name, measured, simulated in zip(("p50", "p99"), (p50, p99), reach(rate), strict=True)
-    ]
-    found = ComparedFigure("load of this p50", "1/s", rate, find(0, p50))
-    return [*rows, found, replace(found, name="load of this p99", simulated=find(1, p99))]
+    rows, loads = [], []
+    _, *simulated = replay.run(rate, is_even=True)
+    for place, (name, latency_ms) in enumerate(measured.items()):
+        rows.append(
+            ComparedFigure(f"at 70 %, {name}", "ms", latency_ms, simulated[place], is_held=False)
+        )
+        load = _find_load(replay, 1 + place, latency_ms, rate)
+        loads.append(ComparedFigure(f"load of this {name}", "1/s", rate, load))
+    return rows + loads
 
 
-def _find_load(reach: Callable[[float], float], latency_ms: float, rate: float) -> float:
+def _find_load(replay: _Replay, place: int, latency_ms: float, rate: float) -> float:
     """The load, from half of `rate` to twice as much, at which the simulation has this latency."""
     low, high = rate / 2, rate * 2
     for _ in range(LOAD_STEPS):
         middle = (low + high) / 2
-        if reach(middle) < latency_ms:
+        if replay.run(middle, is_even=True)[place] < latency_ms:
             low = middle
         else:
             high = middle

@@ -14,12 +14,13 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
+from engine.capacity import EXTRACTING_THREADS
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
 from serving.cluster.environment import Site, count_ingresses
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.deployment.models import require_agreement
-from serving.settings.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
+from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings.settings import Settings, require_home
 
 _ARGUMENTS = frozenset({"home", "config", "revision"})

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, name_thread, share_out
+from engine.capacity import EXTRACTING_THREADS
 from engine.errors import DeviceFailed, RequestError, SosieError
 from engine.faces.extractor import Extractor
 from serving.access.authentication import Authenticator
@@ -70,7 +71,6 @@ from serving.ingress.parts import Parts
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
-from serving.settings.sections import EXTRACTING_THREADS
 from serving.settings.settings import Settings, find_metrics_folder, find_node_folder
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Exporter, Meter

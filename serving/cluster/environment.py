@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.capacity import EXTRACTING_THREADS
 from engine.errors import RequestError, advise_extra
 from serving.api.request import MAX_TIMEOUT_MS
 from serving.cluster.haproxy import (
@@ -33,7 +34,7 @@ from serving.cluster.haproxy import (
     write_config,
 )
 from serving.deployment.deployment import Deployment
-from serving.settings.sections import EXTRACTING_THREADS, ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.settings.settings import (
     METRICS_VARIABLE,
     SETTINGS_FILE,

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self
 
+from engine.capacity import ERASURES_GATHER_S
 from engine.errors import (
     KeyRingMissing,
     NotFound,
@@ -267,9 +268,6 @@ def _days(count: int) -> timedelta | None:
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000
 """A deployment that replayed or added more references saves a snapshot when it closes."""
-ERASURES_GATHER_S = 5.0
-"""The snapshot is compacted and saved once for all erasures within so long. The faces are out of
-memory and of every file by then; a crash meanwhile costs a rebuild from the store."""
 RESEAL_AGAIN_S, LONGEST_PAUSE_S = 10.0, 300.0
 """Where that fails it is tried again after this pause, then after pauses twice as long each."""
 OVERDUE_S = 600.0

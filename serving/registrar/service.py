@@ -16,6 +16,7 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Pending, Refusals
+from engine.capacity import GATHER_S
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
@@ -52,8 +53,6 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 LOOK_EVERY_S = 0.5
 STALE_S = 3.0
 """Age at which the last watermark says nothing of the store any more."""
-GATHER_S = 0.015
-"""How long decisions are gathered: the spread of one batch of photographs from an ingress."""
 OPEN = (Phase.READY, Phase.FULL, Phase.SILENT)
 FULL = "the database has no room left: free space on its disk"
 FULL_S = 5.0

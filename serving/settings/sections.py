@@ -246,8 +246,6 @@ ENROLLMENTS_ONGOING = 8
 COMING = 4
 """Enrollments that wait in the proxy or come, with those that an ingress extracts, for each that it
 extracts: most send their bodies still, or wait for the photographs of others."""
-EXTRACTING_THREADS = 2
-"""Of an ingress that embeds faces itself: they share a batch."""
 REMOTE_ENROLLMENTS = 16
 """At once in an ingress whose faces are embedded elsewhere: a batch of pairs that it prepares, and
 one that the embedder has."""

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.capacity import model
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
 from serving.deployment.models import embedder_card
-from serving.settings.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
+from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings.settings import (
     SETTINGS_FILE,
     Settings,
@@ -167,10 +166,6 @@ def test_an_embedder_apart_has_more_enrollments_at_once_where_none_is_set(
 ) -> None:
     (tmp_path / SETTINGS_FILE).write_text(f"[serve]\n{text}")
     assert load_settings(tmp_path).serve.enrollments_ongoing == ongoing
-
-
-def test_the_plan_simulates_the_threads_of_the_service() -> None:
-    assert model.EXTRACTING_THREADS == EXTRACTING_THREADS
 
 
 def test_no_secret_shows_in_the_text_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from engine.capacity.figures import (
     find_figures,
     gather_figures,
     most_frequent_machine,
-    overlay,
     read_report,
     read_reports,
 )
@@ -168,7 +167,7 @@ def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:
     other = find_figures(
         read_report(write_report({"Memory": ({}, {"all": ("bytes/reference", 600.0)})}))
     )
-    assert overlay(reported, other)[Quantity.REFERENCE_BYTES].value == 600
+    assert (reported | other)[Quantity.REFERENCE_BYTES].value == 600
 
 
 def test_the_committed_reports_have_all_figures_of_the_service() -> None:

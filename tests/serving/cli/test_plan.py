@@ -9,12 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine.capacity import model
 from engine.capacity.figures import Quantity
 from engine.matching.calibration import Rate
 from serving.cli.plan import _interval
-from serving.deployment import deployment as compose
-from serving.registrar import service
 
 SMALL = ("plan", "--faces", "1e6", "--arrivals", "20", "--searches", "2", "--requests", "2000")
 
@@ -182,8 +179,3 @@ def test_a_check_prints_each_figure_twice(sosie: Any, tmp_path: Path) -> None:
 )
 def test_an_expected_count_has_two_digits_that_count_and_no_exponent(rate: Rate, told: str) -> None:
     assert _interval(rate) == told
-
-
-def test_a_plan_waits_as_long_as_the_service_does() -> None:
-    assert model.GATHER_S == service.GATHER_S
-    assert model.ERASURES_GATHER_S == compose.ERASURES_GATHER_S
