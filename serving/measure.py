@@ -52,7 +52,6 @@ from serving.settings.sections import GallerySettings, RegistrySettings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
-    from engine.registry.writer import Writer
     from indexes.base import Vectors
     from serving.settings.settings import Settings
 
@@ -62,19 +61,19 @@ _CARRIER, _OUTLET = "plan", "plan-1"
 _REGISTRY = "registry.sqlite"
 _APART = 0.3
 """How far, of a vector's length, a portrait lies from the live face."""
+Measured = tuple[dict[Quantity, float], str]
+"""Values, and of what."""
 
 
-def measure_decisions(settings: Settings, folder: Path) -> tuple[dict[Quantity, float], str]:
+def measure_decisions(settings: Settings, folder: Path) -> Measured:
     """Seconds and bytes of a decision with its durable commit, on a registry made and removed here.
 
     The gallery is empty, so that no search is in it.
     """
+    # SQLite whatever file and environment say: nothing is written to a registry in use.
+    own = settings.model_copy(update={"registry": RegistrySettings(), "gallery": GallerySettings()})
     with _make_place(folder) as place:
         home = Path(place) / "home"
-        # SQLite whatever file and environment say: nothing is written to a registry in use.
-        own = settings.model_copy(
-            update={"registry": RegistrySettings(), "gallery": GallerySettings()}
-        )
         create_home(home, own)
         singles, batches, grown = _decide(Deployment(home, own), home / _REGISTRY)
     decided = SINGLES + DECISION_BATCHES * DECISIONS_AT_ONCE
@@ -95,38 +94,27 @@ def _make_place(folder: Path) -> TemporaryDirectory[str]:
         raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
 
 
-def _decide(
-    deployment: Deployment, registry: Path
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def _decide(deployment: Deployment, registry: Path) -> tuple[list[float], list[float], int]:
     """Seconds of each decision alone and of each batch, and the bytes that the registry grew."""
     with deployment:
         deployment.store.add_carrier(Carrier(_CARRIER, "Plan"), actor="plan")
         deployment.store.add_outlet(_OUTLET, _CARRIER, actor="plan")
         count = SINGLES + (DECISION_BATCHES + 1) * DECISIONS_AT_ONCE
-        requests = _write_requests(deployment.vault.dim, count)
-        warm, singles = requests[:DECISIONS_AT_ONCE], requests[DECISIONS_AT_ONCE:]
-        _ = deployment.judge
+        requests = iter(_write_requests(deployment.vault.dim, count))
+        judge = deployment.judge
         with deployment.store.writer() as writer:
-            _time_batch(deployment, writer, warm)
+
+            def decide(count: int) -> None:
+                """Judges and publishes as the registrar does."""
+                judged = judge.judge(list(islice(requests, count)), writer, now=utc_now())
+                assert judged.changes is not None, "every request is new"
+                publish(writer, judge.gallery, judged.changes)
+
+            decide(DECISIONS_AT_ONCE)
             before = registry.stat().st_size
-            alone = [_time_batch(deployment, writer, [request]) for request in singles[:SINGLES]]
-            full = [
-                _time_batch(deployment, writer, singles[start : start + DECISIONS_AT_ONCE])
-                for start in range(SINGLES, len(singles), DECISIONS_AT_ONCE)
-            ]
-        return np.array(alone), np.array(full), registry.stat().st_size - before
-
-
-def _time_batch(
-    deployment: Deployment, writer: Writer, requests: Sequence[EnrollmentRequest]
-) -> float:
-    """Judges and publishes as the registrar does."""
-    judge = deployment.judge
-    start = time.perf_counter()
-    judged = judge.judge(requests, writer, now=utc_now())
-    assert judged.changes is not None, "every request is new"
-    publish(writer, judge.gallery, judged.changes)
-    return time.perf_counter() - start
+            alone = [time_call(partial(decide, 1)) for _ in range(SINGLES)]
+            full = [time_call(partial(decide, DECISIONS_AT_ONCE)) for _ in range(DECISION_BATCHES)]
+        return alone, full, registry.stat().st_size - before
 
 
 def _write_requests(dim: int, count: int) -> list[EnrollmentRequest]:
@@ -174,9 +162,7 @@ _SET = 2 * PAIRS_AT_ONCE
 """Photographs that are timed together: eight pairs."""
 
 
-def measure_photographs(
-    settings: Settings, folder: Path | None, rounds: int = ROUNDS
-) -> tuple[dict[Quantity, float], str]:
+def measure_photographs(settings: Settings, folder: Path | None, rounds: int = ROUNDS) -> Measured:
     """Core-seconds of a pair of photographs, alone and eight pairs at once, and of what pictures.
 
     Each round takes the next eight pairs, once one by one and once together. `RequestError` where
@@ -184,13 +170,14 @@ def measure_photographs(
     """
     images, source = _find_images(folder, rounds * _SET)
     turns = cycle(images)
-    sets = [list(islice(turns, _SET)) for _ in range(rounds)]
     alone, together, faceless = [], [], 0
     with build_extractor(settings, threads=1) as extractor:
-        for photographs in sets:
+        for _ in range(rounds):
+            photographs = list(islice(turns, _SET))
             # Before it is timed: the first call of a process takes longer.
             faceless += _count_faceless(extractor, photographs)
-            alone.append(time_call(partial(_extract_by_pairs, extractor, photographs)))
+            pairs = [photographs[start : start + 2] for start in range(0, _SET, 2)]
+            alone.append(sum(time_call(partial(extractor.extract, pair)) for pair in pairs))
             together.append(time_call(partial(extractor.extract, photographs)))
     alone_s, share_s = (float(np.median(times)) / PAIRS_AT_ONCE for times in (alone, together))
     if faceless:
@@ -237,11 +224,6 @@ def _encode(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
     return buffer.getvalue()
 
 
-def _extract_by_pairs(extractor: Extractor, images: Sequence[bytes]) -> None:
-    for start in range(0, len(images), 2):
-        extractor.extract(images[start : start + 2])
-
-
 def _count_faceless(extractor: Extractor, images: Sequence[bytes]) -> int:
     found = extractor.extract(images)
     if not all(isinstance(one, Extraction) for one in found):
@@ -271,9 +253,7 @@ THRESHOLD = 0.57
 _DRAWN_AT_ONCE = 100_000
 
 
-def measure_scans(
-    settings: Settings, references: int | None = None
-) -> tuple[dict[Quantity, float], str]:
+def measure_scans(settings: Settings, references: int | None = None) -> Measured:
     """Core-seconds and bytes that a scan of the gallery takes per reference, and of how many."""
     dim = embedder_card(settings).dimension
     count = references or _affordable(dim)
@@ -288,14 +268,9 @@ def measure_scans(
     cores = len(os.sched_getaffinity(0))
     gallery.range_search(probes, THRESHOLD)
     gallery.range_search(probes[:1], THRESHOLD)
-    lone = np.array(
-        [
-            time_call(partial(gallery.range_search, probes[row : row + 1], THRESHOLD))
-            for row in range(LONE_PROBES)
-        ]
-    )
-    batch = np.array(
-        [time_call(lambda: gallery.range_search(probes, THRESHOLD)) for _ in range(SCAN_BATCHES)]
+    lone, batch = (
+        [time_call(partial(gallery.range_search, some, THRESHOLD)) for some in parts]
+        for parts in (np.split(probes[:LONE_PROBES], LONE_PROBES), [probes] * SCAN_BATCHES)
     )
     p50, p90 = np.quantile(lone, (0.5, 0.9))
     found = {
@@ -325,8 +300,6 @@ def _draw(rng: np.random.Generator, count: int, dim: int) -> Vectors:
 
 
 Progress = Callable[[int, int], None]
-Measured = tuple[dict[Quantity, float], str]
-"""Values, and of what."""
 BUSY_SHARE = 1.5
 """Of the cores: what measures keeps them busy itself for a while."""
 
@@ -351,18 +324,16 @@ def measure_machine(
         lambda: measure_decisions(settings, folder),
     )
     figures: dict[Quantity, PlanFigure] = {}
+    cores = len(os.sched_getaffinity(0))
     for done, measure in enumerate(parts):
         if progress is not None:
             progress(done, len(parts))
-        figures |= _tell(*measure())
+        found, source = measure()
+        if (load := os.getloadavg()[0]) > BUSY_SHARE * cores:
+            source += f"; with a load of {load:.1f} on {cores} cores other work slowed it"
+        for quantity, value in found.items():
+            figures[quantity] = PlanFigure(value, FigureOrigin.MEASURED, source)
     return figures
-
-
-def _tell(found: dict[Quantity, float], source: str) -> dict[Quantity, PlanFigure]:
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    if load > BUSY_SHARE * cores:
-        source += f"; with a load of {load:.1f} on {cores} cores other work slowed it"
-    return {one: PlanFigure(value, FigureOrigin.MEASURED, source) for one, value in found.items()}
 
 
 def stamp_machine() -> MeasuredMachine:

@@ -57,8 +57,6 @@ PROBES_AT_ONCE = 256
 """Batch size of the measured scans."""
 SEARCH_PAIRS = 0.5
 """A search has one photograph, half of an enrollment's pair."""
-PAIR_SPREAD = 0.2
-"""Standard deviation of the log of the time: photographs differ in size and in detector passes."""
 MAX_BANDWIDTH_BYTES_S = 200e9
 """What a server's memory sustains, however many cores read it."""
 
@@ -118,7 +116,8 @@ class Costs:
     hop_s: float
     gather_s: float = GATHER_S
     batch: int = DECISIONS_AT_ONCE
-    pair_spread: float = PAIR_SPREAD
+    pair_spread: float = 0.2
+    """Photographs differ in size and in detector passes."""
     decision_spread: float = 0.25
     scan_spread: float = 0.17
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Environment, Event, Resource, Timeout
 
+from engine.capacity import EXTRACTING_THREADS
 from engine.capacity.model import (
-    EXTRACTING_THREADS,
     PAIRS_AT_ONCE,
     PROBES_AT_ONCE,
     SEARCH_PAIRS,
