@@ -79,8 +79,8 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
         "serving.operator_client bench.suites.serve",
-        "jinja2": "engine.accuracy engine.capacity engine.sweeps.report serving.case_report bench.core "
-        "loadtest.report",
+        "jinja2": "engine.accuracy engine.capacity engine.sweeps.report serving.case_report "
+        "bench.core loadtest.report",
         "joserfc": "engine.matching.checks.liveness serving.access.sign_in",
         "llvmlite": "indexes.exact",
         "locust": "loadtest",
