@@ -114,9 +114,10 @@ def mask_name(name: str) -> str:
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, without a final line break."""
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    lines += [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(escape_cell(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _escape(cell: str) -> str:
+def escape_cell(cell: str) -> str:
+    """Text of one cell of a Markdown table."""
     return cell.replace("|", "\\|").replace("\n", " ")

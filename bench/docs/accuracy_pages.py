@@ -25,10 +25,9 @@ from bench.suites.held_out import (
     TRANSFORMED,
     name_frames,
 )
-from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_report import draw_pictures
-from engine.accuracy.evaluation_tables import score
+from engine.accuracy.evaluation_words import write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import DASH, NONE, percent, power, span, write_table
@@ -45,6 +44,10 @@ LOOKED_AT = 16
 POPULATION = ("single, photographs", "single, synthetic", "fused, photographs", "fused, synthetic")
 
 Report = dict[str, Any]
+
+
+def score(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def build_accuracy_page(reports: Path, images: Path) -> str:
@@ -111,25 +114,20 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
         "accuracy": NONE if folds is None or folds.value is None else percent(folds.value, 2),
-        "rates": write_table(*evaluation_tables.tabulate_rates(report)),
-        "acquisition": write_table(*evaluation_tables.tabulate_acquisition(report)),
-        "fusion": write_table(*evaluation_tables.tabulate_fusion(report)),
-        "fusion_words": evaluation_tables.describe_fusion(),
+        "rates": write_section("rates", report),
+        "acquisition": write_section("acquisition", report["acquisition"]),
+        "fusion": write_section("fusion", report["fusion"]),
+        "fusion_words": write_section("fusion_words"),
         "generalised": describe_generalised(report),
-        "largest_gallery": write_table(
-            *evaluation_tables.tabulate_largest(report["gallery_growth"])
-        ),
-        "growth": evaluation_tables.describe_growth(report["gallery_growth"]),
+        "largest_gallery": write_section("largest", report["gallery_growth"]),
+        "growth": write_section("growth_words", report["gallery_growth"]),
         "curves": [
-            (
-                evaluation_tables.describe_curve(curve),
-                write_table(*evaluation_tables.tabulate_growth(curve)),
-            )
+            (write_section("curve_words", curve), write_section("curve", curve))
             for curve in report["gallery_growth"]["curves"]
         ],
-        "quality": evaluation_tables.describe_quality(report),
-        "bands": write_table(*evaluation_tables.tabulate_quality(report)),
-        "flagged": evaluation_tables.describe_flagged(report["flagged"]),
+        "quality": write_section("quality_words", report),
+        "bands": write_section("quality", report["quality_bands"]),
+        "flagged": write_section("flagged_words", report["flagged"]),
         "looked_at": describe_looked_at(report),
         "refusal": refusal,
         "lowest_fused": power(fused.lowest_fmr),

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
-from engine.accuracy.evaluation_tables import rate, times
+from engine.accuracy.evaluation_words import write_page
 from engine.accuracy.gallery_growth import MIN_GALLERY
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
 from engine.errors import RequestError
-from engine.formatting import power, write_table
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
@@ -35,19 +31,13 @@ def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
     the folder cannot be written.
     """
     report = evaluation.to_dict()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing_into(folder):
         pictures = draw_pictures(report, folder / "det.png")
-        (folder / "report.md").write_text(write_report(report, pictures), "utf-8")
-        text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
-        (folder / "evaluation.json").write_text(text + "\n", "utf-8")
-        rows = evaluation.flagged.to_rows(evaluation.embeddings)
+        _write(report, write_report(report, pictures), folder)
         with (folder / "flagged.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FLAGGED_COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise RequestError(f"can't write into {folder.name}: {error.strerror}") from error
+            writer.writerows(evaluation.flagged.to_rows(evaluation.embeddings))
     written = (folder / name for name in ("report.md", "evaluation.json", "flagged.csv"))
     return (*written, *pictures.values())
 
@@ -58,26 +48,24 @@ def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
     Returns paths by name: det, gallery, quality, attribute-1, …, ageing.
     """
 
-    def beside(name: str) -> Path:
-        return path.with_name(f"{path.stem}-{name}{path.suffix}")
-
+    bands, growth, ageing = (report[one] for one in ("quality_bands", "gallery_growth", "ageing"))
+    wanted = [
+        ("det", report["det"], draw_det, report),
+        ("gallery", growth and growth["curves"], draw_growth, growth),
+        ("quality", bands, draw_quality, bands),
+        *(
+            (f"attribute-{number}", attribute, draw_attribute, attribute)
+            for number, attribute in enumerate(report["attributes"], 1)
+        ),
+        ("ageing", ageing and ageing["spans"], draw_ageing, ageing),
+    ]
     drawn = {}
-    if report["det"]:
-        draw_det(report, path)
-        drawn["det"] = path
-    if report["gallery_growth"] and report["gallery_growth"]["curves"]:
-        draw_growth(report, beside("gallery"))
-        drawn["gallery"] = beside("gallery")
-    if report["quality_bands"]:
-        draw_quality(report, beside("quality"))
-        drawn["quality"] = beside("quality")
-    for number, attribute in enumerate(report["attributes"], 1):
-        name = f"attribute-{number}"
-        draw_attribute(attribute, beside(name))
-        drawn[name] = beside(name)
-    if report["ageing"] and report["ageing"]["spans"]:
-        draw_ageing(report, beside("ageing"))
-        drawn["ageing"] = beside("ageing")
+    for name, is_there, draw, part in wanted:
+        if is_there:
+            drawn[name] = path
+            if name != "det":
+                drawn[name] = path.with_name(f"{path.stem}-{name}{path.suffix}")
+            draw(part, drawn[name])
     return drawn
 
 
@@ -87,18 +75,28 @@ def write_protocol_folder(evaluation: ProtocolEvaluation, folder: Path) -> None:
     Raises `RequestError` where the folder cannot be written.
     """
     report = evaluation.to_dict()
+    with _writing_into(folder):
+        _write(report, write_protocol(report), folder)
+
+
+@contextmanager
+def _writing_into(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.md").write_text(write_protocol(report), "utf-8")
-        text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
-        (folder / "evaluation.json").write_text(text + "\n", "utf-8")
+        yield
     except OSError as error:
         raise RequestError(f"can't write into {folder.name}: {error.strerror}") from error
 
 
+def _write(report: Report, page: str, folder: Path) -> None:
+    (folder / "report.md").write_text(page, "utf-8")
+    text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
+    (folder / "evaluation.json").write_text(text + "\n", "utf-8")
+
+
 def write_protocol(report: Report) -> str:
     """The evaluation by a protocol as one page of Markdown."""
-    return _render("protocol.md.j2", report, tables=evaluation_tables)
+    return write_page("protocol.md.j2", report)
 
 
 def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
@@ -107,32 +105,12 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
     def picture(name: str) -> str:
         return f"![{name}]({pictures[name].name})" if name in pictures else ""
 
-    return _render(
+    return write_page(
         "report.md.j2",
         report,
         picture=picture,
         replicates=REPLICATES,
         most_photographs=MOST_PHOTOGRAPHS,
-        tables=evaluation_tables,
         people_needed=2 * MIN_GALLERY,
         probed_needed=MIN_PEOPLE,
     )
-
-
-def _render(template: str, report: Report, **given: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("engine.accuracy"),
-        autoescape=False,  # noqa: S701 - Markdown
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "count": "{:,}".format,
-        "power": power,
-        "rate": rate,
-        "times": times,
-        "table": lambda table: write_table(*table),
-    }
-    page = environment.get_template(template).render(report, report=report, **given)
-    return re.sub(r"\n{3,}", "\n\n", page)

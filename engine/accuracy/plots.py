@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.evaluation_tables import (
+from engine.accuracy.evaluation_words import (
     MEASURE_NAMES,
     REFERENCES,
     describe_span,
@@ -177,9 +177,9 @@ def _mark_points(axes: Any, rates: Mapping[str, Mapping[str, float] | None]) -> 
         )
 
 
-def draw_growth(report: Report, path: Path) -> None:
+def draw_growth(growth: Report, path: Path) -> None:
     """Write a PNG of FNIR by gallery size: a panel per FPIR, a line per kind of reference."""
-    curves = report["gallery_growth"]["curves"]
+    curves = growth["curves"]
     rates = sorted({curve["fpir"] for curve in curves}, reverse=True)
     figure, panels = open_panels(5.6 * len(rates) + 0.6, 5.0, len(rates), sharey=True)
     for axes, rate in zip(panels, rates, strict=True):
@@ -237,9 +237,8 @@ def _draw_line(axes: Any, curve: Mapping[str, Any]) -> None:
         axes.plot(size, shown, dash, color=colour, lw=2, marker="o", ms=4, label=label)
 
 
-def draw_quality(report: Report, path: Path) -> None:
+def draw_quality(bands: Report, path: Path) -> None:
     """Write a PNG of FNMR by quality: a panel per measure, its bands from best to worst."""
-    bands = report["quality_bands"]
     figure = open_figure(11.6, 6.4)
     panels = figure.subplots(2, 4, sharey=True).ravel()
     for axes, measure in zip(panels, bands["measures"], strict=True):
@@ -319,9 +318,8 @@ def draw_attribute(attribute: Mapping[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_ageing(report: Report, path: Path) -> None:
+def draw_ageing(ageing: Report, path: Path) -> None:
     """Write a PNG of FNMR by the years between the photographs."""
-    ageing = report["ageing"]
     spans = ageing["spans"]
     figure, (axes,) = open_panels(7.4, 5.0)
     names = [f"{describe_span(span)}\npeople: {span['people']:,}" for span in spans]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from engine.accuracy.evaluate import evaluate
 from engine.accuracy.evaluation_report import draw_pictures
-from engine.accuracy.evaluation_tables import times
+from engine.accuracy.evaluation_words import times
 from engine.accuracy.plots import draw_det
 from engine.errors import RequestError, SosieError
 from engine.faces.extractor import Extractor
