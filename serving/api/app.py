@@ -115,6 +115,8 @@ class RequestMiddleware:
             request.leave()
             self._meter.add(IN_PROGRESS, by=-1)
             self._report(request, path, is_exempt, code)
+            # It has the scope itself: the two together would wait for the garbage collector.
+            del scope[SCOPE_KEY]
 
     async def _trace(self, request: Request, path: str) -> str | None:
         with self._tracer.span(REQUEST, request.traceparent) as span:

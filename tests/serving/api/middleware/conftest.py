@@ -84,17 +84,8 @@ class Rig:
             direct={"/v1/match": app},
         )
 
-    def ask(
-        self,
-        *chunks: bytes | float,
-        headers: Headers | None = None,
-        path: str = "/v1/match",
-        method: str = "POST",
-        stays: bool = True,
-    ) -> Answer:
-        return asyncio.run(
-            self.ask_later(*chunks, headers=headers, path=path, method=method, stays=stays)
-        )
+    def ask(self, *chunks: bytes | float, **asked: Any) -> Answer:
+        return asyncio.run(self.ask_later(*chunks, **asked))
 
     async def ask_later(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -17,7 +18,7 @@ from serving.api.app import EXEMPT_ONGOING
 from serving.api.body import MSGPACK
 from serving.api.request import Request
 from serving.errors import Busy, FaceUnusable, RateLimited
-from tests.serving.api.middleware.conftest import Answer, Rig, begin, idle, raising
+from tests.serving.api.middleware.conftest import Answer, Rig, begin, echo, idle, raising
 from tests.serving.meters import BrokenMeter
 
 
@@ -189,3 +190,22 @@ def test_health_is_logged_more_quietly(path: str, level: str) -> None:
     rig = Rig(idle)
     rig.ask(path=path)
     assert rig.lines.calls[-1].method_name == level
+
+
+def test_a_request_that_is_over_leaves_nothing_to_the_garbage_collector() -> None:
+    def count() -> int:
+        return sum(isinstance(one, Request) for one in gc.get_objects())
+
+    async def ask_often() -> int:
+        rig = Rig(echo)
+        gc.collect()
+        before = count()
+        for _ in range(20):
+            await rig.ask_later(b"{}")
+        return count() - before
+
+    gc.disable()
+    try:
+        assert asyncio.run(ask_often()) == 0
+    finally:
+        gc.enable()
