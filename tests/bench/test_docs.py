@@ -177,7 +177,7 @@ def test_the_page_has_warnings_software_main_results_and_the_names_of_the_others
     assert "numpy 2.0.0" in page
     assert "### Memory" in page
     assert "### Shards" not in page
-    assert "Also in the [report](../bench/reports/gallery.json): Shards." in page
+    assert "Also in the report: Shards." in page
 
 
 def read(text: str) -> tuple[list[str], list[float]]:
