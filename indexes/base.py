@@ -52,7 +52,7 @@ def overwrite_when_freed(array: Array, owner: object | None = None) -> Array:
 
 
 def _is_overwritten(owner: object) -> bool:
-    """Whether it was asked for before."""
+    """True where it was asked for before."""
     calls = (getattr(known, "__callback__", None) for known in weakref.getweakrefs(owner))
     found = [call.peek() for call in calls if isinstance(call, weakref.finalize)]
     return any(each is not None and each[1] is _overwrite for each in found)
@@ -74,7 +74,8 @@ def _overwrite(address: int, size: int) -> None:
 
 
 def _give_back(start: int, size_bytes: int) -> bool:
-    """Whether the system takes these pages; to others than Linux the call means something else."""
+    """Gives pages back to the system, True where it takes them; to others than Linux the call means
+    something else."""
     return sys.platform == "linux" and bool(_madvise(start, size_bytes, _DONTNEED) == 0)
 
 
@@ -217,7 +218,7 @@ class VectorIndex(ABC):
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
-        """Those of these ids that are there, in their order, and their rows."""
+        """The ids of these that are there, in their order, and their rows."""
         there = ids[np.array([key in self for key in ids.tolist()], np.bool_)]
         return there, self.vectors(there)
 
@@ -237,8 +238,8 @@ class VectorIndex(ABC):
         """Raises what every call would where a part of it is known to be gone; asks nobody."""
 
     def note(self, sequence: int, history: str) -> None:  # noqa: B027 - most have nothing to do
-        """What the next change will be in the store; for an index whose content outlives this
-        process. See `Gallery.add`."""
+        """Notes the sequence of the next change in the store; for an index whose content outlives
+        this process. See `Gallery.add`."""
 
     def compact(self) -> None:  # noqa: B027 - most have nothing to do
         """Frees what removed references still take in memory; other calls may run meanwhile."""
@@ -305,7 +306,7 @@ def check_references(ids: Ids, vectors: Vectors, dim: int) -> tuple[list[int], V
 
 
 def is_id(key: object) -> TypeGuard[int]:
-    """Whether this can be an id; a bool or a float would equal one in a set or an array."""
+    """True where this can be an id; a bool or a float would equal one in a set or an array."""
     if isinstance(key, bool) or not isinstance(key, int | np.integer):
         return False
     return bool(0 <= key <= _GREATEST)

@@ -126,7 +126,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a gallery is at one moment: its watermark, and how many references there are at it.
+    """A gallery at one moment: its watermark, and the number of references at it.
 
     `coming` is the sequence of the change that is being made, which may wait for a search, or for a
     shard that does not answer; None where there is none.
@@ -148,7 +148,7 @@ class _Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """What readers read; replaced by one store, so that they see all of a change or none.
+    """The state that readers read; replaced by one store, so that they see all of a change or none.
 
     `recent` are all changes after the sequence `known_from`, the last one at the end: so many as
     `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`. They have `recent_ids` ids.
@@ -192,7 +192,7 @@ class _State:
         return self.recent[bisect_right(self.recent, sequence, key=lambda one: one.sequence) :]
 
     def is_near(self, sequence: int) -> bool:
-        """Whether the changes after it are known, and not more than an answer is renewed by."""
+        """True where the changes after it are known, and not more than an answer is renewed by."""
         if sequence < self.known_from:
             return False
         later = self.since(sequence)
@@ -291,7 +291,7 @@ class Gallery:
 
     @property
     def removals(self) -> int:
-        """How many references have been removed through this gallery."""
+        """The number of references removed through this gallery."""
         return self._state.removals
 
     @property
@@ -319,7 +319,7 @@ class Gallery:
             return key in state.index
 
     def look(self) -> Standing:
-        """How far it is, without waiting for the change that is being made, be there one.
+        """The standing now, without waiting for a change that is being made.
 
         `ShardLost` where a part of the gallery is known to be gone.
         """
@@ -364,7 +364,7 @@ class Gallery:
             return state.index.vectors(ids)
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
-        """Those of these ids that are there, and their rows.
+        """The ids of these that are there, and their rows.
 
         Over shards no change waits for it: what is added or removed meanwhile is there or not.
         """
@@ -389,7 +389,7 @@ class Gallery:
             return Found(self._remaining(hits, state), state.sequence, len(state.index))
 
     def refresh(self, found: Found, queries: Vectors, threshold: float) -> Found:
-        """What `range_search` would answer now, to the last bit, from what it answered before.
+        """Brings the answer of an earlier `range_search` up to date, to the last bit.
 
         It compares only what was added since, whatever the size of the gallery; after more than
         `RECENT_CHANGES` changes, or of more ids than `RECENT_IDS`, it searches again.

@@ -27,7 +27,7 @@ from schema.people import DeathSource
 
 
 def read_death(registry: Reader, document_id: str) -> DeathRecord:
-    """What was reported; `NotFound` where nothing was."""
+    """The death reported of a holder; `NotFound` where none is."""
     found = registry.people.death(document_id) if is_id(document_id) else None
     if found is None:
         raise NotFound("nobody has reported the holder of this document dead")

@@ -27,7 +27,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What people have decided: `standing` outcomes, and the pairs whose evidence has `changed`."""
+    """Decisions of people: `standing` outcomes, and the pairs whose evidence has `changed`."""
 
     standing: Mapping[Pair, Outcome]
     changed: frozenset[Pair]
@@ -47,8 +47,8 @@ def pair_of(link: Link) -> Pair:
 
 
 def read_decided(registry: Reader, document_ids: Sequence[str] | None = None) -> Decided:
-    """What people have decided, all of it or between these documents, compared with the references
-    of this moment."""
+    """Reads the decisions of people, all or between these documents, against the present
+    references."""
     found = (
         registry.judged_pairs() if document_ids is None else registry.judged_between(document_ids)
     )
@@ -93,8 +93,8 @@ def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozen
 
 
 def is_more_alike(score: float, pair: JudgedPair, attempt_of: str | None = None) -> bool:
-    """Whether a score is more than people decided on: of references, or of an attempt by the holder
-    of one of the two documents.
+    """True where a score exceeds that which people decided on: of references, or of an attempt by
+    the holder of one of the two documents.
 
     A photograph of the day that they decided on says nothing of what a reference may be.
     """

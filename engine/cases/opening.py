@@ -174,7 +174,7 @@ class CaseBatch:
         return merged
 
     def _needs_row(self, case: CaseRecord, other: CaseRecord) -> bool:
-        """Whether `other` gets a row: not where a sweep only finds the same group again."""
+        """True where `other` gets a row: not where a sweep only finds the same group again."""
         is_found_again = other.group_key == case.group_key or other.group_key in self._known_groups
         is_new = other.id not in self._cases
         return not (is_new and other.origin is CaseOrigin.SWEEP and is_found_again)
@@ -197,7 +197,7 @@ class CaseBatch:
 
 
 def is_grouped(case: CaseRecord, *beginnings: str) -> bool:
-    """Whether the group key of a case begins with one of these."""
+    """True where the group key of a case begins with one of these."""
     return case.group_key is not None and case.group_key.startswith(beginnings)
 
 
@@ -206,7 +206,7 @@ def _is_apart(case: CaseRecord) -> bool:
 
 
 def _find_places(case: CaseRecord) -> list[tuple[str, bool, bool]]:
-    """Where the cases to merge one with stand: its like, about each of its documents."""
+    """The places of the cases to merge one with: its like, about each of its documents."""
     likeness = is_grouped(case, CLAIMED), is_grouped(case, UNTOLD)
     return [(document, *likeness) for document in case.document_ids]
 
@@ -231,7 +231,7 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
 
 
 def _covers(case: CaseRecord, draft: CaseRecord) -> bool:
-    """Whether a case names everyone whom the other does, and suspects whom it suspects."""
+    """True where a case names everyone whom the other does, and suspects whom it suspects."""
     return set(draft.document_ids) <= set(case.document_ids) and set(draft.suspect_ids) <= set(
         case.suspect_ids
     )
@@ -246,7 +246,7 @@ def _lowest(*values: float | None) -> float | None:
 
 
 def _is_repeated(case: CaseRecord, draft: CaseRecord) -> bool:
-    """Whether the same sweep, or a check of the same day, has reported all of it before."""
+    """True where the same sweep, or a check of the same day, has reported all of it before."""
     is_same_sweep = draft.origin is CaseOrigin.SWEEP and draft.sweep_id == case.sweep_id
     is_same_day = (
         draft.origin is CaseOrigin.REVERIFICATION and draft.opened_at - case.updated_at < SAME_CHECK

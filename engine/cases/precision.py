@@ -52,8 +52,8 @@ class Precision:
 
 
 def read_plain(registry: Reader) -> list[JudgedPair]:
-    """What people judged, without the pairs of sweeps with a budget: those were chosen by more than
-    their score, so they say nothing of a threshold."""
+    """The pairs that people judged, without those of sweeps with a budget: they were chosen by more
+    than their score, so they say nothing of a threshold."""
     pairs = registry.judged_pairs()
     named = {pair.sweep_id for pair in pairs if pair.sweep_id is not None}
     chosen = {one for one in named if registry.sweeps.get(one).terms.budget is not None}
@@ -113,8 +113,8 @@ class ProposedThreshold:
 
 
 def propose_threshold(pairs: Sequence[JudgedPair], wanted: float = WANTED) -> ProposedThreshold:
-    """What the decisions on the pairs of all sweeps speak for; none below the lowest score that was
-    decided, of which they say nothing."""
+    """The threshold that the decisions on the pairs of all sweeps support; none below the lowest
+    score that was decided."""
     whole = measure_precision(pairs)
     scores = [pair.score for pair in pairs if pair.sweep_id is not None]
     if whole.effective < LEAST_CASES:
@@ -130,7 +130,7 @@ def propose_threshold(pairs: Sequence[JudgedPair], wanted: float = WANTED) -> Pr
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """How the closed cases of one kind, or of one month, ended."""
+    """Counts of the closed cases of one kind, or of one month, by their outcome."""
 
     name: str
     cases: int
@@ -148,7 +148,7 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class ClosedCase:
-    """What is counted of a closed case; nothing of it changes any more."""
+    """The countable part of a closed case, which no longer changes."""
 
     kind: str
     outcome: Outcome | None
@@ -158,7 +158,7 @@ class ClosedCase:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What people judged, those of it that speak for a threshold, and how cases ended."""
+    """All pairs that people judged, those that support a threshold, and the outcomes of cases."""
 
     pairs: list[JudgedPair]
     plain: list[JudgedPair]

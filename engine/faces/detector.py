@@ -107,11 +107,11 @@ class _View:
 
     @property
     def score(self) -> float:
-        """That of the main face; 0 without one."""
+        """The main face's score; 0 without one."""
         return self.faces[self.main].score if self.faces else 0.0
 
     def is_as_good(self, other: _View) -> bool:
-        """Whether the main face is that of the other view, or at least as prominent."""
+        """True where the main face is that of the other view, or at least as prominent."""
         if not self.faces or not other.faces:
             return bool(self.faces)
         mine, theirs = self.faces[self.main], other.faces[other.main]
@@ -377,7 +377,7 @@ def measure_prominence(face: DetectedFace, size_px: tuple[int, int]) -> float:
 def has_competing_face(
     faces: Sequence[DetectedFace], main: int, size_px: tuple[int, int], share: float
 ) -> bool:
-    """Whether another face has at least this share of the main one's prominence."""
+    """True where another face has at least this share of the main one's prominence."""
     least = measure_prominence(faces[main], size_px) * share
     return any(
         measure_prominence(face, size_px) >= least for i, face in enumerate(faces) if i != main

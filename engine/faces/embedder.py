@@ -53,7 +53,7 @@ def estimate_similarity(source: Points, target: Points) -> NDArray[np.float64]:
 
 
 def measure_scale(landmarks_px: Points, side_px: int) -> float:
-    """How many pixels of its crop a pixel of the picture makes."""
+    """The number of pixels of its crop for a pixel of the picture."""
     matrix = estimate_similarity(landmarks_px, arcface_template(side_px))
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))
 
@@ -230,7 +230,7 @@ class Embedder:
 
 
 def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a model of this contract is given for crops uint8[n, side, side, 3] (RGB)."""
+    """Prepares crops uint8[n, side, side, 3] (RGB) as a model of this contract takes them."""
     values = (crops if contract.channels == "rgb" else crops[..., ::-1]).astype(np.float32)
     if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
         values -= np.array(contract.mean, dtype=np.float32)

@@ -160,13 +160,13 @@ class Extractor:
         return self._share(lambda chunk: self._embed(self._prepare(chunk)), chunks)
 
     def has_free_thread(self) -> bool:
-        """Whether another batch would begin at once."""
+        """True where another batch would begin at once."""
         return self._running < self.threads
 
     def _share(
         self, work: Callable[[Sequence[Asked]], list[Extracted]], chunks: Sequence[Sequence[Asked]]
     ) -> list[Extracted]:
-        """What the threads make of the chunks, in order."""
+        """Shares the chunks among the threads; results in order."""
         futures = [self._pool.submit(work, chunk) for chunk in chunks]
         with self._counting:
             self._running += len(futures)

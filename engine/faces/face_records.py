@@ -28,7 +28,7 @@ _TYPES_39794 = {0: None, 1: None, 2: "JPEG", 3: "JPEG2000", 4: "JPEG2000", 5: "P
 
 
 def is_record(data: bytes) -> bool:
-    """Whether the first bytes are those of a record."""
+    """True where the first bytes are those of a record."""
     if data.startswith((_FACE, _PIV, b"\x7f\x60", b"\x7f\x61")):
         return True
     # The letters u and e, unless a length of several bytes follows.

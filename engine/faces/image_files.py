@@ -40,7 +40,7 @@ NAMES: dict[Kind, str] = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "JPEG200
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a file and its decoding may take; beyond it the photograph is refused.
+    """Bounds on a file and its decoding; beyond them the photograph is refused.
 
     Pixels are bounded by format, so that each costs about as much CPU and memory as the others:
     `bench/decode_costs.py` measures it. A progressive JPEG holds all its coefficients in memory
@@ -71,7 +71,8 @@ class ImageLimits:
 
     @property
     def shared_bytes(self) -> int:
-        """What holds any accepted file, and the RGB pixels of any picture as it is decoded."""
+        """The size that holds any accepted file, and the RGB pixels of any picture as it is
+        decoded."""
         unreduced = min(self.max_jpeg_pixels, (2 * self.reduced_side_px) ** 2)
         most = max(unreduced, self.max_png_pixels, self.max_webp_pixels, self.max_jpeg2000_pixels)
         return max(self.max_size_bytes, 3 * most, mmap.PAGESIZE)
@@ -88,7 +89,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What is known of a picture before it is decoded; `stored_px` is (width, height).
+    """A picture before it is decoded; `stored_px` is (width, height).
 
     `data` is the file without what its pixels do not need. `orientation` is EXIF's: 1, upright,
     to 8. `reductions` are the scales at which it can be decoded beside 1, smallest picture first.
@@ -298,7 +299,7 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> ImageHeader:
 
 
 def _follow_scans(data: bytes, first: _Segment, frame: _Frame, limits: ImageLimits) -> int:
-    """Where the picture ends; `ImageTooCostly` for scans that cost more than a photograph's."""
+    """The end of the picture; `ImageTooCostly` for scans that cost more than a photograph's."""
     scans = visits = 0
     part, is_buffered = first, frame.is_progressive
     for _ in range(limits.max_parts):
@@ -625,7 +626,8 @@ def _keep_freed() -> None:
 
 
 def _give_back_freed() -> None:
-    """What a large picture has left in pieces would stand beside the next one."""
+    """Returns freed memory to the system: the pieces of a large picture would stand beside the next
+    one."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -67,7 +67,7 @@ def guess_contract(file: str, dimension: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
-    """What a graph says of itself: 0 for a side or a dimension that it leaves open."""
+    """Shape of a graph's input and output: 0 for a side or a dimension that it leaves open."""
 
     side_px: int
     layout: Literal["nchw", "nhwc"]
@@ -248,7 +248,7 @@ def _require_vectors(card: ModelCard, vectors: NDArray[np.float32]) -> None:
 
 
 def _find_difference(embedder: Embedder, crops: Crops, expected: NDArray[np.float32]) -> str:
-    """What is wrong with the vectors of a rewritten graph, or ""."""
+    """The fault of a rewritten graph's vectors, or ""."""
     together = _embed(embedder, crops)
     if not float((together * expected).sum(axis=1).min()) >= SAME:
         return (

@@ -91,12 +91,12 @@ def read_codestream(data: bytes) -> Codestream:
 
 
 def _is_halved_alike(side: int, reduction: int) -> bool:
-    """Whether Pillow, which rounds to the nearest size, expects what the standard rounds up."""
+    """True where Pillow, which rounds to the nearest size, expects what the standard rounds up."""
     return (side + reduction // 2) // reduction == _divide(side, reduction)
 
 
 def _find_codestream(data: bytes) -> tuple[int, dict[bytes, bytes]]:
-    """Where the first codestream begins, and the boxes of the header before it."""
+    """The start of the first codestream, and the boxes of the header before it."""
     if data.startswith(CODESTREAM):
         return 0, {}
     found: dict[bytes, bytes] = {}
@@ -252,5 +252,5 @@ def _check_coding(size: _Size, layers: int, style: int, coding: bytes) -> int:
 
 
 def _divide(length: int, part: int) -> int:
-    """How many parts it takes."""
+    """The number of parts it takes."""
     return -(-length // part)

@@ -212,7 +212,7 @@ def report_chunk(
 def find_watched(
     vault: Vault, watch: WatchList, subscribers: Sequence[Subscriber], review: float
 ) -> list[bool]:
-    """Whether each is on the watch-list, by face or document."""
+    """True for each that is on the watch-list, by face or document."""
     if not subscribers or not len(watch):
         return [False] * len(subscribers)
     vectors = np.stack([one.vector for one in subscribers])
@@ -230,7 +230,7 @@ def count_look_alikes(
     plan: AdmissionPlan,
     review: float,
 ) -> int:
-    """How many of those that are admitted resemble another document's face; a search of the whole
+    """Counts the admitted rows that resemble another document's face; a search of the whole
     gallery."""
     admitted = _admitted(subscribers, plan)
     ids = [document_id for _, document_id in admitted]
@@ -239,7 +239,7 @@ def count_look_alikes(
 
 
 def list_subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
-    """Those of rows that have not failed."""
+    """The subscribers of rows that have not failed."""
     return [row.subscriber for row in rows if row.subscriber is not None]
 
 
@@ -273,7 +273,7 @@ def _list_faults(admission: Admission, *, is_watched: bool) -> tuple[RowFault, .
 
 
 def was_committed(registry: Reader, import_id: str, entry: Entry) -> bool:
-    """Whether the audit chain has the chunk of a journal entry."""
+    """True where the audit chain has the chunk of a journal entry."""
     return any(
         record.entry.action == ADMITTED
         and record.entry.subject == import_id

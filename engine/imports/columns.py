@@ -191,5 +191,5 @@ class RowFault:
 
 
 def is_sound(faults: tuple[RowFault, ...]) -> bool:
-    """Whether the row can be imported."""
+    """True where the row can be imported."""
     return not any(fault.is_failure for fault in faults)

@@ -24,7 +24,7 @@ READ_ROWS = 256
 
 
 class Ending(StrEnum):
-    """How an import ended."""
+    """The way in which an import ended."""
 
     DONE = "done"
     STOPPED = "stopped"
@@ -126,7 +126,7 @@ class Summary:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every row of the file was imported, or would be."""
+        """True where every row of the file was imported, or would be."""
         return self.ending is Ending.DONE and not self.tally.failed
 
     def to_dict(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ _CONTEXT = "import.chunk"
 
 @dataclass(frozen=True, slots=True)
 class RowAnswer:
-    """What becomes, or became, of one subscriber."""
+    """The fate of one subscriber, planned or committed."""
 
     refusal: str | None
     adds_reference: bool
@@ -137,7 +137,7 @@ def _read_subscriber(written: Mapping[str, Any]) -> Subscriber:
 
 
 def _write_sample(sample: Sample) -> dict[str, Any]:
-    """What is kept of a photograph: the crop, where any is, and a second model's template."""
+    """Writes the kept part of a photograph: the crop, if any, and a second model's template."""
     second = sample.second
     return {
         "digest": sample.digest,
@@ -168,7 +168,7 @@ def _read_sample(written: Mapping[str, Any]) -> Sample:
 def plan_chunk(
     registry: Reader, gallery: Gallery, watch: WatchList, chunk: Chunk, terms: AdmissionTerms
 ) -> ChunkAnswer:
-    """What would become of the chunk now; changes nothing, and runs beside the writer."""
+    """Plans the chunk as of now; changes nothing, and runs beside the writer."""
     plan = plan_admission(
         registry, gallery, HolderCache(is_dry_run=True), chunk.subscribers, terms.same_document
     )
@@ -209,7 +209,7 @@ def commit_chunk(
 
 
 def chunk_is_committed(registry: Reader, chunk: Chunk) -> bool:
-    """Whether the audit chain has it."""
+    """True where the audit chain has it."""
     entry = Entry(chunk.number, 0, 0, chunk.audit_number, Tally())
     return was_committed(registry, chunk.import_id, entry)
 

@@ -40,7 +40,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingTerms:
-    """How values are read.
+    """Terms for reading values.
 
     `defaults` replace empty cells, `zone` applies to times without one, `time_zone` to
     documents of rows whose outlet has none, and `country` (ISO 3166,

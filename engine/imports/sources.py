@@ -58,7 +58,7 @@ class Source(Protocol):
 
     @property
     def has_vectors(self) -> bool:
-        """Whether it has vectors, which mean nothing without the model that made them."""
+        """True where it has vectors, which mean nothing without the model that made them."""
         ...
 
     def count_rows(self) -> int:

@@ -1,4 +1,4 @@
-"""What happens to lines: as carriers report it, as rules bring it about, as holders come or not."""
+"""Events of lines: as carriers report them, as rules bring them about, as holders come or not."""
 
 from __future__ import annotations
 
@@ -376,7 +376,8 @@ class SimChangeTerms:
     kept: timedelta | None = None
 
     def monitored(self, carrier: str, now: datetime) -> timedelta | None:
-        """How far back all changes of a carrier's lines are known; None where they are not."""
+        """The time back to which all changes of a carrier's lines are known; None where they are
+        not."""
         first = self.since.get(carrier)
         if first is None:
             return None

@@ -166,7 +166,7 @@ def _check(given: Reverify, file: str) -> Rule:
 
 
 class Later(Protocol):
-    """What follows a first step."""
+    """A later step, after the first."""
 
     @property
     def after(self) -> str | None: ...

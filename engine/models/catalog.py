@@ -27,7 +27,7 @@ CARDS_FOLDER = Path(__file__).parent / "cards"
 
 
 class Role(StrEnum):
-    """What a model is for."""
+    """The purpose of a model."""
 
     DETECTOR = "detector"
     EMBEDDER = "embedder"
@@ -102,7 +102,7 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LivenessContract(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a judge of liveness takes and gives.
+    """Input and output of a judge of liveness.
 
     It takes the square around a face of `crop_scale` times the longer side of its box. Number
     `index` of `output` (empty: the first) is the probability of a live face, after `activation`. A

@@ -65,7 +65,7 @@ def scan_batch(graph: onnx.GraphProto, values: Values) -> None:
 
 
 def _find_head(graph: onnx.GraphProto, values: Values) -> tuple[str, int] | None:
-    """What the last dense layer reads, and how many numbers that is for each face."""
+    """The input of the last dense layer, and its size for each face."""
     shapes = {name: value.shape for name, value in values.items()}
     for node in reversed(graph.node):
         if node.op_type == "MatMul" and node.input[1] in shapes:

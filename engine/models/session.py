@@ -47,7 +47,7 @@ _EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu"}
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to run a model: `provider` is auto, cpu, openvino or cuda.
+    """Options of a model's run: `provider` is auto, cpu, openvino or cuda.
 
     `threads` work on one call, and spin while they wait if `spinning`. `precision` is float32,
     bfloat16 (OpenVINO alone), tf32 or float16 (CUDA alone). An embedder with `batch_sizes` takes
@@ -318,7 +318,7 @@ def preload_cuda(runtime: ModuleType) -> None:
 
 
 def find_cuda_fault(runtime: ModuleType) -> str:
-    """What keeps a runtime that was built for CUDA from using it, by name; empty for nothing."""
+    """The fault that keeps a runtime built for CUDA from using it, by name; empty for none."""
     folder = Path(str(runtime.__file__)).parent
     for library in (str(folder / _PROVIDER), _CONVOLUTIONS, DRIVER):
         missing = _find_missing(library)
@@ -377,7 +377,7 @@ def list_cuda_options(
 
 
 def read_cuda_failure(text: str) -> str:
-    """What failed of the device, in the runtime's message; empty where it was not the device."""
+    """The device's failure in the runtime's message; empty where it was not the device."""
     found = _FAILURE.search(text)
     if found:
         return f"{found[1]} failure {found[2]}: {found[3].strip()}"

@@ -1,4 +1,5 @@
-"""What a card adds to its embedder: the mean of people's vectors, which is subtracted."""
+"""The transform that a card adds to its embedder: the mean of people's vectors, which is
+subtracted."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Certificate = ErasureCertificate | RetentionCertificate
 def check_certificate(
     reader: Reader, certificate: Certificate, progress: Callable[[int, int], None] | None = None
 ) -> str | None:
-    """What is wrong with a certificate, in one line; None where it is valid.
+    """The fault of a certificate, in one line; None where it is valid.
 
     It is valid where the whole chain is intact and has exactly the entry that it names, and where
     the document that it says was erased still is. `progress(done, total)` counts chain entries.

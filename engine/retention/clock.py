@@ -52,7 +52,7 @@ def check_clock(reader: Reader, now: datetime, seen: Seen | None = None) -> Seen
 
 
 def find_clock_fault(reader: Reader, now: datetime) -> str | None:
-    """What `check_clock` would refuse, in one line; None where it would not."""
+    """The reason for which `check_clock` would refuse, in one line; None where it would not."""
     try:
         check_clock(reader, now)
     except ClockImplausible as error:

@@ -70,8 +70,8 @@ Pieces = Callable[[], Iterator[PairTable]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BudgetTerms:
-    """What a ranking goes by: `judged` int64[k, 2] are documents that people found to be one
-    person's, by no sweep with a budget."""
+    """Terms of a ranking: `judged` int64[k, 2] are documents that people found to be one person's,
+    by no sweep with a budget."""
 
     budget: int
     threshold: float

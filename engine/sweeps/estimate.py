@@ -71,14 +71,14 @@ class SweepRequest:
 
     @property
     def is_open(self) -> bool:
-        """Whether the threshold is left to the proposal."""
+        """True where the threshold is left to the proposal."""
         return self.threshold is None and self.fmr is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GallerySize:
-    """What a sweep compares: `new` of the `references` with all. `held_bytes` of memory are in use
-    already."""
+    """Size of a sweep: `new` of the `references` are compared with all. `held_bytes` of memory are
+    in use already."""
 
     references: int
     new: int

@@ -35,8 +35,8 @@ _OFFSET_DIGITS = 15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Covered:
-    """What a done sweep leaves to the next: the references compared, int64[n] ascending, and all
-    pairs between documents found among them, by it and by earlier sweeps."""
+    """Coverage that a done sweep leaves to the next: the references compared, int64[n] ascending,
+    and all pairs between documents found among them, by it and by earlier sweeps."""
 
     ids: Ids
     pairs: PairTable
@@ -97,7 +97,7 @@ class SweepFolder:
         return (one for one in found if one.is_file() and one.name not in inner)
 
     def names(self, document_id: str) -> bool:
-        """Whether the outputs name a document.
+        """True where the outputs name a document.
 
         Searches bytes, so that an erasure does not wait for old sweeps to be parsed.
         """
@@ -115,7 +115,7 @@ class SweepFolder:
 
     @property
     def is_ending(self) -> bool:
-        """Whether `drop_checkpoint` has not been called, or was interrupted."""
+        """True where `drop_checkpoint` has not been called, or was interrupted."""
         return (self.path / _STATUS).exists()
 
     def drop_half_written(self) -> None:
@@ -149,7 +149,7 @@ class SweepFolder:
             covered.ids.astype(_ID_TYPE).tofile(beside)
 
     def load_covered(self) -> Covered | None:
-        """What `save_covered` saved; None if it is missing or incomplete."""
+        """Loads what `save_covered` saved; None if it is missing or incomplete."""
         paths = (self.path / _COVERED, self.path / _PAIRS)
         try:
             sizes = [path.stat().st_size for path in paths]
@@ -184,7 +184,7 @@ class SweepFolder:
             beside.write_text(json.dumps(asdict(status)), "utf-8")
 
     def load_status(self) -> SweepStatus:
-        """What `save_status` saved last; an empty status if there is none."""
+        """Loads what `save_status` saved last; an empty status if there is none."""
         try:
             kept = json.loads((self.path / _STATUS).read_text("utf-8"))
             return SweepStatus(SweepProgress(**kept.pop("progress")), **kept)
@@ -281,7 +281,7 @@ def _lines_of_groups() -> TypeAdapter[Group]:
 
 
 def _head(count: int, index_at: int) -> bytes:
-    """Of fixed size, since it is written again at the end."""
+    """The head, of fixed size, since it is written again at the end."""
     return (
         f'{{"format": {FORMAT}, "count": {count:>{_OFFSET_DIGITS}}, '
         f'"index_at": {index_at:>{_OFFSET_DIGITS}}, "groups": [\n'

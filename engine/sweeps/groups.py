@@ -38,7 +38,7 @@ _KEY_HEX = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceFacts:
-    """What the registry knows about references and their documents.
+    """The registry's facts about references and their documents.
 
     `exceptions` int64[k, 2] are the documents that people have judged to be two persons.
     `identities_of` returns the documents of references, each once; references that are gone are

@@ -174,9 +174,9 @@ class Openings:
     is_disputed: NDArray[np.bool_]
 
     def compare(self, one: Documents, other: Documents) -> tuple[Codes, NDArray[np.int64]]:
-        """How their lines were opened: the most telling value of any two, unknown without lines.
-        And at which outlet, int64[m], -1 at none. Of a document's lines the first `MOST_LINES`
-        count."""
+        """Compares how their lines were opened: the most telling value of any two, unknown without
+        lines; and at which outlet, int64[m], -1 at none. Of a document's lines the first
+        `MOST_LINES` count."""
         codes, places = np.full(len(one), UNKNOWN, np.int64), np.full(len(one), -1, np.int64)
         starts, counts = self._find(one)
         others, more = self._find(other)
@@ -224,12 +224,12 @@ class Openings:
         return np.append(logs, 0.0)
 
     def list_disputes(self, one: Documents, other: Documents) -> Codes:
-        """Whether a line of either is disputed."""
+        """True for each pair of which a line of either is disputed."""
         disputed = np.unique(self.documents[self.is_disputed])
         return np.where(np.isin(one, disputed) | np.isin(other, disputed), 0, 1)
 
     def _find(self, documents: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the lines of each begin, and how many there are."""
+        """The start of each one's lines, and their number."""
         starts = np.searchsorted(self.documents, documents)
         counts = np.searchsorted(self.documents, documents, "right") - starts
         return starts, np.minimum(counts, MOST_LINES)
@@ -237,7 +237,7 @@ class Openings:
 
 @dataclass(frozen=True, slots=True)
 class Particulars:
-    """What a document says of its holder, for comparison alone; its repr shows nothing.
+    """A document's particulars of its holder, for comparison alone; its repr shows nothing.
 
     `birth` where its number tells it. `serial`: the issuer and the number of a document whose
     numbers are given out in order, and tell nothing of a person.
@@ -286,7 +286,7 @@ def _compare(one: Particulars, other: Particulars, common: Collection[str]) -> t
 
 
 def are_alike(one: str, other: str) -> bool:
-    """Whether two names, as `normalise_name` writes them, may be one in two spellings."""
+    """True where two names, as `normalise_name` writes them, may be one in two spellings."""
     # Not above: a service runs without it, as without pyarrow.
     from rapidfuzz import fuzz  # noqa: PLC0415
 

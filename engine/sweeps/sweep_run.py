@@ -125,7 +125,7 @@ class SweepTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SweepResult:
-    """What a sweep found, as of the gallery's `sequence`.
+    """The findings of a sweep, as of the gallery's `sequence`.
 
     `pairs` are the new ones between two documents; `is_excepted` bool[m] marks those judged to be
     two persons. `compared` counts references, `new` those that no earlier sweep had. `bounds`: by
@@ -303,7 +303,7 @@ def _columns(records: Records) -> PairTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PastDecisions:
-    """What people decided that a budget learns from.
+    """Earlier decisions of people that a budget learns from.
 
     `judged` int64[k, 2]: documents of fraud that no sweep with a budget had found. `decided`: the
     risk of each group that one had, and whether it was fraud.

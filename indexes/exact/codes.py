@@ -68,7 +68,7 @@ def fill_plane(plane: Plane, codes: NDArray[np.uint8], dim: int, part: slice) ->
 
 
 def no_plane() -> Plane:
-    """That of codes that are scanned by whole bytes alone."""
+    """The plane of codes that are scanned by whole bytes alone: none."""
     nothing = np.empty(0, np.float32)
     return Plane(np.empty((0, STEP), np.uint8), nothing, nothing, 0.0)
 
@@ -432,7 +432,7 @@ class CodedQueries:
 
 
 def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
-    """What the rows' codes add to each sum, being greater by 128 than their values: int64[q]."""
+    """The rows' codes' addition to each sum, being greater by 128 than their values: int64[q]."""
     sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
     return _ZERO_CODE * sums
 

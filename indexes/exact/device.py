@@ -191,7 +191,8 @@ class DeviceScanner(Scanner):
     def _reaching(
         self, resident: Any, query: _Query, floors: NDArray[np.int32], first: int, last: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Where sums of these stretches reach their floors, row by row, and the sums there."""
+        """The places where sums of these stretches reach their floors, row by row, and the sums
+        there."""
         arrays = self._arrays
         sums = self._multiply(resident[first * STRETCH : last * STRETCH], query.codes)
         # Codes are signed there: the sums lack what 128 in each component adds.

@@ -268,7 +268,7 @@ class Exact8Segment:
         return self.holds(key, self.alive)
 
     def holds(self, key: object, alive: NDArray[np.bool_]) -> bool:
-        """Whether the id is alive by these flags."""
+        """True where the id is alive by these flags."""
         return is_id(key) and self.may_hold(key, key) and self._holds(key, alive)
 
     def parts(self) -> SegmentParts:

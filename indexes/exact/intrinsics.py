@@ -83,7 +83,7 @@ def move(builder: Any, address: Any, index: Any, by_bytes: int) -> Any:
 
 
 def load(builder: Any, address: Any, what: Any = INTS) -> Any:
-    """What is at an address, aligned or not."""
+    """Loads from an address, aligned or not."""
     return builder.load(point(builder, address, what), align=1)
 
 
@@ -133,7 +133,7 @@ def bits_of(builder: Any, values: Any, floors: Any) -> Any:
 
 
 def any_of(builder: Any, values: Any, floors: Any) -> Any:
-    """Whether one is: a bit."""
+    """A bit: 1 where any is set."""
     bits = bits_of(builder, values, floors)
     return builder.icmp_unsigned("!=", bits, bits.type(0))
 
@@ -181,7 +181,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 
 def tile_shapes() -> NDArray[np.uint8]:
-    """What `begin_tiles` loads: all eight tiles are 16 lines of 64 bytes."""
+    """The shapes that `begin_tiles` loads: all eight tiles are 16 lines of 64 bytes."""
     shapes = aligned((64,), np.uint8)
     shapes[:] = 0
     shapes[0] = 1
@@ -250,7 +250,7 @@ def reach_vnni(
     floors: Any,
     sums: Any,
 ) -> Any:
-    """Whether any of 8 rows x 32 queries is at or above the floor of its query, by AVX-512.
+    """True where any of 8 rows x 32 queries is at or above the floor of its query, by AVX-512.
 
     The sums start below zero by the floors and stay in registers: one that reaches is one whose
     sign is gone, and a single instruction looks at three of them. The components after the first
@@ -377,7 +377,7 @@ def prefetch_bytes(builder: Any, codes: Any, size_bytes: Any) -> None:
 
 @instruction(types.boolean)
 def any_reaches(builder: Any, tile: Any, floors: Any) -> Any:
-    """Whether any of 16 x 16 sums is at or above the floor (int32[16]) of its column."""
+    """True where any of 16 x 16 sums is at or above the floor (int32[16]) of its column."""
     lines = [load(builder, builder.add(tile, LONG(line * STEP))) for line in range(_TILE)]
     while len(lines) > 1:
         pairs = zip(lines[::2], lines[1::2], strict=True)
@@ -457,7 +457,8 @@ _DIGEST = _digest_sources()
 
 
 def machine_code_folder() -> Path:
-    """Where numba keeps the code of these sources, under a digest of all that it is made of.
+    """The folder where numba keeps the code of these sources, under a digest of all that it is made
+    of.
 
     By itself numba looks at the file of the function alone: after an update of another one that it
     calls, the old machine code would run.
@@ -468,7 +469,8 @@ def machine_code_folder() -> Path:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether nobody but this user and root can put machine code there: numba runs what it finds.
+    """True where nobody but this user and root can put machine code there: numba runs what it
+    finds.
 
     Beside the sources the folder itself is looked at, since whoever may replace it may replace
     them; elsewhere every folder above it too.

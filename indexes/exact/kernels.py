@@ -102,7 +102,7 @@ def set_prefix_floors(
     wanted: Wanted,
     stretch: int,
 ) -> None:
-    """What the sum of a prefix must reach: the floor less the most that the others can add.
+    """Sets the floor of a prefix's sum: the whole floor less the most that the others can add.
 
     That is the product of the norms of both sides' other components (Cauchy and Schwarz).
     """

@@ -36,7 +36,7 @@ _ALONE, _ROWS_AT_ONCE = 1 << 18, 8
 
 
 class Grid(NamedTuple):
-    """How a kernel compares: in blocks of `rows` x `queries`, `step` components at a time."""
+    """A kernel's grid: it compares in blocks of `rows` x `queries`, `step` components at a time."""
 
     rows: int
     queries: int
@@ -91,7 +91,7 @@ def turn(rows: Vectors, columns: Vectors) -> Vectors:
 
 
 def turning_bound(dim: int) -> float:
-    """How far float32 moves a row that `turn` turns, at most: each component by its own bound."""
+    """The most by which float32 moves a row that `turn` turns: each component by its own bound."""
     return math.sqrt(dim) * rounding_bound(dim)
 
 

@@ -33,7 +33,7 @@ _SIGNED_ZERO = 128
 
 
 def has_product() -> bool:
-    """Whether ONNX Runtime is installed."""
+    """True where ONNX Runtime is installed."""
     return importlib.util.find_spec("onnxruntime") is not None
 
 
@@ -147,12 +147,12 @@ def _graph(*, signed: bool) -> bytes:
 
 
 def has_vnni() -> bool:
-    """Whether processor and compiler multiply bytes in 512-bit registers."""
+    """True where processor and compiler multiply bytes in 512-bit registers."""
     return _has("avx512f", "avx512bw", "avx512vnni")
 
 
 def has_amx() -> bool:
-    """Whether processor and compiler multiply tiles of bytes, and the system permits it."""
+    """True where processor and compiler multiply tiles of bytes, and the system permits it."""
     return has_vnni() and _has("amx-tile", "amx-int8") and _tiles_permitted()
 
 
@@ -262,16 +262,16 @@ class Scanner:
 
     @property
     def grid(self) -> Grid | None:
-        """How a batch is compared where a prefix of the components may be enough; else None."""
+        """The grid of a batch where a prefix of the components may be enough; else None."""
         return _GRIDS.get(self.kernel)
 
     @property
     def reads_planes(self) -> bool:
-        """Whether a plane makes searches of few queries faster: it is read by vector kernels."""
+        """True where a plane makes searches of few queries faster: it is read by vector kernels."""
         return self.kernel in _PLANE_UP_TO
 
     def uses_plane(self, plane: Plane, queries: int) -> bool:
-        """Whether so many queries are compared with the plane first."""
+        """True where so many queries are compared with the plane first."""
         return len(plane.halves) > 0 and queries <= _PLANE_UP_TO.get(self.kernel, 0)
 
     def prepare(self, codes: Codes) -> None:
@@ -314,7 +314,7 @@ class Scanner:
         return [part for _, part in sorted(done, key=lambda numbered: numbered[0])]
 
     def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
-        """What may be among the k best, k as in `wanted.heaps`."""
+        """Gathers candidates for the k best, k as in `wanted.heaps`."""
         rows = codes.rows(alive)
         scan = self._scan_for(codes, rows, wanted)
         parts = self._parts(rows, wanted, 0)

@@ -179,7 +179,7 @@ def _make_coarse(
     first: int,
     last: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-    """Of which queries all sums of the half bytes are made first, and these: int32[q, rows].
+    """Makes all sums of the half bytes for some queries first: which ones, and int32[q, rows].
 
     Those of which the k best are wanted and nothing is known yet: else the level rises so slowly
     that in the first third of the rows more pass the plane than in all others.

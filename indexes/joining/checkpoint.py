@@ -248,7 +248,7 @@ class JoinParticipants:
 
     @classmethod
     def of(cls, references: References) -> JoinParticipants:
-        """Those of the references that have not been removed by the end."""
+        """The references that have not been removed by the end."""
         return cls(*references.digests())
 
     def check(self, now: JoinParticipants) -> None:

@@ -458,7 +458,7 @@ class Tiling:
         )
 
     def _scored(self, queries: Block, rows: Block, found: Found, start: int) -> Records:
-        """Those of the pairs found whose score is at or above the threshold."""
+        """The pairs found whose score is at or above the threshold."""
         row_of, query_of = found[:, 0].astype(np.int64), found[:, 1].astype(np.int64) + start
         if queries is rows:
             kept = row_of > query_of

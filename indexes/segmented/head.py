@@ -37,13 +37,13 @@ class Head:
 
     @property
     def free(self) -> int:
-        """How many references can still be appended."""
+        """The number of references that can still be appended."""
         return len(self._ids) - self._length
 
     @property
     def view(self) -> HeadView:
-        """What is here now. It refers to the head, so the head keeps none: the rows of both would
-        stay until the garbage collector runs."""
+        """A view of the present rows. It refers to the head, so the head keeps none: the rows of
+        both would stay until the garbage collector runs."""
         held = slice(self._length)
         return HeadView(
             self, self._ids[held], self._rows[held], self._alive[held], self._length - self._removed
@@ -104,7 +104,7 @@ class HeadView:
 
     @property
     def source(self) -> Head:
-        """What it is a view of."""
+        """The head or segment that it is a view of."""
         return self.head
 
     @property

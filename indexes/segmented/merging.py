@@ -99,7 +99,8 @@ def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Pla
 
 
 def due_seal(sizes: Sequence[int], config: SegmentsConfig) -> int:
-    """How many of the full heads, the oldest first, become one segment: as many as fit into one.
+    """The number of the full heads, the oldest first, that become one segment: as many as fit into
+    one.
 
     At least one, for none is larger than a segment may be.
     """

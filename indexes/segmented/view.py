@@ -1,4 +1,4 @@
-"""What one search of a segmented index reads: parts that do not change, and the search itself."""
+"""One search of a segmented index, and the parts that it reads, which do not change."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SealedView:
 
     @property
     def source(self) -> Codes:
-        """What it is a view of, wherever its vectors are read from."""
+        """The part that it is a view of, wherever its vectors are read from."""
         return self.segment.codes
 
     @property
@@ -130,7 +130,7 @@ class View:
         return vectors
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
-        """Those of these ids that are there, in their order, and their rows."""
+        """The ids of these that are there, in their order, and their rows."""
         keys, present = check_ids(ids), np.zeros(len(ids), np.bool_)
         for view in self.sealed:
             present |= view.find(ids)[1]

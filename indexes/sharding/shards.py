@@ -193,7 +193,7 @@ class Shard(ABC):
         return self._call("contains", ids)
 
     def held(self, ids: Ids) -> Future[list[NDArray[Any]]]:
-        """Those of these ids in the shard, and their vectors: int64[m], float32[m, dim]."""
+        """The ids of these in the shard, and their vectors: int64[m], float32[m, dim]."""
         return self._call("held", ids)
 
     def join(
@@ -490,8 +490,8 @@ class ShardedIndex(VectorIndex):
 
     @contextmanager
     def staying(self) -> Iterator[Placement]:
-        """Where everything is, as long as the context lasts: no move begins, and one that is under
-        way has ended."""
+        """Keeps everything in its place as long as the context lasts: no move begins, and one that
+        is under way has ended."""
         with self._placing:
             self._placing.wait_for(lambda: self._move is None)
             self._stays += 1

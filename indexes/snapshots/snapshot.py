@@ -66,7 +66,7 @@ _OURS = re.compile(r"(data|state|segment)-[0-9a-f]{32}")
 
 
 def is_usable(folder: Path, entry: SegmentEntry, sealer: Sealer) -> bool:
-    """Whether a segment's file is there, of the right size and under the current key."""
+    """True where a segment's file is there, of the right size and under the current key."""
     try:
         size_bytes = (folder / segment_file(entry.file.name)).stat().st_size
     except FileNotFoundError:

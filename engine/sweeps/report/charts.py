@@ -441,7 +441,7 @@ _WIDE = {"W", "F"}
 
 
 def _fits(content: str, width: float, size: float = 12) -> bool:
-    """Whether a text of this size fits, by estimate; wide scripts take a full square each."""
+    """True where a text of this size fits, by estimate; wide scripts take a full square each."""
     breadths = (
         0.0
         if unicodedata.category(char) in _UNSEEN

@@ -49,7 +49,7 @@ class GroupVerdict:
 
 
 def judge_ranking(chance: Chance | None) -> GroupVerdict:
-    """Of a sweep with a budget: its pairs are strangers for the most part."""
+    """Judges the ranking of a sweep with a budget: its pairs are strangers for the most part."""
     known = "" if chance is None else f"Chance alone brings {format_rate(chance.false_pairs)}. "
     return GroupVerdict(
         "doubt",
@@ -59,7 +59,7 @@ def judge_ranking(chance: Chance | None) -> GroupVerdict:
 
 
 def tell_share(true: Mapping[str, Any]) -> str:
-    """What share of the groups is expected to be true, in words."""
+    """The share of the groups that is expected to be true, in words."""
     if true["share"] is None:
         return (
             "What share of them is true is not known: too few groups of sweeps with a budget have "
@@ -73,7 +73,7 @@ def tell_share(true: Mapping[str, Any]) -> str:
 
 
 def judge_chance(found: int, chance: Chance | None) -> GroupVerdict:
-    """Whether more pairs were found than expected by chance."""
+    """Judges whether more pairs were found than expected by chance."""
     if not found:
         return GroupVerdict(
             "clear", "Nothing was found", "No two documents have faces that reach the threshold."
