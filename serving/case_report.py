@@ -57,8 +57,8 @@ _MARGIN_S = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportTerms:
-    """What a report shows: faces that are kept, names and numbers in full; of several carriers
-    what one may see, where `carrier` is given."""
+    """Content of a report: faces that are kept, names and numbers in full; of several carriers what
+    one may see, where `carrier` is given."""
 
     has_faces: bool = False
     is_revealed: bool = False
@@ -128,12 +128,12 @@ class CaseReport:
 
     @property
     def faces(self) -> int:
-        """How many pictures the page holds."""
+        """The number of pictures on the page."""
         shown = [one for pair in self.side_by_side for one in (pair.left, pair.right)]
         return sum(one.source is not None for one in (*shown, *self.alone))
 
     def describe(self) -> dict[str, Any]:
-        """What the audit keeps of it."""
+        """The description for the audit."""
         return {
             "documents": [one.record.id for one in self.documents],
             "faces": self.faces,
@@ -312,7 +312,7 @@ def _encode(image: bytes) -> str:
 
 
 def describe_strangers(strangers: StrangersAlike | None) -> str:
-    """What a score means: how many pairs of strangers score as high, measured or at most."""
+    """The meaning of a score: how many pairs of strangers score as high, measured or at most."""
     if strangers is None:
         return "The model has no calibration: it is not known how many strangers score as high."
     if strangers.is_bound:
@@ -440,7 +440,7 @@ def _moment(moment: datetime | None) -> str:
 
 
 def _detail(entry: AuditRecord) -> str:
-    """What an entry says, for people: its hash is over the whole of it."""
+    """An entry's detail, for people: its hash is over the whole of it."""
     said = sorted(entry.entry.detail.items())
     return "; ".join(f"{name.replace('_', ' ')}: {_say(value)}" for name, value in said)
 

@@ -138,7 +138,8 @@ _TELEMETRY = "Microsoft/DeveloperTools/.onnxruntime"
 
 
 def _examine_telemetry() -> Finding:
-    """What packages would report to their makers; both are told not to where they are started."""
+    """Examines what packages would report to their makers; both are told not to where they are
+    started."""
     folder = find_user_cache() / _TELEMETRY
     if folder.exists():
         detail = f"off; other uses of ONNX Runtime, or Sosie before it was, left {folder}"
@@ -244,7 +245,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
 
 
 def _examine_crops(deployment: Deployment) -> Finding:
-    """Whose faces are kept, and how many there are."""
+    """Examines whose faces are kept, and how many there are."""
     crops = deployment.settings.crops
     try:
         counts = deployment.store.counts()
@@ -287,7 +288,7 @@ EVENTS_LATE = timedelta(hours=1)
 
 
 def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
-    """Whether events arrive; nothing where there is no webhook."""
+    """Examines whether events arrive; nothing where there is no webhook."""
     from engine.registry.database import utc_now  # noqa: PLC0415 - as above
     from engine.registry.webhooks import Webhooks  # noqa: PLC0415 - as above
 
@@ -312,7 +313,7 @@ def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _describe_liveness(deployment: Deployment) -> str:
-    """What is asked of whose evidence, which the keys of every issuer are there for."""
+    """Describes the evidence of liveness asked for; the keys of every issuer are there."""
     checker, settings = deployment.liveness, deployment.settings.liveness
     asked = [f"{mode} of {use}s" for use, mode in settings.modes().items()]
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
@@ -331,7 +332,8 @@ def _describe_judge(settings: Settings) -> str:
 
 
 def _examine_authority(deployment: Deployment) -> Finding:
-    """Whether the list can be read, or the service takes connections; no document is asked for."""
+    """Examines whether the list can be read, or the service takes connections; no document is asked
+    for."""
     settings, home = deployment.settings.authority, deployment.home
     terms = f"no answer: {settings.unavailable}, unknown: {settings.unknown}"
     from engine.matching.checks.authority import ListedAuthority  # noqa: PLC0415 - few ask one
@@ -364,7 +366,7 @@ def _examine_people(store: Store) -> Iterator[Finding]:
 
 
 def _examine_sign_in(deployment: Deployment) -> Finding:
-    """Whether the identity provider answers, and what [sign_in] groups grants is here."""
+    """Examines whether the identity provider answers, and what [sign_in] groups grants is here."""
     try:
         from serving.access.sign_in import SignInFailed, open_sign_in  # noqa: PLC0415 - an extra
     except ImportError:
@@ -525,7 +527,8 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
-    """Whether the gallery is too large for what searches may bring, where they are bounded."""
+    """Examines whether the gallery is too large for what searches may bring, where they are
+    bounded."""
     wanted = deployment.settings.thresholds.review_false_candidates
     if not wanted:
         return

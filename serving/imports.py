@@ -186,7 +186,8 @@ class IssuedTemplates:
 
 
 def _find_transform(source: Source, deployment: Deployment, order: ImportOrder) -> Transform | None:
-    """What makes the file's vectors those of this deployment; `RequestError` where nothing can."""
+    """The transform that makes the file's vectors those of this deployment; `RequestError` where
+    none can."""
     own, given = deployment.store.model_digest, order.model_digest
     if not source.has_vectors or given == own:
         return None
@@ -208,7 +209,7 @@ def _find_transform(source: Source, deployment: Deployment, order: ImportOrder) 
 def _open_writer(
     deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack, *, is_served: bool
 ) -> tuple[ChunkWriter, int]:
-    """Who takes the rows, and up to which row that is done."""
+    """The writer of the rows, and the row up to which that is done."""
     thresholds, store = deployment.thresholds, deployment.store
     terms = AdmissionTerms(
         actor=order.actor,

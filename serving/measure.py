@@ -362,7 +362,7 @@ _FLOAT_BYTES = {"float32": 4, "float16": 2}
 
 
 def find_reports(given: Path | None) -> tuple[SuiteReport, ...]:
-    """Those of a folder, else those that come with Sosie; none where there are none."""
+    """The reports of a folder, else those that come with Sosie; none where there are none."""
     if given is not None:
         return read_reports(given)
     # Found, not imported: nothing of the product depends on the benchmarks.

@@ -44,7 +44,7 @@ def leave_address(home: Path, serve: ServeSettings) -> Iterator[None]:
 
 
 def find_address(home: Path, serve: ServeSettings) -> str:
-    """Where the service of this home listens: as it has said itself, else as the settings say."""
+    """The address of this home's service: as it has said itself, else as the settings say."""
     with suppress(FileNotFoundError), (home / ADDRESS_FILE).open(encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -104,6 +104,6 @@ def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> 
 
 
 def _describe(error: Exception) -> str:
-    """What kind of failure it was: texts of others may quote what was sent."""
+    """The kind of a failure: texts of others may quote what was sent."""
     correlator = getattr(error, "correlator", None)
     return type(error).__name__ if correlator is None else f"correlator {correlator}"

@@ -53,7 +53,7 @@ def estimate_similarity(source: Points, target: Points) -> NDArray[np.float64]:
 
 
 def measure_scale(landmarks_px: Points, side_px: int) -> float:
-    """The number of pixels of its crop for a pixel of the picture."""
+    """Pixels of its crop for a pixel of the picture."""
     matrix = estimate_similarity(landmarks_px, arcface_template(side_px))
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))
 

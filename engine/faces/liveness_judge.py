@@ -26,7 +26,7 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A judge's result for a face, with the judge's digest: a probability, NaN where it gave none."""
+    """A judge's result for a face, with its digest: a probability, NaN where it gave none."""
 
     digest: str
     score: float
@@ -124,7 +124,7 @@ class LivenessJudge:
         return crop
 
     def measure_scale(self, box_px: tuple[float, float, float, float]) -> float:
-        """The number of pixels of its crop for a pixel of the full picture."""
+        """Pixels of its crop for a pixel of the full picture."""
         return self.side_px / max(self.crop_scale * max(box_px[2], box_px[3]), 1.0)
 
 

@@ -224,7 +224,7 @@ class Openings:
         return np.append(logs, 0.0)
 
     def list_disputes(self, one: Documents, other: Documents) -> Codes:
-        """True for each pair of which a line of either is disputed."""
+        """The code for each pair: whether a line of either is disputed."""
         disputed = np.unique(self.documents[self.is_disputed])
         return np.where(np.isin(one, disputed) | np.isin(other, disputed), 0, 1)
 

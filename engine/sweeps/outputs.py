@@ -277,7 +277,7 @@ def write_findings(
 
 
 def _tell(result: SweepResult) -> dict[str, Any] | None:
-    """Tells how a budget's groups were chosen, and the share of true ones to expect."""
+    """The choice of a budget's groups, and the share of true ones to expect."""
     if result.ranking is None:
         return None
     return result.ranking.to_dict() | {"true": result.expected_true}

@@ -58,7 +58,7 @@ _KEY = re.compile(
 
 
 class Credential(StrEnum):
-    """What is presented, by the name of its look-ups."""
+    """A presented key or session, by the name of its look-ups."""
 
     KEY = "api_key"
     SESSION = "session"
@@ -153,7 +153,7 @@ class TokenBucket:
         self.burst = max(rate, float(MIN_BURST))
 
     def give_back(self, items: float) -> None:
-        """What was taken, by a call that does not pass for another reason."""
+        """Gives back a share that was taken, by a call that does not pass for another reason."""
         self._tokens += items
 
     def take(self, items: float, now: float, *, paid: float = 0) -> float:
@@ -302,7 +302,7 @@ class Authenticator:
         return known.principal
 
     def is_to_be_touched(self, principal: Principal) -> bool:
-        """Whether it is time to note that a session is used: true once for each such time."""
+        """True where it is time to note that a session is used: once for each such time."""
         known = self._known.get(principal.credential)
         if known is None or not isinstance(known.row, Session):
             return False

@@ -33,7 +33,7 @@ MIN_BURST = 256
 
 
 class Holder(NamedTuple):
-    """Whose share something is: a carrier's, or a role's of all tenants, and in it a key's."""
+    """The owner of a share: a carrier, or a role of all tenants, and in it a key."""
 
     tenant: str
     key_id: str
@@ -67,22 +67,22 @@ class Principal:
 
     @property
     def holder(self) -> Holder:
-        """Whose share it takes."""
+        """The owner of the share that it takes."""
         return Holder(tenant_of(self), self.key_id)
 
     @property
     def name(self) -> str:
-        """Who it is in the queue and the history of cases: two keys of a person are one."""
+        """Its name in the queue and the history of cases: two keys of a person are one."""
         return self.person or self.credential
 
     @property
     def actor(self) -> str:
-        """How the audit chain names it."""
+        """Its name in the audit chain."""
         return describe_actor(self.person, self.credential)
 
 
 class Action(StrEnum):
-    """What a call does; one that does several needs permission for each."""
+    """The kind of a call; one that does several needs permission for each."""
 
     ENROLL = "enroll"
     READ_ENROLLMENT = "read_enrollment"
@@ -242,7 +242,8 @@ def name_holder(vault: Vault, carrier: str, document_id: str) -> str:
 
 
 def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
-    """How this caller's answers show candidates: by pseudonym to a tenant, by ids to the others."""
+    """Chooses how this caller's answers show candidates: by pseudonym to a tenant, by ids to the
+    others."""
     from serving.wire.matching import Candidate  # noqa: PLC0415 - see above
 
     carrier = scope_of(principal)
@@ -340,8 +341,8 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
 def _show_authority(
     body: Mapping[str, Any], told: Iterable[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """What an authority said of the document, without its score; nothing where its own reason was
-    not told either, or documents could be tried out at it with faces of others."""
+    """Shows an authority's answer about the document, without its score; nothing where its own
+    reason was not told either, or documents could be tried out at it with faces of others."""
     # Here, for commands that need roles alone.
     from engine.matching.checks.authority import find_problem  # noqa: PLC0415
     from engine.matching.documents import AuthorityCode  # noqa: PLC0415

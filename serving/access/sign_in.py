@@ -96,7 +96,7 @@ class SignInFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a group may do."""
+    """The rights of a group."""
 
     role: Role
     carrier: str | None = None
@@ -116,7 +116,7 @@ class SignedIn:
 
 @dataclass(slots=True)
 class _Kept:
-    """What the provider says of itself, and its keys."""
+    """The provider's description of itself, and its keys."""
 
     metadata: Mapping[str, Any]
     keys: KeySet
@@ -183,7 +183,7 @@ class SignIn:
         await self._provider()
 
     def find_unknown(self, store: Reader) -> list[str]:
-        """What groups are given, but is no carrier and no open outlet here."""
+        """The grants of groups that name no carrier and no open outlet here."""
         carriers = {one.code for one in store.carriers()}
         outlets = {(one.carrier, one.code) for one in store.all_outlets() if one.is_open}
         unknown = []
@@ -197,8 +197,8 @@ class SignIn:
         return unknown
 
     async def begin(self, former: str | None) -> tuple[str, str]:
-        """Where to send the browser, which may have a session by this id, and what its flow cookie
-        holds; `SignInFailed`."""
+        """Begins a sign-in: the address to send the browser to, which may have a session by this
+        id, and the content of its flow cookie; `SignInFailed`."""
         metadata = (await self._provider()).metadata
         state, nonce, verifier = generate_token(43), generate_token(43), generate_token(64)
         given = {"state": state, "nonce": nonce, "verifier": verifier, "former": former}
@@ -219,7 +219,7 @@ class SignIn:
         return str(address), base64.urlsafe_b64encode(sealed).decode()
 
     async def end(self, given: Mapping[str, str], cookie: str | None) -> SignedIn:
-        """Who came back from the provider with this query; `SignInFailed`."""
+        """The person who came back from the provider with this query; `SignInFailed`."""
         flow = self._open_flow(cookie)
         if not hmac.compare_digest(given.get("state", "").encode(), flow["state"].encode()):
             raise SignInFailed(Cause.STALE, "the state is not the one that this browser began with")
@@ -392,7 +392,7 @@ def open_sign_in(settings: Settings, vault: Vault, home: Path) -> SignIn | None:
 
 
 def read_grant(text: str) -> Grant:
-    """What [sign_in] groups says of one: `fraud`, `carrier:blue`, `outlet:blue/b1`."""
+    """Reads one grant of [sign_in] groups: `fraud`, `carrier:blue`, `outlet:blue/b1`."""
     role, _, bounds = text.partition(":")
     carrier, _, outlet = bounds.partition("/")
     return Grant(Role(role), carrier or None, outlet or None)

@@ -22,8 +22,8 @@ from serving.wire.fields import Moment, of_record
 def find_faces(
     store: Reader, calibration: Calibration | None, document_ids: Sequence[str]
 ) -> wire.Faces:
-    """Who is shown under these documents, in their order, and how alike each two are; an erased or
-    unknown document is left out. The caller audits whom it shows."""
+    """The people shown under these documents, in their order, and how alike each two are; an erased
+    or unknown document is left out. The caller audits whom it shows."""
     held = serializers.find_held(store, document_ids)
     kept = store.cases.faces([one.id for one in held], wire.MAX_FACES)
     subjects = [subject for one in held for subject in _subjects(one, kept[one.id])]
@@ -33,7 +33,7 @@ def find_faces(
 
 
 def _subjects(record: DocumentRecord, faces: Sequence[KeptFace]) -> list[wire.FaceSubject]:
-    """Who is shown under a document: its reference first, then each attempt with a kept face."""
+    """The subjects under a document: its reference first, then each attempt with a kept face."""
     own = [one for one in faces if one.is_of_reference]
     attempts: dict[str | None, list[KeptFace]] = {}
     for face in faces:

@@ -80,7 +80,7 @@ _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request is answered: a wire type, or bytes of a content type of their own."""
+    """The answer to a request: a wire type, or bytes of a content type of their own."""
 
     body: object
     status: int = 200
@@ -186,11 +186,11 @@ class Request:
 
     @property
     def has_key(self) -> bool:
-        """Whether a header for a key is there, whatever it holds: then no cookie counts."""
+        """True where a header for a key is there, with any content: then no cookie counts."""
         return b"authorization" in self._headers or b"x-api-key" in self._headers
 
     def cookie(self, name: str) -> str | None:
-        """What a cookie holds; None where there is none or, set by whomever, more than one."""
+        """The content of a cookie; None where there is none, or more than one."""
         found = [
             value
             for header, line in self.scope["headers"]
@@ -203,7 +203,7 @@ class Request:
         return found[0] if len(found) == 1 else None
 
     def is_from(self, origin: str) -> bool:
-        """Whether a page of that origin made this call, as the browser says of every call to an
+        """True where a page of that origin made this call, as the browser says of every call to an
         address that is https or on loopback; one that says nothing is not believed."""
         site = self._headers.get(b"sec-fetch-site")
         given = self._text(b"origin")
@@ -217,17 +217,17 @@ class Request:
 
     @property
     def enrolls(self) -> bool:
-        """Whether it is one of those that the proxy sends to some of the ingresses alone."""
+        """True where it is one of those that the proxy sends to some of the ingresses alone."""
         return (self.scope["method"], self.scope["path"]) == ("POST", "/v1/enrollments")
 
     @property
     def is_unattended(self) -> bool:
-        """Whether a page asked by itself: nobody uses their session by it."""
+        """True where a page asked by itself: nobody uses their session by it."""
         return b"x-unattended" in self._headers
 
     @property
     def is_visit(self) -> bool:
-        """Whether no other site's page has sent the browser here."""
+        """True where no other site's page has sent the browser here."""
         return self._headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
 
     @property
@@ -236,17 +236,17 @@ class Request:
 
     @property
     def remaining_s(self) -> float:
-        """What is left of its time, never below a millisecond."""
+        """The rest of its time, never below a millisecond."""
         return max(self._deadline - self._loop.time(), 1e-3)
 
     @property
     def caller(self) -> Principal:
-        """Whose key it is, once that is admitted."""
+        """The owner of its key, once that is admitted."""
         assert self.principal is not None, "its key is admitted first"
         return self.principal
 
     def context(self) -> CallContext:
-        """What travels to the registrar with this request."""
+        """The context that travels to the registrar with this request."""
         return CallContext(
             actor=self.caller.actor,
             correlator=self.correlator,
@@ -521,7 +521,7 @@ def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[
 
 
 def read_kind(told: str | None) -> PhotographKind | None:
-    """What a body says that a photograph is."""
+    """The kind of a photograph, as a body says."""
     return None if told is None else PhotographKind(told)
 
 
@@ -665,7 +665,7 @@ def known_document(document: KnownDocument) -> Document:
 
 
 def next_page(page: Sequence[T], limit: int, place_of: Callable[[T], N]) -> N | None:
-    """Where the next page begins; None where this one is the last.
+    """The place where the next page begins; None where this one is the last.
 
     A page that is just full may be followed by one with nothing in it.
     """

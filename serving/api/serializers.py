@@ -153,7 +153,7 @@ def line_history(store: Reader, record: LineRecord, *, is_tenant: bool) -> lines
 
 
 def find_marks(store: Reader, line_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What is told of lines that were opened for people whom rules treat apart."""
+    """Marks of lines that were opened for people whom rules treat apart."""
     marks: dict[str, dict[str, str]] = {
         key: {"exception": one.cause}
         for key, one in store.people.exceptions_of_lines(line_ids).items()
@@ -338,7 +338,7 @@ def _outlet(record: Outlet, liveness: outlets.OutletLiveness | None = None) -> o
 
 
 def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, outlets.OutletLiveness]:
-    """What liveness checks brought of late at each of these outlets, none of which is left out."""
+    """Results of recent liveness checks at each of these outlets, none of which is left out."""
     now = utc_now()
     sums = {code: [0, 0, 0] for code in codes}
     # Many are found among all of them.
@@ -354,7 +354,7 @@ def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, outlets.Ou
 def outlet_list(
     records: Sequence[Outlet], carrier: str | None, restriction: str | None
 ) -> tuple[outlets.OutletState, ...]:
-    """Those of a carrier and of a restriction, most refused attempts first."""
+    """The outlets of a carrier and of a restriction, most refused attempts first."""
     shown = [
         _outlet(one)
         for one in records
@@ -392,7 +392,7 @@ def past_enrollments(
 
 
 def find_held(store: Reader, document_ids: Sequence[str]) -> list[DocumentRecord]:
-    """Those of the documents that are not erased, in their order."""
+    """The documents that are not erased, in their order."""
     records = store.documents_by_id(document_ids)
     return [records[one] for one in document_ids if one in records and not records[one].is_erased]
 
@@ -422,14 +422,14 @@ def identified_holders(
 def people_found(
     store: Reader, document_ids: Sequence[str], scores: Mapping[str, float]
 ) -> tuple[people.Person, ...]:
-    """What stands under each document: lines in use and open cases."""
+    """The people under each document: lines in use and open cases."""
     held = find_held(store, document_ids)
     ids = [record.id for record in held]
     return _people(store, held, store.lines_in_use_of(ids), store.cases.open_of(ids), scores)
 
 
 def person(store: Reader, document_id: str) -> people.Person:
-    """What stands under one document, closed lines and cases too."""
+    """The person under one document, closed lines and cases too."""
     record = store.document(document_id)
     if record.is_erased:
         raise NotFound(holders.NOBODY)
@@ -518,7 +518,7 @@ def _sweep(kind: type[S], record: SweepRecord, **more: Any) -> S:
 
 
 def sweep_expectation(found: estimate.ExpectedSweep) -> sweeps.Expectation:
-    """What a sweep would cost and bring."""
+    """The cost and the yield to expect of a sweep."""
     return of_record(
         sweeps.Expectation,
         found,
@@ -532,7 +532,8 @@ def sweep_expectation(found: estimate.ExpectedSweep) -> sweeps.Expectation:
 def sweep_precision(
     decisions: precision.Decisions, sweep_id: str | None, wanted: float
 ) -> sweeps.Precision:
-    """How many of the judged pairs were fraud, at every twentieth of a score; how cases ended."""
+    """The share of the judged pairs that were fraud, at every twentieth of a score; how cases
+    ended."""
     plain = decisions.plain
     pairs = plain if sweep_id is None else decisions.pairs
     whole = precision.measure_precision(pairs, sweep_id=sweep_id)
@@ -654,7 +655,7 @@ def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
 
 
 def read_state(name: str | None) -> dict[str, Any]:
-    """What a queue's state asks a `CaseFilter` for."""
+    """Translates the state of a queue for a `CaseFilter`."""
     if name == "fraud_in_use":
         return {"fraud_in_use": True}
     return {"state": None if name is None else ALIVE if name == "alive" else CaseState(name)}

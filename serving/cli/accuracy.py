@@ -418,7 +418,7 @@ def print_calibration(made: FittedModel) -> None:
 
 
 def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
-    """Where the data fall short of the usual, and where their labels are doubtful."""
+    """Warnings where the data fall short of the usual, or their labels are doubtful."""
     from engine.matching.calibration import ThresholdRates
     from schema.thresholds import Comparison
 

@@ -273,7 +273,7 @@ MAX_REASON_LENGTH = 500
 
 
 def _ask_operator(deployment: Deployment, which: str) -> Actor:
-    """Whose key is given; refused unless it is an operator's and in force."""
+    """The principal of the given key; refused unless it is an operator's and in force."""
     from schema.actors import Actor, Role
     from serving.access.authentication import Authenticator
     from serving.errors import Unauthenticated

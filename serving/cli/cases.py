@@ -77,7 +77,8 @@ def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
 
 
 def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
-    """What another person approves: how many numbers close by it, of all that it could close."""
+    """Describes what another person approves: how many numbers close by it, of all that it could
+    close."""
     in_use = sum(len(document.lines) for document in case.documents)
     text = f"{proposal.outcome} by {proposal.by}: "
     text += f"{len(proposal.close_lines)} of {in_use} numbers will be closed"

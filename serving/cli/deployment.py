@@ -160,7 +160,7 @@ def _is_terminal() -> bool:
 def _choose_crops(
     keep: str | None, hold_days: int | None, *, is_asked: bool
 ) -> dict[str, dict[str, Any]]:
-    """What the settings say of crops; nothing where nobody said anything: none are kept."""
+    """The settings' choice of crops; nothing where nobody chose: none are kept."""
     if keep is None and is_asked:
         print_line(CROPS_ASKED)
         keep = typer.prompt("Keep none, cases or all?", default="none", value_proc=_read_keep)

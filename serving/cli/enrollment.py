@@ -225,7 +225,7 @@ def _look_up(
     live: bytes | None,
     guardian_live: bytes | None,
 ) -> dict[DocumentRole, AuthorityResult]:
-    """What the authority says of the documents; nothing of a request that is answered already."""
+    """Looks the documents up with the authority; nothing of a request that is answered already."""
     import asyncio
 
     from engine.matching.people import ask_of

@@ -247,7 +247,7 @@ def save_certificate(target: Path, values: dict[str, Any], done: str, fallback: 
 
 
 def name_actor() -> str:
-    """Who the audit chain says has done it: the account that runs the command."""
+    """The actor for the audit chain: the account that runs the command."""
     try:
         return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:

@@ -136,7 +136,7 @@ def write_report(
 
 
 def _tell_result(reader: SweepReader, record: SweepRecord, top: int, shown: int | None) -> Answer:
-    """What a sweep that has just ended found; `shown` as `write_report` returned it."""
+    """The findings of a sweep that has just ended; `shown` as `write_report` returned it."""
     from serving.api import serializers
 
     page, files = reader.groups(record.id, 0, top), list_files(reader, record.id)

@@ -23,7 +23,7 @@ Query = dict[str, str | int | None]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """What is sent, as MessagePack; in `answered` statuses the body that comes is an `answer`.
+    """A call, sent as MessagePack; in `answered` statuses the body that comes is an `answer`.
 
     A call that `is_repeatable` may be sent again: an enrollment has its key, the rest store nothing
     or come to the same.
@@ -40,7 +40,7 @@ class Call(Generic[T]):
     is_repeatable: bool = True
 
     def find_answer(self, status: int) -> type[T] | None:
-        """What the body of this status is; None where it is no answer."""
+        """The type of this status's body; None where it is no answer."""
         if status == ACCEPTED:
             return self.accepted
         return self.answer if status in self.answered else None
@@ -60,7 +60,7 @@ def post(
 
 
 def post_once(answer: type[T], *steps: str, body: RequestBody | None = None) -> Call[T]:
-    """What must not be sent again: each time it comes to something else."""
+    """A call that must not be sent again: each time it comes to something else."""
     return replace(post(answer, *steps, body=body), is_repeatable=False)
 
 

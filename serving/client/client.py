@@ -90,7 +90,7 @@ class Client:
     def read_enrollment(
         self, enrollment_id: str, options: Options = _DEFAULT
     ) -> enrollments.EnrollmentRecord:
-        """What is on record of an enrollment."""
+        """Reads the record of an enrollment."""
         call = get(enrollments.EnrollmentRecord, "enrollments", enrollment_id)
         return self._send(call, options)
 
@@ -139,7 +139,7 @@ class Client:
     def identify(
         self, probe: Face, threshold: float | None = None, options: Options = _DEFAULT
     ) -> people.Identification:
-        """Whose references look like this face; for fraud teams."""
+        """Finds the people whose references look like this face; for fraud teams."""
         body = people.IdentificationRequest(write_face(probe), threshold)
         return self._send(post(people.Identification, "identifications", body=body), options)
 
@@ -184,7 +184,7 @@ class Client:
         return self._send(call, options)
 
     def read_line_history(self, line: str, options: Options = _DEFAULT) -> lines.LineHistory:
-        """What happened to a line, and what it waits for."""
+        """Reads the events of a line, and what it waits for."""
         return self._send(get(lines.LineHistory, "lines", line, "events"), options)
 
     def exempt_document(
@@ -200,7 +200,7 @@ class Client:
         return self._send(delete(lines.Exemption, "documents", document_id, "exemption"), options)
 
     def read_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
-        """Whether limits on lines hold for a document."""
+        """Reads whether limits on lines hold for a document."""
         return self._send(get(lines.Exemption, "documents", document_id, "exemption"), options)
 
     def start_campaign(
@@ -258,7 +258,7 @@ class Client:
     def check_sim_swap(
         self, number: str, max_age_h: int = 240, options: Options = _DEFAULT
     ) -> lines.SimSwapCheck:
-        """Whether it got it within these hours (CAMARA)."""
+        """Checks whether the number got another SIM within these hours (CAMARA)."""
         body = lines.SimSwapCheckRequest(number, max_age_h)
         return self._send(ask_camara(lines.SimSwapCheck, "check", body), options)
 
@@ -273,12 +273,12 @@ class Client:
         return self._send(call, options)
 
     def read_erasure(self, document_id: str, options: Options = _DEFAULT) -> enrollments.Erasure:
-        """How far the erasure of a document is."""
+        """Reads the state of a document's erasure."""
         call = get(enrollments.Erasure, "documents", document_id, "erasure")
         return self._send(call, options)
 
     def read_death(self, document_id: str, options: Options = _DEFAULT) -> people.Death:
-        """What is reported of a document's holder; `ApiError` 404 where nothing is."""
+        """Reads the report of a holder's death; `ApiError` 404 where there is none."""
         return self._send(get(people.Death, "documents", document_id, "death"), options)
 
     def step_death(
@@ -295,7 +295,7 @@ class Client:
         return self._send(call, options)
 
     def ready(self, options: Options = _DEFAULT) -> oversight.Readiness:
-        """Whether the service decides and searches now; that it does not is an answer."""
+        """Reads whether the service decides and searches now; that it does not is an answer."""
         return self._send(READY, options)
 
     def version(self, options: Options = _DEFAULT) -> oversight.Version:
@@ -303,7 +303,7 @@ class Client:
         return self._send(VERSION, options)
 
     def whose_key(self, options: Options = _DEFAULT) -> oversight.KeyHolder:
-        """What the key stands for."""
+        """Reads the owner and the role of the key."""
         return self._send(get(oversight.KeyHolder, "me"), options)
 
     # What fraud teams and operators ask.
@@ -316,13 +316,13 @@ class Client:
         msisdn: str | None = None,
         options: Options = _DEFAULT,
     ) -> people.People:
-        """Who has a face, a document or a number; exactly one of them."""
+        """Finds the people with a face, a document or a number; exactly one of them."""
         face = None if probe is None else write_face(probe)
         body = people.PeopleRequest(face, document, msisdn)
         return self._send(post(people.People, "people", "search", body=body), options)
 
     def read_document(self, document_id: str, options: Options = _DEFAULT) -> people.Person:
-        """What stands under a document, closed lines and cases too."""
+        """Reads everything under a document, closed lines and cases too."""
         return self._send(get(people.Person, "documents", document_id), options)
 
     def read_crops(self, enrollment_id: str, options: Options = _DEFAULT) -> enrollments.Crops:
@@ -432,7 +432,7 @@ class Client:
         return self._send(call, options)
 
     def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:
-        """Whether an outlet may enroll."""
+        """Reads whether an outlet may enroll."""
         return self._send(get(outlets.OutletState, "outlets", outlet), options)
 
     def suspend_outlet(
@@ -500,15 +500,15 @@ class Client:
         wanted: float | None = None,
         options: Options = _DEFAULT,
     ) -> sweeps.Precision:
-        """How many of the pairs that one sweep, or any, found and people judged were fraud; and
-        which threshold that speaks for, where so much of it is `wanted`."""
+        """Counts the pairs that one sweep, or any, found and people judged to be fraud; and the
+        threshold that follows, where so much of it is `wanted`."""
         call = get(sweeps.Precision, "precision", sweep_id=sweep_id, wanted=wanted)
         return self._send(call, options)
 
     def expect_sweep(
         self, terms: sweeps.SweepRequest, options: Options = _DEFAULT
     ) -> sweeps.Expectation:
-        """What a sweep would cost and bring."""
+        """Estimates the cost and the yield of a sweep."""
         body = replace(terms, dry_run=True)
         return self._send(post(sweeps.Expectation, "sweeps", body=body), options)
 
@@ -590,7 +590,7 @@ class Client:
         type: str | None = None,  # noqa: A002 - as the interface calls it
         options: Options = _DEFAULT,
     ) -> webhooks.Events:
-        """What happened beyond a place in the feed, in its order; keep `next` and give it back."""
+        """Reads the events beyond a place in the feed, in order; keep `next` and give it back."""
         query: Query = {"after": after, "limit": limit, "type": type}
         return self._send(get(webhooks.Events, "events", **query), options)
 

@@ -46,7 +46,7 @@ NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one call may have of its own.
+    """Options of one call.
 
     `correlator` names it in the logs of both sides and is made where there is none; `timeout_s` is
     the time for all attempts together; `traceparent` is the W3C header of the caller's span.
@@ -59,7 +59,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """How a call went: what to ask the operator for, and how to ask again.
+    """The course of a call: what to ask the operator for, and how to ask again.
 
     `idempotency_key` is None for calls that store nothing. After more than one attempt, an earlier
     one may have been carried out: a line that is closed already is not found.

@@ -137,7 +137,7 @@ _LIVING = {ReplicaState.STARTING, ReplicaState.UPDATING, ReplicaState.RUNNING}
 
 
 def has_successor(application: str, deployment: str) -> bool:
-    """Whether another replica of this one, which Serve is ending, has come or is coming."""
+    """True where another replica of this one, which Serve is ending, has come or is coming."""
     try:
         found = serve.status().applications.get(application)
     except Exception:  # noqa: BLE001 - Ray's many ways to be gone
@@ -345,7 +345,7 @@ class Embedder:
         return await self._queue.ask(crops, len(crops))
 
     async def status(self) -> EmbedderStatus:
-        """Where it embeds, and what is wrong with it."""
+        """The place where it embeds, and its fault."""
         return self._model.status()
 
     async def check_health(self) -> None:
@@ -444,7 +444,8 @@ def _open_extractor(
 
 
 async def _ask_embedder(handle: DeploymentHandle[Any], settings: Settings) -> EmbedderStatus:
-    """How an embedder of the deployment is; `Interrupted` where none says, with why, if known."""
+    """Asks an embedder of the deployment for its state; `Interrupted` where none answers, with the
+    reason, if known."""
     reason = ""
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):

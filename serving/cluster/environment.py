@@ -162,7 +162,7 @@ def _make_token(folder: Path) -> dict[str, str]:
 
 
 def make_proxy_config(settings: ServeSettings, address: str | None = None) -> ProxyConfig:
-    """What the proxies of these settings are amended by."""
+    """The settings that proxies are amended by."""
     answer_s = max(settings.request_timeout_s, MAX_TIMEOUT_MS / 1e3)
     return ProxyConfig(
         ongoing=settings.requests_ongoing,
@@ -180,7 +180,8 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
 
 
 def count_enrolling(settings: ServeSettings) -> int:
-    """How many ingresses of a node are sent enrollments, while one of them is there; 0: all.
+    """The number of ingresses of a node that are sent enrollments, while one of them is there; 0:
+    all.
 
     As many as extract with all its cores: with an ingress for each core more of them would each
     extract fewer photographs at once, and what comes of a batch is one message and one commit.

@@ -139,8 +139,8 @@ WRAPPER = Path(__file__).with_suffix(".sh")
 
 
 def wrapper_variables(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> dict[str, str]:
-    """What `WRAPPER` reads from the environment; writes the node's `ProxyConfig` into `folder`.
-    Faults go to `log`."""
+    """The variables that `WRAPPER` reads; writes the node's `ProxyConfig` into `folder`. Faults go
+    to `log`."""
     write_config(folder, config)
     return {
         "SOSIE_PROXY_PYTHON": sys.executable,

@@ -51,7 +51,7 @@ class _Message:
         self.waiting = 0
 
     def takes(self, wait_s: float) -> bool:
-        """Whether there is room, and nobody would wait much longer than they give it."""
+        """True where there is room, and nobody would wait much longer than they give it."""
         return len(self.calls) < MOST_JOINED and abs(self.wait_s - wait_s) < JOINED_WITHIN_S
 
 

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an actor runs: the node's id, and the number of cores it may use."""
+    """The place of an actor: the node's id, and the number of cores it may use."""
 
     node: str
     cores: int
@@ -424,7 +424,7 @@ def shard_opener(
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """What a node must have for a shard: one of `resource`, if set, and so much of Ray's memory."""
+    """A node's requirement for a shard: one of `resource`, if set, and so much of Ray's memory."""
 
     resource: str = ""
     memory_bytes: int = 0
@@ -562,7 +562,7 @@ class _Opener:
         return [name for name in names if name.startswith(self._prefix)]
 
     def _identity(self, number: int) -> str:
-        """What a shard must hold, have of its node, and be called by: it changes with the
+        """A shard's identity: its content, its node's resources and its name. It changes with the
         configuration and the groups of its threads, not with the number of shards."""
         plan = self._plan
         of = (plan.content, plan.kind, plan.dim, plan.config, plan.virtual_shards)

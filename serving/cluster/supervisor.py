@@ -38,7 +38,7 @@ OUTPUT_FILE = "log/node.log"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to serve, and where."""
+    """The order to serve: what, and where."""
 
     site: Site
     serve: ServeSettings
@@ -289,7 +289,7 @@ class Supervisor:
 
 
 def _ask(settings: ServeSettings) -> tuple[bool, bool]:
-    """Whether the service is ready, and whether an ingress (not only the proxy) answered."""
+    """Asks whether the service is ready, and whether an ingress (not only the proxy) answered."""
     is_any = settings.host in ("0.0.0.0", "::")  # noqa: S104 - only compared, not bound
     host = "127.0.0.1" if is_any else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_TIMEOUT_S)

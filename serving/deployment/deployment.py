@@ -205,7 +205,7 @@ def read_limits(settings: LimitSettings) -> Limits:
 
 
 def read_liveness(settings: LivenessSettings) -> LivenessTerms:
-    """What is asked of evidence of liveness, by the settings."""
+    """The settings' demands on evidence of liveness."""
     return LivenessTerms(
         settings.modes(),
         settings.carrier_modes(),
@@ -217,7 +217,7 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
 
 
 def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
-    """What look-ups of documents bring, by the settings; None where there are none."""
+    """The settings' rules for look-ups of documents; None where there are none."""
     if settings.kind == "form":
         return None
     unavailable, unknown = (
@@ -243,7 +243,7 @@ def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
 
 
 def read_people(settings: PeopleSettings) -> PeopleTerms:
-    """How people are treated whom rules treat apart, by the settings."""
+    """The settings' rules for people whom rules treat apart."""
     if settings == PeopleSettings():
         return NO_RULES
     carriers = {code: _read_rules(own) for code, own in settings.of_carriers().items()}
@@ -345,7 +345,7 @@ class Deployment:
 
     @cached_property
     def second_embedder(self) -> SecondEmbedder | None:
-        """What embeds faces by it."""
+        """The embedder of the second model."""
         return open_second_embedder(self.settings, self.vault)
 
     @cached_property
@@ -399,7 +399,7 @@ class Deployment:
 
     @cached_property
     def liveness(self) -> LivenessChecker:
-        """What checks evidence of liveness; `RequestError` where an issuer's keys are no such."""
+        """The check of evidence of liveness; `RequestError` where an issuer's keys are no such."""
         settings = self.settings.liveness
         issuers = {
             name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
@@ -483,7 +483,7 @@ class Deployment:
 
     @property
     def upkeep_fault(self) -> str | None:
-        """What is not done since references were removed, though it is tried again and again."""
+        """The upkeep left undone since references were removed, tried again and again."""
         faults = [] if self._reseal_fault is None else [self._reseal_fault]
         if self._upkeep is not None and (fault := self._upkeep.fault) is not None:
             faults.append(fault)
@@ -494,12 +494,12 @@ class Deployment:
 
     @property
     def copies_wanting(self) -> int:
-        """How many shards of the gallery have lost a copy that is not made again yet."""
+        """The number of shards of the gallery that have lost a copy that is not made again yet."""
         return self._snapshots.copies_wanting
 
     @property
     def moves_wanting(self) -> int:
-        """How many virtual shards are to be moved to another shard."""
+        """The number of virtual shards to be moved to another shard."""
         return self._snapshots.moves_wanting
 
     def joiner(self, scanner: Scanner) -> Join:
@@ -652,7 +652,7 @@ class Deployment:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _attempt_reseal(self, pause_s: float) -> bool:
-        """Whether it is done; else erasures count on the next attempt."""
+        """Tries to seal anew; True where it is done, else erasures count on the next attempt."""
         what = "the gallery has no snapshot" if self._had_snapshot else "it is not compacted"
         with self.erasing:
             self._is_reseal_due = False

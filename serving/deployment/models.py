@@ -90,7 +90,7 @@ def second_model(settings: Settings) -> SecondModel | None:
 
 
 def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | None:
-    """What embeds faces by the second model, in this process; None where none is named.
+    """Opens the embedder of the second model, in this process; None where none is named.
 
     On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
     """
@@ -105,7 +105,7 @@ def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | N
 
 
 def judge_terms(settings: Settings) -> JudgeTerms | None:
-    """What is made of the scores of the liveness judge, by its card; None where none is named."""
+    """The liveness judge's limits of scores, by its card; None where none is named."""
     from engine.matching.checks.liveness import JudgeTerms  # noqa: PLC0415 - few name one
 
     card = _judge_card(settings)
@@ -265,8 +265,8 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
 
 
 def warn_calibration(settings: Settings) -> list[str]:
-    """What every answer by these settings should say of their model's calibration: that there is
-    none, or that its photographs support less than the usual rates."""
+    """The warnings about the model's calibration for every answer: that there is none, or that its
+    photographs support less than the usual rates."""
     card = embedder_card(settings)
     if card.calibration_path is None:
         return [

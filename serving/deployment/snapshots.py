@@ -119,7 +119,8 @@ class ShardKeys:
         flush_names(self._folder)
 
     def destroy_all_but(self, kept: Collection[str]) -> int:
-        """Those that no erasure would find any more: of another number of shards, or of none.
+        """Destroys the keys that no erasure would find any more: of another number of shards, or of
+        none.
 
         Returns how many."""
         if not self._folder.is_dir():
@@ -165,17 +166,17 @@ class SnapshotManager:
 
     @property
     def has_any(self) -> bool:
-        """Whether there is a snapshot, or one is to be saved again after an erasure."""
+        """True where there is a snapshot, or one is to be saved again after an erasure."""
         return self.is_withdrawn or self.folder.exists()
 
     @property
     def copies_wanting(self) -> int:
-        """How many shards have fewer copies than they are to have."""
+        """The number of shards that have fewer copies than they are to have."""
         return 0
 
     @property
     def moves_wanting(self) -> int:
-        """How many virtual shards are to be moved to another shard."""
+        """The number of virtual shards to be moved to another shard."""
         return 0
 
     def tend(self, registrar: Registrar, save: Callable[[], None]) -> None:
@@ -258,13 +259,13 @@ class SnapshotManager:
         return is_saved
 
     def has_room(self, gallery: Gallery) -> bool:
-        """Whether its disk has as much room as a snapshot of the whole gallery takes at least."""
+        """True where its disk has the least room that a snapshot of the whole gallery takes."""
         account = gallery.account()
         needed = account.rows + account.codes + account.head
         return shutil.disk_usage(self.folder.parent).free > needed
 
     def may_hold_removed(self, gallery: Gallery) -> bool:
-        """Whether a file of the snapshot may contain a removed reference."""
+        """True where a file of the snapshot may contain a removed reference."""
         # A tombstone from the snapshot, or a removal since, compacted or not.
         has_removed = (
             gallery.deadline_s() is not None or gallery.removals != self._removals_left_out
@@ -281,7 +282,7 @@ class SnapshotManager:
             self._warn(f"remove {self.folder} by hand: {error.strerror}")
 
     def _is_current(self, gallery: Gallery) -> bool:
-        """Whether the gallery has, or soon will have, all that is in the store now."""
+        """True where the gallery has, or soon will have, all that is in the store now."""
         try:
             stored = self._store.sequence()
         except RegistryError:

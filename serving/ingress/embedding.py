@@ -93,7 +93,7 @@ class WatchedEmbedder:
 
     @property
     def must_end(self) -> bool:
-        """Whether it is unfit, or failed so often in a row that a new process must take over."""
+        """True where it is unfit, or failed so often in a row that a new process must take over."""
         return bool(self._unfit) or self._failures >= FAILURES
 
     def embed(self, crops: Crops) -> Vectors:
@@ -111,13 +111,14 @@ class WatchedEmbedder:
         return vectors
 
     def judge_probe(self, vectors: Vectors) -> None:
-        """What the model made of `probe`: of a black crop too it makes numbers, if it is fit."""
+        """Judges the model's numbers of `probe`: of a black crop too it makes numbers, if it is
+        fit."""
         if not np.isfinite(vectors).all():
             self._unfit = "the model gives no finite numbers, whatever the photograph"
             self._log.error("embedder_unfit", detail=self._unfit)
 
     def status(self) -> EmbedderStatus:
-        """What is known of it now."""
+        """The state known now."""
         failure, began = self._unfit or self._failure, list(self._began.values())
         if began and time.monotonic() - max(min(began), self.ran_at) > STUCK_S:
             failure = "the device does not come to an end with a batch"
@@ -241,7 +242,7 @@ class CallGathering:
             call.cancel()
 
     def _take(self) -> list[tuple[Crops, asyncio.Future[Vectors]]]:
-        """What goes in the next call, without those whose caller has left."""
+        """Takes the crops of the next call, without those whose caller has left."""
         batch: list[tuple[Crops, asyncio.Future[Vectors]]] = []
         count = size_bytes = 0
         while self._waiting:

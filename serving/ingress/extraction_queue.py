@@ -131,7 +131,7 @@ class _Line:
 
 
 def decode_work(data: bytes) -> float:
-    """What decoding an image file takes beside an ordinary item, by its header alone.
+    """The cost of decoding an image file, beside an ordinary item, by its header alone.
 
     0 for what is no image: it is refused before it is decoded.
     """
@@ -249,24 +249,23 @@ class ExtractionQueue:
 
     @property
     def is_closing(self) -> bool:
-        """Whether it takes no more."""
+        """True where it takes no more."""
         return self._queue.is_closing
 
     @property
     def is_whole(self) -> bool:
-        """Whether every worker lives and gets on; one that has ended, or that a library does not
-        let go, does not come back in this process.
-        """
+        """True where every worker lives and gets on; one that has ended, or that a library does not
+        let go, does not come back in this process."""
         return self._queue.is_alive and self._queue.longest_s < LOST_S
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a worker has been at one batch for too long."""
+        """True where a worker has been at one batch for too long."""
         return self._queue.longest_s >= STUCK_S
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is whole and gets on, and a remote embedder answers, as far as is known."""
+        """True where it is whole and gets on, and a remote embedder answers, as far as is known."""
         refused_at = self._refused_at
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
         return self.is_whole and not self.is_stuck and not is_refused

@@ -166,7 +166,7 @@ class CircuitBreaker:
         return self._failures >= self._most
 
     def enter(self) -> bool:
-        """Whether the service may be asked now; then `leave` follows."""
+        """True where the service may be asked now; then `leave` follows."""
         if not self.is_open:
             return True
         if self._is_tried or self._clock() < self._closes_at:
@@ -175,7 +175,7 @@ class CircuitBreaker:
         return True
 
     def leave(self, has_failed: bool | None) -> None:
-        """What came of it; None of a look-up that nobody waited for."""
+        """Notes the result; None of a look-up that nobody waited for."""
         self._is_tried = False
         if has_failed is None:
             return
@@ -260,7 +260,7 @@ _KIND_KEPT = {
 
 
 def _stands(result: AuthorityResult) -> object:
-    """What a result says of the document, whatever was asked beside it."""
+    """The part of a result that is about the document alone, for comparison."""
     return result.code is AuthorityCode.UNKNOWN_DOCUMENT, result.standings
 
 
@@ -395,7 +395,7 @@ def _require_answer(answer: httpx.Response) -> None:
 
 
 def open_tls(settings: AuthoritySettings, home: Path) -> ssl.SSLContext:
-    """What the service must prove, and what is proven to it; `RequestError` for unusable files."""
+    """Opens the TLS context: the service's proof and our own; `RequestError` for unusable files."""
     what = "ca_file"
     try:
         ca = str(home / settings.ca_file) if settings.ca_file else None
@@ -428,7 +428,7 @@ def _read_token(settings: AuthoritySettings, home: Path) -> str:
 def open_authority(
     settings: AuthoritySettings, vault: Vault, home: Path, meter: Meter | None = None
 ) -> Authority | None:
-    """What is asked of documents, by the settings; None where their form is enough."""
+    """Opens the authority of the settings; None where a document's form is enough."""
     if settings.kind == "form":
         return None
     if settings.kind == "listed":

@@ -89,7 +89,7 @@ class PeriodicJob(ABC):
 
 
 def name_error(error: Exception) -> str:
-    """What a log may say of an error: its code, or the type of one that is not ours."""
+    """The name of an error for a log: its code, or the type of one that is not ours."""
     return error.code if isinstance(error, SosieError) else type(error).__name__
 
 

@@ -138,7 +138,7 @@ class DailyRetention(PeriodicJob):
         return min(pause_s, LOOK_AGAIN_S) if self._is_refused else pause_s
 
     def _is_overdue(self) -> bool:
-        """Whether something has stayed a day longer than it may: then a run was missed."""
+        """True where something has stayed a day longer than it may: then a run was missed."""
         missed = preview(self._source, self._schedule, self._watch.now() - DAY)
         return any(due.rows for due in missed.values())
 
@@ -274,7 +274,7 @@ class LineSteps(PeriodicJob):
 
 
 def seconds_until(at: time, now: datetime) -> float:
-    """How long it is from now to that time (UTC), a day at most and never nothing."""
+    """The time from now to that time of day (UTC), a day at most and never nothing."""
     now = now.astimezone(UTC)
     today = datetime.combine(now.date(), at, UTC)
     return ((today if today > now else today + DAY) - now).total_seconds()

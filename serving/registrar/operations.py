@@ -103,7 +103,7 @@ GRACE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """How far store and gallery were at one moment; equal where nothing is missing.
+    """The sequences of store and gallery at one moment; equal where nothing is missing.
 
     `store_sequence` is None where the store could not be read.
     """
@@ -155,8 +155,8 @@ class OpenRegistry:
             self.searches.submit(probes, self.thresholds.review).result()
 
     def read_watermark(self) -> Watermark:
-        """Where both stand; waits a little for a change that is committed and has not reached the
-        gallery, and not for one that has: a silent shard may hold that for long."""
+        """Reads both sequences; waits a little for a change that is committed and has not reached
+        the gallery, and not for one that has: a silent shard may hold that for long."""
         before = self.gallery.look()
         try:
             stored = self.store.sequence()
@@ -294,7 +294,7 @@ class Operations:
         return answers
 
     def _keep_own(self, answers: list[Identification], carrier: str) -> list[Identification]:
-        """What a tenant is told of its own holders: of those of others it is told nothing.
+        """Keeps a tenant's own holders: of those of others it is told nothing.
 
         The registry is asked whether or not anybody was found, or the time would tell.
         """
@@ -344,8 +344,8 @@ class Operations:
     def _require_alive(
         self, liveness: LivenessResult | None, judged: Judged | None
     ) -> Callable[[], None]:
-        """What uses up the evidence of liveness of a verification, once somebody is found; raises
-        where what is asked for does not hold."""
+        """Uses up the evidence of liveness of a verification, once somebody is found; raises where
+        what is asked for does not hold."""
         deployment, context = self._opened.deployment, self._context
         shown = LivenessOfVerification(
             runner=self._runner,

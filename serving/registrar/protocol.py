@@ -103,7 +103,7 @@ class CallContext:
 
     @property
     def name(self) -> str:
-        """Who it is in the history of cases."""
+        """The name in the history of cases."""
         return self.person or self.actor
 
 
@@ -237,7 +237,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """What came of a step: of some a secret, or how many events are tried again."""
+    """The result of a step: of some a secret, or how many events are tried again."""
 
     webhook_id: str
     secret: str = field(default="", repr=False)
@@ -478,7 +478,7 @@ class RegistrarClient(ABC):
 
     @_carried
     async def expect_sweep(self, request: SweepRequest, context: CallContext) -> ExpectedSweep:
-        """What a sweep would cost and bring; changes nothing. `RateUnsupported`."""
+        """Estimates the cost and the yield of a sweep; changes nothing. `RateUnsupported`."""
 
     @_carried
     async def start_sweep(self, request: SweepRequest, context: CallContext) -> SweepRecord:

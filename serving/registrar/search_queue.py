@@ -63,12 +63,12 @@ class SearchQueue:
 
     @property
     def queued(self) -> int:
-        """How many probes wait."""
+        """The number of waiting probes."""
         return self._queue.queued()
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread lives: without it no waiting call is answered."""
+        """True where its thread lives: without it no waiting call is answered."""
         return self._queue.is_alive
 
     def submit(

@@ -100,14 +100,14 @@ class Lifecycle:
         self._thread.start()
 
     def require(self) -> OpenRegistry:
-        """What the calls work on; `NotReady` where it is not open."""
+        """The deployment that the calls work on; `NotReady` where it is not open."""
         with self._lock:
             if self._opened is not None and self._phase in OPEN:
                 return self._opened
             raise NotReady(f"the service is not ready ({self._phase.value}): try again")
 
     def has_lost(self, opened: OpenRegistry) -> bool:
-        """Whether this is not what the calls work on any more."""
+        """True where this is not what the calls work on any more."""
         return self._opened is not opened
 
     def status(self) -> Status:
@@ -407,7 +407,7 @@ class _Counting(Observer):
 
 
 def _show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
-    """How full the queues are; empty where nothing is open."""
+    """Shows how full the queues are; empty where nothing is open."""
     held = dict.fromkeys(("decisions", "probes", "audit"), (0, 0))
     if opened is not None:
         held["decisions"] = opened.registrar.queued, opened.registrar.queue_size
@@ -484,7 +484,7 @@ class RegistrarService:
         return self._lifecycle.status()
 
     def require(self) -> OpenRegistry:
-        """What the calls work on; `NotReady` where it is not open."""
+        """The parts that the calls work on; `NotReady` where it is not open."""
         return self._lifecycle.require()
 
     async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:

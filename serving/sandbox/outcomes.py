@@ -36,7 +36,7 @@ _APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJ
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an enrollment under a document with this serial ends; `status` and `code` of an error.
+    """The end of an enrollment under a document with this serial; `status` and `code` of an error.
 
     `beside` are reasons that come with `reason` by the decision table. `needs` is a field that the
     request must bring: without a guardian a minor is GUARDIAN_MISSING, without an exception the
@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def is_of_minor(self) -> bool:
-        """Whether a guardian has to come along, where the document is a minor's."""
+        """True where a guardian has to come along, the document being a minor's."""
         return self.reason in GUARDIAN_REASONS
 
 
@@ -239,7 +239,7 @@ def check(document: Document) -> CheckedDocument:
 
 
 def find_outcome(checked: CheckedDocument) -> Outcome:
-    """How an enrollment under it ends; a document that is not sound has no serial."""
+    """The outcome of an enrollment under it; a document that is not sound has no serial."""
     if not checked.is_well_formed:
         return APPROVED
     if checked.type == PASSPORT:
@@ -299,7 +299,7 @@ def make_pair(face: Vector, name: str) -> tuple[Vector, Vector]:
 
 
 def read_marker(data: bytes) -> str:
-    """What a picture says of itself: the text `sosie-sandbox` of a PNG, or a JPEG's comment."""
+    """A picture's mark: the text `sosie-sandbox` of a PNG, or a JPEG's comment."""
     from PIL import Image  # noqa: PLC0415 - not needed for the table of numbers
 
     try:

@@ -276,7 +276,7 @@ async def _interrupt(outcome: Outcome, *, is_first: bool) -> None:
 
 
 def _is_new(opened: OpenRegistry, request: EnrollmentRequest) -> bool:
-    """Whether it is to be judged: a stored answer asks for nothing to be prepared."""
+    """True where it is to be judged: a stored answer asks for nothing to be prepared."""
     scope = idempotency_scope(opened.store.vault, request.carrier, request.idempotency_key)
     return scope not in opened.store.answers([scope])
 
@@ -288,7 +288,7 @@ def _find_face(opened: OpenRegistry, name: str) -> Vector:
 
 
 def _name(checked: CheckedDocument) -> str:
-    """Of the face that a document's holder has."""
+    """The name of the face that a document's holder has."""
     return f"{checked.type} {checked.number}"
 
 
@@ -565,7 +565,7 @@ def _admit(
 
 
 def _grant(opened: OpenRegistry, answer: Answer) -> None:
-    """What two people do who grant an exception; one that was granted before stays."""
+    """Grants an exception as two people do; one that was granted before stays."""
     for case in answer.body["cases"]:
         if case["kind"] == CaseKind.EXCEPTION and not answer.is_repeated:
             given = (opened.registrar, opened.store, case["id"], CaseOutcome.UNFOUNDED, ())

@@ -386,13 +386,13 @@ class ServeSettings(Section):
 
     @property
     def trusted_networks(self) -> tuple[str, ...]:
-        """Of `trusted_proxies`, each with its prefix length."""
+        """The networks of `trusted_proxies`, each with its prefix length."""
         given = filter(None, (part.strip() for part in self.trusted_proxies.split(",")))
         return tuple(str(ip_network(part)) for part in given)
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address where it listens."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
@@ -660,7 +660,7 @@ def split_address(address: str) -> SplitResult:
 
 
 def is_private_address(address: str) -> bool:
-    """Whether what is sent there is encrypted, or stays on this machine."""
+    """True where what is sent there is encrypted, or stays on this machine."""
     try:
         parts = split_address(address)
         host = parts.hostname or ""

@@ -212,7 +212,7 @@ def choose_models(folder: Path) -> None:
 
 
 def find_user_cache() -> Path:
-    """Where the packages that Sosie stands on keep what they like, for this user."""
+    """The folder where the packages that Sosie stands on keep what they like, for this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
 
 

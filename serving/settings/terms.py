@@ -80,7 +80,7 @@ class AuthoritySettings(Section):
     )
 
     def kept_s(self) -> dict[str, float]:
-        """How long answers are kept, by their kind."""
+        """The time to keep answers, by their kind."""
         return {kind: seconds for kind, seconds in self.cache_s.items() if seconds}
 
     @field_validator("url")
@@ -165,14 +165,14 @@ class LivenessSettings(Section):
     )
 
     def modes(self) -> dict[LivenessUse, LivenessMode]:
-        """What is asked of all carriers' requests."""
+        """The demands on all carriers' requests."""
         return {
             LivenessUse.ENROLLMENT: self.enrollment,
             LivenessUse.VERIFICATION: self.verification,
         }
 
     def carrier_modes(self) -> dict[str, dict[LivenessUse, LivenessMode]]:
-        """What is asked of those of one carrier, where it differs."""
+        """The demands on one carrier's requests, where they differ."""
         return {
             code: {
                 use: mode for use in LivenessUse if (mode := getattr(own, use.value)) is not None

@@ -56,7 +56,7 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> ExpectedSweep:
 
 
 def is_converted(deployment: Deployment, sweep: SweepRecord) -> bool:
-    """Whether references were converted to another model since a sweep began, so that its scores
+    """True where references were converted to another model since a sweep began, so that its scores
     and its threshold are of vectors that are there no more."""
     if sweep.terms.model_digest is None:
         # Of a version before transforms.

@@ -84,7 +84,7 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
 
 
 def _tell_fraud(found: Mapping[str, Any]) -> dict[str, str]:
-    """What earlier decisions have left in use, which a sweep asks nobody about again."""
+    """The fraud that earlier decisions have left in use, which a sweep asks nobody about again."""
     if not found.get("fraud_in_use"):
         return {}
     text = f"{plural(found['fraud_in_use'], 'case')} with lines in use"

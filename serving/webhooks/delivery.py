@@ -145,7 +145,7 @@ class _Route:
 
     @property
     def takes_more(self) -> bool:
-        """Whether more is to be read for it."""
+        """True where more is to be read for it."""
         if self._count >= MOST_WAITING:
             return False
         if self.is_down:
@@ -154,7 +154,7 @@ class _Route:
 
     @property
     def is_low(self) -> bool:
-        """Whether it has soon sent all that was read."""
+        """True where it has soon sent all that was read."""
         return self.takes_more and self._count - len(self._waiting) <= READ_AHEAD - PAGE
 
     def tell(self, fault: str) -> str:
@@ -167,7 +167,8 @@ class _Route:
         return "not taken" if self.receiver.is_inner else fault
 
     def add_rows(self, rows: Sequence[Undelivered]) -> None:
-        """What waited when the webhook was taken over; of many the receiver may be down."""
+        """Adds the rows that waited when the webhook was taken over; of many the receiver may be
+        down."""
         if len(rows) >= DOWN_AFTER:
             self.failures, self._probes = DOWN_AFTER, 1
         now, now_s = utc_now(), monotonic()
@@ -262,7 +263,7 @@ class _Route:
         self._wait(item)
 
     def take_progress(self) -> Progress | None:
-        """What is to be written, if anything; from now on it counts as written."""
+        """Takes the progress to be written, if any; from now on it counts as written."""
         now, now_s = utc_now(), monotonic()
         for item in self._window:
             if not item.is_settled and not item.has_row and now_s - item.read_s >= PARK_AFTER_S:

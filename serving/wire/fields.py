@@ -276,7 +276,7 @@ def of_record(kind: type[S], record: object, **more: Any) -> S:
 
 
 def plain(value: object) -> Any:
-    """What `encode_json` writes, as plain values."""
+    """The plain values that `encode_json` writes."""
     return msgspec.to_builtins(value, enc_hook=_write_json)
 
 

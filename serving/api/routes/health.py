@@ -88,13 +88,13 @@ class Readiness:
         self._embedder: EmbedderStatus | None = None
 
     async def find_embedder(self) -> EmbedderStatus | None:
-        """What embeds faces, as the last check found it."""
+        """The embedder, as the last check found it."""
         if self._embedder is None:
             await self._check_models()
         return self._embedder
 
     async def check(self) -> wire.Readiness:
-        """What the checks found, half a second ago at most."""
+        """The findings of the checks, half a second old at most."""
         now = asyncio.get_running_loop().time()
         if self._kept is not None and now < self._kept[0]:
             return self._kept[1]
@@ -184,7 +184,7 @@ class Readiness:
 
 @lru_cache(maxsize=4)
 def _readiness_of(parts: Parts) -> Readiness:
-    """Of the one ingress of a process."""
+    """The readiness of the one ingress of a process."""
     return Readiness(parts)
 
 
