@@ -1,18 +1,257 @@
-"""Fields that operators set: a dataclass says their bounds and descriptions where it says their
-defaults, and a deployment's settings are made of it as it is."""
+"""Terms that operators set, as the domain goes by them: a deployment's settings are made of these
+types as they are. A dataclass says bounds and descriptions where it says its defaults."""
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import time, timedelta
+from types import MappingProxyType
+from typing import Literal, TypeVar
+
+from schema.reasons import PhotographKind
 
 T = TypeVar("T")
 
 
-def option(default: T, description: str, **bounds: float) -> T:
+def option(default: T, description: str = "", **bounds: float | str) -> T:
     """A field of a dataclass with its description in the settings file.
 
-    `bounds` are `ge`, `gt`, `le`, `lt`, which the loader of the settings asks for.
+    `bounds` are `ge`, `gt`, `le`, `lt` and `pattern`, which the loader of the settings asks for.
     """
     made: T = field(default=default, metadata={"description": description, **bounds})
     return made
+
+
+def days(default: int, description: str, most: int = 36_500) -> int:
+    """A field of so many days at most."""
+    return option(default, description, ge=0, le=most)
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLimits:
+    """Limits beyond which a photograph is refused, of the measures in `engine.faces.quality`.
+
+    Each stands where the expected loss exceeds 10 %: where so many of LFW's photographs, degraded
+    step by step, no longer match their mates. `sosie bench accuracy` measures what they miss and
+    what they refuse without need; docs/decisions/0037 has the curves.
+    """
+
+    min_inter_eye_px: float = option(8.0, "pixels; else FACE_TOO_SMALL", ge=0)
+    min_sharpness: float = option(0.35, "else BLURRED", ge=0)
+    min_exposure: float = option(0.05, "mean brightness, of 1; else TOO_DARK", ge=0)
+    max_exposure: float = option(0.93, "else TOO_BRIGHT", ge=0)
+    min_contrast: float = option(0.03, "else LOW_CONTRAST", ge=0)
+    max_yaw_deg: float = option(45.0, "turned left or right; else POSE", ge=0)
+    max_pitch_deg: float = option(35.0, "turned up or down; else POSE", ge=0)
+    max_roll_deg: float = option(180.0, "tilted; else POSE", ge=0)
+    min_detail_bytes: float = option(
+        106.0, "of the file, a square of one eye distance; else COMPRESSED", ge=0
+    )
+    min_clarity: float = option(
+        0.78, "length of the embedder's vector, of 1 for a usual face; else UNCLEAR", ge=0
+    )
+    max_cut_share: float = option(0.3, "of the face off the picture; else FACE_CUT", ge=0)
+
+
+QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
+    {
+        PhotographKind.LIVE: QualityLimits(),
+        PhotographKind.PRINTED: QualityLimits(),
+        PhotographKind.CHIP: QualityLimits(min_detail_bytes=90.0),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`most` at once, all of which are forgotten, evenly, in `period`; 0 is no bound."""
+
+    most: int
+    period: timedelta
+
+    @property
+    def each(self) -> timedelta:
+        """How long one takes to be forgotten."""
+        return self.period / max(self.most, 1)
+
+    def wait(self, level: float) -> timedelta:
+        """How long until one more fits; nothing where it fits now."""
+        excess = level + 1 - self.most if self.most else 0.0
+        return excess * self.each if excess > 0 else timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what is found out of holders, and on comparisons that fail; 0 is no bound.
+
+    [templates.md](docs/templates.md) says where they come from.
+    """
+
+    holder_failures: int = option(
+        6,
+        "what one carrier finds out of one holder: a failure or a near match is 1, a near "
+        "look-alike 2",
+        ge=0,
+    )
+    holder_shown: int = option(60, "answers with a score of one holder, to the fraud team", ge=0)
+    holder_h: float = option(1440, "hours of the two above", gt=0, le=2160)
+    outlet_key_failures: int = option(
+        200, "failed comparisons and rejections of an outlet's key; an approval is one less", ge=0
+    )
+    key_failures: int = option(5000, "of any other; a carrier's: 4 times", ge=0)
+    key_h: float = option(24, "hours of the two above", gt=0)
+
+    @property
+    def holder(self) -> Bound:
+        """What one carrier finds out of one holder, by all its keys."""
+        return Bound(self.holder_failures, timedelta(hours=self.holder_h))
+
+    @property
+    def shown(self) -> Bound:
+        """Answers with a score of a holder, to anybody but a carrier."""
+        return Bound(self.holder_shown, timedelta(hours=self.holder_h))
+
+    @property
+    def outlet_key(self) -> Bound:
+        """Failures of a key of an outlet."""
+        return Bound(self.outlet_key_failures, timedelta(hours=self.key_h))
+
+    @property
+    def other_key(self) -> Bound:
+        """Failures of any other key."""
+        return Bound(self.key_failures, timedelta(hours=self.key_h))
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is bounded."""
+        of_keys = self.outlet_key_failures or self.key_failures
+        return bool(self.holder_failures or self.holder_shown or of_keys)
+
+
+NO_LIMITS = Limits(holder_failures=0, holder_shown=0, outlet_key_failures=0, key_failures=0)
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierPeople:
+    """Rules of one carrier, where they differ."""
+
+    age_of_majority: int | None = option(None, ge=0, le=25)
+    minor_face: Literal["required", "guardian"] | None = None
+    exceptions: bool | None = None
+    exceptions_per_outlet: int | None = option(None, ge=1, le=100_000)
+    replacement_delay_h: int | None = option(None, ge=0, le=8_784)
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleRules:
+    """People whom rules treat apart: minors, and those without a usable face or portrait."""
+
+    age_of_majority: int = option(
+        0,
+        "whoever is younger, in whole years by the outlet's date, needs a guardian's document and "
+        "face; 17 in Indonesia; 0: no age is asked for",
+        ge=0,
+        le=25,
+    )
+    minor_face: Literal["required", "guardian"] = option(
+        "required",
+        "of a minor: a face and portrait of their own too; or guardian: the guardian's are enough",
+    )
+    exceptions: bool = option(
+        False,
+        "whether an enrollment may come without a usable face or portrait, with a cause; two "
+        "people of the fraud team decide it",
+    )
+    exceptions_per_outlet: int = option(
+        5, "asked for by one outlet in exceptions_days", ge=1, le=100_000
+    )
+    exceptions_days: int = option(30, "see exceptions_per_outlet", ge=1, le=366)
+    replacement_delay_h: int = option(
+        0,
+        "how long after two people have decided it a document may be replaced, each then; 0: at "
+        "once, and of a certain face under the same name without them",
+        ge=0,
+        le=8_784,
+    )
+    carriers: Mapping[str, CarrierPeople] = field(
+        default_factory=dict,
+        metadata={"description": "by code, as { red = { age_of_majority = 17 } }"},
+    )
+
+    @property
+    def window(self) -> timedelta:
+        """In which an outlet may ask for so many exceptions."""
+        return timedelta(days=self.exceptions_days)
+
+    @property
+    def replacement_delay(self) -> timedelta:
+        return timedelta(hours=self.replacement_delay_h)
+
+    def of(self, carrier: str) -> PeopleRules:
+        """The rules of a carrier."""
+        if carrier not in self.carriers:
+            return self
+        own = asdict(self.carriers[carrier])
+        return replace(self, **{name: one for name, one in own.items() if one is not None})
+
+
+NO_RULES = PeopleRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Days until data that is no longer needed is deleted; 0 keeps it.
+
+    The period of a rejected attempt begins with its decision; of one that went to review, with the
+    closing of its case, or its decision where it had none; of a line, with its closing; of an
+    answer, when it is stored. A document known from such attempts alone expires with the last of
+    them. A crop has its own date. Data under a document that an open case names stays longer, as
+    does a document whose erasure is asked for.
+    """
+
+    rejected_days: int = days(
+        180,
+        "scores, consent and stored answer of a rejected attempt, and a document without an "
+        "approved attempt; 0: kept",
+    )
+    review_days: int = days(
+        180,
+        "the same of an attempt that went to review, since its case was closed, or since its "
+        "decision where it had none; 0: kept",
+    )
+    closed_lines_days: int = days(730, "the number of a line since it was closed; 0: kept")
+    answers_days: int = days(
+        30, "stored answers: an Idempotency-Key sent later is decided again; 0: kept"
+    )
+    liveness_days: int = days(
+        730, "results of liveness checks: who said what of which attempt, and when; 0: kept"
+    )
+    people_days: int = days(
+        365,
+        "exceptions that were decided and opened no line in use, guardians since the year in which "
+        "they no longer answer for anybody; 0: kept",
+    )
+    events_days: int = days(30, "events, whether or not they were read; 0: kept")
+    line_events_days: int = days(730, "what happened to lines, and why; 0: kept")
+    case_hold_days: int = days(
+        30,
+        "so long at most an open case holds back what it needs: from when an erasure was asked "
+        "for, or beyond these dates; 0: not at all",
+        most=365,
+    )
+    daily_at: str = option(
+        "02:30",
+        "service: time of the daily run, UTC; empty: only by sosie retention run",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
+    )
+
+    @property
+    def hold(self) -> timedelta:
+        """So long beyond its time an open case keeps what it needs."""
+        return timedelta(days=self.case_hold_days)
+
+    @property
+    def run_at(self) -> time | None:
+        """The time (UTC) of the service's daily run; None for never."""
+        return time.fromisoformat(self.daily_at) if self.daily_at else None

@@ -34,9 +34,9 @@ from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image, Pixels
 from engine.faces.liveness_judge import Judged, LivenessJudge
 from engine.faces.quality import Quality, find_problems, measure_quality
-from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
+from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Reason
 
 _log = logging.getLogger(__name__)

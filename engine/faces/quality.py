@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.faces.embedder import arcface_template, estimate_similarity
 from engine.faces.images import Pixels
-from engine.faces.quality_limits import QualityLimits
+from schema.options import QualityLimits
 from schema.reasons import Reason
 
 # Of a frontal face, in eye distances: how far the mouth lies below the line of the eyes (ArcFace

@@ -25,7 +25,7 @@ from engine.matching.checks.face import (
     find_decided,
     gather_evidence,
 )
-from engine.matching.checks.limits import NO_LIMITS, BatchBounds, Limits
+from engine.matching.checks.limits import BatchBounds
 from engine.matching.checks.liveness import (
     LIVENESS_CHECKED,
     NOT_ASKED,
@@ -41,13 +41,7 @@ from engine.matching.checks.picture import describe_frames
 from engine.matching.checks.second_model import FILLED, SecondModel
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentRole
-from engine.matching.people import (
-    NO_RULES,
-    PeopleBatch,
-    PeopleTerms,
-    find_guardian_case,
-    find_looked_up,
-)
+from engine.matching.people import PeopleBatch, find_guardian_case, find_looked_up
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -78,6 +72,7 @@ from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
+from schema.options import NO_LIMITS, NO_RULES, Limits, PeopleRules
 from schema.reasons import Decision, LivenessUse, Reason
 from schema.thresholds import Comparison
 
@@ -598,7 +593,7 @@ class Judge:
     """What is made of look-ups of documents; None where there are none."""
     person_limit: int = 0
     """Lines in use of a person over all carriers; 0: no limit."""
-    people: PeopleTerms = NO_RULES
+    people: PeopleRules = NO_RULES
 
     def intake(self, registry: Reader | None = None) -> Intake:
         """What sorts its requests."""
@@ -727,7 +722,7 @@ class Judge:
             one.guardian or one.request.exception or one.request.replaces for one in attempts
         )
         standing = state.standing
-        if self.people is NO_RULES and not (is_asked or standing.deceased or standing.replaced):
+        if self.people == NO_RULES and not (is_asked or standing.deceased or standing.replaced):
             return None
         return PeopleBatch(self.people, registry, attempts, state, comparisons, now)
 

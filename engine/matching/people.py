@@ -1,6 +1,6 @@
 """People whom rules treat apart: what is asked of minors, and who may come without a usable face.
 
-The rules are a carrier's (`PeopleTerms`); what they go by is gathered here for a batch, decided in
+The rules are a carrier's (`PeopleRules`); what they go by is gathered here for a batch, decided in
 `policy`, and what follows is collected for the batch's transaction.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from dataclasses import replace
+from datetime import date, datetime
 from typing import Any
 
 from engine.cases.opening import NewCase, is_grouped
@@ -55,6 +55,7 @@ from schema.cases import (
     name_confirmation,
 )
 from schema.documents import DocumentStatus
+from schema.options import PeopleRules
 from schema.reasons import Decision, LivenessUse, Reason
 
 DOCUMENT_REPLACED = "document.replaced"
@@ -62,41 +63,12 @@ _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
 """Cases about others than the document's holder; an exception is judged anew when it is granted."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeopleRules:
-    """Whoever is younger than `age_of_majority` needs a guardian; 0 asks for nobody's age. With
-    `is_face_waived` the guardian's face is enough. An outlet may ask for so many exceptions in
-    each `window`. With a `replacement_delay` two people decide of every document that is to be
-    replaced, and it is so long after that at the earliest."""
-
-    age_of_majority: int = 0
-    is_face_waived: bool = False
-    takes_exceptions: bool = False
-    exceptions_per_outlet: int = 5
-    window: timedelta = timedelta(days=30)
-    replacement_delay: timedelta = timedelta()
-
-
-@dataclass(frozen=True, slots=True)
-class PeopleTerms:
-    """The rules of a deployment, and those of carriers that have their own."""
-
-    rules: PeopleRules = PeopleRules()
-    carriers: Mapping[str, PeopleRules] = field(default_factory=dict)
-
-    def of(self, carrier: str) -> PeopleRules:
-        return self.carriers.get(carrier, self.rules)
-
-
-NO_RULES = PeopleTerms()
-
-
 class PeopleBatch:
     """What a batch needs of these rules; an attempt counts for those after it."""
 
     def __init__(
         self,
-        terms: PeopleTerms,
+        terms: PeopleRules,
         store: Reader,
         attempts: Sequence[Attempt],
         state: BatchState,
@@ -187,14 +159,14 @@ class PeopleBatch:
             is_age_asked=bool(rules.age_of_majority),
             is_minor=is_minor,
             is_face_waived=bool(is_minor)
-            and rules.is_face_waived
+            and rules.minor_face == "guardian"
             and request.live.is_absent
             and request.portrait.is_absent,
             guardian=guardian,
             exception=request.exception,
             # A minor's guardian is bound when the line is opened, and not weeks later.
             is_exception_offered=request.exception is not None
-            and rules.takes_exceptions
+            and rules.exceptions
             and not is_minor,
             asked_exceptions=self._asked[attempt.outlet.code] if _asks(attempt) else 0,
             exception_limit=rules.exceptions_per_outlet if _asks(attempt) else 0,
@@ -548,7 +520,7 @@ class PeopleBatch:
         ]
 
 
-def find_looked_up(attempt: Attempt, terms: PeopleTerms) -> dict[DocumentRole, CheckedDocument]:
+def find_looked_up(attempt: Attempt, terms: PeopleRules) -> dict[DocumentRole, CheckedDocument]:
     """The documents of an attempt that an authority is asked about: a guardian's where one is
     needed, and what is replaced, of the same person."""
     own, guardian = attempt.document, attempt.guardian
@@ -571,7 +543,7 @@ def ask_of(
     live: bytes | None,
     guardian_live: bytes | None,
     liveness: LivenessTerms,
-    terms: PeopleTerms,
+    terms: PeopleRules,
 ) -> dict[DocumentRole, AuthorityQuestion]:
     """The look-ups of an attempt, with the live faces' files; none where nothing is told of it:
     it is not well-formed, or will be rejected for what it shows."""

@@ -13,51 +13,28 @@ from engine.registry.events import Changes
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
+from schema.options import Retention
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """Retention period of each kind; None keeps it for good.
-
-    The period of a rejected attempt begins with its decision; of one that went to review, with the
-    closing of its case, or its decision where it had none; of a line, with its closing; of an
-    answer, when it is stored. A document known from such attempts alone expires with the last of
-    them. A crop has its own date.
-    """
-
-    attempts: timedelta | None = None
-    reviews: timedelta | None = None
-    lines: timedelta | None = None
-    answers: timedelta | None = None
-    liveness: timedelta | None = None
-    events: timedelta | None = None
-    line_events: timedelta | None = None
-    people: timedelta | None = None
-    hold: timedelta | None = None
-    """So long beyond its time an open case keeps what it needs; None: until it is closed."""
-
-    @property
-    def periods(self) -> Mapping[Kind, timedelta | None]:
-        """By kind, in the order in which they expire."""
-        of_attempts = [one for one in (self.attempts, self.reviews) if one is not None]
-        return {
-            Kind.ATTEMPTS: self.attempts,
-            Kind.REVIEWS: self.reviews,
-            # The earliest possible: a document expires with the last attempt under it.
-            Kind.DOCUMENTS: min(of_attempts, default=None),
-            Kind.LINES: self.lines,
-            Kind.ANSWERS: self.answers,
-            Kind.CROPS: timedelta(0),
-            Kind.LIVENESS: self.liveness,
-            Kind.EXCEPTIONS: self.people,
-            Kind.GUARDIANS: self.people,
-            Kind.EVENTS: self.events,
-            Kind.LINE_EVENTS: self.line_events,
-        }
-
-    def until(self, now: datetime) -> dict[Kind, datetime]:
-        """By kind, the latest start of a period that is over; kinds kept for good are absent."""
-        return {kind: now - period for kind, period in self.periods.items() if period is not None}
+def find_until(schedule: Retention, now: datetime) -> dict[Kind, datetime]:
+    """By kind, in the order in which they expire, the latest start of a period that is over; kinds
+    kept for good are absent."""
+    of_attempts = schedule.rejected_days, schedule.review_days
+    days = {
+        Kind.ATTEMPTS: schedule.rejected_days,
+        Kind.REVIEWS: schedule.review_days,
+        # The earliest possible: a document expires with the last attempt under it.
+        Kind.DOCUMENTS: min(filter(None, of_attempts), default=0),
+        Kind.LINES: schedule.closed_lines_days,
+        Kind.ANSWERS: schedule.answers_days,
+        Kind.CROPS: None,
+        Kind.LIVENESS: schedule.liveness_days,
+        Kind.EXCEPTIONS: schedule.people_days,
+        Kind.GUARDIANS: schedule.people_days,
+        Kind.EVENTS: schedule.events_days,
+        Kind.LINE_EVENTS: schedule.line_events_days,
+    }
+    return {kind: now - timedelta(days=one or 0) for kind, one in days.items() if one != 0}
 
 
 T = TypeVar("T")
@@ -97,15 +74,15 @@ class RetentionCertificate:
     undelivered: Mapping[str, int] = field(default_factory=dict)
 
 
-def preview(source: Reader, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
+def preview(source: Reader, schedule: Retention, now: datetime) -> dict[Kind, Due]:
     """Count by kind what a run would expire now, and what open cases hold; changes nothing."""
-    until = schedule.until(now)
+    until = find_until(schedule, now)
     return {kind: count_due(source, kind, until, schedule.hold) for kind in until}
 
 
 def run_retention(
     runner: ChangeRunner,
-    schedule: Schedule,
+    schedule: Retention,
     actor: str,
     *,
     now: datetime | None = None,
@@ -120,7 +97,7 @@ def run_retention(
     `report(kind, rows)` is called after each batch. `now` is the moment that `check_clock`
     accepted; without it the runner's clock is believed.
     """
-    until = schedule.until(now) if now else runner.run(lambda _, now: schedule.until(now))
+    until = find_until(schedule, now or runner.run(lambda _, moment: moment))
     job = Job(new_id(), actor, until, strip_evidence, schedule.hold)
     left = dict.fromkeys(until, 0)
     is_complete = True

@@ -101,11 +101,10 @@ def confirm_clock(
 def _run(call: Call, now: datetime) -> RetentionCertificate:
     from engine.lifecycle.reverification import carry_out
     from engine.retention.job import DirectRunner, preview, run_retention
-    from serving.deployment.deployment import read_schedule
     from serving.jobs.retention import retire_sweeps
 
     deployment = call.deployment
-    schedule = read_schedule(deployment.settings.retention)
+    schedule = deployment.settings.retention
     runner = DirectRunner(deployment.writer)
     lines = (runner, deployment.store, deployment.line_rules)
     steps = sum(iter(lambda: carry_out(*lines, now=now), 0))
@@ -137,13 +136,12 @@ def _describe_due(call: Call) -> Answer:
     from engine.registry.database import utc_now
     from engine.registry.retention import Kind
     from engine.retention.clock import find_clock_fault
-    from engine.retention.job import preview
-    from serving.deployment.deployment import read_schedule
+    from engine.retention.job import find_until, preview
 
     now, deployment = utc_now(), call.deployment
     fault = find_clock_fault(deployment.store, now)
-    schedule = read_schedule(deployment.settings.retention)
-    until = schedule.until(now)
+    schedule = deployment.settings.retention
+    until = find_until(schedule, now)
     due = preview(deployment.store, schedule, now)
     crops = deployment.settings.crops
     step_at = deployment.store.life.next_step_at()
@@ -152,13 +150,14 @@ def _describe_due(call: Call) -> Answer:
         "due": {kind.value: one.rows for kind, one in due.items()},
         "held": {kind.value: one.held for kind, one in due.items()},
         "crops": {"keep": crops.keep, "days": crops.days, "hold_days": crops.hold_days},
-        "daily_at": deployment.settings.retention.daily_at or None,
+        "daily_at": schedule.daily_at or None,
         "line_step_at": None if step_at is None else step_at.isoformat(),
         "clock_fault": fault,
     }
     rows = []
-    for kind, period in schedule.periods.items():
-        days = crops.days if kind is Kind.CROPS else None if period is None else period.days
+    for kind in Kind:
+        days = (now - until[kind]).days if kind in until else None
+        days = crops.days if kind is Kind.CROPS else days
         found = due.get(kind)
         rows.append(
             [

@@ -41,7 +41,7 @@ from serving.cluster.node import find_start_fault
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
-from serving.deployment.deployment import Deployment, read_people
+from serving.deployment.deployment import Deployment
 from serving.deployment.models import (
     build_extractor,
     model_digest,
@@ -240,7 +240,7 @@ class Ingress:
             version=version("sosie"),
             liveness=deployment.liveness,
             authority=self._authority,
-            people=read_people(settings.people),
+            people=settings.people,
             calibration=deployment.calibration,
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
-from datetime import time, timedelta
+from datetime import timedelta
 from functools import cached_property, partial, reduce
 from operator import add
 from pathlib import Path
@@ -28,7 +28,6 @@ from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.limits import Bound, Limits
 from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
@@ -41,7 +40,6 @@ from engine.matching.holders import (
     list_pending,
 )
 from engine.matching.judge import Judge
-from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.registry.database import utc_now
@@ -50,7 +48,6 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from engine.retention.clock import check_clock
-from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
@@ -69,7 +66,6 @@ from serving.deployment.models import (
     threshold_rates,
 )
 from serving.deployment.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
-from serving.settings.sections import LimitSettings, RetentionSettings
 from serving.settings.settings import (
     KEY_RING_FILE,
     SANDBOX_FILE,
@@ -79,12 +75,7 @@ from serving.settings.settings import (
     is_card_file,
     write_settings,
 )
-from serving.settings.terms import (
-    AuthoritySettings,
-    LinesSettings,
-    LivenessSettings,
-    PeopleSettings,
-)
+from serving.settings.terms import AuthoritySettings, LinesSettings, LivenessSettings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -173,37 +164,6 @@ def load_vault(home: Path, settings: Settings) -> Vault:
     return Vault(KeyRing.load(path), embedder_card(settings).dimension)
 
 
-def read_schedule(settings: RetentionSettings) -> Schedule:
-    """The retention times in the settings."""
-    return Schedule(
-        attempts=_days(settings.rejected_days),
-        reviews=_days(settings.review_days),
-        lines=_days(settings.closed_lines_days),
-        answers=_days(settings.answers_days),
-        liveness=_days(settings.liveness_days),
-        people=_days(settings.people_days),
-        events=_days(settings.events_days),
-        line_events=_days(settings.line_events_days),
-        hold=timedelta(days=settings.case_hold_days),
-    )
-
-
-def read_time(settings: RetentionSettings) -> time | None:
-    """The daily time (UTC) of the service's retention run; None for never."""
-    return time.fromisoformat(settings.daily_at) if settings.daily_at else None
-
-
-def read_limits(settings: LimitSettings) -> Limits:
-    """The bounds on comparisons with holders, by the settings."""
-    holder, key = timedelta(hours=settings.holder_h), timedelta(hours=settings.key_h)
-    return Limits(
-        holder=Bound(settings.holder_failures, holder),
-        shown=Bound(settings.holder_shown, holder),
-        outlet_key=Bound(settings.outlet_key_failures, key),
-        other_key=Bound(settings.key_failures, key),
-    )
-
-
 def read_liveness(settings: LivenessSettings) -> LivenessTerms:
     """The settings' demands on evidence of liveness."""
     return LivenessTerms(
@@ -240,29 +200,6 @@ def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
             "set it under [lines], too"
         )
     return LineRules(usual, own)
-
-
-def read_people(settings: PeopleSettings) -> PeopleTerms:
-    """The settings' rules for people whom rules treat apart."""
-    if settings == PeopleSettings():
-        return NO_RULES
-    carriers = {code: _read_rules(own) for code, own in settings.of_carriers().items()}
-    return PeopleTerms(_read_rules(settings), carriers)
-
-
-def _read_rules(settings: PeopleSettings) -> PeopleRules:
-    return PeopleRules(
-        age_of_majority=settings.age_of_majority,
-        is_face_waived=settings.minor_face == "guardian",
-        takes_exceptions=settings.exceptions,
-        exceptions_per_outlet=settings.exceptions_per_outlet,
-        window=timedelta(days=settings.exceptions_days),
-        replacement_delay=timedelta(hours=settings.replacement_delay_h),
-    )
-
-
-def _days(count: int) -> timedelta | None:
-    return timedelta(days=count) if count else None
 
 
 SNAPSHOT_FOLDER = "gallery"
@@ -393,10 +330,6 @@ class Deployment:
     def watchlist(self) -> WatchList:
         return WatchList(self.vault.dim, self.store.watchlist())
 
-    @property
-    def limits(self) -> Limits:
-        return read_limits(self.settings.limits)
-
     @cached_property
     def liveness(self) -> LivenessChecker:
         """The check of evidence of liveness; `RequestError` where an issuer's keys are no such."""
@@ -416,7 +349,8 @@ class Deployment:
     @property
     def sim_changes(self) -> SimChangeTerms:
         """Which carriers report changes of SIM, and how long they stay known."""
-        kept = _days(self.settings.retention.line_events_days)
+        days = self.settings.retention.line_events_days
+        kept = timedelta(days=days) if days else None
         return SimChangeTerms(self.settings.lines.sim_changes_since, kept)
 
     @property
@@ -436,14 +370,14 @@ class Deployment:
             false_candidates=self.expect_false_candidates,
             calibration_version=self.calibration.version,
             crops=self.settings.crops,
-            limits=self.limits,
+            limits=self.settings.limits,
             person_limit=self.person_limit,
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
             second=self.second,
             liveness=self.liveness.terms,
             look_ups=read_authority(self.settings.authority),
-            people=read_people(self.settings.people),
+            people=self.settings.people,
         )
 
     @cached_property
@@ -608,7 +542,7 @@ class Deployment:
     def _erase(
         self, runner: Runner, target: Document | str, actor: str, carrier: str | None
     ) -> ErasureCertificate | PendingErasure:
-        hold = timedelta(days=self.settings.retention.case_hold_days)
+        hold = self.settings.retention.hold
         pending = ask_erasure(runner, self.store, target, actor, carrier, hold)
         if pending is not None:
             return pending

@@ -12,10 +12,10 @@ from engine.lifecycle.reverification import SimChangeTerms
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.authority import Authority
 from engine.matching.checks.liveness import LivenessChecker
-from engine.matching.people import NO_RULES, PeopleTerms
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.cases import DueDates
+from schema.options import NO_RULES, PeopleRules
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn
 from serving.ingress.embedding import EmbedderStatus
@@ -46,7 +46,7 @@ class Parts:
     liveness: LivenessChecker
     authority: Authority | None = None
     """Whom documents are looked up at; None where their form is enough."""
-    people: PeopleTerms = NO_RULES
+    people: PeopleRules = NO_RULES
     """Whose guardians are looked up, too."""
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""

@@ -24,8 +24,9 @@ from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.retention.certificates import Certificate
-from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
-from serving.deployment.deployment import Deployment, read_schedule, read_time
+from engine.retention.job import RetentionCertificate, preview, run_retention
+from schema.options import Retention
+from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch, PeriodicJob
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ class DailyRetention(PeriodicJob):
         self,
         runner: ChangeRunner,
         source: Reader,
-        schedule: Schedule,
-        at: time | None,
+        schedule: Retention,
         log: FilteringBoundLogger,
         *,
         settle_s: float,
@@ -84,7 +84,6 @@ class DailyRetention(PeriodicJob):
         self._runner = runner
         self._source = source
         self._schedule = schedule
-        self._at = at
         self._watch = watch
         self._settle_s = settle_s
         self._also, self._examine, self._tell_left = also, examine, tell_left
@@ -104,12 +103,10 @@ class DailyRetention(PeriodicJob):
     ) -> Self:
         """By a deployment's settings, on its registrar; `examine` is called after each run, and
         `tell_left` with the number `by` of events that left before a webhook took them."""
-        settings = deployment.settings.retention
         return cls(
             deployment.registrar,
             deployment.store,
-            read_schedule(settings),
-            read_time(settings),
+            deployment.settings.retention,
             log,
             settle_s=SETTLE_S,
             watch=watch,
@@ -120,7 +117,7 @@ class DailyRetention(PeriodicJob):
         )
 
     def _first_s(self) -> float | None:
-        return None if self._at is None else self._settle_s
+        return None if self._schedule.run_at is None else self._settle_s
 
     def _work(self) -> float:
         is_first, self._is_first = self._is_first, False
@@ -133,8 +130,8 @@ class DailyRetention(PeriodicJob):
         return self._next_s()
 
     def _next_s(self) -> float:
-        assert self._at is not None
-        pause_s = seconds_until(self._at, self._watch.now())
+        assert self._schedule.run_at is not None
+        pause_s = seconds_until(self._schedule.run_at, self._watch.now())
         return min(pause_s, LOOK_AGAIN_S) if self._is_refused else pause_s
 
     def _is_overdue(self) -> bool:

@@ -233,7 +233,7 @@ class Operations:
     def _guard(self) -> Guard:
         """Bounds what this call finds out of holders."""
         opened = self._opened
-        limits, in_flight = opened.deployment.limits, opened.in_flight
+        limits, in_flight = opened.deployment.settings.limits, opened.in_flight
         return Guard(limits, opened.store, self._runner, self._caller, in_flight)
 
     def give_up(self) -> None:

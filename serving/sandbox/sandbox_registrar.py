@@ -48,7 +48,6 @@ from engine.matching.documents import (
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
-from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import (
     Answer,
     EnrollmentRequest,
@@ -65,6 +64,7 @@ from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
+from schema.options import PeopleRules
 from schema.people import DeathSource
 from schema.reasons import About, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
@@ -105,9 +105,9 @@ _PEOPLE_RULES = {
     **dict.fromkeys(outcomes.GUARDIAN_REASONS, _WITH_GUARDIANS),
     # Nobody is old enough to answer for others.
     Reason.GUARDIAN_REFUSED: replace(_WITH_GUARDIANS, age_of_majority=200),
-    Reason.GUARDIAN_CHANGED: replace(_WITH_GUARDIANS, is_face_waived=True),
-    Reason.EXCEPTION_ASKED: PeopleRules(takes_exceptions=True, exceptions_per_outlet=10**9),
-    Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(takes_exceptions=True, exceptions_per_outlet=0),
+    Reason.GUARDIAN_CHANGED: replace(_WITH_GUARDIANS, minor_face="guardian"),
+    Reason.EXCEPTION_ASKED: PeopleRules(exceptions=True, exceptions_per_outlet=10**9),
+    Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(exceptions=True, exceptions_per_outlet=0),
 }
 _SAID = {
     Reason.AUTHORITY_UNAVAILABLE: (AuthorityCode.TIMEOUT, ()),
@@ -135,7 +135,7 @@ class SandboxJudge(Judge):
         if reason in AUTHORITY_REASONS:
             return replace(self, look_ups=AuthorityTerms())
         if reason in _PEOPLE_RULES:
-            return replace(self, people=PeopleTerms(_PEOPLE_RULES[reason]))
+            return replace(self, people=_PEOPLE_RULES[reason])
         if reason is Reason.PERSON_LIMIT_REACHED:
             return replace(self, person_limit=LINE_LIMIT)
         return self

@@ -32,10 +32,11 @@ from engine.matching.samples import Sample
 from engine.registry.accounts import ApiKey, Carrier
 from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES, Reader
+from schema.options import NO_LIMITS
 from schema.reasons import PhotographKind, Reason
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
-from serving.deployment.deployment import Deployment, create_home, read_people
+from serving.deployment.deployment import Deployment, create_home
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
@@ -62,7 +63,7 @@ from serving.sandbox.sandbox_registrar import (
     SandboxDeployment,
     SandboxRegistrar,
 )
-from serving.settings.sections import AuditSettings, LimitSettings, RegistrySettings, SweepSettings
+from serving.settings.sections import AuditSettings, RegistrySettings, SweepSettings
 from serving.settings.settings import SANDBOX_FILE, Settings, load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -143,12 +144,11 @@ def prepare(home: Path) -> dict[str, str]:
 def _load(home: Path) -> Settings:
     """Its settings, whatever registry, files of sweeps and places for the audit chain the
     environment names: those are of people. What a test repeats is not bounded."""
-    limits = LimitSettings(holder_failures=0, holder_shown=0, outlet_key_failures=0, key_failures=0)
     settings = load_settings(home)
     # Each enrollment is judged by rules of its own.
     one_by_one = settings.registrar.model_copy(update={"batch_size": 1})
     own = {"registry": RegistrySettings(), "sweep": SweepSettings(), "audit": AuditSettings()}
-    changes = {**own, "limits": limits, "registrar": one_by_one}
+    changes = {**own, "limits": NO_LIMITS, "registrar": one_by_one}
     return settings.model_copy(update=changes)
 
 
@@ -279,7 +279,7 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             version=f"{version('sosie')}+sandbox",
             liveness=reading.liveness,
             authority=open_authority(settings.authority, vault, home, meter),
-            people=read_people(settings.people),
+            people=settings.people,
             calibration=reading.calibration,
             warnings=(WARNING,),
             is_sandbox=True,

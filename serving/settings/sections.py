@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
+from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
@@ -149,29 +149,6 @@ class RegistrarSettings(Section):
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError("there is no such time zone, give its IANA name") from None
         return name
-
-
-class LimitSettings(Section):
-    """What is found out of holders, and comparisons that fail: beyond a bound 429 and a case.
-    Counts leak away evenly over their hours; 0 is no bound."""
-
-    holder_failures: int = Field(
-        default=6,
-        ge=0,
-        description="what one carrier finds out of one holder: a failure or a near match is 1, a "
-        "near look-alike 2",
-    )
-    holder_shown: int = Field(
-        default=60, ge=0, description="answers with a score of one holder, to the fraud team"
-    )
-    holder_h: float = Field(default=1440, gt=0, le=2160, description="hours of the two above")
-    outlet_key_failures: int = Field(
-        default=200,
-        ge=0,
-        description="failed comparisons and rejections of an outlet's key; an approval is one less",
-    )
-    key_failures: int = Field(default=5000, ge=0, description="of any other; a carrier's: 4 times")
-    key_h: float = Field(default=24, gt=0, description="hours of the two above")
 
 
 class GallerySettings(Section):
@@ -455,66 +432,6 @@ class SweepSettings(Section):
         ge=0,
         le=36500,
         description="how long the files of a completed sweep are kept; 0: for ever",
-    )
-
-
-class RetentionSettings(Section):
-    """Days until data that is no longer needed is deleted; 0 keeps it. Data under a document that
-    an open case names stays longer, as does a document whose erasure is asked for."""
-
-    rejected_days: int = Field(
-        default=180,
-        ge=0,
-        le=36500,
-        description="scores, consent and stored answer of a rejected attempt, and a document "
-        "without an approved attempt; 0: kept",
-    )
-    review_days: int = Field(
-        default=180,
-        ge=0,
-        le=36500,
-        description="the same of an attempt that went to review, since its case was closed, or "
-        "since its decision where it had none; 0: kept",
-    )
-    closed_lines_days: int = Field(
-        default=730, ge=0, le=36500, description="the number of a line since it was closed; 0: kept"
-    )
-    answers_days: int = Field(
-        default=30,
-        ge=0,
-        le=36500,
-        description="stored answers: an Idempotency-Key sent later is decided again; 0: kept",
-    )
-    liveness_days: int = Field(
-        default=730,
-        ge=0,
-        le=36500,
-        description="results of liveness checks: who said what of which attempt, and when; 0: kept",
-    )
-    people_days: int = Field(
-        default=365,
-        ge=0,
-        le=36500,
-        description="exceptions that were decided and opened no line in use, guardians since the "
-        "year in which they no longer answer for anybody; 0: kept",
-    )
-    events_days: int = Field(
-        default=30, ge=0, le=36500, description="events, whether or not they were read; 0: kept"
-    )
-    line_events_days: int = Field(
-        default=730, ge=0, le=36500, description="what happened to lines, and why; 0: kept"
-    )
-    case_hold_days: int = Field(
-        default=30,
-        ge=0,
-        le=365,
-        description="so long at most an open case holds back what it needs: from when an erasure "
-        "was asked for, or beyond these dates; 0: not at all",
-    )
-    daily_at: str = Field(
-        default="02:30",
-        pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$",
-        description="service: time of the daily run, UTC; empty: only by sosie retention run",
     )
 
 

@@ -10,12 +10,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -25,15 +27,14 @@ from pydantic_settings import (
 from engine.errors import RegistryExists, RegistryMissing, RequestError
 from engine.matching.samples import CropPolicy
 from schema.cases import DueDates
+from schema.options import NO_RULES, Limits, PeopleRules, Retention
 from serving.settings.sections import (
     AuditSettings,
     GallerySettings,
-    LimitSettings,
     ModelSettings,
     QualitySettings,
     RegistrarSettings,
     RegistrySettings,
-    RetentionSettings,
     Section,
     ServeSettings,
     SignInSettings,
@@ -42,12 +43,7 @@ from serving.settings.sections import (
     WebhookSettings,
     is_private_address,
 )
-from serving.settings.terms import (
-    AuthoritySettings,
-    LinesSettings,
-    LivenessSettings,
-    PeopleSettings,
-)
+from serving.settings.terms import AuthoritySettings, LinesSettings, LivenessSettings
 
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
@@ -75,18 +71,18 @@ class Settings(BaseSettings):
     quality: QualitySettings = QualitySettings.model_validate({})
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
-    limits: LimitSettings = LimitSettings()
+    limits: Limits = Limits()
     gallery: GallerySettings = GallerySettings()
     serve: ServeSettings = ServeSettings()
     sweep: SweepSettings = SweepSettings()
-    retention: RetentionSettings = RetentionSettings()
+    retention: Retention = Retention()
     cases: DueDates = DueDates()
     crops: CropPolicy = CropPolicy()
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
     authority: AuthoritySettings = AuthoritySettings()
     lines: LinesSettings = LinesSettings()
-    people: PeopleSettings = PeopleSettings()
+    people: PeopleRules = NO_RULES
     sign_in: SignInSettings = SignInSettings()
     webhooks: WebhookSettings = WebhookSettings()
 
@@ -109,8 +105,21 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del settings_cls, dotenv_settings, file_secret_settings
-        return (env_settings, init_settings)
+        del env_settings, dotenv_settings, file_secret_settings
+        return (_Environment(settings_cls), init_settings)
+
+
+class _Environment(EnvSettingsSource):
+    """Reads a table from a variable into a type of the engine too, as the library does into its
+    own models."""
+
+    def next_field(
+        self, field: FieldInfo | Any | None, key: str, case_sensitive: bool | None = None
+    ) -> FieldInfo | None:
+        section = field.annotation if isinstance(field, FieldInfo) else None
+        if is_dataclass(section) and (kind := get_type_hints(section).get(key)):
+            return FieldInfo.from_annotation(kind)
+        return super().next_field(field, key, case_sensitive)
 
 
 def load_settings(home: Path | None, file: Path | None = None) -> Settings:
@@ -139,6 +148,8 @@ def make_settings(given: Chosen) -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         fault = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "unexpected_keyword_argument":
+            fault = "Extra inputs are not permitted"
         raise RequestError(
             f"setting {where}: {fault}; mend {SETTINGS_FILE} or the environment"
         ) from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from datetime import time as clock_time
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from engine.registry import events, store, transactions, writer
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
 from engine.retention.clock import check_clock, check_step, confirm_clock
-from engine.retention.job import RUN, Schedule
+from engine.retention.job import RUN
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import DailyRetention
 from serving.settings.settings import load_settings
+from tests.engine.retention.conftest import only
 
-YEARS, MONTH = timedelta(days=3650), Schedule(answers=timedelta(days=30))
+YEARS, MONTH = timedelta(days=3650), only(answers_days=30)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 SCOPE = b"scope"
 
@@ -75,7 +76,7 @@ def run_daily(
     wrapper = structlog.make_filtering_bound_logger(0)
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
     job = DailyRetention(
-        deployment.registrar, deployment.store, MONTH, None, log,
+        deployment.registrar, deployment.store, MONTH, log,
         settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
         tell_refusal=told.append,
     )  # fmt: skip
@@ -213,7 +214,7 @@ def test_a_refused_run_is_tried_again_within_the_hour(deployment: Deployment, cl
     told: list[bool] = []
     log = structlog.wrap_logger(None, processors=[LogCapture()])
     job = DailyRetention(
-        deployment.registrar, deployment.store, MONTH, clock_time(12), log,
+        deployment.registrar, deployment.store, replace(MONTH, daily_at="12:00"), log,
         settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
         tell_refusal=told.append,
     )  # fmt: skip

@@ -29,9 +29,9 @@ from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import read_evidence
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import Document
-from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples
+from schema.options import PeopleRules
 from schema.reasons import Decision, Reason
 from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
@@ -163,7 +163,7 @@ def lab(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         people = [[one for one in some if one is not None] for some in found]
         thresholds = deployment.thresholds
         people = [some for some in people if len(some) == 4 and verifies(some, thresholds)]
-        rules = PeopleTerms(PeopleRules(age_of_majority=18, is_face_waived=True))
+        rules = PeopleRules(age_of_majority=18, minor_face="guardian")
         deployment.judge = replace(deployment.judge, people=rules)  # type: ignore[misc]
         lab = Lab(deployment, thresholds, people, itertools.count(1))
         for victim in range(VICTIMS):

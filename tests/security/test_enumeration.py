@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.settings.sections import LimitSettings
+from schema.options import Limits
 from tests.engine.matching.conftest import resident_number
 from tests.serving.api.driver import Service
 
@@ -36,7 +36,7 @@ def grey() -> bytes:
 
 @pytest.fixture
 def bounded(start_service: Callable[..., Service]) -> Service:
-    return start_service(limits=LimitSettings())
+    return start_service(limits=Limits())
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_face_with_a_document_of_its_own_cannot_try_out_others(
         [finding] = bounded.read(answer)["reasons"]
         assert finding["reason"] == "DUPLICATE_IDENTITY"
         told += 1
-    assert 0 < told <= LimitSettings().holder_failures
+    assert 0 < told <= Limits().holder_failures
 
 
 def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(
@@ -153,7 +153,7 @@ def test_rejections_are_counted_by_key_and_an_approval_takes_one_off(
     activation: Callable[..., dict[str, Any]],
     faces: dict[str, bytes],
 ) -> None:
-    service = start_service(limits=LimitSettings(outlet_key_failures=3))
+    service = start_service(limits=Limits(outlet_key_failures=3))
 
     def enroll(serial: int, **changes: Any) -> int:
         headers = {"idempotency-key": f"k{serial}"}

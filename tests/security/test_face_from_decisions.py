@@ -27,9 +27,8 @@ from engine.matching.comparison import fuse_vectors
 from engine.registry.database import changing, utc_now
 from engine.registry.rows import changing_rows
 from schema.actors import Caller
-from serving.deployment.deployment import read_limits
+from schema.options import Limits
 from serving.deployment.models import build_thresholds, load_calibration
-from serving.settings.sections import LimitSettings
 from serving.settings.settings import Settings
 from tests.engine.matching.conftest import resident_number
 from tests.security.test_face_from_scores import (
@@ -145,7 +144,7 @@ class Campaign:
     def room(self, victim: Victim) -> float:
         """What may still be counted with a victim."""
         parts, caller = self.attacker.service.parts, Caller("key:x", carrier=self.carrier)
-        limits = read_limits(LimitSettings())
+        limits = Limits()
         name = name_holder(victim.document_id, caller)
         levels = Levels(limits, parts.store, [name], utc_now())
         return limits.holder.most - levels.level(name, caller)
@@ -262,7 +261,7 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
 def test_honest_visits_meet_no_bound() -> None:
     """By one photograph each, a visit a week for two months: those of the synthetic population,
     hard ones among them, against the most that one carrier is told of a holder."""
-    people, bound = 4_096, read_limits(LimitSettings()).holder
+    people, bound = 4_096, Limits().holder
     population, settings = Population.load("sface"), Settings()
     least = build_thresholds(settings, load_calibration(settings)).same_document
     references, latent = population.references(people, 7), population.people(people, 7)

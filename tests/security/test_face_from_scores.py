@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from engine.matching.checks.limits import MISSED, SEARCHED
 from engine.matching.samples import Sample
+from schema.options import Limits
 from serving.api.app import build_app
-from serving.settings.sections import LimitSettings, ServeSettings
+from serving.settings.sections import ServeSettings
 from tests.serving.api.driver import Service
 
 Vector = NDArray[np.float32]
@@ -105,7 +106,7 @@ def find_scores(answer: Any, name: str = "") -> Iterator[float]:
 @pytest.fixture
 def attacker(start_service: Callable[..., Service], enrolled: dict[str, Any]) -> Attacker:
     """In reach of a service with the bounds that it has by default."""
-    service = start_service(limits=LimitSettings())
+    service = start_service(limits=Limits())
     parts = service.parts
     [chunk] = parts.store.references()
     crafted = CraftedPhotographs(chunk.vectors.shape[1])
@@ -232,7 +233,7 @@ def test_a_holder_that_others_fail_with_is_blocked_and_people_have_a_case(
             break
         failures += 1
     service.assert_refused(answer, 429, "REQUEST.TOO_MANY_FAILURES")
-    assert failures == LimitSettings().holder_failures
+    assert failures == Limits().holder_failures
     assert int(answer.headers["retry-after"]) > 3_600
     [case] = probing_cases(attacker)
     assert case["document_ids"] == [attacker.document_id]
@@ -262,24 +263,24 @@ def test_enrollments_under_anothers_document_count_as_failures_with_its_holder(
     attacker: Attacker,
 ) -> None:
     statuses = []
-    for place in range(LimitSettings().holder_failures + 1):
+    for place in range(Limits().holder_failures + 1):
         claimed = enrollment(attacker, attacker.stranger(), place)
         headers = {"idempotency-key": f"k{place}"}
         answer = attacker.service.ask(
             "POST", "/v1/enrollments", key="r1", body=claimed, headers=headers
         )
         statuses.append(answer.status_code)
-    assert statuses == [201] * LimitSettings().holder_failures + [429]
+    assert statuses == [201] * Limits().holder_failures + [429]
     cases = probing_cases(attacker)
     assert [case["document_ids"] for case in cases] == [[attacker.document_id]]
 
 
 def test_a_document_that_nobody_holds_is_blocked_alike(attacker: Attacker) -> None:
     unheld = {"type": "cn-ric", "number": "110105198503071257"}
-    for place in range(LimitSettings().holder_failures + 1):
+    for place in range(Limits().holder_failures + 1):
         body = {"probe": {"image": attacker.stranger().tobytes()}, "document": unheld}
         answer = attacker.service.ask("POST", QUERY, key="r1", body=body)
-        assert answer.status_code == (429 if place == LimitSettings().holder_failures else 200)
+        assert answer.status_code == (429 if place == Limits().holder_failures else 200)
 
 
 def test_failures_at_once_are_no_more_than_the_bound(attacker: Attacker) -> None:
@@ -298,7 +299,7 @@ def test_failures_at_once_are_no_more_than_the_bound(attacker: Attacker) -> None
     statuses = asyncio.run(ask_all())
     # All at once may have refused each other.
     assert set(statuses) <= {200, 429}
-    assert statuses.count(200) <= LimitSettings().holder_failures
+    assert statuses.count(200) <= Limits().holder_failures
 
 
 def near(attacker: Attacker, score: float) -> Vector:
@@ -313,7 +314,7 @@ def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
     attacker: Attacker,
 ) -> None:
     review = attacker.service.parts.thresholds.review
-    bound, told = LimitSettings().holder_failures, 0
+    bound, told = Limits().holder_failures, 0
     while search_by_match(attacker, "blue", [near(attacker, review + 0.02)]) == 200:
         told += SEARCHED
         assert told <= bound
@@ -328,7 +329,7 @@ def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
 
 def test_misses_of_a_search_that_are_nearly_hits_are_as_few(attacker: Attacker) -> None:
     review = attacker.service.parts.thresholds.review
-    bound, asked = LimitSettings().holder_failures, 0
+    bound, asked = Limits().holder_failures, 0
     probe = near(attacker, review - MISSED / 2)
     while search_by_match(attacker, "blue", [probe]) == 200:
         asked += 1
@@ -375,7 +376,7 @@ def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker: Attac
 def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(
     attacker: Attacker, path: str
 ) -> None:
-    bound, told = LimitSettings().holder_shown, 0
+    bound, told = Limits().holder_shown, 0
     while True:
         probe = {"image": attacker.alike(attacker.victim).tobytes()}
         body = {"probe": probe} | ({"document": DOCUMENT} if path in (VERIFY, QUERY) else {})
@@ -401,7 +402,7 @@ def test_failures_of_one_key_are_bounded_over_all_holders(
 ) -> None:
     del start_service
     service = attacker.service
-    bound = LimitSettings().outlet_key_failures
+    bound = Limits().outlet_key_failures
     answered = 0
     for place in range(bound + 1):
         number = f"+8613700{place:06d}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from functools import partial
@@ -23,22 +24,23 @@ from engine.registry.database import AuditEntry, changing, utc_now
 from engine.registry.enrollments import StoredAnswer
 from engine.registry.events import Changes, _New, write_events
 from engine.registry.webhooks import Webhooks
-from engine.retention.job import Schedule, run_retention
+from engine.retention.job import run_retention
 from schema.events import EventType
-from serving.deployment.deployment import Deployment, read_schedule, read_time
+from schema.options import Retention
+from serving.deployment.deployment import Deployment
 from serving.jobs import retention
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import DailyRetention, seconds_until
 from serving.registrar.service import RegistrarService
-from serving.settings.sections import RetentionSettings, ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, load_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
+from tests.engine.retention.conftest import only
 from tests.waiting import wait_until
 
 WAIT_S = 300
-MONTH = Schedule(answers=timedelta(days=30))
-NOON = clock_time(12)
+MONTH = only(answers_days=30)
 SCOPE = b"scope"
 
 
@@ -76,11 +78,11 @@ def runs(deployment: Deployment, action: str = "retention.run") -> int:
 
 @pytest.fixture
 def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
-    """`with retain(at=, ...)`: retention on this test's registrar, starting at once."""
+    """`with retain(at, ...)`: retention on this test's registrar, starting at once."""
 
     @contextmanager
-    def start(at: clock_time | None, **more: Any) -> Iterator[DailyRetention]:
-        parts = (deployment.registrar, deployment.store, MONTH, at, log)
+    def start(at: str, **more: Any) -> Iterator[DailyRetention]:
+        parts = (deployment.registrar, deployment.store, replace(MONTH, daily_at=at), log)
         watch = ClockWatch(deployment.store, clock=more.pop("clock", utc_now))
         with DailyRetention(*parts, **{"settle_s": 0.0, "watch": watch, **more}) as opened:
             yield opened
@@ -88,8 +90,8 @@ def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
     return start
 
 
-def at_other_time() -> clock_time:
-    return (datetime.now(UTC) - timedelta(hours=2)).time()
+def at_other_time() -> str:
+    return (datetime.now(UTC) - timedelta(hours=2)).time().isoformat()
 
 
 def test_a_run_that_was_missed_is_made_up_for(
@@ -128,7 +130,7 @@ def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapt
     started = datetime.now(UTC)
     # However late its thread starts, the time is still to come when it first looks.
     moments = iter([started, started])
-    at = (started + timedelta(seconds=0.2)).time()
+    at = (started + timedelta(seconds=0.2)).time().isoformat()
     with retain(at, clock=lambda: next(moments, None) or utc_now()):
         wait_until(lambda: lines.entries)
     assert deployment.store.answers([SCOPE]) == {}
@@ -145,7 +147,7 @@ def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, r
 
 def test_without_a_time_nothing_runs(deployment: Deployment, retain: Any) -> None:
     keep_answer(deployment, timedelta(days=90))
-    with retain(None) as opened:
+    with retain("") as opened:
         assert not opened._thread.is_alive()
     assert runs(deployment) == 0
 
@@ -156,7 +158,7 @@ def test_a_failure_is_told_by_its_code_and_ends_nothing(
     keep_answer(deployment, timedelta(days=90))
     deployment.registrar.stop(GalleryBehind("a text with a name in it"))
     started = datetime.now(UTC)
-    at = (started + timedelta(seconds=0.2)).time()
+    at = (started + timedelta(seconds=0.2)).time().isoformat()
     with retain(at, clock=lambda: started):
         wait_until(lambda: len(lines.entries) >= 2)
     assert {line["event"] for line in lines.entries} == {"retention_failed"}
@@ -173,7 +175,7 @@ def test_a_store_that_cannot_be_read_is_told_too(
 
     source: Any = Unreadable()
     watch = ClockWatch(source, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC))
-    parts = (deployment.registrar, source, MONTH, NOON, log)
+    parts = (deployment.registrar, source, replace(MONTH, daily_at="12:00"), log)
     with DailyRetention(*parts, settle_s=0.0, watch=watch):
         wait_until(lambda: lines.entries)
     (told,) = lines.entries
@@ -227,15 +229,8 @@ def test_the_next_time_is_within_a_day_and_is_that_time(at: clock_time, since: t
 
 
 def test_settings_become_terms() -> None:
-    settings = RetentionSettings(
-        rejected_days=3, review_days=4, closed_lines_days=0, answers_days=1
-    )
-    schedule = read_schedule(settings)
-    assert (schedule.attempts, schedule.lines) == (timedelta(days=3), None)
-    assert schedule.reviews == timedelta(days=4)
-    assert schedule.answers == timedelta(days=1)
-    assert read_time(RetentionSettings(daily_at="23:59")) == clock_time(23, 59)
-    assert read_time(RetentionSettings(daily_at="")) is None
+    assert Retention(daily_at="23:59").run_at == clock_time(23, 59)
+    assert Retention(daily_at="").run_at is None
 
 
 @pytest.mark.parametrize("daily_at", ["24:00", "7:30", "02:60", "noon", "02:30 "])
@@ -254,9 +249,9 @@ def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
         found = [_New(EventType.CASE_OPENED, f"s{place}", None, {}) for place in range(5)]
         with changing(store.engine) as connection:
             write_events(connection, store.vault, found, utc_now() - age)
-    schedule = Schedule(events=timedelta(days=1))
+    schedule = only(events_days=1)
     tell = partial(meter.add, metrics.EVENTS_LEFT)
-    parts = (deployment.registrar, store, schedule, None, log)
+    parts = (deployment.registrar, store, schedule, log)
     watch = ClockWatch(store)
     with DailyRetention(*parts, settle_s=0.0, watch=watch, tell_left=tell) as retained:
         retained._run()

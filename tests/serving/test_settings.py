@@ -62,11 +62,16 @@ def test_the_environment_overrides_the_file(
     assert (found.models.threads, found.models.flip) == (5, True)
 
 
+def test_a_variable_fills_a_table_of_an_engine_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOSIE_CASES__DUE_DAYS", '{"dispute": 5}')
+    assert Settings().cases.due_days == {"dispute": 5}
+
+
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
         ("[crops]\ndays = 0", "crops.days: Input should be greater than or equal to 1"),
-        ("[crops]\nhold = 3", "crops.hold: Unexpected keyword argument"),
+        ("[crops]\nhold = 3", "crops.hold: Extra inputs are not permitted"),
         ("[cases]\ndue_days = { dispute = -1 }", "cases: give days between 0 and 3650"),
         ("[quality.live]\nmin_contrast = -1", "quality.live.min_contrast: Input should be"),
     ],

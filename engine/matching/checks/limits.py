@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -31,6 +30,7 @@ from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
+from schema.options import Bound, Limits
 from schema.reasons import Decision, Reason
 
 NEAR = 0.1
@@ -50,63 +50,25 @@ _LATELY = timedelta(days=4)
 _OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """`most` at once, all of which are forgotten, evenly, in `period`; 0 is no bound."""
-
-    most: int
-    period: timedelta
-
-    @property
-    def each(self) -> timedelta:
-        """How long one takes to be forgotten."""
-        return self.period / max(self.most, 1)
-
-    def wait(self, level: float) -> timedelta:
-        """How long until one more fits; nothing where it fits now."""
-        excess = level + 1 - self.most if self.most else 0.0
-        return excess * self.each if excess > 0 else timedelta()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a deployment; [templates.md](docs/templates.md) says where they come from.
-
-    `holder`: what one carrier finds out of one holder, by all its keys: failures, and answers near
-    a threshold. `shown`: answers with a score of a holder, to whoever is no carrier's.
-    `outlet_key`, `other_key`: failures of one key, an outlet's or any other.
-    """
-
-    holder: Bound = Bound(6, timedelta(days=60))
-    shown: Bound = Bound(60, timedelta(days=60))
-    outlet_key: Bound = Bound(200, timedelta(days=1))
-    other_key: Bound = Bound(5_000, timedelta(days=1))
-
-    @property
-    def is_any(self) -> bool:
-        """Whether anything is bounded."""
-        return any(one.most for one in (self.holder, self.shown, self.outlet_key, self.other_key))
-
-    def bound_of(self, name: str, caller: Caller) -> Bound:
-        """The bound of a count, by how its name begins."""
-        if caller.is_command:
-            return NO_BOUND
-        kind = name.partition(":")[0]
-        of_key = self.other_key if caller.outlet is None else self.outlet_key
-        # A tenant's key that has met a full holder has had its share; who works on cases waits
-        # until one more fits.
-        of_ended = self.shown.each if caller.carrier is None else self.holder.period
-        return {
-            _KEY: of_key,
-            _CARRIER: Bound(KEYS_OF_CARRIER * self.other_key.most, self.other_key.period),
-            _ENDED: Bound(1, of_ended),
-            HOLDER_TALLY: self.holder,
-            SHOWN_TALLY: self.shown,
-        }[kind]
-
-
 NO_BOUND = Bound(0, timedelta(days=1))
-NO_LIMITS = Limits(*(NO_BOUND,) * 4)
+
+
+def find_bound(limits: Limits, name: str, caller: Caller) -> Bound:
+    """The bound of a count, by how its name begins."""
+    if caller.is_command:
+        return NO_BOUND
+    kind = name.partition(":")[0]
+    of_key = limits.other_key if caller.outlet is None else limits.outlet_key
+    # A tenant's key that has met a full holder has had its share; who works on cases waits
+    # until one more fits.
+    of_ended = limits.shown.each if caller.carrier is None else limits.holder.period
+    return {
+        _KEY: of_key,
+        _CARRIER: Bound(KEYS_OF_CARRIER * limits.other_key.most, limits.other_key.period),
+        _ENDED: Bound(1, of_ended),
+        HOLDER_TALLY: limits.holder,
+        SHOWN_TALLY: limits.shown,
+    }[kind]
 
 
 def name_holder(document: str, caller: Caller) -> str:
@@ -189,7 +151,7 @@ class Levels:
 
     def add(self, caller: Caller, name: str, amount: float = 1.0) -> list[Tally]:
         """What counts one more, or `amount`; nothing where nothing is bounded or changed."""
-        bound = self._limits.bound_of(name, caller)
+        bound = find_bound(self._limits, name, caller)
         if not bound.most:
             return []
         level = self.level(name, caller)
@@ -200,7 +162,7 @@ class Levels:
 
     def require_room(self, caller: Caller, name: str, amount: int) -> None:
         """`TooManyFailures` where so many more are more than the bound."""
-        least = min(amount, self._limits.bound_of(name, caller).most)
+        least = min(amount, find_bound(self._limits, name, caller).most)
         if longest := self._wait(name, caller, least - 1):
             raise refuse(longest)
 
@@ -217,10 +179,10 @@ class Levels:
         return self._levels[name]
 
     def _each(self, name: str, caller: Caller) -> timedelta:
-        return self._limits.bound_of(name, caller).each
+        return find_bound(self._limits, name, caller).each
 
     def _wait(self, name: str, caller: Caller, beside: int = 0) -> timedelta:
-        bound = self._limits.bound_of(name, caller)
+        bound = find_bound(self._limits, name, caller)
         return bound.wait(self.level(name, caller) + beside) if bound.most else timedelta()
 
 
@@ -243,7 +205,7 @@ def find_case(limits: Limits, registry: Reader, caller: Caller, name: str) -> Ne
         return None
     key = f"{kind}:{document}" if is_of_holder else name
     known = registry.cases.of_groups([key]).get(key)
-    since = utc_now() - min(limits.bound_of(name, caller).period, _LATELY)
+    since = utc_now() - min(find_bound(limits, name, caller).period, _LATELY)
     if known is not None and (known.state in ALIVE or known.opened_at > since):
         return None
     return NewCase(
@@ -327,7 +289,7 @@ class Guard:
         tallies: list[Tally] = []
         is_met = False
         for name, times in names.items():
-            most = self._limits.bound_of(name, self._caller).most
+            most = find_bound(self._limits, name, self._caller).most
             is_met |= 0 < most < levels.level(name, self._caller) + times
             tallies += levels.add(self._caller, name, times)
         if is_met:

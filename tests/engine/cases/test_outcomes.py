@@ -11,7 +11,7 @@ import pytest
 
 from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
-from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
 from engine.matching.lines import dispute_line
@@ -21,6 +21,7 @@ from engine.registry.database import AuditEntry, new_id, utc_now
 from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus
+from schema.options import NO_LIMITS
 from schema.reasons import Reason
 from tests.engine.cases.conftest import ANNA, BOB
 

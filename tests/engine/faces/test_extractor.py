@@ -33,9 +33,9 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.faces.images import Decoder, Pixels
-from engine.faces.quality_limits import QUALITY_LIMITS
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
+from schema.options import QUALITY_LIMITS
 from schema.reasons import PhotographKind, Reason
 
 Encode = Callable[..., bytes]

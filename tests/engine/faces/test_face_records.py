@@ -16,8 +16,8 @@ from engine.errors import ImageDamaged, ImageError, ImageUnsupported
 from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
 from engine.faces.face_records import find_image, is_record
 from engine.faces.images import Image, Pixels
-from engine.faces.quality_limits import QUALITY_LIMITS
 from engine.models.session import SessionOptions
+from schema.options import QUALITY_LIMITS
 from schema.reasons import PhotographKind, Reason
 from tests.engine.faces.records import (
     element,

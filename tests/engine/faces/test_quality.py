@@ -15,8 +15,8 @@ from engine.faces.detector import FaceDetector
 from engine.faces.embedder import align, arcface_template
 from engine.faces.images import Pixels
 from engine.faces.quality import Quality, estimate_pose, find_problems, measure_quality
-from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.session import Session
+from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Reason
 from serving.settings.settings import make_settings
 

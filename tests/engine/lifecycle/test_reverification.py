@@ -12,13 +12,14 @@ from engine.errors import EventRefused, NotFound
 from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching import verification
-from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import Changes, read_events
 from schema.actors import Caller
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
+from schema.options import NO_LIMITS
 from tests.engine.lifecycle.conftest import START, Lines
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -17,12 +17,10 @@ from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.limits import NO_LIMITS, Limits
 from engine.matching.checks.liveness import NOT_ASKED, LivenessTerms
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
 from engine.matching.judge import Judge
-from engine.matching.people import NO_RULES, PeopleTerms
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest
@@ -32,6 +30,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery
+from schema.options import NO_LIMITS, NO_RULES, Limits, PeopleRules
 from schema.reasons import Reason
 
 DIM = 64
@@ -124,7 +123,7 @@ class Lab:
         liveness: LivenessTerms = NOT_ASKED,
         look_ups: AuthorityTerms | None = None,
         person_limit: int = 0,
-        people: PeopleTerms = NO_RULES,
+        people: PeopleRules = NO_RULES,
         clock: Callable[[], datetime] = lambda: NOW,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()

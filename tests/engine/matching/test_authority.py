@@ -28,11 +28,12 @@ from engine.matching.documents import (
     Document,
     DocumentRole,
 )
-from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
+from engine.matching.people import ask_of
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT
 from schema.actors import Actor
 from schema.cases import Outcome
+from schema.options import NO_RULES, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
@@ -90,7 +91,7 @@ def test_what_was_looked_up_decides_and_replays_without_asking_again(
     assert find_problem(AuthorityCode(told["code"])) in (reason, *([] if reason else [*Reason]))
 
 
-RULES = PeopleTerms(PeopleRules(age_of_majority=17))
+RULES = PeopleRules(age_of_majority=17)
 CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
 
 
@@ -189,7 +190,7 @@ def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
 def test_an_exception_gets_nobody_past_an_authority_that_rejects(
     lab: Any, result: AuthorityResult, is_granted: bool
 ) -> None:
-    rules = PeopleTerms(PeopleRules(takes_exceptions=True))
+    rules = PeopleRules(exceptions=True)
     excused = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     request = lab.request(document=card(1), authority={DocumentRole.OWN: result}, **excused)
     with lab.registrar(look_ups=TERMS, people=rules) as registrar:
@@ -207,7 +208,7 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any
     shown = GuardianShown(document=card(2), live=lab.people.sample(lab.people.person()))
     intake, liveness = Intake(lab.store, lab.vault), LivenessTerms()
 
-    def roles(terms: PeopleTerms = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
+    def roles(terms: PeopleRules = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
         (attempt,) = intake.sort([lab.request(**changes)], NOW)
         return ask_of(attempt, b"live", b"guardian", liveness, terms)
 

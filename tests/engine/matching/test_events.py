@@ -14,11 +14,12 @@ from engine.matching.holders import erase_holder, watch_face
 from engine.matching.lines import close_line
 from engine.registry.database import AuditEntry, changing, new_id, utc_now
 from engine.registry.events import BEGINNING, Changes, Event, read_events, read_page
-from engine.retention.job import DirectRunner, Schedule, run_retention
+from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseState, Outcome
 from schema.events import EventType
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
+from tests.engine.retention.conftest import only
 from tests.tables import tables
 
 
@@ -108,7 +109,7 @@ def test_a_place_is_known_while_nothing_after_it_can_have_left(lab: Any) -> None
     def keep_days(days: int) -> None:
         with lab.store.writer() as writer:
             runner = DirectRunner(writer, lambda: utc_now() + timedelta(days=days))
-            run_retention(runner, Schedule(events=timedelta(days=30)), "test")
+            run_retention(runner, only(events_days=30), "test")
 
     with lab.registrar() as registrar:
         registrar.enroll([lab.request(), lab.request()])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
-from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import (
@@ -30,6 +30,7 @@ from engine.registry.database import AuditEntry
 from engine.registry.writer import Writer
 from schema.actors import Caller
 from schema.documents import DocumentStatus
+from schema.options import NO_LIMITS
 from schema.reasons import Decision, Reason
 
 

@@ -18,11 +18,9 @@ from engine.matching.checks.limits import (
     NEAR,
     SEARCHED,
     SEARCHES_ENDED,
-    Bound,
     Guard,
     InFlight,
     Levels,
-    Limits,
     name_ended,
     name_holder,
     name_keys,
@@ -34,10 +32,11 @@ from engine.registry.database import AuditEntry, utc_now
 from engine.registry.events import Changes
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
+from schema.options import Bound, Limits
 from schema.reasons import Decision, Reason
 
 DAY, MONTH = timedelta(days=1), timedelta(days=30)
-LIMITS = Limits(holder=Bound(3, DAY), shown=Bound(4, DAY), outlet_key=Bound(5, DAY))
+LIMITS = Limits(holder_failures=3, holder_shown=4, holder_h=24, outlet_key_failures=5)
 SHOP = Caller("key:shop", outlet="blue-1", carrier="blue")
 OTHER = Caller("key:other", outlet="blue-1", carrier="blue")
 RIVAL = Caller("key:rival", outlet="red-1", carrier="red")
@@ -175,7 +174,7 @@ def test_a_carriers_count_of_a_holder_is_no_others(lab: Any) -> None:
 
 
 def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab: Any) -> None:
-    limits = Limits(other_key=Bound(2, DAY))
+    limits = Limits(key_failures=2)
     of_carrier, of_key = name_keys(SHOP)
     with lab.registrar() as registrar:
         count(lab, registrar, of_carrier, 7.5, limits=limits)
@@ -220,7 +219,7 @@ def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab: A
 
 def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) -> None:
     _, request = lab.newcomer()
-    with lab.registrar(limits=Limits(holder=Bound(1 + 2 * SEARCHED, DAY))) as registrar:
+    with lab.registrar(limits=Limits(holder_failures=1 + 2 * SEARCHED, holder_h=24)) as registrar:
         held = registrar.enroll([request])[0].body["document_id"]
         face = next(iter(lab.store.references())).vectors[0]
 
@@ -252,7 +251,7 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
 
 def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:
     _, request = lab.newcomer()
-    with lab.registrar(limits=Limits(holder=Bound(SEARCHED, DAY))) as registrar:
+    with lab.registrar(limits=Limits(holder_failures=SEARCHED, holder_h=24)) as registrar:
         registrar.enroll([request])
         face = next(iter(lab.store.references())).vectors[0]
 

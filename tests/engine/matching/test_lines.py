@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from engine.errors import HolderMismatch, NotFound, RequestError
-from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.holders import erase_holder
 from engine.matching.lines import Dispute, close_line, dispute_line
 from engine.registry.audit import verify_chain
 from engine.registry.database import new_id
 from schema.actors import Caller
 from schema.lines import LineStatus
+from schema.options import NO_LIMITS
 from schema.reasons import Reason
 
 THRESHOLD = 0.42

@@ -20,20 +20,20 @@ from sqlalchemy import select
 
 from engine.errors import LivenessReplayed, RequestError
 from engine.faces.liveness_judge import Judged
-from engine.matching.checks.limits import NO_LIMITS, Bound
 from engine.matching.checks.liveness import JudgeTerms, LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.checks.order import replay
 from engine.matching.documents import Document
 from engine.matching.holders import erase_holder
-from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import GuardianShown
 from engine.matching.samples import LivenessResult, Sample
 from engine.registry.enrollments import LivenessCount
 from engine.registry.retention import Kind
-from engine.retention.job import DirectRunner, Schedule, run_retention
+from engine.retention.job import DirectRunner, run_retention
 from schema.actors import Caller
+from schema.options import NO_LIMITS, PeopleRules
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
+from tests.engine.retention.conftest import only
 from tests.tables import tables
 
 LIVE, OTHER = b"the live photograph", b"another photograph"
@@ -326,7 +326,7 @@ def test_results_leave_when_their_time_is_over(lab: Any) -> None:
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
         registrar.enroll([lab.request(liveness=result())])
     with lab.store.writer() as writer:
-        schedule = Schedule(liveness=timedelta(days=730))
+        schedule = only(liveness_days=730)
         for later, left in ((729, 0), (731, 1)):
             runner = DirectRunner(writer, lambda days=later: NOW + timedelta(days=days))
             assert run_retention(runner, schedule, "test").left[Kind.LIVENESS] == left
@@ -356,7 +356,7 @@ def test_an_issuer_signs_for_the_carriers_that_name_it(tmp_path: Path) -> None:
 
 def test_what_is_rejected_for_its_liveness_is_no_failure_of_the_key(lab: Any) -> None:
     caller = Caller("key:a", "blue-1")
-    limits = replace(NO_LIMITS, outlet_key=Bound(2, timedelta(days=1)))
+    limits = replace(NO_LIMITS, outlet_key_failures=2)
     shown = [None] * 5 + [result()]
     with lab.registrar(liveness=LivenessTerms(REQUIRED), limits=limits) as registrar:
         answers = [registrar.enroll([lab.request(liveness=one, caller=caller)])[0] for one in shown]
@@ -437,7 +437,7 @@ def test_of_a_minor_and_a_guardian_the_face_that_seems_least_live_counts(
         portrait=lab.people.sample(person),
     )
     request = lab.request(document=child, guardian=shown)
-    rules = PeopleTerms(PeopleRules(age_of_majority=17))
+    rules = PeopleRules(age_of_majority=17)
     with lab.registrar(liveness=LivenessTerms(judge=JUDGE), people=rules) as registrar:
         [answer] = registrar.enroll([replace(request, live=judged(request.live, own))])
     assert answer.decision == decision

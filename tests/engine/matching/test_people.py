@@ -25,12 +25,10 @@ from engine.errors import (
     TooManyFailures,
 )
 from engine.lifecycle.reverification import exempt
-from engine.matching.checks.limits import NO_LIMITS, Bound
 from engine.matching.checks.order import read_evidence, replay
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.lines import close_line
-from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.policy import decide
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
@@ -44,19 +42,20 @@ from schema.actors import Actor, Caller
 from schema.cases import CLAIMED, CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
+from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, PeopleRules
 from schema.people import DeathSource, ExceptionCause
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, Lab
 from tests.tables import tables
 
 ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")
-RULES = PeopleRules(age_of_majority=17, takes_exceptions=True, exceptions_per_outlet=2)
+RULES = PeopleRules(age_of_majority=17, exceptions=True, exceptions_per_outlet=2)
 CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
 
 
 @pytest.fixture
 def registrar(lab: Lab) -> Iterator[Registrar]:
-    terms = PeopleTerms(RULES, {"red": replace(RULES, is_face_waived=True)})
+    terms = replace(RULES, carriers={"red": CarrierPeople(minor_face="guardian")})
     with lab.registrar(people=terms) as opened:
         yield opened
 
@@ -338,7 +337,7 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
 
 
 def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab: Lab) -> None:
-    rules = PeopleTerms(replace(RULES, exceptions_per_outlet=9))
+    rules = replace(RULES, exceptions_per_outlet=9)
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
     person, store = lab.people.person(), lab.store
@@ -407,7 +406,7 @@ def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar)
 
 
 def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: Lab) -> None:
-    rules = PeopleTerms(replace(RULES, exceptions_per_outlet=9))
+    rules = replace(RULES, exceptions_per_outlet=9)
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     holder, other = lab.people.person(), lab.people.person()
     with lab.registrar(people=rules) as registrar:
@@ -557,9 +556,9 @@ def test_who_is_looked_into_does_not_leave_under_another_number(
 
 def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
     holder, store = lab.people.person(), lab.store
-    limits = replace(NO_LIMITS, holder=Bound(1, timedelta(seconds=1)))
+    limits = replace(NO_LIMITS, holder_failures=1, holder_h=1 / 3600)
     caller = Caller("key:a", "blue-1", "blue")
-    with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
+    with lab.registrar(people=RULES, limits=limits) as registrar:
         first = ask(registrar, lab.request(holder, document=card(1)))[0]
         faceless = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
         asked = ask(registrar, lab.request(document=card(1), **faceless))[0]
@@ -663,7 +662,7 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
 
 def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab: Lab) -> None:
     person = lab.people.person()
-    rules = PeopleTerms(replace(RULES, replacement_delay=timedelta(hours=48)))
+    rules = replace(RULES, replacement_delay_h=48)
     renewed = lab.request(person, document=card(2), replaces=card(1))
     clock = NOW
     with lab.registrar(people=rules, clock=lambda: clock) as registrar:
@@ -684,7 +683,7 @@ def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab: La
 def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> None:
     child, parent, other = (lab.people.person() for _ in range(3))
     faceless = {"document": card(1, CHILD), "live": ABSENT, "portrait": ABSENT}
-    waived = PeopleTerms(replace(RULES, is_face_waived=True))
+    waived = replace(RULES, minor_face="guardian")
     with lab.registrar(people=waived) as registrar:
         with_parent = lab.request(**faceless, guardian=guardian(lab, parent, 2))
         with_other = lab.request(**faceless, guardian=guardian(lab, other, 3))
@@ -714,7 +713,7 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> N
 
 def test_people_are_asked_of_what_is_in_doubt_alone(lab: Lab) -> None:
     child, store = lab.people.person(), lab.store
-    waived = PeopleTerms(replace(RULES, is_face_waived=True))
+    waived = replace(RULES, minor_face="guardian")
     faceless = {"live": ABSENT, "portrait": ABSENT}
 
     def bring(serial: int) -> GuardianShown:
@@ -737,7 +736,7 @@ def test_people_are_asked_of_what_is_in_doubt_alone(lab: Lab) -> None:
 
 def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: Lab) -> None:
     person, store = lab.people.person(), lab.store
-    with lab.registrar(people=PeopleTerms(RULES), person_limit=1) as registrar:
+    with lab.registrar(people=RULES, person_limit=1) as registrar:
         first = ask(registrar, lab.request(person, document=card(1)))[0]
         exempt(registrar, store, first.body["document_id"], "business", "fraud")
         answers = ask(
@@ -819,9 +818,9 @@ def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
 
 def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:
     person = lab.people.person()
-    limits = replace(NO_LIMITS, holder=Bound(3, timedelta(days=4)))
+    limits = replace(NO_LIMITS, holder_failures=3, holder_h=96)
     caller = Caller("key:a", "blue-1", "blue")
-    with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
+    with lab.registrar(people=RULES, limits=limits) as registrar:
         ask(registrar, lab.request(person, document=card(1)))
         ask(
             registrar,

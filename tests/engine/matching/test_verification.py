@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders, verification
-from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
@@ -24,6 +24,7 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from schema.actors import Caller
 from schema.cases import CaseOrigin, NoteKind
+from schema.options import NO_LIMITS
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
 

@@ -46,11 +46,12 @@ from engine.registry.sweeps import JudgedPair as Judged
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, read_cursors
 from engine.registry.writer import Writer
-from engine.retention.job import DirectRunner, Schedule, run_retention
+from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseNote, NoteKind, Outcome
 from schema.lines import CampaignLineState, CampaignState, LineEventKind
 from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from tests.engine.registry.conftest import ENTRY, make_case, make_crop, newcomer
+from tests.engine.retention.conftest import only
 from tests.tables import tables
 
 DIM, MODEL = 8, "sha256:model-of-the-tests"
@@ -516,7 +517,7 @@ def test_steps_campaigns_and_retention_go_on_beside_twenty_damaged_rows(
                 pass
             while fill_campaigns(runner, store, RULES):
                 pass
-            schedule = Schedule(lines=DAY, answers=DAY, events=DAY)
+            schedule = only(closed_lines_days=1, answers_days=1, events_days=1)
             later = utc_now() + 2 * DAY
             assert run_retention(runner, schedule, "test", now=later).is_complete
         last = PEOPLE - 1

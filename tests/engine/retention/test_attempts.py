@@ -10,15 +10,14 @@ import pytest
 from engine.errors import NotFound
 from engine.matching.checks.order import replay
 from engine.registry.store import Store
-from engine.retention.job import Schedule
 from schema.cases import NoteKind
 from schema.documents import DocumentStatus
 from schema.reasons import Decision
-from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known
+from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known, only
 from tests.tables import tables
 
 MOMENT = timedelta(microseconds=1)
-REVIEWS = Schedule(reviews=30 * DAY)
+REVIEWS = only(review_days=30)
 LONG_AGO = NOW - 400 * DAY
 REMARK = "she says that she has a twin"
 
@@ -157,7 +156,7 @@ def test_a_review_whose_case_went_into_another_leaves_by_that_one(
 def test_a_document_leaves_with_the_last_attempt_of_either_kind(
     store: Store, builder: Any, run: Any
 ) -> None:
-    both = Schedule(attempts=10 * DAY, reviews=30 * DAY)
+    both = only(rejected_days=10, review_days=30)
     rejected = builder.attempt(YOUNG)
     review = builder.attempt(YOUNG, Decision.REVIEW, rejected.document_id)
     run(both)

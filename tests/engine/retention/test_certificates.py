@@ -12,14 +12,15 @@ from engine.matching.holders import ErasureCertificate
 from engine.registry import database, events
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
-from engine.retention.job import DirectRunner, RetentionCertificate, Schedule, run_retention
+from engine.retention.job import DirectRunner, RetentionCertificate, run_retention
 from schema.documents import DocumentStatus
+from tests.engine.retention.conftest import only
 from tests.tables import tables
 
 
 @pytest.fixture
 def retained(builder: Any) -> RetentionCertificate:
-    return run_retention(DirectRunner(builder.writer), Schedule(lines=timedelta(days=1)), "test")
+    return run_retention(DirectRunner(builder.writer), only(closed_lines_days=1), "test")
 
 
 @pytest.fixture

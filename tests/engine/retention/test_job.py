@@ -13,11 +13,11 @@ from sqlalchemy import event
 from engine.registry.audit import verify_chain
 from engine.registry.retention import Due, Kind
 from engine.registry.store import Store
-from engine.retention.job import Schedule, preview, run_retention
+from engine.retention.job import preview, run_retention
 from schema.cases import CaseState, NoteKind
 from schema.lines import LineStatus
 from schema.reasons import Decision
-from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known
+from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known, only
 from tests.tables import tables
 
 
@@ -58,7 +58,7 @@ def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_
     def kept() -> set[str]:
         return {row.enrollment_id for row in store.rows(tables.crops.select())}
 
-    schedule = Schedule(hold=10 * DAY)
+    schedule = only(case_hold_days=10)
     assert preview(store, schedule, NOW)[Kind.CROPS] == Due(rows=2, held=1)
     assert run(schedule).held["crops"] == 1
     assert kept() == {held.id}
@@ -188,7 +188,7 @@ def test_due_rows_are_found_by_their_indexes(store: Store, builder: Any, run: An
             asked.append((statement, values))
 
     event.listen(store._engine, "before_cursor_execute", keep)
-    every = replace(MONTH, reviews=30 * DAY)
+    every = replace(MONTH, review_days=30)
     preview(store, every, NOW)
     run(every)
     event.remove(store._engine, "before_cursor_execute", keep)

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from engine.registry.audit import verify_chain
 from engine.registry.retention import Kind
 from engine.registry.store import Store
-from engine.retention.job import DirectRunner, Schedule, run_retention
+from engine.retention.job import DirectRunner, find_until, run_retention
 from schema.documents import DocumentStatus
+from schema.options import Retention
 from schema.reasons import Decision
-from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known
+from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known, only
 
 
 def test_each_kind_has_its_own_time_and_documents_the_soonest_of_attempts() -> None:
-    until = Schedule(attempts=3 * DAY, reviews=4 * DAY, lines=2 * DAY, answers=DAY).until(NOW)
+    until = find_until(
+        only(rejected_days=3, review_days=4, closed_lines_days=2, answers_days=1), NOW
+    )
     assert until == {
         Kind.ATTEMPTS: NOW - 3 * DAY,
         Kind.REVIEWS: NOW - 4 * DAY,
@@ -31,19 +34,17 @@ def test_each_kind_has_its_own_time_and_documents_the_soonest_of_attempts() -> N
 
 
 def test_crops_alone_leave_where_nothing_is_set() -> None:
-    assert Schedule().until(NOW) == {Kind.CROPS: NOW}
+    assert find_until(only(), NOW) == {Kind.CROPS: NOW}
 
 
 def test_attempts_leave_before_the_documents_that_stand_on_them() -> None:
-    own = dict.fromkeys(("attempts", "reviews", "lines", "answers", "liveness"), DAY)
-    every = Schedule(**own, events=DAY, line_events=DAY, people=DAY)
-    kinds = list(every.until(NOW))
+    kinds = list(find_until(Retention(), NOW))
     assert kinds == list(Kind)
 
 
 def test_documents_have_the_time_of_whichever_attempts_leave() -> None:
-    assert Schedule(reviews=DAY).until(NOW)[Kind.DOCUMENTS] == NOW - DAY
-    assert Kind.DOCUMENTS not in Schedule(lines=DAY).until(NOW)
+    assert find_until(only(review_days=1), NOW)[Kind.DOCUMENTS] == NOW - DAY
+    assert Kind.DOCUMENTS not in find_until(only(closed_lines_days=1), NOW)
 
 
 @dataclass
@@ -55,24 +56,26 @@ class Model:
     gone: set[str] = field(default_factory=set)
     answered: set[bytes] = field(default_factory=set)
 
-    def run(self, schedule: Schedule, now: datetime) -> None:
-        periods = {Decision.REJECTED: schedule.attempts, Decision.REVIEW: schedule.reviews}
+    def run(self, schedule: Retention, now: datetime) -> None:
+        periods = {Decision.REJECTED: schedule.rejected_days, Decision.REVIEW: schedule.review_days}
         for attempt, moment, decision, is_held in self.attempts:
             period = periods.get(decision)
-            if period is not None and moment + period <= now and not is_held:
+            if period and moment + period * DAY <= now and not is_held:
                 self.gone |= {attempt.id, attempt.document_id}
                 self.answered.discard(attempt.scope)
-            if schedule.answers is not None and moment + schedule.answers <= now:
+            if schedule.answers_days and moment + schedule.answers_days * DAY <= now:
                 self.answered.discard(attempt.scope)
         for line, moment, is_held in self.lines:
-            if schedule.lines is not None and moment + schedule.lines <= now and not is_held:
+            due_at = moment + schedule.closed_lines_days * DAY
+            if schedule.closed_lines_days and due_at <= now and not is_held:
                 self.gone.add(line)
 
 
 # Exactly at the edge as often as anywhere.
 EDGES = st.sampled_from([DAY, 30 * DAY])
-PERIODS = st.none() | EDGES | st.timedeltas(timedelta(0), 40 * DAY)
-SCHEDULES = st.builds(Schedule, attempts=PERIODS, reviews=PERIODS, lines=PERIODS, answers=PERIODS)
+PERIODS = st.sampled_from([0, 1, 30]) | st.integers(0, 40)
+OWN = ("rejected_days", "review_days", "closed_lines_days", "answers_days")
+SCHEDULES = st.builds(only, **dict.fromkeys(OWN, PERIODS))
 AGES = EDGES | st.timedeltas(timedelta(0), 60 * DAY)
 ROWS = st.lists(
     st.tuples(AGES, st.sampled_from(list(Decision)), st.booleans()), min_size=1, max_size=3
@@ -93,7 +96,7 @@ def check_schedule(
     model: Model,
     rows: Any,
     lines: Any,
-    schedule: Schedule,
+    schedule: Retention,
     drift: timedelta,
     batch: int,
 ) -> None:

@@ -18,24 +18,18 @@ from engine.faces.extractor import Extractor
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES
+from schema.options import NO_LIMITS
 from serving.access.authentication import Authenticator, make_key
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
-from serving.deployment.deployment import Deployment, read_people
+from serving.deployment.deployment import Deployment
 from serving.deployment.models import open_liveness_judge
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
 from serving.ingress.parts import Parts
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.service import RegistrarService
-from serving.settings.sections import LimitSettings
-from serving.settings.settings import load_settings
-from serving.settings.terms import (
-    AuthoritySettings,
-    LinesSettings,
-    LivenessSettings,
-    PeopleSettings,
-)
+from serving.settings.settings import Settings, load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer
@@ -77,9 +71,6 @@ def keyed_home(
 
 Start = Callable[..., Service]
 
-UNBOUNDED = LimitSettings(holder_failures=0, holder_shown=0, outlet_key_failures=0, key_failures=0)
-"""For tests that share a service, and fail with one holder again and again."""
-
 
 @contextmanager
 def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[Any]:
@@ -89,25 +80,11 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    def start(
-        *,
-        is_ready: bool = True,
-        limits: LimitSettings = UNBOUNDED,
-        liveness: LivenessSettings | None = None,
-        authority: AuthoritySettings | None = None,
-        lines: LinesSettings | None = None,
-        people: PeopleSettings | None = None,
-        **changes: Any,
-    ) -> Service:
-        given = {
-            "limits": limits,
-            "liveness": liveness or LivenessSettings(),
-            "authority": authority or AuthoritySettings(),
-            "lines": lines or LinesSettings(),
-            "people": people or PeopleSettings(),
-        }
-        loaded = load_settings(home).model_copy(update=given)
-        serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
+    def start(*, is_ready: bool = True, **changes: Any) -> Service:
+        own = {name: changes.pop(name) for name in set(changes).difference(Settings.model_fields)}
+        # Tests that share a service fail with one holder again and again.
+        loaded = load_settings(home).model_copy(update={"limits": NO_LIMITS, **changes})
+        serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **own})
         whole = loaded.model_copy(update={"serve": serve})
         log_file = home / "service.jsonl"
         log = open_log(log_file, "debug", "test")
@@ -153,7 +130,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             calibration=reading.calibration,
             liveness=reading.liveness,
             authority=asked,
-            people=read_people(whole.people),
+            people=whole.people,
             sim_changes=reading.sim_changes,
             tracer=tracer,
         )

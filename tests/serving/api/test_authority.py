@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engine.matching.checks.order import replay
-from serving.settings.terms import AuthoritySettings, PeopleSettings
+from schema.options import PeopleRules
+from serving.settings.terms import AuthoritySettings
 from tests.serving.api.conftest import Start
 from tests.serving.authority_service import Handler, Question, Service, answer, serve_authority
 from tests.serving.conftest import NAME as HOLDER
@@ -61,7 +62,7 @@ def test_all_documents_of_an_activation_are_looked_up_at_once(
     faces: dict[str, bytes],
 ) -> None:
     settings = AuthoritySettings(kind="http", url=authority.url, timeout_s=10)
-    people = PeopleSettings(age_of_majority=17)
+    people = PeopleRules(age_of_majority=17)
     service = start_service(authority=settings, people=people)
     child = {"type": "id-kitas", "number": "2C1100000001", "name": "A", "born_on": "2015-01-01"}
     # Enrolled before by this face; the authority knows of a death.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from engine.retention.job import Schedule, run_retention
+from engine.retention.job import run_retention
 from serving.wire.cases import CaseReport
 from serving.wire.fields import read
 from serving.wire.people import Faces
+from tests.engine.retention.conftest import only
 from tests.serving.api.conftest import case_of
 from tests.serving.api.test_retained import NextYear
 
@@ -85,7 +85,7 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     for shown_whole in (image, OTHER["name"], OTHER["number"], "+8613800138001"):
         assert shown_whole.encode() in report.html
         assert shown_whole[:60] not in service.log_text
-    run_retention(NextYear(service), Schedule(hold=timedelta(days=30)), "test")
+    run_retention(NextYear(service), only(case_hold_days=30), "test")
     later = service.read(ask(service, holder, suspect))
     assert [one["photographs"] for one in later["subjects"]] == [[], []]
     assert later["likenesses"] == []

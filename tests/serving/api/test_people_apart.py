@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from schema.options import CarrierPeople, PeopleRules
 from serving.api.body import JSON, MSGPACK
-from serving.settings.terms import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import MSISDN, NAME
 
@@ -22,7 +22,7 @@ def card(serial: int, born_on: str = "1980-05-01") -> dict[str, Any]:
 def service(start_service: Start) -> Any:
     """A service that asks for guardians and takes exceptions, of one carrier alone."""
     rules = CarrierPeople(age_of_majority=17, exceptions=True)
-    return start_service(people=PeopleSettings(carriers={"blue": rules}))
+    return start_service(people=PeopleRules(carriers={"blue": rules}))
 
 
 def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.retention.job import Schedule, run_retention
+from engine.retention.job import run_retention
 from serving.api.body import JSON, MSGPACK
 from serving.wire.enrollments import Crops, EnrollmentRecord
 from serving.wire.fields import read
+from tests.engine.retention.conftest import only
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}
@@ -38,7 +39,7 @@ def test_an_attempt_that_has_left_is_still_a_decision(
     decided = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
     assert decided["decision"] == "rejected"
     assert decided["scores"]["live_portrait"] is not None
-    run_retention(NextYear(fresh), Schedule(attempts=180 * DAY), "test")
+    run_retention(NextYear(fresh), only(rejected_days=180), "test")
     response = fresh.ask("GET", f"{PATH}/{decided['enrollment_id']}", key="blue")
     shown = fresh.read(response)
     read(shown, EnrollmentRecord)
@@ -56,7 +57,7 @@ def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(
 ) -> None:
     body = activation(live=faces["faceless"])
     first = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
-    run_retention(NextYear(fresh), Schedule(answers=30 * DAY), "test")
+    run_retention(NextYear(fresh), only(answers_days=30), "test")
     found = fresh.ask("GET", PATH, key="blue", params={"idempotency_key": "key-1"})
     assert found.status_code == 404
     again = fresh.ask("POST", PATH, body=body, headers=KEY)
@@ -88,7 +89,7 @@ def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
     [entry] = [record.entry for record in service.parts.store.audit_entries(before)]
     assert (entry.action, entry.subject) == ("crops.read", decided["enrollment_id"])
     assert entry.detail == {"crops": 2}
-    run_retention(NextYear(service), Schedule(), "test")
+    run_retention(NextYear(service), only(), "test")
     assert service.read(service.ask("GET", path, key="fraud"))["crops"] == []
 
 

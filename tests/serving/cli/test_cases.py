@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from schema.options import NO_LIMITS
 from serving.cli import output
 
 OTHER_NUMBER = "110105198503071257"
@@ -65,7 +66,7 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
 def test_a_disputed_line_is_a_case_that_names_it(
     full_home: Path, enrolled: dict[str, Any], sosie: Any
 ) -> None:
-    from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
+    from engine.matching.checks.limits import Guard, InFlight
     from engine.matching.documents import Document
     from engine.matching.lines import dispute_line
     from schema.actors import Caller

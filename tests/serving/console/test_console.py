@@ -19,7 +19,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
-from serving.settings.terms import CarrierPeople, PeopleSettings
+from schema.options import CarrierPeople, PeopleRules
 from tests.serving.api.conftest import serving
 from tests.serving.client.conftest import listening
 from tests.serving.console.conftest import RING, Site
@@ -627,7 +627,7 @@ def strict_site(
     shutil.copytree(keyed_home[0], tmp_path / "home")
     rules = CarrierPeople(age_of_majority=17, exceptions=True)
     with serving(tmp_path / "home", keyed_home[1], extractor) as start:
-        service = start(people=PeopleSettings(carriers={"blue": rules}))
+        service = start(people=PeopleRules(carriers={"blue": rules}))
         with listening(service.app, service.loop) as port:
             yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
 

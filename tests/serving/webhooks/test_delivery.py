@@ -24,10 +24,11 @@ from structlog.testing import capture_logs
 from engine.registry.database import changing, utc_now
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks
-from engine.retention.job import RUN, DirectRunner, RetentionCertificate, Schedule, run_retention
+from engine.retention.job import RUN, DirectRunner, RetentionCertificate, run_retention
 from schema.events import EventType, WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks import delivery
+from tests.engine.retention.conftest import only
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
 from tests.tables import tables
 
@@ -294,7 +295,7 @@ def test_every_event_that_expires_before_a_webhook_took_it_is_counted(
 def expire_events(store: Store) -> RetentionCertificate:
     with store.writer() as writer:
         later = utc_now() + timedelta(days=2)
-        schedule = Schedule(events=timedelta(days=1))
+        schedule = only(events_days=1)
         return run_retention(DirectRunner(writer), schedule, "test", now=later)
 
 
