@@ -15,7 +15,7 @@ people): the rule of three.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,13 +62,12 @@ def operating_points(
     fnmr = scores.missed(chosen).sum(axis=1) / max(mated, 1)
     fnmr_low, fnmr_high = _interval(own_fnmr, fnmr)
     fnmr_high = np.maximum(fnmr_high, _bound_few(fnmr, mated))
-    columns = zip(
-        rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high,
-        strict=True,
-    )  # fmt: skip
+    columns = np.stack([
+        rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high
+    ])  # fmt: skip
     names = OperatingPoint.__slots__
     return tuple(
-        OperatingPoint(**dict(zip(names, map(float, column), strict=True))) for column in columns
+        OperatingPoint(**dict(zip(names, column, strict=True))) for column in columns.T.tolist()
     )
 
 
@@ -204,13 +203,11 @@ def share_of(
 ) -> Share:
     """Share of trials that `happened`; each belongs to one of `people`."""
     assert len(people)
-    population = len(weights)
-    events = np.bincount(people[happened], minlength=population)
-    trials = np.bincount(people, minlength=population)
-    drawn = trials.astype(np.float64) @ weights
-    replicates = (events.astype(np.float64) @ weights)[drawn > 0] / drawn[drawn > 0]
+    events = np.bincount(people[happened], minlength=len(weights))
+    trials = np.bincount(people, minlength=len(weights))
     asked = int((trials > 0).sum())
-    return summarize(int(events.sum()), int(trials.sum()), asked, replicates, asked)
+    drawn = trials.astype(np.float64) @ weights
+    return summarize(events, trials, asked, events.astype(np.float64) @ weights, drawn)
 
 
 def mean_share(
@@ -220,12 +217,11 @@ def mean_share(
     weighs no more."""
     shares = events / np.maximum(trials, 1)
     is_asked = trials > 0
-    drawn = is_asked @ weights.astype(np.float64)
-    replicates = (shares @ weights)[drawn > 0] / drawn[drawn > 0]
     people = int(is_asked.sum())
-    found = summarize(int(events.sum()), int(trials.sum()), people, replicates, people)
-    value = float(shares.sum() / people)
-    return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
+    drawn: NDArray[np.float64] = is_asked.astype(np.float64) @ weights
+    return summarize(
+        events, trials, people, shares @ weights, drawn, value=float(shares.sum() / people)
+    )
 
 
 def refuse_few(found: int, what: str = "people", needed: int = MIN_PEOPLE) -> str | None:
@@ -254,10 +250,9 @@ def pair_share_of(
         drawn = drawn - _weigh_strangers(group, weights)
     matches = np.einsum("kb,kb->b", weights[left], weights[right], dtype=np.float64)
     trials = count_strangers(counts) - sum(count_strangers(group) for group in without)
-    replicates = matches[drawn > 0] / drawn[drawn > 0]
-    people = int((counts > 0).sum())
     independent = _count_pairs(counts) - sum(map(_count_pairs, without))
-    return summarize(len(left), trials, people, replicates, max(independent, 1))
+    people = int((counts > 0).sum())
+    return summarize(len(left), trials, people, matches, drawn, max(independent, 1))
 
 
 def count_strangers(counts: NDArray[np.int64]) -> int:
@@ -282,23 +277,32 @@ def _weigh_strangers(
 
 
 def summarize(
-    events: int, trials: int, people: int, replicates: NDArray[np.float64], independent: int
+    events: NDArray[np.int64] | int,
+    trials: NDArray[np.int64] | int,
+    people: int,
+    happened: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    independent: int | None = None,
+    *,
+    value: float | None = None,
 ) -> Share:
-    """Share with an interval of the 2.5 and 97.5 percentiles of its replicates.
+    """Share of all `trials`, or the weighted share `value`, with an interval of the 2.5 and 97.5
+    percentiles of its replicates: weights float64[replicates] of what `happened` and was `drawn`.
 
-    The rule of three uses the number of `independent` trials.
+    The rule of three uses the number of `independent` trials, by default people.
     """
-    value = events / trials
-    low, high = (
-        (float(end) for end in np.percentile(replicates, [2.5, 97.5]))
-        if len(replicates)
-        else (0.0, 1.0)
-    )
-    if events == 0:
+    total, asked = int(np.sum(events)), int(np.sum(trials))
+    independent = people if independent is None else independent
+    share = total / asked
+    value = share if value is None else value
+    replicates = (happened[drawn > 0] / drawn[drawn > 0]).astype(np.float64)
+    ends = np.percentile(replicates, [2.5, 97.5]) if len(replicates) else (0.0, 1.0)
+    low, high = map(float, ends)
+    if total == 0:
         high = max(high, min(3 / independent, 1.0))
-    elif events < FEW_EVENTS:
+    elif total < FEW_EVENTS:
         # Of so few, a bootstrap too often draws none.
-        high = max(high, wilson_interval(value * independent, independent)[1])
-    if events == trials:
+        high = max(high, wilson_interval(share * independent, independent)[1])
+    if total == asked:
         low = min(low, max(1 - 3 / independent, 0.0))
-    return Share(events, trials, people, value, min(low, value), max(high, value))
+    return Share(total, asked, people, value, min(low, share, value), max(high, share, value))

@@ -118,12 +118,32 @@ class GroupSample:
 def compare_groups(sample: GroupSample, labels: Labels, *, seed: int) -> AttributeReport:
     """Rates of each group of a column, and their differentials."""
     codes = labels.codes[sample.places]
-    mated_codes = _shared(codes, sample.mated)
+    mated_codes, matched_codes = _shared(codes, sample.mated), _shared(codes, sample.matches)
     weights = draw_people(sample.people, int(sample.people.max()) + 1, seed=seed)
-    groups = tuple(
-        _measure(sample, labels, number, codes, mated_codes, weights)
+    people = sample.singles.people
+    templates = [
+        np.bincount(people[codes == number], minlength=len(weights))
         for number in range(len(labels.names))
+    ]
+    groups = tuple(
+        _measure(
+            sample,
+            name,
+            labels.codes == number,
+            sample.mated.keep(mated_codes == number),
+            sample.matches.keep(matched_codes == number),
+            templates[number],
+            weights,
+        )
+        for number, name in enumerate(labels.names)
     )
+    across = None
+    labelled = np.bincount(people[codes >= 0], minlength=len(weights))
+    if count_strangers(labelled) > sum(map(count_strangers, templates)):
+        mixed = sample.matches.keep(matched_codes == MIXED)
+        across = pair_share_of(
+            people[mixed.left], people[mixed.right], labelled, weights, without=templates
+        )
     return AttributeReport(
         column=labels.column,
         threshold=sample.threshold,
@@ -131,7 +151,7 @@ def compare_groups(sample: GroupSample, labels: Labels, *, seed: int) -> Attribu
         groups=groups,
         unlabelled=int((labels.codes < 0).sum()),
         mixed_pairs=int((mated_codes == MIXED).sum()),
-        across=_measure_across(sample, labels, codes, weights),
+        across=across,
         false_negative=find_differential({g.label: g.fnmr for g in groups if g.fnmr}),
         false_positive=find_differential({g.label: g.fmr for g in groups if g.fmr}),
     )
@@ -146,56 +166,39 @@ def _shared(codes: NDArray[np.int64], compared: ComparedPairs) -> NDArray[np.int
 
 def _measure(
     sample: GroupSample,
-    labels: Labels,
-    number: int,
-    codes: NDArray[np.int64],
-    mated_codes: NDArray[np.int64],
+    label: str,
+    own: NDArray[np.bool_],
+    mated: ComparedPairs,
+    matches: ComparedPairs,
+    templates: NDArray[np.int64],
     weights: NDArray[np.float32],
 ) -> Group:
-    people, held = sample.singles.people, mated_codes == number
-    owners = people[sample.mated.left[held]]
-    scores = sample.mated.scores[held]
-    counts = np.bincount(people[codes == number], minlength=len(weights))
-    matches = sample.matches.keep(_shared(codes, sample.matches) == number)
-    own = labels.codes == number
+    """The group of the photographs `own` bool[photographs], with its comparisons."""
+    people, scores = sample.singles.people, mated.scores
+    owners = people[mated.left]
     fnmr_refused = refuse_few(len(np.unique(owners)), "people with two photographs")
     least_pairs = round(MIN_EXPECTED_PAIRS / sample.common_fmr)
-    strangers, asked = count_strangers(counts), int((counts > 0).sum())
+    strangers, asked = count_strangers(templates), int((templates > 0).sum())
     fmr_refused = refuse_few(asked) or refuse_few(
         strangers, f"non-mated pairs at FMR {sample.common_fmr:g}", least_pairs
     )
+    fnmr = fmr = None
+    if not fnmr_refused:
+        fnmr = share_of(owners, scores < sample.threshold, weights)
+    if not fmr_refused:
+        fmr = pair_share_of(people[matches.left], people[matches.right], templates, weights)
     return Group(
-        label=labels.names[number],
+        label=label,
         people=len(np.unique(sample.people[own])),
         photographs=int(own.sum()),
         mated_pairs=len(scores),
         nonmated_pairs=strangers,
         fta=share_of(sample.people[own], sample.is_failed[own], weights),
         median=float(np.median(scores)) if len(scores) else None,
-        fnmr=None if fnmr_refused else share_of(owners, scores < sample.threshold, weights),
+        fnmr=fnmr,
         fnmr_refused=fnmr_refused,
-        fmr=None
-        if fmr_refused
-        else pair_share_of(people[matches.left], people[matches.right], counts, weights),
+        fmr=fmr,
         fmr_refused=fmr_refused,
-    )
-
-
-def _measure_across(
-    sample: GroupSample, labels: Labels, codes: NDArray[np.int64], weights: NDArray[np.float32]
-) -> Share | None:
-    """The FMR of strangers whose labels differ; None where there are none."""
-    people, population = sample.singles.people, len(weights)
-    groups = [
-        np.bincount(people[codes == number], minlength=population)
-        for number in range(len(labels.names))
-    ]
-    counts = np.bincount(people[codes >= 0], minlength=population)
-    if count_strangers(counts) == sum(map(count_strangers, groups)):
-        return None
-    matches = sample.matches.keep(_shared(codes, sample.matches) == MIXED)
-    return pair_share_of(
-        people[matches.left], people[matches.right], counts, weights, without=groups
     )
 
 
@@ -352,45 +355,31 @@ def measure_conditions(
         return Conditions(None, None, None, (), None)
     threshold = float(scores.thresholds_at(np.array([rate]))[0])
     few = limit_photographs(singles, MOST_PHOTOGRAPHS)
+    places = embeddings.places[few.photographs[:, 0]]
     ageing = None
     if attributes.captured_at is not None:
         days = attributes.captured_at[embeddings.places]
         ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold, seed=seed)
+    reports: tuple[AttributeReport, ...] = ()
+    if attributes.columns:
+        sample = GroupSample(
+            singles=few,
+            places=places,
+            people=embeddings.folder.people,
+            is_failed=embeddings.is_failed,
+            mated=compare_mated(few),
+            matches=find_close_strangers(few, threshold),
+            threshold=threshold,
+            common_fmr=rate,
+        )
+        reports = tuple(compare_groups(sample, one, seed=seed) for one in attributes.columns)
     return Conditions(
         common_fmr=rate,
         threshold=threshold,
-        quality=band_quality(
-            few,
-            embeddings.qualities[embeddings.places[few.photographs[:, 0]]],
-            threshold,
-            seed=seed,
-        ),
-        attributes=_compare_columns(embeddings, few, attributes, threshold, rate, seed),
+        quality=band_quality(few, embeddings.qualities[places], threshold, seed=seed),
+        attributes=reports,
         ageing=ageing,
     )
-
-
-def _compare_columns(
-    embeddings: Embeddings,
-    few: TemplateSet,
-    attributes: Attributes,
-    threshold: float,
-    rate: float,
-    seed: int,
-) -> tuple[AttributeReport, ...]:
-    if not attributes.columns:
-        return ()
-    sample = GroupSample(
-        singles=few,
-        places=embeddings.places[few.photographs[:, 0]],
-        people=embeddings.folder.people,
-        is_failed=embeddings.is_failed,
-        mated=compare_mated(few),
-        matches=find_close_strangers(few, threshold),
-        threshold=threshold,
-        common_fmr=rate,
-    )
-    return tuple(compare_groups(sample, labels, seed=seed) for labels in attributes.columns)
 
 
 def band_quality(
@@ -402,47 +391,30 @@ def band_quality(
         return None
     people = singles.people[mated.left]
     weights = draw_people(people, singles.population, seed=seed)
-    is_missed = mated.scores < threshold
+    missed = _Missed(people, mated.scores < threshold, weights)
     return QualityBands(
         threshold=threshold,
         photographs=MOST_PHOTOGRAPHS,
-        overall=share_of(people, is_missed, weights),
+        overall=share_of(people, missed.is_missed, weights),
         measures=tuple(
-            _cut(one, qualities[:, QUALITIES.index(one)], mated, people, is_missed, weights)
-            for one in MEASURES
+            _cut(one, qualities[:, QUALITIES.index(one)], mated, missed) for one in MEASURES
         ),
     )
 
 
 def _cut(
-    measure: str,
-    values: NDArray[np.float32],
-    mated: ComparedPairs,
-    people: NDArray[np.int64],
-    is_missed: NDArray[np.bool_],
-    weights: NDArray[np.float32],
+    measure: str, values: NDArray[np.float32], mated: ComparedPairs, missed: _Missed
 ) -> MeasuredQuality:
     badness = _badness(measure, values)
     order = np.sort(badness)
     places = np.minimum((np.array([end for _, end in BANDS]) * len(order)).astype(int), len(order))
     ends = order[np.maximum(places, 1) - 1]
-    worse = np.maximum(badness[mated.left], badness[mated.right])
-    band_of = np.searchsorted(ends, worse)
-    bands = []
-    for number, (name, _) in enumerate(BANDS):
-        held = band_of == number
-        asked, fnmr, refused = _rate(people, is_missed, held, weights)
-        bands.append(
-            QualityBand(
-                name=name,
-                worst=abs(float(ends[number])),
-                people=asked,
-                mated_pairs=int(held.sum()),
-                fnmr=fnmr,
-                refused=refused,
-            )
-        )
-    return MeasuredQuality(measure, MEASURES[measure], tuple(bands))
+    band_of = np.searchsorted(ends, np.maximum(badness[mated.left], badness[mated.right]))
+    bands = tuple(
+        QualityBand(name=name, worst=abs(float(end)), **missed.rate(band_of == number))
+        for number, ((name, _), end) in enumerate(zip(BANDS, ends, strict=True))
+    )
+    return MeasuredQuality(measure, MEASURES[measure], bands)
 
 
 def measure_ageing(
@@ -461,35 +433,34 @@ def measure_ageing(
         return Ageing(threshold, undated, ())
     years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
     owners = people[dated.left]
-    is_missed = dated.scores < threshold
     weights = draw_people(owners, int(people.max()) + 1, seed=seed)
+    missed = _Missed(owners, dated.scores < threshold, weights)
     place = np.searchsorted(SPANS, years, side="right") - 1
-    spans = []
-    for number in np.unique(place).tolist():
-        held = place == number
-        end = SPANS[number + 1]
-        asked, fnmr, refused = _rate(owners, is_missed, held, weights)
-        spans.append(
-            AgeSpan(
-                from_years=SPANS[number],
-                to_years=None if np.isinf(end) else end,
-                people=asked,
-                mated_pairs=int(held.sum()),
-                median=float(np.median(dated.scores[held])),
-                fnmr=fnmr,
-                refused=refused,
-            )
+    spans = tuple(
+        AgeSpan(
+            from_years=SPANS[number],
+            to_years=None if np.isinf(SPANS[number + 1]) else SPANS[number + 1],
+            median=float(np.median(dated.scores[place == number])),
+            **missed.rate(place == number),
         )
-    return Ageing(threshold, undated, tuple(spans))
+        for number in np.unique(place).tolist()
+    )
+    return Ageing(threshold, undated, spans)
 
 
-def _rate(
-    owners: NDArray[np.int64],
-    is_missed: NDArray[np.bool_],
-    held: NDArray[np.bool_],
-    weights: NDArray[np.float32],
-) -> tuple[int, Share | None, str | None]:
-    """Number of people among the comparisons `held`, the share missed, or why there is none."""
-    asked = len(np.unique(owners[held]))
-    refused = refuse_few(asked)
-    return asked, None if refused else share_of(owners[held], is_missed[held], weights), refused
+@dataclass(frozen=True, slots=True, eq=False)
+class _Missed:
+    """Mated comparisons: `people` int64[k], `is_missed` bool[k], and how often people are drawn."""
+
+    people: NDArray[np.int64]
+    is_missed: NDArray[np.bool_]
+    weights: NDArray[np.float32]
+
+    def rate(self, held: NDArray[np.bool_]) -> dict[str, Any]:
+        """The fields of a band or a span for the comparisons `held`."""
+        owners = self.people[held]
+        people = len(np.unique(owners))
+        refused = refuse_few(people)
+        fnmr = None if refused else share_of(owners, self.is_missed[held], self.weights)
+        pairs = int(held.sum())
+        return {"people": people, "mated_pairs": pairs, "fnmr": fnmr, "refused": refused}

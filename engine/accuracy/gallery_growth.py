@@ -276,9 +276,10 @@ class _Mated:
         """FNIR and its interval; a threshold for each replicate, the sample's first."""
         below = self.scores[:, None] < thresholds[None, :]
         drawn = self.weights.sum(axis=0)
-        rates = (below * self.weights).sum(axis=0)[drawn > 0] / drawn[drawn > 0]
+        happened = (below * self.weights).sum(axis=0)
         count = len(self.scores)
-        found = summarize(int(below[:, 0].sum()), count, count, rates[1:].astype(float), count)
+        events = int(below[:, 0].sum())
+        found = summarize(events, count, count, happened[1:], drawn[1:])
         return found.value, found.low, found.high
 
 

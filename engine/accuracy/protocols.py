@@ -105,12 +105,8 @@ class Attempts:
         matched = _weigh(one, other, shares, weights)
         drawn = _weigh(one, other, trials, weights)
         asked = len(np.unique(np.concatenate([one, other])))
-        replicates = matched[drawn > 0] / drawn[drawn > 0]
         value = float(shares.sum() / trials.sum())
-        found = summarize(int(events.sum()), len(left), asked, replicates, len(pairs))
-        return Share(
-            found.events, found.trials, asked, value, min(found.low, value), max(found.high, value)
-        )
+        return summarize(events, len(left), asked, matched, drawn, len(pairs), value=value)
 
 
 def _weigh(
