@@ -169,16 +169,6 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A single point: a disc or a cross; `name` is its tooltip."""
-
-    name: str
-    style: str
-    point: Point
-    is_cross: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Band:
     """A part of the x axis with another background."""
 
@@ -193,13 +183,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 72.0, WIDTH - 18, 16.0, 288.0
 
 @dataclass(frozen=True, slots=True)
 class LineChart:
-    """Lines and marks over two axes. A `style` is a class of the page's style sheet."""
+    """Lines over two axes. A `style` is a class of the page's style sheet."""
 
     label: str
     x: Axis
     y: Axis
     lines: Sequence[Series] = ()
-    marks: Sequence[Mark] = ()
     bands: Sequence[Band] = ()
     level: Tick | None = None
     """A horizontal line with its label: the objective."""
@@ -216,7 +205,6 @@ class LineChart:
             *self._draw_titles(),
             *self._draw_level(x, y),
             *(_draw_series(series, x, y) for series in self.lines),
-            *(_draw_mark(mark, x, y) for mark in self.marks),
         ]
         return chart(WIDTH, _HEIGHT, self.label, parts, class_="chart")
 
@@ -257,15 +245,3 @@ def _draw_series(series: Series, x: Scale, y: Scale) -> Markup:
                 places = [places[0], *(place for pair in corners for place in pair)]
             parts.append(path(places, class_=f"series {series.style}"))
     return element("g", parts)
-
-
-def _draw_mark(mark: Mark, x: Scale, y: Scale) -> Markup:
-    across, up = x(mark.point[0]), y(mark.point[1])
-    title = element("title", mark.name)
-    if not mark.is_cross:
-        return element("circle", [title], cx=across, cy=up, r=5.5, class_=f"mark {mark.style}")
-    strokes = [
-        line(across - 5, up - 5 * way, across + 5, up + 5 * way, class_=f"cross {mark.style}")
-        for way in (1, -1)
-    ]
-    return element("g", [title, *strokes])

@@ -26,16 +26,15 @@ MOST_HOLDERS, LEAST_HOLDERS = 48, 4
 VISITS_A_HOLDER = 40
 MOST_RACERS, LEAST_RACERS = 24, 2
 OUTSIDERS = 4
-TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pacing:
-    """At most `in_flight` requests at once; a visit that cannot start within `queue_timeout_s` has
-    failed. With `closed_users`, a closed loop of so many users instead."""
+    """At most `in_flight` requests at once; a visit that cannot start within `timeout_s`, or is not
+    answered in as long, has failed. With `closed_users`, a closed loop of so many users instead."""
 
     in_flight: int = 256
-    queue_timeout_s: float = TIMEOUT_S
+    timeout_s: float = 10.0
     closed_users: int = 0
 
 
@@ -56,7 +55,6 @@ class LoadTestOptions:
     disk: Path | None = None
     references: int = 0
     seed: int = 0
-    timeout_s: float = TIMEOUT_S
     keep_enrolled: bool = False
 
 
@@ -154,16 +152,13 @@ def read_options(arguments: Sequence[str]) -> Invocation:
             drift=DRIFT if shape is Shape.SOAK else 0.0,
         ),
         pace=Pacing(
-            in_flight=given.in_flight,
-            queue_timeout_s=given.timeout_s,
-            closed_users=given.closed_loop,
+            in_flight=given.in_flight, timeout_s=given.timeout_s, closed_users=given.closed_loop
         ),
         outlet=given.outlet,
         faces=given.faces,
         disk=given.folder,
         references=given.references,
         seed=given.seed,
-        timeout_s=given.timeout_s,
         keep_enrolled=given.keep,
     )
     _require_used(given)
@@ -187,98 +182,56 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Sends planned requests to a service and checks every answer.",
     )
     parser.add_argument("shape", choices=[shape.value for shape in Shape])
-    _add_target(parser)
-    _add_load(parser)
-    group = parser.add_argument_group("objectives and report")
-    group.add_argument(
-        "--p99-ms",
-        type=_positive,
-        default=Objective().p99_ms,
-        metavar="MS",
-        help="for each kind of traffic",
-    )
-    group.add_argument(
-        "--max-errors", type=_share, default=Objective().most_errors, metavar="SHARE"
-    )
-    group.add_argument("--html", type=Path, metavar="FILE", help="write a report to one file")
-    group.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_target(parser.add_argument_group("service; without --url a local one is started"))
+    _add_load(parser.add_argument_group("load; each shape has its own defaults"))
+    add = parser.add_argument_group("traffic").add_mutually_exclusive_group().add_argument
+    add("--class", dest="traffic", choices=[one.value for one in Traffic], help="only this kind")
+    add("--mix", metavar="SHARES", help="such as enroll=40,match=60")
+    add, usual = parser.add_argument_group("objectives and report").add_argument, Objective()
+    said = "for each kind of traffic"
+    add("--p99-ms", type=_positive, default=usual.p99_ms, metavar="MS", help=said)
+    add("--max-errors", type=_share, default=usual.most_errors, metavar="SHARE")
+    add("--html", type=Path, metavar="FILE", help="write a report to one file")
+    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("service; without --url a local one is started")
-    group.add_argument(
-        "--url", metavar="URL", help="a running service, such as http://127.0.0.1:8700"
-    )
-    group.add_argument(
-        "--allow-remote", action="store_true", help="allow a service on another machine"
-    )
-    group.add_argument(
+def _add_target(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--url", metavar="URL", help="a running service, such as http://127.0.0.1:8700")
+    add("--allow-remote", action="store_true", help="allow a service on another machine")
+    add(
         "--keys",
         metavar="FILE",
         help="JSON with the keys enroll, fraud and (to clean up) erase; - reads standard input; "
         "default: SOSIE_LOADTEST_KEY, _FRAUD_KEY, _ERASE_KEY",
     )
-    group.add_argument("--outlet", metavar="CODE", help="outlet to enroll for with a carrier's key")
-    group.add_argument("--keep", action="store_true", help="do not erase the people enrolled")
-    group.add_argument(
-        "--references",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="synthetic references in the local service",
-    )
-    group.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where to put the local service's home"
-    )
+    add("--outlet", metavar="CODE", help="outlet to enroll for with a carrier's key")
+    add("--keep", action="store_true", help="do not erase the people enrolled")
+    said = "synthetic references in the local service"
+    add("--references", type=_count, default=0, metavar="N", help=said)
+    add("--folder", type=Path, metavar="DIR", help="where to put the local service's home")
 
 
-def _add_load(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("load; each shape has its own defaults")
-    group.add_argument(
-        "--faces", type=Path, metavar="DIR", help="photographs, one folder per person"
-    )
-    group.add_argument(
-        "--rate", type=_positive, metavar="N", help="arrivals per second; of a knee the first step"
-    )
-    group.add_argument(
-        "--seconds",
-        type=_positive,
-        metavar="S",
-        help="length of the run, or of each step of a knee",
-    )
-    group.add_argument("--peak", type=_positive, metavar="N", help="arrivals per second in a spike")
-    group.add_argument("--peak-s", type=_positive, metavar="S", help="length of the spike")
-    group.add_argument("--most-rate", type=_positive, metavar="N", help="highest rate of a knee")
-    group.add_argument("--resolution", type=_fraction, metavar="SHARE", help="resolution of a knee")
-    group.add_argument(
-        "--arrivals", choices=[one.value for one in ArrivalProcess], help="spacing of arrivals"
-    )
-    traffics = parser.add_argument_group("traffic").add_mutually_exclusive_group()
-    traffics.add_argument(
-        "--class", dest="traffic", choices=[one.value for one in Traffic], help="only this kind"
-    )
-    traffics.add_argument("--mix", metavar="SHARES", help="such as enroll=40,match=60")
-    group.add_argument(
-        "--seed", type=_count, default=0, help="of arrivals and of the choice of people"
-    )
-    group.add_argument(
-        "--in-flight",
-        type=_some,
-        default=Pacing().in_flight,
-        metavar="N",
-        help="most requests at once",
-    )
-    group.add_argument(
-        "--timeout-s", type=_positive, default=TIMEOUT_S, metavar="S", help="for an answer"
-    )
-    group.add_argument(
-        "--closed-loop",
-        type=_count,
-        default=0,
-        metavar="USERS",
-        help="for comparison: so many users who wait for each answer, which hides latency",
-    )
+def _add_load(group: argparse._ArgumentGroup) -> None:
+    add, pace = group.add_argument, Pacing()
+    add("--faces", type=Path, metavar="DIR", help="photographs, one folder per person")
+    for flag, name, said in (
+        ("--rate", "N", "arrivals per second; of a knee the first step"),
+        ("--seconds", "S", "length of the run, or of each step of a knee"),
+        ("--peak", "N", "arrivals per second in a spike"),
+        ("--peak-s", "S", "length of the spike"),
+        ("--most-rate", "N", "highest rate of a knee"),
+    ):
+        add(flag, type=_positive, metavar=name, help=said)
+    add("--resolution", type=_fraction, metavar="SHARE", help="resolution of a knee")
+    add("--arrivals", choices=[one.value for one in ArrivalProcess], help="spacing of arrivals")
+    add("--seed", type=_count, default=0, help="of arrivals and of the choice of people")
+    said = "most requests at once"
+    add("--in-flight", type=_some, default=pace.in_flight, metavar="N", help=said)
+    add("--timeout-s", type=_positive, default=pace.timeout_s, metavar="S", help="for an answer")
+    said = "for comparison: so many users who wait for each answer, which hides latency"
+    add("--closed-loop", type=_count, default=0, metavar="USERS", help=said)
 
 
 def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
@@ -288,14 +241,11 @@ def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
     }
     if given.arrivals is not None:
         chosen["process"] = ArrivalProcess(given.arrivals)
-    of_one = {
-        "peak": Shape.SPIKE,
-        "peak_s": Shape.SPIKE,
-        "most_rate": Shape.KNEE,
-        "resolution": Shape.KNEE,
-    }
-    for name, only_shape in of_one.items():
-        if name in chosen and shape is not only_shape:
+    for only_shape, own in (
+        (Shape.SPIKE, ("peak", "peak_s")),
+        (Shape.KNEE, ("most_rate", "resolution")),
+    ):
+        for name in chosen.keys() & own if shape is not only_shape else ():
             raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {only_shape}")
     return replace(DEFAULT_PROFILES[shape], **chosen)
 

@@ -52,7 +52,6 @@ LONGEST_US = 3_600_000_000
 DIGITS, DIGITS_OVER_TIME = 3, 2
 """Significant figures of a histogram: of a whole run, and of a slice."""
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
-CURVE = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
 MOST_SLICES, LEAST_SLICES, LEAST_IN_SLICE = 120, 16, 40
 SHORTEST_SLICE_S = 0.5
 
@@ -99,8 +98,7 @@ def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> LatencyFig
             histogram.record_value(min(max(1, round(one.latency_s * 1e6)), LONGEST_US - 1))
     if not count:
         return LatencyFigures(0, {})
-    wanted = list(CURVE if is_whole else PERCENTILES)
-    values = histogram.get_percentile_to_value_dict(wanted)
+    values = histogram.get_percentile_to_value_dict(list(PERCENTILES))
     encoded = histogram.encode().decode() if is_whole else ""
     return LatencyFigures(count, {share: value / 1e3 for share, value in values.items()}, encoded)
 

@@ -6,6 +6,7 @@ cannot name a person in it.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,12 @@ class SpecimenNumbers:
         return f"+8613{(self.first_number + serial) % NUMBERS:09d}"
 
 
+def make_numbers(year: int) -> SpecimenNumbers:
+    """Numbers with a random tag: the gallery may hold documents of other runs."""
+    tag = "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH))
+    return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), year)
+
+
 def write_zone(number: str, expiry_year: int) -> str:
     """The second line of a TD3 zone (ICAO Doc 9303-4) with all five check digits."""
     document = _with_digit(f"{number:<<9}")
@@ -65,7 +72,7 @@ def write_zone(number: str, expiry_year: int) -> str:
 
 def check_digit(text: str) -> int:
     """Weights 7, 3, 1, modulo 10; A is 10, `<` is 0 (9303-3, section 4.9)."""
-    values = (0 if sign == "<" else DIGITS.index(sign) for sign in text)
+    values = (0 if sign == "<" else int(sign, 36) for sign in text)
     return sum(value * _WEIGHTS[place % 3] for place, value in enumerate(values)) % 10
 
 

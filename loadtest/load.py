@@ -11,8 +11,6 @@ through `environment.events.request`, as every client of Locust does.
 
 from __future__ import annotations
 
-import secrets
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,22 +29,14 @@ from locust.runners import LocalRunner
 
 from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing, choose_counts
 from loadtest.criteria import OUTCOME, LoadRun, OutcomeRecorder, decide, is_failed
-from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, Reply, ServiceAddress
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.local_service import start_local_service
-from loadtest.participants import LoadParticipants, ModelClient, open_dataset
+from loadtest.participants import ModelClient
 from loadtest.schedule import Outcome, Planner, Visit, draw_arrivals, require_planted
-from loadtest.service_calls import (
-    Access,
-    ReportProgress,
-    Serials,
-    open_access,
-    read_answer,
-    read_version,
-)
-from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
+from loadtest.service_calls import Access, ReportProgress, read_answer
+from loadtest.setup import EnrollmentTracker, Session, open_session
 from loadtest.shapes import Knee, Shape, find_knee, list_phases
 
 LEAD_IN_S = 0.3
@@ -134,7 +124,7 @@ class RunContext:
 
     def _send(self, visit: Visit, body: bytes) -> None:
         self.enrolled.begin(visit.call.idempotency_key)
-        if not self._slots.acquire(timeout=self.pace.queue_timeout_s):
+        if not self._slots.acquire(timeout=self.pace.timeout_s):
             now_s = _clock() - self.start
             self._fire(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
             return
@@ -265,22 +255,18 @@ WARM_S, WARM_VISITS = 2.0, 2
 class LoadRunner:
     """Runs the load: one step, or the many of a knee.
 
-    `loading` is the connection for the load, `asking` the one for other requests; `enrolled` tracks
-    everybody whom the load enrolls.
+    `loading` is the connection for the load; the session's is for other requests.
     """
 
     options: LoadTestOptions
     loading: Access
-    asking: Access
-    participants: LoadParticipants
-    serials: Serials
-    enrolled: EnrollmentTracker
+    session: Session
     report: ReportProgress
     _planner: Planner = field(init=False)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.options.seed)
-        self._planner = Planner(self.participants, self.serials, rng)
+        self._planner = Planner(self.session.participants, self.session.serials, rng)
 
     def run_steps(self, steps: list[LoadStep]) -> Knee | None:
         """Appends each step to `steps` as soon as it is judged; returns the knee of that shape."""
@@ -299,19 +285,19 @@ class LoadRunner:
         return find_knee(probe, profile.rate, profile.most_rate, profile.resolution)
 
     def _run(self, rate: float, seconds: float, *, is_warm: bool = False) -> LoadStep:
-        options = self.options
+        options, session = self.options, self.session
         phases = list_phases(options.shape, replace(options.profile, rate=rate, seconds=seconds))
         arrivals = draw_arrivals(phases, options.profile.process, self._planner.rng)
         visits = self._planner.write(arrivals, options.mix)
         if not is_warm:
             require_planted(visits, options.mix)
         length_s = sum(one.seconds for one in phases)
-        self.participants.require_fresh(length_s + options.timeout_s)
-        run = run_load(self.loading, visits, length_s, options.pace, self.enrolled, self.report)
-        model = ModelClient(self.asking.exchange, self.asking.keys.fraud)
+        session.participants.require_fresh(length_s + options.pace.timeout_s)
+        run = run_load(self.loading, visits, length_s, options.pace, session.enrolled, self.report)
+        model = ModelClient(session.access.exchange, session.access.keys.fraud)
         is_local = options.target is None
         judged = tuple(
-            mark_look_alikes(judge(run.outcomes), self.participants, model, is_local=is_local)
+            mark_look_alikes(judge(run.outcomes), session.participants, model, is_local=is_local)
         )
         verdict = decide(run, judged, phases, options.objective)
         return LoadStep(rate, phases, run, judged, verdict, is_warm)
@@ -326,7 +312,7 @@ def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestR
     """Runs a load test; `LoadTestRefused` if it cannot be run."""
     with _open_service(options, report) as (target, keys, outlet), ExitStack() as stack:
         asking = ConnectionPool(target, PREPARING_CONNECTIONS, PREPARING_TIMEOUT_S)
-        loading = ConnectionPool(target, options.pace.in_flight, options.timeout_s)
+        loading = ConnectionPool(target, options.pace.in_flight, options.pace.timeout_s)
         stack.callback(asking.close)
         stack.callback(loading.close)
         return _run_load_test(options, asking, loading, keys, outlet, report)
@@ -341,52 +327,34 @@ def _run_load_test(
     report: ReportProgress,
 ) -> LoadTestResult:
     begun, start = datetime.now(UTC), time.perf_counter()
-    about = read_version(asking)
-    access = open_access(asking, keys, outlet, begun.isoformat())
-    serials = Serials(make_numbers(begun))
-    wanted = choose_counts(options, list_phases(options.shape, options.profile))
-    dataset = open_dataset(options.faces, *count_people(wanted), options.seed)
-    enrolled = EnrollmentTracker()
+    is_local = options.target is None
     steps: list[LoadStep] = []
-    with _cleaned(options, access, enrolled, report):
-        participants = prepare(access, dataset, wanted, serials, enrolled, report)
-        loaded = replace(access, exchange=loading)
-        runner = LoadRunner(options, loaded, access, participants, serials, enrolled, report)
-        knee = runner.run_steps(steps)
+    with open_session(
+        asking,
+        keys,
+        outlet,
+        choose_counts(options, list_phases(options.shape, options.profile)),
+        faces=options.faces,
+        seed=options.seed,
+        report=report,
+        keep_enrolled=options.keep_enrolled,
+        is_local=is_local,
+    ) as session:
+        loaded = replace(session.access, exchange=loading)
+        knee = LoadRunner(options, loaded, session, report).run_steps(steps)
     return LoadTestResult(
         options=options,
         url=asking.target.url,
-        version=str(about["version"]),
-        model_digest=str(about["model_digest"]),
-        dataset=dataset.source,
-        participants=participants,
+        version=str(session.about["version"]),
+        model_digest=str(session.about["model_digest"]),
+        dataset=session.dataset,
+        participants=session.participants,
         steps=tuple(steps),
         knee=knee,
         begun=begun,
         seconds=time.perf_counter() - start,
-        left_enrolled=enrolled.count if options.target is not None else 0,
+        left_enrolled=0 if is_local else session.enrolled.count,
     )
-
-
-@contextmanager
-def _cleaned(
-    options: LoadTestOptions, access: Access, enrolled: EnrollmentTracker, report: ReportProgress
-) -> Iterator[None]:
-    """Erases everybody enrolled at the end, even after an interrupt, and says then who is left."""
-    is_reported = False
-    try:
-        try:
-            yield
-        finally:
-            # A local service is deleted with all that is in it.
-            if options.target is not None:
-                Cleaner(access, enrolled, report).clean(keep_enrolled=options.keep_enrolled)
-        is_reported = True
-    finally:
-        if not is_reported and options.target is not None and enrolled.count:
-            sys.stderr.write(
-                f"sosie: up to {enrolled.count} people stay enrolled: an operator can erase them\n"
-            )
 
 
 @contextmanager
@@ -401,9 +369,3 @@ def _open_service(
     report("starting a service", 0, 0)
     with start_local_service(options.disk, options.references, options.seed) as local:
         yield local.target, local.keys, None
-
-
-def make_numbers(begun: datetime) -> SpecimenNumbers:
-    """Numbers with a random tag: the gallery may hold documents of other runs."""
-    tag = "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH))
-    return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), begun.year)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine.svg import Axis, Band, LineChart, Mark, Series, linear_ticks
+from engine.svg import Axis, Band, LineChart, Series, linear_ticks
 from loadtest.config import LoadStep, LoadTestResult
 from loadtest.criteria import (
     LatencyFigures,
@@ -33,21 +32,19 @@ from loadtest.judging import Correctness, JudgedVisit
 from loadtest.schedule import PLANTED, Kind
 
 STYLES_OVER_TIME = {"p50": "low", "p90": "middle", "p99": "high", "max": "faint"}
-STYLES_BY_TRAFFIC = ("one", "two", "three", "four", "five")
-NINES = (("0", 0.0), ("50", 50.0), ("90", 90.0), ("99", 99.0), ("99.9", 99.9), ("99.99", 99.99))
 LEAST_MS = 0.5
 
 
 def draw_latency(slices: Sequence[Slice], step: LoadStep, objective_ms: float) -> Markup:
     """Percentiles of each slice, by when its visits were due."""
-    most = max((one.latencies.at(100.0) for one in slices if one.latencies.count), default=1.0)
-    least = min((one.latencies.at(50.0) for one in slices if one.latencies.count), default=1.0)
-    middles = [one.start_s + one.width_s / 2 for one in slices]
+    measured = [one.latencies for one in slices if one.latencies.count]
+    most = max((one.at(100.0) for one in measured), default=1.0)
+    least = min((one.at(50.0) for one in measured), default=1.0)
     lines = [
         Series(
             name,
             STYLES_OVER_TIME[name],
-            [(at, one.latencies.at(share)) for at, one in zip(middles, slices, strict=True)],
+            [(one.start_s + one.width_s / 2, one.latencies.at(share)) for one in slices],
         )
         for name, share in (("max", 100.0), ("p50", 50.0), ("p90", 90.0), ("p99", 99.0))
     ]
@@ -57,17 +54,19 @@ def draw_latency(slices: Sequence[Slice], step: LoadStep, objective_ms: float) -
         y=Axis.log("ms", max(LEAST_MS, least), max(most, objective_ms)),
         lines=lines,
         bands=_list_bands(step, _end(slices)),
-        level=_objective(objective_ms),
+        level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
     ).draw()
 
 
 def draw_rates(slices: Sequence[Slice], step: LoadStep) -> Markup:
     """Rates over time: offered, achieved, and refused or failed."""
+    end_s = _end(slices)
     rates = {
         ("offered", "faint"): [one.offered for one in slices],
         ("achieved", "low"): [one.achieved for one in slices],
         ("refused or failed", "high"): [(one.refused + one.failed) / one.width_s for one in slices],
     }
+    starts = [one.start_s for one in slices]
     return LineChart(
         label="offered and achieved rate over time",
         x=_time_axis("seconds from the start", slices),
@@ -75,57 +74,12 @@ def draw_rates(slices: Sequence[Slice], step: LoadStep) -> Markup:
             "visits per second", max(max(one.offered, one.achieved) for one in slices), 6
         ),
         lines=[
-            Series(name, style, _list_steps_of(slices, values), is_step=True)
+            Series(
+                name, style, [*zip(starts, values, strict=True), (end_s, values[-1])], is_step=True
+            )
             for (name, style), values in rates.items()
         ],
-        bands=_list_bands(step, _end(slices)),
-    ).draw()
-
-
-def draw_tail(found: Mapping[str, LatencyFigures], objective_ms: float) -> Markup:
-    """Latency by percentile, each nine as wide as the last (HdrHistogram's plot)."""
-    measured = [one for one in found.values() if one.count]
-    most = max((one.at(100.0) for one in measured), default=1.0)
-    least = min((max(LEAST_MS, one.at(0.0)) for one in measured), default=1.0)
-    ticks = [(_nines(share), label) for label, share in NINES]
-    return LineChart(
-        label="latency by percentile",
-        x=Axis("percentile", 0.0, _nines(99.99), ticks),
-        y=Axis.log("ms", least, max(most, objective_ms)),
-        lines=[
-            Series(name, style, _list_tail(found[name]))
-            for style, name in _list_styles(found)
-            if found[name].count
-        ],
-        level=_objective(objective_ms),
-    ).draw()
-
-
-def draw_knee(result: LoadTestResult) -> Markup:
-    """The p99 of each step over its rate, and whether it held.
-
-    A step in which everything was refused has no p99, and stands at the worst of the others.
-    """
-    steps = [(step, measure(step.run.outcomes).at(99.0)) for step in result.measured]
-    objective_ms = result.options.objective.p99_ms
-    known = [p99_ms for _, p99_ms in steps if not math.isnan(p99_ms)] or [objective_ms]
-    worst, best = max(known), min(known)
-    marks = [
-        Mark(
-            f"{step.rate:.1f}/s: p99 {write_ms(p99_ms, 0)} ms, "
-            f"{measure_rates(step.run)[1]:.1f}/s achieved",
-            "low" if step.verdict.is_passed else "high",
-            (step.rate, worst if math.isnan(p99_ms) else p99_ms),
-            is_cross=not step.verdict.is_passed,
-        )
-        for step, p99_ms in steps
-    ]
-    return LineChart(
-        label="p99 against the rate of each step",
-        x=Axis.linear("arrivals per second", max(step.rate for step, _ in steps), 6),
-        y=Axis.log("p99, ms", max(LEAST_MS, best), max(worst, objective_ms)),
-        marks=marks,
-        level=_objective(objective_ms),
+        bands=_list_bands(step, end_s),
     ).draw()
 
 
@@ -133,20 +87,6 @@ def _time_axis(title: str, slices: Sequence[Slice]) -> Axis:
     """From zero to the end exactly."""
     end_s = _end(slices)
     return Axis(title, 0.0, end_s, [(at, f"{at:g}") for at in linear_ticks(0.0, end_s, 10)])
-
-
-def _objective(objective_ms: float) -> tuple[float, str]:
-    return objective_ms, f"p99 ≤ {objective_ms:g} ms"
-
-
-def _list_styles(found: Iterable[str]) -> list[tuple[str, str]]:
-    return list(zip(cycle(STYLES_BY_TRAFFIC), found, strict=False))
-
-
-def _list_tail(found: LatencyFigures) -> list[tuple[float, float]]:
-    """Ends where the visits do: the slowest of a hundred lies at the second nine."""
-    furthest = min(99.99, 100 * (1 - 1 / (found.count + 1)))
-    return [(_nines(min(share, furthest)), ms) for share, ms in found.by_percentile.items()]
 
 
 def _list_bands(step: LoadStep, end_s: float) -> list[Band]:
@@ -159,26 +99,16 @@ def _list_bands(step: LoadStep, end_s: float) -> list[Band]:
     return [*bands, Band(start, end_s, "over")] if end_s > start else bands
 
 
-def _list_steps_of(slices: Sequence[Slice], values: Sequence[float]) -> list[tuple[float, float]]:
-    points = [(one.start_s, value) for one, value in zip(slices, values, strict=True)]
-    return [*points, (_end(slices), values[-1])]
-
-
 def _end(slices: Sequence[Slice]) -> float:
     return slices[-1].start_s + slices[-1].width_s
 
 
-def _nines(share: float) -> float:
-    """0 at 0 %, 1 at 90 %, 2 at 99 %."""
-    return -math.log10(1 - share / 100)
-
-
-FORMAT = 1
+FORMAT = 2
 
 
 def summarize(result: LoadTestResult) -> dict[str, Any]:
     """The JSON document: options, participants, and all that was measured and decided."""
-    options, participants = result.options, result.participants
+    options, participants, knee = result.options, result.participants, result.knee
     return {
         "format": FORMAT,
         "passed": result.is_passed,
@@ -199,7 +129,14 @@ def summarize(result: LoadTestResult) -> dict[str, Any]:
             "dropped": dict(participants.dropped),
             "left_enrolled": result.left_enrolled,
         },
-        "knee": _describe_knee(result),
+        "knee": knee
+        and {
+            "rate": knee.rate,
+            "lowest_rate_that_failed": knee.failed,
+            "confirmed": knee.is_confirmed,
+            "steps": knee.steps,
+            "ended_early": knee.trouble or None,
+        },
         "steps": [_describe_step(step) for step in result.steps],
         "wrong": [_describe_wrong(one) for one in result.wrong],
     }
@@ -241,25 +178,12 @@ def _describe_options(result: LoadTestResult) -> dict[str, Any]:
         "loop": "closed" if pace.closed_users else "open",
         "closed_users": pace.closed_users or None,
         "in_flight": pace.in_flight,
-        "timeout_s": options.timeout_s,
+        "timeout_s": pace.timeout_s,
         "mix": {traffic.value: round(share, 4) for traffic, share in options.mix.items()},
         "references": options.references,
         "seed": options.seed,
         "p99_ms": objective.p99_ms,
         "max_errors": objective.most_errors,
-    }
-
-
-def _describe_knee(result: LoadTestResult) -> dict[str, Any] | None:
-    knee = result.knee
-    if knee is None:
-        return None
-    return {
-        "rate": knee.rate,
-        "lowest_rate_that_failed": knee.failed,
-        "confirmed": knee.is_confirmed,
-        "steps": knee.steps,
-        "ended_early": knee.trouble or None,
     }
 
 
@@ -283,13 +207,24 @@ def _describe_step(step: LoadStep) -> dict[str, Any]:
             "late_ms_p99": _round(quantile((one.lateness_s for one in outcomes), 0.99) * 1e3),
         },
         "latency": {
-            "all": describe_latencies(measure(outcomes)),
+            "all": _describe_latencies(measure(outcomes)),
             **{
-                traffic.value: describe_latencies(found)
+                traffic.value: _describe_latencies(found)
                 for traffic, found in measure_traffics(outcomes).items()
             },
         },
-        "over_time": [_describe_slice(one) for one in slice_run(run)],
+        "over_time": [
+            {
+                "start_s": one.start_s,
+                "width_s": one.width_s,
+                "offered_per_second": round(one.offered, 3),
+                "achieved_per_second": round(one.achieved, 3),
+                "refused": one.refused,
+                "failed": one.failed,
+                "ms": _write_percentiles(one.latencies),
+            }
+            for one in slice_run(run)
+        ],
         "decisions": {
             kind.value: {correctness.value: counted[correctness] for correctness in Correctness}
             for kind, counted in count_correctness(step.judged).items()
@@ -307,25 +242,13 @@ def _describe_step(step: LoadStep) -> dict[str, Any]:
     }
 
 
-def describe_latencies(found: LatencyFigures) -> dict[str, Any]:
+def _describe_latencies(found: LatencyFigures) -> dict[str, Any]:
     """Milliseconds by percentile, and the histogram in HdrHistogram's encoding (V2, us)."""
-    return {
-        "count": found.count,
-        "ms": {f"p{share:g}": _round(value) for share, value in found.by_percentile.items()},
-        "histogram": found.histogram,
-    }
+    return {"count": found.count, "ms": _write_percentiles(found), "histogram": found.histogram}
 
 
-def _describe_slice(one: Slice) -> dict[str, Any]:
-    return {
-        "start_s": one.start_s,
-        "width_s": one.width_s,
-        "offered_per_second": round(one.offered, 3),
-        "achieved_per_second": round(one.achieved, 3),
-        "refused": one.refused,
-        "failed": one.failed,
-        "ms": {f"p{share:g}": _round(ms) for share, ms in one.latencies.by_percentile.items()},
-    }
+def _write_percentiles(found: LatencyFigures) -> dict[str, float | None]:
+    return {f"p{share:g}": _round(value) for share, value in found.by_percentile.items()}
 
 
 def _round(value: float) -> float | None:
@@ -342,46 +265,24 @@ def write_page(result: LoadTestResult, summary: Mapping[str, Any]) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    # The last step that held, else the last.
+    held = [one for one in result.measured if one.verdict.is_passed]
+    step = (held or list(result.measured))[-1]
+    slices = slice_run(step.run)
     return environment.get_template("report.html").render(
         summary=summary,
         style=Markup(style),  # noqa: S704 - our own file
-        step=summary["steps"][result.steps.index(_choose(result))],
-        charts=_draw(result),
-        legends=_list_legends(result),
+        step=summary["steps"][result.steps.index(step)],
+        charts={
+            "latency": draw_latency(slices, step, result.options.objective.p99_ms),
+            "rates": draw_rates(slices, step),
+        },
+        legends={
+            "latency": [(style, name) for name, style in STYLES_OVER_TIME.items()],
+            "rates": [("faint", "offered"), ("low", "achieved"), ("high", "refused or failed")],
+        },
         correctness_values=list(Correctness),
         planted=set(PLANTED),
         decisions=sum_decisions(summary),
         write_ms=write_ms,
     )
-
-
-def _choose(result: LoadTestResult) -> LoadStep:
-    """The step to show: the last that held, else the last."""
-    held = [step for step in result.measured if step.verdict.is_passed]
-    return (held or list(result.measured))[-1]
-
-
-def _draw(result: LoadTestResult) -> dict[str, Markup]:
-    step, objective_ms = _choose(result), result.options.objective.p99_ms
-    slices = slice_run(step.run)
-    drawn = {
-        "latency": draw_latency(slices, step, objective_ms),
-        "rates": draw_rates(slices, step),
-        "tail": draw_tail(_measure(step), objective_ms),
-    }
-    if result.knee is not None:
-        drawn["knee"] = draw_knee(result)
-    return drawn
-
-
-def _measure(step: LoadStep) -> dict[str, LatencyFigures]:
-    return {traffic.value: one for traffic, one in measure_traffics(step.run.outcomes).items()}
-
-
-def _list_legends(result: LoadTestResult) -> dict[str, list[tuple[str, str]]]:
-    return {
-        "latency": [(style, name) for name, style in STYLES_OVER_TIME.items()],
-        "rates": [("faint", "offered"), ("low", "achieved"), ("high", "refused or failed")],
-        "tail": _list_styles(_measure(_choose(result))),
-        "knee": [("low", "passed"), ("high", "failed")],
-    }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import gevent
 
-from loadtest.document_numbers import SpecimenNumbers
-from loadtest.exchange import NOT_STARTED, OVERDUE, Reply, run_concurrently
+from loadtest.document_numbers import SpecimenNumbers, make_numbers
+from loadtest.exchange import NOT_STARTED, OVERDUE, ConnectionPool, Keys, Reply, run_concurrently
 from loadtest.participants import (
     RESERVE,
     RETRIABLE,
@@ -33,6 +38,7 @@ from loadtest.participants import (
     drop_known,
     list_candidates,
     list_cross_pairs,
+    open_dataset,
     require_enough,
     select_people,
 )
@@ -44,7 +50,9 @@ from loadtest.service_calls import (
     Enroll,
     ReportProgress,
     Serials,
+    open_access,
     read_answer,
+    read_version,
 )
 
 TIMED_OUT = 408
@@ -307,3 +315,58 @@ class Cleaner:
                 break
             gevent.sleep(WAIT_S)
         return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A service with the people of a load test in it; `about` is its version and model."""
+
+    about: Mapping[str, Any]
+    access: Access
+    dataset: str
+    participants: LoadParticipants
+    serials: Serials
+    enrolled: EnrollmentTracker
+
+
+@contextmanager
+def open_session(
+    exchange: ConnectionPool,
+    keys: Keys,
+    outlet: str | None,
+    wanted: ParticipantCounts,
+    *,
+    faces: Path | None,
+    seed: int,
+    report: ReportProgress,
+    keep_enrolled: bool = False,
+    is_local: bool = False,
+) -> Iterator[Session]:
+    """Prepares the people; erases all whom the test enrolled at the end, even after an interrupt,
+    and says then who is left. `LoadTestRefused` where the service or the people will not do."""
+    begun = datetime.now(UTC)
+    about = read_version(exchange)
+    access = open_access(exchange, keys, outlet, begun.isoformat())
+    dataset = open_dataset(faces, *count_people(wanted), seed)
+    serials, enrolled = Serials(make_numbers(begun.year)), EnrollmentTracker()
+    is_over = False
+    try:
+        try:
+            participants = prepare(access, dataset, wanted, serials, enrolled, report)
+            yield Session(about, access, dataset.source, participants, serials, enrolled)
+        finally:
+            # A local service is deleted with all that is in it.
+            if not is_local:
+                Cleaner(access, enrolled, report).clean(keep_enrolled=keep_enrolled)
+        is_over = True
+    finally:
+        if not is_over and not is_local:
+            tell_left(enrolled)
+
+
+def tell_left(enrolled: EnrollmentTracker) -> None:
+    """Says on standard error who stays enrolled, if anybody."""
+    if enrolled.count:
+        sys.stderr.write(
+            f"sosie: up to {enrolled.count} people stay enrolled: an operator can erase them\n"
+        )

@@ -23,10 +23,10 @@ users are a closed loop, as Locust's are: `sosie loadtest` sends when a visit is
 
 from __future__ import annotations
 
-import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,11 +41,10 @@ from locust.exception import StopUser
 from loadtest.errors import Exit, LoadTestRefused, refuse
 from loadtest.exchange import ConnectionPool, read_keys, read_target
 from loadtest.judging import Correctness, judge, mark_look_alikes
-from loadtest.load import make_numbers
-from loadtest.participants import LoadParticipants, ModelClient, ParticipantCounts, open_dataset
+from loadtest.participants import ModelClient, ParticipantCounts
 from loadtest.schedule import Kind, Outcome, Planner, Visit
-from loadtest.service_calls import Access, Answer, Serials, open_access, read_answer, read_version
-from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
+from loadtest.service_calls import Answer, read_answer
+from loadtest.setup import Session, open_session, tell_left
 
 __all__ = ["Answer", "Kind", "SosieUser"]
 
@@ -55,14 +54,14 @@ _clock = time.perf_counter
 
 
 @dataclass(slots=True)
-class Session:
-    """What the users of one run share: the service, the people in it, and who is to be erased."""
+class Visiting:
+    """What the users of one run share: the service, and the people in it."""
 
-    access: Access
-    participants: LoadParticipants
+    session: Session
     planner: Planner
-    enrolled: EnrollmentTracker
     environment: Environment
+    open: ExitStack
+    """Closed at the end: everybody is erased."""
     start: float = field(default_factory=_clock)
 
     def visit(self, kind: Kind) -> list[Answer]:
@@ -80,20 +79,20 @@ class Session:
 
     def _send(self, visit: Visit, captured_at: str | None = None) -> Outcome:
         call = visit.call
-        self.enrolled.begin(call.idempotency_key)
-        body = self.access.pack(call, captured_at or datetime.now(UTC).isoformat())
+        self.session.enrolled.begin(call.idempotency_key)
+        body = self.session.access.pack(call, captured_at or datetime.now(UTC).isoformat())
         started_s = _clock() - self.start
-        reply = self.access.send(call, body)
+        reply = self.session.access.send(call, body)
         answer, done_s = read_answer(reply), _clock() - self.start
-        self.enrolled.finish(call.idempotency_key, answer)
+        self.session.enrolled.finish(call.idempotency_key, answer)
         visit = replace(visit, due_s=started_s)
         return Outcome(visit, started_s, done_s, answer, reply.size_bytes)
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         judged = judge(outcomes)
         if any(one.correctness is Correctness.WRONG for one in judged):
-            model = ModelClient(self.access.exchange, self.access.keys.fraud)
-            judged = mark_look_alikes(judged, self.participants, model)
+            model = ModelClient(self.session.access.exchange, self.session.access.keys.fraud)
+            judged = mark_look_alikes(judged, self.session.participants, model)
         hook: Any = self.environment.events.request  # Locust's hooks have no types
         for one in judged:
             answer, fault = one.outcome.answer, None
@@ -120,13 +119,13 @@ class SosieUser(User):
 
         Where nobody is left who could be of this kind, a known subscriber opens another line.
         """
-        session = _sessions.get(self.environment)
-        if session is None:
+        visiting = _running.get(self.environment)
+        if visiting is None:
             raise StopUser
-        return session.visit(kind)
+        return visiting.visit(kind)
 
 
-_sessions: dict[Environment, Session] = {}
+_running: dict[Environment, Visiting] = {}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -145,7 +144,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def begin(environment: Environment, **_: Any) -> None:
     """Prepares the people; a run that cannot be is ended with one line."""
     try:
-        _sessions[environment] = _open(environment)
+        _running[environment] = _open(environment)
     except LoadTestRefused as refused:
         refuse(str(refused), as_json=False)
         environment.process_exit_code = Exit.REFUSED
@@ -156,38 +155,32 @@ def begin(environment: Environment, **_: Any) -> None:
 
 def end(environment: Environment, **_: Any) -> None:
     """Erases everybody whom the run has enrolled, and says who is left."""
-    session = _sessions.pop(environment, None)
-    if session is None:
-        return
-    Cleaner(session.access, session.enrolled, _ignore).clean(keep_enrolled=False)
-    left = session.enrolled.count
-    if left:
-        sys.stderr.write(f"sosie: up to {left} people stay enrolled: an operator can erase them\n")
-    session.access.exchange.close()
+    visiting = _running.pop(environment, None)
+    if visiting is not None:
+        visiting.open.close()
+        tell_left(visiting.session.enrolled)
 
 
-def _open(environment: Environment) -> Session:
+def _open(environment: Environment) -> Visiting:
     given: Any = environment.parsed_options
     if not environment.host:
         raise LoadTestRefused("no service: give --host http://HOST:PORT")
     target = read_target(environment.host, allows_remote=given.allow_remote)
-    begun = datetime.now(UTC)
-    exchange = ConnectionPool(target, CONNECTIONS, TIMEOUT_S)
-    read_version(exchange)
-    access = open_access(exchange, read_keys(given.keys), given.outlet, begun.isoformat())
+    keys = read_keys(given.keys)
     wanted = ParticipantCounts(
         holders=HOLDERS, newcomers=given.newcomers, racers=RACERS, outsiders=OUTSIDERS
     )
     faces = None if given.faces is None else Path(given.faces)
-    dataset = open_dataset(faces, *count_people(wanted), given.seed)
-    serials, enrolled = Serials(make_numbers(begun)), EnrollmentTracker()
-    try:
-        participants = prepare(access, dataset, wanted, serials, enrolled, _ignore)
-    except BaseException:
-        Cleaner(access, enrolled, _ignore).clean(keep_enrolled=False)
-        raise
-    planner = Planner(participants, serials, np.random.default_rng(given.seed))
-    return Session(access, participants, planner, enrolled, environment)
+    with ExitStack() as stack:
+        exchange = ConnectionPool(target, CONNECTIONS, TIMEOUT_S)
+        stack.callback(exchange.close)
+        session = stack.enter_context(
+            open_session(
+                exchange, keys, given.outlet, wanted, faces=faces, seed=given.seed, report=_ignore
+            )
+        )
+        planner = Planner(session.participants, session.serials, np.random.default_rng(given.seed))
+        return Visiting(session, planner, environment, stack.pop_all())
 
 
 def _ignore(_what: str, _done: int, _total: int) -> None:

@@ -95,36 +95,26 @@ def compare_fusion(
     if len(people) < 2:
         return None
     rng = np.random.default_rng(seed)
-    mated: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
-    nonmated: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
-    strangers = ~np.eye(len(people), dtype=bool)
+    scores: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
     for _ in range(rounds):
         rows = np.stack(
             [starts[p] + rng.permutation(starts[p + 1] - starts[p])[:4] for p in people]
         )
         one, two, other, another = (singles.vectors[rows[:, k]] for k in range(4))
-        sides = {
-            Comparison.ONE_TO_ONE: (one, other),
-            Comparison.FUSED_TO_ONE: (fuse(one, two), other),
-            Comparison.FUSED: (fuse(one, two), fuse(other, another)),
-        }
-        for kind, (left, right) in sides.items():
-            scores = left @ right.T
-            mated[kind].append(scores.diagonal())
-            nonmated[kind].append(scores[strangers])
-    points = {
-        kind: _fusion_points(
-            np.concatenate(mated[kind]), np.concatenate(nonmated[kind]), len(people)
-        )
-        for kind in Comparison
-    }
+        fused = fuse(one, two)
+        scores[Comparison.ONE_TO_ONE].append(one @ other.T)
+        scores[Comparison.FUSED_TO_ONE].append(fused @ other.T)
+        scores[Comparison.FUSED].append(fused @ fuse(other, another).T)
+    points = {kind: _fusion_points(np.stack(each)) for kind, each in scores.items()}
     pairs = rounds * len(people)
     return FusionGain(len(people), pairs, pairs * (len(people) - 1), points)
 
 
-def _fusion_points(
-    mated: NDArray[np.float32], nonmated: NDArray[np.float32], people: int
-) -> tuple[FusionPoint, ...]:
+def _fusion_points(scores: NDArray[np.float32]) -> tuple[FusionPoint, ...]:
+    """Of scores float32[rounds, people, people], those of one person on the diagonals."""
+    people = scores.shape[1]
+    mated = scores.diagonal(axis1=1, axis2=2).ravel()
+    nonmated = scores[:, ~np.eye(people, dtype=bool)].ravel()
     points = []
     for rate in FUSION_RATES:
         if rate < lowest_rate(len(nonmated)):
@@ -202,14 +192,12 @@ def generalise_fnmr(
     weights = draw_people(np.flatnonzero(pairs), population, seed=seed)
     is_first = (np.arange(len(owners)) - starts[owners] < MOST_PHOTOGRAPHS)[embeddings.places]
     kept = mated.keep(is_first[mated.left] & is_first[mated.right])
-    found: dict[str, Share | None] = {}
-    for name, threshold in thresholds.items():
-        if threshold is None:
-            found[name] = None
-            continue
+
+    def share(threshold: float) -> Share:
         matched = np.bincount(people[kept.left[kept.scores >= threshold]], minlength=population)
-        found[name] = mean_share(pairs - matched, pairs, weights)
-    return found
+        return mean_share(pairs - matched, pairs, weights)
+
+    return {name: one if one is None else share(one) for name, one in thresholds.items()}
 
 
 MATE_QUANTILE = 0.25
@@ -325,15 +313,6 @@ class Evaluation:
     def fta_interval(self) -> tuple[float, float]:
         return self.acquisition.failed.low, self.acquisition.failed.high
 
-    @property
-    def failed_photographs(self) -> tuple[str, ...]:
-        """Paths of the photographs without a face."""
-        folder = self.embeddings.folder
-        return tuple(
-            folder.paths[place].relative_to(folder.root).as_posix()
-            for place in self.embeddings.failed
-        )
-
     def point_at(self, fmr: float) -> OperatingPoint | None:
         """The operating point of this rate, None where the data do not support it."""
         return _find_point(self.points, fmr)
@@ -354,7 +333,13 @@ class Evaluation:
             "mated_pairs": self.mated_pairs,
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
-            **self._list_rates(),
+            "fnmr_at_fmr": {
+                name: _summarize(self.point_at(rate)) for name, rate in TABLE_RATES.items()
+            },
+            "generalised_fnmr_at_fmr": {
+                name: one and asdict(one) for name, one in self.generalised.items()
+            },
+            "det": [asdict(point) for point in self.points],
             "gallery_growth": self.growth and asdict(self.growth),
             "fusion": self.fusion and asdict(self.fusion),
             **self.conditions.to_dict(),
@@ -363,21 +348,14 @@ class Evaluation:
             "seconds": self.seconds,
         }
         if with_failed:
-            report["failed_photographs"] = list(self.failed_photographs)
+            folder = self.embeddings.folder
+            failed = (folder.paths[place] for place in self.embeddings.failed)
+            report["failed_photographs"] = [
+                path.relative_to(folder.root).as_posix() for path in failed
+            ]
         if with_flagged:
             report["flagged_photographs"] = self.flagged.to_rows(self.embeddings)
         return report
-
-    def _list_rates(self) -> dict[str, Any]:
-        return {
-            "fnmr_at_fmr": {
-                name: _summarize(self.point_at(rate)) for name, rate in TABLE_RATES.items()
-            },
-            "generalised_fnmr_at_fmr": {
-                name: one and asdict(one) for name, one in self.generalised.items()
-            },
-            "det": [asdict(point) for point in self.points],
-        }
 
 
 def evaluate(
@@ -432,6 +410,8 @@ def _judge(
     mated = compare_mated(singles)
     flagged = flag_strangers(singles, mated.scores, scores.nonmated)
     points = _draw_points(scores, seed)
+    found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
+    thresholds = {name: None if one is None else one.threshold for name, one in found.items()}
     return Evaluation(
         model_digest=model,
         source=source,
@@ -440,9 +420,7 @@ def _judge(
         mated_pairs=len(scores.mated),
         nonmated_pairs=len(scores.nonmated),
         points=points,
-        generalised=generalise_fnmr(
-            embeddings, mated, singles.people, _list_thresholds(points), seed=seed
-        ),
+        generalised=generalise_fnmr(embeddings, mated, singles.people, thresholds, seed=seed),
         growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
         conditions=measure_conditions(embeddings, singles, scores, annotations, fmr, seed=seed),
@@ -459,12 +437,6 @@ def _draw_points(scores: PairScores, seed: int) -> tuple[OperatingPoint, ...]:
 
 def _find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:
     return next((p for p in points if abs(p.fmr / fmr - 1) < 1e-6), None)
-
-
-def _list_thresholds(points: Iterable[OperatingPoint]) -> dict[str, float | None]:
-    """Thresholds of TABLE_RATES, None where not supported."""
-    found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
-    return {name: None if point is None else point.threshold for name, point in found.items()}
 
 
 def _summarize(point: OperatingPoint | None) -> dict[str, float] | None:

@@ -197,22 +197,18 @@ def _attempt(
 def measure_rates(attempts: Attempts, threshold: float, weights: NDArray[np.float32]) -> Rates:
     """All rates at one threshold."""
 
-    def rate(one: Attempts, *, passes: bool, is_general: bool) -> Share | None:
-        if not is_general:
-            one = one.keep(one.is_fit)
-        if not len(one.scores):
-            return None
-        has_passed = one.is_fit & (one.scores >= threshold)
-        return one.share(has_passed == passes, weights)
+    has_passed = attempts.is_fit & (attempts.scores >= threshold)
 
-    is_mated = attempts.is_mated
-    mated, nonmated = attempts.keep(is_mated), attempts.keep(~is_mated)
+    def rate(wanted: NDArray[np.bool_], happened: NDArray[np.bool_]) -> Share | None:
+        return attempts.keep(wanted).share(happened[wanted], weights) if wanted.any() else None
+
+    is_mated, is_fit = attempts.is_mated, attempts.is_fit
     return Rates(
         threshold=threshold,
-        fnmr=rate(mated, passes=False, is_general=False),
-        fmr=rate(nonmated, passes=True, is_general=False),
-        generalised_fnmr=rate(mated, passes=False, is_general=True),
-        generalised_fmr=rate(nonmated, passes=True, is_general=True),
+        fnmr=rate(is_mated & is_fit, ~has_passed),
+        fmr=rate(~is_mated & is_fit, has_passed),
+        generalised_fnmr=rate(is_mated, ~has_passed),
+        generalised_fmr=rate(~is_mated, has_passed),
     )
 
 
@@ -257,18 +253,12 @@ def compare_labels(
         mated = int(own.is_mated.sum())
         people = len(np.unique(attempts.folder.people[own.left[own.is_mated]]))
         refused = refuse_few(people, "people with an honest attempt")
-        rates = None if refused else measure_rates(own, threshold, weights)
-        found.append(
-            GroupRates(
-                label=name,
-                people=people,
-                mated=mated,
-                nonmated=len(own.scores) - mated,
-                generalised_fnmr=rates.generalised_fnmr if rates else None,
-                generalised_fmr=rates.generalised_fmr if rates else None,
-                refused=refused,
-            )
-        )
+        fnmr = fmr = None
+        if not refused:
+            rates = measure_rates(own, threshold, weights)
+            fnmr, fmr = rates.generalised_fnmr, rates.generalised_fmr
+        nonmated = len(own.scores) - mated
+        found.append(GroupRates(name, people, mated, nonmated, fnmr, fmr, refused))
     return tuple(found)
 
 
@@ -344,7 +334,10 @@ def evaluate_protocol(
         rates=measure_rates(attempts, threshold, weights),
         sent_back=dict(_share_sides(attempts, weights)),
         reasons=embeddings.failures | embeddings.problems,
-        at_fmr=_measure_at(thresholds, attempts, weights),
+        at_fmr={
+            name: None if one is None else measure_rates(attempts, one, weights)
+            for name, one in thresholds.items()
+        },
         attributes={
             one.column: compare_labels(attempts, one, threshold, weights) for one in columns
         },
@@ -358,15 +351,6 @@ def _count_mated(attempts: Attempts) -> int:
     if not mated or mated == len(attempts.scores):
         raise RequestError("nothing to compare: give honest attempts and those of strangers")
     return mated
-
-
-def _measure_at(
-    thresholds: Mapping[str, float | None], attempts: Attempts, weights: NDArray[np.float32]
-) -> dict[str, Rates | None]:
-    return {
-        name: None if one is None else measure_rates(attempts, one, weights)
-        for name, one in thresholds.items()
-    }
 
 
 def _choose_threshold(thresholds: Mapping[str, float | None]) -> tuple[float, str]:
