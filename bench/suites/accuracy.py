@@ -127,7 +127,7 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
     with _first_people(faces, config.people) as folder:
         start = time.perf_counter()
         with open_extractor() as extractor:
-            evaluation = evaluate(folder, extractor, progress, seed=config.seed)
+            evaluation = evaluate(folder, extractor, progress)
         seconds = time.perf_counter() - start
     folds = None if pairs is None else _judge_folds(evaluation.embeddings, pairs)
     setup: Setup = {

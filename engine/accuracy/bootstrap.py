@@ -108,7 +108,9 @@ class _Errors:
         return found, np.stack(fnmr, axis=1)
 
 
-def draw_people(people: NDArray[np.int64], population: int, *, seed: int) -> NDArray[np.float32]:
+def draw_people(
+    people: NDArray[np.int64], population: int, *, seed: int = 0
+) -> NDArray[np.float32]:
     """How often each of `people` is drawn in each replicate: float32[population, replicates]."""
     present = np.unique(people)
     weights = np.zeros((population, REPLICATES), np.float32)

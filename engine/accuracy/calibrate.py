@@ -91,12 +91,7 @@ def fit_transform(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Tr
 
 
 def calibrate(
-    vectors: NDArray[np.float32],
-    people: NDArray[np.int64],
-    *,
-    model_digest: str,
-    source: str,
-    seed: int = 0,
+    vectors: NDArray[np.float32], people: NDArray[np.int64], *, model_digest: str, source: str
 ) -> Calibration:
     """Curves of single and of fused templates; `vectors` float32[n, d], unit rows.
 
@@ -113,7 +108,7 @@ def calibrate(
             raise CalibrationError(
                 f"no mated {kind} comparison: some people must have four photographs"
             )
-        curves[kind] = _fit_curve(scores, seed)
+        curves[kind] = _fit_curve(scores)
     return Calibration(
         model_digest=model_digest,
         source=source,
@@ -154,7 +149,7 @@ def _compare(singles: TemplateSet) -> Iterator[tuple[Comparison, PairScores]]:
     yield Comparison.FUSED, compare_all(fused)
 
 
-def _fit_curve(scores: PairScores, seed: int) -> CalibrationCurve:
+def _fit_curve(scores: PairScores) -> CalibrationCurve:
     grid = rate_grid(HIGHEST_FMR, len(scores.nonmated))
     return CalibrationCurve(
         people=int((scores.counts.sum(axis=0) > 0).sum()),
@@ -162,7 +157,7 @@ def _fit_curve(scores: PairScores, seed: int) -> CalibrationCurve:
         nonmated_pairs=len(scores.nonmated),
         stranger_pairs=scores.stranger_pairs,
         highest_nonmated=float(scores.nonmated.max()),
-        points=operating_points(scores, np.concatenate([COARSE_RATES, grid]), seed=seed),
+        points=operating_points(scores, np.concatenate([COARSE_RATES, grid])),
     )
 
 

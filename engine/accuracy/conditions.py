@@ -115,11 +115,11 @@ class GroupSample:
     common_fmr: float
 
 
-def compare_groups(sample: GroupSample, labels: Labels, *, seed: int) -> AttributeReport:
+def compare_groups(sample: GroupSample, labels: Labels) -> AttributeReport:
     """Rates of each group of a column, and their differentials."""
     codes = labels.codes[sample.places]
     mated_codes, matched_codes = _shared(codes, sample.mated), _shared(codes, sample.matches)
-    weights = draw_people(sample.people, int(sample.people.max()) + 1, seed=seed)
+    weights = draw_people(sample.people, int(sample.people.max()) + 1)
     people = sample.singles.people
     templates = [
         np.bincount(people[codes == number], minlength=len(weights))
@@ -346,8 +346,6 @@ def measure_conditions(
     scores: PairScores,
     attributes: Attributes,
     fmr: float | None,
-    *,
-    seed: int,
 ) -> Conditions:
     """`scores` of the photographs that are compared; `fmr` may raise `RateUnsupported`."""
     rate = choose_rate(fmr, len(scores.nonmated))
@@ -359,7 +357,7 @@ def measure_conditions(
     ageing = None
     if attributes.captured_at is not None:
         days = attributes.captured_at[embeddings.places]
-        ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold, seed=seed)
+        ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold)
     reports: tuple[AttributeReport, ...] = ()
     if attributes.columns:
         sample = GroupSample(
@@ -372,25 +370,25 @@ def measure_conditions(
             threshold=threshold,
             common_fmr=rate,
         )
-        reports = tuple(compare_groups(sample, one, seed=seed) for one in attributes.columns)
+        reports = tuple(compare_groups(sample, one) for one in attributes.columns)
     return Conditions(
         common_fmr=rate,
         threshold=threshold,
-        quality=band_quality(few, embeddings.qualities[places], threshold, seed=seed),
+        quality=band_quality(few, embeddings.qualities[places], threshold),
         attributes=reports,
         ageing=ageing,
     )
 
 
 def band_quality(
-    singles: TemplateSet, qualities: NDArray[np.float32], threshold: float, *, seed: int
+    singles: TemplateSet, qualities: NDArray[np.float32], threshold: float
 ) -> QualityBands | None:
     """FNMR by band; `qualities` float32[n, 8], a row per template. None without mated pairs."""
     mated = compare_mated(singles)
     if not len(mated):
         return None
     people = singles.people[mated.left]
-    weights = draw_people(people, singles.population, seed=seed)
+    weights = draw_people(people, singles.population)
     missed = _Missed(people, mated.scores < threshold, weights)
     return QualityBands(
         threshold=threshold,
@@ -418,12 +416,7 @@ def _cut(
 
 
 def measure_ageing(
-    mated: ComparedPairs,
-    people: NDArray[np.int64],
-    days: NDArray[np.datetime64],
-    threshold: float,
-    *,
-    seed: int,
+    mated: ComparedPairs, people: NDArray[np.int64], days: NDArray[np.datetime64], threshold: float
 ) -> Ageing:
     """FNMR by age; `people` int64[n] and `days` datetime64[D][n] (or NaT) of the templates."""
     undated = int(np.isnat(days).sum())
@@ -433,7 +426,7 @@ def measure_ageing(
         return Ageing(threshold, undated, ())
     years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
     owners = people[dated.left]
-    weights = draw_people(owners, int(people.max()) + 1, seed=seed)
+    weights = draw_people(owners, int(people.max()) + 1)
     missed = _Missed(owners, dated.scores < threshold, weights)
     place = np.searchsorted(SPANS, years, side="right") - 1
     spans = tuple(

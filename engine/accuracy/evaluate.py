@@ -81,9 +81,7 @@ class FusionGain:
     points: dict[Comparison, tuple[FusionPoint, ...]]
 
 
-def compare_fusion(
-    singles: TemplateSet, *, seed: int = 0, rounds: int = ROUNDS
-) -> FusionGain | None:
+def compare_fusion(singles: TemplateSet, *, rounds: int = ROUNDS) -> FusionGain | None:
     """Compare single and fused templates of people with four photographs, drawn in each round.
 
     One against one, two fused against one, two fused against the two others fused; the sides share
@@ -94,7 +92,7 @@ def compare_fusion(
     people = np.flatnonzero(np.diff(starts) >= 4)
     if len(people) < 2:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     scores: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
     for _ in range(rounds):
         rows = np.stack(
@@ -150,10 +148,10 @@ class Acquisition:
     problems: dict[str, Share]
 
 
-def measure_acquisition(embeddings: Embeddings, *, seed: int) -> Acquisition:
+def measure_acquisition(embeddings: Embeddings) -> Acquisition:
     """Failure to acquire over all photographs of the folder."""
     people = embeddings.folder.people
-    weights = draw_people(people, len(embeddings.folder.names), seed=seed)
+    weights = draw_people(people, len(embeddings.folder.names))
     is_failed = embeddings.is_failed
 
     def having(reason: str, *, failed: bool) -> Share:
@@ -174,8 +172,6 @@ def generalise_fnmr(
     mated: ComparedPairs,
     people: NDArray[np.int64],
     thresholds: Mapping[str, float | None],
-    *,
-    seed: int,
 ) -> dict[str, Share | None]:
     """Generalised FNMR: share of mated pairs of photographs that do not match, by threshold.
 
@@ -189,7 +185,7 @@ def generalise_fnmr(
     starts = np.searchsorted(owners, np.arange(population + 1))
     photographs = np.minimum(np.diff(starts), MOST_PHOTOGRAPHS)
     pairs = photographs * (photographs - 1) // 2
-    weights = draw_people(np.flatnonzero(pairs), population, seed=seed)
+    weights = draw_people(np.flatnonzero(pairs), population)
     is_first = (np.arange(len(owners)) - starts[owners] < MOST_PHOTOGRAPHS)[embeddings.places]
     kept = mated.keep(is_first[mated.left] & is_first[mated.right])
 
@@ -367,7 +363,6 @@ def evaluate(
     dates: Path | None = None,
     fmr: float | None = None,
     source: str | None = None,
-    seed: int = 0,
 ) -> Evaluation:
     """Extract every photograph of `root` (a folder per person) and compare pairs of them.
 
@@ -384,20 +379,12 @@ def evaluate(
     embeddings = embed_folder(folder, extractor, progress)
     extracted = time.perf_counter()
     named = source or root.name
-    found = _judge(
-        embeddings, annotations, fmr, model=extractor.model_digest, source=named, seed=seed
-    )
+    found = _judge(embeddings, annotations, fmr, model=extractor.model_digest, source=named)
     return replace(found, extract_s=extracted - start, seconds=time.perf_counter() - start)
 
 
 def _judge(
-    embeddings: Embeddings,
-    annotations: Attributes,
-    fmr: float | None,
-    *,
-    model: str,
-    source: str,
-    seed: int,
+    embeddings: Embeddings, annotations: Attributes, fmr: float | None, *, model: str, source: str
 ) -> Evaluation:
     """Everything but the durations."""
     singles = single_templates(*embeddings.acquired())
@@ -409,30 +396,30 @@ def _judge(
         )
     mated = compare_mated(singles)
     flagged = flag_strangers(singles, mated.scores, scores.nonmated)
-    points = _draw_points(scores, seed)
+    points = _draw_points(scores)
     found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
     thresholds = {name: None if one is None else one.threshold for name, one in found.items()}
     return Evaluation(
         model_digest=model,
         source=source,
         embeddings=embeddings,
-        acquisition=measure_acquisition(embeddings, seed=seed),
+        acquisition=measure_acquisition(embeddings),
         mated_pairs=len(scores.mated),
         nonmated_pairs=len(scores.nonmated),
         points=points,
-        generalised=generalise_fnmr(embeddings, mated, singles.people, thresholds, seed=seed),
-        growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
-        fusion=compare_fusion(singles, seed=seed),
-        conditions=measure_conditions(embeddings, singles, scores, annotations, fmr, seed=seed),
+        generalised=generalise_fnmr(embeddings, mated, singles.people, thresholds),
+        growth=grow_gallery(singles, flagged.code_people(singles)),
+        fusion=compare_fusion(singles),
+        conditions=measure_conditions(embeddings, singles, scores, annotations, fmr),
         flagged=flagged,
     )
 
 
-def _draw_points(scores: PairScores, seed: int) -> tuple[OperatingPoint, ...]:
+def _draw_points(scores: PairScores) -> tuple[OperatingPoint, ...]:
     """The points of the DET curve; none where not even the highest rate is supported."""
     if lowest_rate(len(scores.nonmated)) > HIGHEST_FMR:
         return ()
-    return operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)), seed=seed)
+    return operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)))
 
 
 def _find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:

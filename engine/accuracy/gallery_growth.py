@@ -200,22 +200,20 @@ class GalleryGrowth:
     curves: tuple[GrowthCurve, ...]
 
 
-def grow_gallery(
-    singles: TemplateSet, doubtful: NDArray[np.int64], *, seed: int
-) -> GalleryGrowth | None:
+def grow_gallery(singles: TemplateSet, doubtful: NDArray[np.int64]) -> GalleryGrowth | None:
     """Measure and extrapolate.
 
     `doubtful` int64: the codes `left * population + right` of people flagged as one.
     References are of one photograph drawn at random or fused of two, mated probes the third.
     None with too few people.
     """
-    drawn = draw_photographs(singles, np.random.default_rng(seed))
+    drawn = draw_photographs(singles, np.random.default_rng(0))
     probed = np.flatnonzero(drawn[:, 2] >= 0)
     present = np.flatnonzero(drawn[:, 0] >= 0)
     if len(probed) < MIN_PEOPLE or len(present) - 1 < 2 * MIN_GALLERY:
         return None
     strangers = limit_photographs(singles, MOST_PHOTOGRAPHS)
-    weights = draw_people(present, singles.population, seed=seed)
+    weights = draw_people(present, singles.population)
     # The first column is the sample itself: everyone once.
     weights[:, 0] = 0
     weights[present, 0] = 1

@@ -302,7 +302,6 @@ def evaluate_protocol(
     attributes: Path | None = None,
     verify: tuple[float, str] | None = None,
     source: str | None = None,
-    seed: int = 0,
 ) -> ProtocolEvaluation:
     """Extract every photograph of `root` and compare those of the protocol.
 
@@ -319,7 +318,7 @@ def evaluate_protocol(
     attempts = attempt_all(embeddings) if chosen is None else attempt_pairs(embeddings, chosen)
     mated = _count_mated(attempts)
     used = np.unique(np.concatenate([attempts.left, attempts.right]))
-    weights = draw_people(folder.people[used], len(folder.names), seed=seed)
+    weights = draw_people(folder.people[used], len(folder.names))
     thresholds = find_thresholds(attempts)
     threshold, set_by = verify or _choose_threshold(thresholds)
     return ProtocolEvaluation(

@@ -230,15 +230,18 @@ def make_plan(
 
     `copies` of each shard, where it has shards."""
     trial = trial or Trial()
-    chosen = choose_layout(demand, costs, figures, node, trial, copies)
-    layout, simulated = (None, None) if isinstance(chosen, Shortfall) else chosen
+    layout, simulated, shortfall = None, None, None
+    try:
+        layout, simulated = choose_layout(demand, costs, figures, node, trial, copies)
+    except Shortfall as reason:
+        shortfall = str(reason)
     plan = CapacityPlan(
         demand=demand,
         node=node,
         figures=figures,
         assumptions=list_assumptions(layout, demand, costs, figures, node, trial.max_ongoing),
         candidates=candidates,
-        shortfall=chosen.reason if isinstance(chosen, Shortfall) else None,
+        shortfall=shortfall,
     )
     if layout is None:
         return plan
@@ -253,19 +256,16 @@ def make_plan(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """Why no layout will do, in one line."""
-
-    reason: str
+class Shortfall(Exception):
+    """No layout will do; the message says why in one line."""
 
 
 def choose_layout(
     demand: Demand, costs: Costs, figures: PlanFigures, node: Node, trial: Trial, copies: int = 1
-) -> tuple[MachineLayout, Simulated] | Shortfall:
+) -> tuple[MachineLayout, Simulated]:
     """One machine if it will do; else the fewest shards, then the fewest ingress nodes.
 
-    Memory and the ceiling are calculated, the objectives simulated.
+    Memory and the ceiling are calculated, the objectives simulated. Raises `Shortfall`.
     """
     search = _Search(demand, costs, figures, node, trial, copies)
     alone = MachineLayout(node=node)
@@ -297,32 +297,26 @@ class _Search:
     def simulate(self, layout: MachineLayout) -> Simulated:
         return Simulated.of(simulate(layout, self.demand, self.costs, self.trial), self.trial)
 
-    def choose_cluster(self) -> tuple[MachineLayout, Simulated] | Shortfall:
-        shortfall = self._find_shortfall()
-        if shortfall is not None:
-            return shortfall
+    def choose_cluster(self) -> tuple[MachineLayout, Simulated]:
+        self._require_possible()
         most_busy = self.demand.ceiling * self.node.cores
         fewest = max(math.ceil(self.costs.ingress_load(self.demand) / most_busy), 1)
         most = 4 * fewest + 2
         bare = MachineLayout(node=self.node, ingress_nodes=fewest, copies=self.copies)
-        shards = self._count_shards(bare)
-        if isinstance(shards, Shortfall):
-            return shards
+        bare = replace(bare, shards=self._count_shards(bare))
         simulated: dict[int, Simulated] = {}
 
         def holds(count: int) -> bool:
-            layout = replace(bare, ingress_nodes=count, shards=shards)
-            simulated[count] = self.simulate(layout)
+            simulated[count] = self.simulate(replace(bare, ingress_nodes=count))
             return simulated[count].holds(self.demand)
 
         ingress_nodes = _least(holds, fewest, most)
         if ingress_nodes is None:
-            return Shortfall(f"more than {most:,} nodes for photographs alone: allow more time")
-        chosen = replace(bare, ingress_nodes=ingress_nodes, shards=shards)
-        return chosen, simulated[ingress_nodes]
+            raise Shortfall(f"more than {most:,} nodes for photographs alone: allow more time")
+        return replace(bare, ingress_nodes=ingress_nodes), simulated[ingress_nodes]
 
-    def _find_shortfall(self) -> Shortfall | None:
-        """Limits that no number of nodes can lift."""
+    def _require_possible(self) -> None:
+        """`Shortfall` for limits that no number of nodes can lift."""
         demand, costs = self.demand, self.costs
         for what, rate, objective_s, pairs in (
             ("an enrollment", demand.enrollments, demand.enroll_p99_s, 1.0),
@@ -330,7 +324,7 @@ class _Search:
         ):
             unloaded_s = costs.unloaded_s(pairs, self.node)
             if rate and UNLOADED_TIMES * unloaded_s >= objective_s:
-                return Shortfall(
+                raise Shortfall(
                     f"HTTP and photographs of {what} take {unloaded_s * 1e3:.0f} ms "
                     f"without load: an objective of {objective_s * 1e3:.0f} ms leaves the "
                     "registrar nothing; ask for more than "
@@ -338,14 +332,13 @@ class _Search:
                 )
         decided = demand.ceiling * costs.batch / costs.decision(costs.batch)
         if demand.enrollments > decided:
-            return Shortfall(
+            raise Shortfall(
                 f"one writer orders all decisions, and at {demand.ceiling:.0%} of its time it "
                 f"makes {decided:,.0f} a second without any search: {demand.enrollments:,.0f} need "
                 "a faster machine or disk, or larger batches (--batch)"
             )
-        return None
 
-    def _count_shards(self, bare: MachineLayout) -> int | Shortfall:
+    def _count_shards(self, bare: MachineLayout) -> int:
         """The fewest shards that suffice, independent of the ingresses."""
         # No shard is better than one: it saves the call.
         if self.is_within_ceiling(bare) and self._is_quick(bare):
@@ -354,7 +347,9 @@ class _Search:
         shards = lower and _least(
             lambda n: self._is_quick(replace(bare, shards=n)), lower, MAX_SHARDS
         )
-        return shards or self._explain_shards(replace(bare, shards=MAX_SHARDS))
+        if not shards:
+            raise Shortfall(self._explain_shards(replace(bare, shards=MAX_SHARDS)))
+        return shards
 
     def _is_quick(self, layout: MachineLayout) -> bool:
         """Whether search and decision leave the ingresses their share of the objectives."""
@@ -376,30 +371,30 @@ class _Search:
                 stages.append((quantile(times_s, STAGE_QUANTILE), objective_s - front_s))
         return stages
 
-    def _explain_shards(self, widest: MachineLayout) -> Shortfall:
+    def _explain_shards(self, widest: MachineLayout) -> str:
         demand, node = self.demand, self.node
         memory = Memory.of(widest, demand.faces, self.figures)
         if memory.fullest_node_bytes > node.usable_bytes:
-            return Shortfall(
+            return (
                 f"{demand.faces:,} faces do not fit {MAX_SHARDS} shards of "
                 f"{size(node.usable_bytes)}: a shard would need "
                 f"{size(memory.fullest_node_bytes)}"
             )
         use = Use.of(widest, demand, self.costs)
         if max(use.writer, use.scanner) > demand.ceiling:
-            return Shortfall(
+            return (
                 f"with {MAX_SHARDS} shards the writer would be busy {use.writer:.0%} of its time "
                 f"and the scans {use.scanner:.0%}, and {demand.ceiling:.0%} is the ceiling: take "
                 "nodes with more cores, or larger batches (--batch)"
             )
-        needed = [
+        needed = " and ".join(
             f"{took_s * 1e3:,.0f} ms of {budget_s * 1e3:,.0f}"
             for took_s, budget_s in self._simulate_inner(widest)
             if took_s > budget_s
-        ]
-        return Shortfall(
-            f"with {MAX_SHARDS} shards search and decision take {' and '.join(needed)}: allow "
-            "more time, or take nodes with more cores"
+        )
+        return (
+            f"with {MAX_SHARDS} shards search and decision take {needed}: allow more time, or take "
+            "nodes with more cores"
         )
 
 

@@ -81,7 +81,7 @@ def test_a_report_needs_no_other_file(outcomes: dict[str, Outcome], page: Path) 
     assert outcomes["smoke"].code == 0
     links = Links()
     links.feed(page.read_text(encoding="utf-8"))
-    assert (links.fetched, links.charts) == ([], 3)
+    assert (links.fetched, links.charts) == ([], 2)
 
 
 def test_a_spike_has_a_phase_without_objective(outcomes: dict[str, Outcome]) -> None:

@@ -36,7 +36,7 @@ def embeddings(draw_faces: Callable[..., tuple]) -> Embeddings:
 def generalise(embeddings: Embeddings, threshold: float | None) -> Share | None:
     singles = single_templates(*embeddings.acquired())
     mated = compare_mated(singles)
-    found = generalise_fnmr(embeddings, mated, singles.people, {"it": threshold}, seed=0)
+    found = generalise_fnmr(embeddings, mated, singles.people, {"it": threshold})
     return found["it"]
 
 

@@ -114,14 +114,14 @@ def test_an_unsupported_rate_is_refused(scores: PairScores) -> None:
 def test_a_share_is_what_counting_gives() -> None:
     people = np.repeat(np.arange(40), 5)
     happened = np.arange(200) % 4 == 0
-    found = share_of(people, happened, draw_people(people, 40, seed=0))
+    found = share_of(people, happened, draw_people(people, 40))
     assert (found.events, found.trials, found.people, found.value) == (50, 200, 40, 0.25)
     assert found.low <= found.value <= found.high
 
 
 def test_nothing_happened_leaves_three_over_the_people_not_over_the_trials() -> None:
     people = np.repeat(np.arange(50), 20)
-    weights = draw_people(people, 60, seed=0)
+    weights = draw_people(people, 60)
     never = share_of(people, np.zeros(1000, bool), weights)
     assert (never.value, never.low, never.high) == (0, 0, 3 / 50)
     always = share_of(people, np.ones(1000, bool), weights)
@@ -157,7 +157,7 @@ def test_strangers_are_counted_as_a_loop_would(sizes: list[int], seed: int) -> N
         return
     within = [np.bincount(owners[groups == g], minlength=len(sizes)) for g in (0, 1)]
     nobody = np.empty(0, np.int64)
-    weights = draw_people(np.arange(len(sizes)), len(sizes), seed=0)
+    weights = draw_people(np.arange(len(sizes)), len(sizes))
     found = pair_share_of(nobody, nobody, counts, weights, without=within)
     assert found.trials == across
     assert found.value == 0 < found.high

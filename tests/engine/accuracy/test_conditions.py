@@ -20,7 +20,7 @@ def band(vectors: np.ndarray, people: np.ndarray, sharpness: np.ndarray) -> Qual
     """All measures at random but for sharpness."""
     qualities = np.random.default_rng(0).random((len(people), len(QUALITIES)), np.float32)
     qualities[:, SHARPNESS] = sharpness
-    found = band_quality(single_templates(vectors, people), qualities, 0.4, seed=0)
+    found = band_quality(single_templates(vectors, people), qualities, 0.4)
     assert found is not None
     return found
 
@@ -66,7 +66,7 @@ def test_without_a_mated_comparison_there_are_no_bands(draw_faces: Faces) -> Non
     vectors, people = draw_faces(20, 1)
     qualities = np.zeros((20, len(QUALITIES)), np.float32)
     singles = single_templates(vectors, people)
-    assert band_quality(singles, qualities, 0.4, seed=0) is None
+    assert band_quality(singles, qualities, 0.4) is None
 
 
 def age(people: int, *, fall: float) -> Ageing:
@@ -83,7 +83,7 @@ def age(people: int, *, fall: float) -> Ageing:
     scores = 0.7 - fall * gap
     scores += rng.normal(0, 0.05, people)[:, None] + rng.normal(0, 0.03, gap.shape)
     mated = ComparedPairs(left, right, scores.ravel().astype(np.float32))
-    return measure_ageing(mated, owners, days, 0.55, seed=0)
+    return measure_ageing(mated, owners, days, 0.55)
 
 
 def test_spans_hold_every_comparison_once_and_miss_more_with_the_years() -> None:
@@ -105,10 +105,10 @@ def test_few_people_in_a_span_are_refused() -> None:
 def test_photographs_without_a_date_count_nowhere() -> None:
     mated = ComparedPairs(np.array([0, 0]), np.array([1, 2]), np.array([0.5, 0.9], np.float32))
     days = np.array(["2001-01-01", "2004-01-01", "NaT"], "datetime64[D]")
-    found = measure_ageing(mated, np.zeros(3, np.int64), days, 0.4, seed=0)
+    found = measure_ageing(mated, np.zeros(3, np.int64), days, 0.4)
     assert found.undated == 1
     (span,) = found.spans
     assert (span.from_years, span.to_years, span.mated_pairs) == (2, 5, 1)
     assert span.median == pytest.approx(0.5)
-    nothing = measure_ageing(mated, np.zeros(3, np.int64), days[[2, 2, 2]], 0.4, seed=0)
+    nothing = measure_ageing(mated, np.zeros(3, np.int64), days[[2, 2, 2]], 0.4)
     assert nothing.spans == ()

@@ -35,7 +35,7 @@ def judge(vectors: np.ndarray, people: np.ndarray, group: np.ndarray) -> Attribu
         common_fmr=1e-2,
     )
     names = tuple(f"g{number}" for number in range(group.max() + 1))
-    return compare_groups(sample, Labels("made", names, group), seed=0)
+    return compare_groups(sample, Labels("made", names, group))
 
 
 def test_a_group_of_noisy_photographs_is_missed_more_often(draw_faces: Faces) -> None:

@@ -16,7 +16,7 @@ NOBODY = np.empty(0, np.int64)
 
 @pytest.fixture(scope="module")
 def grown(draw_faces: Faces) -> GalleryGrowth:
-    found = grow_gallery(single_templates(*draw_faces(401, 3)), NOBODY, seed=0)
+    found = grow_gallery(single_templates(*draw_faces(401, 3)), NOBODY)
     assert found is not None
     return found
 
@@ -88,7 +88,7 @@ def test_it_ends_where_errors_of_labels_would_set_the_threshold(draw_faces: Face
     vectors, people = draw_faces(401, 3)
     vectors[people >= 389] = vectors[people < 12]
     doubtful = np.array([[p * 401 + p + 389, (p + 389) * 401 + p] for p in range(12)]).ravel()
-    growth = grow_gallery(single_templates(vectors, people), np.sort(doubtful), seed=0)
+    growth = grow_gallery(single_templates(vectors, people), np.sort(doubtful))
     assert growth is not None
     refused = [curve.refused for curve in growth.curves if curve.fpir == 0.1]
     assert all("flagged as errors of the labels" in one for one in refused)
@@ -98,8 +98,8 @@ def test_rates_that_few_people_support_and_few_people_themselves_give_no_curve(
     draw_faces: Faces, grown: GalleryGrowth
 ) -> None:
     assert {curve.fpir for curve in grown.curves} == {0.1}, "401 people don't support 1 %"
-    assert grow_gallery(single_templates(*draw_faces(80, 3)), NOBODY, seed=0) is None
-    assert grow_gallery(single_templates(*draw_faces(400, 2)), NOBODY, seed=0) is None
+    assert grow_gallery(single_templates(*draw_faces(80, 3)), NOBODY) is None
+    assert grow_gallery(single_templates(*draw_faces(400, 2)), NOBODY) is None
 
 
 def test_people_absent_from_the_templates_are_neither_enrolled_nor_probed(
@@ -107,6 +107,6 @@ def test_people_absent_from_the_templates_are_neither_enrolled_nor_probed(
 ) -> None:
     vectors, people = draw_faces(200, 3)
     kept = people % 5 != 0
-    found = grow_gallery(single_templates(vectors[kept], people[kept]), NOBODY, seed=0)
+    found = grow_gallery(single_templates(vectors[kept], people[kept]), NOBODY)
     assert found is not None
     assert (found.references, found.mated_probes) == (159, 160)

@@ -67,7 +67,7 @@ def test_live_photographs_meet_portraits_alone_and_two_people_weigh_one(drawn: E
     assert len(attempts.scores) == (8 + 39 * 2) * 40
     assert {paths[i].parent.name for i in attempts.left} == {"live"}
     assert {paths[i].parent.name for i in attempts.right} == {"portrait"}
-    found = measure_rates(attempts, THRESHOLD, draw_people(people, 40, seed=0))
+    found = measure_rates(attempts, THRESHOLD, draw_people(people, 40))
     fails, passes = [[] for _ in range(40)], {}
     for i, j, score in zip(attempts.left, attempts.right, attempts.scores, strict=True):
         assert score == pytest.approx(float(drawn.vectors[i] @ drawn.vectors[j]), abs=1e-6)
@@ -91,7 +91,7 @@ def test_live_photographs_meet_portraits_alone_and_two_people_weigh_one(drawn: E
 
 def test_a_threshold_keeps_the_rate_among_the_protocols_own_strangers(drawn: Embeddings) -> None:
     attempts = attempt_all(drawn)
-    weights = draw_people(drawn.folder.people, 40, seed=0)
+    weights = draw_people(drawn.folder.people, 40)
     threshold = find_thresholds(attempts)["1e-2"]
     assert threshold is not None
     found = measure_rates(attempts, threshold, weights).fmr
@@ -103,9 +103,7 @@ def test_a_threshold_keeps_the_rate_among_the_protocols_own_strangers(drawn: Emb
 def test_a_group_has_the_attempts_of_its_labelled_photographs(drawn: Embeddings) -> None:
     people = drawn.folder.people
     labels = Labels("site", ("few", "most"), (people >= 3).astype(np.int64))
-    few, most = compare_labels(
-        attempt_all(drawn), labels, THRESHOLD, draw_people(people, 40, seed=0)
-    )
+    few, most = compare_labels(attempt_all(drawn), labels, THRESHOLD, draw_people(people, 40))
     assert (few.people, few.mated, few.generalised_fnmr) == (3, 12, None)
     assert few.refused == "3 people with an honest attempt, 30 are needed"
     assert (most.people, most.mated, most.nonmated) == (37, 74, 74 * 36)
@@ -119,7 +117,7 @@ def test_of_a_file_the_pairs_alone_are_compared(drawn: Embeddings, tmp_path: Pat
     table.write_text(f"photograph,other\n{names[0]},{names[8]}\n{names[0]},{names[9]}\n")
     pairs = read_pairs(table, folder)
     assert pairs.tolist() == [[0, 8], [0, 9]]
-    found = measure_rates(attempt_pairs(drawn, pairs), -1, draw_people(people, 40, seed=0))
+    found = measure_rates(attempt_pairs(drawn, pairs), -1, draw_people(people, 40))
     assert found.generalised_fnmr is not None
     assert found.generalised_fmr is not None
     assert (found.generalised_fnmr.value, found.generalised_fmr.value) == (0, 1)
