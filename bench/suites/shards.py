@@ -59,7 +59,8 @@ from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
-from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import Shard, ShardPlan
 from serving.cluster.environment import USUAL
 from serving.cluster.shards import RayShard, Timing, shard_opener
 from serving.deployment.deployment import Deployment

@@ -25,7 +25,8 @@ from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.placement import NOWHERE, Placement
-from indexes.sharding.shards import Shard, ShardedIndex, ShardMark, ShardState
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import Shard, ShardMark, ShardState
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Origin, SegmentEntry
 from indexes.snapshots.snapshot import Opening

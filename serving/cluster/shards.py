@@ -28,14 +28,8 @@ from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.exact.scanner import FEW_QUERIES
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
-from indexes.sharding.shards import (
-    ReplicatedShard,
-    Shard,
-    ShardedIndex,
-    ShardMark,
-    ShardPlan,
-    ShardState,
-)
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ReplicatedShard, Shard, ShardMark, ShardPlan, ShardState
 from serving.settings.settings import Settings
 
 _log = logging.getLogger(__name__)

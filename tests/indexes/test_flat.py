@@ -14,7 +14,8 @@ from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ShardPlan
 from tests.indexes.conftest import UnitRows
 from tests.indexes.sharding.local_shards import open_local
 

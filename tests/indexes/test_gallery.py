@@ -29,7 +29,8 @@ from indexes.gallery import Found, Gallery, SharedLock, Standing
 from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ShardPlan
 from tests.indexes.conftest import UnitRows, assert_same
 from tests.indexes.sharding.local_shards import open_local
 

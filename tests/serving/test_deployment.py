@@ -25,7 +25,8 @@ from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
 from indexes.segmented.merging import Rewrite
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
 from serving.deployment import deployment as opened

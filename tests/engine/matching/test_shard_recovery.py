@@ -27,7 +27,8 @@ from engine.registry.vault import ShardSealer
 from indexes.errors import ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import ShardHost
-from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ReplicatedShard, Shard, ShardPlan
 from tests.engine.matching.conftest import DIM
 from tests.indexes.sharding.local_shards import LocalShard
 

@@ -23,7 +23,8 @@ from indexes.flat import FlatIndex
 from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery, Standing
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
-from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
+from indexes.sharding.sharded_index import ShardedIndex, merge_hits
+from indexes.sharding.shards import ShardPlan
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd, open_local
 from tests.indexes.test_upkeep import SickRows

@@ -27,7 +27,8 @@ from indexes.exact.scanner import FEW_QUERIES
 from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import CALLS_AT_ONCE
-from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ReplicatedShard, ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (

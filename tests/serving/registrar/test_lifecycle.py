@@ -19,7 +19,8 @@ from engine.registry.audit import authenticate_head
 from indexes import gallery as galleries
 from indexes.exact import exact8
 from indexes.exact.scanner import Scanner
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ShardPlan
 from schema.phases import Phase
 from schema.reasons import Decision
 from serving.deployment.deployment import Deployment, load_vault

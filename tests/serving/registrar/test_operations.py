@@ -23,7 +23,8 @@ from engine.errors import (
     VectorUnusable,
 )
 from engine.matching.checks.picture import FaceVector
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.sharded_index import ShardedIndex
+from indexes.sharding.shards import ShardPlan
 from schema.cases import Outcome
 from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
