@@ -36,7 +36,7 @@ def name_thread(name: str) -> None:
 
 
 class Call(Generic[P, R]):
-    """What one caller brings.
+    """One caller's call.
 
     `weight` is what it takes of a batch and of the queue's room, its items as a rule. One that is
     `alone` shares its batch with no other. Until all of it is taken it may be cancelled, and after
@@ -128,7 +128,7 @@ class _AsyncCall(Call[P, R]):
 
 
 class _Share(Call[Any, Any]):
-    """What a batch takes of a call that is split."""
+    """A batch's share of a call that is split."""
 
     def __init__(self, whole: Call[Any, Any], weight: int) -> None:
         self.whole = whole
@@ -206,12 +206,12 @@ class _LaneQueue(Generic[P, R]):
         self.preparing: list[Call[P, R]] = []
 
     def places(self, call: Call[P, R]) -> int:
-        """How much of the queue's room the call takes now."""
+        """The places in the queue that the call takes now."""
         left = call.weight - call.taken
         return left if left < self.lane.places else self.lane.places
 
     def unprepared(self) -> list[Call[P, R]]:
-        """Those of the next batch that nothing was done for yet."""
+        """The calls of the next batch that nothing was done for yet."""
         room, found = self.lane.batch_size, []
         for call in self.calls:
             if call.alone:
@@ -224,14 +224,14 @@ class _LaneQueue(Generic[P, R]):
         return found
 
     def room(self) -> int:
-        """How much the next batch may take."""
+        """The places that the next batch may take."""
         lane = self.lane
         if not lane.sizes:
             return lane.batch_size
         return max((size for size in lane.sizes if size <= self.held), default=min(lane.sizes))
 
     def has_batch(self) -> bool:
-        """Whether waiting longer would make the next batch no larger, or keep others waiting."""
+        """True where waiting longer would make the next batch no larger, or keep others waiting."""
         return self.held >= self.lane.batch_size or any(call.alone for call in self.calls)
 
 
@@ -307,12 +307,12 @@ class Batcher(Generic[P, R]):
 
     @property
     def is_alive(self) -> bool:
-        """Whether no worker has ended but by `close`; one that has does not come back."""
+        """True where no worker has ended but by `close`; one that has does not come back."""
         return self._ended == 0
 
     @property
     def longest_s(self) -> float:
-        """How long the oldest batch that is being carried out has taken so far."""
+        """The time that the oldest batch under way has taken so far."""
         began = list(self._started.values())
         return monotonic() - min(began) if began else 0.0
 
@@ -321,7 +321,7 @@ class Batcher(Generic[P, R]):
         return self._is_closing
 
     def queued(self, lane: int = 0) -> int:
-        """How many places of a lane are taken."""
+        """The number of places of a lane that are taken."""
         return self._queues[lane].held
 
     def wake(self) -> None:
@@ -588,12 +588,12 @@ class Batcher(Generic[P, R]):
         return self._is_over(queue) or (self._is_busy and bool(queue.unprepared()))
 
     def _is_over(self, queue: _LaneQueue[P, R]) -> bool:
-        """Whether no call of a lane will ever wait again."""
+        """True where no call of a lane will ever wait again."""
         return self._failure is not None or (self._is_closing and not queue.calls)
 
     def _has_orphan(self) -> bool:
-        """Whether what waits next has woken no worker of its own: it is the rest of a call, or was
-        asked for together with others."""
+        """True where what waits next has woken no worker of its own: it is the rest of a call, or
+        was asked for together with others."""
         first = next((queue.calls[0] for queue in self._queues if queue.calls), None)
         return first is not None and (first.taken > 0 or first.asked_on is not None)
 
@@ -684,7 +684,7 @@ class Batcher(Generic[P, R]):
 
 
 def weigh(batch: Batch[Any, Any]) -> int:
-    """How many items a batch has."""
+    """The number of a batch's items."""
     return sum(call.weight for call in batch)
 
 

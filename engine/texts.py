@@ -26,7 +26,7 @@ _IN_ALL = {"DIGIT", "COMBINING", "MODIFIER"}
 
 
 def mixes_scripts(text: str) -> bool:
-    """Whether letters, marks or numbers of more than one script are in it (after Unicode TS 39,
+    """True where letters, marks or numbers of more than one script are in it (after Unicode TS 39,
     5.1): a Cyrillic one among Latin ones looks like one of theirs."""
     scripts = {
         # A character's name begins with its script; of `ARABIC-INDIC DIGIT ONE`, too.
@@ -38,7 +38,7 @@ def mixes_scripts(text: str) -> bool:
 
 
 def is_visible(text: str, allowed: str = "", *, is_prose: bool = False) -> bool:
-    """Whether a text holds no hidden character but those allowed, and no blank one.
+    """True where a text holds no hidden character but those allowed, and no blank one.
 
     In prose, joiners of letters are allowed where they stand between two that are not ASCII.
     """

@@ -61,7 +61,7 @@ def read_target(url: str, *, allows_remote: bool) -> ServiceAddress:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine; of names only localhost, since none is resolved."""
+    """True where an address is of this machine; of names only localhost, since none is resolved."""
     if host == "localhost":
         return True
     try:

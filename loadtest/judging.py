@@ -34,7 +34,7 @@ REFUSED_PAYLOAD = f"422 {MISMATCH}"
 
 
 class Correctness(StrEnum):
-    """How an answer compares with the plan."""
+    """The result of comparing an answer with the plan."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -143,7 +143,7 @@ def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
 
 
 def _may_be_in_flight(first: Outcome, second: Outcome) -> bool:
-    """Whether "in flight" is right: the first had not been acknowledged when the second started."""
+    """True where "in flight" is right: the second started before the first was acknowledged."""
     is_open = first.done_s > second.started_s or not first.answer.is_good
     return second.answer.is_in_flight and is_open
 

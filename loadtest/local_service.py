@@ -228,7 +228,7 @@ def _wait_ready(process: subprocess.Popen[bytes], target: ServiceAddress, log: P
 
 
 def is_ready(target: ServiceAddress, timeout_s: float = 5.0) -> bool:
-    """Whether the service reports that it is ready."""
+    """True where the service reports that it is ready."""
     connection = HTTPConnection(target.host, target.port, timeout=timeout_s)
     try:
         connection.request("GET", "/health/ready")

@@ -385,7 +385,7 @@ Scores = Mapping[tuple[int, int], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParticipantCounts:
-    """How many people of each kind are wanted; of newcomers fewer will do."""
+    """The number of people wanted of each kind; of newcomers fewer will do."""
 
     holders: int
     newcomers: int
@@ -446,7 +446,7 @@ def select_people(
 def drop_known(
     people: Sequence[tuple[Person, Scores]], model: ModelClient, dropped: Counter[str]
 ) -> tuple[list[tuple[Person, Scores]], bool]:
-    """Those whom a search of the gallery does not find, and whether it holds any reference."""
+    """Drops the people whom a search of the gallery finds; and whether it holds any reference."""
     known = model.search([person.first.live.template for person, _ in people])
     unknown = [one for one, (found, _) in zip(people, known, strict=True) if not found]
     dropped["known to the gallery, or alike"] += len(people) - len(unknown)
@@ -464,7 +464,8 @@ def list_candidates(
 
 
 def are_strangers(one: Person, other: Candidate, scores: Sequence[float], low: float) -> bool:
-    """Whether no photograph of `other`, nor the mean of its second pair, scores `low` with `one`.
+    """True where no photograph of `other`, nor the mean of its second pair, scores `low` with
+    `one`.
 
     `scores` are the cosines of the pairs that `list_cross_pairs` lists.
     """

@@ -47,7 +47,7 @@ class Traffic(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a visit is planned as, which says what its answer must be."""
+    """The plan of a visit, which says what its answer must be."""
 
     NEWCOMER = "newcomer"
     RETURNING = "returning subscriber"
@@ -151,7 +151,7 @@ class Slots:
 
 
 class ArrivalProcess(StrEnum):
-    """How arrivals are spaced: evenly, or as those of independent people."""
+    """The spacing of arrivals: even, or as those of independent people."""
 
     CONSTANT = "constant"
     POISSON = "poisson"

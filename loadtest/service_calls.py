@@ -175,7 +175,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is kept of a reply: no name, no phone number, no face."""
+    """The kept part of a reply: no name, no phone number, no face."""
 
     status: int
     code: str = ""
@@ -260,7 +260,7 @@ def _read(status: int, value: Any) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedAnswer:
-    """What the answer to one visit must be: in words, and whether a good answer fits."""
+    """The answer that one visit must get: in words, and whether a good answer fits."""
 
     text: str
     fits: Callable[[Answer], bool] = field(repr=False, compare=False)

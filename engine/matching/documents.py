@@ -112,7 +112,7 @@ def _settle_century(born_on: date, on: date) -> date | None:
 
 @dataclass(frozen=True, slots=True)
 class NumberRule:
-    """What the numbers of one type have in common, whenever they were given.
+    """The rule of one type's numbers, whenever they were given.
 
     Places are not looked up: a number keeps the code that its place had on the day on which it was
     given, and no list has them all. Sources and dates of these rules: docs/documents.md.
@@ -289,7 +289,7 @@ OLDEST_YEARS = 130
 
 
 def _contradicts(given: date | None, told: date | None, on: date) -> bool:
-    """Whether a date of birth is another than the document tells, or nobody's who lives."""
+    """True where a date of birth is another than the document tells, or nobody's who lives."""
     if given is None:
         return False
     if told is not None:
@@ -347,7 +347,7 @@ def _compact_number(document_type: str, number: str) -> str:
 
 
 class DocumentRole(StrEnum):
-    """What a document is to an enrollment that names it: as evidence names what is said of it."""
+    """The part of a document in an enrollment that names it: the evidence names results by it."""
 
     OWN = "authority"
     GUARDIAN = "guardian_authority"
@@ -355,7 +355,7 @@ class DocumentRole(StrEnum):
 
 
 class Standing(StrEnum):
-    """What a registry holds of a document, or of the person that it was given to."""
+    """A registry's record of a document, or of the person that it was given to."""
 
     VALID = "valid"
     EXPIRED = "expired"
@@ -375,7 +375,7 @@ class Difference(StrEnum):
 
 
 class AuthorityCode(StrEnum):
-    """What came of a look-up; logs and metrics say this and nothing else of it."""
+    """The result of a look-up; logs and metrics say this and nothing else of it."""
 
     CONFIRMED = "CONFIRMED"
     UNKNOWN_DOCUMENT = "UNKNOWN_DOCUMENT"
@@ -422,7 +422,7 @@ ANSWERS = frozenset({AuthorityCode.CONFIRMED, AuthorityCode.UNKNOWN_DOCUMENT}) |
 
 @dataclass(frozen=True, slots=True)
 class AuthorityResult:
-    """What came of a look-up, without anything about the person.
+    """The result of a look-up, without anything about the person.
 
     `at` is when the authority was asked, also of an answer that was kept (`is_kept`); `reference`
     is its own name of the answer, `face_score` its own of the live photograph.

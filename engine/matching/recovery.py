@@ -336,8 +336,8 @@ def _remove_gone(store: Store, tasks: Sequence[_Task], placement: Placement, seq
 
 
 def _find_wrong(store: Store, tasks: Sequence[_Task], placement: Placement) -> list[_Task]:
-    """Those whose ids are not the store's: by count and sum, and only where these differ one by
-    one."""
+    """The shards whose ids are not the store's: by count and sum, and only where these differ one
+    by one."""
     states = _all([task.copy.state() for task in tasks])
     first: dict[int, ShardState] = {}
     for task, state in zip(tasks, states, strict=True):

@@ -161,6 +161,6 @@ class DeploymentReader(Source):
         return int(self.rows(_DEPLOYMENT)[0].sequence)
 
     def seal_counts(self) -> dict[int, int]:
-        """How many values each data key has sealed, by version; of keys that sealed any."""
+        """The values that each data key has sealed, by version; of keys that sealed any."""
         counted = self.rows(_DEPLOYMENT)[0].seals or {}
         return {int(version): values for version, values in counted.items()}

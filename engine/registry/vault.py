@@ -135,7 +135,7 @@ _SNAPSHOT = "snapshot"
 
 
 def name_reference(reference_id: int, document_id: str) -> str:
-    """How the seal of a reference's template names its row: with whose it is."""
+    """The name of a reference's row in the seal of its template: with whose it is."""
     return f"{int(reference_id)}\0{document_id}"
 
 
@@ -149,7 +149,8 @@ def _id_of(name: str | int) -> str:
 
 
 class SealCount:
-    """How many values the active data key has sealed since they were last recorded; thread-safe."""
+    """The number of values that the active data key has sealed since they were last recorded;
+    thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -167,7 +168,7 @@ class SealCount:
 
 
 def add_seals(before: Mapping[str, int] | None, version: int, values: int) -> dict[str, int]:
-    """How many values each data key has sealed, with so many more of one."""
+    """The number of values that each data key has sealed, with so many more of one."""
     counted = dict(before or {})
     counted[str(version)] = counted.get(str(version), 0) + values
     return counted
@@ -214,7 +215,7 @@ class SetAside:
             return [f"{table}: {row}" for table in self._rows for row in sorted(self._rows[table])]
 
     def count(self) -> dict[str, int]:
-        """How many, of each table that has any."""
+        """The number of each table that has any."""
         with self._lock:
             return {table: len(rows) for table, rows in self._rows.items()}
 
@@ -307,7 +308,7 @@ class Vault:
 
     @staticmethod
     def is_equal(code: bytes, other: bytes) -> bool:
-        """Whether two codes are one; how long it takes tells nothing."""
+        """True where two codes are one; how long it takes tells nothing."""
         return hmac.compare_digest(code, other)
 
     def seal(self, place: str, row: str | int, data: bytes) -> bytes:

@@ -73,7 +73,7 @@ class Scope(StrEnum):
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a list holds: `columns` are headings with the field that stands under each.
+    """The layout of a list: `columns` are headings with the field that stands under each.
 
     Of people: those with more than `most_lines` lines in use. Of outlets: those with at least
     `least_cases` cases of confirmed fraud.
@@ -217,7 +217,7 @@ def _describe_people(
 
 @dataclass(slots=True)
 class _Sales:
-    """What an outlet had to do with confirmed fraud."""
+    """An outlet's part in confirmed fraud."""
 
     cases: set[str] = field(default_factory=set)
     documents: set[str] = field(default_factory=set)
@@ -262,7 +262,7 @@ def _find_frauds(registry: Reader) -> Iterable[CaseRecord]:
 
 
 def _suspects(case: CaseRecord) -> Sequence[str]:
-    """Whose fraud it was; a ring of resold lines has no suspects, and is about its documents."""
+    """The suspects of a fraud; a ring of resold lines has none, and is about its documents."""
     return case.suspect_ids or case.document_ids
 
 
