@@ -61,12 +61,11 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A chapter with its report, the results that it shows, and the names of all others."""
+    """A chapter with its report and the results that it shows."""
 
     chapter: Chapter
     report: Report
     results: tuple[Result, ...]
-    others: tuple[str, ...]
 
     @property
     def common(self) -> Setup:
@@ -200,8 +199,7 @@ def _section(chapter: Chapter, report: Report) -> Section:
         replace(one, figures=tuple(f for f in one.figures if f.value is not None)) for one in main
     )
     shown = tuple(one for one in measured if one.figures)
-    others = dict.fromkeys(one.name for one in report.results if one not in main)
-    return Section(chapter, report, shown, tuple(others))
+    return Section(chapter, report, shown)
 
 
 def list_sources(reports: Path, picture: str) -> list[Path]:

@@ -166,9 +166,7 @@ def test_the_largest_sweep_is_about_the_last_that_is_not_refused(figures: Figure
     assert not is_within(round(largest * 1.6))
 
 
-def test_the_page_has_warnings_software_main_results_and_the_names_of_the_others(
-    tmp_path: Path,
-) -> None:
+def test_the_page_has_warnings_software_and_the_main_results(tmp_path: Path) -> None:
     machine = replace(look(), warnings=("load 9.0 at the start",), packages={"numpy": "2.0.0"})
     figure = Figure("one", "ms", 1.0)
     results = tuple(Result(name, {"seed": 0}, (figure,)) for name in (SHOWN_OF_GALLERY, "Shards"))
@@ -178,7 +176,6 @@ def test_the_page_has_warnings_software_main_results_and_the_names_of_the_others
     assert "numpy 2.0.0" in page
     assert f"### {SHOWN_OF_GALLERY}" in page
     assert "### Shards" not in page
-    assert "Also in the report: Shards." in page
 
 
 def read(text: str) -> tuple[list[str], list[float]]:
