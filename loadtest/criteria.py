@@ -1,4 +1,4 @@
-"""What a run measured, and whether it passes: right decisions, then errors, then latency."""
+"""Measurements of a run, and whether it passes: right decisions, then errors, then latency."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def choose_width(seconds: float, visits: int) -> float:
 
 
 def is_failed(outcome: Outcome) -> bool:
-    """Whether the answer is an error; a conflict is none for a repeated key."""
+    """True where the answer is an error; a conflict is none for a repeated key."""
     answer, visit = outcome.answer, outcome.visit
     # The first of two may be overtaken by the second, and gets the conflict.
     is_repeat = visit.kind in REPEATED or visit.has_repeat
@@ -205,7 +205,7 @@ MOST_BY_CHANCE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What a run must hold; `kept_up` is the share of due visits that must be answered in time."""
+    """A run's objective; `kept_up` is the share of due visits that must be answered in time."""
 
     p99_ms: float = 1_000.0
     most_errors: float = 0.01

@@ -225,7 +225,7 @@ def prepare(
 
 
 def count_people(wanted: ParticipantCounts) -> tuple[int, int]:
-    """How many people to read from a dataset, and how many of them with all photographs."""
+    """The number of people to read from a dataset, and of them with all photographs."""
     return round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
 
 

@@ -72,11 +72,11 @@ class Bound:
 
     @property
     def each(self) -> timedelta:
-        """How long one takes to be forgotten."""
+        """The time that one takes to be forgotten."""
         return self.period / max(self.most, 1)
 
     def wait(self, level: float) -> timedelta:
-        """How long until one more fits; nothing where it fits now."""
+        """The time until one more fits; nothing where it fits now."""
         excess = level + 1 - self.most if self.most else 0.0
         return excess * self.each if excess > 0 else timedelta()
 
@@ -124,7 +124,7 @@ class Limits:
 
     @property
     def is_any(self) -> bool:
-        """Whether anything is bounded."""
+        """True where anything is bounded."""
         of_keys = self.outlet_key_failures or self.key_failures
         return bool(self.holder_failures or self.holder_shown or of_keys)
 

@@ -221,7 +221,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdRates:
-    """What an operator chooses: false match rates, and how far beyond all data `certain` stands.
+    """An operator's choice: false match rates, and how far beyond all data `certain` stands.
 
     `review_false_candidates`, unless it is 0, sets `review` instead: as many false candidates may a
     search bring, however large the gallery is.
@@ -317,7 +317,7 @@ class Thresholds:
                 )
 
     def of(self, kind: Comparison) -> OfKind:
-        """Those of such comparisons with a reference."""
+        """The thresholds of such comparisons with a reference."""
         fused = OfKind(self.same_document, self.review, self.certain)
         if kind is Comparison.FUSED:
             return fused
