@@ -36,7 +36,7 @@ from loadtest.local_service import start_local_service
 from loadtest.participants import ModelClient
 from loadtest.schedule import Outcome, Planner, Visit, draw_arrivals, require_planted
 from loadtest.service_calls import Access, ReportProgress, read_answer
-from loadtest.setup import EnrollmentTracker, Session, open_session
+from loadtest.setup import EnrollmentTracker, LoadSession, open_session
 from loadtest.shapes import Knee, Shape, find_knee, list_phases
 
 LEAD_IN_S = 0.3
@@ -260,7 +260,7 @@ class LoadRunner:
 
     options: LoadTestOptions
     loading: Access
-    session: Session
+    session: LoadSession
     report: ReportProgress
     _planner: Planner = field(init=False)
 

@@ -213,18 +213,7 @@ def _describe_step(step: LoadStep) -> dict[str, Any]:
                 for traffic, found in measure_traffics(outcomes).items()
             },
         },
-        "over_time": [
-            {
-                "start_s": one.start_s,
-                "width_s": one.width_s,
-                "offered_per_second": round(one.offered, 3),
-                "achieved_per_second": round(one.achieved, 3),
-                "refused": one.refused,
-                "failed": one.failed,
-                "ms": _write_percentiles(one.latencies),
-            }
-            for one in slice_run(run)
-        ],
+        "over_time": [_describe_slice(one) for one in slice_run(run)],
         "decisions": {
             kind.value: {correctness.value: counted[correctness] for correctness in Correctness}
             for kind, counted in count_correctness(step.judged).items()
@@ -239,6 +228,18 @@ def _describe_step(step: LoadStep) -> dict[str, Any]:
             for one in step.verdict.criteria
         ],
         "warnings": list(step.verdict.warnings),
+    }
+
+
+def _describe_slice(one: Slice) -> dict[str, Any]:
+    return {
+        "start_s": one.start_s,
+        "width_s": one.width_s,
+        "offered_per_second": round(one.offered, 3),
+        "achieved_per_second": round(one.achieved, 3),
+        "refused": one.refused,
+        "failed": one.failed,
+        "ms": _write_percentiles(one.latencies),
     }
 
 

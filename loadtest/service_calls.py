@@ -4,7 +4,7 @@ what the plan expects of it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count
 from typing import Any
@@ -21,19 +21,6 @@ QUERIES, SEARCHES = "/v1/lines/query", "/v1/identifications"
 
 
 @dataclass(frozen=True, slots=True)
-class CommonFields:
-    """Fields that all enrollments of a run share; `outlet` is None for an outlet's own key."""
-
-    outlet: str | None
-    captured_at: str
-    consent_ref: str = "loadtest"
-
-    def at(self, captured_at: str) -> CommonFields:
-        """The same for photographs taken at that moment."""
-        return replace(self, captured_at=captured_at)
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """One request; with `needs_fraud` it takes the fraud key, else the enroll key."""
 
@@ -42,8 +29,8 @@ class Call:
     needs_fraud: bool = False
     idempotency_key: None = None
 
-    def write(self, common: CommonFields) -> dict[str, Any]:
-        del common
+    def write(self, outlet: str | None, captured_at: str) -> dict[str, Any]:
+        del outlet, captured_at
         return self.body
 
     @property
@@ -53,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Enroll:
-    """An enrollment with two photographs; its body has the fields that all of a run share."""
+    """An enrollment with two photographs."""
 
     idempotency_key: str
     passport: Passport
@@ -62,16 +49,17 @@ class Enroll:
     path: str = ENROLLMENTS
     needs_fraud: bool = False
 
-    def write(self, common: CommonFields) -> dict[str, Any]:
+    def write(self, outlet: str | None, captured_at: str) -> dict[str, Any]:
+        """The body for photographs of that moment; `outlet` is None for an outlet's own key."""
         body = {
             "document": self.passport.for_enrollment(),
             "msisdn": self.msisdn,
             "live": self.pair.live.photograph,
             "portrait": self.pair.portrait.photograph,
-            "consent_ref": common.consent_ref,
-            "captured_at": common.captured_at,
+            "consent_ref": "loadtest",
+            "captured_at": captured_at,
         }
-        return body if common.outlet is None else {**body, "outlet": common.outlet}
+        return body if outlet is None else {**body, "outlet": outlet}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -104,12 +92,12 @@ class Access:
 
     exchange: ConnectionPool
     keys: Keys
-    common: CommonFields
+    outlet: str | None
     erase_key: str | None = field(repr=False)
 
     def pack(self, call: Call | Enroll, captured_at: str) -> bytes:
         """The body of a call, of an enrollment with photographs of that moment."""
-        packed: bytes = msgpack.packb(call.write(self.common.at(captured_at)))
+        packed: bytes = msgpack.packb(call.write(self.outlet, captured_at))
         return packed
 
     def send(self, call: Call | Enroll, body: bytes) -> Reply:
@@ -140,9 +128,7 @@ def read_version(exchange: ConnectionPool) -> Mapping[str, Any]:
     return reply.value
 
 
-def open_access(
-    exchange: ConnectionPool, keys: Keys, outlet: str | None, captured_at: str
-) -> Access:
+def open_access(exchange: ConnectionPool, keys: Keys, outlet: str | None) -> Access:
     """Checks the roles of the keys; `LoadTestRefused` if they cannot do what the load needs."""
     if _read_role(exchange, keys.fraud) != "fraud":
         raise LoadTestRefused("the fraud key must be of role fraud")
@@ -154,7 +140,7 @@ def open_access(
     if keys.erase is not None and _read_role(exchange, keys.erase) not in ("carrier", "operator"):
         raise LoadTestRefused("the erase key must be of role carrier or operator")
     erase_key = keys.erase or (keys.enroll if role == "carrier" else None)
-    return Access(exchange, keys, CommonFields(outlet, captured_at), erase_key)
+    return Access(exchange, keys, outlet, erase_key)
 
 
 def _read_role(exchange: ConnectionPool, key: str) -> str:

@@ -161,7 +161,7 @@ def _enroll(
     candidate, serial, tokens = job
     key = f"loadtest-{numbers.tag}-holder-{serial}"
     call = Enroll(key, numbers.passport(serial), candidate.person.first, numbers.msisdn(serial))
-    body = call.write(access.common)
+    body = call.write(access.outlet, datetime.now(UTC).isoformat())
     enrolled.begin(key)
     answer = read_answer(
         ask_until_answered(
@@ -318,7 +318,7 @@ class Cleaner:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class LoadSession:
     """A service with the people of a load test in it; `about` is its version and model."""
 
     about: Mapping[str, Any]
@@ -341,19 +341,18 @@ def open_session(
     report: ReportProgress,
     keep_enrolled: bool = False,
     is_local: bool = False,
-) -> Iterator[Session]:
+) -> Iterator[LoadSession]:
     """Prepares the people; erases all whom the test enrolled at the end, even after an interrupt,
     and says then who is left. `LoadTestRefused` where the service or the people will not do."""
-    begun = datetime.now(UTC)
     about = read_version(exchange)
-    access = open_access(exchange, keys, outlet, begun.isoformat())
+    access = open_access(exchange, keys, outlet)
     dataset = open_dataset(faces, *count_people(wanted), seed)
-    serials, enrolled = Serials(make_numbers(begun.year)), EnrollmentTracker()
+    serials, enrolled = Serials(make_numbers(datetime.now(UTC).year)), EnrollmentTracker()
     is_over = False
     try:
         try:
             participants = prepare(access, dataset, wanted, serials, enrolled, report)
-            yield Session(about, access, dataset.source, participants, serials, enrolled)
+            yield LoadSession(about, access, dataset.source, participants, serials, enrolled)
         finally:
             # A local service is deleted with all that is in it.
             if not is_local:

@@ -44,7 +44,7 @@ from loadtest.judging import Correctness, judge, mark_look_alikes
 from loadtest.participants import ModelClient, ParticipantCounts
 from loadtest.schedule import Kind, Outcome, Planner, Visit
 from loadtest.service_calls import Answer, read_answer
-from loadtest.setup import Session, open_session, tell_left
+from loadtest.setup import LoadSession, open_session, tell_left
 
 __all__ = ["Answer", "Kind", "SosieUser"]
 
@@ -57,7 +57,7 @@ _clock = time.perf_counter
 class Visiting:
     """What the users of one run share: the service, and the people in it."""
 
-    session: Session
+    session: LoadSession
     planner: Planner
     environment: Environment
     open: ExitStack

@@ -321,6 +321,7 @@ def evaluate_protocol(
     weights = draw_people(folder.people[used], len(folder.names))
     thresholds = find_thresholds(attempts)
     threshold, set_by = verify or _choose_threshold(thresholds)
+    groups = {one.column: compare_labels(attempts, one, threshold, weights) for one in columns}
     return ProtocolEvaluation(
         protocol=LIVE_PORTRAIT if chosen is None else PAIRS,
         model_digest=extractor.model_digest,
@@ -337,9 +338,7 @@ def evaluate_protocol(
             name: None if one is None else measure_rates(attempts, one, weights)
             for name, one in thresholds.items()
         },
-        attributes={
-            one.column: compare_labels(attempts, one, threshold, weights) for one in columns
-        },
+        attributes=groups,
         extract_s=extracted - start,
         seconds=time.perf_counter() - start,
     )

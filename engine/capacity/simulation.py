@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -132,18 +132,10 @@ class Cores:
             self._await_next()
 
 
-class _Factors:
+def _draw_factors(rng: np.random.Generator, spread: float) -> Iterator[float]:
     """Log-normal factors of mean 1."""
-
-    def __init__(self, rng: np.random.Generator, spread: float) -> None:
-        self._rng, self._spread = rng, spread
-        self._left: list[float] = []
-
-    def draw(self) -> float:
-        if not self._left:
-            drawn = self._rng.normal(-(self._spread**2) / 2, self._spread, 4096)
-            self._left = np.exp(drawn).tolist()
-        return self._left.pop()
+    while True:
+        yield from np.exp(rng.normal(-(spread**2) / 2, spread, 4096))[::-1].tolist()
 
 
 class _Queue:
@@ -192,7 +184,7 @@ class _Service:
         self._registrar = self._front if layout.is_one_machine else Cores(env, layout.node.cores)
         self._scanning = Cores(env, layout.node.cores) if layout.shards else self._registrar
         spreads = (costs.pair_spread, costs.decision_spread, costs.scan_spread)
-        self._pairs, self._steps, self._passes = (_Factors(self._rng, one) for one in spreads)
+        self._pairs, self._steps, self._passes = (_draw_factors(self._rng, one) for one in spreads)
         self._ingresses = [_Queue(env) for _ in range(layout.ingress_cores)]
         # Enrollments and searches in progress at each ingress that is sent them; ties go to the one
         # that has had as many longest.
@@ -251,7 +243,7 @@ class _Service:
         place = int(load.argmin())
         self._move(load, place, 1)
         ingress = self._ingresses[place if is_search else self._enrolling_at[place]]
-        yield self._front.work(costs.http_s * self._pairs.draw())
+        yield self._front.work(costs.http_s * next(self._pairs))
         yield ingress.put(SEARCH_PAIRS if is_search else 1.0)
         yield env.timeout(costs.hop_s / 2)
         asked = env.now
@@ -290,7 +282,7 @@ class _Service:
     def _extract_chunk(self, threads: Resource, seconds: float) -> Steps:
         with threads.request() as free:
             yield free
-            yield self._front.work(seconds * self._pairs.draw())
+            yield self._front.work(seconds * next(self._pairs))
 
     def _search(self) -> Steps:
         """The thread that scans for all queued searches together; they are audited afterwards."""
@@ -317,13 +309,13 @@ class _Service:
             was_audit = bool(self._audits) and not (was_audit and queue.waiting)
             if was_audit:
                 batch, self._audits = self._audits, []
-                yield self._registrar.work(costs.decision(0) * self._steps.draw())
+                yield self._registrar.work(costs.decision(0) * next(self._steps))
             else:
                 batch = queue.take(costs.batch)
                 was_alone = len(batch) == 1
                 self._decided += len(batch)
                 self._batches += 1
-                yield self._registrar.work(costs.decision(len(batch)) * self._steps.draw())
+                yield self._registrar.work(costs.decision(len(batch)) * next(self._steps))
                 yield from self._scan(len(batch))
             _end(batch)
 
@@ -344,7 +336,7 @@ class _Service:
         """
         node, layout, costs = self._layout.node, self._layout, self._costs
         references = layout.references_per_scanner(self._demand.faces)
-        factor = costs.slowest_of(layout.shards) if layout.shards else self._passes.draw()
+        factor = costs.slowest_of(layout.shards) if layout.shards else next(self._passes)
         seconds = costs.scan_s(references, probes, node) * factor
         yield self._scanning.work(seconds, threads=node.cores)
         if layout.shards:

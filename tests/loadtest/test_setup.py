@@ -8,15 +8,7 @@ from typing import Any, cast
 import pytest
 
 from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, ConnectionPool, Keys, Reply
-from loadtest.service_calls import (
-    APPROVED,
-    IN_FLIGHT,
-    MISMATCH,
-    REJECTED,
-    Access,
-    Answer,
-    CommonFields,
-)
+from loadtest.service_calls import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Access, Answer
 from loadtest.setup import Cleaner, EnrollmentTracker
 from tests.loadtest.making import decided
 
@@ -54,7 +46,7 @@ def clean(
     timeout_s: float = 60,
 ) -> int:
     keys = Keys("enroll", "fraud", erase_key)
-    access = Access(cast(ConnectionPool, registry), keys, CommonFields(None, "now"), erase_key)
+    access = Access(cast(ConnectionPool, registry), keys, None, erase_key)
     Cleaner(access, enrolled, lambda *_: None, timeout_s, settle_s=0).clean(
         keep_enrolled=keep_enrolled
     )
