@@ -33,8 +33,8 @@ from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
-from engine.registry.audit import AuditRecord
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry, AuditRecord
+from engine.registry.database import new_id, utc_now
 from engine.registry.documents import NewDocument
 from engine.registry.events import Changes
 from engine.registry.lines import NewLine

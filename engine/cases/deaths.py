@@ -15,7 +15,8 @@ from datetime import datetime
 from engine.errors import FourEyes, HolderMoved, NotFound
 from engine.matching.holders import NOBODY
 from engine.matching.registrar import Runner
-from engine.registry.database import AuditEntry, is_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import is_id
 from engine.registry.events import Changes
 from engine.registry.people import DeathRecord, PeopleChanges
 from engine.registry.store import Reader

@@ -19,8 +19,9 @@ from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord, NewDocument
 from engine.registry.events import Changes
 from engine.registry.lines import NewLine

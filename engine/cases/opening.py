@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.database import new_id
 from engine.registry.events import Changes
 from engine.registry.rows import columns_of
 from engine.registry.store import Reader

@@ -16,8 +16,8 @@ from engine.cases.opening import date_change
 from engine.errors import FourEyes, NotFound, OutletMoved, RequestError
 from engine.matching.registrar import Runner
 from engine.registry.accounts import Outlet, OutletChange
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import Writer

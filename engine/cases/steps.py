@@ -25,8 +25,8 @@ from engine.errors import CaseMoved, FourEyes, RequestError
 from engine.formatting import plural
 from engine.matching.checks.limits import lift_end
 from engine.matching.registrar import Runner, publish
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.references import WatchEntry
 from engine.registry.store import Reader

@@ -11,8 +11,9 @@ from engine.errors import EventRefused, NotFound, RequestError
 from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch, find_sound
 from engine.lifecycle.rules import LineRules
 from engine.matching.lines import normalise_line
+from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import Campaign, LifeChanges, Step
-from engine.registry.database import AuditEntry, is_id, new_id
+from engine.registry.database import is_id, new_id
 from engine.registry.events import Changes
 from engine.registry.lines import LineRecord
 from engine.registry.rows import read_apart

@@ -11,8 +11,9 @@ from engine.errors import EventRefused, NotFound, NotReported
 from engine.lifecycle.rules import ENDING, SIM_CHANGES, LineRules, Rule
 from engine.matching.holders import NOBODY
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
+from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import Campaign, CampaignLine, LifeChanges, Reverification, Step
-from engine.registry.database import AuditEntry, is_id, new_id
+from engine.registry.database import is_id, new_id
 from engine.registry.events import Changes
 from engine.registry.lines import Exemption, LineEvent, LineRecord
 from engine.registry.rows import read_apart

@@ -22,7 +22,8 @@ from engine.matching.documents import CheckedDocument, Document, check_documents
 from engine.matching.registrar import publish
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy, Sample
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord, NewDocument
 from engine.registry.events import Changes
 from engine.registry.lines import NewLine

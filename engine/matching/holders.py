@@ -17,9 +17,9 @@ from engine.matching.comparison import score_best
 from engine.matching.documents import Document, check_documents, require_checkable
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up, name_counted
-from engine.registry.audit import read_audit
+from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, is_id, utc_now
+from engine.registry.database import is_id, utc_now
 from engine.registry.documents import DOCUMENT_ERASED, ERASURE_ASKED, AskedErasure, DocumentRecord
 from engine.registry.events import Changes
 from engine.registry.lines import LineRecord

@@ -60,7 +60,8 @@ from engine.matching.requests import (
     require_units,
 )
 from engine.matching.samples import NO_CROPS, CropPolicy
-from engine.registry.database import AuditEntry, new_id, new_untimed_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id, new_untimed_id
 from engine.registry.documents import DocumentRecord, NewDocument
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer, Tally
 from engine.registry.events import Changes

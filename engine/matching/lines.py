@@ -17,8 +17,9 @@ from engine.matching.documents import Document
 from engine.matching.holders import UNHELD, find_counted, find_document, find_holder
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, is_id, utc_now
+from engine.registry.database import is_id, utc_now
 from engine.registry.enrollments import Tally
 from engine.registry.events import Changes
 from engine.registry.lines import LineRecord

@@ -32,8 +32,9 @@ from engine.matching.comparison import Comparisons
 from engine.matching.documents import CheckedDocument, DocumentRole, find_age
 from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt
+from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import LifeChanges
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import Exemption
 from engine.registry.people import (

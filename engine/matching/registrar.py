@@ -32,8 +32,8 @@ from engine.errors import (
 from engine.matching.comparison import Scanned, WatchList
 from engine.matching.judge import Judge
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry.audit import AuditRecord, write_mark
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry, AuditRecord, write_mark
+from engine.registry.database import utc_now
 from engine.registry.enrollments import Tally
 from engine.registry.events import Changes
 from engine.registry.writer import ChangeRunner, Writer

@@ -32,7 +32,7 @@ from engine.matching.documents import (
 )
 from engine.matching.samples import ABSENT, LivenessResult, Sample, is_same_photograph, require_unit
 from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from engine.registry.documents import DocumentRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault

@@ -25,7 +25,8 @@ from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.policy import Candidate
 from engine.matching.registrar import CountingAudit, Runner
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import Tally
 from engine.registry.events import Changes

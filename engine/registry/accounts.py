@@ -33,7 +33,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, RegistryError
-from engine.registry.database import KEYS, AuditEntry, Moment, Source, changing
+from engine.registry.audit import AuditEntry
+from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
     Code,
     UuidText,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import ChainBroken, SchemaMismatch
-from engine.registry.database import UNREADABLE, AuditEntry, Moment, Source, is_id, reading
+from engine.registry.database import UNREADABLE, Json, Moment, Source, is_id, reading
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.rows import Code, JsonValue, RowNumber, columns_of, metadata
 from engine.registry.vault import Vault
@@ -46,6 +46,16 @@ AUDIT = Table(
     Column("detail", JsonValue, nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
+
+    actor: str
+    action: str
+    subject: str
+    detail: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

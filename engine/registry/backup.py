@@ -22,11 +22,17 @@ from sqlalchemy import Engine, insert, select, text
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.transform import Conversion
 from engine.registry import deployment
-from engine.registry.audit import AuditReader, hash_at, read_head, require_head, verify_chain
+from engine.registry.audit import (
+    AuditEntry,
+    AuditReader,
+    hash_at,
+    read_head,
+    require_head,
+    verify_chain,
+)
 from engine.registry.damage import find_damage, is_torn, pages_of
 from engine.registry.database import (
     UNREADABLE,
-    AuditEntry,
     check,
     connect,
     flush_folder,

@@ -19,6 +19,7 @@ from engine.registry.accounts import API_KEYS, CARRIERS, OUTLETS
 from engine.registry.audit import (
     AUDIT,
     MENDED,
+    AuditEntry,
     AuditReader,
     AuditRecord,
     find_breaks,
@@ -29,7 +30,6 @@ from engine.registry.cases import CASE_DOCUMENTS, CASES
 from engine.registry.database import (
     CHUNK_ROWS,
     UNREADABLE,
-    AuditEntry,
     chunks,
     long_statements,
     reading,

@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import Enum
 from functools import partial
@@ -81,16 +80,6 @@ def utc_now() -> datetime:
 
 
 Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
-
-    actor: str
-    action: str
-    subject: str
-    detail: Json = field(default_factory=dict)
 
 
 REVISIONS = tuple(f"{number:04}" for number in range(1, 27))

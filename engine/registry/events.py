@@ -36,9 +36,10 @@ from sqlalchemy import (
 
 from engine.errors import PlaceUnknown
 from engine.registry.accounts import OutletChange
+from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import LifeChanges
 from engine.registry.cases import CASES, CaseRecord
-from engine.registry.database import AuditEntry, Moment, Source, chunks, new_id
+from engine.registry.database import Moment, Source, chunks, new_id
 from engine.registry.documents import AskedErasure, NewDocument
 from engine.registry.enrollments import (
     EnrollmentRecord,

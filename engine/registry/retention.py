@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from engine.cases.opening import date_change
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import (
     CASE_DOCUMENTS,
     CASES,
@@ -36,7 +37,7 @@ from engine.registry.cases import (
     erase_notes,
     write_notes,
 )
-from engine.registry.database import UNREADABLE, AuditEntry, Json, Source, chunks
+from engine.registry.database import UNREADABLE, Json, Source, chunks
 from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import CROPS, ENROLLMENTS, IDEMPOTENCY, LIVENESS, erase_crops
 from engine.registry.events import EVENTS, EVENTS_MARKED

@@ -24,7 +24,8 @@ from sqlalchemy import (
 
 from engine.errors import KeyRingError
 from engine.registry import deployment
-from engine.registry.database import UNREADABLE, AuditEntry
+from engine.registry.audit import AuditEntry
+from engine.registry.database import UNREADABLE
 from engine.registry.keyring import KeyRing
 from engine.registry.references import REFERENCES, name_sealed
 from engine.registry.rows import open_each

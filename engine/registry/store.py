@@ -36,10 +36,9 @@ from engine.registry.accounts import (
     OutletReader,
     bind_key,
 )
-from engine.registry.audit import AuditReader
+from engine.registry.audit import AuditEntry, AuditReader
 from engine.registry.campaigns import LifeReader
 from engine.registry.database import (
-    AuditEntry,
     check,
     connect,
     long_statements,

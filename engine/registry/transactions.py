@@ -18,9 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.registry import audit
-from engine.registry.audit import AuditRecord
+from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import (
-    AuditEntry,
     changing,
     open_connection,
     reading,

@@ -33,13 +33,12 @@ from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch, RequestErr
 from engine.models.transform import Conversion, Transform
 from engine.registry import deployment, store
 from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_key
-from engine.registry.audit import AUDIT, AuditReader, read_head, verify_chain
+from engine.registry.audit import AUDIT, AuditEntry, AuditReader, read_head, verify_chain
 from engine.registry.campaigns import CAMPAIGN_LINES
 from engine.registry.cases import CASE_DOCUMENTS
 from engine.registry.database import (
     KEYS,
     REVISIONS,
-    AuditEntry,
     changing,
     check,
     chunks,

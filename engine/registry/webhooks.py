@@ -47,16 +47,8 @@ from sqlalchemy import (
 
 from engine.errors import NotFound, RegistryError, RequestError, SealBroken
 from engine.registry.accounts import CARRIERS
-from engine.registry.database import (
-    AuditEntry,
-    Moment,
-    Source,
-    changing,
-    chunks,
-    new_id,
-    reading,
-    utc_now,
-)
+from engine.registry.audit import AuditEntry
+from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
 from engine.registry.events import EVENTS, Event, find_last, is_of_type, read_these
 from engine.registry.rows import (
     Code,

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from engine.errors import StorageFailed
 from engine.registry import audit, deployment
 from engine.registry.accounts import ENROLLMENT_REFUSED, OUTLETS, OutletChange
-from engine.registry.audit import AuditRecord
+from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.campaigns import end_waiting, write_life
 from engine.registry.cases import (
     change_cases,
@@ -38,7 +38,6 @@ from engine.registry.cases import (
     write_notes,
 )
 from engine.registry.database import (
-    AuditEntry,
     Moment,
     change_one,
     changing,

@@ -10,8 +10,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 from engine.errors import ClockImplausible, RequestError
-from engine.registry.audit import newest_of, read_moments
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry, newest_of, read_moments
 from engine.registry.store import Reader, Store
 from engine.retention.job import RUN
 

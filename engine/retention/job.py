@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from engine.matching.policy import strip_evidence
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id, utc_now
 from engine.registry.events import Changes
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
 from engine.registry.store import Reader

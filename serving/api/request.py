@@ -24,7 +24,8 @@ from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.documents import AuthorityCode, AuthorityResult, Document
 from engine.matching.requests import MAX_KEY_LENGTH
 from engine.matching.samples import LivenessResult, Sample
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import utc_now
 from engine.registry.references import SecondTemplate
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authentication import Places

@@ -91,7 +91,7 @@ class Call:
 
     def note(self, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
         """Adds an entry to the audit chain."""
-        from engine.registry.database import AuditEntry
+        from engine.registry.audit import AuditEntry
 
         self.store.note(AuditEntry(self.actor, action, subject, detail or {}))
 

@@ -19,7 +19,7 @@ from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.holders import ErasureCertificate
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner

@@ -49,9 +49,10 @@ from engine.matching.verification import (
     weigh_told,
 )
 from engine.registry.accounts import Outlet, Session
+from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import Campaign
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.database import utc_now
 from engine.registry.enrollments import Tally
 from engine.registry.lines import Exemption, LineEvent
 from engine.registry.people import DeathRecord

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from engine.matching.samples import LivenessResult
     from engine.matching.verification import HolderCheck, Identification
     from engine.registry.accounts import Outlet, Session
+    from engine.registry.audit import AuditEntry
     from engine.registry.campaigns import Campaign
     from engine.registry.cases import CaseRecord
-    from engine.registry.database import AuditEntry
     from engine.registry.lines import Exemption, LineEvent
     from engine.registry.people import DeathRecord
     from engine.registry.references import SecondTemplate

@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.errors import SweepBusy, SweepOver
 from engine.matching.registrar import Runner
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id
 from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import Writer

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import SweepOver
 from engine.formatting import duration, plural, size, with_interval
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner

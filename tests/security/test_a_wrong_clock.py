@@ -16,7 +16,8 @@ from structlog.testing import LogCapture
 
 from engine.errors import ClockImplausible, RequestError
 from engine.registry import events, store, transactions, writer
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN

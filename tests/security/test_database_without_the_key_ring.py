@@ -21,7 +21,7 @@ from engine.errors import ChainBroken, SealBroken
 from engine.matching.holders import block_document, erase_holder
 from engine.matching.lines import close_line
 from engine.matching.recovery import restore_gallery
-from engine.registry.audit import verify_chain
+from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import (
     AnchoredHead,
     find_anchor_faults,
@@ -29,7 +29,7 @@ from engine.registry.damage import (
     read_anchors,
     write_anchor,
 )
-from engine.registry.database import AuditEntry, changing
+from engine.registry.database import changing
 from engine.registry.store import Store
 from schema.cases import Outcome
 from serving.registrar import service as registrar_service

@@ -22,10 +22,10 @@ import pytest
 from bench.suites.workload import add_outlet, load_holders, make_document
 from engine.errors import StorageFull
 from engine.registry import backup, events
-from engine.registry.audit import verify_chain
+from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.database import utc_now
 from serving.deployment import deployment as compose
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SnapshotManager

@@ -23,8 +23,8 @@ from engine.faces.extractor import Extractor
 from engine.matching.requests import EnrollmentRequest
 from engine.registry import postgresql, transactions, writer
 from engine.registry.accounts import ApiKey
-from engine.registry.audit import verify_chain
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.database import utc_now
 from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store

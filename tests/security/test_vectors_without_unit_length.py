@@ -18,7 +18,7 @@ from engine.matching.documents import Document
 from engine.matching.holders import score_holder, watch_face
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.references import NewReference
 from indexes.errors import VectorInvalid

@@ -15,8 +15,8 @@ import structlog
 
 from engine.errors import RequestError
 from engine.registry.accounts import Carrier
+from engine.registry.audit import AuditEntry
 from engine.registry.damage import read_anchors, write_anchor
-from engine.registry.database import AuditEntry
 from engine.registry.store import Store
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault

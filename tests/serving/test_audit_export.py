@@ -19,7 +19,7 @@ import pytest
 import structlog
 from cryptography.hazmat.primitives import serialization
 
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from engine.registry.store import Store
 from serving.jobs.audit_export import AuditExport, write_ocsf
 from serving.settings.sections import AuditSettings

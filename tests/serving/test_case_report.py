@@ -25,7 +25,7 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.documents import check_documents
 from engine.matching.samples import CropPolicy, Sample, seal_crop
-from engine.registry import audit, database
+from engine.registry import audit
 from engine.registry.cases import CaseRecord
 from engine.registry.events import Changes
 from engine.registry.store import Reader
@@ -151,7 +151,7 @@ def case(desk: Deployment) -> CaseRecord:
 
 def report(desk: Deployment, case: CaseRecord, **terms: Any) -> tuple[Page, Any]:
     found = gather_case(desk.store, desk.calibration, case.id, ReportTerms(**terms))
-    desk.store.note(database.AuditEntry("cli:anna", "case.reported", case.id, found.describe()))
+    desk.store.note(audit.AuditEntry("cli:anna", "case.reported", case.id, found.describe()))
     made = write_case(found, desk.store)
     return Page(made.html), made
 

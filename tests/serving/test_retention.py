@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from engine.errors import GalleryBehind
-from engine.registry.database import AuditEntry, changing, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import changing, utc_now
 from engine.registry.enrollments import StoredAnswer
 from engine.registry.events import Changes, _New, write_events
 from engine.registry.webhooks import Webhooks

@@ -22,8 +22,9 @@ from engine.matching.checks.liveness import LivenessPart
 from engine.matching.checks.people import PeoplePart
 from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt, name_counted
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, is_id, utc_now
+from engine.registry.database import is_id, utc_now
 from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, Tally
 from engine.registry.events import Changes
 from engine.registry.store import Reader

@@ -27,7 +27,8 @@ from engine.errors import LivenessRefused, LivenessReplayed, RequestError
 from engine.matching.documents import Document
 from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.matching.samples import LivenessResult
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id
 from engine.registry.enrollments import LivenessRecord
 from engine.registry.events import Changes
 from engine.registry.store import Reader

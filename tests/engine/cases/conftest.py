@@ -11,8 +11,9 @@ import pytest
 from engine.cases.opening import CaseBatch, NewCase
 from engine.cases.steps import close, propose
 from engine.matching.registrar import Registrar
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.database import new_id, utc_now
 from engine.registry.events import Changes
 from engine.registry.store import Store
 from schema.actors import Actor

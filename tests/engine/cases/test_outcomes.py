@@ -16,8 +16,8 @@ from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
 from engine.matching.lines import dispute_line
 from engine.registry import enrollments, events
-from engine.registry.audit import verify_chain
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.database import new_id, utc_now
 from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus

@@ -12,7 +12,8 @@ from engine.errors import NotFound
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
 from engine.registry.events import Changes
 from engine.registry.store import every_table

@@ -16,8 +16,8 @@ from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import CropPolicy, CropScope, SecondEmbedder
-from engine.registry.audit import verify_chain
-from engine.registry.database import AuditEntry, changing, utc_now
+from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.database import changing, utc_now
 from engine.registry.documents import ERASURE_ASKED, AskedErasure
 from engine.registry.events import Changes
 from schema.cases import CaseKind, CaseOrigin

@@ -9,7 +9,8 @@ import pytest
 
 from engine.lifecycle.reverification import LifeBatch, carry_out
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
 from engine.registry.events import Changes
 from engine.registry.lines import LineRecord, NewLine

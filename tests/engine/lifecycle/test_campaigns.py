@@ -12,7 +12,7 @@ from engine.lifecycle import campaigns
 from engine.lifecycle.campaigns import add_lines, end_campaign, fill_campaigns, start_campaign
 from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_out, report_event
 from engine.matching.lines import close_line
-from engine.registry import database, documents
+from engine.registry import audit, documents
 from engine.registry.campaigns import Campaign
 from engine.registry.damage import find_damage
 from engine.registry.events import Changes, read_events
@@ -208,7 +208,7 @@ def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows
     for key in closed:
         close_line(lines.runner, lines.store, key, "key:k")  # type: ignore[arg-type]
     for document in (lines.line(early[0]).document_id, lines.line(late[0]).document_id):
-        entry = database.AuditEntry("key:k", documents.DOCUMENT_ERASED, document)
+        entry = audit.AuditEntry("key:k", documents.DOCUMENT_ERASED, document)
         given = {"audit": (entry,), "erased_documents": (document,)}
         lines.writer.commit(Changes(lines.writer.sequence, **given))
     fill(lines)

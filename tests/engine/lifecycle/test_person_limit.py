@@ -10,7 +10,8 @@ from engine.errors import NotFound
 from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.checks.order import replay
 from engine.registry import events, sweeps
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import utc_now
 from schema.cases import Outcome
 from schema.reasons import Reason
 

@@ -9,8 +9,7 @@ import pytest
 
 from engine.errors import DeadlinePassed
 from engine.matching.registrar import Observer
-from engine.registry.audit import verify_chain
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry, verify_chain
 
 
 def entry(serial: int) -> AuditEntry:

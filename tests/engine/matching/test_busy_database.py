@@ -11,7 +11,8 @@ from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
 from engine.registry import database, enrollments, events
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id
 from engine.registry.writer import Writer
 from tests.engine.matching.conftest import NOW
 

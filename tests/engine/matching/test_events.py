@@ -12,7 +12,8 @@ from sqlalchemy import update
 from engine.errors import PlaceUnknown, StorageFailed
 from engine.matching.holders import erase_holder, watch_face
 from engine.matching.lines import close_line
-from engine.registry.database import AuditEntry, changing, new_id, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import changing, new_id, utc_now
 from engine.registry.events import BEGINNING, Changes, Event, read_events, read_page
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseState, Outcome

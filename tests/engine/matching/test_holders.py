@@ -25,8 +25,7 @@ from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
 from engine.registry import events, references
 from engine.registry.accounts import Carrier
-from engine.registry.audit import AuditRecord, verify_chain
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry, AuditRecord, verify_chain
 from engine.registry.writer import Writer
 from schema.actors import Caller
 from schema.documents import DocumentStatus

@@ -27,8 +27,8 @@ from engine.matching.checks.limits import (
 )
 from engine.matching.holders import ErasureCertificate, PendingErasure, erase_holder, find_counted
 from engine.matching.requests import Answer
-from engine.registry.audit import read_audit
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry, read_audit
+from engine.registry.database import utc_now
 from engine.registry.events import Changes
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome

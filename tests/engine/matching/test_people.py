@@ -33,7 +33,7 @@ from engine.matching.policy import decide
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
 from engine.matching.samples import ABSENT
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from engine.registry.events import read_events
 from engine.registry.references import WatchEntry
 from engine.registry.rows import changing_rows

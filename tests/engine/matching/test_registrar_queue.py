@@ -35,7 +35,8 @@ from engine.matching.registrar import (
     RegistrarConfig,
 )
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry.database import AuditEntry, restructuring
+from engine.registry.audit import AuditEntry
+from engine.registry.database import restructuring
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.flat import FlatIndex

@@ -18,7 +18,7 @@ from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry import events, references
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery

@@ -17,8 +17,9 @@ from sqlalchemy import event
 
 from engine.registry import database
 from engine.registry import store as stores
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.database import new_id, utc_now
 from engine.registry.documents import NewDocument
 from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
 from engine.registry.events import Changes

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from engine.errors import NotFound, RegistryError, SealBroken
-from engine.registry import audit, database
+from engine.registry import audit
 from engine.registry.accounts import Session
 from engine.registry.store import Store
 from schema.actors import describe_actor
@@ -90,6 +90,6 @@ def test_the_audit_is_asked_for_a_person_whichever_key_or_session_they_used(stor
     by = [describe_actor("a_na 100%", f"{what}:0123456789ab") for what in ("key", "session")]
     others = ["axna 100%", "a_na 1000", "a_na 100% (key:0123456789abc)"]
     for actor in (*by, *(describe_actor(one, "key:0123456789ab") for one in others), "a_na 100%"):
-        store.note(database.AuditEntry(actor, "case.noted", "x"))
+        store.note(audit.AuditEntry(actor, "case.noted", "x"))
     found = [one.entry.actor for one in audit.read_audit(store, 0, 100, actor="a_na 100%")]
     assert found == [*by, "a_na 100%"]

@@ -7,9 +7,9 @@ from sqlalchemy import text, update
 
 from engine.errors import ChainBroken, FourEyes, RequestError, WriterBusy
 from engine.registry import audit, events
-from engine.registry.audit import MENDED, AuditReader, AuditRecord, AuditReport
+from engine.registry.audit import MENDED, AuditEntry, AuditReader, AuditRecord, AuditReport
 from engine.registry.damage import mend_chain
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.database import utc_now
 from engine.registry.store import Store
 from schema.actors import Actor
 from tests.engine.registry.conftest import DECIDED, MODEL, change

@@ -26,10 +26,10 @@ from engine.errors import (
 )
 from engine.registry import backup
 from engine.registry.accounts import Carrier
-from engine.registry.audit import verify_chain
+from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.backup import DATABASE_FILE, MANIFEST_FILE, make_backup, restore_backup
 from engine.registry.damage import find_damage
-from engine.registry.database import LARGE_PAGE_BYTES, PAGE_BYTES, AuditEntry, utc_now
+from engine.registry.database import LARGE_PAGE_BYTES, PAGE_BYTES, utc_now
 from engine.registry.documents import ERASURE_ASKED, AskedErasure
 from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing

@@ -14,10 +14,9 @@ from sqlalchemy import delete, insert, text, update
 
 from engine.errors import SosieError
 from engine.registry.accounts import Carrier
-from engine.registry.audit import verify_chain
+from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.cases import change_cases
 from engine.registry.damage import find_damage
-from engine.registry.database import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Store, every_table
 from engine.registry.vault import Vault

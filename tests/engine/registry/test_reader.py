@@ -14,8 +14,8 @@ from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
 from engine.registry import audit
 from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
-from engine.registry.audit import read_audit, verify_chain
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry, read_audit, verify_chain
+from engine.registry.database import new_id, utc_now
 from engine.registry.events import Changes
 from engine.registry.references import WatchEntry
 from engine.registry.store import Store

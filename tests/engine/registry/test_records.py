@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, RegistryError, RequestError
 from engine.registry.accounts import ApiKey, bind_key
-from engine.registry.audit import verify_chain
-from engine.registry.database import AuditEntry, Moment, new_id, utc_now
+from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.database import Moment, new_id, utc_now
 from tests.engine.registry.conftest import change
 from tests.tables import tables
 

@@ -14,8 +14,9 @@ from engine.errors import ModelMismatch, RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks import second_model
 from engine.matching.recovery import restore_gallery, save_snapshot
+from engine.registry.audit import AuditEntry
 from engine.registry.damage import find_damage
-from engine.registry.database import AuditEntry, changing, new_id, utc_now
+from engine.registry.database import changing, new_id, utc_now
 from engine.registry.documents import NewDocument
 from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing

@@ -22,17 +22,9 @@ from engine.registry import audit, deployment
 from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
 from engine.registry.accounts import ApiKey, Carrier, bind_key
-from engine.registry.audit import verify_chain
+from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
-from engine.registry.database import (
-    REVISIONS,
-    AuditEntry,
-    changing,
-    connect,
-    new_id,
-    restructuring,
-    utc_now,
-)
+from engine.registry.database import REVISIONS, changing, connect, new_id, restructuring, utc_now
 from engine.registry.events import Changes
 from engine.registry.references import WatchEntry
 from engine.registry.rows import changing_rows, metadata

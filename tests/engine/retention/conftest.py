@@ -24,8 +24,9 @@ from engine.matching.policy import (
     write_findings,
 )
 from engine.registry import documents, events, lines, references
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
 from engine.registry.store import Store
 from engine.registry.writer import Writer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.matching.holders import ErasureCertificate
-from engine.registry import database, events
+from engine.registry import audit, events
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
 from engine.retention.job import DirectRunner, RetentionCertificate, run_retention
@@ -30,7 +30,7 @@ def erased(builder: Any) -> ErasureCertificate:
     kept = builder.writer.commit(
         events.Changes(
             sequence=0,
-            audit=[database.AuditEntry("test", "document.erased", document_id, detail)],
+            audit=[audit.AuditEntry("test", "document.erased", document_id, detail)],
             erased_documents=[document_id],
         )
     )

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.registrar import publish
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry, new_id
+from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
 from engine.registry.events import Changes
 from engine.registry.lines import NewLine

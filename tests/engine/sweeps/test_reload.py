@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord, NewCrop
 from engine.registry.events import Changes
 from engine.registry.store import Store

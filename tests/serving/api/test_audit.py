@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from engine.registry import database, events
+from engine.registry import audit, events
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes import health
 from serving.deployment.deployment import registry_url
@@ -110,7 +110,7 @@ def test_an_entry_that_was_altered_or_removed_is_named(
 
 
 def test_a_long_chain_is_read_in_bounded_pieces(fresh: Any) -> None:
-    entries = tuple(database.AuditEntry("test", "test.entry", str(number)) for number in range(500))
+    entries = tuple(audit.AuditEntry("test", "test.entry", str(number)) for number in range(500))
     life = fresh.match._lifecycle
 
     def perform(writer: Any, _: Any) -> None:

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from engine.faces.extractor import Extractor
-from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id, utc_now
 from engine.registry.events import Changes
 from engine.registry.lines import NewLine
 from schema.sweeps import SweepRecord, SweepState, SweepTerms

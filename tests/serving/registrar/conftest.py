@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 from structlog.typing import FilteringBoundLogger
 
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from schema.phases import Phase
 from serving.deployment.deployment import Deployment
 from serving.registrar.protocol import CallContext, Status

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
-from engine.registry.database import AuditEntry
+from engine.registry.audit import AuditEntry
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from serving.registrar.operations import Operations
 from serving.registrar.protocol import CallContext

@@ -15,7 +15,8 @@ import pytest
 from pyarrow import parquet
 
 from engine.errors import NotFound, SweepOver
-from engine.registry.database import AuditEntry, utc_now
+from engine.registry.audit import AuditEntry
+from engine.registry.database import utc_now
 from engine.registry.events import Changes
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
