@@ -107,8 +107,8 @@ def _decide(deployment: Deployment, registry: Path) -> tuple[list[float], list[f
             def decide(count: int) -> None:
                 """Judges and publishes as the registrar does."""
                 judged = judge.judge(list(islice(requests, count)), writer, now=utc_now())
-                assert judged.changes is not None, "every request is new"
-                publish(writer, judge.gallery, judged.changes)
+                assert judged.writes, "every request is new"
+                publish(writer, judge.gallery, judged.writes)
 
             decide(DECISIONS_AT_ONCE)
             before = registry.stat().st_size

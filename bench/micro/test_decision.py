@@ -65,9 +65,9 @@ def test_decide(day: Day, clock: Clock, batch: int, taken: Iterator[EnrollmentRe
         def decide() -> None:
             requests = list(islice(taken, batch))
             judged = judge.judge(requests, writer, now=utc_now(), scanned=judge.scan(requests))
-            assert judged.changes is not None
+            assert judged.writes
             assert all(isinstance(outcome, Answer) for outcome in judged.outcomes)
-            publish(writer, judge.gallery, judged.changes)
+            publish(writer, judge.gallery, judged.writes)
 
         setup = day.setup | {"batch": batch, "database": "SQLite"}
         clock("Decisions", f"{batch} a transaction", decide, setup, rounds=day.rounds, per=batch)

@@ -225,8 +225,8 @@ def time_stages(
             found = time.perf_counter()
             judged = judge.judge(part, own, now=utc_now(), scanned=scanned)
             decided = time.perf_counter()
-            assert judged.changes is not None, "every request is new"
-            publish(own, judge.gallery, judged.changes)
+            assert judged.writes, "every request is new"
+            publish(own, judge.gallery, judged.writes)
             ended = time.perf_counter()
             outcomes += judged.outcomes
             for name, seconds in zip(
@@ -245,18 +245,18 @@ def time_outbox(
     outcomes: list[Outcome] = []
     seconds: dict[bool, list[float]] = {False: [], True: []}
     names = vars(writer)
-    find_events = names["find_events"]
+    write_events = names["write_events"]
     try:
         for number in range(count):
             is_told = number % 4 in (1, 2)
-            names["find_events"] = find_events if is_told else lambda *_: []
+            names["write_events"] = write_events if is_told else lambda *_: None
             part = requests[number * BATCH : (number + 1) * BATCH]
             found, stages = time_stages(deployment, part, BATCH)
             outcomes += found
             if number >= min(count // 4, 4):
                 seconds[is_told].append(sum(times[0] for times in stages.values()))
     finally:
-        names["find_events"] = find_events
+        names["write_events"] = write_events
     return outcomes, seconds
 
 

@@ -36,9 +36,9 @@ from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import NewDocument
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
+from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference
+from engine.registry.rows import Write
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -265,7 +265,7 @@ def make_msisdn(serial: int) -> str:
     return f"+8613{serial:09d}"
 
 
-def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32]) -> Changes:
+def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32]) -> list[Write]:
     vault, sequence, now = writer.vault, writer.sequence + 1, utc_now()
     documents, references, lines = [], [], []
     given = [make_document(serial) for serial in serials]
@@ -292,7 +292,7 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
             )
         )
         lines.append(
-            NewLine(
+            LineRecord(
                 id=new_id(),
                 msisdn_lookup=vault.look_up("msisdn", make_msisdn(serial)),
                 msisdn=make_msisdn(serial),
@@ -303,13 +303,8 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
                 opened_at=now,
             )
         )
-    return Changes(
-        sequence=sequence,
-        audit=(AuditEntry("bench", "holders.loaded", CARRIER, {"count": len(serials)}),),
-        documents=documents,
-        references=references,
-        lines=lines,
-    )
+    entry = AuditEntry("bench", "holders.loaded", CARRIER, {"count": len(serials)})
+    return [entry, *documents, *references, *lines]
 
 
 def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:

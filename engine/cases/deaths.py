@@ -17,13 +17,13 @@ from engine.matching.holders import NOBODY
 from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
 from engine.registry.database import is_id
-from engine.registry.events import Changes
-from engine.registry.people import DeathRecord, PeopleChanges
+from engine.registry.lines import LineEvent, change_lines
+from engine.registry.people import DeathRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.documents import DocumentStatus
-from schema.lines import LineStatus
+from schema.lines import LineEventKind, LineStatus
 from schema.people import DeathSource
 
 
@@ -61,7 +61,8 @@ def report(
             disputed_lines=disputed,
         )
         detail = {"source": source.value, "lines": list(disputed)}
-        _commit(writer, death, actor, "reported", detail, disputed=disputed)
+        changes = change_lines(disputed, LineEventKind.DISPUTED, now, "death", actor.name)
+        _commit(writer, death, actor, "reported", detail, changes)
 
     return _run(registrar, registry, document_id, perform)
 
@@ -84,7 +85,8 @@ def confirm(registrar: Runner, registry: Reader, document_id: str, actor: Actor)
         closed = tuple(one.id for one in in_use)
         changed = replace(death, confirmed_at=now, confirmed_by=actor.name)
         detail = {"reported_by": death.reported_by, "lines": list(closed)}
-        _commit(writer, changed, actor, "confirmed", detail, closed=closed)
+        changes = change_lines(closed, LineEventKind.CLOSED, now, "death", actor.name)
+        _commit(writer, changed, actor, "confirmed", detail, changes)
 
     return _run(registrar, registry, document_id, perform)
 
@@ -124,7 +126,8 @@ def lift(registrar: Runner, registry: Reader, document_id: str, actor: Actor) ->
         )
         changed = replace(death, lifted_at=now, lifted_by=actor.name)
         detail = {"contested_by": death.contested_by, "lines": list(restored)}
-        _commit(writer, changed, actor, "lifted", detail, restored=restored)
+        changes = change_lines(restored, LineEventKind.RESTORED, now, "death", actor.name)
+        _commit(writer, changed, actor, "lifted", detail, changes)
 
     return _run(registrar, registry, document_id, perform)
 
@@ -154,20 +157,7 @@ def _commit(
     actor: Actor,
     done: str,
     detail: Mapping[str, object],
-    *,
-    disputed: Sequence[str] = (),
-    closed: Sequence[str] = (),
-    restored: Sequence[str] = (),
+    lines: Sequence[LineEvent] = (),
 ) -> None:
     entry = AuditEntry(actor.name, f"death.{done}", death.document_id, detail)
-    writer.commit(
-        Changes(
-            sequence=writer.sequence,
-            audit=(entry,),
-            disputed_lines=tuple(disputed),
-            closed_lines=tuple(closed),
-            restored_lines=tuple(restored),
-            cause="death",
-            people=PeopleChanges(deaths=(death,)),
-        )
-    )
+    writer.commit([entry, death, *lines])

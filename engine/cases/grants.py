@@ -7,8 +7,7 @@ gallery is now, and becomes the holder's reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,13 +21,14 @@ from engine.matching.requests import name_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
-from engine.registry.documents import DocumentRecord, NewDocument
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
-from engine.registry.people import AskedLine, ExceptionRecord, PeopleChanges
+from engine.registry.documents import ActivatedDocument, DocumentRecord, NewDocument
+from engine.registry.lines import LineRecord
+from engine.registry.people import AskedLine, DecidedException, ExceptionRecord
 from engine.registry.references import NewReference
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS
+from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
 from schema.actors import Actor
@@ -43,24 +43,23 @@ def decide_exception(
     gallery: Gallery,
     case: CaseRecord,
     outcome: Outcome,
-    changes: Changes,
     actor: Actor,
     now: datetime,
-    next_reference_id: Callable[[], int],
-) -> Changes:
-    """The changes that close a case of an exception, with what follows from it.
+    writer: Writer,
+) -> list[Write]:
+    """What follows from closing a case of an exception.
 
     `CaseMoved` where it cannot be granted any more: the number, the document or the face has come
     into other use meanwhile.
     """
     asked = registry.people.exception_of_case(case.id)
     if asked is None or asked.decided_at is not None:
-        return changes
+        return []
     if outcome is not Outcome.UNFOUNDED:
-        return _finish(changes, asked, actor, None)
+        return _finish(asked, actor, None)
     assert asked.line is not None, "what is asked for stays until it is decided"
     record = _require_free(registry, asked, asked.line)
-    line = NewLine(
+    line = LineRecord(
         id=new_id(),
         msisdn_lookup=registry.vault.look_up("msisdn", asked.line.msisdn),
         msisdn=asked.line.msisdn,
@@ -70,33 +69,28 @@ def decide_exception(
         enrollment_id=asked.id,
         opened_at=now,
     )
-    changes = replace(changes, lines=(line,))
+    writes: list[Write] = [line]
     face = _find_face(registry, gallery, asked, record)
     if face is not None:
         reference = NewReference(
-            id=next_reference_id(),
+            id=writer.next_reference_id(),
             document_id=record.id,
             enrollment_id=asked.id,
             template=face,
-            sequence=changes.sequence + 1,
+            sequence=writer.sequence + 1,
         )
-        changes = replace(changes, references=(reference,), sequence=changes.sequence + 1)
+        writes.append(reference)
     if record.status is DocumentStatus.ATTEMPTED:
-        activated = _activate(registry, record, asked.line)
-        changes = replace(changes, activated_documents=(activated,))
-    return _finish(changes, asked, actor, line.id)
+        writes.append(ActivatedDocument(_activate(registry, record, asked.line)))
+    return [*writes, *_finish(asked, actor, line.id)]
 
 
-def _finish(changes: Changes, asked: ExceptionRecord, actor: Actor, line_id: str | None) -> Changes:
+def _finish(asked: ExceptionRecord, actor: Actor, line_id: str | None) -> list[Write]:
     done = "refused" if line_id is None else "granted"
     # Without the cause, which may be about somebody's health: the chain forgets nothing.
     detail = {"case": asked.case_id, "outlet": asked.outlet, "line": line_id}
     entry = AuditEntry(actor.name, f"exception.{done}", asked.id, detail)
-    return replace(
-        changes,
-        audit=(*changes.audit, entry),
-        people=PeopleChanges(decided_exceptions=((asked.id, line_id),)),
-    )
+    return [entry, DecidedException(asked.id, line_id)]
 
 
 def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> DocumentRecord:

@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.database import new_id
-from engine.registry.events import Changes
-from engine.registry.rows import columns_of
+from engine.registry.rows import Write, columns_of
 from engine.registry.store import Reader
 from schema.actors import person_of
 from schema.cases import (
@@ -70,7 +69,7 @@ class CaseBatch:
         self._cases_of: dict[tuple[str, bool, bool], set[str]] = {}
         self._added: dict[str, None] = {}
         self._touched: dict[str, None] = {}
-        self._notes: list[tuple[str, CaseNote]] = []
+        self._notes: list[AddedNote] = []
         self._entries: list[AuditEntry] = []
 
     def look_up(self, document_ids: Iterable[str]) -> None:
@@ -102,16 +101,15 @@ class CaseBatch:
             oldest = self._merge(oldest, other, actor)
         return self._merge(oldest, draft, actor)
 
-    def add_to(self, changes: Changes) -> Changes:
-        """The changes with these cases, their history, and an audit entry for each."""
+    def writes(self) -> list[Write]:
+        """These cases, their history, and an audit entry for each."""
         changed = [key for key in self._touched if key not in self._added]
-        return replace(
-            changes,
-            audit=(*changes.audit, *self._entries),
-            cases=(*changes.cases, *(self._cases[key] for key in self._added)),
-            case_changes=(*changes.case_changes, *(self._cases[key] for key in changed)),
-            case_notes=(*changes.case_notes, *self._notes),
-        )
+        return [
+            *self._entries,
+            *(self._cases[key] for key in self._added),
+            *(CaseChange(self._cases[key]) for key in changed),
+            *self._notes,
+        ]
 
     def _draft(self, new: NewCase) -> CaseRecord:
         return CaseRecord(
@@ -121,7 +119,7 @@ class CaseBatch:
             updated_at=self._now,
             **columns_of(
                 new,
-                kind=new.kind.value,
+                origin=new.origin,
                 document_ids=_join(new.document_ids),
                 suspect_ids=_join(new.suspect_ids),
                 line_ids=_join(new.line_ids),
@@ -194,7 +192,8 @@ class CaseBatch:
                 self._cases[key] = replace(known, merged_into=into)
 
     def _note(self, case_id: str, kind: NoteKind, actor: str, text: str) -> None:
-        self._notes.append((case_id, CaseNote(self._now, person_of(actor), kind, text)))
+        note = CaseNote(self._now, person_of(actor), kind, text)
+        self._notes.append(AddedNote(case_id, note))
 
 
 def is_grouped(case: CaseRecord, *beginnings: str) -> bool:

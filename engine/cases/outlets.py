@@ -17,8 +17,7 @@ from engine.errors import FourEyes, NotFound, OutletMoved, RequestError
 from engine.matching.registrar import Runner
 from engine.registry.accounts import Outlet, OutletChange
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
-from engine.registry.events import Changes
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from engine.texts import require_visible
@@ -157,15 +156,8 @@ def _commit(
     stored = replace(change, case_id=case.id)
     if change.restriction is None:
         stored = OutletChange(code=change.code)
-    writer.commit(
-        Changes(
-            sequence=writer.sequence,
-            audit=(entry,),
-            outlets=(stored,),
-            case_changes=(replace(case, updated_at=date_change(case, now)),),
-            case_notes=((case.id, note),),
-        )
-    )
+    noted = CaseChange(replace(case, updated_at=date_change(case, now)))
+    writer.commit([entry, stored, noted, AddedNote(case.id, note)])
 
 
 def _find_case(registry: Reader, case_id: str) -> CaseRecord:

@@ -26,16 +26,17 @@ from engine.formatting import plural
 from engine.matching.checks.limits import lift_end
 from engine.matching.registrar import Runner, publish
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
-from engine.registry.events import Changes
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord
+from engine.registry.lines import change_lines
 from engine.registry.references import WatchEntry
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
 from engine.registry.writer import Writer
 from engine.texts import is_visible, require_visible
 from schema.actors import Actor
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
-from schema.lines import LineStatus
+from schema.lines import LineEventKind, LineStatus
 
 MAX_CLOSED_LINES = 1_000
 
@@ -184,7 +185,7 @@ def assign(
         assigned = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
         detail = {"assignee": assignee}
         note = CaseNote(now, actor.person, NoteKind.ASSIGNED, assignee or "")
-        writer.commit(_changes(writer, actor, assigned, note, "case.assigned", detail))
+        writer.commit(_change(actor, assigned, note, "case.assigned", detail))
         return assigned
 
     return registrar.run(perform)
@@ -202,7 +203,7 @@ def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: Ac
         noted = replace(case, updated_at=date_change(case, now))
         detail = {"length": len(text)}
         entry = CaseNote(now, actor.person, NoteKind.NOTE, text)
-        writer.commit(_changes(writer, actor, noted, entry, "case.noted", detail))
+        writer.commit(_change(actor, noted, entry, "case.noted", detail))
         return noted
 
     return registrar.run(perform)
@@ -246,7 +247,7 @@ def propose(
         )
         detail = {"outcome": outcome.value, "close_lines": list(lines), "keep_lines": keep_lines}
         entry = CaseNote(now, actor.person, NoteKind.PROPOSED, outcome.value)
-        writer.commit(_changes(writer, actor, proposed, entry, "case.proposed", detail))
+        writer.commit(_change(actor, proposed, entry, "case.proposed", detail))
         return proposed
 
     return registrar.run(perform)
@@ -264,7 +265,7 @@ def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: Actor) ->
         outcome = case.proposal.outcome.value
         entry = CaseNote(now, actor.person, NoteKind.WITHDRAWN, outcome)
         detail = {"outcome": outcome, "by": case.proposal.by}
-        writer.commit(_changes(writer, actor, withdrawn, entry, "case.withdrawn", detail))
+        writer.commit(_change(actor, withdrawn, entry, "case.withdrawn", detail))
         return withdrawn
 
     return registrar.run(perform)
@@ -300,13 +301,13 @@ def close(
             require_said(registry, case, outcome, lines, keep_lines)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, keep_lines, now)
-        changes = _closing_changes(writer, case, closed, effects, actor, now)
+        writes = _closing_writes(case, closed, effects, actor, now)
         if case.kind == CaseKind.EXCEPTION:
-            given = (registry, registrar.gallery, case, outcome, changes, actor, now)
-            changes = decide_exception(*given, writer.next_reference_id)
+            given = (registry, registrar.gallery, case, outcome, actor, now, writer)
+            writes += decide_exception(*given)
         if outcome is Outcome.UNFOUNDED:
-            changes = replace(changes, tallies=(*changes.tallies, *lift_end(case)))
-        publish(writer, registrar.gallery, changes)
+            writes += lift_end(case)
+        publish(writer, registrar.gallery, writes)
         for entry in effects.watched:
             registrar.watchlist.add(entry)
         return closed
@@ -329,14 +330,9 @@ def _end(
     )
 
 
-def _closing_changes(
-    writer: Writer,
-    case: CaseRecord,
-    closed: CaseRecord,
-    effects: Effects,
-    actor: Actor,
-    now: datetime,
-) -> Changes:
+def _closing_writes(
+    case: CaseRecord, closed: CaseRecord, effects: Effects, actor: Actor, now: datetime
+) -> list[Write]:
     assert closed.outcome is not None
     outcome = closed.outcome.value
     proposed_by = None if case.proposal is None else case.proposal.by
@@ -344,32 +340,22 @@ def _closing_changes(
     detail = {"outcome": outcome, "proposed_by": proposed_by, "keep_lines": keeps_lines}
     detail |= effects.describe()
     entry = CaseNote(now, actor.person, NoteKind.CLOSED, outcome)
-    changes = _changes(writer, actor, closed, entry, "case.closed", detail)
-    return replace(
-        changes,
-        audit=(*changes.audit, *effects.entries(case, actor.name)),
-        judged=effects.judged,
-        watched=effects.watched,
-        closed_lines=effects.closed_lines,
-        restored_lines=effects.restored_lines,
-        cause=f"case:{case.id}",
-    )
+    why = (now, f"case:{case.id}", actor.name)
+    return [
+        *_change(actor, closed, entry, "case.closed", detail),
+        *effects.entries(case, actor.name),
+        *effects.judged,
+        *effects.watched,
+        *change_lines(effects.restored_lines, LineEventKind.RESTORED, *why),
+        *change_lines(effects.closed_lines, LineEventKind.CLOSED, *why),
+    ]
 
 
-def _changes(
-    writer: Writer,
-    actor: Actor,
-    case: CaseRecord,
-    entry: CaseNote,
-    action: str,
-    detail: dict[str, Any],
-) -> Changes:
-    return Changes(
-        sequence=writer.sequence,
-        audit=(AuditEntry(actor.name, action, case.id, detail),),
-        case_changes=(case,),
-        case_notes=((case.id, entry),),
-    )
+def _change(
+    actor: Actor, case: CaseRecord, entry: CaseNote, action: str, detail: dict[str, Any]
+) -> list[Write]:
+    audited = AuditEntry(actor.name, action, case.id, detail)
+    return [audited, CaseChange(case), AddedNote(case.id, entry)]
 
 
 def _find_open(registry: Reader, case_id: str) -> CaseRecord:

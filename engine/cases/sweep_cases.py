@@ -9,7 +9,6 @@ from datetime import datetime
 from engine.cases.decided import Decided, pair_of, read_decided
 from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Runner
-from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from engine.sweeps.groups import find_weakest
@@ -49,9 +48,8 @@ def open_sweep_cases(
             batch = CaseBatch(registry, now, known_groups=known.keys())
             batch.look_up(one.document_id for group in part for one in group.identities)
             opened = {group.key: batch.open(_new_case(group, sweep_id), actor) for group in part}
-            changes = batch.add_to(Changes(sequence=writer.sequence, audit=()))
-            if changes.audit:
-                writer.commit(changes)
+            if writes := batch.writes():
+                writer.commit(writes)
             return {key: case.id for key, case in opened.items()}
 
         cases |= registrar.run(perform)

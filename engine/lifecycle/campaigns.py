@@ -12,10 +12,9 @@ from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch, f
 from engine.lifecycle.rules import LineRules
 from engine.matching.lines import normalise_line
 from engine.registry.audit import AuditEntry
-from engine.registry.campaigns import Campaign, LifeChanges, Step
+from engine.registry.campaigns import Campaign
 from engine.registry.database import is_id, new_id
-from engine.registry.events import Changes
-from engine.registry.lines import LineRecord
+from engine.registry.lines import LineRecord, Step
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
@@ -81,8 +80,7 @@ def start_campaign(
         )
         detail = {"carrier": carrier, "deadline": deadline.isoformat()}
         entry = AuditEntry(actor, "campaign.started", made.id, detail)
-        life = LifeChanges(campaigns=(made,))
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        writer.commit([entry, made])
         return made
 
     return runner.run(perform)
@@ -113,8 +111,7 @@ def end_campaign(
             raise EventRefused("its deadline has passed: nobody else is asked for")
         ended = replace(campaign, state=CampaignState.ENDED)
         entry = AuditEntry(actor, "campaign.ended", campaign.id, {"carrier": campaign.carrier})
-        life = LifeChanges(campaigns=(ended,))
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        writer.commit([entry, ended])
         return ended
 
     return runner.run(perform)
@@ -195,14 +192,12 @@ def _add(
     for key in fresh:
         batch.add_to_campaign(campaign.id, key)
         batch.ask_by(key, campaign, now)
-    changes = batch.add_to(Changes(sequence=writer.sequence, audit=()))
-    if not changes.audit and change is None:
+    writes = batch.writes()
+    if not writes and change is None:
         return 0
     detail = {"lines": len(fresh)}
     entry = AuditEntry(actor, "campaign.filled", campaign.id, detail)
-    assert changes.life is not None
-    life = replace(changes.life, campaigns=() if change is None else (change,))
-    writer.commit(replace(changes, audit=(*changes.audit, entry), life=life))
+    writer.commit([*writes, entry, *([] if change is None else [change])])
     return len(fresh)
 
 

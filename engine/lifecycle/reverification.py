@@ -12,11 +12,19 @@ from engine.lifecycle.rules import ENDING, SIM_CHANGES, LineRules, Rule
 from engine.matching.holders import NOBODY
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.registry.audit import AuditEntry
-from engine.registry.campaigns import Campaign, CampaignLine, LifeChanges, Reverification, Step
+from engine.registry.campaigns import Campaign, CampaignLine
 from engine.registry.database import is_id, new_id
-from engine.registry.events import Changes
-from engine.registry.lines import Exemption, LineEvent, LineRecord
-from engine.registry.rows import read_apart
+from engine.registry.lines import (
+    EndedExemption,
+    EndedReverification,
+    Exemption,
+    LineEvent,
+    LineRecord,
+    Reverification,
+    ServiceChange,
+    Step,
+)
+from engine.registry.rows import Write, choose, read_apart
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.lines import (
@@ -174,23 +182,16 @@ class LifeBatch:
             self.happen(line_id, LineEventKind.UNSUSPENDED, self._now, LineEventKind.REVERIFIED)
         return True
 
-    def add_to(self, changes: Changes) -> Changes:
-        """The changes with all that, and an audit entry of each event."""
-        life = LifeChanges(
-            events=tuple(self._events),
-            services=dict(self._services),
-            reverifications=tuple(
-                one for key, one in self._written.items() if key not in self._ended
-            ),
-            ended=tuple(self._ended),
-            campaign_lines=tuple(self._campaign_lines.values()),
-        )
-        return replace(
-            changes,
-            audit=(*changes.audit, *self._entries),
-            closed_lines=(*changes.closed_lines, *self._closed),
-            life=life,
-        )
+    def writes(self) -> list[Write]:
+        """All that, and an audit entry of each event."""
+        return [
+            *self._entries,
+            *self._events,
+            *(ServiceChange(*one) for one in self._services.items()),
+            *map(EndedReverification, self._ended),
+            *(one for key, one in self._written.items() if key not in self._ended),
+            *self._campaign_lines.values(),
+        ]
 
     def add_to_campaign(self, campaign_id: str, line_id: str) -> None:
         key = (campaign_id, line_id)
@@ -270,7 +271,7 @@ def report_event(
             )
         batch = LifeBatch(registry, rules, [line], now, actor)
         made = batch.happen(line.id, kind, at)
-        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        writer.commit(batch.writes())
         return made
 
     return runner.run(perform)
@@ -327,11 +328,10 @@ def _take_turn(
         batch = LifeBatch(registry, rules, lines.values(), at, ACTOR)
         for one in due:
             batch.step(one)
-        changes = batch.add_to(Changes(sequence=writer.sequence, audit=()))
-        if not changes.audit:
-            entry = AuditEntry(ACTOR, "lines.left", "lines", {"lines": len(due)})
-            changes = replace(changes, audit=(entry,))
-        writer.commit(changes)
+        writes = batch.writes()
+        if not choose(writes, AuditEntry):
+            writes.append(AuditEntry(ACTOR, "lines.left", "lines", {"lines": len(due)}))
+        writer.commit(writes)
         return len(due)
 
     return runner.run(perform)
@@ -348,8 +348,7 @@ def exempt(
             raise NotFound(NOBODY)
         made = Exemption(document_id=record.id, cause=cause, at=now, by=actor)
         entry = AuditEntry(actor, "document.exempted", record.id, {"cause": cause})
-        life = LifeChanges(exempted=(made,))
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        writer.commit([entry, made])
         return made
 
     return runner.run(perform)
@@ -362,8 +361,7 @@ def end_exemption(runner: ChangeRunner, registry: Reader, document_id: str, acto
         if not (is_id(document_id) and registry.exemptions([document_id])):
             raise NotFound("this document is not exempt")
         entry = AuditEntry(actor, "document.exemption_ended", document_id)
-        life = LifeChanges(unexempted=(document_id,))
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        writer.commit([entry, EndedExemption(document_id)])
 
     runner.run(perform)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.errors import RequestError
-from engine.registry.campaigns import Step
+from engine.registry.lines import Step
 from schema.lines import LineEventKind, LineService, LineStatus
 
 BUILT_IN = (

@@ -24,9 +24,8 @@ from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy, Sample
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import DocumentRecord, NewDocument
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
+from engine.registry.documents import ActivatedDocument, DocumentRecord, NewDocument
+from engine.registry.lines import LineRecord
 from engine.registry.people import Standing
 from engine.registry.references import NewReference
 from engine.registry.rows import read_apart
@@ -191,7 +190,7 @@ class AdmissionPlan:
     activated: tuple[NewDocument, ...]
     referenced: tuple[str, ...]
     vectors: NDArray[np.float32] = field(repr=False)
-    lines: tuple[NewLine, ...]
+    lines: tuple[LineRecord, ...]
     samples: tuple[Mapping[str, Sample], ...] = field(default=(), repr=False)
 
 
@@ -231,7 +230,7 @@ class _Planner:
         self._referenced: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._samples: list[Mapping[str, Sample]] = []
-        self._lines: list[NewLine] = []
+        self._lines: list[LineRecord] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
         if not self._known.has_read(lookup, msisdn_lookup):
@@ -312,7 +311,7 @@ class _Planner:
 
     def _open_line(self, line: OpenedLine, msisdn_lookup: bytes, document_id: str) -> None:
         self._lines.append(
-            NewLine(
+            LineRecord(
                 id=new_id(),
                 msisdn_lookup=msisdn_lookup,
                 msisdn=line.msisdn,
@@ -403,17 +402,15 @@ def admit_planned(
     ]
     counts = {"references": len(references), "lines": len(plan.lines), "gallery_sequence": sequence}
     # No consent reference: no erasure takes out what the audit chain has.
-    audit = [AuditEntry(actor, ADMITTED, subject, {**detail, **counts})]
-    changes = Changes(
-        sequence=sequence,
-        audit=audit,
-        documents=plan.documents,
-        activated_documents=plan.activated,
-        references=references,
-        lines=plan.lines,
-        crops=kept,
-    )
-    publish(writer, gallery, changes, plan.vectors)
+    writes = [
+        AuditEntry(actor, ADMITTED, subject, {**detail, **counts}),
+        *plan.documents,
+        *map(ActivatedDocument, plan.activated),
+        *references,
+        *plan.lines,
+        *kept,
+    ]
+    publish(writer, gallery, writes, plan.vectors)
 
 
 def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:

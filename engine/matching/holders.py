@@ -18,12 +18,19 @@ from engine.matching.documents import Document, check_documents, require_checkab
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up, name_counted
 from engine.registry.audit import AuditEntry, read_audit
-from engine.registry.cases import CaseRecord
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.database import is_id, utc_now
-from engine.registry.documents import DOCUMENT_ERASED, ERASURE_ASKED, AskedErasure, DocumentRecord
-from engine.registry.events import Changes
+from engine.registry.documents import (
+    DOCUMENT_ERASED,
+    ERASURE_ASKED,
+    AskedErasure,
+    BlockChange,
+    DocumentRecord,
+)
 from engine.registry.lines import LineRecord
-from engine.registry.references import SecondTemplate, WatchEntry
+from engine.registry.references import RemovedReference, SecondTemplate, WatchEntry
+from engine.registry.retention import DocumentErasure
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
@@ -159,17 +166,14 @@ def erase_holder(
         open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
         detail = {"references": len(ids), "lines": len(open_lines), "gallery_sequence": sequence}
         # Those that are still open have had their time.
-        changes = _tell_cases(
-            registry.cases.open_of([record.id])[record.id],
-            CaseNote(now, person_of(actor), NoteKind.ERASED, record.id),
-            Changes(
-                sequence=sequence,
-                audit=(AuditEntry(actor, DOCUMENT_ERASED, record.id, detail),),
-                removed_references=tuple((key, sequence) for key in ids),
-                erased_documents=(record.id,),
-            ),
-        )
-        kept = publish(writer, registrar.gallery, changes)
+        note = CaseNote(now, person_of(actor), NoteKind.ERASED, record.id)
+        writes = [
+            AuditEntry(actor, DOCUMENT_ERASED, record.id, detail),
+            *(RemovedReference(key, sequence) for key in ids),
+            DocumentErasure(record.id, actor),
+            *_tell_cases(registry.cases.open_of([record.id])[record.id], note),
+        ]
+        kept = publish(writer, registrar.gallery, writes)
         return ErasureCertificate(
             document_id=record.id,
             references=len(ids),
@@ -203,19 +207,18 @@ def _hold_erasure(
     ids = tuple(case.id for case in cases)
     detail = {"cases": list(ids), "due_at": due_at.isoformat()}
     entry = AuditEntry(actor, ERASURE_ASKED, record.id, detail)
-    changes = Changes(sequence=writer.sequence, audit=(entry,))
+    writes: list[Write] = [entry]
     if not record.awaits_erasure:
         note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
-        asked = AskedErasure(record.id, actor, due_at)
-        changes = _tell_cases(cases, note, replace(changes, asked_erasures=(asked,)))
-    kept = writer.commit(changes)
+        writes += [AskedErasure(record.id, actor, due_at), *_tell_cases(cases, note)]
+    kept = writer.commit(writes)
     return PendingErasure(record.id, record.erasure_asked_at or kept.at, due_at, ids)
 
 
-def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote, changes: Changes) -> Changes:
-    """The changes, told in the history of these cases: who has read one must read it again."""
-    told = tuple(replace(one, updated_at=date_change(one, note.at)) for one in cases)
-    return replace(changes, case_changes=told, case_notes=tuple((one.id, note) for one in told))
+def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote) -> list[Write]:
+    """A note in the history of these cases: who has read one must read it again."""
+    told = (replace(one, updated_at=date_change(one, note.at)) for one in cases)
+    return [write for one in told for write in (CaseChange(one), AddedNote(one.id, note))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +300,7 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
     def perform(writer: Writer, now: datetime) -> str:
         record = find_document(registry, document, now.date())
         audited = AuditEntry(actor, "document.blocked", record.id)
-        writer.commit(Changes(writer.sequence, (audited,), blocked_documents=(record.id,)))
+        writer.commit([audited, BlockChange(record.id)])
         return record.id
 
     return registrar.run(perform)
@@ -327,7 +330,7 @@ def watch_face(
             second=second,
         )
         audited = AuditEntry(actor, "watchlist.added", str(entry.id))
-        writer.commit(Changes(writer.sequence, (audited,), watched=(entry,)))
+        writer.commit([audited, entry])
         registrar.watchlist.add(entry)
         return entry.id
 

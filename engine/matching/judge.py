@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -62,11 +61,16 @@ from engine.matching.requests import (
 from engine.matching.samples import NO_CROPS, CropPolicy
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, new_untimed_id
-from engine.registry.documents import DocumentRecord, NewDocument
+from engine.registry.documents import ActivatedDocument, DocumentRecord, NewDocument
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer, Tally
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
-from engine.registry.references import AttemptTemplate, NewReference, SecondTemplate
+from engine.registry.lines import LineRecord
+from engine.registry.references import (
+    AttemptTemplate,
+    FilledReference,
+    NewReference,
+    SecondTemplate,
+)
+from engine.registry.rows import Write, choose
 from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -105,9 +109,7 @@ class ChangeCollector:
             # Once for all: the larger the gallery, the more attempts look like somebody.
             self._cases.look_up(state.known_documents())
         self._false_candidates: dict[tuple[Comparison, ...], dict[str, Any]] = {}
-        self._rows: dict[str, list[Any]] = defaultdict(list)
-        """By the fields of `Changes`."""
-        self._audit: list[AuditEntry] = []
+        self._writes: list[Write] = []
 
     def count(
         self,
@@ -117,27 +119,19 @@ class ChangeCollector:
         *entries: AuditEntry,
     ) -> None:
         """Adds what an attempt counts for, and the cases about counts that are full."""
-        self._rows["tallies"] += tallies
-        self._audit += entries
+        self._writes += [*tallies, *entries]
         for case in cases:
             caller = attempt.request.caller
             self._cases.open(case, _actor_of(attempt) if caller is None else caller.actor)
 
-    def changes(self) -> Changes:
-        """All rows collected, for one transaction."""
-        second = self._judge.second
-        if self._rows["filled_references"] and second is not None:
-            detail = {"references": len(self._rows["filled_references"])}
-            self._audit.append(AuditEntry("sosie", FILLED, second.digest, detail))
-        kept: dict[str, Any] = {name: tuple(rows) for name, rows in self._rows.items()}
-        own = Changes(
-            **kept,
-            audit=(*self._audit, *(() if self._people is None else self._people.audit)),
-            people=None if self._people is None else self._people.changes(),
-            life=None if self._people is None else self._people.life(),
-            sequence=self._next_sequence if self._rows["references"] else self._next_sequence - 1,
-        )
-        return self._cases.add_to(own)
+    def writes(self) -> list[Write]:
+        """All that was collected, for one transaction."""
+        second, filled = self._judge.second, choose(self._writes, FilledReference)
+        if filled and second is not None:
+            detail = {"references": len(filled)}
+            self._writes.append(AuditEntry("sosie", FILLED, second.digest, detail))
+        people = [] if self._people is None else self._people.writes()
+        return [*self._writes, *people, *self._cases.writes()]
 
     def write(
         self,
@@ -243,7 +237,7 @@ class ChangeCollector:
         caller, outlet = attempt.request.caller, attempt.outlet.code
         actor = f"outlet:{outlet}" if caller is None else caller.actor
         issuer = liveness.result.issuer or "none"
-        self._audit.append(AuditEntry(actor, LIVENESS_CHECKED, issuer, {"problem": REPLAYED}))
+        self._writes.append(AuditEntry(actor, LIVENESS_CHECKED, issuer, {"problem": REPLAYED}))
         self._keep_liveness(attempt, liveness)
 
     def _keep_liveness(
@@ -251,7 +245,7 @@ class ChangeCollector:
     ) -> None:
         outlet, use = attempt.outlet, LivenessUse.ENROLLMENT
         given = (use, self._now, outlet.carrier, outlet.code, enrollment_id)
-        self._rows["liveness"].append(liveness.record(*given))
+        self._writes.append(liveness.record(*given))
 
     def _add_guardian(
         self, place: int, attempt: Attempt, verdict: Verdict, enrollment_id: str
@@ -321,13 +315,13 @@ class ChangeCollector:
     def _keep_shown(self, place: int | None, attempt: Attempt, enrollment_id: str) -> None:
         """Keeps the one face of an attempt that people are asked about: nothing else says it."""
         own = self._state.document(attempt.document_lookup)
-        is_kept = any(one.enrollment_id == enrollment_id for one in self._rows["attempt_templates"])
+        kept = choose(self._writes, AttemptTemplate)
+        is_kept = any(one.enrollment_id == enrollment_id for one in kept)
         if own is None or own.reference_ids or place is None or is_kept:
             return
         if self._comparisons.has_probe(place):
             shown = self._comparisons.probe(place)
-            row = AttemptTemplate(enrollment_id, own.id, shown)
-            self._rows["attempt_templates"].append(row)
+            self._writes.append(AttemptTemplate(enrollment_id, own.id, shown))
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -358,9 +352,7 @@ class ChangeCollector:
         )
         if record is None:
             self._cases.note_new(row.id)
-        (self._rows["documents"] if record is None else self._rows["activated_documents"]).append(
-            row
-        )
+        self._writes.append(row if record is None else ActivatedDocument(row))
         self._state.add_document(
             lookup,
             DocumentRecord(
@@ -418,7 +410,7 @@ class ChangeCollector:
             second = None
             if model is not None and kept_second is not None:
                 second = SecondTemplate(model.digest, kept_second)
-        self._rows["references"].append(
+        self._writes.append(
             NewReference(
                 id=reference.reference_id,
                 document_id=document_id,
@@ -437,7 +429,7 @@ class ChangeCollector:
         for key in reference_ids:
             if key not in self._second:
                 self._second[key] = second.vector
-                self._rows["filled_references"].append((key, second))
+                self._writes.append(FilledReference(key, second))
 
     def _describe_second(
         self, place: int, attempt: Attempt, evidence: Evidence
@@ -460,8 +452,8 @@ class ChangeCollector:
 
     def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
         line_id = new_id()
-        self._rows["lines"].append(
-            NewLine(
+        self._writes.append(
+            LineRecord(
                 id=line_id,
                 msisdn_lookup=attempt.msisdn_lookup,
                 msisdn=attempt.msisdn,
@@ -490,7 +482,7 @@ class ChangeCollector:
     ) -> None:
         request = attempt.request
         enrollment_id = body["enrollment_id"]
-        self._rows["enrollments"].append(
+        self._writes.append(
             EnrollmentRecord(
                 id=enrollment_id,
                 sequence=self._comparisons.sequence,
@@ -516,7 +508,7 @@ class ChangeCollector:
                 created_at=self._now,
             )
         )
-        self._rows["crops"] += self._judge.crops.choose(
+        self._writes += self._judge.crops.choose(
             self._judge.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=enrollment_id,
@@ -524,7 +516,7 @@ class ChangeCollector:
             has_case=bool(body["cases"]),
             at=self._now,
         )
-        self._rows["answers"].append(
+        self._writes.append(
             StoredAnswer(
                 scope=attempt.scope,
                 payload_digest=attempt.payload_digest,
@@ -533,7 +525,7 @@ class ChangeCollector:
                 created_at=self._now,
             )
         )
-        self._audit.append(
+        self._writes.append(
             AuditEntry(
                 actor=_actor_of(attempt),
                 action="enrollment.decided",
@@ -565,10 +557,10 @@ the score from which it counts, and which comparisons it makes."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedBatch:
-    """Outcomes in the order of the requests; `changes` is `None` where nothing is to be stored."""
+    """Outcomes in the order of the requests, and what is to be stored."""
 
     outcomes: list[Answer | SosieError]
-    changes: Changes | None
+    writes: Sequence[Write]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -646,7 +638,7 @@ class Judge:
         refused = record_refused(requests, sorted_out)
         if not attempts:
             outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
-            return JudgedBatch(outcomes, Changes(writer.sequence, refused) if refused else None)
+            return JudgedBatch(outcomes, refused)
         thresholds = self._find_thresholds()
         found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
         liveness = LivenessBatch(
@@ -700,9 +692,7 @@ class Judge:
             collector.count(attempt, *bounds.count(attempt, evidence, verdict))
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
-        changes = collector.changes()
-        changes = replace(changes, audit=(*changes.audit, *refused))
-        return JudgedBatch(outcomes, changes if changes.audit else None)
+        return JudgedBatch(outcomes, [*collector.writes(), *refused])
 
     def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
         if self.look_ups is None:

@@ -20,14 +20,16 @@ from engine.matching.requests import normalise_msisdn
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import is_id, utc_now
+from engine.registry.documents import BlockChange
 from engine.registry.enrollments import Tally
-from engine.registry.events import Changes
-from engine.registry.lines import LineRecord
+from engine.registry.lines import LineRecord, change_lines
+from engine.registry.references import RemovedWatchEntry
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from schema.cases import CaseKind, CaseOrigin
-from schema.lines import LineStatus
+from schema.lines import LineEventKind, LineStatus
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
 """The same for a line unknown and for one that the caller may not see."""
@@ -40,7 +42,7 @@ def unwatch(registrar: Runner, registry: Reader, entry_id: int, actor: str) -> N
         if all(entry.id != entry_id for entry in registry.watchlist()):
             raise NotFound("the watch-list has no such entry: see `sosie watch list`")
         audited = AuditEntry(actor, "watchlist.removed", str(entry_id))
-        writer.commit(Changes(writer.sequence, (audited,), unwatched=(entry_id,)))
+        writer.commit([audited, RemovedWatchEntry(entry_id)])
         registrar.watchlist.remove(entry_id)
 
     registrar.run(perform)
@@ -54,7 +56,7 @@ def unblock_document(registrar: Runner, registry: Reader, document: Document, ac
         if record.blocked_at is None:
             raise NotFound("this document is not blocked: see `sosie blocked`")
         audited = AuditEntry(actor, "document.unblocked", record.id)
-        writer.commit(Changes(writer.sequence, (audited,), unblocked_documents=(record.id,)))
+        writer.commit([audited, BlockChange(record.id, is_blocked=False)])
         return record.id
 
     return registrar.run(perform)
@@ -70,13 +72,13 @@ def close_line(
 
     target = normalise_line(line_text)
 
-    def perform(writer: Writer, _: datetime) -> str:
+    def perform(writer: Writer, now: datetime) -> str:
         line = find_line(registry, target)
         if line is None or carrier not in (None, line.carrier):
             raise NotFound(LINE_UNKNOWN)
         audited = AuditEntry(actor, "line.closed", line.id)
-        closed = (line.id,)
-        writer.commit(Changes(writer.sequence, (audited,), closed_lines=closed, cause="request"))
+        closed = change_lines([line.id], LineEventKind.CLOSED, now, "request", actor)
+        writer.commit([audited, *closed])
         return line.id
 
     return registrar.run(perform)
@@ -152,8 +154,7 @@ def dispute_line(
 
     def refuse(writer: Writer, document_id: str, cause: str) -> None:
         entry = AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause})
-        tallies = guard.count(asked, is_failure=True)
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies))
+        writer.commit([entry, *guard.count(asked, is_failure=True)])
 
     def perform(writer: Writer, now: datetime) -> Dispute:
         try:
@@ -178,7 +179,7 @@ def dispute_line(
             case = _open_case(writer, registry, line, score, now, actor, tallies)
         else:
             entry = AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id})
-            writer.commit(Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies))
+            writer.commit([entry, *tallies])
         return Dispute(case.id, line.id, case.opened_at)
 
     guard.require(asked)
@@ -211,13 +212,9 @@ def _open_case(
         actor,
     )
     detail = {"case": case.id, "document": line.document_id, "score": score}
-    changes = Changes(
-        sequence=writer.sequence,
-        audit=(AuditEntry(actor, "line.disputed", line.id, detail),),
-        # A line stays disputed when a case about it was closed without changing it.
-        disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
-        cause="holder",
-        tallies=tallies,
-    )
-    writer.commit(cases.add_to(changes))
+    writes: list[Write] = [AuditEntry(actor, "line.disputed", line.id, detail), *tallies]
+    # A line stays disputed when a case about it was closed without changing it.
+    if line.status is LineStatus.ACTIVE:
+        writes += change_lines([line.id], LineEventKind.DISPUTED, now, "holder", actor)
+    writer.commit([*writes, *cases.writes()])
     return case

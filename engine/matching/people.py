@@ -33,17 +33,11 @@ from engine.matching.documents import CheckedDocument, DocumentRole, find_age
 from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.audit import AuditEntry
-from engine.registry.campaigns import LifeChanges
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
-from engine.registry.lines import Exemption
-from engine.registry.people import (
-    AskedLine,
-    ExceptionRecord,
-    Guardianship,
-    PeopleChanges,
-    Replacement,
-)
+from engine.registry.lines import EndedExemption, Exemption, MovedLine
+from engine.registry.people import AskedLine, ExceptionRecord, Guardianship, Replacement
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS
 from schema.cases import (
@@ -97,26 +91,19 @@ class PeopleBatch:
         self._moved: dict[str, str] = {}
         self._exemptions: dict[str, Exemption] = {}
         """By the document that they held for."""
-        self.audit: list[AuditEntry] = []
-        """That documents were replaced."""
+        self._entries: list[AuditEntry] = []
 
-    def changes(self) -> PeopleChanges | None:
-        """The rows collected; None where there is none."""
-        if not (self._guardianships or self._exceptions or self._replacements):
-            return None
-        return PeopleChanges(
-            guardianships=tuple(self._guardianships),
-            exceptions=tuple(self._exceptions),
-            replacements=tuple(self._replacements),
-            moved_lines=tuple(self._moved.items()),
-        )
-
-    def life(self) -> LifeChanges | None:
-        """The exemptions that go to another document; None where there is none."""
-        if not self._exemptions:
-            return None
-        moved = self._exemptions
-        return LifeChanges(exempted=tuple(moved.values()), unexempted=tuple(moved))
+    def writes(self) -> list[Write]:
+        """The rows collected, and that documents were replaced."""
+        return [
+            *self._guardianships,
+            *self._exceptions,
+            *self._replacements,
+            *(MovedLine(*one) for one in self._moved.items()),
+            *map(EndedExemption, self._exemptions),
+            *self._exemptions.values(),
+            *self._entries,
+        ]
 
     def guardian_place(self, place: int) -> int | None:
         """Where the probe of an attempt's guardian is among the comparisons."""
@@ -419,7 +406,7 @@ class PeopleBatch:
             told["exempted"] = exempt.cause
         caller, outlet = attempt.request.caller, attempt.outlet.code
         actor = f"outlet:{outlet}" if caller is None else caller.actor
-        self.audit.append(AuditEntry(actor, DOCUMENT_REPLACED, old, told))
+        self._entries.append(AuditEntry(actor, DOCUMENT_REPLACED, old, told))
         is_exempt = old in self._exemptions
         self._state.replace_document(old, document_id, attempt.outlet.carrier, is_exempt=is_exempt)
         own = self._state.line_of_number(attempt.msisdn_lookup)

@@ -35,7 +35,8 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry.audit import AuditEntry, AuditRecord, write_mark
 from engine.registry.database import utc_now
 from engine.registry.enrollments import Tally
-from engine.registry.events import Changes
+from engine.registry.references import NewReference, RemovedReference
+from engine.registry.rows import Write, choose
 from engine.registry.writer import ChangeRunner, Writer
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
@@ -48,34 +49,38 @@ def require_in_step(writer: Writer, gallery: Gallery) -> None:
 
 
 def publish(
-    writer: Writer, gallery: Gallery, changes: Changes, vectors: NDArray[np.float32] | None = None
+    writer: Writer,
+    gallery: Gallery,
+    writes: Sequence[Write],
+    vectors: NDArray[np.float32] | None = None,
 ) -> AuditRecord:
-    """Commits the changes and applies what they do to references; their last audit entry.
+    """Commits the writes and applies what they do to references; their last audit entry.
 
-    `vectors` float32[n, d] are those of `changes.references`, where the caller has them stacked.
-    Storage errors leave both sides as they were. `GalleryBehind`: the changes are (or may be)
+    `vectors` float32[n, d] are those of the new references, where the caller has them stacked.
+    Storage errors leave both sides as they were. `GalleryBehind`: the writes are (or may be)
     durable but not visible, so the caller must stop.
     """
-    assert not (changes.references and changes.removed_references), "one kind for each sequence"
+    added, left = choose(writes, NewReference), choose(writes, RemovedReference)
+    assert not (added and left), "one kind for each sequence"
     try:
-        kept = writer.commit(changes)
+        kept = writer.commit(writes)
     except SosieError:
         raise
     except Exception as error:
         raise GalleryBehind("a commit ended in an unknown state: restart to rebuild") from error
     history = write_mark(kept.number, kept.hash)
     try:
-        if changes.references:
-            ids = np.array([reference.id for reference in changes.references], dtype=np.int64)
+        if added:
+            ids = np.array([reference.id for reference in added], dtype=np.int64)
             if vectors is None:
-                vectors = np.stack([reference.template for reference in changes.references])
-            gallery.add(ids, vectors, changes.sequence, history)
-        elif changes.removed_references:
-            removed = np.array([key for key, _ in changes.removed_references], dtype=np.int64)
+                vectors = np.stack([reference.template for reference in added])
+            gallery.add(ids, vectors, writer.sequence, history)
+        elif left:
+            removed = np.array([reference.id for reference in left], dtype=np.int64)
             if writer.vault.set_aside.count():
                 # One that did not open never was in the gallery.
                 removed, _ = gallery.held(removed)
-            gallery.remove(removed, changes.sequence, history)
+            gallery.remove(removed, writer.sequence, history)
     except Exception as error:
         raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error
     return kept
@@ -383,11 +388,7 @@ class Registrar:
     def _audit(self, batch: Batch[_Noted, None]) -> list[None]:
         entries = [entry for call in batch for entry in call.payload[0]]
         tallies = [tally for call in batch for tally in call.payload[1]]
-        self._perform(
-            lambda writer, _now: writer.commit(
-                Changes(sequence=writer.sequence, audit=entries, tallies=tallies)
-            )
-        )
+        self._perform(lambda writer, _now: writer.commit([*entries, *tallies]))
         return [None] * len(batch)
 
     def _decide(self, batch: Batch[EnrollmentRequest, Outcome]) -> list[Outcome]:
@@ -442,8 +443,8 @@ class Registrar:
             scanned=[call.scanned if isinstance(call, _Enrollment) else None for call in batch],
         )
         judge_s = monotonic() - started
-        if judged.changes is not None:
-            publish(self._writer, self.gallery, judged.changes)
+        if judged.writes:
+            publish(self._writer, self.gallery, judged.writes)
         return judged.outcomes, judge_s
 
     def _observe(self, batch: Batch[Any, Any], seconds: float) -> None:

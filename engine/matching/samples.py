@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
     from engine.faces.liveness_judge import Judged
-    from engine.registry.enrollments import NewCrop
+    from engine.registry.cases import NewCrop
     from engine.registry.references import SecondTemplate
 
 
@@ -272,8 +272,8 @@ class CropPolicy:
         """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
         a crop none. `document_id` is of the reference or attempt that they are of."""
         # Whoever compares two photographs needs no registry, and loads none.
+        from engine.registry.cases import NewCrop  # noqa: PLC0415
         from engine.registry.database import new_id  # noqa: PLC0415
-        from engine.registry.enrollments import NewCrop  # noqa: PLC0415
 
         if self.keep is CropScope.NONE:
             return []

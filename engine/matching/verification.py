@@ -29,9 +29,9 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import Tally
-from engine.registry.events import Changes
 from engine.registry.lines import LineRecord
-from engine.registry.references import SecondTemplate
+from engine.registry.references import FilledReference, SecondTemplate
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
@@ -194,8 +194,7 @@ class _Check:
             if missing := find_missing():
                 detail = {"references": len(missing)}
                 entry = AuditEntry(self.probe.actor, FILLED, second.digest, detail)
-                filled = tuple((key, second) for key in missing)
-                writer.commit(Changes(writer.sequence, (entry,), filled_references=filled))
+                writer.commit([entry, *(FilledReference(key, second) for key in missing)])
 
         if find_missing():
             self.registrar.run(perform)
@@ -210,7 +209,7 @@ class _Check:
             fresh = self.registry.lines_by_id([line.id]).values()
             batch = LifeBatch(self.registry, self.probe.rules, fresh, now, self.probe.actor)
             if batch.come(line.id):
-                writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+                writer.commit(batch.writes())
 
         if line.service is not None or self.registry.life.asked_of([line.id])[line.id]:
             self.registrar.run(perform)
@@ -226,12 +225,12 @@ class _Check:
         def perform(writer: Writer, now: datetime) -> str:
             asked = [] if line is None else self.registry.life.asked_of([line.id])[line.id]
             kind = CaseKind.REVERIFICATION_FAILED if asked else CaseKind.LINE_CHANGED_FACE
-            changes = Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
+            writes: list[Write] = [entry, *tallies]
             if asked and line is not None:
                 known = self.registry.cases.open_of_line(line.id, kind)
                 if known is not None:
                     # One case of a line, however often another's face is tried.
-                    writer.commit(changes)
+                    writer.commit(writes)
                     return known.id
             new = NewCase(
                 kind=kind,
@@ -247,8 +246,8 @@ class _Check:
             if asked and line is not None:
                 batch = LifeBatch(self.registry, self.probe.rules, [line], now, self.probe.actor)
                 batch.happen(line.id, LineEventKind.REVERIFY_FAILED, now, case.id)
-                changes = batch.add_to(changes)
-            writer.commit(cases.add_to(changes))
+                writes += batch.writes()
+            writer.commit([*writes, *cases.writes()])
             return case.id
 
         return self.registrar.run(perform)

@@ -7,10 +7,11 @@ stays the same person here, and nobody becomes another by taking a name that has
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     Boolean,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -36,7 +38,9 @@ from engine.errors import NotFound, RegistryError
 from engine.registry.audit import AuditEntry
 from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
+    Change,
     Code,
+    Transaction,
     UuidText,
     changing_rows,
     encode_values,
@@ -47,6 +51,7 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sound_rows,
+    update_one,
     with_macs,
 )
 from engine.registry.transactions import recorded
@@ -123,8 +128,10 @@ class Outlet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutletChange:
+class OutletChange(Change):
     """An outlet as it is restricted from now on; by a `restriction` of None not any more."""
+
+    table = OUTLETS
 
     code: str
     restriction: Restriction | None = None
@@ -133,9 +140,50 @@ class OutletChange:
     case_id: str | None = None
     reason: str | None = None
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        changes = [
+            {
+                "key": one.code,
+                "new_restriction": one.restriction,
+                "at": None if one.restriction is None else to.at,
+                "by": one.by,
+                "who": one.person,
+                "case": one.case_id,
+                "is_lifted": one.restriction is None,
+            }
+            for one in written
+        ]
+        to.change(OUTLETS, _RESTRICT, changes)
+
+
+_RESTRICT = update_one(OUTLETS).values(
+    restriction=bindparam("new_restriction"),
+    restricted_at=bindparam("at", type_=Moment),
+    restricted_by=bindparam("by"),
+    restricted_person=bindparam("who"),
+    restriction_case=bindparam("case"),
+    restriction_reason=None,
+    # A bar goes on counting where the suspension before it stopped.
+    refused_attempts=case((bindparam("is_lifted"), None), else_=OUTLETS.c.refused_attempts),
+)
+_COUNT_REFUSED = update_one(OUTLETS, OUTLETS.c.restriction.is_not(None)).values(
+    refused_attempts=func.coalesce(OUTLETS.c.refused_attempts, 0) + bindparam("count")
+)
 
 ENROLLMENT_REFUSED = "enrollment.refused"
 """Action of the entry of an attempt at a restricted outlet, its subject; the outlet counts them."""
+
+
+def count_refused(to: Transaction, entries: Sequence[AuditEntry]) -> None:
+    """Counts attempts at restricted outlets, as the audit entries have them."""
+    counts = Counter(one.subject for one in entries if one.action == ENROLLMENT_REFUSED)
+    if counts:
+        with to.changing(OUTLETS, list(counts)):
+            for code, count in counts.items():
+                # None where it has been lifted meanwhile.
+                to.connection.execute(_COUNT_REFUSED, {"key": code, "count": count})
+
 
 API_KEYS = Table(
     "api_keys",

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from engine.errors import ChainBroken, SchemaMismatch
 from engine.registry.database import UNREADABLE, Json, Moment, Source, is_id, reading
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.rows import Code, JsonValue, RowNumber, columns_of, metadata
+from engine.registry.rows import Code, JsonValue, RowNumber, Write, columns_of, metadata
 from engine.registry.vault import Vault
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 
@@ -49,8 +49,11 @@ AUDIT = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
+class AuditEntry(Write):
+    """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name.
+    Every transaction has one."""
+
+    table = AUDIT
 
     actor: str
     action: str

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     Column,
-    Connection,
     ForeignKey,
-    Index,
     Row,
     String,
     Table,
@@ -28,23 +26,24 @@ from sqlalchemy import (
 )
 
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks, is_id
-from engine.registry.lines import LIMIT_EXEMPTIONS, LINE_EVENTS, LINES, Exemption, LineEvent
+from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
     Code,
     JsonValue,
+    NewEvent,
+    Transaction,
     UuidText,
-    columns_of,
+    Write,
     mac_column,
     metadata,
     open_each,
     open_some,
-    partial_index,
     read_as,
     require_authentic,
     with_macs,
 )
-from engine.registry.vault import Vault
-from schema.lines import CampaignLineState, CampaignState, LineService, LineStatus
+from schema.events import EventType
+from schema.lines import CampaignLineState, CampaignState, LineStatus
 
 CAMPAIGNS = Table(
     "campaigns",
@@ -72,66 +71,16 @@ CAMPAIGN_LINES = Table(
     mac_column(),
 )
 
-# Lines whose holders are asked for, and what happens next where they do not come.
-REVERIFICATIONS = Table(
-    "reverifications",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("line_id", UuidText, ForeignKey("lines.id"), nullable=False),
-    Column("rule", Code, nullable=False),
-    Column("asked_at", Moment, nullable=False),
-    Column("next_step_at", Moment),
-    # As they were when it was asked for: what a holder was told stays so.
-    Column("steps", JsonValue, nullable=False),
-    Column("overdue_at", Moment),
-    Column("campaign_id", UuidText, ForeignKey("campaigns.id")),
-    mac_column(),
-)
-Index("uq_reverifications_line", REVERIFICATIONS.c.line_id, REVERIFICATIONS.c.rule, unique=True)
-partial_index(
-    "ix_reverifications_due",
-    REVERIFICATIONS.c.next_step_at,
-    REVERIFICATIONS.c.id,
-    where="next_step_at IS NOT NULL",
-)
-# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
-partial_index(
-    "ix_reverifications_campaign",
-    REVERIFICATIONS.c.campaign_id,
-    REVERIFICATIONS.c.next_step_at,
-    REVERIFICATIONS.c.id,
-    where="next_step_at IS NOT NULL",
-)
-
-Step = tuple[int, str]
-"""Seconds, and the state that a line is in after them."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reverification:
-    """A line whose holder is asked for; one of a rule at a time.
-
-    `steps` are those still to come, each counted from the one before. With none left it waits for
-    the holder without a time. `overdue_at`: the first step's moment, once that was done.
-    """
-
-    id: str
-    line_id: str
-    rule: str
-    asked_at: datetime
-    next_step_at: datetime | None
-    steps: tuple[Step, ...]
-    overdue_at: datetime | None = None
-    campaign_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Campaign:
+class Campaign(Write):
     """Lines of a carrier whose holders are asked for by a deadline, and what follows it.
 
     `chosen` are the terms by which lines are chosen, up to the line `filled_to` so far; empty where
     they are given one by one.
     """
+
+    table = CAMPAIGNS
 
     id: str
     carrier: str
@@ -144,81 +93,39 @@ class Campaign:
     created_at: datetime
     created_by: str
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        for row in with_macs(to.vault, CAMPAIGNS, [one.row(to) for one in written]):
+            # In its place, for its lines refer to it.
+            changed = update(CAMPAIGNS).where(CAMPAIGNS.c.id == row["id"]).values(**row)
+            if not to.connection.execute(changed).rowcount:
+                to.connection.execute(insert(CAMPAIGNS), row)
+        for one in written:
+            # Written as ended once.
+            if one.state is CampaignState.ENDED:
+                to.events.append(NewEvent(EventType.CAMPAIGN_ENDED, one.id, one.carrier, {}))
+
 
 @dataclass(frozen=True, slots=True)
-class CampaignLine:
+class CampaignLine(Write):
+    """The progress of a line of a campaign, from now on."""
+
+    table = CAMPAIGN_LINES
+
     campaign_id: str
     line_id: str
     state: CampaignLineState
     at: datetime
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LifeChanges:
-    """What changes in the life of lines. Re-verifications, campaigns and their lines replace those
-    of the same id."""
-
-    events: Sequence[LineEvent] = ()
-    services: Mapping[str, LineService | None] = field(default_factory=dict)
-    reverifications: Sequence[Reverification] = ()
-    ended: Sequence[str] = ()
-    """Re-verifications that wait no more."""
-    campaigns: Sequence[Campaign] = ()
-    campaign_lines: Sequence[CampaignLine] = ()
-    exempted: Sequence[Exemption] = ()
-    unexempted: Sequence[str] = ()
-    """Documents."""
-
-
-def end_waiting(connection: Connection, line_ids: Sequence[str]) -> None:
-    """Nobody is asked for any more who had one of these lines: it has ended."""
-    for part in chunks(list(line_ids)):
-        connection.execute(delete(REVERIFICATIONS).where(REVERIFICATIONS.c.line_id.in_(part)))
-
-
-def write_life(connection: Connection, vault: Vault, life: LifeChanges) -> None:
-    """Writes all but what stands in the lines' own rows."""
-    for row in with_macs(vault, CAMPAIGNS, [_campaign_row(one) for one in life.campaigns]):
-        # In its place, for its lines refer to it.
-        changed = update(CAMPAIGNS).where(CAMPAIGNS.c.id == row["id"]).values(**row)
-        if not connection.execute(changed).rowcount:
-            connection.execute(insert(CAMPAIGNS), row)
-    if life.campaign_lines:
-        rows = [columns_of(one, state=one.state.value) for one in life.campaign_lines]
-        for campaign_id in {one.campaign_id for one in life.campaign_lines}:
-            ids = [one.line_id for one in life.campaign_lines if one.campaign_id == campaign_id]
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        for campaign_id in {one.campaign_id for one in written}:
+            ids = [one.line_id for one in written if one.campaign_id == campaign_id]
+            is_there = CAMPAIGN_LINES.c.campaign_id == campaign_id
             for part in chunks(ids):
-                is_there = CAMPAIGN_LINES.c.campaign_id == campaign_id
-                connection.execute(
-                    delete(CAMPAIGN_LINES).where(is_there, CAMPAIGN_LINES.c.line_id.in_(part))
-                )
-        connection.execute(insert(CAMPAIGN_LINES), with_macs(vault, CAMPAIGN_LINES, rows))
-    for part in chunks(list(life.ended)):
-        connection.execute(delete(REVERIFICATIONS).where(REVERIFICATIONS.c.id.in_(part)))
-    asked = [
-        columns_of(one, steps=[list(step) for step in one.steps]) for one in life.reverifications
-    ]
-    for part in chunks([row["id"] for row in asked]):
-        connection.execute(delete(REVERIFICATIONS).where(REVERIFICATIONS.c.id.in_(part)))
-    if asked:
-        connection.execute(insert(REVERIFICATIONS), with_macs(vault, REVERIFICATIONS, asked))
-    if life.events:
-        events = [columns_of(one, kind=one.kind.value) for one in life.events]
-        connection.execute(insert(LINE_EVENTS), with_macs(vault, LINE_EVENTS, events))
-    for part in chunks([*life.unexempted, *(one.document_id for one in life.exempted)]):
-        connection.execute(delete(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(part)))
-    if life.exempted:
-        exempted = [columns_of(one) for one in life.exempted]
-        connection.execute(insert(LIMIT_EXEMPTIONS), with_macs(vault, LIMIT_EXEMPTIONS, exempted))
-
-
-def _campaign_row(campaign: Campaign) -> Mapping[str, Any]:
-    return columns_of(
-        campaign,
-        state=campaign.state.value,
-        steps=[list(step) for step in campaign.steps],
-        chosen=dict(campaign.chosen),
-    )
+                replaced = CAMPAIGN_LINES.c.line_id.in_(part)
+                to.connection.execute(delete(CAMPAIGN_LINES).where(is_there, replaced))
+        to.add(written)
 
 
 _ASKED_OF = (

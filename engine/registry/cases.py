@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Self
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
     Connection,
     Float,
     ForeignKey,
     Index,
+    Integer,
     Row,
     String,
     Table,
@@ -21,9 +23,9 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
+    delete,
     exists,
     func,
-    insert,
     or_,
     select,
     text,
@@ -33,16 +35,19 @@ from sqlalchemy import (
 from engine.errors import NotFound, StorageFailed
 from engine.registry.database import KEYS, Moment, Source, chunks, is_id
 from engine.registry.documents import DOCUMENTS
-from engine.registry.enrollments import ENROLLMENTS, NewCrop, keep_crops
+from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.lines import LINES
 from engine.registry.rows import (
+    Change,
     Code,
     JsonValue,
+    NewEvent,
     RowNumber,
     RowValues,
+    Transaction,
     UuidText,
+    Write,
     authentic_rows,
-    changing_rows,
     columns_of,
     mac_column,
     metadata,
@@ -56,6 +61,7 @@ from engine.registry.rows import (
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus
+from schema.events import EventType
 from schema.lines import LineStatus
 
 IS_ALIVE = "state IN ('open', 'assigned', 'proposed')"
@@ -125,12 +131,37 @@ CASE_NOTES = Table(
 )
 
 
+CROPS = Table(
+    "crops",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    # Null of an imported reference, which has no attempt.
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
+    Column("photograph", String(16), nullable=False),
+    sealed_column("image", nullable=False),
+    Column("kept_until", Moment, nullable=False, index=True),
+    # Null where an attempt has no well-formed document.
+    Column("document_id", UuidText, ForeignKey("documents.id"), index=True),
+    Column("received_at", Moment),
+    Column("quality", JsonValue),
+    # Shown to nobody until a case names the document.
+    Column("is_held", Boolean),
+    # So long it is kept from when a case names its document.
+    Column("case_days", Integer),
+    mac_column(),
+    CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
+    CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseRecord:
+class CaseRecord(Write):
     """A case. `suspect_ids`: its documents that seem to be one person's, not one that was only
     misused. `line_id`: the line that it is about, if any. `score` and `weakest`: of its
     best and its weakest link; `weakest` is None where only one is known.
     """
+
+    table = CASES
 
     id: str
     kind: str
@@ -154,16 +185,183 @@ class CaseRecord:
     closed_at: datetime | None = None
     weakest: float | None = None
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        # One that is merged at once comes after the one that it went into.
+        ordered = sorted(written, key=lambda case: case.merged_into is not None)
+        to.add(ordered)
+        for case in written:
+            # One that is merged as it is made was never open.
+            if case.state in ALIVE:
+                case.tell(to, EventType.CASE_OPENED, {})
+        _link(to, [(case.id, key) for case in written for key in dict.fromkeys(case.document_ids)])
+
+    def row(self, to: Transaction) -> RowValues:
+        del to
+        proposal = self.proposal
+        return columns_of(self, proposal=None if proposal is None else _proposal_values(proposal))
+
+    def tell(self, to: Transaction, kind: EventType, data: dict[str, Any]) -> None:
+        to.events.append(NewEvent(kind, self.id, None, {"kind": str(self.kind), **data}))
+
+
+@dataclass(frozen=True, slots=True)
+class CaseChange(Change):
+    """A case that is there, as it is from now on; its documents are only added to."""
+
+    table = CASES
+
+    case: CaseRecord
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        ended = [one.case.id for one in written if one.case.state not in ALIVE]
+        # A closed one is written again when something else is noted of it.
+        alive = set(to.connection.scalars(_STILL_ALIVE, {"keys": ended})) if ended else set()
+        for one in written:
+            one.replace(to)
+            if one.case.id in alive:
+                one.tell_end(to)
+
+    def replace(self, to: Transaction) -> None:
+        case = self.case
+        (row,) = with_macs(to.vault, CASES, [case.row(to)])
+        values = {f"new_{name}": value for name, value in row.items() if name != "id"}
+        if to.connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
+            raise StorageFailed(
+                "a case to be changed is not there; nothing was kept: read it again"
+            )
+        if case.merged_into is not None:
+            known = {"key": case.id, "new_merged_into": case.merged_into}
+            with to.changing(CASES, to.connection.scalars(_INTO, {"key": case.id}).all()):
+                to.connection.execute(_FOLLOW, known)
+        linked = set(to.connection.scalars(_LINKED, {"id": case.id}))
+        fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
+        _link(to, [(case.id, key) for key in fresh])
+
+    def tell_end(self, to: Transaction) -> None:
+        case = self.case
+        if case.state is CaseState.MERGED:
+            case.tell(to, EventType.CASE_MERGED, {"into": case.merged_into})
+        elif case.outcome is not None:
+            case.tell(to, EventType.CASE_CLOSED, {"outcome": case.outcome.value})
+
+
+@dataclass(frozen=True, slots=True)
+class AddedNote(Change):
+    """An entry that is added to the history of a case."""
+
+    table = CASE_NOTES
+
+    case_id: str
+    note: CaseNote
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        # Under the writer's fence nothing else numbers them.
+        first = (to.connection.scalar(_LAST_NOTE) or 0) + 1
+        rows = [
+            {
+                "id": key,
+                "case_id": one.case_id,
+                "at": one.note.at,
+                "actor": one.note.actor,
+                "kind": one.note.kind.value,
+                "text": to.vault.seal(CASE_NOTE, key, text.encode()) if text else None,
+            }
+            for key, one in enumerate(written, first)
+            for text in (one.note.text,)
+        ]
+        to.insert(CASE_NOTES, rows)
+
 
 # A subquery and no join: SQLite would go through every case of the states first.
 STATE_OF_NAMED = (
     select(CASES.c.state).where(CASES.c.id == CASE_DOCUMENTS.c.case_id).scalar_subquery()
 )
 
-CASE_NOTE = "case_notes.text"
-_IN_CASES = select(CASE_DOCUMENTS.c.document_id).where(
-    CASE_DOCUMENTS.c.document_id.in_(KEYS), STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRecord:
+    """An aligned face, without its image; `photograph` is `live` or `portrait`.
+
+    It is of an attempt, or of an imported reference, which has a document alone. One that
+    `is_held` is shown to nobody until a case names its document; from then on it is kept for
+    `case_days`. `received_at` is when the photograph passed through.
+    """
+
+    id: str
+    enrollment_id: str | None
+    photograph: str
+    kept_until: datetime
+    document_id: str | None = None
+    received_at: datetime | None = None
+    quality: Mapping[str, float] | None = None
+    is_held: bool | None = None
+    case_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCrop(CropRecord, Write):
+    """A crop with its image as a JPEG or PNG file, which is sealed. One that is held is kept at
+    once where an open case names its document."""
+
+    table = CROPS
+
+    image: bytes = field(repr=False)
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.add(written)
+        held = [one.document_id for one in written if one.is_held]
+        is_in_case = STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
+        named = select(CASE_DOCUMENTS.c.document_id).where(
+            CASE_DOCUMENTS.c.document_id.in_(KEYS), is_in_case
+        )
+        found = [
+            key for part in chunks(held) for key in to.connection.scalars(named, {"keys": part})
+        ]
+        keep_crops(to, found)
+
+    def row(self, to: Transaction) -> RowValues:
+        return columns_of(self, image=to.vault.seal(CROP_IMAGE, self.id, self.image))
+
+
+CROP_IMAGE = "crops.image"
+_ATTEMPTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id.in_(KEYS))
+_ERASE_CROPS = delete(CROPS).where(
+    or_(CROPS.c.document_id.in_(KEYS), CROPS.c.enrollment_id.in_(_ATTEMPTS_UNDER))
 )
+_NAMED_CROPS = select(CROPS.c.id, CROPS.c.kept_until, CROPS.c.case_days).where(
+    CROPS.c.document_id.in_(KEYS), CROPS.c.case_days.is_not(None)
+)
+_KEEP_CROP = (
+    update(CROPS)
+    .where(CROPS.c.id == bindparam("key"))
+    .values(kept_until=bindparam("until", type_=Moment), is_held=None)
+)
+
+
+def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Deletes the crops of documents: of every attempt under one, and of an imported reference."""
+    connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
+
+
+def keep_crops(to: Transaction, document_ids: Sequence[str]) -> None:
+    """Keeps the faces of these documents for a case: those that were held are shown from now on."""
+    kept = [
+        {"key": row.id, "until": max(row.kept_until, to.at + timedelta(days=row.case_days))}
+        for part in chunks(list(dict.fromkeys(document_ids)))
+        for row in to.connection.execute(_NAMED_CROPS, {"keys": part})
+        # Its time is over, and only the daily job has not come to it yet.
+        if row.kept_until > to.at
+    ]
+    if kept:
+        with to.changing(CROPS, [one["key"] for one in kept]):
+            to.connection.execute(_KEEP_CROP, kept)
+
+
+CASE_NOTE = "case_notes.text"
 _REPLACE_CASE = (
     update(CASES)
     .where(CASES.c.id == bindparam("key"))
@@ -187,6 +385,9 @@ _NOTES_TO_ERASE = select(CASE_NOTES.c.id).where(
     CASE_NOTES.c.case_id.in_(_OF_DOCUMENTS), CASE_NOTES.c.text.is_not(None), ~_IS_NAMED
 )
 _INTO = select(CASES.c.id).where(CASES.c.merged_into == bindparam("key"))
+_STILL_ALIVE = select(CASES.c.id).where(
+    CASES.c.id.in_(KEYS), CASES.c.state.in_(sorted(one.value for one in ALIVE))
+)
 _LAST_NOTE = select(func.max(CASE_NOTES.c.id))
 
 
@@ -206,89 +407,19 @@ def case_of(vault: Vault, row: Row[Any]) -> CaseRecord:
     )
 
 
-def write_cases(
-    connection: Connection, vault: Vault, new: Sequence[CaseRecord], at: datetime
-) -> None:
-    """Inserts new cases; one that is merged at once comes after the one that it went into. The
-    faces of their documents are kept for them from now on."""
-    standing = [case for case in new if case.merged_into is None]
-    merged = [case for case in new if case.merged_into is not None]
-    rows = [_case_row(case) for case in (*standing, *merged)]
-    connection.execute(insert(CASES), with_macs(vault, CASES, rows))
-    links = [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)]
-    _link(connection, vault, links, at)
-
-
-def change_cases(
-    connection: Connection, vault: Vault, changed: Sequence[CaseRecord], at: datetime
-) -> None:
-    """Updates known cases; their documents are only added to, and their faces kept."""
-    for case in changed:
-        (row,) = with_macs(vault, CASES, [_case_row(case)])
-        values = {f"new_{name}": value for name, value in row.items() if name != "id"}
-        if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
-            raise StorageFailed(
-                "a case to be changed is not there; nothing was kept: read it again"
-            )
-        if case.merged_into is not None:
-            known = {"key": case.id, "new_merged_into": case.merged_into}
-            following = connection.scalars(_INTO, {"key": case.id}).all()
-            with changing_rows(connection, vault, {CASES: following}):
-                connection.execute(_FOLLOW, known)
-        linked = set(connection.scalars(_LINKED, {"id": case.id}))
-        fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
-        _link(connection, vault, [(case.id, key) for key in fresh], at)
-
-
-def write_notes(
-    connection: Connection, vault: Vault, notes: Sequence[tuple[str, CaseNote]]
-) -> None:
-    """Appends to the histories of cases, each text sealed for its row."""
-    # Under the writer's fence nothing else numbers them.
-    first = (connection.scalar(_LAST_NOTE) or 0) + 1
-    rows = [
-        {
-            "id": key,
-            "case_id": case_id,
-            "at": note.at,
-            "actor": note.actor,
-            "kind": note.kind.value,
-            "text": vault.seal(CASE_NOTE, key, note.text.encode()) if note.text else None,
-        }
-        for key, (case_id, note) in enumerate(notes, first)
-    ]
-    connection.execute(insert(CASE_NOTES), with_macs(vault, CASE_NOTES, rows))
-
-
-def erase_notes(connection: Connection, vault: Vault, document_ids: Sequence[str]) -> None:
+def erase_notes(to: Transaction, document_ids: Sequence[str]) -> None:
     """Wipes the note texts of cases that name these documents and no document still held."""
-    erased = connection.scalars(_NOTES_TO_ERASE, {"keys": list(document_ids)}).all()
-    with changing_rows(connection, vault, {CASE_NOTES: erased}):
+    erased = to.connection.scalars(_NOTES_TO_ERASE, {"keys": list(document_ids)}).all()
+    with to.changing(CASE_NOTES, erased):
         for part in chunks(erased):
-            connection.execute(_ERASE_TEXTS, {"keys": part})
+            to.connection.execute(_ERASE_TEXTS, {"keys": part})
 
 
-def _link(
-    connection: Connection, vault: Vault, links: Sequence[tuple[str, str]], at: datetime
-) -> None:
+def _link(to: Transaction, links: Sequence[tuple[str, str]]) -> None:
+    """Names documents of cases, for which their faces are kept."""
     if links:
-        rows = [{"case_id": case_id, "document_id": key} for case_id, key in links]
-        connection.execute(insert(CASE_DOCUMENTS), with_macs(vault, CASE_DOCUMENTS, rows))
-        keep_crops(connection, vault, [key for _, key in links], at)
-
-
-def _case_row(case: CaseRecord) -> RowValues:
-    return columns_of(
-        case,
-        kind=str(case.kind),
-        origin=case.origin.value,
-        state=case.state.value,
-        document_ids=list(case.document_ids),
-        suspect_ids=list(case.suspect_ids),
-        line_ids=list(case.line_ids),
-        proposal=None if case.proposal is None else _proposal_values(case.proposal),
-        outcome=None if case.outcome is None else case.outcome.value,
-    )
+        to.insert(CASE_DOCUMENTS, [{"case_id": one, "document_id": key} for one, key in links])
+        keep_crops(to, [key for _, key in links])
 
 
 def _proposal_values(proposal: Proposal) -> dict[str, Any]:
@@ -308,15 +439,6 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
         at=datetime.fromisoformat(values["at"]),
         person=values.get("person"),
     )
-
-
-def keep_crops_of_cases(
-    connection: Connection, vault: Vault, new: Sequence[NewCrop], at: datetime
-) -> None:
-    """Keeps what has come in held of documents that an open case names already."""
-    held = [one.document_id for one in new if one.is_held]
-    named = [key for part in chunks(held) for key in connection.scalars(_IN_CASES, {"keys": part})]
-    keep_crops(connection, vault, named, at)
 
 
 # Of a document that a case names and does not suspect, a victim's, only what the case is about.

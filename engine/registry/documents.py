@@ -9,7 +9,7 @@ from datetime import date, datetime
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     BigInteger,
@@ -20,17 +20,23 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    bindparam,
+    case,
+    func,
     select,
 )
 
 from engine.errors import NotFound, SealBroken
 from engine.registry.database import KEYS, Day, Moment, Source, is_id
-from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
+from engine.registry.references import REFERENCE_COLUMNS, REFERENCES, erase_attempt_templates
 from engine.registry.rows import (
     DAMAGED,
+    Change,
     Code,
     RowValues,
+    Transaction,
     UuidText,
+    Write,
     mac_column,
     metadata,
     open_each,
@@ -38,6 +44,7 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sealed_column,
+    update_one,
 )
 from engine.registry.vault import Vault
 from schema.documents import DocumentStatus
@@ -77,8 +84,10 @@ partial_index(
 
 
 @dataclass(frozen=True, slots=True)
-class NewDocument:
+class NewDocument(Write):
     """`lookup` and `name_lookup` come from `Vault.look_up`; number, name and consent are sealed."""
+
+    table = DOCUMENTS
 
     id: str
     kind: str
@@ -89,6 +98,59 @@ class NewDocument:
     expires_on: date | None = None
     status: DocumentStatus = DocumentStatus.ACTIVE
     consent_ref: str | None = field(default=None, repr=False)
+
+    def row(self, to: Transaction) -> RowValues:
+        return self.pick_columns(identity=self.seal(to.vault), created_at=to.at)
+
+    def seal(self, vault: Vault) -> bytes:
+        """What it says in the clear, sealed for its row."""
+        said = [self.number, self.name]
+        if self.consent_ref is not None:
+            said.append(self.consent_ref)
+        identity = json.dumps(said, ensure_ascii=False)
+        return vault.seal("documents.identity", self.id, identity.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class ActivatedDocument(Change):
+    """A document that was attempted, under the id that it has, with what makes it active: from now
+    on the holder's reference says whose face it is, and no attempt's."""
+
+    table = DOCUMENTS
+
+    document: NewDocument
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        changes = [
+            {
+                "key": one.id,
+                "name": one.name_lookup,
+                "sealed": one.seal(to.vault),
+                "expiry": one.expires_on,
+            }
+            for one in (change.document for change in written)
+        ]
+        to.change(DOCUMENTS, _ACTIVATE, changes)
+        erase_attempt_templates(to.connection, [one.document.id for one in written])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockChange(Change):
+    """That a document is blocked from now on, or not any more. Its keyed look-up outlives an
+    erasure until then."""
+
+    table = DOCUMENTS
+
+    document_id: str
+    is_blocked: bool = True
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        blocked = [{"key": one.document_id, "at": to.at} for one in written if one.is_blocked]
+        to.change(DOCUMENTS, _BLOCK, blocked)
+        unblocked = [{"key": one.document_id} for one in written if not one.is_blocked]
+        to.change(DOCUMENTS, _UNBLOCK, unblocked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +183,22 @@ class DocumentRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedErasure:
+class AskedErasure(Change):
     """An erasure that waits for open cases, `due_at` at the latest."""
+
+    table = DOCUMENTS
 
     document_id: str
     by: str
     due_at: datetime
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        changes = [
+            {"key": one.document_id, "at": to.at, "due": one.due_at, "by": one.by}
+            for one in written
+        ]
+        to.change(DOCUMENTS, _ASK_ERASURE, changes)
 
 
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
@@ -174,36 +246,35 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
     ]
 
 
-def document_row(vault: Vault, document: NewDocument, at: datetime) -> RowValues:
-    return {
-        "id": document.id,
-        "kind": document.kind,
-        "lookup": document.lookup,
-        "name_lookup": document.name_lookup,
-        "identity": _seal_identity(vault, document),
-        "expires_on": document.expires_on,
-        "status": document.status.value,
-        "created_at": at,
-    }
-
-
-def activation_row(vault: Vault, document: NewDocument) -> RowValues:
-    return {
-        "key": document.id,
-        "name": document.name_lookup,
-        "sealed": _seal_identity(vault, document),
-        "expiry": document.expires_on,
-    }
-
-
-def _seal_identity(vault: Vault, document: NewDocument) -> bytes:
-    said = [document.number, document.name]
-    if document.consent_ref is not None:
-        said.append(document.consent_ref)
-    identity = json.dumps(said, ensure_ascii=False)
-    return vault.seal("documents.identity", document.id, identity.encode())
-
-
+_ACTIVATE = update_one(
+    DOCUMENTS,
+    DOCUMENTS.c.status == DocumentStatus.ATTEMPTED.value,
+    DOCUMENTS.c.blocked_at.is_(None),
+).values(
+    status=DocumentStatus.ACTIVE.value,
+    name_lookup=bindparam("name"),
+    identity=bindparam("sealed"),
+    expires_on=bindparam("expiry"),
+)
+_BLOCK = update_one(DOCUMENTS, DOCUMENTS.c.lookup.is_not(None)).values(
+    blocked_at=func.coalesce(DOCUMENTS.c.blocked_at, bindparam("at", type_=Moment))
+)
+_UNBLOCK = update_one(DOCUMENTS, DOCUMENTS.c.blocked_at.is_not(None)).values(
+    blocked_at=None,
+    # The block was all that an erased document's look-up was kept for.
+    lookup=case(
+        (DOCUMENTS.c.status == DocumentStatus.ERASED.value, None), else_=DOCUMENTS.c.lookup
+    ),
+)
+_ASK_ERASURE = update_one(
+    DOCUMENTS,
+    DOCUMENTS.c.status != DocumentStatus.ERASED.value,
+    DOCUMENTS.c.erasure_due_at.is_(None),
+).values(
+    erasure_asked_at=bindparam("at", type_=Moment),
+    erasure_due_at=bindparam("due", type_=Moment),
+    erasure_asked_by=bindparam("by"),
+)
 _DOCUMENTS = (
     select(DOCUMENTS, *(one.label(f"{_OF_REFERENCE}{one.name}") for one in REFERENCE_COLUMNS))
     .outerjoin(

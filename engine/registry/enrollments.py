@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
     Row,
     String,
@@ -35,28 +33,29 @@ from engine.errors import NotFound
 from engine.registry.audit import AUDIT
 from engine.registry.database import KEYS, Json, Moment, Source, chunks, is_id, utc_now
 from engine.registry.deployment import DEPLOYMENT
+from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
 from engine.registry.rows import (
     Code,
     JsonValue,
-    RowValues,
+    NewEvent,
+    Transaction,
     UuidText,
+    Write,
     authentic_rows,
-    changing_rows,
-    columns_of,
     is_authentic,
     mac_column,
     metadata,
     partial_index,
     read_as,
     require_authentic,
-    sealed_column,
     sound_rows,
     values_of,
     with_macs,
 )
 from engine.registry.vault import Vault
-from schema.reasons import Reason
+from schema.events import EventType
+from schema.reasons import Decision, Reason
 
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
@@ -123,11 +122,13 @@ Index("ix_liveness_outlet", LIVENESS.c.outlet, LIVENESS.c.received_at)
 
 
 @dataclass(frozen=True, slots=True)
-class EnrollmentRecord:
+class EnrollmentRecord(Write):
     """One attempt and its decision; `sequence` is the gallery's that was searched.
 
     Once it has expired, evidence, consent and capture time are gone; `reasons` stay.
     """
+
+    table = ENROLLMENTS
 
     id: str
     sequence: int
@@ -141,6 +142,26 @@ class EnrollmentRecord:
     captured_at: datetime | None
     created_at: datetime
     expired_at: datetime | None = None
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.add(written)
+        for one in written:
+            decided = {"decision": str(one.decision), "outlet": one.outlet, "line_id": None}
+            one.tell(to, EventType.ENROLLMENT_DECIDED, one.carrier, decided)
+            if Reason.WATCHLISTED in one.reasons:
+                place = {"carrier": one.carrier, "outlet": one.outlet}
+                one.tell(to, EventType.WATCHLIST_HIT, None, place)
+            if Reason.REPLACEMENT_ASKED in one.reasons and one.decision == Decision.REVIEW:
+                # People are to decide whether lines may move: their holder may object in time.
+                old = one.evidence["inputs"]["people"]["replacement"]["document_id"]
+                for line in to.connection.execute(IN_USE_UNDER, {"key": old}):
+                    tell_of_line(to, EventType.LINE_MOVE_ASKED, line, {})
+
+    def tell(
+        self, to: Transaction, kind: EventType, carrier: str | None, data: dict[str, Any]
+    ) -> None:
+        to.events.append(NewEvent(kind, self.id, carrier, data, self.document_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +178,15 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LivenessRecord:
+class LivenessRecord(Write):
     """What became of the evidence of liveness that a request brought, or should have brought.
 
     `token` is the keyed name of a result that has been used; `issued_at` when the capture system
     says that it judged. Without an `enrollment_id` it came with a verification. `judge` is the
     digest of the model that looked at the picture itself, None of what a capture system signed.
     """
+
+    table = LIVENESS
 
     id: str
     use: str
@@ -182,8 +205,10 @@ class LivenessRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredAnswer:
+class StoredAnswer(Write):
     """The answer to an idempotent request; `scope` names the carrier and its key."""
+
+    table = IDEMPOTENCY
 
     scope: bytes
     payload_digest: bytes
@@ -206,19 +231,6 @@ class LivenessCount:
     absent: int = 0
 
 
-def enrollment_row(record: EnrollmentRecord) -> RowValues:
-    return columns_of(
-        record,
-        decision=str(record.decision),
-        reasons=[str(reason) for reason in record.reasons],
-        evidence=dict(record.evidence),
-    )
-
-
-def answer_row(answer: StoredAnswer) -> RowValues:
-    return columns_of(answer, response=dict(answer.response))
-
-
 # Of failed comparisons: what `checks/limits.py` bounds, by its name there.
 TALLIES = Table(
     "tallies",
@@ -231,14 +243,20 @@ TALLIES = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Write):
     """Adds `amount` to the count `name`, of which one is forgotten in each `each`; it stays below
     `most`, so that no single call blocks for longer than others."""
+
+    table = TALLIES
 
     name: str
     amount: float
     each: timedelta
     most: float
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        count_tallies(to.connection, to.vault, written, to.at)
 
 
 HOLDER_TALLY, SHOWN_TALLY = "holder", "shown"
@@ -320,105 +338,6 @@ def forget_tallies(connection: Connection) -> None:
     if isinstance(newest, datetime):
         stale = TALLIES.c.at < min(newest, utc_now()) - TALLIES_STAY
         connection.execute(delete(TALLIES).where(stale))
-
-
-CROPS = Table(
-    "crops",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    # Null of an imported reference, which has no attempt.
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
-    Column("photograph", String(16), nullable=False),
-    sealed_column("image", nullable=False),
-    Column("kept_until", Moment, nullable=False, index=True),
-    # Null where an attempt has no well-formed document.
-    Column("document_id", UuidText, ForeignKey("documents.id"), index=True),
-    Column("received_at", Moment),
-    Column("quality", JsonValue),
-    # Shown to nobody until a case names the document.
-    Column("is_held", Boolean),
-    # So long it is kept from when a case names its document.
-    Column("case_days", Integer),
-    mac_column(),
-    CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
-    CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropRecord:
-    """An aligned face, without its image; `photograph` is `live` or `portrait`.
-
-    It is of an attempt, or of an imported reference, which has a document alone. One that
-    `is_held` is shown to nobody until a case names its document; from then on it is kept for
-    `case_days`. `received_at` is when the photograph passed through.
-    """
-
-    id: str
-    enrollment_id: str | None
-    photograph: str
-    kept_until: datetime
-    document_id: str | None = None
-    received_at: datetime | None = None
-    quality: Mapping[str, float] | None = None
-    is_held: bool | None = None
-    case_days: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewCrop(CropRecord):
-    """A crop with its image as a JPEG or PNG file, which is sealed."""
-
-    image: bytes = field(repr=False)
-
-
-CROP_IMAGE = "crops.image"
-_ENROLLMENTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id.in_(KEYS))
-_ERASE_CROPS = delete(CROPS).where(
-    or_(CROPS.c.document_id.in_(KEYS), CROPS.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
-)
-_NAMED_CROPS = select(CROPS.c.id, CROPS.c.kept_until, CROPS.c.case_days).where(
-    CROPS.c.document_id.in_(KEYS), CROPS.c.case_days.is_not(None)
-)
-_KEEP_CROP = (
-    update(CROPS)
-    .where(CROPS.c.id == bindparam("key"))
-    .values(kept_until=bindparam("until", type_=Moment), is_held=None)
-)
-
-
-def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
-    """Inserts crops, each image sealed for its row."""
-    rows = [
-        columns_of(
-            one,
-            image=vault.seal(CROP_IMAGE, one.id, one.image),
-            quality=None if one.quality is None else dict(one.quality),
-        )
-        for one in new
-    ]
-    connection.execute(insert(CROPS), with_macs(vault, CROPS, rows))
-
-
-def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
-    """Deletes the crops of documents: of every attempt under one, and of an imported reference."""
-    connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
-
-
-def keep_crops(
-    connection: Connection, vault: Vault, document_ids: Sequence[str], at: datetime
-) -> None:
-    """Keeps the faces of these documents for a case: those that were held are shown from now on."""
-    kept = [
-        {"key": row.id, "until": max(row.kept_until, at + timedelta(days=row.case_days))}
-        for part in chunks(list(dict.fromkeys(document_ids)))
-        for row in connection.execute(_NAMED_CROPS, {"keys": part})
-        # Its time is over, and only the daily job has not come to it yet.
-        if row.kept_until > at
-    ]
-    if kept:
-        with changing_rows(connection, vault, {CROPS: [one["key"] for one in kept]}):
-            connection.execute(_KEEP_CROP, kept)
 
 
 _ANSWERS = select(IDEMPOTENCY).where(IDEMPOTENCY.c.scope.in_(KEYS))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     ForeignKey,
     Index,
@@ -19,17 +20,22 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    delete,
     func,
     literal_column,
     select,
-    update,
 )
 
-from engine.registry.database import KEYS, Moment, Source
+from engine.registry.database import KEYS, Moment, Source, chunks, new_id
 from engine.registry.rows import (
+    Change,
     Code,
+    JsonValue,
+    NewEvent,
     RowValues,
+    Transaction,
     UuidText,
+    Write,
     authentic_rows,
     columns_of,
     mac_column,
@@ -39,8 +45,10 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sealed_column,
+    update_one,
 )
 from engine.registry.vault import Vault
+from schema.events import EventType
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
 
 _CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
@@ -90,6 +98,37 @@ LINE_EVENTS = Table(
 )
 Index("ix_line_events_line", LINE_EVENTS.c.line_id, LINE_EVENTS.c.at)
 
+# Lines whose holders are asked for, and what happens next where they do not come.
+REVERIFICATIONS = Table(
+    "reverifications",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("line_id", UuidText, ForeignKey("lines.id"), nullable=False),
+    Column("rule", Code, nullable=False),
+    Column("asked_at", Moment, nullable=False),
+    Column("next_step_at", Moment),
+    # As they were when it was asked for: what a holder was told stays so.
+    Column("steps", JsonValue, nullable=False),
+    Column("overdue_at", Moment),
+    Column("campaign_id", UuidText, ForeignKey("campaigns.id")),
+    mac_column(),
+)
+Index("uq_reverifications_line", REVERIFICATIONS.c.line_id, REVERIFICATIONS.c.rule, unique=True)
+partial_index(
+    "ix_reverifications_due",
+    REVERIFICATIONS.c.next_step_at,
+    REVERIFICATIONS.c.id,
+    where="next_step_at IS NOT NULL",
+)
+# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
+partial_index(
+    "ix_reverifications_campaign",
+    REVERIFICATIONS.c.campaign_id,
+    REVERIFICATIONS.c.next_step_at,
+    REVERIFICATIONS.c.id,
+    where="next_step_at IS NOT NULL",
+)
+
 # Documents that no limit on lines holds for, as those of firms.
 LIMIT_EXEMPTIONS = Table(
     "limit_exemptions",
@@ -102,23 +141,12 @@ LIMIT_EXEMPTIONS = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewLine:
-    """`msisdn_lookup` comes from `Vault.look_up`; the number is sealed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineRecord(Write):
+    """A line; `msisdn_lookup` comes from `Vault.look_up`. Its number is sealed, and only of a line
+    to be opened it is here: else `Reader.numbers` opens it."""
 
-    id: str
-    msisdn_lookup: bytes
-    msisdn: str = field(repr=False)
-    document_id: str
-    carrier: str
-    outlet: str
-    enrollment_id: str | None
-    opened_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class LineRecord:
-    """A line without its number, which `Reader.numbers` opens."""
+    table = LINES
 
     id: str
     msisdn_lookup: bytes | None
@@ -126,10 +154,11 @@ class LineRecord:
     carrier: str
     outlet: str
     enrollment_id: str | None
-    status: LineStatus
+    status: LineStatus = LineStatus.ACTIVE
     opened_at: datetime
-    closed_at: datetime | None
+    closed_at: datetime | None = None
     service: LineService | None = None
+    msisdn: str | None = field(default=None, repr=False)
 
     @property
     def state(self) -> LineState:
@@ -137,14 +166,38 @@ class LineRecord:
             return LineState(self.service)
         return LineState(self.status)
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.add(written)
+        decided = {
+            one.subject: one for one in to.events if one.type is EventType.ENROLLMENT_DECIDED
+        }
+        for line in written:
+            # An imported base is the carrier's own: it is told of nothing that it does not know.
+            if (attempt := line.enrollment_id) is None:
+                continue
+            if attempt in decided:
+                decided[attempt].line_id = decided[attempt].data["line_id"] = line.id
+            else:
+                data = {"enrollment_id": attempt, "outlet": line.outlet}
+                opened = (EventType.LINE_OPENED, line.id, line.carrier, data)
+                to.events.append(NewEvent(*opened, line.document_id))
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LineEvent:
-    """What happened to a line, `at` which moment; it was written down at `recorded_at`.
+    def row(self, to: Transaction) -> RowValues:
+        assert self.msisdn is not None, "a line is opened with its number"
+        return columns_of(self, msisdn=to.vault.seal("lines.msisdn", self.id, self.msisdn.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class LineEvent(Change):
+    """What happened to a line, `at` which moment; it was written down at `recorded_at`. One that is
+    closed, disputed or restored changes with it.
 
     `cause` is the rule or the campaign that brought it, the case that it opened, or why people did
     it: then a case is `case:` with its id.
     """
+
+    table = LINES
 
     id: str
     line_id: str
@@ -154,39 +207,198 @@ class LineEvent:
     cause: str | None
     by: str
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        lines = find_lines(to.connection, [one.line_id for one in written])
+        to.insert(LINE_EVENTS, [columns_of(one) for one in written])
+        for one in written:
+            # One of a line that is not there is refused by the database.
+            if (line := lines.get(one.line_id)) is not None:
+                tell_of_line(to, EventType(f"line.{one.kind}"), line, one.describe())
+        for kind, change in _CHANGES_OF.items():
+            moment = {"at": to.at} if kind is LineEventKind.CLOSED else {}
+            keys = [one.line_id for one in written if one.kind is kind]
+            to.change(LINES, change, [{"key": key, **moment} for key in keys])
+            if kind is LineEventKind.CLOSED:
+                # Nobody is asked for any more who had one of these.
+                end_waiting(to.connection, REVERIFICATIONS.c.line_id, keys)
+
+    def describe(self) -> dict[str, Any]:
+        """As carriers and fraud teams are told it."""
+        # Of a holder who has not come the case stays, for those who read the whole feed.
+        is_whole = self.kind is LineEventKind.REVERIFY_FAILED
+        return {"at": self.at.isoformat(), "cause": self.cause if is_whole else tell_cause(self)}
+
+
+def change_lines(
+    line_ids: Iterable[str], kind: LineEventKind, at: datetime, cause: str, by: str
+) -> list[LineEvent]:
+    """That people close, dispute or restore lines, and why."""
+    return [LineEvent(new_id(), key, kind, at, at, cause, by) for key in line_ids]
+
+
+def tell_cause(event: LineEvent) -> str | None:
+    """The cause as a carrier is told it: of a case no id, which would say whose other lines are in
+    it, and which is for fraud teams."""
+    is_case = event.kind is LineEventKind.REVERIFY_FAILED or (event.cause or "").startswith("case:")
+    return "case" if is_case else event.cause
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChange(Change):
+    """What of its service a line lacks from now on."""
+
+    table = LINES
+
+    line_id: str
+    service: LineService | None
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        rows = [{"key": one.line_id, "new_service": one.service} for one in written]
+        with to.changing(LINES, [one.line_id for one in written]):
+            to.connection.execute(_SET_SERVICE, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class MovedLine(Change):
+    """A line, and the document that it is under from now on."""
+
+    table = LINES
+
+    line_id: str
+    document_id: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        for line in find_lines(to.connection, [one.line_id for one in written]).values():
+            tell_of_line(to, EventType.LINE_MOVED, line, {})
+        to.change(LINES, _MOVE, [{"key": one.line_id, "new": one.document_id} for one in written])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exemption:
+class Exemption(Write):
     """A document that no limit on lines holds for; `cause` says what it is."""
+
+    table = LIMIT_EXEMPTIONS
 
     document_id: str
     cause: str
     at: datetime
     by: str
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        end_exemptions(to.connection, [one.document_id for one in written])
+        to.add(written)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedExemption(Write):
+    """A document that limits hold for again."""
+
+    table = LIMIT_EXEMPTIONS
+
+    document_id: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        end_exemptions(to.connection, [one.document_id for one in written])
+
+
+Step = tuple[int, str]
+"""Seconds, and the state that a line is in after them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverification(Write):
+    """A line whose holder is asked for; one of a rule at a time. It replaces one of the same id.
+
+    `steps` are those still to come, each counted from the one before. With none left it waits for
+    the holder without a time. `overdue_at`: the first step's moment, once that was done.
+    """
+
+    table = REVERIFICATIONS
+
+    id: str
+    line_id: str
+    rule: str
+    asked_at: datetime
+    next_step_at: datetime | None
+    steps: tuple[Step, ...]
+    overdue_at: datetime | None = None
+    campaign_id: str | None = None
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        end_waiting(to.connection, REVERIFICATIONS.c.id, [one.id for one in written])
+        to.add(written)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedReverification(Write):
+    """A re-verification that waits no more."""
+
+    table = REVERIFICATIONS
+
+    id: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        end_waiting(to.connection, REVERIFICATIONS.c.id, [one.id for one in written])
+
+
+def end_waiting(connection: Connection, column: ColumnElement[str], keys: Sequence[str]) -> None:
+    """Ends the re-verifications that have one of these keys in a column."""
+    for part in chunks(keys):
+        connection.execute(delete(REVERIFICATIONS).where(column.in_(part)))
+
+
+def end_exemptions(connection: Connection, document_ids: Sequence[str]) -> None:
+    for part in chunks(document_ids):
+        connection.execute(delete(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(part)))
+
+
+def find_lines(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    """The known ones of these lines, each as `tell_of_line` needs it."""
+    return {
+        row.id: row
+        for part in chunks(ids)
+        for row in connection.execute(_PLACES_OF, {"keys": part})
+    }
+
+
+def tell_of_line(to: Transaction, kind: EventType, line: Any, data: dict[str, Any]) -> None:
+    """Adds an event of a line, in the queue of its document."""
+    to.events.append(NewEvent(kind, line.id, line.carrier, data, line.document_id))
+
 
 def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
     require_authentic(vault, LINES, row)
     service = None if row.service is None else LineService(row.service)
-    return read_as(LineRecord, row, status=LineStatus(row.status), service=service)
+    return read_as(LineRecord, row, status=LineStatus(row.status), service=service, msisdn=None)
 
 
-def line_row(vault: Vault, line: NewLine) -> RowValues:
-    sealed = vault.seal("lines.msisdn", line.id, line.msisdn.encode())
-    return columns_of(line, msisdn=sealed, status=LineStatus.ACTIVE.value)
-
-
-_SET_SERVICE = (
-    update(LINES).where(LINES.c.id == bindparam("key")).values(service=bindparam("new_service"))
+_IS_IN_USE = LINES.c.status != LineStatus.CLOSED.value
+_PLACES = select(LINES.c.id, LINES.c.carrier, LINES.c.document_id)
+_PLACES_OF = _PLACES.where(LINES.c.id.in_(KEYS))
+IN_USE_UNDER = _PLACES.where(LINES.c.document_id == bindparam("key"), _IS_IN_USE).order_by(
+    LINES.c.id
 )
-
-
-def set_services(connection: Connection, services: Mapping[str, LineService | None]) -> None:
-    """Sets what of their service lines lack; their codes are the caller's to renew."""
-    if services:
-        rows = [{"key": key, "new_service": service} for key, service in services.items()]
-        connection.execute(_SET_SERVICE, rows)
-
+"""The lines in use under a document, each as `tell_of_line` needs it."""
+_CHANGES_OF = {
+    LineEventKind.DISPUTED: update_one(LINES, LINES.c.status == LineStatus.ACTIVE.value).values(
+        status=LineStatus.DISPUTED.value
+    ),
+    LineEventKind.RESTORED: update_one(LINES, LINES.c.status == LineStatus.DISPUTED.value).values(
+        status=LineStatus.ACTIVE.value
+    ),
+    LineEventKind.CLOSED: update_one(LINES, _IS_IN_USE).values(
+        status=LineStatus.CLOSED.value, closed_at=bindparam("at")
+    ),
+}
+_SET_SERVICE = update_one(LINES).values(service=bindparam("new_service"))
+_MOVE = update_one(LINES, _IS_IN_USE).values(document_id=bindparam("new"))
 
 # Written out, as in the index: else SQLite has to plan anew for each value.
 _IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")

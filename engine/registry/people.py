@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from sqlalchemy import (
     Column,
-    Connection,
     Float,
     ForeignKey,
     Index,
@@ -22,31 +21,31 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     or_,
     select,
     update,
 )
 
-from engine.registry.database import KEYS, Moment, Source, change_one
+from engine.registry.database import KEYS, Moment, Source
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
+    Change,
     Code,
     JsonValue,
+    RowValues,
+    Transaction,
     UuidText,
+    Write,
     authentic_rows,
-    changing_rows,
-    columns_of,
     mac_column,
     metadata,
     read_as,
     sealed_column,
-    with_macs,
+    update_one,
 )
 from engine.registry.sweeps import JUDGED_PAIRS
-from engine.registry.vault import Vault
 from schema.cases import Outcome
 
 # Who answers for the line of a minor: ids alone, and the year in which that ends.
@@ -118,8 +117,10 @@ REPLACEMENTS = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Guardianship:
+class Guardianship(Write):
     """Who answers for a minor's line, by ids, until the end of the year `ends_in`."""
+
+    table = GUARDIANSHIPS
 
     line_id: str
     document_id: str
@@ -127,6 +128,13 @@ class Guardianship:
     enrollment_id: str
     ends_in: int
     created_at: datetime
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        # A line that goes along with a minor's renewed document has the guardian of before.
+        bound = GUARDIANSHIPS.c.line_id.in_([one.line_id for one in written])
+        to.connection.execute(delete(GUARDIANSHIPS).where(bound))
+        to.add(written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +148,11 @@ class AskedLine:
 
 
 @dataclass(frozen=True, slots=True)
-class ExceptionRecord:
+class ExceptionRecord(Write):
     """An enrollment (its `id`) without a usable face or portrait, and why. `line` is sealed, and
     leaves once two people have decided; with a `line_id` they granted it."""
+
+    table = EXCEPTIONS
 
     id: str
     carrier: str
@@ -161,10 +171,32 @@ class ExceptionRecord:
             return "asked"
         return "refused" if self.line_id is None else "granted"
 
+    def row(self, to: Transaction) -> RowValues:
+        assert self.line is not None, "what is asked for is a line"
+        sealed = to.vault.seal(_NUMBER, self.id, msgspec.json.encode(self.line))
+        return self.pick_columns(msisdn=sealed)
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedException(Change):
+    """An enrollment whose exception was decided, and the line that it was granted."""
+
+    table = EXCEPTIONS
+
+    enrollment_id: str
+    line_id: str | None
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        changes = [{"key": one.enrollment_id, "at": to.at, "line": one.line_id} for one in written]
+        to.change(EXCEPTIONS, _SET_EXCEPTION, changes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeathRecord:
-    """A holder who was reported dead; it holds until it is lifted."""
+class DeathRecord(Write):
+    """A holder who was reported dead, as it is from now on; it holds until it is lifted."""
+
+    table = DEATHS
 
     document_id: str
     source: str
@@ -186,11 +218,19 @@ class DeathRecord:
             return "lifted"
         return "reported" if self.confirmed_at is None else "confirmed"
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        known = DEATHS.c.document_id.in_([one.document_id for one in written])
+        to.connection.execute(delete(DEATHS).where(known))
+        to.add(written)
+
 
 @dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(Change):
     """A document that another of the same person, its successor, has replaced; `score` is that of
     the face that was shown with the successor."""
+
+    table = REPLACEMENTS
 
     document_id: str
     successor_id: str
@@ -198,20 +238,21 @@ class Replacement:
     score: float
     replaced_at: datetime
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.add(written)
+        for one in written:
+            one.follow(to)
 
-@dataclass(frozen=True, slots=True)
-class PeopleChanges:
-    """The part of a transaction about people whom rules treat apart."""
-
-    guardianships: Sequence[Guardianship] = ()
-    exceptions: Sequence[ExceptionRecord] = ()
-    decided_exceptions: Sequence[tuple[str, str | None]] = ()
-    """Enrollment, and the line that it was granted."""
-    deaths: Sequence[DeathRecord] = ()
-    """As they are from now on."""
-    replacements: Sequence[Replacement] = ()
-    moved_lines: Sequence[tuple[str, str]] = ()
-    """Line, and the document that it is under from now on."""
+    def follow(self, to: Transaction) -> None:
+        """Whom the document is of, as a minor or as a guardian, is the holder of its successor."""
+        for column in _OF_GUARDIANSHIP:
+            is_old = column == self.document_id
+            found = to.connection.scalars(select(GUARDIANSHIPS.c.line_id).where(is_old)).all()
+            if found:
+                with to.changing(GUARDIANSHIPS, found):
+                    moved = update(GUARDIANSHIPS).where(is_old)
+                    to.connection.execute(moved.values({column.name: self.successor_id}))
 
 
 _FRAUDS = tuple(
@@ -269,12 +310,10 @@ _GUARDED_LINES = (
     )
     .group_by(GUARDIANSHIPS.c.guardian_id)
 )
-_SET_EXCEPTION = (
-    update(EXCEPTIONS)
-    .where(EXCEPTIONS.c.id == bindparam("key"), EXCEPTIONS.c.decided_at.is_(None))
-    .values(msisdn=None, decided_at=bindparam("at"), line_id=bindparam("line"))
+_SET_EXCEPTION = update_one(EXCEPTIONS, EXCEPTIONS.c.decided_at.is_(None)).values(
+    msisdn=None, decided_at=bindparam("at"), line_id=bindparam("line")
 )
-_MOVE = update(LINES).where(LINES.c.id == bindparam("key"), LINES.c.status != "closed")
+_OF_GUARDIANSHIP = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,58 +352,6 @@ def _death_of(row: Row[Any]) -> DeathRecord:
     return read_as(DeathRecord, row, disputed_lines=tuple(row.disputed_lines))
 
 
-def write_people(
-    connection: Connection, vault: Vault, changes: PeopleChanges, at: datetime
-) -> None:
-    """Writes these rows, after the lines, enrollments and cases that they name."""
-    bound = [one.line_id for one in changes.guardianships]
-    if bound:
-        # A line that goes along with a minor's renewed document has the guardian of before.
-        connection.execute(delete(GUARDIANSHIPS).where(GUARDIANSHIPS.c.line_id.in_(bound)))
-    for table, rows in (
-        (GUARDIANSHIPS, [columns_of(one) for one in changes.guardianships]),
-        (EXCEPTIONS, [_exception_row(vault, one) for one in changes.exceptions]),
-        (REPLACEMENTS, [columns_of(one) for one in changes.replacements]),
-    ):
-        if rows:
-            connection.execute(insert(table), with_macs(vault, table, rows))
-    for one in changes.replacements:
-        _follow_replacement(connection, vault, one)
-    for death in changes.deaths:
-        row = columns_of(death, disputed_lines=list(death.disputed_lines))
-        connection.execute(delete(DEATHS).where(DEATHS.c.document_id == death.document_id))
-        connection.execute(insert(DEATHS), with_macs(vault, DEATHS, [row]))
-    updated = {
-        EXCEPTIONS: [key for key, _ in changes.decided_exceptions],
-        LINES: [key for key, _ in changes.moved_lines],
-    }
-    with changing_rows(connection, vault, updated):
-        for key, line_id in changes.decided_exceptions:
-            given = {"key": key, "at": at, "line": line_id}
-            change_one(connection, _SET_EXCEPTION, given)
-        for key, document_id in changes.moved_lines:
-            change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
-
-
-def _follow_replacement(connection: Connection, vault: Vault, one: Replacement) -> None:
-    """Whom a document is of, as a minor or as a guardian, is the holder of its successor."""
-    columns = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
-    for column in columns:
-        is_old = column == one.document_id
-        keys = connection.scalars(select(GUARDIANSHIPS.c.line_id).where(is_old)).all()
-        if keys:
-            with changing_rows(connection, vault, {GUARDIANSHIPS: keys}):
-                moved = update(GUARDIANSHIPS).where(is_old)
-                connection.execute(moved.values({column.name: one.successor_id}))
-
-
-def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:
-    assert one.line is not None, "what is asked for is a line"
-    sealed = vault.seal(_NUMBER, one.id, msgspec.json.encode(one.line))
-    row = columns_of(one, msisdn=sealed)
-    return {name: row[name] for name in row if name in EXCEPTIONS.c}
-
-
 def _read_line(opened: bytes) -> AskedLine:
     # A number alone was sealed before names were.
     if opened.startswith(b"+"):
@@ -372,19 +359,13 @@ def _read_line(opened: bytes) -> AskedLine:
     return msgspec.json.decode(opened, type=AskedLine)
 
 
-def forget_people(connection: Connection, vault: Vault, document_id: str, at: datetime) -> None:
+def forget_people(to: Transaction, document_id: str) -> None:
     """What an erased document leaves: no number that was asked for, and no tie to a person."""
-    asked = connection.scalars(
-        select(EXCEPTIONS.c.id).where(
-            EXCEPTIONS.c.document_id == document_id, EXCEPTIONS.c.decided_at.is_(None)
-        )
-    ).all()
-    with changing_rows(connection, vault, {EXCEPTIONS: asked}):
-        for key in asked:
-            change_one(connection, _SET_EXCEPTION, {"key": key, "at": at, "line": None})
-    for column in (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id):
-        connection.execute(delete(GUARDIANSHIPS).where(column == document_id))
-    connection.execute(delete(REPLACEMENTS).where(REPLACEMENTS.c.document_id == document_id))
+    is_asked = (EXCEPTIONS.c.document_id == document_id) & EXCEPTIONS.c.decided_at.is_(None)
+    asked = to.connection.scalars(select(EXCEPTIONS.c.id).where(is_asked)).all()
+    DecidedException.store(to, [DecidedException(key, None) for key in asked])
+    for column in (*_OF_GUARDIANSHIP, REPLACEMENTS.c.document_id):
+        to.connection.execute(delete(column.table).where(column == document_id))
 
 
 class PeopleReader(Source):

@@ -30,14 +30,17 @@ from engine.errors import NotFound
 from engine.registry.cases import (
     CASE_DOCUMENTS,
     CASES,
+    CROP_IMAGE,
+    CROPS,
     HAS_FRAUD_IN_USE,
     STATE_OF_NAMED,
     CaseReader,
     CaseRecord,
+    CropRecord,
     case_of,
 )
 from engine.registry.database import KEYS, Moment, is_id, utc_now
-from engine.registry.enrollments import CROP_IMAGE, CROPS, ENROLLMENTS, AttemptRecord, CropRecord
+from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCES
 from engine.registry.rows import open_each, open_some, read_as, require_authentic

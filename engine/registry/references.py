@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import compress
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,14 @@ from sqlalchemy import (
 from engine.errors import RowRefused, SealBroken
 from engine.registry.database import KEYS, Moment, Source, chunks, long_statements, reading
 from engine.registry.rows import (
+    Change,
     RowNumber,
     RowValues,
+    Transaction,
     UuidText,
+    Write,
     authentic_rows,
     changing_rows,
-    columns_of,
     is_authentic,
     mac_column,
     metadata,
@@ -49,6 +51,7 @@ from engine.registry.rows import (
     read_as,
     sealed_column,
     sound_rows,
+    update_one,
     values_of,
     without_sealed,
 )
@@ -113,8 +116,11 @@ class SecondTemplate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NewReference:
-    """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave."""
+class NewReference(Write):
+    """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave, from the
+    gallery's `sequence` on."""
+
+    table = REFERENCES
 
     id: int
     document_id: str
@@ -123,15 +129,81 @@ class NewReference:
     sequence: int
     second: SecondTemplate | None = None
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        templates = np.stack([one.template for one in written])
+        require_unit(templates, to.vault.dim)
+        names = [name_reference(int(one.id), one.document_id) for one in written]
+        sealed = to.vault.seal_templates(names, templates)
+        rows = [
+            {
+                "id": int(one.id),
+                "document_id": one.document_id,
+                "enrollment_id": one.enrollment_id,
+                "template": template,
+                "model_digest": to.model_digest,
+                "rotation_id": to.vault.rotation_id,
+                "added_sequence": one.sequence,
+                **seal_second(to.vault, SECOND_TEMPLATE, name, one.second),
+            }
+            for one, name, template in zip(written, names, sealed, strict=True)
+        ]
+        to.insert(REFERENCES, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedReference(Change):
+    """A reference that is removed, at the gallery's `sequence`: its row stays without a template,
+    so that its id stays taken."""
+
+    table = REFERENCES
+
+    id: int
+    sequence: int
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.is_erasing = True
+        removed = [{"key": int(one.id), "sequence": one.sequence} for one in written]
+        to.change(REFERENCES, _REMOVE, removed)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AttemptTemplate:
+class FilledReference(Change):
+    """A reference and its template of a second model; one that was removed is left alone."""
+
+    table = REFERENCES
+
+    id: int
+    second: SecondTemplate
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        fill_references(to.connection, to.vault, [(one.id, one.second) for one in written])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptTemplate(Write):
     """What an attempt showed under a document without a reference, as a unit vector float32[d]: for
     what people decide of it, and shown by no call."""
+
+    table = ATTEMPT_TEMPLATES
 
     enrollment_id: str
     document_id: str
     template: NDArray[np.float32] = field(repr=False)
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        templates = np.stack([one.template for one in written])
+        require_unit(templates, to.vault.dim)
+        names = [one.enrollment_id for one in written]
+        sealed = to.vault.seal_templates(names, templates, ATTEMPT_TEMPLATE)
+        rows = [
+            {"id": one.enrollment_id, "document_id": one.document_id, "template": template}
+            for one, template in zip(written, sealed, strict=True)
+        ]
+        to.insert(ATTEMPT_TEMPLATES, rows)
 
 
 TEMPLATES_PER_CHUNK = 10_000
@@ -151,46 +223,6 @@ IS_LIVE = REFERENCES.c.removed_sequence.is_(None)
 IS_UNFILLED = func.coalesce(REFERENCES.c.second_model_digest, "") != bindparam("digest")
 
 _DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)
-
-
-def reference_rows(
-    vault: Vault, model_digest: str, references: Sequence[NewReference]
-) -> list[RowValues]:
-    if not references:
-        return []
-    ids = [int(reference.id) for reference in references]
-    templates = np.stack([row.template for row in references])
-    require_unit(templates, vault.dim)
-    names = [name_reference(row.id, row.document_id) for row in references]
-    sealed = vault.seal_templates(names, templates)
-    rotation_id = vault.rotation_id
-    return [
-        {
-            "id": key,
-            "document_id": reference.document_id,
-            "enrollment_id": reference.enrollment_id,
-            "template": template,
-            "model_digest": model_digest,
-            "rotation_id": rotation_id,
-            "added_sequence": reference.sequence,
-            **seal_second(vault, SECOND_TEMPLATE, name, reference.second),
-        }
-        for key, reference, name, template in zip(ids, references, names, sealed, strict=True)
-    ]
-
-
-def attempt_template_rows(vault: Vault, attempts: Sequence[AttemptTemplate]) -> list[RowValues]:
-    if not attempts:
-        return []
-    templates = np.stack([one.template for one in attempts])
-    require_unit(templates, vault.dim)
-    sealed = vault.seal_templates(
-        [one.enrollment_id for one in attempts], templates, ATTEMPT_TEMPLATE
-    )
-    return [
-        {"id": one.enrollment_id, "document_id": one.document_id, "template": template}
-        for one, template in zip(attempts, sealed, strict=True)
-    ]
 
 
 def seal_second(
@@ -231,6 +263,12 @@ def fill_references(
     return len(rows)
 
 
+_REMOVE = update_one(REFERENCES, IS_LIVE).values(
+    template=None,
+    second_template=None,
+    second_model_digest=None,
+    removed_sequence=bindparam("sequence"),
+)
 _FILL = (
     update(REFERENCES)
     .where(REFERENCES.c.id == bindparam("key"))
@@ -276,11 +314,13 @@ WATCHLIST = Table(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WatchEntry:
+class WatchEntry(Write):
     """A document, a rotated template (float32[dim]) or both, to be reviewed when met.
 
     `id` is its key in an index of watched faces, given by `Writer.next_watch_id`.
     """
+
+    table = WATCHLIST
 
     id: int
     document_lookup: bytes | None
@@ -289,6 +329,36 @@ class WatchEntry:
     added_at: datetime
     second: SecondTemplate | None = None
 
+    def row(self, to: Transaction) -> RowValues:
+        template = None
+        if self.template is not None:
+            require_unit(self.template[None], to.vault.dim)
+            template = to.vault.seal_templates([self.id], self.template[None], WATCHED_TEMPLATE)[0]
+        second = seal_second(to.vault, SECOND_WATCHED, self.id, self.second)
+        return self.pick_columns(template=template, **second)
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedWatchEntry(Change):
+    """An entry of the watch-list that is removed; its row stays, so that its id stays taken."""
+
+    table = WATCHLIST
+
+    id: int
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.is_erasing = True
+        to.change(WATCHLIST, _UNWATCH, [{"key": int(one.id), "at": to.at} for one in written])
+
+
+_UNWATCH = update_one(WATCHLIST, WATCHLIST.c.removed_at.is_(None)).values(
+    template=None,
+    second_template=None,
+    second_model_digest=None,
+    document_lookup=None,
+    removed_at=bindparam("at"),
+)
 
 DAMAGED_ENTRY = "(damaged: run sosie doctor)"
 """In place of what a damaged row says."""
@@ -315,17 +385,6 @@ class Coverage:
             watched = self.watched - self.missing_watched
             told += f", {watched:,} of {self.watched:,} watched faces"
         return told
-
-
-def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
-    template = None
-    if entry.template is not None:
-        require_unit(entry.template[None], vault.dim)
-        template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
-    second = seal_second(vault, SECOND_WATCHED, entry.id, entry.second)
-    values = {**columns_of(entry, template=template), **second}
-    del values["second"]
-    return values
 
 
 _TEMPLATES = select(REFERENCES).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Connection,
     and_,
     bindparam,
     case,
@@ -32,27 +31,36 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import (
     CASE_DOCUMENTS,
     CASES,
+    CROPS,
+    AddedNote,
+    CaseChange,
     case_of,
-    change_cases,
+    erase_crops,
     erase_notes,
-    write_notes,
 )
-from engine.registry.database import UNREADABLE, Json, Source, chunks
+from engine.registry.database import KEYS, UNREADABLE, Json, Source, chunks
 from engine.registry.documents import DOCUMENTS
-from engine.registry.enrollments import CROPS, ENROLLMENTS, IDEMPOTENCY, LIVENESS, erase_crops
+from engine.registry.enrollments import ENROLLMENTS, IDEMPOTENCY, LIVENESS, TALLIES, tally_of
 from engine.registry.events import EVENTS, EVENTS_MARKED
-from engine.registry.lines import LINE_EVENTS, LINES
+from engine.registry.lines import IN_USE_UNDER, LINE_EVENTS, LINES, LineEvent, change_lines
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
-from engine.registry.references import ATTEMPT_TEMPLATES, erase_attempt_templates
-from engine.registry.rows import changing_rows, open_each
-from engine.registry.vault import Vault
+from engine.registry.references import (
+    ATTEMPT_TEMPLATES,
+    IS_LIVE,
+    REFERENCES,
+    erase_attempt_templates,
+)
+from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
 from engine.registry.webhooks import Webhooks
-from engine.registry.writer import ERASED, Writer
+from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind
+from schema.documents import DocumentStatus
+from schema.events import EventType
+from schema.lines import LineEventKind
 
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""
-Wipe = Callable[[Connection, Vault, Sequence[Any], datetime, Strip], None]
+Wipe = Callable[[Transaction, Sequence[Any], Strip], None]
 _opened, _standing = CASES.alias("opened"), CASES.alias("standing")
 
 _EXPIRE_ATTEMPT = (
@@ -64,41 +72,105 @@ _EXPIRE_ATTEMPT = (
 )
 
 
-def wipe_attempts(
-    connection: Connection, vault: Vault, ids: Sequence[Any], now: datetime, strip: Strip
-) -> None:
+def wipe_attempts(to: Transaction, ids: Sequence[Any], strip: Strip) -> None:
     """Wipes what describes a person; stored answers, templates and crops are deleted."""
     found = select(ENROLLMENTS.c.id, ENROLLMENTS.c.evidence).where(ENROLLMENTS.c.id.in_(ids))
     stripped = [
-        {"key": row.id, "stays": {} if is_damaged else dict(strip(row.evidence)), "at": now}
-        for row in connection.execute(found)
-        for is_damaged in (vault.set_aside.has(ENROLLMENTS.name, f"row {row.id}"),)
+        {"key": row.id, "stays": {} if is_damaged else dict(strip(row.evidence)), "at": to.at}
+        for row in to.connection.execute(found)
+        for is_damaged in (to.vault.set_aside.has(ENROLLMENTS.name, f"row {row.id}"),)
     ]
-    connection.execute(_EXPIRE_ATTEMPT, stripped)
-    connection.execute(delete(IDEMPOTENCY).where(IDEMPOTENCY.c.enrollment_id.in_(ids)))
-    connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(ids)))
-    shown = ATTEMPT_TEMPLATES
-    connection.execute(delete(shown).where(shown.c.id.in_(ids)))
+    to.connection.execute(_EXPIRE_ATTEMPT, stripped)
+    for column in (IDEMPOTENCY.c.enrollment_id, CROPS.c.enrollment_id, ATTEMPT_TEMPLATES.c.id):
+        to.connection.execute(delete(column.table).where(column.in_(ids)))
 
 
-def wipe_documents(
-    connection: Connection, vault: Vault, ids: Sequence[Any], now: datetime, _: Strip
-) -> None:
+def wipe_documents(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
     """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
     go with the last document that it names."""
-    wiped = update(DOCUMENTS).where(DOCUMENTS.c.id.in_(ids)).values(**ERASED, erased_at=now)
-    connection.execute(wiped)
-    for document_id in ids:
-        forget_people(connection, vault, document_id, now)
-    erase_notes(connection, vault, ids)
-    erase_crops(connection, ids)
-    erase_attempt_templates(connection, ids)
+    wiped = update(DOCUMENTS).where(DOCUMENTS.c.id.in_(ids)).values(**_ERASED, erased_at=to.at)
+    to.connection.execute(wiped)
+    _forget(to, ids)
 
 
-def wipe_lines(connection: Connection, _: Vault, ids: Sequence[Any], *__: object) -> None:
-    connection.execute(
+def _forget(to: Transaction, document_ids: Sequence[str]) -> None:
+    """What leaves with a document, beside its lines."""
+    for document_id in document_ids:
+        forget_people(to, document_id)
+    erase_notes(to, document_ids)
+    erase_crops(to.connection, document_ids)
+    erase_attempt_templates(to.connection, document_ids)
+
+
+def wipe_lines(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
+    to.connection.execute(
         update(LINES).where(LINES.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
     )
+
+
+_ERASED: RowValues = {
+    "status": DocumentStatus.ERASED.value,
+    # Or erasure would lift a block: the same document could be enrolled anew.
+    "lookup": case((DOCUMENTS.c.blocked_at.is_not(None), DOCUMENTS.c.lookup), else_=None),
+    "name_lookup": None,
+    "identity": None,
+    "expires_on": None,
+    # Who asked for it stays in the audit chain alone.
+    "erasure_due_at": None,
+    "erasure_asked_by": None,
+}
+"""What an erasure leaves in a document's row, beside its time."""
+_ERASE = update_one(DOCUMENTS, DOCUMENTS.c.status != DocumentStatus.ERASED.value).values(
+    **_ERASED, erased_at=bindparam("at"), erasure_number=bindparam("number")
+)
+_ATTEMPTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id == bindparam("key"))
+_SESSIONS_UNDER = select(LIVENESS.c.id).where(
+    LIVENESS.c.enrollment_id.in_(_ATTEMPTS_UNDER), LIVENESS.c.jti.is_not(None)
+)
+# The name that a capture system gave to its session leaves; that it was used stays, keyed.
+_FORGET_SESSIONS = update(LIVENESS).where(LIVENESS.c.id.in_(KEYS)).values(jti=None)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentErasure(Write):
+    """A document that loses its number, name and look-ups, and whose lines are closed and lose
+    theirs; its references are removed in the same transaction. A blocked one keeps its look-up
+    until it is unblocked."""
+
+    table = DOCUMENTS
+    step = 2
+
+    document_id: str
+    by: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.is_erasing = True
+        for one in written:
+            one.erase(to)
+
+    def erase(self, to: Transaction) -> None:
+        document, connection = self.document_id, to.connection
+        live = select(REFERENCES.c.id).where(REFERENCES.c.document_id == document, IS_LIVE)
+        assert connection.scalar(live) is None, "its references leave in the same transaction"
+        lookup = connection.scalar(select(DOCUMENTS.c.lookup).where(DOCUMENTS.c.id == document))
+        connection.execute(delete(TALLIES).where(tally_of(document, lookup)))
+        to.change(DOCUMENTS, _ERASE, [{"key": document, "at": to.at, "number": to.audit_number}])
+        in_use = connection.scalars(IN_USE_UNDER, {"key": document}).all()
+        if in_use:
+            given = (LineEventKind.CLOSED, to.at, "erasure", self.by)
+            LineEvent.store(to, change_lines(in_use, *given))
+        under = select(LINES.c.id, LINES.c.carrier).where(LINES.c.document_id == document)
+        lines = connection.execute(under).all()
+        ids = [line.id for line in lines]
+        with to.changing(LINES, ids):
+            wipe_lines(to, ids, dict)
+        sessions = connection.scalars(_SESSIONS_UNDER, {"key": document}).all()
+        with to.changing(LIVENESS, sessions):
+            connection.execute(_FORGET_SESSIONS, {"keys": sessions})
+        for carrier in sorted({line.carrier for line in lines}) or [None]:
+            to.events.append(NewEvent(EventType.ERASURE_DONE, document, carrier, {}))
+        _forget(to, [document])
 
 
 ROWS_PER_BATCH = 500
@@ -192,26 +264,19 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     if kind is Kind.EVENTS:
         job.undelivered.update(Webhooks(writer.engine, writer.vault).count_leaving(keys))
     with writer.changing(entry) as connection:
+        to = Transaction(connection, writer.vault, writer.model_digest, now)
         for part in chunks(keys):
             if rule.document is not None and job.hold is not None:
-                _tell_cases(connection, writer.vault, rule, part, kind, job.actor, now)
+                _tell_cases(to, rule, part, kind, job.actor)
             if rule.wipe is None:
                 connection.execute(delete(rule.key.table).where(rule.key.in_(part)))
             else:
-                with changing_rows(connection, writer.vault, {rule.key.table: part}):
-                    rule.wipe(connection, writer.vault, part, now, job.strip)
+                with to.changing(rule.key.table, part):
+                    rule.wipe(to, part, job.strip)
     return len(keys)
 
 
-def _tell_cases(
-    connection: Connection,
-    vault: Vault,
-    rule: _Rule,
-    keys: Sequence[Any],
-    kind: Kind,
-    actor: str,
-    now: datetime,
-) -> None:
+def _tell_cases(to: Transaction, rule: _Rule, keys: Sequence[Any], kind: Kind, actor: str) -> None:
     """Says in the history of open cases that what they need goes all the same: their hold is over.
 
     Who has read such a case before must read it again to decide it.
@@ -220,13 +285,13 @@ def _tell_cases(
     documents = select(rule.document).where(rule.key.in_(keys))
     is_alive = CASES.c.state.in_([state.value for state in ALIVE])
     named = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(documents))
-    rows = connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
-    found = list(open_each(rows, partial(case_of, vault)))
-    changed = [replace(one, updated_at=date_change(one, now)) for one in found]
-    if changed:
-        change_cases(connection, vault, changed, now)
-        note = CaseNote(now, actor, NoteKind.EXPIRED, kind.value)
-        write_notes(connection, vault, [(one.id, note) for one in changed])
+    rows = to.connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
+    found = list(open_each(rows, partial(case_of, to.vault)))
+    if found:
+        changed = [CaseChange(replace(one, updated_at=date_change(one, to.at))) for one in found]
+        CaseChange.store(to, changed)
+        note = CaseNote(to.at, actor, NoteKind.EXPIRED, kind.value)
+        AddedNote.store(to, [AddedNote(one.id, note) for one in found])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ deleted has none: the audit chain tells (`damage.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from enum import Enum
 from functools import cache, partial
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import msgspec
 from sqlalchemy import (
@@ -35,6 +36,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
+    insert,
     select,
     text,
     true,
@@ -42,8 +44,17 @@ from sqlalchemy import (
 )
 
 from engine.errors import SealBroken
-from engine.registry.database import KEYS, UNREADABLE, Moment, Source, chunks, plain_value
+from engine.registry.database import (
+    KEYS,
+    UNREADABLE,
+    Moment,
+    Source,
+    change_one,
+    chunks,
+    plain_value,
+)
 from engine.registry.vault import Vault
+from schema.events import EventType
 
 metadata = MetaData(
     naming_convention={
@@ -297,7 +308,96 @@ def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> lis
 
 def update_one(table: Table, *conditions: ColumnElement[bool]) -> Update:
     """An update of the row `key`, where it is as the change expects."""
-    return update(table).where(table.c.id == bindparam("key"), *conditions)
+    return update(table).where(next(iter(table.primary_key)) == bindparam("key"), *conditions)
+
+
+@dataclass(slots=True)
+class NewEvent:
+    """An event to be written. With a `line_id` it is two, the second that this line was opened by
+    it: a decision pays for each row. `document_id`: None where the subject is the document."""
+
+    type: EventType
+    subject: str
+    carrier: str | None
+    data: dict[str, Any]
+    document_id: str | None = None
+    line_id: str | None = None
+
+
+@dataclass(slots=True)
+class Transaction:
+    """The transaction that stores writes; `audit_number` is that of its last audit entry. What it
+    `is_erasing` leaves the database's journal with it."""
+
+    connection: Connection
+    vault: Vault
+    model_digest: str
+    at: datetime
+    audit_number: int = 0
+    is_erasing: bool = False
+    events: list[NewEvent] = field(default_factory=list)
+    """Written once everything else is."""
+
+    def insert(self, table: Table, rows: Sequence[RowValues]) -> None:
+        """Inserts rows, each with its code."""
+        self.connection.execute(insert(table), with_macs(self.vault, table, rows))
+
+    def add(self, written: Sequence[Write]) -> None:
+        """Inserts the rows of writes of one class."""
+        self.insert(written[0].table, [one.row(self) for one in written])
+
+    def changing(self, table: Table, keys: Collection[Any]) -> AbstractContextManager[None]:
+        """Gives the rows that the block updates new codes, as `changing_rows`."""
+        return changing_rows(self.connection, self.vault, {table: keys})
+
+    def change(self, table: Table, statement: Update, changes: Sequence[RowValues]) -> None:
+        """Updates rows, each by its `key`, and gives them new codes; `RowRefused` where one is not
+        as the statement expects."""
+        with self.changing(table, [one["key"] for one in changes]):
+            for values in changes:
+                change_one(self.connection, statement, values)
+
+
+class Write:
+    """A value that a transaction stores, at once with all others of its class: a row to be added
+    to `table`, or a change.
+
+    Rows come first, each after those that it refers to, then changes, then erasures.
+    """
+
+    __slots__ = ()
+    table: ClassVar[Table]
+    step: ClassVar[int] = 0
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        """Writes them, and adds their events."""
+        to.add(written)
+
+    def row(self, to: Transaction) -> RowValues:
+        """Its columns, without the code."""
+        del to
+        return columns_of(self)
+
+    def pick_columns(self, **converted: Any) -> RowValues:
+        """Those fields that are columns of its table, and what is converted."""
+        columns = self.table.c
+        return {name: one for name, one in columns_of(self, **converted).items() if name in columns}
+
+
+class Change(Write):
+    """A change of rows that are there."""
+
+    __slots__ = ()
+    step = 1
+
+
+W = TypeVar("W", bound=Write)
+
+
+def choose(writes: Iterable[Write], kind: type[W]) -> list[W]:
+    """Those of a class."""
+    return [one for one in writes if isinstance(one, kind)]
 
 
 DAMAGED = "a row in the database is damaged: run sosie doctor, put back a backup"
@@ -315,4 +415,5 @@ def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
 
 def columns_of(record: Any, **converted: Any) -> RowValues:
     """The reverse: the fields of a record as the columns of the same names."""
-    return {one.name: getattr(record, one.name) for one in fields(record)} | converted
+    values = ((one.name, getattr(record, one.name)) for one in fields(record))
+    return {name: one.value if isinstance(one, Enum) else one for name, one in values} | converted

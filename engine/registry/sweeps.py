@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Connection,
     Float,
     ForeignKey,
     Index,
@@ -38,9 +37,13 @@ from engine.registry.database import KEYS, Moment, Source, is_id, long_statement
 from engine.registry.lines import LINES
 from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
 from engine.registry.rows import (
+    Change,
     JsonValue,
+    NewEvent,
     RowValues,
+    Transaction,
     UuidText,
+    Write,
     columns_of,
     mac_column,
     metadata,
@@ -53,6 +56,7 @@ from engine.registry.rows import (
 )
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, Outcome
+from schema.events import EventType
 from schema.lines import LineStatus
 from schema.sweeps import (
     Identity,
@@ -92,14 +96,25 @@ _REPLACE_SWEEP = (
 )
 
 
-def write_sweeps(connection: Connection, vault: Vault, records: Sequence[SweepRecord]) -> None:
-    """Writes each sweep, in place of its earlier state."""
-    for values, record in zip(
-        with_macs(vault, SWEEPS, list(map(_sweep_row, records))), records, strict=True
-    ):
-        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
-        if connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
-            connection.execute(insert(SWEEPS), values)
+@dataclass(frozen=True, slots=True)
+class SweepChange(Write):
+    """A sweep, in place of its earlier state."""
+
+    table = SWEEPS
+
+    record: SweepRecord
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        for sweep in (one.record for one in written):
+            # A sweep's row is written again when its files leave.
+            if sweep.ended_at is not None and to.connection.scalar(_UNFINISHED, {"id": sweep.id}):
+                told = {"state": sweep.state.value}
+                to.events.append(NewEvent(EventType.SWEEP_FINISHED, sweep.id, None, told))
+            (values,) = with_macs(to.vault, SWEEPS, [_sweep_row(sweep)])
+            known = {"key": sweep.id, **{f"new_{name}": value for name, value in values.items()}}
+            if to.connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
+                to.connection.execute(insert(SWEEPS), values)
 
 
 def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
@@ -112,7 +127,6 @@ def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
 def _sweep_row(record: SweepRecord) -> RowValues:
     return columns_of(
         record,
-        state=record.state.value,
         terms={
             "threshold": float(record.terms.threshold),
             "scope": record.terms.scope.value,
@@ -120,11 +134,11 @@ def _sweep_row(record: SweepRecord) -> RowValues:
             "budget": record.terms.budget,
         },
         progress=asdict(record.progress),
-        summary=None if record.summary is None else dict(record.summary),
     )
 
 
 _SWEEP = select(SWEEPS).where(SWEEPS.c.id == bindparam("id"))
+_UNFINISHED = select(SWEEPS.c.id).where(SWEEPS.c.id == bindparam("id"), SWEEPS.c.ended_at.is_(None))
 _NEWEST_SWEEPS = select(SWEEPS).order_by(SWEEPS.c.created_at.desc(), SWEEPS.c.id.desc())
 _LAST_DONE = (
     select(SWEEPS)
@@ -331,14 +345,16 @@ JUDGED_PAIRS = Table(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedPair:
-    """The outcome that people gave a pair of documents, left < right.
+class JudgedPair(Change):
+    """The outcome that people gave a pair of documents, left < right, in place of an earlier one.
 
     `score` is the best between their references, or what attempts showed under one that had none;
     `sweep_id` the sweep that found them, and `sequence` the gallery's that was decided on; None
     where it was not noted. `left_attempt_score`: the best of attempts by the holder of the left
     document that were decided on, with a reference of the right one; None where there was none.
     """
+
+    table = JUDGED_PAIRS
 
     left_document: str
     right_document: str
@@ -352,6 +368,12 @@ class JudgedPair:
     left_attempt_score: float | None = None
     right_attempt_score: float | None = None
 
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        assert all(pair.left_document < pair.right_document for pair in written), "left < right"
+        to.connection.execute(_FORGET_JUDGED, [columns_of(pair) for pair in written])
+        to.add(written)
+
 
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
@@ -363,14 +385,6 @@ _FORGET_JUDGED = (
     .where(JUDGED_PAIRS.c.left_document == bindparam("left_document"))
     .where(JUDGED_PAIRS.c.right_document == bindparam("right_document"))
 )
-
-
-def write_judged(connection: Connection, vault: Vault, pairs: Sequence[JudgedPair]) -> None:
-    """Writes the pairs, each in place of an earlier outcome."""
-    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
-    rows = [columns_of(pair, outcome=pair.outcome.value) for pair in pairs]
-    connection.execute(_FORGET_JUDGED, rows)
-    connection.execute(insert(JUDGED_PAIRS), with_macs(vault, JUDGED_PAIRS, rows))
 
 
 class PairReader(Source):

@@ -35,7 +35,7 @@ from engine.registry import deployment, store
 from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_key
 from engine.registry.audit import AUDIT, AuditEntry, AuditReader, read_head, verify_chain
 from engine.registry.campaigns import CAMPAIGN_LINES
-from engine.registry.cases import CASE_DOCUMENTS
+from engine.registry.cases import CASE_DOCUMENTS, CROPS
 from engine.registry.database import (
     KEYS,
     REVISIONS,
@@ -51,9 +51,14 @@ from engine.registry.database import (
     utc_now,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.enrollments import CROPS, ENROLLMENTS, TALLIES
-from engine.registry.events import Changes
-from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, WATCHLIST, name_sealed
+from engine.registry.enrollments import ENROLLMENTS, TALLIES
+from engine.registry.references import (
+    ATTEMPT_TEMPLATES,
+    REFERENCES,
+    WATCHLIST,
+    RemovedReference,
+    name_sealed,
+)
 from engine.registry.rotation import header_of
 from engine.registry.rows import (
     changing_rows,
@@ -470,8 +475,7 @@ def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: st
                 sequence = writer.sequence + 1
                 detail = {"references": len(ids), "gallery_sequence": sequence}
                 entry = AuditEntry(actor, "references.removed", after, detail)
-                removed = tuple((key, sequence) for key in ids)
-                writer.commit(Changes(sequence, (entry,), removed_references=removed))
+                writer.commit([entry, *(RemovedReference(key, sequence) for key in ids)])
                 documents += owners
     finally:
         engine.dispose()

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from engine.matching.policy import strip_evidence
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
-from engine.registry.events import Changes
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
@@ -140,7 +139,7 @@ def _certify(
     held = {kind.value: count_due(writer, kind, job.until, job.hold).held for kind in job.until}
     detail = describe_run(until, rows, held, is_complete, job.undelivered)
     entry = AuditEntry(job.actor, RUN, job.id, detail)
-    committed = writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
+    committed = writer.commit([entry])
     return RetentionCertificate(
         job_id=job.id,
         until=until,

@@ -21,8 +21,8 @@ from engine.registry.cases import CaseRecord
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.enrollments import AttemptRecord, EnrollmentRecord
-from engine.registry.events import seal_place, tell_cause
-from engine.registry.lines import LineEvent, LineRecord
+from engine.registry.events import seal_place
+from engine.registry.lines import LineEvent, LineRecord, tell_cause
 from engine.registry.people import ExceptionRecord
 from engine.registry.queues import risk_of
 from engine.registry.rows import read_apart

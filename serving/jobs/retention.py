@@ -20,7 +20,6 @@ from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.holders import ErasureCertificate
 from engine.registry.audit import AuditEntry
-from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.retention.certificates import Certificate
@@ -43,9 +42,7 @@ def retire_sweeps(
     expired = deployment.sweeps.expire(now)
     if expired:
         entries = tuple(AuditEntry(actor, EXPIRED, key) for key in expired)
-        runner.run(
-            lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=entries))
-        )
+        runner.run(lambda writer, _: writer.commit(entries))
     return expired
 
 

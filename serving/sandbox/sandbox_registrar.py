@@ -59,7 +59,6 @@ from engine.matching.samples import ABSENT, LivenessResult, Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
-from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
@@ -478,7 +477,7 @@ def _await_erasure(opened: OpenRegistry, request: EnrollmentRequest, own: Vector
     def perform(writer: Writer, now: datetime) -> None:
         cases = CaseBatch(opened.store, now)
         cases.open(case, ACTOR)
-        writer.commit(cases.add_to(Changes(writer.sequence, ())))
+        writer.commit(cases.writes())
 
     opened.registrar.run(perform)
     ask_erasure(opened.registrar, opened.store, record.id, ACTOR, hold=_HELD_FOR)

@@ -11,8 +11,8 @@ from engine.errors import SweepBusy, SweepOver
 from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
-from engine.registry.events import Changes
 from engine.registry.store import Reader
+from engine.registry.sweeps import SweepChange
 from engine.registry.writer import Writer
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
 
@@ -96,7 +96,7 @@ class SweepStates:
         return (runner or self._runner).run(perform)
 
     def _commit(self, writer: Writer, record: SweepRecord, entry: AuditEntry) -> SweepRecord:
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), sweeps=(record,)))
+        writer.commit([entry, SweepChange(record)])
         self.newest = record
         return record
 

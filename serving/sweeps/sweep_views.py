@@ -10,7 +10,6 @@ from typing import Any
 from engine.errors import SweepOver
 from engine.formatting import duration, plural, size, with_interval
 from engine.registry.audit import AuditEntry
-from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.sweeps.estimate import ExpectedSweep
@@ -286,6 +285,6 @@ def issue_report(
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
     contents = sweep.contents(store, deployment.calibration, faces, console)
     entry = AuditEntry(actor, "crops.read", sweep_id, {"documents": sorted(faces)})
-    runner.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
+    runner.run(lambda writer, _: writer.commit([entry]))
     write_report(target, contents)
     return len(faces)

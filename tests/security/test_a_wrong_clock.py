@@ -15,10 +15,11 @@ import structlog
 from structlog.testing import LogCapture
 
 from engine.errors import ClockImplausible, RequestError
-from engine.registry import events, store, transactions, writer
+from engine.registry import store, transactions, writer
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
+from engine.registry.rows import Write
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN
 from serving.deployment.deployment import Deployment
@@ -58,14 +59,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def keep_answer(deployment: Deployment) -> None:
     answer = StoredAnswer(SCOPE, bytes(32), None, {"decision": "approved"}, utc_now())
-    note(deployment, answers=(answer,))
+    note(deployment, "test.done", answer)
 
 
-def note(deployment: Deployment, action: str = "test.done", **changes: Any) -> None:
+def note(deployment: Deployment, action: str = "test.done", *writes: Write) -> None:
     entry = AuditEntry("test", action, "x")
-    deployment.registrar.run(
-        lambda by, _: by.commit(events.Changes(sequence=by.sequence, audit=(entry,), **changes))
-    )
+    deployment.registrar.run(lambda by, _: by.commit([entry, *writes]))
 
 
 def run_daily(

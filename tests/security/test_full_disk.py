@@ -21,7 +21,7 @@ import pytest
 
 from bench.suites.workload import add_outlet, load_holders, make_document
 from engine.errors import StorageFull
-from engine.registry import backup, events
+from engine.registry import backup
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
@@ -171,7 +171,7 @@ def fill_up_a_backup(disk: str, home: str) -> None:
             make_backup(store, writer, Path(disk) / "copy", actor="test", progress=look)
         assert [one.name for one in Path(disk).iterdir()] == ["filler"]
         entry = AuditEntry("test", "test.done", "x")
-        writer.commit(events.Changes(sequence=writer.sequence, audit=[entry]))
+        writer.commit([entry])
         fillers[0].unlink()
         manifest = make_backup(store, writer, Path(disk) / "copy", actor="test")
         assert manifest.sequence == writer.sequence

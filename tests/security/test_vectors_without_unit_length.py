@@ -19,7 +19,6 @@ from engine.matching.holders import score_holder, watch_face
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
 from engine.registry.audit import AuditEntry
-from engine.registry.events import Changes
 from engine.registry.references import NewReference
 from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
@@ -113,7 +112,7 @@ def test_none_is_watched_stored_or_imported(lab: Lab, length: float) -> None:
                 )
             )
         reference = NewReference(999, "document", None, forged, 1)
-        changes = Changes(1, (AuditEntry("test", "test", "test"),), references=(reference,))
+        changes = [AuditEntry("test", "test", "test"), reference]
         with pytest.raises(RowRefused):
             registrar.run(lambda writer, _: writer.commit(changes))
         assert lab.store.audit_head() == before

@@ -27,7 +27,6 @@ from engine.matching.documents import check_documents
 from engine.matching.samples import CropPolicy, Sample, seal_crop
 from engine.registry import audit
 from engine.registry.cases import CaseRecord
-from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import Actor
@@ -139,7 +138,7 @@ def case(desk: Deployment) -> CaseRecord:
             score=0.8,
         )
         opened = batch.open(new, "sosie")
-        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        writer.commit(batch.writes())
         return opened
 
     opened: CaseRecord = desk.registrar.run(perform)
@@ -187,7 +186,7 @@ def test_a_later_case_of_them_says_what_was_decided_before(
         ids = (first, second, fourth)
         new = NewCase(kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE, document_ids=ids)
         opened = batch.open(new, "sosie")
-        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        writer.commit(batch.writes())
         return opened
 
     later: CaseRecord = desk.registrar.run(perform)

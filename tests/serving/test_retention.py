@@ -23,7 +23,7 @@ from engine.errors import GalleryBehind
 from engine.registry.audit import AuditEntry
 from engine.registry.database import changing, utc_now
 from engine.registry.enrollments import StoredAnswer
-from engine.registry.events import Changes, _New, write_events
+from engine.registry.events import NewEvent, write_events
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import run_retention
 from schema.events import EventType
@@ -66,11 +66,7 @@ def keep_answer(deployment: Deployment, age: timedelta, scope: bytes = SCOPE) ->
     """Something that leaves 30 days after its moment."""
     answer = StoredAnswer(scope, bytes(32), None, {"decision": "rejected"}, utc_now() - age)
     entry = AuditEntry("test", "test.done", "x")
-    deployment.registrar.run(
-        lambda writer, _: writer.commit(
-            Changes(sequence=writer.sequence, audit=[entry], answers=[answer])
-        )
-    )
+    deployment.registrar.run(lambda writer, _: writer.commit([entry, answer]))
 
 
 def runs(deployment: Deployment, action: str = "retention.run") -> int:
@@ -247,7 +243,7 @@ def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
     webhooks = Webhooks(store.engine, store.vault)
     webhook, _ = webhooks.create("https://systems.example/", (), carrier=None, actor="test")
     for age in (timedelta(days=3), timedelta(0)):
-        found = [_New(EventType.CASE_OPENED, f"s{place}", None, {}) for place in range(5)]
+        found = [NewEvent(EventType.CASE_OPENED, f"s{place}", None, {}) for place in range(5)]
         with changing(store.engine) as connection:
             write_events(connection, store.vault, found, utc_now() - age)
     schedule = only(events_days=1)

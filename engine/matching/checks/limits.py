@@ -26,7 +26,6 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import is_id, utc_now
 from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, Tally
-from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
@@ -325,7 +324,7 @@ class Guard:
                 return
             cases = CaseBatch(self._registry, now)
             cases.open(new, self._caller.actor)
-            writer.commit(cases.add_to(Changes(sequence=writer.sequence, audit=())))
+            writer.commit(cases.writes())
 
         self._runner.run(perform)
 

@@ -30,7 +30,7 @@ from engine.matching.samples import LivenessResult
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.enrollments import LivenessRecord
-from engine.registry.events import Changes
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
@@ -523,16 +523,14 @@ class LivenessOfVerification:
     def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
         weighed, judgement = self._weigh()
         given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
-        entries, kept = [], []
+        writes: list[Write] = []
         for one in (weighed, judgement):
             if one is not None:
                 row = one.record(*given)
                 by = "judge" if one is judgement else row.issuer or "none"
-                entries.append(
-                    AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
-                )
-                kept.append(row)
-        writer.commit(Changes(writer.sequence, tuple(entries), liveness=tuple(kept)))
+                entry = AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
+                writes += [entry, row]
+        writer.commit(writes)
         return _find_refusal(weighed, judgement)
 
 

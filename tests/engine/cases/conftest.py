@@ -14,8 +14,8 @@ from engine.matching.registrar import Registrar
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id, utc_now
-from engine.registry.events import Changes
 from engine.registry.store import Store
+from engine.registry.sweeps import SweepChange
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
@@ -60,7 +60,7 @@ class Service:
         def perform(writer: Any, now: Any) -> CaseRecord:
             batch = CaseBatch(self.store, now)
             case = batch.open(NewCase(**fields | values), "key:opener")
-            writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+            writer.commit(batch.writes())
             return case
 
         return self.registrar.run(perform)
@@ -80,11 +80,7 @@ class Service:
             created_at=utc_now(),
         )
         entry = AuditEntry("key:anna", "sweep.started", sweep.id)
-        self.registrar.run(
-            lambda writer, _: writer.commit(
-                Changes(sequence=writer.sequence, audit=[entry], sweeps=[sweep])
-            )
-        )
+        self.registrar.run(lambda writer, _: writer.commit([entry, SweepChange(sweep)]))
         return sweep.id
 
     def entries(self, *actions: str) -> list[AuditEntry]:

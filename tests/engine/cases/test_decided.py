@@ -15,7 +15,7 @@ from engine.cases.sweep_cases import open_sweep_cases
 from engine.matching.checks.order import replay
 from engine.matching.holders import erase_holder
 from engine.matching.registrar import publish
-from engine.registry import audit, events, references
+from engine.registry import audit, references
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
 from schema.sweeps import GroupKind
@@ -62,7 +62,7 @@ class Couple:
                 writer.next_reference_id(), self.ids[0], None, face, writer.sequence + 1
             )
             entry = audit.AuditEntry("test", "reference.added", self.ids[0])
-            changes = events.Changes(writer.sequence + 1, audit=(entry,), references=(reference,))
+            changes = [entry, reference]
             publish(writer, self._service.registrar.gallery, changes)
 
         self._service.registrar.run(perform)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.cases.opening import CaseBatch, NewCase, date_change
 from engine.cases.steps import assign, propose, withdraw
-from engine.registry import events, keyring
+from engine.registry import keyring
 from engine.registry.database import new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
@@ -152,7 +152,7 @@ def test_in_any_order_open_cases_share_no_document_and_name_all_given(
         for place, batch in enumerate(batches_given):
             cases = CaseBatch(registry, begun + timedelta(seconds=place))
             opened |= {cases.open(new_case(*names), "test").id: names for names in batch}
-            writer.commit(cases.add_to(events.Changes(sequence=0, audit=())))
+            writer.commit(cases.writes())
     everything = sorted({name for batch in batches_given for names in batch for name in names})
     found = registry.cases.open_of(everything)
     assert all(len(cases) == 1 for cases in found.values())

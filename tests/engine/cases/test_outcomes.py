@@ -15,7 +15,7 @@ from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
 from engine.matching.lines import dispute_line
-from engine.registry import enrollments, events
+from engine.registry import cases
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import new_id, utc_now
 from schema.actors import Caller
@@ -203,7 +203,7 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
     other = service.open(two["document_id"], kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
     for key in (case.id, other.id):
         note(*service.context, key, "the man with the scar", ANNA)
-    crop = enrollments.NewCrop(
+    crop = cases.NewCrop(
         id=new_id(),
         enrollment_id=one["enrollment_id"],
         photograph="live",
@@ -213,11 +213,7 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
     entry = AuditEntry("test", "test.done", "x")
     service.registrar.run(
         lambda writer, _: writer.commit(
-            events.Changes(
-                sequence=writer.sequence,
-                audit=[entry],
-                crops=[crop, replace(crop, id=new_id(), enrollment_id=two["enrollment_id"])],
-            )
+            [entry, crop, replace(crop, id=new_id(), enrollment_id=two["enrollment_id"])]
         )
     )
     erase_holder(*service.context, one["document_id"], "test")

@@ -15,7 +15,6 @@ from engine.matching.requests import document_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
-from engine.registry.events import Changes
 from engine.registry.store import every_table
 from schema.documents import DocumentStatus
 from tests.tables import tables
@@ -80,7 +79,7 @@ def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer: Any, ba
     )
     with importer.store.writer() as writer:
         entry = AuditEntry("test", "test.done", "x")
-        writer.commit(Changes(sequence=writer.sequence, audit=[entry], documents=[attempted]))
+        writer.commit([entry, attempted])
     importer.run(base.write())
     assert consent_of(importer, row) == CONSENT
     assert importer.store.identity(attempted.id).name == row["name"]

@@ -19,7 +19,6 @@ from engine.matching.samples import CropPolicy, CropScope, SecondEmbedder
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import changing, utc_now
 from engine.registry.documents import ERASURE_ASKED, AskedErasure
-from engine.registry.events import Changes
 from schema.cases import CaseKind, CaseOrigin
 from schema.lines import LineStatus
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
@@ -266,11 +265,7 @@ def test_a_blocked_document_and_one_that_awaits_erasure_are_refused_and_a_watche
         watch_face(registrar, face.vector, "seen", "test")
         asked = AskedErasure(find(importer, leaving).id, "test", utc_now() + timedelta(days=1))
         entry = AuditEntry("test", ERASURE_ASKED, asked.document_id)
-        registrar.run(
-            lambda writer, _: writer.commit(
-                Changes(writer.sequence, (entry,), asked_erasures=(asked,))
-            )
-        )
+        registrar.run(lambda writer, _: writer.commit([entry, asked]))
     path = base.write("second.csv")
     _, tally = importer.run(path)
     assert importer.faults(path) == [
@@ -372,7 +367,7 @@ def test_the_faces_of_imported_references_are_held_for_a_case(importer: Any, bas
         def open_case(writer: Any, now: datetime) -> None:
             batch = CaseBatch(importer.store, now)
             batch.open(case, "test")
-            writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+            writer.commit(batch.writes())
 
         registrar.run(open_case)
     for key, [face] in importer.store.cases.faces(ids, 9).items():

@@ -12,8 +12,7 @@ from engine.lifecycle.rules import LineRules, load_rules
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
-from engine.registry.events import Changes
-from engine.registry.lines import LineRecord, NewLine
+from engine.registry.lines import LineRecord
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner
@@ -47,7 +46,7 @@ class Lines:
         lookup = self.store.vault.look_up("document:passport", number)
         given = (lookup, bytes(32), number, "A Holder", None, DocumentStatus.ACTIVE)
         lines = [
-            NewLine(
+            LineRecord(
                 id=key,
                 msisdn_lookup=self.store.vault.look_up("msisdn", f"+849{first + place:08d}"),
                 msisdn=f"+849{first + place:08d}",
@@ -60,7 +59,7 @@ class Lines:
             for place, key in enumerate(ids)
         ]
         documents = [NewDocument(document, "passport", *given)]
-        self.writer.commit(Changes(self.writer.sequence, [ENTRY], documents=documents, lines=lines))
+        self.writer.commit([ENTRY, *documents, *lines])
         return ids
 
     def happen(self, moments: dict[str, datetime], kind: LineEventKind) -> None:
@@ -69,7 +68,7 @@ class Lines:
         batch = LifeBatch(self.store, self.rules, found, self.now, "test")
         for key, at in moments.items():
             batch.happen(key, kind, at)
-        self.writer.commit(batch.add_to(Changes(self.writer.sequence, ())))
+        self.writer.commit(batch.writes())
 
     def advance(self, by: timedelta) -> int:
         """Moves the clock on and does what is due; how many steps."""

@@ -15,7 +15,8 @@ from engine.matching.lines import close_line
 from engine.registry import audit, documents
 from engine.registry.campaigns import Campaign
 from engine.registry.damage import find_damage
-from engine.registry.events import Changes, read_events
+from engine.registry.events import read_events
+from engine.registry.retention import DocumentErasure
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineEventKind, LineState
 from tests.engine.lifecycle.conftest import START, Lines
@@ -50,7 +51,7 @@ def test_the_lines_of_an_outlet_are_asked_for_and_the_overdue_are_suspended(line
     close_line(lines.runner, lines.store, chosen[0], "test")  # type: ignore[arg-type]
     batch = LifeBatch(lines.store, lines.rules, [lines.line(chosen[1])], START + DAY, "test")
     assert batch.come(chosen[1])
-    lines.writer.commit(batch.add_to(Changes(lines.writer.sequence, ())))
+    lines.writer.commit(batch.writes())
     assert progress(lines, campaign) == {"asked": 201, "verified": 1, "left": 1}
     lines.advance(10 * DAY)
     assert progress(lines, campaign) == {"overdue": 201, "verified": 1, "left": 1}
@@ -209,8 +210,7 @@ def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows
         close_line(lines.runner, lines.store, key, "key:k")  # type: ignore[arg-type]
     for document in (lines.line(early[0]).document_id, lines.line(late[0]).document_id):
         entry = audit.AuditEntry("key:k", documents.DOCUMENT_ERASED, document)
-        given = {"audit": (entry,), "erased_documents": (document,)}
-        lines.writer.commit(Changes(lines.writer.sequence, **given))
+        lines.writer.commit([entry, DocumentErasure(document, "key:k")])
     fill(lines)
     gone = {*ported, *closed, *erased}
     stays = {*first, *later} - gone

@@ -9,7 +9,7 @@ import pytest
 from engine.errors import NotFound
 from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.checks.order import replay
-from engine.registry import events, sweeps
+from engine.registry import sweeps
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from schema.cases import Outcome
@@ -33,7 +33,7 @@ def judge(writer: Any, left: str, right: str, case_id: str) -> None:
         decided_at=utc_now(),
         decided_by="test",
     )
-    writer.commit(events.Changes(writer.sequence, [AuditEntry("test", "test", "x")], judged=[pair]))
+    writer.commit([AuditEntry("test", "test", "x"), pair])
 
 
 def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab: Any) -> None:

@@ -16,7 +16,7 @@ from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe
 from engine.registry.damage import find_damage
-from engine.registry.events import Changes, read_events
+from engine.registry.events import read_events
 from schema.actors import Caller
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
 from schema.options import NO_LIMITS
@@ -143,7 +143,7 @@ def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines:
     (line,) = lines.open(1)
     asking = LifeBatch(lines.store, lines.rules, [lines.line(line)], lines.now, "test")
     asking.ask(line, "campaign:c", [(3_600, "suspended_outgoing")], lines.now)
-    lines.writer.commit(asking.add_to(Changes(lines.writer.sequence, ())))
+    lines.writer.commit(asking.writes())
     lines.advance(HOUR)
     assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
     report(lines, line, LineEventKind.SIM_SWAP, lines.now)

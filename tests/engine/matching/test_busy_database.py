@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
-from engine.registry import database, enrollments, events
+from engine.registry import cases, database
 from engine.registry.audit import AuditEntry
-from engine.registry.database import new_id
+from engine.registry.database import new_id, utc_now
+from engine.registry.lines import change_lines
 from engine.registry.writer import Writer
+from schema.lines import LineEventKind
 from tests.engine.matching.conftest import NOW
 
 BATCH = 16
@@ -101,9 +103,12 @@ def test_only_errors_of_a_row_are_told_as_such(lab: Any, database_url: str) -> N
     assert not isinstance(busy.value, RowRefused)
     entry = AuditEntry("test", "test.done", "x")
     with lab.store.writer() as writer:
-        crop = enrollments.NewCrop(
+        crop = cases.NewCrop(
             id=new_id(), enrollment_id=new_id(), photograph="live", image=b"x", kept_until=NOW
         )
-        for change in ({"closed_lines": [new_id()]}, {"crops": [crop]}):
+        for change in (
+            *change_lines([new_id()], LineEventKind.CLOSED, utc_now(), "test", "test"),
+            crop,
+        ):
             with pytest.raises(RowRefused):
-                writer.commit(events.Changes(sequence=0, audit=[entry], **change))
+                writer.commit([entry, change])

@@ -13,11 +13,14 @@ from engine.errors import PlaceUnknown, StorageFailed
 from engine.matching.holders import erase_holder, watch_face
 from engine.matching.lines import close_line
 from engine.registry.audit import AuditEntry
+from engine.registry.cases import CaseChange
 from engine.registry.database import changing, new_id, utc_now
-from engine.registry.events import BEGINNING, Changes, Event, read_events, read_page
+from engine.registry.events import BEGINNING, Event, read_events, read_page
+from engine.registry.lines import change_lines
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseState, Outcome
 from schema.events import EventType
+from schema.lines import LineEventKind
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
 from tests.engine.retention.conftest import only
@@ -83,7 +86,10 @@ def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab: Any) -> None:
 
 
 def test_what_is_not_kept_has_no_event(lab: Any) -> None:
-    changes = Changes(0, (AuditEntry("test", "test", "test"),), closed_lines=("no such line",))
+    changes = [
+        AuditEntry("test", "test", "test"),
+        *change_lines(["no such line"], LineEventKind.CLOSED, utc_now(), "test", "test"),
+    ]
     with lab.store.writer() as writer, pytest.raises(StorageFailed):
         writer.commit(changes)
     assert read_events(lab.store, 0) == []
@@ -135,11 +141,10 @@ def test_a_case_is_opened_and_closed_once(lab: Any) -> None:
         case = lab.store.cases.by_id([case_id])[case_id]
         closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.UNFOUNDED, closed_at=NOW)
         merged = replace(case, id=new_id(), state=CaseState.MERGED, merged_into=case_id)
-        touched = {"case_changes": (closed,)}
-        for changes in (touched, touched, {"cases": (merged,)}):
+        for write in (CaseChange(closed), CaseChange(closed), merged):
             registrar.run(
-                lambda writer, _, given=changes: writer.commit(
-                    Changes(writer.sequence, (AuditEntry("test", "test", "test"),), **given)
+                lambda writer, _, given=write: writer.commit(
+                    [AuditEntry("test", "test", "test"), given]
                 )
             )
     kinds = [one.type for one in read_events(lab.store, 0) if one.type.value.startswith("case.")]

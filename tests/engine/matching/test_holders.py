@@ -23,9 +23,10 @@ from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
-from engine.registry import events, references
+from engine.registry import references
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry, AuditRecord, verify_chain
+from engine.registry.rows import Write
 from engine.registry.writer import Writer
 from schema.actors import Caller
 from schema.documents import DocumentStatus
@@ -202,7 +203,7 @@ def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
     request = lab.request()
     commit = Writer.commit
 
-    def commit_and_be_overtaken(writer: Writer, changes: events.Changes) -> AuditRecord:
+    def commit_and_be_overtaken(writer: Writer, changes: list[Write]) -> AuditRecord:
         last = commit(writer, changes)
         lab.store.add_carrier(Carrier("late", "Late"), actor="test")
         return last

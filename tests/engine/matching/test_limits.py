@@ -29,7 +29,6 @@ from engine.matching.holders import ErasureCertificate, PendingErasure, erase_ho
 from engine.matching.requests import Answer
 from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.database import utc_now
-from engine.registry.events import Changes
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
 from schema.options import Bound, Limits
@@ -63,11 +62,7 @@ def count(
 ) -> None:
     tallies = Levels(limits, lab.store, [name], utc_now()).add(caller, name, amount)
     entry = AuditEntry("test", "test", "test")
-    registrar.run(
-        lambda writer, _: writer.commit(
-            Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
-        )
-    )
+    registrar.run(lambda writer, _: writer.commit([entry, *tallies]))
 
 
 @pytest.mark.parametrize(("level", "parts"), [(0.0, 0.0), (2.0, 0.0), (2.5, 0.5), (3.0, 1.0)])

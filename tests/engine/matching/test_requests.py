@@ -37,7 +37,7 @@ from engine.matching.samples import (
     seal_crop,
     take_samples,
 )
-from engine.registry import enrollments, keyring
+from engine.registry import cases, keyring
 from engine.registry.vault import Vault
 from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011
@@ -245,7 +245,7 @@ def attempt(vault: Vault, face: Any, *, with_crops: bool = True) -> EnrollmentRe
 
 def choose(
     policy: CropPolicy, vault: Vault, request: EnrollmentRequest, *, has_case: bool = False
-) -> list[enrollments.NewCrop]:
+) -> list[cases.NewCrop]:
     samples = {"live": request.live, "portrait": request.portrait}
     return policy.choose(
         vault, samples, enrollment_id="e", document_id="d", has_case=has_case, at=NOW

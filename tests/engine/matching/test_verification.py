@@ -17,8 +17,9 @@ from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry import events, references
+from engine.registry import references
 from engine.registry.audit import AuditEntry
+from engine.registry.cases import CaseChange
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
@@ -120,11 +121,7 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
             updated_at=case.updated_at - timedelta(days=2),
         )
         entry = AuditEntry("test", "test.done", "x")
-        registrar.run(
-            lambda writer, _: writer.commit(
-                events.Changes(sequence=writer.sequence, audit=[entry], case_changes=[older])
-            )
-        )
+        registrar.run(lambda writer, _: writer.commit([entry, CaseChange(older)]))
         check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
     (merged,) = lab.store.cases.merged_into(case.id)
     assert (merged.line_id, merged.opened_at) == (line, case.opened_at)

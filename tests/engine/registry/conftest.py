@@ -18,13 +18,14 @@ from sqlalchemy import event
 from engine.registry import database
 from engine.registry import store as stores
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
+from engine.registry.cases import CaseRecord, NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import NewDocument
-from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
-from engine.registry.references import NewReference
+from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
+from engine.registry.lines import LineRecord
+from engine.registry.references import NewReference, RemovedReference
+from engine.registry.retention import DocumentErasure
+from engine.registry.rows import metadata
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.cases import CaseOrigin, CaseState
@@ -37,12 +38,17 @@ ENTRY = AuditEntry("test", "test.done", "x")
 
 DECIDED = {"decision": "approved", "reasons": [], "score": 0.6123456789}
 
-Enroll = Callable[..., Changes]
+
+class Writes(list[Any]):
+    """The writes of one transaction; rows by the name of their table."""
+
+    def __getattr__(self, table: str) -> list[Any]:
+        if table not in metadata.tables:
+            raise AttributeError(table)
+        return [one for one in self if one.table.name == table and one.step == 0]
 
 
-def change(sequence: int, **what: Any) -> Changes:
-    """Changes with one audit entry."""
-    return Changes(sequence=sequence, audit=[ENTRY], **what)
+Enroll = Callable[..., Writes]
 
 
 def make_case(**values: Any) -> CaseRecord:
@@ -72,25 +78,22 @@ def make_crop(enrollment_id: str, photograph: str = "live", days: int = 30) -> N
     )
 
 
-def committed(writer: Writer, changes: Changes) -> Changes:
+def committed(writer: Writer, changes: Writes) -> Writes:
     writer.commit(changes)
     return changes
 
 
-def erasure(enrolled: Changes, place: int, sequence: int) -> Changes:
+def erasure(enrolled: Writes, place: int, sequence: int) -> Writes:
     """Erases one of these documents with its reference."""
-    return change(
-        sequence,
-        removed_references=[(enrolled.references[place].id, sequence)],
-        erased_documents=[enrolled.documents[place].id],
-    )
+    removed = RemovedReference(enrolled.references[place].id, sequence)
+    return Writes([ENTRY, removed, DocumentErasure(enrolled.documents[place].id, "test")])
 
 
 @pytest.fixture
 def enroll(random_units: Callable[..., object]) -> Enroll:
     """`enroll(writer, count, first=0)`: count approved newcomers, numbered from `first`."""
 
-    def build(writer: Writer, count: int, first: int = 0) -> Changes:
+    def build(writer: Writer, count: int, first: int = 0) -> Writes:
         templates = writer.vault.rotate(random_units(count, writer.vault.dim, seed=first))
         parts: list[tuple[object, ...]] = []
         sequence = writer.sequence
@@ -98,15 +101,7 @@ def enroll(random_units: Callable[..., object]) -> Enroll:
             sequence += 1
             parts.append(newcomer(writer, first + place, templates[place], sequence))
         documents, enrollments, references, lines, answers, audit = zip(*parts, strict=True)
-        return Changes(
-            sequence=sequence,
-            audit=audit,
-            documents=documents,
-            enrollments=enrollments,
-            references=references,
-            lines=lines,
-            answers=answers,
-        )
+        return Writes([*audit, *documents, *enrollments, *references, *lines, *answers])
 
     return build
 
@@ -146,7 +141,7 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
             template=template,
             sequence=sequence,
         ),
-        NewLine(
+        LineRecord(
             id=new_id(),
             msisdn_lookup=vault.look_up("msisdn", msisdn),
             msisdn=msisdn,

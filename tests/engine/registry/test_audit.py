@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import text, update
 
 from engine.errors import ChainBroken, FourEyes, RequestError, WriterBusy
-from engine.registry import audit, events
+from engine.registry import audit
 from engine.registry.audit import MENDED, AuditEntry, AuditReader, AuditRecord, AuditReport
 from engine.registry.damage import mend_chain
 from engine.registry.database import utc_now
 from engine.registry.store import Store
 from schema.actors import Actor
-from tests.engine.registry.conftest import DECIDED, MODEL, change
+from tests.engine.registry.conftest import DECIDED, ENTRY, MODEL
 from tests.tables import tables
 
 TAMPERINGS = {
@@ -104,7 +104,7 @@ def test_any_json_survives_the_chain(store, writer) -> None:
         {},
     ]
     entries = [AuditEntry("tést", "a", "b", detail) for detail in details]
-    writer.commit(events.Changes(sequence=0, audit=entries))
+    writer.commit([*entries])
     assert audit.verify_chain(store).intact
     assert [record.entry for record in store.audit_entries(after=6)] == entries
 
@@ -159,7 +159,7 @@ def test_two_people_seal_a_broken_chain_and_the_mend_stays_visible(
     with Store.open(database_url, trail.vault, model_digest=MODEL) as opened:
         opened.note(AuditEntry("test", "test.done", "x"))
         with opened.writer() as later:
-            later.commit(change(later.sequence))
+            later.commit([ENTRY])
         assert audit.verify_chain(opened).mends == (made,)
     for statement in LATER.values():
         with trail._engine.connect() as connection:

@@ -31,8 +31,9 @@ from engine.registry.backup import DATABASE_FILE, MANIFEST_FILE, make_backup, re
 from engine.registry.damage import find_damage
 from engine.registry.database import LARGE_PAGE_BYTES, PAGE_BYTES, utc_now
 from engine.registry.documents import ERASURE_ASKED, AskedErasure
-from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
+from engine.registry.references import RemovedReference
+from engine.registry.retention import DocumentErasure
 from engine.registry.store import Store, every_table
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -211,19 +212,18 @@ def test_erasures_since_the_backup_are_named_those_that_wait_too_and_those_befor
         def ask(document_id: str) -> None:
             entry = AuditEntry("test", ERASURE_ASKED, document_id)
             waits = AskedErasure(document_id, "test", utc_now() + timedelta(days=30))
-            writer.commit(Changes(writer.sequence, [entry], asked_erasures=[waits]))
+            writer.commit([entry, waits])
 
         ask(kept)
         make_backup(store, writer, tmp_path / "copy", actor="test")
         ask(asked)
         sequence = writer.sequence + 1
         writer.commit(
-            Changes(
-                sequence=sequence,
-                audit=[AuditEntry("test", "document.erased", erased)],
-                removed_references=[(made.references[1].id, sequence)],
-                erased_documents=[erased],
-            )
+            [
+                AuditEntry("test", "document.erased", erased),
+                RemovedReference(made.references[1].id, sequence),
+                DocumentErasure(erased, "test"),
+            ]
         )
     store.close()
     done = restore(database_url, vault, tmp_path / "copy", replaces=True)

@@ -33,7 +33,7 @@ from engine.registry.webhooks import (
     release_cursor,
 )
 from engine.registry.writer import Writer
-from tests.engine.registry.conftest import ENTRY, change
+from tests.engine.registry.conftest import ENTRY
 
 MINUTE = timedelta(minutes=1)
 SINK = "https://systems.example/a"
@@ -85,7 +85,7 @@ WRITES: dict[str, Callable[[Opened], object]] = {
     "webhook tidied": lambda by: by.webhooks.forget_left(),
     "cursor held": lambda by: hold_cursor(by.store, by.hook, "w", NOW, MINUTE),
     "cursor released": lambda by: release_cursor(by.store, by.hook, "w"),
-    "decisions": lambda by: by.writer.commit(change(by.writer.sequence)),
+    "decisions": lambda by: by.writer.commit([ENTRY]),
     "work of the writer": lambda by: by.writer.changing(ENTRY).__enter__(),
     "backup": lambda by: make_backup(by.store, by.writer, by.folder / "backup", actor="test"),
     "a new writer": lambda by: by.writer.close() or by.store.writer(),  # type: ignore[func-returns-value]

@@ -8,27 +8,28 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, StorageFailed
 from engine.registry.database import new_id
-from engine.registry.events import Changes
+from engine.registry.documents import ActivatedDocument, BlockChange
+from engine.registry.retention import DocumentErasure
 from schema.documents import DocumentStatus
-from tests.engine.registry.conftest import change, committed, erasure
+from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
 from tests.tables import tables
 
 
 @pytest.fixture
 def commit(writer):
-    """`commit(kind=[…])`: commits changes that leave the gallery's sequence alone."""
-    return lambda **what: writer.commit(change(writer.sequence, **what))
+    """`commit(write, …)`: commits writes that leave the gallery's sequence alone."""
+    return lambda *writes: writer.commit([ENTRY, *writes])
 
 
 @pytest.fixture
-def blocked(writer, enroll, commit) -> Changes:
+def blocked(writer, enroll, commit) -> Writes:
     """Three enrollments, the first of them under a document that was blocked afterwards."""
     changes = committed(writer, enroll(writer, 3))
-    commit(blocked_documents=[changes.documents[0].id])
+    commit(BlockChange(changes.documents[0].id))
     return changes
 
 
-def erase(writer, changes: Changes, place: int) -> None:
+def erase(writer, changes: Writes, place: int) -> None:
     writer.commit(erasure(changes, place, writer.sequence + 1))
 
 
@@ -73,9 +74,9 @@ def test_erased_and_blocked_document_cannot_be_enrolled_anew(
     document = blocked.documents[0]
     erase(writer, blocked, 0)
     with pytest.raises(StorageFailed, match="lookup"):
-        commit(documents=[replace(document, id=new_id())])
+        commit(replace(document, id=new_id()))
     with pytest.raises(StorageFailed, match="not there or was changed"):
-        commit(activated_documents=[document])
+        commit(ActivatedDocument(document))
     assert found(store, document).status is DocumentStatus.BLOCKED
 
 
@@ -83,7 +84,7 @@ def test_erased_document_is_not_erased_again(store, writer, blocked, commit) -> 
     for place in (0, 1):
         erase(writer, blocked, place)
         with pytest.raises(StorageFailed, match="not there or was changed"):
-            commit(erased_documents=[blocked.documents[place].id])
+            commit(DocumentErasure(blocked.documents[place].id, "test"))
 
 
 def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit) -> None:
@@ -93,11 +94,11 @@ def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit)
             blocked.documents[1], id=new_id(), lookup=b"attempted", status=DocumentStatus.ATTEMPTED
         ),
     )
-    commit(documents=[attempted])
-    commit(blocked_documents=[attempted.id])
+    commit(attempted)
+    commit(BlockChange(attempted.id))
     with pytest.raises(StorageFailed):
-        commit(activated_documents=[attempted])
-    commit(unblocked_documents=[active.id, attempted.id])
+        commit(ActivatedDocument(attempted))
+    commit(BlockChange(active.id, is_blocked=False), BlockChange(attempted.id, is_blocked=False))
     assert found(store, active).status is DocumentStatus.ACTIVE
     assert found(store, active).reference_ids == (blocked.references[0].id,)
     assert found(store, attempted).status is DocumentStatus.ATTEMPTED
@@ -107,29 +108,29 @@ def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit)
 def test_unblocked_erased_document_lets_its_number_go(store, writer, blocked, commit) -> None:
     document = blocked.documents[0]
     erase(writer, blocked, 0)
-    commit(unblocked_documents=[document.id])
+    commit(BlockChange(document.id, is_blocked=False))
     assert found(store, document) is None
     assert store.documents_by_id([document.id])[document.id].status is DocumentStatus.ERASED
     # The number may be enrolled again, and nothing is left to block.
-    commit(documents=[replace(document, id=new_id())])
+    commit(replace(document, id=new_id()))
     with pytest.raises(StorageFailed):
-        commit(blocked_documents=[document.id])
+        commit(BlockChange(document.id))
 
 
 def test_only_a_blocked_document_is_unblocked(store, blocked, commit) -> None:
     for document_id in (blocked.documents[1].id, new_id()):
         with pytest.raises(StorageFailed, match="not there or was changed"):
-            commit(unblocked_documents=[document_id])
-    commit(unblocked_documents=[blocked.documents[0].id])
+            commit(BlockChange(document_id, is_blocked=False))
+    commit(BlockChange(blocked.documents[0].id, is_blocked=False))
     with pytest.raises(StorageFailed, match="not there or was changed"):
-        commit(unblocked_documents=[blocked.documents[0].id])
+        commit(BlockChange(blocked.documents[0].id, is_blocked=False))
 
 
 def test_blocked_documents_are_listed_longest_blocked_first(store, writer, blocked, commit) -> None:
     first, _, second = (document.id for document in blocked.documents)
-    commit(blocked_documents=[second])
+    commit(BlockChange(second))
     since = found(store, blocked.documents[0]).blocked_at
-    commit(blocked_documents=[first])
+    commit(BlockChange(first))
     erase(writer, blocked, 2)
     listed = store.blocked_documents()
     assert [(record.id, record.is_erased) for record in listed] == [(first, False), (second, True)]

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry.cases import CasePlaces, CaseRecord
+from engine.registry.cases import AddedNote, CaseChange, CasePlaces, CaseRecord, CropRecord, NewCrop
 from engine.registry.database import changing, new_id, utc_now
-from engine.registry.enrollments import CropRecord, NewCrop
-from engine.registry.events import Changes
+from engine.registry.lines import change_lines
 from engine.registry.queues import CaseFilter, risk_of
-from engine.registry.references import NewReference
-from engine.registry.sweeps import JudgedPair
+from engine.registry.references import NewReference, RemovedReference
+from engine.registry.sweeps import JudgedPair, SweepChange
 from schema.cases import (
     ALIVE,
     CaseKind,
@@ -32,12 +31,13 @@ from schema.cases import (
     Outcome,
     Proposal,
 )
-from schema.lines import LineStatus
+from schema.lines import LineEventKind, LineStatus
 from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from tests.engine.registry.conftest import (
+    ENTRY,
     IMAGE,
     NOW,
-    change,
+    Writes,
     committed,
     erasure,
     make_case,
@@ -54,10 +54,10 @@ def status_of(store, line_id: str) -> LineStatus:
 
 @pytest.fixture
 def commit(writer) -> Callable[..., None]:
-    """`commit(cases=…)`: one transaction of such changes."""
+    """`commit(case, …)`: one transaction of such writes."""
 
-    def write(**changes: Any) -> None:
-        writer.commit(change(writer.sequence, **changes))
+    def write(*writes: Any) -> None:
+        writer.commit([ENTRY, *writes])
 
     return write
 
@@ -80,10 +80,10 @@ def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None
         assignee="key:anna",
         proposal=proposal,
     )
-    commit(cases=[case])
+    commit(case)
     assert store.cases.get(case.id) == case
     closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.FRAUD, closed_at=now)
-    commit(case_changes=[closed])
+    commit(CaseChange(closed))
     assert store.cases.get(case.id) == closed
     for unknown in (new_id(), "no id", ""):
         with pytest.raises(NotFound):
@@ -92,7 +92,7 @@ def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None
 
 def test_a_change_of_a_case_that_is_not_there_keeps_nothing(store, writer, commit) -> None:
     with pytest.raises(StorageFailed):
-        commit(cases=[make_case()], case_changes=[make_case()])
+        commit(make_case(), CaseChange(make_case()))
     assert store.cases.newest(None) == []
 
 
@@ -105,7 +105,7 @@ def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit)
             zip(states, ["a", "a", "b", "b"], [None, "anna", None, "anna"], strict=True)
         )
     ]
-    commit(cases=cases)
+    commit(*cases)
     assert store.cases.newest() == [cases[2], cases[0]]
     assert store.cases.newest(ALIVE) == [cases[3], cases[2], cases[0]]
     assert store.cases.newest(None, limit=2) == [cases[3], cases[2]]
@@ -134,7 +134,7 @@ CASES = st.builds(
 def test_pages_after_one_another_are_the_whole_queue_in_every_order(
     store, commit, page, cases
 ) -> None:
-    commit(cases=[make_case(**values) for values in cases])
+    commit(*[make_case(**values) for values in cases])
     known = store.cases.newest(None, limit=1000)
     for sort, key in KEYS_OF_SORTS.items():
         found: list[CaseRecord] = []
@@ -161,7 +161,7 @@ def test_a_queue_is_filtered_by_where_by_whose_id_and_by_what_is_overdue(
     closed = make_case(
         opened_at=now - 99 * DAY, state=CaseState.CLOSED, outcome=Outcome.FRAUD, closed_at=now
     )
-    commit(cases=[old, fresh, other, closed])
+    commit(old, fresh, other, closed)
 
     def found(due: DueDates | None = None, **terms: Any) -> list[CaseRecord]:
         return store.cases.queue(CaseFilter(**terms), CaseSort.NEWEST, due=due)
@@ -183,7 +183,7 @@ def test_a_queue_is_filtered_by_where_by_whose_id_and_by_what_is_overdue(
 
 
 def test_a_page_after_no_case_is_refused(store, commit) -> None:
-    commit(cases=[make_case()])
+    commit(make_case())
     with pytest.raises(NotFound):
         store.cases.newest(after=new_id())
 
@@ -197,7 +197,9 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     line, other = changes.lines
     writer.commit(changes)
     cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id, CaseState.ASSIGNED)]
-    writer.commit(change(2, disputed_lines=[line.id], cases=cases))
+    writer.commit(
+        [ENTRY, *change_lines([line.id], LineEventKind.DISPUTED, utc_now(), "test", "test"), *cases]
+    )
     assert status_of(store, line.id) is LineStatus.DISPUTED
     assert status_of(store, other.id) is LineStatus.ACTIVE
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
@@ -207,7 +209,9 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert store.cases.open_of_line(other.id, "dispute") is None
     assert store.cases.open_of_line(new_id(), "dispute") is None
     assert cases[1] in store.cases.newest(ALIVE)
-    writer.commit(change(2, closed_lines=[line.id]))
+    writer.commit(
+        [ENTRY, *change_lines([line.id], LineEventKind.CLOSED, utc_now(), "test", "test")]
+    )
     assert status_of(store, line.id) is LineStatus.CLOSED
     assert store.lines_in_use([line.msisdn_lookup]) == {}
 
@@ -218,9 +222,9 @@ def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
     changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     with pytest.raises(StorageFailed):
-        commit(restored_lines=[line])
-    commit(disputed_lines=[line])
-    commit(restored_lines=[line])
+        commit(*change_lines([line], LineEventKind.RESTORED, utc_now(), "test", "test"))
+    commit(*change_lines([line], LineEventKind.DISPUTED, utc_now(), "test", "test"))
+    commit(*change_lines([line], LineEventKind.RESTORED, utc_now(), "test", "test"))
     assert status_of(store, line) is LineStatus.ACTIVE
 
 
@@ -228,10 +232,10 @@ def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
 def test_a_line_has_one_case_of_a_kind_that_is_alive(store, writer, enroll, state) -> None:
     changes = enroll(writer, 1)
     line = changes.lines[0].id
-    writer.commit(replace(changes, cases=[case_about(line, state)]))
+    writer.commit([*changes, case_about(line, state)])
     before = store.cases.newest(None)
     with pytest.raises(StorageFailed):
-        writer.commit(change(1, cases=[case_about(line)]))
+        writer.commit([ENTRY, case_about(line)])
     assert store.cases.newest(None) == before
 
 
@@ -248,7 +252,7 @@ def test_the_cases_that_name_a_document_are_found_however_many_others_there_are(
         for place, (names, state) in enumerate(zip(named, [*states, CaseState.CLOSED], strict=True))
     ]
     others = [make_case(document_ids=(new_id(),), opened_at=now) for _ in range(300)]
-    writer.commit(replace(changes, cases=[*cases, *others]))
+    writer.commit([*changes, *cases, *others])
     assert store.cases.open_of([first, second, "x"]) == {
         first: [cases[2], cases[0]],
         second: [cases[1], cases[0]],
@@ -263,9 +267,9 @@ def test_the_cases_that_name_a_document_are_found_however_many_others_there_are(
 
 def test_a_case_that_grows_is_found_by_its_new_documents(store, commit) -> None:
     case = make_case(document_ids=("a",))
-    commit(cases=[case])
-    commit(case_changes=[replace(case, document_ids=("a", "b"))])
-    commit(case_changes=[replace(case, document_ids=("a", "b", "c"))])
+    commit(case)
+    commit(CaseChange(replace(case, document_ids=("a", "b"))))
+    commit(CaseChange(replace(case, document_ids=("a", "b", "c"))))
     assert {key: len(found) for key, found in store.cases.open_of(["a", "b", "c"]).items()} == {
         "a": 1,
         "b": 1,
@@ -279,9 +283,9 @@ def test_a_merged_case_is_seen_in_the_one_that_goes_on_however_often_that_is_mer
     old, middle, young = (make_case(document_ids=("a",)) for _ in range(3))
     last = replace(young, state=CaseState.MERGED, merged_into=middle.id)
     # A new one that is merged at once stands before what it goes into.
-    commit(cases=[last, middle, old])
+    commit(last, middle, old)
     assert store.cases.merged_into(middle.id) == [last]
-    commit(case_changes=[replace(middle, state=CaseState.MERGED, merged_into=old.id)])
+    commit(CaseChange(replace(middle, state=CaseState.MERGED, merged_into=old.id)))
     assert {case.id for case in store.cases.merged_into(old.id)} == {middle.id, young.id}
     assert store.cases.merged_into(middle.id) == []
     assert store.cases.open_of(["a"])["a"] == [old]
@@ -295,13 +299,13 @@ def test_the_case_that_a_group_went_into_is_known(store, commit) -> None:
     standing = make_case(group_key="k2")
     merged = make_case(group_key="k3", state=CaseState.MERGED, merged_into=standing.id)
     again = make_case(group_key="k1", opened_at=now + timedelta(days=1))
-    commit(cases=[decided, standing, merged])
+    commit(decided, standing, merged)
     assert store.cases.of_groups(["k1", "k2", "k3", "k4"]) == {
         "k1": decided,
         "k2": standing,
         "k3": standing,
     }
-    commit(cases=[again])
+    commit(again)
     assert store.cases.of_groups(["k1"]) == {"k1": again}
     # What was decided before holds no more, and what holds now cannot be read.
     with changing(store.engine) as connection:
@@ -321,10 +325,14 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
         CaseNote(at, "key:bob", NoteKind.NOTE, "x" * 4000),
     ]
     commit(
-        cases=[case, other, merged],
-        case_notes=[(case.id, notes[0]), (merged.id, notes[1]), (other.id, notes[2])],
+        case,
+        other,
+        merged,
+        AddedNote(case.id, notes[0]),
+        AddedNote(merged.id, notes[1]),
+        AddedNote(other.id, notes[2]),
     )
-    commit(case_notes=[(case.id, notes[2])])
+    commit(AddedNote(case.id, notes[2]))
     assert store.cases.notes(case.id) == notes
     assert store.cases.notes(other.id) == notes[2:]
     assert store.cases.notes(new_id()) == []
@@ -340,7 +348,7 @@ def case_id(writer, enroll) -> str:
     """A case beside three documents."""
     case = make_case()
     writer.commit(enroll(writer, 3))
-    writer.commit(change(3, cases=[case]))
+    writer.commit([ENTRY, case])
     return case.id
 
 
@@ -370,18 +378,18 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     one, two, three = documents
     first = pair(one, two, case_id)
     fraud = pair(one, three, case_id, outcome=Outcome.FRAUD)
-    writer.commit(change(3, judged=[fraud, first]))
+    writer.commit([ENTRY, fraud, first])
     assert store.judged_pairs() == [first, fraud]
     assert store.judged_pairs([Outcome.FRAUD]) == [fraud]
     assert store.judged_between([one, two]) == [first]
     again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")
     mistake = pair(two, three, case_id, outcome=Outcome.MISTAKE)
-    writer.commit(change(3, judged=[again, mistake]))
+    writer.commit([ENTRY, again, mistake])
     assert store.judged_pairs() == [again, fraud, mistake]
 
 
 @pytest.fixture
-def enrolled(writer, enroll) -> Changes:
+def enrolled(writer, enroll) -> Writes:
     return committed(writer, enroll(writer, 2))
 
 
@@ -392,7 +400,7 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
         make_crop(key),
         make_crop(key, "live", days=-1),
     )
-    writer.commit(change(2, crops=[portrait, live, late]))
+    writer.commit([ENTRY, portrait, live, late])
     assert [(type(record), record.id, image) for record, image in store.cases.crops(key)] == [
         (CropRecord, live.id, live.image),
         (CropRecord, portrait.id, portrait.image),
@@ -405,7 +413,7 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
 
 def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> None:
     one, two = (make_crop(record.id) for record in enrolled.enrollments)
-    writer.commit(change(2, crops=[one, two]))
+    writer.commit([ENTRY, one, two])
     with store._engine.begin() as connection:
         stored = connection.scalar(select(tables.crops.c.image).where(tables.crops.c.id == one.id))
         assert IMAGE[4:20] not in stored
@@ -419,7 +427,7 @@ def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> 
 
 def test_the_crops_of_an_erased_document_are_gone_and_no_others(store, writer, enrolled) -> None:
     one, two = (make_crop(record.id) for record in enrolled.enrollments)
-    writer.commit(change(2, crops=[one, two]))
+    writer.commit([ENTRY, one, two])
     writer.commit(erasure(enrolled, 0, 3))
     assert store.cases.crops(one.enrollment_id) == []
     assert store.counts()["crops"] == 1
@@ -431,7 +439,7 @@ def keep(writer):
     """`keep(*sweeps)`: one transaction with them."""
 
     def write(*sweeps: SweepRecord) -> None:
-        writer.commit(change(writer.sequence, sweeps=sweeps))
+        writer.commit([ENTRY, *(SweepChange(one) for one in sweeps)])
 
     return write
 
@@ -506,29 +514,29 @@ def test_a_face_that_is_held_is_shown_to_nobody_until_a_case_names_its_document(
     one, two = (record.id for record in enrolled.documents)
     attempt = enrolled.enrollments[0].id
     held, other, late = (hold(one, attempt), hold(two), hold(one, kept_until=utc_now()))
-    writer.commit(change(2, crops=[held, other, late]))
+    writer.commit([ENTRY, held, other, late])
     assert store.cases.crops(attempt) == []
     assert store.cases.faces([one, two], 9) == {one: [], two: []}
     case = make_case(document_ids=(one, new_id()))
-    writer.commit(change(2, cases=[case]))
+    writer.commit([ENTRY, case])
     [(shown, image)] = store.cases.crops(attempt)
     assert (shown.id, image, shown.is_held) == (held.id, held.image, None)
     assert shown.kept_until > utc_now() + timedelta(days=29)
     assert store.cases.faces([two], 9) == {two: []}
     # What comes in of a document in an open case is its case's, too; not after it has ended.
     again = hold(one)
-    writer.commit(change(2, crops=[again]))
+    writer.commit([ENTRY, again])
     assert again.id in {face.crop.id for face in store.cases.faces([one], 9)[one]}
     # Later on the case comes to name the other, too, with a face that the same changes bring.
     new = hold(two, is_held=None, kept_until=utc_now() + timedelta(days=1))
     grown = replace(case, document_ids=(*case.document_ids, two))
-    writer.commit(change(2, case_changes=[grown], crops=[new]))
+    writer.commit([ENTRY, CaseChange(grown), new])
     [first, second] = store.cases.faces([two], 9)[two]
     assert {first.crop.id, second.crop.id} == {other.id, new.id}
     assert min(one.crop.kept_until for one in (first, second)) > utc_now() + timedelta(days=29)
     ended = replace(grown, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=utc_now())
-    writer.commit(change(2, case_changes=[ended]))
-    writer.commit(change(2, crops=[hold(two)]))
+    writer.commit([ENTRY, CaseChange(ended)])
+    writer.commit([ENTRY, hold(two)])
     assert len(store.cases.faces([two], 9)[two]) == 2
 
 
@@ -540,7 +548,7 @@ def test_the_faces_of_a_document_begin_with_those_of_its_reference(store, writer
     newest = hold(one, later.id, received_at=NOW + timedelta(days=1), **plain)
     imported = hold(two, **plain)
     crops = [newest, *reversed(mine), imported]
-    writer.commit(change(2, enrollments=[later], crops=crops))
+    writer.commit([ENTRY, later, *crops])
     found = store.cases.faces([one, two], 2)
     assert [face.crop.id for face in found[one]] == [crop.id for crop in mine]
     assert [face.is_of_reference for face in found[one]] == [True, True]
@@ -560,11 +568,11 @@ def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(
 ) -> None:
     one = enrolled.documents[0].id
 
-    def bring(sequence: int, **removed: Any) -> int:
+    def bring(sequence: int, *removed: Any) -> int:
         key, crop = writer.next_reference_id(), hold(one, is_held=None)
         reference = NewReference(key, one, None, enrolled.references[0].template, sequence)
         crops = [crop, hold(one), hold(one, enrolled.enrollments[0].id, is_held=None)]
-        writer.commit(change(sequence, references=[reference], crops=crops, **removed))
+        writer.commit([ENTRY, reference, *crops, *removed])
         shown.append(crop.id)
         return key
 
@@ -572,14 +580,14 @@ def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(
     first = bring(3)
     assert store.origins_of([first]) == {first: (one, None)}
     assert [crop.id for crop, _ in store.cases.crops_of_import(one)] == shown
-    bring(4, removed_references=[(first, 4)])
+    bring(4, RemovedReference(first, 4))
     assert store.cases.crops_of_import(one) == [], "each may be of another person"
 
 
 def test_no_face_is_shown_under_another_document(store, writer, enrolled) -> None:
     one, two = (record.id for record in enrolled.documents)
     crop = hold(one, is_held=None)
-    writer.commit(change(2, crops=[crop]))
+    writer.commit([ENTRY, crop])
     for values in (
         {"document_id": two},
         {"quality": {}},
@@ -604,6 +612,6 @@ def test_the_faces_of_an_erased_document_are_gone_without_an_attempt_too(
     store, writer, enrolled
 ) -> None:
     one, two = (record.id for record in enrolled.documents)
-    writer.commit(change(2, crops=[hold(one), hold(two), hold(one, is_held=None)]))
+    writer.commit([ENTRY, hold(one), hold(two), hold(one, is_held=None)])
     writer.commit(erasure(enrolled, 0, 3))
     assert [row.document_id for row in store.rows(select(tables.crops))] == [two]

@@ -15,13 +15,13 @@ from sqlalchemy import delete, insert, text, update
 from engine.errors import SosieError
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry, verify_chain
-from engine.registry.cases import change_cases
+from engine.registry.cases import CaseChange
 from engine.registry.damage import find_damage
-from engine.registry.events import Changes
+from engine.registry.rows import Transaction
 from engine.registry.store import Store, every_table
 from engine.registry.vault import Vault
 from schema.cases import CaseState, Outcome
-from tests.engine.registry.conftest import MODEL, NOW, committed, erasure, make_case
+from tests.engine.registry.conftest import MODEL, NOW, Writes, committed, erasure, make_case
 from tests.tables import tables
 
 FLIPS = 100
@@ -48,10 +48,10 @@ def filled(store: Store, writer: Any, enroll: Any) -> Any:
     )
     steps = {"closed": closed, "merged": merged}
     opened = [AuditEntry("test", "case.opened", one.id) for one in cases]
-    writer.commit(Changes(writer.sequence, opened, cases=cases))
+    writer.commit([*opened, *cases])
     ended = [AuditEntry("test", f"case.{what}", one.id) for what, one in steps.items()]
-    writer.commit(Changes(writer.sequence, ended, case_changes=[closed, merged]))
-    return replace(made, cases=(closed, merged, cases[2]))
+    writer.commit([*ended, CaseChange(closed), CaseChange(merged)])
+    return Writes([*made, closed, merged, cases[2]])
 
 
 def test_nothing_is_found_in_a_sound_registry(store: Store, filled: Any) -> None:
@@ -123,7 +123,8 @@ def open_a_closed_case(store: Store, filled: Any) -> None:
     """As it was a moment before, with the right code."""
     with store.engine.begin() as connection:
         case = replace(filled.cases[0], state=CaseState.OPEN, outcome=None, closed_at=None)
-        change_cases(connection, store.vault, [case], NOW)
+        to = Transaction(connection, store.vault, MODEL, NOW)
+        CaseChange.store(to, [CaseChange(case)])
 
 
 def add_an_outlet(store: Store, _: Any) -> None:

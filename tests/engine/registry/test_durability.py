@@ -19,7 +19,6 @@ from engine.registry.keyring import KeyRing
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
-from engine.registry.events import Changes
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 
@@ -34,9 +33,7 @@ with Store.open(url, vault, model_digest=model).writer() as writer:
             for key in made
         ]
         entries = [AuditEntry("child", "document.added", key) for key in made]
-        writer.commit(
-            Changes(sequence=writer.sequence + 4, audit=entries, documents=documents)
-        )
+        writer.commit([*entries, *documents])
         print(*made, flush=True)
 """
 

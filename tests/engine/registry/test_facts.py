@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from engine.registry.database import new_id, utc_now
-from engine.registry.references import NewReference
+from engine.registry.lines import change_lines
+from engine.registry.references import NewReference, RemovedReference
 from schema.cases import CaseState
+from schema.lines import LineEventKind
 from schema.sweeps import Identity, LineFact
-from tests.engine.registry.conftest import change, make_case
+from tests.engine.registry.conftest import ENTRY, make_case
 
 
 def fact_of(line, status: str = "active") -> LineFact:
@@ -20,7 +22,9 @@ def fact_of(line, status: str = "active") -> LineFact:
 def another_reference(writer, changes, place: int) -> NewReference:
     """One more of the document at this place."""
     return replace(
-        changes.references[place], id=writer.next_reference_id(), sequence=changes.sequence
+        changes.references[place],
+        id=writer.next_reference_id(),
+        sequence=changes.references[-1].sequence,
     )
 
 
@@ -41,16 +45,15 @@ def test_identities_have_the_references_asked_all_lines_and_open_disputes(
             ("duplicate_identity", CaseState.OPEN),
         )
     ]
-    writer.commit(
-        replace(
-            changes,
-            references=[*changes.references, second],
-            lines=[*changes.lines, later],
-            cases=disputes,
-        )
-    )
+    writer.commit([*changes, second, later, *disputes])
     removed = changes.references[2].id
-    writer.commit(change(5, removed_references=[(removed, 5)], closed_lines=[changes.lines[1].id]))
+    writer.commit(
+        [
+            ENTRY,
+            RemovedReference(removed, 5),
+            *change_lines([changes.lines[1].id], LineEventKind.CLOSED, utc_now(), "test", "test"),
+        ]
+    )
     keys = [reference.id for reference in changes.references]
     asked = [second.id, keys[1], keys[0], removed, 10**6, keys[1]]
     assert store.facts.identities_of(asked) == [
@@ -74,9 +77,9 @@ def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
     assert [len(part) for part in empty] == [0, 0]
     changes = enroll(writer, 7)
     extra = [another_reference(writer, changes, place) for place in (3, 0)]
-    writer.commit(replace(changes, references=[*changes.references, *extra]))
+    writer.commit([*changes, *extra])
     gone = changes.references[4].id
-    writer.commit(change(8, removed_references=[(gone, 8)]))
+    writer.commit([ENTRY, RemovedReference(gone, 8)])
     for page in (1, 3, 8, 50_000):
         monkeypatch.setattr("engine.registry.sweeps.OWNERS_PER_PAGE", page)
         ids, numbers = store.facts.document_owner_array()

@@ -13,7 +13,7 @@ from engine.registry.audit import verify_chain
 from engine.registry.database import connect, reading
 from engine.registry.store import Store
 from engine.registry.transactions import LEASE_S, RENEW_S
-from tests.engine.registry.conftest import MODEL, change
+from tests.engine.registry.conftest import ENTRY, MODEL
 
 
 def break_off(connection: Connection) -> None:
@@ -37,9 +37,9 @@ def test_connection_lost_before_the_commit_keeps_nothing(on_postgres, listening)
     with on_postgres.writer() as writer:
         before = on_postgres.counts(), on_postgres.audit_head()
         with listening(on_postgres, "commit", break_off), pytest.raises(StorageFailed):
-            writer.commit(change(1))
+            writer.commit([ENTRY])
         assert (on_postgres.counts(), on_postgres.audit_head()) == before
-        writer.commit(change(1))
+        writer.commit([ENTRY])
         assert verify_chain(on_postgres).intact
 
 
@@ -51,8 +51,7 @@ def test_connection_lost_after_the_commit_is_seen_to_have_kept_it(on_postgres, l
     with on_postgres.writer() as writer:
         entries = on_postgres.audit_head()[0]
         with listening(on_postgres, "commit", keep_and_break_off):
-            writer.commit(change(7))
-        assert writer.sequence == 7
+            writer.commit([ENTRY])
         assert on_postgres.audit_head()[0] == entries + 1
         assert verify_chain(on_postgres).intact
 
@@ -77,9 +76,9 @@ def test_commit_that_the_server_finishes_for_a_lost_client_is_waited_for(
 
     with on_postgres.writer() as writer:
         with listening(on_postgres, "commit", commit_and_hang_up):
-            writer.commit(change(7))
-        assert writer.sequence == on_postgres.sequence() == 7
-        writer.commit(change(8))
+            writer.commit([ENTRY])
+        assert writer.sequence == on_postgres.sequence()
+        writer.commit([ENTRY])
         assert verify_chain(on_postgres).intact
 
 
@@ -112,7 +111,7 @@ def test_commit_of_unknown_outcome_ends_the_writer(on_postgres, listening, postg
             listening(on_postgres, "commit", vanish),
             pytest.raises(LeaseLost, match="restart to read what was kept"),
         ):
-            writer.commit(change(1))
+            writer.commit([ENTRY])
         postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
 
 

@@ -24,25 +24,26 @@ from engine.registry import damage, keyring
 from engine.registry.accounts import Accounts, ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup, restore_backup
-from engine.registry.campaigns import Campaign, CampaignLine, LifeChanges, Reverification
+from engine.registry.campaigns import Campaign, CampaignLine
+from engine.registry.cases import AddedNote
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import DocumentRecord
+from engine.registry.documents import BlockChange, DocumentRecord
 from engine.registry.enrollments import LivenessRecord, Tally
-from engine.registry.events import BEGINNING, Changes, read_events, read_page
-from engine.registry.lines import Exemption, LineEvent
+from engine.registry.events import BEGINNING, read_events, read_page
+from engine.registry.lines import Exemption, LineEvent, Reverification, change_lines
 from engine.registry.people import (
     AskedLine,
     DeathRecord,
     ExceptionRecord,
     Guardianship,
-    PeopleChanges,
     Replacement,
 )
 from engine.registry.references import AttemptTemplate, WatchEntry
 from engine.registry.rows import name_row
 from engine.registry.store import Reader, Store, authenticated_tables, every_table
 from engine.registry.sweeps import JudgedPair as Judged
+from engine.registry.sweeps import SweepChange
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, read_cursors
 from engine.registry.writer import Writer
@@ -107,18 +108,13 @@ class World:
             made = newcomer(writer, 2 * place + turn, faces[turn], sequence)
             document, attempt, reference, line, answer, entry = made
             attempt, line = replace(attempt, **tenant), replace(line, **tenant)
-            changes = Changes(
-                sequence=sequence,
-                audit=(entry,),
-                documents=(document,),
-                enrollments=(attempt,),
-                references=(reference,),
-                lines=(line,),
-                answers=(answer,),
-            )
+            changes = [entry, document, attempt, reference, line, answer]
             writer.commit(changes)
             if turn:
-                end = Changes(writer.sequence, (ENTRY,), closed_lines=(line.id,))
+                end = [
+                    ENTRY,
+                    *change_lines([line.id], LineEventKind.CLOSED, utc_now(), "test", "test"),
+                ]
                 writer.commit(end)
             self.documents.append(document.id)
             self.attempts.append(attempt.id)
@@ -209,44 +205,24 @@ class World:
             asked_at=now,
             case_id=case.id,
         )
-        life = LifeChanges(
-            events=(happened,),
-            reverifications=(asked,),
-            campaigns=(campaign,),
-            campaign_lines=(CampaignLine(campaign.id, line, CampaignLineState.ASKED, now),),
-            exempted=(Exemption(document_id=document, cause="firm", at=now, by="test"),),
-        )
-        people = PeopleChanges(
-            guardianships=(Guardianship(line, document, other, attempt, 2099, now),),
-            exceptions=(refused,),
-            deaths=(
-                DeathRecord(
-                    document_id=document,
-                    source="register",
-                    reported_at=now,
-                    reported_by="key:a",
-                    reported_person="anna",
-                ),
-            ),
-            replacements=(Replacement(other, document, attempt, 0.9, now),),
+        death = DeathRecord(
+            document_id=document,
+            source="register",
+            reported_at=now,
+            reported_by="key:a",
+            reported_person="anna",
         )
         note = CaseNote(now, "test", NoteKind.NOTE, f"note {place}")
-        changes = Changes(
-            sequence=writer.sequence,
-            audit=(ENTRY,),
-            cases=(case,),
-            case_notes=((case.id, note),),
-            sweeps=(sweep,),
-            judged=(judged,),
-            crops=(crop,),
-            attempt_templates=(AttemptTemplate(attempt, document, face),),
-            liveness=(shown,),
-            watched=(watched,),
-            tallies=(Tally(f"shown:{document}", 3.0, DAY, 60.0),),
-            blocked_documents=(other,),
-            life=life,
-            people=people,
-        )
+        changes = [
+            *(ENTRY, case, AddedNote(case.id, note), SweepChange(sweep), judged, crop, shown),
+            *(watched, happened, asked, campaign, refused, death, BlockChange(other)),
+            CampaignLine(campaign.id, line, CampaignLineState.ASKED, now),
+            Exemption(document_id=document, cause="firm", at=now, by="test"),
+            Guardianship(line, document, other, attempt, 2099, now),
+            Replacement(other, document, attempt, 0.9, now),
+            AttemptTemplate(attempt, document, face),
+            Tally(f"shown:{document}", 3.0, DAY, 60.0),
+        ]
         writer.commit(changes)
         self.cases.append(case.id)
         self.campaigns.append(campaign.id)

@@ -24,11 +24,13 @@ from sqlalchemy import select
 from engine.errors import LeaseLost, RegistryError, StorageFailed
 from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
-from engine.registry.events import Changes
+from engine.registry.references import RemovedReference
+from engine.registry.retention import DocumentErasure
+from engine.registry.rows import choose
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from tests.engine.registry.conftest import MODEL, change, erasure
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, erasure
 from tests.engine.registry.faulty_disk import FaultyDisk, mounted
 from tests.tables import tables
 
@@ -70,9 +72,9 @@ class Run:
 
     def __init__(self, folder: Path, vault: Vault, enroll: Any) -> None:
         self._folder, self._vault, self._enroll = folder, vault, enroll
-        self.kept: list[Changes] = []
-        self.refused: list[Changes] = []
-        self.in_doubt: list[Changes] = []
+        self.kept: list[Writes] = []
+        self.refused: list[Writes] = []
+        self.in_doubt: list[Writes] = []
         self._store: Store | None = None
         self._writer: Writer | None = None
 
@@ -116,7 +118,7 @@ class Run:
             assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         with Store.open(url_of(folder), self._vault, model_digest=MODEL) as store:
             assert verify_chain(store).intact
-            erased = {key for one in (*self.kept, *self.in_doubt) for key in one.erased_documents}
+            erased = {key for one in (*self.kept, *self.in_doubt) for key in find_erased(one)}
             for changes in self.kept:
                 self._assert_kept(store, changes, erased)
             wanted = [row.id for changes in self.refused for row in changes.documents]
@@ -125,11 +127,11 @@ class Run:
             assert counts["live_references"] == sum(len(c.ids) for c in store.references())
 
     @staticmethod
-    def _assert_kept(store: Store, changes: Changes, erased: set[str]) -> None:
+    def _assert_kept(store: Store, changes: Writes, erased: set[str]) -> None:
         ids = [row.id for row in changes.documents]
         found = store.documents_by_id(ids)
         assert found.keys() == set(ids)
-        for key in changes.erased_documents:
+        for key in find_erased(changes):
             assert store.documents_by_id([key])[key].status == "erased"
         for row in changes.documents:
             if row.id not in erased:
@@ -201,6 +203,10 @@ def test_nothing_erased_is_left_in_any_block_that_the_database_had(
     assert b"enrollment.decided" in found
 
 
+def find_erased(changes: Writes) -> list[str]:
+    return [one.document_id for one in choose(changes, DocumentErasure)]
+
+
 def enroll_and_erase(
     store: Store, enroll: Any, chance: random.Random
 ) -> Iterator[tuple[str, bytes]]:
@@ -216,11 +222,11 @@ def enroll_and_erase(
                 yield from sealed_values(store, document)
                 sequence = writer.sequence + 1
                 writer.commit(
-                    change(
-                        sequence,
-                        removed_references=[(reference, sequence)],
-                        erased_documents=[document],
-                    )
+                    [
+                        ENTRY,
+                        RemovedReference(reference, sequence),
+                        DocumentErasure(document, "test"),
+                    ]
                 )
 
 

@@ -16,12 +16,12 @@ from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditEntry, read_audit, verify_chain
 from engine.registry.database import new_id, utc_now
-from engine.registry.events import Changes
-from engine.registry.references import WatchEntry
+from engine.registry.lines import change_lines
+from engine.registry.references import NewReference, RemovedReference, RemovedWatchEntry, WatchEntry
 from engine.registry.store import Store
 from schema.documents import DocumentStatus
-from schema.lines import LineStatus
-from tests.engine.registry.conftest import ENTRY, change, committed
+from schema.lines import LineEventKind, LineStatus
+from tests.engine.registry.conftest import ENTRY, committed
 
 REASON = "x" * 200
 
@@ -33,7 +33,7 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
         changes.references,
         changes.lines,
         changes.enrollments,
-        changes.answers,
+        changes.idempotency,
         strict=True,
     ):
         record = store.documents([document.lookup])[document.lookup]
@@ -111,7 +111,8 @@ def test_references_of_one_sequence_are_not_split_by_a_chunk(
     monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 4)
     changes = enroll(writer, 10)
     together = [replace(row, sequence=10) for row in changes.references]
-    writer.commit(replace(changes, references=together))
+    others = [one for one in changes if not isinstance(one, NewReference)]
+    writer.commit([*others, *together])
     found = [key for chunk in store.references() for key in chunk.ids.tolist()]
     assert found == [row.id for row in together]
     assert list(store.references(after_sequence=10)) == []
@@ -120,7 +121,7 @@ def test_references_of_one_sequence_are_not_split_by_a_chunk(
 def test_catching_up_gives_what_was_added_and_removed_since(store, writer, enroll) -> None:
     writer.commit(enroll(writer, 5))
     writer.commit(enroll(writer, 2, first=5))
-    writer.commit(change(9, removed_references=[(np.int64(2), 8), (6, 9)]))
+    writer.commit([ENTRY, RemovedReference(np.int64(2), 8), RemovedReference(6, 9)])
     added = [key for chunk in store.references(after_sequence=5) for key in chunk.ids.tolist()]
     assert added == [7]
     assert store.removals(7).tolist() == [2, 6]
@@ -134,7 +135,7 @@ def test_neither_a_restart_nor_a_count_reads_all_references(store, writer, enrol
     if store._engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL reads small tables whole, whatever their indexes")
     writer.commit(enroll(writer, 3))
-    writer.commit(change(4, removed_references=[(np.int64(1), 4)]))
+    writer.commit([ENTRY, RemovedReference(np.int64(1), 4)])
     asked: list[tuple[str, Any]] = []
 
     def keep(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
@@ -160,14 +161,19 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
     changes = enroll(writer, 2)
     first, second = (document.id for document in changes.documents)
     blue = replace(changes.lines[0], id=new_id(), msisdn_lookup=b"n", carrier="blue", outlet="b1")
-    writer.commit(replace(changes, lines=[*changes.lines, blue]))
+    writer.commit([*changes, blue])
     assert store.open_line_counts([first, second, "unknown"], "red") == {
         first: 1,
         second: 1,
         "unknown": 0,
     }
     assert store.open_line_counts([first, second], "blue") == {first: 1, second: 0}
-    writer.commit(change(writer.sequence, closed_lines=[changes.lines[1].id]))
+    writer.commit(
+        [
+            ENTRY,
+            *change_lines([changes.lines[1].id], LineEventKind.CLOSED, utc_now(), "test", "test"),
+        ]
+    )
     assert store.open_line_counts([first, second], "red") == {first: 1, second: 0}
     (closed,) = store.lines_of(second)
     assert closed.status is LineStatus.CLOSED
@@ -178,11 +184,13 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
 def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enroll) -> None:
     changes = committed(writer, enroll(writer, 3))
     first, second, third = changes.lines
-    writer.commit(change(3, closed_lines=[second.id]))
+    writer.commit(
+        [ENTRY, *change_lines([second.id], LineEventKind.CLOSED, utc_now(), "test", "test")]
+    )
     more = replace(
         enroll(writer, 1, first=3).lines[0], document_id=first.document_id, enrollment_id=None
     )
-    writer.commit(change(3, lines=[more]))
+    writer.commit([ENTRY, more])
     asked = [third.document_id, second.document_id, first.document_id, "x"]
     found = store.lines_in_use_of(asked)
     assert {key: [line.id for line in lines] for key, lines in found.items()} == {
@@ -217,10 +225,12 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
 def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
     changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
-    for earlier in ({"disputed_lines": [line]}, {"closed_lines": [line]}):
-        writer.commit(change(1, **earlier))
+    for kind in (LineEventKind.DISPUTED, LineEventKind.CLOSED):
+        writer.commit([ENTRY, *change_lines([line], kind, utc_now(), "test", "test")])
         with pytest.raises(StorageFailed):
-            writer.commit(change(1, disputed_lines=[line]))
+            writer.commit(
+                [ENTRY, *change_lines([line], LineEventKind.DISPUTED, utc_now(), "test", "test")]
+            )
 
 
 def test_watch_list_holds_faces_and_documents_until_they_are_removed(
@@ -232,13 +242,13 @@ def test_watch_list_holds_faces_and_documents_until_they_are_removed(
         WatchEntry(writer.next_watch_id(), None, face, REASON, utc_now()),
         WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
     ]
-    writer.commit(change(0, watched=entries))
+    writer.commit([ENTRY, *entries])
     by_face, by_document = store.watchlist()
     assert np.array_equal(by_face.template, face)
     assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, REASON)
     assert by_document.template is None
     assert [entry.id for entry in store.watchlist() if entry.document_lookup == lookup] == [2]
-    writer.commit(change(0, unwatched=[1, 2]))
+    writer.commit([ENTRY, RemovedWatchEntry(1), RemovedWatchEntry(2)])
     assert store.watchlist() == []
     assert all(entry.document_lookup != lookup for entry in store.watchlist())
     assert writer.next_watch_id() == 3
@@ -283,7 +293,7 @@ def test_identity_moved_to_another_document_is_refused(store, writer, enroll) ->
 def test_bulk_load_leaves_statistics_that_keep_look_ups_quick(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writers, "BULK_ROWS", 300)
+    monkeypatch.setattr(writers, "BULK_WRITES", 300)
     writer.commit(enroll(writer, 300))
     with store._engine.connect() as connection:
         counted = connection.exec_driver_sql(
@@ -308,7 +318,7 @@ def start(store: Store, writer: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     """The number before the first of 20 entries; a read looks through 7 at a time."""
     monkeypatch.setattr(audit, "WINDOW_ENTRIES", 7)
     before = store.audit_head()[0]
-    writer.commit(Changes(sequence=0, audit=ENTRIES))
+    writer.commit([*ENTRIES])
     return before
 
 
@@ -377,7 +387,7 @@ def test_the_newest_attempts_of_each_document_are_read(store, writer, enroll) ->
         for minute in (3, 1, 2)
     ]
     entry = AuditEntry("test", "test.attempted", first.document_id)
-    writer.commit(Changes(sequence=writer.sequence, audit=[entry], enrollments=later))
+    writer.commit([entry, *later])
     asked = [second.document_id, first.document_id, new_id()]
     found = store.attempts_of(asked, most=3)
     assert list(found) == asked

@@ -17,7 +17,7 @@ from engine.errors import NotFound, RegistryError, RequestError
 from engine.registry.accounts import ApiKey, bind_key
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import Moment, new_id, utc_now
-from tests.engine.registry.conftest import change
+from tests.engine.registry.conftest import ENTRY
 from tests.tables import tables
 
 DIALECT = sqlite.dialect()
@@ -86,7 +86,7 @@ def test_a_key_is_added_and_revoked_beside_the_writer_and_audited(store, writer)
     store.add_api_key(OF_AN_OUTLET, actor="cli:ann")
     store.revoke_api_key("k1", actor="cli:ben")
     # The writer goes on: another's change of the audit chain does not depose it.
-    writer.commit(change(0))
+    writer.commit([ENTRY])
     added, revoked = [record.entry for record in store.audit_entries()][-3:-1]
     bound = {"role": "outlet", "carrier": "red", "outlet": "r1", "person": None}
     assert added == AuditEntry("cli:ann", "apikey.added", "k1", bound)

@@ -9,16 +9,17 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
-from engine.registry import audit, enrollments, events
+from engine.registry import audit, cases
+from engine.registry.cases import AddedNote
 from engine.registry.database import new_id, utc_now
 from engine.registry.keyring import KeyRing
-from engine.registry.references import AttemptTemplate, WatchEntry
+from engine.registry.references import AttemptTemplate, RemovedReference, WatchEntry
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store, sealed_columns
 from engine.registry.vault import Vault, key_version
 from engine.registry.webhooks import Webhooks
 from schema.cases import CaseNote, NoteKind
-from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case, make_crop
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, make_case, make_crop
 from tests.tables import tables
 
 CASE = new_id()
@@ -54,7 +55,7 @@ def filled(store, enroll):
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
         case = make_case(id=CASE)
         notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
-        crop = enrollments.NewCrop(
+        crop = cases.NewCrop(
             id=new_id(),
             enrollment_id=changes.enrollments[0].id,
             photograph="live",
@@ -64,15 +65,15 @@ def filled(store, enroll):
         first = changes.enrollments[0].id, changes.documents[0].id
         shown = AttemptTemplate(*first, changes.references[0].template)
         writer.commit(
-            change(
-                11,
-                removed_references=[(5, 11)],
-                attempt_templates=[shown],
-                watched=[face],
-                cases=[case],
-                case_notes=[(CASE, note) for note in notes],
-                crops=[crop],
-            )
+            [
+                ENTRY,
+                RemovedReference(5, 11),
+                shown,
+                face,
+                case,
+                *(AddedNote(CASE, note) for note in notes),
+                crop,
+            ]
         )
     return changes
 
@@ -86,7 +87,7 @@ def versions(store: Store) -> set[int]:
     return found
 
 
-def contents(store: Store, changes: events.Changes) -> tuple[object, ...]:
+def contents(store: Store, changes: Writes) -> tuple[object, ...]:
     """Everything sealed, opened."""
     identities = [store.identity(document.id) for document in changes.documents]
     numbers = store.numbers([line.id for line in changes.lines])
@@ -142,11 +143,11 @@ def test_every_value_that_a_data_key_seals_is_counted_with_its_transaction(
     store.note(ENTRY)
     assert store.seal_counts() == {1: sealed}
     with store.writer() as writer:
-        refused = change(11, removed_references=[(999, 11)], crops=[make_crop("no attempt")])
+        refused = [ENTRY, RemovedReference(999, 11), make_crop("no attempt")]
         with pytest.raises(RegistryError):
             writer.commit(refused)
         assert store.seal_counts() == {1: sealed}
-        writer.commit(change(11))
+        writer.commit([ENTRY])
         assert store.seal_counts() == {1: sealed + 1}
     with reopened(store, database_url, wider) as widened, widened.writer() as writer:
         reseal(writer, rows_per_batch=4)
@@ -213,7 +214,7 @@ def test_process_with_the_ring_from_before_a_rotation_writes_nothing(
         assert versions(widened) == {2}
     narrow = wider.with_active_alone(())
     with reopened(store, database_url, narrow) as after, after.writer() as writer:
-        writer.commit(change(12))
+        writer.commit([ENTRY])
 
 
 def refuse_writer(stale: Store, current: Store) -> None:

@@ -9,18 +9,17 @@ from sqlalchemy import select
 
 from engine.errors import SosieError
 from engine.registry.database import new_id
-from engine.registry.events import Changes
 from engine.registry.store import Store, every_table
-from tests.engine.registry.conftest import ENTRY, committed, erasure
+from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
 from tests.tables import tables
 
 
 @pytest.fixture
-def filled(store, writer, enroll) -> Changes:
+def filled(store, writer, enroll) -> Writes:
     return committed(writer, enroll(writer, 3))
 
 
-def secrets_of(changes: Changes) -> list[bytes]:
+def secrets_of(changes: Writes) -> list[bytes]:
     """Every form of a name, a number or a template that must not lie open anywhere."""
     texts = {text for row in changes.documents for text in (row.number, row.name)}
     texts |= {line.msisdn for line in changes.lines} | {line.msisdn[1:] for line in changes.lines}
@@ -69,15 +68,14 @@ def test_no_record_shows_a_name_number_or_template(store, filled) -> None:
 
 def test_no_error_shows_a_name_number_or_look_up(store, writer, filled) -> None:
     document, line = filled.documents[0], filled.lines[0]
-    entry = ENTRY
     other = replace(line, id=new_id(), outlet="none")
-    for changes, constraint in (
-        ({"documents": [replace(document, id=new_id())]}, "lookup"),
-        ({"lines": [replace(line, id=new_id())]}, r"uq_lines_number_in_use|lines\.msisdn_lookup"),
-        ({"lines": [other]}, "refused the transaction"),
+    for write, constraint in (
+        (replace(document, id=new_id()), "lookup"),
+        (replace(line, id=new_id()), r"uq_lines_number_in_use|lines\.msisdn_lookup"),
+        (other, "refused the transaction"),
     ):
         with pytest.raises(SosieError, match=constraint) as caught:
-            writer.commit(Changes(sequence=3, audit=[entry], **changes))
+            writer.commit([ENTRY, write])
         assert caught.value.__cause__ is None
         shown = "".join(traceback.format_exception(caught.value))
         for secret in (document.number, document.name, line.msisdn, document.lookup.hex()):

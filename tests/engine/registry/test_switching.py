@@ -18,15 +18,14 @@ from engine.registry.audit import AuditEntry
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.documents import NewDocument
-from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
-from engine.registry.references import NewReference, SecondTemplate, WatchEntry
+from engine.registry.references import NewReference, RemovedWatchEntry, SecondTemplate, WatchEntry
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.upgrade import remove_missing, switch_models
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from tests.engine.registry.conftest import MODEL, Enroll, committed, erasure
+from tests.engine.registry.conftest import MODEL, Enroll, Writes, committed, erasure
 from tests.tables import tables
 
 SECOND, DIM = "sha256:second-model-of-the-tests", 48
@@ -90,7 +89,7 @@ def test_a_registry_of_ten_thousand_switches_and_switches_back(
         assert restored.loaded == 10_000, "the snapshot that was there is right again"
 
 
-def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000) -> Changes:
+def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000) -> Writes:
     """References of documents that have nothing else."""
     vectors = vault.rotate(random_units(count, vault.dim))
     documents = [
@@ -109,7 +108,7 @@ def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000)
         for one, row in zip(documents, vectors, strict=True)
     ]
     entry = AuditEntry("test", "test.done", "x")
-    return Changes(1, [entry], documents=documents, references=references)
+    return Writes([entry, *documents, *references])
 
 
 def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
@@ -126,9 +125,9 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
         enrolled = committed(writer, enroll(writer, 5))
         faces = random_units(2, vault.dim, seed=4), random_units(2, DIM, seed=5)
         entry = WatchEntry(writer.next_watch_id(), None, faces[0][0], "test", utc_now())
-        writer.commit(Changes(5, [AuditEntry("test", "watchlist.added", "1")], watched=[entry]))
+        writer.commit([AuditEntry("test", "watchlist.added", "1"), entry])
         vectors = fill(store, [one.id for one in enrolled.references])
-        writer.commit(Changes(5, [AuditEntry("test", "test.done", "x")]))
+        writer.commit([AuditEntry("test", "test.done", "x")])
         writer.commit(erasure(enrolled, 4, 6))
     with pytest.raises(RequestError, match="1 of 1 watched faces"):
         switch(database_url, vault)
@@ -136,12 +135,7 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
         seen = SecondTemplate(SECOND, vault.of_dimension(DIM).rotate(faces[1])[0])
         other = WatchEntry(writer.next_watch_id(), None, faces[0][1], "test", utc_now(), seen)
         writer.commit(
-            Changes(
-                6,
-                [AuditEntry("test", "watchlist.added", "2")],
-                watched=[other],
-                unwatched=[entry.id],
-            )
+            [AuditEntry("test", "watchlist.added", "2"), other, RemovedWatchEntry(entry.id)]
         )
 
     class Killed(BaseException):
@@ -180,7 +174,7 @@ def test_damaged_templates_go_along_open_nowhere_and_nobody_leaves_the_watch_lis
         other = SecondTemplate(SECOND, vectors[0])
         template = random_units(1, vault.dim)[0]
         face = WatchEntry(writer.next_watch_id(), None, template, "test", utc_now(), other)
-        writer.commit(Changes(5, [AuditEntry("test", "watchlist.added", "1")], watched=[face]))
+        writer.commit([AuditEntry("test", "watchlist.added", "1"), face])
     first, second, moved, altered, sound = ids
     with changing(store.engine) as connection:
         for changed in (

@@ -25,7 +25,6 @@ from engine.registry.accounts import ApiKey, Carrier, bind_key
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import REVISIONS, changing, connect, new_id, restructuring, utc_now
-from engine.registry.events import Changes
 from engine.registry.references import WatchEntry
 from engine.registry.rows import changing_rows, metadata
 from engine.registry.store import Store, authenticated_tables
@@ -37,7 +36,7 @@ from tests.engine.registry.conftest import (
     ENTRY,
     MODEL,
     Enroll,
-    change,
+    Writes,
     committed,
     erasure,
     make_crop,
@@ -168,7 +167,7 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
         assert (dispute.line_ids, dispute.suspect_ids) == ((ids["line"],), ())
         second = replace(dispute, id=new_id(), state=CaseState.ASSIGNED)
         entry = ENTRY
-        changes = Changes(sequence=0, audit=[entry], cases=[second])
+        changes = [entry, second]
         with store.writer() as writer, pytest.raises(StorageFailed):
             writer.commit(changes)
 
@@ -247,7 +246,7 @@ OLD_DIGEST = bytes(range(32))
 @pytest.fixture
 def older(
     database_url: str, vault: Vault, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
-) -> Changes:
+) -> Writes:
     """What stands in a registry of 0006, beside keys."""
     with monkeypatch.context() as patch:
         # Its chain does not say that its rows have codes.
@@ -264,7 +263,7 @@ def older(
             enrolled = committed(writer, enroll(writer, 7))
             writer.commit(erasure(enrolled, 0, writer.sequence + 1))
             crops = [make_crop(record.id) for record in enrolled.enrollments[1:4]]
-            writer.commit(change(writer.sequence, crops=crops))
+            writer.commit([ENTRY, *crops])
         age(store)
     return enrolled
 
@@ -273,7 +272,7 @@ KEYS = (("k1", "carrier", "red"), ("k2", "fraud", None), ("k3", "operator", None
 
 
 def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
-    database_url: str, vault: Vault, older: Changes, monkeypatch: pytest.MonkeyPatch
+    database_url: str, vault: Vault, older: Writes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upgrades, "ROWS_PER_BATCH", 2)
 
@@ -310,12 +309,12 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
             assert keys[name].digest == bind_key(vault, keys[name], OLD_DIGEST)
         assert keys["k3"].digest == b""
         with store.writer() as writer:
-            writer.commit(change(writer.sequence))
+            writer.commit([ENTRY])
     assert upgrade(database_url, vault).before == REVISIONS[-1]
 
 
 def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
-    database_url: str, vault: Vault, older: Changes
+    database_url: str, vault: Vault, older: Writes
 ) -> None:
     engine = connect(database_url)
     with restructuring(engine) as connection:
@@ -339,7 +338,7 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
 
 
 def test_an_upgrade_vouches_for_no_entry_beyond_the_head(
-    database_url: str, vault: Vault, older: Changes
+    database_url: str, vault: Vault, older: Writes
 ) -> None:
     engine = connect(database_url)
     with restructuring(engine) as connection:
@@ -362,13 +361,13 @@ def conversion(vault: Vault) -> Conversion:
 
 
 @pytest.fixture
-def of_the_model_before(store: Store, enroll: Enroll) -> Changes:
+def of_the_model_before(store: Store, enroll: Enroll) -> Writes:
     """Seven references, one of them removed, and a watched face."""
     with store.writer() as writer:
         enrolled = committed(writer, enroll(writer, 7))
         face = WatchEntry(1, None, enrolled.references[1].template, "fraud", utc_now())
         added = AuditEntry("test", "watchlist.added", "1")
-        writer.commit(Changes(writer.sequence, (added,), watched=(face,)))
+        writer.commit([added, face])
         writer.commit(erasure(enrolled, 0, writer.sequence + 1))
     return enrolled
 
@@ -376,7 +375,7 @@ def of_the_model_before(store: Store, enroll: Enroll) -> Changes:
 def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
     store: Store,
     database_url: str,
-    of_the_model_before: Changes,
+    of_the_model_before: Writes,
     conversion: Conversion,
     random_units: Callable[..., NDArray[np.float32]],
     monkeypatch: pytest.MonkeyPatch,
@@ -418,7 +417,7 @@ def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
 
 
 def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(
-    store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
+    store: Store, database_url: str, of_the_model_before: Writes, conversion: Conversion
 ) -> None:
     upgrade(database_url, store.vault, conversion=conversion)
     with changing(store.engine) as connection:
@@ -428,7 +427,7 @@ def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(
 
 
 def test_an_altered_reference_is_converted_and_not_vouched_for_and_a_damaged_one_stays_so(
-    store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
+    store: Store, database_url: str, of_the_model_before: Writes, conversion: Conversion
 ) -> None:
     altered, damaged, *rest = [one.id for one in of_the_model_before.references[1:]]
     changed = {altered: {"model_digest": "another"}, damaged: {"template": b"\1"}}
@@ -445,7 +444,7 @@ def test_an_altered_reference_is_converted_and_not_vouched_for_and_a_damaged_one
 
 
 def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(
-    store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
+    store: Store, database_url: str, of_the_model_before: Writes, conversion: Conversion
 ) -> None:
     other = replace(conversion, before="another")
     with pytest.raises(ModelMismatch, match="there is no conversion to"):

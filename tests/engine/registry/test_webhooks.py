@@ -14,7 +14,7 @@ from engine.errors import NotFound, SealBroken
 from engine.registry import store as store_module
 from engine.registry.accounts import Carrier
 from engine.registry.database import changing, connect, new_id, restructuring, utc_now
-from engine.registry.events import _New, read_events, read_these, write_events
+from engine.registry.events import NewEvent, read_events, read_these, write_events
 from engine.registry.retention import Job, Kind, expire
 from engine.registry.store import Store, upgrade_schema
 from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, release_cursor
@@ -35,7 +35,9 @@ def happen(store: Store, count: int, *, opened: bool = False, at: Any = None) ->
     """So many events of lines, or twice as many of enrollments that opened one."""
     kind = EventType.ENROLLMENT_DECIDED if opened else EventType.LINE_CLOSED
     found = [
-        _New(kind, new_id(), "of webhooks", {"outlet": "b1"}, new_id() if opened else None)
+        NewEvent(
+            kind, new_id(), "of webhooks", {"outlet": "b1"}, None, new_id() if opened else None
+        )
         for _ in range(count)
     ]
     with changing(store.engine) as connection:
@@ -45,7 +47,7 @@ def happen(store: Store, count: int, *, opened: bool = False, at: Any = None) ->
 def test_a_carrier_is_told_of_no_type_of_event_that_is_not_for_carriers(
     store: Store, webhooks: Webhooks
 ) -> None:
-    found = [_New(one, new_id(), "of webhooks", {}) for one in EventType]
+    found = [NewEvent(one, new_id(), "of webhooks", {}) for one in EventType]
     with changing(store.engine) as connection:
         write_events(connection, store.vault, found, utc_now())
     told = {one.type for one in read_events(store, 0, carrier="of webhooks")}

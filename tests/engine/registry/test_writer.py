@@ -8,12 +8,15 @@ from sqlalchemy import Connection, text
 from engine.errors import ChainBroken, LeaseLost, StorageFailed, StorageFull
 from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
-from engine.registry.database import new_id
-from engine.registry.events import Changes
+from engine.registry.database import new_id, utc_now
+from engine.registry.documents import ActivatedDocument
+from engine.registry.lines import change_lines
+from engine.registry.references import RemovedReference
+from engine.registry.retention import DocumentErasure
 from engine.registry.store import Reader, Store
 from schema.documents import DocumentStatus
-from schema.lines import LineStatus
-from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, erasure
+from schema.lines import LineEventKind, LineStatus
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure
 
 
 def state_of(store: Store) -> tuple[object, ...]:
@@ -27,31 +30,33 @@ def all_documents(store: Store) -> list[str]:
     return sorted(set(store.documents_of(references).values()))
 
 
-def duplicate_line(changes: Changes) -> Changes:
+def duplicate_line(changes: Writes) -> Writes:
     taken = replace(changes.lines[0], id=new_id())
-    return replace(changes, lines=[*changes.lines[:3], taken, *changes.lines[3:]])
+    return Writes([taken, *changes])
 
 
-def duplicate_document(changes: Changes) -> Changes:
+def duplicate_document(changes: Writes) -> Writes:
     twin = replace(changes.documents[0], id=new_id())
-    return replace(changes, documents=[*changes.documents, twin])
+    return Writes([*changes, twin])
 
 
-def duplicate_answer(changes: Changes) -> Changes:
-    return replace(changes, answers=[*changes.answers, changes.answers[0]])
+def duplicate_answer(changes: Writes) -> Writes:
+    return Writes([*changes, changes.idempotency[0]])
 
 
-def unknown_outlet(changes: Changes) -> Changes:
+def unknown_outlet(changes: Writes) -> Writes:
     wrong = replace(changes.enrollments[2], outlet="nowhere")
-    return replace(changes, enrollments=[*changes.enrollments[:2], wrong, *changes.enrollments[3:]])
+    return Writes([*changes[:-1], wrong])
 
 
-def line_that_is_not_there(changes: Changes) -> Changes:
-    return replace(changes, closed_lines=[new_id()])
+def line_that_is_not_there(changes: Writes) -> Writes:
+    return Writes(
+        [*changes, *change_lines([new_id()], LineEventKind.CLOSED, utc_now(), "test", "test")]
+    )
 
 
-def reference_removed_before(changes: Changes) -> Changes:
-    return replace(changes, removed_references=[(1, 5), (1, 6)])
+def reference_removed_before(changes: Writes) -> Writes:
+    return Writes([*changes, RemovedReference(1, 5), RemovedReference(1, 6)])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_failed_commit_leaves_nothing_and_the_writer_goes_on(store, writer, enro
 
 def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
     writer.commit(enroll(writer, 3))
-    writer.commit(change(4, removed_references=[(3, 4)]))
+    writer.commit([ENTRY, RemovedReference(3, 4)])
     assert writer.next_reference_id() == 4
     writer.close()
     with store.writer() as again:
@@ -91,7 +96,7 @@ def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
 
 def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
     changes = committed(writer, enroll(writer, 2))
-    writer.commit(change(3, removed_references=[(1, 3)]))
+    writer.commit([ENTRY, RemovedReference(1, 3)])
     with writer.changing(ENTRY) as connection:
         rows = connection.execute(text('SELECT id, template FROM "references" ORDER BY id')).all()
     assert rows[0] == (1, None)
@@ -117,14 +122,14 @@ def test_erased_document_loses_everything_that_names_its_holder(store, writer, e
     assert closed.closed_at is not None
     assert store.identity(changes.documents[1].id).number == changes.documents[1].number
     # The same document may be enrolled again, as anybody's.
-    writer.commit(change(3, documents=[replace(document, id=new_id())]))
+    writer.commit([ENTRY, replace(document, id=new_id())])
 
 
 def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -> None:
     changes = committed(writer, enroll(writer, 1))
     before = state_of(store)
     with pytest.raises(AssertionError):
-        writer.commit(change(2, erased_documents=[changes.documents[0].id]))
+        writer.commit([ENTRY, DocumentErasure(changes.documents[0].id, "test")])
     assert state_of(store) == before
 
 
@@ -135,9 +140,9 @@ def test_attempted_document_is_activated_once_with_what_was_approved(store, writ
         approved, name="A. Nother", name_lookup=b"n", status=DocumentStatus.ATTEMPTED
     )
     entry = [ENTRY]
-    writer.commit(Changes(sequence=0, audit=entry, documents=[attempted]))
+    writer.commit([*entry, attempted])
     assert store.documents([approved.lookup])[approved.lookup].status is DocumentStatus.ATTEMPTED
-    activation = Changes(sequence=0, audit=entry, activated_documents=[approved])
+    activation = [*entry, ActivatedDocument(approved)]
     writer.commit(activation)
     record = store.documents([approved.lookup])[approved.lookup]
     assert (record.status, record.name_lookup) == (DocumentStatus.ACTIVE, approved.name_lookup)
@@ -150,7 +155,7 @@ def test_nothing_changes_without_an_audit_entry(store, writer, enroll) -> None:
     changes = enroll(writer, 1)
     before = state_of(store)
     with pytest.raises(AssertionError):
-        writer.commit(replace(changes, audit=[]))
+        writer.commit(changes.documents)
     assert state_of(store) == before
 
 
@@ -159,7 +164,7 @@ def test_writer_that_is_behind_the_registry_commits_nothing(store, writer, enrol
     with store._engine.begin() as connection:
         connection.execute(text("UPDATE deployment SET sequence = 4"))
     before = state_of(store)
-    for changes in (enroll(writer, 1, first=3), change(3)):
+    for changes in (enroll(writer, 1, first=3), [ENTRY]):
         with pytest.raises(ChainBroken):
             writer.commit(changes)
     assert state_of(store) == before
@@ -172,7 +177,7 @@ def test_audit_that_moved_under_a_transaction_undoes_it(store, writer, listening
 
     before = state_of(store)
     with listening(store, "after_cursor_execute", move), pytest.raises(LeaseLost):
-        writer.commit(change(1))
+        writer.commit([ENTRY])
     assert state_of(store) == before
 
 
@@ -202,7 +207,7 @@ def test_between_two_reads_over_one_connection_somebody_else_can_write(
 def test_sequence_never_goes_back(writer, enroll) -> None:
     writer.commit(enroll(writer, 3))
     with pytest.raises(AssertionError):
-        writer.commit(change(2))
+        writer.commit([ENTRY, RemovedReference(1, 2)])
 
 
 def test_full_sqlite_is_told_apart_and_keeps_nothing(sqlite_url, vault, enroll, listening) -> None:
@@ -245,6 +250,6 @@ def test_full_postgresql_is_told_apart_and_keeps_nothing(postgres_url, vault) ->
                 )
             )
         with pytest.raises(StorageFull, match="53100"):
-            writer.commit(change(1))
+            writer.commit([ENTRY])
         assert state_of(store) == before
         assert writer.sequence == 0

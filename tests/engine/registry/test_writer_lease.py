@@ -13,7 +13,7 @@ from engine.errors import LeaseLost, WriterBusy
 from engine.registry import audit, keyring
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from tests.engine.registry.conftest import MODEL, change
+from tests.engine.registry.conftest import ENTRY, MODEL
 
 TAKE_THE_LEASE = """
 import sys, time
@@ -66,7 +66,7 @@ def test_second_writer_in_another_process_is_refused_at_once(store, writer, riva
         answer = child.communicate(timeout=120)[0]
     assert answer.startswith("busy: another process")
     assert answer.count("\n") == 1
-    writer.commit(change(1))
+    writer.commit([ENTRY])
 
 
 def test_second_writer_in_the_same_process_is_refused(store, writer, database_url) -> None:
@@ -88,7 +88,7 @@ def test_writer_of_a_killed_process_is_replaced(store, rival) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait(timeout=120)
     writer = take_when_free(store)
-    writer.commit(change(1))
+    writer.commit([ENTRY])
     writer.close()
 
 

@@ -23,16 +23,19 @@ from engine.matching.policy import (
     write_evidence,
     write_findings,
 )
-from engine.registry import documents, events, lines, references
+from engine.registry import documents, lines, references
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord, NewCrop
 from engine.registry.database import new_id, utc_now
-from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
+from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
+from engine.registry.lines import change_lines
+from engine.registry.rows import Write
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseKind, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome
 from schema.documents import DocumentStatus
+from schema.lines import LineEventKind
 from schema.options import Retention
 from schema.reasons import Decision
 from tests.row_codes import vouch
@@ -82,17 +85,15 @@ class RegistryBuilder:
         document_id = new_id()
         number = f"PASS{self._serial:08d}"
         self._commit(
-            documents=[
-                documents.NewDocument(
-                    id=document_id,
-                    kind="passport",
-                    lookup=self.lookup(number),
-                    name_lookup=bytes(32),
-                    number=number,
-                    name="A Holder",
-                    status=status,
-                )
-            ]
+            documents.NewDocument(
+                id=document_id,
+                kind="passport",
+                lookup=self.lookup(number),
+                name_lookup=bytes(32),
+                number=number,
+                name="A Holder",
+                status=status,
+            )
         )
         return document_id
 
@@ -141,7 +142,7 @@ class RegistryBuilder:
         kept = (
             [] if crops_until is None else [references.AttemptTemplate(made.id, document_id, shown)]
         )
-        self._commit(enrollments=[record], answers=[answer], crops=crops, attempt_templates=kept)
+        self._commit(record, answer, *crops, *kept)
         return made
 
     def line(self, closed_at: datetime | None, document_id: str | None = None) -> str:
@@ -151,7 +152,7 @@ class RegistryBuilder:
         self._serial += 1
         line_id = new_id()
         number = f"+8613{self._serial:09d}"
-        line = lines.NewLine(
+        line = lines.LineRecord(
             id=line_id,
             msisdn_lookup=self.lookup(number),
             msisdn=number,
@@ -161,9 +162,9 @@ class RegistryBuilder:
             enrollment_id=None,
             opened_at=utc_now() if closed_at is None else closed_at - timedelta(days=1),
         )
-        self._commit(lines=[line])
+        self._commit(line)
         if closed_at is not None:
-            self._commit(closed_lines=[line_id])
+            self._commit(*change_lines([line_id], LineEventKind.CLOSED, utc_now(), "test", "test"))
             self.change(
                 tables.lines.update()
                 .where(tables.lines.c.id == line_id)
@@ -190,18 +191,18 @@ class RegistryBuilder:
             updated_at=now,
         )
         note = CaseNote(now, "key:anna", NoteKind.NOTE, remark)
-        self._commit(cases=[case], case_notes=[(case.id, note)])
+        self._commit(case, AddedNote(case.id, note))
         return case
 
     def merge_case(self, case: CaseRecord, into: CaseRecord) -> None:
         merged = replace(case, state=CaseState.MERGED, merged_into=into.id)
-        self._commit(case_changes=[merged])
+        self._commit(CaseChange(merged))
 
     def close_case(self, case: CaseRecord, at: datetime | None = None) -> None:
         closed = replace(
             case, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=at or utc_now()
         )
-        self._commit(case_changes=[closed])
+        self._commit(CaseChange(closed))
 
     def lookup(self, text: str) -> bytes:
         return self.store.vault.look_up("test", text)
@@ -212,8 +213,8 @@ class RegistryBuilder:
             connection.execute(statement)
         vouch(self.store.engine, self.store.vault)
 
-    def _commit(self, **changes: object) -> None:
-        self.writer.commit(events.Changes(sequence=self.writer.sequence, audit=[TEST], **changes))
+    def _commit(self, *writes: Write) -> None:
+        self.writer.commit([TEST, *writes])
 
 
 def _crop(attempt: Attempt, until: datetime) -> NewCrop:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engine.matching.holders import ErasureCertificate
-from engine.registry import audit, events
+from engine.registry import audit
+from engine.registry.retention import DocumentErasure
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
 from engine.retention.job import DirectRunner, RetentionCertificate, run_retention
@@ -28,11 +29,10 @@ def erased(builder: Any) -> ErasureCertificate:
     document_id = builder.document(DocumentStatus.ACTIVE)
     detail = {"references": 0, "lines": 0, "gallery_sequence": 0}
     kept = builder.writer.commit(
-        events.Changes(
-            sequence=0,
-            audit=[audit.AuditEntry("test", "document.erased", document_id, detail)],
-            erased_documents=[document_id],
-        )
+        [
+            audit.AuditEntry("test", "document.erased", document_id, detail),
+            DocumentErasure(document_id, "test"),
+        ]
     )
     return ErasureCertificate(
         document_id=document_id,

@@ -14,9 +14,8 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
 from engine.registry.documents import NewDocument
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
-from engine.registry.references import NewReference
+from engine.registry.lines import LineRecord
+from engine.registry.references import NewReference, RemovedReference
 from engine.registry.store import Store
 from engine.registry.sweeps import JudgedPair
 from engine.registry.writer import Writer
@@ -78,11 +77,10 @@ class SyntheticRegistry:
 
     def erase(self, reference_ids: Sequence[int]) -> None:
         sequence = self.writer.sequence + 1
-        changes = Changes(
-            sequence=sequence,
-            audit=(AuditEntry("test", "references.removed", "test"),),
-            removed_references=[(key, sequence) for key in reference_ids],
-        )
+        changes = [
+            AuditEntry("test", "references.removed", "test"),
+            *(RemovedReference(key, sequence) for key in reference_ids),
+        ]
         publish(self.writer, self.gallery, changes)
 
     def judge(self, left: str, right: str, outcome: Outcome) -> None:
@@ -108,9 +106,7 @@ class SyntheticRegistry:
             decided_by="test",
         )
         entry = AuditEntry("test", "pair.judged", low)
-        self.writer.commit(
-            Changes(sequence=self.writer.sequence, audit=(entry,), cases=(case,), judged=(pair,))
-        )
+        self.writer.commit([entry, case, pair])
 
     def reference_of(self, document_id: str) -> int:
         return next(key for key, owner in self.documents.items() if owner == document_id)
@@ -120,7 +116,7 @@ class SyntheticRegistry:
         rows: Rows,
         owners: Sequence[str],
         documents: Sequence[NewDocument],
-        lines: Sequence[NewLine],
+        lines: Sequence[LineRecord],
     ) -> None:
         sequence = self.writer.sequence + 1
         templates = self.writer.vault.rotate(rows)
@@ -131,13 +127,12 @@ class SyntheticRegistry:
             )
             for key, owner, template in zip(ids, owners, templates, strict=True)
         ]
-        changes = Changes(
-            sequence=sequence,
-            audit=(AuditEntry("test", "references.admitted", "test"),),
-            documents=documents,
-            references=references,
-            lines=lines,
-        )
+        changes = [
+            AuditEntry("test", "references.admitted", "test"),
+            *documents,
+            *references,
+            *lines,
+        ]
         publish(self.writer, self.gallery, changes)
         self.documents.update(zip(ids, owners, strict=True))
 
@@ -152,10 +147,10 @@ class SyntheticRegistry:
             name="Test Person",
         )
 
-    def _line(self, document_id: str, at: datetime, place: int) -> NewLine:
+    def _line(self, document_id: str, at: datetime, place: int) -> LineRecord:
         carrier, outlet = OUTLETS[place % len(OUTLETS)]
         key = new_id()
-        return NewLine(
+        return LineRecord(
             id=key,
             msisdn_lookup=self.writer.vault.look_up("msisdn", key),
             msisdn=key,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
 from engine.registry.audit import AuditEntry
+from engine.registry.cases import NewCrop
 from engine.registry.database import new_id, utc_now
-from engine.registry.enrollments import EnrollmentRecord, NewCrop
-from engine.registry.events import Changes
+from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.sweeps.folder import GroupFile, write_groups
@@ -58,12 +58,13 @@ def test_the_face_of_the_reference_is_shown_else_the_newest_that_was_not_refused
     unkept = again(two, 1, Decision.APPROVED)
     kept = {"first": one, "review": review, "refused": refused, "later": unkept, "three": three}
     writer.commit(
-        Changes(
-            sequence=writer.sequence,
-            audit=(AuditEntry("test", "test.done", "x"),),
-            enrollments=(review, refused, unkept),
-            crops=[crop for name, attempt in kept.items() for crop in crops_of(attempt, name)],
-        )
+        [
+            AuditEntry("test", "test.done", "x"),
+            review,
+            refused,
+            unkept,
+            *(crop for name, attempt in kept.items() for crop in crops_of(attempt, name)),
+        ]
     )
     asked = [three.document_id, two.document_id, one.document_id, new_id()]
     assert gather_faces(store, asked) == {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from engine.registry import audit, events
+from engine.registry import audit
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes import health
 from serving.deployment.deployment import registry_url
@@ -114,7 +114,7 @@ def test_a_long_chain_is_read_in_bounded_pieces(fresh: Any) -> None:
     life = fresh.match._lifecycle
 
     def perform(writer: Any, _: Any) -> None:
-        writer.commit(events.Changes(sequence=writer.sequence, audit=entries))
+        writer.commit([*entries])
 
     life.require().registrar.run(perform)
     page = ask(fresh, after=0, limit=200, action="test.entry")

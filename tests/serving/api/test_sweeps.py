@@ -14,8 +14,8 @@ import pytest
 from engine.faces.extractor import Extractor
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
+from engine.registry.lines import LineRecord
+from engine.registry.sweeps import SweepChange
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.deployment.deployment import Deployment
@@ -79,11 +79,7 @@ def leave_paused(home: Path, actor: str) -> None:
     )
     entry = AuditEntry(actor, "sweep.paused", LEFT)
     with Deployment(home, load_settings(home)) as deployment:
-        deployment.registrar.run(
-            lambda writer, _: writer.commit(
-                Changes(sequence=writer.sequence, audit=(entry,), sweeps=(record,))
-            )
-        )
+        deployment.registrar.run(lambda writer, _: writer.commit([entry, SweepChange(record)]))
 
 
 @pytest.fixture(scope="module")
@@ -295,13 +291,9 @@ def show_what_is_in_use(ringed: Service, case_id: str) -> None:
     document = deployment.store.cases.get(case_id).document_ids[0]
     number = "+8613900100200"
     look_up, line = deployment.vault.look_up("msisdn", number), new_id()
-    new = NewLine(line, look_up, number, document, "blue", "b1", None, utc_now())
+    new = LineRecord(line, look_up, number, document, "blue", "b1", None, utc_now())
     entry = AuditEntry("test", "line.opened", line)
-    deployment.registrar.run(
-        lambda writer, _: writer.commit(
-            Changes(sequence=writer.sequence, audit=(entry,), lines=(new,))
-        )
-    )
+    deployment.registrar.run(lambda writer, _: writer.commit([entry, new]))
 
     def queue(state: str) -> Any:
         return ringed.read(ringed.ask("GET", "/v1/cases", key="fraud", params={"state": state}))

@@ -16,7 +16,6 @@ from playwright.sync_api import Browser, Route, expect
 from engine.cases.opening import CaseBatch, NewCase
 from engine.faces.extractor import Extractor
 from engine.registry.cases import CaseRecord
-from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
 from schema.options import CarrierPeople, PeopleRules
@@ -420,7 +419,7 @@ def decide_two_of_the_ring(site: Site) -> None:
         given = {"document_ids": ids, "suspect_ids": ids}
         new = NewCase(kind=CaseKind.POSSIBLE_DUPLICATE, origin=CaseOrigin.DECISION, **given)
         case = batch.open(new, "test")
-        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        writer.commit(batch.writes())
         return case
 
     path = f"/v1/cases/{deployment.registrar.run(open_case).id}"

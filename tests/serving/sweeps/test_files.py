@@ -17,7 +17,7 @@ from pyarrow import parquet
 from engine.errors import NotFound, SweepOver
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
-from engine.registry.events import Changes
+from engine.registry.sweeps import SweepChange
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import GroupFile, SweepFolder
@@ -253,11 +253,7 @@ def age(deployment: Deployment, record: SweepRecord, days: int) -> None:
     assert record.ended_at is not None
     aged = replace(record, ended_at=record.ended_at - timedelta(days=days))
     entry = AuditEntry("test", "sweep.aged", record.id)
-    deployment.registrar.run(
-        lambda writer, _: writer.commit(
-            Changes(sequence=writer.sequence, audit=(entry,), sweeps=(aged,))
-        )
-    )
+    deployment.registrar.run(lambda writer, _: writer.commit([entry, SweepChange(aged)]))
 
 
 def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(

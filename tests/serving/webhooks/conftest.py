@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from engine.registry.accounts import Carrier
 from engine.registry.database import changing, utc_now
-from engine.registry.events import _New, write_events
+from engine.registry.events import NewEvent, write_events
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
@@ -88,7 +88,7 @@ async def happen(
 ) -> None:
     """Puts an event of each subject into the outbox; some are of these documents."""
     found = [
-        _New(kind, one, carrier, dict(data), document_id=documents.get(one)) for one in subjects
+        NewEvent(kind, one, carrier, dict(data), document_id=documents.get(one)) for one in subjects
     ]
 
     def write() -> None:
