@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Boolean,
@@ -40,6 +40,7 @@ from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
     Change,
     Code,
+    RowValues,
     Transaction,
     UuidText,
     changing_rows,
@@ -132,6 +133,16 @@ class OutletChange(Change):
     """An outlet as it is restricted from now on; by a `restriction` of None not any more."""
 
     table = OUTLETS
+    update = update_one(OUTLETS).values(
+        restriction=bindparam("new_restriction"),
+        restricted_at=bindparam("at", type_=Moment),
+        restricted_by=bindparam("by"),
+        restricted_person=bindparam("who"),
+        restriction_case=bindparam("case"),
+        restriction_reason=None,
+        # A bar goes on counting where the suspension before it stopped.
+        refused_attempts=case((bindparam("is_lifted"), None), else_=OUTLETS.c.refused_attempts),
+    )
 
     code: str
     restriction: Restriction | None = None
@@ -140,33 +151,19 @@ class OutletChange(Change):
     case_id: str | None = None
     reason: str | None = None
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        changes = [
-            {
-                "key": one.code,
-                "new_restriction": one.restriction,
-                "at": None if one.restriction is None else to.at,
-                "by": one.by,
-                "who": one.person,
-                "case": one.case_id,
-                "is_lifted": one.restriction is None,
-            }
-            for one in written
-        ]
-        to.change(OUTLETS, _RESTRICT, changes)
+    def row(self, to: Transaction) -> RowValues:
+        is_lifted = self.restriction is None
+        return {
+            "key": self.code,
+            "new_restriction": self.restriction,
+            "at": None if is_lifted else to.at,
+            "by": self.by,
+            "who": self.person,
+            "case": self.case_id,
+            "is_lifted": is_lifted,
+        }
 
 
-_RESTRICT = update_one(OUTLETS).values(
-    restriction=bindparam("new_restriction"),
-    restricted_at=bindparam("at", type_=Moment),
-    restricted_by=bindparam("by"),
-    restricted_person=bindparam("who"),
-    restriction_case=bindparam("case"),
-    restriction_reason=None,
-    # A bar goes on counting where the suspension before it stopped.
-    refused_attempts=case((bindparam("is_lifted"), None), else_=OUTLETS.c.refused_attempts),
-)
 _COUNT_REFUSED = update_one(OUTLETS, OUTLETS.c.restriction.is_not(None)).values(
     refused_attempts=func.coalesce(OUTLETS.c.refused_attempts, 0) + bindparam("count")
 )

@@ -117,40 +117,63 @@ class ActivatedDocument(Change):
     on the holder's reference says whose face it is, and no attempt's."""
 
     table = DOCUMENTS
+    update = update_one(
+        DOCUMENTS,
+        DOCUMENTS.c.status == DocumentStatus.ATTEMPTED.value,
+        DOCUMENTS.c.blocked_at.is_(None),
+    ).values(
+        status=DocumentStatus.ACTIVE.value,
+        name_lookup=bindparam("name"),
+        identity=bindparam("sealed"),
+        expires_on=bindparam("expiry"),
+    )
 
     document: NewDocument
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        changes = [
-            {
-                "key": one.id,
-                "name": one.name_lookup,
-                "sealed": one.seal(to.vault),
-                "expiry": one.expires_on,
-            }
-            for one in (change.document for change in written)
-        ]
-        to.change(DOCUMENTS, _ACTIVATE, changes)
+        to.change(DOCUMENTS, cls.update, [one.row(to) for one in written])
         erase_attempt_templates(to.connection, [one.document.id for one in written])
+
+    def row(self, to: Transaction) -> RowValues:
+        one = self.document
+        sealed = one.seal(to.vault)
+        return {"key": one.id, "name": one.name_lookup, "sealed": sealed, "expiry": one.expires_on}
 
 
 @dataclass(frozen=True, slots=True)
-class BlockChange(Change):
-    """That a document is blocked from now on, or not any more. Its keyed look-up outlives an
-    erasure until then."""
+class BlockedDocument(Change):
+    """A document that is blocked from now on. Its keyed look-up outlives an erasure until it is
+    unblocked."""
 
     table = DOCUMENTS
+    update = update_one(DOCUMENTS, DOCUMENTS.c.lookup.is_not(None)).values(
+        blocked_at=func.coalesce(DOCUMENTS.c.blocked_at, bindparam("at", type_=Moment))
+    )
 
-    document_id: str
-    is_blocked: bool = True
+    id: str
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        blocked = [{"key": one.document_id, "at": to.at} for one in written if one.is_blocked]
-        to.change(DOCUMENTS, _BLOCK, blocked)
-        unblocked = [{"key": one.document_id} for one in written if not one.is_blocked]
-        to.change(DOCUMENTS, _UNBLOCK, unblocked)
+    def row(self, to: Transaction) -> RowValues:
+        return {"key": self.id, "at": to.at}
+
+
+@dataclass(frozen=True, slots=True)
+class UnblockedDocument(Change):
+    """A document that is not blocked any more."""
+
+    table = DOCUMENTS
+    update = update_one(DOCUMENTS, DOCUMENTS.c.blocked_at.is_not(None)).values(
+        blocked_at=None,
+        # The block was all that an erased document's look-up was kept for.
+        lookup=case(
+            (DOCUMENTS.c.status == DocumentStatus.ERASED.value, None), else_=DOCUMENTS.c.lookup
+        ),
+    )
+
+    id: str
+
+    def row(self, _: Transaction) -> RowValues:
+        return {"key": self.id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +210,22 @@ class AskedErasure(Change):
     """An erasure that waits for open cases, `due_at` at the latest."""
 
     table = DOCUMENTS
+    update = update_one(
+        DOCUMENTS,
+        DOCUMENTS.c.status != DocumentStatus.ERASED.value,
+        DOCUMENTS.c.erasure_due_at.is_(None),
+    ).values(
+        erasure_asked_at=bindparam("at", type_=Moment),
+        erasure_due_at=bindparam("due", type_=Moment),
+        erasure_asked_by=bindparam("by"),
+    )
 
     document_id: str
     by: str
     due_at: datetime
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        changes = [
-            {"key": one.document_id, "at": to.at, "due": one.due_at, "by": one.by}
-            for one in written
-        ]
-        to.change(DOCUMENTS, _ASK_ERASURE, changes)
+    def row(self, to: Transaction) -> RowValues:
+        return {"key": self.document_id, "at": to.at, "due": self.due_at, "by": self.by}
 
 
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
@@ -246,35 +273,6 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
     ]
 
 
-_ACTIVATE = update_one(
-    DOCUMENTS,
-    DOCUMENTS.c.status == DocumentStatus.ATTEMPTED.value,
-    DOCUMENTS.c.blocked_at.is_(None),
-).values(
-    status=DocumentStatus.ACTIVE.value,
-    name_lookup=bindparam("name"),
-    identity=bindparam("sealed"),
-    expires_on=bindparam("expiry"),
-)
-_BLOCK = update_one(DOCUMENTS, DOCUMENTS.c.lookup.is_not(None)).values(
-    blocked_at=func.coalesce(DOCUMENTS.c.blocked_at, bindparam("at", type_=Moment))
-)
-_UNBLOCK = update_one(DOCUMENTS, DOCUMENTS.c.blocked_at.is_not(None)).values(
-    blocked_at=None,
-    # The block was all that an erased document's look-up was kept for.
-    lookup=case(
-        (DOCUMENTS.c.status == DocumentStatus.ERASED.value, None), else_=DOCUMENTS.c.lookup
-    ),
-)
-_ASK_ERASURE = update_one(
-    DOCUMENTS,
-    DOCUMENTS.c.status != DocumentStatus.ERASED.value,
-    DOCUMENTS.c.erasure_due_at.is_(None),
-).values(
-    erasure_asked_at=bindparam("at", type_=Moment),
-    erasure_due_at=bindparam("due", type_=Moment),
-    erasure_asked_by=bindparam("by"),
-)
 _DOCUMENTS = (
     select(DOCUMENTS, *(one.label(f"{_OF_REFERENCE}{one.name}") for one in REFERENCE_COLUMNS))
     .outerjoin(

@@ -83,6 +83,8 @@ partial_index(
     where="status = 'closed' AND msisdn_lookup IS NOT NULL",
 )
 
+IS_IN_USE = LINES.c.status != LineStatus.CLOSED.value
+
 # What happened to lines, as carriers report it and rules bring it about: ids and causes alone.
 LINE_EVENTS = Table(
     "line_events",
@@ -265,15 +267,15 @@ class MovedLine(Change):
     """A line, and the document that it is under from now on."""
 
     table = LINES
+    update = update_one(LINES, IS_IN_USE).values(document_id=bindparam("new"))
 
     line_id: str
     document_id: str
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        for line in find_lines(to.connection, [one.line_id for one in written]).values():
+    def row(self, to: Transaction) -> RowValues:
+        for line in find_lines(to.connection, [self.line_id]).values():
             tell_of_line(to, EventType.LINE_MOVED, line, {})
-        to.change(LINES, _MOVE, [{"key": one.line_id, "new": one.document_id} for one in written])
+        return {"key": self.line_id, "new": self.document_id}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,10 +381,9 @@ def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
     return read_as(LineRecord, row, status=LineStatus(row.status), service=service, msisdn=None)
 
 
-_IS_IN_USE = LINES.c.status != LineStatus.CLOSED.value
 _PLACES = select(LINES.c.id, LINES.c.carrier, LINES.c.document_id)
 _PLACES_OF = _PLACES.where(LINES.c.id.in_(KEYS))
-IN_USE_UNDER = _PLACES.where(LINES.c.document_id == bindparam("key"), _IS_IN_USE).order_by(
+IN_USE_UNDER = _PLACES.where(LINES.c.document_id == bindparam("key"), IS_IN_USE).order_by(
     LINES.c.id
 )
 """The lines in use under a document, each as `tell_of_line` needs it."""
@@ -393,12 +394,11 @@ _CHANGES_OF = {
     LineEventKind.RESTORED: update_one(LINES, LINES.c.status == LineStatus.DISPUTED.value).values(
         status=LineStatus.ACTIVE.value
     ),
-    LineEventKind.CLOSED: update_one(LINES, _IS_IN_USE).values(
+    LineEventKind.CLOSED: update_one(LINES, IS_IN_USE).values(
         status=LineStatus.CLOSED.value, closed_at=bindparam("at")
     ),
 }
 _SET_SERVICE = update_one(LINES).values(service=bindparam("new_service"))
-_MOVE = update_one(LINES, _IS_IN_USE).values(document_id=bindparam("new"))
 
 # Written out, as in the index: else SQLite has to plan anew for each value.
 _IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")

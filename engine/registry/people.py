@@ -182,14 +182,15 @@ class DecidedException(Change):
     """An enrollment whose exception was decided, and the line that it was granted."""
 
     table = EXCEPTIONS
+    update = update_one(EXCEPTIONS, EXCEPTIONS.c.decided_at.is_(None)).values(
+        msisdn=None, decided_at=bindparam("at"), line_id=bindparam("line")
+    )
 
     enrollment_id: str
     line_id: str | None
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        changes = [{"key": one.enrollment_id, "at": to.at, "line": one.line_id} for one in written]
-        to.change(EXCEPTIONS, _SET_EXCEPTION, changes)
+    def row(self, to: Transaction) -> RowValues:
+        return {"key": self.enrollment_id, "at": to.at, "line": self.line_id}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,9 +310,6 @@ _GUARDED_LINES = (
         LINES.c.status != "closed",
     )
     .group_by(GUARDIANSHIPS.c.guardian_id)
-)
-_SET_EXCEPTION = update_one(EXCEPTIONS, EXCEPTIONS.c.decided_at.is_(None)).values(
-    msisdn=None, decided_at=bindparam("at"), line_id=bindparam("line")
 )
 _OF_GUARDIANSHIP = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
 

@@ -157,15 +157,19 @@ class RemovedReference(Change):
     so that its id stays taken."""
 
     table = REFERENCES
+    update = update_one(REFERENCES, REFERENCES.c.removed_sequence.is_(None)).values(
+        template=None,
+        second_template=None,
+        second_model_digest=None,
+        removed_sequence=bindparam("sequence"),
+    )
 
     id: int
     sequence: int
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+    def row(self, to: Transaction) -> RowValues:
         to.is_erasing = True
-        removed = [{"key": int(one.id), "sequence": one.sequence} for one in written]
-        to.change(REFERENCES, _REMOVE, removed)
+        return {"key": int(self.id), "sequence": self.sequence}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,12 +267,6 @@ def fill_references(
     return len(rows)
 
 
-_REMOVE = update_one(REFERENCES, IS_LIVE).values(
-    template=None,
-    second_template=None,
-    second_model_digest=None,
-    removed_sequence=bindparam("sequence"),
-)
 _FILL = (
     update(REFERENCES)
     .where(REFERENCES.c.id == bindparam("key"))
@@ -343,22 +341,20 @@ class RemovedWatchEntry(Change):
     """An entry of the watch-list that is removed; its row stays, so that its id stays taken."""
 
     table = WATCHLIST
+    update = update_one(WATCHLIST, WATCHLIST.c.removed_at.is_(None)).values(
+        template=None,
+        second_template=None,
+        second_model_digest=None,
+        document_lookup=None,
+        removed_at=bindparam("at"),
+    )
 
     id: int
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+    def row(self, to: Transaction) -> RowValues:
         to.is_erasing = True
-        to.change(WATCHLIST, _UNWATCH, [{"key": int(one.id), "at": to.at} for one in written])
+        return {"key": int(self.id), "at": to.at}
 
-
-_UNWATCH = update_one(WATCHLIST, WATCHLIST.c.removed_at.is_(None)).values(
-    template=None,
-    second_template=None,
-    second_model_digest=None,
-    document_lookup=None,
-    removed_at=bindparam("at"),
-)
 
 DAMAGED_ENTRY = "(damaged: run sosie doctor)"
 """In place of what a damaged row says."""

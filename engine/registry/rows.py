@@ -386,10 +386,16 @@ class Write:
 
 
 class Change(Write):
-    """A change of rows that are there."""
+    """A change of a row that is there, by an update whose parameters are `row`, `key` among
+    them."""
 
     __slots__ = ()
     step = 1
+    update: ClassVar[Update]
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.change(cls.table, cls.update, [one.row(to) for one in written])
 
 
 W = TypeVar("W", bound=Write)
