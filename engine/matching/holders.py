@@ -24,7 +24,7 @@ from engine.registry.documents import (
     DOCUMENT_ERASED,
     ERASURE_ASKED,
     AskedErasure,
-    BlockedDocument,
+    DocumentBlock,
     DocumentRecord,
 )
 from engine.registry.lines import LineRecord
@@ -300,7 +300,7 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
     def perform(writer: Writer, now: datetime) -> str:
         record = find_document(registry, document, now.date())
         audited = AuditEntry(actor, "document.blocked", record.id)
-        writer.commit([audited, BlockedDocument(record.id)])
+        writer.commit([audited, DocumentBlock(record.id)])
         return record.id
 
     return registrar.run(perform)

@@ -20,7 +20,7 @@ from engine.matching.requests import normalise_msisdn
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import is_id, utc_now
-from engine.registry.documents import UnblockedDocument
+from engine.registry.documents import EndedBlock
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineRecord, change_lines
 from engine.registry.references import RemovedWatchEntry
@@ -56,7 +56,7 @@ def unblock_document(registrar: Runner, registry: Reader, document: Document, ac
         if record.blocked_at is None:
             raise NotFound("this document is not blocked: see `sosie blocked`")
         audited = AuditEntry(actor, "document.unblocked", record.id)
-        writer.commit([audited, UnblockedDocument(record.id)])
+        writer.commit([audited, EndedBlock(record.id)])
         return record.id
 
     return registrar.run(perform)

@@ -103,7 +103,7 @@ class NewDocument(Write):
         return self.pick_columns(identity=self.seal(to.vault), created_at=to.at)
 
     def seal(self, vault: Vault) -> bytes:
-        """What it says in the clear, sealed for its row."""
+        """Its number, name and consent, sealed for its row."""
         said = [self.number, self.name]
         if self.consent_ref is not None:
             said.append(self.consent_ref)
@@ -142,7 +142,7 @@ class ActivatedDocument(Change):
 
 
 @dataclass(frozen=True, slots=True)
-class BlockedDocument(Change):
+class DocumentBlock(Change):
     """A document that is blocked from now on. Its keyed look-up outlives an erasure until it is
     unblocked."""
 
@@ -158,7 +158,7 @@ class BlockedDocument(Change):
 
 
 @dataclass(frozen=True, slots=True)
-class UnblockedDocument(Change):
+class EndedBlock(Change):
     """A document that is not blocked any more."""
 
     table = DOCUMENTS

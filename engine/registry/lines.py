@@ -192,7 +192,7 @@ class LineRecord(Write):
 
 @dataclass(frozen=True, slots=True)
 class LineEvent(Change):
-    """What happened to a line, `at` which moment; it was written down at `recorded_at`. One that is
+    """An event of a line, `at` a moment; it was written down at `recorded_at`. A line that is
     closed, disputed or restored changes with it.
 
     `cause` is the rule or the campaign that brought it, the case that it opened, or why people did
@@ -235,7 +235,7 @@ class LineEvent(Change):
 def change_lines(
     line_ids: Iterable[str], kind: LineEventKind, at: datetime, cause: str, by: str
 ) -> list[LineEvent]:
-    """That people close, dispute or restore lines, and why."""
+    """Events of lines that people close, dispute or restore, and why."""
     return [LineEvent(new_id(), key, kind, at, at, cause, by) for key in line_ids]
 
 
@@ -248,7 +248,7 @@ def tell_cause(event: LineEvent) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ServiceChange(Change):
-    """What of its service a line lacks from now on."""
+    """The service that a line lacks from now on."""
 
     table = LINES
 

@@ -246,7 +246,7 @@ class Replacement(Change):
             one.follow(to)
 
     def follow(self, to: Transaction) -> None:
-        """Whom the document is of, as a minor or as a guardian, is the holder of its successor."""
+        """Puts the successor into the guardianships of the document, on either side."""
         for column in _OF_GUARDIANSHIP:
             is_old = column == self.document_id
             found = to.connection.scalars(select(GUARDIANSHIPS.c.line_id).where(is_old)).all()
@@ -358,7 +358,7 @@ def _read_line(opened: bytes) -> AskedLine:
 
 
 def forget_people(to: Transaction, document_id: str) -> None:
-    """What an erased document leaves: no number that was asked for, and no tie to a person."""
+    """Wipes what was asked for under an erased document, and its ties to people."""
     is_asked = (EXCEPTIONS.c.document_id == document_id) & EXCEPTIONS.c.decided_at.is_(None)
     asked = to.connection.scalars(select(EXCEPTIONS.c.id).where(is_asked)).all()
     DecidedException.store(to, [DecidedException(key, None) for key in asked])

@@ -94,7 +94,7 @@ def wipe_documents(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
 
 
 def _forget(to: Transaction, document_ids: Sequence[str]) -> None:
-    """What leaves with a document, beside its lines."""
+    """Wipes all that leaves with a document, beside its lines."""
     for document_id in document_ids:
         forget_people(to, document_id)
     erase_notes(to, document_ids)

@@ -380,7 +380,7 @@ class Write:
         return columns_of(self)
 
     def pick_columns(self, **converted: Any) -> RowValues:
-        """Those fields that are columns of its table, and what is converted."""
+        """Its fields that are columns of its table, and what is converted."""
         columns = self.table.c
         return {name: one for name, one in columns_of(self, **converted).items() if name in columns}
 
@@ -402,7 +402,7 @@ W = TypeVar("W", bound=Write)
 
 
 def choose(writes: Iterable[Write], kind: type[W]) -> list[W]:
-    """Those of a class."""
+    """The writes of a class."""
     return [one for one in writes if isinstance(one, kind)]
 
 

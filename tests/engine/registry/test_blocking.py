@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, StorageFailed
 from engine.registry.database import new_id
-from engine.registry.documents import ActivatedDocument, BlockedDocument, UnblockedDocument
+from engine.registry.documents import ActivatedDocument, DocumentBlock, EndedBlock
 from engine.registry.retention import DocumentErasure
 from schema.documents import DocumentStatus
 from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
@@ -25,7 +25,7 @@ def commit(writer):
 def blocked(writer, enroll, commit) -> Writes:
     """Three enrollments, the first of them under a document that was blocked afterwards."""
     changes = committed(writer, enroll(writer, 3))
-    commit(BlockedDocument(changes.documents[0].id))
+    commit(DocumentBlock(changes.documents[0].id))
     return changes
 
 
@@ -95,10 +95,10 @@ def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit)
         ),
     )
     commit(attempted)
-    commit(BlockedDocument(attempted.id))
+    commit(DocumentBlock(attempted.id))
     with pytest.raises(StorageFailed):
         commit(ActivatedDocument(attempted))
-    commit(UnblockedDocument(active.id), UnblockedDocument(attempted.id))
+    commit(EndedBlock(active.id), EndedBlock(attempted.id))
     assert found(store, active).status is DocumentStatus.ACTIVE
     assert found(store, active).reference_ids == (blocked.references[0].id,)
     assert found(store, attempted).status is DocumentStatus.ATTEMPTED
@@ -108,29 +108,29 @@ def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit)
 def test_unblocked_erased_document_lets_its_number_go(store, writer, blocked, commit) -> None:
     document = blocked.documents[0]
     erase(writer, blocked, 0)
-    commit(UnblockedDocument(document.id))
+    commit(EndedBlock(document.id))
     assert found(store, document) is None
     assert store.documents_by_id([document.id])[document.id].status is DocumentStatus.ERASED
     # The number may be enrolled again, and nothing is left to block.
     commit(replace(document, id=new_id()))
     with pytest.raises(StorageFailed):
-        commit(BlockedDocument(document.id))
+        commit(DocumentBlock(document.id))
 
 
 def test_only_a_blocked_document_is_unblocked(store, blocked, commit) -> None:
     for document_id in (blocked.documents[1].id, new_id()):
         with pytest.raises(StorageFailed, match="not there or was changed"):
-            commit(UnblockedDocument(document_id))
-    commit(UnblockedDocument(blocked.documents[0].id))
+            commit(EndedBlock(document_id))
+    commit(EndedBlock(blocked.documents[0].id))
     with pytest.raises(StorageFailed, match="not there or was changed"):
-        commit(UnblockedDocument(blocked.documents[0].id))
+        commit(EndedBlock(blocked.documents[0].id))
 
 
 def test_blocked_documents_are_listed_longest_blocked_first(store, writer, blocked, commit) -> None:
     first, _, second = (document.id for document in blocked.documents)
-    commit(BlockedDocument(second))
+    commit(DocumentBlock(second))
     since = found(store, blocked.documents[0]).blocked_at
-    commit(BlockedDocument(first))
+    commit(DocumentBlock(first))
     erase(writer, blocked, 2)
     listed = store.blocked_documents()
     assert [(record.id, record.is_erased) for record in listed] == [(first, False), (second, True)]

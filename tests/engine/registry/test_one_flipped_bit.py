@@ -28,7 +28,7 @@ from engine.registry.campaigns import Campaign, CampaignLine
 from engine.registry.cases import AddedNote
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import BlockedDocument, DocumentRecord
+from engine.registry.documents import DocumentBlock, DocumentRecord
 from engine.registry.enrollments import LivenessRecord, Tally
 from engine.registry.events import BEGINNING, read_events, read_page
 from engine.registry.lines import Exemption, LineEvent, Reverification, change_lines
@@ -215,7 +215,7 @@ class World:
         note = CaseNote(now, "test", NoteKind.NOTE, f"note {place}")
         changes = [
             *(ENTRY, case, AddedNote(case.id, note), SweepChange(sweep), judged, crop, shown),
-            *(watched, happened, asked, campaign, refused, death, BlockedDocument(other)),
+            *(watched, happened, asked, campaign, refused, death, DocumentBlock(other)),
             CampaignLine(campaign.id, line, CampaignLineState.ASKED, now),
             Exemption(document_id=document, cause="firm", at=now, by="test"),
             Guardianship(line, document, other, attempt, 2099, now),
