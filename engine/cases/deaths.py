@@ -8,7 +8,7 @@ active again that the report has disputed and nobody has closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from engine.matching.holders import NOBODY
 from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
 from engine.registry.database import is_id
-from engine.registry.lines import LineEvent, change_lines
+from engine.registry.lines import LineChange
 from engine.registry.people import DeathRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
@@ -61,8 +61,8 @@ def report(
             disputed_lines=disputed,
         )
         detail = {"source": source.value, "lines": list(disputed)}
-        changes = change_lines(disputed, LineEventKind.DISPUTED, now, "death", actor.name)
-        _commit(writer, death, actor, "reported", detail, changes)
+        change = LineChange(disputed, LineEventKind.DISPUTED, "death", actor.name)
+        _commit(writer, death, actor, "reported", detail, change)
 
     return _run(registrar, registry, document_id, perform)
 
@@ -85,8 +85,8 @@ def confirm(registrar: Runner, registry: Reader, document_id: str, actor: Actor)
         closed = tuple(one.id for one in in_use)
         changed = replace(death, confirmed_at=now, confirmed_by=actor.name)
         detail = {"reported_by": death.reported_by, "lines": list(closed)}
-        changes = change_lines(closed, LineEventKind.CLOSED, now, "death", actor.name)
-        _commit(writer, changed, actor, "confirmed", detail, changes)
+        change = LineChange(closed, LineEventKind.CLOSED, "death", actor.name)
+        _commit(writer, changed, actor, "confirmed", detail, change)
 
     return _run(registrar, registry, document_id, perform)
 
@@ -126,8 +126,8 @@ def lift(registrar: Runner, registry: Reader, document_id: str, actor: Actor) ->
         )
         changed = replace(death, lifted_at=now, lifted_by=actor.name)
         detail = {"contested_by": death.contested_by, "lines": list(restored)}
-        changes = change_lines(restored, LineEventKind.RESTORED, now, "death", actor.name)
-        _commit(writer, changed, actor, "lifted", detail, changes)
+        change = LineChange(restored, LineEventKind.RESTORED, "death", actor.name)
+        _commit(writer, changed, actor, "lifted", detail, change)
 
     return _run(registrar, registry, document_id, perform)
 
@@ -157,7 +157,7 @@ def _commit(
     actor: Actor,
     done: str,
     detail: Mapping[str, object],
-    lines: Sequence[LineEvent] = (),
+    *lines: LineChange,
 ) -> None:
     entry = AuditEntry(actor.name, f"death.{done}", death.document_id, detail)
     writer.commit([entry, death, *lines])

@@ -119,7 +119,6 @@ class CaseBatch:
             updated_at=self._now,
             **columns_of(
                 new,
-                origin=new.origin,
                 document_ids=_join(new.document_ids),
                 suspect_ids=_join(new.suspect_ids),
                 line_ids=_join(new.line_ids),

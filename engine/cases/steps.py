@@ -27,7 +27,7 @@ from engine.matching.checks.limits import lift_end
 from engine.matching.registrar import Runner, publish
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.registry.references import WatchEntry
 from engine.registry.rows import Write
 from engine.registry.store import Reader
@@ -340,14 +340,14 @@ def _closing_writes(
     detail = {"outcome": outcome, "proposed_by": proposed_by, "keep_lines": keeps_lines}
     detail |= effects.describe()
     entry = CaseNote(now, actor.person, NoteKind.CLOSED, outcome)
-    why = (now, f"case:{case.id}", actor.name)
+    why = (f"case:{case.id}", actor.name)
     return [
         *_change(actor, closed, entry, "case.closed", detail),
         *effects.entries(case, actor.name),
         *effects.judged,
         *effects.watched,
-        *change_lines(effects.restored_lines, LineEventKind.RESTORED, *why),
-        *change_lines(effects.closed_lines, LineEventKind.CLOSED, *why),
+        LineChange(effects.restored_lines, LineEventKind.RESTORED, *why),
+        LineChange(effects.closed_lines, LineEventKind.CLOSED, *why),
     ]
 
 

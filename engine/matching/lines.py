@@ -22,7 +22,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.database import is_id, utc_now
 from engine.registry.documents import EndedBlock
 from engine.registry.enrollments import Tally
-from engine.registry.lines import LineRecord, change_lines
+from engine.registry.lines import LineChange, LineRecord
 from engine.registry.references import RemovedWatchEntry
 from engine.registry.rows import Write
 from engine.registry.store import Reader
@@ -72,13 +72,13 @@ def close_line(
 
     target = normalise_line(line_text)
 
-    def perform(writer: Writer, now: datetime) -> str:
+    def perform(writer: Writer, _: datetime) -> str:
         line = find_line(registry, target)
         if line is None or carrier not in (None, line.carrier):
             raise NotFound(LINE_UNKNOWN)
         audited = AuditEntry(actor, "line.closed", line.id)
-        closed = change_lines([line.id], LineEventKind.CLOSED, now, "request", actor)
-        writer.commit([audited, *closed])
+        closed = LineChange([line.id], LineEventKind.CLOSED, "request", actor)
+        writer.commit([audited, closed])
         return line.id
 
     return registrar.run(perform)
@@ -215,6 +215,6 @@ def _open_case(
     writes: list[Write] = [AuditEntry(actor, "line.disputed", line.id, detail), *tallies]
     # A line stays disputed when a case about it was closed without changing it.
     if line.status is LineStatus.ACTIVE:
-        writes += change_lines([line.id], LineEventKind.DISPUTED, now, "holder", actor)
+        writes.append(LineChange([line.id], LineEventKind.DISPUTED, "holder", actor))
     writer.commit([*writes, *cases.writes()])
     return case

@@ -48,7 +48,6 @@ from engine.registry.rows import (
     UuidText,
     Write,
     authentic_rows,
-    columns_of,
     mac_column,
     metadata,
     partial_index,
@@ -199,7 +198,7 @@ class CaseRecord(Write):
     def row(self, to: Transaction) -> RowValues:
         del to
         proposal = self.proposal
-        return columns_of(self, proposal=None if proposal is None else _proposal_values(proposal))
+        return self.columns(proposal=None if proposal is None else _proposal_values(proposal))
 
     def tell(self, to: Transaction, kind: EventType, data: dict[str, Any]) -> None:
         to.events.append(NewEvent(kind, self.id, None, {"kind": str(self.kind), **data}))
@@ -324,7 +323,7 @@ class NewCrop(CropRecord, Write):
         keep_crops(to, found)
 
     def row(self, to: Transaction) -> RowValues:
-        return columns_of(self, image=to.vault.seal(CROP_IMAGE, self.id, self.image))
+        return self.columns(image=to.vault.seal(CROP_IMAGE, self.id, self.image))
 
 
 CROP_IMAGE = "crops.image"

@@ -100,7 +100,7 @@ class NewDocument(Write):
     consent_ref: str | None = field(default=None, repr=False)
 
     def row(self, to: Transaction) -> RowValues:
-        return self.pick_columns(identity=self.seal(to.vault), created_at=to.at)
+        return self.columns(identity=self.seal(to.vault), created_at=to.at)
 
     def seal(self, vault: Vault) -> bytes:
         """Its number, name and consent, sealed for its row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -187,11 +187,11 @@ class LineRecord(Write):
 
     def row(self, to: Transaction) -> RowValues:
         assert self.msisdn is not None, "a line is opened with its number"
-        return columns_of(self, msisdn=to.vault.seal("lines.msisdn", self.id, self.msisdn.encode()))
+        return self.columns(msisdn=to.vault.seal("lines.msisdn", self.id, self.msisdn.encode()))
 
 
 @dataclass(frozen=True, slots=True)
-class LineEvent(Change):
+class LineEvent(Write):
     """An event of a line, `at` a moment; it was written down at `recorded_at`. A line that is
     closed, disputed or restored changes with it.
 
@@ -232,18 +232,33 @@ class LineEvent(Change):
         return {"at": self.at.isoformat(), "cause": self.cause if is_whole else tell_cause(self)}
 
 
-def change_lines(
-    line_ids: Iterable[str], kind: LineEventKind, at: datetime, cause: str, by: str
-) -> list[LineEvent]:
-    """Events of lines that people close, dispute or restore, and why."""
-    return [LineEvent(new_id(), key, kind, at, at, cause, by) for key in line_ids]
-
-
 def tell_cause(event: LineEvent) -> str | None:
     """The cause as a carrier is told it: of a case no id, which would say whose other lines are in
     it, and which is for fraud teams."""
     is_case = event.kind is LineEventKind.REVERIFY_FAILED or (event.cause or "").startswith("case:")
     return "case" if is_case else event.cause
+
+
+@dataclass(frozen=True, slots=True)
+class LineChange(Write):
+    """Lines that people close, dispute or restore, and why; they may be none."""
+
+    table = LINES
+
+    line_ids: Sequence[str]
+    kind: LineEventKind
+    cause: str
+    by: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        events = [
+            LineEvent(new_id(), key, one.kind, to.at, to.at, one.cause, one.by)
+            for one in written
+            for key in one.line_ids
+        ]
+        if events:
+            LineEvent.store(to, events)
 
 
 @dataclass(frozen=True, slots=True)

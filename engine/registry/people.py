@@ -174,7 +174,7 @@ class ExceptionRecord(Write):
     def row(self, to: Transaction) -> RowValues:
         assert self.line is not None, "what is asked for is a line"
         sealed = to.vault.seal(_NUMBER, self.id, msgspec.json.encode(self.line))
-        return self.pick_columns(msisdn=sealed)
+        return self.columns(msisdn=sealed)
 
 
 @dataclass(frozen=True, slots=True)

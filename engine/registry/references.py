@@ -333,7 +333,7 @@ class WatchEntry(Write):
             require_unit(self.template[None], to.vault.dim)
             template = to.vault.seal_templates([self.id], self.template[None], WATCHED_TEMPLATE)[0]
         second = seal_second(to.vault, SECOND_WATCHED, self.id, self.second)
-        return self.pick_columns(template=template, **second)
+        return self.columns(template=template, **second)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from engine.registry.database import KEYS, UNREADABLE, Json, Source, chunks
 from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import ENROLLMENTS, IDEMPOTENCY, LIVENESS, TALLIES, tally_of
 from engine.registry.events import EVENTS, EVENTS_MARKED
-from engine.registry.lines import IN_USE_UNDER, LINE_EVENTS, LINES, LineEvent, change_lines
+from engine.registry.lines import IN_USE_UNDER, LINE_EVENTS, LINES, LineChange
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
 from engine.registry.references import (
     ATTEMPT_TEMPLATES,
@@ -157,9 +157,8 @@ class DocumentErasure(Write):
         connection.execute(delete(TALLIES).where(tally_of(document, lookup)))
         to.change(DOCUMENTS, _ERASE, [{"key": document, "at": to.at, "number": to.audit_number}])
         in_use = connection.scalars(IN_USE_UNDER, {"key": document}).all()
-        if in_use:
-            given = (LineEventKind.CLOSED, to.at, "erasure", self.by)
-            LineEvent.store(to, change_lines(in_use, *given))
+        closed = LineChange(in_use, LineEventKind.CLOSED, "erasure", self.by)
+        LineChange.store(to, [closed])
         under = select(LINES.c.id, LINES.c.carrier).where(LINES.c.document_id == document)
         lines = connection.execute(under).all()
         ids = [line.id for line in lines]

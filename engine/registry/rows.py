@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from enum import Enum
 from functools import cache, partial
 from typing import Any, ClassVar, Self, TypeVar, cast
 
@@ -377,12 +376,18 @@ class Write:
     def row(self, to: Transaction) -> RowValues:
         """Its columns, without the code."""
         del to
-        return columns_of(self)
+        return self.columns()
 
-    def pick_columns(self, **converted: Any) -> RowValues:
+    def columns(self, **converted: Any) -> RowValues:
         """Its fields that are columns of its table, and what is converted."""
-        columns = self.table.c
-        return {name: one for name, one in columns_of(self, **converted).items() if name in columns}
+        kind: type[Any] = type(self)
+        return {name: getattr(self, name) for name in _shared_names(kind)} | converted
+
+
+@cache
+def _shared_names(kind: type[Any]) -> list[str]:
+    names = (one.name for one in fields(kind))
+    return [name for name in names if name in kind.table.c]
 
 
 class Change(Write):
@@ -421,5 +426,4 @@ def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
 
 def columns_of(record: Any, **converted: Any) -> RowValues:
     """The reverse: the fields of a record as the columns of the same names."""
-    values = ((one.name, getattr(record, one.name)) for one in fields(record))
-    return {name: one.value if isinstance(one, Enum) else one for name, one in values} | converted
+    return {one.name: getattr(record, one.name) for one in fields(record)} | converted

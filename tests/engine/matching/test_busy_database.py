@@ -12,8 +12,8 @@ from sqlalchemy import create_engine, make_url
 from engine.errors import RowRefused, StorageFailed
 from engine.registry import cases, database
 from engine.registry.audit import AuditEntry
-from engine.registry.database import new_id, utc_now
-from engine.registry.lines import change_lines
+from engine.registry.database import new_id
+from engine.registry.lines import LineChange
 from engine.registry.writer import Writer
 from schema.lines import LineEventKind
 from tests.engine.matching.conftest import NOW
@@ -106,9 +106,6 @@ def test_only_errors_of_a_row_are_told_as_such(lab: Any, database_url: str) -> N
         crop = cases.NewCrop(
             id=new_id(), enrollment_id=new_id(), photograph="live", image=b"x", kept_until=NOW
         )
-        for change in (
-            *change_lines([new_id()], LineEventKind.CLOSED, utc_now(), "test", "test"),
-            crop,
-        ):
+        for change in (LineChange([new_id()], LineEventKind.CLOSED, "test", "test"), crop):
             with pytest.raises(RowRefused):
                 writer.commit([entry, change])

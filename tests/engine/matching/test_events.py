@@ -16,7 +16,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseChange
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.events import BEGINNING, Event, read_events, read_page
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseState, Outcome
 from schema.events import EventType
@@ -88,7 +88,7 @@ def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab: Any) -> None:
 def test_what_is_not_kept_has_no_event(lab: Any) -> None:
     changes = [
         AuditEntry("test", "test", "test"),
-        *change_lines(["no such line"], LineEventKind.CLOSED, utc_now(), "test", "test"),
+        LineChange(["no such line"], LineEventKind.CLOSED, "test", "test"),
     ]
     with lab.store.writer() as writer, pytest.raises(StorageFailed):
         writer.commit(changes)

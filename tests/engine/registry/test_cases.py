@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from engine.errors import NotFound, StorageFailed
 from engine.registry.cases import AddedNote, CaseChange, CasePlaces, CaseRecord, CropRecord, NewCrop
 from engine.registry.database import changing, new_id, utc_now
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.registry.queues import CaseFilter, risk_of
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.sweeps import JudgedPair, SweepChange
@@ -197,9 +197,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     line, other = changes.lines
     writer.commit(changes)
     cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id, CaseState.ASSIGNED)]
-    writer.commit(
-        [ENTRY, *change_lines([line.id], LineEventKind.DISPUTED, utc_now(), "test", "test"), *cases]
-    )
+    writer.commit([ENTRY, LineChange([line.id], LineEventKind.DISPUTED, "test", "test"), *cases])
     assert status_of(store, line.id) is LineStatus.DISPUTED
     assert status_of(store, other.id) is LineStatus.ACTIVE
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
@@ -209,9 +207,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert store.cases.open_of_line(other.id, "dispute") is None
     assert store.cases.open_of_line(new_id(), "dispute") is None
     assert cases[1] in store.cases.newest(ALIVE)
-    writer.commit(
-        [ENTRY, *change_lines([line.id], LineEventKind.CLOSED, utc_now(), "test", "test")]
-    )
+    writer.commit([ENTRY, LineChange([line.id], LineEventKind.CLOSED, "test", "test")])
     assert status_of(store, line.id) is LineStatus.CLOSED
     assert store.lines_in_use([line.msisdn_lookup]) == {}
 
@@ -222,9 +218,9 @@ def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
     changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     with pytest.raises(StorageFailed):
-        commit(*change_lines([line], LineEventKind.RESTORED, utc_now(), "test", "test"))
-    commit(*change_lines([line], LineEventKind.DISPUTED, utc_now(), "test", "test"))
-    commit(*change_lines([line], LineEventKind.RESTORED, utc_now(), "test", "test"))
+        commit(LineChange([line], LineEventKind.RESTORED, "test", "test"))
+    commit(LineChange([line], LineEventKind.DISPUTED, "test", "test"))
+    commit(LineChange([line], LineEventKind.RESTORED, "test", "test"))
     assert status_of(store, line) is LineStatus.ACTIVE
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.registry.database import new_id, utc_now
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference
 from schema.cases import CaseState
 from schema.lines import LineEventKind
@@ -51,7 +51,7 @@ def test_identities_have_the_references_asked_all_lines_and_open_disputes(
         [
             ENTRY,
             RemovedReference(removed, 5),
-            *change_lines([changes.lines[1].id], LineEventKind.CLOSED, utc_now(), "test", "test"),
+            LineChange([changes.lines[1].id], LineEventKind.CLOSED, "test", "test"),
         ]
     )
     keys = [reference.id for reference in changes.references]

@@ -31,7 +31,7 @@ from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentBlock, DocumentRecord
 from engine.registry.enrollments import LivenessRecord, Tally
 from engine.registry.events import BEGINNING, read_events, read_page
-from engine.registry.lines import Exemption, LineEvent, Reverification, change_lines
+from engine.registry.lines import Exemption, LineChange, LineEvent, Reverification
 from engine.registry.people import (
     AskedLine,
     DeathRecord,
@@ -111,10 +111,7 @@ class World:
             changes = [entry, document, attempt, reference, line, answer]
             writer.commit(changes)
             if turn:
-                end = [
-                    ENTRY,
-                    *change_lines([line.id], LineEventKind.CLOSED, utc_now(), "test", "test"),
-                ]
+                end = [ENTRY, LineChange([line.id], LineEventKind.CLOSED, "test", "test")]
                 writer.commit(end)
             self.documents.append(document.id)
             self.attempts.append(attempt.id)

@@ -16,7 +16,7 @@ from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditEntry, read_audit, verify_chain
 from engine.registry.database import new_id, utc_now
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference, RemovedWatchEntry, WatchEntry
 from engine.registry.store import Store
 from schema.documents import DocumentStatus
@@ -168,12 +168,7 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
         "unknown": 0,
     }
     assert store.open_line_counts([first, second], "blue") == {first: 1, second: 0}
-    writer.commit(
-        [
-            ENTRY,
-            *change_lines([changes.lines[1].id], LineEventKind.CLOSED, utc_now(), "test", "test"),
-        ]
-    )
+    writer.commit([ENTRY, LineChange([changes.lines[1].id], LineEventKind.CLOSED, "test", "test")])
     assert store.open_line_counts([first, second], "red") == {first: 1, second: 0}
     (closed,) = store.lines_of(second)
     assert closed.status is LineStatus.CLOSED
@@ -184,9 +179,7 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
 def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enroll) -> None:
     changes = committed(writer, enroll(writer, 3))
     first, second, third = changes.lines
-    writer.commit(
-        [ENTRY, *change_lines([second.id], LineEventKind.CLOSED, utc_now(), "test", "test")]
-    )
+    writer.commit([ENTRY, LineChange([second.id], LineEventKind.CLOSED, "test", "test")])
     more = replace(
         enroll(writer, 1, first=3).lines[0], document_id=first.document_id, enrollment_id=None
     )
@@ -226,11 +219,9 @@ def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
     changes = committed(writer, enroll(writer, 1))
     line = changes.lines[0].id
     for kind in (LineEventKind.DISPUTED, LineEventKind.CLOSED):
-        writer.commit([ENTRY, *change_lines([line], kind, utc_now(), "test", "test")])
+        writer.commit([ENTRY, LineChange([line], kind, "test", "test")])
         with pytest.raises(StorageFailed):
-            writer.commit(
-                [ENTRY, *change_lines([line], LineEventKind.DISPUTED, utc_now(), "test", "test")]
-            )
+            writer.commit([ENTRY, LineChange([line], LineEventKind.DISPUTED, "test", "test")])
 
 
 def test_watch_list_holds_faces_and_documents_until_they_are_removed(

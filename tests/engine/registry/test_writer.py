@@ -8,9 +8,9 @@ from sqlalchemy import Connection, text
 from engine.errors import ChainBroken, LeaseLost, StorageFailed, StorageFull
 from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
-from engine.registry.database import new_id, utc_now
+from engine.registry.database import new_id
 from engine.registry.documents import ActivatedDocument
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.registry.references import RemovedReference
 from engine.registry.retention import DocumentErasure
 from engine.registry.store import Reader, Store
@@ -50,9 +50,7 @@ def unknown_outlet(changes: Writes) -> Writes:
 
 
 def line_that_is_not_there(changes: Writes) -> Writes:
-    return Writes(
-        [*changes, *change_lines([new_id()], LineEventKind.CLOSED, utc_now(), "test", "test")]
-    )
+    return Writes([*changes, LineChange([new_id()], LineEventKind.CLOSED, "test", "test")])
 
 
 def reference_removed_before(changes: Writes) -> Writes:

@@ -28,7 +28,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord, NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
-from engine.registry.lines import change_lines
+from engine.registry.lines import LineChange
 from engine.registry.rows import Write
 from engine.registry.store import Store
 from engine.registry.writer import Writer
@@ -164,7 +164,7 @@ class RegistryBuilder:
         )
         self._commit(line)
         if closed_at is not None:
-            self._commit(*change_lines([line_id], LineEventKind.CLOSED, utc_now(), "test", "test"))
+            self._commit(LineChange([line_id], LineEventKind.CLOSED, "test", "test"))
             self.change(
                 tables.lines.update()
                 .where(tables.lines.c.id == line_id)
