@@ -380,7 +380,7 @@ class Write:
 
     def columns(self, **converted: Any) -> RowValues:
         """Its fields that are columns of its table, and what is converted."""
-        kind: type[Any] = type(self)
+        kind: Any = type(self)
         return {name: getattr(self, name) for name in _shared_names(kind)} | converted
 
 
