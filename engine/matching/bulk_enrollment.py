@@ -56,7 +56,7 @@ class Holder:
         return self.status is not DocumentStatus.ATTEMPTED
 
     def score(self, vector: NDArray[np.float32]) -> float | None:
-        """How like its holder a face float32[d] is; None where it has no reference."""
+        """The likeness of a face float32[d] to its holder's; None where it has no reference."""
         return score_best(vector, self.vectors)
 
 

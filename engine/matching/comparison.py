@@ -66,7 +66,7 @@ class WatchList:
         return self._faces.range_search(probes, threshold)
 
     def refresh(self, found: Found, probes: NDArray[np.float32], threshold: float) -> Found:
-        """What `search` would answer now, from what it answered before."""
+        """Brings an earlier answer of `search` up to date."""
         return self._faces.refresh(found, probes, threshold)
 
     def has_document(self, lookup: bytes | None) -> bool:
@@ -79,7 +79,7 @@ Pair = tuple[Sample, Sample]
 
 
 class Faces(NamedTuple):
-    """What one attempt shows, each of which is held against what is stored.
+    """The faces that one attempt shows, each of which is held against what is stored.
 
     The portrait is any file that the caller sends, and so is half of the mean: neither may lift a
     living face to another's identity, or hide it. The first is the probe: the mean where the 1:1
@@ -109,7 +109,7 @@ class Faces(NamedTuple):
 
 
 class Resemblance(NamedTuple):
-    """How alike an attempt's faces are to one stored face.
+    """The likeness of an attempt's faces to one stored face.
 
     `least` counts for being that person and `most` for looking like them, both on the fused scale
     (`Thresholds.on_fused_scale`); `each` has the cosines themselves.
@@ -184,7 +184,7 @@ class Scan:
         self.watched: Found = watch.search(self.probes, thresholds.lowest_review)
 
     def serves(self, thresholds: Thresholds) -> bool:
-        """Whether its probes are those of these thresholds, and its hits all that they ask for."""
+        """True where its probes are those of these thresholds, and its hits all that they need."""
         own = self.thresholds
         is_same = (own.verify, own.verify_fused) == (thresholds.verify, thresholds.verify_fused)
         return is_same and own.lowest_review <= thresholds.lowest_review

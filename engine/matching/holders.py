@@ -77,7 +77,7 @@ UNHELD = "unheld"
 
 @dataclass(frozen=True, slots=True)
 class ErasureCertificate:
-    """What was erased, when, and where the audit chain says so.
+    """The certificate of an erasure, with its time and its entry in the audit chain.
 
     From `gallery_sequence` on no search sees the holder. The enrollments stay as bare decisions:
     scores and reasons, without template, name or number.
@@ -243,7 +243,7 @@ class ErasureState:
 
 
 def read_erasure(registry: Reader, document_id: str, carrier: str | None = None) -> ErasureState:
-    """How far the erasure of a document is, an erased one's too.
+    """Reads the state of a document's erasure, an erased one's too.
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """

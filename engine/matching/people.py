@@ -59,7 +59,7 @@ _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
 
 
 class PeopleBatch:
-    """What a batch needs of these rules; an attempt counts for those after it."""
+    """The rows that a batch needs for these rules; an attempt counts for those after it."""
 
     def __init__(
         self,
@@ -274,13 +274,13 @@ class PeopleBatch:
         )
 
     def _is_shared(self, old: DocumentRecord, attempt: Attempt) -> bool:
-        """Whether another carrier has a line under the document: what it holds is not this
+        """True where another carrier has a line under the document: what it holds is not this
         carrier's to move."""
         lines = self._store.lines_in_use_of([old.id])[old.id]
         return any(one.carrier != attempt.outlet.carrier for one in lines)
 
     def _is_decided(self, own: DocumentRecord | None, old: DocumentRecord) -> bool:
-        """Whether people have decided that one person has both with good reason."""
+        """True where people have decided that one person has both with good reason."""
         pair = None if own is None else self._state.judged(own, old.id)
         return pair is not None and pair.outcome is Outcome.MISTAKE
 
@@ -347,8 +347,8 @@ class PeopleBatch:
     def _is_other_guardian(
         self, at: int, minor: DocumentRecord, guardian: DocumentRecord | None
     ) -> bool:
-        """Whether a minor's document, whose holder has not come, has a face or other guardians: by
-        anybody's document and face it would be anybody's."""
+        """True where a minor's document, whose holder has not come, has a face or other guardians:
+        by anybody's document and face it would be anybody's."""
         known = self._store.people.guardians_of(minor.id)
         known |= {one.guardian_id for one in self._guardianships if one.document_id == minor.id}
         if not known and not minor.reference_ids:
@@ -552,7 +552,7 @@ def ask_of(
 
 
 def place_guardians(attempts: Sequence[Attempt]) -> dict[int, int]:
-    """Where the guardians of attempts have their probes: after those of all attempts."""
+    """The places of the attempts' guardians' probes: after those of all attempts."""
     places = [place for place, one in enumerate(attempts) if one.guardian is not None]
     return {place: len(attempts) + number for number, place in enumerate(places)}
 

@@ -109,7 +109,7 @@ class EvidencePart:
         return findings
 
     def is_compared(self, decision: Decision) -> bool:
-        """Whether by it enough was compared for this decision."""
+        """True where by it enough was compared for this decision."""
         del decision
         return False
 

@@ -325,22 +325,22 @@ class Registrar:
 
     @property
     def queued(self) -> int:
-        """How many enrollments and changes wait now."""
+        """The number of enrollments and changes that wait now."""
         return self._queue.queued(_WRITES)
 
     @property
     def queue_size(self) -> int:
-        """How many may wait."""
+        """The number that may wait."""
         return self._config.queue_size
 
     @property
     def audit_queued(self) -> int:
-        """How many audit entries wait now."""
+        """The number of audit entries that wait now."""
         return self._queue.queued(_AUDIT)
 
     @property
     def audit_queue_size(self) -> int:
-        """How many may wait."""
+        """The number that may wait."""
         return self._config.audit_queue_size
 
     @property
@@ -350,7 +350,7 @@ class Registrar:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread runs; one that has ended is not restarted."""
+        """True where its thread runs; one that has ended is not restarted."""
         return self._queue.is_alive
 
     def _enqueue(
@@ -468,7 +468,7 @@ class Registrar:
 
 
 def _is_of_the_database(error: Exception) -> bool:
-    """Whether the next transaction would meet it too: the database is busy, full or away."""
+    """True where the next transaction would meet it too: the database is busy, full or away."""
     return isinstance(error, StorageFailed) and not isinstance(error, RowRefused)
 
 

@@ -51,8 +51,8 @@ MAX_KEY_LENGTH = 255
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class GuardianShown:
-    """Who answers for a minor: the document, and the face that came along. A portrait is needed of
-    a document that nobody holds yet."""
+    """A minor's guardian: the document, and the face that came along. A portrait is needed of a
+    document that nobody holds yet."""
 
     document: Document
     live: Sample
@@ -86,13 +86,13 @@ class EnrollmentRequest:
 
     @property
     def shows_nobody(self) -> bool:
-        """Whether no liveness is asked of it: two people look, or a guardian's frames are judged,
-        and then a result came along."""
+        """True where no liveness is asked of it: two people look, or a guardian's frames are
+        judged, and then a result came along."""
         return self.live.is_absent and self.liveness is None
 
     @property
     def faces_judged(self) -> list[Judged | None]:
-        """How live each face seems that is shown, a guardian's too; where there is no face the
+        """Judgements of each face that is shown, a guardian's too; where there is no face the
         photograph is what is wrong."""
         shown = [self.live, *([] if self.guardian is None else [self.guardian.live])]
         return [one.least_judged for one in shown if one.vector is not None]
@@ -243,9 +243,8 @@ def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
 
 
 def describe_record(sample: Sample) -> dict[str, str]:
-    """What evidence keeps of a portrait that came in a document's record: the SHA-256 of the
-    record, which a chip's signed list of hashes can be held against, and of the image in it.
-    """
+    """Describes for the evidence a portrait that came in a document's record: the SHA-256 of the
+    record, which a chip's signed list of hashes can be held against, and of the image in it."""
     if sample.record_digest is None:
         return {}
     return {"record_sha256": sample.record_digest.hex(), "image_sha256": sample.digest.hex()}
@@ -303,7 +302,7 @@ class Attempt:
 
 
 def restricted(restriction: str) -> str:
-    """What is told of a restricted outlet, in one line."""
+    """The message about a restricted outlet, in one line."""
     return f"the outlet is {restriction} and enrolls nobody: ask your carrier's fraud team"
 
 

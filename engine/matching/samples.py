@@ -67,8 +67,8 @@ class Sample:
 
     @property
     def least_judged(self) -> Judged | None:
-        """Of several frames the one that seems least live, or else a picture could be slipped in
-        among them: without a score where one has none."""
+        """The frame of several that seems least live, or else a picture could be slipped in among
+        them: without a score where one has none."""
         judged = [one.judged for one in self.frames or (self,)]
         return min(
             (one for one in judged if one is not None),
@@ -90,7 +90,7 @@ class Sample:
 
     @property
     def is_absent(self) -> bool:
-        """Whether no photograph was sent."""
+        """True where no photograph was sent."""
         return not self.digest
 
     @property
@@ -333,8 +333,8 @@ def seal_thumbnail(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
 
 
 def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
-    """Whether both are one file, or one picture that was encoded anew, cropped or resized; of
-    several frames, whether any is."""
+    """True where both are one file, or one picture that was encoded anew, cropped or resized; of
+    several frames, where any is."""
     if live.frames:
         return any(is_same_photograph(vault, one, portrait) for one in live.frames)
     if live.digest == portrait.digest:
@@ -356,7 +356,7 @@ def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
 
 
 def _measure_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """How much two thumbnails differ, in grey levels, once the second is laid over the first.
+    """The difference of two thumbnails, in grey levels, once the second is laid over the first.
 
     In another size of the same picture the landmarks lie a little elsewhere, and so does the face.
     """

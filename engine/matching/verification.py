@@ -269,12 +269,12 @@ class Identification:
 
     @property
     def found(self) -> int:
-        """How many references reach the threshold."""
+        """The number of references that reach the threshold."""
         return len(self.candidates) + self.left_out
 
     @property
     def found_documents(self) -> int:
-        """How many documents these references are of."""
+        """The number of documents that these references are of."""
         return len({one.document_id for one in self.candidates}) + self.documents_left_out
 
 

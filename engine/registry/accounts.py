@@ -280,8 +280,8 @@ _SESSION_COLUMNS = ("id", "person", "role", "carrier", "outlet", "created_at", "
 
 
 def bind_key(vault: Vault, key: ApiKey, secret_digest: bytes) -> bytes:
-    """What a key's row keeps: over the digest of the key itself and all that it may do, so that
-    whoever alters the row only makes it useless."""
+    """Binds a key's row to the digest of the key itself and all that it may do, so that an
+    alteration of the row only makes it useless."""
     return _bind(vault, "api_keys", key, _KEY_COLUMNS, secret_digest)
 
 

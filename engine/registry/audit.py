@@ -291,7 +291,7 @@ def _follow(
 
 
 def _skips_to(record: AuditRecord, after: int) -> bool:
-    """Whether a mend says itself that entries are lost between that one and it."""
+    """True where a mend says itself that entries are lost between that one and it."""
     return record.entry.action == MENDED and record.entry.detail.get("after") == after
 
 
@@ -310,7 +310,7 @@ def _read_mends(reader: AuditReader) -> list[object]:
 
 
 def find_end(connection: Connection, head: Row[Any]) -> tuple[int, bytes]:
-    """Where the trail ends, whatever the head says: the highest number, and the last hash."""
+    """The end of the trail, whatever the head says: the highest number, and the last hash."""
     last = head.last_number or 0
     return max(last, head.audit_number), hash_at(connection, last) or GENESIS
 
@@ -391,7 +391,7 @@ def _is_by(actor: str) -> ColumnElement[bool]:
 
 
 def _is_named(subject: str) -> ColumnElement[bool]:
-    """Whether the detail names it: an id anywhere in it, as in `case:<id>`, else a whole text."""
+    """True where the detail names it: an id anywhere, as in `case:<id>`, else a whole text."""
     text = subject if is_id(subject) else json.dumps(subject, ensure_ascii=False)
     return cast(AUDIT.c.detail, Text).contains(text, autoescape=True)
 

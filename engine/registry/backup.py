@@ -73,9 +73,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup holds. `audit_number` and `audit_head` say up to where: what has a greater
-    number in the audit chain is lost when it is put back. `damage`: what it has of the registry's
-    damaged rows, as they are, a line each."""
+    """The description of a backup. `audit_number` and `audit_head` say up to where: what has a
+    greater number in the audit chain is lost when it is put back. `damage`: what it has of the
+    registry's damaged rows, as they are, a line each."""
 
     deployment_id: str
     made_at: str
@@ -92,8 +92,9 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What the registry that was replaced had, and the backup has not, as far as it can be read:
-    entries of the audit chain by action, and the documents whose erasure is to be repeated."""
+    """The loss by a restore: what the registry that was replaced had, and the backup has not, as
+    far as it can be read: entries of the audit chain by action, and the documents whose erasure is
+    to be repeated."""
 
     entries: Mapping[str, int]
     erased: tuple[str, ...]
@@ -190,7 +191,7 @@ def _require_room(engine: Engine, target: Path) -> None:
 
 
 class _Outrun(Exception):
-    """What is written meanwhile keeps the copy from coming to its end."""
+    """Writes come faster than the copy, which does not come to its end."""
 
 
 def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
@@ -423,7 +424,7 @@ def _stage(
 
 
 def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | None, int]:
-    """What the registry in place has beyond the backup, and its writer's epoch."""
+    """The entries of the registry in place beyond the backup, and its writer's epoch."""
     path = sqlite_file(engine)
     if path is not None and not path.is_file():
         return None, 0

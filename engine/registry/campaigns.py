@@ -210,8 +210,8 @@ class LifeReader(Source):
         return found
 
     def due(self, now: datetime, most: int, campaign_id: str | None) -> list[Reverification]:
-        """Those of a campaign, or with None those of rules, whose next step is due, the longest due
-        first."""
+        """The lines of a campaign, or with None those of rules, whose next step is due, the longest
+        due first."""
         query = _DUE.where(REVERIFICATIONS.c.campaign_id == campaign_id)
         return open_some(self, query, most, self._asked, now=now)
 
@@ -249,7 +249,7 @@ class LifeReader(Source):
         return list(open_each(self.rows(_FILLING), self._campaign))
 
     def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:
-        """How many lines of a campaign are how far."""
+        """Counts the lines of a campaign by their progress."""
         found = _OF_CAMPAIGN.subquery()
         query = select(found.c.state, func.count().label("lines")).group_by(found.c.state)
         counted = {row.state: row.lines for row in self.rows(query, campaign=campaign_id)}
@@ -267,14 +267,15 @@ class LifeReader(Source):
         return require_authentic(self.vault, CAMPAIGN_LINES, row, _NAMED_LINE)
 
     def named_in(self, campaign_id: str, line_ids: Sequence[str]) -> set[str]:
-        """Those of these lines that a campaign has already."""
+        """The lines among these that a campaign has already."""
         return {row.line_id for row in self._rows_of(_NAMED, line_ids, campaign=campaign_id)}
 
     def choose_lines(
         self, carrier: str, chosen: Mapping[str, Any], after: str, window: int
     ) -> tuple[list[str], str | None]:
-        """Of the next `window` lines beyond the id `after`, by id: those in use of a carrier that
-        the terms of a campaign choose, and the last id that was looked at; None at the end."""
+        """Chooses of the next `window` lines beyond the id `after`, by id: those in use of a
+        carrier that the terms of a campaign choose, and the last id that was looked at; None at the
+        end."""
         some = select(LINES).where(LINES.c.id > after).order_by(LINES.c.id).limit(window)
         seen = some.subquery()
         last = self.rows(select(func.max(seen.c.id)))[0][0]

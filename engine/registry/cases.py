@@ -522,7 +522,7 @@ _OF_ATTEMPTS = (
 
 @dataclass(slots=True)
 class CasePlaces:
-    """Where the lines in use of a case's documents were opened, and how many there are."""
+    """The places where the lines in use of a case's documents were opened, and their number."""
 
     carriers: list[str] = field(default_factory=list)
     outlets: list[str] = field(default_factory=list)
@@ -562,7 +562,7 @@ class CaseReader(Source):
         }
 
     def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
-        """Where the lines of each case are; no case is left out."""
+        """The places of the lines of each case; no case is left out."""
         found = {key: CasePlaces() for key in case_ids}
         for row in self._rows_of(_PLACES, case_ids):
             found[row.case_id].add(row.carrier, row.outlet)
@@ -581,8 +581,8 @@ class CaseReader(Source):
         ]
 
     def restrictions(self, case_ids: Sequence[str]) -> dict[str, list[str]]:
-        """What the histories of these cases say of outlets, oldest first; nothing of what was
-        erased."""
+        """The restrictions of outlets in the histories of these cases, oldest first; nothing of
+        what was erased."""
         found: dict[str, list[str]] = {}
         rows = self._rows_of(_RESTRICTIONS, sorted(set(case_ids)))
         for row in sound_rows(self.vault, CASE_NOTES, rows):
@@ -616,7 +616,7 @@ class CaseReader(Source):
         }
 
     def count_closed(self) -> int:
-        """How many cases are closed; none is ever opened again, or deleted."""
+        """The number of closed cases; none is ever opened again, or deleted."""
         ((count,),) = self.rows(_CLOSED_COUNT)
         return int(count)
 
@@ -642,7 +642,7 @@ class CaseReader(Source):
         return "" if row.text is None else self.vault.open(CASE_NOTE, row.id, row.text).decode()
 
     def count_fraud(self) -> int:
-        """How many cases were decided to be fraud and have lines in use."""
+        """The number of cases that were decided to be fraud and have lines in use."""
         ((count,),) = self.rows(_FRAUD_IN_USE)
         return int(count)
 

@@ -60,8 +60,8 @@ class AnchoredHead:
 def find_anchor_faults(
     reader: AuditReader, anchors: Iterable[AnchoredHead]
 ) -> tuple[int, list[str]]:
-    """How many heads were compared with the chain, and what is wrong, a line each: it was cut off,
-    or set back as a whole and continued."""
+    """Compares anchored heads with the chain: their number, and each fault in a line: it was cut
+    off, or set back as a whole and continued."""
     compared, faults = 0, []
     entries = AUDIT.c
     given = iter(anchors)
@@ -209,7 +209,7 @@ def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Ite
 
 
 def is_checked_whole(reader: AuditReader, *, is_alone: bool) -> bool:
-    """Whether the structure of the database is looked at, too."""
+    """True where the structure of the database is looked at, too."""
     path = sqlite_file(reader.engine)
     return path is None or is_alone or path.stat().st_size <= BESIDE_A_WRITER_BYTES
 
@@ -276,8 +276,8 @@ def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[st
 
 
 def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
-    """Whether `case_documents` says of these cases what their own rows do, which have a code: else
-    a decision would not see that a document is in an open case."""
+    """Checks that `case_documents` says of these cases what their own rows do, which have a code:
+    else a decision would not see that a document is in an open case."""
     for keys in chunks([row.id for row in rows]):
         # In one statement: a writer may go on meanwhile.
         query = select(CASES.c.id, CASES.c.document_ids, CASE_DOCUMENTS.c.document_id)
@@ -295,7 +295,7 @@ def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]
 
 
 def _is_found(vault: Vault, table: Table, row: Row[Any], opened: bytes) -> bool:
-    """Whether the keyed look-ups of a row are of the value that is sealed in it."""
+    """True where the keyed look-ups of a row are of the value that is sealed in it."""
     if table is LINES:
         return bool(row.msisdn_lookup == vault.look_up("msisdn", opened.decode()))
     if table is not DOCUMENTS:
@@ -380,7 +380,7 @@ def _check_states(reader: AuditReader, last: list[tuple[str, str]], head: int) -
 
 
 def _has_moved(reader: AuditReader, subject: str, head: int) -> bool:
-    """Whether a writer has gone on with it meanwhile."""
+    """True where a writer has gone on with it meanwhile."""
     entries = AUDIT.c
     query = select(entries.number).where(entries.number > head, entries.subject == subject)
     return bool(reader.rows(query.limit(1)))

@@ -313,8 +313,8 @@ def plain_value(value: Any) -> Any:
 
 
 class Unreadable(Enum):
-    """What a stored value is read as that damage has made none of its column's: an error would
-    stop the reading of all other rows. No row with one authenticates."""
+    """The value read in place of a stored value that damage has made none of its column's: an error
+    would stop the reading of all other rows. No row with one authenticates."""
 
     UNREADABLE = "unreadable"
 
@@ -544,7 +544,7 @@ class Source:
         return self._engine
 
     def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
-        """What the query finds, for these values of its parameters."""
+        """The rows that the query finds, for these values of its parameters."""
         with reading(self._place) as connection:
             return connection.execute(query, values).all()
 

@@ -234,7 +234,7 @@ DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a document says in the clear, and where its holder's consent is on file if that came
+    """A document's identity in the clear, and where its holder's consent is on file if that came
     with an existing base: an enrollment has its own."""
 
     number: str = field(repr=False)

@@ -219,9 +219,8 @@ class StoredAnswer(Write):
 
 @dataclass(frozen=True, slots=True)
 class LivenessCount:
-    """How many liveness results an outlet's requests brought, how many of them failed, and how many
-    were absent: those that a capture system signs, or those of a judge of the picture
-    (`is_judged`)."""
+    """Counts of liveness results that an outlet's requests brought: all, failed and absent, of
+    those that a capture system signs, or those of a judge of the picture (`is_judged`)."""
 
     carrier: str
     outlet: str
@@ -311,7 +310,7 @@ def count_tallies(
 
 
 def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
-    """What is left of a count."""
+    """The rest of a count."""
     if not is_authentic(vault, TALLIES, values_of(row)):
         return 0.0
     stays: float = row.level - max(at - row.at, timedelta()) / one.each
@@ -399,7 +398,7 @@ class EnrollmentReader(Source):
     """Reader of enrollments, their stored answers and their liveness results."""
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
-        """What was answered before under these idempotency scopes."""
+        """The earlier answers under these idempotency scopes."""
         rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
         return {row.scope: read_as(StoredAnswer, row) for row in rows}
 
@@ -445,14 +444,14 @@ class EnrollmentReader(Source):
             last = rows[-1].id
 
     def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:
-        """Those of these results of liveness checks that have been used."""
+        """The results among these of liveness checks that have been used."""
         return {row.token for row in self._rows_of(_USED_LIVENESS, tokens)}
 
     def liveness_counts(
         self, after: datetime, until: datetime, outlets: Sequence[str] | None = None
     ) -> list[LivenessCount]:
-        """What liveness checks brought after one moment and until another: at each outlet, or at
-        each of these."""
+        """Counts the results of liveness checks after one moment and until another: at each outlet,
+        or at each of these."""
         query = _LIVENESS_COUNTS
         if outlets is not None:
             query = query.where(_results.outlet.in_(outlets))

@@ -479,7 +479,7 @@ class LineReader(Source):
         return {row.id: line_of(self.vault, row) for row in self._rows_of(_LINES_BY_ID, ids)}
 
     def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
-        """How many lines, not closed, each document has with a carrier; none is left out."""
+        """The number of lines, not closed, of each document with a carrier; none is left out."""
         found = dict.fromkeys(document_ids, 0)
         for row in self._rows_of(_LINE_COUNTS, document_ids, carrier=carrier):
             found[row.document_id] = row.lines

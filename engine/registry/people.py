@@ -139,8 +139,8 @@ class Guardianship(Write):
 
 @dataclass(frozen=True, slots=True)
 class AskedLine:
-    """What an exception asks for: a number, under a document as the attempt had it. The name is
-    None where it was asked for before names were kept."""
+    """The line that an exception asks for: a number, under a document as the attempt had it. The
+    name is None where it was asked for before names were kept."""
 
     msisdn: str = field(repr=False)
     name: str | None = field(default=None, repr=False)
@@ -328,7 +328,7 @@ class OutletExceptions:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of some documents: whose holders are dead, which were replaced, and which are
+    """The standing of some documents: whose holders are dead, which were replaced, and which are
     one person's by replacement."""
 
     deceased: frozenset[str] = frozenset()
@@ -388,7 +388,7 @@ class PeopleReader(Source):
         return {key: frozenset(_reach(near, key)) for key in document_ids}
 
     def standing(self, document_ids: Sequence[str]) -> Standing:
-        """What is known of these documents, and of those that they replaced."""
+        """The standing of these documents, and of those that they replaced."""
         replaced: dict[str, str] = {}
         seen: set[str] = set()
         asked = set(document_ids)
@@ -413,12 +413,12 @@ class PeopleReader(Source):
         return [old for old, new in replaced.items() if new == document_id]
 
     def death(self, document_id: str) -> DeathRecord | None:
-        """What was reported of a document's holder, lifted or not."""
+        """The report of a holder's death, lifted or not."""
         rows = self._authentic(DEATHS, _DEATHS, [document_id])
         return next((_death_of(row) for row in rows), None)
 
     def count_guarded(self, guardian_ids: Sequence[str], carrier: str) -> dict[str, int]:
-        """How many lines in use with a carrier each of these documents answers for."""
+        """The number of lines in use with a carrier that each of these documents answers for."""
         rows = self._rows_of(_GUARDED_LINES, guardian_ids, carrier=carrier)
         return {row.guardian_id: row.lines for row in rows}
 
@@ -465,7 +465,7 @@ class PeopleReader(Source):
         return sorted(found, key=lambda one: (-one.asked, one.outlet))
 
     def guardians(self, line_ids: Sequence[str]) -> dict[str, Guardianship]:
-        """Who answers for lines of minors, by line."""
+        """The guardians of lines of minors, by line."""
         rows = self._authentic(GUARDIANSHIPS, _GUARDED, line_ids)
         return {row.line_id: read_as(Guardianship, row) for row in rows}
 

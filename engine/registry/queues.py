@@ -1,4 +1,4 @@
-"""What people are shown: queues of cases and attempts, and the faces of documents."""
+"""Queues that people are shown, of cases and attempts, and the faces of documents."""
 
 from __future__ import annotations
 

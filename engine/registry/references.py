@@ -275,7 +275,7 @@ _FILL = (
 
 
 def name_sealed(table: Table, row: Row[Any]) -> str:
-    """How the seals of a row name it."""
+    """The name of a row in its seals."""
     if table is REFERENCES:
         return name_reference(row.id, row.document_id)
     return str(row.id)
@@ -362,8 +362,8 @@ DAMAGED_ENTRY = "(damaged: run sosie doctor)"
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many live references and watched faces there are, and how many of them a second model
-    has no template of."""
+    """Counts of live references and watched faces, and of those that a second model has no template
+    of."""
 
     references: int
     missing_references: int
@@ -504,7 +504,7 @@ class ReferenceReader(Source):
                 yield chunk
 
     def _open_references(self, columns: Sequence[tuple[Any, ...]]) -> ReferenceChunk:
-        """Those of a page that open; one that does not is in no gallery."""
+        """The references of a page that open; one that does not is in no gallery."""
         ids, documents, templates, sequences = columns
         names = name_references(ids, documents)
         try:
@@ -546,7 +546,7 @@ class ReferenceReader(Source):
         return self.vault.open_templates(names, [row.template for row in rows])
 
     def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """What these attempts showed under documents that had no reference, by document: rotated
+        """The faces of these attempts under documents that had no reference, by document: rotated
         unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""
         found: dict[str, list[Row[Any]]] = {}
         rows = self._rows_of(_SHOWN, enrollment_ids)
@@ -566,7 +566,7 @@ class ReferenceReader(Source):
 
     @property
     def unopened(self) -> int:
-        """How many live references could not be opened: they are in no gallery."""
+        """The number of live references that could not be opened: they are in no gallery."""
         return len(self._unopened)
 
     def live_ids(self) -> NDArray[np.int64]:
@@ -576,7 +576,7 @@ class ReferenceReader(Source):
         return ids[~np.isin(ids, list(self._unopened))]
 
     def live_total(self) -> tuple[int, int]:
-        """How many of these there are, and the sum of their ids, modulo 2^64."""
+        """The number of these, and the sum of their ids, modulo 2^64."""
         # All less those removed: of both there is an index, and reading all rows takes long.
         with reading(self._engine) as connection, long_statements(connection):
             every, removed = (
@@ -636,7 +636,7 @@ class WatchReader(Source):
         return read_as(WatchEntry, row, template=template, second=None, **rest)
 
     def coverage(self, digest: str) -> Coverage:
-        """How much of the registry has templates of a second model."""
+        """The share of the registry that has templates of a second model."""
         with reading(self._engine) as connection, long_statements(connection):
             row = connection.execute(_COVERAGE, {"digest": digest}).one()
         return Coverage(**row._mapping)

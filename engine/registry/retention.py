@@ -216,7 +216,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """How many rows expire now, and how many more an open case holds back."""
+    """The number of rows that expire now, and of those that an open case holds back."""
 
     rows: int
     held: int
@@ -295,7 +295,7 @@ def _tell_cases(to: Transaction, rule: _Rule, keys: Sequence[Any], kind: Kind, a
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How one kind is found, and wiped where its rows stay.
+    """The rule of one kind: how it is found, and wiped where its rows stay.
 
     A row whose `document` an open case names is held, as long as it `stays` by a later moment:
     that at which it would have gone, and the hold.

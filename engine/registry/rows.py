@@ -105,7 +105,7 @@ def _as_stored(value: float) -> float:
 
 
 def _converter(column: Column[Any]) -> Callable[[Any], Any] | None:
-    """What makes a value the one that the database gives back, where that may differ."""
+    """The converter of a value to the one that the database gives back, where they may differ."""
     if isinstance(column.type, Moment):
         return in_utc
     return _as_stored if isinstance(column.type, Float) else None
@@ -161,7 +161,7 @@ def with_macs(vault: Vault, table: Table, rows: Sequence[RowValues]) -> list[Row
 
 
 def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:
-    """Whether a row is as it was written; `values` has every column of its table."""
+    """True where a row is as it was written; `values` has every column of its table."""
     found: bytes | None = values["mac"]
     try:
         return found is not None and vault.is_equal(compute_mac(vault, table, values), found)
@@ -196,8 +196,8 @@ def name_row(table: Table, row: Row[Any], prefix: str = "") -> str:
 
 
 def open_each(rows: Iterable[S], open_row: Callable[[S], T]) -> Iterator[T]:
-    """What each row holds, for who reads many that have nothing to do with one another: one that
-    is damaged is set aside, and the others are as if it were not there."""
+    """Opens each of many rows that have nothing to do with one another: one that is damaged is set
+    aside, and the others are as if it were not there."""
     for row in rows:
         try:
             opened = open_row(row)
@@ -236,8 +236,8 @@ def sound_rows(vault: Vault, table: Table, rows: Iterable[Row[Any]]) -> Iterator
 
 
 def read_apart(keys: Sequence[K], read: Callable[[Sequence[K]], Mapping[K, T]]) -> dict[K, T]:
-    """What is read of keys that have nothing to do with one another; where a row is damaged, of
-    each half by itself, so that only the key that needs it is left out."""
+    """Reads keys that have nothing to do with one another; where a row is damaged, each half by
+    itself, so that only the key that needs it is left out."""
     try:
         return dict(read(keys))
     except SealBroken:

@@ -148,7 +148,7 @@ class Reader(
     TallyReader,
     PairReader,
 ):
-    """What the registrar and the surfaces ask; safe to use from any thread."""
+    """Reads for the registrar and the surfaces; safe to use from any thread."""
 
     def __init__(self, place: Engine | Connection, vault: Vault) -> None:
         super().__init__(place, vault)
@@ -242,7 +242,7 @@ class Store(Reader):
         return Writer(self._engine, self.vault, self.model_digest)
 
     def has_writer(self) -> bool:
-        """Whether a process holds the writer's lease now."""
+        """True where a process holds the writer's lease now."""
         try:
             take_lease(self._engine).release()
         except WriterBusy:
@@ -251,7 +251,7 @@ class Store(Reader):
 
     @property
     def has_room(self) -> bool:
-        """Whether an SQLite file can grow; true on PostgreSQL, whose disk we cannot see."""
+        """True where an SQLite file can grow; also on PostgreSQL, whose disk we cannot see."""
         path = sqlite_file(self._engine)
         return path is None or shutil.disk_usage(path.parent).free >= ROOM_BYTES
 

@@ -260,7 +260,8 @@ class FactReader(Source):
             return sorted({row.document_id for row in connection.execute(query)})
 
     def count_outlet_lines(self, outlets: Sequence[str]) -> dict[str, int]:
-        """How many lines each outlet has opened, closed ones too; none of one without lines."""
+        """The number of lines that each outlet has opened, closed ones too; none of one without
+        lines."""
         query = (
             select(LINES.c.outlet, func.count().label("lines"))
             .where(LINES.c.outlet.in_(sorted(set(outlets))))
@@ -270,7 +271,8 @@ class FactReader(Source):
             return {row.outlet: row.lines for row in connection.execute(query)}
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of every live reference: ids int64[n], ascending, and a number of its document int64[n].
+        """The owners of every live reference: ids int64[n], ascending, and a number of its document
+        int64[n].
 
         The numbers say no more than which references are of one document. Read in pages, each a
         short transaction: what is added or removed meanwhile may be in it or not.
@@ -287,8 +289,8 @@ class FactReader(Source):
         return ids[order], numbers[order]
 
     def opening_arrays(self) -> tuple[NDArray[Any], ...]:
-        """Of every line of a live reference: a reference int64[n], a number of its outlet int32[n],
-        the minute it was opened in int64[n], and whether it is disputed bool[n].
+        """The openings of every line of a live reference: a reference int64[n], a number of its
+        outlet int32[n], the minute it was opened in int64[n], and whether it is disputed bool[n].
 
         Read in pages as `document_owner_array`; a line of several references may be there again.
         """
@@ -398,7 +400,7 @@ class PairReader(Source):
         return list(open_each(self.rows(query), self._judged))
 
     def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
-        """What people judged of any two of these documents."""
+        """The judgements of people on any two of these documents."""
         wanted, left = set(document_ids), JUDGED_PAIRS.c.left_document
         rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
         return [self._judged(row) for row in rows if row.right_document in wanted]

@@ -139,7 +139,7 @@ _ADVANCE_AND_COUNT = _ADVANCE.values(seals=bindparam("counted"))
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a writer expects in the deployment's row: its epoch, the gallery's sequence, and at
+    """A writer's expectation of the deployment's row: its epoch, the gallery's sequence, and at
     least so many audit entries, or an older head was put back."""
 
     epoch: int

@@ -116,7 +116,7 @@ def upgrade(
 
 
 def _is_left(head: Row[Any], conversion: Conversion | None) -> bool:
-    """Whether rows of a registry of the newest schema are to be changed."""
+    """True where rows of a registry of the newest schema are to be changed."""
     is_other = conversion is not None and head.model_digest != conversion.after
     return head.audit_mac is None or is_other
 
@@ -360,7 +360,7 @@ _CONVERTED = "model.converted"
 
 
 def _require_never_converted(reader: AuditReader, conversion: Conversion) -> None:
-    """Or faces on the watch-list would be converted twice."""
+    """Refuses a second conversion, or faces on the watch-list would be converted twice."""
     if not verify_chain(reader).intact:
         raise ChainBroken("the audit chain is broken: put back a backup, then upgrade")
     audit = AUDIT.c

@@ -168,7 +168,7 @@ class CursorLost(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a reader is: everything up to `number` is done, or noted elsewhere."""
+    """The place of a reader: everything up to `number` is done, or noted elsewhere."""
 
     name: str
     number: int
@@ -177,7 +177,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class CursorState:
-    """Whether people have changed a cursor, and who holds it until when."""
+    """The state of a cursor: whether people have changed it, and who holds it until when."""
 
     generation: int
     holder: str | None
@@ -196,7 +196,7 @@ def read_cursors(source: Source) -> dict[str, CursorState]:
 
 
 def find_cursor(connection: Connection, vault: Vault, name: str) -> int:
-    """How far a cursor has come; `SealBroken` where it is damaged, or not under its name."""
+    """Finds a cursor's place; `SealBroken` where it is damaged, or not under its name."""
     for row in connection.execute(_FIND, {"key": name}):
         return int(require_authentic(vault, CURSORS, row).number)
     raise SealBroken("a cursor is damaged: run sosie doctor, then sosie webhooks replay")
@@ -289,7 +289,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class WebhookChange:
-    """What is to be another from now on; None leaves it."""
+    """A change of a webhook; None leaves the field as it is."""
 
     sink: str | None = field(default=None, repr=False)
     types: tuple[EventType, ...] | None = None
@@ -320,8 +320,8 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a webhook has before it: `waiting` events, counted up to `MOST_COUNTED`, of which the
-    oldest is from `oldest_at`; and how many were given up."""
+    """The backlog of a webhook: `waiting` events, counted up to `MOST_COUNTED`, of which the oldest
+    is from `oldest_at`; and how many were given up."""
 
     cursor: int
     waiting: int
@@ -331,8 +331,8 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a worker has done for a webhook that it holds: the cursor's new number, rows that are to
-    be kept, and numbers of rows that are done."""
+    """The progress of a worker on a webhook that it holds: the cursor's new number, rows that are
+    to be kept, and numbers of rows that are done."""
 
     cursor: Cursor
     number: int
@@ -492,7 +492,7 @@ class Webhooks(Source):
         return numbers
 
     def measure(self, webhook: Webhook) -> Backlog:
-        """What it has before it; `SealBroken` where its cursor is damaged."""
+        """Measures its backlog; `SealBroken` where its cursor is damaged."""
         number, is_own = EVENTS.c.number, UNDELIVERED.c.webhook_id == webhook.id
         is_dead = UNDELIVERED.c.due_at.is_(None)
         with reading(self._engine) as connection:
@@ -506,8 +506,8 @@ class Webhooks(Source):
         return Backlog(cursor, count + waiting, min(moments, default=None), dead)
 
     def count_leaving(self, numbers: Sequence[int]) -> dict[str, int]:
-        """How many events of these rows, which leave the outbox, each webhook has not taken and was
-        still to be given; none of one that has them all."""
+        """Counts the events of these rows, which leave the outbox, that each webhook has not taken
+        and was still to be given; none of one that has them all."""
         found: Counter[str] = Counter()
         for webhook in self.find_all():
             is_own = UNDELIVERED.c.webhook_id == webhook.id, UNDELIVERED.c.due_at.is_not(None)
@@ -535,7 +535,7 @@ class Webhooks(Source):
             return find_last(connection)
 
     def undelivered(self, webhook_id: str) -> list[Undelivered]:
-        """What is to be tried again, in the order of events."""
+        """The events to be tried again, in order."""
         query = _rows_of(webhook_id).where(UNDELIVERED.c.due_at.is_not(None))
         rows = sound_rows(self.vault, UNDELIVERED, self.rows(query))
         return [read_as(Undelivered, row) for row in rows]
@@ -633,7 +633,7 @@ def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
 
 
 def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
-    """How many events of such rows it is told of, and the moment of the oldest."""
+    """The query for the number of such events that it is told of, and the oldest's moment."""
     ahead = rows.subquery()
     is_first: ColumnElement[bool] = ahead.c.number > cursor
     is_second: ColumnElement[bool] = ahead.c.line_id.is_not(None)

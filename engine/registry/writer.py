@@ -149,7 +149,7 @@ class Writer:
 
     @property
     def place(self) -> Engine | Connection:
-        """Where it writes: on SQLite the connection that has in memory what it wrote."""
+        """The place where it writes: on SQLite the connection that has in memory what it wrote."""
         assert not self._closed
         return self._place
 

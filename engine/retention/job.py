@@ -55,7 +55,7 @@ class DirectRunner:
 
 @dataclass(frozen=True, slots=True)
 class RetentionCertificate:
-    """What a run expired, up to which date, and the audit entry that says so.
+    """The certificate of a run: what expired, up to which date, and the audit entry that says so.
 
     `left` and `held` are rows by kind, `undelivered` events that left before a webhook took them,
     by webhook. Rows under a document that an open case names are held

@@ -421,7 +421,7 @@ def find_decided(
 
 
 def _is_more_like(own: FaceScores, other: FaceScores | None) -> bool:
-    """Whether every face shown is more like one stored face than the other."""
+    """True where every face shown is more like one stored face than the other."""
     assert other is not None, "found by this version"
     pairs = ((own.live, other.live), (own.portrait, other.portrait), (own.mean, other.mean))
     return all(second is None or (first is not None and first > second) for first, second in pairs)
@@ -478,6 +478,6 @@ def describe_case(
 
 
 def is_below(score: float | None, threshold: float) -> bool:
-    """Whether a comparison was made and fell short."""
+    """True where a comparison was made and fell short."""
     # Not `<`: NaN is below every threshold.
     return score is not None and not score >= threshold

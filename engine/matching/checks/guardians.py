@@ -1,4 +1,4 @@
-"""Who answers for a minor: the document, and the face that comes along."""
+"""The guardian of a minor: the document, and the face that comes along."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schema.reasons import Decision, Reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardianEvidence:
-    """What there is of the guardian who came with a minor; scores as in `FacePart`.
+    """Evidence of the guardian who came with a minor; scores as in `FacePart`.
 
     `findings` are on the document, `is_same_person` where it is the minor's own, or the face is
     the minor's.
@@ -43,12 +43,12 @@ class GuardianEvidence:
 
     @property
     def is_known(self) -> bool:
-        """Whether the face was compared with a portrait of the document, or with its holder's."""
+        """True where the face was compared with the document's portrait, or with its holder's."""
         return self.live_portrait_score is not None or self.holder_score is not None
 
     def find(self, thresholds: Thresholds) -> list[Finding]:
-        """Of rejections one at most: who does not show the face of the guardian's document is told
-        no more of it."""
+        """Finds one rejection at most: a person who does not show the face of the guardian's
+        document is told no more of it."""
         best = max((one.score for one in self.candidates), default=None)
         certain, review = (
             best is not None and best >= least for least in (thresholds.certain, thresholds.review)

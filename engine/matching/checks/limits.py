@@ -95,7 +95,7 @@ def name_ended(caller: Caller) -> str:
 
 
 def lift_end(case: CaseRecord) -> tuple[Tally, ...]:
-    """What lets a key search again: its case, which two people have closed as unfounded."""
+    """The count that lets a key search again, once two people closed its case as unfounded."""
     if not (case.group_key or "").startswith(f"{_ENDED}:"):
         return ()
     assert case.group_key is not None
@@ -103,12 +103,13 @@ def lift_end(case: CaseRecord) -> tuple[Tally, ...]:
 
 
 def is_near(score: float, threshold: float) -> bool:
-    """Whether an answer at this threshold would have been a surprise either way."""
+    """True where an answer at this threshold would have been a surprise either way."""
     return abs(score - threshold) < NEAR
 
 
 class InFlight:
-    """What is being compared with each holder and not counted yet, by all calls of a process."""
+    """Comparisons with each holder that are under way and not counted yet, by all calls of a
+    process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -124,7 +125,7 @@ class InFlight:
             self._names = +self._names
 
     def others(self, name: str) -> int:
-        """How many beside the one that asks."""
+        """The number beside the one that asks."""
         with self._lock:
             return max(0, self._names[name] - 1)
 
@@ -167,11 +168,11 @@ class Levels:
             raise refuse(longest)
 
     def is_full(self, caller: Caller, name: str) -> bool:
-        """Whether one more would be refused."""
+        """True where one more would be refused."""
         return bool(self._wait(name, caller))
 
     def level(self, name: str, caller: Caller) -> float:
-        """How many stand in a count now."""
+        """The present level of a count."""
         if name not in self._levels:
             found = self._found.get(name)
             leaked = 0.0 if found is None else (self._now - found.at) / self._each(name, caller)
@@ -266,13 +267,13 @@ class Guard:
             raise
 
     def tells(self, score: float | None, threshold: float) -> bool:
-        """Whether an answer by this score is counted: to those who see scores each is."""
+        """True where an answer by this score is counted: to those who see scores each is."""
         if self._caller.carrier is None or score is None:
             return True
         return not score >= threshold or is_near(score, threshold)
 
     def count(self, *documents: str, is_failure: bool) -> list[Tally]:
-        """What counts one more for each of the documents; a failure is the key's too."""
+        """The counts of one more for each of the documents; a failure is the key's too."""
         names = [name_holder(one, self._caller) for one in documents]
         given = [*name_keys(self._caller), *names] if is_failure else names
         levels = self._read(given)

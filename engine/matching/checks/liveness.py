@@ -79,7 +79,7 @@ _GRAVITY = {None: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a judge found of the picture itself; `found` is live, spoof, uncertain or none."""
+    """A judge's finding on the picture itself; `found` is live, spoof, uncertain or none."""
 
     terms: JudgeTerms
     score: float | None
@@ -89,7 +89,7 @@ class Judgement:
 
     @property
     def brings(self) -> Decision | None:
-        """What it brings to an enrollment, where it has a say."""
+        """The reason that it brings to an enrollment, where it has a say."""
         return self.gravity if self.terms.enforces else None
 
     @property
@@ -98,7 +98,7 @@ class Judgement:
         return "none" if self.score is None else f"{min(int(self.score * 10), 9) / 10:.1f}"
 
     def describe(self) -> dict[str, Any]:
-        """What evidence keeps of it."""
+        """Describes it for the evidence."""
         return {
             "mode": "enforce" if self.terms.enforces else "observe",
             "model_digest": self.terms.digest,
@@ -149,21 +149,22 @@ class LivenessTerms:
     judge: JudgeTerms | None = None
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
-        """Of a carrier's requests; None is one that asks about all."""
+        """The mode of a carrier's requests; None is one that asks about all."""
         own = self.carriers.get(carrier, {}) if carrier is not None else {}
         return own.get(use, self.modes.get(use, LivenessMode.OFF))
 
     def weigh(
         self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
     ) -> Decision | None:
-        """What a result brings by itself; None where all is well with it, or none is required."""
+        """The reason that a result brings by itself; None where all is well with it, or none is
+        required."""
         problem = (result or NO_RESULT).problem
         if problem is None or self.mode(use, carrier) is not LivenessMode.REQUIRED:
             return None
         return self.missing if problem is Reason.LIVENESS_MISSING else _DECISIONS[problem]
 
     def judge_faces(self, judged: Sequence[Judged | None]) -> Judgement | None:
-        """What the judge makes of the face that seems least live; None without a judge or face."""
+        """Judges the face that seems least live; None without a judge or face."""
         return None if self.judge is None or not judged else self.judge.weigh_all(judged)
 
 
@@ -208,7 +209,7 @@ class _Claims(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def name_document(document: Document) -> str:
-    """What `document_sha256` is of, where a call names its document: as it is sent."""
+    """The text that `document_sha256` is of, where a call names its document: as it is sent."""
     return f"{document.type}:{document.number}"
 
 
@@ -399,7 +400,7 @@ class Weighed:
 
     @property
     def problem(self) -> Reason | None:
-        """What is wrong with it, where that is asked."""
+        """The fault of the evidence, where that is asked."""
         return self.result.problem if self.mode is LivenessMode.REQUIRED else None
 
     @property
@@ -467,7 +468,7 @@ class LivenessBatch:
     def weigh(
         self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
     ) -> Weighed | None:
-        """What a result brings by itself; None where no evidence is looked at."""
+        """The reason that a result brings by itself; None where no evidence is looked at."""
         mode = self._terms.mode(use, carrier)
         if mode is LivenessMode.OFF:
             return None
@@ -487,7 +488,7 @@ class LivenessBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivenessOfVerification:
-    """What a verification brought of liveness, on whose behalf, and what is made of it."""
+    """A verification's evidence of liveness, on whose behalf, and its result."""
 
     runner: ChangeRunner
     registry: Reader

@@ -40,7 +40,7 @@ class PeoplePart(EvidencePart):
 
     @property
     def is_excused(self) -> bool:
-        """Whether what is wrong with the photographs goes before two people."""
+        """True where a fault of the photographs goes before two people."""
         return self.exception is not None and self.exception_refusal is None
 
     @property

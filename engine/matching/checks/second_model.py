@@ -117,7 +117,7 @@ _BLOCK = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two models answer one question, in comparisons: each at its own threshold."""
+    """The agreement of two models on one question, in comparisons: each at its own threshold."""
 
     compared: int = 0
     both: int = 0
@@ -216,7 +216,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 
 @dataclass(slots=True)
 class Filled:
-    """What a filling came to, in references or, of a folder, in documents."""
+    """The result of a filling, in references or, of a folder, in documents."""
 
     filled: int = 0
     without_photograph: int = 0
