@@ -50,11 +50,13 @@ class PhotographTemplate:
 
 @dataclass(frozen=True, slots=True)
 class PhotographPair:
-    """Two photographs of one person for an enrollment; `score` is their cosine."""
+    """Two photographs of one person for an enrollment; `score` is their cosine, `places` where they
+    stand among the person's samples."""
 
     live: PhotographTemplate
     portrait: PhotographTemplate
     score: float
+    places: tuple[int, int] = (0, 1)
 
     @property
     def samples(self) -> tuple[PhotographTemplate, PhotographTemplate]:
@@ -62,16 +64,28 @@ class PhotographPair:
 
     def swap(self) -> PhotographPair:
         """The same photographs in exchanged roles: another request with exactly the same mean."""
-        return PhotographPair(self.portrait, self.live, self.score)
+        return PhotographPair(self.portrait, self.live, self.score, self.places[::-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person with two photographs that match (`first`); `samples` are all that are usable."""
+    """A person with two photographs that match (`first`); `samples` are all that are usable, and
+    `cosines` float64[n, n] what they score with each other."""
 
     number: int
     first: PhotographPair
     samples: tuple[PhotographTemplate, ...]
+    cosines: NDArray[np.float64] = field(repr=False, compare=False)
+
+    def pair(self, one: int, two: int) -> PhotographPair:
+        """Two of the samples."""
+        return _pair(self.samples, self.cosines, one, two)
+
+
+def _pair(
+    samples: Sequence[PhotographTemplate], cosines: NDArray[np.float64], one: int, two: int
+) -> PhotographPair:
+    return PhotographPair(samples[one], samples[two], float(cosines[one, two]), (one, two))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +166,15 @@ BUNDLED_REPEATS = frozenset({36, 73, 90, 97})
 BUNDLED_ENLARGEMENT = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One person's photographs, two or more, as encoded files."""
-
-    photographs: tuple[bytes, ...] = field(repr=False)
+Photographs = tuple[bytes, ...]
+"""Of one person, two or more, as encoded files."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaceDataset:
     """Different people in a seeded order, those with most photographs first."""
 
-    people: tuple[Subject, ...]
+    people: tuple[Photographs, ...] = field(repr=False)
     source: str
 
 
@@ -193,7 +204,7 @@ def open_dataset(faces: Path | None, most: int, full: int, seed: int) -> FaceDat
     chosen = [found[place] for place in rng.permutation(len(found)).tolist()]
     chosen.sort(key=lambda paths: -min(len(paths), MOST_OF_A_PERSON))
     people = tuple(
-        Subject(tuple(map(_read, paths if place < full else paths[:2])))
+        tuple(map(_read, paths if place < full else paths[:2]))
         for place, paths in enumerate(chosen[:most])
     )
     return FaceDataset(people, f"{folder.parent.name}/{folder.name}")
@@ -215,7 +226,7 @@ def make_second_photograph(data: bytes, serial: int) -> bytes:
     return buffer.getvalue()
 
 
-def _read_bundled(rng: np.random.Generator, most: int) -> Iterator[Subject]:
+def _read_bundled(rng: np.random.Generator, most: int) -> Iterator[Photographs]:
     try:
         from skimage import data
     except ImportError as error:
@@ -227,13 +238,7 @@ def _read_bundled(rng: np.random.Generator, most: int) -> Iterator[Subject]:
     for place in rng.permutation(places).tolist()[:most]:
         photograph = _enlarge(small[place])
         # Three of them: one may turn out unusable.
-        yield Subject(
-            (
-                photograph,
-                make_second_photograph(photograph, 0),
-                make_second_photograph(photograph, 1),
-            )
-        )
+        yield photograph, *(make_second_photograph(photograph, serial) for serial in (0, 1))
 
 
 def _enlarge(grey: NDArray[np.uint8]) -> bytes:
@@ -379,8 +384,6 @@ MARGIN = 0.01
 """Batches of another size move a score by some millionths."""
 RESERVE = 1.25
 """People read for each one wanted: some photographs are unusable, and some pairs do not match."""
-Scores = Mapping[tuple[int, int], float]
-"""Cosines of a person's samples, by their indices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,58 +410,54 @@ def select_people(
     model: ModelClient,
     thresholds: Thresholds,
     count_done: CountDone = ignore_count,
-) -> tuple[list[tuple[Person, Scores]], Counter[str]]:
-    """Everybody with two photographs that match, with all cosines; and why others were dropped."""
-    photographs = [one for subject in dataset.people for one in subject.photographs]
-    templates = iter(model.issue_templates(photographs, count_done))
+) -> tuple[list[Person], Counter[str]]:
+    """Everybody with two photographs that match; and why others were dropped."""
+    templates = iter(model.issue_templates([x for one in dataset.people for x in one], count_done))
     dropped: Counter[str] = Counter()
     fit: list[list[PhotographTemplate]] = []
-    for subject in dataset.people:
-        issued = [(one, next(templates)) for one in subject.photographs]
+    for photographs in dataset.people:
+        issued = [(one, next(templates)) for one in photographs]
         fit.append(
             [PhotographTemplate(one, token) for one, token in issued if isinstance(token, bytes)]
         )
         dropped.update(token for _, token in issued if isinstance(token, str))
-    places = [list(combinations(range(len(samples)), 2)) for samples in fit]
     scores = iter(
         model.compare(
             [
-                (samples[one].template, samples[two].template)
-                for samples, pairs in zip(fit, places, strict=True)
-                for one, two in pairs
+                (one.template, two.template)
+                for samples in fit
+                for one, two in combinations(samples, 2)
             ]
         )
     )
     people = []
-    for number, (samples, pairs) in enumerate(zip(fit, places, strict=True)):
-        cosines: Scores = {pair: next(scores) for pair in pairs}
-        first = next(
-            (pair for pair, score in cosines.items() if _verifies(score, thresholds)), None
-        )
-        if first is None:
+    for number, samples in enumerate(fit):
+        cosines = np.eye(len(samples))
+        for one, two in combinations(range(len(samples)), 2):
+            cosines[one, two] = cosines[two, one] = next(scores)
+        matching = np.argwhere(np.triu(cosines >= thresholds.verify + MARGIN, 1)).tolist()
+        if matching:
+            first = _pair(samples, cosines, *matching[0])
+            people.append(Person(number, first, tuple(samples), cosines))
+        else:
             dropped["two photographs that match: none"] += 1
-            continue
-        pair = PhotographPair(samples[first[0]], samples[first[1]], cosines[first])
-        people.append((Person(number, pair, tuple(samples)), cosines))
     return people, dropped
 
 
 def drop_known(
-    people: Sequence[tuple[Person, Scores]], model: ModelClient, dropped: Counter[str]
-) -> tuple[list[tuple[Person, Scores]], bool]:
-    """Drops the people whom a search of the gallery finds; and whether it holds any reference."""
-    known = model.search([person.first.live.template for person, _ in people])
+    people: Sequence[Person], model: ModelClient, dropped: Counter[str]
+) -> tuple[list[Person], bool]:
+    """Those whom a search of the gallery does not find, and whether it holds any reference."""
+    known = model.search([person.first.live.template for person in people])
     unknown = [one for one, (found, _) in zip(people, known, strict=True) if not found]
     dropped["known to the gallery, or alike"] += len(people) - len(unknown)
     return unknown, any(searched for _, searched in known)
 
 
-def list_candidates(
-    people: Sequence[tuple[Person, Scores]], thresholds: Thresholds
-) -> Iterator[Candidate]:
+def list_candidates(people: Sequence[Person], thresholds: Thresholds) -> Iterator[Candidate]:
     """Everybody who can be a holder, in the dataset's order."""
-    for person, scores in people:
-        candidate = _complete(person, scores, thresholds)
+    for person in people:
+        candidate = _complete(person, thresholds)
         if candidate is not None:
             yield candidate
 
@@ -473,8 +472,7 @@ def are_strangers(one: Person, other: Candidate, scores: Sequence[float], low: f
     count = len(other.person.samples)
     live, portrait = scores[:count], scores[count:]
     singles = [fuse_single(live[place], portrait[place], within) for place in range(count)]
-    places = [_find(other.person.samples, sample) for sample in other.second.samples]
-    cross = sum(live[place] + portrait[place] for place in places)
+    cross = sum(live[place] + portrait[place] for place in other.second.places)
     mean = fuse_both(cross, within, other.second.score)
     return max(*singles, *scores, mean) < low - MARGIN
 
@@ -497,45 +495,25 @@ def require_enough(people: int, wanted: ParticipantCounts, dropped: Mapping[str,
         )
 
 
-def _complete(person: Person, scores: Scores, thresholds: Thresholds) -> Candidate | None:
-    samples = person.samples
-    first = tuple(_find(samples, sample) for sample in person.first.samples)
+def _complete(person: Person, thresholds: Thresholds) -> Candidate | None:
+    first, cosines = person.first, person.cosines
     low = max(thresholds.review, thresholds.same_document, thresholds.verify) + MARGIN
-    for places in _order_pairs(len(samples), first):
-        score = _look_up(scores, *places)
-        cross = sum(_look_up(scores, mine, theirs) for mine in first for theirs in places)
-        fused_score = fuse_both(cross, person.first.score, score)
-        if _verifies(score, thresholds) and fused_score >= low:
-            pair = PhotographPair(samples[places[0]], samples[places[1]], score)
-            return Candidate(person, pair, fused_score, _choose_probe(person, scores, first, low))
+    pairs = [one for one in permutations(range(len(cosines)), 2) if one != first.places]
+    # Those with fewest photographs of the first come first.
+    for places in sorted(pairs, key=lambda pair: len({*pair} & {*first.places})):
+        second = person.pair(*places)
+        cross = float(cosines[np.ix_(first.places, places)].sum())
+        fused_score = fuse_both(cross, first.score, second.score)
+        if second.score >= thresholds.verify + MARGIN and fused_score >= low:
+            return Candidate(person, second, fused_score, _choose_probe(person, low))
     return None
 
 
-def _choose_probe(
-    person: Person, scores: Scores, first: tuple[int, ...], low: float
-) -> PhotographTemplate:
+def _choose_probe(person: Person, low: float) -> PhotographTemplate:
     """A photograph outside the first pair if one finds its holder, else one of that pair."""
+    first = person.first
     for place, sample in enumerate(person.samples):
-        to_first = [_look_up(scores, place, one) for one in first]
-        is_new = place not in first
-        if is_new and fuse_single(to_first[0], to_first[1], person.first.score) >= low:
+        live, portrait = person.cosines[place, list(first.places)].tolist()
+        if place not in first.places and fuse_single(live, portrait, first.score) >= low:
             return sample
-    return person.first.live
-
-
-def _order_pairs(count: int, first: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """All ordered pairs but the first; those with fewest photographs of the first come first."""
-    pairs = [pair for pair in permutations(range(count), 2) if pair != first]
-    return sorted(pairs, key=lambda pair: len(set(pair) & set(first)))
-
-
-def _look_up(scores: Scores, one: int, two: int) -> float:
-    return 1.0 if one == two else scores[min(one, two), max(one, two)]
-
-
-def _find(samples: Sequence[PhotographTemplate], sample: PhotographTemplate) -> int:
-    return next(place for place, one in enumerate(samples) if one is sample)
-
-
-def _verifies(score: float, thresholds: Thresholds) -> bool:
-    return score >= thresholds.verify + MARGIN
+    return first.live

@@ -31,8 +31,6 @@ from loadtest.participants import (
     LoadParticipants,
     ModelClient,
     ParticipantCounts,
-    Person,
-    Scores,
     are_strangers,
     ask_until_answered,
     drop_known,
@@ -203,20 +201,20 @@ def prepare(
     report("enrolling holders", 0, len(candidates))
     holders = enroll_holders(access, candidates, serials, enrolled, dropped)
     chosen = {one.person.number for one in candidates}
-    others = [one for one in people if one[0].number not in chosen]
+    others = [one for one in people if one.number not in chosen]
     # A person who resembles a holder would be taken for him, which is the model's own error.
     others, _ = drop_known(others, model, dropped)
     is_enough = len(holders) >= LEAST_HOLDERS
     require_enough((len(holders) + len(others)) * is_enough, wanted, dropped)
-    racers, outsiders, newcomers = _split(others, wanted)
+    first, second = wanted.racers, wanted.racers + wanted.outsiders
     low = min(thresholds.verify, thresholds.same_document)
     return LoadParticipants(
         thresholds=thresholds,
         holders=holders,
         impostor_pairs=find_impostor_pairs(model, holders, low),
-        newcomers=newcomers,
-        racers=racers,
-        outsiders=outsiders,
+        newcomers=tuple(others[second : second + wanted.newcomers]),
+        racers=tuple(others[:first]),
+        outsiders=tuple(others[first:second]),
         had_references=had_references,
         dropped={reason: times for reason, times in dropped.most_common() if times},
         # The templates of the fraud key were issued first.
@@ -230,7 +228,7 @@ def count_people(wanted: ParticipantCounts) -> tuple[int, int]:
 
 
 def _count_photographs(dataset: FaceDataset, report: ReportProgress) -> CountDone:
-    total = sum(len(one.photographs) for one in dataset.people)
+    total = sum(map(len, dataset.people))
     done = 0
 
     def count_done(photographs: int) -> None:
@@ -239,15 +237,6 @@ def _count_photographs(dataset: FaceDataset, report: ReportProgress) -> CountDon
         report("comparing photographs", done, total)
 
     return count_done
-
-
-def _split(
-    others: Sequence[tuple[Person, Scores]], wanted: ParticipantCounts
-) -> tuple[tuple[Person, ...], tuple[Person, ...], tuple[Person, ...]]:
-    people = [person for person, _ in others]
-    first, second = wanted.racers, wanted.racers + wanted.outsiders
-    end = second + wanted.newcomers
-    return tuple(people[:first]), tuple(people[first:second]), tuple(people[second:end])
 
 
 PATIENCE_S = 60.0

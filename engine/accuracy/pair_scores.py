@@ -61,12 +61,8 @@ def find_close_strangers(singles: TemplateSet, least: float) -> ComparedPairs:
         one, other = np.nonzero(block >= least)
         is_wanted = (other > one) & (singles.people[rows][one] != singles.people[start + other])
         one, other = one[is_wanted], other[is_wanted]
-        found.append(ComparedPairs(one + start, other + start, block[one, other]))
-    return ComparedPairs(
-        np.concatenate([part.left for part in found]),
-        np.concatenate([part.right for part in found]),
-        np.concatenate([part.scores for part in found]),
-    )
+        found.append((one + start, other + start, block[one, other]))
+    return ComparedPairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +82,11 @@ class TemplateSet:
         """int64[population + 1]: person `p` has the rows `starts[p]` to `starts[p + 1]`."""
         return np.searchsorted(self.people, np.arange(self.population + 1)).astype(np.int64)
 
+    def keep(self, wanted: NDArray[np.bool_]) -> TemplateSet:
+        """The templates selected by the mask bool[n]."""
+        parts = self.vectors[wanted], self.people[wanted], self.photographs[wanted]
+        return TemplateSet(*parts, self.population)
+
 
 def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> TemplateSet:
     """A template of every photograph; `people` number them from 0 in any order."""
@@ -97,21 +98,12 @@ def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) ->
 def limit_photographs(templates: TemplateSet, most: int) -> TemplateSet:
     """The first `most` templates of each person, so that nobody dominates the statistics."""
     rank = np.arange(len(templates.people)) - templates.starts()[templates.people]
-    return _keep(templates, rank < most)
+    return templates.keep(rank < most)
 
 
 def keep_people(templates: TemplateSet, people: NDArray[np.int64]) -> TemplateSet:
     """The templates of `people` alone, who keep their numbers."""
-    return _keep(templates, np.isin(templates.people, people))
-
-
-def _keep(templates: TemplateSet, kept: NDArray[np.bool_]) -> TemplateSet:
-    return TemplateSet(
-        templates.vectors[kept],
-        templates.people[kept],
-        templates.photographs[kept],
-        templates.population,
-    )
+    return templates.keep(np.isin(templates.people, people))
 
 
 def fused_templates(singles: TemplateSet, most_photographs: int) -> TemplateSet:
@@ -274,13 +266,12 @@ def _compare(left: TemplateSet, right: TemplateSet, *, is_symmetric: bool) -> Pa
     strangers = len(right.people) - (right_starts[1:] if is_symmetric else counts[1])
     nonmated = np.empty(int((counts[0] * strangers).sum()), np.float32)
     people = np.empty(len(nonmated), np.int32)
-    mated, mated_people, filled = [], [], 0
+    mated, filled = [], 0
     for person in np.flatnonzero(counts[0]):
         rows = slice(starts[person], starts[person + 1])
         own = slice(right_starts[person], right_starts[person + 1])
         scores = _mated_scores(left, rows, right, own, is_symmetric=is_symmetric)
-        mated.append(scores)
-        mated_people.append(np.full(len(scores), person, np.int32))
+        mated.append((scores, np.full(len(scores), person, np.int32)))
         others = (
             [slice(own.stop, None)] if is_symmetric else [slice(own.start), slice(own.stop, None)]
         )
@@ -292,14 +283,9 @@ def _compare(left: TemplateSet, right: TemplateSet, *, is_symmetric: bool) -> Pa
             people[filled:end].reshape(block.shape)[:] = codes
             filled = end
     assert filled == len(nonmated)
-    return PairScores(
-        np.concatenate([np.empty(0, np.float32), *mated]),
-        np.concatenate([np.empty(0, np.int32), *mated_people]),
-        nonmated,
-        people,
-        counts,
-        is_symmetric,
-    )
+    none = np.empty(0, np.float32), np.empty(0, np.int32)
+    own_scores, own_people = (np.concatenate(part) for part in zip(none, *mated, strict=True))
+    return PairScores(own_scores, own_people, nonmated, people, counts, is_symmetric)
 
 
 def _mated_scores(

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing
 from loadtest.criteria import LoadRun, Objective, decide
 from loadtest.document_numbers import SpecimenNumbers
@@ -32,7 +34,7 @@ def make_person(number: int) -> Person:
         PhotographTemplate(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one))
         for one in (0, 1)
     )
-    return Person(number, PhotographPair(samples[0], samples[1], 0.8), samples)
+    return Person(number, PhotographPair(samples[0], samples[1], 0.8), samples, np.eye(2))
 
 
 def make_holder(number: int) -> Holder:
