@@ -61,8 +61,9 @@ def judge(outcomes: Iterable[Outcome]) -> list[JudgedVisit]:
     for one in by_number.values():
         first = None if one.visit.partner is None else by_number.get(one.visit.partner)
         if first is not None and one.visit.kind in PAIRED:
-            for correctness in _judge_pair(first, one):
-                judged[correctness.outcome.visit.number] = correctness
+            judge_both = _judge_race if one.visit.kind is Kind.RACE else _judge_repeat
+            for each in judge_both(first, one):
+                judged[each.outcome.visit.number] = each
         else:
             judged.setdefault(one.visit.number, _judge_alone(one))
     return [judged[number] for number in sorted(judged)]
@@ -70,9 +71,8 @@ def judge(outcomes: Iterable[Outcome]) -> list[JudgedVisit]:
 
 def _judge_alone(one: Outcome) -> JudgedVisit:
     expected = one.visit.expected
-    if not one.answer.is_good:
-        return JudgedVisit(one, Correctness.UNANSWERED, expected.text)
-    return _judge_as(one, expected.text, is_right=expected.fits(one.answer))
+    is_right = expected.fits(one.answer) if one.answer.is_good else None
+    return _judge_as(one, expected.text, is_right)
 
 
 def _judge_first(first: Outcome, second: Outcome) -> JudgedVisit:
@@ -82,15 +82,7 @@ def _judge_first(first: Outcome, second: Outcome) -> JudgedVisit:
         return _judge_alone(first)
     is_overtaken = second.started_s < first.done_s and second.answer.status != NOT_STARTED
     is_other = second.visit.kind is Kind.CONFLICT
-    return _judge_as(first, expected, is_right=is_overtaken and (answer.is_in_flight or is_other))
-
-
-def _judge_pair(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
-    if second.visit.kind is Kind.RACE:
-        return _judge_race(first, second)
-    if second.visit.kind is Kind.RETRY:
-        return _judge_retry(first, second)
-    return _judge_conflict(first, second)
+    return _judge_as(first, expected, is_overtaken and (answer.is_in_flight or is_other))
 
 
 def _judge_race(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
@@ -103,52 +95,39 @@ def _judge_race(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
         for one in both
     )
     is_decided = len(approved) == 1 or (not approved and (may_have_won or not good))
-    judged = []
-    for one in both:
+
+    def is_right(one: Outcome) -> bool | None:
         if not one.answer.is_good:
-            judged.append(JudgedVisit(one, Correctness.UNANSWERED, ONE_NEW))
-            continue
-        is_stopped = one.answer.is_duplicate and one.answer.decision != APPROVED
-        is_right = is_decided and (one in approved or is_stopped)
-        judged.append(_judge_as(one, ONE_NEW, is_right=is_right))
-    return judged
+            return None
+        return is_decided and (one.answer.decision == APPROVED or one.answer.is_duplicate)
+
+    return [_judge_as(one, ONE_NEW, is_right(one)) for one in both]
 
 
-def _judge_retry(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
-    alone = _judge_first(first, second)
+def _judge_repeat(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
+    """A retry, or the same key for another payload."""
     mine, other = second.answer, first.answer
+    is_conflict = second.visit.kind is Kind.CONFLICT
+    is_right: bool | None = None
     if mine.is_in_flight or mine.is_mismatch:
-        return alone, _judge_as(second, SAME_ANSWER, is_right=_may_be_in_flight(first, second))
-    if not mine.is_good:
-        return alone, JudgedVisit(second, Correctness.UNANSWERED, SAME_ANSWER)
-    if not other.is_good:
-        return alone, _judge_as(second, SAME_ANSWER, is_right=second.visit.expected.fits(mine))
-    # The later one may have arrived first if the generator was late.
-    is_same = (mine.enrollment_id, mine.decision) == (other.enrollment_id, other.decision)
-    is_right = is_same and (mine.is_repeated or other.is_repeated)
-    return alone, _judge_as(second, SAME_ANSWER, is_right=is_right)
+        # Until the first was acknowledged.
+        is_open = first.done_s > second.started_s or not other.is_good
+        is_right = (mine.is_in_flight and is_open) or (mine.is_mismatch and is_conflict)
+    elif mine.is_good and not other.is_good:
+        # A first that was never acknowledged, or was overtaken, may have left the key free.
+        is_right = second.visit.expected.fits(mine)
+    elif mine.is_good:
+        # The later one may have arrived first if the generator was late.
+        is_same = (mine.enrollment_id, mine.decision) == (other.enrollment_id, other.decision)
+        is_right = is_same and (mine.is_repeated or other.is_repeated) and not is_conflict
+    expected = REFUSED_PAYLOAD if is_conflict else SAME_ANSWER
+    return _judge_first(first, second), _judge_as(second, expected, is_right)
 
 
-def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
-    alone = _judge_first(first, second)
-    mine = second.answer
-    if mine.is_in_flight or mine.is_mismatch:
-        is_right = mine.is_mismatch or _may_be_in_flight(first, second)
-        return alone, _judge_as(second, REFUSED_PAYLOAD, is_right=is_right)
-    if not mine.is_good:
-        return alone, JudgedVisit(second, Correctness.UNANSWERED, REFUSED_PAYLOAD)
-    # A first that was never acknowledged, or was overtaken, may have left the key free.
-    is_right = not first.answer.is_good and second.visit.expected.fits(mine)
-    return alone, _judge_as(second, REFUSED_PAYLOAD, is_right=is_right)
-
-
-def _may_be_in_flight(first: Outcome, second: Outcome) -> bool:
-    """True where "in flight" is right: the second started before the first was acknowledged."""
-    is_open = first.done_s > second.started_s or not first.answer.is_good
-    return second.answer.is_in_flight and is_open
-
-
-def _judge_as(one: Outcome, expected: str, *, is_right: bool) -> JudgedVisit:
+def _judge_as(one: Outcome, expected: str, is_right: bool | None) -> JudgedVisit:
+    """None: nothing was decided."""
+    if is_right is None:
+        return JudgedVisit(one, Correctness.UNANSWERED, expected)
     return JudgedVisit(one, Correctness.RIGHT if is_right else Correctness.WRONG, expected)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from engine.accuracy.dataset import SUFFIXES
 from engine.capacity.figures import (
+    DECISIONS_AT_ONCE,
     USUAL,
     FigureOrigin,
     MeasuredMachine,
@@ -34,7 +35,7 @@ from engine.capacity.figures import (
     most_frequent_machine,
     read_reports,
 )
-from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
+from engine.capacity.model import PAIRS_AT_ONCE, PROBES_AT_ONCE
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction
 from engine.matching.registrar import publish

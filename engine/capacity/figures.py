@@ -407,7 +407,7 @@ ENROLLING = "Enrollments with two photographs"
 COSTS = "Processor time of an enrollment"
 IN_LIBRARY, IN_SERVICE = "in process: all", "over HTTP: all"
 OTHER_PARTS = ("HAProxy", "Serve's proxy", "the rest of Ray")
-BATCH = 32
+DECISIONS_AT_ONCE = 32
 MIB = 2**20
 P99 = 2.326
 """99th percentile of the standard normal distribution."""
@@ -501,7 +501,9 @@ READERS: Mapping[str, Mapping[Quantity, Reader]] = {
             r.value("a batch, p50"), r.value("a batch, p99")
         ),
     },
-    f"Stages of a batch of {BATCH}": {Quantity.DECISION: lambda r: _find_batch_s(r) / BATCH},
+    f"Stages of a batch of {DECISIONS_AT_ONCE}": {
+        Quantity.DECISION: lambda r: _find_batch_s(r) / DECISIONS_AT_ONCE
+    },
     "One query, range": {Quantity.SCAN_ALONE: _find_scan_s},
     "A batch, range": {Quantity.SCAN: _find_scan_s},
     "Searching while everything changes": {

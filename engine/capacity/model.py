@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Self
 
 from engine.capacity import ERASURES_GATHER_S, EXTRACTING_THREADS, GATHER_S
-from engine.capacity.figures import PlanFigures, Quantity
+from engine.capacity.figures import DECISIONS_AT_ONCE, PlanFigures, Quantity
 from engine.errors import RequestError
 
 MAX_FACES = 100_000_000_000
@@ -52,7 +52,6 @@ class Demand:
 
 PAIRS_AT_ONCE = 8
 """An ingress extracts 16 photographs at once."""
-DECISIONS_AT_ONCE = 32
 PROBES_AT_ONCE = 256
 """Batch size of the measured scans."""
 SEARCH_PAIRS = 0.5
@@ -114,12 +113,12 @@ class Costs:
     code_bytes: int
     fan_out_s: float
     hop_s: float
+    decision_spread: float
+    scan_spread: float
     gather_s: float = GATHER_S
     batch: int = DECISIONS_AT_ONCE
     pair_spread: float = 0.2
     """Photographs differ in size and in detector passes."""
-    decision_spread: float = 0.25
-    scan_spread: float = 0.17
 
     @classmethod
     def of(cls, figures: PlanFigures, batch: int = DECISIONS_AT_ONCE) -> Self:

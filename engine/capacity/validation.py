@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.capacity.figures import (
     COSTS,
+    DECISIONS_AT_ONCE,
     ENROLLING,
     IN_LIBRARY,
     IN_SERVICE,
@@ -24,15 +25,7 @@ from engine.capacity.figures import (
     SuiteReport,
     find_service_s,
 )
-from engine.capacity.model import (
-    DECISIONS_AT_ONCE,
-    PAIRS_AT_ONCE,
-    Affine,
-    Costs,
-    Demand,
-    MachineLayout,
-    Node,
-)
+from engine.capacity.model import PAIRS_AT_ONCE, Affine, Costs, Demand, MachineLayout, Node
 from engine.capacity.simulation import Trial, quantile, simulate
 from engine.errors import RequestError
 

@@ -38,6 +38,8 @@ def costs() -> Costs:
         code_bytes=128,
         fan_out_s=0.003,
         hop_s=0.002,
+        decision_spread=0.25,
+        scan_spread=0.17,
     )
 
 
