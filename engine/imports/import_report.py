@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -68,31 +68,23 @@ def count_chunk(
 ) -> Tally:
     """The counts of a chunk, from the admission (None: it had failed before) and faults of each
     row."""
-    admitted = [one for one in admissions if one is not None and one.refusal is None]
-    return Tally(
-        rows=len(rows),
-        admitted=sum(one.adds_reference for one in admitted),
-        lines=sum(one.adds_line for one in admitted),
-        present=sum(not (one.adds_reference or one.adds_line) for one in admitted),
-        failed=len(rows) - len(admitted),
-        warned=sum(any(not one.is_failure for one in some) for some in faults),
-        photographs=sum(row.photographs for row in rows),
-        fused=sum(
-            row.is_fused and one is not None and one.adds_reference
-            for row, one in zip(rows, admissions, strict=True)
-        ),
-        expired=sum(
-            row.is_expired and one is not None and one.refusal is None
-            for row, one in zip(rows, admissions, strict=True)
-        ),
-        look_alikes=look_alikes,
-        failures=Counter(_codes(faults, failures=True)),
-        warnings=Counter(_codes(faults, failures=False)),
-    )
-
-
-def _codes(faults: Sequence[Sequence[RowFault]], *, failures: bool) -> Iterable[str]:
-    return (str(one.code) for some in faults for one in some if one.is_failure is failures)
+    counts = Counter(rows=len(rows), look_alikes=look_alikes)
+    for row, one in zip(rows, admissions, strict=True):
+        counts["photographs"] += row.photographs
+        if one is None or one.refusal is not None:
+            counts["failed"] += 1
+            continue
+        counts["admitted"] += one.adds_reference
+        counts["lines"] += one.adds_line
+        counts["present"] += not (one.adds_reference or one.adds_line)
+        counts["fused"] += row.is_fused and one.adds_reference
+        counts["expired"] += row.is_expired
+    failures, warnings = Counter[str](), Counter[str]()
+    for some in faults:
+        counts["warned"] += any(not fault.is_failure for fault in some)
+        for fault in some:
+            (failures if fault.is_failure else warnings)[str(fault.code)] += 1
+    return Tally(**counts, failures=failures, warnings=warnings)
 
 
 def _add(one: Any, other: Any) -> Any:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -32,8 +31,6 @@ from engine.batching import Batch, Batcher, Lane, Refusals, name_thread, share_o
 from engine.capacity import EXTRACTING_THREADS
 from engine.errors import DeviceFailed, RequestError, SosieError
 from engine.faces.extractor import Extractor
-from serving.access.authentication import Authenticator
-from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.cluster.environment import Site, count_enrolling, renew_proxy_config
 from serving.cluster.haproxy import PLACE
@@ -48,7 +45,6 @@ from serving.deployment.models import (
     open_embedder,
     open_liveness_judge,
     settle_ingress,
-    warn_calibration,
     without_accelerator,
 )
 from serving.errors import Busy, Interrupted
@@ -66,9 +62,7 @@ from serving.ingress.embedding import (
     tell_unused,
 )
 from serving.ingress.extraction_queue import ExtractionQueue
-from serving.ingress.http_authority import open_authority
 from serving.ingress.parts import Parts
-from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
 from serving.settings.settings import Settings, find_metrics_folder, find_node_folder
@@ -187,7 +181,6 @@ class Ingress:
                 settings, warn=lambda line: log.warning("deployment", detail=line), is_examined=True
             )
         )
-        store, vault = deployment.store, deployment.vault
         extractor, find_embedder = _open_extractor(settings, embedder, meter, log)
         opened.enter_context(extractor)
         extractor.liveness_judge = open_liveness_judge(settings)
@@ -195,7 +188,7 @@ class Ingress:
             opened.enter_context(Exporter(meter.node_registry, serve.metrics_port))
         self._faces = ExtractionQueue(
             extractor,
-            vault,
+            deployment.vault,
             capacity=serve.photographs_waiting,
             meter=meter,
             log=log,
@@ -215,40 +208,17 @@ class Ingress:
             log=log,
             tracer=tracer,
         )
-        authenticator = Authenticator(
-            store,
-            cache_s=serve.key_cache_s,
-            rate_limit=serve.rate_limit,
-            accounts=store.accounts,
-            idle=timedelta(minutes=settings.sign_in.idle_min),
-        )
-        self._authority = open_authority(settings.authority, vault, deployment.home, meter)
-        self._ingresses = watch_replicas(authenticator.share, count_enrolling(serve))
-        self._parts = Parts(
-            settings=serve,
+        self._parts = Parts.of(
+            deployment,
             registrar=self._registrar,
-            store=store,
-            vault=vault,
-            thresholds=deployment.thresholds,
             faces=self._faces,
-            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            authenticator=authenticator,
-            sign_in=open_sign_in(settings, vault, deployment.home),
             meter=meter,
             log=log,
-            model_digest=store.model_digest,
-            version=version("sosie"),
-            liveness=deployment.liveness,
-            authority=self._authority,
-            people=settings.people,
-            calibration=deployment.calibration,
-            warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
-            thresholds_for=deployment.thresholds_for,
-            due=settings.cases,
-            sim_changes=deployment.sim_changes,
             embedder=find_embedder,
         )
+        share = self._parts.authenticator.share
+        self._ingresses = watch_replicas(share, count_enrolling(serve))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_app(self._parts)
@@ -264,8 +234,8 @@ class Ingress:
     async def __del__(self) -> None:
         self._ingresses.stop()
         await self._registrar.close()
-        if self._authority is not None:
-            await self._authority.close()
+        if self._parts.authority is not None:
+            await self._parts.authority.close()
         await asyncio.to_thread(self._opened.close)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
@@ -17,9 +20,12 @@ from engine.registry.vault import Vault
 from schema.cases import DueDates
 from schema.options import NO_RULES, PeopleRules
 from serving.access.authentication import Authenticator
-from serving.access.sign_in import SignIn
+from serving.access.sign_in import SignIn, open_sign_in
+from serving.deployment.deployment import Deployment
+from serving.deployment.models import warn_calibration
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
+from serving.ingress.http_authority import open_authority
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import RegistrarClient
 from serving.settings.sections import ServeSettings
@@ -68,6 +74,40 @@ class Parts:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decisions", DecisionReader(self.store))
+
+    @classmethod
+    def of(cls, deployment: Deployment, *, meter: Meter, **others: Any) -> Self:
+        """The parts over an open deployment, by its settings; `others` has the rest, and parts to
+        take instead."""
+        settings, store, vault = deployment.settings, deployment.store, deployment.vault
+        serve = settings.serve
+        authenticator = Authenticator(
+            store,
+            cache_s=serve.key_cache_s,
+            rate_limit=serve.rate_limit,
+            accounts=store.accounts,
+            idle=timedelta(minutes=settings.sign_in.idle_min),
+        )
+        own = {
+            "settings": serve,
+            "store": store,
+            "vault": vault,
+            "thresholds": deployment.thresholds,
+            "thresholds_for": deployment.thresholds_for,
+            "templates": SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
+            "authenticator": authenticator,
+            "sign_in": open_sign_in(settings, vault, deployment.home),
+            "model_digest": store.model_digest,
+            "version": version("sosie"),
+            "liveness": deployment.liveness,
+            "authority": open_authority(settings.authority, vault, deployment.home, meter),
+            "people": settings.people,
+            "calibration": deployment.calibration,
+            "warnings": tuple(warn_calibration(settings)),
+            "due": settings.cases,
+            "sim_changes": deployment.sim_changes,
+        }
+        return cls(**{**own, "meter": meter, **others})
 
     async def read_thresholds(self) -> Thresholds:
         """For the gallery as it is now."""

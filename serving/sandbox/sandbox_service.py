@@ -34,14 +34,12 @@ from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES, Reader
 from schema.options import NO_LIMITS
 from schema.reasons import PhotographKind, Reason
-from serving.access.authentication import Authenticator, make_key
+from serving.access.authentication import make_key
 from serving.api.app import build_app
 from serving.deployment.deployment import Deployment, create_home
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
-from serving.ingress.http_authority import open_authority
 from serving.ingress.parts import Parts
-from serving.ingress.templates import SealedTemplates
 from serving.registrar.service import RegistrarService
 from serving.sandbox import outcomes
 from serving.sandbox.outcomes import (
@@ -259,30 +257,16 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
         )
         opened.callback(faces.close)
         registrar = SandboxRegistrar(service)
-        parts = Parts(
-            settings=serve,
+        parts = Parts.of(
+            reading,
             registrar=registrar,
-            store=store,
-            vault=vault,
-            thresholds=reading.thresholds,
             faces=faces,
-            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            authenticator=Authenticator(
-                store,
-                cache_s=serve.key_cache_s,
-                rate_limit=serve.rate_limit,
-                accounts=store.accounts,
-            ),
             meter=meter,
             log=log,
-            model_digest=store.model_digest,
             version=f"{version('sosie')}+sandbox",
-            liveness=reading.liveness,
-            authority=open_authority(settings.authority, vault, home, meter),
-            people=settings.people,
-            calibration=reading.calibration,
             warnings=(WARNING,),
             is_sandbox=True,
+            sign_in=None,
             sim_changes=_read_sim_changes(reading.sim_changes),
             embedder=_describe,
         )

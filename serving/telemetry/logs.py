@@ -14,9 +14,9 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date
 from enum import Enum
 from functools import lru_cache
 from io import TextIOWrapper
@@ -25,7 +25,7 @@ from logging.handlers import RotatingFileHandler, WatchedFileHandler
 from math import isfinite
 from pathlib import Path, PurePath
 from stat import S_ISREG
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, cast
 from uuid import UUID
 
@@ -327,21 +327,23 @@ def _list_frames(trace: TracebackType | None) -> list[str]:
     return frames[-FRAME_LIMIT:]
 
 
-def _show(value: object, depth: int) -> object:  # noqa: PLR0911 -- one line a kind of value
-    if value is None or (isinstance(value, (bool, int)) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, float):
-        return float(value) if isfinite(value) else str(value)
+_SHOWN: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
+    ((int, NoneType), lambda value: value),
+    (float, lambda value: float(value) if isfinite(value) else str(value)),
+    (str, show_text),
+    (date, lambda value: value.isoformat()),
+    ((UUID, PurePath), str),
+    (BaseException, show_error),
+)
+"""How the kinds of values that are shown as they are, or as text, are shown."""
+
+
+def _show(value: object, depth: int) -> object:
     if isinstance(value, Enum):
-        return _show(value.value, depth)
-    if isinstance(value, str):
-        return show_text(value)
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    if isinstance(value, (UUID, PurePath)):
-        return str(value)
-    if isinstance(value, BaseException):
-        return show_error(value)
+        value = value.value
+    for kind, show in _SHOWN:
+        if isinstance(value, kind):
+            return show(value)
     if depth and isinstance(value, Mapping):
         return {
             str(field): WITHHELD if is_forbidden(str(field)) else _show(item, depth - 1)

@@ -20,14 +20,11 @@ from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES
 from schema.options import NO_LIMITS
 from serving.access.authentication import Authenticator, make_key
-from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import open_liveness_judge
 from serving.ingress.extraction_queue import ExtractionQueue
-from serving.ingress.http_authority import open_authority
 from serving.ingress.parts import Parts
-from serving.ingress.templates import SealedTemplates
 from serving.registrar.service import RegistrarService
 from serving.settings.settings import Settings, load_settings
 from serving.telemetry.logs import close_log, open_log
@@ -96,44 +93,32 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         undo.extend((tracer.close, its_tracer.close))
         match = RegistrarService(lambda: Deployment(home, whole), serve, meter, log, its_tracer)
         undo.append(match.close)
-        store, vault = reading.store, reading.vault
         # One for all tests: each has its own judge, or none.
         extractor.liveness_judge = open_liveness_judge(whole)
         faces = ExtractionQueue(
             extractor,
-            vault,
+            reading.vault,
             capacity=serve.photographs_waiting,
             meter=meter,
             log=log,
             with_crops=whole.crops.keep != "none",
         )
         undo.append(faces.close)
-        asked = open_authority(whole.authority, vault, home, meter)
-        if asked is not None:
-            undo.append(lambda: asyncio.run_coroutine_threadsafe(asked.close(), loop).result(60))
         registrar = LocalRegistrar(match)
-        parts = Parts(
-            settings=serve,
+        store = reading.store
+        parts = Parts.of(
+            reading,
             registrar=registrar,
-            store=store,
-            vault=vault,
-            thresholds=reading.thresholds,
-            thresholds_for=reading.thresholds_for,
             faces=faces,
-            templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
             authenticator=Authenticator(store, cache_s=serve.key_cache_s, accounts=store.accounts),
-            sign_in=open_sign_in(whole, vault, home),
             meter=meter,
             log=log,
-            model_digest=store.model_digest,
             version="0.1.0",
-            calibration=reading.calibration,
-            liveness=reading.liveness,
-            authority=asked,
-            people=whole.people,
-            sim_changes=reading.sim_changes,
+            warnings=(),
             tracer=tracer,
         )
+        if (asked := parts.authority) is not None:
+            undo.append(lambda: asyncio.run_coroutine_threadsafe(asked.close(), loop).result(60))
         service = Service(parts, registrar, match, build_app(parts), loop, keys, log_file)
         if is_ready:
             wait_until_ready(service)
