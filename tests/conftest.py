@@ -30,7 +30,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 @pytest.fixture(scope="session")
 def postgres(migrate: Any) -> Iterator[Any]:
     """A PostgreSQL server of this session's own, on a socket only; stopped and gone at the end."""
-    from bench.suites.pgvector import start_server
+    from bench.standby import start_server
     from tests.migrations import prepare_postgres
 
     # Not pytest's own folder: as root the server runs as another user, who must reach it. In memory

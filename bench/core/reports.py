@@ -328,8 +328,9 @@ SuiteOutput = tuple[Sequence[Result], dict[str, Measured]]
 """All results of a suite or a part of it, and the figures that its goals name."""
 
 
-def load_goals(path: Path = TARGETS) -> tuple[Goal, ...]:
-    """Read a targets file; raises `RequestError` naming the first entry that is wrong."""
+def load_goals() -> tuple[Goal, ...]:
+    """Read the targets; raises `RequestError` naming the first entry that is wrong."""
+    path = TARGETS
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["figure"]
     except OSError as error:
@@ -385,27 +386,5 @@ def choose_names(text: str, known: Iterable[str], refusal: str) -> tuple[str, ..
     return names
 
 
-PART = "part"
-"""Names in a result's setup the part of its suite, where a suite has parts that run alone."""
 LEFT_OUT = "--only without"
 """How the reason of a figure begins whose part was not asked for."""
-
-
-def require_renewable(old: Report, suite: str, machine: Machine) -> None:
-    """`RequestError` where another suite or another machine measured the report."""
-    was, now = ((one.cpu, one.cores, one.memory_bytes) for one in (old.machine, machine))
-    if old.suite != suite or was != now:
-        raise RequestError("that report is of another suite or machine: write one anew")
-
-
-def renew(old: Report, new: Report) -> Report:
-    """What `new` measured, and of the parts that it left out what the old report has."""
-    # A result of a suite that names no parts is a part by itself.
-    parts = {one.setup.get(PART, one.name) for one in new.results}
-    kept = [one for one in old.results if one.setup.get(PART, one.name) not in parts]
-    known = {one.name: one for one in old.checks}
-    checks = tuple(
-        known.get(one.name, one) if (one.skipped or "").startswith(LEFT_OUT) else one
-        for one in new.checks
-    )
-    return replace(new, results=(*new.results, *kept), checks=checks)

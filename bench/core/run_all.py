@@ -1,22 +1,19 @@
-"""All suites, one after the other, each in a process of its own."""
+"""The suites, and all of them one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.core.machine import Machine, stamp
+from bench.core.machine import Machine, look
 from bench.core.render import count_promises, render
 from bench.core.reports import Report, choose_names, load_goals, write_report
-from bench.docs.benchmark_charts import draw_all
 from engine.errors import RequestError
 from serving.settings.settings import benchmark_environment
 
@@ -25,27 +22,45 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite, the options of a quick run of it beside `--quick`, and how long it may take."""
+    """A suite. `module` has its `Config`, the fields `QUICK` of that, and `run`; without one it is
+    bench/micro/test_NAME.py. `quick` are the options of a quick run of all suites."""
 
     name: str
+    help: str
+    module: str = ""
     quick: tuple[str, ...] = ()
     most_s: float = 7200.0
-    quick_most_s: float = 900.0
 
 
 SUITES = (
-    Suite("kernels"),
-    Suite("search", quick=("--postgres", "none", "--no-graph")),
-    Suite("join"),
-    Suite("gallery"),
-    Suite("registrar"),
-    Suite("shards"),
-    Suite("extract"),
-    Suite("accuracy"),
-    Suite("import"),
-    Suite("sweep", quick=("--only", "million,flood")),
-    Suite("serve", quick=("--only", "throughput")),
+    Suite("kernels", "The scans of `indexes`, one thread, beside numpy, FAISS and the ceiling."),
+    Suite(
+        "search",
+        "One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib.",
+        quick=("--no-graph",),
+    ),
+    Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
+    Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
+    Suite("registrar", "Decisions a second, durable and right.", "registrar"),
+    Suite("shards", "A gallery over shards on two Ray nodes: answers, kills, moves.", "shards"),
+    Suite("extract", "Photographs to vectors, the alternatives, start of a command.", "extract"),
+    Suite("accuracy", "Error rates on photographs of known people.", "accuracy"),
+    Suite("import", "An existing base taken in: photographs, vectors a second.", "imports"),
+    Suite(
+        "sweep",
+        "Rings hidden in a million references: found, grouped, and told from chains.",
+        "sweep.sweep_suite",
+        quick=("--only", "million,flood"),
+    ),
+    Suite(
+        "serve",
+        "The service over HTTP: rates, latency, overload, starts, kills and memory.",
+        "serve.service_suite",
+        quick=("--only", "throughput"),
+    ),
+    Suite("accelerator", "What a GPU does, beside this processor.", "accelerator"),
 )
+BY_NAME = {suite.name: suite for suite in SUITES}
 
 
 @dataclass(slots=True)
@@ -74,62 +89,45 @@ class Ran:
 
 def choose_suites(given: str) -> tuple[Suite, ...]:
     """Those named with commas, all where none is; `RequestError` for an unknown one."""
-    known = {suite.name: suite for suite in SUITES}
-    names = choose_names(given, known, "no suite {name}: choose of {known}")
-    return tuple(known[name] for name in names) or SUITES
+    names = choose_names(given, BY_NAME, "no suite {name}: choose of {known}")
+    return tuple(BY_NAME[name] for name in names) or SUITES
 
 
 def run_suites(suites: Sequence[Suite], *, quick: bool, seed: int, progress: Progress) -> Ran:
     """Every suite; one that fails costs no other."""
-    ran = Ran(stamp(), quick)
+    ran = Ran(look(), quick)
     for done, suite in enumerate(suites):
         progress(done, len(suites))
         start = time.monotonic()
         try:
-            report = run_alone(suite, quick=quick, seed=seed)
+            ran.reports[suite.name] = run_alone(suite, quick=quick, seed=seed)
         except RequestError as error:
             ran.failures[suite.name] = str(error)
-            continue
         ran.seconds[suite.name] = round(time.monotonic() - start, 1)
-        # What was measured of the machine once, with the load that this suite found.
-        load, warnings = report.machine.load_at_start, report.machine.warnings
-        machine = replace(ran.machine, load_at_start=load, warnings=warnings)
-        ran.reports[suite.name] = replace(report, machine=machine)
     progress(len(suites), len(suites))
     return ran
 
 
 def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
-    command = [sys.executable, "-P", "-m", "bench", "--until-stdin-closes"]
-    command += [suite.name, "--json", *(("--no-stamp",) if quick else ())]
-    command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ())]
+    command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--seed", str(seed)]
+    command += ("--quick", *suite.quick) if quick else ()
     process = subprocess.Popen(
         command,
         env=benchmark_environment(),
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
-    # `communicate` would close it at once, and so end the suite.
-    held, process.stdin = process.stdin, None
-    assert held is not None
-    most_s = suite.quick_most_s if quick else suite.most_s
-    with held:
-        try:
-            out, err = process.communicate(timeout=most_s)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            raise RequestError(f"took longer than {most_s:.0f} s and was ended") from None
-        except BaseException:
-            _end(process)
-            raise
-    return _read(process.returncode, out, err)
-
-
-def _read(status: int, out: str, err: str) -> Report:
+    try:
+        out, err = process.communicate(timeout=suite.most_s)
+    except BaseException as error:
+        # It may have a service to stop.
+        process.terminate()
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise RequestError(f"took longer than {suite.most_s:g} s and was ended") from None
+        raise
     try:
         document = json.loads(out)
         if "error" in document:
@@ -137,47 +135,28 @@ def _read(status: int, out: str, err: str) -> Report:
         return Report.from_dict(document)
     except (ValueError, KeyError, TypeError) as error:
         last = (err.strip().splitlines() or ["it said nothing"])[-1]
-        raise RequestError(f"ended with status {status}: {last[:200]}") from error
+        raise RequestError(f"ended with status {process.returncode}: {last[:200]}") from error
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Terminates a suite, which may have a service to stop; after a while kills its group."""
-    process.terminate()
-    try:
-        process.communicate(timeout=150)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-PAGE, SUMMARY = "report.md", "summary.json"
+PAGE = "report.md"
 
 
 def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
-    """Writes `report.md`, `SUITE.json`, `summary.json` and pictures; returns the summary.
+    """Writes `report.md` and a `SUITE.json` each; returns the summary.
 
     Reports of a run before that this one lacks are removed: a folder is one run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, report in ran.reports.items():
-        write_report(folder / f"{name}.json", report)
     for suite in SUITES:
-        if suite.name not in ran.reports:
-            (folder / f"{suite.name}.json").unlink(missing_ok=True)
-    pictures = draw_all(ran.reports, folder) if ran.reports else {}
+        path = folder / f"{suite.name}.json"
+        if suite.name in ran.reports:
+            write_report(path, ran.reports[suite.name])
+        else:
+            path.unlink(missing_ok=True)
     kept, measured = count_promises(ran.reports)
-    page = render(
-        "report.md.j2",
-        stamp=ran.machine,
-        quick=ran.is_quick,
-        kept=kept,
-        measured=measured,
-        reports=ran.reports,
-        failures=ran.failures,
-        pictures={name: path.name for name, path in pictures.items()},
-    )
+    page = render("report.md.j2", ran=ran, kept=kept, measured=measured)
     (folder / PAGE).write_text(page, encoding="utf-8")
-    summary = {
+    return {
         "folder": str(folder),
         "quick": ran.is_quick,
         "suites": {
@@ -186,8 +165,4 @@ def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
         },
         "failures": ran.failures,
         "promises": {"kept": kept, "measured": measured},
-        "pictures": sorted(path.name for path in pictures.values()),
     }
-    text = json.dumps(summary, ensure_ascii=False, indent=2)
-    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
-    return summary

@@ -11,7 +11,6 @@ groups finds a face by its group, and would seem to miss a fifth of what it miss
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -173,7 +172,7 @@ def _orthonormal(rows: int, columns: int, seed: int) -> Vectors:
     return matrix
 
 
-_QUERIES_AT_ONCE, _ROWS_AT_ONCE = 512, 8192
+_QUERIES_AT_ONCE, _ROWS_AT_ONCE, _OTHERS_AT_ONCE = 64, 8192, 512
 # Beyond what a float32 product of unit rows loses in 1,500 dimensions.
 _MARGIN = 1e-4
 
@@ -201,19 +200,22 @@ class Answers:
 
 def find_best(queries: Vectors, rows: Vectors, k: int) -> Answers:
     """The k best rows of each query, or all where there are fewer."""
-    parts = [
-        _best_of(queries[start : start + _QUERIES_AT_ONCE], rows, min(k, len(rows)), start)
-        for start in range(0, len(queries), _QUERIES_AT_ONCE)
-    ]
+    parts = []
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        scores = queries[start : start + _QUERIES_AT_ONCE] @ rows.T
+        least = np.partition(scores, -min(k, len(rows)), axis=1)[:, -min(k, len(rows))]
+        query_of, row_of = np.nonzero(scores >= least[:, None] - np.float32(_MARGIN))
+        parts.append((query_of + start, row_of))
     return _arrange(queries, rows, parts, -np.inf, k)
 
 
 def find_reaching(queries: Vectors, rows: Vectors, threshold: float) -> Answers:
     """All rows at or above the threshold."""
     parts = []
-    for first, start, scores in _products(queries, rows):
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        scores = queries[start : start + _QUERIES_AT_ONCE] @ rows.T
         query_of, row_of = np.nonzero(scores >= threshold - _MARGIN)
-        parts.append((query_of + first, row_of + start))
+        parts.append((query_of + start, row_of))
     return _arrange(queries, rows, parts, threshold, None)
 
 
@@ -224,8 +226,8 @@ def find_pairs(
     parts = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         tile = rows[start : start + _ROWS_AT_ONCE]
-        for first in range(start, len(rows), _QUERIES_AT_ONCE):
-            others = rows[first : first + _QUERIES_AT_ONCE]
+        for first in range(start, len(rows), _OTHERS_AT_ONCE):
+            others = rows[first : first + _OTHERS_AT_ONCE]
             left, right = np.nonzero(tile @ others.T >= threshold - _MARGIN)
             kept = left + start < right + first
             parts.append((left[kept] + start, right[kept] + first))
@@ -234,38 +236,6 @@ def find_pairs(
     kept = scores.astype(np.float64) >= threshold
     order = np.lexsort((right[kept], left[kept]))
     return left[kept][order], right[kept][order], scores[kept][order]
-
-
-def _best_of(
-    queries: Vectors, rows: Vectors, k: int, first: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs (query, row) that hold at least the k best of each query."""
-    heaps: list[list[float]] = [[-2.0] * k for _ in queries]
-    floors = np.full(len(queries), -2.0, np.float32)
-    query_of, row_of, near = [], [], []
-    for _, start, scores in _products(queries, rows):
-        if start == 0 and scores.shape[1] > k:
-            # The best of the first rows at once: one by one there would be very many.
-            floors = np.partition(scores, -k, axis=1)[:, -k] - np.float32(_MARGIN)
-        found_queries, found_rows = np.nonzero(scores >= floors[:, None] - np.float32(_MARGIN))
-        values = scores[found_queries, found_rows]
-        for one, value in zip(found_queries.tolist(), values.tolist(), strict=True):
-            heapq.heappushpop(heaps[one], value)
-        floors = np.maximum(floors, np.array([heap[0] for heap in heaps], np.float32))
-        query_of.append(found_queries)
-        row_of.append(found_rows + start)
-        near.append(values)
-    query, row = np.concatenate(query_of), np.concatenate(row_of)
-    kept = np.concatenate(near) >= floors[query] - np.float32(_MARGIN)
-    return query[kept] + first, row[kept]
-
-
-def _products(queries: Vectors, rows: Vectors) -> Iterator[tuple[int, int, Vectors]]:
-    """Products tile by tile: the first query, the first row, float32[queries, rows]."""
-    for first in range(0, len(queries), _QUERIES_AT_ONCE):
-        part = queries[first : first + _QUERIES_AT_ONCE]
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            yield first, start, part @ rows[start : start + _ROWS_AT_ONCE].T
 
 
 def _arrange(

@@ -23,7 +23,7 @@ import msgspec
 from bench.core.render import TEMPLATES, count_promises, describe_setup, render
 from bench.core.reports import Check, Report, Result, Setup, find_figure, find_result, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
-from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, stamp
+from bench.docs.benchmark_charts import draw_versus, load_contents, stamp
 from engine.errors import RequestError
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
 from schema.thresholds import Comparison
@@ -32,9 +32,7 @@ from serving.settings.settings import Settings, node_environment
 
 ROOT = Path(__file__).parents[2]
 """The checkout; an installed package has no documents."""
-CURVES, KNEE = "curves.json", "knee.json"
-PREFIX = "performance-"
-"""How the pictures of docs/performance.md are called; those of the curves are not."""
+KNEE, VERSUS = "knee.json", "performance-versus.png"
 SHOWING = ("docs/capacity.md",)
 """Pages with commands, after `$ sosie`, and what they print."""
 WIDTH = 100
@@ -49,14 +47,13 @@ Run = Callable[[list[str]], str]
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """What docs/performance.md shows of a report: results by patterns of names, and pictures."""
+    """What docs/performance.md shows of a report: results by patterns of names."""
 
     name: str
     title: str
     command: str
     text: str
     results: tuple[str, ...]
-    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +173,14 @@ def build_performance_page(reports: Path, images: Path) -> str:
     shown = {one.name: found[one.name] for one in CHAPTERS if one.name in found}
     if not shown:
         raise RequestError(f"no report of a suite in {reports}")
-    pictures = draw_all(shown, images, PREFIX)
-    if "curves" in found:
-        pictures |= {path.stem: path for path in draw_curves(found["curves"], images)}
-    for path in pictures.values():
-        stamp(path, list_sources(reports, path.name))
+    if has_picture := draw_versus(shown, images / VERSUS):
+        stamp(images / VERSUS, list_sources(reports))
     kept, measured = count_promises(shown)
     return render(
         "docs/performance.md.j2",
         reports=shown,
         sections=[_section(one, shown[one.name]) for one in CHAPTERS if one.name in shown],
-        pictures={name: path.name for name, path in pictures.items()},
+        picture=VERSUS if has_picture else "",
         kept=kept,
         measured=measured,
     )
@@ -202,10 +196,8 @@ def _section(chapter: Chapter, report: Report) -> Section:
     return Section(chapter, report, shown)
 
 
-def list_sources(reports: Path, picture: str) -> list[Path]:
-    """The reports that a picture of docs/performance.md is drawn from, by its file's name."""
-    if not picture.startswith(PREFIX):
-        return [reports / CURVES]
+def list_sources(reports: Path) -> list[Path]:
+    """The reports that the picture of docs/performance.md is drawn from."""
     paths = (reports / f"{one.name}.json" for one in CHAPTERS)
     return [path for path in paths if path.is_file()]
 

@@ -26,7 +26,7 @@ def faces(pytestconfig: pytest.Config) -> Faces:
 @pytest.fixture(scope="module")
 def gallery(faces: Faces) -> Iterator[Gallery]:
     scanner = Scanner()
-    yield build_gallery(faces.references, scanner)[0]
+    yield build_gallery(faces.references, scanner)
     scanner.close()
 
 

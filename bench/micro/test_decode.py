@@ -1,38 +1,153 @@
-"""Photographs decoded by the process that the service decodes in, by format and by size."""
+"""Photographs decoded by the process that the service decodes in, by format and by size.
+
+The bounds of `ImageLimits` and the weight of a request follow from processor time and memory."""
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import skimage.data
+from PIL import Image
 
-from bench.conftest import Clock
-from bench.decode_costs import LIFTED, list_files
+from bench.conftest import Clock, Note
+from bench.core.reports import Figure, Result, Setup
+from engine.faces.extractor import open_detector
+from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder
+
+REPEATS = 3
+LIFTED = replace(
+    ImageLimits(),
+    max_size_bytes=400 << 20,
+    max_jpeg_pixels=100_000_000,
+    max_png_pixels=100_000_000,
+    max_webp_pixels=100_000_000,
+    max_jpeg2000_pixels=100_000_000,
+    max_jpeg2000_bytes=400 << 20,
+    max_jpeg_coefficients=1 << 30,
+    max_jpeg_block_visits=1 << 40,
+    max_jpeg_scans=100_000,
+    cpu_s=60.0,
+    wait_s=120.0,
+    memory_mb=4000,
+)
+KINDS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("JPEG", "JPEG", "RGB", {"quality": 90}),
+    ("JPEG, 4:4:4", "JPEG", "RGB", {"quality": 95, "subsampling": 0}),
+    ("JPEG, progressive", "JPEG", "RGB", {"quality": 90, "progressive": True}),
+    ("JPEG, progressive CMYK", "JPEG", "CMYK", {"quality": 95, "progressive": True}),
+    ("PNG", "PNG", "RGB", {"compress_level": 1}),
+    ("PNG, alpha", "PNG", "RGBA", {"compress_level": 1}),
+    ("WebP", "WEBP", "RGB", {"quality": 85, "method": 0}),
+    ("WebP, lossless alpha", "WEBP", "RGBA", {"lossless": True, "quality": 0, "method": 0}),
+    ("JPEG 2000, 1:20", "JPEG2000", "RGB", {"irreversible": True, "quality_layers": [20]}),
+    ("JPEG 2000, lossless", "JPEG2000", "RGB", {"irreversible": False}),
+    (
+        "JPEG 2000, small blocks",
+        "JPEG2000",
+        "RGB",
+        {"irreversible": False, "codeblock_size": (16, 16)},
+    ),
+)
+SIDES_PX = (250, 1414, 3464)
+
+
+def draw(side_px: int) -> Image.Image:
+    """A noisy photograph of one face."""
+    portrait = Image.fromarray(skimage.data.astronaut()).resize((side_px, side_px))
+    noise = np.random.default_rng(0).normal(0, 5, (side_px, side_px, 1))
+    return Image.fromarray((np.asarray(portrait) + noise).clip(0, 255).astype(np.uint8))
+
+
+def write(picture: Image.Image, kind: str, options: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
-    one = Decoder(LIFTED)
-    yield one
-    one.close()
+    with closing(Decoder(LIFTED)) as one:
+        yield one
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    megapixels = 0.25 if metafunc.config.getoption("--quick") else 2.0
-    files = [(" ".join(name.split()), data) for name, data in list_files(megapixels)]
-    kept = [one for one in files if one[0].startswith("photograph")]
-    metafunc.parametrize(("name", "data"), kept, ids=[name for name, _ in kept])
-
-
+@pytest.mark.parametrize(("name", "kind", "mode", "options"), KINDS, ids=[x[0] for x in KINDS])
 def test_decode(
-    name: str, data: bytes, decoder: Decoder, clock: Clock, pytestconfig: pytest.Config
+    name: str,
+    kind: str,
+    mode: str,
+    options: dict[str, Any],
+    decoder: Decoder,
+    clock: Clock,
+    note: Note,
+    pytestconfig: pytest.Config,
 ) -> None:
-    def decode() -> tuple[int, int]:
-        with decoder.decode(data) as image:
-            return image.size_px
+    is_quick = pytestconfig.getoption("--quick")
+    picture = draw(512 if is_quick else 2832)
+    data = write(picture.convert(mode), kind, options)
 
-    width, height = decode()
-    setup = {"megapixels": round(width * height / 1e6, 2), "seed": 0, "threads": 1}
-    rounds = 3 if pytestconfig.getoption("--quick") else 10
-    clock("Decoding", name.removeprefix("photograph "), decode, setup, rounds=rounds)
+    def decode() -> None:
+        with decoder.decode(data):
+            pass
+
+    setup: Setup = {"megapixels": round(picture.width * picture.height / 1e6, 2), "threads": 1}
+    clock("Decoding", name, decode, setup, rounds=3 if is_quick else 10)
+    cpu_s, peak_bytes, pixels = measure(data)
+    figures = (
+        Figure(f"{name}: processor time", "ns/pixel", cpu_s / pixels * 1e9),
+        Figure(f"{name}: memory", "bytes/pixel", peak_bytes / pixels),
+    )
+    note(Result("Costs of decoding", setup, figures))
+
+
+@pytest.mark.parametrize("side_px", SIDES_PX)
+def test_decode_and_detect(
+    side_px: int, decoder: Decoder, note: Note, pytestconfig: pytest.Config
+) -> None:
+    """A core's time for one photograph, here and in the process that decodes."""
+    if pytestconfig.getoption("--quick") and side_px != SIDES_PX[0]:
+        pytest.skip("large")
+    detector, spent_ms = open_detector(), []
+    data = write(draw(side_px), "JPEG", {"quality": 90})
+    for _ in range(10):
+        before = read_cpu_s(*decoder.processes)
+        with decoder.decode(data, detector.first_side_px) as image:
+            detector.detect(image.pixels, slice(1))
+        spent_ms.append((read_cpu_s(*decoder.processes) - before) * 1e3)
+    figure = Figure.of(f"{side_px**2 / 1e6:.2g} megapixels", "core ms", spent_ms[1:])
+    note(Result("Decoded and detected", {"threads": 1}, (figure,)))
+
+
+def measure(data: bytes, limits: ImageLimits = LIFTED) -> tuple[float, float, int]:
+    """CPU seconds of the child and this process, peak memory in bytes over idle, pixels."""
+    with closing(Decoder(limits)) as decoder:
+        with decoder.decode(write(Image.new("RGB", (64, 64)), "JPEG", {})):
+            pass
+        (child,) = decoder.processes
+        idle, seconds, pixels = read_peak(child), [], 0
+        for _ in range(REPEATS):
+            before = read_cpu_s(child)
+            with decoder.decode(data) as image:
+                seconds.append(read_cpu_s(child) - before)
+                pixels = image.size_px[0] * image.size_px[1]
+        return min(seconds), read_peak(child) - idle, pixels
+
+
+def read_peak(process: int) -> int:
+    """Peak resident memory in bytes."""
+    lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def read_cpu_s(*processes: int) -> float:
+    """CPU time of these processes and of this one."""
+    texts = [Path(f"/proc/{one}/schedstat").read_text(encoding="ascii") for one in processes]
+    return sum(int(text.split()[0]) for text in texts) / 1e9 + time.process_time()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bench.conftest import Clock
 from bench.core.machine import Tile, bind_product, sum_words
 from bench.core.reports import Measured, Setup
+from engine.errors import RequestError
 from indexes.exact.codes import no_plane
 from indexes.exact.intrinsics import BLOCK, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
@@ -42,6 +43,11 @@ Pairs = NDArray[np.int64]
 """int64[m, 2], row and query."""
 
 
+def check_sizes(config: pytest.Config) -> None:
+    if config.getoption("--dim") % 64:
+        raise RequestError("give a multiple of 64 as --dim")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScanCase:
     """Rows and queries as bytes and as floats, and the pairs that reach the threshold."""
@@ -57,8 +63,6 @@ class ScanCase:
 @pytest.fixture(scope="module", params=["one", "many"])
 def case(request: pytest.FixtureRequest) -> ScanCase:
     option, is_quick = request.config.getoption, request.config.getoption("--quick")
-    if option("--dim") % 64:
-        pytest.fail("give a multiple of 64 as --dim")
     queries = 1 if request.param == "one" else 64 if is_quick else 256
     rows = option("--n") or (16_384 if is_quick else 262_144)
     return make_case(rows, queries, option("--dim"), option("--seed"))

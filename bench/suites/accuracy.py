@@ -17,9 +17,9 @@ from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOu
 from bench.data.photographs import find_faces, find_pairs_file
 from bench.suites.degraded import measure_degraded
 from bench.suites.held_out import check_frames, check_transform, check_verify
-from engine.accuracy.dataset import Embeddings, Progress, read_lfw_pairs
+from engine.accuracy.dataset import Embeddings, read_lfw_pairs
 from engine.accuracy.error_rates import lowest_rate
-from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
+from engine.accuracy.evaluate import Evaluation, evaluate
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     PairScores,
@@ -112,22 +112,22 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccuracyConfig:
+class Config:
     """`people`: only the first so many folders; a part of them has no ten folds of pairs."""
 
+    people: int | None = None
     faces: Path | None = None
     pairs: Path | None = None
-    people: int | None = None
     seed: int = 0
 
 
-def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput:
+def run(config: Config) -> SuiteOutput:
     faces = find_faces(config.faces)
     pairs = None if config.people else find_pairs_file(config.pairs, faces)
     with _first_people(faces, config.people) as folder:
         start = time.perf_counter()
         with open_extractor() as extractor:
-            evaluation = evaluate(folder, extractor, progress)
+            evaluation = evaluate(folder, extractor)
         seconds = time.perf_counter() - start
     folds = None if pairs is None else _judge_folds(evaluation.embeddings, pairs)
     setup: Setup = {
@@ -138,7 +138,12 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
         "nonmated_pairs": evaluation.nonmated_pairs,
         "seed": config.seed,
     }
-    results = [Result("Accuracy", setup, tuple(_list_rates(evaluation, folds)))]
+    mean = (
+        Figure.skip("mean of the folds", "share", NO_FOLDS)
+        if folds is None
+        else Figure("mean of the folds", "share", float(folds.mean()))
+    )
+    results = [Result("Accuracy", setup, (mean,))]
     singles = single_templates(*evaluation.embeddings.acquired())
     results.append(compare_population(singles, config.seed))
     settings = Settings()
@@ -220,24 +225,6 @@ def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> 
     chosen = int(best[len(best) // 2])
     below = candidates[max(chosen - 1, 0)]
     return (float(below) + float(candidates[chosen])) / 2
-
-
-def _list_rates(evaluation: Evaluation, folds: Folds | None) -> Iterator[Figure]:
-    if folds is None:
-        yield Figure.skip("ten-fold accuracy", "share", NO_FOLDS)
-    else:
-        yield Figure.of("ten-fold accuracy", "share", folds)
-        yield Figure("mean of the folds", "share", float(folds.mean()))
-    low, high = evaluation.fta_interval
-    yield Figure("FTA", "share", evaluation.fta, low, high)
-    for name, rate in TABLE_RATES.items():
-        point = evaluation.point_at(rate)
-        if point is None:
-            yield Figure.skip(f"FNMR at FMR {name}", "share", _unsupported(evaluation))
-        else:
-            yield Figure(
-                f"FNMR at FMR {name}", "share", point.fnmr, point.fnmr_low, point.fnmr_high
-            )
 
 
 def _measure(

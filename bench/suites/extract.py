@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,19 +23,52 @@ from numpy.typing import NDArray
 
 from bench.core.machine import cores
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import Seconds, Timed, interleave, speedup, timed
+from bench.core.timing import Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.graph import rewrite
-from engine.models.session import Session, SessionOptions, available_providers, open_session
+from engine.models.session import SessionOptions, available_providers, open_session
 from serving.measure import read_cpu
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
 SILENCE_TIMEOUT_S = 600.0
 """A worker that says nothing for so long is ended."""
+QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
+PEER_SHARE, THREADS = 10, 2
+"""The others get a tenth of the pairs: they are slower by about as much."""
+DEQUANTISED, REWRITTEN = "dequantised", "rewritten"
+DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
+BATCHES = (1, 16)
+"""A face a call; the extractor's own batch on a CPU."""
+SOSIE, OPENVINO = "Sosie, cpu", "Sosie, OpenVINO bfloat16"
+BFLOAT16 = "amx_bf16"
+"""What a processor multiplies bfloat16 with faster than float32."""
+DEEPFACE, FACE_RECOGNITION = "deepface", "face_recognition"
+STARTS = {"help_seconds": "sosie --help", "verify_seconds": "sosie verify A B"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """`pairs` of photographs a round. `_python`: interpreters that have what this one lacks, each
+    with packages of its own."""
+
+    pairs: int = 200
+    faces: Path | None = None
+    rounds: int = 7
+    crops: int = 16
+    graph_rounds: int = 15
+    seed: int = 0
+    openvino_python: Path | None = None
+    deepface_python: Path | None = None
+    face_recognition_python: Path | None = None
+
+    def count_pairs(self, peer: str, *, singly: bool = False) -> int:
+        """Pairs a round, fewer of the slower peers and of those that are matched one by one."""
+        is_slow = singly or peer in (DEEPFACE, FACE_RECOGNITION)
+        return max(1, self.pairs // PEER_SHARE) if is_slow else self.pairs
 
 
 class Unavailable(Exception):
@@ -117,10 +150,32 @@ def _start(python: Path) -> subprocess.Popen[str]:
         raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
 
 
-DEQUANTISED, REWRITTEN = "dequantised", "rewritten"
-DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
-BATCHES = (1, 16)
-"""A face a call; the extractor's own batch on a CPU."""
+def run(config: Config) -> SuiteOutput:
+    with (
+        TemporaryDirectory(prefix="sosie-bench-") as folder,
+        open_pairs(config.faces, config.pairs, config.seed) as photographs,
+    ):
+        crops = _cut_crops(photographs, config.crops)
+        graphs, measured = compare_graphs(crops, config.graph_rounds)
+        pairs, found = compare_pairs(photographs, config, Path(folder))
+        start, starts = measure_startup(photographs, config.rounds)
+        source = photographs.source
+    # Where a result says nothing of threads it has those of the product: one a core.
+    common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
+    results = (graphs, *pairs, start)
+    told = tuple(replace(one, setup=common | one.setup) for one in results)
+    return told, measured | found | starts
+
+
+def _cut_crops(photographs: PhotographPairs, count: int) -> NDArray[np.uint8]:
+    """uint8[count, side, side, 3]: aligned faces; fewer photographs are taken several times."""
+    files = [path.read_bytes() for path in photographs.photographs[:count]]
+    with open_extractor(session=SessionOptions(provider="cpu")) as extractor:
+        found = extractor.extract(files)
+    crops = [one.crop for one in found if isinstance(one, Extraction) and one.crop is not None]
+    if not crops:
+        raise RequestError("no face in the first photographs: give others as --faces")
+    return np.stack([crops[place % len(crops)] for place in range(count)])
 
 
 def compare_graphs(crops: NDArray[np.uint8], rounds: int) -> tuple[Result, dict[str, Measured]]:
@@ -129,141 +184,66 @@ def compare_graphs(crops: NDArray[np.uint8], rounds: int) -> tuple[Result, dict[
     The speedup is of the rewritten graph in the extractor's batch over the dequantised one in the
     batch that suits it best; the difference is of their unit vectors.
     """
-    sessions = _open_graphs()
+    card = builtin_card("sface")
+    cards = {DEQUANTISED: structs.replace(card, rewriting=DEQUANTISED_STEPS), REWRITTEN: card}
+    options = SessionOptions(provider="cpu", threads=1)
+    sessions = {name: open_session(one, options) for name, one in cards.items()}
     faces = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
     outputs = {name: session.run(faces)[0] for name, session in sessions.items()}
-    vectors = {
-        name: output / np.linalg.norm(output, axis=1, keepdims=True)
-        for name, output in outputs.items()
-    }
-    setup: Setup = {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"}
+    one, other = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in outputs.values())
+
+    def embed(name: str, batch: int) -> None:
+        for start in range(0, len(faces), batch):
+            sessions[name].run(faces[start : start + batch])
+
     best_s = float("inf")
     for batch in BATCHES:
-        actions = {
-            name: timed(partial(_run_batches, session, faces, batch))
-            for name, session in sessions.items()
-        }
+        actions = {name: timed(partial(embed, name, batch)) for name in sessions}
         seconds = interleave(actions, rounds)
         best_s = min(best_s, float(np.median(seconds[DEQUANTISED])))
     figures = tuple(
         Figure.of(name, "ms/face", values / len(faces) * 1e3, speedup(seconds[DEQUANTISED], values))
         for name, values in seconds.items()
     )
+    setup: Setup = {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"}
     return Result(f"SFace graphs, {batch} a call", setup, figures), {
         "rewritten_speedup": best_s / float(np.median(seconds[REWRITTEN])),
-        "rewritten_difference": _differ(vectors),
+        "rewritten_difference": float(np.abs(one - other).max()),
     }
 
 
-def _open_graphs() -> Mapping[str, Session]:
-    card = builtin_card("sface")
-    cards = {DEQUANTISED: structs.replace(card, rewriting=DEQUANTISED_STEPS), REWRITTEN: card}
-    options = SessionOptions(provider="cpu", threads=1)
-    return {name: open_session(card, options) for name, card in cards.items()}
-
-
-def _run_batches(session: Session, faces: NDArray[np.float32], batch: int) -> None:
-    for start in range(0, len(faces), batch):
-        session.run(faces[start : start + batch])
-
-
-def _differ(values: Mapping[str, NDArray[np.float32]]) -> float:
-    return float(np.abs(values[REWRITTEN] - values[DEQUANTISED]).max())
-
-
-SOSIE = "Sosie, cpu"
-OPENVINO = "Sosie, OpenVINO bfloat16"
-OPENVINO_WIDE = "Sosie, OpenVINO float32"
-BFLOAT16 = "amx_bf16"
-"""What a processor multiplies bfloat16 with faster than float32."""
-DEEPFACE, FACE_RECOGNITION = "deepface", "face_recognition"
-
-
-@dataclass(frozen=True, slots=True)
-class Interpreters:
-    """Pythons that have what this one lacks, or None; each keeps its packages to itself."""
-
-    openvino: Path | None = None
-    deepface: Path | None = None
-    face_recognition: Path | None = None
-
-
-QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
-PEER_SHARE, THREADS = 10, 2
-"""The others get a tenth of the pairs: they are slower by about as much."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractConfig:
-    """`pairs` of photographs a round."""
-
-    faces: Path | None = None
-    pairs: int = 200
-    rounds: int = 7
-    crops: int = 16
-    graph_rounds: int = 15
-    seed: int = 0
-    interpreters: Interpreters = field(default_factory=Interpreters)
-
-    @property
-    def few(self) -> int:
-        """Pairs a round of the slower peers, and of those that are matched one by one."""
-        return max(1, self.pairs // PEER_SHARE)
-
-
-def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: Path) -> SuiteOutput:
+def compare_pairs(photographs: PhotographPairs, config: Config, folder: Path) -> SuiteOutput:
     """Every peer that can run here, interleaved; the others are skipped and say why."""
     absent: dict[str, str] = {}
-    setup: Setup = {"pairs": config.pairs, "threads": THREADS}
     with ExitStack() as stack:
         running = _start_all(photographs, config, folder, stack, absent)
-        actions = {name: _match_all(name, one, config) for name, one in running.items()}
-        seconds = interleave(actions, config.rounds)
-        alone = interleave(
-            {name: _match_singly(one, config.few) for name, one in running.items()}, config.rounds
+        seconds, alone = (
+            interleave(
+                {
+                    name: _match(peer, config.count_pairs(name, singly=singly), singly=singly)
+                    for name, peer in running.items()
+                },
+                config.rounds,
+            )
+            for singly in (False, True)
         )
-        more: Setup = {"peer_pairs": config.few, "rounds": config.rounds}
-        more |= {name: peer.runtime for name, peer in running.items()}
-    singly: Setup = {"pairs": config.few, "peer_pairs": config.few}
+        setup: Setup = {"pairs": config.pairs, "threads": THREADS}
+        setup |= {"peer_pairs": config.count_pairs(DEEPFACE), "rounds": config.rounds}
+        setup |= {name: peer.runtime for name, peer in running.items()}
+    rates = [
+        Figure.of(name, "pairs/s", 1 / values, speedup(seconds[SOSIE], values))
+        for name, values in seconds.items()
+    ]
+    rates += [Figure.skip(name, "pairs/s", reason) for name, reason in absent.items()]
     latencies = (
         Figure.of(name, "ms/pair", values * 1e3, speedup(alone[SOSIE], values))
         for name, values in alone.items()
     )
+    singly = setup | {"pairs": config.count_pairs(SOSIE, singly=True)}
     results = (
-        Result("Pairs of photographs", setup | more, tuple(_list_rates(seconds, absent))),
-        Result("One pair at a time", setup | more | singly, tuple(latencies)),
+        Result("Pairs of photographs", setup, tuple(rates)),
+        Result("One pair at a time", singly, tuple(latencies)),
     )
-    return results, _measure(seconds, absent)
-
-
-def _start_all(
-    photographs: PhotographPairs,
-    config: ExtractConfig,
-    folder: Path,
-    stack: ExitStack,
-    absent: dict[str, str],
-) -> dict[str, Peer]:
-    """Those that can run, until the stack is closed; `absent` is given why others cannot."""
-    running: dict[str, Peer] = {}
-    for name, python, kind, setup, package in _list_peers(config.interpreters, folder):
-        option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
-        try:
-            if python is None:
-                raise Unavailable(f"no {package} here: name a Python with it: {option}")
-            peer = Peer(python, kind, photographs, **setup)
-            stack.callback(peer.close)
-            # One that fails on a photograph shall do so before the clocks run.
-            peer.match(_count_pairs(name, config))
-            running[name] = peer
-        except Unavailable as error:
-            absent[name] = str(error)
-    if SOSIE in absent:
-        raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
-    return running
-
-
-def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[str, Measured]:
-    """The figures that `targets.toml` names."""
     measured: dict[str, Measured] = {"pairs_per_second": float(np.median(1 / seconds[SOSIE]))}
     for figure, slow, fast, wanted in (
         ("openvino_speedup", SOSIE, OPENVINO, OPENVINO),
@@ -276,22 +256,52 @@ def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[
             measured[figure] = Skipped(f"this processor has no {BFLOAT16}")
         else:
             measured[figure] = speedup(seconds[slow], seconds[fast])
-    return measured
+    return results, measured
+
+
+def _match(peer: Peer, count: int, *, singly: bool) -> Timed:
+    """Seconds a pair, of a whole round or of each before the next one is at hand."""
+    return lambda: peer.match(count, singly=singly).seconds / count
+
+
+def _start_all(
+    photographs: PhotographPairs,
+    config: Config,
+    folder: Path,
+    stack: ExitStack,
+    absent: dict[str, str],
+) -> dict[str, Peer]:
+    """Those that can run, until the stack is closed; `absent` is given why others cannot."""
+    running: dict[str, Peer] = {}
+    for name, python, kind, setup, package in _list_peers(config, folder):
+        option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
+        try:
+            if python is None:
+                raise Unavailable(f"no {package} here: name a Python with it: {option}")
+            peer = Peer(python, kind, photographs, **setup)
+            stack.callback(peer.close)
+            # One that fails on a photograph shall do so before the clocks run.
+            peer.match(config.count_pairs(name))
+            running[name] = peer
+        except Unavailable as error:
+            absent[name] = str(error)
+    if SOSIE in absent:
+        raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
+    return running
 
 
 def _list_peers(
-    interpreters: Interpreters, folder: Path
+    config: Config, folder: Path
 ) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
     """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
     here = Path(sys.executable)
-    common = {"threads": THREADS, "provider": "cpu"}
-    yield SOSIE, here, "sosie", common | {"precision": "float32"}, ""
-    openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
-    for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
-        setup = common | {"provider": "openvino", "precision": precision}
-        yield name, openvino, "sosie", setup, "onnxruntime-openvino"
+    common = {"threads": THREADS, "provider": "cpu", "precision": "float32"}
+    yield SOSIE, here, "sosie", common, ""
+    openvino = config.openvino_python or (here if "openvino" in available_providers() else None)
+    setup = common | {"provider": "openvino", "precision": "bfloat16"}
+    yield OPENVINO, openvino, "sosie", setup, "onnxruntime-openvino"
     for name in (DEEPFACE, FACE_RECOGNITION):
-        python = getattr(interpreters, name) or (here if find_spec(name) else None)
+        python = getattr(config, f"{name}_python") or (here if find_spec(name) else None)
         is_deepface = name == DEEPFACE and python is not None
         home = _lay_out_weights(folder / "deepface") if is_deepface else folder
         yield name, python, name, {"home": str(home)}, name
@@ -310,33 +320,6 @@ def _lay_out_weights(home: Path) -> Path:
     return home
 
 
-def _match_all(name: str, peer: Peer, config: ExtractConfig) -> Timed:
-    """Seconds a pair of a whole round."""
-    count = _count_pairs(name, config)
-    return lambda: peer.match(count).seconds / count
-
-
-def _count_pairs(name: str, config: ExtractConfig) -> int:
-    """Pairs a round."""
-    return config.few if name in (DEEPFACE, FACE_RECOGNITION) else config.pairs
-
-
-def _match_singly(peer: Peer, count: int) -> Timed:
-    """Mean seconds of a pair that is matched before the next one is at hand."""
-    return lambda: peer.match(count, singly=True).seconds / count
-
-
-def _list_rates(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> Iterator[Figure]:
-    for name, values in seconds.items():
-        yield Figure.of(name, "pairs/s", 1 / values, speedup(seconds[SOSIE], values))
-    for name, reason in absent.items():
-        yield Figure.skip(name, "pairs/s", reason)
-
-
-PYTHON, HELP, VERIFY = "python -c pass", "sosie --help", "sosie verify A B"
-FIGURES = {HELP: "help_seconds", VERIFY: "verify_seconds"}
-
-
 def measure_startup(
     photographs: PhotographPairs, rounds: int
 ) -> tuple[Result, dict[str, Measured]]:
@@ -345,27 +328,23 @@ def measure_startup(
     setup: Setup = {"rounds": rounds}
     if not command.is_file():
         reason = f"no command sosie beside {sys.executable}: install Sosie there"
-        skipped = tuple(Figure.skip(name, "s", reason) for name in FIGURES)
-        return Result("Start", setup, skipped), dict.fromkeys(FIGURES.values(), Skipped(reason))
-    one, two = photographs.pairs[0]
+        skipped = tuple(Figure.skip(name, "s", reason) for name in STARTS.values())
+        return Result("Start", setup, skipped), dict.fromkeys(STARTS, Skipped(reason))
+    pair = [str(path) for path in photographs.pairs[0]]
     seconds = interleave(
         {
-            PYTHON: _start_command([sys.executable, "-c", "pass"]),
-            HELP: _start_command([str(command), "--help"], saying="Usage"),
-            VERIFY: _start_command(
-                [str(command), "verify", str(one), str(two), "--json"], saying='"score"'
-            ),
+            "help_seconds": _start_command([str(command), "--help"], "Usage"),
+            "verify_seconds": _start_command([str(command), "verify", *pair, "--json"], '"score"'),
         },
         rounds,
     )
-    figures = tuple(Figure.of(name, "s", values) for name, values in seconds.items())
-    medians: dict[str, Measured] = {
-        figure: float(np.median(seconds[name])) for name, figure in FIGURES.items()
+    figures = tuple(Figure.of(STARTS[name], "s", values) for name, values in seconds.items())
+    return Result("Start", setup, figures), {
+        name: float(np.median(values)) for name, values in seconds.items()
     }
-    return Result("Start", setup, figures), medians
 
 
-def _start_command(command: Sequence[str], saying: str = "") -> Timed:
+def _start_command(command: Sequence[str], saying: str) -> Timed:
     # The status alone would not do: `verify` ends with 1 for a mismatch, Python for a crash.
 
     def perform() -> None:
@@ -377,32 +356,3 @@ def _start_command(command: Sequence[str], saying: str = "") -> Timed:
             )
 
     return timed(perform)
-
-
-def run(config: ExtractConfig) -> SuiteOutput:
-    with (
-        TemporaryDirectory(prefix="sosie-bench-") as folder,
-        open_pairs(config.faces, config.pairs, config.seed) as photographs,
-    ):
-        crops = _cut_crops(photographs, config.crops)
-        graphs, gains = compare_graphs(crops, config.graph_rounds)
-        pairs, measured = compare_pairs(photographs, config, Path(folder))
-        start, starts = measure_startup(photographs, config.rounds)
-        source = photographs.source
-    measured |= starts | gains
-    # Where a result says nothing of threads it has those of the product: one a core.
-    common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
-    results = (graphs, *pairs, start)
-    return tuple(replace(one, setup=common | one.setup) for one in results), measured
-
-
-def _cut_crops(photographs: PhotographPairs, count: int) -> NDArray[np.uint8]:
-    """uint8[count, side, side, 3]: aligned faces; fewer photographs are taken several times."""
-    options = SessionOptions(provider="cpu")
-    files = [path.read_bytes() for path in photographs.photographs[:count]]
-    with open_extractor(session=options) as extractor:
-        found = extractor.extract(files)
-    crops = [one.crop for one in found if isinstance(one, Extraction) and one.crop is not None]
-    if not crops:
-        raise RequestError("no face in the first photographs: give others as --faces")
-    return np.stack([crops[place % len(crops)] for place in range(count)])

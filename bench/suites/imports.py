@@ -44,12 +44,12 @@ WARM_UP = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportConfig:
+class Config:
     """`people` of the folder, all of them if None; `vectors` synthetic ones besides."""
 
-    faces: Path | None = None
     people: int | None = None
     vectors: int = 50_000
+    faces: Path | None = None
     seed: int = 0
     folder: Path = DISK
 
@@ -62,7 +62,7 @@ class _Imported:
     seconds: float
 
 
-def run(config: ImportConfig) -> SuiteOutput:
+def run(config: Config) -> SuiteOutput:
     faces = LabelledFolder.open(find_faces(config.faces))
     with open_folder(config.folder) as folder:
         photographs = write_base(folder / "base.csv", faces, config.people)
@@ -128,7 +128,7 @@ def _extract_alone(photographs: Sequence[Path]) -> float:
         return len(files) / clock(lambda: extractor.extract(files))[1]
 
 
-def _import_vectors(folder: Path, config: ImportConfig) -> _Imported:
+def _import_vectors(folder: Path, config: Config) -> _Imported:
     """Synthetic people, a line each, from Parquet."""
     faces = Population.load("sface").references(config.vectors, config.seed)
     documents = [make_document(serial) for serial in range(len(faces))]
@@ -173,7 +173,7 @@ def _list_photographs(imported: _Imported, count: int, alone: float, setup: Setu
     return Result("Photographs", setup | {"count": count}, figures)
 
 
-def _list_vectors(imported: _Imported, config: ImportConfig, setup: Setup) -> Result:
+def _list_vectors(imported: _Imported, config: Config, setup: Setup) -> Result:
     rate = config.vectors / imported.seconds
     figures = (
         Figure("vectors with a line each", "rows/s", rate),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import Seconds, clock, speedup
+from bench.core.timing import clock, speedup
 from bench.data.vectors import describe_population
 from bench.suites.deliveries import measure_deliveries
 from bench.suites.workload import (
@@ -33,7 +33,6 @@ from bench.suites.workload import (
 )
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.documents import Document
 from engine.matching.recovery import Restored, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -47,6 +46,69 @@ from serving.deployment.deployment import SNAPSHOT_FOLDER, Deployment
 from serving.webhooks.delivery import AT_ONCE
 
 BATCH, SINGLE = 32, 1
+QUICK = {
+    "references": 5_000,
+    "decisions": 640,
+    "single_decisions": 32,
+    "rounds": 3,
+    "stage_batches": 4,
+    "outbox_batches": 8,
+    "filled": 20_000,
+    "filled_decisions": 512,
+    "lone_decisions": 100,
+    "erasures": 5,
+}
+SMALLER, LARGEST_SMALLER = 10, 100_000
+"""With `--n` the growth is that from a tenth, but from no more than so many."""
+_FILLED_AT_ONCE = 250_000
+_FIRST_STRANGER = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand,
+    `outbox_batches` with events and without them by turns; `lone_decisions` one after another, the
+    later half of them beside `erasures`.
+
+    The first two are shared out among `rounds` and one that warms up before them. By hand are
+    also decided as many on a registry of a `SMALLER` share. `filled_decisions` are decided in
+    series and overlapped on a gallery filled up to `filled`. The databases lie in a folder made in
+    `folder`, which must be on a disk to be durable.
+    """
+
+    references: int = 100_000
+    decisions: int = 6_400
+    single_decisions: int = 320
+    rounds: int = 5
+    stage_batches: int = 20
+    outbox_batches: int = 200
+    filled: int = 1_000_000
+    filled_decisions: int = 7_680
+    lone_decisions: int = 1_200
+    erasures: int = 50
+    seed: int = 0
+    folder: Path = DISK
+
+    @property
+    def visitors(self) -> int:
+        by_hand = (self.stage_batches + self.outbox_batches) * BATCH
+        apart = by_hand + self.filled_decisions + self.lone_decisions
+        return self.decisions + self.single_decisions + apart
+
+    @property
+    def smaller(self) -> Config:
+        """The registry whose decisions are timed beside those of a whole one."""
+        visitors = self.stage_batches * BATCH
+        return replace(
+            self,
+            references=max(visitors, min(self.references // SMALLER, LARGEST_SMALLER)),
+            decisions=visitors,
+            single_decisions=0,
+            stage_batches=0,
+            outbox_batches=0,
+            filled_decisions=0,
+            lone_decisions=0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +131,6 @@ class Decided:
     @property
     def rate(self) -> float:
         return len(self.outcomes) / self.seconds
-
-
-Rounds = Mapping[int, Sequence[Decided]]
-"""What was decided in each round that counts, by the size of a batch."""
 
 
 def plan_portions(
@@ -100,50 +158,19 @@ def plan_portions(
     return tuple(portions)
 
 
-def decide_portions(
-    deployment: Deployment, portions: Sequence[Portion]
-) -> Iterator[tuple[Portion, Decided]]:
-    """Each by a registrar of its own, over one gallery with the upkeep of a deployment."""
-    with Upkeep(deployment.restored.gallery):
-        for portion in portions:
-            config = RegistrarConfig(portion.batch, queue_size=len(portion.requests))
-            with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
-                yield portion, decide_all(registrar, portion.requests)
-
-
-def decide_all(registrar: Registrar, requests: Sequence[EnrollmentRequest]) -> Decided:
-    """Puts all requests in the queue at once, so that every batch but the first can be full."""
-    start = time.perf_counter()
-    futures = [registrar.submit(request) for request in requests]
-    outcomes, ends = [], []
-    for future in futures:
-        outcomes.append(future.result())
-        ends.append(time.perf_counter())
+def decide_all(
+    deployment: Deployment, config: RegistrarConfig, requests: Sequence[EnrollmentRequest]
+) -> Decided:
+    """By a registrar of its own, with all requests in its queue at once, so that every batch but
+    the first can be full."""
+    with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
+        start = time.perf_counter()
+        futures = [registrar.submit(request) for request in requests]
+        outcomes, ends = [], []
+        for future in futures:
+            outcomes.append(future.result())
+            ends.append(time.perf_counter())
     return Decided(outcomes, ends[-1] - start, _find_batches(outcomes, ends))
-
-
-def list_decisions(rounds: Rounds, setup: Setup) -> Result:
-    """Medians over rounds; a ratio is of two neighbours. Batches are those of all rounds."""
-    full, single = rounds[BATCH], rounds[SINGLE]
-    rates, single_rates = (np.array([one.rate for one in each]) for each in (full, single))
-    figures = [
-        Figure.of("one a transaction", "decisions/s", single_rates, 1.0),
-        Figure.of(f"batches of {BATCH}", "decisions/s", rates, speedup(rates, single_rates)),
-    ]
-    batch_ms = [seconds * 1e3 for one in full for seconds in one.batch_s]
-    for share in (0.5, 0.99):
-        name, unit = f"a batch, p{share * 100:.0f}", "ms"
-        figures.append(
-            Figure(name, unit, float(np.quantile(batch_ms, share)))
-            if batch_ms
-            else Figure.skip(name, unit, "too few decisions for a full batch")
-        )
-    counts: Setup = {
-        "decisions": sum(len(one.outcomes) for one in full),
-        "single_decisions": sum(len(one.outcomes) for one in single),
-        "rounds": len(full),
-    }
-    return Result("Decisions", setup | counts, tuple(figures))
 
 
 def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[float]:
@@ -236,62 +263,15 @@ def time_stages(
     return outcomes, stages
 
 
-def time_outbox(
-    deployment: Deployment, requests: Sequence[EnrollmentRequest]
-) -> tuple[list[Outcome], dict[bool, list[float]]]:
-    """Decides the requests by hand, batch by batch by turns with the events that they are (True)
-    and without; outcomes in order, and the seconds of each batch after a few that warm up."""
-    count = len(requests) // BATCH
-    outcomes: list[Outcome] = []
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    names = vars(writer)
-    write_events = names["write_events"]
-    try:
-        for number in range(count):
-            is_told = number % 4 in (1, 2)
-            names["write_events"] = write_events if is_told else lambda *_: None
-            part = requests[number * BATCH : (number + 1) * BATCH]
-            found, stages = time_stages(deployment, part, BATCH)
-            outcomes += found
-            if number >= min(count // 4, 4):
-                seconds[is_told].append(sum(times[0] for times in stages.values()))
-    finally:
-        names["write_events"] = write_events
-    return outcomes, seconds
-
-
-def find_outbox_cost(seconds: Mapping[bool, Sequence[float]]) -> float:
-    """The share of the registrar's rate that events cost, by the middle batches."""
-    return 1.0 - median(seconds[False]) / median(seconds[True])
-
-
 def find_own_time(stages: Stages) -> float:
     """Seconds of the serialiser's thread for a batch, the search apart: the middle one."""
     search, judging, commit = (np.array(stages[name]) for name in STAGES)
     return float(np.median(judging - search + commit))
 
 
-def decide_by_turns(
-    deployment: Deployment, requests: Sequence[EnrollmentRequest], rounds: int
-) -> tuple[list[Outcome], dict[bool, list[Decided]]]:
-    """Decides the requests in full batches, in series and with searches ahead (True), by turns;
-    outcomes in order, and what counts of `rounds`, after a round that warms up."""
-    size = len(requests) // (2 * (rounds + 1)) // BATCH * BATCH
-    if not size:
-        raise RequestError(f"too few decisions for {rounds} rounds by turns: give more")
-    outcomes: list[Outcome] = []
-    decided: dict[bool, list[Decided]] = {False: [], True: []}
-    with Upkeep(deployment.restored.gallery):
-        for number in range(2 * (rounds + 1)):
-            is_ahead = number % 4 in (1, 2)
-            config = RegistrarConfig(BATCH, queue_size=size, searches_ahead=is_ahead)
-            part = requests[number * size : (number + 1) * size]
-            with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
-                one = decide_all(registrar, part)
-            outcomes += one.outcomes
-            if number > 1:
-                decided[is_ahead].append(one)
-    return outcomes, decided
+def find_outbox_cost(seconds: Mapping[bool, Sequence[float]]) -> float:
+    """The share of the registrar's rate that events cost, by the middle batches."""
+    return 1.0 - median(seconds[False]) / median(seconds[True])
 
 
 def fill_gallery(deployment: Deployment, population: Population, size: int, seed: int) -> None:
@@ -309,251 +289,162 @@ def fill_gallery(deployment: Deployment, population: Population, size: int, seed
     deployment.__dict__["restored"] = Restored(gallery, 0, len(index))
 
 
-_FILLED_AT_ONCE = 250_000
-_FIRST_STRANGER = 1 << 40
+class _Home:
+    """The parts of the suite on one home: each takes the next requests, and all are held against
+    the right answers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Latencies:
-    """Milliseconds of decisions one after another: while nothing else goes on, and while holders
-    are erased, each with its snapshot."""
-
-    quiet_ms: list[float]
-    beside_ms: list[float]
-    erasure_s: list[float]
-
-    @property
-    def ratio(self) -> float:
-        """The p99 beside erasures over that of the quiet ones."""
-        return float(np.quantile(self.beside_ms, 0.99) / np.quantile(self.quiet_ms, 0.99))
-
-    def list_figures(self, setup: Setup) -> Result:
-        figures = [
-            Figure(f"{name}, p{share * 100:.0f}", "ms", float(np.quantile(values, share)))
-            for name, values in (("quiet", self.quiet_ms), ("beside erasures", self.beside_ms))
-            for share in (0.5, 0.99, 1.0)
-        ]
-        figures.append(Figure.of("an erasure", "s", self.erasure_s))
-        counts: Setup = {
-            "quiet": len(self.quiet_ms),
-            "beside": len(self.beside_ms),
-            "erasures": len(self.erasure_s),
-        }
-        return Result("Decisions beside erasures", setup | counts, tuple(figures))
-
-
-def decide_beside_erasures(
-    deployment: Deployment, requests: Sequence[EnrollmentRequest], erased: Sequence[Document]
-) -> Latencies:
-    """Decides one request after another; in the later half these holders are erased, evenly spread
-    over it. Most of the slowest decisions are then those that wait for the commit of an erasure:
-    the snapshot is compacted and saved only once for all erasures within seconds."""
-    registrar, half = deployment.registrar, len(requests) // 2
-    _ = deployment.restored
-    due = Semaphore(0)
-
-    def decide(request: EnrollmentRequest) -> float:
-        return clock(registrar.submit(request).result)[1] * 1e3
-
-    def erase(holder: Document) -> float:
-        due.acquire()
-        return clock(partial(deployment.erase, holder, "bench"))[1]
-
-    quiet_ms = [decide(request) for request in requests[:half]]
-    beside_ms = []
-    with ThreadPoolExecutor(1) as pool:
-        erasing = [pool.submit(erase, holder) for holder in erased]
-        for place, request in enumerate(requests[half:]):
-            if place * len(erased) // half < (place + 1) * len(erased) // half:
-                due.release()
-            beside_ms.append(decide(request))
-        due.release(len(erased))
-        return Latencies(quiet_ms, beside_ms, [one.result() for one in erasing])
-
-
-QUICK = {
-    "references": 5_000,
-    "decisions": 640,
-    "single_decisions": 32,
-    "rounds": 3,
-    "stage_batches": 4,
-    "outbox_batches": 8,
-    "filled": 20_000,
-    "filled_decisions": 512,
-    "lone_decisions": 100,
-    "erasures": 5,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrarSuiteConfig:
-    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand,
-    `outbox_batches` with events and without them by turns; `lone_decisions` one after another, the
-    later half of them beside `erasures`.
-
-    The first two are shared out among `rounds` and one that warms up before them. By hand are
-    also decided as many on a registry of a `SMALLER` share. `filled_decisions` are decided in
-    series and overlapped on a gallery filled up to `filled`. The databases lie in a folder made in
-    `folder`, which must be on a disk to be durable.
-    """
-
-    references: int = 100_000
-    decisions: int = 6_400
-    single_decisions: int = 320
-    rounds: int = 5
-    stage_batches: int = 20
-    outbox_batches: int = 200
-    filled: int = 1_000_000
-    filled_decisions: int = 7_680
-    lone_decisions: int = 1_200
-    erasures: int = 50
-    seed: int = 0
-    folder: Path = DISK
-
-    @property
-    def visitors(self) -> int:
-        by_hand = (self.stage_batches + self.outbox_batches) * BATCH
-        apart = by_hand + self.filled_decisions + self.lone_decisions
-        return self.decisions + self.single_decisions + apart
-
-    @property
-    def smaller(self) -> RegistrarSuiteConfig:
-        """The registry whose decisions are timed beside those of a whole one."""
-        visitors = self.stage_batches * BATCH
-        return replace(
-            self,
-            references=max(visitors, min(self.references // SMALLER, LARGEST_SMALLER)),
-            decisions=visitors,
-            single_decisions=0,
-            stage_batches=0,
-            outbox_batches=0,
-            filled_decisions=0,
-            lone_decisions=0,
-        )
-
-
-SMALLER, LARGEST_SMALLER = 10, 100_000
-"""With `--n` the growth is that from a tenth, but from no more than so many."""
-LOAD, OPEN_STORE = "bulk load", "open from the store"
-OPEN_SNAPSHOT, SAVE = "open from a snapshot", "save a snapshot"
-STORE = "store"
-
-
-@dataclass(slots=True)
-class _Steps:
-    """The steps of the suite on one home, in the order of its methods; `times`: seconds of what
-    runs once."""
-
-    home: Path
-    config: RegistrarSuiteConfig
-    times: dict[str, float] = field(default_factory=dict)
-    store_bytes: int = 0
-
-    def open(self) -> Deployment:
-        settings = make_settings(BATCH, self.config.visitors)
-        return Deployment(self.home, settings)
-
-    def prepare(self, population: Population) -> tuple[DecisionLog, list[EnrollmentRequest]]:
+    def __init__(self, path: Path, config: Config, population: Population) -> None:
         """Enrolls all holders; the right answer to each visitor is known before the first one."""
-        config = self.config
+        self._path, self._config, self._population = path, config, population
         references = population.references(config.references, config.seed)
         visits = draw_visits(population, config.references, config.visitors, config.seed)
-        make_home(self.home, make_settings(BATCH, config.visitors))
+        make_home(path, make_settings(BATCH, config.visitors))
         with self.open() as deployment:
-            with deployment.store.writer() as writer:
-                self.times[LOAD] = clock(lambda: load_holders(writer, references))[1]
+            with deployment.store.writer() as own:
+                load_holders(own, references)
             database = sqlite_file(deployment.store.engine)
             assert database is not None, "the suite's own home is on SQLite"
             self.store_bytes = database.stat().st_size
             expected = expect_answers(visits, references, deployment.thresholds)
             places = [place for place, answer in enumerate(expected) if answer is not None]
+            self.log = DecisionLog(visits, expected, places)
             requests = write_requests(visits, places, deployment.vault, config.references)
-            return DecisionLog(visits, expected, places), list(requests)
+            self._requests = list(requests)
 
-    def decide_from_store(self, requests: Sequence[EnrollmentRequest], log: DecisionLog) -> Rounds:
-        """The registrar over a gallery that was read from the store; saves a snapshot of it."""
-        portions = plan_portions(requests, self.config.single_decisions, self.config.rounds)
-        rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
-        with self.open() as deployment:
-            gallery = self._restore(deployment, OPEN_STORE, log)
-            for portion, decided in decide_portions(deployment, portions):
-                log.outcomes += decided.outcomes
-                if portion.number:
-                    rounds[portion.batch].append(decided)
-            folder = self.home / SNAPSHOT_FOLDER
-            saving = partial(save_snapshot, deployment.store, gallery, folder)
-            self.times[SAVE] = clock(saving)[1]
-        return rounds
+    def open(self) -> Deployment:
+        return Deployment(self._path, make_settings(BATCH, self._config.visitors))
 
-    def decide_by_hand(self, requests: Sequence[EnrollmentRequest], log: DecisionLog) -> Stages:
-        """The registrar's work step by step, over a gallery from the snapshot."""
-        with self.open() as deployment:
-            self._restore(deployment, OPEN_SNAPSHOT, log)
-            outcomes, stages = time_stages(deployment, requests, BATCH)
-            log.outcomes += outcomes
-        return stages
+    def take(self, count: int) -> Sequence[EnrollmentRequest]:
+        """The next requests."""
+        taken, self._requests = self._requests[:count], self._requests[count:]
+        return taken
 
-    def decide_by_turns(
-        self, requests: Sequence[EnrollmentRequest], log: DecisionLog
-    ) -> dict[bool, list[float]]:
-        """The same with events and without, by turns."""
-        with self.open() as deployment:
-            outcomes, seconds = time_outbox(deployment, requests)
-            log.outcomes += outcomes
+    @property
+    def left(self) -> int:
+        return len(self._requests)
+
+    def restore(self, deployment: Deployment) -> float:
+        """Seconds until the gallery is there; it is compared with the log."""
+        seconds = clock(lambda: deployment.restored)[1]
+        self.log.note_gallery(len(deployment.restored.gallery), self._config.references)
         return seconds
 
-    def decide_filled(
-        self, requests: Sequence[EnrollmentRequest], log: DecisionLog, population: Population
-    ) -> dict[bool, list[Decided]]:
-        """The registrar in series and with searches ahead, over a gallery that was filled up."""
-        config = self.config
+    def decide_from_store(self, count: int) -> tuple[Mapping[int, Sequence[Decided]], float]:
+        """The registrar over a gallery that was read from the store, in rounds, by size of a batch,
+        and the seconds to read it; saves a snapshot of it."""
+        config = self._config
+        rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
         with self.open() as deployment:
-            fill_gallery(deployment, population, config.filled, config.seed)
-            outcomes, decided = decide_by_turns(deployment, requests, config.rounds)
-            log.outcomes += outcomes
-        # What is left over was not asked.
-        del log.places[len(log.outcomes) :]
-        return decided
+            seconds = self.restore(deployment)
+            gallery = deployment.restored.gallery
+            with Upkeep(gallery):
+                portions = plan_portions(self.take(count), config.single_decisions, config.rounds)
+                for one in portions:
+                    given = RegistrarConfig(one.batch, queue_size=len(one.requests))
+                    decided = decide_all(deployment, given, one.requests)
+                    self.log.outcomes += decided.outcomes
+                    if one.number:
+                        rounds[one.batch].append(decided)
+            save_snapshot(deployment.store, gallery, self._path / SNAPSHOT_FOLDER)
+        return rounds, seconds
 
-    def decide_beside_erasures(
-        self, requests: Sequence[EnrollmentRequest], visits: Visits
-    ) -> Latencies:
-        """Erases holders of whom no visitor comes back."""
-        known = set(visits.people.tolist())
-        free = (serial for serial in range(self.config.references) if serial not in known)
-        erased = [make_document(serial) for serial in islice(free, self.config.erasures)]
+    def decide_by_hand(self) -> tuple[Stages, float]:
+        """The registrar's work step by step, and the seconds to open the gallery before."""
         with self.open() as deployment:
-            return decide_beside_erasures(deployment, requests, erased)
+            seconds = self.restore(deployment)
+            count = self._config.stage_batches * BATCH or self.left
+            outcomes, stages = time_stages(deployment, self.take(count), BATCH)
+            self.log.outcomes += outcomes
+        return stages, seconds
 
-    def _restore(self, deployment: Deployment, name: str, log: DecisionLog) -> Gallery:
-        self.times[name] = clock(lambda: deployment.restored)[1]
-        gallery = deployment.restored.gallery
-        log.note_gallery(len(gallery), self.config.references)
-        return gallery
+    def decide_without_events(self) -> Mapping[bool, Sequence[float]]:
+        """Batch by batch by turns with the events that they are (True) and without: seconds of each
+        after a few that warm up."""
+        count = self._config.outbox_batches
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        names = vars(writer)
+        write_events = names["write_events"]
+        with self.open() as deployment:
+            try:
+                for number in range(count):
+                    is_told = number % 4 in (1, 2)
+                    names["write_events"] = write_events if is_told else lambda *_: None
+                    found, stages = time_stages(deployment, self.take(BATCH), BATCH)
+                    self.log.outcomes += found
+                    if number >= min(count // 4, 4):
+                        seconds[is_told].append(sum(times[0] for times in stages.values()))
+            finally:
+                names["write_events"] = write_events
+        return seconds
+
+    def decide_ahead(self) -> float:
+        """How many times as many decisions a second with searches ahead as in series, by turns,
+        over a gallery that was filled up."""
+        config = self._config
+        size = config.filled_decisions // (2 * (config.rounds + 1)) // BATCH * BATCH
+        if not size:
+            raise RequestError(f"too few decisions for {config.rounds} rounds by turns: give more")
+        rates: dict[bool, list[float]] = {False: [], True: []}
+        with self.open() as deployment:
+            fill_gallery(deployment, self._population, config.filled, config.seed)
+            with Upkeep(deployment.restored.gallery):
+                for number in range(2 * (config.rounds + 1)):
+                    is_ahead = number % 4 in (1, 2)
+                    given = RegistrarConfig(BATCH, queue_size=size, searches_ahead=is_ahead)
+                    one = decide_all(deployment, given, self.take(size))
+                    self.log.outcomes += one.outcomes
+                    if number > 1:
+                        rates[is_ahead].append(one.rate)
+        return speedup(np.array(rates[True]), np.array(rates[False]))
+
+    def decide_beside_erasures(self, setup: Setup) -> tuple[Result, float]:
+        """Decides one request after another; in the later half holders of whom no visitor comes
+        back are erased, evenly spread over it. The p99 there over that of the quiet ones.
+
+        Most of the slowest decisions are then those that wait for the commit of an erasure: the
+        snapshot is compacted and saved only once for all erasures within seconds. What an erased
+        face would have changed is not known beforehand: these are timed alone.
+        """
+        known = set(self.log.visits.people.tolist())
+        free = (serial for serial in range(self._config.references) if serial not in known)
+        erased = [make_document(serial) for serial in islice(free, self._config.erasures)]
+        requests = self.take(self.left)
+        half, due = len(requests) // 2, Semaphore(0)
+        with self.open() as deployment, ThreadPoolExecutor(1) as pool:
+            registrar = deployment.registrar
+            _ = deployment.restored
+
+            def decide(request: EnrollmentRequest) -> float:
+                return clock(registrar.submit(request).result)[1] * 1e3
+
+            def erase() -> list[float]:
+                seconds = []
+                for holder in erased:
+                    due.acquire()
+                    seconds.append(clock(partial(deployment.erase, holder, "bench"))[1])
+                return seconds
+
+            quiet_ms = [decide(request) for request in requests[:half]]
+            erasing, beside_ms = pool.submit(erase), []
+            for place, request in enumerate(requests[half:]):
+                if place * len(erased) // half < (place + 1) * len(erased) // half:
+                    due.release()
+                beside_ms.append(decide(request))
+            due.release(len(erased))
+            erasure_s = erasing.result()
+        quiet, beside = (float(np.quantile(one, 0.99)) for one in (quiet_ms, beside_ms))
+        figures = (
+            Figure("quiet, p99", "ms", quiet),
+            Figure("beside erasures, p99", "ms", beside),
+            Figure.of("an erasure", "s", erasure_s),
+        )
+        counts: Setup = {"quiet": half, "beside": len(beside_ms), "erasures": len(erased)}
+        return Result("Decisions beside erasures", setup | counts, figures), beside / quiet
 
 
-def run(config: RegistrarSuiteConfig) -> SuiteOutput:
+def run(config: Config) -> SuiteOutput:
     population = Population.load("sface")
-    with open_folder(config.folder) as folder:
-        filesystem = filesystem_of(config.folder)
-        steps = _Steps(folder / "home", config)
-        log, requests = steps.prepare(population)
-        lone = len(requests) - config.lone_decisions
-        filled = lone - config.filled_decisions
-        outbox = filled - config.outbox_batches * BATCH
-        by_hand = outbox - config.stage_batches * BATCH
-        assert by_hand > 0, "almost every visitor lies near a threshold"
-        rounds = steps.decide_from_store(requests[:by_hand], log)
-        stages = steps.decide_by_hand(requests[by_hand:outbox], log)
-        outbox_s = steps.decide_by_turns(requests[outbox:filled], log)
-        turns = steps.decide_filled(requests[filled:lone], log, population)
-        # What an erased face would have changed is not known beforehand: these are timed alone.
-        latencies = steps.decide_beside_erasures(requests[lone:], log.visits)
-        with steps.open() as deployment:
-            delivered, delivered_rate = measure_deliveries(deployment)
-        smaller = _Steps(folder / "smaller", config.smaller)
-        small_log, small_requests = smaller.prepare(population)
-        few_stages = smaller.decide_by_hand(small_requests, small_log)
+    filesystem = filesystem_of(config.folder)
     setup: Setup = {
         "references": config.references,
         "dim": population.dim,
@@ -563,42 +454,89 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         "database": "SQLite",
         "filesystem": filesystem,
     }
+    with open_folder(config.folder) as folder:
+        home = _Home(folder / "home", config, population)
+        later = config.lone_decisions + config.filled_decisions
+        by_hand = (config.outbox_batches + config.stage_batches) * BATCH
+        assert home.left > later + by_hand, "almost every visitor lies near a threshold"
+        rounds, store_s = home.decide_from_store(home.left - later - by_hand)
+        stages, snapshot_s = home.decide_by_hand()
+        outbox_s = home.decide_without_events()
+        ahead = home.decide_ahead()
+        # What is left over was not asked, and those who come beside erasures are not held against.
+        del home.log.places[len(home.log.outcomes) :]
+        home.take(home.left - config.lone_decisions)
+        erasures, beside = home.decide_beside_erasures(setup)
+        with home.open() as deployment:
+            delivered, delivered_rate = measure_deliveries(deployment)
+        smaller = _Home(folder / "smaller", config.smaller, population)
+        few_stages, _ = smaller.decide_by_hand()
+    logs = (home.log, smaller.log)
     measured: dict[str, Measured] = {
         "decisions_per_second": Skipped(f"{config.folder} is {filesystem}: not durable")
         if filesystem in MEMORY
         else median(one.rate for one in rounds[BATCH]),
-        "wrong_decisions": float(log.count_wrong() + small_log.count_wrong()),
-        "gallery_difference": float(log.difference + small_log.difference),
+        "wrong_decisions": float(sum(one.count_wrong() for one in logs)),
+        "gallery_difference": float(sum(one.difference for one in logs)),
     }
     by_clock: dict[str, Measured] = {
         "serialiser_growth": find_own_time(stages) / find_own_time(few_stages),
-        "overlap_speedup": speedup(*_rates_of(turns)),
+        "overlap_speedup": ahead,
         "outbox_cost": find_outbox_cost(outbox_s),
-        "decisions_beside_erasures": latencies.ratio,
+        "decisions_beside_erasures": beside,
         "events_delivered": delivered_rate,
     }
-    if config.references < RegistrarSuiteConfig().references:
+    if config.references < Config().references:
         by_clock = dict.fromkeys(by_clock, Skipped("promised for the default size, not for this"))
-    measured |= by_clock
     results = (
         list_decisions(rounds, setup),
-        _list_stages(stages, setup),
+        Result(
+            f"Stages of a batch of {BATCH}",
+            setup | {"batches": len(stages[STAGES[0]])},
+            tuple(Figure.of(name, "ms", np.array(each) * 1e3) for name, each in stages.items()),
+        ),
         _list_outbox(outbox_s, setup),
         Result(
             "Events delivered to one webhook",
             setup | {"events": delivered, "at_once": AT_ONCE},
             (Figure("by one worker, the receiver on its core", "events/s", delivered_rate),),
         ),
-        _list_gallery(steps, setup),
-        latencies.list_figures(setup),
+        Result(
+            "Gallery",
+            setup,
+            (
+                Figure("open from the store", "s", store_s),
+                Figure("open from a snapshot", "s", snapshot_s),
+                Figure("store", "bytes/holder", home.store_bytes / config.references),
+            ),
+        ),
+        erasures,
     )
-    return results, measured
+    return results, measured | by_clock
 
 
-def _list_stages(stages: Stages, setup: Setup) -> Result:
-    figures = [Figure.of(name, "ms", np.array(each) * 1e3) for name, each in stages.items()]
-    batches = {"batches": len(stages[STAGES[0]])}
-    return Result(f"Stages of a batch of {BATCH}", setup | batches, tuple(figures))
+def list_decisions(rounds: Mapping[int, Sequence[Decided]], setup: Setup) -> Result:
+    """Medians over rounds; a ratio is of two neighbours. Batches are those of all rounds."""
+    full, single = rounds[BATCH], rounds[SINGLE]
+    rates, single_rates = (np.array([one.rate for one in each]) for each in (full, single))
+    figures = [
+        Figure.of("one a transaction", "decisions/s", single_rates, 1.0),
+        Figure.of(f"batches of {BATCH}", "decisions/s", rates, speedup(rates, single_rates)),
+    ]
+    batch_ms = [seconds * 1e3 for one in full for seconds in one.batch_s]
+    for share in (0.5, 0.99):
+        name = f"a batch, p{share * 100:.0f}"
+        figures.append(
+            Figure(name, "ms", float(np.quantile(batch_ms, share)))
+            if batch_ms
+            else Figure.skip(name, "ms", "too few decisions for a full batch")
+        )
+    counts: Setup = {
+        "decisions": sum(len(one.outcomes) for one in full),
+        "single_decisions": sum(len(one.outcomes) for one in single),
+        "rounds": len(full),
+    }
+    return Result("Decisions", setup | counts, tuple(figures))
 
 
 def _list_outbox(seconds: Mapping[bool, Sequence[float]], setup: Setup) -> Result:
@@ -607,24 +545,4 @@ def _list_outbox(seconds: Mapping[bool, Sequence[float]], setup: Setup) -> Resul
         Figure.of("without events", "ms", without, 1.0),
         Figure.of("with events", "ms", told, float(np.median(without) / np.median(told))),
     )
-    batches = {"batches": len(told)}
-    return Result(f"Events of a batch of {BATCH}", setup | batches, figures)
-
-
-def _rates_of(turns: Mapping[bool, Sequence[Decided]]) -> tuple[Seconds, Seconds]:
-    """Decisions a second, overlapped and in series: as many as `speedup` takes for seconds."""
-    overlapped, series = (np.array([one.rate for one in turns[key]]) for key in (True, False))
-    return overlapped, series
-
-
-def _list_gallery(steps: _Steps, setup: Setup) -> Result:
-    times, references = steps.times, steps.config.references
-    opened_s, snapshot_s = times[OPEN_STORE], times[OPEN_SNAPSHOT]
-    figures = (
-        Figure(LOAD, "holders/s", references / times[LOAD]),
-        Figure(OPEN_STORE, "s", opened_s, ratio=1.0),
-        Figure(OPEN_SNAPSHOT, "s", snapshot_s, ratio=opened_s / snapshot_s),
-        Figure(SAVE, "s", times[SAVE]),
-        Figure(STORE, "bytes/holder", steps.store_bytes / references),
-    )
-    return Result("Gallery", setup, figures)
+    return Result(f"Events of a batch of {BATCH}", setup | {"batches": len(told)}, figures)

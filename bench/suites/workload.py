@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
-from bench.core.reports import Figure, Setup
+from bench.core.reports import Figure, Result, Setup
 from bench.core.timing import clock
 from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
@@ -330,20 +330,15 @@ class Calls:
     taken_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     failures: list[str] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return sum(map(len, self.taken_ms.values()))
-
     def p99_ms(self, state: str) -> float:
         return float(np.quantile(self.taken_ms[state] or [np.nan], 0.99))
 
     def list_figures(self, name: str) -> list[Figure]:
-        figures = [
+        return [
             Figure(f"{name}, p99, {state}", "ms", self.p99_ms(state))
             for state, taken_ms in sorted(self.taken_ms.items())
             if state and taken_ms
         ]
-        failed = Figure(f"{name} that failed", "calls", float(len(self.failures)))
-        return [*figures, failed]
 
 
 QUIET = "quiet"
@@ -389,16 +384,12 @@ class Load:
     def failed(self) -> int:
         return len(self.searches.failures) + len(self.decisions.failures)
 
-    def list_figures(self) -> list[Figure]:
-        return [
-            *self.searches.list_figures("searches"),
-            *self.decisions.list_figures("decisions"),
-            *self.uncommitted.list_figures("decisions without the commit")[:-1],
-        ]
-
-    def count_calls(self) -> Setup:
-        """How many calls there were of each kind."""
-        return {"searches": len(self.searches), "decisions": len(self.decisions)}
+    def report(self, name: str, setup: Setup, *figures: Figure) -> Result:
+        """These figures, and those of the calls."""
+        failed = Figure("searches and decisions that failed", "calls", float(self.failed))
+        searches = self.searches.list_figures("searches")
+        decisions = self.uncommitted.list_figures("decisions without the commit")
+        return Result(name, setup, (*figures, *searches, *decisions, failed))
 
     def _search(self) -> None:
         while not self._ending.is_set():

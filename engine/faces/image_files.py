@@ -43,7 +43,7 @@ class ImageLimits:
     """Bounds on a file and its decoding; beyond them the photograph is refused.
 
     Pixels are bounded by format, so that each costs about as much CPU and memory as the others:
-    `bench/decode_costs.py` measures it. A progressive JPEG holds all its coefficients in memory
+    `bench/micro/test_decode.py` measures it. A progressive JPEG has all coefficients in memory
     (`max_jpeg_coefficients`, two bytes each), and each of its scans visits the blocks of its
     components again, with or without data (`max_jpeg_scans`, `max_jpeg_block_visits`).
     `max_parts` are the segments of a JPEG and the chunks of a PNG; a JPEG 2000 costs by its bytes

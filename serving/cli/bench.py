@@ -18,7 +18,7 @@ def bench(
     context: typer.Context,
     suite: str = argument(
         "kernels, search, join, gallery, registrar, shards, extract, accuracy, import, sweep, "
-        "serve, curves, accelerator; report, docs.",
+        "serve, accelerator; report, docs.",
         "SUITE",
     ),
 ) -> None:

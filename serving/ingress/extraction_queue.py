@@ -43,7 +43,7 @@ LARGE = 2.0
 """Photographs of more work, 80 ms of CPU, are taken two at a time, between batches of others."""
 _PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6, "JPEG2000": 0.25e6}
 _PROGRESSIVE_PIXELS_AN_ITEM = 2e6
-"""Pixels that take as much CPU to decode as all else of an item: `bench/decode_costs.py`."""
+"""Pixels that take as much CPU to decode as all else of an item: `bench/micro/test_decode.py`."""
 _JPEG2000_BYTES_AN_ITEM = 0.25e6
 """Added to its pixels: most of its decoding is by the bit."""
 _QUEUE = "photographs"

@@ -18,21 +18,7 @@ from bench.core.reports import (
     find_figure,
     read_reports,
 )
-from bench.docs.benchmark_charts import (
-    VERSUS,
-    draw_all,
-    draw_curves,
-    draw_goals,
-    list_kept,
-    list_times,
-    name_machines,
-    name_seeds,
-    name_sizes,
-)
-from bench.suites.curves import CurvesConfig, run
-from engine.errors import RequestError
-
-TINY = CurvesConfig(references=3_000, smallest=2_000, dim=32, batch=8, near=30, rounds=1)
+from bench.docs.benchmark_charts import VERSUS, draw_versus, list_times, name_machines, name_sizes
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ def reports() -> dict[str, Report]:
 
 
 def test_without_reports_nothing_is_drawn(tmp_path: Path) -> None:
-    assert draw_all({}, tmp_path) == {}
+    assert not draw_versus({}, tmp_path / "versus.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,25 +57,6 @@ def make_report(suite: str, *checks: Check, results: tuple[Result, ...] = ()) ->
     return Report(look(), results, checks, suite)
 
 
-def test_a_miss_of_a_goal_of_none_is_among_what_is_drawn(tmp_path: Path) -> None:
-    report = make_report(
-        "serve",
-        Check("match_unexpected", 384.0, 0.0, False),
-        Check("lost_enrollments", 0.0, 0.0, True),
-        Check("match_recovery_over_storm", None, 1.0, False),
-        Check("matches_per_second", 3880.0, 3000.0, True),
-        Check("kills", None, 50.0, None, "not run"),
-    )
-    missed, kept, never, fast = list_kept({"serve": report})
-    assert (missed.holds, missed.margin, missed.text) == (False, None, "384 answers (goal ≤ 0)")
-    assert (kept.holds, kept.margin) == (True, None)
-    assert (never.holds, never.margin, never.text) == (False, None, "never (goal ≤ 1)")
-    assert fast.margin == 3880 / 3000
-    assert "POST /v1/match" in fast.label
-    assert draw_goals({"serve": report}, tmp_path / "goals.png")
-    assert not draw_goals({"serve": make_report("serve")}, tmp_path / "none.png")
-
-
 def test_a_ratio_is_that_of_the_rounds_and_a_promised_one_as_promised() -> None:
     ours = Figure("exact8, the gallery", "ms", 2.0, ratio=5.5)
     figures = (
@@ -112,25 +79,5 @@ def test_machines_are_named_with_their_suites_and_sizes_with_the_seed() -> None:
     reports = {"search": report, "extract": other, "join": report}
     here = f"{report.machine.cpu}, {report.machine.cores} cores"
     assert name_machines(reports, reports) == f"search, join: {here}\nextract: Another, 7 cores"
-    assert name_seeds(reports) == "seed 3"
     setup: Setup = {"references": 1_000_000, "dim": 128, "threads": 2, "seed": 0, "kernel": "vnni"}
     assert name_sizes(setup) == "1,000,000 x 128, threads 2, seed 0"
-
-
-def test_sizes_end_at_the_references_and_are_round() -> None:
-    sizes = CurvesConfig(references=1_000_000).sizes
-    assert sizes == (10_000, 32_000, 100_000, 320_000, 1_000_000)
-
-
-def test_the_curves_are_drawn_from_the_report_of_a_run(tmp_path: Path) -> None:
-    results, measured = run(TINY)
-    assert measured == {}
-    drawn = draw_curves(Report(look(), results, (), "curves"), tmp_path)
-    assert drawn == (tmp_path / "latency.png", tmp_path / "recall.png")
-    for path in drawn:
-        assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_report_without_curves_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="curves --json"):
-        draw_curves(Report(look(), (), (), "curves"), tmp_path)

@@ -17,8 +17,7 @@ from bench.suites.extract import (
     DEQUANTISED,
     REWRITTEN,
     SOSIE,
-    ExtractConfig,
-    Interpreters,
+    Config,
     Peer,
     Unavailable,
     compare_graphs,
@@ -35,7 +34,7 @@ Run = tuple[tuple[Result, ...], dict[str, Any]]
 @pytest.fixture(scope="module")
 def done(faces: Path) -> Run:
     sizes = {"pairs": 1, "rounds": 1, "crops": 2, "graph_rounds": 1}
-    return run(ExtractConfig(faces=faces, **sizes))
+    return run(Config(faces=faces, **sizes))
 
 
 def test_every_goal_is_measured_or_skipped_and_the_graphs_agree(done: Run) -> None:
@@ -103,7 +102,7 @@ def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
     photographs: PhotographPairs, tmp_path: Path
 ) -> None:
     # This interpreter's own path under another name: it has neither of the two peers.
-    config = ExtractConfig(pairs=3, rounds=1, interpreters=Interpreters(deepface=HERE))
+    config = Config(pairs=3, rounds=1, deepface_python=HERE)
     results, measured = compare_pairs(photographs, config, tmp_path)
     rates = {figure.name: figure for figure in results[0].figures}
     assert rates[SOSIE].value > 0

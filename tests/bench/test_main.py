@@ -22,25 +22,29 @@ def disk() -> Iterator[Path]:
         yield Path(folder)
 
 
-def write_targets(folder: Path, wanted: str, goal: str) -> Path:
-    """The project's targets with the goal of one figure replaced, for any machine."""
-    parts = TARGETS.read_text(encoding="utf-8").split("[[figure]]")
-    for place, part in enumerate(parts):
-        if f'name = "{wanted}"' in part:
-            lines = [f"goal = {goal}" if x.startswith("goal") else x for x in part.split("\n")]
-            parts[place] = "\n".join(x for x in lines if not x.startswith("kernel"))
-    path = folder / "targets.toml"
-    path.write_text("[[figure]]".join(parts), encoding="utf-8")
-    return path
+@pytest.fixture
+def promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """`promise(figure, goal)`: the project's targets with another goal, for any machine."""
+
+    def change(wanted: str, goal: str) -> None:
+        parts = TARGETS.read_text(encoding="utf-8").split("[[figure]]")
+        for place, part in enumerate(parts):
+            if f'name = "{wanted}"' in part:
+                lines = [f"goal = {goal}" if x.startswith("goal") else x for x in part.split("\n")]
+                parts[place] = "\n".join(x for x in lines if not x.startswith("kernel"))
+        path = tmp_path / "targets.toml"
+        path.write_text("[[figure]]".join(parts), encoding="utf-8")
+        monkeypatch.setattr("bench.core.reports.TARGETS", path)
+
+    return change
 
 
 def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
-    disk: Path, run_here: RunHere
+    disk: Path, run_here: RunHere, promise: Callable[[str, str], None]
 ) -> None:
     # It promises a decision a nanosecond.
-    targets = write_targets(disk, "decisions_per_second", "1e9")
-    options = ("--folder", str(disk), "--targets", str(targets), "--no-stamp", "--json")
-    status, out, err = run_here("registrar", *TINY, *options)
+    promise("decisions_per_second", "1e9")
+    status, out, err = run_here("registrar", *TINY, "--folder", str(disk), "--json")
     assert err == ""
     assert status == 1
     document = json.loads(out)
@@ -63,11 +67,11 @@ def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
     assert all(entry["extra_info"]["skipped"] for entry in document["skipped"])
 
 
-def test_goals_that_hold_end_with_0_and_are_ticked(disk: Path, run_here: RunHere) -> None:
-    targets = write_targets(disk, "decisions_per_second", "0.001")
-    status, out, err = run_here(
-        "registrar", *TINY, "--no-stamp", "--folder", str(disk), "--targets", str(targets)
-    )
+def test_goals_that_hold_end_with_0_and_are_ticked(
+    disk: Path, run_here: RunHere, promise: Callable[[str, str], None]
+) -> None:
+    promise("decisions_per_second", "0.001")
+    status, out, err = run_here("registrar", *TINY, "--folder", str(disk))
     assert status == 0, out + err
     assert out.count("✓") == 3
     assert "✗" not in out
@@ -76,7 +80,7 @@ def test_goals_that_hold_end_with_0_and_are_ticked(disk: Path, run_here: RunHere
 
 
 def test_skipped_figures_are_shown_with_the_reason(faces: Path, run_here: RunHere) -> None:
-    status, out, err = run_here("accuracy", "--faces", str(faces), "--no-stamp")
+    status, out, err = run_here("accuracy", "--quick", "--faces", str(faces))
     assert status == 0, out + err
     assert "skipped" in out
     assert "non-mated pairs are too few for this rate" in out
@@ -91,7 +95,7 @@ def test_skipped_figures_are_shown_with_the_reason(faces: Path, run_here: RunHer
         ("registrar", "--folder", "/no/such/folder"),
         ("registrar", "--n", "5"),
         ("accuracy", "--faces", "/no/such/folder"),
-        ("extract", "--targets", "/no/such/file"),
+        ("sweep", "--only", "nothing"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(arguments: tuple[str, ...], run_here: RunHere) -> None:

@@ -10,7 +10,7 @@ from stdnum.cn import ric
 
 import bench.suites.registrar
 from bench.core.reports import Skipped, load_goals
-from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, is_right, plan_portions, run
+from bench.suites.registrar import BATCH, SINGLE, Config, is_right, plan_portions, run
 from bench.suites.workload import Expected, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
@@ -35,7 +35,7 @@ def answer(decision: str, *reasons: str) -> Answer:
 
 
 def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Path) -> None:
-    results, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
+    results, measured = run(Config(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] == 0
     assert measured["gallery_difference"] == 0
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "registrar"}
@@ -91,7 +91,7 @@ def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.Monk
         "load_holders",
         lambda writer, references: load(writer, np.roll(references, 1, axis=1)),
     )
-    _, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
+    _, measured = run(Config(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] > 0
 
 
@@ -99,7 +99,7 @@ def test_in_memory_nothing_is_durable_and_the_rate_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.suites.registrar, "filesystem_of", lambda _: "tmpfs")
-    _, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
+    _, measured = run(Config(folder=tmp_path, **TINY))
     assert isinstance(measured["decisions_per_second"], Skipped)
     assert "not durable" in measured["decisions_per_second"].reason
 

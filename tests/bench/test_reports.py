@@ -12,8 +12,6 @@ import pytest
 
 from bench.core.machine import Machine, look
 from bench.core.reports import (
-    LEFT_OUT,
-    PART,
     REFERENCE,
     Check,
     Direction,
@@ -24,8 +22,6 @@ from bench.core.reports import (
     Skipped,
     check_goals,
     load_goals,
-    renew,
-    require_renewable,
     write_report,
 )
 from engine.errors import RequestError
@@ -130,13 +126,6 @@ def test_a_goal_in_seconds_or_a_rate_is_the_slower_machines_own(machine: Machine
     assert unknown.holds is None
 
 
-def test_a_kernel_that_no_run_measures_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "targets.toml"
-    path.write_text(ENTRY + 'kernel = "luck"\n', encoding="utf-8")
-    with pytest.raises(RequestError, match="no kernel luck"):
-        load_goals(path)
-
-
 def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine: Machine) -> None:
     with pytest.raises(RequestError, match="has no figure speed"):
         check_goals([make_goal(Direction.AT_LEAST)], "tiny", {"sped": 1.0}, machine)
@@ -152,49 +141,16 @@ def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine: Machine)
         (ENTRY.replace("goal = 2", "goal = true"), "figure speed: Expected `float`, got `bool`"),
         (ENTRY.replace('unit = "times"', ""), "figure speed: Object missing required field `unit`"),
         (ENTRY + ENTRY, "figure speed is there twice"),
+        (ENTRY + 'kernel = "luck"\n', "no kernel luck"),
     ],
 )
 def test_a_wrong_targets_file_is_refused_by_what_is_wrong(
-    tmp_path: Path, text: str, message: str
+    tmp_path: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "targets.toml"
+    monkeypatch.setattr("bench.core.reports.TARGETS", path)
+    with pytest.raises(RequestError, match="cannot read the targets"):
+        load_goals()
     path.write_text(text)
     with pytest.raises(RequestError, match=message):
-        load_goals(path)
-
-
-def test_a_missing_targets_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="cannot read the targets"):
-        load_goals(tmp_path / "none.toml")
-
-
-def test_a_renewed_report_has_what_was_measured_again_and_the_rest_as_it_was(
-    machine: Machine,
-) -> None:
-    def part(name: str, value: float) -> Result:
-        return Result("Speed", {PART: name}, (Figure("one", "ms", value),))
-
-    left_out = Check("a", None, 1.0, None, f"{LEFT_OUT} start")
-    old = Report(machine, (part("start", 1.0), part("kills", 2.0)), (GOOD, BAD), "serve")
-    new = Report(machine, (part("kills", 3.0),), (left_out, replace(BAD, value=0.7)), "serve")
-    renewed = renew(old, new)
-    assert {one.setup[PART]: one.figures[0].value for one in renewed.results} == {
-        "start": 1.0,
-        "kills": 3.0,
-    }
-    assert renewed.checks == (GOOD, replace(BAD, value=0.7))
-    # Results of a suite that names no parts are told apart by their names.
-    old = Report(machine, (Result("Kills", {}, ()), Result("Moves", {"n": 1}, ())), (), "shards")
-    renewed = renew(old, Report(machine, (Result("Moves", {"n": 2}, ()),), (), "shards"))
-    assert [(one.name, one.setup) for one in renewed.results] == [
-        ("Moves", {"n": 2}),
-        ("Kills", {}),
-    ]
-
-
-def test_a_report_of_another_suite_or_machine_is_not_renewed(machine: Machine) -> None:
-    report = Report(machine, (), (), "serve")
-    require_renewable(report, "serve", replace(machine, load_at_start=9.0))
-    for suite, other in (("shards", machine), ("serve", replace(machine, cores=99))):
-        with pytest.raises(RequestError, match="another suite or machine"):
-            require_renewable(report, suite, other)
+        load_goals()

@@ -40,9 +40,7 @@ def test_a_reference_that_one_of_two_lacks_is_a_difference() -> None:
 @pytest.mark.skipif("CI" in os.environ, reason="three minutes of Ray: run by hand")
 @pytest.mark.slow
 def test_parts_are_killed_and_one_is_added_and_nothing_is_lost(tmp_path: Path) -> None:
-    config = suite.ShardsConfig(
-        references=500, visitors=1_000, probes=64, rounds=2, folder=tmp_path
-    )
+    config = suite.Config(references=500, visitors=1_000, probes=64, rounds=2, folder=tmp_path)
     results, measured = suite.run(config)
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "shards"}
     assert {name: measured[name] for name in RIGHT} == RIGHT

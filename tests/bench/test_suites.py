@@ -21,8 +21,8 @@ from bench.core.run_all import (
 )
 from engine.errors import RequestError
 
-JOIN = Suite("join", quick=("--n", "1000", "--dim", "32"))
-BROKEN = Suite("accuracy", quick=("--faces", "/no/such/folder"))
+JOIN = Suite("join", "", quick=("--n", "1000", "--dim", "32"))
+BROKEN = Suite("accuracy", "", quick=("--faces", "/no/such/folder"))
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,12 @@ def test_small_sizes_promise_no_speed_and_forgive_no_error(ran: Ran) -> None:
     assert not replace(ran, is_quick=False).keeps(replace(report, checks=(slow,)))
 
 
-def test_the_machine_is_measured_once_for_all(ran: Ran) -> None:
-    assert ran.machine.int8_gops
-    assert ran.machine.read_gb_per_s
-    assert ran.reports["join"].machine.int8_gops == ran.machine.int8_gops
-
-
-def test_a_folder_has_a_page_documents_and_pictures(ran: Ran, tmp_path: Path) -> None:
+def test_a_folder_has_a_page_and_documents(ran: Ran, tmp_path: Path) -> None:
     stale = tmp_path / "search.json"
     stale.write_text("{}")
     mine = tmp_path / "mine.json"
     mine.write_text("{}")
     summary = write_folder(tmp_path, ran)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary["promises"] == {"kept": 1, "measured": 1}
     assert list(read_reports(tmp_path)) == ["join"]
     assert read_report(tmp_path / "join.json") == ran.reports["join"]
@@ -70,14 +63,13 @@ def test_a_folder_has_a_page_documents_and_pictures(ran: Ran, tmp_path: Path) ->
     assert "**accuracy failed**: " in page
     assert "The same references by everybody" in page
     assert "Quick sizes" in page
-    assert (tmp_path / "versus.png").read_bytes().startswith(b"\x89PNG")
     assert not stale.exists(), "a folder is one run"
     assert mine.exists(), "what is not ours is left alone"
 
 
 def test_a_suite_that_takes_too_long_is_ended() -> None:
-    with pytest.raises(RequestError, match="longer than 0 s"):
-        run_alone(Suite("join", quick_most_s=0.3), quick=True, seed=0)
+    with pytest.raises(RequestError, match=r"longer than 0\.3 s"):
+        run_alone(Suite("join", "", most_s=0.3), quick=True, seed=0)
 
 
 def test_every_suite_of_the_issue_is_run_and_chosen_by_name() -> None:

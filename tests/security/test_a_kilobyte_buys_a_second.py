@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.decode_costs import measure
+from bench.micro.test_decode import measure
 from engine.faces.image_files import ImageLimits
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now

@@ -43,18 +43,16 @@ class Acknowledged:
     decision: str
     begun: float
     ended: float
-    is_repeated: bool = False
 
 
 @dataclass(slots=True)
 class AnswerLog:
-    """What all clients have seen; `failures` by status, 0 for a lost connection.
+    """What all clients have seen.
 
     `final` counts what no key can mend, `given_up` what was left unanswered.
     """
 
     acknowledged: list[Acknowledged] = field(default_factory=list)
-    failures: Counter[int] = field(default_factory=Counter)
     final: int = 0
     given_up: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,11 +95,9 @@ class Client:
                         decision=str(value["decision"]),
                         begun=begun,
                         ended=time.perf_counter(),
-                        is_repeated=bool(value["is_repeated"]),
                     )
                     self._log.acknowledged.append(answer)
                     return
-                self._log.failures[status] += 1
                 if status and status not in RETRIABLE:
                     self._log.final += 1
                     return
@@ -154,12 +150,10 @@ CHANCES: Mapping[Target, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """`answered_s`: from the kill to the next answer to an enrollment begun after it; `whole_s`:
-    until all that was there before is there again, and ready."""
+    """`answered_s`: from the kill to the next answer to an enrollment begun after it."""
 
     target: Target
     answered_s: float
-    whole_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +235,8 @@ def _kill(
             raise ServiceFailed(f"no process is the {target}")
         kill_hard([int(rng.choice(pids))])
     answered_s = _await_answer(service, log, moment) - moment
-    whole_s = _await_whole(service, whole, moment) - moment
-    return Kill(target, answered_s, whole_s)
+    _await_whole(service, whole, moment)
+    return Kill(target, answered_s)
 
 
 def _await_answer(service: Service, log: AnswerLog, moment: float) -> float:
@@ -256,12 +250,13 @@ def _await_answer(service: Service, log: AnswerLog, moment: float) -> float:
     raise ServiceFailed(f"no enrollment was answered within {RECOVERY_TIMEOUT_S:.0f} s of a kill")
 
 
-def _await_whole(service: Service, whole: Counter[Role], moment: float) -> float:
+def _await_whole(service: Service, whole: Counter[Role], moment: float) -> None:
+    """Until all that was there before is there again, and ready."""
     service.wait_ready(moment, RECOVERY_TIMEOUT_S)
     while time.perf_counter() - moment < RECOVERY_TIMEOUT_S:
         if not whole - _count_parts(service):
             service.wait_ready(moment, RECOVERY_TIMEOUT_S)
-            return time.perf_counter()
+            return
         time.sleep(0.02)
     raise ServiceFailed(f"not all parts were back within {RECOVERY_TIMEOUT_S:.0f} s of a kill")
 
@@ -378,33 +373,23 @@ def measure_kills(context: Context) -> SuiteOutput:
 def _list_recoveries(kills: Sequence[Kill]) -> tuple[Figure, ...]:
     figures = []
     for target in Target:
-        found = [kill for kill in kills if kill.target is target]
-        for name, seconds in (
-            ("next answer", [kill.answered_s for kill in found]),
-            ("whole again", [kill.whole_s for kill in found]),
-        ):
-            what = f"{target}: {name}"
-            if not seconds:
-                figures.append(Figure.skip(what, "s", "was not killed"))
-                continue
-            figures.append(Figure.of(f"{what}, of {len(seconds)}", "s", seconds))
-            figures.append(Figure(f"{what}, at worst", "s", float(np.max(seconds))))
+        seconds = [kill.answered_s for kill in kills if kill.target is target]
+        what = f"{target}: next answer"
+        figures.append(
+            Figure.of(f"{what}, of {len(seconds)}", "s", seconds)
+            if seconds
+            else Figure.skip(what, "s", "was not killed")
+        )
     return tuple(figures)
 
 
 def _list_audit(log: AnswerLog, audit: StoreAudit) -> tuple[Figure, ...]:
-    repeated = sum(one.is_repeated for one in log.acknowledged)
     counts = (
         ("acknowledged", "enrollments", audit.acknowledged),
-        ("of them decided before the kill, and fetched by their key", "enrollments", repeated),
         ("lost", "enrollments", audit.lost),
         ("doubled", "enrollments", audit.doubled),
         ("references that gallery and store differ by", "references", audit.gallery_difference),
         ("failures that no key can mend", "requests", log.final),
         ("given up unanswered", "requests", log.given_up),
-        *(
-            (f"failures to ask again after: {status or 'lost connections'}", "times", times)
-            for status, times in log.failures.most_common()
-        ),
     )
     return tuple(Figure(name, unit, float(count)) for name, unit, count in counts)

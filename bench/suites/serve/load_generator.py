@@ -127,7 +127,7 @@ class Sending:
 
     async def perform(self) -> Record:
         connections = [await self._connect() for _ in range(self.load.connections)]
-        start, spent = _clock(), time.process_time()
+        start = _clock()
         self._end = start + self.load.seconds
         work = [self._work(connection) for connection in connections]
         if self.load.rate is None:
@@ -140,8 +140,7 @@ class Sending:
             if due is not None:
                 self._note(due, NEVER, OVERDUE)
         seconds = _clock() - start
-        cores = (time.process_time() - spent) / seconds
-        return Record.of(self._rows, self._bodies, start, seconds=seconds, cores=cores)
+        return Record.of(self._rows, self._bodies, start, seconds=seconds)
 
     def _follow(self, loop: asyncio.AbstractEventLoop, start: float) -> None:
         """Lets requests arrive by the schedule, from a thread: the timers of an event loop are

@@ -235,129 +235,46 @@ PARTS = {
     Role.EMBEDDER: "embedder",
 }
 OWN_PROXY, OTHERS, SUPERVISOR = "Serve's proxy", "the rest of Ray", "supervisor"
+_DECODER = "engine.faces.image_files"
 
 
 Usage = dict[str, float]
-"""Seconds of processor time, by part of the service and, after a colon, what it did."""
-THREADS = {
-    "extract": "extraction",
-    "faces": "queue of photographs",
-    "registrar": "deciding and storing",
-    "event-loop": "event loop: HTTP, parsing, the hop",
-}
-"""What threads do, by how their names begin."""
-DECODING, REST = "decoding", "other threads"
-_DECODER = "engine.faces.image_files"
+"""Seconds of processor time, by part of the service."""
 
 
 def list_usage(usage: Usage, what: str, count: int) -> tuple[Figure, ...]:
     """Microseconds of processor time that each of `count` answers took, the most first."""
-    parts: Usage = {}
-    for name, seconds in usage.items():
-        part = name.partition(": ")[0]
-        parts[part] = parts.get(part, 0.0) + seconds
     return tuple(
         Figure(f"{what}: {part}", "us of a core", seconds / count * 1e6)
-        for part, seconds in sorted(parts.items(), key=lambda item: -item[1])
+        for part, seconds in sorted(usage.items(), key=lambda item: -item[1])
     )
 
 
-def list_costs(usage: Usage, what: str, count: int, ratio: float) -> tuple[Figure, ...]:
-    """Milliseconds of processor time of all and of each part, the most first."""
-    figures = [
-        Figure(f"{what}: all", "ms of a core", sum(usage.values()) / count * 1e3, ratio=ratio)
-    ]
-    figures += [
-        Figure(f"{what}: {name}", "ms of a core", seconds / count * 1e3)
-        for name, seconds in sorted(usage.items(), key=lambda item: -item[1])
-    ]
-    return tuple(figures)
-
-
 @contextmanager
-def watch_usage(service: Service) -> Iterator[Usage]:
-    """Counts what the service's processes take until the context ends."""
+def watch_usage(pid: int) -> Iterator[Usage]:
+    """Counts what a process and its descendants take until the context ends."""
     usage: Usage = {}
-    before = _read_times(service)
+    before = _read_times(pid)
     yield usage
-    _add_difference(usage, before, _read_times(service))
-
-
-@contextmanager
-def watch_own_usage() -> Iterator[Usage]:
-    """Counts what this process and its decoders take until the context ends."""
-    usage: Usage = {}
-    before = _read_own_times()
-    yield usage
-    _add_difference(usage, before, _read_own_times())
+    for key, seconds in _read_times(pid).items():
+        usage[key[1]] = usage.get(key[1], 0.0) + seconds - before.get(key, 0.0)
 
 
 def name_part(process: Process) -> str:
     """Which part of the service a process is."""
     if process.words and process.words[0].startswith("ray::ProxyActor"):
         return OWN_PROXY
+    if any(_DECODER in word for word in process.words):
+        return PARTS[Role.INGRESS]
     return PARTS.get(process.role, OTHERS)
 
 
-Times = dict[tuple[int, str], float]
-
-
-def _add_difference(usage: Usage, before: Times, after: Times) -> None:
-    for key, seconds in after.items():
-        usage[key[1]] = usage.get(key[1], 0.0) + seconds - before.get(key, 0.0)
-
-
-def _read_times(service: Service) -> Times:
-    times = _read_process(service.pid, SUPERVISOR)
-    for process in list_descendants(service.pid):
-        part = name_part(process)
-        if _is_decoder(process):
-            times |= _read_process(process.pid, f"{PARTS[Role.INGRESS]}: {DECODING}")
-        elif process.role in (Role.INGRESS, Role.REGISTRAR):
-            times |= _read_process(process.pid, part, by_thread=True)
-        else:
-            times |= _read_process(
-                process.pid, part if part != OTHERS else f"{OTHERS}: {process.role}"
-            )
+def _read_times(pid: int) -> dict[tuple[int, str], float]:
+    """Seconds of each process so far, with the part that it is."""
+    times = {}
+    parts = {pid: SUPERVISOR} | {one.pid: name_part(one) for one in list_descendants(pid)}
+    for one, part in parts.items():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            spent = psutil.Process(one).cpu_times()
+            times[one, part] = spent.user + spent.system
     return times
-
-
-def _read_own_times() -> Times:
-    own = os.getpid()
-    times = _read_process(own, "", by_thread=True)
-    for process in list_descendants(own):
-        if _is_decoder(process) and process.parent == own:
-            times |= _read_process(process.pid, DECODING)
-    return times
-
-
-def _is_decoder(process: Process) -> bool:
-    return any(_DECODER in word for word in process.words)
-
-
-def _read_process(pid: int, name: str, *, by_thread: bool = False) -> Times:
-    """Seconds of a process so far under this name; if `by_thread`, by what its threads do."""
-    times: Times = {}
-    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-        process = psutil.Process(pid)
-        spent = process.cpu_times()
-        rest = spent.user + spent.system
-        if not by_thread:
-            return {(pid, name): rest}
-        before = f"{name}: " if name else ""
-        for thread in process.threads():
-            seconds = thread.user_time + thread.system_time
-            found = _name_work(pid, thread.id)
-            if found is not None:
-                key = pid, before + found
-                times[key] = times.get(key, 0.0) + seconds
-                rest -= seconds
-        times[pid, before + REST] = max(rest, 0.0)
-    return times
-
-
-def _name_work(pid: int, thread: int) -> str | None:
-    with suppress(OSError):
-        name = Path(f"/proc/{pid}/task/{thread}/comm").read_text(encoding="utf-8")
-        return next((work for start, work in THREADS.items() if name.startswith(start)), None)
-    return None

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.core.machine import DISK, MEMORY, filesystem_of
-from bench.core.reports import (
-    LEFT_OUT,
-    PART,
-    Figure,
-    Measured,
-    Result,
-    Skipped,
-    SuiteOutput,
-    choose_names,
-)
+from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput
 from bench.suites.serve.chaos import measure_kills
-from bench.suites.serve.embedding import measure_embedding
 from bench.suites.serve.fixtures import Home, draw_people
 from bench.suites.serve.load_requests import BATCH, draw_probes, pack, pair_items, write_visits
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
-from bench.suites.serve.process import (
-    Service,
-    ServiceFailed,
-    Usage,
-    kill_hard,
-    list_costs,
-    list_usage,
-    serve,
-)
+from bench.suites.serve.process import Service, ServiceFailed, Usage, kill_hard, list_usage, serve
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
@@ -208,10 +189,9 @@ def _measure_batches(
     probes = draw_probes(home, sizes.probes, context.seed)
     compared = session.match(pair_items(home, max(sizes.pairs, BATCH)), BATCH, connections)
     searched = session.search(probes, BATCH, connections)
-    checked = session.search_all(probes)
     measured["batched_comparisons_per_second"] = _median(compared.rates) * BATCH
     measured["searches_per_second"] = _median(searched.rates) * BATCH
-    measured["wrong_searches"] = float(checked.wrong)
+    measured["wrong_searches"] = float(session.search_all(probes))
     return [
         Result("Matches in batches, 1:1", setup, compared.list_figures("comparisons", BATCH)),
         Result("Matches in batches, 1:N", setup, searched.list_figures("searches", BATCH)),
@@ -226,8 +206,6 @@ def _list_enrollments(
     own_rate = _rate_of((len(own.decisions), own.seconds) for _, own in turns)
     waited_ms = np.concatenate([one.latency_s[one.is_fine] for one in records]) * 1e3
     measured["enrollment_share"] = rate / own_rate
-    own = Counter(decision for _, own in turns for decision in own.decisions).most_common()
-    decided = sum((served.decisions for served, _ in turns), Counter[str]()).most_common()
     setup = context.setup(home, connections=context.sizes.pace.enrolling_connections)
     usage = _add(served.usage for served, _ in turns)
     return Result(
@@ -239,8 +217,6 @@ def _list_enrollments(
             Figure("over HTTP: p50", "ms", float(np.quantile(waited_ms, 0.5))),
             Figure("over HTTP: p99", "ms", float(np.quantile(waited_ms, 0.99))),
             *list_usage(usage, "over HTTP", sum(map(len, records))),
-            *(Figure(f"in process: {name}", "decisions", times) for name, times in own),
-            *(Figure(f"over HTTP: {name}", "decisions", times) for name, times in decided),
         ),
     )
 
@@ -248,18 +224,21 @@ def _list_enrollments(
 def _list_costs(
     context: Context, home: Home, turns: Turns, measured: dict[str, Measured]
 ) -> Result:
-    """Where each millisecond goes: the service's beside the library's, the generator apart."""
-    used, own = _add(served.usage for served, _ in turns), _add(own.usage for _, own in turns)
-    served = sum(len(served.record) for served, _ in turns)
-    count = sum(len(own.decisions) for _, own in turns)
-    ratio = (sum(used.values()) / served) / (sum(own.values()) / count)
-    measured["enrollment_cost"] = ratio
+    """The service's beside the library's, the generator apart."""
+    served, own = zip(*turns, strict=True)
+    used_ms = _sum(one.usage for one in served) / sum(len(one.record) for one in served) * 1e3
+    own_ms = _sum(one.usage for one in own) / sum(len(one.decisions) for one in own) * 1e3
+    measured["enrollment_cost"] = used_ms / own_ms
     setup = context.setup(home, connections=context.sizes.pace.enrolling_connections)
     figures = (
-        *list_costs(own, "in process", count, 1.0),
-        *list_costs(used, "over HTTP", served, 1 / ratio),
+        Figure("in process: all", "ms of a core", own_ms, ratio=1.0),
+        Figure("over HTTP: all", "ms of a core", used_ms, ratio=own_ms / used_ms),
     )
     return Result("Processor time of an enrollment", setup, figures)
+
+
+def _sum(usages: Iterable[Usage]) -> float:
+    return sum(sum(usage.values()) for usage in usages)
 
 
 def _rate_of(parts: Iterable[tuple[int, float]]) -> float:
@@ -321,7 +300,6 @@ PARTS: Mapping[Part, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] =
     Part.START: (measure_start, PROMISED),
     Part.KILLS: (measure_kills, KILLS),
     Part.SOAK: (measure_soak, ("memory_growth",)),
-    Part.EMBEDDING: (measure_embedding, ()),
 }
 """What measures a part, and the figures of it that goals name."""
 RIGHT_AT_ANY_SIZE = {"wrong_searches", *KILLS} - {"kills"}
@@ -329,26 +307,24 @@ RIGHT_AT_ANY_SIZE = {"wrong_searches", *KILLS} - {"kills"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
+class Config(Sizes):
     """`parts` in their order; homes are made in `folder`, which must be on a disk."""
 
-    sizes: Sizes = field(default_factory=Sizes)
-    parts: Sequence[Part] = tuple(PARTS)
+    parts: tuple[str, ...] = ()
     faces: Path | None = None
     folder: Path = DISK
     seed: int = 0
 
 
-def run(config: ServeConfig) -> SuiteOutput:
+def run(config: Config) -> SuiteOutput:
     if not config.folder.is_dir():
         raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
-    visitors = draw_people(config.faces, config.sizes.people, config.seed)
+    visitors = draw_people(config.faces, config.people, config.seed)
     results: list[Result] = []
     measured: dict[str, Measured] = {}
-    with open_context(config.sizes, visitors, config.seed, config.folder) as context:
+    with open_context(config, visitors, config.seed, config.folder) as context:
         for part, (measure, names) in PARTS.items():
-            if part not in config.parts:
-                measured |= dict.fromkeys(names, Skipped(f"{LEFT_OUT} {part}"))
+            if config.parts and part not in config.parts:
                 continue
             try:
                 found, figures = measure(context)
@@ -358,31 +334,25 @@ def run(config: ServeConfig) -> SuiteOutput:
                 found = [Result(f"Part {part}", context.describe(), (why,))]
                 figures = dict.fromkeys(names, float("nan"))
             assert set(figures) == set(names), "a part measures what it says"
-            results += (replace(one, setup={PART: part.value, **one.setup}) for one in found)
+            results += found
             measured |= {name: _judge(name, value, config) for name, value in figures.items()}
     return tuple(results), measured
 
 
-def read_parts(text: str) -> tuple[Part, ...]:
-    """Parts by name, with commas between them; all for an empty text."""
-    names = choose_names(text, Part, "no part {name}: choose of {known}")
-    return tuple(map(Part, names)) or tuple(PARTS)
-
-
-def _judge(name: str, value: Measured, config: ServeConfig) -> Measured:
+def _judge(name: str, value: Measured, config: Config) -> Measured:
     """A figure counts where it was measured as promised."""
-    sizes, promised = config.sizes, Sizes()
+    promised = Sizes()
     filesystem = filesystem_of(config.folder)
     if isinstance(value, Skipped) or name in RIGHT_AT_ANY_SIZE:
         return value
     if filesystem in MEMORY:
         return Skipped(f"{config.folder} is {filesystem}: not durable")
     if name == "ready_seconds_million":
-        is_small = sizes.million < promised.million
+        is_small = config.million < promised.million
     elif name == "kills":
-        is_small = sizes.kills < promised.kills
+        is_small = config.kills < promised.kills
     elif name == "memory_growth":
-        is_small = sizes.soak_s < promised.soak_s
+        is_small = config.soak_s < promised.soak_s
     else:
-        is_small = sizes.references < promised.references or sizes.pace != promised.pace
+        is_small = config.references < promised.references or config.pace != promised.pace
     return Skipped("promised for the default sizes, not for these") if is_small else value

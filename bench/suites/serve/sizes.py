@@ -26,7 +26,6 @@ class Part(StrEnum):
     SOAK = "soak"
     START = "start"
     KILLS = "kills"
-    EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +49,23 @@ class Sizes:
     races: int = 3
 
 
-QUICK = Sizes(
-    references=2_000,
-    million=4_000,
-    people=16,
-    pairs=256,
-    probes=256,
-    pace=Pace(seconds=0.5, rounds=1, connections=4, batch_connections=1, enrolling_connections=4),
-    match_overload=OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
-    enroll_overload=OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
-    soak_s=6,
-    soak_sample_s=0.5,
-    starts=1,
-    kills=3,
-    races=1,
-)
+QUICK = {
+    "references": 2_000,
+    "million": 4_000,
+    "people": 16,
+    "pairs": 256,
+    "probes": 256,
+    "pace": Pace(
+        seconds=0.5, rounds=1, connections=4, batch_connections=1, enrolling_connections=4
+    ),
+    "match_overload": OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    "enroll_overload": OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    "soak_s": 6,
+    "soak_sample_s": 0.5,
+    "starts": 1,
+    "kills": 3,
+    "races": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)

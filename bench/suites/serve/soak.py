@@ -39,40 +39,19 @@ class Soak:
     memory_mib: Seconds
     parts_mib: Mapping[str, Seconds] = field(default_factory=dict)
 
-    def settle(self, values: Seconds) -> Seconds:
-        """Those after the first minute."""
-        return values[self.moments_s >= min(WARM_S, float(self.moments_s[-1]) / 3)]
-
-    def fit(self, values: Seconds) -> tuple[float, float, float]:
-        """The straight line through values after the first minute: its slope in MiB a minute, where
-        it begins, and how far samples lie from it (standard deviation)."""
-        moments, kept = self.settle(self.moments_s), self.settle(values)
-        line = np.polyfit(moments - moments[0], kept, 1)
-        noise = np.std(kept - np.polyval(line, moments - moments[0]))
-        return float(line[0]) * 60, float(line[1]), float(noise)
-
     @property
     def growth(self) -> float:
-        """What the line rises, as a share of where it begins."""
-        slope, start, _ = self.fit(self.memory_mib)
-        moments = self.settle(self.moments_s)
-        return slope / 60 * float(moments[-1] - moments[0]) / start
+        """What the straight line after the first minute rises, as a share of where it begins."""
+        is_settled = self.moments_s >= min(WARM_S, float(self.moments_s[-1]) / 3)
+        moments = self.moments_s[is_settled]
+        slope, start = np.polyfit(moments - moments[0], self.memory_mib[is_settled], 1)
+        return float(slope * (moments[-1] - moments[0]) / start)
 
     def list_figures(self) -> tuple[Figure, ...]:
-        memory, (slope, _, noise) = self.settle(self.memory_mib), self.fit(self.memory_mib)
         return (
-            Figure("memory at the start", "MiB", float(self.memory_mib[0])),
-            Figure("memory after the first minute", "MiB", float(memory[0])),
-            Figure("memory at the end", "MiB", float(memory[-1])),
-            Figure("slope after the first minute", "MiB/min", slope),
-            Figure("samples around the line", "MiB", noise),
             Figure("growth after the first minute", "share", self.growth),
             *(
                 Figure(f"memory at the end: {part}", "MiB", float(values[-1]))
-                for part, values in self.parts_mib.items()
-            ),
-            *(
-                Figure(f"slope after the first minute: {part}", "MiB/min", self.fit(values)[0])
                 for part, values in self.parts_mib.items()
             ),
         )
@@ -123,20 +102,14 @@ def measure_soak(context: Context) -> SuiteOutput:
         soak = watch_memory(session.service, running, context.sizes.soak_sample_s)
         record = running.result()
         require_good(record, most_refused=1)
-    enrolled = int((record.is_fine & (record.request % _CYCLE == 0)).sum())
     setup = context.setup(
         home, seconds=context.sizes.soak_s, requests_per_s=round(steady.rate or 0)
     )
     figures = (
         Figure("requests answered", "requests", float(record.is_fine.sum())),
-        Figure("of them enrollments", "requests", float(enrolled)),
-        Figure("refused (429)", "share", float(record.is_refused.mean())),
         *soak.list_figures(),
     )
     return [Result("Memory under a steady load", setup, figures)], {"memory_growth": soak.growth}
-
-
-_CYCLE = SINGLES_A_VISIT + 1
 
 
 def _mix(context: Context, session: Session) -> Load:

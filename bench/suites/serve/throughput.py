@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -21,20 +22,12 @@ from bench.suites.serve.load_requests import (
     Probes,
     Record,
     Request,
-    Searched,
     check_searches,
     pack,
     read_results,
     write_visits,
 )
-from bench.suites.serve.process import (
-    HOST,
-    Service,
-    Usage,
-    list_usage,
-    watch_own_usage,
-    watch_usage,
-)
+from bench.suites.serve.process import HOST, Service, Usage, watch_usage
 from bench.suites.workload import make_msisdn
 from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
@@ -68,32 +61,22 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Loops:
-    """Rounds of one closed loop, and the service's processor time in all of them."""
+    """Rounds of one closed loop."""
 
     records: tuple[Record, ...]
-    usage: Usage
 
     @property
     def rates(self) -> list[float]:
         """Good answers a second, of each round."""
         return [record.rate for record in self.records]
 
-    @property
-    def best(self) -> Record:
-        return max(self.records, key=lambda record: record.rate)
-
-    @property
-    def answers(self) -> int:
-        return sum(int(record.is_fine.sum()) for record in self.records)
-
     def list_figures(self, what: str, items: int = 1) -> tuple[Figure, ...]:
-        """The rate of items, the latency, and where the time went."""
-        best = self.best
+        """The rate of items, and the latency of the fastest round."""
+        best = max(self.records, key=lambda record: record.rate)
         return (
             Figure.of(what, "1/s", [rate * items for rate in self.rates]),
             Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
             Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
-            *list_usage(self.usage, what, self.answers),
         )
 
 
@@ -160,11 +143,10 @@ class Session:
             if warm.is_refused.mean() <= MOST_REFUSED:
                 break
         require_judged(warm)
-        with watch_usage(self.service) as usage:
-            records = [run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)]
+        records = [run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)]
         for record in records:
             require_good(record)
-        return Loops(tuple(records), usage)
+        return Loops(tuple(records))
 
     def match(self, items: Sequence[dict[str, Any]], size: int, connections: int) -> Loops:
         """Rounds of match requests of `size` items each."""
@@ -174,8 +156,8 @@ class Session:
         """Rounds of searches of `size` probes each."""
         return self.loop(self.make_load(pack(self.searcher, probes.items, size), connections))
 
-    def search_all(self, probes: Probes) -> Searched:
-        """Asks for every probe once, in batches, and holds the answers against brute force."""
+    def search_all(self, probes: Probes) -> int:
+        """Asks for every probe once, in batches, and counts what differs from brute force."""
         requests = pack(self.searcher, probes.items, BATCH)
         load = self.make_load(requests, 1, count=len(requests), keeps_bodies=True)
         record = self.generator.run(load)
@@ -192,7 +174,7 @@ class Session:
             serial=serial,
             keeps_bodies=True,
         )
-        with watch_usage(self.service) as usage:
+        with watch_usage(self.service.pid) as usage:
             record = self.generator.run(load)
         require_good(record)
         return Enrolling(record, usage)
@@ -227,7 +209,7 @@ def enroll_here(
     registrar = deployment.registrar
     futures: deque[Future[Outcome]] = deque()
     outcomes: list[Outcome] = []
-    with watch_own_usage() as usage:
+    with watch_usage(os.getpid()) as usage:
         start = time.perf_counter()
         for first in range(0, len(people), CHUNK):
             part = people[first : first + CHUNK]

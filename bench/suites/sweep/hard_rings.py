@@ -25,7 +25,7 @@ from bench.core.timing import clock
 from bench.data.vectors import Rows, Vectors, default_thresholds, turn
 from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
-from bench.suites.sweep.synthetic import Found, list_peak, make_facts, read_peak_bytes
+from bench.suites.sweep.planted import make_facts, read_peak_bytes
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.sweeps.budget import BudgetTerms, Ranking, choose_pairs, expect_true, rank_within_budget
@@ -235,6 +235,10 @@ def register(hard: HardRings, habits: Habits, seed: int) -> Registry:
     return Registry(openings, families, given, births, passports, misspelt)
 
 
+Found = tuple[tuple[Result, ...], dict[str, float]]
+"""Results, and the figures that goals name."""
+
+
 def measure_budgets(plan: HardPlan, folder: Path, setup: Setup) -> Found:
     """In a new process, so that its peak of memory is that of nothing else."""
     with Worker() as pool:
@@ -249,7 +253,7 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
     curve = load_calibration(Settings()).curve(Comparison.FUSED)
     threshold = curve.points[-1].threshold
     scanner = Scanner()
-    gallery, _ = build_gallery(hard.vectors, scanner)
+    gallery = build_gallery(hard.vectors, scanner)
     joined, join_s = clock(
         lambda: join_gallery(gallery, threshold, checkpoint=folder / "budgets").pairs
     )
@@ -264,12 +268,11 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
     )
     ranking, rank_s = clock(lambda: _rank(joined, terms, gallery))
     by_score, _ = clock(lambda: _rank_by_score(joined, terms, gallery))
-    peak_bytes = read_peak_bytes()
     scanner.close()
     setup = setup | {
         "kernel": scanner.kernel,
         "rings": plan.rings,
-        "identities of a ring": f"{min(SIZES)} to {max(SIZES)}, all below {_certain():.3f}",
+        "identities of a ring": f"{min(SIZES)} to {max(SIZES)}",
         "pairs of siblings": plan.siblings,
         "threshold": round(threshold, 4),
         **{f"share: {name.replace('_', ' ')}": value for name, value in asdict(habits).items()},
@@ -280,12 +283,8 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
         for budget in BUDGETS
     }
     costs = (
-        Figure("all pairs", "s", join_s),
-        Figure("the ranking after it", "s", rank_s),
         Figure("pairs found", "pairs", float(ranking.candidates.found)),
-        Figure("groups considered", "groups", float(ranking.considered)),
-        Figure("documents whose names and numbers were looked at", "documents", ranking.opened),
-        list_peak(peak_bytes),
+        Figure("peak of memory, gallery and all", "GB", read_peak_bytes() / 1e9),
     )
     results = (
         Result("What a budget of cases costs", setup, costs),
@@ -296,10 +295,6 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
         "budget_gain": found["budget 1000"] / max(found["score 1000"], 1.0),
         "ranking_share": rank_s / join_s,
     }
-
-
-def _certain() -> float:
-    return default_thresholds().certain
 
 
 def _rank(joined: Pairs, terms: BudgetTerms, gallery: Gallery) -> Ranking:

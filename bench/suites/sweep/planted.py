@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import count, islice, pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +25,21 @@ from bench.data.vectors import Rows, Vectors, population_of, turn
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
+from engine.sweeps.clustering import Owners
+from engine.sweeps.groups import FaceFacts
+from schema.lines import LineStatus
+from schema.sweeps import Identity, LineFact
 
 DIM = 128
 SMALLEST, LARGEST = 2, 20
 """Identities of a ring."""
 
 _CLEARANCE = 0.06
+_CARRIERS, _OUTLETS = 3, 400
+_FIRST_OPENING = datetime(2019, 12, 1, tzinfo=UTC)
+_MINUTES = 3 * 365 * 24 * 60
+# Odd numbers without a pattern: what a row has follows from it, with nothing kept.
+_SCATTER = 0x9E3779B1
 _PEOPLE_OF_RINGS, _PEOPLE_OF_TRAPS, _NEWCOMERS = 3, 4, 5
 """Added to the seed: people who are not in the gallery otherwise."""
 
@@ -159,3 +170,36 @@ def planted_pairs(planted: Planted, threshold: float) -> NDArray[np.int64]:
         one, other = np.nonzero(np.triu(scores >= threshold + 1e-6, 1))
         found.append(np.sort(np.stack([rows[one], rows[other]], axis=1), axis=1))
     return np.concatenate(found)
+
+
+def read_peak_bytes() -> int:
+    """The most memory that this process has had at once."""
+    # What the system's own accounting says (ru_maxrss) a child has from its parent.
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def make_facts(count: int) -> FaceFacts:
+    """Of `count` references, each under its own document; no pair has been reviewed."""
+    rows = np.arange(count, dtype=np.int64)
+    return FaceFacts(
+        owners=Owners(rows, rows),
+        exceptions=np.empty((0, 2), np.int64),
+        identities_of=lambda references: [introduce(row) for row in references],
+    )
+
+
+def introduce(row: int) -> Identity:
+    """The identity in this row of the gallery; its document's id is the row in digits."""
+    number = row * _SCATTER % (1 << 32)
+    lines = tuple(
+        LineFact(
+            line_id=f"{row}-{line}",
+            carrier=f"carrier-{number % _CARRIERS}",
+            outlet=f"outlet-{number % _OUTLETS}",
+            opened_at=_FIRST_OPENING + timedelta(minutes=(number + line * _SCATTER) % _MINUTES),
+            status=LineStatus.ACTIVE.value,
+        )
+        for line in range(1 + number % 2)
+    )
+    return Identity(f"{row:09d}", (row,), tuple(sorted(lines, key=lambda one: one.opened_at)))

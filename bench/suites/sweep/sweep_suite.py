@@ -5,62 +5,356 @@ And photographs of known people as a gallery: each photograph of a person under 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.core.machine import DISK, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, choose_names
-from bench.core.timing import clock
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
+from bench.core.timing import clock, rested
 from bench.data.photographs import LFW, find_faces
 from bench.data.vectors import Rows, Vectors, default_thresholds, describe_population
 from bench.suites.baselines import PROMISED_SIZE, build_gallery, size_reason
 from bench.suites.serve.process import Worker
-from bench.suites.sweep import synthetic
-from bench.suites.sweep.agreement import (
-    Labels,
-    adjusted_rand,
-    agree,
-    count_pairs,
-    label_groups,
-    label_linked,
-    label_sets,
-    list_joined,
-    share_pairs,
-)
 from bench.suites.sweep.hard_rings import HardPlan, measure_budgets
-from bench.suites.sweep.planted import DIM, LARGEST, SMALLEST, Plan, plant
-from bench.suites.sweep.synthetic import list_peak, make_facts, read_peak_bytes
-from bench.suites.workload import load_holders, make_home
+from bench.suites.sweep.planted import (
+    DIM,
+    LARGEST,
+    SMALLEST,
+    Plan,
+    Planted,
+    make_facts,
+    plant,
+    planted_pairs,
+    read_peak_bytes,
+)
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
-from engine.sweeps.clustering import PairTable
-from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.folder import GroupFile, SweepFolder
+from engine.sweeps.clustering import LinkTable, PairTable, cluster_links, label_components
 from engine.sweeps.groups import group_faces
 from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
-from schema.sweeps import Group, GroupKind, SweepScope, SweepState
-from serving.deployment.deployment import Deployment
-from serving.settings.settings import Settings
-from serving.sweeps.manager import SweepManager
+from schema.sweeps import Group
 
+QUICK = {
+    "references": 20_000,
+    "rings": 50,
+    "traps": 10,
+    "newcomers": 1_000,
+    "flood": 50_000,
+    "hard_rings": 40,
+    "siblings": 100,
+    "people": 60,
+}
 MOST_IDENTITIES = 20
 """Of one person: a few have hundreds of photographs, and would be most of all pairs."""
+LINKS_A_DOCUMENT = 2.5
+"""With more than two, most documents hang together in one component."""
+_FLAT_REFERENCES = 20_000
+
+Labels = NDArray[np.int64]
 
 
-def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """`threshold`: above the highest score that two strangers of LFW have, 0.54, and high enough
+    for a trap, whose strangers score up to 0.5.
+
+    It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
+    `flood` random links are clustered alone. `people`: only the first so many of the photographs.
+    `hard_rings` and pairs of `siblings` are hidden in a gallery of their own (`hard_rings`).
+    Checkpoints lie in a folder made in `folder`.
+    """
+
+    references: int = 1_000_000
+    rings: int = 1_000
+    traps: int = 100
+    newcomers: int = 10_000
+    flood: int = 1_000_000
+    hard_rings: int = 1_000
+    siblings: int = 10_000
+    threshold: float = 0.62
+    people: int | None = None
+    faces: Path | None = None
+    parts: tuple[str, ...] = ()
+    folder: Path = DISK
+    seed: int = 0
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(
+            references=self.references,
+            rings=self.rings,
+            traps=self.traps,
+            newcomers=self.newcomers,
+            threshold=self.threshold,
+            seed=self.seed,
+        )
+
+
+def run(config: Config) -> SuiteOutput:
+    results: list[Result] = []
+    measured: dict[str, Measured] = {}
+    with open_folder(config.folder) as folder:
+        here = replace(config, folder=folder)
+        for part, measure in PARTS.items():
+            if not config.parts or part in config.parts:
+                listed, figures = measure(here)
+                results += listed
+                measured |= figures
+    return results, measured
+
+
+def _run_million(config: Config) -> SuiteOutput:
+    """In a new process, so that its peak of memory is that of nothing else."""
+    plan = config.plan
+    setup: Setup = {
+        "references": plan.references,
+        "dim": DIM,
+        "population": describe_population(DIM),
+        "rings": plan.rings,
+        "identities of a ring": f"{SMALLEST} to {LARGEST}",
+        "traps": plan.traps,
+        "threshold": round(plan.threshold, 4),
+        "seed": plan.seed,
+        "threads": cores(),
+        "filesystem": filesystem_of(config.folder),
+    }
+    with Worker() as pool:
+        results, found = pool.submit(sweep_planted, plan, config.folder, setup).result()
+    measured: dict[str, Measured] = dict(found)
+    if config.references != PROMISED_SIZE[0]:
+        size = Skipped(size_reason(*PROMISED_SIZE))
+        measured |= dict.fromkeys(("sweep_seconds", "sweep_peak_gb", "new_seconds"), size)
+    return results, measured
+
+
+def sweep_planted(
+    plan: Plan, folder: Path, setup: Setup
+) -> tuple[tuple[Result, ...], dict[str, float]]:
+    """What a sweep of everything costs and finds, and then one of what is new.
+
+    Checkpoints go to `folder`, as those of the product go to the disk.
+    """
+    planted, scanner = plant(plan), Scanner()
+    setup = setup | {"kernel": scanner.kernel}
+    first = planted.first_new
+    gallery = build_gallery(planted.vectors[:first], scanner)
+    found, measured, pairs, group_s = _sweep_all(gallery, planted, plan.threshold, folder / "all")
+    added = np.arange(first, len(planted.people))
+    gallery.add(added, planted.vectors[first:], gallery.sequence + 1)
+    new, more = _sweep_new(gallery, planted, pairs, plan.threshold, folder / "new")
+    peak_gb = read_peak_bytes() / 1e9
+    scanner.close()
+    flat_s = _time_flat(planted.vectors[:first], plan.threshold)
+    swept_s = measured["sweep_seconds"]
+    costs = (
+        # It compares each pair from both sides.
+        Figure("FAISS Flat's range search, projected", "s", flat_s, ratio=1.0),
+        Figure("the sweep", "s", swept_s, ratio=flat_s / swept_s),
+        Figure("groups and their ranks in it", "s", group_s),
+        Figure("peak of memory, gallery and all", "GB", peak_gb),
+    )
+    results = (
+        Result("A sweep of everything", setup, costs),
+        Result("What it found", setup, found),
+        Result("A sweep of what is new", setup | {"newcomers": plan.newcomers}, new),
+    )
+    return results, measured | more | {"sweep_peak_gb": peak_gb}
+
+
+def _sweep_all(
+    gallery: Gallery, planted: Planted, threshold: float, checkpoint: Path
+) -> tuple[tuple[Figure, ...], dict[str, float], PairTable, float]:
+    """What was found, with those who are linked through however many others beside our groups; the
+    pairs, and the seconds of the groups."""
+    joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
+    first = planted.first_new
+    pairs = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    group = partial(group_faces, pairs, threshold, make_facts(first), read_vectors=gallery.held)
+    groups, group_s = clock(group)
+    wanted = planted_pairs(planted, threshold)
+    wanted = wanted[wanted[:, 1] < first]
+    missed = count_missed(wanted, pairs)
+    truth = planted.people[:first]
+    rand, sprung = agree(truth, planted.traps, label_groups(first, groups))
+    others = agree(truth, planted.traps, label_components(first, pairs.left, pairs.right))
+    figures = (
+        Figure("pairs found", "pairs", float(len(pairs))),
+        Figure("planted, at or above the threshold", "pairs", float(len(wanted))),
+        Figure("of these missed", "pairs", float(missed)),
+        Figure("groups", "groups", float(len(groups))),
+        Figure("groups: adjusted Rand index", "of 1", rand),
+        Figure("groups: chains joined", "of the traps", float(sprung)),
+        Figure("connected components: adjusted Rand index", "of 1", others[0]),
+        Figure("connected components: chains joined", "of the traps", float(others[1])),
+    )
+    measured = {
+        "planted_pairs_found": 1 - missed / max(len(wanted), 1),
+        "adjusted_rand": rand,
+        "sprung_traps": float(sprung),
+        "sweep_seconds": join_s + group_s,
+    }
+    return figures, measured, pairs, group_s
+
+
+def _sweep_new(
+    gallery: Gallery, planted: Planted, earlier: PairTable, threshold: float, checkpoint: Path
+) -> tuple[tuple[Figure, ...], dict[str, float]]:
+    first, total = planted.first_new, len(planted.people)
+    known, fresh = np.arange(first), np.arange(first, total)
+    join = partial(join_gallery, gallery, threshold, known=known, checkpoint=checkpoint)
+    joined, join_s = clock(join)
+    facts, found = make_facts(total), joined.pairs
+
+    def group() -> PairTable:
+        both = PairTable(
+            *(
+                np.concatenate([getattr(one, name) for one in (earlier, found)])
+                for name in ("left", "right", "scores")
+            )
+        )
+        group_faces(both, threshold, facts, read_vectors=gallery.held, fresh=fresh)
+        return both
+
+    pairs, group_s = clock(group)
+    wanted = planted_pairs(planted, threshold)
+    wanted = wanted[wanted[:, 1] >= first]
+    missed = count_missed(wanted, pairs)
+    figures = (
+        Figure("the sweep of what is new", "s", join_s + group_s),
+        Figure("planted, with a new reference", "pairs", float(len(wanted))),
+        Figure("of these missed", "pairs", float(missed)),
+    )
+    return figures, {
+        "new_pairs_found": 1 - missed / max(len(wanted), 1),
+        "new_seconds": join_s + group_s,
+    }
+
+
+def _time_flat(vectors: Vectors, threshold: float) -> float:
+    """FAISS Flat's range search over all, by the rate at which it decides on the pairs of a few."""
+    some = vectors[:_FLAT_REFERENCES]
+    index = faiss.IndexFlatIP(some.shape[1])
+    index.add(some)
+    taken_s = min(rested(lambda: index.range_search(some, threshold))() for _ in range(3))
+    return taken_s * (len(vectors) / len(some)) ** 2
+
+
+def adjusted_rand(truth: Labels, found: Labels) -> float:
+    """The Rand index corrected for chance (Hubert and Arabie 1985); 1 where both are the same."""
+    together, of_truth, of_found = _count_together(truth, found)
+    total = count_pairs(np.array([len(truth)]))
+    expected = of_truth * of_found / total if total else 0.0
+    most = (of_truth + of_found) / 2
+    return (together - expected) / (most - expected) if most != expected else 1.0
+
+
+def share_pairs(truth: Labels, found: Labels) -> tuple[float, float]:
+    """Precision and recall of the pairs that are together; 1 where there is none to be right."""
+    together, of_truth, of_found = _count_together(truth, found)
+    precision = together / of_found if of_found else 1.0
+    return precision, together / of_truth if of_truth else 1.0
+
+
+def _count_together(truth: Labels, found: Labels) -> tuple[float, float, float]:
+    """Pairs that are together in both, in the truth, and in what was found."""
+    both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
+    alone = (np.unique(labels, return_counts=True)[1] for labels in (truth, found))
+    of_truth, of_found = map(count_pairs, alone)
+    return count_pairs(both), of_truth, of_found
+
+
+def count_pairs(sizes: NDArray[np.int64]) -> float:
+    """Pairs within sets of these sizes."""
+    return float((sizes * (sizes - 1) // 2).sum())
+
+
+def label_groups(size: int, groups: Iterable[Group]) -> Labels:
+    """int64[size] by reference, where those are rows: who is in no group is alone."""
+    labels = np.arange(size)
+    for group in groups:
+        rows = [key for one in group.identities for key in one.reference_ids]
+        labels[rows] = min(rows)
+    return labels
+
+
+def agree(truth: Labels, traps: Iterable[Rows], labels: Labels) -> tuple[float, int]:
+    """The adjusted Rand index of a grouping, and in how many traps it puts strangers together who
+    are no neighbours there."""
+    sprung = sum(
+        any(
+            labels[one] == labels[other]
+            for place, one in enumerate(rows)
+            for other in rows[place + 2 :]
+        )
+        for rows in traps
+    )
+    return adjusted_rand(truth, labels), sprung
+
+
+def count_missed(wanted: Rows, pairs: PairTable) -> int:
+    """How many of these pairs of rows, int64[k, 2] ascending, were not found."""
+    found = set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True))
+    return sum((one, other) not in found for one, other in wanted.tolist())
+
+
+def _run_budgets(config: Config) -> SuiteOutput:
+    plan = HardPlan(
+        references=config.references,
+        rings=config.hard_rings,
+        siblings=config.siblings,
+        seed=config.seed,
+    )
+    setup: Setup = {
+        "references": plan.references,
+        "dim": DIM,
+        "seed": plan.seed,
+        "threads": cores(),
+        "filesystem": filesystem_of(config.folder),
+    }
+    results, found = measure_budgets(plan, config.folder, setup)
+    measured: dict[str, Measured] = dict(found)
+    if config.references != PROMISED_SIZE[0]:
+        measured = dict.fromkeys(measured, Skipped(size_reason(*PROMISED_SIZE)))
+    return results, measured
+
+
+def _run_flood(config: Config) -> SuiteOutput:
+    """Seconds to cluster so many random links, as of a threshold that strangers reach."""
+    rng = np.random.default_rng([config.seed, 23])
+    documents = int(2 * config.flood / LINKS_A_DOCUMENT)
+    left, right = rng.integers(0, documents, (2, config.flood))
+    scores = rng.uniform(0.4, 0.7, config.flood).astype(np.float32)
+    kept = left != right
+    table = LinkTable.of(left[kept], right[kept], scores[kept])
+    seconds = clock(lambda: cluster_links(table))[1]
+    promised = Config().flood
+    is_promised = config.flood == promised
+    return (), {
+        "flood_seconds": seconds if is_promised else Skipped(f"promised for {promised:,} links")
+    }
+
+
+def _run_lfw(config: Config) -> SuiteOutput:
     """Extracts all photographs (of the first `people`), and sweeps them at three thresholds.
 
     A result for each gallery: of the pairs, and of the pairs of identities that share a group.
     """
-    root = find_faces(faces)
+    if config.faces is None and not (LFW / "images").is_dir():
+        absent = Figure.skip("precision and recall", "share", "LFW is not here: give --faces")
+        return (Result("People under false documents", {}, (absent,)),), {}
+    root = find_faces(config.faces)
     folder = LabelledFolder.open(root)
-    if people is not None:
-        folder = _first(folder, people)
+    if config.people is not None:
+        folder = _first(folder, config.people)
     with open_extractor() as one:
         embeddings = embed_folder(folder, one)
     vectors, labels = embeddings.acquired()
@@ -70,6 +364,7 @@ def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result
         "review": limits.review,
         "certain": limits.certain,
     }
+    results = []
     for name, each in (("one photograph each", 1), ("fused of two photographs", 2)):
         references, owners = _split(vectors, labels, each)
         counts = np.unique(owners, return_counts=True)[1]
@@ -82,7 +377,8 @@ def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result
             "identities at most": MOST_IDENTITIES,
         }
         figures = tuple(_sweep_people(references, owners, thresholds))
-        yield Result(f"People under false documents, {name}", setup, figures)
+        results.append(Result(f"People under false documents, {name}", setup, figures))
+    return results, {}
 
 
 def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
@@ -111,264 +407,26 @@ def _sweep_people(
     references: Vectors, people: Rows, thresholds: Mapping[str, float]
 ) -> Iterator[Figure]:
     scanner = Scanner()
-    indexed, _ = build_gallery(references, scanner)
+    indexed = build_gallery(references, scanner)
     facts = make_facts(len(people))
+    mated = count_pairs(np.unique(people, return_counts=True)[1])
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
-        groups = group_faces(pairs, threshold, facts, read_vectors=indexed.held)
-        yield from _compare(f"{name} ({threshold:.3f})", people, pairs, groups)
+        groups: Sequence[Group] = group_faces(pairs, threshold, facts, read_vectors=indexed.held)
+        precision, recall = share_pairs(people, label_groups(len(people), groups))
+        right = int((people[pairs.left] == people[pairs.right]).sum())
+        at = f"{name} ({threshold:.3f})"
+        yield Figure(f"{at}: pairs, precision", "share", right / len(pairs) if len(pairs) else 1.0)
+        yield Figure(f"{at}: pairs, recall", "share", right / mated if mated else 1.0)
+        yield Figure(f"{at}: together in groups, precision", "share", precision)
+        yield Figure(f"{at}: together in groups, recall", "share", recall)
     scanner.close()
 
 
-def _compare(at: str, people: Rows, pairs: PairTable, groups: Sequence[Group]) -> Iterator[Figure]:
-    labels = label_groups(len(people), groups)
-    precision, recall = share_pairs(people, labels)
-    right = int((people[pairs.left] == people[pairs.right]).sum())
-    mated = count_pairs(np.unique(people, return_counts=True)[1])
-    components = adjusted_rand(people, label_linked(len(people), pairs))
-    yield Figure(f"{at}: pairs, precision", "share", right / len(pairs) if len(pairs) else 1.0)
-    yield Figure(f"{at}: pairs, recall", "share", right / mated if mated else 1.0)
-    yield Figure(f"{at}: together in groups, precision", "share", precision)
-    yield Figure(f"{at}: together in groups, recall", "share", recall)
-    yield Figure(f"{at}: adjusted Rand index", "of 1", adjusted_rand(people, labels))
-    yield Figure(f"{at}: the same of connected components", "of 1", components)
-    yield Figure(f"{at}: groups", "groups", float(len(groups)))
-
-
-QUICK = {
-    "references": 20_000,
-    "rings": 50,
-    "traps": 10,
-    "newcomers": 1_000,
-    "flood": 50_000,
-    "registered": 4_000,
-    "hard_rings": 40,
-    "siblings": 100,
-    "people": 60,
+PARTS: Mapping[str, Callable[[Config], SuiteOutput]] = {
+    "million": _run_million,
+    "budgets": _run_budgets,
+    "flood": _run_flood,
+    "lfw": _run_lfw,
 }
-PARTS: dict[str, tuple[str, ...]] = {
-    "million": (
-        "planted_pairs_found",
-        "adjusted_rand",
-        "sprung_traps",
-        "sweep_seconds",
-        "sweep_peak_gb",
-        "new_pairs_found",
-        "new_seconds",
-    ),
-    "budgets": ("budget_gain", "ranking_share"),
-    "flood": ("flood_seconds",),
-    # Stated, without goals: at a million, the registry takes minutes to be filled, and what
-    # photographs bring says little of others.
-    "deployment": (),
-    "lfw": (),
-}
-"""The parts, and the figures of each that goals name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepConfig:
-    """`threshold`: above the highest score that two strangers of LFW have, 0.54, and high enough
-    for a trap, whose strangers score up to 0.5.
-
-    It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
-    `flood` random links are clustered alone. A deployment has `registered` references, and rings,
-    traps and newcomers in the same shares. `people`: only the first so many of the photographs.
-    `hard_rings` and pairs of `siblings` are hidden in a gallery of their own (`hard_rings`).
-    Checkpoints and homes lie in a folder made in `folder`.
-    """
-
-    references: int = 1_000_000
-    rings: int = 1_000
-    traps: int = 100
-    newcomers: int = 10_000
-    flood: int = 1_000_000
-    registered: int = 100_000
-    hard_rings: int = 1_000
-    siblings: int = 10_000
-    threshold: float = 0.62
-    people: int | None = None
-    faces: Path | None = None
-    parts: tuple[str, ...] = tuple(PARTS)
-    folder: Path = DISK
-    seed: int = 0
-
-
-def read_parts(given: str) -> tuple[str, ...]:
-    """The parts named with commas, all where none is; raises `RequestError` for an unknown one."""
-    return choose_names(given, PARTS, "no part {name}: choose of {known}") or tuple(PARTS)
-
-
-def run(config: SweepConfig) -> SuiteOutput:
-    with open_folder(config.folder) as folder:
-        return _run_parts(replace(config, folder=folder))
-
-
-def _run_parts(config: SweepConfig) -> SuiteOutput:
-    results: list[Result] = []
-    measured: dict[str, Measured] = {}
-    for part, measure in (
-        ("million", _run_million),
-        ("budgets", _run_budgets),
-        ("flood", _run_flood),
-        ("deployment", _run_deployment),
-        ("lfw", _run_lfw),
-    ):
-        measured |= dict.fromkeys(PARTS[part], Skipped(f"the part {part} was not asked for"))
-        if part in config.parts:
-            listed, figures = measure(config)
-            results += listed
-            measured |= figures
-    return tuple(results), measured
-
-
-def _run_million(config: SweepConfig) -> SuiteOutput:
-    plan = _plan(config)
-    results, found = synthetic.measure(plan, config.folder, _describe(plan, config.folder))
-    absent = Skipped("no /proc here to read the peak of memory from")
-    measured: dict[str, Measured] = {name: found.get(name, absent) for name in PARTS["million"]}
-    if config.references != PROMISED_SIZE[0]:
-        size = Skipped(size_reason(*PROMISED_SIZE))
-        measured |= dict.fromkeys(("sweep_seconds", "sweep_peak_gb", "new_seconds"), size)
-    return results, measured
-
-
-def _run_budgets(config: SweepConfig) -> SuiteOutput:
-    plan = HardPlan(
-        references=config.references,
-        rings=config.hard_rings,
-        siblings=config.siblings,
-        seed=config.seed,
-    )
-    setup: Setup = {
-        "references": plan.references,
-        "dim": DIM,
-        "population": "synthetic, with SFace's statistics, look-alikes too",
-        "seed": plan.seed,
-        "threads": cores(),
-        "filesystem": filesystem_of(config.folder),
-    }
-    results, found = measure_budgets(plan, config.folder, setup)
-    measured: dict[str, Measured] = dict(found)
-    if config.references != PROMISED_SIZE[0]:
-        measured = dict.fromkeys(measured, Skipped(size_reason(*PROMISED_SIZE)))
-    return results, measured
-
-
-def _run_flood(config: SweepConfig) -> SuiteOutput:
-    seconds = synthetic.time_flood(config.flood, config.seed)
-    promised = SweepConfig().flood
-    is_promised = config.flood == promised
-    measured = seconds if is_promised else Skipped(f"promised for {promised:,} links")
-    return (), {"flood_seconds": measured}
-
-
-def _run_deployment(config: SweepConfig) -> SuiteOutput:
-    share = config.registered / config.references
-    plan = replace(
-        _plan(config),
-        references=config.registered,
-        rings=max(1, round(config.rings * share)),
-        traps=max(1, round(config.traps * share)),
-        newcomers=max(20, round(config.newcomers * share)),
-    )
-    return (sweep_deployment(plan, config.folder, _describe(plan, config.folder)),), {}
-
-
-def _run_lfw(config: SweepConfig) -> SuiteOutput:
-    if config.faces is None and not (LFW / "images").is_dir():
-        absent = Figure.skip("precision and recall", "share", "LFW is not here: give --faces")
-        return (Result("People under false documents", {}, (absent,)),), {}
-    return tuple(sweep_photographs(config.faces, config.people)), {}
-
-
-def _plan(config: SweepConfig) -> Plan:
-    return Plan(
-        references=config.references,
-        rings=config.rings,
-        traps=config.traps,
-        newcomers=config.newcomers,
-        threshold=config.threshold,
-        seed=config.seed,
-    )
-
-
-def _describe(plan: Plan, folder: Path) -> Setup:
-    return {
-        "references": plan.references,
-        "dim": DIM,
-        "population": describe_population(DIM),
-        "rings": plan.rings,
-        "identities of a ring": f"{SMALLEST} to {LARGEST}",
-        "traps": plan.traps,
-        "threshold": round(plan.threshold, 4),
-        "seed": plan.seed,
-        "threads": cores(),
-        "filesystem": filesystem_of(folder),
-    }
-
-
-Sweeping = tuple[float, Labels, int | None]
-"""A done sweep: its seconds, its groups of faces by rows of the gallery, its process's peak."""
-
-
-def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
-    """Enrolls all, sweeps all, enrolls the newcomers, sweeps what is new; a home in `folder`.
-
-    Seconds are from start to done, reports and tables included; the peak of memory is that of a
-    process that opens the deployment and sweeps, the greater of both.
-    """
-    planted = plant(plan)
-    first, total = planted.first_new, len(planted.people)
-    home = folder / "home"
-    make_home(home)
-    load_s = clock(lambda: _load(home, planted.vectors[:first], 0))[1]
-    all_s, everything, all_peak = _sweep(home, plan.threshold, SweepScope.ALL, total)
-    _load(home, planted.vectors[first:], first)
-    new_s, new, new_peak = _sweep(home, plan.threshold, SweepScope.NEW, total)
-    peaks = [one for one in (all_peak, new_peak) if one is not None]
-    figures = (
-        Figure("holders loaded before", "1/s", plan.references / load_s),
-        Figure("a sweep of everything, to its report", "s", all_s),
-        Figure("a sweep of what is new, to its report", "s", new_s),
-        *agree(planted, everything[:first]).list_figures("groups"),
-        *list_joined(planted, new),
-        list_peak(max(peaks, default=None)),
-    )
-    more: Setup = {"newcomers": plan.newcomers, "database": "SQLite"}
-    return Result("In a deployment", setup | more, figures)
-
-
-def _load(home: Path, vectors: Vectors, first_serial: int) -> None:
-    with Deployment(home, Settings()) as deployment, deployment.store.writer() as writer:
-        load_holders(writer, vectors, first_serial=first_serial)
-
-
-def _sweep(home: Path, threshold: float, scope: SweepScope, total: int) -> Sweeping:
-    """In a new process, as the command is one; `total` rows have a label."""
-    with Worker() as pool:
-        return pool.submit(_sweep_here, home, threshold, scope, total).result()
-
-
-def _sweep_here(home: Path, threshold: float, scope: SweepScope, total: int) -> Sweeping:
-    request = SweepRequest(threshold=threshold, scope=scope, is_unsupported_allowed=True)
-    with Deployment(home, Settings()) as deployment:
-        manager = SweepManager(deployment)
-        started = manager.start(request, "bench")
-        manager.wait()
-        record = manager.status(started.id)
-        assert record.state is SweepState.DONE, record.fault
-        file = GroupFile.open(SweepFolder.of(deployment.sweep_folder, record.id).groups)
-        groups = file.page(len(file), kind=GroupKind.ONE_FACE)
-        references, _ = deployment.store.facts.document_owner_array()
-        manager.close()
-    # References were given ascending ids in the order of the rows.
-    rows = (
-        np.searchsorted(references, [one.reference_ids[0] for one in group.identities]).tolist()
-        for group in groups
-    )
-    assert record.started_at
-    assert record.ended_at
-    taken = record.ended_at - record.started_at
-    return taken.total_seconds(), label_sets(total, rows), read_peak_bytes()
