@@ -2,9 +2,9 @@
 
 Locust is a closed loop by nature: a user sends, waits for the answer, waits its `wait_time`, and
 sends again, so a service that stalls is asked less meanwhile, and its stall is a few slow samples.
-Here a user is a schedule, one for each kind of traffic: it spawns a greenlet for each visit when
-that is due, whatever became of the earlier ones, and latency counts from that moment. Visits report
-through `environment.events.request`, as every client of Locust does.
+Here one user is the schedule: it spawns a greenlet for each visit when that is due, whatever became
+of the earlier ones, and latency counts from that moment. Visits report through
+`environment.events.request`, as every client of Locust does.
 
 `run_load_test` opens a service, enrolls people, sends the load, judges it, and cleans up.
 """
@@ -67,21 +67,17 @@ class RunContext:
         self._slots = BoundedSemaphore(self.pace.in_flight)
         self._remaining = iter(self.visits)
 
-    def follow(self, visits: Sequence[Visit]) -> None:
+    def follow(self) -> None:
         """Spawns each visit when it is due; returns when all are answered."""
-        try:
-            self._follow(visits)
-        except Exception as fault:  # noqa: BLE001 - Locust would start the task again
-            self._faults.append(fault)
-
-    def _follow(self, visits: Sequence[Visit]) -> None:
-        for visit in visits:
-            # Packed before the visit is due.
-            body = self._write(visit)
-            # Even if the generator is behind, other greenlets get to run.
-            gevent.sleep(max(0.0, self.start + visit.due_s - _clock()))
-            self._in_flight.spawn(self._send_safely, visit, body)
-        self._in_flight.join()
+        # Locust would start the task again.
+        with self._keeping_fault():
+            for visit in self.visits:
+                # Packed before the visit is due.
+                body = self._write(visit)
+                # Even if the generator is behind, other greenlets get to run.
+                gevent.sleep(max(0.0, self.start + visit.due_s - _clock()))
+                self._in_flight.spawn(self._send, visit, body)
+            self._in_flight.join()
 
     def wait_start(self) -> None:
         """Waits for the start of the schedule."""
@@ -94,7 +90,7 @@ class RunContext:
         if visit is None:
             return False
         body = self._write(visit)
-        self._send_safely(replace(visit, due_s=_clock() - self.start), body)
+        self._send(replace(visit, due_s=_clock() - self.start), body)
         return True
 
     def kill_in_flight(self) -> None:
@@ -116,25 +112,27 @@ class RunContext:
             now = self._captured_at.get(key, now)
         return self.access.pack(visit.call, now)
 
-    def _send_safely(self, visit: Visit, body: bytes) -> None:
+    @contextmanager
+    def _keeping_fault(self) -> Iterator[None]:
         try:
-            self._send(visit, body)
+            yield
         except Exception as fault:  # noqa: BLE001 - raised by `raise_faults`
             self._faults.append(fault)
 
     def _send(self, visit: Visit, body: bytes) -> None:
-        self.enrolled.begin(visit.call.idempotency_key)
-        if not self._slots.acquire(timeout=self.pace.timeout_s):
-            now_s = _clock() - self.start
-            self._fire(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
-            return
-        try:
-            started_s = _clock() - self.start
-            reply = self.access.send(visit.call, body)
-            done_s = _clock() - self.start
-        finally:
-            self._slots.release()
-        self._fire(Outcome(visit, started_s, done_s, read_answer(reply), reply.size_bytes))
+        with self._keeping_fault():
+            self.enrolled.begin(visit.call.idempotency_key)
+            if not self._slots.acquire(timeout=self.pace.timeout_s):
+                now_s = _clock() - self.start
+                self._fire(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
+                return
+            try:
+                started_s = _clock() - self.start
+                reply = self.access.send(visit.call, body)
+                done_s = _clock() - self.start
+            finally:
+                self._slots.release()
+            self._fire(Outcome(visit, started_s, done_s, read_answer(reply), reply.size_bytes))
 
     def _fire(self, outcome: Outcome) -> None:
         answer = outcome.answer
@@ -152,15 +150,14 @@ class RunContext:
 
 
 class ScheduledUser(User):
-    """Sends the visits of one kind of traffic when they are due."""
+    """Sends all visits when they are due."""
 
     abstract = True
     run_context: ClassVar[RunContext]
-    visits: ClassVar[Sequence[Visit]]
 
     @task
     def follow(self) -> None:
-        self.run_context.follow(self.visits)
+        self.run_context.follow()
         raise StopUser
 
 
@@ -194,12 +191,13 @@ def run_load(
     run_context = RunContext(
         access, visits, seconds, pace, environment, enrolled, _clock() + LEAD_IN_S
     )
-    environment.user_classes = _make_users(run_context)
+    users = pace.closed_users or 1
+    environment.user_classes = [_make_user(run_context, users)]
     runner = environment.create_local_runner()
     used_s, begun = time.process_time(), _clock()
     progress = gevent.spawn(_report_progress, recorder, len(visits), report)
     try:
-        _run_users(runner)
+        _run_users(runner, users)
         elapsed_s = _clock() - run_context.start
         share = (time.process_time() - used_s) / (_clock() - begun)
     finally:
@@ -212,32 +210,21 @@ def run_load(
     return LoadRun(tuple(recorder.outcomes), seconds, elapsed_s, share, omitted)
 
 
-def _run_users(runner: LocalRunner) -> None:
+def _run_users(runner: LocalRunner, count: int) -> None:
     """Starts all users at once, and waits for them."""
-    users = sum(one.fixed_count for one in runner.user_classes)
-    runner.start(users, spawn_rate=users)
+    runner.start(count, spawn_rate=count)
     if runner.spawning_greenlet is not None:
         runner.spawning_greenlet.join()
     runner.user_greenlets.join()
 
 
-def _make_users(run_context: RunContext) -> list[type[User]]:
-    """Classes of users for this run: Locust makes users from classes."""
-    count = run_context.pace.closed_users
-    if count:
-        wait_time = constant_pacing(count * run_context.seconds / max(1, len(run_context.visits)))
-        fields: dict[str, Any] = {
-            "run_context": run_context,
-            "fixed_count": count,
-            "wait_time": wait_time,
-        }
-        return [type("PacedUser", (ClosedLoopUser,), fields)]
-    users: list[type[User]] = []
-    for traffic in dict.fromkeys(visit.traffic for visit in run_context.visits):
-        mine = [visit for visit in run_context.visits if visit.traffic is traffic]
-        fields = {"run_context": run_context, "visits": mine, "fixed_count": 1}
-        users.append(type(f"{traffic.value.capitalize()}Schedule", (ScheduledUser,), fields))
-    return users
+def _make_user(run_context: RunContext, count: int) -> type[User]:
+    """The class of the users of this run: Locust makes users from classes."""
+    fields: dict[str, Any] = {"run_context": run_context, "fixed_count": count}
+    if not run_context.pace.closed_users:
+        return type("Schedule", (ScheduledUser,), fields)
+    pause_s = count * run_context.seconds / max(1, len(run_context.visits))
+    return type("PacedUser", (ClosedLoopUser,), fields | {"wait_time": constant_pacing(pause_s)})
 
 
 def _report_progress(recorder: OutcomeRecorder, count: int, report: ReportProgress) -> None:

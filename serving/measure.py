@@ -121,8 +121,8 @@ def _decide(deployment: Deployment, registry: Path) -> tuple[list[float], list[f
 def _write_requests(dim: int, count: int) -> list[EnrollmentRequest]:
     """Strangers with documents of their own, whose two photographs match."""
     rng = np.random.default_rng(0)
-    live = _to_units(rng.standard_normal((count, dim)))
-    portrait = _to_units(live + _APART * _to_units(rng.standard_normal((count, dim))))
+    live, apart = _draw(rng, count, dim), _draw(rng, count, dim)
+    portrait = live + np.float32(_APART) * apart
     return [
         EnrollmentRequest(
             idempotency_key=f"plan-{place:06d}",
@@ -137,15 +137,9 @@ def _write_requests(dim: int, count: int) -> list[EnrollmentRequest]:
     ]
 
 
-def _to_units(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float64)
-
-
-def _make_sample(vector: NDArray[np.float64]) -> Sample:
-    row = vector.astype(np.float32)
-    # Rounded to float32 it is no longer of length one to the last bit.
-    row /= np.float32(np.linalg.norm(row))
-    return Sample(row, hashlib.sha256(row.tobytes()).digest())
+def _make_sample(row: NDArray[np.float32]) -> Sample:
+    unit = row / np.linalg.norm(row)
+    return Sample(unit, hashlib.sha256(unit.tobytes()).digest())
 
 
 def time_call(action: Callable[[], object]) -> float:

@@ -1,8 +1,8 @@
-"""Sizes of deployments; and of the service's own figures those that a plan knows too."""
+"""Capacity planning, and the constants that a plan shares with the service."""
 
 EXTRACTING_THREADS = 2
-"""Of an ingress that embeds faces itself, which share the photographs of a batch; so many of a
-node's ingresses as then extract with all its cores are sent its enrollments."""
+"""Threads of an ingress that embeds faces itself; they share the photographs of a batch. A node
+sends its enrollments to as many ingresses as it takes to extract with all cores."""
 GATHER_S = 0.015
 """After a batch of several the registrar waits this long for more to share a transaction: the
 spread of one batch of photographs from an ingress."""

@@ -426,7 +426,7 @@ def find_figures(report: SuiteReport, kind: VectorKind = USUAL) -> dict[Quantity
         references = float(result.setup.get("references", 0))
         for quantity, read in readers.items():
             value = read(result)
-            if value >= 0 and (is_of_kind or quantity.value.scale is None):
+            if 0 <= value < math.inf and (is_of_kind or quantity.value.scale is None):
                 found[quantity] = PlanFigure(value, FigureOrigin.REPORTED, source, references)
     return found
 
@@ -446,6 +446,12 @@ def gather_figures(
 def find_spread(p50: float, p99: float) -> float:
     """Standard deviation of the log of a log-normal time with these quantiles."""
     return math.log(p99 / p50) / P99 if 0 < p50 <= p99 else math.nan
+
+
+def _find_seconds(result: ReportedResult, name: str, cores: float = 1) -> float:
+    """Core-seconds of each, where so many cores do what the figure says in a second."""
+    rate = result.value(name)
+    return cores / rate if rate > 0 else math.nan
 
 
 def _find_batch_s(stages: ReportedResult) -> float:
@@ -489,14 +495,14 @@ def _find_resident(result: ReportedResult, *parts: str) -> float:
 
 Reader = Callable[[ReportedResult], float]
 READERS: Mapping[str, Mapping[Quantity, Reader]] = {
-    "Pairs of photographs": {Quantity.PAIR: lambda r: r.size("threads") / r.value(SOSIE)},
+    "Pairs of photographs": {Quantity.PAIR: lambda r: _find_seconds(r, SOSIE, r.size("threads"))},
     # One photograph per thread: both threads are busy throughout.
     "One pair at a time": {
         Quantity.PAIR_ALONE: lambda r: r.value(SOSIE) * (r.size("threads") / 1e3)
     },
     "Decisions": {
         # It includes the search of one probe, which is small beside a commit.
-        Quantity.DECISION_ALONE: lambda r: 1 / r.value("one a transaction"),
+        Quantity.DECISION_ALONE: lambda r: _find_seconds(r, "one a transaction"),
         Quantity.DECISION_SPREAD: lambda r: find_spread(
             r.value("a batch, p50"), r.value("a batch, p99")
         ),
