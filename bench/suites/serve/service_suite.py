@@ -23,6 +23,7 @@ from bench.suites.serve.throughput import (
     Enrolled,
     Enrolling,
     Loops,
+    Pace,
     Session,
     enroll_here,
     require_good,
@@ -270,6 +271,25 @@ def _list_matches(
 
 def _median(values: list[float]) -> float:
     return float(np.median(values))
+
+
+QUICK = {
+    "references": 2_000,
+    "million": 4_000,
+    "people": 16,
+    "pairs": 256,
+    "probes": 256,
+    "pace": Pace(
+        seconds=0.5, rounds=1, connections=4, batch_connections=1, enrolling_connections=4
+    ),
+    "match_overload": OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    "enroll_overload": OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    "soak_s": 6,
+    "soak_sample_s": 0.5,
+    "starts": 1,
+    "kills": 3,
+    "races": 1,
+}
 
 
 STORM = (
