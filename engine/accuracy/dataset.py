@@ -41,6 +41,10 @@ class LabelledFolder:
     paths: tuple[Path, ...]
     people: NDArray[np.int64]
 
+    def name(self, place: int) -> str:
+        """The photograph's path in the folder."""
+        return self.paths[place].relative_to(self.root).as_posix()
+
     def is_side(self, side: str) -> NDArray[np.bool_]:
         """bool[photographs]: those in people's folders of this name."""
         return np.array([path.parent.name == side for path in self.paths])
@@ -106,7 +110,7 @@ def read_pairs(path: Path, folder: LabelledFolder) -> NDArray[np.int64]:
     header, rows = _read_rows(path)
     if set(PAIR) - set(header):
         raise RequestError(f"{path.name} needs the columns `photograph` and `other`")
-    places = {each.relative_to(folder.root).as_posix(): i for i, each in enumerate(folder.paths)}
+    places = {folder.name(place): place for place in range(len(folder.paths))}
     pairs = []
     for line, row in rows:
         pair = [places.get(row[name].strip()) for name in PAIR]
@@ -351,10 +355,8 @@ def _read_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
 def _list_places(key: str, folder: LabelledFolder) -> Mapping[str, list[int]]:
     """Indices of the photographs by key."""
     places: dict[str, list[int]] = {}
-    for place, path in enumerate(folder.paths):
-        name = path.relative_to(folder.root).as_posix()
-        if key == "person":
-            name = folder.names[folder.people[place]]
+    for place, person in enumerate(folder.people):
+        name = folder.names[person] if key == "person" else folder.name(place)
         places.setdefault(name, []).append(place)
     return places
 

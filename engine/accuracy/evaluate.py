@@ -223,15 +223,14 @@ class Flagged:
 
     def to_rows(self, embeddings: Embeddings) -> list[dict[str, Any]]:
         """The pairs with the paths of their photographs, which may name people."""
-        folder, places = embeddings.folder, embeddings.places
-
-        def name(row: int) -> str:
-            path = folder.paths[int(places[row])]
-            return path.relative_to(folder.root).as_posix()
-
-        columns = (self.pairs.left, self.pairs.right, self.pairs.scores)
+        places = embeddings.places
+        columns = (places[self.pairs.left], places[self.pairs.right], self.pairs.scores)
         return [
-            {"photograph": name(left), "other": name(right), "score": float(score)}
+            {
+                "photograph": embeddings.folder.name(left),
+                "other": embeddings.folder.name(right),
+                "score": float(score),
+            }
             for left, right, score in zip(*columns, strict=True)
         ]
 
@@ -297,17 +296,8 @@ class Evaluation:
         return len(self.embeddings.folder.paths)
 
     @property
-    def failures(self) -> dict[str, int]:
-        """Photographs without a vector, by cause."""
-        return self.embeddings.failures
-
-    @property
     def fta(self) -> float:
         return self.acquisition.failed.value
-
-    @property
-    def fta_interval(self) -> tuple[float, float]:
-        return self.acquisition.failed.low, self.acquisition.failed.high
 
     def point_at(self, fmr: float) -> OperatingPoint | None:
         """The operating point of this rate, None where the data do not support it."""
@@ -322,8 +312,8 @@ class Evaluation:
             "people": self.people,
             "photographs": self.photographs,
             "fta": self.fta,
-            "fta_interval": list(self.fta_interval),
-            "failures": self.failures,
+            "fta_interval": [self.acquisition.failed.low, self.acquisition.failed.high],
+            "failures": self.embeddings.failures,
             "problems": self.embeddings.problems,
             "acquisition": asdict(self.acquisition),
             "mated_pairs": self.mated_pairs,
@@ -344,10 +334,8 @@ class Evaluation:
             "seconds": self.seconds,
         }
         if with_failed:
-            folder = self.embeddings.folder
-            failed = (folder.paths[place] for place in self.embeddings.failed)
             report["failed_photographs"] = [
-                path.relative_to(folder.root).as_posix() for path in failed
+                self.embeddings.folder.name(place) for place in self.embeddings.failed
             ]
         if with_flagged:
             report["flagged_photographs"] = self.flagged.to_rows(self.embeddings)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.evaluation_words import (
     MEASURE_NAMES,
@@ -136,7 +135,8 @@ def _draw_curve(axes: Any, points: Sequence[Mapping[str, float]]) -> None:
         np.array([point[name] for point in points])
         for name in ("fmr", "fnmr", "fnmr_low", "fnmr_high")
     )
-    shown_low, shown_high = _visible_range(fnmr, high)
+    shown_low = max(float(fnmr.min()) / 3, MIN_SHOWN)
+    shown_high = min(max(float(high.max()) * 1.3, shown_low * 10), 0.97)
     axes.set_xscale("log")
     # In quantiles of the normal distribution the DET curve of Gaussian scores is straight.
     axes.set_yscale(
@@ -152,11 +152,6 @@ def _draw_curve(axes: Any, points: Sequence[Mapping[str, float]]) -> None:
     ticks = [tick for tick in FNMR_TICKS if shown_low <= tick <= shown_high]
     axes.set_yticks(ticks, [f"{tick * 100:.3g} %" for tick in ticks])
     axes.minorticks_off()
-
-
-def _visible_range(fnmr: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[float, float]:
-    lowest = max(float(fnmr.min()) / 3, MIN_SHOWN)
-    return lowest, min(max(float(high.max()) * 1.3, lowest * 10), 0.97)
 
 
 def _mark_points(axes: Any, rates: Mapping[str, Mapping[str, float] | None]) -> None:

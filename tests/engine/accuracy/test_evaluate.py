@@ -56,9 +56,9 @@ def test_photographs_that_give_no_face_are_counted_and_not_named(
     shutil.copy(faces_folder / "Person_3" / "Person_3_0001.png", plain)
     found = evaluate(faces_folder, extractor)
     assert found.fta == 2 / 24
-    assert sum(found.failures.values()) == 2
-    assert set(found.failures) == {"IMAGE.DAMAGED"}
-    assert found.fta_interval[0] < found.fta < found.fta_interval[1]
+    assert sum(found.embeddings.failures.values()) == 2
+    assert set(found.embeddings.failures) == {"IMAGE.DAMAGED"}
+    assert found.acquisition.failed.low < found.fta < found.acquisition.failed.high
     assert "Person" not in json.dumps(found.to_dict())
     assert found.to_dict(with_failed=True)["failed_photographs"] == [
         "Person_0/Person_0_0001.png",
