@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
 
 import typer
 
 from engine.errors import RequestError
+from engine.registry.accounts import ApiKey
+from engine.registry.store import PERSONAL_ROLES
 from schema.actors import Role
+from serving.access.authentication import make_key
 from serving.access.authorization import MIN_BURST
 from serving.cli.inputs import argument, option, read_date, require_code, require_words
-from serving.cli.output import Answer, Call, Columns, command, escape, list_answer, print_line
-
-if TYPE_CHECKING:
-    from engine.registry.accounts import ApiKey
-    from serving.wire.oversight import ListedKey
-
+from serving.cli.output import Answer, Call, Listing, columns, command, escape
+from serving.wire.fields import of_record, plain
+from serving.wire.oversight import ListedAccount, ListedKey
 
 MAX_LABEL_LENGTH = 200
 FASTEST = 1_000_000
@@ -43,10 +43,6 @@ def add_key(
     expires_on: str | None = option("The last day (UTC) on which it is taken: 2031-01-31.", "DAY"),
 ) -> Answer:
     """Add a key and show it, this once: only a digest of it is kept."""
-    from engine.registry.accounts import ApiKey
-    from serving.access.authentication import make_key
-    from serving.wire.fields import plain
-
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet)
     _require_person(role, person)
@@ -67,14 +63,12 @@ def add_key(
     )
     call.store.add_api_key(key, actor=call.actor)
 
-    def show() -> None:
-        print_line(
-            f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:"
-        )
+    return Answer(
+        {"key": made.text} | plain(_list_key(key, now)),
+        f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:",
         # Not by rich: a key is copied, and must come as it is.
-        typer.echo(made.text)
-
-    return Answer({"key": made.text} | plain(_list_key(key, now)), show)
+        partial(typer.echo, made.text),
+    )
 
 
 @command("apikey list")
@@ -84,16 +78,16 @@ def list_keys(call: Call) -> Answer:
     keys = call.store.api_keys()
     closed = {one.code for one in call.store.all_outlets() if not one.is_open}
     items = [_list_key(key, now, closed) for key in keys]
-    columns: Columns = {
+    shown = {
         "key": "key_id",
-        **{name: name for name in ("role", "carrier", "outlet", "person")},
+        **columns("role carrier outlet person"),
         "rate": lambda one: "-" if one.rate_limit is None else f"{one.rate_limit:g}/s",
         "state": "state",
         "last day": lambda one: "-" if one.expires_at is None else _last_day(one.expires_at),
         "label": lambda one: escape(one.label),
     }
     empty = "There is no key: add one with `sosie apikey add`."
-    return list_answer({"keys": items}, items, columns, empty)
+    return Answer({"keys": items}, Listing(items, shown, empty))
 
 
 @command("apikey revoke")
@@ -120,8 +114,6 @@ def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None
 
 
 def _require_person(role: Role, person: str | None) -> None:
-    from engine.registry.store import PERSONAL_ROLES
-
     if person is not None:
         require_words(person, "a person's name", MAX_LABEL_LENGTH)
     elif role.value in PERSONAL_ROLES:
@@ -159,9 +151,6 @@ def _name_state(key: ApiKey, now: datetime, closed: Collection[str]) -> str:
 
 
 def _list_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> ListedKey:
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import ListedKey
-
     return of_record(ListedKey, key, key_id=key.id, state=_name_state(key, now, closed))
 
 
@@ -171,19 +160,15 @@ PERSON_NAME = argument("As `sosie account list` shows it.", "NAME")
 @command("account list")
 def list_accounts(call: Call) -> Answer:
     """List who has signed in by the identity provider, by name."""
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import ListedAccount
-
     found = call.store.accounts.everyone(datetime.now(UTC))
     items = [of_record(ListedAccount, one, since=one.created_at) for one in found]
-    columns: Columns = {
-        "person": "person",
-        "sessions": "sessions",
+    shown = {
+        **columns("person sessions"),
         "seen": lambda one: _minute(one.seen_at),
         "since": lambda one: _minute(one.since),
     }
     empty = escape("Nobody has signed in: [sign_in] names the provider.")
-    return list_answer({"accounts": items}, items, columns, empty)
+    return Answer({"accounts": items}, Listing(items, shown, empty))
 
 
 @command("account sign-out")

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -15,16 +14,41 @@ from typing import TYPE_CHECKING
 import typer
 
 from engine.errors import DeadlinePassed, RegistryError, RequestError
+from engine.registry.audit import AuditRecord, read_audit, verify_chain
+from engine.registry.backup import (
+    Lost,
+    Manifest,
+    make_backup,
+    move_backup,
+    read_backup,
+    restore_backup,
+)
+from engine.registry.damage import (
+    MOST_SHOWN,
+    find_anchor_faults,
+    find_damage,
+    mend_chain,
+    read_anchors,
+)
+from engine.retention.certificates import check_certificate
+from schema.actors import Actor, Role
+from schema.phases import BackupState
+from serving.access.authentication import Authenticator
+from serving.api import serializers
 from serving.cli.inputs import argument, option, require_words
-from serving.cli.output import Answer, Call, Columns, command, escape, list_answer, print_line
+from serving.cli.output import Answer, Call, Cell, Listing, columns, command, escape, next_page
+from serving.deployment.backups import FOLDER
+from serving.deployment.deployment import Deployment, load_vault, registry_url
+from serving.deployment.models import find_conversion, model_digest
+from serving.errors import Unauthenticated
+from serving.jobs.retention import read_certificate
+from serving.operator_client import as_operator
+from serving.settings.settings import load_settings, require_home
+from serving.wire.fields import of_record
+from serving.wire.oversight import AuditPage, CertificateCheck, ChainHead, ChainReport
 
 if TYPE_CHECKING:
-    from engine.registry.audit import AuditRecord
-    from engine.registry.backup import Lost, Manifest, RestoredBackup
-    from schema.actors import Actor
     from serving.client.client import Client
-    from serving.deployment.deployment import Deployment
-
 
 LOOK_EVERY_S = 0.2
 KEY_HOURS = 24
@@ -58,19 +82,11 @@ def restore(
     ),
 ) -> Answer:
     """Put a backup in the place of the registry, and say what is lost since. Stop servers first."""
-    from engine.registry.backup import restore_backup
-    from engine.registry.keyring import KeyRing
-    from engine.registry.vault import Vault
-    from serving.deployment.deployment import registry_url
-    from serving.deployment.models import embedder_card, find_conversion, model_digest
-    from serving.settings.settings import KEY_RING_FILE, load_settings, require_home
-
     folder = require_home(call.home)
     settings = load_settings(folder)
-    vault = Vault(KeyRing.load(folder / KEY_RING_FILE), embedder_card(settings).dimension)
     done = restore_backup(
         registry_url(folder, settings),
-        vault,
+        load_vault(folder, settings),
         source.absolute(),
         model_digest=model_digest(settings),
         actor=call.actor,
@@ -86,19 +102,18 @@ def restore(
             "lost": None if lost is None else asdict(lost),
             "replaced": None if done.aside is None else str(done.aside),
         },
-        partial(_print_restored, done),
+        f"[green]Restored[/] up to entry {made.audit_number:,} of the audit chain.",
+        _tell_lost(lost),
+        *(
+            f"Erase again: DELETE /v1/documents/{escape(document)}"
+            for document in (() if lost is None else lost.erased)
+        ),
+        f"What was there is {escape(str(done.aside))}: remove it when you are sure."
+        if done.aside
+        else "",
+        _tell_damage(made).lstrip(),
         is_no=bool(made.damage),
     )
-
-
-def _print_restored(done: RestoredBackup) -> None:
-    number = done.manifest.audit_number
-    print_line(f"[green]Restored[/] up to entry {number:,} of the audit chain.")
-    _print_lost(done.lost)
-    if done.aside is not None:
-        print_line(f"What was there is {escape(str(done.aside))}: remove it when you are sure.")
-    if done.manifest.damage:
-        print_line(_tell_damage(done.manifest).lstrip())
 
 
 def _tell_damage(made: Manifest) -> str:
@@ -113,10 +128,6 @@ def _back_up(
     deployment: Deployment, target: Path, actor: str, report: Callable[[int, int], None]
 ) -> Manifest:
     """Makes a backup of a home, served or not, in the new folder `target`."""
-    from engine.registry.backup import make_backup, move_backup, read_backup
-    from serving.deployment.backups import FOLDER
-    from serving.operator_client import as_operator
-
     store = deployment.store
     if target.exists():
         raise RequestError(f"{target} exists already: name a new folder")
@@ -136,8 +147,6 @@ def _back_up(
 
 def _wait_for(client: Client) -> str:
     """The name of a backup that the service has made."""
-    from schema.phases import BackupState
-
     name = client.start_backup().name
     end = monotonic() + 3600 * KEY_HOURS
     while monotonic() < end:
@@ -151,21 +160,13 @@ def _wait_for(client: Client) -> str:
     raise DeadlinePassed("the service's backup does not end: see its log")
 
 
-def _print_lost(lost: Lost | None) -> None:
+def _tell_lost(lost: Lost | None) -> str:
     if lost is None:
-        print_line("What is lost since cannot be told: no registry could be read in its place.")
-    elif lost.is_another_history:
-        print_line("[yellow]The registry that was replaced had another history.[/]")
-    elif not lost.entries:
-        print_line("Nothing is lost.")
-    else:
-        shown = ", ".join(f"{rows:,} {escape(action)}" for action, rows in lost.entries.items())
-        print_line(f"[yellow]Lost since[/]: {shown}.")
-    for document in () if lost is None else lost.erased:
-        print_line(f"Erase again: DELETE /v1/documents/{escape(document)}")
-
-
-MOST_ENTRIES = 100_000
+        return "What is lost since cannot be told: no registry could be read in its place."
+    if lost.is_another_history:
+        return "[yellow]The registry that was replaced had another history.[/]"
+    shown = ", ".join(f"{rows:,} {escape(action)}" for action, rows in lost.entries.items())
+    return f"[yellow]Lost since[/]: {shown}." if shown else "Nothing is lost."
 
 
 @command("audit show")
@@ -177,29 +178,27 @@ def show_entries(
     after: int | None = option(
         "Entries above this number, oldest first.", min=0, show_default="the newest"
     ),
-    limit: int = option("How many at most.", default=50, min=1, max=MOST_ENTRIES),
+    limit: int = option("How many at most.", default=50, min=1, max=100_000),
 ) -> Answer:
     """Show entries of the audit chain, in its order.
 
     The next page begins after the last number shown.
     """
-    from engine.registry.audit import read_audit
-    from serving.api import serializers
-    from serving.wire.oversight import AuditPage
-
     found = read_audit(call.store, after, limit, action, actor, subject)
     head = call.store.audit_head()[0]
     following = found[-1].number if after is not None and len(found) == limit else None
     page = AuditPage(tuple(map(serializers.audit_entry, found)), head, following)
-    columns: Columns = {
-        "": "number",
-        "at": lambda record: record.at.isoformat(timespec="seconds"),
-        **{name: partial(_cell, name) for name in ("actor", "action", "subject")},
-        "detail": lambda record: escape(_write_detail(record.entry.detail)),
+    shown: dict[str, Cell] = {
+        "": lambda entry: entry.number,
+        "at": lambda entry: entry.at.isoformat(timespec="seconds"),
+        **columns("actor action subject"),
+        "detail": lambda entry: (
+            escape(json.dumps(entry.detail, ensure_ascii=False)) if entry.detail else ""
+        ),
     }
     empty = "No entry is there." if after is None else f"No entry is above {after}."
-    next_page = None if following is None else f"{following}; the newest is {head}."
-    return list_answer(page, found, columns, empty, next_page)
+    place = None if following is None else f"{following}; the newest is {head}."
+    return Answer(page, Listing(page.entries, shown, empty), next_page(place))
 
 
 @command("audit verify")
@@ -211,12 +210,6 @@ def verify_entries(
 
     Exit code 1 where an entry was altered, removed or added, or the database is damaged.
     """
-    from engine.registry.audit import verify_chain
-    from engine.registry.damage import MOST_SHOWN, find_anchor_faults, find_damage, read_anchors
-    from serving.api import serializers
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import ChainHead, ChainReport
-
     deployment = call.open(is_examined=True)
     store, anchors = deployment.store, None
     with call.progress("verifying") as report:
@@ -258,10 +251,7 @@ def mend(
     Asks for both keys. Nothing that was altered or lost comes back; every later verification shows
     the mend. Stop the service first, and keep a copy of the database as it is.
     """
-    from engine.registry.damage import mend_chain
-    from serving.api import serializers
-
-    require_words(reason, "a reason", MAX_REASON_LENGTH)
+    require_words(reason, "a reason", 500)
     deployment = call.open(is_examined=True)
     people = [_ask_operator(deployment, which) for which in ("first", "second")]
     record = mend_chain(deployment.store, reason, *people)
@@ -269,15 +259,8 @@ def mend(
     return Answer(serializers.audit_entry(record), text)
 
 
-MAX_REASON_LENGTH = 500
-
-
 def _ask_operator(deployment: Deployment, which: str) -> Actor:
     """The principal of the given key; refused unless it is an operator's and in force."""
-    from schema.actors import Actor, Role
-    from serving.access.authentication import Authenticator
-    from serving.errors import Unauthenticated
-
     text = typer.prompt(f"Key of the {which} operator", hide_input=True, err=True)
     principal = asyncio.run(Authenticator(deployment.store, cache_s=0.0).admit(text))
     if principal.role is not Role.OPERATOR or principal.person is None:
@@ -298,10 +281,6 @@ def check_file(call: Call, file: Path = argument("A certificate, as JSON.", "FIL
 
     Exit code 1 where it does not hold: altered, of another registry, or from before a restore.
     """
-    from engine.retention.certificates import check_certificate
-    from serving.jobs.retention import read_certificate
-    from serving.wire.oversight import CertificateCheck
-
     certificate = read_certificate(file)
     store = call.store
     with call.progress("verifying") as report:
@@ -311,11 +290,3 @@ def check_file(call: Call, file: Path = argument("A certificate, as JSON.", "FIL
         text = f"[red]It does not hold[/]: {escape(fault)}."
     answer = CertificateCheck(fault is None, fault, certificate.audit_number)
     return Answer(answer, text, is_no=fault is not None)
-
-
-def _cell(name: str, record: AuditRecord) -> str:
-    return escape(getattr(record.entry, name))
-
-
-def _write_detail(detail: Mapping[str, object]) -> str:
-    return json.dumps(dict(detail), ensure_ascii=False) if detail else ""

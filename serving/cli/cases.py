@@ -5,35 +5,36 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from engine.errors import RegistryError, SosieError
-from schema.cases import CaseSort, Outcome
-from serving.cli.inputs import argument, option, require_place
+from engine.cases import steps
+from engine.cases.precision import DecisionReader
+from engine.errors import NotFound, RegistryError, SosieError, SweepOver
+from engine.formatting import percent, plural
+from engine.registry.database import utc_now
+from engine.registry.queues import CaseFilter
+from schema.cases import CaseSort, CaseState, Outcome
+from serving.api import serializers
+from serving.cli.inputs import argument, option, require_place, writing
 from serving.cli.output import (
     Answer,
     Call,
-    Columns,
+    Cell,
+    Facts,
+    Listing,
+    columns,
     command,
     escape,
-    list_answer,
-    print_facts,
-    print_items,
-    print_line,
-    print_table,
+    next_page,
 )
+from serving.deployment.deployment import Deployment
+from serving.sweeps.sweep_views import SweepReader, describe_terms
+from serving.wire.cases import CaseFile, CasePage, CaseProposal, ListedCase
+from serving.wire.fields import plain
+from serving.wire.sweeps import CaseOutcomes, PrecisionRate, ProposedThreshold
 
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
-    from serving.wire.cases import CaseFile, CaseProposal, ListedCase
-    from serving.wire.sweeps import CaseOutcomes, Precision, PrecisionRate, ProposedThreshold
-
-
-MAX_NOTE_BYTES = 64 * 1024
 ME = "me"
 
 CASE_ID = argument("The case's id.", "ID")
@@ -53,19 +54,36 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
 
     Numbers show their last digits.
     """
-    from serving.api import serializers
-
     case = serializers.case_file(call.store, case_id)
     call.note("case.read", case.case_id, {"documents": list(case.document_ids)})
     why = [] if call.as_json else _tell_why(call.deployment, case)
-    return Answer(case, lambda: _print_case(case, why))
+    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
+    facts = {
+        name.replace("_", " "): value
+        for name, value in plain(case).items()
+        if value != [] and name not in listed_below
+    }
+    if case.proposal is not None and case.outcome is None:
+        facts["proposal"] = _describe_proposed(case, case.proposal)
+    return Answer(
+        case,
+        Facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts),
+        Listing(why, {"": escape}, title="Why it is here"),
+        Listing(_list_lines(case), ("document", "", "line", "number", "status", "where")),
+        Listing(
+            case.notes,
+            {
+                "at": lambda note: note.at.isoformat(timespec="seconds"),
+                "who": "actor",
+                "what": "kind",
+                "": lambda note: escape(note.text),
+            },
+        ),
+    )
 
 
 def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
     """The terms of its group, where the sweep's files are still there."""
-    from engine.errors import NotFound, RegistryError, SweepOver
-    from serving.sweeps.sweep_views import SweepReader, describe_terms
-
     if case.sweep_id is None or case.group_key is None:
         return []
     try:
@@ -85,49 +103,25 @@ def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
     return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
 
 
-def _print_case(case: CaseFile, why: list[str]) -> None:
-    from serving.wire.fields import plain
-
-    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
-    facts = {
-        name.replace("_", " "): str(value)
-        for name, value in plain(case).items()
-        if value not in (None, []) and name not in listed_below
-    }
-    if case.proposal is not None and case.outcome is None:
-        facts["proposal"] = _describe_proposed(case, case.proposal)
-    print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
-    if why:
-        print_table("Why it is here", ("",), [[escape(one)] for one in why])
+def _list_lines(case: CaseFile) -> list[tuple[str, ...]]:
     closing = () if case.proposal is None else case.proposal.close_lines
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for document in case.documents:
         due = document.erasure_due_at
-        marks = [
-            "suspect" if document.is_suspect else "",
-            "" if due is None else f"erased by {due:%Y-%m-%d}",
-        ]
-        what = [document.document_id, ", ".join(filter(None, marks))]
+        marks = ["suspect"] * document.is_suspect
+        marks += [] if due is None else [f"erased by {due:%Y-%m-%d}"]
+        what = document.document_id, ", ".join(marks)
         rows += [
-            [
+            (
                 *what,
                 line.line_id,
                 line.number or "-",
                 line.status + (", will be closed" if line.line_id in closing else ""),
                 escape(f"{line.carrier} {line.outlet}"),
-            ]
+            )
             for line in document.lines
-        ] or [[*what, "none in use", "", "", ""]]
-    if rows:
-        print_table(None, ("document", "", "line", "number", "status", "where"), rows)
-    columns: Columns = {
-        "at": lambda note: note.at.isoformat(timespec="seconds"),
-        "who": "actor",
-        "what": "kind",
-        "": lambda note: escape(note.text),
-    }
-    if case.notes:
-        print_items(None, case.notes, columns)
+        ] or [(*what, "none in use", "", "", "")]
+    return rows
 
 
 @command("case assign")
@@ -152,7 +146,7 @@ def note_case(
     text: str = argument("The remark; - reads standard input.", "TEXT"),
 ) -> Answer:
     """Add a remark to the history of a case; it is sealed in the registry."""
-    remark = sys.stdin.read(MAX_NOTE_BYTES).strip() if text == "-" else text
+    remark = sys.stdin.read(64 * 1024).strip() if text == "-" else text
     return _step(call, case_id, "note", remark)
 
 
@@ -169,7 +163,8 @@ def propose_outcome(
 
     Fraud whose documents have numbers in use names those to close, or says --keep-lines.
     """
-    return _end(call, case_id, "propose", outcome, close_line, seen_at, keep_lines=keep_lines)
+    ending = {"seen_at": _read_seen_at(seen_at), "keep_lines": keep_lines}
+    return _step(call, case_id, "propose", outcome, tuple(close_line or ()), **ending)
 
 
 @command("case withdraw")
@@ -195,7 +190,8 @@ def close_case(
     for later sweeps; after an unfounded dispute its lines are active again, and an exception
     that is closed so is granted: its line is opened.
     """
-    return _end(call, case_id, "close", outcome, close_line, seen_at, keep_lines=keep_lines)
+    ending = {"seen_at": _read_seen_at(seen_at), "keep_lines": keep_lines}
+    return _step(call, case_id, "close", outcome, tuple(close_line or ()), **ending)
 
 
 def name_people(call: Call, name: str | None) -> tuple[str, ...]:
@@ -214,26 +210,8 @@ def _read_seen_at(text: str) -> datetime:
     return moment
 
 
-def _end(
-    call: Call,
-    case_id: str,
-    name: str,
-    outcome: Outcome,
-    lines: list[str] | None,
-    seen_at: str,
-    *,
-    keep_lines: bool,
-) -> Answer:
-    seen, closed = _read_seen_at(seen_at), tuple(lines or ())
-    return _step(call, case_id, name, outcome, closed, seen_at=seen, keep_lines=keep_lines)
-
-
 def _step(call: Call, case_id: str, name: str, *given: object, **more: object) -> Answer:
     """Takes the step of this name in `engine.cases.steps`."""
-    from engine.cases import steps
-    from schema.cases import CaseState
-    from serving.api import serializers
-
     take = getattr(steps, name)
     case = take(call.deployment.registrar, call.store, case_id, *given, call.person, **more)
     found = "" if case.outcome is None else f", {case.outcome.value}"
@@ -277,11 +255,8 @@ def report_case(
     found = gather_case(call.store, call.deployment.calibration, case_id, terms)
     call.note("case.reported", case_id, found.describe())
     report = write_case(found, call.store)
-    try:
-        with replacing(file) as beside:
-            beside.write_bytes(report.html)
-    except OSError as error:
-        raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
+    with writing(file, "a report"), replacing(file) as beside:
+        beside.write_bytes(report.html)
     answer = {
         "report": str(file),
         "faces": report.faces,
@@ -289,12 +264,14 @@ def report_case(
         "left_out": report.left_out,
         "audit_entries": report.audit_entries,
     }
-    text = f"  {escape(str(file))}"
-    if report.left_out:
-        text += f"\nThere was no room for {report.left_out:,} documents of the case."
-    if faces and not report.faces:
-        text += "\nNo face is kept of these people (\\[crops] keep in sosie.toml): it shows none."
-    return Answer(answer, text)
+    no_room = f"There was no room for {report.left_out:,} documents of the case."
+    no_face = "No face is kept of these people (\\[crops] keep in sosie.toml): it shows none."
+    return Answer(
+        answer,
+        f"  {escape(str(file))}",
+        no_room if report.left_out else "",
+        no_face if faces and not report.faces else "",
+    )
 
 
 @command("precision")
@@ -310,50 +287,36 @@ def show_precision(
     The threshold for the next sweep is the lowest, at a hundredth, at which at least so much of the
     pairs were fraud, with 95 % confidence.
     """
-    from engine.cases.precision import DecisionReader
-    from serving.api import serializers
-
     if sweep is not None:
         call.store.sweeps.get(sweep)
     found = serializers.sweep_precision(DecisionReader(call.store).read(), sweep, wanted)
-    return Answer(found, partial(_print_precision, found))
+    counted = columns("cases fraud twins mistake unfounded")
+    kinds = {"": lambda one: escape(one.name.replace("_", " ")), **counted, "fraud of all": _rate}
+    return Answer(
+        found,
+        Listing(
+            found.thresholds,
+            {
+                "from score": lambda one: f"{one.threshold:.2f}",
+                "judged": "judged",
+                "in cases": "cases",
+                "fraud": _rate,
+            },
+            title="Pairs of sweeps",
+        ),
+        Listing(found.kinds, kinds, title="Closed cases by kind"),
+        Listing(found.months, kinds, title="by month"),
+        _describe_proposal(found.proposal),
+    )
 
 
-def _print_precision(found: Precision) -> None:
-    from engine.formatting import percent
-
-    def interval(one: PrecisionRate | CaseOutcomes) -> str:
-        if one.precision is None or one.low is None or one.high is None:
-            return "-"
-        return f"{percent(one.precision)} ({percent(one.low)} to {percent(one.high)})"
-
-    if found.thresholds:
-        columns: Columns = {
-            "from score": lambda one: f"{one.threshold:.2f}",
-            "judged": lambda one: f"{one.judged:,}",
-            "in cases": lambda one: f"{one.cases:,}",
-            "fraud": interval,
-        }
-        print_items("Pairs of sweeps", found.thresholds, columns)
-    counts = ("cases", "fraud", "twins", "mistake", "unfounded")
-    columns = {
-        "": lambda one: escape(one.name.replace("_", " ")),
-        **{name: partial(_count, name) for name in counts},
-        "fraud of all": interval,
-    }
-    for title, some in (("Closed cases by kind", found.kinds), ("by month", found.months)):
-        if some:
-            print_items(title, some, columns)
-    print_line(_describe_proposal(found.proposal))
-
-
-def _count(name: str, outcomes: CaseOutcomes) -> str:
-    return f"{getattr(outcomes, name):,}"
+def _rate(one: PrecisionRate | CaseOutcomes) -> str:
+    if one.precision is None or one.low is None or one.high is None:
+        return "-"
+    return f"{percent(one.precision)} ({percent(one.low)} to {percent(one.high)})"
 
 
 def _describe_proposal(proposal: ProposedThreshold) -> str:
-    from engine.formatting import percent
-
     wanted = percent(proposal.wanted)
     if proposal.threshold is not None:
         return (
@@ -399,12 +362,6 @@ def list_cases(
     Those that are not decided, if nothing else is asked. Names show their first letters, numbers
     their last digits.
     """
-    from engine.formatting import plural
-    from engine.registry.database import utc_now
-    from engine.registry.queues import CaseFilter
-    from serving.api import serializers
-    from serving.wire.cases import CasePage
-
     now = utc_now()
     wanted = CaseFilter(
         **serializers.read_state(None if state == ANY else state),
@@ -424,33 +381,26 @@ def list_cases(
     is_all = wanted == CaseFilter(**serializers.read_state(STANDING))
     empty = "No case is open." if is_all else "No such case."
     page = CasePage(shown, following, in_use)
-    listed = list_answer(page, shown, _columns(now), empty, following)
-
-    def show() -> None:
-        if in_use and state != FRAUD_IN_USE:
-            print_line(
-                f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
-                f"sosie cases --state {FRAUD_IN_USE}"
-            )
-        listed.show()
-
-    return Answer(page, show)
-
-
-def _columns(now: datetime) -> Columns:
-    return {
+    warning = ""
+    if in_use and state != FRAUD_IN_USE:
+        warning = (
+            f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
+            f"sosie cases --state {FRAUD_IN_USE}"
+        )
+    shown_columns: dict[str, Cell] = {
         "case": "case_id",
         "risk": lambda one: f"{one.risk:.0f}",
         "kind": "kind",
         "who": _name_holders,
         "documents": lambda one: len(one.document_ids),
         "lines": _count_lines,
-        "where": lambda one: escape(", ".join(one.outlets) or "-"),
+        "where": "outlets",
         "scores": _describe_scores,
         "state": lambda one: one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
         "age": lambda one: f"{(now - one.opened_at).days} d",
         "due": _describe_due,
     }
+    return Answer(page, warning, Listing(shown, shown_columns, empty), next_page(following))
 
 
 def _name_holders(one: ListedCase) -> str:

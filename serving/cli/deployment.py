@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import typer
 
 from engine.errors import RequestError, SosieError
+from engine.formatting import plural
+from engine.registry.accounts import Carrier
+from engine.registry.upgrade import upgrade as upgrade_registry
 from serving.cli.inputs import HOME_OPTION, argument, name_actor, option, require_code
 from serving.cli.output import Answer, Call, JsonFlag, command, escape, print_line
-
-if TYPE_CHECKING:
-    from serving.deployment.backups import Rotation
+from serving.deployment.backups import rotate_data_key
+from serving.deployment.deployment import Deployment, create_home, load_vault
+from serving.deployment.models import describe_calibration, find_conversion
+from serving.settings.settings import (
+    KEY_RING_FILE,
+    SETTINGS_FILE,
+    is_card_file,
+    load_settings,
+    make_settings,
+    require_home,
+)
 
 
 @command("init")
@@ -44,10 +54,6 @@ def init(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
-    from engine.registry.accounts import Carrier
-    from serving.deployment.deployment import Deployment, create_home
-    from serving.settings.settings import KEY_RING_FILE, SETTINGS_FILE, make_settings
-
     if outlet is not None and carrier is None:
         raise RequestError("an outlet needs a carrier: give --carrier too")
     for code in (carrier, outlet):
@@ -94,10 +100,7 @@ def upgrade(call: Call) -> Answer:
     where the embedder's card has a transform that they were made without. The thresholds of one
     model stay as they are until the settings take a newer calibration.
     """
-    from engine.registry.upgrade import upgrade as upgrade_registry
-    from serving.deployment.deployment import load_vault, registry_url
-    from serving.deployment.models import describe_calibration, find_conversion
-    from serving.settings.settings import load_settings, require_home
+    from serving.deployment.deployment import registry_url
 
     folder = require_home(call.home)
     settings = load_settings(folder)
@@ -187,8 +190,6 @@ def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str
             )
         chosen["registry"] = {"url": registry_url}
     if embedder is not None:
-        from serving.settings.settings import is_card_file
-
         card = str(Path(embedder).resolve()) if is_card_file(embedder) else embedder
         chosen["models"] = {"embedder": card}
     return chosen
@@ -207,36 +208,31 @@ def rotate_key(call: Call) -> Answer:
 
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
-    from serving.deployment.backups import rotate_data_key
-    from serving.settings.settings import load_settings, require_home
-
     folder = require_home(call.home)
     with call.progress("sealing anew") as report:
         done = rotate_data_key(folder, load_settings(folder), report)
-    return Answer(asdict(done), partial(_print_rotation, done), is_no=bool(done.damaged))
-
-
-def _print_rotation(done: Rotation) -> None:
-    from engine.formatting import plural
-    from serving.settings.settings import KEY_RING_FILE
-
     how = "Finished the rotation to" if done.resumed else "Rotated to"
     retired = ", ".join(str(version) for version in done.retired)
-    print_line(f"[green]{how}[/] data key {done.active}; retired {retired}.")
-    print_line(", ".join(f"{rows:,} {table}" for table, rows in done.resealed.items()) + ".")
+    snapshots = damaged = ""
     if done.shard_snapshots:
-        print_line(
+        snapshots = (
             f"The snapshots of {plural(done.shard_snapshots, 'shard')} open no more: the next "
             "start reads the gallery from the store, and saves them anew."
         )
     if done.damaged:
         named = "".join(f"\n  {escape(one)}" for one in done.damaged)
-        print_line(
+        damaged = (
             f"[red]Not complete[/]: values of these rows are damaged, and stay as they were:{named}"
             f"\n{KEY_RING_FILE} keeps their key, which opens nothing. Run sosie doctor."
         )
-    print_line(
-        f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old."
+    return Answer(
+        asdict(done),
+        f"[green]{how}[/] data key {done.active}; retired {retired}.",
+        ", ".join(f"{rows:,} {table}" for table, rows in done.resealed.items()) + ".",
+        snapshots,
+        damaged,
+        f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old.",
+        is_no=bool(done.damaged),
     )
 
 

@@ -2,167 +2,138 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 import time
 import uuid
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from engine.errors import RequestError, SosieError, advise_extra
-from schema.reasons import PhotographKind
-from serving.cli.inputs import (
-    DOCUMENT_OPTION,
-    KIND_OPTION,
-    LIVE,
-    MSISDN_OPTION,
-    NUMBER_OPTION,
-    TYPE_OPTION,
-    argument,
-    list_frames,
-    option,
-    read_details,
-    read_moment,
-    sample_photographs,
-)
-from serving.cli.output import Answer, Call, command, escape, print_facts, print_line, print_table
-
-if TYPE_CHECKING:
-    from engine.matching.checks.order import Replay
-    from engine.matching.documents import AuthorityResult, DocumentRole
-    from engine.matching.requests import EnrollmentRequest
-    from engine.registry.enrollments import EnrollmentRecord
-    from schema.people import ExceptionCause
-    from serving.deployment.deployment import Deployment
-    from serving.wire.enrollments import Enrollment
+from engine.matching import requests
+from engine.matching.checks.liveness import name_document, read_token
+from engine.matching.checks.order import Replay
+from engine.matching.checks.order import replay as decide_again
+from engine.matching.checks.picture import fuse_frames
+from engine.matching.documents import AuthorityResult, DocumentRole, require_checkable
+from engine.matching.people import ask_of
+from engine.matching.samples import ABSENT, Sample
+from engine.registry.database import utc_now
+from engine.registry.enrollments import EnrollmentRecord
+from schema.actors import Caller, Role
+from schema.people import ExceptionCause
+from schema.reasons import LivenessUse, PhotographKind
+from serving.access.authorization import Principal, show_decision
+from serving.api import serializers
+from serving.cli import inputs
+from serving.cli.inputs import argument, option
+from serving.cli.output import Answer, Call, Facts, Listing, command, escape
+from serving.deployment.deployment import Deployment
+from serving.wire import oversight as wire
+from serving.wire.enrollments import Enrollment
+from serving.wire.fields import of_record
 
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
 
-@command("enroll")
-def enroll(
-    call: Call,
-    outlet: str = option("Where it happens.", "CODE", default=...),
-    live: list[Path] | None = option(LIVE, "IMAGE"),
-    portrait: Path | None = option("The portrait on the document.", "IMAGE"),
-    portrait_kind: PhotographKind | None = KIND_OPTION,
-    document_type: str | None = TYPE_OPTION,
-    document_number: str | None = NUMBER_OPTION,
-    name: str | None = option("The holder's name, as it stands on the document."),
-    msisdn: str | None = MSISDN_OPTION,
-    expires_on: str | None = option("The document's last day, as 2031-01-31.", "DAY"),
-    born_on: str | None = option("The holder's date of birth; it is not kept.", "DAY"),
-    document: str | None = DOCUMENT_OPTION,
-    carrier: str | None = option(None, "CODE", show_default="the outlet's carrier"),
+@dataclass(frozen=True, slots=True)
+class EnrollmentOptions:
+    """One activation as the command line names it."""
+
+    outlet: str = option("Where it happens.", "CODE", default=...)
+    live: list[Path] | None = option(inputs.LIVE, "IMAGE")
+    portrait: Path | None = option("The portrait on the document.", "IMAGE")
+    portrait_kind: PhotographKind | None = inputs.KIND_OPTION
+    document_type: str | None = inputs.TYPE_OPTION
+    document_number: str | None = inputs.NUMBER_OPTION
+    name: str | None = option("The holder's name, as it stands on the document.")
+    msisdn: str | None = inputs.MSISDN_OPTION
+    expires_on: str | None = option("The document's last day, as 2031-01-31.", "DAY")
+    born_on: str | None = option("The holder's date of birth; it is not kept.", "DAY")
+    document: str | None = inputs.DOCUMENT_OPTION
+    carrier: str | None = option(None, "CODE", show_default="the outlet's carrier")
     idempotency_key: str | None = option(
         "The same key with the same request gives the stored answer.",
         "KEY",
         show_default="a fresh UUID",
-    ),
-    consent_ref: str | None = option("Where the consent is on file.", "REF"),
-    captured_at: str | None = option(
-        "When the photograph was taken: 2026-01-31T12:00:00Z.", "TIME"
-    ),
+    )
+    consent_ref: str | None = option("Where the consent is on file.", "REF")
+    captured_at: str | None = option("When the photograph was taken: 2026-01-31T12:00:00Z.", "TIME")
     liveness: Path | None = option(
         "What the capture system signed of its liveness check: a compact JWS.", "FILE"
-    ),
+    )
     guardian: str | None = option(
         "Of a minor: the guardian's document, as --document takes it.", "FILE"
-    ),
-    guardian_live: Path | None = option("The guardian's face, taken now.", "IMAGE"),
-    guardian_portrait: Path | None = option("The portrait on the guardian's document.", "IMAGE"),
+    )
+    guardian_live: Path | None = option("The guardian's face, taken now.", "IMAGE")
+    guardian_portrait: Path | None = option("The portrait on the guardian's document.", "IMAGE")
     exception: str | None = option(
         "Why a photograph is missing or unusable; two people decide.", "CAUSE"
-    ),
+    )
     replaces: str | None = option(
         "JSON with type and number of the same person's document that this replaces.", "FILE"
-    ),
-) -> Answer:
+    )
+
+
+@command("enroll")
+def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     """Decide one activation, durably: two photographs and a document.
 
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
     """
-    from engine.matching.checks.liveness import name_document, read_token
-    from engine.matching.checks.picture import fuse_frames
-    from engine.matching.documents import require_checkable
-    from engine.matching.requests import (
-        EnrollmentRequest,
-        GuardianShown,
-        normalise_msisdn,
-        require_judgeable,
+    details = inputs.read_details(
+        chosen.document,
+        type=chosen.document_type,
+        number=chosen.document_number,
+        name=chosen.name,
+        msisdn=chosen.msisdn,
+        expires_on=chosen.expires_on,
+        born_on=chosen.born_on,
     )
-    from engine.matching.samples import ABSENT
-    from engine.registry.database import utc_now
-    from schema.actors import Caller, Role
-    from schema.reasons import LivenessUse
-    from serving.access.authorization import Principal, show_decision
-    from serving.api import serializers
-
-    details = read_details(
-        document,
-        type=document_type,
-        number=document_number,
-        name=name,
-        msisdn=msisdn,
-        expires_on=expires_on,
-        born_on=born_on,
-    )
-    frames = list_frames(live or ())
-    given = [one for one in (portrait, guardian_live, guardian_portrait) if one is not None]
-    if (not frames or portrait is None) and exception is None and guardian is None:
-        raise RequestError("give --live and --portrait, or say why not with --exception")
-    if (guardian is None) != (guardian_live is None):
-        raise RequestError("a guardian comes with --guardian and --guardian-live: give both")
+    frames = inputs.list_frames(chosen.live or ())
+    _require_complete(chosen, frames)
     presented, number = details.document(), details.require("msisdn", "--msisdn")
-    taken_at = None if captured_at is None else read_moment(captured_at, "capture time")
-    token = None if liveness is None else read_token(liveness)
+    moment = chosen.captured_at
+    taken_at = None if moment is None else inputs.read_moment(moment, "capture time")
+    token = None if chosen.liveness is None else read_token(chosen.liveness)
     require_checkable(presented)
-    normalise_msisdn(number)
-    started = time.perf_counter()
-    deployment = call.deployment
-    keeps_crops = deployment.settings.crops.keep != "none"
-    taken = sample_photographs(
-        deployment,
-        [*frames, *given],
-        [None] * len(frames) + [portrait_kind if one is portrait else None for one in given],
-        with_crops=keeps_crops,
-        judged=[True] * len(frames) + [one is guardian_live for one in given],
-    )
-    samples, others = taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
-    carrier = carrier or _carrier_of(deployment, outlet)
-    judged = frames if guardian_live is None else [*frames, guardian_live]
+    requests.normalise_msisdn(number)
+    started, deployment = time.perf_counter(), call.deployment
+    samples, others = _take_samples(deployment, chosen, frames)
+    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
+    known = deployment.store.outlets([chosen.outlet]).get(chosen.outlet)
+    carrier = chosen.carrier or (known.carrier if known else "")
+    judged = frames if chosen.guardian_live is None else [*frames, chosen.guardian_live]
     files = [frame.read_bytes() for frame in judged]
     made_for = (LivenessUse.ENROLLMENT, name_document(presented), carrier, utc_now())
-    request = EnrollmentRequest(
-        idempotency_key=idempotency_key or str(uuid.uuid4()),
+    replaced = chosen.replaces
+    request = requests.EnrollmentRequest(
+        idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
         carrier=carrier,
-        outlet=outlet,
+        outlet=chosen.outlet,
         document=presented,
         msisdn=number,
         live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
-        portrait=ABSENT if portrait is None else others[portrait],
-        consent_ref=consent_ref,
+        portrait=others.get(chosen.portrait, ABSENT),
+        consent_ref=chosen.consent_ref,
         captured_at=taken_at,
         caller=Caller(call.actor),
         liveness=deployment.liveness.check(token, files, *made_for) if files else None,
-        guardian=None
-        if guardian is None or guardian_live is None
-        else GuardianShown(
-            document=read_details(guardian).document(),
-            live=others[guardian_live],
-            portrait=None if guardian_portrait is None else others[guardian_portrait],
-        ),
-        exception=None if exception is None else _read_cause(exception),
-        replaces=None if replaces is None else read_details(replaces).known_document(),
+        guardian=_read_guardian(chosen, others),
+        exception=None if chosen.exception is None else _read_cause(chosen.exception),
+        replaces=inputs.read_details(replaced).known_document() if replaced else None,
     )
-    require_judgeable(request)
+    requests.require_judgeable(request)
     registrar = deployment.registrar
     if deployment.settings.authority.kind != "form":
-        own, theirs = files[0] if frames else None, files[-1] if guardian_live else None
-        said = _look_up(deployment, request, own, theirs)
-        request = replace(request, authority=said)
-    if idempotency_key is None:
+        own, theirs = files[0] if frames else None, files[-1] if chosen.guardian_live else None
+        request = replace(request, authority=_look_up(deployment, request, own, theirs))
+    if chosen.idempotency_key is None:
         # Before the decision: who gets no answer can ask for it again under this key.
         sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
         sys.stderr.flush()
@@ -175,13 +146,46 @@ def enroll(
         request.idempotency_key,
         is_repeated=outcome.is_repeated,
     )
-    show = partial(_print_answer, shown, spent_ms)
-    return Answer(shown, show, is_no=not shown.is_approved)
+    return _show_answer(shown, spent_ms)
+
+
+def _require_complete(chosen: EnrollmentOptions, frames: Sequence[Path]) -> None:
+    is_explained = chosen.exception is not None or chosen.guardian is not None
+    if (not frames or chosen.portrait is None) and not is_explained:
+        raise RequestError("give --live and --portrait, or say why not with --exception")
+    if (chosen.guardian is None) != (chosen.guardian_live is None):
+        raise RequestError("a guardian comes with --guardian and --guardian-live: give both")
+
+
+def _take_samples(
+    deployment: Deployment, chosen: EnrollmentOptions, frames: Sequence[Path]
+) -> tuple[list[Sample], dict[Path | None, Sample]]:
+    """Samples of the frames, and of every other photograph."""
+    named = chosen.portrait, chosen.guardian_live, chosen.guardian_portrait
+    given = [one for one in named if one is not None]
+    kinds = [chosen.portrait_kind if one is chosen.portrait else None for one in given]
+    taken = inputs.sample_photographs(
+        deployment,
+        [*frames, *given],
+        [None] * len(frames) + kinds,
+        with_crops=deployment.settings.crops.keep != "none",
+        judged=[True] * len(frames) + [one is chosen.guardian_live for one in given],
+    )
+    return taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
+
+
+def _read_guardian(
+    chosen: EnrollmentOptions, others: Mapping[Path | None, Sample]
+) -> requests.GuardianShown | None:
+    if chosen.guardian is None:
+        return None
+    document = inputs.read_details(chosen.guardian).document()
+    portrait = others.get(chosen.guardian_portrait)
+    live = others[chosen.guardian_live]
+    return requests.GuardianShown(document=document, live=live, portrait=portrait)
 
 
 def _read_cause(text: str) -> ExceptionCause:
-    from schema.people import ExceptionCause
-
     try:
         return ExceptionCause(text)
     except ValueError:
@@ -199,45 +203,44 @@ def show(
 
     With --replay, exit code 1 where deciding it again gives another decision or other reasons.
     """
-    from engine.matching.checks.order import replay as decide_again
-    from schema.actors import Role
-    from serving.access.authorization import Principal, show_decision
-    from serving.api import serializers
-    from serving.wire import oversight as wire
-    from serving.wire.fields import of_record
-
     enrollment = call.store.enrollment(enrollment_id)
     again = decide_again(enrollment) if replay else None
     caller = Principal(call.actor, Role.OPERATOR)
     record = serializers.enrollment_record(enrollment)
     answer = show_decision(caller, call.deployment.vault, record)
     replayed = {} if again is None else {"replay": of_record(wire.ReplayedDecision, again)}
+    decision = enrollment.decision
+    facts = {
+        "reasons": ", ".join(enrollment.reasons) or "-",
+        "document": enrollment.document_id or "-",
+        "carrier": enrollment.carrier,
+        "outlet": enrollment.outlet,
+        "gallery sequence": str(enrollment.sequence),
+        "decided at": enrollment.created_at.isoformat(),
+    }
     return Answer(
         {**answer, "evidence": enrollment.evidence, **replayed},
-        partial(_print_enrollment, enrollment, again),
+        Facts(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {enrollment.id}", facts),
+        partial(_print_evidence, enrollment),
+        "" if again is None else _describe_replay(again),
         is_no=again is not None and not again.agrees,
     )
 
 
 def _look_up(
     deployment: Deployment,
-    request: EnrollmentRequest,
+    request: requests.EnrollmentRequest,
     live: bytes | None,
     guardian_live: bytes | None,
 ) -> dict[DocumentRole, AuthorityResult]:
     """Looks the documents up with the authority; nothing of a request that is answered already."""
-    import asyncio
-
-    from engine.matching.people import ask_of
-    from engine.matching.requests import Attempt
-    from engine.registry.database import utc_now
 
     try:
         from serving.ingress.http_authority import open_authority
     except ImportError:
         raise RequestError(f"the authority needs httpx: {advise_extra('serve')}") from None
     found = deployment.judge.intake().sort([request], utc_now())[0]
-    if not isinstance(found, Attempt):
+    if not isinstance(found, requests.Attempt):
         return {}
 
     async def ask() -> dict[DocumentRole, AuthorityResult]:
@@ -255,21 +258,8 @@ def _look_up(
     return asyncio.run(ask())
 
 
-def _carrier_of(deployment: Deployment, outlet: str) -> str:
-    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
-    known = deployment.store.outlets([outlet]).get(outlet)
-    return "" if known is None else known.carrier
-
-
-def _print_answer(answer: Enrollment, spent_ms: float) -> None:
-    decision = answer.decision
-    print_line(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {answer.enrollment_id}")
-    for finding in answer.reasons:
-        where = f" ({finding.photograph})" if finding.photograph else ""
-        print_line(f"  {finding.reason}{where}")
-    for place, frame in enumerate(answer.frames, start=1):
-        left_out = ", ".join(frame.problems) or "not fused"
-        print_line(f"  frame {place}: {'fused' if frame.is_fused else left_out}")
+def _show_answer(answer: Enrollment, spent_ms: float) -> Answer:
+    decision, search = answer.decision, answer.duplicate_search
     scores, thresholds = answer.scores, answer.thresholds
     compared = (
         ("live portrait", scores.live_portrait, thresholds.verify),
@@ -277,47 +267,45 @@ def _print_answer(answer: Enrollment, spent_ms: float) -> None:
         ("best candidate", scores.best_candidate, thresholds.review),
     )
     rows = [
-        [name, f"{score:.4f}", f"{threshold:.4f}"]
+        (name, f"{score:.4f}", f"{threshold:.4f}")
         for name, score, threshold in compared
         if score is not None
     ]
-    if rows:
-        print_table(None, ("compared", "score", "threshold"), rows)
-    search = answer.duplicate_search
+    searched = "No duplicate search ran."
     if search.ran:
         count = len(search.candidates or ())
-        print_line(f"{search.searched:,} references searched, {count} candidates.")
-    else:
-        print_line("No duplicate search ran.")
-    for case in answer.cases:
-        print_line(f"Case opened: {case.kind} {case.id}")
+        searched = f"{search.searched:,} references searched, {count} candidates."
     repeated = ", a stored answer" if answer.is_repeated else ""
-    key = escape(answer.idempotency_key)
-    print_line(f"[dim]idempotency key {key}{repeated}; {spent_ms:.0f} ms[/]")
+    return Answer(
+        answer,
+        f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {answer.enrollment_id}",
+        *(
+            f"  {finding.reason}" + (f" ({finding.photograph})" if finding.photograph else "")
+            for finding in answer.reasons
+        ),
+        *(
+            f"  frame {place}: "
+            + ("fused" if frame.is_fused else ", ".join(frame.problems) or "not fused")
+            for place, frame in enumerate(answer.frames, start=1)
+        ),
+        Listing(rows, ("compared", "score", "threshold")),
+        searched,
+        *(f"Case opened: {case.kind} {case.id}" for case in answer.cases),
+        f"[dim]idempotency key {escape(answer.idempotency_key)}{repeated}; {spent_ms:.0f} ms[/]",
+        is_no=not answer.is_approved,
+    )
 
 
-def _print_enrollment(enrollment: EnrollmentRecord, again: Replay | None) -> None:
-    import json
+def _print_evidence(enrollment: EnrollmentRecord) -> None:
 
-    from rich.console import Console
-
-    decision = enrollment.decision
-    facts = {
-        "reasons": ", ".join(enrollment.reasons) or "-",
-        "document": enrollment.document_id or "-",
-        "carrier": enrollment.carrier,
-        "outlet": enrollment.outlet,
-        "gallery sequence": str(enrollment.sequence),
-        "decided at": enrollment.created_at.isoformat(),
-    }
-    title = f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {enrollment.id}"
-    print_facts(title, facts)
     Console(highlight=False, soft_wrap=True).print_json(json.dumps(dict(enrollment.evidence)))
-    if again is not None and again.agrees:
-        print_line("[green]Replayed[/]: the same decision, for the same reasons.")
-    elif again is not None:
-        reasons = ", ".join(again.replayed_reasons) or "no reason"
-        print_line(
-            f"[red]Replayed[/]: policy today decides {again.replayed} ({reasons}); it was "
-            f"recorded under policy {again.recorded_policy}."
-        )
+
+
+def _describe_replay(again: Replay) -> str:
+    if again.agrees:
+        return "[green]Replayed[/]: the same decision, for the same reasons."
+    reasons = ", ".join(again.replayed_reasons) or "no reason"
+    return (
+        f"[red]Replayed[/]: policy today decides {again.replayed} ({reasons}); it was "
+        f"recorded under policy {again.recorded_policy}."
+    )

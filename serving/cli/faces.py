@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +12,15 @@ import typer
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.reasons import PhotographKind
+from schema.thresholds import Comparison
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
-from serving.cli.output import Answer, Call, command, escape, print_fault, print_line, print_table
+from serving.cli.output import Answer, Call, Listing, command, escape, print_fault
+from serving.deployment import models
 from serving.errors import describe, name_error, require_sound
+from serving.settings.settings import find_home, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.faces.extractor import Extracted, Extraction
     from engine.matching.calibration import Calibration, ThresholdRates
@@ -44,26 +49,16 @@ def verify(
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
     not judged, and `match` is null. So it is with a model that is not calibrated.
     """
-    from schema.thresholds import Comparison
-    from serving.deployment.models import (
-        build_extractor,
-        embedder_card,
-        load_calibration,
-        model_digest,
-        threshold_rates,
-        warn_calibration,
-    )
-
     paths = [*list_frames([first]), second]
     images = [read_photograph(path) for path in paths]
     settings = _load_settings(call.home)
-    warnings = warn_calibration(settings)
-    has_one = embedder_card(settings).calibration_path is not None
-    calibration = load_calibration(settings) if has_one else None
-    rates = threshold_rates(settings)
+    warnings = models.warn_calibration(settings)
+    has_one = models.embedder_card(settings).calibration_path is not None
+    calibration = models.load_calibration(settings) if has_one else None
+    rates = models.threshold_rates(settings)
     wanted = rates.verify if fmr is None else fmr
     kinds = [*(None for _ in paths[1:]), portrait_kind]
-    with build_extractor(settings) as extractor:
+    with models.build_extractor(settings) as extractor:
         found = require_sound(extractor.extract(images, kinds), paths)
     *frames, portrait = found
     live, told, threshold = _fuse(images, frames, calibration, replace(rates, verify=wanted))
@@ -86,33 +81,33 @@ def verify(
         "fmr_at_score": None if rate is None else asdict(rate),
         "quality": {name: _quality(one) for name, one in names.items()},
         "frames": told,
-        "model_digest": model_digest(settings),
+        "model_digest": models.model_digest(settings),
         "warnings": warnings,
     }
-
-    def show() -> None:
-        whole = [(first, pair[0])] if len(frames) > 1 else []
-        looked_at = [*zip(paths, frames, strict=False), (second, portrait), *whole]
-        _print_remarks(looked_at, warnings)
-        verdict = _VERDICTS[is_match]
-        if is_fit and threshold is None:
-            verdict = "[yellow]not judged: the model is not calibrated[/]"
-        shown = "no score" if score is None else f"score {score:.4f}"
-        shown += f" of {fused} frames fused" if fused > 1 else ""
-        shown += "" if threshold is None else f", threshold {threshold:.4f} at FMR {wanted:g}"
-        print_line(f"{verdict}  {shown}")
-        if rate is not None:
-            print_line(f"A threshold at this score would have an FMR of {rate}.")
-
-    return Answer(answer, show, is_no=not is_match)
+    whole = [(first, live)] if len(frames) > 1 else []
+    verdict = _VERDICTS[is_match]
+    if is_fit and threshold is None:
+        verdict = "[yellow]not judged: the model is not calibrated[/]"
+    shown = "no score" if score is None else f"score {score:.4f}"
+    shown += f" of {fused} frames fused" if fused > 1 else ""
+    shown += "" if threshold is None else f", threshold {threshold:.4f} at FMR {wanted:g}"
+    return Answer(
+        answer,
+        *_list_remarks([*zip(paths, frames, strict=False), (second, portrait), *whole], warnings),
+        f"{verdict}  {shown}",
+        "" if rate is None else f"A threshold at this score would have an FMR of {rate}.",
+        is_no=not is_match,
+    )
 
 
-def _print_remarks(looked_at: Sequence[tuple[Path, Extraction]], warnings: Sequence[str]) -> None:
+def _list_remarks(
+    looked_at: Sequence[tuple[Path, Extraction]], warnings: Sequence[str]
+) -> Iterator[str]:
     for path, one in looked_at:
         if one.problems:
-            print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+            yield f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}"
     for warning in warnings:
-        print_line(f"[yellow]warning:[/] {escape(warning)}")
+        yield f"[yellow]warning:[/] {escape(warning)}"
 
 
 @command("extract")
@@ -127,9 +122,7 @@ def extract(
 
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
-    from serving.deployment.models import build_extractor
-
-    with build_extractor(_load_settings(call.home)) as extractor:
+    with models.build_extractor(_load_settings(call.home)) as extractor:
         found = _extract_each(images, extractor.extract)
     if vectors is not None:
         _write_vectors(vectors, images, found)
@@ -139,21 +132,18 @@ def extract(
     if errors:
         answer["error"] = _error(errors[0])
 
-    def show() -> None:
-        _print_faces(images, found)
-        for error in errors:
-            print_fault(describe(error), as_json=False)
-
+    table = Listing(
+        [_list_face(path, one) for path, one in zip(images, found, strict=True)], TITLES
+    )
     unfit = any(one.problems for one in found if not isinstance(one, SosieError))
     if not errors:
-        return Answer(answer, show, is_no=unfit)
-    call.print(Answer(answer, show))
+        return Answer(answer, table, is_no=unfit)
+    faults = [partial(print_fault, describe(error), as_json=False) for error in errors]
+    call.print(Answer(answer, table, *faults))
     raise typer.Exit(describe(errors[0]).exit_code)
 
 
 def _load_settings(home: Path | None) -> Settings:
-    from serving.settings.settings import find_home, load_settings
-
     return load_settings(find_home(home))
 
 
@@ -239,16 +229,18 @@ def _describe(path: Path, one: Extraction | SosieError) -> dict[str, Any]:
     }
 
 
-def _print_faces(paths: Sequence[Path], found: Sequence[Extraction | SosieError]) -> None:
-    rows = []
-    for path, one in zip(paths, found, strict=True):
-        if isinstance(one, SosieError):
-            rows.append([escape(str(path)), "[red]unreadable[/]", *[""] * 7])
-            continue
-        verdict = f"[yellow]{', '.join(one.problems)}[/]" if one.problems else "[green]fit[/]"
-        rows.append([escape(str(path)), verdict, *_measures(one)])
-    titles = ("photograph", "verdict", "face px", "eyes px", "sharpness", "exposure", "contrast")
-    print_table(None, (*titles, "yaw/pitch/roll °", "ms"), rows)
+TITLES = (
+    *("photograph", "verdict", "face px", "eyes px", "sharpness", "exposure", "contrast"),
+    *("yaw/pitch/roll °", "ms"),
+)
+
+
+def _list_face(path: Path, one: Extraction | SosieError) -> list[str]:
+    """Under `TITLES`."""
+    if isinstance(one, SosieError):
+        return [escape(str(path)), "[red]unreadable[/]", *[""] * 7]
+    verdict = f"[yellow]{', '.join(one.problems)}[/]" if one.problems else "[green]fit[/]"
+    return [escape(str(path)), verdict, *_measures(one)]
 
 
 def _measures(one: Extraction) -> list[str]:
@@ -271,7 +263,6 @@ def _write_vectors(
     target: Path, paths: Sequence[Path], found: Sequence[Extraction | SosieError]
 ) -> None:
     """`images` and their `vectors` float32[n, d], of the photographs with a face."""
-    import os
 
     import numpy as np
 

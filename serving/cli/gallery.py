@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import (
-    CERTIFICATE_OPTION,
-    DOCUMENT_OPTION,
-    NUMBER_OPTION,
-    TYPE_OPTION,
-    argument,
-    option,
-    read_details,
-    require_place,
-    require_probe,
-    sample_photographs,
-    save_certificate,
-)
-from serving.cli.output import (
-    Answer,
-    Call,
-    Columns,
-    command,
-    exit_negative,
-    list_answer,
-    print_facts,
-    print_line,
-    print_table,
-)
-
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
+from engine.matching.holders import ErasureState, PendingErasure, list_pending, read_erasure
+from engine.matching.verification import identify, note_identified
+from schema.thresholds import Comparison
+from serving.api import serializers
+from serving.cli import inputs
+from serving.cli.inputs import argument, option
+from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, exit_negative
+from serving.deployment.deployment import Deployment
+from serving.jobs.retention import write_certificate
+from serving.wire.fields import of_record
+from serving.wire.matching import Candidate, ItemIdentification
 
 
 @command("search")
@@ -53,16 +36,11 @@ def search(
 
     Exit code 1 where nobody is found.
     """
-    from engine.matching.verification import identify, note_identified
-    from schema.thresholds import Comparison
-    from serving.wire.fields import of_record
-    from serving.wire.matching import Candidate, ItemIdentification
-
     if threshold is not None and fmr is not None:
         raise RequestError("two thresholds are given: use --threshold or --fmr")
     deployment = call.deployment
     lowest = _choose_threshold(deployment, threshold, fmr)
-    probe = require_probe(sample_photographs(deployment, [image])[0], image)
+    probe = inputs.require_probe(inputs.sample_photographs(deployment, [image])[0], image)
     gallery = deployment.restored.gallery
     found = identify(probe[None], gallery, call.store, threshold=lowest, most=top)[0]
     expected = deployment.calibration.expected_false_candidates(
@@ -79,30 +57,28 @@ def search(
         expected_false_candidates=expected,
     )
 
-    def show() -> None:
-        rows = [
-            [str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id)]
-            for place, one in enumerate(listed, start=1)
-        ]
-        if rows:
-            print_table(None, ("", "score", "document", "reference"), rows)
-        more = f" ({found.left_out} not listed)" if found.left_out else ""
-        print_line(
-            f"{found.found or 'Nobody'} at or above {lowest:.4f}{more}; "
-            f"{found.searched:,} references searched at sequence {found.gallery_sequence}."
-        )
-        print_line(f"Expected false candidates in one such search: {expected}.")
-
-    return Answer(answer, show, is_no=not listed)
+    rows = [
+        (str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id))
+        for place, one in enumerate(listed, start=1)
+    ]
+    more = f" ({found.left_out} not listed)" if found.left_out else ""
+    return Answer(
+        answer,
+        Listing(rows, ("", "score", "document", "reference")),
+        f"{found.found or 'Nobody'} at or above {lowest:.4f}{more}; "
+        f"{found.searched:,} references searched at sequence {found.gallery_sequence}.",
+        f"Expected false candidates in one such search: {expected}.",
+        is_no=not listed,
+    )
 
 
 @command("erase")
 def erase(
     call: Call,
-    document_type: str | None = TYPE_OPTION,
-    document_number: str | None = NUMBER_OPTION,
-    document: str | None = DOCUMENT_OPTION,
-    certificate: Path | None = CERTIFICATE_OPTION,
+    document_type: str | None = inputs.TYPE_OPTION,
+    document_number: str | None = inputs.NUMBER_OPTION,
+    document: str | None = inputs.DOCUMENT_OPTION,
+    certificate: Path | None = inputs.CERTIFICATE_OPTION,
     yes: bool = option("Do not ask."),
 ) -> Answer | None:
     """Erase a document's holder: references, name and numbers.
@@ -112,14 +88,10 @@ def erase(
 
     Exit code 1 where it waits.
     """
-    from engine.matching.holders import ErasureState, PendingErasure
-    from serving.api import serializers
-    from serving.jobs.retention import write_certificate
-
-    details = read_details(document, type=document_type, number=document_number)
+    details = inputs.read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     if certificate is not None:
-        require_place(certificate)
+        inputs.require_place(certificate)
     deployment = call.deployment
     if not yes:
         _confirm()
@@ -134,34 +106,31 @@ def erase(
         return Answer(serializers.erasure_state(state), text, is_no=True)
     # Shown before anything else can fail: it cannot be had a second time.
     answer = write_certificate(made)
-    facts = {name.replace("_", " "): str(value) for name, value in answer.items()}
-    call.print(Answer(answer, lambda: print_facts("[green]Erased[/]. Certificate:", facts)))
+    facts = {name.replace("_", " "): value for name, value in answer.items()}
+    call.print(Answer(answer, Facts("[green]Erased[/]. Certificate:", facts)))
     if certificate is not None:
-        save_certificate(certificate, answer, "erased", "keep the certificate that was printed")
+        inputs.save_certificate(
+            certificate, answer, "erased", "keep the certificate that was printed"
+        )
     return None
 
 
 @command("erasures")
 def list_erasures(call: Call) -> Answer:
     """List the erasures that wait for open cases, what is due first."""
-    from engine.matching.holders import list_pending, read_erasure
-    from serving.api import serializers
-
     store = call.store
     found = [read_erasure(store, one.document_id) for one in list_pending(store)]
     items = [serializers.erasure_state(one) for one in found]
-    columns: Columns = {
+    shown: dict[str, Cell] = {
         "document": "document_id",
         "asked": "asked_at",
         "at the latest": "due_at",
         "waits for cases": lambda one: ", ".join(one.cases) or "none: sosie retention run does it",
     }
-    return list_answer({"erasures": items}, items, columns, "No erasure waits.")
+    return Answer({"erasures": items}, Listing(items, shown, "No erasure waits."))
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
-    from schema.thresholds import Comparison
-
     if threshold is not None:
         return threshold
     if fmr is not None:

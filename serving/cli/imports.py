@@ -3,57 +3,63 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phonenumbers import SUPPORTED_REGIONS
+
 from engine.errors import RequestError
+from engine.matching.documents import find_time_zone
 from serving.cli.inputs import argument, option, require_place
-from serving.cli.output import Answer, Call, command, print_facts
+from serving.cli.output import Answer, Call, Facts, command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from engine.imports.columns import ColumnMapping, Field
     from engine.imports.import_run import Summary
 
 
-@command("import")
-def import_base(
-    call: Call,
-    file: Path = argument("CSV with a header, or Parquet.", "FILE"),
-    mapped: list[str] | None = option("Where a column has another name.", "FIELD=COLUMN", "--map"),
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """A file of subscribers, how it is read, and what becomes of bad rows."""
+
+    file: Path = argument("CSV with a header, or Parquet.", "FILE")
+    mapped: list[str] | None = option("Where a column has another name.", "FIELD=COLUMN", "--map")
     defaults: list[str] | None = option(
         "For rows without: document_type, carrier, outlet, opened_at.", "FIELD=VALUE", "--set"
-    ),
+    )
     images: Path | None = option(
         "Where paths of photographs begin.", "DIR", show_default="FILE's folder"
-    ),
-    allow_outside: bool = option("Follow paths that lead out of it."),
-    encoding: str = option("Of a CSV.", "NAME", default="utf-8"),
-    delimiter: str = option("Of a CSV; or: tab.", "SIGN", default=","),
-    timezone: str = option("Of moments that name none, as Asia/Shanghai.", "ZONE", default="UTC"),
-    country: str | None = option("Of telephone numbers that do not begin with +, as CN.", "CC"),
-    model_digest: str | None = option("Of the model that made a column of vectors.", "SHA256"),
+    )
+    allow_outside: bool = option("Follow paths that lead out of it.")
+    encoding: str = option("Of a CSV.", "NAME", default="utf-8")
+    delimiter: str = option("Of a CSV; or: tab.", "SIGN", default=",")
+    timezone: str = option("Of moments that name none, as Asia/Shanghai.", "ZONE", default="UTC")
+    country: str | None = option("Of telephone numbers that do not begin with +, as CN.", "CC")
+    model_digest: str | None = option("Of the model that made a column of vectors.", "SHA256")
     report: Path | None = option(
         "Every fault, by row; beside it .summary.json and .journal.",
         "FILE.csv",
         show_default="FILE.import.csv",
-    ),
+    )
     check: bool = option(
         "Store nothing; the report is FILE.check.csv. Takes 1 kB of memory a document."
-    ),
+    )
     resume: bool = option(
         "Go on where the last run ended.", None, "--resume/--no-resume", default=True
-    ),
-    stop_after_failures: int | None = option("Stop when N rows have failed.", "N", min=1),
+    )
+    stop_after_failures: int | None = option("Stop when N rows have failed.", "N", min=1)
     count_look_alikes: bool = option(
         "Count faces that are there under another document.",
         None,
         "--count-look-alikes/--no-count-look-alikes",
         default=True,
-    ),
-) -> Answer:
+    )
+
+
+@command("import")
+def import_base(call: Call, chosen: ImportOptions) -> Answer:
     """Import an existing base of subscribers: documents, faces, lines.
 
     Columns: document_type, document_number, name, expires_on, msisdn, carrier, outlet, opened_at,
@@ -63,34 +69,33 @@ def import_base(
     Exit code 0 where every row is in, 1 where some failed or it was stopped.
     """
     from engine.imports.sources import CsvForm
-    from engine.matching.documents import find_time_zone
     from serving.imports import ImportOrder, run_import
 
     order = ImportOrder(
-        file=file,
-        report=_choose_report(file, report, is_check=check),
+        file=chosen.file,
+        report=_choose_report(chosen.file, chosen.report, is_check=chosen.check),
         actor=call.actor,
-        mapping=_read_mapping(mapped or (), defaults or ()),
-        form=CsvForm(encoding, _read_delimiter(delimiter)),
-        images=_require_folder(images),
-        allows_outside=allow_outside,
-        zone=find_time_zone(timezone),
-        country=_read_country(country),
-        model_digest=model_digest,
-        is_check=check,
-        resumes=resume,
-        stop_after_failures=stop_after_failures,
-        counts_look_alikes=count_look_alikes,
+        mapping=_read_mapping(chosen.mapped or (), chosen.defaults or ()),
+        form=CsvForm(chosen.encoding, _read_delimiter(chosen.delimiter)),
+        images=_require_folder(chosen.images),
+        allows_outside=chosen.allow_outside,
+        zone=find_time_zone(chosen.timezone),
+        country=_read_country(chosen.country),
+        model_digest=chosen.model_digest,
+        is_check=chosen.check,
+        resumes=chosen.resume,
+        stop_after_failures=chosen.stop_after_failures,
+        counts_look_alikes=chosen.count_look_alikes,
     )
     deployment = call.deployment
-    with call.progress("check" if check else "import") as progress:
+    with call.progress("check" if chosen.check else "import") as progress:
         try:
             summary = run_import(deployment, order, progress)
         except KeyboardInterrupt:
-            if not check:
+            if not chosen.check:
                 sys.stderr.write("sosie: interrupted; the same command goes on from here\n")
             raise
-    return Answer(summary.to_dict(), partial(_print_summary, summary), is_no=not summary.is_clean)
+    return Answer(summary.to_dict(), _tell_summary(summary), is_no=not summary.is_clean)
 
 
 def _choose_report(file: Path, given: Path | None, *, is_check: bool) -> Path:
@@ -139,14 +144,13 @@ def _require_folder(folder: Path | None) -> Path | None:
 def _read_country(code: str | None) -> str | None:
     if code is None:
         return None
-    from phonenumbers import SUPPORTED_REGIONS
 
     if code.upper() not in SUPPORTED_REGIONS:
         raise RequestError("no such country: give its two letters, as CN")
     return code.upper()
 
 
-def _print_summary(summary: Summary) -> None:
+def _tell_summary(summary: Summary) -> Facts:
     tally = summary.tally
     done = f"{tally.rows:,} of {summary.rows_total:,} rows"
     facts = {
@@ -156,15 +160,13 @@ def _print_summary(summary: Summary) -> None:
         "warned": _list_codes(tally.warned, tally.warnings),
         "photographs": f"{tally.photographs:,}; {tally.fused:,} references are of two",
         "expired": f"{tally.expired:,}",
-        "look-alikes": f"{tally.look_alikes:,}",
+        "look-alikes": None if summary.is_check else f"{tally.look_alikes:,}",
         "took": f"{summary.seconds:,.1f} s, {summary.photographs_per_second:,.0f} photographs/s",
         "report": str(summary.report),
     }
-    if summary.is_check:
-        del facts["look-alikes"]
     colour = "green" if summary.is_clean else "yellow"
     what = "check" if summary.is_check else "import"
-    print_facts(f"[{colour}]The {what} is {summary.ending}[/]: {done}.", facts)
+    return Facts(f"[{colour}]The {what} is {summary.ending}[/]: {done}.", facts)
 
 
 def _list_codes(rows: int, counts: Mapping[str, int]) -> str:

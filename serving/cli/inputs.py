@@ -6,8 +6,8 @@ import json
 import os
 import pwd
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from engine.errors import ImageTooLarge, RequestError
+from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
 from engine.formatting import size
 from engine.texts import is_visible
 from schema.reasons import PhotographKind
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from engine.matching.samples import Sample
     from serving.deployment.deployment import Deployment
 
-MAX_CODE_LENGTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024
 
 
@@ -233,6 +232,20 @@ def require_place(target: Path) -> None:
         raise RequestError(f"{target} cannot be written: name a file in a folder that can be")
 
 
+@contextmanager
+def writing(target: Path, what: str) -> Iterator[None]:
+    """Says in one line why `target` cannot be written, or what `what` needs to be."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise NotInstalled(
+            f"{what} is written with {missing.name}, which is not installed here: "
+            f"{advise_extra('desk')}"
+        ) from None
+    except OSError as error:
+        raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
+
+
 def save_certificate(target: Path, values: dict[str, Any], done: str, fallback: str) -> None:
     """Writes a certificate; where that fails, says that it is done, and where else it stands."""
     from serving.jobs.retention import save_certificate as save
@@ -256,7 +269,7 @@ def name_actor() -> str:
 
 def require_code(code: str) -> None:
     """Refuses what cannot be the code of a carrier or an outlet."""
-    require_words(code, "a code", MAX_CODE_LENGTH)
+    require_words(code, "a code", 64)
 
 
 def require_words(text: str, what: str, max_length: int) -> None:

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
-from schema.lines import ReportedKind
-from serving.cli.inputs import (
-    DOCUMENT_OPTION,
-    MSISDN_OPTION,
-    argument,
-    option,
-    read_details,
-    read_moment,
-)
-from serving.cli.output import (
-    Answer,
-    Call,
-    Columns,
-    JsonFlag,
-    command,
-    escape,
-    list_answer,
-    print_items,
-    print_line,
-    print_table,
-)
-
-if TYPE_CHECKING:
-    from engine.lifecycle.rules import RuleSet
-    from engine.registry.campaigns import Campaign
-    from engine.registry.store import Reader
-    from serving.wire.lines import LineHistory
+from engine.lifecycle import campaigns, reverification
+from engine.lifecycle.campaigns import find_campaign
+from engine.lifecycle.rules import check_steps, load_rules
+from engine.matching.lines import close_line as close
+from engine.matching.lines import read_line
+from engine.registry.campaigns import Campaign
+from engine.registry.store import Reader
+from schema.lines import CampaignLineState, LineEventKind, ReportedKind
+from serving.api import serializers
+from serving.cli import inputs
+from serving.cli.inputs import argument, option
+from serving.cli.output import Answer, Call, Cell, JsonFlag, Listing, command, escape
+from serving.wire.lines import ClosedLine
 
 LINE_ARGUMENT = argument("Its number, or its id.", "LINE")
 MOST_BYTES = 64 * 2**20
@@ -42,13 +26,12 @@ MOST_BYTES = 64 * 2**20
 
 @command("line close")
 def close_line(
-    call: Call, msisdn: str | None = MSISDN_OPTION, document: str | None = DOCUMENT_OPTION
+    call: Call,
+    msisdn: str | None = inputs.MSISDN_OPTION,
+    document: str | None = inputs.DOCUMENT_OPTION,
 ) -> Answer:
     """Close the line that a number is on: the number may be given to another person."""
-    from engine.matching.lines import close_line as close
-    from serving.wire.lines import ClosedLine
-
-    number = read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
+    number = inputs.read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
     line_id = close(call.deployment.registrar, call.store, number, call.actor)
     return Answer(ClosedLine(line_id, "closed"), f"[green]Closed[/] the line {line_id}.")
 
@@ -65,13 +48,9 @@ def report_event(
     at: str = option("When, as 2026-07-01T09:30:00+07:00.", "TIME", default=...),
 ) -> Answer:
     """Report what happened to a line in use; what the carrier's rules say to it is done."""
-    from engine.lifecycle import reverification
-    from schema.lines import LineEventKind
-    from serving.api import serializers
-
     if kind not in list(ReportedKind):
         raise RequestError(f"{kind[:40]} is not reported: take {', '.join(ReportedKind)}")
-    moment = read_moment(at)
+    moment = inputs.read_moment(at)
     made = reverification.report_event(
         call.deployment.registrar,
         call.store,
@@ -88,27 +67,22 @@ def report_event(
 @command("line show")
 def show_line(call: Call, line: str = LINE_ARGUMENT) -> Answer:
     """Show what happened to a line, and what it waits for; audited."""
-    from engine.matching.lines import read_line
-    from serving.api import serializers
-
     found = read_line(call.store, line)
     shown = serializers.line_history(call.store, found, is_tenant=False)
     call.note("line.read", found.id)
-    return Answer(shown, lambda: _print_history(shown))
-
-
-def _print_history(shown: LineHistory) -> None:
-    print_line(f"{shown.line_id}: [bold]{shown.status}[/]")
-    for one in shown.waiting:
-        until = "" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}"
-        print_line(f"waits for its holder ({escape(one.rule)}){until}")
-    columns: Columns = {
+    waiting = [
+        f"waits for its holder ({escape(one.rule)})"
+        + ("" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}")
+        for one in shown.waiting
+    ]
+    events: dict[str, Cell] = {
         "at": lambda one: one.at.isoformat(),
         "event": "kind",
         "cause": lambda one: escape(one.cause or ""),
         "by": lambda one: one.by,
     }
-    print_items(None, shown.events, columns)
+    table = Listing(shown.events, events)
+    return Answer(shown, f"{shown.line_id}: [bold]{shown.status}[/]", *waiting, table)
 
 
 @command("line rules")
@@ -116,8 +90,6 @@ def check_rules(
     name: str = argument("A built-in set, or a TOML file.", "NAME"), as_json: JsonFlag = False
 ) -> None:
     """Check rules of lines, and show what they do. Without a fault the exit code is 0."""
-    from engine.lifecycle.rules import load_rules
-
     found = load_rules(name)
     answer = {
         "title": found.title,
@@ -135,37 +107,31 @@ def check_rules(
         ],
     }
 
-    def show() -> None:
-        print_line(f"[bold]{escape(found.title)}[/]: {_describe_limit(found)}")
-        for label, text in (("Source", found.source), ("Note", found.note)):
-            if text:
-                print_line(f"{label}: {escape(text)}")
-        rows = [
-            [
-                escape(rule.name),
-                rule.on.value,
-                ", then ".join(
-                    [
-                        *([] if rule.at_once is None else [f"at once: {rule.at_once}"]),
-                        *(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
-                    ]
-                ),
-            ]
-            for rule in found.rules.values()
-        ]
-        if rows:
-            print_table(None, ("rule", "on", "steps"), rows)
-
-    Answer(answer, show).print(as_json=as_json)
+    rows = [
+        (
+            escape(rule.name),
+            rule.on.value,
+            ", then ".join(
+                [
+                    *([] if rule.at_once is None else [f"at once: {rule.at_once}"]),
+                    *(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
+                ]
+            ),
+        )
+        for rule in found.rules.values()
+    ]
+    Answer(
+        answer,
+        f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
+        found.source and f"Source: {escape(found.source)}",
+        found.note and f"Note: {escape(found.note)}",
+        Listing(rows, ("rule", "on", "steps")),
+    ).print(as_json=as_json)
 
 
 def _write(seconds: int) -> str:
     days, rest = divmod(seconds, 86_400)
     return f"{seconds / 3600:g} h" if rest else f"{days} d"
-
-
-def _describe_limit(found: RuleSet) -> str:
-    return f"{found.person_limit or 'any number of'} lines a person"
 
 
 @command("campaign start")
@@ -183,9 +149,6 @@ def start_campaign(
 
     What is no line in use of the carrier is counted, and the others are added.
     """
-    from engine.lifecycle import campaigns
-    from engine.lifecycle.rules import check_steps
-
     if file is not None and (outlet or opened_before):
         raise RequestError("give a file, or what the lines have in common, not both")
     lines = [] if file is None else _read_lines(file)
@@ -193,7 +156,7 @@ def start_campaign(
     if file is None:
         chosen = {} if outlet is None else {"outlet": outlet}
         if opened_before is not None:
-            chosen["opened_before"] = read_moment(opened_before).isoformat()
+            chosen["opened_before"] = inputs.read_moment(opened_before).isoformat()
     steps = () if then is None else check_steps([(0, then)], "the campaign")
     store, rules = call.store, call.deployment.line_rules
     runner = call.deployment.registrar
@@ -202,7 +165,7 @@ def start_campaign(
         store,
         carrier=carrier,
         name=name,
-        deadline=read_moment(deadline),
+        deadline=inputs.read_moment(deadline),
         steps=steps,
         chosen=chosen,
         actor=call.actor,
@@ -249,8 +212,6 @@ def end_campaign(
     call: Call, campaign: str = argument("As `campaign list` shows it.", "ID")
 ) -> Answer:
     """End a campaign before its deadline: nobody else is asked for, and who was stays so."""
-    from engine.lifecycle import campaigns
-
     registrar = call.deployment.registrar
     ended = campaigns.end_campaign(registrar, call.store, campaign, call.actor)
     answer = _describe(call.store, ended)
@@ -262,16 +223,9 @@ def end_campaign(
 def list_campaigns(call: Call) -> Answer:
     """List the newest campaigns, and how far they are."""
     found = [_describe(call.store, one) for one in call.store.life.campaigns(None)]
-    names = ("name", "carrier", "deadline", "asked", "verified", "overdue", "left", "state")
-    columns: Columns = {
-        "campaign": itemgetter("campaign_id"),
-        **{name: partial(_cell, name) for name in names},
-    }
-    return list_answer({"campaigns": found}, found, columns, "There is no campaign.")
-
-
-def _cell(name: str, campaign: dict[str, object]) -> str:
-    return escape(str(campaign[name]))
+    names = "campaign_id name carrier deadline asked verified overdue left state"
+    shown: dict[str, Cell] = {name.removesuffix("_id"): itemgetter(name) for name in names.split()}
+    return Answer({"campaigns": found}, Listing(found, shown, "There is no campaign."))
 
 
 @command("campaign overdue")
@@ -279,9 +233,6 @@ def list_overdue(
     call: Call, campaign: str = argument("As `campaign list` shows it.", "ID")
 ) -> Answer:
     """List the lines of a campaign whose holders did not come in time, by id."""
-    from engine.lifecycle.campaigns import find_campaign
-    from schema.lines import CampaignLineState
-
     found: list[str] = []
     life = call.store.life
     known = find_campaign(call.store, campaign, None)
@@ -289,4 +240,4 @@ def list_overdue(
     while page := life.list_lines(known.id, CampaignLineState.OVERDUE, after, 1_000):
         found += [row.line_id for row in page]
         after = found[-1]
-    return list_answer({"lines": found}, found, {"line": str}, "No line is overdue.")
+    return Answer({"lines": found}, Listing(found, {"line": str}, "No line is overdue."))

@@ -3,55 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from serving.cli.inputs import (
-    DOCUMENT_OPTION,
-    LIVE,
-    NUMBER_OPTION,
-    TYPE_OPTION,
-    Details,
-    argument,
-    list_frames,
-    option,
-    read_details,
-    require_probe,
-    require_words,
-    sample_photographs,
-)
-from serving.cli.output import Answer, Call, Columns, command, list_answer, print_items, print_line
-
-if TYPE_CHECKING:
-    from serving.wire.lines import HolderLines
+from engine.matching.checks.picture import FaceVector, fuse_frames
+from engine.matching.holders import block_document as block
+from engine.matching.holders import read_lines
+from engine.matching.holders import watch_face as watch
+from engine.matching.lines import unblock_document as unblock
+from engine.matching.lines import unwatch
+from serving.api import serializers
+from serving.cli import inputs
+from serving.cli.inputs import argument, option
+from serving.cli.output import Answer, Call, Cell, Listing, columns, command
+from serving.wire.fields import of_record
+from serving.wire.oversight import BlockedDocument, WatchedEntry
 
 
 @command("lines")
 def list_lines(
     call: Call,
-    live: list[Path] = option(LIVE, "IMAGE", default=...),
-    document_type: str | None = TYPE_OPTION,
-    document_number: str | None = NUMBER_OPTION,
-    document: str | None = DOCUMENT_OPTION,
+    live: list[Path] = option(inputs.LIVE, "IMAGE", default=...),
+    document_type: str | None = inputs.TYPE_OPTION,
+    document_number: str | None = inputs.NUMBER_OPTION,
+    document: str | None = inputs.DOCUMENT_OPTION,
     reveal: bool = option("Show the numbers whole, not their last digits."),
 ) -> Answer:
     """List the numbers under a document, to its holder's face.
 
     Exit code 1 where the face is not the holder's.
     """
-    from engine.matching.checks.picture import FaceVector, fuse_frames
-    from engine.matching.holders import read_lines
-    from serving.api import serializers
-
-    frames = list_frames(live)
-    details = read_details(document, type=document_type, number=document_number)
+    frames = inputs.list_frames(live)
+    details = inputs.read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     deployment = call.deployment
     thresholds = deployment.thresholds
-    samples = sample_photographs(deployment, frames)
+    samples = inputs.sample_photographs(deployment, frames)
     sample = fuse_frames(samples, thresholds.one_person)
-    probe = FaceVector(require_probe(sample, frames[0]), sample.length)
+    probe = FaceVector(inputs.require_probe(sample, frames[0]), sample.length)
     registrar = deployment.registrar
     found = read_lines(
         call.store,
@@ -63,25 +51,14 @@ def list_lines(
         audit=registrar.audit,
     )
     answer = serializers.holder_lines(found, is_masked=not reveal)
-    return Answer(answer, partial(_print_lines, answer), is_no=not found.is_holder)
-
-
-def _print_lines(found: HolderLines) -> None:
-    shown = "no score" if found.score is None else f"score {found.score:.4f}"
     if not found.is_holder:
-        print_line(f"[red]Not the holder's face[/]: {shown}, threshold {found.threshold:.4f}.")
-        return
-    columns: Columns = {
-        "number": lambda line: line.number or "-",
-        "status": "status",
-        "carrier": "carrier",
-        "outlet": "outlet",
-        "opened": lambda line: line.opened_at.date(),
-    }
-    print_items(None, found.lines, columns)
-
-
-MAX_REASON_LENGTH = 200
+        shown = "no score" if answer.score is None else f"score {answer.score:.4f}"
+        text = f"[red]Not the holder's face[/]: {shown}, threshold {answer.threshold:.4f}."
+        return Answer(answer, text, is_no=True)
+    opened = {"opened": lambda line: line.opened_at.date()}
+    return Answer(
+        answer, Listing(answer.lines, {**columns("number status carrier outlet"), **opened})
+    )
 
 
 @command("watch add")
@@ -91,12 +68,10 @@ def watch_face(
     reason: str = option("Why: shown to those who review a hit.", default=...),
 ) -> Answer:
     """Put a face on the watch-list: an enrollment that meets it goes to review."""
-    from engine.matching.holders import watch_face as watch
-
-    require_words(reason, "a reason", MAX_REASON_LENGTH)
+    inputs.require_words(reason, "a reason", 200)
     deployment = call.deployment
-    (sample,) = sample_photographs(deployment, [image])
-    probe = require_probe(sample, image)
+    (sample,) = inputs.sample_photographs(deployment, [image])
+    probe = inputs.require_probe(sample, image)
     entry = watch(deployment.registrar, probe, reason, call.actor, sample.second)
     return Answer({"watch_id": entry}, f"[green]Watching[/] this face, entry {entry}.")
 
@@ -104,9 +79,6 @@ def watch_face(
 @command("watch list")
 def list_watched(call: Call) -> Answer:
     """List the watch-list's entries."""
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import WatchedEntry
-
     entries = [
         of_record(
             WatchedEntry,
@@ -117,12 +89,12 @@ def list_watched(call: Call) -> Answer:
         )
         for entry in call.store.watchlist()
     ]
-    columns: Columns = {
-        "entry": "watch_id",
+    shown: dict[str, Cell] = {
+        "entry": lambda entry: entry.watch_id,
         "added": lambda entry: entry.added_at.date(),
         "reason": "reason",
     }
-    return list_answer({"entries": entries}, entries, columns, "The watch-list is empty.")
+    return Answer({"entries": entries}, Listing(entries, shown, "The watch-list is empty."))
 
 
 @command("watch remove")
@@ -130,8 +102,6 @@ def remove_watched(
     call: Call, entry: int = argument("As `watch list` shows it.", "ID", min=1)
 ) -> Answer:
     """Take an entry off the watch-list; its template is deleted."""
-    from engine.matching.lines import unwatch
-
     unwatch(call.deployment.registrar, call.store, entry, call.actor)
     text = f"[green]Removed[/] entry {entry} from the watch-list."
     return Answer({"watch_id": entry, "is_watched": False}, text)
@@ -140,33 +110,29 @@ def remove_watched(
 @command("block")
 def block_document(
     call: Call,
-    document_type: str | None = TYPE_OPTION,
-    document_number: str | None = NUMBER_OPTION,
-    document: str | None = DOCUMENT_OPTION,
+    document_type: str | None = inputs.TYPE_OPTION,
+    document_number: str | None = inputs.NUMBER_OPTION,
+    document: str | None = inputs.DOCUMENT_OPTION,
 ) -> Answer:
     """Block a document: every attempt under it is refused."""
-    from engine.matching.holders import block_document as block
-
-    details = read_details(document, type=document_type, number=document_number)
+    details = inputs.read_details(document, type=document_type, number=document_number)
     return _set_block(call, details, block, is_blocked=True)
 
 
 @command("unblock")
 def unblock_document(
     call: Call,
-    document_type: str | None = TYPE_OPTION,
-    document_number: str | None = NUMBER_OPTION,
-    document: str | None = DOCUMENT_OPTION,
+    document_type: str | None = inputs.TYPE_OPTION,
+    document_number: str | None = inputs.NUMBER_OPTION,
+    document: str | None = inputs.DOCUMENT_OPTION,
 ) -> Answer:
     """Lift the block of a document."""
-    from engine.matching.lines import unblock_document as unblock
-
-    details = read_details(document, type=document_type, number=document_number)
+    details = inputs.read_details(document, type=document_type, number=document_number)
     return _set_block(call, details, unblock, is_blocked=False)
 
 
 def _set_block(
-    call: Call, details: Details, change: Callable[..., str], *, is_blocked: bool
+    call: Call, details: inputs.Details, change: Callable[..., str], *, is_blocked: bool
 ) -> Answer:
     target = details.known_document()
     document_id = change(call.deployment.registrar, call.store, target, call.actor)
@@ -177,18 +143,15 @@ def _set_block(
 @command("blocked")
 def list_blocked(call: Call) -> Answer:
     """List the blocked documents."""
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import BlockedDocument
-
     blocked = [
         of_record(BlockedDocument, one, document_id=one.id, type=one.kind)
         for one in call.store.blocked_documents()
         if one.blocked_at is not None
     ]
-    columns: Columns = {
+    shown: dict[str, Cell] = {
         "document": "document_id",
         "type": "type",
         "blocked at": lambda one: one.blocked_at.isoformat(),
         "": lambda one: "erased" if one.is_erased else "",
     }
-    return list_answer({"documents": blocked}, blocked, columns, "No document is blocked.")
+    return Answer({"documents": blocked}, Listing(blocked, shown, "No document is blocked."))

@@ -5,98 +5,107 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict as values_of
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import typer
+from msgspec.structs import asdict, replace
 
-from engine.errors import RequestError
+from engine.accuracy.calibrate import save_card
+from engine.accuracy.dataset import LabelledFolder
+from engine.errors import ImageError, RequestError
+from engine.faces import inspection
+from engine.faces.embedder import Embedder
+from engine.faces.extractor import Extractor, open_detector
+from engine.matching.checks.second_model import (
+    SecondModel,
+    compare_recorded,
+    compare_references,
+    fill_from_crops,
+    fill_from_folder,
+)
+from engine.models.catalog import InputContract
+from engine.models.catalog import export_models as export
+from engine.registry.upgrade import remove_missing, switch_models
+from serving.cli.accuracy import CalibrationOptions, fit_model
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import (
     Answer,
     Call,
-    Columns,
+    Cell,
     JsonFlag,
+    Listing,
+    Part,
     command,
     escape,
-    print_items,
     print_line,
-    print_table,
 )
-
-if TYPE_CHECKING:
-    from engine.faces.inspection import Examined, GraphShape
-    from engine.matching.checks.second_model import SecondModel
-    from engine.models.catalog import InputContract
-    from serving.deployment.deployment import Deployment
+from serving.deployment import models
+from serving.deployment.deployment import Deployment, load_vault, registry_url
+from serving.settings.settings import is_card_file, load_settings, require_home
 
 CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether the input contract is the right one."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """An input contract and where the model comes from; `family` is its name, if it has one."""
+class ModelOptions:
+    """A file with an embedder, and what its maker says of it."""
 
-    contract: InputContract
-    family: str | None = None
-    source: str = ""
-    licence: str = ""
-
-
-@command("model add")
-def add_model(
-    call: Call,
-    file: Path = argument("An embedder.", "FILE.onnx"),
+    file: Path = argument("An embedder.", "FILE.onnx")
     photographs: Path | None = option(
         "Photographs to check and calibrate it with: a folder per person, as in LFW.", "DIR"
-    ),
-    card: Path | None = option(
-        "Where its card goes.", "FILE.toml", show_default="beside FILE.onnx"
-    ),
+    )
+    card: Path | None = option("Where its card goes.", "FILE.toml", show_default="beside FILE.onnx")
     contract: str | None = option(
         "The family whose input contract it has; a wrong name is answered with the list.",
         "NAME",
         show_default="by the file's name",
-    ),
-    channels: str | None = option("The order of its channels.", "rgb|bgr"),
-    mean: float | None = option("Subtracted from each pixel of 0 to 255."),
-    scale: float | None = option("Each pixel is multiplied by it then.", min=1e-9),
+    )
+    channels: str | None = option("The order of its channels.", "rgb|bgr")
+    mean: float | None = option("Subtracted from each pixel of 0 to 255.")
+    scale: float | None = option("Each pixel is multiplied by it then.", min=1e-9)
     side_px: int | None = option(
         "The side of its crops, where its graph leaves it.", min=16, max=1024
-    ),
-    source: str | None = option("Where it comes from."),
-    licence: str | None = option("What its maker allows."),
-) -> Answer:
+    )
+    source: str | None = option("Where it comes from.")
+    licence: str | None = option("What its maker allows.")
+
+
+@command("model add")
+def add_model(call: Call, chosen: ModelOptions) -> Answer:
     """Check an embedder, calibrate it, and write its card.
 
     Reads the graph, takes the input contract of a known family or as told, and checks that vectors
     are finite, differ from face to face, and do not depend on the batch. Without --photographs the
     card has no calibration: two photographs get a score then, and nobody a decision.
     """
-    from engine.faces.inspection import (
-        CHECK_CROPS,
-        describe_file,
-        examine,
-        make_crops,
-        name_model,
-        read_graph,
-    )
-
-    target = card or file.with_suffix(".toml")
+    target = chosen.card or chosen.file.with_suffix(".toml")
     if target.exists():
         raise RequestError(f"{target} is there already: remove it, or give another --card")
     require_place(target)
-    shape, sha256 = read_graph(file)
-    given = {"channels": channels, "mean": mean, "scale": scale, "side_px": side_px}
-    told = _choose_contract(file, shape, contract, given, may_ask=not call.as_json)
-    described = describe_file(file, sha256, told.contract, shape.dimension, name_model(file))
-    found, warnings = examine(described, make_crops(told.contract.width_px)), []
-    if photographs is not None:
-        crops, people = _take_crops(photographs, found)
-        found = examine(described, crops[:CHECK_CROPS])
+    shape, sha256 = inspection.read_graph(chosen.file)
+    given = {
+        "channels": chosen.channels,
+        "mean": chosen.mean,
+        "scale": chosen.scale,
+        "side_px": chosen.side_px,
+    }
+    families = inspection.known_contracts()
+    contract = _choose_family(chosen, shape, families, may_ask=not call.as_json)
+    family = families[contract] if contract else None
+    start = family.input if family else InputContract(channels="rgb")
+    changed = _change_contract(start, shape, given)
+    named = inspection.name_model(chosen.file)
+    described = inspection.describe_file(chosen.file, sha256, changed, shape.dimension, named)
+    found = inspection.examine(described, inspection.make_crops(changed.width_px))
+    warnings = []
+    if chosen.photographs is not None:
+        crops, people = _take_crops(chosen.photographs, found)
+        found = inspection.examine(described, crops[: inspection.CHECK_CROPS])
         warnings += _compare_contracts(found, crops, people)
     else:
         warnings.append(
@@ -107,55 +116,51 @@ def add_model(
         warnings.append(
             f"it has {len(shape.outputs)} outputs: the first, {shape.outputs[0]}, is the vector"
         )
-    _write_new_card(target, file, found, told, source, licence)
-    answer = _describe(target, found, told, warnings)
-    if photographs is None:
-        return Answer(answer, partial(_show, answer))
-    from serving.cli.accuracy import fit_model, print_calibration
-
+    source, licence = (family.source, family.licence) if family else (None, None)
+    origin = chosen.source or source, chosen.licence or licence
+    _write_new_card(target, chosen.file, found, contract, *origin)
+    answer = _describe(target, found, contract, warnings)
+    if chosen.photographs is None:
+        return Answer(answer, *_show(answer))
     if not call.as_json:
-        _show(answer)
-    made = fit_model(call, photographs, None, target, None, None)
-    answer["calibration"] = made.to_dict()
-    return Answer(answer, partial(print_calibration, made))
+        call.print(Answer(answer, *_show(answer)))
+    made = fit_model(
+        call, CalibrationOptions(chosen.photographs, None, target, None, None, transform=None)
+    )
+    return Answer(answer | {"calibration": made.value}, *made.parts)
 
 
-def _choose_contract(
-    file: Path, shape: GraphShape, wanted: str | None, given: dict[str, Any], *, may_ask: bool
-) -> _Told:
-    """A family's contract, by its name or the file's, changed by what is given; or what is given
-    alone. At a terminal the family is asked for."""
-    from engine.faces.inspection import guess_contract, known_contracts
-    from engine.models.catalog import InputContract
-
-    families = known_contracts()
-    is_told = given["channels"] is not None
-    if wanted is None and not is_told:
-        wanted = guess_contract(file.name, shape.dimension)
+def _choose_family(
+    chosen: ModelOptions,
+    shape: inspection.GraphShape,
+    families: Mapping[str, inspection.KnownContract],
+    *,
+    may_ask: bool,
+) -> str | None:
+    """The family that is given, else that the file's name tells; at a terminal it is asked for.
+    None where the contract itself is given."""
+    wanted = chosen.contract
+    if wanted is None and chosen.channels is None:
+        wanted = inspection.guess_contract(chosen.file.name, shape.dimension)
         if wanted is None and may_ask and sys.stdin.isatty():
-            wanted = _ask_family(families)
+            print_line("Whose input contract has it?")
+            for name, one in families.items():
+                print_line(f"  [bold]{name}[/]: {escape(one.title)}")
+            wanted = str(typer.prompt("contract"))
+        if wanted is None:
+            raise RequestError(
+                f"the name {chosen.file.name} says nothing of its input: give --contract "
+                f"({', '.join(families)}), or --channels, --mean and --scale as its maker states "
+                "them"
+            )
     if wanted is not None and wanted not in families:
         raise RequestError(f"no contract has this name: choose from {', '.join(families)}")
-    if wanted is None and not is_told:
-        raise RequestError(
-            f"the name {file.name} says nothing of its input: give --contract "
-            f"({', '.join(families)}), or --channels, --mean and --scale as its maker states them"
-        )
-    family = families[wanted] if wanted is not None else None
-    start = family.input if family is not None else InputContract(channels="rgb")
-    return _Told(
-        _change_contract(start, shape, given),
-        wanted,
-        family.source if family else "",
-        family.licence if family else "",
-    )
+    return wanted
 
 
 def _change_contract(
-    start: InputContract, shape: GraphShape, given: dict[str, Any]
+    start: InputContract, shape: inspection.GraphShape, given: dict[str, Any]
 ) -> InputContract:
-    from msgspec.structs import replace
-
     order: Literal["rgb", "bgr"] = start.channels
     if given["channels"] is not None:
         if given["channels"] not in ("rgb", "bgr"):
@@ -179,21 +184,9 @@ def _change_contract(
     )
 
 
-def _ask_family(families: Any) -> str:
-    print_line("Whose input contract has it?")
-    for name, one in families.items():
-        print_line(f"  [bold]{name}[/]: {escape(one.title)}")
-    return str(typer.prompt("contract"))
-
-
-def _take_crops(folder: Path, found: Examined) -> tuple[Any, Any]:
+def _take_crops(folder: Path, found: inspection.Examined) -> tuple[Any, Any]:
     """Aligned faces uint8[n, side, side, 3] and whose they are, int64[n]: two of each person."""
     import numpy as np
-
-    from engine.accuracy.dataset import LabelledFolder
-    from engine.errors import ImageError
-    from engine.faces.embedder import Embedder
-    from engine.faces.extractor import Extractor, open_detector
 
     listed = LabelledFolder.open(folder)
     places: list[int] = []
@@ -213,10 +206,8 @@ def _take_crops(folder: Path, found: Examined) -> tuple[Any, Any]:
     return np.stack([crop for crop, _ in faces]), np.array([person for _, person in faces])
 
 
-def _compare_contracts(found: Examined, crops: Any, people: Any) -> list[str]:
-    from engine.faces.inspection import find_better_contract
-
-    better = find_better_contract(found, crops, people)
+def _compare_contracts(found: inspection.Examined, crops: Any, people: Any) -> list[str]:
+    better = inspection.find_better_contract(found, crops, people)
     if better is None:
         return []
     form, other, own = better
@@ -227,48 +218,48 @@ def _compare_contracts(found: Examined, crops: Any, people: Any) -> list[str]:
 
 
 def _write_new_card(
-    target: Path, file: Path, found: Examined, told: _Told, source: str | None, licence: str | None
+    target: Path,
+    file: Path,
+    found: inspection.Examined,
+    family: str | None,
+    source: str | None,
+    licence: str | None,
 ) -> None:
-    from engine.accuracy.calibrate import save_card
-
     card, contract = found.card, found.card.input
-    path = os.path.relpath(file.absolute(), target.absolute().parent)
-    rewriting = ", ".join(json.dumps(step.value) for step in card.rewriting)
-    named = f"that of {told.family}" if told.family else "as it was told"
-    lines = [
-        "# Checked by `sosie model add`; every field is in docs/embedders.md.",
-        f"name = {json.dumps(card.name)}",
-        'role = "embedder"',
-        f"source = {json.dumps(source or told.source or 'not told')}",
-        f"licence = {json.dumps(licence or told.licence or 'not told')}",
-        f'sha256 = "{card.sha256}"',
-        f"dimension = {card.dimension}",
-        f'alignment = "{card.alignment}"',
-        f"rewriting = [{rewriting}]",
-        "",
-        "[file]",
-        f"path = {json.dumps(path)}",
-        "",
-        f"# The input contract: {named}.",
-        "[input]",
-        f"width_px = {contract.width_px}",
-        f"height_px = {contract.height_px}",
-        f'channels = "{contract.channels}"',
-        f'layout = "{contract.layout}"',
-        f"mean = {list(contract.mean)!r}",
-        f"scale = {list(contract.scale)!r}",
-    ]
-    save_card(target, "\n".join(lines) + "\n")
+    text = f"""\
+# Checked by `sosie model add`; every field is in docs/embedders.md.
+name = {json.dumps(card.name)}
+role = "embedder"
+source = {json.dumps(source or "not told")}
+licence = {json.dumps(licence or "not told")}
+sha256 = "{card.sha256}"
+dimension = {card.dimension}
+alignment = "{card.alignment}"
+rewriting = {json.dumps([step.value for step in card.rewriting])}
+
+[file]
+path = {json.dumps(os.path.relpath(file.absolute(), target.absolute().parent))}
+
+# The input contract: {f"that of {family}" if family else "as it was told"}.
+[input]
+width_px = {contract.width_px}
+height_px = {contract.height_px}
+channels = "{contract.channels}"
+layout = "{contract.layout}"
+mean = {list(contract.mean)!r}
+scale = {list(contract.scale)!r}
+"""
+    save_card(target, text)
 
 
-def _describe(target: Path, found: Examined, told: _Told, warnings: list[str]) -> dict[str, Any]:
-    from msgspec.structs import asdict
-
+def _describe(
+    target: Path, found: inspection.Examined, family: str | None, warnings: list[str]
+) -> dict[str, Any]:
     card = found.card
     return {
         "card": str(target),
         "name": card.name,
-        "contract": told.family,
+        "contract": family,
         "input": asdict(card.input),
         "dimension": card.dimension,
         "rewriting": [step.value for step in card.rewriting],
@@ -279,23 +270,20 @@ def _describe(target: Path, found: Examined, told: _Told, warnings: list[str]) -
     }
 
 
-def _show(answer: dict[str, Any]) -> None:
-    contract = answer["input"]
-    shown = f"{contract['channels']}, mean {contract['mean'][0]:g}, scale {contract['scale'][0]:g}"
-    rows = [
-        ["input", f"{contract['width_px']} px, {shown}"],
-        ["vector", f"{answer['dimension']} numbers: finite, different, whatever is beside a face"],
-        ["rewriting", ", ".join(answer["rewriting"]) or "none: the graph stays as it is"],
-        [
-            "speed",
-            f"{answer['alone_ms']:.1f} ms a face alone, {answer['batch_ms']:.1f} in a batch "
-            "(one thread of this machine)",
-        ],
-    ]
-    print_table(f"{answer['name']}", ("", ""), rows)
+def _show(answer: dict[str, Any]) -> Iterator[Part]:
+    taken = answer["input"]
+    shown = f"{taken['channels']}, mean {taken['mean'][0]:g}, scale {taken['scale'][0]:g}"
+    rows = {
+        "input": f"{taken['width_px']} px, {shown}",
+        "vector": f"{answer['dimension']} numbers: finite, different, whatever is beside a face",
+        "rewriting": ", ".join(answer["rewriting"]) or "none: the graph stays as it is",
+        "speed": f"{answer['alone_ms']:.1f} ms a face alone, {answer['batch_ms']:.1f} in a batch "
+        "(one thread of this machine)",
+    }
+    yield Listing(tuple(rows.items()), ("", ""), title=answer["name"])
     for warning in answer["warnings"]:
-        print_line(f"[yellow]warning:[/] {escape(warning)}")
-    print_line(f"[green]Written[/] to {escape(answer['card'])}.")
+        yield f"[yellow]warning:[/] {escape(warning)}"
+    yield f"[green]Written[/] to {escape(answer['card'])}."
 
 
 @command("model fill")
@@ -313,9 +301,6 @@ def fill_second(
     A photograph must show the face of the reference, by the model in force. People who return fill
     theirs by themselves.
     """
-    from dataclasses import asdict as values_of
-
-    from engine.matching.checks.second_model import fill_from_crops, fill_from_folder
 
     deployment, store = call.deployment, call.store
     second, embedder = _require_second(deployment), deployment.second_embedder
@@ -342,9 +327,6 @@ def compare_models(call: Call) -> Answer:
     Of enrollments decided while it was named, their recorded scores; of references that have both
     templates, every pair (of 20,000 references at most).
     """
-    from dataclasses import asdict as values_of
-
-    from engine.matching.checks.second_model import compare_recorded, compare_references
 
     deployment, store = call.deployment, call.store
     second = _require_second(deployment)
@@ -353,7 +335,7 @@ def compare_models(call: Call) -> Answer:
     coverage = store.coverage(second.digest)
     first_limits, second_limits = deployment.thresholds, second.thresholds
     assert second_limits is not None
-    columns: Columns = {
+    shown: dict[str, Cell] = {
         "threshold": lambda one: one[0].replace("_", " "),
         "first": lambda one: f"{getattr(first_limits, one[0]):.4f}",
         "second": lambda one: f"{getattr(second_limits, one[0]):.4f}",
@@ -363,15 +345,6 @@ def compare_models(call: Call) -> Answer:
         "by the second alone": lambda one: f"{one[1].only_second:,}",
     }
     changed = {pair: count for pair, count in decisions.items() if len(set(pair.split(", "))) > 1}
-
-    def show() -> None:
-        print_items(f"The second model has {coverage}", tuple(found.items()), columns)
-        print_line(
-            f"Of {sum(decisions.values()):,} recorded decisions it would have made "
-            f"{sum(changed.values()):,} others."
-        )
-        for pair, count in changed.items():
-            print_line(f"  {pair.replace(', ', ', and by the second ')}: {count:,}")
 
     return Answer(
         {
@@ -385,7 +358,13 @@ def compare_models(call: Call) -> Answer:
             },
             "coverage": values_of(coverage),
         },
-        show,
+        Listing(tuple(found.items()), shown, title=f"The second model has {coverage}"),
+        f"Of {sum(decisions.values()):,} recorded decisions it would have made "
+        f"{sum(changed.values()):,} others.",
+        *(
+            f"  {pair.replace(', ', ', and by the second ')}: {count:,}"
+            for pair, count in changed.items()
+        ),
     )
 
 
@@ -403,19 +382,9 @@ def switch_model(
     Stop servers first. Refused while a reference has no template of it. May be stopped anywhere:
     the next call goes on. The same command switches back.
     """
-    from engine.registry.upgrade import remove_missing, switch_models
-    from serving.deployment.deployment import load_vault, registry_url
-    from serving.deployment.models import (
-        load_newest_calibration,
-        model_digest,
-        second_model,
-        second_settings,
-    )
-    from serving.settings.settings import is_card_file, load_settings, require_home
-
     place = require_home(call.home)
     settings = load_settings(place)
-    second = second_model(settings)
+    second = models.second_model(settings)
     if second is None:
         raise RequestError(NO_SECOND)
     if second.thresholds is None:
@@ -424,7 +393,7 @@ def switch_model(
             f"DIR --card {settings.models.second}"
         )
     url, vault = registry_url(place, settings), load_vault(place, settings)
-    before = model_digest(settings)
+    before = models.model_digest(settings)
     named = {"before": before, "after": second.digest, "actor": call.actor}
     removed: list[str] = []
     if reenroll is not None:
@@ -439,8 +408,8 @@ def switch_model(
     }
     if not is_card_file(settings.models.second):
         # Without it a home keeps the first calibration that the built-in card had.
-        other = second_settings(settings) or settings
-        chosen["calibration"] = load_newest_calibration(other).version
+        other = models.second_settings(settings) or settings
+        chosen["calibration"] = models.load_newest_calibration(other).version
     lines = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in chosen.items())
     told = f" {len(removed):,} were removed: {reenroll} names their documents." if reenroll else ""
     damaged = vault.set_aside.names()
@@ -476,8 +445,6 @@ def export_models(
 
     What is started as `sosie --models DIR` needs no package that brings them, and verifies each.
     """
-    from engine.models.catalog import export_models as export
-
     written = export(folder)
     names = escape(", ".join(file.name for file in written))
     home = escape(str(folder.resolve()))

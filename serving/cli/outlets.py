@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import typer
 
+from engine.cases.outlets import find_outlet, with_reasons
+from engine.matching.documents import find_time_zone
+from engine.registry.accounts import Carrier, Outlet
+from engine.registry.database import utc_now
+from engine.registry.queues import AttemptFilter, CaseFilter
 from schema.actors import Restriction
 from schema.reasons import Decision
-from serving.cli.cases import ANY, ME, MOST_CASES, STANDING, STATES, name_people
+from serving.api import serializers
+from serving.api.serializers import outlet_liveness
+from serving.cli.cases import ANY, ME, MOST_CASES, STATES, name_people
 from serving.cli.inputs import argument, option, require_code, require_words
-from serving.cli.output import Answer, Call, Columns, command, escape, list_answer
-
-if TYPE_CHECKING:
-    from engine.registry.accounts import Outlet
-    from serving.wire.oversight import ListedOutlet
+from serving.cli.output import Answer, Call, Listing, columns, command, escape, next_page
+from serving.wire.fields import of_record
+from serving.wire.outlets import PastEnrollments
+from serving.wire.oversight import ListedCarrier, ListedOutlet
 
 CODE = argument(None, "CODE")
 
-MAX_NAME_LENGTH = 200
-NO_ZONE = "none"
 ZONE_OPTION = option(
     "IANA name, as Asia/Shanghai: by its date documents expire. Without it the carrier's, else "
     "[registrar] time_zone.",
     "NAME",
 )
 ZONE_ARGUMENT = argument("IANA name, as Asia/Shanghai; none: unset it.", "NAME")
-MOST_LINES = 1_000_000
 CASE_OPTION = option("The case that says why; it keeps the history.", "ID", default=...)
 REASON_OPTION = option("In words, without anybody's name.", "TEXT", default=...)
 
@@ -37,17 +40,15 @@ def add_carrier(
     code: str = CODE,
     name: str = option("The carrier's name.", default=...),
     line_limit: int = option(
-        "Open lines that one holder may have with it.", default=5, min=1, max=MOST_LINES
+        "Open lines that one holder may have with it.", default=5, min=1, max=1_000_000
     ),
     time_zone: str | None = ZONE_OPTION,
 ) -> Answer:
     """Add a carrier."""
-    from engine.registry.accounts import Carrier
-    from serving.wire.oversight import ListedCarrier
-
     require_code(code)
-    require_words(name, "a name", MAX_NAME_LENGTH)
-    _require_time_zone(time_zone)
+    require_words(name, "a name", 200)
+    if time_zone is not None:
+        find_time_zone(time_zone)
     new = Carrier(code, name, line_limit, time_zone)
     call.store.add_carrier(new, actor=call.actor)
     made = ListedCarrier(code, name, line_limit, time_zone)
@@ -62,8 +63,6 @@ def add_outlet(
     time_zone: str | None = ZONE_OPTION,
 ) -> Answer:
     """Add an outlet of a carrier."""
-    from serving.wire.oversight import ListedOutlet
-
     require_code(code)
     require_code(carrier)
     call.store.add_outlet(code, carrier, actor=call.actor, time_zone=time_zone)
@@ -94,16 +93,10 @@ def set_outlet_zone(call: Call, code: str = CODE, time_zone: str = ZONE_ARGUMENT
 
 
 def _read_time_zone(given: str) -> str | None:
-    zone = None if given == NO_ZONE else given
-    _require_time_zone(zone)
-    return zone
-
-
-def _require_time_zone(name: str | None) -> None:
-    from engine.matching.documents import find_time_zone
-
-    if name is not None:
-        find_time_zone(name)
+    if given == "none":
+        return None
+    find_time_zone(given)
+    return given
 
 
 @command("outlet close")
@@ -117,14 +110,11 @@ def close_outlet(call: Call, code: str = CODE) -> Answer:
 @command("carrier list")
 def list_carriers(call: Call) -> Answer:
     """List the carriers by code."""
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import ListedCarrier
-
     found = call.store.carriers()
     carriers = [of_record(ListedCarrier, one, carrier=one.code) for one in found]
-    columns: Columns = {name.replace("_", " "): name for name in ListedCarrier.__struct_fields__}
+    shown = columns("carrier name line_limit time_zone")
     empty = "There is no carrier: sosie carrier add makes one."
-    return list_answer({"carriers": carriers}, carriers, columns, empty)
+    return Answer({"carriers": carriers}, Listing(carriers, shown, empty))
 
 
 @command("outlet list")
@@ -133,11 +123,6 @@ def list_outlets(
 ) -> Answer:
     """List the outlets by code, with why one enrolls nobody, how many attempts were refused, and
     what liveness checks brought in 90 days."""
-    from engine.cases.outlets import with_reasons
-    from serving.api.serializers import outlet_liveness
-    from serving.wire.fields import of_record
-    from serving.wire.oversight import ListedOutlet
-
     store = call.store
     found = [one for one in store.all_outlets() if carrier in (None, one.carrier)]
     told = outlet_liveness(store, [one.code for one in found])
@@ -151,9 +136,8 @@ def list_outlets(
         )
         for one in with_reasons(store, found)
     ]
-    columns: Columns = {
-        "outlet": "outlet",
-        "carrier": "carrier",
+    shown = {
+        **columns("outlet carrier"),
         "state": _name_state,
         "time zone": "time_zone",
         "why": "restriction_reason",
@@ -164,7 +148,7 @@ def list_outlets(
     }
     of = "" if carrier is None else f" of {escape(carrier)}"
     empty = f"There is no outlet{of}: sosie outlet add makes one."
-    return list_answer({"outlets": outlets}, outlets, columns, empty)
+    return Answer({"outlets": outlets}, Listing(outlets, shown, empty))
 
 
 @command("outlet suspend")
@@ -202,7 +186,6 @@ def lift_restriction(
 def _step(call: Call, name: str, code: str, given: object, reason: str) -> Answer:
     """Takes the step of this name in `engine.cases.outlets`."""
     from engine.cases import outlets
-    from serving.api import serializers
 
     take, store = getattr(outlets, name), call.store
     found = take(call.deployment.registrar, store, code, given, reason, call.person)
@@ -234,17 +217,10 @@ def list_past(
 
     Names show their first letters, numbers their last digits. Imported subscribers have no attempt.
     """
-    from engine.cases.outlets import find_outlet
-    from engine.registry.database import utc_now
-    from engine.registry.queues import AttemptFilter, CaseFilter
-    from schema.cases import ALIVE, CaseState
-    from serving.api import serializers
-    from serving.wire.outlets import PastEnrollments
-
     if state not in STATES:
         raise typer.BadParameter(f"{state} is none of {', '.join(STATES)}")
     of_case = CaseFilter(
-        state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
+        **serializers.read_state(None if state == ANY else state),
         kind=kind,
         assignees=name_people(call, assignee),
         overdue_at=utc_now() if overdue else None,
@@ -258,13 +234,12 @@ def list_past(
     shown = serializers.past_enrollments(store, found)
     call.note("enrollments.read", code, {"enrollments": [one.enrollment_id for one in shown]})
     following = shown[-1].enrollment_id if len(shown) == limit else None
-    columns: Columns = {
+    shown_columns = {
         "enrollment": "enrollment_id",
         "decided": "decided_at",
-        "decision": "decision",
-        "reasons": lambda one: ", ".join(one.reasons) or "-",
+        **columns("decision reasons"),
         "who": lambda one: escape(" ".join(filter(None, (one.name, one.number))) or "-"),
         "case": lambda one: "-" if one.case is None else f"{one.case.case_id} {one.case.state}",
     }
-    page = PastEnrollments(shown, following)
-    return list_answer(page, shown, columns, "No such enrollment.", following)
+    table = Listing(shown, shown_columns, "No such enrollment.")
+    return Answer(PastEnrollments(shown, following), table, next_page(following))

@@ -10,7 +10,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,28 +33,69 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 
 
+Cell = str | Callable[[Any], object]
+"""The name of a field, or what makes markup of an item."""
+
+
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """A row for each item, `empty` without any; where `columns` are titles alone an item is a row
+    of markup."""
+
+    items: Sequence[Any]
+    columns: Mapping[str, Cell] | tuple[str, ...]
+    empty: str = ""
+    title: str | None = None
+
+    def print(self) -> None:
+        """Writes it to standard output."""
+        rows = self.items
+        if isinstance(self.columns, Mapping):
+            rows = [[_fill(make, one) for make in self.columns.values()] for one in self.items]
+        if rows:
+            print_table(self.title, tuple(self.columns), rows)
+        elif self.empty:
+            print_line(self.empty)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Named values below a title, one a line, none cut short; None is left out."""
+
+    title: str
+    facts: Mapping[str, object]
+
+    def print(self) -> None:
+        """Writes them to standard output."""
+        print_line(self.title)
+        shown = {name: str(value) for name, value in self.facts.items() if value is not None}
+        width = max(map(len, shown), default=0)
+        for name, value in shown.items():
+            print_line(f"  [dim]{name:{width}}[/]  {escape(value)}")
+
+
+Part = str | Listing | Facts | Callable[[], object]
+
+
 class Answer:
-    """`value` is printed as JSON where that is asked, else `shown`: a line of markup, or what
-    writes the text. The exit code is 1 where it `is_no`."""
+    """`value` is printed as JSON where that is asked, else its parts: markup, none where it is
+    empty, listings, facts, and what writes the text. The exit code is 1 where it `is_no`."""
 
-    value: object
-    shown: str | Callable[[], object]
-    is_no: bool = False
-
-    def show(self) -> None:
-        """Writes its text to standard output."""
-        if isinstance(self.shown, str):
-            print_line(self.shown)
-        else:
-            self.shown()
+    def __init__(self, value: object, *parts: Part, is_no: bool = False) -> None:
+        self.value, self.parts, self.is_no = value, parts, is_no
 
     def print(self, *, as_json: bool) -> None:
         """Writes it to standard output, and ends with exit code 1 where it `is_no`."""
         if as_json:
             print_json(self.value)
         else:
-            self.show()
+            for part in self.parts:
+                if isinstance(part, Listing | Facts):
+                    part.print()
+                elif not isinstance(part, str):
+                    part()
+                elif part:
+                    print_line(part)
         if self.is_no:
             raise exit_negative()
 
@@ -143,10 +184,17 @@ def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequen
     table = Table(*columns, header_style="bold", show_header=any(columns))
     for row in rows:
         table.add_row(*row)
-    wide_console().print(table)
+    _wide_console().print(table)
 
 
-def wide_console() -> Console:
+def print_page(text: str) -> None:
+    """Writes Markdown to standard output."""
+    from rich.markdown import Markdown
+
+    _wide_console().print(Markdown(text))
+
+
+def _wide_console() -> Console:
     """Standard output, of at least 150 columns where it is no terminal."""
     from rich.console import Console
 
@@ -156,53 +204,28 @@ def wide_console() -> Console:
     return Console(highlight=False, width=max(console.width, 150))
 
 
-Columns = Mapping[str, str | Callable[[Any], object]]
+def columns(names: str, **more: Cell) -> dict[str, Cell]:
+    """Columns of the fields `names`, a word each, and of `more`; a space is written as _."""
+    fields: dict[str, Cell] = {name: name for name in names.split()}
+    return {name.replace("_", " "): cell for name, cell in (fields | more).items()}
 
 
-def list_answer(
-    value: object, items: Sequence[object], columns: Columns, empty: str, following: object = None
-) -> Answer:
-    """The answer of a list: `value` as JSON, else a table of the items, `empty` without any.
-
-    A column is its title, with the name of a field or what makes the cell, as markup. `following`
-    is where the next page begins.
-    """
-
-    def show() -> None:
-        if not items:
-            print_line(empty)
-            return
-        print_items(None, items, columns)
-        if following is not None:
-            print_line(f"[dim]Next: --after {following}[/]")
-
-    return Answer(value, show)
+def next_page(after: object) -> str:
+    """Tells, in markup, where the next page begins; nothing on the last."""
+    return "" if after is None else f"[dim]Next: --after {after}[/]"
 
 
-def print_items(title: str | None, items: Sequence[object], columns: Columns) -> None:
-    """Writes a table with a row for each item."""
-    rows = [
-        [
-            _cell(getattr(one, make)) if isinstance(make, str) else str(make(one))
-            for make in columns.values()
-        ]
-        for one in items
-    ]
-    print_table(title, tuple(columns), rows)
-
-
-def _cell(value: object) -> str:
+def _fill(make: Cell, item: object) -> str:
+    if not isinstance(make, str):
+        return str(make(item))
+    value = getattr(item, make)
     if isinstance(value, datetime):
         return value.isoformat(timespec="minutes")
-    return escape(str(value)) if value or value == 0 else "-"
-
-
-def print_facts(title: str, facts: Mapping[str, str]) -> None:
-    """Writes named values below a title to standard output, one a line, none cut short."""
-    print_line(title)
-    width = max(map(len, facts), default=0)
-    for name, value in facts.items():
-        print_line(f"  [dim]{name:{width}}[/]  {escape(value)}")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = ", ".join(map(str, value))
+    return escape(str(value)) if value else "-"
 
 
 def print_fault(fault: Fault, *, as_json: bool) -> None:
@@ -245,7 +268,8 @@ apps: dict[str, typer.Typer] = defaultdict(lambda: typer.Typer(add_completion=Fa
 def command(path: str, **settings: Any) -> Callable[[Command], Command]:
     """Makes a function a command, as `case show`; `case` alone is called before each of these.
 
-    One that takes a `Call` gets --home and --json, and its answer is printed.
+    One that takes a `Call` gets --home and --json, and its answer is printed. The fields of a
+    parameter that is a dataclass are options, too.
     """
     first, _, name = path.partition(" ")
 
@@ -258,7 +282,18 @@ def command(path: str, **settings: Any) -> Callable[[Command], Command]:
 
 def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(run, eval_str=True)
-    parameters = list(signature.parameters.values())
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for one in signature.parameters.values():
+        if (
+            isinstance(one.annotation, type)
+            and one.annotation is not Call
+            and is_dataclass(one.annotation)
+        ):
+            groups[one.name] = one.annotation
+            parameters += inspect.signature(one.annotation, eval_str=True).parameters.values()
+        else:
+            parameters.append(one)
     for one in parameters:
         if one.annotation is bool and isinstance(one.default, OptionInfo):
             _make_flag(one.name, one.default)
@@ -266,9 +301,11 @@ def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
         return run
 
     def command(home: Path | None = HOME_OPTION, as_json: JsonFlag = False, **given: Any) -> None:
+        for name, group in groups.items():
+            values = {field.name: given.pop(field.name) for field in fields(group)}
+            given[name] = group(**values)
         with ExitStack() as opened:
-            call = Call(home, as_json, opened)
-            answer = run(call, **given)
+            answer = run(call := Call(home, as_json, opened), **given)
         if answer is not None:
             call.print(answer)
 

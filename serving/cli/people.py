@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import typer
 
+from engine.cases import deaths
+from engine.cases.deaths import read_death
+from engine.registry.database import utc_now
+from schema.people import DeathSource
 from serving.cli.inputs import argument, option
-from serving.cli.output import Answer, Call, Columns, command, escape, list_answer
+from serving.cli.output import Answer, Call, Listing, columns, command, escape
+from serving.wire.fields import of_record
+from serving.wire.outlets import ExceptionCounts, OutletExceptions
+from serving.wire.people import Death
 
 ID = argument("The document's id.", "DOCUMENT")
 
@@ -13,10 +22,6 @@ ID = argument("The document's id.", "DOCUMENT")
 @command("death show")
 def show_death(call: Call, document: str = ID) -> Answer:
     """Show what is reported of a document's holder."""
-    from engine.cases.deaths import read_death
-    from serving.wire.fields import of_record
-    from serving.wire.people import Death
-
     found = read_death(call.store, document)
     text = f"{found.state.capitalize()} since {found.reported_at.isoformat(timespec='minutes')}."
     return Answer(of_record(Death, found), text)
@@ -34,8 +39,6 @@ def report_death(
 
     The document enrolls nobody any more, its lines are disputed, its face is still searched.
     """
-    from schema.people import DeathSource
-
     if source not in list(DeathSource):
         raise typer.BadParameter(f"{source} is none of {', '.join(DeathSource)}")
     return _step(call, "report", document, DeathSource(source))
@@ -61,10 +64,6 @@ def lift_death(call: Call, document: str = ID) -> Answer:
 
 def _step(call: Call, name: str, document: str, *given: object) -> Answer:
     """Takes the step of this name in `engine.cases.deaths`."""
-    from engine.cases import deaths
-    from serving.wire.fields import of_record
-    from serving.wire.people import Death
-
     take = getattr(deaths, name)
     found = take(call.deployment.registrar, call.store, document, *given, call.person)
     text = f"[green]{found.state.capitalize()}[/]: the holder of {escape(document)}."
@@ -76,18 +75,13 @@ def list_exceptions(
     call: Call, days: int = option("Since how many days.", default=30, min=1, max=366)
 ) -> Answer:
     """List the outlets that have asked for exceptions, those with most first."""
-    from datetime import timedelta
-
-    from engine.registry.database import utc_now
-    from serving.wire.fields import of_record
-    from serving.wire.outlets import ExceptionCounts, OutletExceptions
 
     found = call.store.people.count_by_outlet(utc_now() - timedelta(days=days))
     shown = tuple(of_record(OutletExceptions, one) for one in found)
-    columns: Columns = {
-        **{name: name for name in ("outlet", "carrier", "asked", "granted")},
+    shown_columns = {
+        **columns("outlet carrier asked granted"),
         "undecided": lambda one: one.asked - one.decided,
         "last": "last_at",
     }
     empty = "No outlet has asked for an exception."
-    return list_answer(ExceptionCounts(shown), shown, columns, empty)
+    return Answer(ExceptionCounts(shown), Listing(shown, shown_columns, empty))

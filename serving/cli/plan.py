@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
+from engine.capacity.figures import (
+    USUAL,
+    PlanFigure,
+    PlanFigures,
+    Quantity,
+    gather_figures,
+    read_report,
+)
+from engine.capacity.model import Costs, Demand, assume_node
+from engine.capacity.plan import (
+    CapacityPlan,
+    FalseCandidates,
+    expect_candidates,
+    make_plan,
+    show_value,
+)
+from engine.capacity.simulation import Trial
+from engine.capacity.validation import Check, check_report
 from engine.errors import RequestError
 from engine.formatting import count, duration, percent, plural, size, with_interval
+from engine.matching.calibration import Rate
+from schema.thresholds import Comparison
 from serving.cli.inputs import option
-from serving.cli.output import Answer, Call, command, escape, print_line, print_table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from engine.capacity.figures import PlanFigure, Quantity
-    from engine.capacity.model import Demand
-    from engine.capacity.plan import CapacityPlan, FalseCandidates
-    from engine.capacity.validation import Check
-    from engine.matching.calibration import Rate
-    from serving.settings.settings import Settings
+from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape
+from serving.deployment.models import build_thresholds, load_calibration
+from serving.measure import find_reports, join_figures, measure_machine
+from serving.settings.settings import Settings, find_home, load_settings
 
 
 def read_number(text: str | float) -> float:
@@ -42,39 +55,39 @@ _BESIDE_CHECK = frozenset({"check", "reports", "seed", "home", "as_json"})
 """Parameters that a check heeds, or that change nothing of its answer."""
 
 
-@command("plan")
-def plan(
-    call: Call,
-    context: typer.Context,
-    faces: float | None = option("Faces in the gallery, as 1.6e9.", "N", parser=read_number),
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """The demand, the machines, and the sources of figures."""
+
+    faces: float | None = option("Faces in the gallery, as 1.6e9.", "N", parser=read_number)
     arrivals: float | None = option(
         "Enrollments a second in the busiest hour.", "N", parser=read_number
-    ),
-    searches: float = option("1:N searches a second.", "N", default=0, parser=read_number),
+    )
+    searches: float = option("1:N searches a second.", "N", default=0, parser=read_number)
     p99_ms: float = option(
         "99 of 100 enrollments are to be answered in so long.", default=1000, min=1
-    ),
-    search_p99_ms: float = option("The same of searches.", default=1000, min=1),
+    )
+    search_p99_ms: float = option("The same of searches.", default=1000, min=1)
     node_cores: int | None = option(
         "Cores of a node.", min=1, max=4096, show_default="those of the figures' machine"
-    ),
+    )
     node_gib: float | None = option(
         "Its memory.", min=1, max=1e6, show_default="that of the figures' machine"
-    ),
+    )
     node_gb_s: float | None = option(
         "What it reads of memory, GB/s.", min=1, max=1e5, show_default="as measured a core"
-    ),
+    )
     batch: int | None = option(
         "Decisions a transaction.", min=1, max=1024, show_default="[registrar] batch_size"
-    ),
+    )
     ceiling: float = option(
         "Share of time that anything may be busy.", default=0.7, min=0.05, max=0.95
-    ),
+    )
     measure: bool = option(
         "Measure this machine first: about 20 s; commits in a folder that is made in the home, "
         "else in /var/tmp, and removed."
-    ),
-    photographs: Path | None = option("With --measure: photographs such as people bring.", "DIR"),
+    )
+    photographs: Path | None = option("With --measure: photographs such as people bring.", "DIR")
     measured_references: int | None = option(
         "With --measure: references to scan.",
         None,
@@ -82,66 +95,66 @@ def plan(
         min=1_000,
         max=10_000_000,
         show_default="a million, if they fit",
-    ),
+    )
     reports: Path | None = option(
         "Reports of `sosie bench`, for what is not measured.",
         "DIR",
         show_default="those that come with Sosie",
-    ),
+    )
     check: Path | None = option(
         "Instead of a plan: hold the simulation against a report of `sosie bench serve`.", "REPORT"
-    ),
-    requests: int = option("That the simulation plays.", default=20_000, min=1_000, max=1_000_000),
-    seed: int = option("Of the simulation.", default=0, min=0),
-) -> Answer:
+    )
+    requests: int = option("That the simulation plays.", default=20_000, min=1_000, max=1_000_000)
+    seed: int = option("Of the simulation.", default=0, min=0)
+
+
+@command("plan")
+def plan(call: Call, context: typer.Context, chosen: PlanOptions) -> Answer:
     """Plan machines for so many faces, arrivals and an objective.
 
     A simulation of the queues chooses them, and the assumptions are listed.
     Exit code 1 where no layout will do. Needs no deployment; one's settings are heeded.
     """
-    from engine.capacity.model import Costs, Demand, assume_node
-    from engine.capacity.plan import make_plan
-    from engine.capacity.simulation import Trial
-    from serving.measure import find_reports, join_figures
-
     settings, own_home = _open(call.home)
-    if check is not None:
-        return _check(context, check, reports, seed)
-    if faces is None or arrivals is None:
+    if chosen.check is not None:
+        return _check(context, chosen)
+    if chosen.faces is None or chosen.arrivals is None:
         raise RequestError("give --faces N and --arrivals N (a second), or --check REPORT")
-    if not measure and (photographs or measured_references):
+    if not chosen.measure and (chosen.photographs or chosen.measured_references):
         raise RequestError("--photographs and --measure-references are for --measure: give it too")
     demand = Demand(
-        faces=round(faces),
-        enrollments=arrivals,
-        searches=searches,
-        enroll_p99_s=p99_ms / 1e3,
-        search_p99_s=search_p99_ms / 1e3,
-        ceiling=ceiling,
+        faces=round(chosen.faces),
+        enrollments=chosen.arrivals,
+        searches=chosen.searches,
+        enroll_p99_s=chosen.p99_ms / 1e3,
+        search_p99_s=chosen.search_p99_ms / 1e3,
+        ceiling=chosen.ceiling,
     )
-    known = find_reports(reports)
+    known = find_reports(chosen.reports)
     measured: Mapping[Quantity, PlanFigure] = {}
-    if measure:
-        measured = _measure(call, settings, own_home, photographs, measured_references)
+    if chosen.measure:
+        measured = _measure(call, settings, own_home, chosen)
     figures = join_figures(settings, known, measured)
-    memory_bytes = None if node_gib is None else node_gib * GIB
-    bandwidth = None if node_gb_s is None else node_gb_s * 1e9
+    memory_bytes = None if chosen.node_gib is None else chosen.node_gib * GIB
+    bandwidth = None if chosen.node_gb_s is None else chosen.node_gb_s * 1e9
     made = make_plan(
         demand,
         figures,
-        Costs.of(figures, batch or settings.registrar.batch_size),
-        assume_node(figures, node_cores, memory_bytes, bandwidth),
+        Costs.of(figures, chosen.batch or settings.registrar.batch_size),
+        assume_node(figures, chosen.node_cores, memory_bytes, bandwidth),
         _expect_candidates(settings, demand),
-        Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_admitted),
+        Trial(
+            requests=chosen.requests,
+            seed=chosen.seed,
+            max_ongoing=settings.serve.enrollments_admitted,
+        ),
         settings.gallery.shard_copies,
     )
-    return Answer(made.to_dict(), partial(print_plan, made), is_no=made.layout is None)
+    return Answer(made.to_dict(), *_show_plan(made), is_no=made.layout is None)
 
 
 def _open(home: Path | None) -> tuple[Settings, Path | None]:
     """The settings that a plan heeds, and the home that they are of, where there is one."""
-    from serving.settings.settings import find_home, load_settings
-
     own_home = find_home(home)
     settings = load_settings(own_home)
     if settings.gallery.kind != "exact8" or settings.gallery.mapped:
@@ -152,27 +165,21 @@ def _open(home: Path | None) -> tuple[Settings, Path | None]:
 
 
 def _measure(
-    call: Call,
-    settings: Settings,
-    home: Path | None,
-    photographs: Path | None,
-    references: int | None,
+    call: Call, settings: Settings, home: Path | None, chosen: PlanOptions
 ) -> Mapping[Quantity, PlanFigure]:
-    from serving.measure import measure_machine
-
     # The disk that commits go to: the home's, else one that is no memory.
     folder = home or (_DURABLE if _DURABLE.is_dir() else Path.cwd())
     with call.progress("measuring") as report:
         return measure_machine(
-            settings, folder, photographs=photographs, references=references, progress=report
+            settings,
+            folder,
+            photographs=chosen.photographs,
+            references=chosen.measured_references,
+            progress=report,
         )
 
 
 def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
-    from engine.capacity.plan import expect_candidates
-    from schema.thresholds import Comparison
-    from serving.deployment.models import build_thresholds, load_calibration
-
     calibration = load_calibration(settings)
     return expect_candidates(
         demand.faces,
@@ -182,16 +189,13 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     )
 
 
-def _check(context: typer.Context, path: Path, reports: Path | None, seed: int) -> Answer:
-    from engine.capacity.figures import USUAL, PlanFigures, gather_figures, read_report
-    from engine.capacity.validation import check_report
-    from serving.measure import find_reports
-
+def _check(context: typer.Context, chosen: PlanOptions) -> Answer:
     _refuse_others(context)
-    report = read_report(path)
-    figures = PlanFigures(report.machine, USUAL, gather_figures(find_reports(reports)))
-    made = check_report(report, figures, seed)
-    return Answer(made.to_dict(), partial(print_check, made), is_no=not made.holds)
+    assert chosen.check is not None
+    report = read_report(chosen.check)
+    figures = PlanFigures(report.machine, USUAL, gather_figures(find_reports(chosen.reports)))
+    made = check_report(report, figures, chosen.seed)
+    return Answer(made.to_dict(), *_show_check(made), is_no=not made.holds)
 
 
 def _refuse_others(context: typer.Context) -> None:
@@ -217,10 +221,10 @@ COLOURS = {"MEASURED": "green", "REPORTED": "cyan", "ASSUMED": "yellow"}
 CHECKED = {True: "green", False: "red", None: "default"}
 
 
-def print_plan(plan: CapacityPlan) -> None:
+def _show_plan(plan: CapacityPlan) -> Iterator[Part]:
     """Everything: machines, times, memory and disk, strangers, figures, assumptions."""
-    demand = plan.demand
-    print_line(
+    demand, found = plan.demand, plan.candidates
+    yield (
         f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
         f"{plural(demand.enrollments, 'enrollment')} and "
         f"{plural(demand.searches, 'search', 'searches')}; a node has {plan.node.cores} cores, "
@@ -228,23 +232,43 @@ def print_plan(plan: CapacityPlan) -> None:
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
     )
     if plan.shortfall is not None:
-        print_line(f"[red]No layout will do[/]: {escape(plan.shortfall)}.")
+        yield f"[red]No layout will do[/]: {escape(plan.shortfall)}."
     else:
-        _print_machines(plan)
-        _print_times(plan)
-        _print_bytes(plan)
-    _print_candidates(plan)
-    _print_figures(plan)
-    print_line("[bold]Assumptions[/]")
+        yield _list_machines(plan)
+        yield from _show_times(plan)
+        yield Listing(_list_bytes(plan), ("", ""), title="Memory and disk")
+    yield Listing(
+        (
+            ("strangers a search", _interval(found.expected)),
+            ("searches that bring one at least", _interval(found.searches_with_any, percent)),
+            ("enrollments a day sent to review by them", _interval(found.cases_a_day)),
+        ),
+        ("", "expected (95 %)"),
+        title=f"False candidates at the review threshold {found.threshold:.3f} (FMR {found.fmr})",
+    )
+    explained = found.explain()
+    colour = "green" if found.is_supported else "red"
+    yield f"  [{colour}]{escape(explained[:1].upper() + explained[1:])}.[/]"
+    figures: dict[str, Cell] = {
+        "": lambda one: one.value.label,
+        " ": lambda one: show_value(plan.figures[one].value, one),
+        "from": lambda one: _describe_origin(plan.figures[one]),
+    }
+    yield Listing(tuple(Quantity), figures, title="Figures, and where they come from")
+    yield "[bold]Assumptions[/]"
     for number, line in enumerate(plan.assumptions, 1):
-        print_line(f"{number:>4}. {escape(line)}")
+        yield f"{number:>4}. {escape(line)}"
 
 
-def print_check(check: Check) -> None:
+def _describe_origin(figure: PlanFigure) -> str:
+    return f"[{COLOURS[figure.origin.name]}]{figure.origin}[/]: {escape(figure.source)}"
+
+
+def _show_check(check: Check) -> Iterator[Part]:
     """Measured and simulated, side by side."""
-    print_line(f"[bold]{escape(check.report)}[/], {escape(check.machine)}")
+    yield f"[bold]{escape(check.report)}[/], {escape(check.machine)}"
     for name, value in check.given.items():
-        print_line(f"  [dim]given: {escape(name)}[/]  {escape(value)}")
+        yield f"  [dim]given: {escape(name)}[/]  {escape(value)}"
     rows = [
         (
             row.name,
@@ -255,48 +279,39 @@ def print_check(check: Check) -> None:
         )
         for row in check.rows
     ]
-    columns = ("", "measured", "simulated", "ratio", "")
-    print_table(None, columns, rows)
+    yield Listing(rows, ("", "measured", "simulated", "ratio", ""))
     for note in check.notes:
-        print_line(f"  - {escape(note)}")
+        yield f"  - {escape(note)}"
 
 
-def _print_machines(plan: CapacityPlan) -> None:
+def _list_machines(plan: CapacityPlan) -> Listing:
     layout, use, memory = plan.layout, plan.use, plan.memory
     assert layout is not None
     assert use is not None
     assert memory is not None
-    cores = plan.node.cores
-    rows: list[tuple[str, str, str, str]] = []
+    ingress, scans = f"cores {use.ingress:.0%}", f"scans {use.scanner:.0%}"
+    writer = f"writer {use.writer:.0%}"
     if layout.is_one_machine:
-        busy = f"cores {use.ingress:.0%}, writer {use.writer:.0%}"
-        rows.append(("all in one", "1", f"{cores:,}", busy))
+        nodes = [("all in one", 1, f"{ingress}, {writer}")]
     else:
-        scans = f", scans {use.scanner:.0%}"
-        writing = f"writer {use.writer:.0%}" + ("" if layout.shards else scans)
-        ingress = f"cores {use.ingress:.0%}"
-        count = layout.ingress_nodes
-        rows += [
-            ("ingresses", f"{count:,}", f"{count * cores:,}", ingress),
-            ("registrar", "1", f"{cores:,}", writing),
-        ]
+        writing = writer if layout.shards else f"{writer}, {scans}"
+        nodes = [("ingresses", layout.ingress_nodes, ingress), ("registrar", 1, writing)]
         if layout.shards:
-            share = f"scans {use.scanner:.0%}"
             name = "shards" if layout.copies == 1 else f"{layout.shards} shards, two copies"
-            nodes = layout.shard_nodes
-            rows.append((name, f"{nodes:,}", f"{nodes * cores:,}", share))
-    rows.append(("to spare (N+1)", "1", f"{cores:,}", ""))
-    total = layout.nodes + 1
-    rows.append(("[bold]in all[/]", f"[bold]{total:,}[/]", f"[bold]{total * cores:,}[/]", ""))
-    print_table(
-        f"Machines: the work of {use.busy_cores:,.1f} cores; the fullest node holds "
-        f"{size(memory.fullest_node_bytes)}",
+            nodes.append((name, layout.shard_nodes, scans))
+    nodes.append(("to spare (N+1)", 1, ""))
+    cores, total = plan.node.cores, layout.nodes + 1
+    rows = [(name, f"{count:,}", f"{count * cores:,}", busy) for name, count, busy in nodes]
+    in_all = *(f"[bold]{text}[/]" for text in ("in all", f"{total:,}", f"{total * cores:,}")), ""
+    return Listing(
+        (*rows, in_all),
         ("", "nodes", "cores", f"of what it can do, at most {plan.demand.ceiling:.0%}"),
-        rows,
+        title=f"Machines: the work of {use.busy_cores:,.1f} cores; the fullest node holds "
+        f"{size(memory.fullest_node_bytes)}",
     )
 
 
-def _print_times(plan: CapacityPlan) -> None:
+def _show_times(plan: CapacityPlan) -> Iterator[Part]:
     simulated = plan.simulated
     assert simulated is not None
     rows = [
@@ -307,76 +322,47 @@ def _print_times(plan: CapacityPlan) -> None:
         )
         if seen is not None
     ]
-    print_table("Answers", ("", "objective, p99", "simulated p50, p99"), rows)
-    print_line(
+    yield Listing(rows, ("", "objective, p99", "simulated p50, p99"), title="Answers")
+    yield (
         f"  The simulation of {simulated.requests:,} requests (seed {simulated.seed}) [green]holds "
         f"the objectives[/]; it refused {simulated.refused:.2%} of enrollments (429)."
     )
 
 
-def _print_bytes(plan: CapacityPlan) -> None:
+def _list_bytes(plan: CapacityPlan) -> list[tuple[str, str]]:
     memory, disk, layout, waits = plan.memory, plan.disk, plan.layout, plan.waits
     assert memory is not None
     assert disk is not None
     assert layout is not None
     assert waits is not None
-    rows = [
-        ("memory of the gallery, at rest", size(memory.gallery_bytes)),
-        ("the same while the largest segments merge", size(memory.gallery_peak_bytes)),
-        ("memory of all nodes", size(memory.total_bytes)),
-        ("disk of the store, an enrollment a face", size(disk.store_bytes)),
-        ("what a day at this rate adds", size(disk.day_bytes)),
-        ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
-        ("a start, from the snapshot", duration(waits.reopen_s)),
-        ("a start from the store alone", duration(waits.start_s)),
-        ("failover of the registrar, from the snapshot", duration(waits.failover_s)),
-        ("an erasure, until a snapshot without it is whole", duration(waits.erasure_s)),
-    ]
-    if waits.lost_shard_s is not None:
+    if waits.lost_shard_s is None:
+        restarts = [
+            ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
+            ("a start, from the snapshot", duration(waits.reopen_s)),
+            ("a start from the store alone", duration(waits.start_s)),
+            ("failover of the registrar, from the snapshot", duration(waits.failover_s)),
+        ]
+    else:
         lost = "a lost shard, from the store"
         if layout.copies > 1:
             lost = "a lost copy, made again; nothing waits"
-        rows[-5:-1] = [
+        restarts = [
             ("disk of snapshots (shard_folder), as before", size(disk.snapshot_bytes)),
             ("failover of the registrar, shards kept", duration(waits.failover_s)),
             (lost, duration(waits.lost_shard_s)),
             ("a lost shard or all, from snapshots", duration(waits.reopen_s)),
             ("a start of all shards from the store", duration(waits.start_s)),
         ]
-    print_table("Memory and disk", ("", ""), rows)
-
-
-def _print_candidates(plan: CapacityPlan) -> None:
-    found = plan.candidates
-    rows = [
-        ("strangers a search", _interval(found.expected)),
-        ("searches that bring one at least", _interval(found.searches_with_any, percent)),
-        ("enrollments a day sent to review by them", _interval(found.cases_a_day)),
+    return [
+        ("memory of the gallery, at rest", size(memory.gallery_bytes)),
+        ("the same while the largest segments merge", size(memory.gallery_peak_bytes)),
+        ("memory of all nodes", size(memory.total_bytes)),
+        ("disk of the store, an enrollment a face", size(disk.store_bytes)),
+        ("what a day at this rate adds", size(disk.day_bytes)),
+        *restarts,
+        ("an erasure, until a snapshot without it is whole", duration(waits.erasure_s)),
     ]
-    title = f"False candidates at the review threshold {found.threshold:.3f} (FMR {found.fmr})"
-    print_table(title, ("", "expected (95 %)"), rows)
-    colour = "green" if found.is_supported else "red"
-    print_line(f"  [{colour}]{escape(_capital(found.explain()))}.[/]")
-
-
-def _print_figures(plan: CapacityPlan) -> None:
-    from engine.capacity.figures import Quantity
-    from engine.capacity.plan import show_value
-
-    figures = plan.figures
-    rows = []
-    for one in Quantity:
-        figure = figures[one]
-        origin = f"[{COLOURS[figure.origin.name]}]{figure.origin}[/]"
-        rows.append(
-            (one.value.label, show_value(figure.value, one), f"{origin}: {escape(figure.source)}")
-        )
-    print_table("Figures, and where they come from", ("", "", "from"), rows)
 
 
 def _interval(rate: Rate, write: Callable[[float], str] = count) -> str:
     return with_interval(rate.value, rate.low, rate.high, rate.is_bound, write=write)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -3,24 +3,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import FourEyes, NotInstalled, RegistryError, RequestError, advise_extra
+import msgspec
+
+from engine.errors import FourEyes, RequestError
+from engine.formatting import mask_name, mask_number
+from engine.lifecycle.reverification import carry_out
+from engine.registry.audit import read_audit
+from engine.registry.database import utc_now
+from engine.registry.retention import Kind
+from engine.retention import clock
+from engine.retention.clock import find_clock_fault
+from engine.retention.job import (
+    DirectRunner,
+    RetentionCertificate,
+    find_until,
+    preview,
+    run_retention,
+)
 from schema.actors import fold_person
-from serving.cli.inputs import CERTIFICATE_OPTION, argument, option, require_place, save_certificate
-from serving.cli.output import Answer, Call, command, escape, print_facts, print_line, print_table
+from serving.cli import inputs
+from serving.cli.inputs import argument, option
+from serving.cli.output import Answer, Call, Facts, Listing, command, escape, print_line
+from serving.jobs.periodic import ClockWatch
+from serving.jobs.retention import retire_sweeps, write_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from engine.registry.retention import Kind
-    from engine.registry.store import Reader
-    from engine.retention.job import RetentionCertificate
-    from engine.statutory.lists import Layout, List
+    from engine.statutory.lists import Layout
 
 
 NAMES = {
@@ -51,18 +65,15 @@ def show_due(call: Call) -> Answer:
 def run_now(
     call: Call,
     dry_run: bool = option("Only show what is due, as `show` does."),
-    certificate: Path | None = CERTIFICATE_OPTION,
+    certificate: Path | None = inputs.CERTIFICATE_OPTION,
 ) -> Answer | None:
     """Delete data whose retention period is over, and do what is due of lines by their rules.
 
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
     service does this itself, daily; steps of lines within seconds.
     """
-    from serving.jobs.periodic import ClockWatch
-    from serving.jobs.retention import write_certificate
-
     if certificate is not None:
-        require_place(certificate)
+        inputs.require_place(certificate)
     if dry_run:
         return _describe_due(call)
     watch = ClockWatch.of(call.deployment)
@@ -71,10 +82,10 @@ def run_now(
     if erased and not call.as_json:
         print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
     values = write_certificate(made)
-    call.print(Answer(values, partial(_print_result, made, values)))
+    call.print(_tell_result(made, values))
     if certificate is not None:
         fallback = f"the certificate is entry {made.audit_number} of the audit chain"
-        save_certificate(certificate, values, "done", fallback)
+        inputs.save_certificate(certificate, values, "done", fallback)
     return None
 
 
@@ -87,9 +98,6 @@ def confirm_clock(
     Retention deletes nothing where nothing was recorded for more than 7 days, or where the clock
     was set: after a long pause of the whole service that is no fault.
     """
-    from engine.registry.database import utc_now
-    from engine.retention import clock
-
     try:
         today = date.fromisoformat(day)
     except ValueError:
@@ -99,10 +107,6 @@ def confirm_clock(
 
 
 def _run(call: Call, now: datetime) -> RetentionCertificate:
-    from engine.lifecycle.reverification import carry_out
-    from engine.retention.job import DirectRunner, preview, run_retention
-    from serving.jobs.retention import retire_sweeps
-
     deployment = call.deployment
     schedule = deployment.settings.retention
     runner = DirectRunner(deployment.writer)
@@ -124,20 +128,18 @@ def _run(call: Call, now: datetime) -> RetentionCertificate:
     return made
 
 
-def _print_result(made: RetentionCertificate, values: Mapping[str, Any]) -> None:
-    print_line("[green]Left[/]: " + (_list(made.left) or "nothing") + ".")
-    if held := _list(made.held):
-        print_line(f"Held by open cases: {held}.")
-    facts = {name: str(values[name]) for name in ("job_id", "ran_at", "audit_number")}
-    print_facts("Certificate:", {**facts, "audit_hash": made.audit_hash})
+def _tell_result(made: RetentionCertificate, values: Mapping[str, Any]) -> Answer:
+    held = _list(made.held)
+    facts = {name: values[name] for name in ("job_id", "ran_at", "audit_number")}
+    return Answer(
+        values,
+        "[green]Left[/]: " + (_list(made.left) or "nothing") + ".",
+        held and f"Held by open cases: {held}.",
+        Facts("Certificate:", {**facts, "audit_hash": made.audit_hash}),
+    )
 
 
 def _describe_due(call: Call) -> Answer:
-    from engine.registry.database import utc_now
-    from engine.registry.retention import Kind
-    from engine.retention.clock import find_clock_fault
-    from engine.retention.job import find_until, preview
-
     now, deployment = utc_now(), call.deployment
     fault = find_clock_fault(deployment.store, now)
     schedule = deployment.settings.retention
@@ -167,16 +169,13 @@ def _describe_due(call: Call) -> Answer:
                 "-" if found is None else f"{found.held:,}",
             ]
         )
-    columns = ("what", "kept", "due", "held by cases")
-
-    def show() -> None:
-        print_table(None, columns, rows)
-        if step_at is not None and step_at <= now:
-            print_line(f"Steps of lines are due since {step_at.isoformat(timespec='minutes')}.")
-        if fault is not None:
-            print_line(f"[red]Refused[/]: {escape(fault)}.")
-
-    return Answer(answer, show)
+    steps_due = refused = ""
+    if step_at is not None and step_at <= now:
+        steps_due = f"Steps of lines are due since {step_at.isoformat(timespec='minutes')}."
+    if fault is not None:
+        refused = f"[red]Refused[/]: {escape(fault)}."
+    table = Listing(rows, ("what", "kept", "due", "held by cases"))
+    return Answer(answer, table, steps_due, refused)
 
 
 def _list(counts: Mapping[str, int]) -> str:
@@ -208,16 +207,7 @@ def list_people(
     their own, makes it by the same command within 7 days. No retention reaches the file: it is
     yours to delete.
     """
-    from engine.formatting import mask_name, mask_number
-
-    masks = (str, str) if reveal else (mask_name, mask_number)
-
-    def find(store: Reader, chosen: Layout) -> List:
-        from engine.statutory import lists
-
-        return lists.list_people(store, chosen, *masks)
-
-    return _write(call, file, layout, "people", find, is_revealed=reveal)
+    return _write(call, file, layout, "people", is_revealed=reveal)
 
 
 @command("statutory outlets")
@@ -228,37 +218,21 @@ def list_outlets(
 ) -> Answer:
     """List outlets by the cases of confirmed fraud whose people opened lines there, or tried to."""
 
-    def find(store: Reader, chosen: Layout) -> List:
+    return _write(call, file, layout, "outlets", is_revealed=False)
+
+
+def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -> Answer:
+    inputs.require_place(file)
+    with inputs.writing(file, "a list"):
         from engine.statutory import lists
-
-        return lists.list_outlets(store, chosen)
-
-    return _write(call, file, layout, "outlets", find, is_revealed=False)
-
-
-def _write(
-    call: Call,
-    file: Path,
-    name: str,
-    kind: str,
-    find: Callable[[Reader, Layout], List],
-    *,
-    is_revealed: bool,
-) -> Answer:
-    from engine.statutory.lists import read_layout
-
-    require_place(file)
-    try:
-        from engine.statutory.lists import OUTLET_FIELDS, PERSON_FIELDS, require_suffix, write_list
-    except ModuleNotFoundError as missing:
-        raise NotInstalled(
-            f"a list is written with {missing.name}, which is not installed here: "
-            f"{advise_extra('desk')}"
-        ) from None
-    require_suffix(file)
-    types = PERSON_FIELDS if kind == "people" else OUTLET_FIELDS
-    chosen = read_layout(name, kind, types)
-    found = find(call.store, chosen)
+    lists.require_suffix(file)
+    types = lists.PERSON_FIELDS if kind == "people" else lists.OUTLET_FIELDS
+    chosen = lists.read_layout(name, kind, types)
+    if kind == "outlets":
+        found = lists.list_outlets(call.store, chosen)
+    else:
+        masks = (str, str) if is_revealed else (mask_name, mask_number)
+        found = lists.list_people(call.store, chosen, *masks)
     detail = {
         "rows": len(found.rows),
         "people": found.people,
@@ -269,10 +243,8 @@ def _write(
         detail["asked"] = _require_two(call, chosen, found.people)
     # Before anything is written: whom the file shows is in the chain.
     call.note(MADE, chosen.title[:200], detail)
-    try:
-        write_list(file, found, chosen, types)
-    except OSError as error:
-        raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
+    with inputs.writing(file, "a list"):
+        lists.write_list(file, found, chosen, types)
     answer = {
         "file": str(file),
         "title": chosen.title,
@@ -286,12 +258,6 @@ def _write(
 def _require_two(call: Call, layout: Layout, people: int) -> str:
     """The layout's digest, where another person has asked for this list and nobody has made it
     since; else this person has asked for it now, and `FourEyes` says so."""
-    import hashlib
-
-    import msgspec
-
-    from engine.registry.audit import read_audit
-    from engine.registry.database import utc_now
 
     store, me = call.store, call.actor
     digest = hashlib.sha256(msgspec.json.encode(layout)).hexdigest()

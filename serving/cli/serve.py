@@ -19,6 +19,10 @@ import typer
 
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
 from serving.cli.output import command, escape, print_fault, print_json, print_line
+from serving.cluster.processes import end_with_starter
+from serving.errors import ExitCode
+from serving.operator_client import leave_address
+from serving.settings.settings import load_settings, require_home
 
 if TYPE_CHECKING:
     from serving.cluster.environment import Site
@@ -44,14 +48,10 @@ def serve(
     from serving.cluster.environment import Site, require_ray
 
     require_ray()
-    from serving.cluster.processes import end_with_starter
     from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port
-    from serving.operator_client import leave_address
-    from serving.settings.settings import require_home
 
     if until_stdin_closes:
         end_with_starter()
-    require_ray()
     folder = require_home(home)
     site = Site.of(folder, config)
     order = _validate(site, host, port)
@@ -77,7 +77,6 @@ def print_environment(
     Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
     """
     from serving.cluster.environment import SHARED, USUAL, claim_folder, make_variables, require_ray
-    from serving.settings.settings import load_settings, require_home
 
     require_ray()
     site = require_home(home)
@@ -101,7 +100,6 @@ def print_application(
     Deploying it anew after a change of settings, or of Sosie, replaces the replicas one by one.
     """
     from serving.cluster.environment import Site, require_ray
-    from serving.settings.settings import require_home
 
     require_ray()
     # They come with the extra.
@@ -126,12 +124,10 @@ def drain(
     Exit code 1 where requests still run after `[serve] drain_s`.
     """
     from serving.cluster.environment import require_ray
-    from serving.cluster.haproxy import PLACE
-    from serving.errors import ExitCode
-    from serving.settings.settings import load_settings, require_home
 
     require_ray()
     # It comes with the extra.
+    from serving.cluster.haproxy import PLACE
     from serving.cluster.node import drain_proxies, end_application
 
     settings = load_settings(require_home(home)).serve
@@ -217,7 +213,6 @@ def serve_sandbox(
 
         print_json(build_collection(version("sosie")))
         return
-    from serving.cluster.processes import end_with_starter
     from serving.sandbox.sandbox_service import PICTURE_FOLDER, WARNING, open_sandbox, prepare
 
     stop = threading.Event()

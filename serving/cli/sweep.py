@@ -4,45 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
-from operator import itemgetter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from engine.errors import (
-    NotInstalled,
-    RegistryError,
-    RequestError,
-    SweepBusy,
-    WriterBusy,
-    advise_extra,
-)
-from serving.cli.inputs import argument, option, require_place
-from serving.cli.output import (
-    Answer,
-    Call,
-    Columns,
-    apps,
-    command,
-    escape,
-    list_answer,
-    make_command,
-    print_facts,
-    print_line,
-    print_table,
-)
-
-if TYPE_CHECKING:
-    from engine.registry.writer import ChangeRunner
-    from engine.sweeps.estimate import SweepRequest
-    from schema.sweeps import SweepRecord
-    from serving.deployment.deployment import Deployment
-    from serving.sweeps.manager import SweepManager
-    from serving.sweeps.sweep_views import SweepReader
-    from serving.wire.sweeps import GroupPage
-
+from engine.errors import RegistryError, RequestError, SweepBusy, WriterBusy
+from engine.registry.writer import ChangeRunner
+from engine.retention.job import DirectRunner
+from engine.sweeps.estimate import SweepRequest
+from schema.sweeps import SweepRecord, SweepScope, SweepState
+from serving.api import serializers
+from serving.cli.inputs import argument, option, require_place, writing
+from serving.cli.output import Answer, Call, Facts, Listing, apps, command, escape, make_command
+from serving.deployment.deployment import Deployment
+from serving.operator_client import find_address
+from serving.sweeps import sweep_views
+from serving.sweeps.manager import SweepManager
+from serving.sweeps.planning import plan_sweep
+from serving.wire.sweeps import GroupPage
 
 NO_FACES = r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
 MOST_SWEEPS, MOST_GROUPS = 1_000, 10_000
@@ -57,28 +37,24 @@ FACES_FLAG = option(
 @command("sweep list")
 def list_sweeps(call: Call, top: int = option(TOP, default=20, min=1, max=MOST_SWEEPS)) -> Answer:
     """List the sweeps, the newest first."""
-    from serving.api import serializers
-    from serving.sweeps.sweep_views import SWEEP_COLUMNS, sweep_row
-
     found = open_reader(call.deployment).list(top)
-    items, rows = list(map(serializers.sweep_report, found)), list(map(sweep_row, found))
-    columns: Columns = {name: itemgetter(place) for place, name in enumerate(SWEEP_COLUMNS)}
-    return list_answer({"sweeps": items}, rows, columns, "Nothing was swept yet.")
+    items, rows = (
+        list(map(serializers.sweep_report, found)),
+        list(map(sweep_views.sweep_row, found)),
+    )
+    return Answer(
+        {"sweeps": items}, Listing(rows, sweep_views.SWEEP_COLUMNS, "Nothing was swept yet.")
+    )
 
 
 @command("sweep show")
 def show_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     """Show one sweep: how far it is, what it found, where its files are."""
-    from serving.api import serializers
-
     reader = open_reader(call.deployment)
     record, files = reader.status(sweep_id), list_files(reader, sweep_id)
 
-    def show() -> None:
-        _print_sweep(record)
-        _print_files(files)
-
-    return Answer({"sweep": serializers.sweep_report(record), "files": files}, show)
+    answer = {"sweep": serializers.sweep_report(record), "files": files}
+    return Answer(answer, _tell_sweep(record), *map(_name_file, files))
 
 
 @command("sweep groups")
@@ -91,11 +67,7 @@ def list_groups(
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
     page = open_reader(call.deployment).groups(sweep_id, after, top)
 
-    def show() -> None:
-        _print_groups(page, after)
-        print_line(f"{len(page.groups)} of {page.total} groups.")
-
-    return Answer(page, show)
+    return Answer(page, _list_groups(page, after), f"{len(page.groups)} of {page.total} groups.")
 
 
 @command("sweep report")
@@ -109,104 +81,108 @@ def report_sweep(
 
     With --faces the registry must not be open elsewhere: who looks at people is audited.
     """
-    from engine.retention.job import DirectRunner
-
     require_place(file)
     runner = DirectRunner(call.deployment.writer) if faces else None
     shown = write_report(call, sweep_id, file, runner)
-    text = f"  {escape(str(file))}" + (f"\n{NO_FACES}" if shown == 0 else "")
-    return Answer({"report": str(file), "faces": shown}, text)
+    parts = _name_file(str(file)), NO_FACES if shown == 0 else ""
+    return Answer({"report": str(file), "faces": shown}, *parts)
 
 
 def write_report(
     call: Call, sweep_id: str, target: Path, runner: ChangeRunner | None
 ) -> int | None:
     """Issues a report; with `runner`, by which it is audited, one with faces: how many."""
-    from serving.sweeps.sweep_views import issue_report
-
-    try:
-        return issue_report(call.deployment, sweep_id, target, call.actor, runner)
-    except ModuleNotFoundError as missing:
-        raise NotInstalled(
-            f"a report is written with {missing.name}, which is not installed here: "
-            f"{advise_extra('desk')}"
-        ) from None
-    except OSError as error:
-        raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
+    with writing(target, "a report"):
+        return sweep_views.issue_report(call.deployment, sweep_id, target, call.actor, runner)
 
 
-def _tell_result(reader: SweepReader, record: SweepRecord, top: int, shown: int | None) -> Answer:
+def _tell_result(
+    reader: sweep_views.SweepReader, record: SweepRecord, top: int, shown: int | None
+) -> Answer:
     """The findings of a sweep that has just ended; `shown` as `write_report` returned it."""
-    from serving.api import serializers
-
     page, files = reader.groups(record.id, 0, top), list_files(reader, record.id)
     answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
 
-    def show() -> None:
-        _print_groups(page, 0)
-        _print_sweep(record)
-        _print_files(files)
-        if shown == 0:
-            print_line(NO_FACES)
-
-    return Answer({**answer, "total": page.total, "files": files, "faces": shown}, show)
-
-
-def _print_sweep(record: SweepRecord) -> None:
-    from serving.sweeps.sweep_views import sweep_facts
-
-    print_facts(f"Sweep [bold]{record.id}[/]", sweep_facts(record))
+    return Answer(
+        {**answer, "total": page.total, "files": files, "faces": shown},
+        _list_groups(page, 0),
+        _tell_sweep(record),
+        *map(_name_file, files),
+        NO_FACES if shown == 0 else "",
+    )
 
 
-def _print_groups(page: GroupPage, after: int) -> None:
-    from serving.sweeps.sweep_views import GROUP_COLUMNS, group_cells
-
-    rows = [group_cells(place, group) for place, group in enumerate(page.groups, start=after + 1)]
-    if rows:
-        print_table(None, GROUP_COLUMNS, rows)
+def _tell_sweep(record: SweepRecord) -> Facts:
+    return Facts(f"Sweep [bold]{record.id}[/]", sweep_views.sweep_facts(record))
 
 
-def open_reader(deployment: Deployment) -> SweepReader:
-    from serving.sweeps.sweep_views import SweepReader
+def _list_groups(page: GroupPage, after: int) -> Listing:
+    rows = [
+        sweep_views.group_cells(place, group)
+        for place, group in enumerate(page.groups, start=after + 1)
+    ]
+    return Listing(rows, sweep_views.GROUP_COLUMNS)
 
-    return SweepReader(deployment.store, deployment.sweep_folder)
+
+def open_reader(deployment: Deployment) -> sweep_views.SweepReader:
+    return sweep_views.SweepReader(deployment.store, deployment.sweep_folder)
 
 
-def list_files(reader: SweepReader, sweep_id: str) -> list[str]:
+def list_files(reader: sweep_views.SweepReader, sweep_id: str) -> list[str]:
     return [str(path) for path in reader.folder(sweep_id).files()]
 
 
-def _print_files(files: list[str]) -> None:
-    for path in files:
-        typer.echo(f"  {path}")
+def _name_file(path: str) -> str:
+    return f"  {escape(path)}"
 
 
 LOOK_EVERY_S = 0.2
 _MILLION = 1_000_000
 
 
-@apps["sweep"].callback(invoke_without_command=True)
-@make_command
-def sweep(
-    call: Call,
-    context: typer.Context,
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """The terms of a sweep, and what is shown of it."""
+
     threshold: float | None = option(
         "The lowest score of a pair; from review or the proposal on.", min=-1, max=1
-    ),
-    fmr: float | None = option("The false match rate that chooses it instead."),
-    new: bool = option("Only pairs with a face that no sweep has covered yet."),
-    plan: bool = option("Say what it would take and bring, and stop there."),
+    )
+    fmr: float | None = option("The false match rate that chooses it instead.")
+    new: bool = option("Only pairs with a face that no sweep has covered yet.")
+    plan: bool = option("Say what it would take and bring, and stop there.")
     unsupported: bool = option(
         "Take a threshold of which the calibration can't say what to expect."
-    ),
+    )
     budget: int | None = option(
         "So many groups at most, the most suspicious beyond their score.", min=1, max=10_000
-    ),
-    resume: str | None = option("Go on with a sweep that was stopped.", "ID"),
-    report: Path | None = option("Also write the HTML report there.", "FILE"),
-    faces: bool = FACES_FLAG,
-    top: int = option(TOP, default=20, min=1, max=MOST_GROUPS),
-) -> Answer | None:
+    )
+    resume: str | None = option("Go on with a sweep that was stopped.", "ID")
+    report: Path | None = option("Also write the HTML report there.", "FILE")
+    faces: bool = FACES_FLAG
+    top: int = option(TOP, default=20, min=1, max=MOST_GROUPS)
+
+    def read(self) -> SweepRequest:
+        """Reads the request; `RequestError` where options contradict one another."""
+        request = SweepRequest(
+            threshold=self.threshold,
+            fmr=self.fmr,
+            scope=SweepScope.NEW if self.new else SweepScope.ALL,
+            is_unsupported_allowed=self.unsupported,
+            budget=self.budget,
+        )
+        is_asked = self.plan or self.new or self.unsupported or self.budget is not None
+        if self.resume is not None and (is_asked or not request.is_open):
+            raise RequestError("a sweep goes on with its own terms: give --resume ID alone")
+        if self.faces and self.report is None:
+            raise RequestError("faces go into a file of yours alone: name it with --report FILE")
+        if self.report is not None:
+            require_place(self.report)
+        return request
+
+
+@apps["sweep"].callback(invoke_without_command=True)
+@make_command
+def sweep(call: Call, context: typer.Context, chosen: SweepOptions) -> Answer | None:
     """Find the faces in the whole gallery that hold several identities.
 
     Compares every reference with every other one, and says before it starts what to expect.
@@ -216,56 +192,33 @@ def sweep(
     """
     if context.invoked_subcommand is not None:
         return None
-    request = _ask(threshold, fmr, budget, new=new, unsupported=unsupported)
-    is_asked = plan or new or unsupported or budget is not None or not request.is_open
-    if resume is not None and is_asked:
-        raise RequestError("a sweep goes on with its own terms: give --resume ID alone")
-    if faces and report is None:
-        raise RequestError("faces go into a file of yours alone: name it with --report FILE")
-    if report is not None:
-        require_place(report)
-    if plan:
+    request = chosen.read()
+    if chosen.plan:
         return _show_plan(call.deployment, request)
     with _open_manager(call.deployment) as manager:
-        began = _resume(call, manager, resume) if resume else _begin(call, manager, request)
+        began = (
+            _resume(call, manager, chosen.resume)
+            if chosen.resume
+            else _begin(call, manager, request)
+        )
         done, shown = _follow(call, manager, began.id), None
-        if report is not None:
-            runner = call.deployment.registrar if faces else None
-            shown = write_report(call, done.id, report, runner)
-        return _tell_result(open_reader(call.deployment), done, top, shown)
+        if chosen.report is not None:
+            runner = call.deployment.registrar if chosen.faces else None
+            shown = write_report(call, done.id, chosen.report, runner)
+        return _tell_result(open_reader(call.deployment), done, chosen.top, shown)
 
 
 @command("sweep cancel")
 def cancel_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     """End a sweep that was stopped on its way, and remove what it has found."""
-    from serving.api import serializers
-
     with _open_manager(call.deployment) as manager:
         record = manager.cancel(sweep_id, call.actor)
     answer = {"sweep": serializers.sweep_report(record)}
     return Answer(answer, f"[green]Cancelled[/] {record.id}.")
 
 
-def _ask(
-    threshold: float | None, fmr: float | None, budget: int | None, *, new: bool, unsupported: bool
-) -> SweepRequest:
-    from engine.sweeps.estimate import SweepRequest
-    from schema.sweeps import SweepScope
-
-    return SweepRequest(
-        threshold=threshold,
-        fmr=fmr,
-        scope=SweepScope.NEW if new else SweepScope.ALL,
-        is_unsupported_allowed=unsupported,
-        budget=budget,
-    )
-
-
 @contextmanager
 def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
-    from serving.operator_client import find_address
-    from serving.sweeps.manager import SweepManager
-
     try:
         manager = SweepManager(deployment)
     except WriterBusy as busy:
@@ -276,18 +229,12 @@ def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
 
 
 def _show_plan(deployment: Deployment, request: SweepRequest) -> Answer:
-    from serving.api import serializers
-    from serving.sweeps.planning import plan_sweep
-    from serving.sweeps.sweep_views import expectation_facts
-
     expectation = plan_sweep(deployment, request)
-    facts = partial(print_facts, "A sweep of this gallery:", expectation_facts(expectation))
+    facts = Facts("A sweep of this gallery:", sweep_views.expectation_facts(expectation))
     return Answer({"expectation": serializers.sweep_expectation(expectation)}, facts)
 
 
 def _begin(call: Call, manager: SweepManager, request: SweepRequest) -> SweepRecord:
-    from serving.sweeps.sweep_views import expectation_facts
-
     left = manager.find_alive()
     if left is not None:
         # With the lease in hand: nobody is at work on it.
@@ -296,13 +243,11 @@ def _begin(call: Call, manager: SweepManager, request: SweepRequest) -> SweepRec
             f"with `sosie sweep cancel {left.id}`"
         )
     if not call.as_json:
-        print_facts("This sweep:", expectation_facts(manager.plan(request)))
+        Facts("This sweep:", sweep_views.expectation_facts(manager.plan(request))).print()
     return manager.start(request, call.actor)
 
 
 def _resume(call: Call, manager: SweepManager, sweep_id: str) -> SweepRecord:
-    from schema.sweeps import SweepState
-
     record = manager.status(sweep_id)
     if record.state in {SweepState.QUEUED, SweepState.RUNNING}:
         # Its process ended without saying so in the registry.
@@ -312,8 +257,6 @@ def _resume(call: Call, manager: SweepManager, sweep_id: str) -> SweepRecord:
 
 def _follow(call: Call, manager: SweepManager, sweep_id: str) -> SweepRecord:
     """The sweep when it is done; an interrupt pauses it."""
-    from schema.sweeps import SweepState
-
     try:
         with call.progress("million comparisons") as show:
             while not manager.wait(LOOK_EVERY_S):

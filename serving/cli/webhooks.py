@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import typer
 
+from engine.registry.events import open_place
+from engine.registry.webhooks import WebhookChange, Webhooks
+from schema.events import WebhookState
+from serving.api import serializers
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
-from serving.cli.output import Answer, Call, Columns, command, escape, list_answer
-
-if TYPE_CHECKING:
-    from engine.registry.webhooks import Webhooks
-    from serving.registrar.protocol import WebhookAnswer, WebhookStep
-    from serving.wire.webhooks import Webhook
+from serving.cli.output import Answer, Call, Cell, Listing, columns, command, escape
+from serving.deployment.deployment import Deployment
+from serving.registrar import protocol
+from serving.settings.settings import load_settings, require_home
+from serving.webhooks.cloud_event import read_types
+from serving.wire import webhooks as wire
+from serving.wire.webhooks import RemovedWebhook, Revived, Webhook, WebhookSecret
 
 WEBHOOK_ID = argument(None, "ID")
 EVENT_TYPES = option("Only these events, as line.opened; may be repeated.", "TYPE", "--type")
@@ -28,31 +33,23 @@ def create_webhook(
     carrier: str | None = option("Whose events.", "CODE", show_default="those of all carriers"),
 ) -> Answer:
     """Send events to an address from now on. The secret that signs them is printed once."""
-    from serving.registrar.protocol import NewWebhook
-    from serving.webhooks.cloud_event import read_types
-
-    step = NewWebhook(sink, read_types(types or []), carrier)
+    step = protocol.NewWebhook(sink, read_types(types or []), carrier)
     return _tell_secret(call, "", step)
 
 
 @command("webhooks list")
 def list_webhooks(call: Call) -> Answer:
     """List the webhooks, with what waits for each."""
-    from serving.api import serializers
-    from serving.wire import webhooks as wire
-
     registry = _registry(call)
     found = tuple(serializers.webhook(registry, one) for one in registry.find_all())
-    columns: Columns = {
+    shown: dict[str, Cell] = {
         "webhook": "webhook_id",
         "sink": "sink",
         "types": lambda one: ", ".join(one.types) or "all",
         "carrier": lambda one: one.carrier or "all",
-        "state": "state",
-        "waiting": lambda one: f"{one.waiting:,}",
-        "dead": lambda one: f"{one.dead:,}",
+        **columns("state waiting dead"),
     }
-    return list_answer(wire.Webhooks(found), found, columns, "No webhook.")
+    return Answer(wire.Webhooks(found), Listing(found, shown, "No webhook."))
 
 
 @command("webhooks show")
@@ -71,10 +68,6 @@ def change_webhook(
     state: Literal["active", "paused"] | None = option("active: it goes on where it was."),
 ) -> Answer:
     """Give a webhook another address, other types or another state."""
-    from engine.registry.webhooks import WebhookChange
-    from schema.events import WebhookState
-    from serving.webhooks.cloud_event import read_types
-
     if types and all_types:
         raise typer.BadParameter("give --type or --all-types, not both")
     kinds = read_types(types) if types else () if all_types else None
@@ -86,18 +79,13 @@ def change_webhook(
 @command("webhooks rotate")
 def rotate_secret(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """Give a webhook a new secret, printed once; the one before signs as well for a while."""
-    from serving.registrar.protocol import Rotate
-
-    return _tell_secret(call, webhook_id, Rotate())
+    return _tell_secret(call, webhook_id, protocol.Rotate())
 
 
 @command("webhooks remove")
 def remove_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """End a webhook: what waits is sent to nobody."""
-    from serving.registrar.protocol import Remove
-    from serving.wire.webhooks import RemovedWebhook
-
-    _take_step(call, webhook_id, Remove())
+    _take_step(call, webhook_id, protocol.Remove())
     text = f"[green]Removed[/]: the webhook {escape(webhook_id)}."
     return Answer(RemovedWebhook(webhook_id), text)
 
@@ -111,10 +99,7 @@ def replay_events(
     ),
 ) -> Answer:
     """Send every event beyond a place in the feed, again or for the first time."""
-    from engine.registry.events import open_place
-    from serving.registrar.protocol import Replay
-
-    _take_step(call, webhook_id, Replay(open_place(call.store, after, None)))
+    _take_step(call, webhook_id, protocol.Replay(open_place(call.store, after, None)))
     return _describe(call, webhook_id)
 
 
@@ -126,20 +111,16 @@ def list_dead_letters(
     limit: int = option("How many at most.", default=100, min=1, max=10_000),
 ) -> Answer:
     """List the events that are tried no more."""
-    from engine.registry.events import open_place
-    from serving.api import serializers
-
     begin = open_place(call.store, after, None)
     found = _registry(call).list_dead(webhook_id, begin, limit, carrier=None)
     page = serializers.dead_letters(found, limit, call.deployment.vault, None)
-    columns: Columns = {
+    shown = {
         "event": lambda one: one.event.id,
         "type": lambda one: one.event.type,
         "subject": lambda one: one.event.subject,
-        "attempts": "attempts",
-        "fault": lambda one: one.fault or "-",
+        **columns("attempts fault"),
     }
-    return list_answer(page, page.dead_letters, columns, "No dead letter.")
+    return Answer(page, Listing(page.dead_letters, shown, "No dead letter."))
 
 
 @command("webhooks retry")
@@ -151,10 +132,7 @@ def ask_again(
     ),
 ) -> Answer:
     """Try dead letters again, from the first attempt on."""
-    from serving.registrar.protocol import AskAgain
-    from serving.wire.webhooks import Revived
-
-    count = _take_step(call, webhook_id, AskAgain(tuple(events or ()))).count
+    count = _take_step(call, webhook_id, protocol.AskAgain(tuple(events or ()))).count
     return Answer(Revived(count), f"{count} dead letters are tried again.")
 
 
@@ -165,8 +143,6 @@ def deliver_events(config: Path | None = CONFIG_OPTION, home: Path | None = HOME
     Several share the work. The service does it by itself unless [webhooks] deliver is false. The
     log goes to standard output.
     """
-    from serving.deployment.deployment import Deployment
-    from serving.settings.settings import load_settings, require_home
     from serving.telemetry.logs import open_log
     from serving.webhooks.keeper import deliver
 
@@ -177,21 +153,16 @@ def deliver_events(config: Path | None = CONFIG_OPTION, home: Path | None = HOME
 
 
 def _registry(call: Call) -> Webhooks:
-    from engine.registry.webhooks import Webhooks
-
     return Webhooks(call.store.engine, call.deployment.vault)
 
 
-def _take_step(call: Call, webhook_id: str, step: WebhookStep) -> WebhookAnswer:
-    from serving.registrar.protocol import CallContext
+def _take_step(call: Call, webhook_id: str, step: protocol.WebhookStep) -> protocol.WebhookAnswer:
     from serving.webhooks.keeper import take_step
 
-    return take_step(call.deployment, webhook_id, step, CallContext(call.actor, ""))
+    return take_step(call.deployment, webhook_id, step, protocol.CallContext(call.actor, ""))
 
 
-def _tell_secret(call: Call, webhook_id: str, step: WebhookStep) -> Answer:
-    from serving.wire.webhooks import WebhookSecret
-
+def _tell_secret(call: Call, webhook_id: str, step: protocol.WebhookStep) -> Answer:
     made = _take_step(call, webhook_id, step)
     shown = _read(call, made.webhook_id)
     text = f"The webhook {shown.webhook_id}. Its secret, shown once:\n{made.secret}"
@@ -199,8 +170,6 @@ def _tell_secret(call: Call, webhook_id: str, step: WebhookStep) -> Answer:
 
 
 def _read(call: Call, webhook_id: str) -> Webhook:
-    from serving.api import serializers
-
     registry = _registry(call)
     return serializers.webhook(registry, registry.find(webhook_id))
 

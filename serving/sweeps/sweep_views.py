@@ -46,30 +46,27 @@ def sweep_row(record: SweepRecord) -> list[str]:
     ]
 
 
-def sweep_facts(record: SweepRecord) -> dict[str, str]:
-    """Facts about a sweep for people; with its results once it is done."""
-    progress, found = record.progress, record.summary
+def sweep_facts(record: SweepRecord) -> dict[str, str | None]:
+    """Facts about a sweep for people, None where there is none; its results once it is done."""
+    progress, found, budget = record.progress, record.summary, record.terms.budget
     facts = {
         "state": record.state.value,
         "threshold": f"{record.terms.threshold:.4f}",
         "compares": _SCOPES[record.terms.scope],
         "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
+        "budget": f"{budget:,} groups, by likelihood ratio" if budget else None,
+        "remaining": f"about {duration(progress.remaining_s)}" if progress.remaining_s else None,
+        "fault": record.fault,
     }
-    if record.terms.budget is not None:
-        facts["budget"] = f"{record.terms.budget:,} groups, by likelihood ratio"
-    if progress.remaining_s:
-        facts["remaining"] = f"about {duration(progress.remaining_s)}"
-    if record.fault is not None:
-        facts["fault"] = record.fault
     if found is None:
         return facts
     if ranking := found.get("ranking"):
         facts["considered"] = f"{ranking['considered']:,} groups"
         facts["true"] = _tell_share(ranking["true"])
         facts["looked at"] = f"names and numbers of {ranking['documents_opened']:,} documents"
-    if bounds := found.get("bounds"):
-        facts["compared by"] = ", ".join(bounds)
+    fraud = found.get("fraud_in_use")
     return facts | {
+        "compared by": ", ".join(found.get("bounds") or ()) or None,
         "covers": f"{found['references']:,} references at sequence {record.sequence}",
         "took": duration(found["seconds"]),
         "pairs": f"{found['pairs']:,} between two documents; besides {found['excepted_pairs']:,} "
@@ -78,16 +75,12 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "groups": f"{found['groups']:,} with {found['identities']:,} identities, "
         f"{found['lines']:,} lines",
         "cases": f"{found['cases']:,}",
-        **_tell_fraud(found),
+        # What earlier decisions have left in use: a sweep asks nobody about it again.
+        "decided fraud": f"{plural(fraud, 'case')} with lines in use: "
+        "sosie cases --state fraud_in_use"
+        if fraud
+        else None,
     }
-
-
-def _tell_fraud(found: Mapping[str, Any]) -> dict[str, str]:
-    """The fraud that earlier decisions have left in use, which a sweep asks nobody about again."""
-    if not found.get("fraud_in_use"):
-        return {}
-    text = f"{plural(found['fraud_in_use'], 'case')} with lines in use"
-    return {"decided fraud": f"{text}: sosie cases --state fraud_in_use"}
 
 
 def _tell_share(true: Mapping[str, Any]) -> str:
@@ -105,32 +98,35 @@ def describe_terms(group: wire.Group) -> list[str]:
     return [f"{one.text} ({one.points:+g})" for one in reasons]
 
 
-def expectation_facts(expectation: ExpectedSweep) -> dict[str, str]:
+def expectation_facts(expectation: ExpectedSweep) -> dict[str, str | None]:
     """Facts about an expected sweep, as the command line shows them."""
     proposal, terms = expectation.proposal, expectation.terms
     fewer = "" if proposal.is_within_budget else ", the highest that is calibrated"
-    facts = {
+    not_supported = None
+    if not expectation.is_supported:
+        not_supported = (
+            f"the calibration ends at {expectation.highest_supported:.4f}; above it nothing was "
+            "measured, and the number of false pairs is a bound"
+        )
+    proposed = (
+        f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
+        f"where {proposal.budget:,.3g} are allowed"
+    )
+    is_new = terms.scope is SweepScope.NEW
+    return {
         "references": f"{expectation.references:,} at sequence {expectation.sequence}",
-        "new of them": f"{expectation.new_references:,}",
+        "new of them": f"{expectation.new_references:,}" if is_new else None,
         "comparisons": f"{expectation.comparisons:,}",
         "time": f"about {duration(expectation.duration_s)}",
         "memory": f"about {size(expectation.memory_bytes)}",
         "threshold": f"{terms.threshold:.4f}",
         "false pairs": f"{expectation.false_pairs} expected",
-        "proposed": f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
-        f"where {proposal.budget:,.3g} are allowed",
+        "proposed": None if terms.budget else proposed,
+        "budget": f"the {terms.budget:,} groups with the highest likelihood ratio"
+        if terms.budget
+        else None,
+        "NOT SUPPORTED": not_supported,
     }
-    if terms.scope is SweepScope.ALL:
-        del facts["new of them"]
-    if terms.budget is not None:
-        facts["budget"] = f"the {terms.budget:,} groups with the highest likelihood ratio"
-        del facts["proposed"]
-    if not expectation.is_supported:
-        facts["NOT SUPPORTED"] = (
-            f"the calibration ends at {expectation.highest_supported:.4f}; above it nothing was "
-            "measured, and the number of false pairs is a bound"
-        )
-    return facts
 
 
 def count_group(group: Group, fraud: Collection[str] = ()) -> wire.GroupRow:
