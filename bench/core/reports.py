@@ -322,7 +322,7 @@ class Skipped:
     reason: str
 
 
-NOT_STAMPED = "the machine's speed was not measured: run without --no-stamp"
+NOT_STAMPED = "the machine's speed was not measured: run without --quick"
 Measured = float | Skipped
 SuiteOutput = tuple[Sequence[Result], dict[str, Measured]]
 """All results of a suite or a part of it, and the figures that its goals name."""
