@@ -64,24 +64,6 @@ QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """`most` at once, all of which are forgotten, evenly, in `period`; 0 is no bound."""
-
-    most: int
-    period: timedelta
-
-    @property
-    def each(self) -> timedelta:
-        """The time that one takes to be forgotten."""
-        return self.period / max(self.most, 1)
-
-    def wait(self, level: float) -> timedelta:
-        """The time until one more fits; nothing where it fits now."""
-        excess = level + 1 - self.most if self.most else 0.0
-        return excess * self.each if excess > 0 else timedelta()
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what is found out of holders, and on comparisons that fail; 0 is no bound.
 
@@ -101,32 +83,6 @@ class Limits:
     )
     key_failures: int = option(5000, "of any other; a carrier's: 4 times", ge=0)
     key_h: float = option(24, "hours of the two above", gt=0)
-
-    @property
-    def holder(self) -> Bound:
-        """What one carrier finds out of one holder, by all its keys."""
-        return Bound(self.holder_failures, timedelta(hours=self.holder_h))
-
-    @property
-    def shown(self) -> Bound:
-        """Answers with a score of a holder, to anybody but a carrier."""
-        return Bound(self.holder_shown, timedelta(hours=self.holder_h))
-
-    @property
-    def outlet_key(self) -> Bound:
-        """Failures of a key of an outlet."""
-        return Bound(self.outlet_key_failures, timedelta(hours=self.key_h))
-
-    @property
-    def other_key(self) -> Bound:
-        """Failures of any other key."""
-        return Bound(self.key_failures, timedelta(hours=self.key_h))
-
-    @property
-    def is_any(self) -> bool:
-        """True where anything is bounded."""
-        of_keys = self.outlet_key_failures or self.key_failures
-        return bool(self.holder_failures or self.holder_shown or of_keys)
 
 
 NO_LIMITS = Limits(holder_failures=0, holder_shown=0, outlet_key_failures=0, key_failures=0)

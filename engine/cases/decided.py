@@ -82,12 +82,11 @@ def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozen
     templates = read_apart(sides, registry.templates_of)
     changed = []
     for left, right in newer:
-        rows = templates.get(left), templates.get(right)
-        if rows[0] is None or rows[1] is None:
+        rows, others = templates.get(left), templates.get(right)
+        if rows is None or others is None:
             continue
-        scores = [score_best(row, rows[1]) for row in rows[0]]
-        best = max((one for one in scores if one is not None), default=None)
-        if best is not None and is_more_alike(best, judged[left, right]):
+        scores = [score for row in rows if (score := score_best(row, others)) is not None]
+        if scores and is_more_alike(max(scores), judged[left, right]):
             changed.append((left, right))
     return frozenset(changed)
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import EnumType
 from functools import lru_cache, partial
+from itertools import chain
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -354,37 +355,31 @@ def name_safely(name: str) -> str:
 def describe_invalid(error: Invalid, kind: Any) -> Malformed | TooManyItems:
     """Names the first field that is wrong, and never its value."""
     text, own = str(error), error.__cause__
-    matches = (
-        (pattern, pattern.fullmatch(text)) for pattern in (_MISSING, _UNKNOWN, _ENUM, _PLAIN)
-    )
-    pattern, found = next(((one, found) for one, found in matches if found), (_OWN, None))
+    patterns = [_MISSING, _UNKNOWN, _ENUM, _PLAIN]
     if isinstance(own, ValueError):
         # Of a wire type, whose messages repeat nothing.
-        pattern, found = _OWN, _OWN.fullmatch(text)
+        patterns = [_OWN]
+    found = next(filter(None, (one.fullmatch(text) for one in patterns)), None)
     steps = _steps(found)
     place = _type_at(kind, steps)
     if found is None or place is None:
         return Malformed("the request is not what /openapi.json describes")
-    name = ""
-    if pattern is _OWN:
+    told = found.groupdict()
+    name, fault = told.get("name", ""), told.get("text", "")
+    fault = fault[:1].lower() + fault[1:]
+    if found.re is _OWN:
         fault = str(own)
-    elif pattern is _MISSING:
-        name, fault = found["name"], "missing"
-    elif pattern is _UNKNOWN:
+    elif found.re is _MISSING:
+        fault = "missing"
+    elif found.re is _UNKNOWN:
         known = ", ".join(_members(place)[0].__struct_fields__)
-        name, fault = name_safely(found["name"]), f"unknown field: known are {known}"
-    elif pattern is _ENUM:
-        choices = [
-            str(one)
-            for member in _members(place)
-            for one in (member if isinstance(member, EnumType) else get_args(member))
-        ]
-        fault = f"not one of {', '.join(choices)}"
-    else:
-        fault = found["text"][0].lower() + found["text"][1:]
-        if steps == ["items"] and fault.startswith("expected `array` of length <="):
-            return TooManyItems(f"more items than one call may bring: {fault}")
-    where = ".".join([*steps, name] if name else steps)
+        name, fault = name_safely(name), f"unknown field: known are {known}"
+    elif found.re is _ENUM:
+        choices = [one if isinstance(one, EnumType) else get_args(one) for one in _members(place)]
+        fault = f"not one of {', '.join(map(str, chain.from_iterable(choices)))}"
+    elif steps == ["items"] and fault.startswith("expected `array` of length <="):
+        return TooManyItems(f"more items than one call may bring: {fault}")
+    where = ".".join(filter(None, [*steps, name]))
     return Malformed(f"{where or 'the request'}: {fault}")
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -546,23 +547,21 @@ async def sample_images(
         if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
     most_work = charge_photographs(parts, request, faces.values())
-    places = [(name, place) for name, frames in faces.items() for place in range(len(frames))]
-    told = [read_kind(kinds.get(name)) for name, _ in places]
-    with parts.tracer.span("extract", items=len(places)):
-        files = [faces[name][place] for name, place in places]
+    names = [name for name, frames in faces.items() for _ in frames]
+    with parts.tracer.span("extract", items=len(names)):
         samples = await parts.faces.sample(
-            files,
+            list(chain.from_iterable(faces.values())),
             request.remaining_s,
-            told,
+            [read_kind(kinds.get(name)) for name in names],
             is_one_attempt=True,
             most_work=most_work,
-            judged=[name in judged for name, _ in places],
+            judged=[name in judged for name in names],
             holder=request.caller.holder,
         )
     sound: dict[str, list[Sample]] = {name: [] for name in faces}
-    for (name, place), sample in zip(places, samples, strict=True):
+    for name, sample in zip(names, samples, strict=True):
         if isinstance(sample, ImageError):
-            where = f"{name}.{place}" if len(faces[name]) > 1 else name
+            where = f"{name}.{len(sound[name])}" if len(faces[name]) > 1 else name
             raise type(sample)(f"{where}: {sample}")
         sound[name].append(sample)
     return [fuse_frames(frames, parts.thresholds.one_person) for frames in sound.values()]

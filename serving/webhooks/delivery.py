@@ -102,6 +102,11 @@ class _Item:
     is_dead: bool = False
     read_s: float = field(default_factory=monotonic)
 
+    @property
+    def is_noted(self) -> bool:
+        """Whether a worker that begins anew need not read it again."""
+        return self.is_settled or self.has_row
+
     def to_row(self, now: datetime, now_s: float) -> Undelivered:
         due_at = now + timedelta(seconds=max(0.0, self.due_s - now_s))
         return Undelivered(
@@ -266,10 +271,10 @@ class _Route:
         """Takes the progress to be written, if any; from now on it counts as written."""
         now, now_s = utc_now(), monotonic()
         for item in self._window:
-            if not item.is_settled and not item.has_row and now_s - item.read_s >= PARK_AFTER_S:
+            if not item.is_noted and now_s - item.read_s >= PARK_AFTER_S:
                 item.has_row = True
                 self._changed[item.number] = item
-        while self._window and (self._window[0].is_settled or self._window[0].has_row):
+        while self._window and self._window[0].is_noted:
             self.passed = self._window.popleft().number
         if not self._window:
             self.passed = self.read

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from asyncio import StreamReader, StreamWriter
@@ -21,9 +22,10 @@ from urllib.parse import urlsplit
 import h11
 
 from engine.errors import RequestError
-from serving.settings.sections import Network
+from serving.settings.sections import Network, split_address
 
 MOST_SINK_LENGTH = 1_000
+_PLAIN = re.compile(f"[!-~]{{1,{MOST_SINK_LENGTH}}}")
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC: tuple[Network, ...] = (
     # Site-local, 6to4 relays and documentation: `is_global` on some Pythons.
@@ -62,12 +64,11 @@ def check_sink(sink: str, allowed: Sequence[Network]) -> str:
     """The address, if events may be sent to it: https, or http to this machine where that is
     allowed; `RequestError` otherwise. What a name resolves to is checked when it is used."""
     try:
-        parts = urlsplit(sink)
-        host, port = parts.hostname or "", parts.port
+        parts = split_address(sink)
+        host = parts.hostname or ""
     except ValueError:
-        host, port = "", 0
-    is_plain = sink.isascii() and sink.isprintable() and " " not in sink
-    if not host or port == 0 or not is_plain or len(sink) > MOST_SINK_LENGTH:
+        host = ""
+    if not host or not _PLAIN.fullmatch(sink):
         raise RequestError(f"sink: give an https address of at most {MOST_SINK_LENGTH} characters")
     if "@" in parts.netloc or "#" in sink:
         raise RequestError("sink: give an address without user, password and fragment")

@@ -22,7 +22,7 @@ from sqlalchemy import select, update
 
 from engine.accuracy.population import Population
 from engine.faces.extractor import Extraction, Extractor
-from engine.matching.checks.limits import SEARCHED, Levels, is_near, name_holder
+from engine.matching.checks.limits import SEARCHED, Bound, Levels, is_near, name_holder
 from engine.matching.comparison import fuse_vectors
 from engine.registry.database import changing, utc_now
 from engine.registry.rows import changing_rows
@@ -147,7 +147,7 @@ class Campaign:
         limits = Limits()
         name = name_holder(victim.document_id, caller)
         levels = Levels(limits, parts.store, [name], utc_now())
-        return limits.holder.most - levels.level(name, caller)
+        return limits.holder_failures - levels.level(name, caller)
 
     def ask_holder(self, victim: Victim, key: str) -> None:
         """Whether a probe is the holder's face, until that is told no more."""
@@ -261,7 +261,8 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
 def test_honest_visits_meet_no_bound() -> None:
     """By one photograph each, a visit a week for two months: those of the synthetic population,
     hard ones among them, against the most that one carrier is told of a holder."""
-    people, bound = 4_096, Limits().holder
+    people, limits = 4_096, Limits()
+    bound = Bound(limits.holder_failures, timedelta(hours=limits.holder_h))
     population, settings = Population.load("sface"), Settings()
     least = build_thresholds(settings, load_calibration(settings)).same_document
     references, latent = population.references(people, 7), population.people(people, 7)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -30,7 +31,7 @@ from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
-from schema.options import Bound, Limits
+from schema.options import NO_LIMITS, Limits
 from schema.reasons import Decision, Reason
 
 NEAR = 0.1
@@ -50,6 +51,24 @@ _LATELY = timedelta(days=4)
 _OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`most` at once, all of which are forgotten, evenly, in `period`; 0 is no bound."""
+
+    most: int
+    period: timedelta
+
+    @property
+    def each(self) -> timedelta:
+        """The time that one takes to be forgotten."""
+        return self.period / max(self.most, 1)
+
+    def wait(self, level: float) -> timedelta:
+        """The time until one more fits; nothing where it fits now."""
+        excess = level + 1 - self.most if self.most else 0.0
+        return excess * self.each if excess > 0 else timedelta()
+
+
 NO_BOUND = Bound(0, timedelta(days=1))
 
 
@@ -58,16 +77,18 @@ def find_bound(limits: Limits, name: str, caller: Caller) -> Bound:
     if caller.is_command:
         return NO_BOUND
     kind = name.partition(":")[0]
-    of_key = limits.other_key if caller.outlet is None else limits.outlet_key
+    of_holder, of_key = timedelta(hours=limits.holder_h), timedelta(hours=limits.key_h)
+    failures = limits.key_failures if caller.outlet is None else limits.outlet_key_failures
+    shown = Bound(limits.holder_shown, of_holder)
     # A tenant's key that has met a full holder has had its share; who works on cases waits
     # until one more fits.
-    of_ended = limits.shown.each if caller.carrier is None else limits.holder.period
+    of_ended = shown.each if caller.carrier is None else of_holder
     return {
-        _KEY: of_key,
-        _CARRIER: Bound(KEYS_OF_CARRIER * limits.other_key.most, limits.other_key.period),
+        _KEY: Bound(failures, of_key),
+        _CARRIER: Bound(KEYS_OF_CARRIER * limits.key_failures, of_key),
         _ENDED: Bound(1, of_ended),
-        HOLDER_TALLY: limits.holder,
-        SHOWN_TALLY: limits.shown,
+        HOLDER_TALLY: Bound(limits.holder_failures, of_holder),
+        SHOWN_TALLY: shown,
     }[kind]
 
 
@@ -137,7 +158,7 @@ class Levels:
         self, limits: Limits, registry: Reader, names: Iterable[str], now: datetime
     ) -> None:
         self._limits = limits
-        self._found = registry.tallies(sorted(set(names))) if limits.is_any else {}
+        self._found = registry.tallies(sorted(set(names))) if limits != NO_LIMITS else {}
         self._now = now
         self._levels: dict[str, float] = {}
 

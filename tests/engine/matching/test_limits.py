@@ -18,6 +18,7 @@ from engine.matching.checks.limits import (
     NEAR,
     SEARCHED,
     SEARCHES_ENDED,
+    Bound,
     Guard,
     InFlight,
     Levels,
@@ -31,7 +32,7 @@ from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.database import utc_now
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
-from schema.options import Bound, Limits
+from schema.options import Limits
 from schema.reasons import Decision, Reason
 
 DAY, MONTH = timedelta(days=1), timedelta(days=30)
