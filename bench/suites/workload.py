@@ -35,7 +35,7 @@ from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference
 from engine.registry.rows import Write
@@ -273,13 +273,12 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
     for serial, document, template in zip(serials, checked, rotated, strict=True):
         lookup, document_id = document_look_up(vault, document), new_id()
         documents.append(
-            NewDocument(
+            DocumentRecord(
                 id=document_id,
                 kind=document.type,
                 lookup=lookup,
                 name_lookup=name_look_up(vault, lookup, document.name),
-                number=document.number,
-                name=document.name,
+                identity=Identity(document.number, document.name),
             )
         )
         references.append(

@@ -8,6 +8,7 @@ gallery is now, and becomes the holder's reference.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from engine.matching.requests import name_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
-from engine.registry.documents import ActivatedDocument, DocumentRecord, NewDocument
+from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from engine.registry.lines import LineRecord
 from engine.registry.people import AskedLine, DecidedException, ExceptionRecord
 from engine.registry.references import NewReference
@@ -206,17 +207,13 @@ def _kind_of(evidence: Mapping[str, Any], thresholds: Thresholds) -> Comparison:
     return Comparison.FUSED if is_mean or frames > 1 else Comparison.FUSED_TO_ONE
 
 
-def _activate(registry: Reader, record: DocumentRecord, line: AskedLine) -> NewDocument:
+def _activate(registry: Reader, record: DocumentRecord, line: AskedLine) -> DocumentRecord:
     """The document with the name and the expiry of the attempt that asked: the row has those of
     whoever tried the document first."""
-    assert record.lookup is not None, "it is not erased"
     assert line.name is not None, "one without is refused"
-    return NewDocument(
-        id=record.id,
-        kind=record.kind,
-        lookup=record.lookup,
+    return replace(
+        record,
         name_lookup=_look_up_name(registry, record, line.name),
-        number=registry.identity(record.id).number,
-        name=line.name,
         expires_on=line.expires_on,
+        identity=Identity(registry.identity(record.id).number, line.name),
     )

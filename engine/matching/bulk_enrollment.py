@@ -24,7 +24,7 @@ from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy, Sample
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import ActivatedDocument, DocumentRecord, NewDocument
+from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from engine.registry.lines import LineRecord
 from engine.registry.people import Standing
 from engine.registry.references import NewReference
@@ -186,8 +186,8 @@ class AdmissionPlan:
     """
 
     admissions: tuple[Admission, ...]
-    documents: tuple[NewDocument, ...]
-    activated: tuple[NewDocument, ...]
+    documents: tuple[DocumentRecord, ...]
+    activated: tuple[DocumentRecord, ...]
     referenced: tuple[str, ...]
     vectors: NDArray[np.float32] = field(repr=False)
     lines: tuple[LineRecord, ...]
@@ -225,8 +225,8 @@ class _Planner:
         self._vault = vault
         self._known = known
         self._same_document = same_document
-        self._documents: list[NewDocument] = []
-        self._activated: list[NewDocument] = []
+        self._documents: list[DocumentRecord] = []
+        self._activated: list[DocumentRecord] = []
         self._referenced: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._samples: list[Mapping[str, Sample]] = []
@@ -293,15 +293,13 @@ class _Planner:
         self, one: Subscriber, lookup: bytes, name_lookup: bytes, known: Holder | None
     ) -> Holder:
         """A document that binds its holder from now on: a new one, or one known from attempts."""
-        row = NewDocument(
+        row = DocumentRecord(
             id=new_id() if known is None else known.document_id,
             kind=one.document.type,
             lookup=lookup,
             name_lookup=name_lookup,
-            number=one.document.number,
-            name=one.name,
             expires_on=one.document.expires_on,
-            consent_ref=one.consent_ref,
+            identity=Identity(one.document.number, one.name, one.consent_ref),
         )
         (self._documents if known is None else self._activated).append(row)
         vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
@@ -429,14 +427,13 @@ def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
     return checked
 
 
-def _new_document(vault: Vault, given: Document, checked: CheckedDocument) -> NewDocument:
+def _new_document(vault: Vault, given: Document, checked: CheckedDocument) -> DocumentRecord:
     lookup = document_look_up(vault, checked)
-    return NewDocument(
+    return DocumentRecord(
         id=new_id(),
         kind=checked.type,
         lookup=lookup,
         name_lookup=name_look_up(vault, lookup, checked.name),
-        number=checked.number,
-        name=given.name,
         expires_on=checked.expires_on,
+        identity=Identity(checked.number, given.name),
     )

@@ -61,7 +61,7 @@ from engine.matching.requests import (
 from engine.matching.samples import NO_CROPS, CropPolicy
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, new_untimed_id
-from engine.registry.documents import ActivatedDocument, DocumentRecord, NewDocument
+from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer, Tally
 from engine.registry.lines import LineRecord
 from engine.registry.references import (
@@ -339,32 +339,20 @@ class ChangeCollector:
             return None
         if record is not None and not (is_approved and record.status is DocumentStatus.ATTEMPTED):
             return record.id
-        status = DocumentStatus.ACTIVE if is_approved else DocumentStatus.ATTEMPTED
-        row = NewDocument(
+        row = DocumentRecord(
             id=record.id if record is not None else new_untimed_id(),
             kind=attempt.document.type,
             lookup=lookup,
             name_lookup=name_lookup,
-            number=attempt.document.number,
-            name=attempt.request.document.name,
+            status=DocumentStatus.ACTIVE if is_approved else DocumentStatus.ATTEMPTED,
             expires_on=attempt.document.expires_on,
-            status=status,
+            reference_ids=record.reference_ids if record is not None else (),
+            identity=Identity(attempt.document.number, attempt.request.document.name),
         )
         if record is None:
             self._cases.note_new(row.id)
         self._writes.append(row if record is None else ActivatedDocument(row))
-        self._state.add_document(
-            lookup,
-            DocumentRecord(
-                id=row.id,
-                kind=row.kind,
-                lookup=lookup,
-                name_lookup=name_lookup,
-                status=status,
-                expires_on=row.expires_on,
-                reference_ids=record.reference_ids if record is not None else (),
-            ),
-        )
+        self._state.add_document(lookup, row)
         return row.id
 
     def _find_inherited(self, attempt: Attempt, people: PeoplePart) -> int | None:

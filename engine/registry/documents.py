@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import date, datetime
 from functools import partial
 from itertools import chain, groupby
@@ -84,29 +84,54 @@ partial_index(
 
 
 @dataclass(frozen=True, slots=True)
-class NewDocument(Write):
-    """`lookup` and `name_lookup` come from `Vault.look_up`; number, name and consent are sealed."""
+class Identity:
+    """A document's identity in the clear, and where its holder's consent is on file if that came
+    with an existing base: an enrollment has its own."""
+
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    consent_ref: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRecord(Write):
+    """A document as look-ups need it; they come from `Vault.look_up`. Its identity is sealed, and
+    only of a document to be written it is here: else `Reader.identity` opens it.
+
+    The look-ups are `None` once it is erased; only a blocked one keeps `lookup`, so that it stays
+    refused, until it is unblocked. An erasure that waits for open cases is done at the moment
+    `erasure_due_at` at the latest; `erasure_number` is of the audit entry of one that was done.
+    """
 
     table = DOCUMENTS
 
     id: str
     kind: str
-    lookup: bytes
-    name_lookup: bytes
-    number: str = field(repr=False)
-    name: str = field(repr=False)
-    expires_on: date | None = None
+    lookup: bytes | None
+    name_lookup: bytes | None
     status: DocumentStatus = DocumentStatus.ACTIVE
-    consent_ref: str | None = field(default=None, repr=False)
+    expires_on: date | None = None
+    reference_ids: tuple[int, ...] = ()
+    blocked_at: datetime | None = None
+    is_erased: bool = False
+    erasure_asked_at: datetime | None = None
+    erasure_due_at: datetime | None = None
+    erasure_asked_by: str | None = None
+    erased_at: datetime | None = None
+    erasure_number: int | None = None
+    identity: Identity | None = None
+
+    @property
+    def awaits_erasure(self) -> bool:
+        return self.erasure_due_at is not None
 
     def row(self, to: Transaction) -> RowValues:
         return self.columns(identity=self.seal(to.vault), created_at=to.at)
 
     def seal(self, vault: Vault) -> bytes:
-        """Its number, name and consent, sealed for its row."""
-        said = [self.number, self.name]
-        if self.consent_ref is not None:
-            said.append(self.consent_ref)
+        """Its identity, sealed for its row."""
+        assert self.identity is not None, "a document is written with its identity"
+        said = [one for one in astuple(self.identity) if one is not None]
         identity = json.dumps(said, ensure_ascii=False)
         return vault.seal("documents.identity", self.id, identity.encode())
 
@@ -128,7 +153,7 @@ class ActivatedDocument(Change):
         expires_on=bindparam("expiry"),
     )
 
-    document: NewDocument
+    document: DocumentRecord
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
@@ -177,35 +202,6 @@ class EndedBlock(Change):
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """A document as look-ups need it.
-
-    The look-ups are `None` once it is erased; only a blocked one keeps `lookup`, so that it stays
-    refused, until it is unblocked. An erasure that waits for open cases is done at the moment
-    `erasure_due_at` at the latest; `erasure_number` is of the audit entry of one that was done.
-    """
-
-    id: str
-    kind: str
-    lookup: bytes | None
-    name_lookup: bytes | None
-    status: DocumentStatus
-    expires_on: date | None
-    reference_ids: tuple[int, ...]
-    blocked_at: datetime | None = None
-    is_erased: bool = False
-    erasure_asked_at: datetime | None = None
-    erasure_due_at: datetime | None = None
-    erasure_asked_by: str | None = None
-    erased_at: datetime | None = None
-    erasure_number: int | None = None
-
-    @property
-    def awaits_erasure(self) -> bool:
-        return self.erasure_due_at is not None
-
-
-@dataclass(frozen=True, slots=True)
 class AskedErasure(Change):
     """An erasure that waits for open cases, `due_at` at the latest."""
 
@@ -230,16 +226,6 @@ class AskedErasure(Change):
 
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
 """Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A document's identity in the clear, and where its holder's consent is on file if that came
-    with an existing base: an enrollment has its own."""
-
-    number: str = field(repr=False)
-    name: str = field(repr=False)
-    consent_ref: str | None = field(default=None, repr=False)
 
 
 _OF_REFERENCE = "reference_"
@@ -267,6 +253,7 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
             status=DocumentStatus.BLOCKED if row.blocked_at else DocumentStatus(row.status),
             reference_ids=tuple(reference_ids[row.id]),
             is_erased=row.status == DocumentStatus.ERASED,
+            identity=None,
         )
         for found in first.values()
         for row in (require_authentic(vault, DOCUMENTS, found),)

@@ -50,6 +50,7 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sound_rows,
+    update_one,
     values_of,
     with_macs,
 )
@@ -84,6 +85,10 @@ partial_index(
     "ix_enrollments_rejected", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REJECTED
 )
 partial_index("ix_enrollments_review", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REVIEW)
+
+EXPIRE_ATTEMPT = update_one(ENROLLMENTS).values(
+    evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
+)
 
 IDEMPOTENCY = Table(
     "idempotency",

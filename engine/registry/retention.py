@@ -40,7 +40,14 @@ from engine.registry.cases import (
 )
 from engine.registry.database import KEYS, UNREADABLE, Json, Source, chunks
 from engine.registry.documents import DOCUMENTS
-from engine.registry.enrollments import ENROLLMENTS, IDEMPOTENCY, LIVENESS, TALLIES, tally_of
+from engine.registry.enrollments import (
+    ENROLLMENTS,
+    EXPIRE_ATTEMPT,
+    IDEMPOTENCY,
+    LIVENESS,
+    TALLIES,
+    tally_of,
+)
 from engine.registry.events import EVENTS, EVENTS_MARKED
 from engine.registry.lines import IN_USE_UNDER, LINE_EVENTS, LINES, LineChange
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
@@ -63,14 +70,6 @@ Strip = Callable[[Json], Json]
 Wipe = Callable[[Transaction, Sequence[Any], Strip], None]
 _opened, _standing = CASES.alias("opened"), CASES.alias("standing")
 
-_EXPIRE_ATTEMPT = (
-    update(ENROLLMENTS)
-    .where(ENROLLMENTS.c.id == bindparam("key"))
-    .values(
-        evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
-    )
-)
-
 
 def wipe_attempts(to: Transaction, ids: Sequence[Any], strip: Strip) -> None:
     """Wipes what describes a person; stored answers, templates and crops are deleted."""
@@ -80,7 +79,7 @@ def wipe_attempts(to: Transaction, ids: Sequence[Any], strip: Strip) -> None:
         for row in to.connection.execute(found)
         for is_damaged in (to.vault.set_aside.has(ENROLLMENTS.name, f"row {row.id}"),)
     ]
-    to.connection.execute(_EXPIRE_ATTEMPT, stripped)
+    to.connection.execute(EXPIRE_ATTEMPT, stripped)
     for column in (IDEMPOTENCY.c.enrollment_id, CROPS.c.enrollment_id, ATTEMPT_TEMPLATES.c.id):
         to.connection.execute(delete(column.table).where(column.in_(ids)))
 

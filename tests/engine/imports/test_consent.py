@@ -14,7 +14,7 @@ from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.store import every_table
 from schema.documents import DocumentStatus
 from tests.tables import tables
@@ -68,14 +68,13 @@ def test_an_erasure_leaves_nothing_of_it(importer: Any, base: Any) -> None:
 def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer: Any, base: Any) -> None:
     row = base.add(1, consent_ref=CONSENT)
     (checked,) = check_documents([document_of(row)], TODAY)
-    attempted = NewDocument(
+    attempted = DocumentRecord(
         id=new_id(),
         kind=checked.type,
         lookup=document_look_up(importer.vault, checked),
         name_lookup=bytes(32),
-        number=checked.number,
-        name="Another Name",
         status=DocumentStatus.ATTEMPTED,
+        identity=Identity(checked.number, "Another Name"),
     )
     with importer.store.writer() as writer:
         entry = AuditEntry("test", "test.done", "x")

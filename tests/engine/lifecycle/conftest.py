@@ -11,12 +11,11 @@ from engine.lifecycle.reverification import LifeBatch, carry_out
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.lines import LineRecord
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner
-from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
 from tests.engine.matching.conftest import lab, make_lab, people
 
@@ -43,8 +42,13 @@ class Lines:
         """New lines, opened at the start; their ids."""
         document, ids = new_id(), [new_id() for _ in range(count)]
         number, first = document[-12:], int(document[-8:], 16) % 90_000_000
-        lookup = self.store.vault.look_up("document:passport", number)
-        given = (lookup, bytes(32), number, "A Holder", None, DocumentStatus.ACTIVE)
+        held = DocumentRecord(
+            id=document,
+            kind="passport",
+            lookup=self.store.vault.look_up("document:passport", number),
+            name_lookup=bytes(32),
+            identity=Identity(number, "A Holder"),
+        )
         lines = [
             LineRecord(
                 id=key,
@@ -58,8 +62,7 @@ class Lines:
             )
             for place, key in enumerate(ids)
         ]
-        documents = [NewDocument(document, "passport", *given)]
-        self.writer.commit([ENTRY, *documents, *lines])
+        self.writer.commit([ENTRY, held, *lines])
         return ids
 
     def happen(self, moments: dict[str, datetime], kind: LineEventKind) -> None:

@@ -20,7 +20,7 @@ from engine.registry import store as stores
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord, NewCrop
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
 from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference, RemovedReference
@@ -112,14 +112,13 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
     document_number, msisdn = document_number_of(number), msisdn_of(number)
     lookup = vault.look_up("document:passport", document_number)
     return (
-        NewDocument(
+        DocumentRecord(
             id=document_id,
             kind="passport",
             lookup=lookup,
             name_lookup=vault.look_up("name", f"{lookup.hex()}\0{NAME}"),
-            number=document_number,
-            name=NAME,
             expires_on=date(2031, 2, 3),
+            identity=Identity(document_number, NAME),
         ),
         EnrollmentRecord(
             id=enrollment_id,

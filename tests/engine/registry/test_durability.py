@@ -18,7 +18,7 @@ from pathlib import Path
 from engine.registry.keyring import KeyRing
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 
@@ -28,8 +28,8 @@ with Store.open(url, vault, model_digest=model).writer() as writer:
     while True:
         made = [new_id() for _ in range(4)]
         documents = [
-            NewDocument(key, "passport", vault.look_up("document:passport", key),
-                        vault.look_up("name", "n"), key, "n")
+            DocumentRecord(id=key, kind="passport", lookup=vault.look_up("document:passport", key),
+                           name_lookup=vault.look_up("name", "n"), identity=Identity(key, "n"))
             for key in made
         ]
         entries = [AuditEntry("child", "document.added", key) for key in made]

@@ -47,8 +47,7 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
         assert record.reference_ids == (reference.id,)
         assert store.documents_by_id([document.id]) == {document.id: record}
         assert store.document(document.id) == record
-        identity = store.identity(document.id)
-        assert (identity.number, identity.name) == (document.number, document.name)
+        assert store.identity(document.id) == document.identity
         assert store.enrollment(enrollment.id) == enrollment
         assert store.answers([answer.scope]) == {answer.scope: answer}
         (found,) = store.lines_of(document.id)
@@ -274,7 +273,7 @@ def test_identity_moved_to_another_document_is_refused(store, writer, enroll) ->
     refused = 0
     for document in changes.documents:
         try:
-            assert store.identity(document.id).number == document.number
+            assert store.identity(document.id) == document.identity
         except SealBroken:
             refused += 1
     assert refused == 1

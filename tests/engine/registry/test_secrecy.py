@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ def filled(store, writer, enroll) -> Writes:
 
 def secrets_of(changes: Writes) -> list[bytes]:
     """Every form of a name, a number or a template that must not lie open anywhere."""
-    texts = {text for row in changes.documents for text in (row.number, row.name)}
+    texts = {text for row in changes.documents for text in astuple(row.identity)[:2]}
     texts |= {line.msisdn for line in changes.lines} | {line.msisdn[1:] for line in changes.lines}
     encoded = [text.encode(code) for text in texts for code in ("utf-8", "utf-16-le")]
     return encoded + [row.template[:4].tobytes() for row in changes.references]
@@ -61,7 +61,7 @@ def test_no_record_shows_a_name_number_or_template(store, filled) -> None:
         )
     )
     open_forms = [line.msisdn[1:] for line in filled.lines]
-    open_forms += [text for row in filled.documents for text in (row.number, row.name)]
+    open_forms += [text for row in filled.documents for text in astuple(row.identity)[:2]]
     open_forms += [str(row.template[0]) for row in filled.references]
     assert not [text for text in open_forms if text in shown]
 
@@ -78,7 +78,7 @@ def test_no_error_shows_a_name_number_or_look_up(store, writer, filled) -> None:
             writer.commit([ENTRY, write])
         assert caught.value.__cause__ is None
         shown = "".join(traceback.format_exception(caught.value))
-        for secret in (document.number, document.name, line.msisdn, document.lookup.hex()):
+        for secret in (*astuple(document.identity)[:2], line.msisdn, document.lookup.hex()):
             assert secret not in shown
         assert str(line.msisdn_lookup) not in shown
 

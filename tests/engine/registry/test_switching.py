@@ -17,7 +17,7 @@ from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.registry.audit import AuditEntry
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, new_id, utc_now
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.keyring import KeyRing
 from engine.registry.references import NewReference, RemovedWatchEntry, SecondTemplate, WatchEntry
 from engine.registry.rotation import reseal, retire
@@ -93,13 +93,12 @@ def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000)
     """References of documents that have nothing else."""
     vectors = vault.rotate(random_units(count, vault.dim))
     documents = [
-        NewDocument(
-            new_id(),
-            "passport",
-            vault.look_up("document:passport", f"P{n:07d}"),
-            b"",
-            f"P{n:07d}",
-            "Any",
+        DocumentRecord(
+            id=new_id(),
+            kind="passport",
+            lookup=vault.look_up("document:passport", f"P{n:07d}"),
+            name_lookup=b"",
+            identity=Identity(f"P{n:07d}", "Any"),
         )
         for n in range(len(vectors))
     ]

@@ -118,7 +118,7 @@ def test_erased_document_loses_everything_that_names_its_holder(store, writer, e
     (closed,) = store.lines_of(document.id)
     assert closed.status is LineStatus.CLOSED
     assert closed.closed_at is not None
-    assert store.identity(changes.documents[1].id).number == changes.documents[1].number
+    assert store.identity(changes.documents[1].id) == changes.documents[1].identity
     # The same document may be enrolled again, as anybody's.
     writer.commit([ENTRY, replace(document, id=new_id())])
 
@@ -144,7 +144,7 @@ def test_attempted_document_is_activated_once_with_what_was_approved(store, writ
     writer.commit(activation)
     record = store.documents([approved.lookup])[approved.lookup]
     assert (record.status, record.name_lookup) == (DocumentStatus.ACTIVE, approved.name_lookup)
-    assert store.identity(approved.id).name == approved.name
+    assert store.identity(approved.id) == approved.identity
     with pytest.raises(StorageFailed, match="not there or was changed"):
         writer.commit(activation)
 

@@ -85,14 +85,13 @@ class RegistryBuilder:
         document_id = new_id()
         number = f"PASS{self._serial:08d}"
         self._commit(
-            documents.NewDocument(
+            documents.DocumentRecord(
                 id=document_id,
                 kind="passport",
                 lookup=self.lookup(number),
                 name_lookup=bytes(32),
-                number=number,
-                name="A Holder",
                 status=status,
+                identity=documents.Identity(number, "A Holder"),
             )
         )
         return document_id

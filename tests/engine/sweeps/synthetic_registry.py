@@ -13,7 +13,7 @@ from engine.matching.registrar import publish
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
-from engine.registry.documents import NewDocument
+from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.store import Store
@@ -115,7 +115,7 @@ class SyntheticRegistry:
         self,
         rows: Rows,
         owners: Sequence[str],
-        documents: Sequence[NewDocument],
+        documents: Sequence[DocumentRecord],
         lines: Sequence[LineRecord],
     ) -> None:
         sequence = self.writer.sequence + 1
@@ -136,15 +136,14 @@ class SyntheticRegistry:
         publish(self.writer, self.gallery, changes)
         self.documents.update(zip(ids, owners, strict=True))
 
-    def _document(self) -> NewDocument:
+    def _document(self) -> DocumentRecord:
         key = new_id()
-        return NewDocument(
+        return DocumentRecord(
             id=key,
             kind="passport",
             lookup=self.writer.vault.look_up("document:passport", key),
             name_lookup=self.writer.vault.look_up("name", key),
-            number=key,
-            name="Test Person",
+            identity=Identity(key, "Test Person"),
         )
 
     def _line(self, document_id: str, at: datetime, place: int) -> LineRecord:
