@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from engine.errors import NotFound, SealBroken
 from engine.registry.database import KEYS, Day, Moment, Source, is_id
-from engine.registry.references import REFERENCE_COLUMNS, REFERENCES, erase_attempt_templates
+from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
     Change,
@@ -158,7 +158,7 @@ class ActivatedDocument(Change):
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         to.change(DOCUMENTS, cls.update, [one.row(to) for one in written])
-        erase_attempt_templates(to.connection, [one.document.id for one in written])
+        to.delete(ATTEMPT_TEMPLATES.c.document_id, [one.document.id for one in written])
 
     def row(self, to: Transaction) -> RowValues:
         one = self.document

@@ -10,7 +10,6 @@ from typing import Any, Self
 from sqlalchemy import (
     CheckConstraint,
     Column,
-    ColumnElement,
     Connection,
     ForeignKey,
     Index,
@@ -20,7 +19,6 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    delete,
     func,
     literal_column,
     select,
@@ -223,7 +221,7 @@ class LineEvent(Write):
             to.change(LINES, change, [{"key": key, **moment} for key in keys])
             if kind is LineEventKind.CLOSED:
                 # Nobody is asked for any more who had one of these.
-                end_waiting(to.connection, REVERIFICATIONS.c.line_id, keys)
+                to.delete(REVERIFICATIONS.c.line_id, keys)
 
     def describe(self) -> dict[str, Any]:
         """As carriers and fraud teams are told it."""
@@ -306,7 +304,7 @@ class Exemption(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        end_exemptions(to.connection, [one.document_id for one in written])
+        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
         to.add(written)
 
 
@@ -320,7 +318,7 @@ class EndedExemption(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        end_exemptions(to.connection, [one.document_id for one in written])
+        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
 
 
 Step = tuple[int, str]
@@ -348,7 +346,7 @@ class Reverification(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        end_waiting(to.connection, REVERIFICATIONS.c.id, [one.id for one in written])
+        to.delete(REVERIFICATIONS.c.id, [one.id for one in written])
         to.add(written)
 
 
@@ -362,18 +360,7 @@ class EndedReverification(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        end_waiting(to.connection, REVERIFICATIONS.c.id, [one.id for one in written])
-
-
-def end_waiting(connection: Connection, column: ColumnElement[str], keys: Sequence[str]) -> None:
-    """Ends the re-verifications that have one of these keys in a column."""
-    for part in chunks(keys):
-        connection.execute(delete(REVERIFICATIONS).where(column.in_(part)))
-
-
-def end_exemptions(connection: Connection, document_ids: Sequence[str]) -> None:
-    for part in chunks(document_ids):
-        connection.execute(delete(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(part)))
+        to.delete(REVERIFICATIONS.c.id, [one.id for one in written])
 
 
 def find_lines(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:

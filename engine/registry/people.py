@@ -19,7 +19,6 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    delete,
     func,
     or_,
     select,
@@ -132,8 +131,7 @@ class Guardianship(Write):
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         # A line that goes along with a minor's renewed document has the guardian of before.
-        bound = GUARDIANSHIPS.c.line_id.in_([one.line_id for one in written])
-        to.connection.execute(delete(GUARDIANSHIPS).where(bound))
+        to.delete(GUARDIANSHIPS.c.line_id, [one.line_id for one in written])
         to.add(written)
 
 
@@ -221,8 +219,7 @@ class DeathRecord(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        known = DEATHS.c.document_id.in_([one.document_id for one in written])
-        to.connection.execute(delete(DEATHS).where(known))
+        to.delete(DEATHS.c.document_id, [one.document_id for one in written])
         to.add(written)
 
 
@@ -363,7 +360,7 @@ def forget_people(to: Transaction, document_id: str) -> None:
     asked = to.connection.scalars(select(EXCEPTIONS.c.id).where(is_asked)).all()
     DecidedException.store(to, [DecidedException(key, None) for key in asked])
     for column in (*_OF_GUARDIANSHIP, REPLACEMENTS.c.document_id):
-        to.connection.execute(delete(column.table).where(column == document_id))
+        to.delete(column, [document_id])
 
 
 class PeopleReader(Source):

@@ -24,7 +24,6 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    delete,
     func,
     select,
     tuple_,
@@ -287,13 +286,6 @@ def require_unit(templates: NDArray[np.float32], dim: int) -> None:
         check_vectors(templates, dim)
     except VectorInvalid as error:
         raise RowRefused(f"nothing was kept: {error}") from None
-
-
-def erase_attempt_templates(connection: Connection, document_ids: Sequence[str]) -> None:
-    """Deletes what attempts under these documents showed."""
-    table = ATTEMPT_TEMPLATES
-    for part in chunks(list(document_ids)):
-        connection.execute(delete(table).where(table.c.document_id.in_(part)))
 
 
 WATCHLIST = Table(

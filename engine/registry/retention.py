@@ -51,12 +51,7 @@ from engine.registry.enrollments import (
 from engine.registry.events import EVENTS, EVENTS_MARKED
 from engine.registry.lines import IN_USE_UNDER, LINE_EVENTS, LINES, LineChange
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
-from engine.registry.references import (
-    ATTEMPT_TEMPLATES,
-    IS_LIVE,
-    REFERENCES,
-    erase_attempt_templates,
-)
+from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
 from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
@@ -81,7 +76,7 @@ def wipe_attempts(to: Transaction, ids: Sequence[Any], strip: Strip) -> None:
     ]
     to.connection.execute(EXPIRE_ATTEMPT, stripped)
     for column in (IDEMPOTENCY.c.enrollment_id, CROPS.c.enrollment_id, ATTEMPT_TEMPLATES.c.id):
-        to.connection.execute(delete(column.table).where(column.in_(ids)))
+        to.delete(column, ids)
 
 
 def wipe_documents(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
@@ -98,7 +93,7 @@ def _forget(to: Transaction, document_ids: Sequence[str]) -> None:
         forget_people(to, document_id)
     erase_notes(to, document_ids)
     erase_crops(to.connection, document_ids)
-    erase_attempt_templates(to.connection, document_ids)
+    to.delete(ATTEMPT_TEMPLATES.c.document_id, document_ids)
 
 
 def wipe_lines(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
@@ -267,7 +262,7 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
             if rule.document is not None and job.hold is not None:
                 _tell_cases(to, rule, part, kind, job.actor)
             if rule.wipe is None:
-                connection.execute(delete(rule.key.table).where(rule.key.in_(part)))
+                to.delete(rule.key, part)
             else:
                 with to.changing(rule.key.table, part):
                     rule.wipe(to, part, job.strip)

@@ -35,6 +35,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
+    delete,
     insert,
     select,
     text,
@@ -344,6 +345,11 @@ class Transaction:
     def add(self, written: Sequence[Write]) -> None:
         """Inserts the rows of writes of one class."""
         self.insert(written[0].table, [one.row(self) for one in written])
+
+    def delete(self, column: Column[Any], keys: Sequence[Any]) -> None:
+        """Deletes the rows that have one of these keys in a column."""
+        for part in chunks(keys):
+            self.connection.execute(delete(column.table).where(column.in_(part)))
 
     def changing(self, table: Table, keys: Collection[Any]) -> AbstractContextManager[None]:
         """Gives the rows that the block updates new codes, as `changing_rows`."""

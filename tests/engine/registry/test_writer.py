@@ -134,13 +134,11 @@ def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -
 def test_attempted_document_is_activated_once_with_what_was_approved(store, writer, enroll) -> None:
     changes = enroll(writer, 1)
     approved = changes.documents[0]
-    attempted = replace(
-        approved, name="A. Nother", name_lookup=b"n", status=DocumentStatus.ATTEMPTED
-    )
-    entry = [ENTRY]
-    writer.commit([*entry, attempted])
+    other = replace(approved.identity, name="A. Nother")
+    given = {"identity": other, "name_lookup": b"n", "status": DocumentStatus.ATTEMPTED}
+    writer.commit([ENTRY, replace(approved, **given)])
     assert store.documents([approved.lookup])[approved.lookup].status is DocumentStatus.ATTEMPTED
-    activation = [*entry, ActivatedDocument(approved)]
+    activation = [ENTRY, ActivatedDocument(approved)]
     writer.commit(activation)
     record = store.documents([approved.lookup])[approved.lookup]
     assert (record.status, record.name_lookup) == (DocumentStatus.ACTIVE, approved.name_lookup)
