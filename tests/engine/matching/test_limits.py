@@ -87,7 +87,7 @@ def test_one_call_never_blocks_for_longer_than_the_bound(lab: Any) -> None:
     name = name_holder("a document", FRAUD)
     with lab.registrar() as registrar:
         count(lab, registrar, name, 1_000.0)
-    assert lab.store.tallies([name])[name].level == LIMITS.shown.most
+    assert lab.store.tallies([name])[name].level == LIMITS.holder_shown
 
 
 def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
