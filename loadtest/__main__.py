@@ -26,7 +26,7 @@ def start(arguments: Sequence[str]) -> int:
     # Without this gevent prints a traceback for an interrupt.
     Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     interrupt_on_signals()
-    from loadtest.cli import main
+    from loadtest.commands import main
 
     return main(arguments)
 

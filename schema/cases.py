@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Self, cast
+from typing import Annotated, Self, cast
+
+from msgspec import Meta, Struct
 
 
 class CaseOrigin(StrEnum):
@@ -151,6 +153,17 @@ class Outcome(StrEnum):
     people are asked about: it may be sent again. Of a key that was stopped: it may search again."""
 
 
+class Outcomes(Struct, frozen=True):
+    """How the closed cases of a kind, or of a month, ended."""
+
+    name: Annotated[str, Meta(description="a kind, or a month as 2026-11")]
+    cases: int
+    fraud: int
+    twins: int
+    mistake: int
+    unfounded: int
+
+
 class NoteKind(StrEnum):
     """Kind of an entry in a case's history."""
 
@@ -223,3 +236,12 @@ class Proposal:
     by: str
     at: datetime
     person: str | None = None
+
+
+class Ground(StrEnum):
+    """Why a threshold is proposed, or none is."""
+
+    ENOUGH = "enough"
+    TOO_FEW = "too_few"
+    NEVER = "never"
+    """No threshold reaches it by the decisions made so far."""

@@ -1,8 +1,12 @@
-"""Identity documents."""
+"""Identity documents, and what authorities say of them."""
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 PASSPORT = "passport"
 DOCUMENT_TYPES = (
@@ -32,6 +36,44 @@ MAX_CONSENT_LENGTH = 200
 """Of texts of an enrollment, in characters."""
 
 
+DocumentType = Annotated[
+    str, Meta(min_length=1, max_length=32, extra_json_schema={"enum": list(DOCUMENT_TYPES)})
+]
+DocumentNumber = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NUMBER_LENGTH,
+        description="as printed; of a passport the machine readable zone",
+    ),
+]
+
+
+class Document(Struct, frozen=True):
+    """A document as presented; its repr shows neither the number nor the name.
+
+    For a passport the number is its machine readable zone: the second line, or both.
+    """
+
+    type: DocumentType
+    number: DocumentNumber
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, description="as printed")]
+    expires_on: date | None = None
+    born_on: (
+        Annotated[
+            date,
+            Meta(
+                description="the holder's date of birth, where the number does not tell it; it is "
+                "not kept"
+            ),
+        ]
+        | None
+    ) = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
 class DocumentStatus(StrEnum):
     """`attempted` is known from attempts only, none of them approved: it binds nobody yet.
 
@@ -42,3 +84,65 @@ class DocumentStatus(StrEnum):
     ACTIVE = "active"
     BLOCKED = "blocked"
     ERASED = "erased"
+
+
+class DocumentRole(StrEnum):
+    """What a document is to an enrollment that names it: as evidence names what is said of it."""
+
+    OWN = "authority"
+    GUARDIAN = "guardian_authority"
+    REPLACED = "replaced_authority"
+
+
+class Standing(StrEnum):
+    """What a registry holds of a document, or of the person that it was given to."""
+
+    VALID = "valid"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    LOST = "lost"
+    STOLEN = "stolen"
+    DECEASED = "deceased"
+
+
+class Difference(StrEnum):
+    """A statement that is not the registry's."""
+
+    NAME = "name"
+    BIRTH_DATE = "birth_date"
+    EXPIRY = "expiry"
+    FACE = "face"
+
+
+class AuthorityCode(StrEnum):
+    """What came of a look-up; logs and metrics say this and nothing else of it."""
+
+    CONFIRMED = "CONFIRMED"
+    UNKNOWN_DOCUMENT = "UNKNOWN_DOCUMENT"
+    NOT_VALID = "NOT_VALID"
+    """Expired, revoked, lost or stolen, or its holder has died."""
+    DIFFERS = "DIFFERS"
+    AMBIGUOUS = "AMBIGUOUS"
+    """One answer says two things: two records, or valid and revoked at once."""
+    INCONSISTENT = "INCONSISTENT"
+    """An earlier answer, which still holds, says another thing."""
+    TIMEOUT = "TIMEOUT"
+    UNREACHABLE = "UNREACHABLE"
+    REFUSED = "REFUSED"
+    """A status of 4xx."""
+    FAILED = "FAILED"
+    """A status of 5xx, or any other that has no answer."""
+    REDIRECTED = "REDIRECTED"
+    TOO_LARGE = "TOO_LARGE"
+    MALFORMED = "MALFORMED"
+    MISBOUND = "MISBOUND"
+    """It answers another question than the one that was asked."""
+    NO_FACE_SCORE = "NO_FACE_SCORE"
+    BUSY = "BUSY"
+    """Too many look-ups at once, for as long as this one could wait."""
+    BREAKER_OPEN = "BREAKER_OPEN"
+    """Not asked: it failed again and again just now."""
+    UNREADABLE = "UNREADABLE"
+    """The list cannot be read."""
+    NOT_ASKED = "NOT_ASKED"
+    """The request came without a look-up."""

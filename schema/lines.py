@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 
 class LineStatus(StrEnum):
@@ -31,6 +34,16 @@ class LineState(StrEnum):
     SUSPENDED = "suspended"
     CLOSED = "closed"
     DISPUTED = "disputed"
+
+
+class HolderShown(Struct, frozen=True):
+    """The face of whoever asks for the lines under a document, against its holder's."""
+
+    is_holder: bool
+    score: Annotated[
+        float | None, Meta(description="null to a tenant, and where the face is another's")
+    ]
+    threshold: float
 
 
 class ReportedKind(StrEnum):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class DeathSource(StrEnum):
@@ -36,3 +39,14 @@ class ExceptionCause(StrEnum):
     """The face is covered, and its showing refused."""
     PORTRAIT_UNREADABLE = "portrait_unreadable"
     """Neither the document nor its chip gives a portrait."""
+
+
+class ExceptionTally(Struct, frozen=True):
+    """Exceptions that an outlet has asked for: enrollments without a usable face or portrait."""
+
+    outlet: str
+    carrier: str
+    asked: int
+    decided: int
+    granted: int
+    last_at: datetime

@@ -1,4 +1,4 @@
-"""Phases of the service and of its backups."""
+"""Phases of the service and of its backups; what it keeps, and what it deletes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,40 @@ class BackupState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+
+
+class Retained(StrEnum):
+    """What may expire, in the order in which it does."""
+
+    ATTEMPTS = "attempts"
+    """Of rejected attempts: evidence, consent, capture time, stored answer, template, crops. The
+    decision stays, with its reasons."""
+    REVIEWS = "reviews"
+    """The same of attempts that people decided."""
+    DOCUMENTS = "documents"
+    """Number, name and look-ups of documents known from such attempts alone."""
+    LINES = "lines"
+    """The numbers of closed lines; the lines stay."""
+    ANSWERS = "answers"
+    """Stored answers by Idempotency-Key: the same request would be judged anew."""
+    CROPS = "crops"
+    LIVENESS = "liveness"
+    """What capture systems said of faces, and when."""
+    EXCEPTIONS = "exceptions"
+    """Decided, and without a line in use: who had no usable face, and why."""
+    GUARDIANS = "guardians"
+    """Who answered for whom, since the end of the year in which that ended."""
+    EVENTS = "events"
+    """What systems of carriers were told, or could have read."""
+    LINE_EVENTS = "line_events"
+    """What happened to lines: ids, moments and causes."""
+
+
+class CropScope(StrEnum):
+    """Photographs whose crops are kept."""
+
+    NONE = "none"
+    CASES = "cases"
+    """Those of attempts that open a case; others are held for a while, and kept where a case comes
+    to name their document."""
+    ALL = "all"

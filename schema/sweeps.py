@@ -8,6 +8,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+
+from schema.thresholds import Interval
+
 
 class SweepScope(StrEnum):
     """`all`: every pair of the gallery; `new`: pairs with a reference that the last done sweep did
@@ -85,15 +89,27 @@ class SweepRecord:
     fault: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LineFact:
-    """What is known of a line for ranking."""
+class LineFact(Struct, frozen=True):
+    """A line as it is ranked by."""
 
     line_id: str
     carrier: str
     outlet: str
     opened_at: datetime
     status: str
+
+
+class EstimatedThreshold(Struct, frozen=True, kw_only=True):
+    """The lowest calibrated threshold whose expected false pairs are within `budget`, a total.
+
+    If none is, the highest calibrated one, with `is_within_budget` False.
+    """
+
+    threshold: float
+    fmr: float
+    false_pairs: Interval
+    budget: float
+    is_within_budget: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +124,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A pair of documents at or above the threshold."""
+    """Two documents whose faces score at or above the threshold."""
 
     left: str
     right: str
@@ -117,7 +133,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class RiskTerm:
-    """One term of a risk: what was counted, and its points."""
+    """One stated reason of a rank: what was counted, and the points that it brings.
+
+    In a sweep with a budget `value` is a ratio, and five points are a factor of ten.
+    """
 
     name: str
     value: float

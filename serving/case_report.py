@@ -93,14 +93,13 @@ class Side:
 class Pair:
     """Two who were compared, and what their score means in words."""
 
-    left: Side
-    right: Side
+    sides: tuple[Side, Side]
     score: float
     meaning: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CaseReport:
+class ReportContent:
     """All that a page shows; `entries` of the audit chain are read last, so that they have the one
     about the report itself."""
 
@@ -129,7 +128,7 @@ class CaseReport:
     @property
     def faces(self) -> int:
         """The number of pictures on the page."""
-        shown = [one for pair in self.side_by_side for one in (pair.left, pair.right)]
+        shown = [one for pair in self.side_by_side for one in pair.sides]
         return sum(one.source is not None for one in (*shown, *self.alone))
 
     def describe(self) -> dict[str, Any]:
@@ -144,7 +143,7 @@ class CaseReport:
 
 def gather_case(
     store: Reader, calibration: Calibration | None, case_id: str, terms: ReportTerms
-) -> CaseReport:
+) -> ReportContent:
     """Everything about a case that the terms allow; `NotFound` for no case, `RequestError` for no
     carrier.
 
@@ -161,7 +160,7 @@ def gather_case(
     documents = _list_documents(store, case, visible[:MOST_DOCUMENTS], terms)
     pairs, alone = _compare(store, calibration, documents, terms)
     judged = store.judged_between([one.record.id for one in documents])
-    return CaseReport(
+    return ReportContent(
         case=case,
         terms=terms,
         documents=documents,
@@ -257,11 +256,9 @@ def _compare(
             # Of one document it is the attempt itself that the reference is compared with.
             if both[0].subject.document_id != both[1].subject.document_id:
                 both = lent[one.left], lent[one.right]
-            pairs.append(Pair(*both, one.score, describe_strangers(one.strangers)))
+            pairs.append(Pair(both, one.score, describe_strangers(one.strangers)))
     pairs.sort(key=lambda one: -one.score)
-    paired = {
-        side.subject.subject_id for pair in _side_by_side(pairs) for side in (pair.left, pair.right)
-    }
+    paired = {side.subject.subject_id for pair in _side_by_side(pairs) for side in pair.sides}
     alone = [one for key, one in sides.items() if one.source and key not in paired]
     return pairs, alone
 
@@ -270,12 +267,12 @@ def _side_by_side(pairs: Sequence[Pair]) -> list[Pair]:
     """The first pairs of which a face is shown: those of two documents and of two faces first."""
 
     def rank(one: Pair) -> tuple[bool, bool]:
-        is_one = one.left.subject.document_id == one.right.subject.document_id
-        return is_one, not (one.left.source and one.right.source)
+        left, right = one.sides
+        is_one = left.subject.document_id == right.subject.document_id
+        return is_one, not (left.source and right.source)
 
-    return sorted((one for one in pairs if one.left.source or one.right.source), key=rank)[
-        :MOST_PAIRS
-    ]
+    seen = (one for one in pairs if any(side.source for side in one.sides))
+    return sorted(seen, key=rank)[:MOST_PAIRS]
 
 
 def _lend_faces(sides: Mapping[str, Side]) -> dict[str, Side]:
@@ -334,7 +331,7 @@ def _one_in(share: float) -> str:
     return count(float(1 / share))
 
 
-def write_case(report: CaseReport, store: Reader) -> wire.CaseReport:
+def write_case(report: ReportContent, store: Reader) -> wire.CaseReport:
     """The file, with the entries of the audit chain that speak of the case: to be written once the
     report itself stands in the chain."""
     entries, others = _find_entries(store, report)
@@ -351,7 +348,9 @@ def write_case(report: CaseReport, store: Reader) -> wire.CaseReport:
     )
 
 
-def _render(report: CaseReport, store: Reader, entries: Sequence[AuditRecord], others: int) -> str:
+def _render(
+    report: ReportContent, store: Reader, entries: Sequence[AuditRecord], others: int
+) -> str:
     case = report.case
     curve = None if report.calibration is None else report.calibration.curve(Comparison.FUSED)
     style = _source("case_report.css")
@@ -391,7 +390,7 @@ def _meaning_of(calibration: Calibration | None, score: float | None) -> str | N
     return describe_strangers(StrangersAlike(rate.value, rate.low, rate.high, rate.is_bound))
 
 
-def _find_entries(store: Reader, report: CaseReport) -> tuple[list[AuditRecord], int]:
+def _find_entries(store: Reader, report: ReportContent) -> tuple[list[AuditRecord], int]:
     case, merged = report.case, report.merged
     cases = [case.id, *(one.id for one in merged)]
     moments = [one.opened_at for one in (case, *merged)]

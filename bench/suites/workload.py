@@ -28,7 +28,7 @@ from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError, SosieError
 from engine.matching.calibration import OfKind, Thresholds
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
 from engine.matching.samples import Sample
@@ -43,6 +43,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import Hits
+from schema.documents import Document
 from schema.reasons import Decision, Reason
 from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment, create_home

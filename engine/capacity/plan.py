@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from msgspec import to_builtins
 from numpy.typing import NDArray
 
 from engine.capacity.figures import FigureOrigin, PlanFigures, Quantity
@@ -76,7 +77,7 @@ class FalseCandidates:
         return self.wanted_fmr >= self.lowest_fmr
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"is_supported": self.is_supported}
+        return {**to_builtins(self), "is_supported": self.is_supported}
 
     def explain(self) -> str:
         """A sentence on the false match rate needed, and whether the calibration supports it."""

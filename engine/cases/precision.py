@@ -11,13 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from engine.accuracy.error_rates import wilson_interval
 from engine.matching.calibration import Rate
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
-from schema.cases import CaseState, Outcome
+from schema.cases import CaseState, Ground, Outcome, Outcomes
 
 WANTED = 0.8
 """Of the pairs at the proposed threshold so many should be one person."""
@@ -29,7 +28,7 @@ _PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
+class MeasuredPrecision:
     """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud.
 
     `cases` decided them, which count as `effective` ones.
@@ -62,21 +61,21 @@ def read_plain(registry: Reader) -> list[JudgedPair]:
 
 def measure_precision(
     pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
-) -> Precision:
+) -> MeasuredPrecision:
     """Precision of the pairs that one sweep, or any, had found; twins and mistakes are wrong."""
     [found] = measure_at(pairs, [-math.inf if threshold is None else threshold], sweep_id)
-    return Precision(found.judged, found.confirmed, threshold, found.cases, found.effective)
+    return MeasuredPrecision(found.judged, found.confirmed, threshold, found.cases, found.effective)
 
 
 def measure_at(
     pairs: Sequence[JudgedPair], thresholds: Sequence[float], sweep_id: str | None = None
-) -> list[Precision]:
+) -> list[MeasuredPrecision]:
     """The same at each of these thresholds, in their order."""
     found = [
         pair for pair in pairs if pair.sweep_id is not None and sweep_id in (None, pair.sweep_id)
     ]
     found.sort(key=lambda pair: -pair.score)
-    measured: dict[float, Precision] = {}
+    measured: dict[float, MeasuredPrecision] = {}
     of_case: Counter[str] = Counter()
     place = confirmed = squares = 0
     for threshold in sorted(set(thresholds), reverse=True):
@@ -88,62 +87,43 @@ def measure_at(
             confirmed += pair.outcome is Outcome.FRAUD
             place += 1
         effective = place**2 / squares if squares else 0.0
-        measured[threshold] = Precision(place, confirmed, threshold, len(of_case), effective)
+        measured[threshold] = MeasuredPrecision(
+            place, confirmed, threshold, len(of_case), effective
+        )
     return [measured[one] for one in thresholds]
 
 
-class Ground(StrEnum):
-    """Why a threshold is proposed, or none is."""
-
-    ENOUGH = "enough"
-    TOO_FEW = "too_few"
-    NEVER = "never"
-    """No threshold reaches it by the decisions made so far."""
-
-
 @dataclass(frozen=True, slots=True)
-class ProposedThreshold:
+class ThresholdProposal:
     """The lowest threshold, at a hundredth, of which the lower end of the precision's interval is
     at least `wanted`; None for `ground`. `measured` is at it, else of all pairs."""
 
     threshold: float | None
     wanted: float
     ground: Ground
-    measured: Precision
+    measured: MeasuredPrecision
 
 
-def propose_threshold(pairs: Sequence[JudgedPair], wanted: float = WANTED) -> ProposedThreshold:
+def propose_threshold(pairs: Sequence[JudgedPair], wanted: float = WANTED) -> ThresholdProposal:
     """The threshold that the decisions on the pairs of all sweeps support; none below the lowest
     score that was decided."""
     whole = measure_precision(pairs)
     scores = [pair.score for pair in pairs if pair.sweep_id is not None]
     if whole.effective < LEAST_CASES:
-        return ProposedThreshold(None, wanted, Ground.TOO_FEW, whole)
+        return ThresholdProposal(None, wanted, Ground.TOO_FEW, whole)
     first, last = math.ceil(min(scores) * STEPS), math.floor(max(scores) * STEPS)
     for found in measure_at(pairs, [step / STEPS for step in range(first, last + 1)]):
         if found.effective < LEAST_CASES:
             break
         if found.rate is not None and found.rate.low >= wanted:
-            return ProposedThreshold(found.threshold, wanted, Ground.ENOUGH, found)
-    return ProposedThreshold(None, wanted, Ground.NEVER, whole)
+            return ThresholdProposal(found.threshold, wanted, Ground.ENOUGH, found)
+    return ThresholdProposal(None, wanted, Ground.NEVER, whole)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Counts of the closed cases of one kind, or of one month, by their outcome."""
-
-    name: str
-    cases: int
-    fraud: int
-    twins: int
-    mistake: int
-    unfounded: int
-
-    @property
-    def rate(self) -> Rate:
-        """Share of fraud among them, with its 95 % interval (Wilson 1927)."""
-        low, high = wilson_interval(self.fraud, self.cases)
-        return Rate(self.fraud / self.cases, low, high)
+def measure_fraud(found: Outcomes) -> Rate:
+    """The share of fraud among them, with its 95 % interval (Wilson 1927)."""
+    low, high = wilson_interval(found.fraud, found.cases)
+    return Rate(found.fraud / found.cases, low, high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
-from schema.reasons import PhotographKind
+from schema.reasons import AdmittedRow, PhotographKind
 
 ONLINE_ROWS = 32
 """Rows in a transaction: about ten milliseconds of the registrar, for which decisions wait."""
@@ -59,22 +59,11 @@ _CONTEXT = "import.chunk"
 
 
 @dataclass(frozen=True, slots=True)
-class RowAnswer:
-    """The fate of one subscriber, planned or committed."""
-
-    refusal: str | None
-    adds_reference: bool
-    adds_line: bool
-    name_differs: bool
-    is_watched: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ChunkAnswer:
     """The plan of a chunk; `is_committed` where it is durable. `look_alikes` is counted when it is
     planned first."""
 
-    rows: tuple[RowAnswer, ...]
+    rows: tuple[AdmittedRow, ...]
     look_alikes: int = 0
     is_committed: bool = False
 
@@ -216,10 +205,10 @@ def chunk_is_committed(registry: Reader, chunk: Chunk) -> bool:
 
 def _answer(
     registry: Reader, watch: WatchList, chunk: Chunk, plan: AdmissionPlan, terms: AdmissionTerms
-) -> tuple[RowAnswer, ...]:
+) -> tuple[AdmittedRow, ...]:
     watched = find_watched(registry.vault, watch, chunk.subscribers, terms.review)
     return tuple(
-        RowAnswer(one.refusal, one.adds_reference, one.adds_line, one.name_differs, is_watched)
+        AdmittedRow(one.refusal, one.adds_reference, one.adds_line, one.name_differs, is_watched)
         for one, is_watched in zip(plan.admissions, watched, strict=True)
     )
 

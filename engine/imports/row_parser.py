@@ -17,7 +17,6 @@ from engine.matching.bulk_enrollment import OpenedLine
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
-    Document,
     check_by_date,
     find_date,
     normalise_name,
@@ -25,7 +24,13 @@ from engine.matching.documents import (
 from engine.matching.requests import normalise_msisdn
 from engine.registry.accounts import Outlet
 from engine.texts import MARKS, is_visible
-from schema.documents import DOCUMENT_TYPES, MAX_CONSENT_LENGTH, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH
+from schema.documents import (
+    DOCUMENT_TYPES,
+    MAX_CONSENT_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_NUMBER_LENGTH,
+    Document,
+)
 from schema.reasons import PhotographKind, Reason
 
 FIRST_OPENING = datetime(1980, 1, 1, tzinfo=UTC)

@@ -12,12 +12,12 @@ from engine.lifecycle.rules import ENDING, SIM_CHANGES, LineRules, Rule
 from engine.matching.holders import NOBODY
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.registry.audit import AuditEntry
-from engine.registry.campaigns import Campaign, CampaignLine
+from engine.registry.campaigns import Campaign, ListedLine
 from engine.registry.database import is_id, new_id
 from engine.registry.lines import (
     EndedExemption,
     EndedReverification,
-    Exemption,
+    ExemptDocument,
     LineEvent,
     LineRecord,
     Reverification,
@@ -72,7 +72,7 @@ class LifeBatch:
         self._written: dict[str, Reverification] = {}
         self._ended: dict[str, None] = {}
         self._closed: dict[str, None] = {}
-        self._campaign_lines: dict[tuple[str, str], CampaignLine] = {}
+        self._campaign_lines: dict[tuple[str, str], ListedLine] = {}
         self._events: list[LineEvent] = []
         self._entries: list[AuditEntry] = []
 
@@ -195,7 +195,7 @@ class LifeBatch:
 
     def add_to_campaign(self, campaign_id: str, line_id: str) -> None:
         key = (campaign_id, line_id)
-        self._campaign_lines[key] = CampaignLine(*key, CampaignLineState.ASKED, self._now)
+        self._campaign_lines[key] = ListedLine(*key, CampaignLineState.ASKED, self._now)
 
     def _follow(self, line_id: str, rule: Rule, at: datetime) -> None:
         if rule.at_once is not None:
@@ -213,7 +213,7 @@ class LifeBatch:
     def _note_campaign(self, asked: Reverification, state: CampaignLineState, at: datetime) -> None:
         if asked.campaign_id is not None:
             key = (asked.campaign_id, asked.line_id)
-            self._campaign_lines[key] = CampaignLine(*key, state, at)
+            self._campaign_lines[key] = ListedLine(*key, state, at)
 
     def _service(self, line_id: str) -> LineService | None:
         return self._services.get(line_id, self._lines[line_id].service)
@@ -339,14 +339,14 @@ def _take_turn(
 
 def exempt(
     runner: ChangeRunner, registry: Reader, document_id: str, cause: ExemptionCause, actor: str
-) -> Exemption:
+) -> ExemptDocument:
     """Exempts a document from the limits of carriers and persons; `NotFound` for none."""
 
-    def perform(writer: Writer, now: datetime) -> Exemption:
+    def perform(writer: Writer, now: datetime) -> ExemptDocument:
         record = registry.document(document_id)
         if record.is_erased:
             raise NotFound(NOBODY)
-        made = Exemption(document_id=record.id, cause=cause, at=now, by=actor)
+        made = ExemptDocument(document_id=record.id, cause=cause, at=now, by=actor)
         entry = AuditEntry(actor, "document.exempted", record.id, {"cause": cause})
         writer.commit([entry, made])
         return made

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.matching.comparison import fuse_seconds, score_best
-from engine.matching.documents import CheckedDocument, Document, check_documents, require_checkable
+from engine.matching.documents import CheckedDocument, check_documents, require_checkable
 from engine.matching.registrar import publish
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy, Sample
@@ -34,7 +34,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
-from schema.documents import DocumentStatus
+from schema.documents import Document, DocumentStatus
 from schema.reasons import RECORD_DAMAGED, Reason
 
 

@@ -13,10 +13,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
+from msgspec import structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
-from schema.thresholds import Comparison
+from schema.thresholds import Comparison, DecidingScores, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,16 +29,9 @@ FORMAT = 1
 """Of the calibration file; a file of another format is refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """An error rate (or an expected count) with its 95 % interval.
+class Rate(Interval, frozen=True):
+    """A rate, or an expected count, that can be multiplied and added."""
 
-    Where `is_bound`, the data show no more than "at most `value`".
-    """
-
-    value: float
-    low: float
-    high: float
     is_bound: bool = False
 
     def times(self, factor: float) -> Rate:
@@ -261,8 +255,7 @@ class OfKind(NamedTuple):
     certain: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
+class Thresholds(DecidingScores, frozen=True, kw_only=True):
     """The scores that decisions depend on.
 
     - `verify`: live photograph against portrait (one-to-one).
@@ -294,18 +287,11 @@ class Thresholds:
     they are not set, no frames are fused and no fused face matches.
     """
 
-    verify: float
-    same_document: float
-    review: float
-    certain: float
     verify_fused: float = 1.0
     one_person: float = 1.0
-    same_document_single: float | None = None
-    review_single: float | None = None
-    certain_single: float | None = None
 
     def __post_init__(self) -> None:
-        scores = [score for score in asdict(self).values() if score is not None]
+        scores = [score for score in structs.asdict(self).values() if score is not None]
         if not all(-1 <= score <= 1 for score in scores):
             raise CalibrationError("thresholds are cosines: choose scores from -1 to 1")
         for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE):

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from enum import StrEnum
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stdnum import luhn, verhoeff
@@ -23,7 +22,16 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
-from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, PASSPORT
+from schema.documents import (
+    DOCUMENT_TYPES,
+    MAX_NAME_LENGTH,
+    MAX_NUMBER_LENGTH,
+    PASSPORT,
+    AuthorityCode,
+    Difference,
+    Document,
+    Standing,
+)
 from schema.reasons import Reason
 
 _LINE = re.compile(r"[A-Z0-9<]{44}")
@@ -170,23 +178,7 @@ NUMBER_RULES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A document as presented; its repr shows neither the number nor the name.
-
-    For a passport the number is its machine readable zone: the second line, or both. `born_on` is
-    the holder's date of birth, where it was given.
-    """
-
-    type: str
-    number: str = field(repr=False)
-    name: str = field(repr=False)
-    expires_on: date | None = None
-    born_on: date | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedDocument:
+class CheckedDocument(Document, frozen=True):
     """A document in its canonical form, and what is wrong with it.
 
     `number` is the same for every way of writing one document. `findings` is empty for a sound
@@ -194,12 +186,7 @@ class CheckedDocument:
     number or the zone tells, else what was given.
     """
 
-    type: str
-    number: str = field(repr=False)
-    name: str = field(repr=False)
-    expires_on: date | None
     findings: tuple[Reason, ...] = ()
-    born_on: date | None = field(default=None, repr=False)
 
     @property
     def is_well_formed(self) -> bool:
@@ -282,7 +269,7 @@ def _check_form(document: Document, on: date) -> CheckedDocument:
         if _contradicts(document.born_on, told, on):
             findings = (*findings, Reason.BIRTH_DATE_MISMATCH)
     born_on = document.born_on if told is None else told
-    return CheckedDocument(document.type, number, name, expires_on, findings, born_on)
+    return CheckedDocument(document.type, number, name, expires_on, born_on, findings)
 
 
 OLDEST_YEARS = 130
@@ -344,68 +331,6 @@ def _compact_number(document_type: str, number: str) -> str:
     if not re.fullmatch(rule.form, compact) or (rule.has_check and not rule.has_check(compact)):
         raise ValueError("not a number of this type")
     return compact
-
-
-class DocumentRole(StrEnum):
-    """The part of a document in an enrollment that names it: the evidence names results by it."""
-
-    OWN = "authority"
-    GUARDIAN = "guardian_authority"
-    REPLACED = "replaced_authority"
-
-
-class Standing(StrEnum):
-    """A registry's record of a document, or of the person that it was given to."""
-
-    VALID = "valid"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
-    LOST = "lost"
-    STOLEN = "stolen"
-    DECEASED = "deceased"
-
-
-class Difference(StrEnum):
-    """A statement that is not the registry's."""
-
-    NAME = "name"
-    BIRTH_DATE = "birth_date"
-    EXPIRY = "expiry"
-    FACE = "face"
-
-
-class AuthorityCode(StrEnum):
-    """The result of a look-up; logs and metrics say this and nothing else of it."""
-
-    CONFIRMED = "CONFIRMED"
-    UNKNOWN_DOCUMENT = "UNKNOWN_DOCUMENT"
-    NOT_VALID = "NOT_VALID"
-    """Expired, revoked, lost or stolen, or its holder has died."""
-    DIFFERS = "DIFFERS"
-    AMBIGUOUS = "AMBIGUOUS"
-    """One answer says two things: two records, or valid and revoked at once."""
-    INCONSISTENT = "INCONSISTENT"
-    """An earlier answer, which still holds, says another thing."""
-    TIMEOUT = "TIMEOUT"
-    UNREACHABLE = "UNREACHABLE"
-    REFUSED = "REFUSED"
-    """A status of 4xx."""
-    FAILED = "FAILED"
-    """A status of 5xx, or any other that has no answer."""
-    REDIRECTED = "REDIRECTED"
-    TOO_LARGE = "TOO_LARGE"
-    MALFORMED = "MALFORMED"
-    MISBOUND = "MISBOUND"
-    """It answers another question than the one that was asked."""
-    NO_FACE_SCORE = "NO_FACE_SCORE"
-    BUSY = "BUSY"
-    """Too many look-ups at once, for as long as this one could wait."""
-    BREAKER_OPEN = "BREAKER_OPEN"
-    """Not asked: it failed again and again just now."""
-    UNREADABLE = "UNREADABLE"
-    """The list cannot be read."""
-    NOT_ASKED = "NOT_ASKED"
-    """The request came without a look-up."""
 
 
 CONTRADICTIONS = frozenset(

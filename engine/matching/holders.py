@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from time import monotonic, sleep
 
 import numpy as np
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from engine.cases.opening import date_change, is_grouped
 from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
-from engine.matching.documents import Document, check_documents, require_checkable
+from engine.matching.documents import check_documents, require_checkable
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up, name_counted
 from engine.registry.audit import AuditEntry, read_audit
@@ -38,7 +39,8 @@ from indexes.errors import IdInvalid
 from indexes.gallery import Gallery
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
-from schema.lines import LineStatus
+from schema.documents import Document
+from schema.lines import HolderShown, LineStatus
 
 # A change is in the store a moment before the gallery has it.
 _LAG_S = 2.0
@@ -92,32 +94,18 @@ class ErasureCertificate:
     audit_hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class PendingErasure:
-    """An erasure that is acknowledged, and waits for the open cases `cases` that name the document.
-
-    It is done when they are closed, and at `due_at` although they are not.
-    """
-
-    document_id: str
-    asked_at: datetime
-    due_at: datetime
-    cases: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HolderLines:
-    """The lines under a document, shown only to the face that holds it.
+class FoundLines(HolderShown, frozen=True):
+    """The lines under a document, shown only to the face that holds it; `numbers` by the ids of
+    those that are open.
 
     `score` is None where it is withheld, or where the document has no reference.
     """
 
-    is_holder: bool
-    score: float | None
-    threshold: float
     lines: tuple[LineRecord, ...] = ()
-    numbers: dict[str, str] = field(default_factory=dict, repr=False)
-    """Line id to number, for the lines that are open."""
+    numbers: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"FoundLines({len(self.lines)} lines)"
 
 
 def ask_erasure(
@@ -221,8 +209,7 @@ def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote) -> list[Write]:
     return [write for one in told for write in (CaseChange(one), AddedNote(one.id, note))]
 
 
-@dataclass(frozen=True, slots=True)
-class ErasureState:
+class ErasureState(Struct, frozen=True):
     """How far the erasure of a document is: not asked for, waiting, or done.
 
     `certificate` is that of an erasure that was asked for; retention gives none for a document.
@@ -240,6 +227,16 @@ class ErasureState:
         if self.erased_at is not None:
             return "done"
         return "none" if self.due_at is None else "pending"
+
+
+class PendingErasure(ErasureState, frozen=True):
+    """An erasure that is acknowledged, and waits for the open cases `cases` that name the document.
+
+    It is done when they are closed, and at `due_at` although they are not.
+    """
+
+    asked_at: datetime
+    due_at: datetime
 
 
 def read_erasure(registry: Reader, document_id: str, carrier: str | None = None) -> ErasureState:
@@ -346,7 +343,7 @@ def read_lines(
     *,
     actor: str,
     audit: Audit,
-) -> HolderLines:
+) -> FoundLines:
     """The lines under a document if the probe, float32[d], is its holder's face; for operators.
 
     Operators see another face's score, and `NotFound` where nobody holds the document. Audited
@@ -358,7 +355,7 @@ def read_lines(
     lines = tuple(registry.lines_of(record.id)) if is_holder else ()
     audit(AuditEntry(actor, "lines.read", record.id, {"shown": is_holder, "lines": len(lines)}))
     open_ids = [line.id for line in lines if line.closed_at is None]
-    return HolderLines(is_holder, score, threshold, lines, registry.numbers(open_ids))
+    return FoundLines(is_holder, score, threshold, lines, registry.numbers(open_ids))
 
 
 def show_lines(
@@ -372,7 +369,7 @@ def show_lines(
     actor: str,
     audit: CountingAudit,
     shows_score: bool = False,
-) -> HolderLines:
+) -> FoundLines:
     """The same for clients: an unknown document answers like another face, without a score.
 
     Otherwise every outlet could ask how like two people are, or who is enrolled anywhere. What
@@ -387,14 +384,14 @@ def show_lines(
     try:
         found = read_lines(*given, actor=actor, audit=entries.append)
     except NotFound:
-        found = HolderLines(False, None, threshold)
+        found = FoundLines(False, None, threshold)
         entries = [AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0})]
     told = [asked] if guard.tells(found.score, threshold) else []
     audit(entries[0], guard.count(*told, is_failure=not found.is_holder))
     guard.settle(*told)
     if not found.is_holder:
-        return HolderLines(False, None, threshold)
-    return found if shows_score else replace(found, score=None)
+        return FoundLines(False, None, threshold)
+    return found if shows_score else structs.replace(found, score=None)
 
 
 def find_erasable(

@@ -39,7 +39,7 @@ from engine.matching.checks.people import PeoplePart
 from engine.matching.checks.picture import describe_frames
 from engine.matching.checks.second_model import FILLED, SecondModel
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
-from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentRole
+from engine.matching.documents import DEFAULT_TIME_ZONE
 from engine.matching.people import PeopleBatch, find_guardian_case, find_looked_up
 from engine.matching.policy import (
     POLICY_VERSION,
@@ -76,7 +76,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
-from schema.documents import DocumentStatus
+from schema.documents import DocumentRole, DocumentStatus
 from schema.options import NO_LIMITS, NO_RULES, Limits, PeopleRules
 from schema.reasons import Decision, LivenessUse, Reason
 from schema.thresholds import Comparison

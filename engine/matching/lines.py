@@ -13,7 +13,6 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
-from engine.matching.documents import Document
 from engine.matching.holders import UNHELD, find_counted, find_document, find_holder
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn
@@ -29,6 +28,7 @@ from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from schema.cases import CaseKind, CaseOrigin
+from schema.documents import Document
 from schema.lines import LineEventKind, LineStatus
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
@@ -121,7 +121,7 @@ NOT_THE_HOLDER = "the face is not that of the document's holder"
 
 
 @dataclass(frozen=True, slots=True)
-class Dispute:
+class OpenedDispute:
     """An open dispute of a line that its holder denies: the case that people will decide."""
 
     case_id: str
@@ -139,7 +139,7 @@ def dispute_line(
     threshold: float,
     actor: str,
     guard: Guard,
-) -> Dispute:
+) -> OpenedDispute:
     """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
 
     `HolderMismatch` where the probe is not the document's holder, or where it has none;
@@ -156,7 +156,7 @@ def dispute_line(
         entry = AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause})
         writer.commit([entry, *guard.count(asked, is_failure=True)])
 
-    def perform(writer: Writer, now: datetime) -> Dispute:
+    def perform(writer: Writer, now: datetime) -> OpenedDispute:
         try:
             record = find_holder(registry, document, now.date())
         except NotFound:
@@ -180,7 +180,7 @@ def dispute_line(
         else:
             entry = AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id})
             writer.commit([entry, *tallies])
-        return Dispute(case.id, line.id, case.opened_at)
+        return OpenedDispute(case.id, line.id, case.opened_at)
 
     guard.require(asked)
     try:

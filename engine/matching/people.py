@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
+from msgspec import structs
+
 from engine.cases.opening import NewCase, is_grouped
 from engine.matching.checks.authority import AuthorityQuestion, WeighedAuthority
 from engine.matching.checks.face import (
@@ -29,13 +31,13 @@ from engine.matching.checks.people import PeoplePart
 from engine.matching.checks.picture import find_problems
 from engine.matching.checks.replacements import ReplacementEvidence
 from engine.matching.comparison import Comparisons
-from engine.matching.documents import CheckedDocument, DocumentRole, find_age
+from engine.matching.documents import CheckedDocument, find_age
 from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
-from engine.registry.lines import EndedExemption, Exemption, MovedLine
+from engine.registry.lines import EndedExemption, ExemptDocument, MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Guardianship, Replacement
 from engine.registry.rows import Write
 from engine.registry.store import Reader
@@ -49,7 +51,7 @@ from schema.cases import (
     Outcome,
     name_confirmation,
 )
-from schema.documents import DocumentStatus
+from schema.documents import DocumentRole, DocumentStatus
 from schema.options import PeopleRules
 from schema.reasons import Decision, LivenessUse, Reason
 
@@ -89,7 +91,7 @@ class PeopleBatch:
         self._exceptions: list[ExceptionRecord] = []
         self._replacements: list[Replacement] = []
         self._moved: dict[str, str] = {}
-        self._exemptions: dict[str, Exemption] = {}
+        self._exemptions: dict[str, ExemptDocument] = {}
         """By the document that they held for."""
         self._entries: list[AuditEntry] = []
 
@@ -520,7 +522,7 @@ def find_looked_up(attempt: Attempt, terms: PeopleRules) -> dict[DocumentRole, C
         found[DocumentRole.GUARDIAN] = guardian.document
     if attempt.replaced is not None:
         born_on = attempt.replaced.born_on or own.born_on
-        found[DocumentRole.REPLACED] = replace(attempt.replaced, born_on=born_on)
+        found[DocumentRole.REPLACED] = structs.replace(attempt.replaced, born_on=born_on)
     named = {(one.type, one.number) for one in found.values()}
     # Which names one document twice is refused.
     return found if len(named) == len(found) else {DocumentRole.OWN: own}

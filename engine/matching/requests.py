@@ -23,8 +23,6 @@ from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     AuthorityResult,
     CheckedDocument,
-    Document,
-    DocumentRole,
     check_by_date,
     check_documents,
     find_date,
@@ -38,7 +36,7 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from schema.actors import Caller
-from schema.documents import MAX_CONSENT_LENGTH, DocumentStatus
+from schema.documents import MAX_CONSENT_LENGTH, Document, DocumentRole, DocumentStatus
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason
 

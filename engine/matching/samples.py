@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from engine.registry.vault import Vault
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 from schema.options import option
+from schema.phases import CropScope
 from schema.reasons import PhotographKind, Reason
 
 if TYPE_CHECKING:
@@ -219,16 +219,6 @@ def make_samples(
 
 JPEG_QUALITY = 95
 _CROP_CONTEXT = "sample.crop"
-
-
-class CropScope(StrEnum):
-    """Photographs whose crops are kept."""
-
-    NONE = "none"
-    CASES = "cases"
-    """Those of attempts that open a case; others are held for a while, and kept where a case comes
-    to name their document."""
-    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.checks.limits import SEARCHED, Guard, is_near
 from engine.matching.checks.second_model import FILLED
-from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.policy import Candidate
@@ -36,11 +35,12 @@ from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
+from schema.documents import Document
 from schema.lines import LineEventKind
+from schema.thresholds import HolderScore
 
 
-@dataclass(frozen=True, slots=True)
-class HolderCheck:
+class HolderCheck(HolderScore, frozen=True):
     """How a probe compares with a document's references; no score where it has none.
 
     `case_id` is the case that people will decide, where another face was found: for those who
@@ -48,10 +48,6 @@ class HolderCheck:
     """
 
     document_id: str
-    line_id: str | None
-    is_match: bool
-    score: float | None
-    threshold: float
     case_id: str | None = None
 
 
@@ -179,7 +175,7 @@ class _Check:
             case_id = self._open_case(record, line, score, entry, tallies)
             self.guard.settle(record.id)
         line_id = None if line is None else line.id
-        return HolderCheck(record.id, line_id, is_match, score, self.probe.threshold, case_id)
+        return HolderCheck(is_match, score, self.probe.threshold, record.id, line_id, case_id)
 
     def _fill(self, record: DocumentRecord, second: SecondTemplate) -> None:
         """Gives the holder's references the template of a second model, where they lack it."""
@@ -254,7 +250,7 @@ class _Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Identification:
+class FoundHolders:
     """Candidates, best first, and what was searched.
 
     Where only the best were asked for, `left_out` more references reach the threshold, of
@@ -285,7 +281,7 @@ def identify(
     *,
     threshold: float,
     most: int | None = None,
-) -> list[Identification]:
+) -> list[FoundHolders]:
     """All references at or above the threshold, for each probe of float32[n, d], unit rows; the
     `most` best of them, where that is given.
 
@@ -294,7 +290,7 @@ def identify(
     """
     found = gallery.range_search(probes, threshold)
     # Most probes find nobody, and share one answer.
-    answers = [Identification((), found.searched, found.sequence)] * len(found.hits)
+    answers = [FoundHolders((), found.searched, found.sequence)] * len(found.hits)
     owners = registry.documents_of(np.unique(found.hits.ids).tolist() or [0])
     for query in np.flatnonzero(np.diff(found.hits.offsets)).tolist():
         ids, scores = found.hits.of(query)
@@ -305,7 +301,7 @@ def identify(
         )
         best = candidates[:most]
         left_out = {one.document_id for one in candidates[len(best) :]}
-        answers[query] = Identification(
+        answers[query] = FoundHolders(
             best,
             found.searched,
             found.sequence,
@@ -315,19 +311,19 @@ def identify(
     return answers
 
 
-def keep_documents(found: Identification, documents: Collection[str]) -> Identification:
+def keep_documents(found: FoundHolders, documents: Collection[str]) -> FoundHolders:
     """What of it is about these documents alone, as if there were no others."""
     kept = tuple(one for one in found.candidates if one.document_id in documents)
     return replace(found, candidates=kept, left_out=0, documents_left_out=0)
 
 
-def keep_reaching(found: Identification, threshold: float) -> Identification:
+def keep_reaching(found: FoundHolders, threshold: float) -> FoundHolders:
     """What of it is at or above a threshold."""
     kept = tuple(one for one in found.candidates if one.score >= threshold)
     return replace(found, candidates=kept)
 
 
-def weigh_told(found: Identification, threshold: float) -> dict[str, int]:
+def weigh_told(found: FoundHolders, threshold: float) -> dict[str, int]:
     """What a tenant's search counts for with each holder whom it tells of, or nearly does."""
     best: dict[str, float] = {}
     for one in found.candidates:
@@ -339,7 +335,7 @@ def weigh_told(found: Identification, threshold: float) -> dict[str, int]:
     }
 
 
-def note_identified(answers: Sequence[Identification], actor: str) -> AuditEntry:
+def note_identified(answers: Sequence[FoundHolders], actor: str) -> AuditEntry:
     """What the audit chain keeps of searches, whoever is found: by whom, and which documents were
     shown."""
     shown = [candidate.document_id for answer in answers for candidate in answer.candidates]

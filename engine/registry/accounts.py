@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from msgspec import Struct
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
@@ -48,6 +49,7 @@ from engine.registry.rows import (
     in_utc,
     mac_column,
     metadata,
+    one_of,
     open_each,
     read_as,
     require_authentic,
@@ -58,7 +60,7 @@ from engine.registry.rows import (
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
 from engine.texts import mixes_scripts
-from schema.actors import Restriction, describe_actor, fold_person
+from schema.actors import Restriction, Role, describe_actor, fold_person
 
 CARRIERS = Table(
     "carriers",
@@ -95,8 +97,7 @@ OUTLETS = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Carrier:
+class Carrier(Struct, frozen=True, rename={"code": "carrier"}):
     """A tenant. `line_limit`: how many open lines one holder may have with it. `time_zone` (IANA):
     that of its outlets without one; None for the deployment's."""
 
@@ -182,6 +183,7 @@ def count_refused(to: Transaction, entries: Sequence[AuditEntry]) -> None:
                 to.connection.execute(_COUNT_REFUSED, {"key": code, "count": count})
 
 
+_IS_TENANTS = one_of("role", (Role.OUTLET, Role.CARRIER))
 API_KEYS = Table(
     "api_keys",
     metadata,
@@ -199,8 +201,8 @@ API_KEYS = Table(
     Column("revoked_at", Moment),
     Column("person", String(200)),
     mac_column(),
-    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator', 'metrics')", name="role"),
-    CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
+    CheckConstraint(one_of("role", Role), name="role"),
+    CheckConstraint(f"({_IS_TENANTS}) = (carrier IS NOT NULL)", name="carrier"),
     CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
     CheckConstraint("rate_limit > 0", name="rate_limit"),
 )
@@ -232,8 +234,8 @@ SESSIONS = Table(
     Column("expires_at", Moment, nullable=False),
     Column("seen_at", Moment, nullable=False),
     mac_column(),
-    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
-    CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
+    CheckConstraint(one_of("role", (one for one in Role if one is not Role.METRICS)), name="role"),
+    CheckConstraint(f"({_IS_TENANTS}) = (carrier IS NOT NULL)", name="carrier"),
     CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
 )
 

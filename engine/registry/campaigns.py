@@ -107,7 +107,7 @@ class Campaign(Write):
 
 
 @dataclass(frozen=True, slots=True)
-class CampaignLine(Write):
+class ListedLine(Write):
     """The progress of a line of a campaign, from now on."""
 
     table = CAMPAIGN_LINES

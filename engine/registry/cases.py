@@ -50,6 +50,7 @@ from engine.registry.rows import (
     authentic_rows,
     mac_column,
     metadata,
+    one_of,
     partial_index,
     read_as,
     require_authentic,
@@ -62,8 +63,9 @@ from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outco
 from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.lines import LineStatus
+from schema.reasons import Photograph
 
-IS_ALIVE = "state IN ('open', 'assigned', 'proposed')"
+IS_ALIVE = one_of("state", (one for one in CaseState if one in ALIVE))
 """As the index below says it: only a query with these very words can use that."""
 _IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
 
@@ -92,12 +94,10 @@ CASES = Table(
     Column("closed_at", Moment),
     mac_column(),
     Column("weakest", Float(53)),
-    CheckConstraint("origin IN ('decision', 'dispute', 'reverification', 'sweep')", name="origin"),
-    CheckConstraint("state IN ('open', 'assigned', 'proposed', 'closed', 'merged')", name="state"),
+    CheckConstraint(one_of("origin", CaseOrigin), name="origin"),
+    CheckConstraint(one_of("state", CaseState), name="state"),
     CheckConstraint(
-        "outcome IS NULL OR "
-        "(outcome IN ('fraud', 'twins', 'mistake', 'unfounded') AND state = 'closed')",
-        name="outcome",
+        f"outcome IS NULL OR ({one_of('outcome', Outcome)} AND state = 'closed')", name="outcome"
     ),
     CheckConstraint("(state = 'merged') = (merged_into IS NOT NULL)", name="merged"),
 )
@@ -148,7 +148,7 @@ CROPS = Table(
     # So long it is kept from when a case names its document.
     Column("case_days", Integer),
     mac_column(),
-    CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
+    CheckConstraint(one_of("photograph", Photograph), name="photograph"),
     CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
 )
 

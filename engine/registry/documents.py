@@ -39,6 +39,7 @@ from engine.registry.rows import (
     Write,
     mac_column,
     metadata,
+    one_of,
     open_each,
     partial_index,
     read_as,
@@ -71,7 +72,10 @@ DOCUMENTS = Table(
     Column("erasure_asked_by", String(200)),
     # Of the entry that is the certificate of what was erased.
     Column("erasure_number", BigInteger),
-    CheckConstraint("status IN ('attempted', 'active', 'erased')", name="status"),
+    CheckConstraint(
+        one_of("status", (one for one in DocumentStatus if one is not DocumentStatus.BLOCKED)),
+        name="status",
+    ),
     CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
     CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
 )

@@ -46,6 +46,7 @@ from engine.registry.rows import (
     is_authentic,
     mac_column,
     metadata,
+    one_of,
     partial_index,
     read_as,
     require_authentic,
@@ -78,7 +79,7 @@ ENROLLMENTS = Table(
     # Since then it has no evidence any more; the decision stays.
     Column("expired_at", Moment),
     mac_column(),
-    CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
+    CheckConstraint(one_of("decision", Decision), name="decision"),
 )
 Index("ix_enrollments_outlet", ENROLLMENTS.c.outlet, ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
 partial_index(

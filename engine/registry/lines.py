@@ -38,6 +38,7 @@ from engine.registry.rows import (
     columns_of,
     mac_column,
     metadata,
+    one_of,
     open_each,
     partial_index,
     read_as,
@@ -68,7 +69,7 @@ LINES = Table(
     # What of its service it lacks; null of a line that has all. Beside the status, so that neither
     # a dispute nor its end changes it.
     Column("service", String(24)),
-    CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
+    CheckConstraint(one_of("status", LineStatus), name="status"),
 )
 partial_index(
     "uq_lines_number_in_use", LINES.c.msisdn_lookup, unique=True, where="status <> 'closed'"
@@ -292,7 +293,7 @@ class MovedLine(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exemption(Write):
+class ExemptDocument(Write):
     """A document that no limit on lines holds for; `cause` says what it is."""
 
     table = LIMIT_EXEMPTIONS
@@ -522,10 +523,10 @@ class LineReader(Source):
         given = [one.value for one in kinds]
         return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
 
-    def exemptions(self, document_ids: Sequence[str]) -> dict[str, Exemption]:
+    def exemptions(self, document_ids: Sequence[str]) -> dict[str, ExemptDocument]:
         """Those of these documents that no limit holds for."""
         rows = authentic_rows(self.vault, LIMIT_EXEMPTIONS, self._rows_of(_EXEMPT, document_ids))
-        return {row.document_id: read_as(Exemption, row) for row in rows}
+        return {row.document_id: read_as(ExemptDocument, row) for row in rows}
 
     def count_lines_in_use(self, document_ids: Sequence[str]) -> dict[str, int]:
         """How many lines in use each document has over all carriers; none is left out."""

@@ -46,6 +46,7 @@ from engine.registry.rows import (
 )
 from engine.registry.sweeps import JUDGED_PAIRS
 from schema.cases import Outcome
+from schema.people import ExceptionTally
 
 # Who answers for the line of a minor: ids alone, and the year in which that ends.
 GUARDIANSHIPS = Table(
@@ -312,18 +313,6 @@ _OF_GUARDIANSHIP = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
 
 
 @dataclass(frozen=True, slots=True)
-class OutletExceptions:
-    """The exceptions that an outlet has asked for since a moment."""
-
-    outlet: str
-    carrier: str
-    asked: int
-    decided: int
-    granted: int
-    last_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """The standing of some documents: whose holders are dead, which were replaced, and which are
     one person's by replacement."""
@@ -456,9 +445,9 @@ class PeopleReader(Source):
         """How many exceptions each of these outlets has asked for since; none of one without."""
         return {row.outlet: row.asked for row in self._rows_of(_ASKED, outlets, since=since)}
 
-    def count_by_outlet(self, since: datetime) -> list[OutletExceptions]:
+    def count_by_outlet(self, since: datetime) -> list[ExceptionTally]:
         """The outlets that have asked for exceptions since, those with most first."""
-        found = [read_as(OutletExceptions, row) for row in self.rows(_COUNTS, since=since)]
+        found = [read_as(ExceptionTally, row) for row in self.rows(_COUNTS, since=since)]
         return sorted(found, key=lambda one: (-one.asked, one.outlet))
 
     def guardians(self, line_ids: Sequence[str]) -> dict[str, Guardianship]:

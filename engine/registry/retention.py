@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import partial
 from typing import Any, Self
 
@@ -59,6 +58,7 @@ from schema.cases import ALIVE, CaseNote, NoteKind
 from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.lines import LineEventKind
+from schema.phases import Retained
 
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""
@@ -168,7 +168,7 @@ class DocumentErasure(Write):
 
 ROWS_PER_BATCH = 500
 """So many rows delay decisions by a tenth of a second at most."""
-Until = Mapping["Kind", datetime]
+Until = Mapping[Retained, datetime]
 """By kind, the newest moment that has stayed its time; a kind without one is kept."""
 Hold = timedelta | None
 """How long beyond its time an open case keeps what it needs; None: until it is closed."""
@@ -179,33 +179,6 @@ _REVIEW: ColumnElement[str] = literal_column("'review'")
 _ATTEMPTED: ColumnElement[str] = literal_column("'attempted'")
 _CLOSED: ColumnElement[str] = literal_column("'closed'")
 _IS_MARKED: ColumnElement[bool] = literal_column(f"number % {EVENTS_MARKED} < 2")
-
-
-class Kind(StrEnum):
-    """What may expire, in the order in which it does."""
-
-    ATTEMPTS = "attempts"
-    """Of rejected attempts: evidence, consent, capture time, stored answer, template, crops. The
-    decision stays, with its reasons."""
-    REVIEWS = "reviews"
-    """The same of attempts that people decided."""
-    DOCUMENTS = "documents"
-    """Number, name and look-ups of documents known from such attempts alone."""
-    LINES = "lines"
-    """The numbers of closed lines; the lines stay."""
-    ANSWERS = "answers"
-    """Stored answers by Idempotency-Key: the same request would be judged anew."""
-    CROPS = "crops"
-    LIVENESS = "liveness"
-    """What capture systems said of faces, and when."""
-    EXCEPTIONS = "exceptions"
-    """Decided, and without a line in use: who had no usable face, and why."""
-    GUARDIANS = "guardians"
-    """Who answered for whom, since the end of the year in which that ended."""
-    EVENTS = "events"
-    """What systems of carriers were told, or could have read."""
-    LINE_EVENTS = "line_events"
-    """What happened to lines: ids, moments and causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +202,7 @@ class Job:
     """Of events that leave, how many each webhook has not taken, counted while it runs."""
 
 
-def count_due(source: Writer | Source, kind: Kind, until: Until, hold: Hold = None) -> Due:
+def count_due(source: Writer | Source, kind: Retained, until: Until, hold: Hold = None) -> Due:
     """Counts what of a kind expires now."""
     rule = _RULES[kind]
     is_due, is_held = rule.is_due(until, hold), rule.find_held(until, hold)
@@ -239,7 +212,9 @@ def count_due(source: Writer | Source, kind: Kind, until: Until, hold: Hold = No
     return Due(rows, held)
 
 
-def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROWS_PER_BATCH) -> int:
+def expire(
+    writer: Writer, kind: Retained, job: Job, now: datetime, limit: int = ROWS_PER_BATCH
+) -> int:
     """Wipes at most `limit` rows in one audited transaction, oldest first; 0 when none is left.
 
     To be called on the writer's thread, where nothing changes between the query and the wiping.
@@ -254,7 +229,7 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     until = job.until[kind].astimezone(UTC).isoformat()
     detail = {"job": job.id, "rows": len(keys), "until": until}
     entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
-    if kind is Kind.EVENTS:
+    if kind is Retained.EVENTS:
         job.undelivered.update(Webhooks(writer.engine, writer.vault).count_leaving(keys))
     with writer.changing(entry) as connection:
         to = Transaction(connection, writer.vault, writer.model_digest, now)
@@ -269,7 +244,9 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     return len(keys)
 
 
-def _tell_cases(to: Transaction, rule: _Rule, keys: Sequence[Any], kind: Kind, actor: str) -> None:
+def _tell_cases(
+    to: Transaction, rule: _Rule, keys: Sequence[Any], kind: Retained, actor: str
+) -> None:
     """Says in the history of open cases that what they need goes all the same: their hold is over.
 
     Who has read such a case before must read it again to decide it.
@@ -300,7 +277,7 @@ class _Rule:
     order: tuple[Column[Any], ...]
     wipe: Wipe | None = None
     document: Column[Any] | None = None
-    kind: Kind | None = None
+    kind: Retained | None = None
     dated: Column[Any] | None = None
 
     def find_held(self, until: Until, hold: Hold) -> ColumnElement[bool]:
@@ -331,9 +308,9 @@ def _due_reviews(until: Until, _: Hold) -> ColumnElement[bool]:
     is_newly_closed = exists().where(
         _opened.c.enrollment_id == ENROLLMENTS.c.id,
         _standing.c.id == func.coalesce(_opened.c.merged_into, _opened.c.id),
-        _standing.c.closed_at > until[Kind.REVIEWS],
+        _standing.c.closed_at > until[Retained.REVIEWS],
     )
-    return and_(_has_stayed(_REVIEW, until[Kind.REVIEWS]), ~is_newly_closed)
+    return and_(_has_stayed(_REVIEW, until[Retained.REVIEWS]), ~is_newly_closed)
 
 
 def _has_stayed(decision: ColumnElement[str], until: datetime) -> ColumnElement[bool]:
@@ -366,9 +343,9 @@ def _due_documents(until: Until, hold: Hold) -> ColumnElement[bool]:
     )
 
 
-_DUE_ATTEMPTS: dict[Kind, Callable[[Until, Hold], ColumnElement[bool]]] = {
-    Kind.ATTEMPTS: lambda until, _: _has_stayed(_REJECTED, until[Kind.ATTEMPTS]),
-    Kind.REVIEWS: _due_reviews,
+_DUE_ATTEMPTS: dict[Retained, Callable[[Until, Hold], ColumnElement[bool]]] = {
+    Retained.ATTEMPTS: lambda until, _: _has_stayed(_REJECTED, until[Retained.ATTEMPTS]),
+    Retained.REVIEWS: _due_reviews,
 }
 
 
@@ -376,7 +353,7 @@ def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
     return and_(
         LINES.c.status == _CLOSED,
         LINES.c.msisdn.is_not(None),
-        LINES.c.closed_at <= until[Kind.LINES],
+        LINES.c.closed_at <= until[Retained.LINES],
     )
 
 
@@ -384,12 +361,12 @@ def _due_events(until: Until, _: Hold) -> ColumnElement[bool]:
     """Those up to the last marked row of that time, and those after it that are as old, but the
     newest of all: numbers go on from it, and places in the feed are known by it."""
     number = EVENTS.c.number
-    marks = select(func.max(number)).where(_IS_MARKED, EVENTS.c.at <= until[Kind.EVENTS])
+    marks = select(func.max(number)).where(_IS_MARKED, EVENTS.c.at <= until[Retained.EVENTS])
     last = func.coalesce(marks.scalar_subquery(), 0)
     return and_(
         number < last + 2 * EVENTS_MARKED,
         number < select(func.max(number)).scalar_subquery(),
-        EVENTS.c.at <= until[Kind.EVENTS],
+        EVENTS.c.at <= until[Retained.EVENTS],
     )
 
 
@@ -407,59 +384,59 @@ _RULES = {
         )
         for kind, is_due in _DUE_ATTEMPTS.items()
     },
-    Kind.DOCUMENTS: _Rule(
+    Retained.DOCUMENTS: _Rule(
         DOCUMENTS.c.id,
         _due_documents,
         (DOCUMENTS.c.id,),
         wipe_documents,
         DOCUMENTS.c.id,
-        Kind.DOCUMENTS,
+        Retained.DOCUMENTS,
         DOCUMENTS.c.created_at,
     ),
-    Kind.LINES: _Rule(
+    Retained.LINES: _Rule(
         LINES.c.id,
         _due_lines,
         (LINES.c.closed_at, LINES.c.id),
         wipe_lines,
         LINES.c.document_id,
-        Kind.LINES,
+        Retained.LINES,
         LINES.c.closed_at,
     ),
-    Kind.ANSWERS: _Rule(
+    Retained.ANSWERS: _Rule(
         IDEMPOTENCY.c.scope,
-        lambda until, _: IDEMPOTENCY.c.created_at <= until[Kind.ANSWERS],
+        lambda until, _: IDEMPOTENCY.c.created_at <= until[Retained.ANSWERS],
         (IDEMPOTENCY.c.created_at,),
     ),
-    Kind.CROPS: _Rule(
+    Retained.CROPS: _Rule(
         CROPS.c.id,
-        lambda until, _: CROPS.c.kept_until <= until[Kind.CROPS],
+        lambda until, _: CROPS.c.kept_until <= until[Retained.CROPS],
         (CROPS.c.kept_until,),
         document=CROPS.c.document_id,
-        kind=Kind.CROPS,
+        kind=Retained.CROPS,
         dated=CROPS.c.kept_until,
     ),
-    Kind.LIVENESS: _Rule(
+    Retained.LIVENESS: _Rule(
         LIVENESS.c.id,
-        lambda until, _: LIVENESS.c.received_at <= until[Kind.LIVENESS],
+        lambda until, _: LIVENESS.c.received_at <= until[Retained.LIVENESS],
         (LIVENESS.c.received_at,),
     ),
-    Kind.EVENTS: _Rule(EVENTS.c.number, _due_events, (EVENTS.c.number,)),
-    Kind.LINE_EVENTS: _Rule(
+    Retained.EVENTS: _Rule(EVENTS.c.number, _due_events, (EVENTS.c.number,)),
+    Retained.LINE_EVENTS: _Rule(
         LINE_EVENTS.c.id,
-        lambda until, _: LINE_EVENTS.c.recorded_at <= until[Kind.LINE_EVENTS],
+        lambda until, _: LINE_EVENTS.c.recorded_at <= until[Retained.LINE_EVENTS],
         (LINE_EVENTS.c.recorded_at,),
     ),
-    Kind.EXCEPTIONS: _Rule(
+    Retained.EXCEPTIONS: _Rule(
         EXCEPTIONS.c.id,
         lambda until, _: and_(
-            EXCEPTIONS.c.decided_at <= until[Kind.EXCEPTIONS],
+            EXCEPTIONS.c.decided_at <= until[Retained.EXCEPTIONS],
             ~exists().where(LINES.c.id == EXCEPTIONS.c.line_id, LINES.c.status != _CLOSED),
         ),
         (EXCEPTIONS.c.decided_at,),
     ),
-    Kind.GUARDIANS: _Rule(
+    Retained.GUARDIANS: _Rule(
         GUARDIANSHIPS.c.line_id,
-        lambda until, _: GUARDIANSHIPS.c.ends_in < until[Kind.GUARDIANS].year,
+        lambda until, _: GUARDIANSHIPS.c.ends_in < until[Retained.GUARDIANS].year,
         (GUARDIANSHIPS.c.ends_in,),
     ),
 }

@@ -78,6 +78,11 @@ def mac_column() -> Column[bytes]:
     return Column("mac", LargeBinary)
 
 
+def one_of(column: str, words: Iterable[str]) -> str:
+    """The condition that a column holds one of the words."""
+    return f"{column} IN (" + ", ".join(f"'{one}'" for one in words) + ")"
+
+
 def partial_index(
     name: str, *columns: ColumnElement[Any], where: str, unique: bool = False
 ) -> None:
@@ -421,9 +426,10 @@ DAMAGED = "a row in the database is damaged: run sosie doctor, put back a backup
 
 
 def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
-    """A record of this dataclass from the columns of the same names, but for what is converted;
-    `SealBroken` where one of them is none of its kind."""
-    names = (one.name for one in fields(cast("Any", kind)))
+    """A record of this dataclass or struct from the columns of the same names, but for what is
+    converted; `SealBroken` where one of them is none of its kind."""
+    names = getattr(kind, "__struct_fields__", None)
+    names = names or [one.name for one in fields(cast("Any", kind))]
     values = {name: getattr(row, name) for name in names if name not in converted}
     if UNREADABLE in values.values():
         raise SealBroken(DAMAGED)

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from msgspec import structs
 from sqlalchemy import Column, Connection, Engine, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -266,7 +267,7 @@ class Store(Reader):
 
     def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
         """Adds a tenant; one that is there already is refused."""
-        self._add(CARRIERS, asdict(carrier), "carrier", actor)
+        self._add(CARRIERS, structs.asdict(carrier), "carrier", actor)
 
     def add_outlet(
         self, code: str, carrier: str, *, actor: str, time_zone: str | None = None

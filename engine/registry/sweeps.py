@@ -47,6 +47,7 @@ from engine.registry.rows import (
     columns_of,
     mac_column,
     metadata,
+    one_of,
     open_each,
     open_some,
     read_as,
@@ -83,9 +84,7 @@ SWEEPS = Table(
     Column("summary", JsonValue),
     Column("fault", Text),
     mac_column(),
-    CheckConstraint(
-        "state IN ('queued', 'running', 'paused', 'done', 'cancelled', 'failed')", name="state"
-    ),
+    CheckConstraint(one_of("state", SweepState), name="state"),
 )
 Index("ix_sweeps_created", SWEEPS.c.created_at, SWEEPS.c.id)
 
@@ -342,7 +341,9 @@ JUDGED_PAIRS = Table(
     # Of the holders' attempts that were decided on, each with the other's reference.
     Column("left_attempt_score", Float(53)),
     Column("right_attempt_score", Float(53)),
-    CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
+    CheckConstraint(
+        one_of("outcome", (one for one in Outcome if one is not Outcome.UNFOUNDED)), name="outcome"
+    ),
 )
 
 

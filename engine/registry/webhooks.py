@@ -57,6 +57,7 @@ from engine.registry.rows import (
     changing_rows,
     mac_column,
     metadata,
+    one_of,
     open_each,
     read_as,
     require_authentic,
@@ -86,7 +87,7 @@ WEBHOOKS = Table(
     Column("created_at", Moment, nullable=False),
     Column("created_by", String(200), nullable=False),
     mac_column(),
-    CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
+    CheckConstraint(one_of("state", WebhookState), name="state"),
 )
 
 # How far a reader of events or of the audit chain has come: a webhook by its id, the export of the

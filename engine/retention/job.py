@@ -10,29 +10,30 @@ from typing import Any, TypeVar
 from engine.matching.policy import strip_evidence
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
-from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
+from engine.registry.retention import ROWS_PER_BATCH, Due, Job, count_due, expire
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.options import Retention
+from schema.phases import Retained
 
 
-def find_until(schedule: Retention, now: datetime) -> dict[Kind, datetime]:
+def find_until(schedule: Retention, now: datetime) -> dict[Retained, datetime]:
     """By kind, in the order in which they expire, the latest start of a period that is over; kinds
     kept for good are absent."""
     of_attempts = schedule.rejected_days, schedule.review_days
     days = {
-        Kind.ATTEMPTS: schedule.rejected_days,
-        Kind.REVIEWS: schedule.review_days,
+        Retained.ATTEMPTS: schedule.rejected_days,
+        Retained.REVIEWS: schedule.review_days,
         # The earliest possible: a document expires with the last attempt under it.
-        Kind.DOCUMENTS: min(filter(None, of_attempts), default=0),
-        Kind.LINES: schedule.closed_lines_days,
-        Kind.ANSWERS: schedule.answers_days,
-        Kind.CROPS: None,
-        Kind.LIVENESS: schedule.liveness_days,
-        Kind.EXCEPTIONS: schedule.people_days,
-        Kind.GUARDIANS: schedule.people_days,
-        Kind.EVENTS: schedule.events_days,
-        Kind.LINE_EVENTS: schedule.line_events_days,
+        Retained.DOCUMENTS: min(filter(None, of_attempts), default=0),
+        Retained.LINES: schedule.closed_lines_days,
+        Retained.ANSWERS: schedule.answers_days,
+        Retained.CROPS: None,
+        Retained.LIVENESS: schedule.liveness_days,
+        Retained.EXCEPTIONS: schedule.people_days,
+        Retained.GUARDIANS: schedule.people_days,
+        Retained.EVENTS: schedule.events_days,
+        Retained.LINE_EVENTS: schedule.line_events_days,
     }
     return {kind: now - timedelta(days=one or 0) for kind, one in days.items() if one != 0}
 
@@ -74,7 +75,7 @@ class RetentionCertificate:
     undelivered: Mapping[str, int] = field(default_factory=dict)
 
 
-def preview(source: Reader, schedule: Retention, now: datetime) -> dict[Kind, Due]:
+def preview(source: Reader, schedule: Retention, now: datetime) -> dict[Retained, Due]:
     """Count by kind what a run would expire now, and what open cases hold; changes nothing."""
     until = find_until(schedule, now)
     return {kind: count_due(source, kind, until, schedule.hold) for kind in until}
@@ -87,7 +88,7 @@ def run_retention(
     *,
     now: datetime | None = None,
     rows_per_batch: int = ROWS_PER_BATCH,
-    report: Callable[[Kind, int], None] | None = None,
+    report: Callable[[Retained, int], None] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> RetentionCertificate:
     """Expire everything whose period is over and that no open case holds.
@@ -103,7 +104,7 @@ def run_retention(
     is_complete = True
     for kind in until:
 
-        def expire_batch(writer: Writer, now: datetime, kind: Kind = kind) -> int:
+        def expire_batch(writer: Writer, now: datetime, kind: Retained = kind) -> int:
             return expire(writer, kind, job, now, rows_per_batch)
 
         while is_complete and (rows := runner.run(expire_batch)):
@@ -132,7 +133,7 @@ def describe_run(
 
 
 def _certify(
-    writer: Writer, job: Job, left: Mapping[Kind, int], is_complete: bool
+    writer: Writer, job: Job, left: Mapping[Retained, int], is_complete: bool
 ) -> RetentionCertificate:
     until = {kind.value: moment for kind, moment in job.until.items()}
     rows = {kind.value: count for kind, count in left.items()}

@@ -8,9 +8,8 @@ a rate that is low enough for a search can be far too high for a sweep.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
 from indexes.joining.tiling import PIECE_RECORDS
-from schema.sweeps import SweepProgress, SweepScope, SweepTerms
+from schema.sweeps import EstimatedThreshold, SweepProgress, SweepScope, SweepTerms
 
 FALSE_PAIRS_PER_REFERENCE = 0.01
 """The budget of the proposal: if one reference in a hundred belongs to a ring, about half of the
@@ -45,7 +44,7 @@ _PROCESS_BYTES = 250 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepRequest:
+class SweepOrder:
     """A threshold, or the false match rate that chooses it, or neither for the proposed one.
 
     `is_unsupported_allowed` accepts a threshold for which the calibration has only an upper bound.
@@ -93,21 +92,6 @@ class GallerySize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EstimatedThreshold:
-    """The lowest calibrated threshold whose expected false pairs are within `budget`.
-
-    If none is, the highest calibrated one, with `is_within_budget` False. `budget` is a total of
-    false pairs.
-    """
-
-    threshold: float
-    fmr: float
-    false_pairs: Rate
-    budget: float
-    is_within_budget: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedSweep:
     """The estimate for a sweep with these terms.
 
@@ -127,10 +111,7 @@ class ExpectedSweep:
     highest_supported: float
     proposal: EstimatedThreshold
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def require_sound(self, request: SweepRequest) -> None:
+    def require_sound(self, request: SweepOrder) -> None:
         """Raises `RateUnsupported` if the calibration does not support the threshold, and
         `RequestError` if more pairs would be found than can be kept."""
         if self.false_pairs.low > PAIRS_LIMIT:
@@ -157,7 +138,7 @@ class ExpectedSweep:
 
 
 def expect(
-    request: SweepRequest,
+    request: SweepOrder,
     size: GallerySize,
     curve: CalibrationCurve,
     *,
@@ -207,7 +188,7 @@ def expect(
     )
 
 
-def _choose(request: SweepRequest, curve: CalibrationCurve, otherwise: float) -> float:
+def _choose(request: SweepOrder, curve: CalibrationCurve, otherwise: float) -> float:
     if request.threshold is not None:
         return request.threshold
     return otherwise if request.fmr is None else curve.threshold_at(request.fmr)

@@ -11,13 +11,12 @@ import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Self
 
+import msgspec
 import numpy as np
-from pydantic import TypeAdapter
 
 from engine.atomic_files import replacing
 from engine.errors import NotFound, RegistryError
@@ -261,23 +260,17 @@ class GroupFile:
 def write_groups(path: Path, groups: Sequence[Group]) -> None:
     """Writes ranked groups, each key once, readable by the owner alone."""
     assert len({group.key for group in groups}) == len(groups), "a group is listed twice"
-    lines = _lines_of_groups()
     index = []
     with replacing(path) as beside, beside.open("wb") as file:
         file.write(_head(len(groups), 0))
         for number, group in enumerate(groups, start=1):
             index.append((group.key, group.kind.value, file.tell()))
-            file.write(lines.dump_json(group) + (b",\n" if number < len(groups) else b"\n"))
+            file.write(msgspec.json.encode(group) + (b",\n" if number < len(groups) else b"\n"))
         file.write(b"],\n")
         index_at = file.tell()
         file.write(b'"index": ' + json.dumps(index).encode() + b"}\n")
         file.seek(0)
         file.write(_head(len(groups), index_at))
-
-
-@cache
-def _lines_of_groups() -> TypeAdapter[Group]:
-    return TypeAdapter(Group)
 
 
 def _head(count: int, index_at: int) -> bytes:
@@ -303,9 +296,10 @@ def _read_index(file: IO[bytes]) -> dict[str, _Entry]:
 
 
 def _read_lines(file: IO[bytes], entries: Sequence[_Entry]) -> Iterator[Group]:
+    lines = msgspec.json.Decoder(Group)
     for entry in entries:
         file.seek(entry.offset)
-        yield _lines_of_groups().validate_json(file.readline().rstrip(b"\n,"))
+        yield lines.decode(file.readline().rstrip(b"\n,"))
 
 
 def _damaged(path: Path) -> RegistryError:

@@ -7,13 +7,14 @@ scores, never a name or a number in the clear.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import structs
 from pyarrow import csv, parquet
 
 from engine.atomic_files import replacing
@@ -252,7 +253,7 @@ def write_outputs(
         "pairs": len(result.pairs) if ranking is None else ranking.candidates.found,
         "same_document_pairs": result.same_document_pairs,
         "excepted_pairs": sweep.excepted_pairs,
-        "expected_false_pairs": asdict(contents.chance.false_pairs),
+        "expected_false_pairs": structs.asdict(contents.chance.false_pairs),
         "cases": len(set(cases.values())),
         "fraud_in_use": contents.fraud_in_use,
     }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 from engine.errors import NotFound
 from schema.actors import Role, describe_actor
 from schema.cases import CaseKind
+from schema.documents import AuthorityCode
 from schema.reasons import WITHHELD, About, Decision, Reason, Told, find_idle
 from serving.errors import Forbidden, Malformed
 
@@ -345,7 +346,6 @@ def _show_authority(
     reason was not told either, or documents could be tried out at it with faces of others."""
     # Here, for commands that need roles alone.
     from engine.matching.checks.authority import find_problem  # noqa: PLC0415
-    from engine.matching.documents import AuthorityCode  # noqa: PLC0415
 
     problem = find_problem(AuthorityCode(body["authority"]["code"]))
     is_told = problem is not None and any(one["reason"] == problem for one in told)

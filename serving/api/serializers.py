@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
@@ -14,7 +14,6 @@ from engine.errors import NotFound
 from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
 from engine.matching import holders
-from engine.matching.documents import DocumentRole
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditRecord
 from engine.registry.cases import CaseRecord
@@ -32,7 +31,8 @@ from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from schema.actors import find_actor_kind
-from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
+from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind, Outcomes
+from schema.documents import DocumentRole
 from schema.sweeps import SweepRecord
 from schema.thresholds import Comparison
 from serving.deployment.backups import BackupRecord
@@ -163,7 +163,7 @@ def find_marks(store: Reader, line_ids: Sequence[str]) -> dict[str, dict[str, st
     return marks
 
 
-def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:
+def holder_lines(found: holders.FoundLines, *, is_masked: bool = True) -> lines.HolderLines:
     shown = tuple(line(one, found.numbers, is_masked=is_masked) for one in found.lines)
     return of_record(lines.HolderLines, found, lines=shown)
 
@@ -562,12 +562,12 @@ def sweep_precision(
     )
 
 
-def _case_outcomes(found: precision.Outcomes) -> sweeps.CaseOutcomes:
-    rate = found.rate
+def _case_outcomes(found: Outcomes) -> sweeps.CaseOutcomes:
+    rate = precision.measure_fraud(found)
     return of_record(sweeps.CaseOutcomes, found, precision=rate.value, low=rate.low, high=rate.high)
 
 
-def _precision_fields(found: precision.Precision) -> dict[str, Any]:
+def _precision_fields(found: precision.MeasuredPrecision) -> dict[str, Any]:
     rate = found.rate
     return {
         "judged": found.judged,
@@ -612,7 +612,7 @@ def calibrated_thresholds(
     """The thresholds of a deployment, on the curves of its calibration."""
     return oversight.CalibratedThresholds(
         model_digest=model_digest,
-        thresholds=enrollments.Thresholds(**asdict(scores)),
+        thresholds=of_record(enrollments.Thresholds, scores),
         calibration=None
         if calibration is None
         else of_record(

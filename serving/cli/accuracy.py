@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from engine.accuracy import calibrate, evaluation_report
 from engine.accuracy.dataset import LabelledFolder, has_sides
 from engine.accuracy.evaluate import evaluate
@@ -269,7 +271,7 @@ def _describe(
         "photographs": fitted.photographs,
         "photographs_without_a_face": left_out,
         "rates": asdict(rates),
-        "thresholds": asdict(thresholds),
+        "thresholds": structs.asdict(thresholds),
         "warnings": _warn(fitted, rates),
         "curves": {
             kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
@@ -369,7 +371,7 @@ def _show_calibration(
         yield f"Left out, since no face was found: {left_out:,} of the photographs."
     supported = [
         (name, f"{score:.4f}", f"FMR {kept[name]:g}" if name in kept else "highest + margin")
-        for name, score in asdict(thresholds).items()
+        for name, score in structs.asdict(thresholds).items()
     ]
     title = "Thresholds that these photographs support"
     yield Listing(supported, ("", "score", "set by"), title=title)

@@ -30,7 +30,7 @@ from serving.cli.output import (
     next_page,
 )
 from serving.deployment.deployment import Deployment
-from serving.sweeps.sweep_views import SweepReader, describe_terms
+from serving.sweeps.sweep_views import SweepViews, describe_terms
 from serving.wire.cases import CaseFile, CasePage, CaseProposal, ListedCase
 from serving.wire.fields import plain
 from serving.wire.sweeps import CaseOutcomes, PrecisionRate, ProposedThreshold
@@ -87,7 +87,7 @@ def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
     if case.sweep_id is None or case.group_key is None:
         return []
     try:
-        reader = SweepReader(deployment.store, deployment.sweep_folder)
+        reader = SweepViews(deployment.store, deployment.sweep_folder)
         group = reader.group(case.sweep_id, case.group_key)
     except (NotFound, RegistryError, SweepOver):
         return ["the sweep's files, which tell it, are no longer there"]

@@ -17,15 +17,16 @@ from rich.console import Console
 from engine.errors import RequestError, SosieError, advise_extra
 from engine.matching import requests
 from engine.matching.checks.liveness import name_document, read_token
-from engine.matching.checks.order import Replay
+from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.documents import AuthorityResult, DocumentRole, require_checkable
+from engine.matching.documents import AuthorityResult, require_checkable
 from engine.matching.people import ask_of
 from engine.matching.samples import ABSENT, Sample
 from engine.registry.database import utc_now
 from engine.registry.enrollments import EnrollmentRecord
 from schema.actors import Caller, Role
+from schema.documents import DocumentRole
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authorization import Principal, show_decision
@@ -34,9 +35,7 @@ from serving.cli import inputs
 from serving.cli.inputs import argument, option
 from serving.cli.output import Answer, Call, Facts, Listing, command, escape
 from serving.deployment.deployment import Deployment
-from serving.wire import oversight as wire
 from serving.wire.enrollments import Enrollment
-from serving.wire.fields import of_record
 
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
@@ -208,7 +207,7 @@ def show(
     caller = Principal(call.actor, Role.OPERATOR)
     record = serializers.enrollment_record(enrollment)
     answer = show_decision(caller, call.deployment.vault, record)
-    replayed = {} if again is None else {"replay": of_record(wire.ReplayedDecision, again)}
+    replayed = {} if again is None else {"replay": again}
     decision = enrollment.decision
     facts = {
         "reasons": ", ".join(enrollment.reasons) or "-",
@@ -301,7 +300,7 @@ def _print_evidence(enrollment: EnrollmentRecord) -> None:
     Console(highlight=False, soft_wrap=True).print_json(json.dumps(dict(enrollment.evidence)))
 
 
-def _describe_replay(again: Replay) -> str:
+def _describe_replay(again: ReplayedDecision) -> str:
     if again.agrees:
         return "[green]Replayed[/]: the same decision, for the same reasons."
     reasons = ", ".join(again.replayed_reasons) or "no reason"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from msgspec import structs
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.reasons import PhotographKind
@@ -78,7 +79,7 @@ def verify(
         "score": score,
         "threshold": threshold,
         "fmr": wanted,
-        "fmr_at_score": None if rate is None else asdict(rate),
+        "fmr_at_score": None if rate is None else structs.asdict(rate),
         "quality": {name: _quality(one) for name, one in names.items()},
         "frames": told,
         "model_digest": models.model_digest(settings),

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from engine.errors import RequestError
-from engine.matching.holders import ErasureState, PendingErasure, list_pending, read_erasure
+from engine.matching.holders import PendingErasure, list_pending, read_erasure
 from engine.matching.verification import identify, note_identified
 from schema.thresholds import Comparison
 from serving.api import serializers
@@ -97,13 +97,12 @@ def erase(
         _confirm()
     made = deployment.erase(target, call.actor)
     if isinstance(made, PendingErasure):
-        state = ErasureState(made.document_id, made.asked_at, made.due_at, made.cases)
         text = (
             f"[yellow]Waits[/]: open cases need the document {made.document_id} "
             f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
             f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
         )
-        return Answer(serializers.erasure_state(state), text, is_no=True)
+        return Answer(serializers.erasure_state(made), text, is_no=True)
     # Shown before anything else can fail: it cannot be had a second time.
     answer = write_certificate(made)
     facts = {name.replace("_", " "): value for name, value in answer.items()}

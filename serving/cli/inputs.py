@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.matching.documents import Document
     from engine.matching.samples import Sample
+    from schema.documents import Document
     from serving.deployment.deployment import Deployment
 
 MAX_DOCUMENT_BYTES = 64 * 1024
@@ -100,7 +100,7 @@ class Details:
 
     def document(self) -> Document:
         """The whole document; `RequestError` names what is missing."""
-        from engine.matching.documents import Document
+        from schema.documents import Document
 
         return Document(
             type=self.require("type", "--document-type"),
@@ -112,7 +112,7 @@ class Details:
 
     def known_document(self) -> Document:
         """A document to be looked up, which its type and number alone identify."""
-        from engine.matching.documents import Document
+        from schema.documents import Document
 
         return Document(
             type=self.require("type", "--document-type"),

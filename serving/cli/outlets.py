@@ -20,7 +20,7 @@ from serving.cli.inputs import argument, option, require_code, require_words
 from serving.cli.output import Answer, Call, Listing, columns, command, escape, next_page
 from serving.wire.fields import of_record
 from serving.wire.outlets import PastEnrollments
-from serving.wire.oversight import ListedCarrier, ListedOutlet
+from serving.wire.oversight import ListedOutlet
 
 CODE = argument(None, "CODE")
 
@@ -51,8 +51,7 @@ def add_carrier(
         find_time_zone(time_zone)
     new = Carrier(code, name, line_limit, time_zone)
     call.store.add_carrier(new, actor=call.actor)
-    made = ListedCarrier(code, name, line_limit, time_zone)
-    return Answer(made, f"[green]Added[/] the carrier {escape(code)}.")
+    return Answer(new, f"[green]Added[/] the carrier {escape(code)}.")
 
 
 @command("outlet add")
@@ -110,9 +109,8 @@ def close_outlet(call: Call, code: str = CODE) -> Answer:
 @command("carrier list")
 def list_carriers(call: Call) -> Answer:
     """List the carriers by code."""
-    found = call.store.carriers()
-    carriers = [of_record(ListedCarrier, one, carrier=one.code) for one in found]
-    shown = columns("carrier name line_limit time_zone")
+    carriers = call.store.carriers()
+    shown = {"carrier": "code", **columns("name line_limit time_zone")}
     empty = "There is no carrier: sosie carrier add makes one."
     return Answer({"carriers": carriers}, Listing(carriers, shown, empty))
 

@@ -16,7 +16,6 @@ from engine.formatting import mask_name, mask_number
 from engine.lifecycle.reverification import carry_out
 from engine.registry.audit import read_audit
 from engine.registry.database import utc_now
-from engine.registry.retention import Kind
 from engine.retention import clock
 from engine.retention.clock import find_clock_fault
 from engine.retention.job import (
@@ -27,6 +26,7 @@ from engine.retention.job import (
     run_retention,
 )
 from schema.actors import fold_person
+from schema.phases import Retained
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
 from serving.cli.output import Answer, Call, Facts, Listing, command, escape, print_line
@@ -118,7 +118,7 @@ def _run(call: Call, now: datetime) -> RetentionCertificate:
     done, total = 0, sum(one.rows for one in due.values())
     with call.progress("leaving") as report:
 
-        def count(_: Kind, rows: int) -> None:
+        def count(_: Retained, rows: int) -> None:
             nonlocal done
             done += rows
             report(done, max(done, total))
@@ -157,9 +157,9 @@ def _describe_due(call: Call) -> Answer:
         "clock_fault": fault,
     }
     rows = []
-    for kind in Kind:
+    for kind in Retained:
         days = (now - until[kind]).days if kind in until else None
-        days = crops.days if kind is Kind.CROPS else days
+        days = crops.days if kind is Retained.CROPS else days
         found = due.get(kind)
         rows.append(
             [

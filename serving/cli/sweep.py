@@ -12,7 +12,7 @@ import typer
 from engine.errors import RegistryError, RequestError, SweepBusy, WriterBusy
 from engine.registry.writer import ChangeRunner
 from engine.retention.job import DirectRunner
-from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.estimate import SweepOrder
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.api import serializers
 from serving.cli.inputs import argument, option, require_place, writing
@@ -97,7 +97,7 @@ def write_report(
 
 
 def _tell_result(
-    reader: sweep_views.SweepReader, record: SweepRecord, top: int, shown: int | None
+    reader: sweep_views.SweepViews, record: SweepRecord, top: int, shown: int | None
 ) -> Answer:
     """The findings of a sweep that has just ended; `shown` as `write_report` returned it."""
     page, files = reader.groups(record.id, 0, top), list_files(reader, record.id)
@@ -124,11 +124,11 @@ def _list_groups(page: GroupPage, after: int) -> Listing:
     return Listing(rows, sweep_views.GROUP_COLUMNS)
 
 
-def open_reader(deployment: Deployment) -> sweep_views.SweepReader:
-    return sweep_views.SweepReader(deployment.store, deployment.sweep_folder)
+def open_reader(deployment: Deployment) -> sweep_views.SweepViews:
+    return sweep_views.SweepViews(deployment.store, deployment.sweep_folder)
 
 
-def list_files(reader: sweep_views.SweepReader, sweep_id: str) -> list[str]:
+def list_files(reader: sweep_views.SweepViews, sweep_id: str) -> list[str]:
     return [str(path) for path in reader.folder(sweep_id).files()]
 
 
@@ -161,9 +161,9 @@ class SweepOptions:
     faces: bool = FACES_FLAG
     top: int = option(TOP, default=20, min=1, max=MOST_GROUPS)
 
-    def read(self) -> SweepRequest:
+    def read(self) -> SweepOrder:
         """Reads the request; `RequestError` where options contradict one another."""
-        request = SweepRequest(
+        request = SweepOrder(
             threshold=self.threshold,
             fmr=self.fmr,
             scope=SweepScope.NEW if self.new else SweepScope.ALL,
@@ -228,13 +228,13 @@ def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
         yield manager
 
 
-def _show_plan(deployment: Deployment, request: SweepRequest) -> Answer:
+def _show_plan(deployment: Deployment, request: SweepOrder) -> Answer:
     expectation = plan_sweep(deployment, request)
     facts = Facts("A sweep of this gallery:", sweep_views.expectation_facts(expectation))
     return Answer({"expectation": serializers.sweep_expectation(expectation)}, facts)
 
 
-def _begin(call: Call, manager: SweepManager, request: SweepRequest) -> SweepRecord:
+def _begin(call: Call, manager: SweepManager, request: SweepOrder) -> SweepRecord:
     left = manager.find_alive()
     if left is not None:
         # With the lease in hand: nobody is at work on it.

@@ -33,7 +33,7 @@ def create_webhook(
     carrier: str | None = option("Whose events.", "CODE", show_default="those of all carriers"),
 ) -> Answer:
     """Send events to an address from now on. The secret that signs them is printed once."""
-    step = protocol.NewWebhook(sink, read_types(types or []), carrier)
+    step = protocol.AddWebhook(sink, read_types(types or []), carrier)
     return _tell_secret(call, "", step)
 
 
@@ -99,7 +99,7 @@ def replay_events(
     ),
 ) -> Answer:
     """Send every event beyond a place in the feed, again or for the first time."""
-    _take_step(call, webhook_id, protocol.Replay(open_place(call.store, after, None)))
+    _take_step(call, webhook_id, protocol.Redeliver(open_place(call.store, after, None)))
     return _describe(call, webhook_id)
 
 

@@ -241,7 +241,7 @@ def _name(table: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class ProxyLane:
     """Requests with a backend of their own, so that they do not count as others.
 
     Of those above a bound an ingress is sent no more, and they wait in the proxy."""
@@ -253,11 +253,11 @@ class Lane:
 
 LANES = (
     # The last that fits a request has it.
-    Lane("match", MATCHES),
-    Lane("enroll", ENROLLMENTS),
-    Lane("unknown", "!{ var(txn.carrier) -m found }", UNKNOWN_ONGOING),
-    Lane("page", f"!{VERSIONED}", PAGE_ONGOING),
-    Lane("health", HEALTH, HEALTH_ONGOING),
+    ProxyLane("match", MATCHES),
+    ProxyLane("enroll", ENROLLMENTS),
+    ProxyLane("unknown", "!{ var(txn.carrier) -m found }", UNKNOWN_ONGOING),
+    ProxyLane("page", f"!{VERSIONED}", PAGE_ONGOING),
+    ProxyLane("health", HEALTH, HEALTH_ONGOING),
 )
 
 
@@ -397,7 +397,7 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
         yield f"{full} if {{ var(txn.lane) -m str {name} }} {{ be_conn({backend}) ge {bound} }}"
 
 
-def _split_backend(text: str, lane: Lane, config: ProxyConfig) -> str:
+def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
     """Adds a second backend of the same servers, so that these requests are counted separately."""
     section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:

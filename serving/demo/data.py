@@ -18,9 +18,9 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.documents import Document
 from engine.matching.registrar import Registrar
 from engine.registry.vault import Vault
+from schema.documents import Document
 
 JPEG_QUALITY = 75
 BLUR_EYE_SHARE = 0.12

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError, SosieError
 from engine.faces.extractor import Extracted, Extractor, StageTimes
-from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import make_samples
 from engine.registry.accounts import Carrier
 from engine.registry.writer import Writer
+from schema.documents import Document
 from schema.reasons import About, Decision, Reason
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.deployment.deployment import Deployment, create_home

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial, reduce
 from operator import add
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self
+
+from msgspec import structs
 
 from engine.capacity import ERASURES_GATHER_S
 from engine.errors import (
@@ -30,7 +32,6 @@ from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.authority import AuthorityTerms
 from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document
 from engine.matching.holders import (
     ErasureCertificate,
     PendingErasure,
@@ -51,6 +52,7 @@ from engine.retention.clock import check_clock
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from schema.documents import Document
 from schema.reasons import Decision
 from schema.thresholds import Comparison
 from serving.deployment.models import (
@@ -463,7 +465,7 @@ class Deployment:
         """The expected number of strangers in one search of `gallery_size` for faces that are
         asked for at a score each; the most, since one stranger may be like several of them."""
         found = [self.calibration.expected_false_candidates(gallery_size, *one) for one in asked]
-        return asdict(reduce(add, found))
+        return structs.asdict(reduce(add, found))
 
     @property
     def snapshot_folder(self) -> Path:

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from engine.errors import CalibrationError, ModelCardInvalid, RequestError
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
@@ -284,7 +286,7 @@ def warn_calibration(settings: Settings) -> list[str]:
 
 
 def _list_scores(settings: Settings, calibration: Calibration) -> str:
-    scores = asdict(build_thresholds(settings, calibration))
+    scores = structs.asdict(build_thresholds(settings, calibration))
     if settings.thresholds.review_false_candidates:
         del scores["review"]  # it follows the gallery
     return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())

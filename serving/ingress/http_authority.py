@@ -34,15 +34,10 @@ from engine.matching.checks.authority import (
     ListedAuthority,
     judge_records,
 )
-from engine.matching.documents import (
-    AuthorityCode,
-    AuthorityResult,
-    CheckedDocument,
-    Difference,
-    Standing,
-)
+from engine.matching.documents import AuthorityResult, CheckedDocument
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
+from schema.documents import AuthorityCode, Difference, Standing
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter
 

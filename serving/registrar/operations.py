@@ -33,16 +33,15 @@ from engine.matching import lines as matching_lines
 from engine.matching.checks.limits import MISSED, Guard, InFlight
 from engine.matching.checks.liveness import LivenessOfVerification
 from engine.matching.checks.picture import FaceVector
-from engine.matching.documents import Document
-from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.lines import Dispute
+from engine.matching.holders import ErasureCertificate, FoundLines, PendingErasure
+from engine.matching.lines import OpenedDispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import LivenessResult
 from engine.matching.verification import (
+    FoundHolders,
     HolderCheck,
     HolderProbe,
-    Identification,
     keep_documents,
     keep_reaching,
     note_identified,
@@ -54,12 +53,13 @@ from engine.registry.campaigns import Campaign
 from engine.registry.cases import CaseRecord
 from engine.registry.database import utc_now
 from engine.registry.enrollments import Tally
-from engine.registry.lines import Exemption, LineEvent
+from engine.registry.lines import ExemptDocument, LineEvent
 from engine.registry.people import DeathRecord
 from engine.registry.references import SecondTemplate
 from engine.registry.writer import Writer
-from engine.sweeps.estimate import ExpectedSweep, SweepRequest
+from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from schema.actors import Actor, Caller, person_of
+from schema.documents import Document
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord
@@ -87,6 +87,7 @@ from serving.registrar.protocol import (
 from serving.registrar.search_queue import SearchQueue
 from serving.sweeps.manager import SweepManager
 from serving.telemetry.traces import Tracer
+from serving.wire.cases import OutcomeRequest
 from serving.wire.sweeps import Group, GroupPage
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ class Operations:
             raise outcome
         return outcome
 
-    async def identify(self, probes: Probes, threshold: float) -> list[Identification]:
+    async def identify(self, probes: Probes, threshold: float) -> list[FoundHolders]:
         carrier, guard = self._context.carrier, self._guard
         await asyncio.to_thread(guard.require_search)
         # A tenant's near misses are counted, and not shown.
@@ -294,7 +295,7 @@ class Operations:
             await asyncio.to_thread(partial(guard.settle, *sorted(set(told)), is_met=is_met))
         return answers
 
-    def _keep_own(self, answers: list[Identification], carrier: str) -> list[Identification]:
+    def _keep_own(self, answers: list[FoundHolders], carrier: str) -> list[FoundHolders]:
         """Keeps a tenant's own holders: of those of others it is told nothing.
 
         The registry is asked whether or not anybody was found, or the time would tell.
@@ -368,7 +369,7 @@ class Operations:
         probe: FaceVector,
         liveness: LivenessResult | None = None,
         judged: Judged | None = None,
-    ) -> HolderLines:
+    ) -> FoundLines:
         self._require_alive(liveness, judged)()
         with self._guard as guard:
             return holders.show_lines(
@@ -390,7 +391,7 @@ class Operations:
         probe: FaceVector,
         liveness: LivenessResult | None = None,
         judged: Judged | None = None,
-    ) -> Dispute:
+    ) -> OpenedDispute:
         self._require_alive(liveness, judged)()
         with self._guard as guard:
             return matching_lines.dispute_line(
@@ -445,7 +446,7 @@ class Operations:
         given = (self._runner, self._opened.store, campaign_id)
         return campaigns.end_campaign(*given, context.actor, context.carrier)
 
-    def exempt(self, document_id: str, cause: ExemptionCause) -> Exemption:
+    def exempt(self, document_id: str, cause: ExemptionCause) -> ExemptDocument:
         given = (self._runner, self._opened.store, document_id, cause, self._context.actor)
         return reverification.exempt(*given)
 
@@ -475,11 +476,11 @@ class Operations:
                 return steps.assign(*given, assignee, actor)
             case Remark(text):
                 return steps.note(*given, text, actor)
-            case Propose(outcome, lines, seen_at, keeps):
+            case Propose(OutcomeRequest(outcome, seen_at, lines, keeps)):
                 return steps.propose(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
             case Withdraw():
                 return steps.withdraw(*given, actor)
-            case Close(outcome, lines, seen_at, keeps):
+            case Close(OutcomeRequest(outcome, seen_at, lines, keeps)):
                 closed = steps.close(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
                 self._opened.case_closed.set()
                 return closed
@@ -514,10 +515,10 @@ class Operations:
     def _actor(self) -> Actor:
         return Actor(self._context.actor, self._context.name)
 
-    def expect_sweep(self, request: SweepRequest) -> ExpectedSweep:
+    def expect_sweep(self, request: SweepOrder) -> ExpectedSweep:
         return self._opened.sweeps.plan(request)
 
-    def start_sweep(self, request: SweepRequest) -> SweepRecord:
+    def start_sweep(self, request: SweepOrder) -> SweepRecord:
         return self._opened.sweeps.start(request, self._context.actor, self._runner)
 
     def steer_sweep(self, sweep_id: str, steering: Steering) -> SweepRecord:

@@ -19,32 +19,32 @@ from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
 from indexes.errors import IndexFault, ShardLost, VectorInvalid
-from schema.cases import Outcome
 from schema.lines import ExemptionCause
 from schema.people import DeathStep
 from schema.phases import Phase
 from serving.errors import Interrupted, ServiceRefusal
+from serving.wire.cases import OutcomeRequest
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
     from engine.imports.online import ChunkAnswer
     from engine.matching.checks.picture import FaceVector
-    from engine.matching.documents import Document
-    from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-    from engine.matching.lines import Dispute
+    from engine.matching.holders import ErasureCertificate, FoundLines, PendingErasure
+    from engine.matching.lines import OpenedDispute
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.samples import LivenessResult
-    from engine.matching.verification import HolderCheck, Identification
+    from engine.matching.verification import FoundHolders, HolderCheck
     from engine.registry.accounts import Outlet, Session
     from engine.registry.audit import AuditEntry
     from engine.registry.campaigns import Campaign
     from engine.registry.cases import CaseRecord
-    from engine.registry.lines import Exemption, LineEvent
+    from engine.registry.lines import ExemptDocument, LineEvent
     from engine.registry.people import DeathRecord
     from engine.registry.references import SecondTemplate
     from engine.registry.webhooks import WebhookChange
-    from engine.sweeps.estimate import ExpectedSweep, SweepRequest
+    from engine.sweeps.estimate import ExpectedSweep, SweepOrder
     from schema.actors import Restriction
+    from schema.documents import Document
     from schema.events import EventType
     from schema.lines import LineEventKind
     from schema.sweeps import SweepRecord
@@ -143,16 +143,9 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """An outcome, and the lines that another person may close by it.
+    """Proposes an outcome, and the lines that another person may close by it."""
 
-    `seen_at`, here and in `Close`, is `updated_at` of the case that was looked at; `keep_lines`
-    says that the lines which are not to be closed stay in use.
-    """
-
-    outcome: Outcome
-    close_lines: tuple[str, ...] = ()
-    seen_at: datetime | None = None
-    keep_lines: bool = False
+    asked: OutcomeRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +155,9 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    outcome: Outcome
-    close_lines: tuple[str, ...] = ()
-    seen_at: datetime | None = None
-    keep_lines: bool = False
+    """Closes the case; another person must have proposed the same."""
+
+    asked: OutcomeRequest
 
 
 CaseStep = Assign | Remark | Propose | Withdraw | Close
@@ -199,7 +191,7 @@ OutletStep = Suspend | Bar | Lift
 
 
 @dataclass(frozen=True, slots=True)
-class NewWebhook:
+class AddWebhook:
     """Sends the events of a carrier, or of all, to an address."""
 
     sink: str = field(repr=False)
@@ -218,7 +210,7 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class Redeliver:
     """Delivers the events beyond a number again."""
 
     after: int
@@ -232,7 +224,7 @@ class AskAgain:
 
 
 if TYPE_CHECKING:
-    WebhookStep = NewWebhook | WebhookChange | Rotate | Remove | Replay | AskAgain
+    WebhookStep = AddWebhook | WebhookChange | Rotate | Remove | Redeliver | AskAgain
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +319,7 @@ class RegistrarClient(ABC):
     @_carried
     async def identify(
         self, probes: Probes, threshold: float, context: CallContext
-    ) -> list[Identification]:
+    ) -> list[FoundHolders]:
         """1:N for rows float32[n, d], beside the writer; one audit entry for the call.
 
         Each lists its best `MOST_CANDIDATES`, and counts all."""
@@ -369,7 +361,7 @@ class RegistrarClient(ABC):
         liveness: LivenessResult | None,
         judged: Judged | None,
         context: CallContext,
-    ) -> HolderLines:
+    ) -> FoundLines:
         """The numbers under a document, over all carriers, to its holder's face; audited. Another
         face learns nothing, nor whether anybody holds the document. `LivenessRefused` and
         `LivenessReplayed` as of a verification."""
@@ -383,7 +375,7 @@ class RegistrarClient(ABC):
         liveness: LivenessResult | None,
         judged: Judged | None,
         context: CallContext,
-    ) -> Dispute:
+    ) -> OpenedDispute:
         """Opens a case over a line of this document that its holder did not open; the line becomes
         `disputed`. `HolderMismatch` where the face is not the holder's, or nobody's document.
         `NotFound` where the line is not under it. `LivenessRefused`, `LivenessReplayed`. Disputed
@@ -419,7 +411,7 @@ class RegistrarClient(ABC):
     @_carried
     async def exempt(
         self, document_id: str, cause: ExemptionCause, context: CallContext
-    ) -> Exemption:
+    ) -> ExemptDocument:
         """No limit on lines holds for a document any more; audited. `NotFound`."""
 
     @_carried
@@ -477,11 +469,11 @@ class RegistrarClient(ABC):
         `FourEyes` where another person must do it."""
 
     @_carried
-    async def expect_sweep(self, request: SweepRequest, context: CallContext) -> ExpectedSweep:
+    async def expect_sweep(self, request: SweepOrder, context: CallContext) -> ExpectedSweep:
         """Estimates the cost and the yield of a sweep; changes nothing. `RateUnsupported`."""
 
     @_carried
-    async def start_sweep(self, request: SweepRequest, context: CallContext) -> SweepRecord:
+    async def start_sweep(self, request: SweepOrder, context: CallContext) -> SweepRecord:
         """Starts a sweep; audited. `SweepBusy` where one is alive."""
 
     @_carried

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.batching import Batch, Batcher, Call, Lane, Pending, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, copy_for_one
-from engine.matching.verification import Identification, identify
+from engine.matching.verification import FoundHolders, identify
 from engine.registry.store import Reader
 from indexes.base import check_threshold, check_vectors
 from indexes.gallery import Gallery
@@ -26,7 +26,7 @@ _REFUSALS = Refusals(
     ended=Interrupted("the searches have stopped and are begun again: ask again"),
 )
 
-Answers = list[Identification]
+Answers = list[FoundHolders]
 
 
 class _Search(Pending[Probes, Answers]):

@@ -28,7 +28,7 @@ from engine.errors import (
 )
 from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
-from engine.matching.verification import Identification
+from engine.matching.verification import FoundHolders
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.store import Store
@@ -597,6 +597,6 @@ def _describe(value: object) -> Mapping[str, Attribute]:
     match value:
         case Answer():
             return {"decision": value.decision.value}
-        case [Identification() as first, *others]:
+        case [FoundHolders() as first, *others]:
             return {"items": 1 + len(others), "references": first.searched}
     return {}

@@ -17,13 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.documents import (
-    CheckedDocument,
-    Document,
-    check_documents,
-    compute_check_digit,
-)
-from schema.documents import DOCUMENT_TYPES, PASSPORT
+from engine.matching.documents import CheckedDocument, check_documents, compute_check_digit
+from schema.documents import DOCUMENT_TYPES, PASSPORT, Document
 from schema.reasons import About, Decision, Reason
 
 Vector = NDArray[np.float32]

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from engine.cases import deaths, steps
 from engine.cases.opening import CaseBatch, NewCase
@@ -37,14 +38,7 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.checks.authority import AuthorityTerms
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.picture import FaceVector
-from engine.matching.documents import (
-    AuthorityCode,
-    AuthorityResult,
-    CheckedDocument,
-    Document,
-    DocumentRole,
-    Standing,
-)
+from engine.matching.documents import AuthorityResult, CheckedDocument
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
@@ -63,6 +57,7 @@ from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
+from schema.documents import AuthorityCode, Document, DocumentRole, Standing
 from schema.options import PeopleRules
 from schema.people import DeathSource
 from schema.reasons import About, LivenessMode, LivenessUse, Reason
@@ -403,13 +398,13 @@ def _free(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None
 
 def _hold_by_another_name(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
     _free(opened, request, own)
-    _admit(opened, replace(request.document, name="Sandbox Namesake"), own)
+    _admit(opened, structs.replace(request.document, name="Sandbox Namesake"), own)
 
 
 def _hold_replaced(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
     _free(opened, request, own)
     if request.replaces is not None:
-        _admit(opened, replace(request.replaces, name="Sandbox Namesake"), own)
+        _admit(opened, structs.replace(request.replaces, name="Sandbox Namesake"), own)
 
 
 def _hold_minor(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from threading import Lock
 
 from engine.matching.registrar import Runner
-from engine.sweeps.estimate import ExpectedSweep, SweepRequest
+from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from engine.sweeps.folder import SweepFolder
 from schema.sweeps import SweepRecord, SweepState
 from serving.deployment.deployment import Deployment
 from serving.sweeps.planning import plan_sweep
 from serving.sweeps.sweep_states import ALIVE, SweepStates
-from serving.sweeps.sweep_views import SweepReader
+from serving.sweeps.sweep_views import SweepViews
 from serving.sweeps.sweep_worker import SweepRun, perform_sweep, require_libraries
 from serving.wire.sweeps import Group, GroupPage
 
@@ -35,7 +35,7 @@ class SweepManager:
         self._deployment = deployment
         # Before the gallery is used: acquiring the lease may replace it.
         self._states = SweepStates(deployment.store, deployment.registrar)
-        self._reader = SweepReader(deployment.store, deployment.sweep_folder)
+        self._reader = SweepViews(deployment.store, deployment.sweep_folder)
         self._lock = Lock()
         self._run: SweepRun | None = None
 
@@ -58,11 +58,11 @@ class SweepManager:
         )
         self._clean()
 
-    def plan(self, request: SweepRequest) -> ExpectedSweep:
+    def plan(self, request: SweepOrder) -> ExpectedSweep:
         """Expected cost and result of a sweep; changes nothing."""
         return plan_sweep(self._deployment, request)
 
-    def start(self, request: SweepRequest, actor: str, runner: Runner | None = None) -> SweepRecord:
+    def start(self, request: SweepOrder, actor: str, runner: Runner | None = None) -> SweepRecord:
         """Starts a sweep; `RateUnsupported` if the calibration does not support its threshold."""
         require_libraries(request.budget)
         self._states.require_none_alive()

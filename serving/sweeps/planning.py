@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.errors import RegistryError
 from engine.sweeps.clustering import PairTable
-from engine.sweeps.estimate import ExpectedSweep, GallerySize, SweepRequest, expect, measure_pace
+from engine.sweeps.estimate import ExpectedSweep, GallerySize, SweepOrder, expect, measure_pace
 from engine.sweeps.folder import Covered, SweepFolder
 from indexes.exact.device import open_scanner
 from schema.sweeps import SweepRecord, SweepScope
@@ -22,7 +22,7 @@ REPRESENTATIVE_COMPARISONS = 1_000_000_000
 """The time of a sweep with so many comparisons predicts that of the next."""
 
 
-def plan_sweep(deployment: Deployment, request: SweepRequest) -> ExpectedSweep:
+def plan_sweep(deployment: Deployment, request: SweepOrder) -> ExpectedSweep:
     """The expectation; measures the machine's pace, for a second, unless a sweep has shown it."""
     chosen = deployment.settings.sweep
     curve, review = deployment.calibration.curve(Comparison.FUSED), deployment.thresholds.review

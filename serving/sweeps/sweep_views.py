@@ -15,7 +15,7 @@ from engine.registry.writer import ChangeRunner
 from engine.sweeps.estimate import ExpectedSweep
 from engine.sweeps.folder import GroupFile, SweepFolder
 from engine.sweeps.report.contents import describe_term
-from schema.sweeps import Group, GroupKind, RiskTerm, SweepRecord, SweepScope, SweepState
+from schema.sweeps import Group, GroupKind, SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_states import ALIVE
 from serving.wire import sweeps as wire
@@ -93,8 +93,7 @@ def _tell_share(true: Mapping[str, Any]) -> str:
 def describe_terms(group: wire.Group) -> list[str]:
     """Why a group has its rank, in words, with the points."""
     kind = GroupKind(group.kind)
-    terms = (RiskTerm(one.name, one.value, one.points) for one in group.terms)
-    reasons = (describe_term(one, kind) for one in terms)
+    reasons = (describe_term(one, kind) for one in group.terms)
     return [f"{one.text} ({one.points:+g})" for one in reasons]
 
 
@@ -186,7 +185,7 @@ def group_cells(place: int, group: wire.GroupRow) -> list[str]:
     ]
 
 
-class SweepReader:
+class SweepViews:
     """Reads sweeps from the registry and their folders, in any process; `NotFound` if unknown."""
 
     def __init__(self, registry: Reader, root: Path) -> None:
@@ -273,7 +272,7 @@ def issue_report(
     from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
 
     store, console = deployment.store, deployment.settings.serve.console_url
-    reader = SweepReader(store, deployment.sweep_folder)
+    reader = SweepViews(store, deployment.sweep_folder)
     sweep = DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))
     if runner is None:
         write_report(target, sweep.contents(store, deployment.calibration, console=console))

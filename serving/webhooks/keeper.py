@@ -21,10 +21,10 @@ from schema.events import WebhookState
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.registrar.protocol import (
+    AddWebhook,
     CallContext,
-    NewWebhook,
+    Redeliver,
     Remove,
-    Replay,
     Rotate,
     WebhookAnswer,
 )
@@ -141,7 +141,7 @@ def take_step(
     webhooks = Webhooks(deployment.store.engine, deployment.vault)
     settings, actor, carrier = deployment.settings.webhooks, context.actor, context.carrier
     match step:
-        case NewWebhook(sink, types, owner):
+        case AddWebhook(sink, types, owner):
             sink = check_sink(sink, settings.networks_of(owner))
             made, secret = webhooks.create(sink, types, carrier=owner, actor=actor)
             return WebhookAnswer(made.id, secret)
@@ -156,7 +156,7 @@ def take_step(
             return WebhookAnswer(webhook_id, secret)
         case Remove():
             webhooks.remove(webhook_id, carrier=carrier, actor=actor)
-        case Replay(after):
+        case Redeliver(after):
             webhooks.replay(webhook_id, after, carrier=carrier, actor=actor)
         case _:
             count = webhooks.ask_again(webhook_id, step.events, carrier=carrier, actor=actor)

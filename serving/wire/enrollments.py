@@ -10,6 +10,7 @@ from schema import reasons
 from schema.documents import MAX_CONSENT_LENGTH
 from schema.people import ExceptionCause
 from schema.reasons import WITHHELD, Decision, Reason
+from schema.thresholds import DecidingScores
 from serving.wire.fields import (
     MAX_FRAMES,
     AnswerBody,
@@ -152,32 +153,8 @@ CalibrationVersion = Annotated[
 ]
 
 
-class Thresholds(AnswerBody, frozen=True):
+class Thresholds(DecidingScores, AnswerBody, frozen=True):
     """The scores that decisions depend on; of an enrollment, `verify` as it was applied."""
-
-    verify: float
-    same_document: float
-    review: float
-    certain: float
-    verify_fused: Annotated[
-        float | None,
-        Meta(
-            description="the most that `verify` becomes where several frames are fused; null, as "
-            "the next, in decisions before there were frames"
-        ),
-    ] = None
-    one_person: Annotated[
-        float | None, Meta(description="that one of several frames must have with each other")
-    ] = None
-    same_document_single: Annotated[
-        float | None,
-        Meta(
-            description="of one photograph against a reference; null, as the next two, in "
-            "decisions from before live face and portrait were each held against references"
-        ),
-    ] = None
-    review_single: float | None = None
-    certain_single: float | None = None
 
 
 class DuplicateSearch(AnswerBody, frozen=True):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH
+from schema import documents
 from schema.reasons import PhotographKind
 
 T = TypeVar("T")
@@ -193,46 +193,16 @@ After = Annotated[str, Meta(min_length=1, max_length=64, description="`next` of 
 NextPage = Annotated[str | None, Meta(description="`after` of the next page; null on the last")]
 NextNumber = Annotated[int | None, Meta(description="`after` of the next page; null on the last")]
 
-DocumentType = Annotated[
-    str, Meta(min_length=1, max_length=32, extra_json_schema={"enum": list(DOCUMENT_TYPES)})
-]
-DocumentNumber = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=MAX_NUMBER_LENGTH,
-        description="as printed; of a passport the machine readable zone",
-    ),
-]
-HolderName = Annotated[
-    str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, description="as printed")
-]
 
-
-class Document(RequestBody, frozen=True):
+class Document(documents.Document, RequestBody, frozen=True):
     """A document in somebody's hands."""
-
-    type: DocumentType
-    number: DocumentNumber
-    name: HolderName
-    expires_on: date | None = None
-    born_on: (
-        Annotated[
-            date,
-            Meta(
-                description="the holder's date of birth, where the number does not tell it; it is "
-                "not kept"
-            ),
-        ]
-        | None
-    ) = None
 
 
 class KnownDocument(RequestBody, frozen=True):
     """A document that is looked up: type and number alone identify it."""
 
-    type: DocumentType
-    number: DocumentNumber
+    type: documents.DocumentType
+    number: documents.DocumentNumber
 
 
 def list_frames(image: bytes | Frames) -> tuple[bytes, ...]:

@@ -11,6 +11,7 @@ from schema.lines import (
     CampaignLineState,
     CampaignState,
     ExemptionCause,
+    HolderShown,
     LineEventKind,
     LineState,
     ReportedKind,
@@ -73,17 +74,12 @@ class Line(AnswerBody, frozen=True):
     ] = None
 
 
-class HolderLines(AnswerBody, frozen=True):
+class HolderLines(HolderShown, AnswerBody, frozen=True):
     """The lines under a document over all carriers, to its holder's face.
 
     Any other face gets the same answer whether or not somebody holds the document.
     """
 
-    is_holder: bool
-    score: Annotated[
-        float | None, Meta(description="null to a tenant, and where the face is another's")
-    ]
-    threshold: float
     lines: tuple[Line, ...]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from schema.thresholds import HolderScore, Interval
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     AnswerBody,
@@ -130,16 +131,22 @@ class Candidate(AnswerBody, frozen=True, omit_defaults=True, kw_only=True):
     score: Annotated[float | None, Meta(description="null to a tenant")]
 
 
-class ExpectedFalseCandidates(AnswerBody, frozen=True):
+class ExpectedFalseCandidates(Interval, AnswerBody, frozen=True):
     """How many strangers such a search brings on average; at most `value` where `is_bound`."""
 
-    value: float
-    low: float
-    high: float
-    is_bound: bool
+
+class Search(AnswerBody, frozen=True):
+    """What a search by face found."""
+
+    candidates: tuple[AnswerBody, ...]
+    found: int
+    searched: Annotated[int, Meta(description="references in the gallery that was searched")]
+    gallery_sequence: int
+    threshold: float
+    expected_false_candidates: ExpectedFalseCandidates | None
 
 
-class ItemIdentification(AnswerBody, frozen=True):
+class ItemIdentification(Search, frozen=True):
     """1:N: every reference at or above the threshold; an empty list is a true "nobody"."""
 
     candidates: Annotated[
@@ -147,10 +154,6 @@ class ItemIdentification(AnswerBody, frozen=True):
         Meta(description=f"best first, to a tenant by name; {MATCH_CANDIDATES} at most"),
     ]
     found: Annotated[int, Meta(description="how many there are, listed or not")]
-    searched: Annotated[int, Meta(description="references in the gallery that was searched")]
-    gallery_sequence: int
-    threshold: float
-    expected_false_candidates: ExpectedFalseCandidates | None
 
 
 class MatchResult(AnswerBody, frozen=True, omit_defaults=True):
@@ -214,17 +217,5 @@ class VerificationRequest(RequestBody, frozen=True):
         _require_single(self.reference)
 
 
-class Verification(AnswerBody, frozen=True):
+class Verification(HolderScore, AnswerBody, frozen=True):
     """A match at `score >= threshold`."""
-
-    is_match: bool
-    score: Annotated[
-        float | None,
-        Meta(
-            description="of two faces of the caller's own; against a holder null to a tenant, and "
-            "where there is no reference"
-        ),
-    ]
-    threshold: float
-    document_id: Annotated[str | None, Meta(description="null between two faces")]
-    line_id: str | None

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from schema.actors import Restriction
+from schema.people import ExceptionTally
 from schema.reasons import Decision
 from serving.wire.cases import Actor, AskedState, ShownState
 from serving.wire.enrollments import ShownDecision, ShownReason
@@ -71,12 +72,17 @@ class OutletLiveness(AnswerBody, frozen=True):
     absent: Annotated[int, Meta(description="requests that should have brought one and did not")]
 
 
-class OutletState(AnswerBody, frozen=True):
-    """An outlet. While it is `restriction`ed it enrolls nobody, and attempts are counted."""
+class OutletPlace(AnswerBody, frozen=True):
+    """An official point of sale."""
 
     outlet: str
     carrier: str
     is_open: bool
+
+
+class OutletState(OutletPlace, frozen=True):
+    """An outlet. While it is `restriction`ed it enrolls nobody, and attempts are counted."""
+
     restriction: Annotated[ShownRestriction | None, Meta(description="null: it may enroll")]
     restricted_at: Moment | None
     restricted_by: str | None
@@ -101,14 +107,9 @@ class ExceptionsQuery(QueryString, frozen=True):
     carrier: Code | None = None
 
 
-class OutletExceptions(AnswerBody, frozen=True):
+class OutletExceptions(ExceptionTally, AnswerBody, frozen=True):
     """Exceptions that an outlet has asked for: enrollments without a usable face or portrait."""
 
-    outlet: str
-    carrier: str
-    asked: int
-    decided: int
-    granted: int
     last_at: Moment
 
 

@@ -8,8 +8,9 @@ from msgspec import Meta
 
 from schema.actors import Restriction, Role
 from schema.phases import BackupState, Phase
+from schema.reasons import AdmittedRow
 from schema.thresholds import Comparison
-from serving.wire.enrollments import ShownDecision, ShownReason, Thresholds
+from serving.wire.enrollments import Thresholds
 from serving.wire.fields import (
     PAGE,
     AnswerBody,
@@ -20,7 +21,7 @@ from serving.wire.fields import (
     RequestBody,
     known,
 )
-from serving.wire.outlets import OutletLiveness
+from serving.wire.outlets import OutletLiveness, OutletPlace
 
 MAX_NUMBER = 2**53 - 1
 
@@ -77,14 +78,19 @@ class Version(AnswerBody, frozen=True, omit_defaults=True):
     ] = ""
 
 
-class KeyHolder(AnswerBody, frozen=True):
-    """What the key or the session that was sent stands for; `key_id` is of whichever it is."""
+class Credential(AnswerBody, frozen=True):
+    """A key or a session, and what it is bound to."""
 
     key_id: str
     role: ShownRole
     carrier: str | None
     outlet: str | None
     person: Annotated[str | None, Meta(description="whose key it is: two keys of one are not two")]
+
+
+class KeyHolder(Credential, frozen=True):
+    """What the key or the session that was sent stands for; `key_id` is of whichever it is."""
+
     name: Annotated[str, Meta(description="as histories of cases name whoever it is")] = ""
     ends_at: Annotated[
         Moment | None, Meta(description="of a session: when it ends at the latest; null: a key")
@@ -230,14 +236,9 @@ class Backups(AnswerBody, frozen=True):
 # What the command line alone shows.
 
 
-class ListedKey(AnswerBody, frozen=True):
+class ListedKey(Credential, frozen=True):
     """A key without its secret."""
 
-    key_id: str
-    role: ShownRole
-    carrier: str | None
-    outlet: str | None
-    person: str | None
     label: str
     rate_limit: float | None
     state: Annotated[str, known("in force", "expired", "revoked", "outlet closed")]
@@ -256,23 +257,10 @@ class ListedAccount(AnswerBody, frozen=True):
     seen_at: Moment | None
 
 
-class ListedCarrier(AnswerBody, frozen=True):
-    """A carrier, how many open lines one holder may have with it, and the time zone of its outlets
-    that have none; null for the deployment's."""
-
-    carrier: str
-    name: str
-    line_limit: int
-    time_zone: str | None
-
-
-class ListedOutlet(AnswerBody, frozen=True):
+class ListedOutlet(OutletPlace, frozen=True):
     """An outlet; one that is closed or restricted enrolls nobody. Its time zone, or its carrier's,
     says by which date documents expire; null for the deployment's."""
 
-    outlet: str
-    carrier: str
-    is_open: bool
     time_zone: str | None
     restriction: Annotated[str | None, known(*Restriction)] = None
     restriction_case: str | None = None
@@ -328,17 +316,6 @@ class CertificateCheck(AnswerBody, frozen=True):
     audit_number: int
 
 
-class ReplayedDecision(AnswerBody, frozen=True):
-    """A recorded decision beside what its evidence leads to today."""
-
-    recorded: ShownDecision
-    recorded_reasons: tuple[ShownReason, ...]
-    replayed: ShownDecision
-    replayed_reasons: tuple[ShownReason, ...]
-    recorded_policy: str
-    agrees: bool
-
-
 SEALED_EXAMPLE = "AQAAAAAA"
 MOST_SEALED_BYTES = 24 * 2**20
 PlanDigest = Annotated[str, Meta(max_length=64)]
@@ -362,16 +339,6 @@ class ImportChunk(RequestBody, frozen=True):
             "stored, if the plan is still that one"
         ),
     ] = None
-
-
-class AdmittedRow(AnswerBody, frozen=True):
-    """What becomes of one row, in the order they were sent."""
-
-    refusal: Annotated[str | None, Meta(description="why it is not taken in")]
-    adds_reference: bool
-    adds_line: bool
-    name_differs: bool
-    is_watched: bool
 
 
 class AdmittedChunk(AnswerBody, frozen=True):

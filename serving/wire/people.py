@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schema.people import DeathSource, DeathStep
+from schema.thresholds import Interval
 from serving.wire.cases import Case
 from serving.wire.enrollments import ShownDecision, ShownReason, WhichPhotograph
 from serving.wire.fields import (
@@ -22,7 +23,7 @@ from serving.wire.fields import (
     known,
 )
 from serving.wire.lines import Line
-from serving.wire.matching import ExpectedFalseCandidates, Face
+from serving.wire.matching import ExpectedFalseCandidates, Face, Search
 
 MAX_CANDIDATES = 50
 MAX_ATTEMPTS = 20
@@ -60,7 +61,7 @@ class IdentifiedHolder(AnswerBody, frozen=True):
     ]
 
 
-class Identification(AnswerBody, frozen=True):
+class Identification(Search, frozen=True):
     """Every holder at or above the threshold; an empty list is a true "nobody"."""
 
     candidates: Annotated[
@@ -68,10 +69,6 @@ class Identification(AnswerBody, frozen=True):
         Meta(description=f"best first, one for each document, {MAX_CANDIDATES} at most"),
     ]
     found: Annotated[int, Meta(description="documents, listed or not")]
-    searched: Annotated[int, Meta(description="references in the gallery that was searched")]
-    gallery_sequence: int
-    threshold: float
-    expected_false_candidates: ExpectedFalseCandidates | None
 
 
 class PeopleRequest(RequestBody, frozen=True):
@@ -214,14 +211,9 @@ class FaceSubject(PrivateAnswer, frozen=True):
     ]
 
 
-class StrangersAlike(AnswerBody, frozen=True):
+class StrangersAlike(Interval, AnswerBody, frozen=True):
     """The share of pairs of strangers that score as high, with its 95 % interval; beyond what was
     measured `is_bound`: at most `value`."""
-
-    value: float
-    low: float
-    high: float
-    is_bound: bool
 
 
 class Likeness(AnswerBody, frozen=True):

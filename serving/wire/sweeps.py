@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from schema.sweeps import GroupKind, SweepScope, SweepState
+from schema.cases import Ground, Outcomes
+from schema.sweeps import (
+    EstimatedThreshold,
+    GroupKind,
+    LineFact,
+    Link,
+    RiskTerm,
+    SweepScope,
+    SweepState,
+)
 from serving.wire.fields import (
     PAGE,
     AnswerBody,
@@ -79,14 +88,10 @@ class SweepRequest(RequestBody, frozen=True):
             raise ValueError("give a threshold or a false match rate, not both")
 
 
-class SweepProposal(AnswerBody, frozen=True):
+class SweepProposal(EstimatedThreshold, AnswerBody, frozen=True, kw_only=True):
     """The lowest calibrated threshold whose false pairs keep to the budget, or the highest."""
 
-    threshold: float
-    fmr: float
     false_pairs: ExpectedFalseCandidates
-    budget: float
-    is_within_budget: bool
 
 
 class Expectation(AnswerBody, frozen=True):
@@ -153,24 +158,18 @@ class Sweeps(AnswerBody, frozen=True):
     sweeps: tuple[Sweep, ...]
 
 
-class RiskTerm(AnswerBody, frozen=True):
-    """One stated reason of a rank: what was counted, and the points that it brings.
-
-    In a sweep with a budget `value` is a ratio, and five points are a factor of ten.
-    """
-
-    name: str
-    value: float
-    points: float
-
-
-class GroupRow(AnswerBody, frozen=True):
-    """A group in counts."""
+class RankedGroup(AnswerBody, frozen=True):
+    """A group, and why it has its rank."""
 
     key: str
     kind: ShownKind
     risk: float
     terms: tuple[RiskTerm, ...]
+
+
+class GroupRow(RankedGroup, frozen=True):
+    """A group in counts."""
+
     identities: int
     lines: int
     carriers: int
@@ -195,22 +194,10 @@ class GroupPage(AnswerBody, frozen=True):
     next: NextNumber
 
 
-class Link(AnswerBody, frozen=True):
-    """Two documents whose faces score at or above the threshold."""
-
-    left: str
-    right: str
-    score: float
-
-
-class GroupLine(AnswerBody, frozen=True):
+class GroupLine(LineFact, AnswerBody, frozen=True):
     """A line of a group's document when the sweep was made."""
 
-    line_id: str
-    carrier: str
-    outlet: str
     opened_at: Moment
-    status: str
 
 
 class GroupIdentity(AnswerBody, frozen=True):
@@ -229,13 +216,9 @@ class LeftOut(AnswerBody, frozen=True):
     links: int
 
 
-class Group(AnswerBody, frozen=True):
+class Group(RankedGroup, frozen=True):
     """A group with its members, and its links, the closest first."""
 
-    key: str
-    kind: ShownKind
-    risk: float
-    terms: tuple[RiskTerm, ...]
     weakest: Annotated[Link | None, Meta(description="the link without which it falls apart")]
     identities: tuple[GroupIdentity, ...]
     links: tuple[Link, ...]
@@ -277,15 +260,9 @@ class PrecisionAt(PrecisionRate, frozen=True):
     threshold: float
 
 
-class CaseOutcomes(AnswerBody, frozen=True):
+class CaseOutcomes(Outcomes, AnswerBody, frozen=True):
     """How the closed cases of a kind or of a month ended: the share of fraud with its interval."""
 
-    name: Annotated[str, Meta(description="a kind, or a month as 2026-11")]
-    cases: int
-    fraud: int
-    twins: int
-    mistake: int
-    unfounded: int
     precision: float
     low: float
     high: float
@@ -297,7 +274,7 @@ class ProposedThreshold(AnswerBody, frozen=True):
 
     threshold: float | None
     wanted: float
-    ground: Annotated[str, known("enough", "too_few", "never")]
+    ground: Annotated[str, known(*Ground)]
     cases: Annotated[int, Meta(description="decided, of which it speaks")]
     effective_cases: float
     least_cases: Annotated[int, Meta(description="effective ones that a proposal takes")]

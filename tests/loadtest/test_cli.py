@@ -45,15 +45,15 @@ def test_a_missing_service_is_reported_at_once_and_in_one_line(tmp_path: Path) -
 def test_an_internal_error_is_no_failed_load_test(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from loadtest import cli
+    from loadtest import commands
 
     def fail(_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(cli, "read_options", fail)
-    assert cli.main(["smoke"]) == ExitCode.INTERNAL
+    monkeypatch.setattr(commands, "read_options", fail)
+    assert commands.main(["smoke"]) == ExitCode.INTERNAL
     assert capsys.readouterr().err.endswith("RuntimeError: a fault\n")
-    assert cli.main(["smoke", "--json"]) == ExitCode.INTERNAL
+    assert commands.main(["smoke", "--json"]) == ExitCode.INTERNAL
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "INTERNAL"
 
 
@@ -74,8 +74,8 @@ def test_a_missing_extra_is_named(
 def test_reading_options_patches_no_module_of_the_process() -> None:
     from gevent import monkey
 
-    import loadtest.cli
+    import loadtest.commands
 
-    assert loadtest.cli.main(["steady", "--rate", "0"]) == 2
+    assert loadtest.commands.main(["steady", "--rate", "0"]) == 2
     assert not monkey.is_module_patched("socket")
     assert not monkey.is_module_patched("threading")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli import main
+from loadtest.commands import main
 from loadtest.config import read_options
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import VARIABLES, read_keys, read_target, service_environment

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import date
 
-from engine.matching.documents import Document, check_documents, read_passport
+from engine.matching.documents import check_documents, read_passport
 from engine.matching.requests import normalise_msisdn
 from loadtest.document_numbers import DIGITS, SERIAL_LENGTH, SpecimenNumbers
+from schema.documents import Document
 
 TODAY = date(2026, 11, 25)
 MOST_SERIALS = len(DIGITS) ** SERIAL_LENGTH

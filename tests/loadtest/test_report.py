@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.cli import report_result
+from loadtest.commands import report_result
 from loadtest.config import LoadStep
-from loadtest.report import summarize, write_page
+from loadtest.load_report import summarize, write_page
 from loadtest.service_calls import APPROVED, Answer
 from loadtest.shapes import Knee
 from tests.loadtest.making import decided, make_outcome, make_result, make_step, make_visit

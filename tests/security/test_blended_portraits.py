@@ -28,9 +28,9 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import read_evidence
 from engine.matching.comparison import fuse_vectors
-from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples
+from schema.documents import Document
 from schema.options import PeopleRules
 from schema.reasons import Decision, Reason
 from schema.thresholds import Comparison

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import RawRow
 from engine.matching.checks.order import replay
-from engine.matching.documents import Document
 from engine.matching.registrar import Registrar
 from engine.registry.accounts import Outlet
+from schema.documents import Document
 from schema.reasons import Decision, Reason
 from tests.engine.imports.test_row_parser import SOUND
 from tests.engine.matching.conftest import Lab, make_lab, resident_number
@@ -39,7 +40,7 @@ def lab(make_lab: Callable[[str], Lab], tmp_path: Path) -> Iterator[Lab]:
 def decide(lab: Lab, now: datetime, default: str = "UTC") -> Any:
     """The answer to a sound request with a document whose last day is the 26th."""
     request = lab.request()
-    document = replace(request.document, expires_on=LAST_DAY)
+    document = structs.replace(request.document, expires_on=LAST_DAY)
     with lab.registrar() as idle:
         judge = replace(idle._judge, time_zone=default)
     with Registrar(lab.store.writer(), judge, clock=lambda: now) as registrar:

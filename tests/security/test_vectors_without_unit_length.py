@@ -14,7 +14,6 @@ import pytest
 from engine.errors import RowRefused, VectorUnusable
 from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
 from engine.matching.checks.limits import Guard, InFlight
-from engine.matching.documents import Document
 from engine.matching.holders import score_holder, watch_face
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
@@ -25,6 +24,7 @@ from indexes.gallery import Gallery
 from indexes.kinds import KINDS, open_index
 from indexes.sharding.shards import ShardPlan
 from schema.actors import Caller
+from schema.documents import Document
 from schema.options import NO_LIMITS
 from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe

@@ -19,7 +19,6 @@ import pytest
 from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, recovery
 from engine.matching.calibration import ThresholdRates
-from engine.matching.documents import Document
 from engine.matching.requests import Answer
 from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost
@@ -29,6 +28,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
+from schema.documents import Document
 from serving.deployment import deployment as opened
 from serving.deployment import snapshots
 from serving.deployment.deployment import Deployment

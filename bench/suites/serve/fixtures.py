@@ -18,10 +18,10 @@ from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.documents import Document
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from schema.actors import Role
+from schema.documents import Document
 from serving.access.authentication import make_key
 from serving.access.authorization import Principal, tenant_of
 from serving.deployment.deployment import Deployment, create_home

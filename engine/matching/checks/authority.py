@@ -18,18 +18,14 @@ from typing import Any, Protocol, TypeVar
 from engine.errors import RequestError
 from engine.matching.documents import (
     CONTRADICTIONS,
-    AuthorityCode,
     AuthorityResult,
     CheckedDocument,
-    Difference,
-    Document,
-    DocumentRole,
-    Standing,
     check_documents,
 )
 from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
+from schema.documents import AuthorityCode, Difference, Document, DocumentRole, Standing
 from schema.reasons import Decision, Reason
 
 T = TypeVar("T")

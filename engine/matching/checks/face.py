@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.cases.decided import is_more_alike
@@ -298,7 +299,7 @@ def gather_evidence(
     )
     if lines.has_all_lines and record is not None:
         lines = replace(lines, is_exempt=state.is_exempt(record.id))
-    thresholds = replace(blank.thresholds, verify=verify)
+    thresholds = structs.replace(blank.thresholds, verify=verify)
     evidence = Evidence(thresholds, blank.parts).having(
         DocumentPart(
             document_findings=_document_findings(attempt, record),

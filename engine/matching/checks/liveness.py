@@ -24,7 +24,6 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
-from engine.matching.documents import Document
 from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.matching.samples import LivenessResult
 from engine.registry.audit import AuditEntry
@@ -34,6 +33,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
+from schema.documents import Document
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
 
 if TYPE_CHECKING:

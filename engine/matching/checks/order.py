@@ -41,7 +41,7 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayedDecision:
     """A recorded decision beside what `decide` says of its evidence today."""
 
     recorded: Decision
@@ -49,13 +49,10 @@ class Replay:
     replayed: Decision
     replayed_reasons: tuple[Reason, ...]
     recorded_policy: str
-
-    @property
-    def agrees(self) -> bool:
-        return (self.recorded, self.recorded_reasons) == (self.replayed, self.replayed_reasons)
+    agrees: bool
 
 
-def replay(enrollment: EnrollmentRecord) -> Replay:
+def replay(enrollment: EnrollmentRecord) -> ReplayedDecision:
     """Decides a recorded enrollment again from its recorded evidence, by the policy of its time.
 
     `NotFound` where retention has removed that.
@@ -64,10 +61,13 @@ def replay(enrollment: EnrollmentRecord) -> Replay:
         raise NotFound("the evidence of this attempt has left by retention: it cannot be replayed")
     policy = str(enrollment.evidence["policy_version"])
     verdict = decide(read_evidence(enrollment.evidence["inputs"]), policy)
-    return Replay(
-        recorded=Decision(enrollment.decision),
-        recorded_reasons=tuple(dict.fromkeys(Reason(item) for item in enrollment.reasons)),
+    recorded = Decision(enrollment.decision)
+    reasons = tuple(dict.fromkeys(Reason(item) for item in enrollment.reasons))
+    return ReplayedDecision(
+        recorded=recorded,
+        recorded_reasons=reasons,
         replayed=verdict.decision,
         replayed_reasons=verdict.reasons,
         recorded_policy=policy,
+        agrees=(recorded, reasons) == (verdict.decision, verdict.reasons),
     )

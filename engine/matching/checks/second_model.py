@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.errors import CalibrationError, ImageError, RequestError
@@ -86,7 +87,7 @@ class SecondModel:
             "live_portrait": score_best(first, other[None]),
             "holder": None if holder is None else holder.least,
             "best_candidate": max((one.score for one in candidates), default=None),
-            "thresholds": None if self.thresholds is None else asdict(self.thresholds),
+            "thresholds": None if self.thresholds is None else structs.asdict(self.thresholds),
         }
         knows_all = (face.holder_score is None or len(references) == len(held)) and len(
             candidates

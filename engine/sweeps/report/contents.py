@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.precision import Precision
+from engine.cases.precision import MeasuredPrecision
 from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.likelihood import MINUTES
@@ -71,7 +71,7 @@ class ReportInput:
     """Outlets where liveness checks failed, ranked."""
     fraud_in_use: int = 0
     """Cases that were decided to be fraud and have lines in use, of whatever sweep."""
-    judged: Precision | None = None
+    judged: MeasuredPrecision | None = None
     cases: Mapping[str, str] = field(default_factory=dict)
     carrier_names: Mapping[str, str] = field(default_factory=dict)
     crops: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -58,8 +58,7 @@ async def propose_outcome(
     """Proposes an outcome, and the lines to be closed by it, for another person to decide. Fraud
     whose documents have lines in use names those to close, or says that they stay: 400 else.
     """
-    step = Propose(body.outcome, body.close_lines, body.seen_at, body.keep_lines)
-    return await _step(parts, request, case_id, step)
+    return await _step(parts, request, case_id, Propose(body))
 
 
 async def withdraw_proposal(parts: Parts, request: Request, case_id: str) -> wire.Case:
@@ -75,8 +74,7 @@ async def close_case(
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """
-    step = Close(body.outcome, body.close_lines, body.seen_at, body.keep_lines)
-    return await _step(parts, request, case_id, step)
+    return await _step(parts, request, case_id, Close(body))
 
 
 async def report_case(

@@ -12,7 +12,6 @@ from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieErr
 from engine.matching.checks.authority import look_up_beside
 from engine.matching.checks.liveness import name_document
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.documents import Document
 from engine.matching.people import ask_of
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import (
@@ -143,9 +142,9 @@ def _unseen(frames: Sequence[bytes]) -> Sample:
 
 
 def _read_guardian(guardian: wire.Guardian) -> GuardianShown:
-    shown, portrait = guardian.document, guardian.portrait
+    portrait = guardian.portrait
     return GuardianShown(
-        document=Document(*(getattr(shown, name) for name in shown.__struct_fields__)),
+        document=guardian.document,
         live=_unseen(list_frames(guardian.live)),
         portrait=None
         if portrait is None
@@ -158,10 +157,9 @@ def _read_request(
 ) -> EnrollmentRequest:
     """The request as far as it is known before its photographs are looked at."""
     carrier, outlet = outlet_of(principal, body.outlet)
-    shown, frames = body.document, () if body.live is None else list_frames(body.live)
+    document, frames = body.document, () if body.live is None else list_frames(body.live)
     # One result names the frames of all who were before the camera.
     judged = (*frames, *(() if body.guardian is None else list_frames(body.guardian.live)))
-    document = Document(*(getattr(shown, name) for name in shown.__struct_fields__))
     made_for = (LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
     return EnrollmentRequest(
         idempotency_key=key,

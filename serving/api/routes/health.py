@@ -72,7 +72,7 @@ async def read_metrics(parts: Parts, request: Request) -> Answer:
     return Answer(body, content_type=content_type)
 
 
-class Readiness:
+class ReadinessChecks:
     """The checks behind `/health/ready`; for one event loop.
 
     However many ask, one check runs at a time, and one read of the store, in a thread of its own:
@@ -183,9 +183,9 @@ class Readiness:
 
 
 @lru_cache(maxsize=4)
-def _readiness_of(parts: Parts) -> Readiness:
+def _readiness_of(parts: Parts) -> ReadinessChecks:
     """The readiness of the one ingress of a process."""
-    return Readiness(parts)
+    return ReadinessChecks(parts)
 
 
 def _hear(read: asyncio.Future[tuple[int, bytes]]) -> None:
@@ -281,5 +281,4 @@ async def admit_rows(parts: Parts, request: Request, body: wire.ImportChunk) -> 
     again.
     """
     found = await parts.registrar.admit_chunk(body.sealed, body.planned, request.context())
-    rows = tuple(of_record(wire.AdmittedRow, one) for one in found.rows)
-    return of_record(wire.AdmittedChunk, found, rows=rows)
+    return of_record(wire.AdmittedChunk, found)

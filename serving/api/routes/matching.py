@@ -25,7 +25,7 @@ from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import matching as wire
-from serving.wire.fields import Moment, Template
+from serving.wire.fields import Moment, Template, of_record
 
 
 async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire.MatchResults:
@@ -102,13 +102,8 @@ async def verify(
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
     with counting_liveness(parts, shown.liveness):
         check = await _check_holder(parts, request, body, shown)
-    return wire.Verification(
-        is_match=check.is_match,
-        score=check.score if scope_of(request.caller) is None else None,
-        threshold=check.threshold,
-        document_id=check.document_id,
-        line_id=check.line_id,
-    )
+    score = check.score if scope_of(request.caller) is None else None
+    return of_record(wire.Verification, check, score=score)
 
 
 def _name_subject(body: wire.VerificationRequest) -> str:

@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from engine.cases import deaths
 from engine.errors import NotFound
 from engine.matching import holders
-from engine.matching.holders import ErasureCertificate, ErasureState, find_holder
+from engine.matching.holders import ErasureCertificate, find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.database import utc_now
@@ -110,10 +112,8 @@ async def erase_document(parts: Parts, request: Request, document_id: str) -> An
     done = await parts.registrar.erase(document_id, context)
     if isinstance(done, ErasureCertificate):
         return Answer(serializers.erasure(done))
-    state = ErasureState(
-        done.document_id, done.asked_at, done.due_at, done.cases if context.carrier is None else ()
-    )
-    return Answer(serializers.erasure_state(state), 202)
+    shown = done if context.carrier is None else structs.replace(done, cases=())
+    return Answer(serializers.erasure_state(shown), 202)
 
 
 async def step_death(

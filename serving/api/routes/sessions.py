@@ -24,7 +24,7 @@ from serving.errors import AccessRefusal, Malformed, ServiceRefusal
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.wire import oversight as wire
-from serving.wire.fields import Moment, encode_json
+from serving.wire.fields import encode_json, of_record
 
 Page = Callable[[PageRequest], Awaitable[Response]]
 HOME = "/console"
@@ -47,15 +47,7 @@ async def end_session(parts: Parts, request: Request) -> Answer:
 
 def key_holder(caller: Principal) -> wire.KeyHolder:
     """What a key or a session stands for."""
-    return wire.KeyHolder(
-        key_id=caller.key_id,
-        role=caller.role,
-        carrier=caller.carrier,
-        outlet=caller.outlet,
-        person=caller.person,
-        name=caller.name,
-        ends_at=Moment.of_optional(caller.ends_at),
-    )
+    return of_record(wire.KeyHolder, caller)
 
 
 def sign_in_pages(parts: Parts) -> Iterator[tuple[str, Page]]:

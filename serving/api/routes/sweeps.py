@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.estimate import SweepOrder
 from serving.api import serializers
 from serving.api.request import Answer, Request
 from serving.ingress.parts import Parts
@@ -19,7 +19,7 @@ async def start_sweep(parts: Parts, request: Request, body: wire.SweepRequest) -
     of strangers the threshold brings at this size of the gallery. One at a time: a second is
     refused.
     """
-    asked = SweepRequest(
+    asked = SweepOrder(
         threshold=body.threshold,
         fmr=body.fmr,
         scope=body.scope,

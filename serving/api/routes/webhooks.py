@@ -16,7 +16,7 @@ from serving.api import serializers
 from serving.api.request import Request
 from serving.errors import Forbidden
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import AskAgain, NewWebhook, Remove, Replay, Rotate
+from serving.registrar.protocol import AddWebhook, AskAgain, Redeliver, Remove, Rotate
 from serving.webhooks.cloud_event import read_types, show_event
 from serving.wire import webhooks as wire
 
@@ -32,7 +32,7 @@ async def create_webhook(
     own = scope_of(request.caller)
     if own is not None and body.carrier not in (None, own):
         raise Forbidden("the key may not act for this carrier: leave it out")
-    step = NewWebhook(body.sink, read_types(body.types), own or body.carrier)
+    step = AddWebhook(body.sink, read_types(body.types), own or body.carrier)
     return await _tell_secret(parts, request, "", step)
 
 
@@ -82,7 +82,7 @@ async def replay_events(
 ) -> wire.Webhook:
     """Sends every event beyond a place in the feed, again or for the first time, under its id."""
     begin = await _open_place(parts, request, body.after)
-    await parts.registrar.step_webhook(webhook_id, Replay(begin), request.context())
+    await parts.registrar.step_webhook(webhook_id, Redeliver(begin), request.context())
     return await _show(parts, request, webhook_id)
 
 
@@ -106,7 +106,7 @@ async def ask_again(
 
 
 async def _tell_secret(
-    parts: Parts, request: Request, webhook_id: str, step: NewWebhook | Rotate
+    parts: Parts, request: Request, webhook_id: str, step: AddWebhook | Rotate
 ) -> wire.WebhookSecret:
     answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
     return wire.WebhookSecret(await _show(parts, request, answer.webhook_id), answer.secret)

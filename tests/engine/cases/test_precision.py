@@ -10,17 +10,17 @@ import pytest
 from engine.cases.precision import (
     ClosedCase,
     DecisionReader,
-    Ground,
     Outcomes,
     count_by_kind,
     count_by_month,
     measure_at,
+    measure_fraud,
     measure_precision,
     propose_threshold,
 )
 from engine.registry.database import new_id
 from engine.registry.sweeps import JudgedPair
-from schema.cases import Outcome
+from schema.cases import Ground, Outcome
 
 
 def pair(
@@ -129,7 +129,7 @@ def test_closed_cases_are_counted_by_kind_and_by_month() -> None:
         ("2026-02", 1),
         ("2026-01", 2),
     ]
-    assert count_by_month(cases)[1].rate.value == 0.5
+    assert measure_fraud(count_by_month(cases)[1]).value == 0.5
 
 
 def test_decisions_are_read_once_until_another_case_is_closed(

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import NotFound
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
 from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.store import every_table
-from schema.documents import DocumentStatus
+from schema.documents import Document, DocumentStatus
 from tests.tables import tables
 
 TODAY = date(2026, 11, 25)

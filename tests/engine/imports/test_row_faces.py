@@ -97,7 +97,9 @@ def test_no_more_than_a_photograph_may_have_is_read(root: Path) -> None:
 
 
 VERIFY = 0.4
-DOCUMENT = CheckedDocument("cn-ric", "1", "name", date(2020, 1, 1), (Reason.DOCUMENT_EXPIRED,))
+DOCUMENT = CheckedDocument(
+    "cn-ric", "1", "name", date(2020, 1, 1), findings=(Reason.DOCUMENT_EXPIRED,)
+)
 
 
 def pair(score: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -19,7 +19,6 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.authority import AuthorityTerms
 from engine.matching.checks.liveness import NOT_ASKED, LivenessTerms
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
@@ -30,6 +29,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery
+from schema.documents import Document
 from schema.options import NO_LIMITS, NO_RULES, Limits, PeopleRules
 from schema.reasons import Reason
 

@@ -21,7 +21,6 @@ from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
@@ -30,6 +29,7 @@ from engine.matching.samples import Sample
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.documents import Document
 
 DIM = 64
 MODEL_DIGEST = "d" * 64

@@ -21,18 +21,13 @@ from engine.matching.checks.authority import (
 )
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.order import replay
-from engine.matching.documents import (
-    AuthorityCode,
-    AuthorityResult,
-    CheckedDocument,
-    Document,
-    DocumentRole,
-)
+from engine.matching.documents import AuthorityResult, CheckedDocument
 from engine.matching.people import ask_of
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT
 from schema.actors import Actor
 from schema.cases import Outcome
+from schema.documents import AuthorityCode, Document, DocumentRole
 from schema.options import NO_RULES, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason

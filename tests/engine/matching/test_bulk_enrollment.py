@@ -24,7 +24,7 @@ from engine.matching.bulk_enrollment import (
     admit_references,
     plan_admission,
 )
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
 from engine.matching.holders import find_document
 from engine.matching.recovery import restore_gallery
 from engine.registry.accounts import Carrier
@@ -32,6 +32,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.errors import VectorInvalid
+from schema.documents import Document
 from schema.reasons import Decision, Reason
 
 DIM = 64

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.faces.extractor import digest_embedding
@@ -195,7 +196,7 @@ def test_review_follows_the_gallery_as_far_as_the_data_support_it() -> None:
     assert ThresholdRates().review_in(10**6, CURVE.lowest_fmr) == ThresholdRates().review
     small, large = (Thresholds.from_calibration(CALIBRATION, rates, n) for n in (1_000, 10**9))
     singly = {"review": small.review, "review_single": small.review_single}
-    assert small == replace(large, **singly)
+    assert small == structs.replace(large, **singly)
     assert small.review_single == CALIBRATION.threshold_at(1e-4, Comparison.FUSED_TO_ONE)
     assert small.review == CALIBRATION.threshold_at(1e-4, Comparison.FUSED)
     assert large.review == CALIBRATION.threshold_at(1e-6, Comparison.FUSED)

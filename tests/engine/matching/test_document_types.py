@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from stdnum.cn import ric
 
-from engine.matching.documents import NUMBER_RULES, Document, check_documents
-from schema.documents import DOCUMENT_TYPES, PASSPORT
+from engine.matching.documents import NUMBER_RULES, check_documents
+from schema.documents import DOCUMENT_TYPES, PASSPORT, Document
 from schema.reasons import Reason
 
 TODAY = date(2026, 11, 24)

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import date
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from engine.errors import RequestError
 from engine.matching.documents import (
-    Document,
     check_documents,
     compute_check_digit,
     find_age,
@@ -17,7 +16,7 @@ from engine.matching.documents import (
     read_passport,
     require_checkable,
 )
-from schema.documents import DOCUMENT_TYPES
+from schema.documents import DOCUMENT_TYPES, Document
 from schema.reasons import Reason
 
 TODAY = date(2026, 11, 24)
@@ -50,7 +49,7 @@ def test_a_date_of_birth_is_the_one_in_the_number(
     given = Document(document_type, number, "A Name")
     assert check_documents([given], TODAY)[0].born_on == born_on
     other = date(1960, 1, 1)
-    checked = check_documents([replace(given, born_on=other)], TODAY)[0]
+    checked = check_documents([structs.replace(given, born_on=other)], TODAY)[0]
     contradicts = born_on is not None
     assert (Reason.BIRTH_DATE_MISMATCH in checked.findings) == contradicts
     assert checked.born_on == (born_on if contradicts else other)

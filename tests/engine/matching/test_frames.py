@@ -13,7 +13,8 @@ from PIL import Image
 from engine.errors import IdempotencyMismatch
 from engine.matching.checks.order import replay
 from engine.matching.checks.picture import describe_frames, fuse_frames
-from engine.matching.samples import CropPolicy, CropScope, Sample, seal_crop
+from engine.matching.samples import CropPolicy, Sample, seal_crop
+from schema.phases import CropScope
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, THRESHOLDS, People
 

@@ -9,9 +9,9 @@ import pytest
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
 from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
 from engine.matching.holders import (
-    HolderLines,
+    FoundLines,
     block_document,
     erase_holder,
     read_lines,
@@ -29,12 +29,12 @@ from engine.registry.audit import AuditEntry, AuditRecord, verify_chain
 from engine.registry.rows import Write
 from engine.registry.writer import Writer
 from schema.actors import Caller
-from schema.documents import DocumentStatus
+from schema.documents import Document, DocumentStatus
 from schema.options import NO_LIMITS
 from schema.reasons import Decision, Reason
 
 
-def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> HolderLines:
+def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> FoundLines:
     return read_lines(
         lab.store,
         registrar.gallery,
@@ -181,7 +181,7 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab:
         alike = lab.people.between(reference, 0.42 - 0.001)
         erase_holder(registrar, lab.store, erased.document, "test")
 
-        def show(request: Any, probe: Any) -> HolderLines:
+        def show(request: Any, probe: Any) -> FoundLines:
             given = lab.store, registrar.gallery, request.document, probe, 0.42
             guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
             return show_lines(
@@ -191,7 +191,7 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab:
         assert show(held, person).is_holder
         answers = [show(held, stranger), show(held, alike), show(erased, stranger)]
         answers.append(show(unknown, stranger))
-    assert answers == [HolderLines(is_holder=False, score=None, threshold=0.42)] * 4
+    assert answers == [FoundLines(is_holder=False, score=None, threshold=0.42)] * 4
     assert {(one.actor, one.action) for one in entries} == {("key:k1", "lines.read")}
     assert [one.detail for one in entries[1:]] == [{"shown": False, "lines": 0}] * 4
     assert [one.subject for one in entries[3:]] == ["unheld"] * 2

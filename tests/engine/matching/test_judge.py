@@ -7,15 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.order import replay
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document
 from engine.matching.samples import Sample
 from engine.registry.references import WatchEntry
 from indexes.gallery import Gallery
 from schema.cases import CaseState
+from schema.documents import Document
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
@@ -54,7 +55,7 @@ def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_ho
         registrar.enroll([own])
         stolen = lab.request(impostor)
         refused = registrar.enroll([stolen])[0]
-        renamed = replace(stolen.document, name="The True Holder")
+        renamed = structs.replace(stolen.document, name="The True Holder")
         outcome = registrar.enroll([lab.request(holder, document=renamed)])[0]
         returning = registrar.enroll([lab.request(holder, document=renamed)])[0]
     assert refused.reasons == (Reason.DUPLICATE_IDENTITY,)
@@ -203,8 +204,8 @@ def test_a_forged_number_is_refused_without_a_search(lab: Any) -> None:
 def test_another_name_on_a_known_document_is_for_people_to_judge(lab: Any) -> None:
     person = lab.people.person()
     first = lab.request(person)
-    spaced = replace(first.document, name=f" {first.document.name.upper()} ")
-    other = replace(first.document, name="Somebody Else")
+    spaced = structs.replace(first.document, name=f" {first.document.name.upper()} ")
+    other = structs.replace(first.document, name="Somebody Else")
     with lab.registrar() as registrar:
         outcomes = registrar.enroll(
             [first, lab.request(person, document=spaced), lab.request(person, document=other)]
@@ -226,7 +227,7 @@ def test_a_number_in_use_cannot_be_opened_twice(lab: Any) -> None:
 
 def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab: Any) -> None:
     def find(references: int) -> Thresholds:
-        return replace(THRESHOLDS, review=0.5 + 0.01 * references)
+        return structs.replace(THRESHOLDS, review=0.5 + 0.01 * references)
 
     watched = WatchList(DIM, [WatchEntry(1, None, lab.people.person(), "", NOW)])
     with lab.registrar(thresholds_for=find, watchlist=watched) as registrar:

@@ -9,7 +9,7 @@ import pytest
 from engine.errors import HolderMismatch, NotFound, RequestError
 from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.holders import erase_holder
-from engine.matching.lines import Dispute, close_line, dispute_line
+from engine.matching.lines import OpenedDispute, close_line, dispute_line
 from engine.registry.audit import verify_chain
 from engine.registry.database import new_id
 from schema.actors import Caller
@@ -20,7 +20,7 @@ from schema.reasons import Reason
 THRESHOLD = 0.42
 
 
-def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> Dispute:
+def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> OpenedDispute:
     return dispute_line(
         registrar,
         lab.store,

@@ -22,15 +22,15 @@ from engine.errors import LivenessReplayed, RequestError
 from engine.faces.liveness_judge import Judged
 from engine.matching.checks.liveness import JudgeTerms, LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.checks.order import replay
-from engine.matching.documents import Document
 from engine.matching.holders import erase_holder
 from engine.matching.requests import GuardianShown
 from engine.matching.samples import LivenessResult, Sample
 from engine.registry.enrollments import LivenessCount
-from engine.registry.retention import Kind
 from engine.retention.job import DirectRunner, run_retention
 from schema.actors import Caller
+from schema.documents import Document
 from schema.options import NO_LIMITS, PeopleRules
+from schema.phases import Retained
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 from tests.engine.retention.conftest import only
@@ -329,7 +329,7 @@ def test_results_leave_when_their_time_is_over(lab: Any) -> None:
         schedule = only(liveness_days=730)
         for later, left in ((729, 0), (731, 1)):
             runner = DirectRunner(writer, lambda days=later: NOW + timedelta(days=days))
-            assert run_retention(runner, schedule, "test").left[Kind.LIVENESS] == left
+            assert run_retention(runner, schedule, "test").left[Retained.LIVENESS] == left
     assert lab.store.rows(select(tables.liveness)) == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from sqlalchemy import update
 
@@ -26,7 +27,7 @@ from engine.errors import (
 )
 from engine.lifecycle.reverification import exempt
 from engine.matching.checks.order import read_evidence, replay
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
 from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.lines import close_line
 from engine.matching.policy import decide
@@ -40,6 +41,7 @@ from engine.registry.rows import changing_rows
 from engine.registry.writer import Writer
 from schema.actors import Actor, Caller
 from schema.cases import CLAIMED, CaseKind, Outcome
+from schema.documents import Document
 from schema.events import EventType
 from schema.lines import LineStatus
 from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, PeopleRules
@@ -156,7 +158,7 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(
         assert_replays(lab, answer)
         return answer
 
-    renamed = replace(card(2), name="Somebody Else")
+    renamed = structs.replace(card(2), name="Somebody Else")
     lookup = document_look_up(lab.vault, check_documents([card(3)], NOW.date())[0])
     registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
     registrar.watchlist.add(WatchEntry(2, None, parent, "fraud", NOW))
@@ -294,7 +296,7 @@ def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     person, store = lab.people.person(), lab.store
     # Tried first by somebody of another name, who asks for an exception as well.
-    squatter = replace(card(1), name="Somebody Else", expires_on=date(2031, 1, 1))
+    squatter = structs.replace(card(1), name="Somebody Else", expires_on=date(2031, 1, 1))
     tried = ask(registrar, lab.request(document=squatter, **excused))[0]
     honest = lab.request(person, document=card(1), **excused)
     asked = ask(registrar, honest)[0]
@@ -307,7 +309,7 @@ def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
     # From now on it is the holder's, in whichever spelling: the other's is granted no more.
     with pytest.raises(CaseMoved, match="another name"):
         close(registrar, lab, tried.body["cases"][0]["id"], Outcome.UNFOUNDED)
-    later = lab.request(person, document=replace(card(1), name=card(1).name.upper()))
+    later = lab.request(person, document=structs.replace(card(1), name=card(1).name.upper()))
     assert ask(registrar, later)[0].decision is Decision.APPROVED
 
 
@@ -607,7 +609,7 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
     old = first.body["document_id"]
     shown: dict[str, Any] = {}
     if doubt == "the name":
-        shown = {"document": replace(card(2), name="Somebody Else")}
+        shown = {"document": structs.replace(card(2), name="Somebody Else")}
     elif doubt == "the face":
         shown = {"live": lab.people.sample(lab.people.between(person, 0.66), noise=0.05)}
     else:

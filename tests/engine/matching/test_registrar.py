@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from engine.errors import GalleryBehind, SosieError
 from engine.matching import requests as intake
 from engine.matching.comparison import fuse_vectors
-from engine.matching.documents import CheckedDocument, Document, check_by_date
+from engine.matching.documents import CheckedDocument, check_by_date
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from schema.documents import Document
 from schema.reasons import Decision
 
 
@@ -61,7 +63,7 @@ def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(
 
     monkeypatch.setattr(intake, "check_by_date", check)
     bad = lab.request()
-    bad = replace(bad, document=replace(bad.document, name="Unlucky"))
+    bad = replace(bad, document=structs.replace(bad.document, name="Unlucky"))
     with lab.registrar() as registrar:
         outcomes = registrar.enroll([lab.request(), bad, lab.request()])
     assert isinstance(outcomes[1], SosieError)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 from skimage import data
 
@@ -25,11 +26,9 @@ from engine.errors import (
     SealBroken,
 )
 from engine.faces.extractor import Extraction, Extractor, open_extractor
-from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest, describe_record
 from engine.matching.samples import (
     CropPolicy,
-    CropScope,
     Sample,
     SecondEmbedder,
     is_same_photograph,
@@ -39,6 +38,8 @@ from engine.matching.samples import (
 )
 from engine.registry import cases, keyring
 from engine.registry.vault import Vault
+from schema.documents import Document
+from schema.phases import CropScope
 from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011
 
@@ -80,7 +81,7 @@ def test_the_same_key_with_another_payload_is_refused(lab: Any) -> None:
     changed = [
         replace(request, msisdn="+8613800138000"),
         replace(request, live=lab.people.sample(lab.people.person())),
-        replace(request, document=replace(request.document, name="Another Name")),
+        replace(request, document=structs.replace(request.document, name="Another Name")),
     ]
     with lab.registrar() as registrar:
         registrar.enroll([request])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from engine import batching
 from engine.errors import DeadlinePassed, StorageFull
@@ -167,7 +168,7 @@ def test_who_is_erased_after_the_search_is_no_candidate(lab: Any, busy: Any) -> 
 
 def test_a_threshold_that_falls_after_the_search_is_searched_at(lab: Any, busy: Any) -> None:
     def find(references: int) -> Thresholds:
-        return replace(THRESHOLDS, review=0.6 if references > 1 else 0.5)
+        return structs.replace(THRESHOLDS, review=0.6 if references > 1 else 0.5)
 
     _, leaving = lab.newcomer()
     staying, gallery = lab.request(), WatchedGallery()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders, verification
@@ -64,7 +65,7 @@ def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: An
     assert (mine.is_match, mine.score, mine.threshold) == (True, expected, 0.42)
     assert by_id == mine
     assert by_line.line_id
-    assert replace(by_line, line_id=None) == mine
+    assert structs.replace(by_line, line_id=None) == mine
     assert not theirs.is_match
     line = {"line": by_line.line_id}
     assert [(each.subject, each.detail) for each in entries] == [

@@ -24,14 +24,14 @@ from engine.registry import damage, keyring
 from engine.registry.accounts import Accounts, ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup, restore_backup
-from engine.registry.campaigns import Campaign, CampaignLine
+from engine.registry.campaigns import Campaign, ListedLine
 from engine.registry.cases import AddedNote
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentBlock, DocumentRecord
 from engine.registry.enrollments import LivenessRecord, Tally
 from engine.registry.events import BEGINNING, read_events, read_page
-from engine.registry.lines import Exemption, LineChange, LineEvent, Reverification
+from engine.registry.lines import ExemptDocument, LineChange, LineEvent, Reverification
 from engine.registry.people import (
     AskedLine,
     DeathRecord,
@@ -213,8 +213,8 @@ class World:
         changes = [
             *(ENTRY, case, AddedNote(case.id, note), SweepChange(sweep), judged, crop, shown),
             *(watched, happened, asked, campaign, refused, death, DocumentBlock(other)),
-            CampaignLine(campaign.id, line, CampaignLineState.ASKED, now),
-            Exemption(document_id=document, cause="firm", at=now, by="test"),
+            ListedLine(campaign.id, line, CampaignLineState.ASKED, now),
+            ExemptDocument(document_id=document, cause="firm", at=now, by="test"),
             Guardianship(line, document, other, attempt, 2099, now),
             Replacement(other, document, attempt, 0.9, now),
             AttemptTemplate(attempt, document, face),

@@ -15,10 +15,11 @@ from engine.registry import store as store_module
 from engine.registry.accounts import Carrier
 from engine.registry.database import changing, connect, new_id, restructuring, utc_now
 from engine.registry.events import NewEvent, read_events, read_these, write_events
-from engine.registry.retention import Job, Kind, expire
+from engine.registry.retention import Job, expire
 from engine.registry.store import Store, upgrade_schema
 from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, release_cursor
 from schema.events import EventType
+from schema.phases import Retained
 from tests.tables import tables
 
 SINK = "https://systems.example/a?token=1"
@@ -165,7 +166,7 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
         happen(store, 150, opened=opened, at=until - timedelta(days=1))
     happen(store, 40, opened=True, at=until)
     happen(store, 40, at=until + timedelta(seconds=1))
-    job = Job("job", "test", {Kind.EVENTS: until}, dict)
+    job = Job("job", "test", {Retained.EVENTS: until}, dict)
     with store.writer() as writer:
         gone = 0
         webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
@@ -173,7 +174,7 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
         assert held is not None
         kept = [waits(3, due=False), waits(4), waits(540)]
         webhooks.save("a", [Progress(held, held.number, kept)])
-        while count := expire(writer, Kind.EVENTS, job, now, 100):
+        while count := expire(writer, Retained.EVENTS, job, now, 100):
             gone += count
     assert gone == 340
     (left,) = store.rows(select(func.count(), func.min(tables.events.c.number)))

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import event
 
 from engine.registry.audit import verify_chain
-from engine.registry.retention import Due, Kind
+from engine.registry.retention import Due
 from engine.registry.store import Store
 from engine.retention.job import preview, run_retention
 from schema.cases import CaseState, NoteKind
 from schema.lines import LineStatus
+from schema.phases import Retained
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known, only
 from tests.tables import tables
@@ -59,7 +60,7 @@ def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_
         return {row.enrollment_id for row in store.rows(tables.crops.select())}
 
     schedule = only(case_hold_days=10)
-    assert preview(store, schedule, NOW)[Kind.CROPS] == Due(rows=2, held=1)
+    assert preview(store, schedule, NOW)[Retained.CROPS] == Due(rows=2, held=1)
     assert run(schedule).held["crops"] == 1
     assert kept() == {held.id}
     assert len(store.cases.crops(held.id)) == 1
@@ -97,7 +98,7 @@ def test_a_run_is_bounded_transactions_with_an_entry_each_and_one_for_the_whole(
     for _ in range(5):
         builder.attempt(OLD)
     first = store.audit_head()[0]
-    reported: list[tuple[Kind, int]] = []
+    reported: list[tuple[Retained, int]] = []
     made = run(rows_per_batch=2, report=lambda kind, rows: reported.append((kind, rows)))
     entries = [record.entry for record in store.audit_entries(first)]
     assert [(entry.action, entry.subject, entry.detail.get("rows")) for entry in entries] == [
@@ -105,7 +106,7 @@ def test_a_run_is_bounded_transactions_with_an_entry_each_and_one_for_the_whole(
         *(("retention.expired", "documents", rows) for rows in (2, 2, 1)),
         ("retention.run", made.job_id, None),
     ]
-    assert reported == [(Kind(entry.subject), entry.detail["rows"]) for entry in entries[:-1]]
+    assert reported == [(Retained(entry.subject), entry.detail["rows"]) for entry in entries[:-1]]
     assert entries[-1].detail["left"] == made.left
     assert made.until["attempts"] == NOW - 30 * DAY
     assert made.is_complete

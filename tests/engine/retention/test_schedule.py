@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.registry.audit import verify_chain
-from engine.registry.retention import Kind
 from engine.registry.store import Store
 from engine.retention.job import DirectRunner, find_until, run_retention
 from schema.documents import DocumentStatus
 from schema.options import Retention
+from schema.phases import Retained
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known, only
 
@@ -24,27 +24,27 @@ def test_each_kind_has_its_own_time_and_documents_the_soonest_of_attempts() -> N
         only(rejected_days=3, review_days=4, closed_lines_days=2, answers_days=1), NOW
     )
     assert until == {
-        Kind.ATTEMPTS: NOW - 3 * DAY,
-        Kind.REVIEWS: NOW - 4 * DAY,
-        Kind.DOCUMENTS: NOW - 3 * DAY,
-        Kind.LINES: NOW - 2 * DAY,
-        Kind.ANSWERS: NOW - DAY,
-        Kind.CROPS: NOW,
+        Retained.ATTEMPTS: NOW - 3 * DAY,
+        Retained.REVIEWS: NOW - 4 * DAY,
+        Retained.DOCUMENTS: NOW - 3 * DAY,
+        Retained.LINES: NOW - 2 * DAY,
+        Retained.ANSWERS: NOW - DAY,
+        Retained.CROPS: NOW,
     }
 
 
 def test_crops_alone_leave_where_nothing_is_set() -> None:
-    assert find_until(only(), NOW) == {Kind.CROPS: NOW}
+    assert find_until(only(), NOW) == {Retained.CROPS: NOW}
 
 
 def test_attempts_leave_before_the_documents_that_stand_on_them() -> None:
     kinds = list(find_until(Retention(), NOW))
-    assert kinds == list(Kind)
+    assert kinds == list(Retained)
 
 
 def test_documents_have_the_time_of_whichever_attempts_leave() -> None:
-    assert find_until(only(review_days=1), NOW)[Kind.DOCUMENTS] == NOW - DAY
-    assert Kind.DOCUMENTS not in find_until(only(closed_lines_days=1), NOW)
+    assert find_until(only(review_days=1), NOW)[Retained.DOCUMENTS] == NOW - DAY
+    assert Retained.DOCUMENTS not in find_until(only(closed_lines_days=1), NOW)
 
 
 @dataclass

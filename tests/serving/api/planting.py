@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.documents import Document
 from engine.registry.database import utc_now
+from schema.documents import Document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.verification import Identification
+from engine.matching.verification import FoundHolders
 from schema.thresholds import Comparison
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
@@ -82,7 +82,7 @@ def test_documents_that_the_registrar_left_out_are_counted(
 ) -> None:
     search = service.registrar.identify
 
-    async def cut(*given: Any) -> list[Identification]:
+    async def cut(*given: Any) -> list[FoundHolders]:
         return [replace(one, left_out=9, documents_left_out=5) for one in await search(*given)]
 
     monkeypatch.setattr(service.registrar, "identify", cut)

@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from schema.thresholds import Comparison
 from serving.api.app import build_app
@@ -242,7 +243,7 @@ def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept:
     shown = service.read(response)
     read(shown, CalibratedThresholds)
     parts = service.parts
-    assert shown["thresholds"] == asdict(parts.thresholds)
+    assert shown["thresholds"] == structs.asdict(parts.thresholds)
     curves = {one["comparison"]: one for one in shown["calibration"]["curves"]}
     assert curves.keys() == {kind.value for kind in Comparison}
     for name, curve in curves.items():

@@ -16,10 +16,10 @@ from engine.errors import RegistryError
 from engine.imports.columns import ColumnMapping
 from engine.imports.import_run import Ending, Summary
 from engine.imports.sources import CsvForm
-from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.database import utc_now
+from schema.documents import Document
 from serving import imports, operator_client
 from serving.deployment.deployment import Deployment
 from serving.imports import ImportOrder, run_import

@@ -18,7 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from engine.errors import NotFound, RequestError
 from engine.matching.policy import Candidate
-from engine.matching.verification import Identification
+from engine.matching.verification import FoundHolders
 from schema.phases import Phase
 from serving.cluster import registrar_client as module
 from serving.cluster.registrar_client import RayRegistrar
@@ -322,7 +322,7 @@ def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:
 
 
 def test_the_largest_answer_of_a_search_fits_one_message() -> None:
-    found = Identification(
+    found = FoundHolders(
         tuple(Candidate(2**40 + n, str(uuid4()), 0.5) for n in range(MOST_CANDIDATES)), 1, 1, 9
     )
     answers = [replace(found, searched=n) for n in range(MAX_ITEMS)]

@@ -19,13 +19,13 @@ import structlog
 from stdnum.cn import ric
 
 from engine.errors import LeaseLost, SosieError
-from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
-from engine.matching.verification import Identification
+from engine.matching.verification import FoundHolders
 from engine.registry.accounts import Carrier
 from engine.registry.database import is_id
 from indexes.sharding.shards import ShardPlan
+from schema.documents import Document
 from schema.phases import Phase
 from serving.cluster.shards import NAMESPACE, shard_opener
 from serving.deployment.deployment import Deployment, create_home
@@ -242,7 +242,7 @@ def kill(name: str) -> str:
     return name
 
 
-async def ask_until_whole_again(registrar: LocalRegistrar, whole: list[Identification]) -> None:
+async def ask_until_whole_again(registrar: LocalRegistrar, whole: list[FoundHolders]) -> None:
     """Every answer is whole or a refusal; returns after the first that follows a refusal."""
     refused, give_up_at = 0, time.monotonic() + WAIT_S
     while time.monotonic() < give_up_at:
@@ -289,7 +289,7 @@ def test_a_registrar_that_another_replaces_leaves_it_the_shards_but_not_those_of
     def open_anywhere() -> Deployment:
         return pair.open(pair.first, shards=2, shard_resource="")
 
-    async def search(registrar: LocalRegistrar) -> list[Identification]:
+    async def search(registrar: LocalRegistrar) -> list[FoundHolders]:
         await reach_ready(registrar)
         return await registrar.identify(PROBES, 0.3, CONTEXT)
 
@@ -369,7 +369,7 @@ def test_another_shard_takes_its_share_beside_decisions_and_searches_and_none_fa
     )
     requests, wanted = mixed_requests()[::3], [2]
 
-    def known(found: Identification, bodies: set[str]) -> list[Any]:
+    def known(found: FoundHolders, bodies: set[str]) -> list[Any]:
         """What was found of those who were there at the start."""
         return [one for one in found.candidates if one.document_id in bodies]
 
@@ -427,7 +427,7 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
     probes = likenesses(FACES, seed=7)
     requests = mixed_requests()
 
-    async def until_refused(registrar: LocalRegistrar, whole: list[Identification]) -> None:
+    async def until_refused(registrar: LocalRegistrar, whole: list[FoundHolders]) -> None:
         """The processes of a node that is killed may answer for a moment, and then do in full."""
         give_up_at = time.monotonic() + 120
         while time.monotonic() < give_up_at:

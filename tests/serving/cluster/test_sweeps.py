@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.estimate import SweepOrder
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join_gallery
 from indexes.segmented.segments import SegmentedIndex
@@ -74,7 +74,7 @@ def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
         opener = shard_opener(settings)
         with Deployment(home, settings, open_index=opener) as deployment:
             manager = SweepManager(deployment)
-            record = manager.start(SweepRequest(threshold=0.47), "test")
+            record = manager.start(SweepOrder(threshold=0.47), "test")
             assert manager.wait(120)
             assert manager.status(record.id).state is SweepState.DONE
             assert manager.groups(record.id).total == TWICE

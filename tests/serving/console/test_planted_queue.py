@@ -19,10 +19,11 @@ from playwright.sync_api import Browser, expect
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from schema.cases import CaseState
+from schema.documents import Document
 from serving.demo.data import make_document
 from serving.settings.settings import SETTINGS_FILE
 from tests.serving.api.conftest import serving

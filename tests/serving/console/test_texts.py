@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
 from schema.actors import Restriction, Role
 from schema.cases import CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
 from schema.documents import DOCUMENT_TYPES, DocumentStatus
 from schema.lines import LineEventKind, LineState
 from schema.people import ExceptionCause
+from schema.phases import Retained
 from schema.reasons import Decision, Reason
 from schema.sweeps import GroupKind, SweepScope, SweepState
 from serving.console.routes import read_files
@@ -88,7 +88,7 @@ CLOSED: dict[str, Any] = {
     "risk": SCALES,
     "role": Role,
     "restriction": Restriction,
-    "expired": [one for one in Kind if one is not Kind.ANSWERS],
+    "expired": [one for one in Retained if one is not Retained.ANSWERS],
 }
 
 

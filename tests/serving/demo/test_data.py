@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.errors import RequestError
-from engine.matching.documents import Document, check_documents
+from engine.matching.documents import check_documents
+from schema.documents import Document
 from schema.reasons import Reason
 from serving.demo.data import (
     MAX_PHOTOGRAPHS,

@@ -22,9 +22,10 @@ from pydantic import ValidationError
 
 from engine.errors import RequestError
 from engine.matching.checks.authority import AuthorityQuestion
-from engine.matching.documents import AuthorityCode, AuthorityResult, CheckedDocument
+from engine.matching.documents import AuthorityResult, CheckedDocument
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from schema.documents import AuthorityCode
 from serving.ingress.http_authority import CircuitBreaker, HttpAuthority, reach
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import Meter

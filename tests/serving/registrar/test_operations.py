@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from datetime import UTC
 from time import monotonic
 from typing import Any
 
@@ -31,6 +32,8 @@ from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, Close, LineTarget
+from serving.wire.cases import OutcomeRequest
+from serving.wire.fields import Moment
 from tests.indexes.sharding.local_shards import SlowToAdd
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.registrar.conftest import WAIT_S, wait_for_queued
@@ -153,7 +156,9 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     pending = await registrar.erase(document_id, context)
     assert pending.cases == (dispute.case_id,)
     assert (await registrar.identify(person[None], 0.5, context))[0].candidates
-    await registrar.step_case(dispute.case_id, Close(Outcome.UNFOUNDED), context)
+    await registrar.step_case(
+        dispute.case_id, Close(OutcomeRequest(Outcome.UNFOUNDED, Moment.now(UTC))), context
+    )
     # The service does what it has acknowledged, without being asked again.
     async with asyncio.timeout(60):
         while (await registrar.identify(person[None], 0.5, context))[0].candidates:

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.documents import Document
-from schema.documents import DOCUMENT_TYPES
+from schema.documents import DOCUMENT_TYPES, Document
 from schema.reasons import Reason
 from serving.sandbox.outcomes import (
     BROKEN,

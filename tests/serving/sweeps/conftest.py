@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.estimate import SweepOrder
 from schema.sweeps import SweepRecord
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -53,6 +53,6 @@ def paused_join(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture
 def begun(manager: SweepManager, paused_join: PausedJoin) -> SweepRecord:
     """A sweep that waits after its first tile."""
-    record = manager.start(SweepRequest(threshold=0.47), "key:fraud")
+    record = manager.start(SweepOrder(threshold=0.47), "key:fraud")
     assert paused_join.reached.wait(120)
     return record

@@ -19,15 +19,14 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.sweeps import SweepChange
 from engine.sweeps import outputs
-from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.estimate import SweepOrder
 from engine.sweeps.folder import GroupFile, SweepFolder
-from schema.sweeps import SweepRecord, SweepScope, SweepState
+from schema.sweeps import RiskTerm, SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.jobs.retention import EXPIRED, retire_sweeps
 from serving.settings.settings import load_settings
 from serving.sweeps.manager import SweepManager
 from serving.sweeps.sweep_states import SweepStates
-from serving.wire.sweeps import RiskTerm
 from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
     TWICE,
@@ -37,11 +36,11 @@ from tests.serving.sweeps.synthetic_people import (
     strangers,
 )
 
-REQUEST = SweepRequest(threshold=0.47)
+REQUEST = SweepOrder(threshold=0.47)
 ACTOR = "key:fraud"
 
 
-def sweep(manager: SweepManager, request: SweepRequest = REQUEST) -> SweepRecord:
+def sweep(manager: SweepManager, request: SweepOrder = REQUEST) -> SweepRecord:
     record = manager.start(request, ACTOR)
     assert manager.wait(120)
     return manager.status(record.id)
@@ -98,7 +97,7 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
     with pytest.raises(Exception, match="no such group"):
         manager.group(done.id, two.key)
-    assert manager.plan(SweepRequest(scope=SweepScope.NEW)).new_references == 0
+    assert manager.plan(SweepOrder(scope=SweepScope.NEW)).new_references == 0
 
 
 def test_a_holder_erased_while_a_sweep_ends_is_in_none_of_its_files(
@@ -269,7 +268,7 @@ def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
     assert sorted(left) == sorted([first.id, second.id])
     assert not folder_of(deployment, first).path.exists()
     assert list(folder_of(deployment, second).files()) == []
-    assert manager.plan(SweepRequest(scope=SweepScope.NEW)).new_references == 0
+    assert manager.plan(SweepOrder(scope=SweepScope.NEW)).new_references == 0
     with pytest.raises(SweepOver, match="sweep again"):
         manager.groups(second.id)
     assert [record.id for record in manager.list()] == [second.id, first.id]

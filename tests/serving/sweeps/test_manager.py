@@ -24,7 +24,7 @@ from engine.errors import (
 )
 from engine.registry.database import new_id
 from engine.sweeps import outputs
-from engine.sweeps.estimate import SweepRequest
+from engine.sweeps.estimate import SweepOrder
 from engine.sweeps.folder import SweepFolder, SweepStatus
 from indexes.errors import SearchInvalid
 from schema.actors import Actor
@@ -44,7 +44,7 @@ from tests.serving.sweeps.synthetic_people import (
     strangers,
 )
 
-REQUEST = SweepRequest(threshold=0.47)
+REQUEST = SweepOrder(threshold=0.47)
 ACTOR = "key:fraud"
 
 
@@ -298,12 +298,12 @@ def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_
 def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
     manager: SweepManager, deployment: Deployment
 ) -> None:
-    beyond = SweepRequest(threshold=0.9)
+    beyond = SweepOrder(threshold=0.9)
     assert not manager.plan(beyond).is_supported
     with pytest.raises(RateUnsupported, match="beyond the calibration"):
         manager.start(beyond, ACTOR)
     with pytest.raises(RateUnsupported, match="not supported"):
-        manager.start(SweepRequest(fmr=1e-12), ACTOR)
+        manager.start(SweepOrder(fmr=1e-12), ACTOR)
     assert deployment.store.sweeps.newest() == []
     record = manager.start(replace(beyond, is_unsupported_allowed=True), ACTOR)
     done = finish(manager, record)
@@ -311,8 +311,8 @@ def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
 
 
 def test_without_a_threshold_the_proposed_one_is_taken(manager: SweepManager) -> None:
-    record = manager.start(SweepRequest(), ACTOR)
-    assert record.terms.threshold == manager.plan(SweepRequest()).proposal.threshold
+    record = manager.start(SweepOrder(), ACTOR)
+    assert record.terms.threshold == manager.plan(SweepOrder()).proposal.threshold
     done = finish(manager, record)
     assert done.summary["pairs"] == TWICE
 
@@ -323,7 +323,7 @@ def test_a_sweep_of_new_references_finds_their_pairs_with_known_ones(
     assert finish(manager, manager.start(REQUEST, ACTOR)).state is SweepState.DONE
     again = second_documents(strangers(PEOPLE)[:2], seed=2)
     fill(deployment, again, first=1000)
-    request = SweepRequest(scope=SweepScope.NEW)
+    request = SweepOrder(scope=SweepScope.NEW)
     expectation = manager.plan(request)
     assert expectation.new_references == 2
     assert expectation.comparisons == 2 * (PEOPLE + TWICE) + 1
@@ -341,10 +341,10 @@ def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(
 ) -> None:
     first = finish(manager, manager.start(REQUEST, ACTOR))
     with pytest.raises(RequestError, match=r"from 0\.4700 on"):
-        manager.start(SweepRequest(threshold=0.42, scope=SweepScope.NEW), ACTOR)
+        manager.start(SweepOrder(threshold=0.42, scope=SweepScope.NEW), ACTOR)
     Path(deployment.sweep_folder / first.id / "covered.bin").unlink()
     with pytest.raises(RegistryError, match="sweep all once"):
-        manager.start(SweepRequest(threshold=0.475, scope=SweepScope.NEW), ACTOR)
+        manager.start(SweepOrder(threshold=0.475, scope=SweepScope.NEW), ACTOR)
 
 
 def forget_model(deployment: Deployment) -> None:
@@ -376,7 +376,7 @@ def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(
     first = finish(manager, manager.start(REQUEST, ACTOR))
     forget_model(deployment)
     with pytest.raises(RegistryError, match=f"since sweep {first.id}: sweep all once"):
-        manager.start(SweepRequest(threshold=0.475, scope=SweepScope.NEW), ACTOR)
+        manager.start(SweepOrder(threshold=0.475, scope=SweepScope.NEW), ACTOR)
     assert finish(manager, manager.start(REQUEST, ACTOR)).summary["pairs"] == TWICE
 
 
@@ -396,7 +396,7 @@ def test_an_empty_gallery_is_swept_in_no_time(home: Path) -> None:
     with Deployment(home, load_settings(home)) as deployment:
         manager = SweepManager(deployment)
         for scope in SweepScope:
-            done = finish(manager, manager.start(SweepRequest(scope=scope), ACTOR))
+            done = finish(manager, manager.start(SweepOrder(scope=scope), ACTOR))
             assert done.state is SweepState.DONE
             assert (done.summary["references"], done.summary["groups"]) == (0, 0)
         manager.close()

@@ -1,4 +1,4 @@
-"""No vocabulary of the wire, the client, the console or the tables differs from the engine's."""
+"""No vocabulary of the wire, the client or the console differs from the engine's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
-from sqlalchemy import CheckConstraint
 
 import schema
 import serving.wire
-from engine.registry.store import every_table
 from schema.documents import DOCUMENT_TYPES
 
 ROOT = Path(__file__).parents[3]
@@ -43,9 +41,6 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "open assigned proposed closed": "merged",
         "pending suspended_outgoing suspended": "active closed disputed",
         "queued running paused": "done cancelled failed",
-        "fraud twins mistake": "unfounded",
-        "attempted active erased": "blocked",
-        "outlet carrier": "fraud operator metrics",
         "outlet carrier fraud operator": "metrics",
     }
 )
@@ -122,14 +117,6 @@ def find_in_client() -> Found:
             yield f"{path.name}:{node.lineno}", find_strings(node.slice)
 
 
-def find_in_tables() -> Found:
-    for table in every_table():
-        for one in table.constraints:
-            if isinstance(one, CheckConstraint):
-                for column, values in re.findall(r"(\w+) IN \(([^()]*)\)", str(one.sqltext)):
-                    yield f"{table.name}.{column}", frozenset(re.findall(r"'(\w+)'", values))
-
-
 def find_in_console() -> Found:
     """Lists and keys of which most are words of one vocabulary of the wire, and words of none that
     a field is compared with."""
@@ -152,7 +139,6 @@ def find_in_console() -> Found:
 FOUND = {
     "wire": list(find_in_wire()),
     "client": list(find_in_client()),
-    "tables": list(find_in_tables()),
     "console": list(find_in_console()),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cases.precision import Precision
+from engine.cases.precision import MeasuredPrecision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
@@ -205,7 +205,7 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
         same_document_pairs=17,
         excepted_pairs=1,
     )
-    judged = Precision(judged=40, confirmed=36, cases=40, effective=40.0)
+    judged = MeasuredPrecision(judged=40, confirmed=36, cases=40, effective=40.0)
     assert "fraud is in use" not in Reading(render_report(contents)).text()
     shown = replace(contents, sweep=sweep, judged=judged, fraud_in_use=1)
     text = Reading(render_report(shown)).text()

@@ -19,7 +19,7 @@ from loadtest.config import Invocation, LoadTestResult, read_options
 from loadtest.criteria import write_ms
 from loadtest.errors import INTERNAL, Exit, LoadTestRefused, refuse, write_json
 from loadtest.judging import Correctness
-from loadtest.report import sum_decisions, summarize, write_page
+from loadtest.load_report import sum_decisions, summarize, write_page
 from loadtest.service_calls import ReportProgress
 
 REFRESHES_A_SECOND = 2
