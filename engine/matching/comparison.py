@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple
@@ -20,6 +20,10 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, products, rounding_bound
 from schema.thresholds import Comparison
+
+FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], dict[str, Any]]
+"""Expected false candidates of one search of so many references: for each face that is searched for
+the score from which it counts, and which comparisons it makes."""
 
 
 class WatchList:

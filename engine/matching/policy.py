@@ -147,16 +147,17 @@ class Evidence:
     cosines, None where nothing was compared."""
 
     thresholds: Thresholds
-    parts: tuple[EvidencePart, ...]
+    parts: Mapping[type[EvidencePart], EvidencePart]
 
     def of(self, kind: type[P]) -> P:
         """The part of a check."""
-        return next(part for part in self.parts if type(part) is kind)
+        part = self.parts[kind]
+        assert isinstance(part, kind)
+        return part
 
     def having(self, *changed: EvidencePart) -> Evidence:
         """The same with these parts in place of those of their kind."""
-        new = {type(part): part for part in changed}
-        return Evidence(self.thresholds, tuple(new.get(type(one), one) for one in self.parts))
+        return Evidence(self.thresholds, {**self.parts, **{type(one): one for one in changed}})
 
 
 def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
@@ -166,7 +167,7 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     `version` is the policy's that is applied. Raises `ValueError` for evidence that compared
     nothing and gives no reason for it: what was not looked at is never approved.
     """
-    parts = [one for one in evidence.parts if one is not unasked(type(one))]
+    parts = [one for one in evidence.parts.values() if one is not unasked(type(one))]
     each = (one for part in parts for one in part.find(evidence, version))
     # Of a minor and of the guardian the same may be found.
     found: Sequence[Finding] = list(dict.fromkeys(each))
@@ -207,7 +208,7 @@ _BARE_INPUTS = ("thresholds", "searched")
 def write_evidence(evidence: Evidence) -> dict[str, Any]:
     """The evidence as JSON values."""
     written: dict[str, Any] = {"thresholds": msgspec.to_builtins(evidence.thresholds)}
-    for part in evidence.parts:
+    for part in evidence.parts.values():
         written |= part.write()
     return written
 

@@ -89,6 +89,11 @@ class EnrollmentRequest:
         return self.live.is_absent and self.liveness is None
 
     @property
+    def actor(self) -> str:
+        """Who asked, for the audit."""
+        return f"outlet:{self.outlet}" if self.caller is None else self.caller.actor
+
+    @property
     def faces_judged(self) -> list[Judged | None]:
         """Judgements of each face that is shown, a guardian's too; where there is no face the
         photograph is what is wrong."""
@@ -292,6 +297,18 @@ class Attempt:
         return self.request.live, self.request.live if portrait.is_absent else portrait
 
     @property
+    def actor(self) -> str:
+        """The outlet, by any of its keys; or who typed the command, at the home itself."""
+        caller = self.request.caller
+        is_command = caller is not None and caller.is_command
+        return self.request.actor if is_command else f"outlet:{self.outlet.code}"
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the intake has found nothing for which its faces are not compared."""
+        return not self.document.findings and not self.is_same_photograph
+
+    @property
     def lookups(self) -> list[bytes]:
         """Every document that the attempt names."""
         beside = None if self.guardian is None else self.guardian.document_lookup
@@ -439,12 +456,7 @@ def record_refused(
 ) -> tuple[AuditEntry, ...]:
     """An audit entry of each attempt at a restricted outlet."""
     return tuple(
-        AuditEntry(
-            f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
-            ENROLLMENT_REFUSED,
-            one.outlet,
-            {"cause": OutletRestricted.code},
-        )
+        AuditEntry(one.actor, ENROLLMENT_REFUSED, one.outlet, {"cause": OutletRestricted.code})
         for one, outcome in zip(requests, outcomes, strict=True)
         if isinstance(outcome, OutletRestricted)
     )

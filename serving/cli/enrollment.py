@@ -19,9 +19,9 @@ from engine.matching import requests
 from engine.matching.checks.liveness import name_document, read_token
 from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
+from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames
 from engine.matching.documents import AuthorityResult, require_checkable
-from engine.matching.people import ask_of
 from engine.matching.samples import ABSENT, Sample
 from engine.registry.database import utc_now
 from engine.registry.enrollments import EnrollmentRecord
@@ -234,6 +234,8 @@ def _look_up(
 ) -> dict[DocumentRole, AuthorityResult]:
     """Looks the documents up with the authority; nothing of a request that is answered already."""
 
+    from engine.registry.database import utc_now
+
     try:
         from serving.ingress.http_authority import open_authority
     except ImportError:
@@ -245,7 +247,7 @@ def _look_up(
     async def ask() -> dict[DocumentRole, AuthorityResult]:
         settings = deployment.settings.authority
         authority = open_authority(settings, deployment.vault, deployment.home)
-        terms = (deployment.liveness.terms, deployment.judge.people)
+        terms = (deployment.liveness.terms, deployment.settings.people)
         questions = ask_of(found, live, guardian_live, *terms)
         assert authority is not None, "its kind is not form"
         try:

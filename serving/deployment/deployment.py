@@ -29,8 +29,18 @@ from engine.errors import (
 from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.calibration import Calibration, Thresholds
-from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
+from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
+from engine.matching.checks.limits import LimitsCheck
+from engine.matching.checks.lines import LineCheck
+from engine.matching.checks.liveness import (
+    LivenessCheck,
+    LivenessChecker,
+    LivenessTerms,
+    load_issuer,
+)
+from engine.matching.checks.order import CHECKS
+from engine.matching.checks.people import PeopleCheck
+from engine.matching.checks.second_model import SecondModelCheck
 from engine.matching.comparison import WatchList
 from engine.matching.holders import (
     ErasureCertificate,
@@ -372,14 +382,17 @@ class Deployment:
             false_candidates=self.expect_false_candidates,
             calibration_version=self.calibration.version,
             crops=self.settings.crops,
-            limits=self.settings.limits,
-            person_limit=self.person_limit,
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
-            second=self.second,
-            liveness=self.liveness.terms,
-            look_ups=read_authority(self.settings.authority),
-            people=self.settings.people,
+            checks={
+                **CHECKS,
+                AuthorityCheck: read_authority(self.settings.authority),
+                LivenessCheck: self.liveness.terms,
+                LineCheck: self.person_limit,
+                PeopleCheck: self.settings.people,
+                LimitsCheck: self.settings.limits,
+                SecondModelCheck: self.second,
+            },
         )
 
     @cached_property

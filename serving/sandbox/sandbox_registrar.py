@@ -35,12 +35,14 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.liveness import LivenessTerms
+from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
+from engine.matching.checks.lines import LineCheck
+from engine.matching.checks.liveness import LivenessCheck, LivenessTerms
+from engine.matching.checks.people import PeopleCheck
 from engine.matching.checks.picture import FaceVector
 from engine.matching.documents import AuthorityResult, CheckedDocument
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
-from engine.matching.judge import Judge, JudgedBatch
+from engine.matching.judge import DecisionCheck, Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
 from engine.matching.requests import (
     Answer,
@@ -125,14 +127,17 @@ class SandboxJudge(Judge):
 
     def _follow(self, reason: Reason | None) -> Judge:
         if reason is not None and reason.row.about is About.LIVENESS:
-            return replace(self, liveness=_ALIVE)
+            return self._with(LivenessCheck, _ALIVE)
         if reason in AUTHORITY_REASONS:
-            return replace(self, look_ups=AuthorityTerms())
+            return self._with(AuthorityCheck, AuthorityTerms())
         if reason in _PEOPLE_RULES:
-            return replace(self, people=_PEOPLE_RULES[reason])
+            return self._with(PeopleCheck, _PEOPLE_RULES[reason])
         if reason is Reason.PERSON_LIMIT_REACHED:
-            return replace(self, person_limit=LINE_LIMIT)
+            return self._with(LineCheck, LINE_LIMIT)
         return self
+
+    def _with(self, check: type[DecisionCheck], terms: Any) -> Judge:
+        return replace(self, checks={**self.checks, check: terms})
 
 
 class SandboxDeployment(Deployment):

@@ -27,6 +27,7 @@ from engine.faces.extractor import Extraction, Extractor
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import read_evidence
+from engine.matching.checks.people import PeopleCheck
 from engine.matching.comparison import fuse_vectors
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples
@@ -164,7 +165,8 @@ def lab(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         thresholds = deployment.thresholds
         people = [some for some in people if len(some) == 4 and verifies(some, thresholds)]
         rules = PeopleRules(age_of_majority=18, minor_face="guardian")
-        deployment.judge = replace(deployment.judge, people=rules)  # type: ignore[misc]
+        checks = {**deployment.judge.checks, PeopleCheck: rules}
+        deployment.judge = replace(deployment.judge, checks=checks)  # type: ignore[misc]
         lab = Lab(deployment, thresholds, people, itertools.count(1))
         for victim in range(VICTIMS):
             assert lab.enroll(victim, victim).decision is Decision.APPROVED

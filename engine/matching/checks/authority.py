@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+from collections import defaultdict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -22,7 +23,9 @@ from engine.matching.documents import (
     CheckedDocument,
     check_documents,
 )
+from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.requests import Attempt
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.documents import AuthorityCode, Difference, Document, DocumentRole, Standing
@@ -315,3 +318,28 @@ class AuthorityPart(EvidencePart):
 def find_told(problem: Reason | None, brings: Decision | None) -> list[Finding]:
     """The finding on a problem that has a say."""
     return [] if problem is None or brings is None else [Finding(problem, brings)]
+
+
+class AuthorityCheck(DecisionCheck):
+    """Weighs what an authority said of the documents of an attempt."""
+
+    part = AuthorityPart
+
+    def __init__(self, batch: AttemptBatch, terms: AuthorityTerms) -> None:
+        super().__init__(batch, terms)
+        self._said: defaultdict[int, dict[str, WeighedAuthority]] = defaultdict(dict)
+
+    def weigh_document(self, place: int, attempt: Attempt, role: DocumentRole) -> dict[str, Any]:
+        """What it said of one of them, as evidence keeps it."""
+        said = self._terms.weigh(attempt.request.authority.get(role), role)
+        self._said[place][role.value] = said
+        return {"authority_problem": said.problem, "authority_brings": said.brings}
+
+    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
+        del evidence
+        if not attempt.document.is_well_formed:
+            return []
+        return [AuthorityPart(**self.weigh_document(place, attempt, DocumentRole.OWN))]
+
+    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
+        return {role: said.describe() for role, said in self._said[made.place].items()}

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
 
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.authority import find_told
-from engine.matching.checks.face import is_below
-from engine.matching.policy import Candidate, FaceScores, Finding
+from engine.matching.checks.document import settle_document
+from engine.matching.checks.face import FaceCheck, choose, is_below, reaches
+from engine.matching.checks.lines import LineCheck
+from engine.matching.checks.picture import find_problems
+from engine.matching.documents import find_age
+from engine.matching.judge import AttemptBatch, DecidedAttempt
+from engine.matching.policy import Candidate, FaceScores, Finding, Verdict
+from engine.matching.requests import Attempt
+from engine.registry.documents import DocumentRecord
+from engine.registry.people import Guardianship
+from engine.registry.sweeps import EXCEPTIONS
+from schema.cases import CaseKind
+from schema.documents import DocumentRole, DocumentStatus
 from schema.reasons import Decision, Reason
 
 
@@ -77,3 +91,169 @@ class GuardianEvidence:
             (self.is_watchlisted, Reason.WATCHLISTED),
         )
         return [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies] + said
+
+
+class Guardians:
+    """The guardians who came with the attempts of a batch: `places` are where their probes stand
+    among the comparisons, after those of all attempts."""
+
+    def __init__(self, batch: AttemptBatch) -> None:
+        self._batch, self._face = batch, batch.of(FaceCheck)
+        with_one = [place for place, one in enumerate(batch.attempts) if one.guardian is not None]
+        self._places = {one: len(batch.attempts) + at for at, one in enumerate(with_one)}
+        self.bound: list[Guardianship] = []
+
+    def weigh(
+        self,
+        place: int,
+        attempt: Attempt,
+        majority: int,
+        told: Mapping[DocumentRole, Mapping[str, Any]],
+        *,
+        is_holder_shown: bool,
+    ) -> GuardianEvidence | None:
+        """The evidence on the guardian of a minor, with what an authority has `told`; None where
+        none came. The minor's document was shown with its holder's face where `is_holder_shown`."""
+        guardian, batch = attempt.guardian, self._batch
+        if guardian is None:
+            return None
+        at, comparisons, standing = self._places[place], batch.comparisons, batch.standing
+        live, portrait = guardian.request.live, guardian.request.portrait
+        record, held = (one(guardian.document_lookup) for one in (batch.document, batch.held))
+        holder = self._face.resemble(at, held)
+        holder_score = None if holder is None else holder.least
+        found, decided = self._face.search(at, record)
+        apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
+        if record is not None and reaches(holder_score, comparisons.thresholds.same_document):
+            apart |= standing.kin(record.id)
+        problems = find_problems(live)
+        if not portrait.is_absent:
+            problems += find_problems(portrait)
+        if guardian.is_same_photograph:
+            problems += (Reason.SAME_PHOTOGRAPH,)
+        minor = batch.document(attempt.document_lookup)
+        is_minor = find_minor(guardian.document.born_on, attempt.judged_on, majority)
+        is_same = guardian.document_lookup == attempt.document_lookup
+        has_probe = comparisons.has_probe(at)
+        return GuardianEvidence(
+            findings=guardian.document.findings,
+            problems=problems,
+            is_grown_up=None if is_minor is None else not is_minor,
+            is_same_person=is_same or self._is_same_face(place, at),
+            is_barred=record is not None and is_barred(record, batch),
+            is_other=not is_holder_shown and self._is_other(at, minor, record),
+            name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
+            is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
+            or (has_probe and comparisons.is_watched(at)),
+            has_all_lines=record is not None and self._has_all_lines(record.id, attempt),
+            verify=comparisons.thresholds.verify_for(live.length),
+            live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
+            holder_score=holder_score,
+            holder_each=None if holder is None else holder.each,
+            candidates=choose(found, apart, is_among=False),
+            searched=comparisons.searched if has_probe else None,
+            **told[DocumentRole.GUARDIAN],
+        )
+
+    def _is_same_face(self, place: int, at: int) -> bool:
+        comparisons = self._batch.comparisons
+        return (
+            comparisons.has_probe(place)
+            and comparisons.has_probe(at)
+            and any(
+                comparisons.look_alikes(shown, comparisons.faces(other).vectors)
+                for shown, other in ((place, at), (at, place))
+            )
+        )
+
+    def _is_other(
+        self, at: int, minor: DocumentRecord | None, guardian: DocumentRecord | None
+    ) -> bool:
+        """Whether a minor's document, whose holder has not come, has a face or other guardians: by
+        anybody's document and face it would be anybody's."""
+        if minor is None:
+            return False
+        known = self._batch.registry.people.guardians_of(minor.id)
+        known |= {one.guardian_id for one in self.bound if one.document_id == minor.id}
+        if not known and not minor.reference_ids:
+            return False
+        kin = set() if guardian is None else self._batch.standing.kin(guardian.id)
+        if guardian is not None and known & {guardian.id, *kin}:
+            return False
+        return self._face.find_confirmation(at, minor, guardian) is None
+
+    def _has_all_lines(self, guardian_id: str, attempt: Attempt) -> bool:
+        """Or whoever answers for children has as many lines as there are names to invent."""
+        carrier, limit = attempt.outlet.carrier, attempt.outlet.line_limit
+        own = self._batch.of(LineCheck).count(guardian_id, carrier)
+        # What this batch has replaced is still there under the document of before.
+        kin = self._batch.standing.kin(guardian_id)
+        guarded = sum(self._batch.registry.people.count_guarded(sorted(kin), carrier).values())
+        fresh = sum(one.guardian_id in kin for one in self.bound)
+        return own + guarded + fresh >= limit
+
+    def bind(self, made: DecidedAttempt, majority: int) -> str:
+        """Makes the guardian answer for a minor's line, until the year in which that ends; the
+        guardian's document is bound as one that was enrolled, without a line, so that the face has
+        no second identity."""
+        guardian, born_on = made.attempt.guardian, made.attempt.document.born_on
+        assert guardian is not None, "no minor is approved alone"
+        assert born_on is not None, "a minor's age is known"
+        assert made.line_id is not None
+        assert made.document_id is not None
+        guardian_id = settle_document(self._batch, guardian, made.verdict)
+        assert guardian_id is not None, "a guardian's document is well-formed"
+        self._batch.add_reference(made, self._places[made.place], guardian, guardian_id)
+        given = (made.line_id, made.document_id, guardian_id, made.enrollment_id)
+        self.bound.append(Guardianship(*given, born_on.year + majority, self._batch.now))
+        return guardian_id
+
+    def open_case(
+        self,
+        made: DecidedAttempt,
+        guardian: GuardianEvidence,
+        kind: CaseKind | None,
+        *,
+        is_shown: bool,
+    ) -> str | None:
+        """Opens a case of this kind, if any, about a guardian whom people are asked about; keeps
+        their face where it `is_shown`. Their document, as of an enrollment that goes to review: a
+        row that people can decide about."""
+        attempt, cases = made.attempt.guardian, () if kind is None else (kind,)
+        assert attempt is not None, "people are asked about somebody"
+        own = settle_document(self._batch, attempt, replace(made.verdict, cases=cases))
+        if is_shown:
+            self._batch.keep_shown(made, self._places[made.place], attempt)
+        if kind is not None:
+            named = (own, *(one.document_id for one in guardian.candidates))
+            documents = [key for key in named if key is not None]
+            score = max(one.score for one in guardian.candidates)
+            key = made.verdict.name_untold({Reason.GUARDIAN_DUPLICATE}, made.enrollment_id)
+            self._batch.open_case(made, kind, documents, documents, score, key)
+        return own
+
+
+def find_case(verdict: Verdict) -> CaseKind | None:
+    """The case about a guardian who is known under another identity; None where there is none."""
+    brings = [one.decision for one in verdict.findings if one.reason is Reason.GUARDIAN_DUPLICATE]
+    if not brings:
+        return None
+    is_certain = Decision.REJECTED in brings
+    return CaseKind.DUPLICATE_IDENTITY if is_certain else CaseKind.POSSIBLE_DUPLICATE
+
+
+def is_barred(record: DocumentRecord, batch: AttemptBatch) -> bool:
+    """Whether nothing is done by a document, whoever holds it."""
+    return (
+        record.status is DocumentStatus.BLOCKED
+        or record.awaits_erasure
+        or record.id in batch.standing.deceased
+        or record.id in batch.standing.replaced
+    )
+
+
+def find_minor(born_on: date | None, on: date | None, majority: int) -> bool | None:
+    """Whether somebody is a minor; None where no age is asked for, or it is not known."""
+    if not majority or born_on is None or on is None:
+        return None
+    return find_age(born_on, on) < majority

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import TooManyFailures
-from engine.matching.checks.face import BatchState, FacePart
+from engine.errors import SosieError, TooManyFailures
+from engine.matching.checks.face import FacePart
 from engine.matching.checks.liveness import LivenessPart
 from engine.matching.checks.people import PeoplePart
+from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt, name_counted
 from engine.registry.audit import AuditEntry
@@ -371,73 +372,65 @@ def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
 SEARCHES_ENDED = "searches.ended"
 
 
-class BatchBounds:
+class LimitsCheck(DecisionCheck):
     """The bounds on what the attempts of a batch find out, each counted after those before it."""
 
-    def __init__(
-        self,
-        limits: Limits,
-        store: Reader,
-        attempts: Sequence[Attempt],
-        state: BatchState,
-        now: datetime,
-    ) -> None:
-        self._limits = limits
-        self._store = store
-        self._state = state
+    unasked = NO_LIMITS
+
+    def __init__(self, batch: AttemptBatch, terms: Limits) -> None:
+        super().__init__(batch, terms)
+        attempts, registry = batch.attempts, batch.registry
         asked = [(one, one.request.caller) for one in attempts if one.request.caller is not None]
         names = [name for _, caller in asked for name in (*name_keys(caller), name_ended(caller))]
         for one, caller in asked:
-            documents = [*map(self._find_counted, one.lookups), *state.owners()]
+            documents = [*map(self._find_counted, one.lookups), *batch.owners.values()]
             names += [name_holder(key, caller) for key in documents]
-        replaced = [state.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
-        self._of_replaced = {one.id: store.tally_names(one.id) for one in replaced if one}
+        replaced = [batch.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
+        self._of_replaced = {one.id: registry.tally_names(one.id) for one in replaced if one}
         names += [name for some in self._of_replaced.values() for name in some]
-        self._levels = Levels(limits, store, names, now)
+        self._levels = Levels(terms, registry, names, batch.now)
         self._reported: set[str] = set()
 
     def _find_counted(self, lookup: bytes) -> str:
-        return name_counted(lookup, self._state.document(lookup))
+        return name_counted(lookup, self._batch.document(lookup))
 
-    def require(self, attempt: Attempt) -> None:
+    def admit(self, attempt: Attempt) -> None:
         """`TooManyFailures` for one of a key, or about a document, of which no more is taken."""
         caller = attempt.request.caller
         if caller is not None:
             held = [name_holder(self._find_counted(one), caller) for one in attempt.lookups]
             self._levels.require(caller, [*name_keys(caller), name_ended(caller), *held])
 
-    def require_told(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
-        """The same for one that would tell of a holder of whom no more may be told."""
-        caller = attempt.request.caller
-        if caller is not None:
-            for one, amount in _weigh_told(evidence, verdict).items():
+    def refuse(self, made: DecidedAttempt) -> SosieError | None:
+        """The same for one that would tell of a holder of whom no more may be told: it is its key's
+        last, but for a double beyond doubt, whose refusal says nothing new. An entry says so where
+        a case is open already: nothing is kept without one."""
+        caller = made.attempt.request.caller
+        if caller is None:
+            return None
+        told = _weigh_told(made.evidence, made.verdict)
+        try:
+            for one, amount in told.items():
                 self._levels.require_room(caller, name_holder(one, caller), amount)
+        except TooManyFailures as error:
+            if SEARCHED in told.values():
+                outlet = made.attempt.outlet.code
+                self._batch.writes.append(AuditEntry(caller.actor, SEARCHES_ENDED, outlet))
+                self._count(caller, {name_ended(caller): 1.0})
+            return error
+        return None
 
-    def end(
-        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
-    ) -> tuple[list[Tally], list[NewCase], *tuple[AuditEntry, ...]]:
-        """What it counts for that an attempt has met a full holder: it is its key's last, but for a
-        double beyond doubt, whose refusal says nothing new. The entry says so where a case is open
-        already: nothing is kept without one."""
-        caller = attempt.request.caller
-        assert caller is not None, "only what has a caller is bounded"
-        if SEARCHED not in _weigh_told(evidence, verdict).values():
-            return [], []
-        name = name_ended(caller)
-        entry = AuditEntry(caller.actor, SEARCHES_ENDED, attempt.outlet.code)
-        return self._levels.add(caller, name), self._report(caller, [name]), entry
-
-    def count(
-        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
-    ) -> tuple[list[Tally], list[NewCase]]:
+    def write(self, made: DecidedAttempt) -> None:
         """What a decision counts for, and the cases about counts that are full by it.
 
         A rejection by what was compared is its key's failure; an approval takes one off.
         """
-        tallies = self._follow(attempt, verdict)
+        attempt, evidence, verdict = made.attempt, made.evidence, made.verdict
+        if made.is_approved:
+            self._follow(attempt)
         caller = attempt.request.caller
         if caller is None:
-            return tallies, []
+            return
         told = _weigh_told(evidence, verdict)
         told |= {self._find_counted(one): 1 for one in find_failed(attempt, verdict)}
         score, own = evidence.of(FacePart).holder_score, attempt.document_lookup
@@ -448,7 +441,7 @@ class BatchBounds:
         ):
             told.setdefault(self._find_counted(own), 1)
         about: dict[str, float] = {name_holder(one, caller): told[one] for one in told}
-        if verdict.decision is Decision.APPROVED:
+        if made.is_approved:
             about |= dict.fromkeys(name_keys(caller), -1)
         elif (
             verdict.decision is Decision.REJECTED
@@ -456,31 +449,32 @@ class BatchBounds:
             and evidence.of(LivenessPart).liveness_brings is not Decision.REJECTED
         ):
             about |= dict.fromkeys(name_keys(caller), 1)
+        self._count(caller, about)
+
+    def _count(self, caller: Caller, about: Mapping[str, float]) -> None:
+        """Counts, and opens a case for each count that is full by it."""
         for name, amount in about.items():
-            tallies += self._levels.add(caller, name, amount)
-        return tallies, self._report(caller, about)
+            self._batch.writes += self._levels.add(caller, name, amount)
+        for name in about:
+            if name in self._reported or not self._levels.is_full(caller, name):
+                continue
+            self._reported.add(name)
+            case = find_case(self._terms, self._batch.registry, caller, name)
+            if case is not None:
+                self._batch.cases.open(case, caller.actor)
 
-    def _report(self, caller: Caller, names: Iterable[str]) -> list[NewCase]:
-        full = [one for one in names if self._levels.is_full(caller, one)]
-        fresh = [one for one in full if one not in self._reported]
-        self._reported.update(fresh)
-        cases = [find_case(self._limits, self._store, caller, name) for name in fresh]
-        return [case for case in cases if case is not None]
-
-    def _follow(self, attempt: Attempt, verdict: Verdict) -> list[Tally]:
+    def _follow(self, attempt: Attempt) -> None:
         """What counted about a document that was replaced counts about its successor, which has
         its reference: a new number is no new try at the same face."""
-        old = self._state.document(attempt.replaced_lookup)
-        own = self._state.document(attempt.document_lookup)
-        if verdict.decision is not Decision.APPROVED or old is None or own is None:
-            return []
+        old = self._batch.document(attempt.replaced_lookup)
+        own = self._batch.document(attempt.document_lookup)
+        if old is None or own is None:
+            return
         nobody = Caller("sosie")
-        return [
-            tally
-            for name in self._of_replaced[old.id]
-            if (level := self._levels.level(name, nobody))
-            for tally in self._levels.add(nobody, name.replace(old.id, own.id), level)
-        ]
+        for name in self._of_replaced[old.id]:
+            if level := self._levels.level(name, nobody):
+                successor = name.replace(old.id, own.id)
+                self._batch.writes += self._levels.add(nobody, successor, level)
 
 
 def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:

@@ -23,8 +23,10 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
-from engine.errors import LivenessRefused, LivenessReplayed, RequestError
+from engine.errors import LivenessRefused, LivenessReplayed, RequestError, SosieError
+from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.matching.samples import LivenessResult
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
@@ -570,3 +572,71 @@ class LivenessPart(EvidencePart):
         ]
         # Rejections first, as they are told with those of the photographs.
         return sorted(dict.fromkeys(found), key=lambda one: one.decision is not Decision.REJECTED)
+
+
+def find_brought(request: EnrollmentRequest, terms: LivenessTerms) -> Decision | None:
+    """What the result that came with a request brings by itself."""
+    if request.shows_nobody:
+        return None
+    return terms.weigh(request.liveness, LivenessUse.ENROLLMENT, request.carrier)
+
+
+class LivenessCheck(DecisionCheck):
+    """Weighs what came of liveness with the attempts of a batch."""
+
+    part = LivenessPart
+    unasked = NOT_ASKED
+
+    def __init__(self, batch: AttemptBatch, terms: LivenessTerms) -> None:
+        super().__init__(batch, terms)
+        results = [one.request.liveness for one in batch.attempts]
+        self._results = LivenessBatch(terms, batch.vault, batch.registry, results)
+        self._weighed: dict[int, tuple[Weighed | None, Judgement | None]] = {}
+
+    @classmethod
+    def spares(cls, terms: LivenessTerms, request: EnrollmentRequest) -> bool:
+        judged = terms.judge_faces(request.faces_judged)
+        found = (find_brought(request, terms), None if judged is None else judged.brings)
+        return Decision.REJECTED in found
+
+    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
+        del evidence
+        request, weighed = attempt.request, None
+        if not request.shows_nobody:
+            asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
+            weighed = self._results.weigh(*asked)
+        judged = self._terms.judge_faces(request.faces_judged)
+        self._weighed[place] = weighed, judged
+        part = LivenessPart()
+        if weighed is not None:
+            part = LivenessPart(liveness_problem=weighed.problem, liveness_brings=weighed.brings)
+        if judged is not None and judged.brings is not None:
+            part = replace(part, judge_problem=judged.problem, judge_brings=judged.brings)
+        return [part]
+
+    def refuse(self, made: DecidedAttempt) -> SosieError | None:
+        """Each result is used by one decision: where one is required and came again, that is kept,
+        and nothing is decided by it."""
+        weighed, judged = self._weighed[made.place]
+        spent = self._results.spend(weighed)
+        self._weighed[made.place] = spent, judged
+        if spent is None or spent.refusal is None:
+            return None
+        by, actor = spent.result.issuer or "none", made.attempt.request.actor
+        self._batch.writes.append(AuditEntry(actor, LIVENESS_CHECKED, by, {"problem": REPLAYED}))
+        self._keep(spent, made.attempt, None)
+        return spent.refusal
+
+    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
+        found = zip(("liveness", "liveness_judge"), self._weighed[made.place], strict=True)
+        return {name: one.describe() for name, one in found if one is not None}
+
+    def write(self, made: DecidedAttempt) -> None:
+        for one in self._weighed[made.place]:
+            if one is not None:
+                self._keep(one, made.attempt, made.enrollment_id)
+
+    def _keep(self, one: Weighed | Judgement, attempt: Attempt, enrollment_id: str | None) -> None:
+        outlet, at = attempt.outlet, self._batch.now
+        given = (LivenessUse.ENROLLMENT, at, outlet.carrier, outlet.code, enrollment_id)
+        self._batch.writes.append(one.record(*given))

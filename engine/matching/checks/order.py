@@ -8,36 +8,41 @@ from typing import Any
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import AuthorityPart
-from engine.matching.checks.document import DocumentPart
-from engine.matching.checks.face import FacePart, LinePart
-from engine.matching.checks.liveness import LivenessPart
-from engine.matching.checks.people import PeoplePart
-from engine.matching.checks.picture import PicturePart
-from engine.matching.policy import Evidence, EvidencePart, decide, unasked
+from engine.matching.checks.authority import AuthorityCheck
+from engine.matching.checks.document import DocumentCheck
+from engine.matching.checks.face import FaceCheck
+from engine.matching.checks.limits import LimitsCheck
+from engine.matching.checks.lines import LineCheck
+from engine.matching.checks.liveness import NOT_ASKED, LivenessCheck
+from engine.matching.checks.people import PeopleCheck
+from engine.matching.checks.picture import PictureCheck
+from engine.matching.checks.second_model import SecondModelCheck
+from engine.matching.judge import Checks
+from engine.matching.policy import Evidence, decide, unasked
 from engine.registry.enrollments import EnrollmentRecord
+from schema.options import NO_LIMITS, NO_RULES
 from schema.reasons import Decision, Reason
 
-PARTS: tuple[type[EvidencePart], ...] = (
-    DocumentPart,
-    AuthorityPart,
-    PicturePart,
-    LivenessPart,
-    FacePart,
-    LinePart,
-    PeoplePart,
-)
-"""What evidence has, in the order of findings."""
-
-
-BLANK = tuple(unasked(kind) for kind in PARTS)
+CHECKS: Checks = {
+    DocumentCheck: (),
+    AuthorityCheck: None,
+    PictureCheck: (),
+    LivenessCheck: NOT_ASKED,
+    FaceCheck: (),
+    LineCheck: 0,
+    PeopleCheck: NO_RULES,
+    LimitsCheck: NO_LIMITS,
+    SecondModelCheck: None,
+}
+"""With their terms where a deployment says nothing of them."""
+BLANK = {kind.part: unasked(kind.part) for kind in CHECKS if kind.part is not None}
 """Of evidence before anything is weighed."""
 
 
 def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     """The evidence that `write_evidence` wrote, after a way through JSON."""
     thresholds = Thresholds(**recorded["thresholds"])
-    return Evidence(thresholds, tuple(kind.read(recorded) for kind in PARTS))
+    return Evidence(thresholds, {kind: kind.read(recorded) for kind in BLANK})
 
 
 @dataclass(frozen=True, slots=True)

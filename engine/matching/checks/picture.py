@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.comparison import fuse_seconds, fuse_vectors
+from engine.matching.judge import DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.requests import Attempt, describe_records
 from engine.matching.samples import Sample
 from indexes.scoring import exact_scores
 from schema.reasons import Decision, Photograph, Reason
@@ -128,3 +130,27 @@ class PicturePart(EvidencePart):
                 yield Finding(reason, Decision.REJECTED, photograph)
         if self.is_same_photograph:
             yield Finding(Reason.SAME_PHOTOGRAPH, Decision.REJECTED)
+
+
+class PictureCheck(DecisionCheck):
+    """Says what is wrong with the photographs of an attempt."""
+
+    part = PicturePart
+
+    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
+        del place, evidence
+        return [
+            PicturePart(
+                live_problems=find_problems(attempt.request.live),
+                portrait_problems=find_problems(attempt.request.portrait),
+                is_same_photograph=attempt.is_same_photograph,
+            )
+        ]
+
+    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
+        request = made.attempt.request
+        quality = {"live": dict(request.live.quality), "portrait": dict(request.portrait.quality)}
+        told = {"quality": quality, "frames": describe_frames(request.live)}
+        # The answer says it too.
+        made.answer |= told
+        return told | describe_records(request)

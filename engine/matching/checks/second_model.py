@@ -17,10 +17,13 @@ from engine.errors import CalibrationError, ImageError, RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart
 from engine.matching.comparison import Faces, compare_faces, fuse_seconds, fuse_vectors, score_best
+from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, decide
 from engine.matching.samples import Sample, SecondEmbedder, take_samples
+from engine.registry.audit import AuditEntry
 from engine.registry.database import is_id
-from engine.registry.references import SecondTemplate
+from engine.registry.references import FilledReference, SecondTemplate
+from engine.registry.rows import choose
 from engine.registry.store import Reader, Store
 
 if TYPE_CHECKING:
@@ -109,6 +112,54 @@ class SecondModel:
         second = sample.second
         is_its_own = second is not None and second.digest == self.digest and sample.is_usable
         return second.vector if second is not None and is_its_own else None
+
+
+class SecondModelCheck(DecisionCheck):
+    """Describes the attempts of a batch by a second model, and adds its templates."""
+
+    def __init__(self, batch: AttemptBatch, terms: SecondModel) -> None:
+        super().__init__(batch, terms)
+        self._known = terms.read_templates(batch.registry, batch.compared)
+        """Its templates, of the references that have one."""
+
+    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
+        comparisons, request = self._batch.comparisons, made.attempt.request
+        if not comparisons.has_probe(made.place):
+            return {}
+        record = self._batch.held(made.attempt.document_lookup)
+        told = self._terms.describe(
+            request.live,
+            request.portrait,
+            made.evidence,
+            () if record is None else record.reference_ids,
+            self._known,
+            is_match="mean" in comparisons.faces(made.place).names,
+        )
+        return {} if told is None else {"second": told}
+
+    def write(self, made: DecidedAttempt) -> None:
+        """A returning holder's face is that of the references that it lacks; a replaced document's
+        template goes along with its reference."""
+        for attempt in made.bound:
+            record, batch = self._batch.document(attempt.document_lookup), self._batch
+            shown = self._terms.fuse(attempt.request.live, attempt.request.portrait)
+            for key in () if record is None else record.reference_ids:
+                like, second = batch.inherited.get(key), shown
+                if like is not None:
+                    kept = self._known.get(like)
+                    second = None if kept is None else SecondTemplate(self._terms.digest, kept)
+                if key in self._known or second is None:
+                    continue
+                self._known[key] = second.vector
+                if key in batch.references:
+                    batch.references[key] = replace(batch.references[key], second=second)
+                else:
+                    batch.writes.append(FilledReference(key, second))
+
+    def close(self) -> None:
+        if filled := choose(self._batch.writes, FilledReference):
+            detail = {"references": len(filled)}
+            self._batch.writes.append(AuditEntry("sosie", FILLED, self._terms.digest, detail))
 
 
 MOST_COMPARED = 20_000

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.checks.authority import look_up_beside
 from engine.matching.checks.liveness import name_document
+from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.people import ask_of
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import (
     Attempt,

@@ -26,6 +26,7 @@ from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.order import CHECKS
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
@@ -140,6 +141,7 @@ class Importer:
             thresholds=THRESHOLDS,
             model_digest=self.store.model_digest,
             false_candidates=lambda *_: {"value": 0.0},
+            checks=CHECKS,
         )
         with Registrar(self.store.writer(), judge, clock=lambda: NOW) as registrar:
             yield registrar

@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import AuthorityTerms
-from engine.matching.checks.liveness import NOT_ASKED, LivenessTerms
+from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
+from engine.matching.checks.limits import LimitsCheck
+from engine.matching.checks.lines import LineCheck
+from engine.matching.checks.liveness import NOT_ASKED, LivenessCheck, LivenessTerms
+from engine.matching.checks.order import CHECKS
+from engine.matching.checks.people import PeopleCheck
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
@@ -93,6 +97,9 @@ def resident_number(serial: int) -> str:
     return body + str(ric.calc_check_digit(body + "0"))
 
 
+CHOSEN = (AuthorityCheck, LivenessCheck, LineCheck, PeopleCheck, LimitsCheck)
+
+
 @dataclass
 class Lab:
     """A deployment in miniature on one database."""
@@ -129,6 +136,7 @@ class Lab:
         writer = self.store.writer()
         if gallery is None:
             gallery = restore_gallery(self.store, self.folder).gallery
+        terms = (look_ups, liveness, person_limit, people, limits)
         judge = Judge(
             store=self.store,
             vault=self.vault,
@@ -137,12 +145,8 @@ class Lab:
             thresholds=THRESHOLDS,
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, _: {"value": size * 1e-6},
-            limits=limits,
             thresholds_for=thresholds_for,
-            liveness=liveness,
-            look_ups=look_ups,
-            person_limit=person_limit,
-            people=people,
+            checks={**CHECKS, **dict(zip(CHOSEN, terms, strict=True))},
         )
         try:
             registrar = Registrar(writer, judge, config, clock=clock, observer=observer)

@@ -20,6 +20,7 @@ import numpy as np
 from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.order import CHECKS
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery, save_snapshot
@@ -72,6 +73,7 @@ def enroll(url: str, ring: Path, folder: Path, first: int, resume: int) -> None:
         thresholds=Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70),
         model_digest=MODEL_DIGEST,
         false_candidates=lambda size, _: {"value": size * 0.0},
+        checks=CHECKS,
     )
     registrar = Registrar(writer, judge)
     os.write(1, b"ready\n")

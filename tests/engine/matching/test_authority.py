@@ -21,8 +21,8 @@ from engine.matching.checks.authority import (
 )
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.order import replay
+from engine.matching.checks.people import ask_of
 from engine.matching.documents import AuthorityResult, CheckedDocument
-from engine.matching.people import ask_of
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT
 from schema.actors import Actor

@@ -15,8 +15,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.guardians import GuardianEvidence
 from engine.matching.checks.order import BLANK, read_evidence, replay
-from engine.matching.checks.people import PeoplePart
-from engine.matching.checks.replacements import ReplacementEvidence
+from engine.matching.checks.people import PeoplePart, ReplacementEvidence
 from engine.matching.policy import Candidate, Evidence, decide, write_evidence
 from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
@@ -33,8 +32,9 @@ HONEST = Evidence(THRESHOLDS, BLANK).having(
 def change(evidence: Evidence, people: PeoplePart | None = None, **changes: Any) -> Evidence:
     """The evidence with other values of these fields, whichever check they are of."""
     assert set(changes) <= set(write_evidence(evidence))
-    own = [{name: changes[name] for name in {*changes} & {*a.__slots__}} for a in evidence.parts]
-    parts = [replace(part, **its) for part, its in zip(evidence.parts, own, strict=True)]  # type: ignore[type-var]
+    before = evidence.parts.values()
+    own = [{name: changes[name] for name in {*changes} & {*a.__slots__}} for a in before]
+    parts = [replace(part, **its) for part, its in zip(before, own, strict=True)]  # type: ignore[type-var]
     return evidence.having(*parts, *(() if people is None else (people,)))
 
 

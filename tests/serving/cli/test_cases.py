@@ -67,9 +67,9 @@ def test_a_disputed_line_is_a_case_that_names_it(
     full_home: Path, enrolled: dict[str, Any], sosie: Any
 ) -> None:
     from engine.matching.checks.limits import Guard, InFlight
-    from engine.matching.documents import Document
     from engine.matching.lines import dispute_line
     from schema.actors import Caller
+    from schema.documents import Document
     from serving.cli.inputs import open_deployment
 
     with open_deployment(full_home) as deployment:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.documents import Document
 from engine.registry.database import utc_now
+from schema.documents import Document
 from serving.cli.inputs import sample_photographs
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import SETTINGS_FILE, load_settings

@@ -1,0 +1,159 @@
+"""Lines in use: the number that is asked for, and how many one person may have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
+from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.requests import Attempt
+from engine.registry.database import new_id
+from engine.registry.documents import DocumentRecord
+from engine.registry.lines import LineRecord
+from schema.reasons import Decision, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinePart(EvidencePart):
+    """Lines in use: `open_lines` with the carrier, `person_lines` over all carriers, under every
+    document of the person. A `person_limit` of 0 is none, as in decisions from before there was
+    one."""
+
+    is_number_in_use: bool = False
+    open_lines: int = 0
+    line_limit: int = 5
+    person_lines: int = 0
+    person_limit: int = 0
+    is_exempt: bool = False
+    """Whether no limit holds for the document; asked only where one is reached."""
+
+    @property
+    def has_all_lines(self) -> bool:
+        """Whether the document has all with the carrier that one may have, or the person all."""
+        return self.open_lines >= self.line_limit or 0 < self.person_limit <= self.person_lines
+
+    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
+        del evidence, version
+        if self.is_number_in_use:
+            yield Finding(Reason.LINE_IN_USE, Decision.REJECTED)
+        if self.open_lines >= self.line_limit and not self.is_exempt:
+            yield Finding(Reason.LINE_LIMIT_REACHED, Decision.REJECTED)
+        if 0 < self.person_limit <= self.person_lines and not self.is_exempt:
+            yield Finding(Reason.PERSON_LIMIT_REACHED, Decision.REJECTED)
+
+
+class LineCheck(DecisionCheck):
+    """Counts lines as the registry and this batch have them, and opens them."""
+
+    part = LinePart
+
+    def __init__(self, batch: AttemptBatch, terms: int) -> None:
+        """`terms` is the limit over all carriers and documents of a person; 0 for none."""
+        super().__init__(batch, terms)
+        registry, known = batch.registry, [one.id for one in batch.documents]
+        in_use = registry.lines_in_use([attempt.msisdn_lookup for attempt in batch.attempts])
+        self._numbers: dict[bytes, LineRecord | None] = {**in_use}
+        """By number the line that it is on; None for one of this batch."""
+        self._open_lines = {
+            (document_id, carrier): count
+            for carrier in {attempt.outlet.carrier for attempt in batch.attempts}
+            for document_id, count in registry.open_line_counts(known, carrier).items()
+        }
+        # Of a person who has several documents, since people decided that they are one.
+        self._persons = registry.people.same_person(known) if terms else {}
+        every = sorted({key for some in self._persons.values() for key in some})
+        self._totals = registry.count_lines_in_use(every) if every else {}
+        self.changed_documents: set[str] = set()
+        """Documents that this batch has opened lines under."""
+        self._moved_exemptions: set[str] = set()
+
+    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
+        del place, evidence
+        record = self._batch.document(attempt.document_lookup)
+        held = self._batch.held(attempt.document_lookup)
+        lines = LinePart(
+            is_number_in_use=attempt.msisdn_lookup in self._numbers,
+            open_lines=self.count(held.id, attempt.outlet.carrier) if held else 0,
+            line_limit=attempt.outlet.line_limit,
+            person_lines=self._count_all(record.id) if record else 0,
+            person_limit=self._terms,
+        )
+        if lines.has_all_lines and record is not None:
+            lines = replace(lines, is_exempt=self._is_exempt(record.id))
+        return [lines]
+
+    def add_replaced(self, lines: LinePart, attempt: Attempt, old: DocumentRecord) -> LinePart:
+        """The lines of the document that is replaced count; its number may come along."""
+        moves = self._find_moved(attempt, old) is not None
+        total = lines.person_lines + self._count_all(old.id) - moves
+        lines = replace(
+            lines,
+            is_number_in_use=lines.is_number_in_use and not moves,
+            open_lines=lines.open_lines + self.count(old.id, attempt.outlet.carrier) - moves,
+            person_lines=total if lines.person_limit else 0,
+        )
+        is_exempt = lines.is_exempt or (lines.has_all_lines and self._is_exempt(old.id))
+        return replace(lines, is_exempt=is_exempt)
+
+    def write(self, made: DecidedAttempt) -> None:
+        """An approval opens a line, but for a number that comes along with a replaced document."""
+        attempt = made.attempt
+        if made.is_approved:
+            old = attempt.replaced_lookup and self._batch.document(attempt.replaced_lookup)
+            moved = self._find_moved(attempt, old) if old else None
+            made.line_id = self._open(made) if moved is None else moved.id
+        made.answer["is_own_holder"] = made.evidence.of(LinePart).open_lines > 0
+
+    def _open(self, made: DecidedAttempt) -> str:
+        attempt, document_id = made.attempt, made.document_id
+        assert document_id is not None
+        row = LineRecord(
+            id=new_id(),
+            msisdn_lookup=attempt.msisdn_lookup,
+            msisdn=attempt.msisdn,
+            document_id=document_id,
+            carrier=attempt.outlet.carrier,
+            outlet=attempt.outlet.code,
+            enrollment_id=made.enrollment_id,
+            opened_at=self._batch.now,
+        )
+        self._batch.writes.append(row)
+        self._numbers[attempt.msisdn_lookup] = None
+        self.changed_documents.add(document_id)
+        key = (document_id, attempt.outlet.carrier)
+        self._open_lines[key] = self._open_lines.get(key, 0) + 1
+        if self._terms:
+            self._totals[document_id] = self._totals.get(document_id, 0) + 1
+        return row.id
+
+    def move(self, old: str, document_id: str, carrier: str, *, is_exempt: bool) -> None:
+        """A document has taken the place of another, with all its lines, and with its exemption."""
+        if is_exempt:
+            self._moved_exemptions.add(document_id)
+        key = (document_id, carrier)
+        moved = self._open_lines.pop((old, carrier), 0)
+        self._open_lines[key] = self._open_lines.get(key, 0) + moved
+        if self._terms:
+            self._totals[document_id] = self._totals.get(document_id, 0) + self._totals.pop(old, 0)
+        self.changed_documents |= {old, document_id}
+
+    def count(self, document_id: str, carrier: str) -> int:
+        """How many a document has with a carrier."""
+        return self._open_lines.get((document_id, carrier), 0)
+
+    def _count_all(self, document_id: str) -> int:
+        """Over all carriers of whoever has this document, under all documents."""
+        own = self._persons.get(document_id, frozenset({document_id}))
+        return sum(self._totals.get(key, 0) for key in own)
+
+    def _is_exempt(self, document_id: str) -> bool:
+        is_moved = document_id in self._moved_exemptions
+        return is_moved or document_id in self._batch.registry.exemptions([document_id])
+
+    def _find_moved(self, attempt: Attempt, old: DocumentRecord) -> LineRecord | None:
+        """The line of the attempt's number, where it is the replaced document's."""
+        line = self._numbers.get(attempt.msisdn_lookup)
+        if line is None or line.document_id != old.id:
+            return None
+        return line if line.carrier == attempt.outlet.carrier else None
