@@ -63,7 +63,7 @@ def test_a_decision_that_is_refused_keeps_back_its_documents_events_and_no_other
                 await until(lambda: bool(refused))
             second = committed(writer, enroll(writer, 1, first=1))
             others.extend((second.enrollments[0].id, second.lines[0].id))
-            committed(writer, erasure(first, 0, second.sequence + 1))
+            committed(writer, erasure(first, 0, writer.sequence + 1))
             # Another worker goes on with what the first one has left.
             async with delivering(webhooks):
                 await until(lambda: document.id in receiver.taken)
