@@ -236,7 +236,9 @@ class Comparisons:
             for place, one in enumerate(scanned)
             if one is not None and one.place in one.scan.rows
         }
-        self._hits = {place: self._find_hits(one) for place, one in self._scanned.items()}
+        self._hits = {
+            place: self._resembling(one, one.scan.found) for place, one in self._scanned.items()
+        }
 
     def has_probe(self, place: int) -> bool:
         return place in self._scanned
@@ -274,9 +276,13 @@ class Comparisons:
     def all_hit_ids(self) -> list[int]:
         return sorted({key for hits in self._hits.values() for key, _ in hits})
 
-    def is_watched(self, place: int) -> bool:
-        one = self._scanned[place]
-        return bool(self._reaching(one, one.scan.watched))
+    def watched(self, place: int) -> list[tuple[int, Resemblance]]:
+        """(entry id, how alike) of the watch-list, from the review threshold on."""
+        one = self._scanned.get(place)
+        return [] if one is None else self._resembling(one, one.scan.watched)
+
+    def all_watched_ids(self) -> list[int]:
+        return sorted({key for place in self._scanned for key, _ in self.watched(place)})
 
     def resemblance(self, place: int, references: NDArray[np.float32]) -> Resemblance | None:
         """How alike the attempt's faces are to a person's references, float32[n, d]."""
@@ -296,18 +302,9 @@ class Comparisons:
             if alike is not None and alike.most >= self.thresholds.review
         ]
 
-    def _find_hits(self, one: Scanned) -> list[tuple[int, Resemblance]]:
-        reaching = self._reaching(one, one.scan.found)
-        return [
-            (key, Resemblance(min(levels), max(levels), FaceScores(**scores)))
-            for key, (levels, scores) in reaching.items()
-        ]
-
-    def _reaching(
-        self, one: Scanned, found: Found
-    ) -> dict[int, tuple[list[float], dict[str, float]]]:
-        """Of each id found for one of its faces from that one's own threshold on: the scores on
-        the fused scale, and the cosines by the face's name."""
+    def _resembling(self, one: Scanned, found: Found) -> list[tuple[int, Resemblance]]:
+        """How alike each id is that was found for one of its faces from that one's own threshold
+        on."""
         reaching: dict[int, tuple[list[float], dict[str, float]]] = {}
         faces, first = one.scan.faces[one.place], one.scan.rows[one.place].start
         for row, (name, kind) in enumerate(zip(faces.names, faces.kinds, strict=True), first):
@@ -323,7 +320,10 @@ class Comparisons:
                     of_id = reaching.setdefault(key, ([], {}))
                     of_id[0].append(level)
                     of_id[1][name] = score
-        return reaching
+        return [
+            (key, Resemblance(min(levels), max(levels), FaceScores(**scores)))
+            for key, (levels, scores) in reaching.items()
+        ]
 
 
 def _rows(scores: NDArray[np.float32], least: float) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.cases.decided import is_more_alike
-from engine.matching.comparison import Resemblance
+from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores, Finding
 from engine.matching.requests import Attempt
@@ -37,6 +37,8 @@ class FacePart(EvidencePart):
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
     is_watchlisted: bool = False
+    watched: tuple[Candidate, ...] = ()
+    """Entries of the watch-list with this face, under the names that they are counted by."""
     excepted: tuple[Candidate, ...] = ()
     """Look-alikes whom people have judged to be other people than the document's holder, whom the
     face is more like, and no more alike than when that was judged: they bring no finding."""
@@ -63,6 +65,19 @@ class FacePart(EvidencePart):
     def is_compared(self, decision: Decision) -> bool:
         del decision
         return self.searched is not None and self.live_portrait_score is not None
+
+
+def find_watched(place: int, comparisons: Comparisons) -> tuple[Candidate, ...]:
+    """The entries of the watch-list that an attempt's face is alike."""
+    return tuple(
+        Candidate(key, name_watched(key), alike.most, alike.each)
+        for key, alike in comparisons.watched(place)
+    )
+
+
+def name_watched(entry_id: int) -> str:
+    """What stands for an entry of the watch-list where a holder's document would."""
+    return f"watched-{entry_id}"
 
 
 MAX_CANDIDATES = 10
@@ -110,7 +125,7 @@ class FaceCheck(DecisionCheck):
         holder = self.resemble(place, held)
         found, decided = self.search(place, record)
         others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
-        has_probe = comparisons.has_probe(place)
+        has_probe, watched = comparisons.has_probe(place), find_watched(place, comparisons)
         part = FacePart(
             live_portrait_score=comparisons.pair_score(place),
             holder_score=None if holder is None else holder.least,
@@ -118,8 +133,8 @@ class FaceCheck(DecisionCheck):
             candidates=choose(found, others, is_among=False),
             excepted=choose(found, others, is_among=True),
             searched=comparisons.searched if has_probe else None,
-            is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
-            or (has_probe and comparisons.is_watched(place)),
+            is_watchlisted=comparisons.watch.has_document(attempt.document_lookup) or bool(watched),
+            watched=watched,
         )
         return [part]
 

@@ -10,7 +10,7 @@ from typing import Any
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.authority import find_told
 from engine.matching.checks.document import settle_document
-from engine.matching.checks.face import FaceCheck, choose, is_below, reaches
+from engine.matching.checks.face import FaceCheck, choose, find_watched, is_below, reaches
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.picture import find_problems
 from engine.matching.documents import find_age
@@ -44,6 +44,7 @@ class GuardianEvidence:
     """The minor's document has a face or another guardian already, and neither has come."""
     name_differs: bool = False
     is_watchlisted: bool = False
+    watched: tuple[Candidate, ...] = ()
     has_all_lines: bool = False
     """As many with the carrier, own ones and those answered for, as one person may have."""
     verify: float
@@ -134,7 +135,7 @@ class Guardians:
         minor = batch.document(attempt.document_lookup)
         is_minor = find_minor(guardian.document.born_on, attempt.judged_on, majority)
         is_same = guardian.document_lookup == attempt.document_lookup
-        has_probe = comparisons.has_probe(at)
+        watched = find_watched(at, comparisons)
         return GuardianEvidence(
             findings=guardian.document.findings,
             problems=problems,
@@ -144,14 +145,15 @@ class Guardians:
             is_other=not is_holder_shown and self._is_other(at, minor, record),
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
-            or (has_probe and comparisons.is_watched(at)),
+            or bool(watched),
+            watched=watched,
             has_all_lines=record is not None and self._has_all_lines(record.id, attempt),
             verify=comparisons.thresholds.verify_for(live.length),
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
             holder_each=None if holder is None else holder.each,
             candidates=choose(found, apart, is_among=False),
-            searched=comparisons.searched if has_probe else None,
+            searched=comparisons.searched if comparisons.has_probe(at) else None,
             **told[DocumentRole.GUARDIAN],
         )
 

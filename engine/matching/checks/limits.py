@@ -18,11 +18,11 @@ from typing import Self
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures
-from engine.matching.checks.face import FacePart
+from engine.matching.checks.face import FacePart, name_watched
 from engine.matching.checks.liveness import LivenessPart
 from engine.matching.checks.people import PeoplePart
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, Verdict
+from engine.matching.policy import Candidate, Evidence, Verdict
 from engine.matching.requests import Attempt, name_counted
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
@@ -382,8 +382,9 @@ class LimitsCheck(DecisionCheck):
         attempts, registry = batch.attempts, batch.registry
         asked = [(one, one.request.caller) for one in attempts if one.request.caller is not None]
         names = [name for _, caller in asked for name in (*name_keys(caller), name_ended(caller))]
+        watched = [name_watched(key) for key in batch.comparisons.all_watched_ids()]
         for one, caller in asked:
-            documents = [*map(self._find_counted, one.lookups), *batch.owners.values()]
+            documents = [*map(self._find_counted, one.lookups), *batch.owners.values(), *watched]
             names += [name_holder(key, caller) for key in documents]
         replaced = [batch.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
         self._of_replaced = {one.id: registry.tally_names(one.id) for one in replaced if one}
@@ -478,14 +479,18 @@ class LimitsCheck(DecisionCheck):
 
 
 def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:
-    """The holders of whom a decision tells, and what that counts for: of one who is found beyond
-    doubt it says nothing new, but a face that is known could try out documents for ever."""
+    """The holders, and the entries of the watch-list, of whom a decision tells, and what that
+    counts for: of one who is found beyond doubt it says nothing new, but a face that is known could
+    try out documents for ever."""
     if not verdict.findings:
         return {}
-    if not any(one.row.is_searched for one in set(verdict.reasons) - verdict.idle):
-        return {}
-    guardian = evidence.of(PeoplePart).guardian
-    told = (*evidence.of(FacePart).candidates, *(() if guardian is None else guardian.candidates))
+    saying = set(verdict.reasons) - verdict.idle
+    told: list[Candidate] = []
+    for part in (evidence.of(FacePart), evidence.of(PeoplePart).guardian):
+        if part is not None and any(one.row.is_searched for one in saying):
+            told += part.candidates
+        if part is not None and Reason.WATCHLISTED in saying:
+            told += part.watched
     certain = evidence.thresholds.certain
     near = {one.document_id for one in told if one.score < certain or is_near(one.score, certain)}
     return {one.document_id: SEARCHED if one.document_id in near else 1 for one in told}

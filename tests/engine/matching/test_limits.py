@@ -26,7 +26,13 @@ from engine.matching.checks.limits import (
     name_holder,
     name_keys,
 )
-from engine.matching.holders import ErasureCertificate, PendingErasure, erase_holder, find_counted
+from engine.matching.holders import (
+    ErasureCertificate,
+    PendingErasure,
+    erase_holder,
+    find_counted,
+    watch_face,
+)
 from engine.matching.requests import Answer
 from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.database import utc_now
@@ -243,6 +249,21 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
         steps.propose(*given, Actor("Anne (key:a)", "Anne"))
         steps.close(*given, Actor("Boris (key:b)", "Boris"))
         assert ask(SHOP, lab.people.person()).body["decision"] == "approved"
+
+
+def test_a_watched_face_tells_a_key_no_more_than_a_holders(lab: Any) -> None:
+    face = lab.people.person()
+    asked = [(SHOP, 0.99), (SHOP, 0.66), (SHOP, 0.99), (SHOP, 0.1), (SHOP, 0.66), (SHOP, 0.1)]
+    asked += [(OTHER, 0.1), (RIVAL, 0.66)]
+    with lab.registrar(limits=Limits(holder_failures=1 + SEARCHED, holder_h=24)) as registrar:
+        watch_face(registrar, face, "seen at a resale ring", "test")
+        told = [
+            getattr(enroll(lab, registrar, lab.people.between(face, s), caller=one)[1], "body", {})
+            for one, s in asked
+        ]
+    said = [one.get("decision") for one in told]
+    assert said == ["review", "review", None, "approved", None, None, "approved", "review"]
+    assert probing(lab) == [()]
 
 
 def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:
