@@ -168,8 +168,8 @@ def test_damage_of_a_row_is_found_and_no_value_is_told(
     assert [one for one in found if words in one], found
     told = "".join(found)
     for row in filled.documents:
-        assert row.number not in told
-        assert row.name not in told
+        assert row.identity.number not in told
+        assert row.identity.name not in told
 
 
 def flipped(content: bytes, chance: random.Random) -> bytes:
