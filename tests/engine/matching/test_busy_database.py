@@ -13,7 +13,9 @@ from engine.errors import RowRefused, StorageFailed
 from engine.registry import cases, database
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
+from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.lines import LineChange
+from engine.registry.rows import choose
 from engine.registry.writer import Writer
 from schema.lines import LineEventKind
 from tests.engine.matching.conftest import NOW
@@ -79,7 +81,7 @@ def test_a_bad_row_splits_a_batch_and_a_database_that_then_fails_is_asked_once(
     commit = Writer.commit
 
     def fail(writer: Writer, changes: Any) -> Any:
-        asked.append(len(changes.enrollments))
+        asked.append(len(choose(changes, EnrollmentRecord)))
         if len(asked) == 1:
             raise RowRefused("a row of this batch is bad")
         if len(asked) > 3:

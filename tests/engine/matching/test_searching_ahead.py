@@ -23,6 +23,8 @@ from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest
+from engine.registry.references import NewReference
+from engine.registry.rows import choose
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
@@ -194,7 +196,7 @@ def test_a_search_ahead_that_fails_is_made_again_and_one_before_a_failed_commit_
     commit, commits = Writer.commit, threading.Event()
 
     def fail_once(writer: Writer, changes: Any) -> Any:
-        if changes.references and not commits.is_set():
+        if choose(changes, NewReference) and not commits.is_set():
             commits.set()
             gallery.await_search()
             raise StorageFull("the disk is full")
