@@ -180,6 +180,11 @@ class AttemptBatch:
                 self._checks[kind] = kind(self, terms)
         return [*self._checks.values()]
 
+    def end(self) -> None:
+        """Parts with its checks, which have it: together they would keep faces and numbers until
+        the garbage collector comes."""
+        self._checks.clear()
+
     def find(self, kind: type[C]) -> C | None:
         """A check that is before the one that asks; None where it has nothing to do."""
         check = self._checks.get(kind)
@@ -368,10 +373,13 @@ class Judge:
                 self._decide(place, attempt, thresholds, batch, checks)
                 for place, attempt in enumerate(attempts)
             )
-            outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
-            for one in checks:
-                one.close()
-            return JudgedBatch(outcomes, [*batch.collect(), *refused])
+            try:
+                outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
+                for one in checks:
+                    one.close()
+                return JudgedBatch(outcomes, [*batch.collect(), *refused])
+            finally:
+                batch.end()
 
     def _decide(
         self,

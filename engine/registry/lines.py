@@ -209,13 +209,18 @@ class LineEvent(Write):
     by: str
 
     @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+    def note(cls, to: Transaction, written: Sequence[Self]) -> None:
+        """Writes and tells them; the lines stay as they are."""
         lines = find_lines(to.connection, [one.line_id for one in written])
         to.insert(LINE_EVENTS, [columns_of(one) for one in written])
         for one in written:
             # One of a line that is not there is refused by the database.
             if (line := lines.get(one.line_id)) is not None:
                 tell_of_line(to, EventType(f"line.{one.kind}"), line, one.describe())
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        cls.note(to, written)
         for kind, change in _CHANGES_OF.items():
             moment = {"at": to.at} if kind is LineEventKind.CLOSED else {}
             keys = [one.line_id for one in written if one.kind is kind]
@@ -251,13 +256,13 @@ class LineChange(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        events = [
-            LineEvent(new_id(), key, one.kind, to.at, to.at, one.cause, one.by)
-            for one in written
-            for key in one.line_ids
-        ]
-        if events:
+        if events := [event for one in written for event in one.events(to.at)]:
             LineEvent.store(to, events)
+
+    def events(self, at: datetime) -> list[LineEvent]:
+        """One for each line."""
+        said = (self.kind, at, at, self.cause, self.by)
+        return [LineEvent(new_id(), key, *said) for key in self.line_ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +291,13 @@ class MovedLine(Change):
     line_id: str
     document_id: str
 
-    def row(self, to: Transaction) -> RowValues:
-        for line in find_lines(to.connection, [self.line_id]).values():
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        lines = find_lines(to.connection, [one.line_id for one in written])
+        for line in (lines[one.line_id] for one in written if one.line_id in lines):
             tell_of_line(to, EventType.LINE_MOVED, line, {})
-        return {"key": self.line_id, "new": self.document_id}
+        moved = [{"key": one.line_id, "new": one.document_id} for one in written]
+        to.change(LINES, cls.update, moved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.checks import face
+from engine.matching.checks.face import FaceCheck
 from tests.loadtest.conftest import finish
 
 LOAD = ("--class", "enroll", "--rate", 10, "--seconds", 2.5, "--arrivals", "constant")
@@ -20,16 +20,16 @@ SAME_PHOTOGRAPHS = 0.9999
 @pytest.fixture
 def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes the search overlook the first planted duplicate; lists the document missed."""
-    look, missed = face.find_candidates, []
+    look, missed = FaceCheck.search, []
 
-    def overlook(place: Any, own_id: Any, *others: Any) -> Any:
-        found = look(place, own_id, *others)
-        if own_id is None and not missed and found and found[0].score < SAME_PHOTOGRAPHS:
+    def overlook(check: FaceCheck, place: int, own: Any) -> Any:
+        found, decided = look(check, place, own)
+        if own is None and not missed and found and found[0].score < SAME_PHOTOGRAPHS:
             missed.append(found[0].document_id)
-            return ()
-        return found
+            return (), {}
+        return found, decided
 
-    monkeypatch.setattr(face, "find_candidates", overlook)
+    monkeypatch.setattr(FaceCheck, "search", overlook)
     return missed
 
 

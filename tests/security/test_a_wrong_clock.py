@@ -175,7 +175,7 @@ def test_a_wrong_clock_at_the_start_forgets_no_failures(
     deployment: Deployment, clock: Clock
 ) -> None:
     tally = Tally("key:test", 5.0, YEARS, 10)
-    note(deployment, tallies=(tally,))
+    note(deployment, "test.done", tally)
     home = deployment.home
     deployment.close()
     clock.off = YEARS

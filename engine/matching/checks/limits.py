@@ -80,15 +80,17 @@ def find_bound(limits: Limits, name: str, caller: Caller) -> Bound:
     kind = name.partition(":")[0]
     of_holder, of_key = timedelta(hours=limits.holder_h), timedelta(hours=limits.key_h)
     failures = limits.key_failures if caller.outlet is None else limits.outlet_key_failures
-    shown = Bound(limits.holder_shown, of_holder)
+    shown, holder = (
+        Bound(most, of_holder) for most in (limits.holder_shown, limits.holder_failures)
+    )
     # A tenant's key that has met a full holder has had its share; who works on cases waits
-    # until one more fits.
-    of_ended = shown.each if caller.carrier is None else of_holder
+    # until one more fits. Nobody waits where holders are not bounded any more.
+    met, of_ended = (shown, shown.each) if caller.carrier is None else (holder, of_holder)
     return {
         _KEY: Bound(failures, of_key),
         _CARRIER: Bound(KEYS_OF_CARRIER * limits.key_failures, of_key),
-        _ENDED: Bound(1, of_ended),
-        HOLDER_TALLY: Bound(limits.holder_failures, of_holder),
+        _ENDED: Bound(min(1, met.most), of_ended),
+        HOLDER_TALLY: holder,
         SHOWN_TALLY: shown,
     }[kind]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from msgspec import structs
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.order import replay
 from engine.matching.comparison import WatchList
+from engine.matching.judge import AttemptBatch
 from engine.matching.samples import Sample
 from engine.registry.references import WatchEntry
 from indexes.gallery import Gallery
@@ -271,3 +273,15 @@ def exact(person: Any) -> dict[str, Sample]:
     return {
         name: Sample(person, bytes(31) + bytes([next(counter)])) for name in ("live", "portrait")
     }
+
+
+def test_a_batch_that_is_decided_leaves_nothing_to_the_garbage_collector(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+        gc.collect()
+        gc.disable()
+        try:
+            registrar.enroll([lab.request() for _ in range(3)])
+            assert not [one for one in gc.get_objects() if isinstance(one, AttemptBatch)]
+        finally:
+            gc.enable()

@@ -6,6 +6,7 @@ nobody. So nothing may tell that people have a case: no bound, no erasure, no ot
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -38,7 +39,7 @@ from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.database import utc_now
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
-from schema.options import Limits
+from schema.options import NO_LIMITS, Limits
 from schema.reasons import Decision, Reason
 
 DAY, MONTH = timedelta(days=1), timedelta(days=30)
@@ -264,6 +265,13 @@ def test_a_watched_face_tells_a_key_no_more_than_a_holders(lab: Any) -> None:
     said = [one.get("decision") for one in told]
     assert said == ["review", "review", None, "approved", None, None, "approved", "review"]
     assert probing(lab) == [()]
+
+
+def test_a_key_that_had_ended_goes_on_once_nothing_is_bounded(lab: Any) -> None:
+    with lab.registrar(limits=replace(NO_LIMITS, key_h=12)) as registrar:
+        count(lab, registrar, name_ended(SHOP), 1.0)
+        assert lab.store.tallies([name_ended(SHOP)])
+        assert enroll(lab, registrar, lab.people.person(), caller=SHOP)[1].decision == "approved"
 
 
 def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:

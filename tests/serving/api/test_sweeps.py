@@ -291,7 +291,16 @@ def show_what_is_in_use(ringed: Service, case_id: str) -> None:
     document = deployment.store.cases.get(case_id).document_ids[0]
     number = "+8613900100200"
     look_up, line = deployment.vault.look_up("msisdn", number), new_id()
-    new = LineRecord(line, look_up, number, document, "blue", "b1", None, utc_now())
+    new = LineRecord(
+        id=line,
+        msisdn_lookup=look_up,
+        msisdn=number,
+        document_id=document,
+        carrier="blue",
+        outlet="b1",
+        enrollment_id=None,
+        opened_at=utc_now(),
+    )
     entry = AuditEntry("test", "line.opened", line)
     deployment.registrar.run(lambda writer, _: writer.commit([entry, new]))
 
