@@ -144,7 +144,7 @@ class AttemptBatch:
         self.registry, self.vault, self.attempts, self.now = registry, vault, attempts, now
         self.comparisons, self.expect_false = comparisons, expect_false
         self._writer = writer
-        self._checks: dict[type[DecisionCheck], DecisionCheck] = {}
+        self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
         hit_ids = comparisons.all_hit_ids()
         lookups = [lookup for it in attempts for lookup in it.lookups]
         self._documents = registry.documents(lookups)
@@ -169,25 +169,19 @@ class AttemptBatch:
         self.inherited: dict[int, int] = {}
         """By such a one the reference that it is, of the document that was replaced."""
 
-    def read(self, checks: Checks) -> Sequence[DecisionCheck]:
-        """What the checks do in this batch, in their order; each may ask those before it."""
+    def read(self, checks: Checks) -> None:
+        """Has the checks read what they need, in their order; each may ask those before it."""
         others = (
             (one.guardian, one.request.exception, one.request.replaces) for one in self.attempts
         )
         is_anybody = self.standing.deceased or self.standing.replaced or any(map(any, others))
         for kind, terms in checks.items():
             if terms != kind.unasked or (kind.is_about_others and is_anybody):
-                self._checks[kind] = kind(self, terms)
-        return [*self._checks.values()]
-
-    def end(self) -> None:
-        """Parts with its checks, which have it: together they would keep faces and numbers until
-        the garbage collector comes."""
-        self._checks.clear()
+                self.checks[kind] = kind(self, terms)
 
     def find(self, kind: type[C]) -> C | None:
         """A check that is before the one that asks; None where it has nothing to do."""
-        check = self._checks.get(kind)
+        check = self.checks.get(kind)
         return check if isinstance(check, kind) else None
 
     def of(self, kind: type[C]) -> C:
@@ -361,35 +355,33 @@ class Judge:
             attempts = [item for item in sorted_out if isinstance(item, Attempt)]
             refused = record_refused(requests, sorted_out)
             if not attempts:
-                outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
-                return JudgedBatch(outcomes, refused)
+                return JudgedBatch(
+                    [one for one in sorted_out if not isinstance(one, Attempt)], refused
+                )
             thresholds = self._find_thresholds()
             found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
             comparisons = self._compare(attempts, found, thresholds)
             given = (attempts, comparisons, self.false_candidates, now)
             batch = AttemptBatch(registry, self.vault, self.gallery, writer, *given)
-            checks = batch.read(self.checks)
+            batch.read(self.checks)
             decided = (
-                self._decide(place, attempt, thresholds, batch, checks)
+                self._decide(place, attempt, thresholds, batch)
                 for place, attempt in enumerate(attempts)
             )
             try:
                 outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
-                for one in checks:
+                for one in batch.checks.values():
                     one.close()
                 return JudgedBatch(outcomes, [*batch.collect(), *refused])
             finally:
-                batch.end()
+                # They have each other, and faces in the clear: not until the collector comes.
+                batch.checks.clear()
 
     def _decide(
-        self,
-        place: int,
-        attempt: Attempt,
-        thresholds: Thresholds,
-        batch: AttemptBatch,
-        checks: Sequence[DecisionCheck],
+        self, place: int, attempt: Attempt, thresholds: Thresholds, batch: AttemptBatch
     ) -> Answer | SosieError:
         """Decides one attempt, and adds its rows to the batch."""
+        checks = batch.checks.values()
         try:
             for one in checks:
                 one.admit(attempt)
