@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Self, cast
-
-from msgspec import Meta, Struct
+from typing import Self, cast
 
 
 class CaseOrigin(StrEnum):
@@ -151,17 +149,6 @@ class Outcome(StrEnum):
     """A dispute without grounds: disputed lines are active again. Of an exception: nothing speaks
     against it, so it is granted, and its line opened. Of a replacement or a guardian that two
     people are asked about: it may be sent again. Of a key that was stopped: it may search again."""
-
-
-class Outcomes(Struct, frozen=True):
-    """How the closed cases of a kind, or of a month, ended."""
-
-    name: Annotated[str, Meta(description="a kind, or a month as 2026-11")]
-    cases: int
-    fraud: int
-    twins: int
-    mistake: int
-    unfounded: int
 
 
 class NoteKind(StrEnum):

@@ -146,3 +146,13 @@ class AuthorityCode(StrEnum):
     """The list cannot be read."""
     NOT_ASKED = "NOT_ASKED"
     """The request came without a look-up."""
+
+
+class AdmittedRow(Struct, frozen=True):
+    """What becomes of one row, in the order they were sent."""
+
+    refusal: Annotated[str | None, Meta(description="why it is not taken in")]
+    adds_reference: bool
+    adds_line: bool
+    name_differs: bool
+    is_watched: bool

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
-from typing import Annotated, Self
-
-from msgspec import Meta, Struct
+from typing import Self
 
 from schema.cases import CaseKind
 
@@ -352,16 +350,6 @@ WITHHELD = "WITHHELD"
 
 RECORD_DAMAGED = "RECORD_DAMAGED"
 """Refuses a row of an import: what is on record of its document or number cannot be read."""
-
-
-class AdmittedRow(Struct, frozen=True):
-    """What becomes of one row, in the order they were sent."""
-
-    refusal: Annotated[str | None, Meta(description="why it is not taken in")]
-    adds_reference: bool
-    adds_line: bool
-    name_differs: bool
-    is_watched: bool
 
 
 def find_idle(findings: Iterable[tuple[Reason, Decision]], decision: Decision) -> frozenset[Reason]:

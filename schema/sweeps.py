@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from schema.thresholds import Interval
 
@@ -162,3 +162,14 @@ class Group:
     risk: float
     terms: tuple[RiskTerm, ...]
     severed: tuple[Link, ...] = ()
+
+
+class Outcomes(Struct, frozen=True):
+    """How the closed cases of a kind, or of a month, ended."""
+
+    name: Annotated[str, Meta(description="a kind, or a month as 2026-11")]
+    cases: int
+    fraud: int
+    twins: int
+    mistake: int
+    unfounded: int

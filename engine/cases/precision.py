@@ -16,7 +16,8 @@ from engine.accuracy.error_rates import wilson_interval
 from engine.matching.calibration import Rate
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
-from schema.cases import CaseState, Ground, Outcome, Outcomes
+from schema.cases import CaseState, Ground, Outcome
+from schema.sweeps import Outcomes
 
 WANTED = 0.8
 """Of the pairs at the proposed threshold so many should be one person."""

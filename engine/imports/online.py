@@ -47,7 +47,8 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
-from schema.reasons import AdmittedRow, PhotographKind
+from schema.documents import AdmittedRow
+from schema.reasons import PhotographKind
 
 ONLINE_ROWS = 32
 """Rows in a transaction: about ten milliseconds of the registrar, for which decisions wait."""

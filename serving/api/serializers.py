@@ -31,9 +31,9 @@ from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from schema.actors import find_actor_kind
-from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind, Outcomes
+from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
 from schema.documents import DocumentRole
-from schema.sweeps import SweepRecord
+from schema.sweeps import Outcomes, SweepRecord
 from schema.thresholds import Comparison
 from serving.deployment.backups import BackupRecord
 from serving.webhooks.cloud_event import show_event

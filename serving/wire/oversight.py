@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from schema.actors import Restriction, Role
+from schema.documents import AdmittedRow
 from schema.phases import BackupState, Phase
-from schema.reasons import AdmittedRow
 from schema.thresholds import Comparison
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import (

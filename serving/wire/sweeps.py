@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from schema.cases import Ground, Outcomes
+from schema.cases import Ground
 from schema.sweeps import (
     EstimatedThreshold,
     GroupKind,
     LineFact,
     Link,
+    Outcomes,
     RiskTerm,
     SweepScope,
     SweepState,

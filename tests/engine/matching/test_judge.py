@@ -282,6 +282,6 @@ def test_a_batch_that_is_decided_leaves_nothing_to_the_garbage_collector(lab: An
         gc.disable()
         try:
             registrar.enroll([lab.request() for _ in range(3)])
-            assert not [one for one in gc.get_objects() if isinstance(one, AttemptBatch)]
+            assert not [one for one in gc.get_objects() if type(one) is AttemptBatch]
         finally:
             gc.enable()
