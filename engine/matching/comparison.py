@@ -236,9 +236,14 @@ class Comparisons:
             for place, one in enumerate(scanned)
             if one is not None and one.place in one.scan.rows
         }
-        self._hits = {
+        self.hits = {
             place: self._resembling(one, one.scan.found) for place, one in self._scanned.items()
         }
+        """By place (reference id, how alike) of the gallery, from the review threshold on."""
+        self.watched = {
+            place: self._resembling(one, one.scan.watched) for place, one in self._scanned.items()
+        }
+        """The same of the watch-list, by the ids of its entries."""
 
     def has_probe(self, place: int) -> bool:
         return place in self._scanned
@@ -269,20 +274,8 @@ class Comparisons:
         row: NDArray[np.float32] = self.faces(place).vectors[0]
         return row
 
-    def hits(self, place: int) -> list[tuple[int, Resemblance]]:
-        """(reference id, how alike) of the gallery from the review threshold on."""
-        return self._hits[place]
-
     def all_hit_ids(self) -> list[int]:
-        return sorted({key for hits in self._hits.values() for key, _ in hits})
-
-    def watched(self, place: int) -> list[tuple[int, Resemblance]]:
-        """(entry id, how alike) of the watch-list, from the review threshold on."""
-        one = self._scanned.get(place)
-        return [] if one is None else self._resembling(one, one.scan.watched)
-
-    def all_watched_ids(self) -> list[int]:
-        return sorted({key for place in self._scanned for key, _ in self.watched(place)})
+        return sorted({key for hits in self.hits.values() for key, _ in hits})
 
     def resemblance(self, place: int, references: NDArray[np.float32]) -> Resemblance | None:
         """How alike the attempt's faces are to a person's references, float32[n, d]."""

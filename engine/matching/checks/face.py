@@ -71,7 +71,7 @@ def find_watched(place: int, comparisons: Comparisons) -> tuple[Candidate, ...]:
     """The entries of the watch-list that an attempt's face is alike."""
     return tuple(
         Candidate(key, name_watched(key), alike.most, alike.each)
-        for key, alike in comparisons.watched(place)
+        for key, alike in comparisons.watched.get(place, ())
     )
 
 
@@ -223,7 +223,7 @@ class FaceCheck(DecisionCheck):
             return (), {}
         found = [
             Candidate(reference_id, owner, alike.most, alike.each)
-            for reference_id, alike in comparisons.hits(place)
+            for reference_id, alike in comparisons.hits[place]
             if (owner := self._batch.owners.get(reference_id)) is not None
         ]
         if fresh := [*self._batch.references.values()]:

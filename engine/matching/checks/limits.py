@@ -384,7 +384,9 @@ class LimitsCheck(DecisionCheck):
         attempts, registry = batch.attempts, batch.registry
         asked = [(one, one.request.caller) for one in attempts if one.request.caller is not None]
         names = [name for _, caller in asked for name in (*name_keys(caller), name_ended(caller))]
-        watched = [name_watched(key) for key in batch.comparisons.all_watched_ids()]
+        watched = [
+            name_watched(key) for found in batch.comparisons.watched.values() for key, _ in found
+        ]
         for one, caller in asked:
             documents = [*map(self._find_counted, one.lookups), *batch.owners.values(), *watched]
             names += [name_holder(key, caller) for key in documents]
