@@ -125,14 +125,14 @@ class FaceCheck(DecisionCheck):
         holder = self.resemble(place, held)
         found, decided = self.search(place, record)
         others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
-        has_probe, watched = comparisons.has_probe(place), find_watched(place, comparisons)
+        watched = find_watched(place, comparisons)
         part = FacePart(
             live_portrait_score=comparisons.pair_score(place),
             holder_score=None if holder is None else holder.least,
             holder_each=None if holder is None else holder.each,
             candidates=choose(found, others, is_among=False),
             excepted=choose(found, others, is_among=True),
-            searched=comparisons.searched if has_probe else None,
+            searched=comparisons.searched if place in comparisons.hits else None,
             is_watchlisted=comparisons.watch.has_document(attempt.document_lookup) or bool(watched),
             watched=watched,
         )
