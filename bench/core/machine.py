@@ -48,7 +48,6 @@ PACKAGES = (
     "faiss-cpu",
     "numba",
     "usearch",
-    "numkong",
     "hnswlib",
     "psycopg",
     "pillow",
