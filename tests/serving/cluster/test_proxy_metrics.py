@@ -42,6 +42,13 @@ def scrape(folder: Path) -> dict[tuple[str, str], float]:
     }
 
 
+def wait_for(folder: Path, name: str, label: str, value: float) -> dict[tuple[str, str], float]:
+    """The samples in which this one has the value: HAProxy counts a request after its answer."""
+    return (
+        wait_until(lambda: found if (found := scrape(folder))[name, label] == value else None) or {}
+    )
+
+
 @pytest.mark.parametrize(
     ("backend", "path", "bound"),
     [
@@ -54,15 +61,12 @@ def test_overload_that_the_proxy_refuses_is_counted(
 ) -> None:
     held = proxied.hold(bound, path, "POST")
     assert [proxied.ask(path, "POST")[0] for _ in range(3)] == [429] * 3
-    found = scrape(proxied.folder)
-    assert found["sosie_proxy_refused_total", "4xx"] == 3
+    found = wait_for(proxied.folder, "sosie_proxy_refused_total", "4xx", 3)
     assert found["sosie_proxy_refused_total", "5xx"] == 0
     assert found["sosie_proxy_sessions", backend] == bound
     assert found["sosie_proxy_queue", backend] == 0
     proxied.release(held)
-    # A session ends after its answer.
-    wait_until(lambda: scrape(proxied.folder)["sosie_proxy_sessions", backend] == 0)
-    found = scrape(proxied.folder)
+    found = wait_for(proxied.folder, "sosie_proxy_sessions", backend, 0)
     assert found["sosie_proxy_requests_total", backend] == bound
     # Of the start alone, which has asked with both keys, some of them twice.
     assert found["sosie_proxy_requests_total", UNKNOWN] >= 2
@@ -72,20 +76,20 @@ def test_overload_that_the_proxy_refuses_is_counted(
 def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> None:
     proxied.stop_server()
     assert [proxied.ask(path)[0] for path in ("/v1/", "/v1/lines", "/v1/match")] == [503] * 3
-    found = scrape(proxied.folder)
-    assert found["sosie_proxy_failed_total", APP] == 2
-    assert found["sosie_proxy_failed_total", MATCH] == 1
+    wait_for(proxied.folder, "sosie_proxy_failed_total", APP, 2)
+    found = wait_for(proxied.folder, "sosie_proxy_failed_total", MATCH, 1)
     assert found["sosie_proxy_refused_total", "5xx"] == 0
 
 
 def test_what_an_ingress_refuses_is_not_the_proxys(proxied: Proxied) -> None:
-    before = scrape(proxied.folder)
+    asked = "sosie_proxy_requests_total"
+    # Not while requests of the start are still to be counted.
+    for backend in (APP, UNKNOWN):
+        before = wait_for(proxied.folder, "sosie_proxy_sessions", backend, 0)
     assert proxied.ask("/v1/missing")[0] == 404
-    found = scrape(proxied.folder)
+    found = wait_for(proxied.folder, asked, APP, before[asked, APP] + 1)
     assert found["sosie_proxy_refused_total", "4xx"] == 0
-    assert found["sosie_proxy_requests_total", APP] == before["sosie_proxy_requests_total", APP] + 1
-    unknown = "sosie_proxy_requests_total", UNKNOWN
-    assert found[unknown] == before[unknown]
+    assert found[asked, UNKNOWN] == before[asked, UNKNOWN]
 
 
 def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> None:
