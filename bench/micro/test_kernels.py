@@ -22,10 +22,10 @@ from bench.core.machine import Tile, bind_product, sum_words
 from bench.core.reports import Measured, Setup
 from engine.errors import RequestError
 from indexes.exact.codes import no_plane
-from indexes.exact.intrinsics import BLOCK, pack
+from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
 from indexes.exact.scanner import ProductScan, available_kernels
-from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
+from indexes.exact.scans import Scan, pack, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
 NUMPY, FAISS = "numpy float32", "FAISS Flat, range search"
 PRODUCT, READING = "MatMulInteger alone", "reading the codes"
@@ -119,7 +119,7 @@ def make_case(rows: int, queries: int, dim: int, seed: int) -> ScanCase:
     heaps = np.empty((queries, 0), np.int32)
     return ScanCase(
         rows=Rows(codes, alive, reach, no_plane(), codes.shape[1], reach),
-        wanted=Wanted(factors, pack(factors), zeros, zeros, levels, heaps, zeros, no_tails),
+        wanted=Wanted(factors, zeros, zeros, levels, heaps, zeros, no_tails),
         floats=floats,
         queries=asked,
         threshold=threshold,
@@ -166,9 +166,9 @@ def _scan_of(kernel: str, case: ScanCase) -> Scan | None:
     """The scan that a `Scanner` of this kernel would choose, if it is worth the time."""
     is_one = len(case.queries) == 1
     if kernel == "amx":
-        return scan_few_vnni if is_one else scan_amx
+        return scan_few_vnni if is_one else partial(scan_amx, pack(case.wanted.codes, BLOCK))
     if kernel == "vnni":
-        return scan_few_vnni if is_one else scan_vnni
+        return scan_few_vnni if is_one else partial(scan_vnni, pack(case.wanted.codes, BLOCK))
     if kernel == "onnxruntime":
         return None if is_one else ProductScan()
     return scan_plain if len(case.floats) * len(case.queries) <= _PLAIN_PAIRS else None

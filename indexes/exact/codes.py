@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from indexes.base import UNIT_TOLERANCE, Vectors, overwrite_when_freed
 from indexes.errors import VectorInvalid
-from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, STEP, compiled, pack
+from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, STEP, compiled
 from indexes.exact.kernels import LOWEST, STRETCH, Plane, Rows, Wanted
 from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
 from indexes.scoring import rounding_bound
@@ -345,16 +345,15 @@ def _encode(
 class CodedQueries:
     """Queries as signed bytes: `codes` int8[q, dim padded], each with its own scale.
 
-    `steps` is the value of 1, `residuals` |q - q'|, `lengths` |q'|: float64[q]. What every segment
-    needs is made once: `packed`, in the order that blocks read, and `zeros` int64[q], what the 128
-    of the rows' codes adds to a sum. `tails` and `tail_zeros` are those of `kernels.Wanted`.
+    `steps` is the value of 1, `residuals` |q - q'|, `lengths` |q'|: float64[q]. `zeros` int64[q] is
+    what the 128 of the rows' codes adds to a sum. `tails` and `tail_zeros` are those of
+    `kernels.Wanted`.
     """
 
     codes: NDArray[np.int8]
     steps: NDArray[np.float64]
     residuals: NDArray[np.float64]
     lengths: NDArray[np.float64]
-    packed: NDArray[np.int8]
     zeros: NDArray[np.int64]
     tails: NDArray[np.float64]
     tail_zeros: NDArray[np.int64]
@@ -376,7 +375,6 @@ class CodedQueries:
             steps,
             np.linalg.norm(rows - decoded, axis=1) * _SLACK,
             np.linalg.norm(decoded, axis=1) * _SLACK,
-            pack(codes),
             _zeros(codes),
             *_no_tails(len(codes)),
         )
@@ -390,7 +388,6 @@ class CodedQueries:
             np.full(len(signed), rows.step),
             rows.residuals[part].astype(np.float64),
             tail_norms(signed, 0) * rows.step * _SLACK,
-            overwrite_when_freed(pack(signed)),
             _zeros(signed),
             tail_norms(signed, rows.prefix),
             _zeros(signed[:, rows.prefix :]),
@@ -421,7 +418,6 @@ class CodedQueries:
             levels[: len(self)] = np.floor(floor / units) + self.zeros - 1
         return Wanted(
             codes=self.codes,
-            packed=self.packed,
             base=fixed / units * _SLACK,
             slope=slope / units * _SLACK,
             levels=levels,

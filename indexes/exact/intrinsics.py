@@ -1,8 +1,8 @@
 """Processor instructions that numba lacks, as functions of addresses.
 
 Each is written in LLVM's intermediate language and becomes part of the numba kernel that calls
-it. They know *blocks* of 32 queries (int8, packed by `pack`) and rows of codes (uint8, as they lie
-in memory, `stride` bytes apart), over `steps` stretches of 64 components. AMX takes 32 rows at
+it. They know *blocks* of queries (int8, packed by `scans.pack`) and rows of codes (uint8, as they
+lie in memory, `stride` bytes apart), over `steps` stretches of 64 components. AMX takes 32 rows at
 once, AVX-512 takes 8. Sums are int32.
 
 References: Intel Architecture Instruction Set Extensions Programming Reference, chapters on AMX
@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 BYTE, INT, LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 INTS = ir.VectorType(INT, 16)
+_NOTHING = ir.Constant(INTS, [0] * 16)
 
 
 def instruction(returns: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -96,7 +95,7 @@ def hold(builder: Any, value: Any) -> Any:
 
 def hold_zeros(builder: Any) -> Any:
     """The same, set to 0."""
-    return hold(builder, ir.Constant(INTS, [0] * 16))
+    return hold(builder, _NOTHING)
 
 
 def gather(builder: Any, variable: Any, codes: Any, queries: Any) -> None:
@@ -104,13 +103,6 @@ def gather(builder: Any, variable: Any, codes: Any, queries: Any) -> None:
     name = "llvm.x86.avx512.vpdpbusd.512"
     total = call(builder, name, builder.load(variable), codes, queries, returns=INTS)
     builder.store(total, variable)
-
-
-def repeat(builder: Any, value: Any, times: int = 16) -> Any:
-    """A vector of one value."""
-    undefined = ir.Constant(ir.VectorType(INT, times), ir.Undefined)
-    single = builder.insert_element(undefined, value, INT(0))
-    return builder.shuffle_vector(single, undefined, _places([0] * times))
 
 
 def add_pairs(builder: Any, left: Any, right: Any) -> Any:
@@ -121,9 +113,9 @@ def add_pairs(builder: Any, left: Any, right: Any) -> Any:
     return builder.add(even, odd)
 
 
-def first_of(builder: Any, vector: Any, count: int) -> Any:
-    """The first items of a vector."""
-    return builder.shuffle_vector(vector, vector, _places(range(count)))
+def _add_neighbours(builder: Any, vectors: list[Any]) -> list[Any]:
+    """`add_pairs` of two vectors each."""
+    return [add_pairs(builder, *pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
 
 
 def bits_of(builder: Any, values: Any, floors: Any) -> Any:
@@ -148,46 +140,9 @@ STEP = 64
 BLOCK = 32
 """Rows, and queries, of a block."""
 ROWS_AT_ONCE = 8
-"""Rows whose sums AVX-512 keeps in registers, beside 32 queries."""
-_TILE = 16
-_TILE_BYTES = _TILE * _TILE * 4
-
-
-def pack(queries: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Queries `int8[q, dim]` as the blocks read them: `int8[ceil(q / 32), 32 * dim]`.
-
-    In a block, for each 64 components, for each half of its queries: 16 lines of 64 bytes, a
-    line holding 4 consecutive components of 16 queries. Queries that are not there are 0.
-    """
-    count, dim = queries.shape
-    blocks = -(-count // BLOCK)
-    packed = aligned((blocks, BLOCK * dim), np.int8)
-    padded = np.zeros((blocks * BLOCK, dim), np.int8)
-    padded[:count] = queries
-    by_line = padded.reshape(blocks, 2, _TILE, dim // STEP, _TILE, 4)
-    packed.reshape(blocks, dim // STEP, 2, _TILE, _TILE, 4)[:] = by_line.transpose(0, 3, 1, 4, 2, 5)
-    # It may be of faces of a join, which what is freed must not hold.
-    padded.fill(0)
-    return packed
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An empty array that begins on a cache line."""
-    size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(size_bytes + STEP, np.uint8)
-    start = -room.ctypes.data % STEP
-    array: NDArray[Any] = room[start : start + size_bytes].view(dtype).reshape(shape)
-    return array
-
-
-def tile_shapes() -> NDArray[np.uint8]:
-    """The shapes that `begin_tiles` loads: all eight tiles are 16 lines of 64 bytes."""
-    shapes = aligned((64,), np.uint8)
-    shapes[:] = 0
-    shapes[0] = 1
-    shapes[16:32].view(np.uint16)[:] = 64
-    shapes[48:56] = _TILE
-    return shapes
+"""Rows whose sums AVX-512 keeps in registers, beside up to 32 queries."""
+TILE = 16
+"""Sums of a vector, and of a line of an AMX tile, which has as many lines."""
 
 
 @instruction(types.void)
@@ -222,9 +177,9 @@ def multiply_amx(builder: Any, codes: Any, stride: Any, packed: Any, steps: Any,
         call(builder, "llvm.x86.tilezero", BYTE(tile))
     with cgutils.for_range(builder, steps) as loop:
         upper = move(builder, codes, loop.index, STEP)
-        lower = builder.add(upper, builder.mul(stride, LONG(_TILE)))
-        left = move(builder, packed, loop.index, 2 * _TILE_BYTES)
-        right = builder.add(left, LONG(_TILE_BYTES))
+        lower = builder.add(upper, builder.mul(stride, LONG(TILE)))
+        left = move(builder, packed, loop.index, TILE * STEP)
+        right = builder.add(left, builder.mul(stride, LONG(TILE)))
         # Loads stand between the products, so that no product waits for more than one.
         load_tile(4, upper, stride)
         load_tile(6, left, LONG(STEP))
@@ -235,69 +190,110 @@ def multiply_amx(builder: Any, codes: Any, stride: Any, packed: Any, steps: Any,
         multiply(2, 5, 6)
         multiply(3, 5, 7)
     for tile in range(4):
-        at = point(builder, builder.add(sums, LONG(tile * _TILE_BYTES)))
+        at = point(builder, builder.add(sums, LONG(tile * TILE * STEP)))
         call(builder, "llvm.x86.tilestored64", BYTE(tile), at, LONG(STEP))
 
 
-@instruction(types.boolean)
-def reach_vnni(
-    builder: Any,
-    codes: Any,
-    stride: Any,
-    packed: Any,
-    prefix: Any,
-    prefix_floors: Any,
-    floors: Any,
-    sums: Any,
-) -> Any:
-    """True where any of 8 rows x 32 queries is at or above the floor of its query, by AVX-512.
+def _reach_block(width: int) -> Any:
+    """The instruction that compares 8 rows with a block of so many queries, by AVX-512."""
 
-    The sums start below zero by the floors and stay in registers: one that reaches is one whose
-    sign is gone, and a single instruction looks at three of them. The components after the first
-    `prefix` are added only where a sum of these reaches its own floor. Only where one of all
-    reaches is anything written to `sums`: the 8 x 32 sums, int32, and then for each row which of
-    its queries are reached, 32 bits.
-    """
-    nothing = ir.Constant(INTS, [0] * 16)
-    least, first = (
-        [load(builder, builder.add(at, LONG(half * STEP))) for half in range(2)]
-        for at in (floors, prefix_floors)
-    )
-    gathered = [
-        hold(builder, builder.sub(nothing, first[half]))
-        for _ in range(ROWS_AT_ONCE)
-        for half in range(2)
-    ]
-    lines, before = builder.udiv(stride, LONG(4)), builder.udiv(prefix, LONG(4))
+    def reach(
+        builder: Any,
+        codes: Any,
+        stride: Any,
+        packed: Any,
+        prefix: Any,
+        prefix_floors: Any,
+        floors: Any,
+        ahead: Any,
+        sums: Any,
+    ) -> Any:
+        """True where any of the rows and queries is at or above the floor of its query.
 
-    def add_lines(start: Any, end: Any) -> Any:
-        with cgutils.for_range(builder, builder.sub(end, start)) as loop:
-            line = builder.add(loop.index, start)
-            # 16 lines of the left queries, 16 of the right ones, for each step.
-            step = builder.mul(builder.udiv(line, LONG(_TILE)), LONG(_TILE_BYTES))
-            left = move(builder, builder.add(packed, step), line, STEP)
-            halves = [load(builder, left), load(builder, builder.add(left, LONG(_TILE_BYTES)))]
-            here = move(builder, codes, line, 4)
-            for row in range(ROWS_AT_ONCE):
-                # A line of packed queries meets 4 components of a row, repeated 16 times.
-                at = builder.add(here, builder.mul(stride, LONG(row)))
-                repeated = repeat(builder, load(builder, at, INT))
-                for half in range(2):
-                    gather(builder, gathered[2 * row + half], repeated, halves[half])
-        below = [builder.load(variable) for variable in gathered]
-        return any_of(builder, functools.reduce(builder.and_, below), nothing), below
-
-    reached, _ = add_lines(LONG(0), before)
-    result = cgutils.alloca_once_value(builder, ir.IntType(1)(0))  # type: ignore[no-untyped-call]
-    with builder.if_then(reached, likely=False):
-        for place, variable in enumerate(gathered):
-            lower = builder.sub(first[place % 2], least[place % 2])
-            builder.store(builder.add(builder.load(variable), lower), variable)
-        reached, below = add_lines(before, lines)
-        builder.store(reached, result)
+        The sums start below zero by the floors and stay in registers: one that reaches is one whose
+        sign is gone, and a single instruction looks at three of them. The components after the
+        first `prefix` are added only where a sum of these reaches its own floor. Only where one of
+        all reaches are they written to `sums`, int32[8, width]. Meanwhile memory from `ahead` on is
+        prefetched.
+        """
+        least, first = (_spread(builder, at, width) for at in (floors, prefix_floors))
+        gathered = [
+            hold(builder, builder.sub(_NOTHING, one)) for _ in range(ROWS_AT_ONCE) for one in first
+        ]
+        addresses, at_once = (codes, stride, packed, ahead), LONG(4 * _lanes(width))
+        lines, before = builder.udiv(stride, at_once), builder.udiv(prefix, at_once)
+        reached, _ = _add_lines(builder, width, gathered, addresses, LONG(0), before)
+        bit = ir.IntType(1)(0)
+        result = cgutils.alloca_once_value(builder, bit)  # type: ignore[no-untyped-call]
         with builder.if_then(reached, likely=False):
-            _write_reaching(builder, below, least, sums)
-    return builder.load(result)
+            for place, variable in enumerate(gathered):
+                lower = builder.sub(first[place % len(first)], least[place % len(least)])
+                builder.store(builder.add(builder.load(variable), lower), variable)
+            reached, below = _add_lines(builder, width, gathered, addresses, before, lines)
+            builder.store(reached, result)
+            with builder.if_then(reached, likely=False):
+                added = _sum_lanes(builder, least * 2, width)
+                for place, lacking in enumerate(below):
+                    at = point(builder, builder.add(sums, LONG(place * STEP)), INTS)
+                    total = builder.add(lacking, added[place % len(added)])
+                    builder.store(total, at, align=4)
+        return builder.load(result)
+
+    return instruction(types.boolean)(reach)
+
+
+def _lanes(width: int) -> int:
+    """The groups of 4 components that a vector gathers of each query."""
+    return TILE // min(width, TILE)
+
+
+def _spread(builder: Any, floors: Any, width: int) -> list[Any]:
+    """The floors of a block, as the vectors of a row have its queries.
+
+    A vector gathers the sums of a row and 16 queries; or of 8, each twice: over the even ones of
+    the groups of 4 components, and over the odd ones. The floor is in the first.
+    """
+    if width >= TILE:
+        return [load(builder, builder.add(floors, LONG(4 * at))) for at in range(0, width, TILE)]
+    some = load(builder, floors, ir.VectorType(INT, width))
+    places = _places(place for query in range(width) for place in (query, width))
+    return [builder.shuffle_vector(some, ir.Constant(some.type, [0] * width), places)]
+
+
+def _sum_lanes(builder: Any, vectors: list[Any], width: int) -> list[Any]:
+    """Vectors of one sum for each row and query, row by row."""
+    if width >= TILE:
+        return vectors
+    return _add_neighbours(builder, vectors)
+
+
+def _add_lines(
+    builder: Any, width: int, gathered: list[Any], addresses: tuple[Any, ...], start: Any, end: Any
+) -> tuple[Any, list[Any]]:
+    """Adds these lines of packed queries times 8 rows; whether any sum is no longer below 0."""
+    codes, stride, packed, ahead = addresses
+    lanes = _lanes(width)
+    with cgutils.for_range(builder, builder.sub(end, start)) as loop:
+        line = builder.add(loop.index, start)
+        # A few at a time: a burst of them stops the loads of what is just being read.
+        prefetch(builder, move(builder, ahead, line, 4 * lanes * ROWS_AT_ONCE))
+        left, here = move(builder, packed, line, STEP), move(builder, codes, line, 4 * lanes)
+        factors = [
+            load(builder, builder.add(left, builder.mul(stride, LONG(half))))
+            for half in range(0, width, TILE)
+        ]
+        for row in range(ROWS_AT_ONCE):
+            # A line meets 4 components of a row, or 8, repeated as often as it has queries.
+            at = builder.add(here, builder.mul(stride, LONG(row)))
+            some = load(builder, at, ir.VectorType(INT, lanes))
+            repeated = builder.shuffle_vector(some, some, _places([*range(lanes)] * (16 // lanes)))
+            for half, factor in enumerate(factors):
+                gather(builder, gathered[len(factors) * row + half], repeated, factor)
+    below = _sum_lanes(builder, [builder.load(variable) for variable in gathered], width)
+    return any_of(builder, functools.reduce(builder.and_, below), _NOTHING), below
+
+
+reach_8, reach_16, reach_32 = map(_reach_block, (8, 16, 32))
 
 
 @instruction(types.int64)
@@ -317,9 +313,7 @@ def reach_one_vnni(builder: Any, codes: Any, dim: Any, query: Any, floor: Any, s
             at = builder.add(here, builder.mul(dim, LONG(row)))
             prefetch(builder, builder.add(at, ahead_bytes), level=2)
             gather(builder, gathered[row], load(builder, at), factor)
-    totals, reached = _reaching_rows(builder, gathered, floor)
-    builder.store(totals, point(builder, sums, totals.type), align=4)
-    return builder.zext(reached, LONG)
+    return _reaching_rows(builder, gathered, floor, sums)
 
 
 @instruction(types.int64)
@@ -355,17 +349,14 @@ def reach_one_halves(
             gather(builder, gathered[row], builder.and_(both, lower_bits), lower)
             above = builder.and_(builder.lshr(both, shift), lower_bits)
             gather(builder, gathered[row], above, upper)
-    totals, reached = _reaching_rows(builder, gathered, floor)
-    builder.store(totals, point(builder, sums, totals.type), align=4)
-    return builder.zext(reached, LONG)
+    return _reaching_rows(builder, gathered, floor, sums)
 
 
 @instruction(types.int64)
 def which_of_eight(builder: Any, sums: Any, floor: Any) -> Any:
     """Which of 8 sums are at or above the floor, a number: a bit each."""
     totals = load(builder, sums, ir.VectorType(INT, ROWS_AT_ONCE))
-    floors = repeat(builder, builder.trunc(floor, INT), ROWS_AT_ONCE)
-    return builder.zext(bits_of(builder, totals, floors), LONG)
+    return _which(builder, totals, floor)
 
 
 @instruction(types.void)
@@ -378,7 +369,7 @@ def prefetch_bytes(builder: Any, codes: Any, size_bytes: Any) -> None:
 @instruction(types.boolean)
 def any_reaches(builder: Any, tile: Any, floors: Any) -> Any:
     """True where any of 16 x 16 sums is at or above the floor (int32[16]) of its column."""
-    lines = [load(builder, builder.add(tile, LONG(line * STEP))) for line in range(_TILE)]
+    lines = [load(builder, builder.add(tile, LONG(line * STEP))) for line in range(TILE)]
     while len(lines) > 1:
         pairs = zip(lines[::2], lines[1::2], strict=True)
         lines = [call(builder, "llvm.smax.v16i32", *pair, returns=INTS) for pair in pairs]
@@ -397,31 +388,21 @@ def lowest_bit(builder: Any, bits: Any) -> Any:
     return builder.cttz(bits, ir.IntType(1)(1))
 
 
-def _reaching_rows(builder: Any, gathered: list[Any], floor: Any) -> tuple[Any, Any]:
-    """The sum of each of 8 vectors, and which are at or above the floor: a bit each."""
+def _reaching_rows(builder: Any, gathered: list[Any], floor: Any, sums: Any) -> Any:
+    """Writes the sum of each of 8 vectors; which are at or above the floor: a bit each."""
     vectors = [builder.load(variable) for variable in gathered]
     while len(vectors) > 1:
-        vectors = [
-            add_pairs(builder, *pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)
-        ]
-    totals = first_of(builder, add_pairs(builder, *vectors, *vectors), ROWS_AT_ONCE)
-    floors = repeat(builder, builder.trunc(floor, INT), ROWS_AT_ONCE)
-    return totals, bits_of(builder, totals, floors)
+        vectors = _add_neighbours(builder, vectors)
+    twice = add_pairs(builder, *vectors, *vectors)
+    totals = builder.shuffle_vector(twice, twice, _places(range(ROWS_AT_ONCE)))
+    builder.store(totals, point(builder, sums, totals.type), align=4)
+    return _which(builder, totals, floor)
 
 
-def _write_reaching(builder: Any, below: list[Any], least: list[Any], sums: Any) -> None:
-    """Writes the sums of `reach_vnni` and the bits; `below` are the sums less the floors."""
-    nothing = ir.Constant(INTS, [0] * 16)
-    for row in range(ROWS_AT_ONCE):
-        bits = INT(0)
-        for half in range(2):
-            lacking = below[2 * row + half]
-            at = point(builder, builder.add(sums, LONG((2 * row + half) * STEP)), INTS)
-            builder.store(builder.add(lacking, least[half]), at, align=4)
-            reached = builder.zext(bits_of(builder, lacking, nothing), INT)
-            bits = builder.or_(bits, builder.shl(reached, INT(_TILE * half)))
-        at = builder.add(sums, LONG(2 * ROWS_AT_ONCE * STEP + 4 * row))
-        builder.store(bits, point(builder, at, INT))
+def _which(builder: Any, totals: Any, floor: Any) -> Any:
+    single = builder.insert_element(totals, builder.trunc(floor, INT), INT(0))
+    floors = builder.shuffle_vector(single, single, _places([0] * ROWS_AT_ONCE))
+    return builder.zext(bits_of(builder, totals, floors), LONG)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -59,15 +59,14 @@ class Rows(NamedTuple):
 class Wanted(NamedTuple):
     """A batch of q queries, and the level that each pair must reach.
 
-    `codes` int8[q, dim]; `packed` the same in the order that blocks read, q rounded up to 32. The
-    margin of a query in a stretch is `base + slope * reach`, rounded up, in units of its sums.
+    `codes` int8[q, dim]. The margin of a query in a stretch is `base + slope * reach`, rounded up,
+    in units of its sums.
     `levels` int32[q rounded up] and `heaps` int32[q, k] (k = 0: the levels stay) change during a
     scan: each thread has its own heaps, and all raise the same levels. `tails` float64[q] are the
     norms of the codes after the prefix, `tail_zeros` int64[q] what 128 in the rows adds to these.
     """
 
     codes: NDArray[np.int8]
-    packed: NDArray[np.int8]
     base: NDArray[np.float64]
     slope: NDArray[np.float64]
     levels: NDArray[np.int32]

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from threading import Condition
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from indexes.exact.codes import Codes
 from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, compiled
 from indexes.exact.kernels import STRETCH, Found, Plane, Rows, Wanted, keep, set_floors
 from indexes.exact.prefix import Grid
-from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
+from indexes.exact.scans import Scan, pack, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 from indexes.runtime import import_runtime
 
 _SIGNED_ZERO = 128
@@ -186,6 +187,8 @@ _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
 # With more queries the batch kernel is faster, which reads the codes once for all (600,000 x 128).
 _PLANE_UP_TO = {"amx": 2, "vnni": 4}
+# Blocks of fewer queries, of which a scan is bound by the speed of memory sooner.
+_WIDTHS = (8, 16)
 # AMX multiplies 64 components at once, or none: of 128 a prefix of 64 saved less than making the
 # codes anew.
 _GRIDS = {"vnni": Grid(ROWS_AT_ONCE, BLOCK, 4)}
@@ -385,12 +388,17 @@ class Scanner:
         size = max(1, min(at_most, share))
         return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
 
-    def _scan_for(self, codes: Codes, rows: Rows, wanted: Wanted) -> Scan:  # noqa: ARG002
+    def _scan_for(self, codes: Codes, rows: Rows, wanted: Wanted) -> Scan:
         queries = len(wanted.codes)
         if self.reads_planes:
             if queries == 1 or self.uses_plane(rows.plane, queries):
                 return scan_few_vnni
-            return scan_amx if self.kernel == "amx" else scan_vnni
+            if self.kernel == "amx":
+                return partial(scan_amx, pack(wanted.codes, BLOCK))
+            # A prefix ends between two groups of 4 components, not always of 8.
+            widths = _WIDTHS if rows.prefix == codes.bytes.shape[1] else ()
+            width = next((width for width in widths if queries <= width), BLOCK)
+            return partial(scan_vnni, pack(wanted.codes, width))
         if self.kernel == "onnxruntime" and queries >= _PRODUCT_FROM:
             return self._product
         return scan_plain

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.base import overwrite_when_freed
 from indexes.exact.codes import HALF_STEP, HALF_ZERO
 from indexes.exact.intrinsics import (
     BLOCK,
     ROWS_AT_ONCE,
+    STEP,
+    TILE,
     any_reaches,
     begin_tiles,
     compiled,
@@ -25,11 +29,12 @@ from indexes.exact.intrinsics import (
     lowest_bit,
     multiply_amx,
     prefetch_bytes,
+    reach_8,
+    reach_16,
+    reach_32,
     reach_one_halves,
     reach_one_vnni,
-    reach_vnni,
     sum_one_vnni,
-    tile_shapes,
     which_of_eight,
     which_reach,
 )
@@ -48,13 +53,46 @@ from indexes.exact.kernels import (
 
 Scan = Callable[[Rows, Wanted, int, int, Found], int]
 
-_HALF, _TILE_BYTES, _BLOCK_SUMS = BLOCK // 2, BLOCK * BLOCK, BLOCK * BLOCK
 # Packed queries of one pass over a stretch: they stay in the first-level cache beside the rows.
 _PASS_BYTES = 32 * 1024
 _AHEAD_BYTES = 8 * 1024
-_TILE_SHAPES = tile_shapes()
 
 
+def pack(queries: NDArray[np.int8], width: int) -> NDArray[np.int8]:
+    """Queries `int8[q, dim]` in blocks of 8, 16 or 32: `int8[ceil(q / width), width * dim]`.
+
+    A line of 64 bytes has the next components of up to 16 queries: 4 of each of 16, or 8 of each of
+    8. In a block of 32 those of the first half come before all of the other. Queries that are not
+    there are 0.
+    """
+    count, dim = queries.shape
+    blocks, wide = -(-count // width), min(width, TILE)
+    packed = _aligned((blocks, width * dim), np.int8)
+    padded = np.zeros((blocks * width, dim), np.int8)
+    padded[:count] = queries
+    some = STEP // wide
+    by_line = padded.reshape(-1, wide, dim // some, some).transpose(0, 2, 1, 3)
+    packed.reshape(by_line.shape)[:] = by_line
+    # It may be of faces of a join, which what is freed must not hold.
+    padded.fill(0)
+    return overwrite_when_freed(packed)
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An empty array that begins on a cache line."""
+    size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size_bytes + STEP, np.uint8)
+    start = -room.ctypes.data % STEP
+    array: NDArray[Any] = room[start : start + size_bytes].view(dtype).reshape(shape)
+    return array
+
+
+# What `begin_tiles` loads: all eight tiles are 16 lines of 64 bytes.
+_TILE_SHAPES = _aligned((STEP,), np.uint8)
+_TILE_SHAPES[:] = 0
+_TILE_SHAPES[0] = 1
+_TILE_SHAPES[16:32].view(np.uint16)[:] = STEP
+_TILE_SHAPES[48:56] = TILE
 # A stretch of which more rows pass the plane is no faster by it: so many next ones do without.
 _PAUSE = 4
 # The best so far are known at once of so many at most; twice as many rows are looked at for them.
@@ -249,21 +287,23 @@ def _turn(wanted: int, length: float, longest: float) -> tuple[float, float]:
 
 
 @compiled
-def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+def scan_amx(
+    packed: NDArray[np.int8], rows: Rows, wanted: Wanted, first: int, last: int, found: Found
+) -> int:
     """A batch by AMX tiles; the sums never leave the first-level cache.
 
     Only after `has_amx` returned True in this process: it asks the system for the tiles.
     """
     count, dim = rows.codes.shape
     kept = 0
-    blocks = len(wanted.packed)
+    blocks = len(packed)
     floors = np.empty(blocks * BLOCK, np.int32)
     margins = np.empty(blocks * BLOCK, np.int32)
-    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
-    sums = _on_a_line(np.empty(_BLOCK_SUMS + 16, np.int32))
+    arrays = (rows.alive, wanted.levels, wanted.heaps, floors, margins)
+    sums = _aligned_sums()
     codes_at, packed_at, sums_at, floors_at = (
         rows.codes.ctypes.data,
-        wanted.packed.ctypes.data,
+        packed.ctypes.data,
         sums.ctypes.data,
         floors.ctypes.data,
     )
@@ -277,82 +317,64 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
                 if start == 0:
                     prefetch_bytes(codes + _AHEAD_BYTES, BLOCK * dim)
                 for block in range(start, min(start + at_once, blocks)):
-                    packed = packed_at + block * BLOCK * dim
-                    multiply_amx(codes, dim, packed, dim // 64, sums_at)
+                    own = packed_at + block * BLOCK * dim
+                    multiply_amx(codes, dim, own, dim // STEP, sums_at)
                     for tile in range(4):
-                        query = block * BLOCK + (tile & 1) * _HALF
+                        at, query = row + (tile >> 1) * TILE, block * BLOCK + (tile & 1) * TILE
                         # Rarely true, so what follows costs next to nothing.
-                        if any_reaches(sums_at + tile * _TILE_BYTES, floors_at + 4 * query):
-                            kept = _keep_tile(
-                                alive,
-                                levels,
-                                heaps,
-                                floors,
-                                margins,
-                                row + (tile >> 1) * _HALF,
-                                query,
-                                sums,
-                                tile * _HALF,
-                                _HALF,
-                                found,
-                                kept,
-                            )
+                        if any_reaches(sums_at + tile * TILE * STEP, floors_at + 4 * query):
+                            own_sums = sums[tile * TILE * TILE :][: TILE * TILE]
+                            kept = _keep_reaching(arrays, at, query, TILE, own_sums, found, kept)
     end_tiles()
     return kept
 
 
 @compiled
-def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+def scan_vnni(
+    packed: NDArray[np.int8], rows: Rows, wanted: Wanted, first: int, last: int, found: Found
+) -> int:
     """A batch by AVX-512; the sums leave the registers only where one reaches its floor."""
     count, dim = rows.codes.shape
     kept = 0
-    blocks = len(wanted.packed)
-    floors = np.empty(blocks * BLOCK, np.int32)
-    margins = np.empty(blocks * BLOCK, np.int32)
-    alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
-    sums = _on_a_line(np.empty(_BLOCK_SUMS + 16, np.int32))
+    blocks, width = len(packed), packed.shape[1] // dim
+    assert blocks == 1 or width >= TILE, "a block of 8 is alone"
+    floors = np.empty(max(blocks * width, TILE), np.int32)
+    margins = np.empty(blocks * width, np.int32)
+    arrays = (rows.alive, wanted.levels, wanted.heaps, floors, margins)
+    sums = _aligned_sums()
     codes_at, packed_at, sums_at, floors_at = (
         rows.codes.ctypes.data,
-        wanted.packed.ctypes.data,
+        packed.ctypes.data,
         sums.ctypes.data,
         floors.ctypes.data,
     )
-    prefix_floors = np.empty(blocks * BLOCK, np.int32)
-    prefix_at = prefix_floors.ctypes.data if rows.prefix < dim else floors_at
-    at_once = max(1, _PASS_BYTES // (BLOCK * dim))
+    prefix, prefix_floors = rows.prefix, np.empty(blocks * width, np.int32)
+    prefix_at = prefix_floors.ctypes.data if prefix < dim else floors_at
+    at_once = max(1, _PASS_BYTES // (width * dim))
     for stretch in range(first, last):
         set_floors(floors, margins, rows, wanted, stretch)
-        if rows.prefix < dim:
+        if width < TILE:
+            # Sums of two rows are compared at once.
+            floors[width:] = floors[:width]
+        if prefix < dim:
             set_prefix_floors(prefix_floors, floors, rows, wanted, stretch)
         for start in range(0, blocks, at_once):
             for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), ROWS_AT_ONCE):
                 codes = codes_at + row * dim
-                if start == 0:
-                    prefetch_bytes(codes + _AHEAD_BYTES, ROWS_AT_ONCE * dim)
                 for block in range(start, min(start + at_once, blocks)):
-                    packed = packed_at + block * BLOCK * dim
-                    shift = 4 * BLOCK * block
-                    if reach_vnni(
-                        codes,
-                        dim,
-                        packed,
-                        rows.prefix,
-                        prefix_at + shift,
-                        floors_at + shift,
-                        sums_at,
-                    ):
-                        kept = _keep_block(
-                            alive,
-                            levels,
-                            heaps,
-                            floors,
-                            margins,
-                            row,
-                            block * BLOCK,
-                            sums,
-                            found,
-                            kept,
-                        )
+                    own, query = packed_at + block * width * dim, block * width
+                    low, high = prefix_at + 4 * query, floors_at + 4 * query
+                    # What is there already costs next to nothing.
+                    ahead = codes if block else codes + _AHEAD_BYTES
+                    if width < TILE:
+                        reached = reach_8(codes, dim, own, prefix, low, high, ahead, sums_at)
+                    elif width == TILE:
+                        reached = reach_16(codes, dim, own, prefix, low, high, ahead, sums_at)
+                    else:
+                        reached = reach_32(codes, dim, own, prefix, low, high, ahead, sums_at)
+                    if reached:
+                        own_sums = sums[: ROWS_AT_ONCE * width]
+                        kept = _keep_reaching(arrays, row, query, width, own_sums, found, kept)
     return kept
 
 
@@ -381,83 +403,35 @@ def scan_plain(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) 
 
 
 @compiled
-def _keep_tile(
-    alive: NDArray[np.bool_],
-    levels: NDArray[np.int32],
-    heaps: NDArray[np.int32],
-    floors: NDArray[np.int32],
-    margins: NDArray[np.int32],
+def _keep_reaching(
+    arrays: Any,
     first_row: int,
     first_query: int,
-    sums: NDArray[np.int32],
-    first_line: int,
-    lines: int,
-    found: Found,
-    kept: int,
-) -> int:
-    sums_at = sums.ctypes.data + 4 * _HALF * first_line
-    floors_at = floors.ctypes.data + 4 * first_query
-    for line in range(lines):
-        # A bit for each of 16 queries; a floor that rises meanwhile only lets too many through.
-        reached = which_reach(sums_at + 4 * _HALF * line, floors_at)
-        while reached:
-            query = lowest_bit(reached)
-            reached &= reached - 1
-            total = sums[(first_line + line) * _HALF + query]
-            kept = keep(
-                alive,
-                levels,
-                heaps,
-                floors,
-                margins,
-                first_row + line,
-                first_query + query,
-                total,
-                found,
-                kept,
-            )
-    return kept
-
-
-@compiled
-def _keep_block(
-    alive: NDArray[np.bool_],
-    levels: NDArray[np.int32],
-    heaps: NDArray[np.int32],
-    floors: NDArray[np.int32],
-    margins: NDArray[np.int32],
-    first_row: int,
-    first_query: int,
+    width: int,
     sums: NDArray[np.int32],
     found: Found,
     kept: int,
 ) -> int:
-    for line in range(ROWS_AT_ONCE):
-        # A bit for each of 32 queries.
-        reached = np.int64(np.uint32(sums[ROWS_AT_ONCE * BLOCK + line]))
+    """Adds those pairs of some rows and so many queries, int32[rows * width], that reach.
+
+    `arrays` are the first of `keep`; here they are taken out of the tuple once for all pairs.
+    """
+    alive, levels, heaps, floors, margins = arrays
+    sums_at, floors_at = sums.ctypes.data, floors.ctypes.data + 4 * first_query
+    for start in range(0, len(sums), TILE):
+        # A bit for each of 16; a floor that rises meanwhile only lets too many through.
+        reached = which_reach(sums_at + 4 * start, floors_at + 4 * (start % width))
         while reached:
-            query = lowest_bit(reached)
+            place = start + lowest_bit(reached)
             reached &= reached - 1
-            total = sums[line * BLOCK + query]
-            # An earlier row may have raised the floor.
-            if total >= floors[first_query + query]:
-                kept = keep(
-                    alive,
-                    levels,
-                    heaps,
-                    floors,
-                    margins,
-                    first_row + line,
-                    first_query + query,
-                    total,
-                    found,
-                    kept,
-                )
+            row, query = first_row + place // width, first_query + place % width
+            kept = keep(alive, levels, heaps, floors, margins, row, query, sums[place], found, kept)
     return kept
 
 
 @compiled
-def _on_a_line(room: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The array from its first cache line on, 16 items shorter."""
-    start = (-room.ctypes.data % 64) // 4
-    return room[start : start + len(room) - 16]
+def _aligned_sums() -> NDArray[np.int32]:
+    """Room for those of 32 rows and as many queries, from a cache line on."""
+    room = np.empty(BLOCK * BLOCK + TILE, np.int32)
+    start = (-room.ctypes.data % STEP) // 4
+    return room[start : start + BLOCK * BLOCK]

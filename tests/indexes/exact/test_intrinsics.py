@@ -14,17 +14,17 @@ from indexes.exact import intrinsics
 from indexes.exact.intrinsics import compiled
 
 CALLER = """
-from {package}.called import called
-from {package}.compilation import compiled
+from kept.called import called
+from kept.compilation import compiled, machine_code_folder
 
 @compiled
 def calling(number):
     return called(number) + 1
 
-print(calling(1))
+print(calling(1), len(calling.stats.cache_hits), oct(machine_code_folder().stat().st_mode))
 """
 CALLED = """
-from {package}.compilation import compiled
+from kept.compilation import compiled
 
 @compiled
 def called(number):
@@ -76,30 +76,33 @@ def test_after_warming_nothing_that_searches_and_upkeep_run_is_compiled() -> Non
     assert done.stdout.split() == []
 
 
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    shutil.copy(intrinsics.__file__, folder / "compilation.py")
+    (folder / "called.py").write_text(CALLED.format(times=10))
+    (folder / "calling.py").write_text(CALLER)
+    return folder
+
+
+def run_calling(package: Path) -> list[str]:
+    command = [sys.executable, "-m", "kept.calling"]
+    done = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
 def test_machine_code_that_came_with_the_installation_is_used_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "kept"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    shutil.copy(intrinsics.__file__, package / "compilation.py")
-    (package / "called.py").write_text(CALLED.format(package="kept", times=10))
-    shown = "print(len(calling.stats.cache_hits), oct(machine_code_folder().stat().st_mode))"
-    imports = "from kept.compilation import machine_code_folder\n"
-    (package / "calling.py").write_text(imports + CALLER.format(package="kept") + shown)
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
-
-    def run() -> list[str]:
-        command = [sys.executable, "-m", "kept.calling"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    assert run() == ["11", "0", "0o40700"]
+    assert run_calling(package) == ["11", "0", "0o40700"]
     # As in an image, where it is root's and others may read it.
     (made,) = (package / "__pycache__").glob("machine-code-*")
     made.chmod(0o755)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache" / "numba"))
-    assert run() == ["11", "1", "0o40700"]
+    assert run_calling(package) == ["11", "1", "0o40700"]
     assert [one.name for one in (tmp_path / "cache" / "numba").iterdir()] == [made.name]
 
 
@@ -112,18 +115,10 @@ def test_a_kernel_is_made_where_nothing_can_be_cached(monkeypatch: pytest.Monkey
     assert compiled(doubled)(21) == 42
 
 
-def test_a_change_of_what_a_kernel_calls_is_a_change_of_the_kernel(tmp_path: Path) -> None:
-    package = tmp_path / "kept"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    shutil.copy(intrinsics.__file__, package / "compilation.py")
-    (package / "calling.py").write_text(CALLER.format(package="kept"))
-
+def test_a_change_of_what_a_kernel_calls_is_a_change_of_the_kernel(package: Path) -> None:
     def answer(times: int) -> str:
-        (package / "called.py").write_text(CALLED.format(package="kept", times=times))
-        command = [sys.executable, "-m", "kept.calling"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        (package / "called.py").write_text(CALLED.format(times=times))
+        return run_calling(package)[0]
 
     assert [answer(10), answer(10), answer(20), answer(10)] == ["11", "11", "21", "11"]
     assert len(list((package / "__pycache__").glob("machine-code-*"))) == 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numba
 import numpy as np
@@ -13,16 +14,30 @@ from hypothesis import strategies as st
 from indexes.exact import scans
 from indexes.exact.codes import Codes, no_plane
 from indexes.exact.device import DeviceScanner
-from indexes.exact.intrinsics import pack
 from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
 from indexes.exact.scanner import ProductScan, has_amx, has_product, has_vnni
-from indexes.exact.scans import Scan
+from indexes.exact.scans import Scan, pack
 from tests.indexes.conftest import KERNELS, make_plane, open_kernel
+
+
+def scan_blocks(scan: Any, width: int, rows: Rows, wanted: Wanted, *where: Any) -> int:
+    """Narrow blocks are for so many queries at once."""
+    (*stretches, found), kept = where, 0
+    at_once = width if width < 32 else len(wanted.codes)
+    for start in range(0, len(wanted.codes), at_once):
+        some, part = Wanted(*(each[start : start + at_once] for each in wanted)), found[kept:]
+        count = scan(pack(some.codes, width), rows, some, *stretches, part)
+        part[:count, 1] += start
+        kept += count
+    return kept
+
 
 SCANS: dict[str, Scan] = {"plain": scans.scan_plain}
 if has_vnni():
     SCANS |= {
-        "vnni": scans.scan_vnni,
+        f"vnni by {width}": partial(scan_blocks, scans.scan_vnni, width) for width in (8, 16, 32)
+    }
+    SCANS |= {
         "few by bytes": lambda rows, *rest: scans.scan_few_vnni(
             rows._replace(plane=no_plane()), *rest
         ),
@@ -31,7 +46,7 @@ if has_vnni():
         ),
     }
 if has_amx():
-    SCANS |= {"amx": scans.scan_amx}
+    SCANS |= {"amx": partial(scan_blocks, scans.scan_amx, 32)}
 if has_product():
     SCANS |= {"product": ProductScan()}
 
@@ -58,16 +73,10 @@ def scanned(scan: Scan, rows: Rows, wanted: Wanted) -> Found:
 def wanted_at(codes: np.ndarray, levels: np.ndarray, margin: float = 0.0, k: int = 0) -> Wanted:
     padded = np.full(-(-len(codes) // 32) * 32, LOWEST, np.int32)
     padded[: len(codes)] = levels
-    return Wanted(
-        codes=codes,
-        packed=pack(codes),
-        base=np.full(len(codes), margin),
-        slope=np.ones(len(codes)),
-        levels=padded,
-        heaps=np.full((len(codes), k), LOWEST, np.int32),
-        tails=np.zeros(len(codes)),
-        tail_zeros=np.zeros(len(codes), np.int64),
-    )
+    count = len(codes)
+    heaps, nothing = np.full((count, k), LOWEST, np.int32), np.zeros(count)
+    base, slope = np.full(count, margin), np.ones(count)
+    return Wanted(codes, base, slope, padded, heaps, nothing, nothing.astype(np.int64))
 
 
 def rows_of(codes: np.ndarray, alive: np.ndarray) -> Rows:
@@ -201,16 +210,14 @@ def test_threads_that_raise_levels_together_keep_the_best_of_all(kernel: str, qu
 def test_the_kernels_use_the_instructions_they_are_written_for() -> None:
     codes, factors = np.zeros((32, 64), np.uint8), np.zeros((1, 64), np.int8)
     rows, wanted = rows_of(codes, np.ones(32, np.bool_)), wanted_at(factors, np.zeros(1))
-    wanted_instructions: dict[Callable[..., int], str] = {
-        scans.scan_few_vnni: "vpdpbusd",
-        scans.scan_vnni: "vpdpbusd",
-    }
+    packed = pack(factors, 32)
+    kernels = [(scans.scan_few_vnni, (), "vpdpbusd"), (scans.scan_vnni, (packed,), "vpdpbusd")]
     if has_amx():
-        wanted_instructions[scans.scan_amx] = "tdpbusd"
-    for scan, instruction in wanted_instructions.items():
+        kernels.append((scans.scan_amx, (packed,), "tdpbusd"))
+    for scan, blocks, instruction in kernels:
         # Compiled again: code from the cache can't be disassembled.
         made = numba.njit(nogil=True)(scan.py_func)  # type: ignore[attr-defined]
-        made(rows, wanted, 0, 1, np.empty((32, 3), np.int32))
+        made(*blocks, rows, wanted, 0, 1, np.empty((32, 3), np.int32))
         assembly = "\n".join(made.inspect_asm().values())
         assert instruction in assembly
         assert "zmm" in assembly
