@@ -13,9 +13,7 @@ import pytest
 
 from engine.errors import RowRefused, VectorUnusable
 from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
-from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.holders import score_holder, watch_face
-from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
 from engine.registry.audit import AuditEntry
 from engine.registry.references import NewReference
@@ -23,14 +21,13 @@ from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
 from indexes.kinds import KINDS, open_index
 from indexes.sharding.shards import ShardPlan
-from schema.actors import Caller
 from schema.documents import Document
-from schema.options import NO_LIMITS
 from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe
 from serving.ingress.templates import PLACE, SealedTemplates
 from serving.registrar.search_queue import SearchQueue
 from tests.engine.matching.conftest import DIM, Lab, make_lab
+from tests.engine.matching.test_lines import dispute
 from tests.indexes.sharding.local_shards import open_local
 
 __all__ = ["make_lab"]
@@ -82,12 +79,8 @@ def test_no_comparison_with_a_holder_takes_one(lab: Lab, length: float) -> None:
         before = lab.store.audit_head()
         with pytest.raises(VectorInvalid):
             score_holder(lambda: record, registrar.gallery, probe)
-        guard = Guard(NO_LIMITS, lab.store, registrar, Caller("test"), InFlight())
         with pytest.raises(VectorInvalid):
-            dispute_line(
-                registrar, lab.store, line_text=answer.body["line_id"], document=request.document,
-                probe=probe, threshold=0.4, actor="test", guard=guard,
-            )  # fmt: skip
+            dispute(lab, registrar, answer.body["line_id"], request.document, probe)
         assert lab.store.audit_head() == before
 
 

@@ -11,19 +11,16 @@ import pytest
 
 from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
-from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
-from engine.matching.lines import dispute_line
 from engine.registry import cases
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import new_id, utc_now
-from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus
-from schema.options import NO_LIMITS
 from schema.reasons import Reason
 from tests.engine.cases.conftest import ANNA, BOB
+from tests.engine.matching.test_lines import dispute
 
 
 def documents_of(*bodies: dict[str, Any]) -> tuple[str, ...]:
@@ -142,21 +139,13 @@ def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
     person = service.lab.people.person()
     request = service.lab.request(person)
     answer = service.registrar.enroll([request])[0]
-    dispute = dispute_line(
-        *service.context,
-        line_text=request.msisdn,
-        document=request.document,
-        probe=person,
-        threshold=0.42,
-        actor="key:shop",
-        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop"), InFlight()),
-    )
-    assert line_status(service, dispute.line_id) is LineStatus.DISPUTED
-    close(*service.context, dispute.case_id, Outcome.UNFOUNDED, (), ANNA)
-    assert line_status(service, dispute.line_id) is LineStatus.ACTIVE
-    assert [one.subject for one in service.entries("line.restored")] == [dispute.line_id]
+    made = dispute(service, service.registrar, request.msisdn, request.document, person)
+    assert line_status(service, made.line_id) is LineStatus.DISPUTED
+    close(*service.context, made.case_id, Outcome.UNFOUNDED, (), ANNA)
+    assert line_status(service, made.line_id) is LineStatus.ACTIVE
+    assert [one.subject for one in service.entries("line.restored")] == [made.line_id]
     assert service.store.judged_pairs() == []
-    assert answer.body["line_id"] == dispute.line_id
+    assert answer.body["line_id"] == made.line_id
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE])
@@ -166,15 +155,7 @@ def test_a_founded_dispute_closes_its_line_by_two_people_and_watches_nobody(
     person = service.lab.people.person()
     request = service.lab.request(person)
     service.registrar.enroll([request])
-    made = dispute_line(
-        *service.context,
-        line_text=request.msisdn,
-        document=request.document,
-        probe=person,
-        threshold=0.42,
-        actor="key:shop",
-        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop"), InFlight()),
-    )
+    made = dispute(service, service.registrar, request.msisdn, request.document, person)
     service.decide(made.case_id, outcome, [made.line_id])
     assert line_status(service, made.line_id) is LineStatus.CLOSED
     # Who disputes a line is wronged.

@@ -34,7 +34,9 @@ from schema.options import NO_LIMITS
 from schema.reasons import Decision, Reason
 
 
-def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> FoundLines:
+def read(
+    lab: Any, registrar: Registrar, document: Document, probe: Any, audit: Any = None
+) -> FoundLines:
     return read_lines(
         lab.store,
         registrar.gallery,
@@ -42,7 +44,7 @@ def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> Foun
         probe,
         0.42,
         actor="outlet:blue-1",
-        audit=registrar.audit,
+        audit=audit or registrar.audit,
     )
 
 
@@ -227,15 +229,7 @@ def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([request])
         with pytest.raises(StorageFailed):
-            read_lines(
-                lab.store,
-                registrar.gallery,
-                request.document,
-                person,
-                0.42,
-                actor="test",
-                audit=fail,
-            )
+            read(lab, registrar, request.document, person, fail)
 
 
 def test_lines_are_read_while_the_writer_is_busy(lab: Any, busy: Any) -> None:
@@ -244,15 +238,7 @@ def test_lines_are_read_while_the_writer_is_busy(lab: Any, busy: Any) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([request])
         with busy(registrar):
-            shown = read_lines(
-                lab.store,
-                registrar.gallery,
-                request.document,
-                person,
-                0.42,
-                actor="test",
-                audit=entries.append,
-            )
+            shown = read(lab, registrar, request.document, person, entries.append)
     assert list(shown.numbers.values()) == [request.msisdn]
     assert [entry.subject for entry in entries] == [shown.lines[0].document_id]
 

@@ -21,6 +21,7 @@ THRESHOLD = 0.42
 
 
 def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> OpenedDispute:
+    """A dispute in the registry of `lab`, which may be a deployment too."""
     return dispute_line(
         registrar,
         lab.store,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from schema.options import NO_LIMITS
 from serving.cli import output
+from tests.engine.matching.test_lines import dispute
 
 OTHER_NUMBER = "110105198503071257"
 MISSING = "01a2124d-0000-7000-8000-000000000000"
@@ -66,26 +66,14 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
 def test_a_disputed_line_is_a_case_that_names_it(
     full_home: Path, enrolled: dict[str, Any], sosie: Any
 ) -> None:
-    from engine.matching.checks.limits import Guard, InFlight
-    from engine.matching.lines import dispute_line
-    from schema.actors import Caller
     from schema.documents import Document
     from serving.cli.inputs import open_deployment
 
     with open_deployment(full_home) as deployment:
         gallery = deployment.registrar.gallery
-        made = dispute_line(
-            deployment.registrar,
-            deployment.store,
-            line_text="+8613800138000",
-            document=Document("cn-ric", "110105199003071239", "any holder"),
-            probe=gallery.vectors(gallery.ids)[0],
-            threshold=0.5,
-            actor="test",
-            guard=Guard(
-                NO_LIMITS, deployment.store, deployment.registrar, Caller("test"), InFlight()
-            ),
-        )
+        holder = Document("cn-ric", "110105199003071239", "any holder")
+        face = gallery.vectors(gallery.ids)[0]
+        made = dispute(deployment, deployment.registrar, "+8613800138000", holder, face)
     at = ("--home", full_home)
     (case,) = sosie("cases", *at, "--json").json["cases"]
     assert (case["case_id"], case["kind"]) == (made.case_id, "dispute")
