@@ -8,6 +8,8 @@ INSTALL = -m pip --disable-pip-version-check --quiet install
 LOCKED = $(INSTALL) --require-hashes --only-binary :all: --requirement locks/build.txt --requirement
 PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
 SOURCES := schema engine indexes serving bench loadtest tests
+# Tests start hundreds of processes, and each would compile the whole product anew.
+unexport PYTHONDONTWRITEBYTECODE
 # One more than there are cores, of four at most: many tests wait for processes that they started.
 WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 

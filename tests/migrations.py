@@ -30,8 +30,10 @@ class NotedMigrations:
         if version(connection) is not None:
             self._upgrade(connection)
         elif is_sqlite and self._dump:
+            cursor = connection.connection.cursor()
             for statement in self._dump:
-                connection.exec_driver_sql(statement)
+                cursor.execute(statement)
+            cursor.close()
         elif is_sqlite:
             self._upgrade(connection)
             database = connection.connection.driver_connection
