@@ -63,32 +63,22 @@ def postgres_url(postgres: Any) -> Iterator[str]:
 
 
 class Statements(LRUCache[Any, Any]):
-    """Compiled statements, of all databases of a kind: the engines of a kind are made alike."""
+    """Compiled statements by the kind of their database: the engines of a kind are made alike."""
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return super().get(_name_kind(key), default)
+        return super().get((type(key[0]), *key[1:]), default)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(_name_kind(key), value)
+        super().__setitem__((type(key[0]), *key[1:]), value)
 
 
-def _name_kind(key: Any) -> Any:
-    dialect, *rest = key
-    return type(dialect), *rest
+STATEMENTS = Statements(2000)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def statements() -> Iterator[None]:
-    """Each test has an engine of its own, and compiling anew what the last one had compiled is a
-    third of what a test of the registry takes."""
-    kept = Statements(2000)
-
-    def share(connection: Connection) -> None:
-        connection.execution_options(compiled_cache=kept)
-
-    event.listen(Engine, "engine_connect", share)
-    yield
-    event.remove(Engine, "engine_connect", share)
+@event.listens_for(Engine, "engine_connect")
+def share_statements(connection: Connection) -> None:
+    """Each test has engines of its own; compiling anew for each took a third of their time."""
+    connection.execution_options(compiled_cache=STATEMENTS)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,10 +30,8 @@ class NotedMigrations:
         if version(connection) is not None:
             self._upgrade(connection)
         elif is_sqlite and self._dump:
-            cursor = connection.connection.cursor()
             for statement in self._dump:
-                cursor.execute(statement)
-            cursor.close()
+                connection.connection.execute(statement)
         elif is_sqlite:
             self._upgrade(connection)
             database = connection.connection.driver_connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -15,8 +14,6 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from engine.registry import database
-from engine.registry import store as stores
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord, NewCrop
 from engine.registry.database import new_id, utc_now
@@ -167,13 +164,6 @@ def document_number_of(number: int) -> str:
 
 def msisdn_of(number: int) -> str:
     return f"+8613{number:09d}"
-
-
-@pytest.fixture
-def kept_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One engine for each place: compiling its statements anew is most of what opening a store
-    hundreds of times takes."""
-    monkeypatch.setattr(stores, "connect", functools.cache(database.connect))
 
 
 @pytest.fixture

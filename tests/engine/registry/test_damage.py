@@ -191,7 +191,6 @@ def everything(store: Store) -> dict[str, Any]:
     }
 
 
-@pytest.mark.usefixtures("kept_engines")
 def test_a_flipped_bit_is_found_or_changes_nothing_that_is_vouched_for(
     tmp_path: Path, vault: Vault, enroll: Any
 ) -> None:

@@ -140,12 +140,7 @@ class Run:
 
 @pytest.fixture
 def play(
-    base: Path,
-    tmp_path: Path,
-    vault: Vault,
-    enroll: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    kept_engines: None,
+    base: Path, tmp_path: Path, vault: Vault, enroll: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Run, FaultyDisk]]:
     """`play(fails_at, stays_broken)`: a run on a copy of the base, then power cuts; checks what
     each left."""
