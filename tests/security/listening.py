@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from serving.cluster.environment import find_port
 from serving.cluster.haproxy import ProxyConfig
 from tests.security.unfinished_requests import WAIT_S
 from tests.serving.cluster.proxied import generate, start_proxy
+from tests.waiting import wait_until
 
 
 @contextmanager
@@ -25,21 +25,21 @@ def listening(service: Any, folder: Path, given: ProxyConfig) -> Iterator[tuple[
     config = uvicorn.Config(service.app, port=0, http="httptools", log_config=None)
     server = uvicorn.Server(config)
     ended = asyncio.run_coroutine_threadsafe(server.serve(), service.loop)
-    while not server.started:
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     own: int = server.servers[0].sockets[0].getsockname()[1]
     port = find_port()
     path = generate(folder, port, [ServerConfig("one", "127.0.0.1", own)])
     # Health checks of Serve's, which a replica answers beside the application.
     path.write_text(path.read_text().replace("GET /-/healthz", "GET /health/live"))
     process = start_proxy(path, given, folder / "log")
+
+    def is_ready() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+        return False
+
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
-                    break
-            time.sleep(0.05)
+        wait_until(is_ready)
         assert not (folder / "log").exists()
         yield port, own
     finally:

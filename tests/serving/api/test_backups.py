@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ import pytest
 from engine.registry import backup
 from serving.wire.fields import read
 from serving.wire.oversight import Backup, Backups
+from tests.waiting import wait_until
 
 
 def wait_for(service: Any, name: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while True:
+    def find_ended() -> dict[str, Any] | None:
         answer = service.read(service.ask("GET", "/v1/backups", key="operator"))
         read(answer, Backups)
         (found,) = [one for one in answer["backups"] if one["name"] == name]
-        if found["state"] != "running":
-            return dict(found)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return dict(found) if found["state"] != "running" else None
+
+    return wait_until(find_ended)
 
 
 def test_a_backup_is_made_beside_enrollments_and_lies_in_the_home(

@@ -27,6 +27,7 @@ from serving.cluster.processes import Role, find_processes, list_descendants
 from serving.settings.settings import SETTINGS_FILE
 from tests.serving.cluster.two_nodes import Nodes, run_nodes
 from tests.serving.telemetry.collector import Collector, run_collector
+from tests.waiting import wait_until
 
 READY_WITHIN_S = 300
 KEYS = {
@@ -86,26 +87,26 @@ class Served:
         raise AssertionError("not acknowledged in time")
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < deadline:
+
+        def is_ready() -> bool:
             assert self.process.poll() is None, self.events
             with suppress(httpx.TransportError):
-                if self.client.get(f"{self.url}/health/ready").status_code == 200:
-                    return
-            time.sleep(0.1)
-        raise AssertionError(f"not ready: {self.events}")
+                return self.client.get(f"{self.url}/health/ready").status_code == 200
+            return False
+
+        wait_until(is_ready)
 
     def wait_until_whole(self, gone: list[int]) -> None:
         """Until each part runs in another process than those, and the service is ready."""
-        deadline = time.monotonic() + READY_WITHIN_S
         parts = (Role.INGRESS, Role.REGISTRAR, Role.PROXY)
-        while time.monotonic() < deadline:
+
+        def is_whole() -> bool:
             assert self.process.poll() is None, self.events
             roles = self.roles
             living = {pid for pids in roles.values() for pid in pids}
-            if living.isdisjoint(gone) and all(roles[part] for part in parts):
-                break
-            time.sleep(0.1)
+            return living.isdisjoint(gone) and all(roles[part] for part in parts)
+
+        wait_until(is_whole)
         self.wait_until_ready()
 
     def kill(self, role: Role) -> list[int]:
@@ -123,14 +124,12 @@ class Served:
 
     def kill_webhook_worker(self) -> None:
         """SIGKILL to what delivers events, once it runs."""
-        deadline = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < deadline:
-            for one in list_descendants(self.process.pid):
-                if WEBHOOK_WORKER in one.words:
-                    os.kill(one.pid, signal.SIGKILL)
-                    return
-            time.sleep(0.1)
-        raise AssertionError("nothing delivers events")
+
+        def find() -> list[int]:
+            family = list_descendants(self.process.pid)
+            return [one.pid for one in family if WEBHOOK_WORKER in one.words]
+
+        os.kill(wait_until(find)[0], signal.SIGKILL)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""

