@@ -1,11 +1,14 @@
-"""Thresholds, and the kinds of comparisons that they hold for."""
+"""Decisions, the scores and thresholds that they depend on, and the kinds of comparisons."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from schema.reasons import Decision, Photograph, Reason
 
 
 class Comparison(StrEnum):
@@ -68,3 +71,89 @@ class DecidingScores(Struct, frozen=True):
     ] = None
     review_single: float | None = None
     certain_single: float | None = None
+
+
+class Finding(Struct, frozen=True, omit_defaults=True):
+    """One reason, the decision that it alone would bring, and the photograph it is about."""
+
+    reason: Reason
+    decision: Decision
+    photograph: Photograph | None = None
+
+
+class Scores(Struct, frozen=True):
+    """Cosines; null where that was not compared, and to a tenant where a stored reference was."""
+
+    live_portrait: Annotated[
+        float | None, Meta(description="of the caller's own two photographs: shown to all")
+    ]
+    holder: Annotated[
+        float | None,
+        Meta(description="against the references of the same document; null to a tenant"),
+    ]
+    best_candidate: Annotated[
+        float | None, Meta(description="of the duplicate search; null to a tenant")
+    ]
+
+
+class FoundReference(Struct, frozen=True):
+    """A reference of another document that looks like what is shown, and how much."""
+
+    reference_id: int
+    document_id: str
+    score: float
+
+
+class SearchedGallery(Struct, frozen=True, omit_defaults=True):
+    """Whether the 1:N search ran, and over what."""
+
+    ran: bool
+    searched: Annotated[int | None, Meta(description="references that were looked at")] = None
+    gallery_sequence: int | None = None
+
+
+class FoundReferences(SearchedGallery, frozen=True, omit_defaults=True):
+    """The 1:N search as it is kept."""
+
+    candidates: tuple[FoundReference, ...] | None = None
+    expected_false_candidates: Interval | None = None
+
+
+class SeenFrame(Struct, frozen=True):
+    """One of several frames of the live face: what evidence keeps of it."""
+
+    image_sha256: str
+    problems: tuple[Reason, ...]
+    is_fused: bool
+    quality: Mapping[str, float]
+
+
+class OpenedCase(Struct, frozen=True):
+    """A case that a decision opened, or was added to."""
+
+    id: str
+    kind: str
+
+
+class DecidedEnrollment(Struct, kw_only=True):
+    """A decision as it is stored and answered: the judge begins it, the checks add what they find.
+    `decided_at` is a text, ISO 8601 in UTC. Fields with a default may be missing in older ones."""
+
+    enrollment_id: str
+    decision: Decision
+    reasons: tuple[Finding, ...]
+    thresholds: DecidingScores
+    cases: list[OpenedCase] = []
+    document_id: str | None = None
+    line_id: str | None = None
+    guardian_document_id: str | None = None
+    is_face_waived: bool = False
+    decided_at: str
+    quality: Mapping[str, Mapping[str, float]] = {}
+    frames: list[SeenFrame] = []
+    scores: Scores = Scores(None, None, None)
+    duplicate_search: FoundReferences = FoundReferences(ran=False)
+    is_own_holder: bool = False
+    model_digest: str
+    calibration_version: int | None = None
+    policy_version: str

@@ -176,7 +176,7 @@ def decide_all(
 def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[float]:
     """Seconds of each full batch: all that were decided at one moment; the first has no start."""
     moments = [
-        (outcome.body["decided_at"] if isinstance(outcome, Answer) else "", end)
+        (outcome.decided.decided_at if isinstance(outcome, Answer) else "", end)
         for outcome, end in zip(outcomes, ends, strict=True)
     ]
     seconds, before = [], None

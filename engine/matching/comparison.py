@@ -19,9 +19,9 @@ from engine.registry.references import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, products, rounding_bound
-from schema.thresholds import Comparison
+from schema.thresholds import Comparison, Interval
 
-FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], dict[str, Any]]
+FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], Interval]
 """Expected false candidates of one search of so many references: for each face that is searched for
 the score from which it counts, and which comparisons it makes."""
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
 import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
@@ -19,16 +18,7 @@ from engine.errors import SosieError, VectorUnusable
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, FalseCandidates, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE
-from engine.matching.policy import (
-    POLICY_VERSION,
-    Evidence,
-    EvidencePart,
-    Verdict,
-    decide,
-    unasked,
-    write_evidence,
-    write_findings,
-)
+from engine.matching.policy import POLICY_VERSION, Evidence, EvidencePart, Verdict, decide, unasked
 from engine.matching.requests import (
     Answer,
     Attempt,
@@ -51,7 +41,7 @@ from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
-from schema.reasons import Decision
+from schema.thresholds import DecidedEnrollment, OpenedCase
 
 
 class DecisionCheck:
@@ -105,25 +95,15 @@ Checks = Mapping[type[DecisionCheck], Any]
 
 @dataclass(slots=True, eq=False)
 class DecidedAttempt:
-    """An attempt with its decision, while its rows are collected; `answer` is what is told."""
+    """An attempt with its decision, while its rows are collected; `decided` is what is told."""
 
     place: int
     attempt: Attempt
     evidence: Evidence
     verdict: Verdict
-    enrollment_id: str
-    is_approved: bool = field(init=False)
-    answer: dict[str, Any] = field(default_factory=dict)
-    document_id: str | None = None
-    line_id: str | None = None
-    guardian_document_id: str | None = None
-    is_face_waived: bool = False
-    cases: list[dict[str, str]] = field(default_factory=list)
+    decided: DecidedEnrollment
     bound: list[Attempt] = field(default_factory=list)
     """It, and a guardian, where their faces are bound to their documents."""
-
-    def __post_init__(self) -> None:
-        self.is_approved = self.verdict.decision is Decision.APPROVED
 
 
 class AttemptBatch:
@@ -238,7 +218,7 @@ class AttemptBatch:
         self.references[key] = NewReference(
             id=key,
             document_id=document_id,
-            enrollment_id=made.enrollment_id,
+            enrollment_id=made.decided.enrollment_id,
             template=vector,
             sequence=self._writer.sequence + 1,
         )
@@ -248,11 +228,11 @@ class AttemptBatch:
     def keep_shown(self, made: DecidedAttempt, place: int, attempt: Attempt) -> None:
         """Keeps the one face of an attempt that people are asked about: nothing else says it."""
         own, kept = self.document(attempt.document_lookup), choose(self.writes, AttemptTemplate)
-        is_kept = any(one.enrollment_id == made.enrollment_id for one in kept)
+        is_kept = any(one.enrollment_id == made.decided.enrollment_id for one in kept)
         if own is None or own.reference_ids or is_kept or not self.comparisons.has_probe(place):
             return
         shown = self.comparisons.probe(place)
-        self.writes.append(AttemptTemplate(made.enrollment_id, own.id, shown))
+        self.writes.append(AttemptTemplate(made.decided.enrollment_id, own.id, shown))
 
     def open_case(
         self,
@@ -262,13 +242,13 @@ class AttemptBatch:
         suspects: Sequence[str],
         score: float | None,
         group_key: str | None,
-    ) -> dict[str, str]:
+    ) -> OpenedCase:
         """Opens a case for an attempt; the one that people will decide may be another one that
         shares a face with it."""
         case = NewCase(
             kind=kind,
             origin=CaseOrigin.DECISION,
-            enrollment_id=made.enrollment_id,
+            enrollment_id=made.decided.enrollment_id,
             document_ids=documents,
             suspect_ids=suspects,
             score=score,
@@ -276,7 +256,7 @@ class AttemptBatch:
         )
         for row in choose(self.writes, DocumentRecord):
             self.cases.note_new(row.id)
-        return {"id": self.cases.open(case, made.attempt.actor).id, "kind": kind.value}
+        return OpenedCase(self.cases.open(case, made.attempt.actor).id, kind.value)
 
     @cached_property
     def cases(self) -> CaseBatch:
@@ -393,7 +373,18 @@ class Judge:
         evidence = Evidence(structs.replace(thresholds, verify=verify), parts)
         for one in checks:
             parts |= {type(part): part for part in one.weigh(place, attempt, evidence)}
-        made = DecidedAttempt(place, attempt, evidence, decide(evidence), new_id())
+        verdict = decide(evidence)
+        decided = DecidedEnrollment(
+            enrollment_id=new_id(),
+            decision=verdict.decision,
+            reasons=verdict.findings,
+            thresholds=evidence.thresholds,
+            decided_at=batch.now.isoformat(),
+            model_digest=self.model_digest,
+            calibration_version=self.calibration_version,
+            policy_version=POLICY_VERSION,
+        )
+        made = DecidedAttempt(place, attempt, evidence, verdict, decided)
         refusals = (one.refuse(made) for one in checks)
         if refusal := next((one for one in refusals if one is not None), None):
             return refusal
@@ -406,40 +397,23 @@ class Judge:
 
     def _record(self, made: DecidedAttempt, told: Mapping[str, Any], batch: AttemptBatch) -> Answer:
         """Adds the enrollment, its answer and its audit entry."""
-        attempt, request = made.attempt, made.attempt.request
-        findings, decision = write_findings(made.verdict), made.verdict.decision.value
-        reasons = tuple(finding["reason"] for finding in findings)
-        rules = {
-            "model_digest": self.model_digest,
-            "calibration_version": self.calibration_version,
-            "policy_version": POLICY_VERSION,
-        }
-        body = {
-            "enrollment_id": made.enrollment_id,
-            "decision": decision,
-            "reasons": findings,
-            "thresholds": msgspec.to_builtins(made.evidence.thresholds),
-            "cases": made.cases,
-            "document_id": made.document_id,
-            "line_id": made.line_id,
-            "guardian_document_id": made.guardian_document_id,
-            "is_face_waived": made.is_face_waived,
-            "decided_at": batch.now.isoformat(),
-        }
-        body |= made.answer | rules
-        inputs = write_evidence(made.evidence)
+        attempt, request, decided = made.attempt, made.attempt.request, made.decided
+        key, decision = decided.enrollment_id, decided.decision.value
+        reasons = tuple(finding.reason.value for finding in decided.reasons)
         record = EnrollmentRecord(
-            id=made.enrollment_id,
+            id=key,
             sequence=batch.comparisons.sequence,
             carrier=attempt.outlet.carrier,
             outlet=attempt.outlet.code,
-            document_id=made.document_id,
+            document_id=decided.document_id,
             decision=decision,
             reasons=reasons,
             evidence={
-                "inputs": inputs,
-                "findings": findings,
-                **rules,
+                "inputs": made.evidence.write(),
+                "findings": decided.reasons,
+                "model_digest": decided.model_digest,
+                "calibration_version": decided.calibration_version,
+                "policy_version": decided.policy_version,
                 **batch.comparisons.describe_watermarks(made.place),
                 **told,
             },
@@ -447,19 +421,19 @@ class Judge:
             captured_at=request.captured_at,
             created_at=batch.now,
         )
-        stored = (attempt.scope, attempt.payload_digest, made.enrollment_id, body, batch.now)
+        stored = (attempt.scope, attempt.payload_digest, key, decided, batch.now)
         detail = {"decision": decision, "reasons": [*reasons]}
-        entry = AuditEntry(attempt.actor, "enrollment.decided", made.enrollment_id, detail)
+        entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
         batch.writes += self.crops.choose(
             self.vault,
             {"live": request.live, "portrait": request.portrait},
-            enrollment_id=made.enrollment_id,
-            document_id=made.document_id,
-            has_case=bool(made.cases),
+            enrollment_id=key,
+            document_id=decided.document_id,
+            has_case=bool(decided.cases),
             at=batch.now,
         )
-        return Answer(body)
+        return Answer(decided)
 
     def _spares(self, request: EnrollmentRequest) -> bool:
         return any(

@@ -13,7 +13,8 @@ import msgspec
 
 from engine.matching.calibration import Thresholds
 from schema.cases import UNTOLD, CaseKind
-from schema.reasons import About, Decision, Photograph, Reason, find_idle
+from schema.reasons import About, Decision, Reason, find_idle
+from schema.thresholds import Finding, FoundReference
 
 POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
@@ -31,27 +32,14 @@ class FaceScores:
     mean: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(FoundReference, frozen=True):
     """A reference of another document that looks like what is shown.
 
     `score` is the gravest of `each`, on the scale of fused comparisons (`on_fused_scale` of
     `Thresholds`); of the mean alone in decisions that have no `each`.
     """
 
-    reference_id: int
-    document_id: str
-    score: float
     each: FaceScores | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One reason, the decision that it alone would bring, and the photograph it is about."""
-
-    reason: Reason
-    decision: Decision
-    photograph: Photograph | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +147,13 @@ class Evidence:
         """The same with these parts in place of those of their kind."""
         return Evidence(self.thresholds, {**self.parts, **{type(one): one for one in changed}})
 
+    def write(self) -> dict[str, Any]:
+        """As JSON values."""
+        written: dict[str, Any] = {"thresholds": msgspec.to_builtins(self.thresholds)}
+        for part in self.parts.values():
+            written |= part.write()
+        return written
+
 
 def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     """The whole table; every check that finds something leaves a finding.
@@ -205,26 +200,9 @@ _BARE = ("findings", "model_digest", "calibration_version", "policy_version")
 _BARE_INPUTS = ("thresholds", "searched")
 
 
-def write_evidence(evidence: Evidence) -> dict[str, Any]:
-    """The evidence as JSON values."""
-    written: dict[str, Any] = {"thresholds": msgspec.to_builtins(evidence.thresholds)}
-    for part in evidence.parts.values():
-        written |= part.write()
-    return written
-
-
 def strip_evidence(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Evidence without what is about a person, for retention: the rules and the findings stay; no
     score, no candidate, nothing measured on a face."""
     inputs = recorded.get("inputs", {})
     stays = {name: recorded[name] for name in _BARE if name in recorded}
     return stays | {"inputs": {name: inputs[name] for name in _BARE_INPUTS if name in inputs}}
-
-
-def write_findings(verdict: Verdict) -> list[dict[str, str]]:
-    """The findings of a verdict for people: reason, what it brings, which photograph."""
-    return [
-        {"reason": finding.reason.value, "decision": finding.decision.value}
-        | ({"photograph": finding.photograph.value} if finding.photograph else {})
-        for finding in verdict.findings
-    ]

@@ -39,6 +39,7 @@ from schema.actors import Caller
 from schema.documents import MAX_CONSENT_LENGTH, Document, DocumentRole, DocumentStatus
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason
+from schema.thresholds import DecidedEnrollment
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
@@ -112,22 +113,22 @@ class EnrollmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A durable decision; `body` is what was stored, `is_repeated` marks one decided before."""
+    """A durable decision, as it was stored; `is_repeated` marks one decided before."""
 
-    body: dict[str, Any]
+    decided: DecidedEnrollment
     is_repeated: bool = False
 
     @property
     def enrollment_id(self) -> str:
-        return str(self.body["enrollment_id"])
+        return self.decided.enrollment_id
 
     @property
     def decision(self) -> Decision:
-        return Decision(self.body["decision"])
+        return self.decided.decision
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        return tuple(dict.fromkeys(Reason(item["reason"]) for item in self.body["reasons"]))
+        return tuple(dict.fromkeys(one.reason for one in self.decided.reasons))
 
 
 def normalise_msisdn(text: str) -> str:
@@ -245,19 +246,13 @@ def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
     return told
 
 
-def describe_record(sample: Sample) -> dict[str, str]:
-    """Describes for the evidence a portrait that came in a document's record: the SHA-256 of the
-    record, which a chip's signed list of hashes can be held against, and of the image in it."""
-    if sample.record_digest is None:
-        return {}
-    return {"record_sha256": sample.record_digest.hex(), "image_sha256": sample.digest.hex()}
-
-
-def describe_records(request: EnrollmentRequest) -> dict[str, Any]:
-    """Evidence of the documents' records that photographs came in; none where none did."""
-    samples = {"live": request.live, "portrait": request.portrait}
+def describe_records(samples: Mapping[str, Sample]) -> dict[str, Any]:
+    """Evidence of the documents' records that photographs came in; none where none did: the SHA-256
+    of a record, which a chip's signed list of hashes can be held against, and of its image."""
     records = {
-        name: described for name, one in samples.items() if (described := describe_record(one))
+        name: {"record_sha256": one.record_digest.hex(), "image_sha256": one.digest.hex()}
+        for name, one in samples.items()
+        if one.record_digest is not None
     }
     return {"records": records} if records else {}
 
@@ -368,7 +363,7 @@ class Intake:
             if stored is not None:
                 is_same = stored.payload_digest == payload_digest
                 outcomes.append(
-                    Answer(dict(stored.response), is_repeated=True)
+                    Answer(stored.response, is_repeated=True)
                     if is_same
                     else IdempotencyMismatch(
                         "this Idempotency-Key was used with another payload: "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
+from msgspec import convert
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -58,6 +59,7 @@ from engine.registry.rows import (
 from engine.registry.vault import Vault
 from schema.events import EventType
 from schema.reasons import Decision, Reason
+from schema.thresholds import DecidedEnrollment
 
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
@@ -219,7 +221,7 @@ class StoredAnswer(Write):
     scope: bytes
     payload_digest: bytes
     enrollment_id: str | None
-    response: Json
+    response: DecidedEnrollment
     created_at: datetime
 
 
@@ -406,7 +408,10 @@ class EnrollmentReader(Source):
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """The earlier answers under these idempotency scopes."""
         rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
-        return {row.scope: read_as(StoredAnswer, row) for row in rows}
+        return {
+            row.scope: read_as(StoredAnswer, row, response=convert(row.response, DecidedEnrollment))
+            for row in rows
+        }
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
         """One enrollment; `NotFound` if there is none.

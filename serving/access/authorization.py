@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
+
+from msgspec import structs
 
 from engine.errors import NotFound
 from schema.actors import Role, describe_actor
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     # Commands that only name a role need no registry and no types of answers.
     from engine.registry.enrollments import EnrollmentRecord
     from engine.registry.vault import Vault
+    from schema.thresholds import DecidedEnrollment
+    from serving.wire import enrollments as wire
     from serving.wire.matching import Candidate
 
+E = TypeVar("E", "wire.Enrollment", "wire.EnrollmentRecord")
 
 MIN_BURST = 256
 """Burst of a key, however low its rate: the largest batch of one call."""
@@ -264,9 +269,7 @@ def order_candidates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(candidates, key=lambda one: (-(one.score or 0.0), one.holder or "")))
 
 
-def find_withheld(
-    reasons: Collection[str], *, is_own_holder: bool, is_face_waived: bool = False
-) -> frozenset[Reason]:
+def find_withheld(decided: DecidedEnrollment, found: Collection[Reason]) -> frozenset[Reason]:
     """The reasons that a tenant is not told: those about a holder whose face was not shown.
 
     Face and document agree where both photographs are one person's who was alive before the camera
@@ -274,14 +277,14 @@ def find_withheld(
     other; so is a minor's guardian. Else documents and numbers could be tried out without their
     holders, one after another.
     """
-    found = {Reason(one) for one in reasons}
-    if is_face_waived or any(one.shows_nobody for one in found):
+    is_waived = decided.is_face_waived
+    if is_waived or any(one.shows_nobody for one in found):
         # Whether a guardian's document is held is no matter of an attempt that shows nobody.
-        told = {Told.ALWAYS, *([Told.FACE_OR_GUARDIAN] if is_face_waived else [])}
+        told = {Told.ALWAYS, *([Told.FACE_OR_GUARDIAN] if is_waived else [])}
         return frozenset(one for one in found if one.row.told not in told)
     withheld: set[Reason] = set()
     if any(map(_is_alike, found)):
-        told = {Told.OWN_HOLDER} if is_own_holder else set()
+        told = {Told.OWN_HOLDER} if decided.is_own_holder else set()
         withheld |= {one for one in found if one.is_of_holder and one.row.told not in told}
     if Reason.GUARDIAN_DUPLICATE in found:
         withheld |= {one for one in found if one.row.is_guardians_too}
@@ -294,69 +297,54 @@ def _is_alike(reason: Reason) -> bool:
     return is_held or reason.row.about is About.LOOK_ALIKE
 
 
-def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored answer about an enrollment, without what the caller may not see of others.
+def show_decision(caller: Principal, decided: DecidedEnrollment, told: E) -> E:
+    """What is `told` of a decision, without what the caller may not see of others.
 
     A tenant sees no score but that of its own two photographs, no candidate, and the document's id
     where the face was its holder's or nobody holds it. What does not bring the decision is kept
     from it as if nobody had been found.
     """
-    search = dict(body["duplicate_search"])
-    if scope_of(principal) is None:
-        if search.get("candidates"):
-            show = choose_candidates(principal, vault)
-            search["candidates"] = order_candidates(
-                show(one["document_id"], one["reference_id"], one["score"])
-                for one in search["candidates"]
-            )
-        return {**body, "duplicate_search": search}
-    # Not even an empty list: which of several were found is not for tenants, either.
-    search["candidates"] = None
-    shown = {**body, "duplicate_search": search}
-    findings = [(Reason(one["reason"]), Decision(one["decision"])) for one in body["reasons"]]
-    idle = find_idle(findings, Decision(body["decision"])) if findings else frozenset[Reason]()
+    if scope_of(caller) is None:
+        return told
+    from serving.wire.enrollments import Enrollment, Finding  # noqa: PLC0415 - see above
+
+    findings = [(one.reason, one.decision) for one in decided.reasons]
+    idle = find_idle(findings, decided.decision) if findings else frozenset[Reason]()
     given = [reason for reason, _ in findings if reason not in idle]
-    withheld = find_withheld(
-        given,
-        is_own_holder=bool(body.get("is_own_holder")),
-        is_face_waived=bool(body.get("is_face_waived")),
-    )
-    shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
-    shown["reasons"] = _tell(body, withheld | idle)
+    withheld = find_withheld(decided, given)
+    reasons = tuple(one for one in told.reasons if one.reason not in withheld | idle)
+    # Where these alone would not bring the decision, one more.
+    if (withheld or idle) and all(one.decision != told.decision for one in reasons):
+        reasons += (Finding(WITHHELD, told.decision),)
     # Who has shown nobody's face is told the same, whoever has the document, the number or a face.
-    is_unseen = any(Reason(one).shows_nobody for one in given)
-    if "cases" in body:
+    is_unseen = any(one.shows_nobody for one in given)
+    is_unnamed = is_unseen or withheld or decided.decision is Decision.REJECTED
+    shown = structs.replace(
+        told,
+        reasons=reasons,
+        scores=structs.replace(told.scores, holder=None, best_candidate=None),
+        # Not even an empty list: which of several were found is not for tenants, either.
+        duplicate_search=structs.replace(told.duplicate_search, candidates=None),
+        document_id=None if is_unnamed else told.document_id,
+    )
+    if isinstance(shown, Enrollment):
         untold = {kind for one in withheld for kind in (one.row.opens, one.row.asks)}
-        told = {kind for kind in CaseKind if kind.is_told and kind not in untold}
-        shown["cases"] = [one for one in body["cases"] if one["kind"] in told]
-    if is_unseen or withheld or body["decision"] == Decision.REJECTED:
-        shown["document_id"] = None
+        kinds = {kind for kind in CaseKind if kind.is_told and kind not in untold}
+        return structs.replace(shown, cases=tuple(one for one in shown.cases if one.kind in kinds))
     # Whoever tries attacks would see there how near each came.
-    hidden = ("liveness_judge", "guardian_authority", "replaced_authority")
-    shown |= {name: None for name in hidden if name in shown}
-    if body.get("authority"):
-        shown["authority"] = _show_authority(body, shown["reasons"])
-    return shown
+    hidden = dict.fromkeys(("liveness_judge", "guardian_authority", "replaced_authority"))
+    return structs.replace(shown, **hidden, authority=_show_authority(shown))
 
 
-def _show_authority(
-    body: Mapping[str, Any], told: Iterable[Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
+def _show_authority(shown: wire.EnrollmentRecord) -> wire.AuthorityEvidence | None:
     """Shows an authority's answer about the document, without its score; nothing where its own
     reason was not told either, or documents could be tried out at it with faces of others."""
     # Here, for commands that need roles alone.
     from engine.matching.checks.authority import find_problem  # noqa: PLC0415
 
-    problem = find_problem(AuthorityCode(body["authority"]["code"]))
-    is_told = problem is not None and any(one["reason"] == problem for one in told)
-    if not is_told and body["decision"] != Decision.APPROVED:
+    said = shown.authority
+    problem = None if said is None else find_problem(AuthorityCode(said.code))
+    is_told = problem is not None and any(one.reason == problem for one in shown.reasons)
+    if said is None or not (is_told or shown.decision == Decision.APPROVED):
         return None
-    return {**body["authority"], "face_score": None, "min_face_score": None}
-
-
-def _tell(body: Mapping[str, Any], withheld: Collection[str]) -> list[Mapping[str, Any]]:
-    """The findings that are told; where they alone would not bring the decision, one more."""
-    told = [one for one in body["reasons"] if one["reason"] not in withheld]
-    if withheld and all(one["decision"] != body["decision"] for one in told):
-        told.append({"reason": WITHHELD, "decision": body["decision"]})
-    return told
+    return structs.replace(said, face_score=None, min_face_score=None)

@@ -8,6 +8,8 @@ from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
 
+from msgspec import convert
+
 from engine.cases import precision
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
@@ -34,13 +36,16 @@ from schema.actors import find_actor_kind
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
 from schema.documents import DocumentRole
 from schema.sweeps import Outcomes, SweepRecord
-from schema.thresholds import Comparison
+from schema.thresholds import Comparison, DecidedEnrollment
+from serving.access.authorization import Principal, order_candidates, show_decision
 from serving.deployment.backups import BackupRecord
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
-from serving.wire.fields import Moment, of_record, read
+from serving.wire.fields import Moment, of_record
+from serving.wire.matching import Candidate
 
 C = TypeVar("C", bound=cases.Case)
+E = TypeVar("E", enrollments.Enrollment, enrollments.EnrollmentRecord)
 S = TypeVar("S", bound=sweeps.Sweep)
 
 MOST_CHOSEN = 1_000
@@ -51,24 +56,33 @@ PRECISION_STEPS = 20
 # -- Enrollments, lines -----------------------------------------------------------------------
 
 
-def enrollment(body: Mapping[str, Any], key: str, *, is_repeated: bool) -> enrollments.Enrollment:
-    """An answer as the registrar gave it, or as it is stored."""
-    values = {**body, "idempotency_key": key, "is_repeated": is_repeated}
-    return read(values, enrollments.Enrollment)
+def enrollment(
+    caller: Principal, decided: DecidedEnrollment, key: str, *, is_repeated: bool
+) -> enrollments.Enrollment:
+    """A decision as the caller may see it."""
+    kind = enrollments.Enrollment
+    return _show(caller, kind, decided, idempotency_key=key, is_repeated=is_repeated)
+
+
+def _show(caller: Principal, kind: type[E], decided: DecidedEnrollment, **more: Any) -> E:
+    found = decided.duplicate_search
+    listed = [of_record(Candidate, one, holder=None) for one in found.candidates or ()]
+    candidates = None if found.candidates is None else order_candidates(listed)
+    search = of_record(enrollments.DuplicateSearch, found, candidates=candidates)
+    return show_decision(caller, decided, of_record(kind, decided, duplicate_search=search, **more))
 
 
 def enrollment_record(
-    record: EnrollmentRecord, exception: ExceptionRecord | None = None
-) -> dict[str, Any]:
-    """As plain values of `EnrollmentRecord`; of one that has expired no score."""
+    caller: Principal, record: EnrollmentRecord, exception: ExceptionRecord | None = None
+) -> enrollments.EnrollmentRecord:
+    """What is on record, as the caller may see it; of one that has expired no score."""
     evidence = record.evidence
     inputs: Mapping[str, Any] = evidence["inputs"]
     candidates = inputs.get("candidates")
     has_searched = inputs["searched"] is not None
-    return {
+    decided = {
+        **evidence,
         "enrollment_id": record.id,
-        "carrier": record.carrier,
-        "outlet": record.outlet,
         "decision": record.decision,
         "reasons": evidence["findings"],
         "scores": {
@@ -86,22 +100,23 @@ def enrollment_record(
         "is_own_holder": inputs.get("open_lines", 0) > 0,
         "is_face_waived": bool((inputs.get("people") or {}).get("is_face_waived")),
         "document_id": record.document_id,
-        "quality": evidence.get("quality", {}),
-        "frames": evidence.get("frames", ()),
-        "liveness": evidence.get("liveness"),
-        "liveness_judge": evidence.get("liveness_judge"),
-        **{role.value: evidence.get(role.value) for role in DocumentRole},
-        "exception": None
-        if exception is None
-        else of_record(enrollments.ExceptionState, exception),
-        "model_digest": evidence["model_digest"],
-        "calibration_version": evidence.get("calibration_version"),
-        "policy_version": evidence["policy_version"],
-        "consent_ref": record.consent_ref,
-        "captured_at": Moment.of_optional(record.captured_at),
-        "decided_at": Moment.of(record.created_at),
-        "expired_at": Moment.of_optional(record.expired_at),
+        "decided_at": record.created_at.isoformat(),
     }
+    state = enrollments.ExceptionState
+    return _show(
+        caller,
+        enrollments.EnrollmentRecord,
+        convert(decided, DecidedEnrollment),
+        carrier=record.carrier,
+        outlet=record.outlet,
+        liveness=evidence.get("liveness"),
+        liveness_judge=evidence.get("liveness_judge"),
+        **{role.value: evidence.get(role.value) for role in DocumentRole},
+        exception=None if exception is None else of_record(state, exception),
+        consent_ref=record.consent_ref,
+        captured_at=record.captured_at,
+        expired_at=record.expired_at,
+    )
 
 
 def line(

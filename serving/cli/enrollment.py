@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
 from rich.console import Console
 
 from engine.errors import RequestError, SosieError, advise_extra
@@ -29,7 +30,7 @@ from schema.actors import Caller, Role
 from schema.documents import DocumentRole
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
-from serving.access.authorization import Principal, show_decision
+from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
@@ -140,11 +141,9 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     spent_ms = (time.perf_counter() - started) * 1e3
     if isinstance(outcome, SosieError):
         raise outcome
-    shown = serializers.enrollment(
-        show_decision(Principal(call.actor, Role.OPERATOR), deployment.vault, outcome.body),
-        request.idempotency_key,
-        is_repeated=outcome.is_repeated,
-    )
+    caller, is_repeated = Principal(call.actor, Role.OPERATOR), outcome.is_repeated
+    given = (caller, outcome.decided, request.idempotency_key)
+    shown = serializers.enrollment(*given, is_repeated=is_repeated)
     return _show_answer(shown, spent_ms)
 
 
@@ -204,9 +203,7 @@ def show(
     """
     enrollment = call.store.enrollment(enrollment_id)
     again = decide_again(enrollment) if replay else None
-    caller = Principal(call.actor, Role.OPERATOR)
-    record = serializers.enrollment_record(enrollment)
-    answer = show_decision(caller, call.deployment.vault, record)
+    record = serializers.enrollment_record(Principal(call.actor, Role.OPERATOR), enrollment)
     replayed = {} if again is None else {"replay": again}
     decision = enrollment.decision
     facts = {
@@ -218,7 +215,7 @@ def show(
         "decided at": enrollment.created_at.isoformat(),
     }
     return Answer(
-        {**answer, "evidence": enrollment.evidence, **replayed},
+        {**structs.asdict(record), "evidence": enrollment.evidence, **replayed},
         Facts(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {enrollment.id}", facts),
         partial(_print_evidence, enrollment),
         "" if again is None else _describe_replay(again),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from msgspec import structs
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.reasons import PhotographKind
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from engine.faces.extractor import Extracted, Extraction
     from engine.matching.calibration import Calibration, ThresholdRates
+    from schema.thresholds import SeenFrame
     from serving.settings.settings import Settings
 
 
@@ -64,7 +64,7 @@ def verify(
     *frames, portrait = found
     live, told, threshold = _fuse(images, frames, calibration, replace(rates, verify=wanted))
     pair = live, portrait
-    fused = sum(one["is_fused"] for one in told)
+    fused = sum(one.is_fused for one in told)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
     is_match = rate = None
@@ -79,7 +79,7 @@ def verify(
         "score": score,
         "threshold": threshold,
         "fmr": wanted,
-        "fmr_at_score": None if rate is None else structs.asdict(rate),
+        "fmr_at_score": rate,
         "quality": {name: _quality(one) for name, one in names.items()},
         "frames": told,
         "model_digest": models.model_digest(settings),
@@ -153,7 +153,7 @@ def _fuse(
     frames: Sequence[Extraction],
     calibration: Calibration | None,
     rates: ThresholdRates,
-) -> tuple[Extraction, list[dict[str, Any]], float | None]:
+) -> tuple[Extraction, list[SeenFrame], float | None]:
     """One face from the frames of it, what became of each, and the threshold of `verify`."""
     from engine.matching.calibration import Thresholds
     from schema.thresholds import Comparison

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -116,17 +117,17 @@ def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
 
 
 def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
-    step, body = result.step, result.answer.body
+    step, decided = result.step, result.answer.decided
     return {
         "number": number,
         "who": step.who,
         "what": step.what,
         "live": step.live.label,
         "portrait": step.portrait.label,
-        "decision": body["decision"],
-        "reasons": body["reasons"],
-        "scores": body["scores"],
-        "searched": body["duplicate_search"].get("searched"),
+        "decision": decided.decision,
+        "reasons": decided.reasons,
+        "scores": decided.scores,
+        "searched": decided.duplicate_search.searched,
         "is_repeated": result.answer.is_repeated,
         "references_added": result.references_added,
         "milliseconds": round(result.total_ms, 2),
@@ -336,7 +337,7 @@ def run_demo(
             "all": end - start,
         }
         setup = (source.title, participants, gallery_size)
-        document = build_report(deployment, *setup, results, seconds)
+        document = to_builtins(build_report(deployment, *setup, results, seconds))
     if as_json:
         print_json(document)
     else:

@@ -13,9 +13,7 @@ from functools import cached_property, partial, reduce
 from operator import add
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, Self
-
-from msgspec import structs
+from typing import TYPE_CHECKING, Self
 
 from engine.capacity import ERASURES_GATHER_S
 from engine.errors import (
@@ -64,7 +62,7 @@ from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.documents import Document
 from schema.reasons import Decision
-from schema.thresholds import Comparison
+from schema.thresholds import Comparison, Interval
 from serving.deployment.models import (
     build_extractor,
     build_thresholds,
@@ -474,11 +472,11 @@ class Deployment:
 
     def expect_false_candidates(
         self, gallery_size: int, asked: Sequence[tuple[float, Comparison]]
-    ) -> dict[str, Any]:
+    ) -> Interval:
         """The expected number of strangers in one search of `gallery_size` for faces that are
         asked for at a score each; the most, since one stranger may be like several of them."""
         found = [self.calibration.expected_false_candidates(gallery_size, *one) for one in asked]
-        return structs.asdict(reduce(add, found))
+        return reduce(add, found)
 
     @property
     def snapshot_folder(self) -> Path:

@@ -565,8 +565,8 @@ def _admit(
 
 def _grant(opened: OpenRegistry, answer: Answer) -> None:
     """Grants an exception as two people do; one that was granted before stays."""
-    for case in answer.body["cases"]:
-        if case["kind"] == CaseKind.EXCEPTION and not answer.is_repeated:
-            given = (opened.registrar, opened.store, case["id"], CaseOutcome.UNFOUNDED, ())
+    for case in answer.decided.cases:
+        if case.kind == CaseKind.EXCEPTION and not answer.is_repeated:
+            given = (opened.registrar, opened.store, case.id, CaseOutcome.UNFOUNDED, ())
             steps.propose(*given, _PEOPLE[0])
             steps.close(*given, _PEOPLE[1])

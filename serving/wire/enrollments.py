@@ -10,7 +10,7 @@ from schema import reasons
 from schema.documents import MAX_CONSENT_LENGTH
 from schema.people import ExceptionCause
 from schema.reasons import WITHHELD, Decision, Reason
-from schema.thresholds import DecidingScores
+from schema.thresholds import DecidingScores, OpenedCase, Scores, SearchedGallery
 from serving.wire.fields import (
     MAX_FRAMES,
     AnswerBody,
@@ -132,21 +132,6 @@ class Finding(AnswerBody, frozen=True, omit_defaults=True):
     photograph: WhichPhotograph | None = None
 
 
-class Scores(AnswerBody, frozen=True):
-    """Cosines; null where that was not compared, and to a tenant where a stored reference was."""
-
-    live_portrait: Annotated[
-        float | None, Meta(description="of the caller's own two photographs: shown to all")
-    ]
-    holder: Annotated[
-        float | None,
-        Meta(description="against the references of the same document; null to a tenant"),
-    ]
-    best_candidate: Annotated[
-        float | None, Meta(description="of the duplicate search; null to a tenant")
-    ]
-
-
 CalibrationVersion = Annotated[
     int | None,
     Meta(description="of the calibration that gave the thresholds; null in decisions before it"),
@@ -157,12 +142,9 @@ class Thresholds(DecidingScores, AnswerBody, frozen=True):
     """The scores that decisions depend on; of an enrollment, `verify` as it was applied."""
 
 
-class DuplicateSearch(AnswerBody, frozen=True):
+class DuplicateSearch(SearchedGallery, AnswerBody, frozen=True, omit_defaults=False):
     """The 1:N search; where it did not run, the answer says so."""
 
-    ran: bool
-    searched: Annotated[int | None, Meta(description="references that were looked at")] = None
-    gallery_sequence: int | None = None
     candidates: tuple[Candidate, ...] | None = None
     expected_false_candidates: ExpectedFalseCandidates | None = None
 
@@ -179,13 +161,6 @@ SeenFrames = Annotated[
     tuple[Frame, ...],
     Meta(description="empty where one photograph was given; `quality.live` is the best frame's"),
 ]
-
-
-class OpenedCase(AnswerBody, frozen=True):
-    """A case that a decision opened, or was added to."""
-
-    id: str
-    kind: str
 
 
 GuardianDocument = Annotated[

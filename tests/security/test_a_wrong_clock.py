@@ -26,6 +26,7 @@ from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import DailyRetention
 from serving.settings.settings import load_settings
+from tests.engine.registry.conftest import ANSWER
 from tests.engine.retention.conftest import only
 
 YEARS, MONTH = timedelta(days=3650), only(answers_days=30)
@@ -58,7 +59,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def keep_answer(deployment: Deployment) -> None:
-    answer = StoredAnswer(SCOPE, bytes(32), None, {"decision": "approved"}, utc_now())
+    answer = StoredAnswer(SCOPE, bytes(32), None, ANSWER, utc_now())
     note(deployment, "test.done", answer)
 
 

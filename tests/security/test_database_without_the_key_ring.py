@@ -150,13 +150,13 @@ def test_two_references_whose_documents_were_swapped(
 ) -> None:
     faces = [service.lab.people.person() for _ in range(2)]
     requests = [service.lab.request(face) for face in faces]
-    one, two = (answer.body for answer in service.registrar.enroll(requests))
+    one, two = (answer.decided for answer in service.registrar.enroll(requests))
     with found_by(service, "references: row", "references.template of row"):
         attack(
             'UPDATE "references" SET document_id = CASE document_id WHEN :one THEN :two '
             "ELSE :one END",
-            one=one["document_id"],
-            two=two["document_id"],
+            one=one.document_id,
+            two=two.document_id,
         )
     # Q comes with the document of P, whose reference is Q's now.
     theft = service.lab.request(faces[1], document=requests[0].document)

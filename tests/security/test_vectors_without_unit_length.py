@@ -75,12 +75,12 @@ def test_no_comparison_with_a_holder_takes_one(lab: Lab, length: float) -> None:
     with lab.registrar() as registrar:
         (answer,) = registrar.enroll([request])
         probe = stretch(lab.people.person(), length)
-        record = lab.store.document(answer.body["document_id"])
+        record = lab.store.document(answer.decided.document_id)
         before = lab.store.audit_head()
         with pytest.raises(VectorInvalid):
             score_holder(lambda: record, registrar.gallery, probe)
         with pytest.raises(VectorInvalid):
-            dispute(lab, registrar, answer.body["line_id"], request.document, probe)
+            dispute(lab, registrar, answer.decided.line_id, request.document, probe)
         assert lab.store.audit_head() == before
 
 

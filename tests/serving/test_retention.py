@@ -37,6 +37,7 @@ from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, load_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
+from tests.engine.registry.conftest import ANSWER
 from tests.engine.retention.conftest import only
 from tests.waiting import wait_until
 
@@ -64,7 +65,7 @@ def deployment(home: Path, tmp_path: Path) -> Iterator[Deployment]:
 
 def keep_answer(deployment: Deployment, age: timedelta, scope: bytes = SCOPE) -> None:
     """Something that leaves 30 days after its moment."""
-    answer = StoredAnswer(scope, bytes(32), None, {"decision": "rejected"}, utc_now() - age)
+    answer = StoredAnswer(scope, bytes(32), None, ANSWER, utc_now() - age)
     entry = AuditEntry("test", "test.done", "x")
     deployment.registrar.run(lambda writer, _: writer.commit([entry, answer]))
 

@@ -24,12 +24,13 @@ from engine.matching.documents import (
     check_documents,
 )
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.documents import AuthorityCode, Difference, Document, DocumentRole, Standing
 from schema.reasons import Decision, Reason
+from schema.thresholds import Finding
 
 T = TypeVar("T")
 K = TypeVar("K")

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, EvidencePart, Finding, Verdict
+from engine.matching.policy import Evidence, EvidencePart, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.database import new_untimed_id
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason
+from schema.thresholds import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class DocumentCheck(DecisionCheck):
         ]
 
     def write(self, made: DecidedAttempt) -> None:
-        made.document_id = settle_document(self._batch, made.attempt, made.verdict)
+        made.decided.document_id = settle_document(self._batch, made.attempt, made.verdict)
 
 
 def settle_document(batch: AttemptBatch, attempt: Attempt, verdict: Verdict) -> str | None:

@@ -6,20 +6,27 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from engine.cases.decided import is_more_alike
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores, Finding
+from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores
 from engine.matching.requests import Attempt
 from engine.registry.documents import DocumentRecord
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from schema.cases import CaseKind, Outcome, name_confirmation
 from schema.reasons import Decision, Reason
-from schema.thresholds import Comparison
+from schema.thresholds import (
+    Comparison,
+    Finding,
+    FoundReference,
+    FoundReferences,
+    Interval,
+    OpenedCase,
+    Scores,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +117,7 @@ class FaceCheck(DecisionCheck):
         }
         """By case and document without a reference what people saw when they decided, float32[n,
         d]: every attempt that they saw; nothing where they saw none, or it has left."""
-        self._expected: dict[tuple[Comparison, ...], dict[str, Any]] = {}
+        self._expected: dict[tuple[Comparison, ...], Interval] = {}
         """False candidates of a search for such faces."""
 
     def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
@@ -140,72 +147,63 @@ class FaceCheck(DecisionCheck):
 
     def write(self, made: DecidedAttempt) -> None:
         batch, place, attempt = self._batch, made.place, made.attempt
-        if made.is_approved and batch.comparisons.has_probe(place):
-            assert made.document_id is not None
+        if made.verdict.decision is Decision.APPROVED and batch.comparisons.has_probe(place):
+            assert made.decided.document_id is not None
             # The reference of the document that is replaced goes along: a new one would let the
             # face of its lines drift towards another, document by document.
             old = attempt.replaced_lookup and batch.document(attempt.replaced_lookup)
             like = old.reference_ids[0] if old and old.reference_ids else None
-            batch.add_reference(made, place, attempt, made.document_id, like)
+            batch.add_reference(made, place, attempt, made.decided.document_id, like)
         face, known = made.evidence.of(FacePart), {}
         if face.candidates:
             own = batch.document(attempt.document_lookup)
             known = self._find_decided(place, own, face.candidates)
         asked = replace(face, candidates=choose(face.candidates, set(known), is_among=False))
         for kind in made.verdict.cases:
-            case = {"id": next(iter(known.values())).case_id, "kind": kind.value} if known else None
+            case = OpenedCase(next(iter(known.values())).case_id, kind.value) if known else None
             if case is None or asked.candidates or kind not in _OF_LOOK_ALIKES:
                 case = self._open_case(kind, made, asked)
-            made.cases.append(case)
+            made.decided.cases.append(case)
         is_of_one = Reason.FACE_MISMATCH not in made.verdict.reasons
         if (asked.candidates and is_of_one) or CaseKind.EXCEPTION in made.verdict.cases:
             batch.keep_shown(made, place, attempt)
-        made.answer |= {
-            "scores": {
-                "live_portrait": face.live_portrait_score,
-                "holder": face.holder_score,
-                "best_candidate": face.best,
-            },
-            "duplicate_search": self._describe_search(place, face),
-        }
+        made.decided.scores = Scores(face.live_portrait_score, face.holder_score, face.best)
+        made.decided.duplicate_search = self._describe_search(place, face)
 
-    def _open_case(self, kind: CaseKind, made: DecidedAttempt, face: FacePart) -> dict[str, str]:
+    def _open_case(self, kind: CaseKind, made: DecidedAttempt, face: FacePart) -> OpenedCase:
         """One of the verdict's cases, about the document presented and those of the candidates.
 
         A stolen document's case is about that document alone. Its holder has another face than the
         person who presented it, and is a suspect in none of the cases.
         """
-        own, kinds = [] if made.document_id is None else [made.document_id], made.verdict.cases
+        key, kinds = made.decided.document_id, made.verdict.cases
+        own = [] if key is None else [key]
         suspects = [] if CaseKind.STOLEN_DOCUMENT in kinds else own
         if kind in (CaseKind.STOLEN_DOCUMENT, CaseKind.EXCEPTION):
             return self._batch.open_case(made, kind, own, [], face.holder_score, None)
         others = [item.document_id for item in face.candidates]
-        key = made.verdict.name_untold(made.verdict.asking, made.enrollment_id)
+        key = made.verdict.name_untold(made.verdict.asking, made.decided.enrollment_id)
         return self._batch.open_case(made, kind, own + others, suspects + others, face.best, key)
 
-    def _describe_search(self, place: int, face: FacePart) -> dict[str, Any]:
+    def _describe_search(self, place: int, face: FacePart) -> FoundReferences:
         """What was searched and found; says so where no search ran."""
         if face.searched is None:
-            return {"ran": False}
+            return FoundReferences(ran=False)
         comparisons, thresholds = self._batch.comparisons, self._batch.comparisons.thresholds
         kinds = comparisons.faces(place).kinds
         if kinds not in self._expected:
             asked = [(thresholds.of(kind).review, kind) for kind in kinds]
             self._expected[kinds] = self._batch.expect_false(comparisons.searched, asked)
-        return {
-            "ran": True,
-            "searched": face.searched,
-            "gallery_sequence": comparisons.sequence,
-            "candidates": [
-                {
-                    "reference_id": one.reference_id,
-                    "document_id": one.document_id,
-                    "score": one.score,
-                }
+        return FoundReferences(
+            ran=True,
+            searched=face.searched,
+            gallery_sequence=comparisons.sequence,
+            candidates=tuple(
+                FoundReference(one.reference_id, one.document_id, one.score)
                 for one in face.candidates
-            ],
-            "expected_false_candidates": self._expected[kinds],
-        }
+            ),
+            expected_false_candidates=self._expected[kinds],
+        )
 
     def resemble(self, place: int, held: DocumentRecord | None) -> Resemblance | None:
         """How alike attempt `place` is to a document's holder; None where the attempt was not

@@ -15,7 +15,7 @@ from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.picture import find_problems
 from engine.matching.documents import find_age
 from engine.matching.judge import AttemptBatch, DecidedAttempt
-from engine.matching.policy import Candidate, FaceScores, Finding, Verdict
+from engine.matching.policy import Candidate, FaceScores, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.documents import DocumentRecord
 from engine.registry.people import Guardianship
@@ -23,6 +23,7 @@ from engine.registry.sweeps import EXCEPTIONS
 from schema.cases import CaseKind
 from schema.documents import DocumentRole, DocumentStatus
 from schema.reasons import Decision, Reason
+from schema.thresholds import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,12 +202,13 @@ class Guardians:
         guardian, born_on = made.attempt.guardian, made.attempt.document.born_on
         assert guardian is not None, "no minor is approved alone"
         assert born_on is not None, "a minor's age is known"
-        assert made.line_id is not None
-        assert made.document_id is not None
+        decided = made.decided
+        assert decided.line_id is not None
+        assert decided.document_id is not None
         guardian_id = settle_document(self._batch, guardian, made.verdict)
         assert guardian_id is not None, "a guardian's document is well-formed"
         self._batch.add_reference(made, self._places[made.place], guardian, guardian_id)
-        given = (made.line_id, made.document_id, guardian_id, made.enrollment_id)
+        given = (decided.line_id, decided.document_id, guardian_id, decided.enrollment_id)
         self.bound.append(Guardianship(*given, born_on.year + majority, self._batch.now))
         return guardian_id
 
@@ -230,7 +232,7 @@ class Guardians:
             named = (own, *(one.document_id for one in guardian.candidates))
             documents = [key for key in named if key is not None]
             score = max(one.score for one in guardian.candidates)
-            key = made.verdict.name_untold({Reason.GUARDIAN_DUPLICATE}, made.enrollment_id)
+            key = made.verdict.name_untold({Reason.GUARDIAN_DUPLICATE}, made.decided.enrollment_id)
             self._batch.open_case(made, kind, documents, documents, score, key)
         return own
 

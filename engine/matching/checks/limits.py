@@ -431,7 +431,7 @@ class LimitsCheck(DecisionCheck):
         A rejection by what was compared is its key's failure; an approval takes one off.
         """
         attempt, evidence, verdict = made.attempt, made.evidence, made.verdict
-        if made.is_approved:
+        if made.verdict.decision is Decision.APPROVED:
             self._follow(attempt)
         caller = attempt.request.caller
         if caller is None:
@@ -446,7 +446,7 @@ class LimitsCheck(DecisionCheck):
         ):
             told.setdefault(self._find_counted(own), 1)
         about: dict[str, float] = {name_holder(one, caller): told[one] for one in told}
-        if made.is_approved:
+        if made.verdict.decision is Decision.APPROVED:
             about |= dict.fromkeys(name_keys(caller), -1)
         elif (
             verdict.decision is Decision.REJECTED

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
 from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
 from schema.reasons import Decision, Reason
+from schema.thresholds import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +100,14 @@ class LineCheck(DecisionCheck):
     def write(self, made: DecidedAttempt) -> None:
         """An approval opens a line, but for a number that comes along with a replaced document."""
         attempt = made.attempt
-        if made.is_approved:
+        if made.verdict.decision is Decision.APPROVED:
             old = attempt.replaced_lookup and self._batch.document(attempt.replaced_lookup)
             moved = self._find_moved(attempt, old) if old else None
-            made.line_id = self._open(made) if moved is None else moved.id
-        made.answer["is_own_holder"] = made.evidence.of(LinePart).open_lines > 0
+            made.decided.line_id = self._open(made) if moved is None else moved.id
+        made.decided.is_own_holder = made.evidence.of(LinePart).open_lines > 0
 
     def _open(self, made: DecidedAttempt) -> str:
-        attempt, document_id = made.attempt, made.document_id
+        attempt, document_id = made.attempt, made.decided.document_id
         assert document_id is not None
         row = LineRecord(
             id=new_id(),
@@ -115,7 +116,7 @@ class LineCheck(DecisionCheck):
             document_id=document_id,
             carrier=attempt.outlet.carrier,
             outlet=attempt.outlet.code,
-            enrollment_id=made.enrollment_id,
+            enrollment_id=made.decided.enrollment_id,
             opened_at=self._batch.now,
         )
         self._batch.writes.append(row)

@@ -25,7 +25,7 @@ from msgspec import Meta
 
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError, SosieError
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.matching.samples import LivenessResult
 from engine.registry.audit import AuditEntry
@@ -37,6 +37,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
 from schema.documents import Document
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
+from schema.thresholds import Finding
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
@@ -634,7 +635,7 @@ class LivenessCheck(DecisionCheck):
     def write(self, made: DecidedAttempt) -> None:
         for one in self._weighed[made.place]:
             if one is not None:
-                self._keep(one, made.attempt, made.enrollment_id)
+                self._keep(one, made.attempt, made.decided.enrollment_id)
 
     def _keep(self, one: Weighed | Judgement, attempt: Attempt, enrollment_id: str | None) -> None:
         outlet, at = attempt.outlet, self._batch.now

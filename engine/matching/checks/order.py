@@ -40,7 +40,7 @@ BLANK = {kind.part: unasked(kind.part) for kind in CHECKS if kind.part is not No
 
 
 def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
-    """The evidence that `write_evidence` wrote, after a way through JSON."""
+    """The evidence that `write` of it gave, after a way through JSON."""
     thresholds = Thresholds(**recorded["thresholds"])
     return Evidence(thresholds, {kind: kind.read(recorded) for kind in BLANK})
 

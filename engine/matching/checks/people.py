@@ -24,7 +24,7 @@ from engine.matching.checks.lines import LineCheck, LinePart
 from engine.matching.checks.liveness import LivenessTerms, find_brought
 from engine.matching.documents import CheckedDocument
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, EvidencePart, FaceScores, Finding
+from engine.matching.policy import Evidence, EvidencePart, FaceScores
 from engine.matching.requests import Attempt
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
@@ -36,6 +36,7 @@ from schema.documents import DocumentRole, DocumentStatus
 from schema.options import NO_RULES, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Reason
+from schema.thresholds import Finding
 
 DOCUMENT_REPLACED = "document.replaced"
 _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
@@ -158,7 +159,7 @@ class PeoplePart(EvidencePart):
             return left
         # A hurt face may not be like the portrait.
         return [
-            replace(one, decision=Decision.REVIEW)
+            structs.replace(one, decision=Decision.REVIEW)
             if one.reason is Reason.FACE_MISMATCH
             or (one.reason.is_of_holder and version not in _REJECTS_EXCUSED)
             else one
@@ -320,15 +321,16 @@ class PeopleCheck(DecisionCheck):
         """Also opens the cases about others whom an attempt names: they are for those who work on
         cases, and no part of an answer."""
         people, guardian_id = made.evidence.of(PeoplePart), None
-        if made.is_approved:
+        if made.verdict.decision is Decision.APPROVED:
             self._replace_document(made, people.replacement)
             if people.is_minor:
                 majority = self._terms.of(made.attempt.outlet.carrier).age_of_majority
                 guardian_id = self._guardians.bind(made, majority)
-        made.guardian_document_id, made.is_face_waived = guardian_id, people.is_face_waived
-        for case in made.cases:
-            if case["kind"] == CaseKind.EXCEPTION:
-                self._ask_exception(made, case["id"])
+        made.decided.guardian_document_id = guardian_id
+        made.decided.is_face_waived = people.is_face_waived
+        for case in made.decided.cases:
+            if case.kind == CaseKind.EXCEPTION:
+                self._ask_exception(made, case.id)
         self._open_thefts(made, people)
         is_review = made.verdict.decision is Decision.REVIEW
         asked = {one for one in made.verdict.reasons if is_review and one.row.asks is not None}
@@ -347,9 +349,9 @@ class PeopleCheck(DecisionCheck):
         """Retires the document that an approved attempt replaces, and moves its lines."""
         if replacement is None or replacement.document_id is None or replacement.score is None:
             return
-        old, new, batch = replacement.document_id, made.document_id, self._batch
+        old, new, batch = replacement.document_id, made.decided.document_id, self._batch
         assert new is not None
-        row = Replacement(old, new, made.enrollment_id, replacement.score, batch.now)
+        row = Replacement(old, new, made.decided.enrollment_id, replacement.score, batch.now)
         self._replacements.append(row)
         lines = batch.registry.lines_in_use_of([old])[old]
         self._moved |= {line.id: new for line in lines}
@@ -365,13 +367,13 @@ class PeopleCheck(DecisionCheck):
 
     def _ask_exception(self, made: DecidedAttempt, case_id: str) -> None:
         """Keeps what two people are to decide."""
-        attempt, document_id = made.attempt, made.document_id
+        attempt, document_id = made.attempt, made.decided.document_id
         assert attempt.request.exception is not None, "only an exception is asked for"
         assert document_id is not None
         self._asked[attempt.outlet.code] += 1
         self._exceptions.append(
             ExceptionRecord(
-                id=made.enrollment_id,
+                id=made.decided.enrollment_id,
                 carrier=attempt.outlet.carrier,
                 outlet=attempt.outlet.code,
                 document_id=document_id,
@@ -401,7 +403,7 @@ class PeopleCheck(DecisionCheck):
             found.append((own.id, guardian_id, people.guardian.holder_score))
         for about, asking, score in found:
             named = ((about, asking), (asking,), score, name_confirmation(about, asking))
-            made.cases.append(self._batch.open_case(made, CaseKind.STOLEN_DOCUMENT, *named))
+            made.decided.cases.append(self._batch.open_case(made, CaseKind.STOLEN_DOCUMENT, *named))
 
     def _open_thefts(self, made: DecidedAttempt, people: PeoplePart) -> None:
         """Opens cases about documents that somebody else's face was shown with: as a guardian's, or

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.judge import DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, EvidencePart, Finding
+from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, describe_records
 from engine.matching.samples import Sample
 from indexes.scoring import exact_scores
 from schema.reasons import Decision, Photograph, Reason
-from schema.thresholds import Comparison
+from schema.thresholds import Comparison, Finding, SeenFrame
 
 MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two
@@ -67,18 +67,13 @@ def fuse_frames(frames: Sequence[Sample], one_person: float) -> Sample:
     )
 
 
-def describe_frames(sample: Sample) -> list[dict[str, Any]]:
+def describe_frames(sample: Sample) -> list[SeenFrame]:
     """What evidence keeps of each frame, in the order they came: the SHA-256 of its image, what is
     wrong with it, whether it was fused, its quality. Empty where there was one photograph.
     """
     chosen = _choose(sample.frames) if sample.is_usable else ()
     return [
-        {
-            "image_sha256": one.digest.hex(),
-            "problems": [reason.value for reason in one.problems],
-            "is_fused": place in chosen,
-            "quality": dict(one.quality),
-        }
+        SeenFrame(one.digest.hex(), one.problems, place in chosen, dict(one.quality))
         for place, one in enumerate(sample.frames)
     ]
 
@@ -148,9 +143,10 @@ class PictureCheck(DecisionCheck):
         ]
 
     def describe(self, made: DecidedAttempt) -> dict[str, Any]:
-        request = made.attempt.request
-        quality = {"live": dict(request.live.quality), "portrait": dict(request.portrait.quality)}
-        told = {"quality": quality, "frames": describe_frames(request.live)}
+        request, decided = made.attempt.request, made.decided
+        shown = {"live": request.live, "portrait": request.portrait}
         # The answer says it too.
-        made.answer |= told
-        return told | describe_records(request)
+        decided.quality = {name: dict(one.quality) for name, one in shown.items()}
+        decided.frames = describe_frames(request.live)
+        told = {"quality": decided.quality, "frames": decided.frames}
+        return told | describe_records(shown)

@@ -79,7 +79,7 @@ class SecondModel:
         references = [known[key] for key in held if key in known]
         holder = compare_faces(faces, np.stack(references), self.thresholds) if references else None
         candidates = [
-            replace(one, score=alike.most, each=alike.each)
+            structs.replace(one, score=alike.most, each=alike.each)
             for one in face.candidates
             if one.reference_id in known
             for alike in (compare_faces(faces, known[one.reference_id][None], self.thresholds),)

@@ -25,13 +25,7 @@ from engine.matching.samples import ABSENT, Sample
 from engine.registry.accounts import ENROLLMENT_REFUSED
 from engine.registry.database import utc_now
 from schema.reasons import LivenessUse
-from serving.access.authorization import (
-    Principal,
-    outlet_of,
-    scope_of,
-    see_enrollment,
-    show_decision,
-)
+from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
 from serving.api import serializers
 from serving.api.request import (
     Answer,
@@ -49,7 +43,7 @@ from serving.errors import CaptureTimeInvalid
 from serving.ingress.parts import Parts
 from serving.telemetry.metrics import EXCEPTIONS
 from serving.wire import enrollments as wire
-from serving.wire.fields import Moment, list_frames, read
+from serving.wire.fields import Moment, list_frames
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 _LIVE = ("live", "guardian.live")
@@ -85,9 +79,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
             count_liveness(parts, asked.liveness, error)
             raise
     shown = serializers.enrollment(
-        show_decision(request.caller, parts.vault, decided.body),
-        key,
-        is_repeated=decided.is_repeated,
+        request.caller, decided.decided, key, is_repeated=decided.is_repeated
     )
     if not decided.is_repeated:
         count_liveness(parts, asked.liveness)
@@ -207,9 +199,7 @@ async def read_enrollment(
     see_enrollment(request.caller, record)
     await note(parts, request, "enrollment.read", record.id)
     asked = await asyncio.to_thread(parts.store.people.exceptions, [record.id])
-    told = serializers.enrollment_record(record, asked.get(record.id))
-    shown = show_decision(request.caller, parts.vault, told)
-    return read(shown, wire.EnrollmentRecord)
+    return serializers.enrollment_record(request.caller, record, asked.get(record.id))
 
 
 async def find_enrollment(
@@ -227,8 +217,7 @@ async def find_enrollment(
     except NotFound:
         raise NotFound(KEY_UNUSED) from None
     await note(parts, request, "enrollment.read", record.id)
-    shown = show_decision(request.caller, parts.vault, stored.response)
-    return serializers.enrollment(shown, key, is_repeated=True)
+    return serializers.enrollment(request.caller, stored.response, key, is_repeated=True)
 
 
 async def read_crops(parts: Parts, request: Request, enrollment_id: str) -> wire.Crops:

@@ -19,6 +19,7 @@ from engine.registry.sweeps import SweepChange
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
+from schema.thresholds import DecidedEnrollment
 from tests.engine.matching.conftest import Lab, busy, lab, make_lab, people
 
 __all__ = ["busy", "lab", "make_lab", "people"]
@@ -42,11 +43,11 @@ class Service:
         """The first two arguments of every step."""
         return self.registrar, self.store
 
-    def enroll(self, count: int) -> list[dict[str, Any]]:
+    def enroll(self, count: int) -> list[DecidedEnrollment]:
         """Enroll so many strangers; all are approved."""
         answers = self.registrar.enroll([self.lab.request() for _ in range(count)])
         assert {answer.decision.value for answer in answers} == {"approved"}
-        return [answer.body for answer in answers]
+        return [answer.decided for answer in answers]
 
     def open(self, *document_ids: str, **values: Any) -> CaseRecord:
         """Open a case that suspects these documents to be one person's."""
@@ -96,13 +97,13 @@ def service(lab: Lab) -> Iterator[Service]:
 
 
 @pytest.fixture
-def make_pair(service: Service) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+def make_pair(service: Service) -> Callable[..., tuple[DecidedEnrollment, DecidedEnrollment]]:
     """`make_pair(score)`: two people, enrolled one after the other, with this score exactly.
 
     It must lie below the threshold of review.
     """
 
-    def make(score: float = 0.55) -> tuple[dict[str, Any], dict[str, Any]]:
+    def make(score: float = 0.55) -> tuple[DecidedEnrollment, DecidedEnrollment]:
         first = service.lab.people.person()
         second = service.lab.people.between(first, score)
         requests = [
@@ -115,6 +116,6 @@ def make_pair(service: Service) -> Callable[..., tuple[dict[str, Any], dict[str,
         ]
         one, two = service.registrar.enroll(requests)
         assert {one.decision.value, two.decision.value} == {"approved"}
-        return one.body, two.body
+        return one.decided, two.decided
 
     return make

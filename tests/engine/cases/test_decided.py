@@ -36,7 +36,7 @@ class Couple:
         self.document = requests[0].document
         answers = service.registrar.enroll(requests)
         assert [one.decision for one in answers] == [Decision.APPROVED] * 2
-        self.ids = tuple(one.body["document_id"] for one in answers)
+        self.ids = tuple(one.decided.document_id for one in answers)
         self.pair = (min(self.ids), max(self.ids))
 
     def request(self, face: Face, **more: Any) -> Any:
@@ -73,11 +73,11 @@ def test_a_twin_who_was_decided_on_is_no_finding_again(service: Any) -> None:
     before = twins.come_again(0.05)
     assert before.reasons == (Reason.POSSIBLE_DUPLICATE,)
     [case] = service.store.cases.newest()
-    assert case.id == before.body["cases"][0]["id"]
+    assert case.id == before.decided.cases[0].id
     service.decide(case.id, Outcome.TWINS)
     after = twins.come_again(0.05)
-    assert (after.decision, after.reasons, after.body["cases"]) == (Decision.APPROVED, (), [])
-    recorded = service.store.enrollment(after.body["enrollment_id"])
+    assert (after.decision, after.reasons, after.decided.cases) == (Decision.APPROVED, (), [])
+    recorded = service.store.enrollment(after.decided.enrollment_id)
     [excepted] = recorded.evidence["inputs"]["excepted"]
     assert excepted["document_id"] == twins.ids[1]
     assert replay(recorded).agrees
@@ -105,7 +105,8 @@ def test_what_was_found_to_be_fraud_is_not_asked_again(service: Any) -> None:
     again = couple.come_again(0.05)
     # The finding stands; the case is the one in which people decided.
     assert Reason.POSSIBLE_DUPLICATE in again.reasons
-    assert again.body["cases"] == [{"id": decided, "kind": CaseKind.POSSIBLE_DUPLICATE.value}]
+    [case] = again.decided.cases
+    assert (case.id, case.kind) == (decided, CaseKind.POSSIBLE_DUPLICATE)
     assert service.store.cases.newest() == []
 
 
@@ -113,7 +114,7 @@ def test_what_was_found_to_be_fraud_is_not_asked_again(service: Any) -> None:
 def test_a_later_group_asks_about_the_new_pairs_alone(service: Any, outcome: Outcome) -> None:
     couple = Couple(service)
     earlier = couple.decide(outcome)
-    [third], [fourth] = ([one["document_id"]] for one in service.enroll(2))
+    [third], [fourth] = ([one.document_id] for one in service.enroll(2))
     sweep = service.store_sweep(0.5)
     grown = group_of(GroupKind.ONE_FACE, "k1", *couple.ids, third)
     apart = group_of(GroupKind.ONE_FACE, "k2", *couple.ids, fourth)
@@ -170,7 +171,7 @@ class Newcomer:
         self.holder: Face = people.person()
         self.face: Face = people.between(self.holder, score)
         first = self._request(self.holder)
-        self.holders_document = service.registrar.enroll([first])[0].body["document_id"]
+        self.holders_document = service.registrar.enroll([first])[0].decided.document_id
         self.document = self._request(self.face).document
 
     def _request(self, face: Face, **more: Any) -> Any:
@@ -190,17 +191,17 @@ def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
     new = Newcomer(service, score)
     refused = new.come()
     assert refused.reasons in ((Reason.POSSIBLE_DUPLICATE,), (Reason.DUPLICATE_IDENTITY,))
-    assert new.come().body["cases"] == refused.body["cases"]
-    service.decide(refused.body["cases"][0]["id"], Outcome.TWINS)
+    assert new.come().decided.cases == refused.decided.cases
+    service.decide(refused.decided.cases[0].id, Outcome.TWINS)
     [pair] = service.store.judged_pairs()
     assert {pair.left_document, pair.right_document} == {
         new.holders_document,
-        refused.body["document_id"],
+        refused.decided.document_id,
     }
     assert pair.score == pytest.approx(score, abs=1e-5)
     after = new.come()
-    assert (after.decision, after.reasons, after.body["cases"]) == (Decision.APPROVED, (), [])
-    assert replay(service.store.enrollment(after.body["enrollment_id"])).agrees
+    assert (after.decision, after.reasons, after.decided.cases) == (Decision.APPROVED, (), [])
+    assert replay(service.store.enrollment(after.decided.enrollment_id)).agrees
     assert new.come().decision is Decision.APPROVED
     assert service.store.cases.newest() == []
     # The reference is compared from now on: what the attempts showed has gone.
@@ -209,7 +210,7 @@ def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
 
 def test_no_other_face_is_let_through_by_what_was_decided_of_an_attempt(service: Any) -> None:
     new = Newcomer(service)
-    case = new.come().body["cases"][0]["id"]
+    case = new.come().decided.cases[0].id
     service.decide(case, Outcome.TWINS)
     people = service.lab.people
     look_alike = people.between(new.holder, 0.62)
@@ -217,23 +218,23 @@ def test_no_other_face_is_let_through_by_what_was_decided_of_an_attempt(service:
     watched = new.come(new.holder)
     for answer in (watched, new.come(look_alike), new.come(nearer / np.linalg.norm(nearer))):
         assert answer.decision is not Decision.APPROVED
-        assert answer.body["cases"][0]["id"] != case
+        assert answer.decided.cases[0].id != case
     # Whoever decides the next case has seen several faces under this document: none is let in.
-    service.decide(watched.body["cases"][0]["id"], Outcome.TWINS)
+    service.decide(watched.decided.cases[0].id, Outcome.TWINS)
     for face in (new.face, new.holder, look_alike):
         assert new.come(face).decision is not Decision.APPROVED
 
 
 def test_what_was_found_to_be_fraud_of_an_attempt_is_not_asked_again(service: Any) -> None:
     new = Newcomer(service)
-    [case] = new.come().body["cases"]
-    service.decide(case["id"], Outcome.FRAUD)
+    [case] = new.come().decided.cases
+    service.decide(case.id, Outcome.FRAUD)
     again = new.come()
-    assert (again.decision, again.body["cases"]) == (Decision.REVIEW, [case])
+    assert (again.decision, again.decided.cases) == (Decision.REVIEW, [case])
     assert service.store.cases.newest() == []
     # What the attempts showed goes with an erasure.
     assert len(service.store.rows(select(tables.attempt_templates))) == 1
-    erase_holder(*service.context, again.body["document_id"], "test")
+    erase_holder(*service.context, again.decided.document_id, "test")
     assert service.store.rows(select(tables.attempt_templates)) == []
 
 
@@ -241,12 +242,12 @@ def test_a_photograph_of_the_day_that_was_decided_on_is_not_asked_about_again(se
     twins = Couple(service)
     twins.decide(Outcome.TWINS)
     asked = twins.come_again(0.2)
-    assert asked.body["scores"]["best_candidate"] > 0.59 + 0.05
-    service.decide(asked.body["cases"][0]["id"], Outcome.TWINS)
+    assert asked.decided.scores.best_candidate > 0.59 + 0.05
+    service.decide(asked.decided.cases[0].id, Outcome.TWINS)
     assert twins.come_again(0.2).reasons == ()
     [pair] = service.store.judged_pairs()
     # Of the attempt, not of the references: it says nothing of what a new reference may be.
     assert pair.score == pytest.approx(0.59, abs=1e-5)
-    assert twins.come_again(0.4).body["cases"]
+    assert twins.come_again(0.4).decided.cases
     twins.replace_face(service.lab.people.between(twins.second, 0.66))
     assert read_decided(service.store).changed == {twins.pair}

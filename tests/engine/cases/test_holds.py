@@ -33,7 +33,7 @@ def erase(service: Any, document_id: str, carrier: str | None = None, **more: An
 def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(service: Any) -> None:
     person, request = service.lab.newcomer()
     (answer,) = service.registrar.enroll([request])
-    document_id = answer.body["document_id"]
+    document_id = answer.decided.document_id
     case = service.open(document_id)
     pending = erase(service, document_id, "blue")
     assert pending == PendingErasure(document_id, pending.asked_at, NOW + MONTH, (case.id,))
@@ -71,7 +71,7 @@ def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(servic
 
 
 def test_when_its_time_has_come_an_erasure_is_done_and_the_open_case_says_so(service: Any) -> None:
-    document_id, kept = (one["document_id"] for one in service.enroll(2))
+    document_id, kept = (one.document_id for one in service.enroll(2))
     case = service.open(document_id, kept)
     assert isinstance(erase(service, document_id, hold=timedelta()), ErasureCertificate)
     last = service.store.cases.notes(case.id)[-1]
@@ -85,7 +85,7 @@ def test_no_carrier_asks_alone_for_what_is_of_two(service: Any) -> None:
     person, request = service.lab.newcomer()
     changes = {"document": request.document, "carrier": "red", "outlet": "red-1"}
     first, _ = service.registrar.enroll([request, service.lab.request(person, **changes)])
-    document_id = first.body["document_id"]
+    document_id = first.decided.document_id
     service.open(document_id)
     for carrier in ("blue", "red"):
         with pytest.raises(TenantConflict):

@@ -102,14 +102,11 @@ def test_more_suspects_among_the_same_documents_do_not_come_into_what_is_propose
 
 def test_disputes_are_never_merged(service: Any) -> None:
     (body,) = service.enroll(1)
-    face = service.open(body["document_id"])
+    face = service.open(body.document_id)
     dispute = service.open(
-        body["document_id"],
-        kind=CaseKind.DISPUTE,
-        origin=CaseOrigin.DISPUTE,
-        line_id=body["line_id"],
+        body.document_id, kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE, line_id=body.line_id
     )
-    again = service.open(body["document_id"])
+    again = service.open(body.document_id)
     assert dispute.id != face.id == again.id
 
 

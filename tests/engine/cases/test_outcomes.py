@@ -24,7 +24,7 @@ from tests.engine.matching.test_lines import dispute
 
 
 def documents_of(*bodies: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(body["document_id"] for body in bodies)
+    return tuple(body.document_id for body in bodies)
 
 
 def reference_of(service: Any, document_id: str) -> Any:
@@ -44,8 +44,8 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
     assert [(entry.actor, entry.subject) for entry in audit] == [
         (BOB.name, str(entry.id)) for entry in entries
     ]
-    face = reference_of(service, one["document_id"])
-    erase_holder(*service.context, one["document_id"], "test")
+    face = reference_of(service, one.document_id)
+    erase_holder(*service.context, one.document_id, "test")
     caught = service.registrar.enroll([service.lab.request(face)])[0]
     assert caught.reasons == (Reason.WATCHLISTED,)
     honest = service.registrar.enroll([service.lab.request()])[0]
@@ -59,10 +59,10 @@ def test_a_face_is_put_on_the_watch_list_once(service: Any) -> None:
     same = service.lab.people.sample(face, noise=0.0)
     portrait = service.lab.people.sample(face, noise=0.0)
     request = service.lab.request(live=same, portrait=portrait)
-    body = service.registrar.enroll([request])[0].body
-    first = service.open(body["document_id"])
+    body = service.registrar.enroll([request])[0].decided
+    first = service.open(body.document_id)
     service.decide(first.id, Outcome.FRAUD)
-    second = service.open(body["document_id"])
+    second = service.open(body.document_id)
     assert second.id != first.id
     service.decide(second.id, Outcome.FRAUD)
     assert [entry.reason for entry in service.store.watchlist()] == [f"case {first.id}"]
@@ -126,7 +126,7 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
     refused = service.registrar.enroll([theft])[0]
     assert set(refused.reasons) == {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.DUPLICATE_IDENTITY}
     (case,) = service.store.cases.newest()
-    assert {one["id"] for one in refused.body["cases"]} == {case.id}
+    assert {one.id for one in refused.decided.cases} == {case.id}
     assert len(case.document_ids) == 2
     service.decide(case.id, Outcome.FRAUD)
     watched = service.registrar.watchlist
@@ -145,7 +145,7 @@ def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
     assert line_status(service, made.line_id) is LineStatus.ACTIVE
     assert [one.subject for one in service.entries("line.restored")] == [made.line_id]
     assert service.store.judged_pairs() == []
-    assert answer.body["line_id"] == made.line_id
+    assert answer.decided.line_id == made.line_id
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE])
@@ -169,11 +169,11 @@ def line_status(service: Any, line_id: str) -> LineStatus:
 def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service: Any, make_pair: Any) -> None:
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
-    erase_holder(*service.context, one["document_id"], "test")
+    erase_holder(*service.context, one.document_id, "test")
     service.decide(case.id, Outcome.FRAUD)
     assert service.store.judged_pairs() == []
     (entry,) = service.store.watchlist()
-    assert np.array_equal(entry.template, reference_of(service, two["document_id"]))
+    assert np.array_equal(entry.template, reference_of(service, two.document_id))
 
 
 def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
@@ -181,12 +181,12 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
 ) -> None:
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
-    other = service.open(two["document_id"], kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
+    other = service.open(two.document_id, kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
     for key in (case.id, other.id):
         note(*service.context, key, "the man with the scar", ANNA)
     crop = cases.NewCrop(
         id=new_id(),
-        enrollment_id=one["enrollment_id"],
+        enrollment_id=one.enrollment_id,
         photograph="live",
         kept_until=utc_now() + timedelta(days=9),
         image=b"face",
@@ -194,15 +194,15 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
     entry = AuditEntry("test", "test.done", "x")
     service.registrar.run(
         lambda writer, _: writer.commit(
-            [entry, crop, replace(crop, id=new_id(), enrollment_id=two["enrollment_id"])]
+            [entry, crop, replace(crop, id=new_id(), enrollment_id=two.enrollment_id)]
         )
     )
-    erase_holder(*service.context, one["document_id"], "test")
-    assert service.store.cases.crops(one["enrollment_id"]) == []
-    assert service.store.cases.crops(two["enrollment_id"])
+    erase_holder(*service.context, one.document_id, "test")
+    assert service.store.cases.crops(one.enrollment_id) == []
+    assert service.store.cases.crops(two.enrollment_id)
     assert texts_of(service, case.id) == ["the man with the scar"]
-    erase_holder(*service.context, two["document_id"], "test")
-    assert service.store.cases.crops(two["enrollment_id"]) == []
+    erase_holder(*service.context, two.document_id, "test")
+    assert service.store.cases.crops(two.enrollment_id) == []
     assert texts_of(service, case.id) == texts_of(service, other.id) == [""]
     assert service.store.cases.get(case.id).document_ids == case.document_ids
     assert verify_chain(service.store).intact

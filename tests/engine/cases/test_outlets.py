@@ -22,7 +22,7 @@ CODE, WHY = "blue-1", "the same three faces, all night"
 
 def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(service: Any) -> None:
     (body,) = service.enroll(1)
-    case = service.open(body["document_id"])
+    case = service.open(body.document_id)
     with pytest.raises(FourEyes, match="suspend it"):
         bar(*service.context, CODE, case.id, WHY, ANNA)
     found = suspend(*service.context, CODE, case.id, WHY, ANNA)
@@ -53,7 +53,7 @@ def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(serv
         lift(*service.context, CODE, Restriction.SUSPENDED, WHY, ANNA)
     free = lift(*service.context, CODE, Restriction.BARRED, "another staff", ANNA)
     assert (free.restriction, free.restriction_reason, free.refused_attempts) == (None, None, None)
-    assert service.enroll(1)[0]["decision"] == "approved"
+    assert service.enroll(1)[0].decision == "approved"
     notes = service.store.cases.notes(case.id)
     assert [one.text for one in notes if one.kind is NoteKind.RESTRICTED] == [
         f"suspended {CODE}\n{WHY}",
@@ -66,7 +66,7 @@ def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(serv
 
 
 def test_what_is_no_outlet_no_case_or_no_reason_restricts_nothing(service: Any) -> None:
-    case = service.open(service.enroll(1)[0]["document_id"])
+    case = service.open(service.enroll(1)[0].document_id)
     for given, error in (
         (("nowhere", case.id, WHY), NotFound),
         ((CODE, new_id(), WHY), NotFound),
@@ -94,14 +94,14 @@ def test_the_past_attempts_of_an_outlet_are_listed_by_their_cases(service: Any) 
         return [one.id for one in read(AttemptFilter(outlet=CODE, **wanted))]
 
     newest_first = listed()
-    assert set(newest_first) == {first.enrollment_id, second.enrollment_id, third["enrollment_id"]}
+    assert set(newest_first) == {first.enrollment_id, second.enrollment_id, third.enrollment_id}
     assert listed(oldest_first=True) == newest_first[::-1]
     page = read(AttemptFilter(outlet=CODE), limit=1, after=newest_first[0])
     assert [one.id for one in page] == newest_first[1:2]
     assert listed(decision="rejected") == [second.enrollment_id]
     assert listed(case=CaseFilter(state=ALIVE)) == [second.enrollment_id]
     assert listed(case=CaseFilter(kind="dispute")) == []
-    assert listed(id_end=third["enrollment_id"][-8:]) == [third["enrollment_id"]]
+    assert listed(id_end=third.enrollment_id[-8:]) == [third.enrollment_id]
     assert read(AttemptFilter(outlet="red-1")) == []
     with pytest.raises(NotFound):
         read(AttemptFilter(outlet=CODE), after=new_id())
@@ -112,7 +112,7 @@ def test_the_past_attempts_of_an_outlet_are_listed_by_their_cases(service: Any) 
 def test_what_was_in_the_queue_before_a_suspension_is_decided_and_what_came_after_is_refused(
     service: Any, busy: Any
 ) -> None:
-    case = service.open(service.enroll(1)[0]["document_id"])
+    case = service.open(service.enroll(1)[0].document_id)
     registrar = service.registrar
     with ThreadPoolExecutor(1) as pool:
         with busy(registrar):

@@ -137,7 +137,7 @@ def test_decisions_are_read_once_until_another_case_is_closed(
 ) -> None:
     decisions = DecisionReader(service.store)
     assert decisions.read().closed == []
-    ids = [one["document_id"] for one in make_pair()]
+    ids = [one.document_id for one in make_pair()]
     service.decide(service.open(*ids).id, Outcome.TWINS)
     found = decisions.read()
     assert [one.outcome for one in found.closed] == [Outcome.TWINS]

@@ -104,8 +104,8 @@ def test_an_invalid_assignee_is_refused(service: Any, assignee: str) -> None:
 
 def test_one_person_never_closes_lines(service: Any) -> None:
     (body,) = service.enroll(1)
-    line = body["line_id"]
-    case = service.open(body["document_id"])
+    line = body.line_id
+    case = service.open(body.document_id)
     asked = (*service.context, case.id, Outcome.FRAUD, [line])
     with pytest.raises(FourEyes):
         close(*asked, ANNA)
@@ -126,7 +126,7 @@ def test_one_person_never_closes_lines(service: Any) -> None:
 
 
 def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(service: Any) -> None:
-    fraud, dead, gone, erased = (body["line_id"] for body in service.enroll(4))
+    fraud, dead, gone, erased = (body.line_id for body in service.enroll(4))
     lines = service.store.lines_by_id([fraud, dead, gone, erased])
     case = service.open(lines[fraud].document_id)
     service.decide(case.id, Outcome.FRAUD, [fraud])
@@ -160,7 +160,7 @@ def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(serv
 
 def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(service: Any) -> None:
     bodies = service.enroll(2)
-    case = service.open(*(one["document_id"] for one in bodies))
+    case = service.open(*(one.document_id for one in bodies))
     said = (*service.context, case.id, Outcome.FRAUD, [])
     with pytest.raises(RequestError, match="2 numbers of its documents in use, and none"):
         propose(*said, ANNA)
@@ -173,7 +173,7 @@ def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(serv
     closed = close(*said, BOB, keep_lines=True)
     assert service.store.cases.get(case.id) == closed
     assert closed.proposal.keep_lines
-    assert {status_of(service, one["line_id"]) for one in bodies} == {LineStatus.ACTIVE}
+    assert {status_of(service, one.line_id) for one in bodies} == {LineStatus.ACTIVE}
     told = [one.detail["keep_lines"] for one in service.entries("case.proposed", "case.closed")]
     assert told == [True, True]
 
@@ -182,13 +182,13 @@ def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service: 
     face = service.lab.people.person()
     first = service.lab.request(face)
     (answer,) = service.registrar.enroll([first])
-    document = answer.body["document_id"]
-    close_line(*service.context, answer.body["line_id"], "key:k0")
+    document = answer.decided.document_id
+    close_line(*service.context, answer.decided.line_id, "key:k0")
     case = service.open(document)
     said = (*service.context, case.id, Outcome.FRAUD)
     propose(*said, [], ANNA)
     (later,) = service.registrar.enroll([service.lab.request(face, document=first.document)])
-    line = later.body["line_id"]
+    line = later.decided.line_id
     with pytest.raises(RequestError, match="1 number of its documents in use"):
         close(*said, [], BOB)
     for given, keeps in (([], True), ([line], False)):
@@ -201,33 +201,33 @@ def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service: 
 
 def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service: Any) -> None:
     one, two, victim, twin = service.enroll(4)
-    documents = [body["document_id"] for body in (one, two, victim)]
+    documents = [body.document_id for body in (one, two, victim)]
     # The victim's document was misused, and is no suspect.
-    case = service.open(*documents, suspect_ids=documents[:2], line_ids=[one["line_id"]])
-    told = service.open(victim["document_id"], kind=CaseKind.DISPUTE, suspect_ids=())
-    other = service.open(twin["document_id"])
+    case = service.open(*documents, suspect_ids=documents[:2], line_ids=[one.line_id])
+    told = service.open(victim.document_id, kind=CaseKind.DISPUTE, suspect_ids=())
+    other = service.open(twin.document_id)
     queue = (CaseFilter(fraud_in_use=True), CaseSort.NEWEST)
     cases = service.store.cases
     assert cases.queue(*queue) == []
     assert cases.count_fraud() == 0
-    service.decide(case.id, Outcome.FRAUD, [one["line_id"]])
+    service.decide(case.id, Outcome.FRAUD, [one.line_id])
     service.decide(told.id, Outcome.FRAUD)
     service.decide(other.id, Outcome.TWINS)
     assert [found.id for found in cases.queue(*queue)] == [case.id]
     assert cases.count_fraud() == 1
-    assert cases.fraud_of_cases([case.id, told.id]) == {case.id: {two["line_id"]}, told.id: set()}
+    assert cases.fraud_of_cases([case.id, told.id]) == {case.id: {two.line_id}, told.id: set()}
     assert cases.fraud_under(documents) == dict(
-        zip(documents, [set(), {two["line_id"]}, set()], strict=True)
+        zip(documents, [set(), {two.line_id}, set()], strict=True)
     )
-    close_line(*service.context, two["line_id"], "key:k0")
+    close_line(*service.context, two.line_id, "key:k0")
     assert cases.queue(*queue) == []
     assert cases.count_fraud() == 0
 
 
 def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:
     first, second = service.enroll(2)
-    lines = [first["line_id"], second["line_id"]]
-    case = service.open(first["document_id"], second["document_id"])
+    lines = [first.line_id, second.line_id]
+    case = service.open(first.document_id, second.document_id)
     propose(*service.context, case.id, Outcome.FRAUD, lines[:1], ANNA)
     for outcome, asked in (
         (Outcome.FRAUD, lines),
@@ -248,21 +248,21 @@ def test_one_person_closes_a_dispute_as_unfounded_and_nothing_else(service: Any)
         with pytest.raises(FourEyes):
             close(*service.context, other.id, Outcome.UNFOUNDED, (), BOB)
         assert service.decide(other.id, Outcome.UNFOUNDED).state is CaseState.CLOSED
-    case = service.open(body["document_id"], kind=CaseKind.DISPUTE)
-    propose(*service.context, case.id, Outcome.FRAUD, [body["line_id"]], ANNA)
+    case = service.open(body.document_id, kind=CaseKind.DISPUTE)
+    propose(*service.context, case.id, Outcome.FRAUD, [body.line_id], ANNA)
     for outcome in (Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE):
         with pytest.raises(FourEyes):
             close(*service.context, case.id, outcome, (), BOB)
     assert service.store.watchlist() == []
     closed = close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB)
     assert (closed.outcome, closed.proposal) == (Outcome.UNFOUNDED, None)
-    assert status_of(service, body["line_id"]) is LineStatus.ACTIVE
+    assert status_of(service, body.line_id) is LineStatus.ACTIVE
 
 
 def test_a_line_that_was_closed_meanwhile_is_no_obstacle(service: Any) -> None:
     first, second = service.enroll(2)
-    lines = [first["line_id"], second["line_id"]]
-    case = service.open(first["document_id"], second["document_id"])
+    lines = [first.line_id, second.line_id]
+    case = service.open(first.document_id, second.document_id)
     propose(*service.context, case.id, Outcome.FRAUD, lines, ANNA)
     close_line(*service.context, lines[0], "test")
     close(*service.context, case.id, Outcome.FRAUD, lines[::-1], BOB)
@@ -272,11 +272,11 @@ def test_a_line_that_was_closed_meanwhile_is_no_obstacle(service: Any) -> None:
 
 def test_only_lines_in_use_under_documents_of_the_case_are_proposed(service: Any) -> None:
     mine, other, gone = service.enroll(3)
-    close_line(*service.context, gone["line_id"], "test")
-    case = service.open(mine["document_id"], gone["document_id"])
-    for line in (other["line_id"], gone["line_id"], new_id(), "x", ""):
+    close_line(*service.context, gone.line_id, "test")
+    case = service.open(mine.document_id, gone.document_id)
+    for line in (other.line_id, gone.line_id, new_id(), "x", ""):
         with pytest.raises(RequestError):
-            propose(*service.context, case.id, Outcome.FRAUD, [mine["line_id"], line], ANNA)
+            propose(*service.context, case.id, Outcome.FRAUD, [mine.line_id, line], ANNA)
     assert service.store.cases.get(case.id) == case
 
 

@@ -74,7 +74,7 @@ def test_a_sweep_reported_twice_opens_nothing_twice(service: Any) -> None:
 
 def test_judged_pairs_open_no_case_again(service: Any, make_pair: Any) -> None:
     one, two = make_pair()
-    documents = (one["document_id"], two["document_id"])
+    documents = (one.document_id, two.document_id)
     (third,) = service.enroll(1)
     sweep = service.store_sweep(0.5)
     pair = group_of(GroupKind.ONE_FACE, "k1", *documents)
@@ -87,9 +87,9 @@ def test_judged_pairs_open_no_case_again(service: Any, make_pair: Any) -> None:
     judged = group_of(GroupKind.ONE_FACE, "k3", *documents)
     assert open_sweep_cases(*service.context, later, [judged], ANNA) == {}
     assert service.store.cases.newest() == []
-    grown = group_of(GroupKind.ONE_FACE, "k4", *documents, third["document_id"])
+    grown = group_of(GroupKind.ONE_FACE, "k4", *documents, third.document_id)
     (opened,) = open_sweep_cases(*service.context, later, [grown], ANNA).values()
-    assert set(service.store.cases.get(opened).document_ids) == {*documents, third["document_id"]}
+    assert set(service.store.cases.get(opened).document_ids) == {*documents, third.document_id}
 
 
 def test_a_later_group_that_joins_earlier_ones_merges_their_cases(service: Any) -> None:

@@ -25,7 +25,7 @@ from engine.imports.journal import Identity, Journal
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
-from engine.matching.calibration import Thresholds
+from engine.matching.calibration import Rate, Thresholds
 from engine.matching.checks.order import CHECKS
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
@@ -140,7 +140,7 @@ class Importer:
             watch=WatchList(self.vault.dim, self.store.watchlist()),
             thresholds=THRESHOLDS,
             model_digest=self.store.model_digest,
-            false_candidates=lambda *_: {"value": 0.0},
+            false_candidates=lambda *_: Rate(0.0, 0.0, 1.0),
             checks=CHECKS,
         )
         with Registrar(self.store.writer(), judge, clock=lambda: NOW) as registrar:

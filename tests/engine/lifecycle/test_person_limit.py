@@ -43,12 +43,12 @@ def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab: Any
         # Two of one batch count as if they came one after the other.
         batch = [first, lab.request(person, document=first.document, **red)]
         assert [one.decision.value for one in registrar.enroll(batch)] == ["approved"] * 2
-        own = registrar.enroll([first])[0].body["document_id"]
+        own = registrar.enroll([first])[0].decided.document_id
         twin = lab.people.person()
         other = enroll(lab, registrar, twin, **red)
         duplicate = enroll(lab, registrar, person)
-        case = duplicate.body["cases"][0]["id"]
-        registrar.run(lambda writer, _: judge(writer, own, other.body["document_id"], case))
+        case = duplicate.decided.cases[0].id
+        registrar.run(lambda writer, _: judge(writer, own, other.decided.document_id, case))
         refused = enroll(lab, registrar, person, document=first.document)
         assert refused.reasons == (Reason.PERSON_LIMIT_REACHED,)
         record = lab.store.enrollment(refused.enrollment_id)

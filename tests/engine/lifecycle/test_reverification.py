@@ -212,7 +212,7 @@ def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_l
     request = lab.request(holder)
     rules = Lines(lab.store, None).rules  # type: ignore[arg-type]
     with lab.registrar() as registrar:
-        line = registrar.enroll([request])[0].body["line_id"]
+        line = registrar.enroll([request])[0].decided.line_id
         opened_at = lab.store.lines_by_id([line])[line].opened_at
         report_event(
             registrar,

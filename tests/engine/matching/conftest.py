@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
-from engine.matching.calibration import Thresholds
+from engine.matching.calibration import Rate, Thresholds
 from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
 from engine.matching.checks.limits import LimitsCheck
 from engine.matching.checks.lines import LineCheck
@@ -144,7 +144,7 @@ class Lab:
             watch=watchlist or WatchList(DIM, self.store.watchlist()),
             thresholds=THRESHOLDS,
             model_digest=MODEL_DIGEST,
-            false_candidates=lambda size, _: {"value": size * 1e-6},
+            false_candidates=lambda size, _: Rate(size * 1e-6, 0.0, 1.0),
             thresholds_for=thresholds_for,
             checks={**CHECKS, **dict(zip(CHOSEN, terms, strict=True))},
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from stdnum.cn import ric
 
-from engine.matching.calibration import Thresholds
+from engine.matching.calibration import Rate, Thresholds
 from engine.matching.checks.order import CHECKS
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
@@ -72,7 +72,7 @@ def enroll(url: str, ring: Path, folder: Path, first: int, resume: int) -> None:
         watch=WatchList(DIM),
         thresholds=Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70),
         model_digest=MODEL_DIGEST,
-        false_candidates=lambda size, _: {"value": size * 0.0},
+        false_candidates=lambda size, _: Rate(size * 0.0, 0.0, 1.0),
         checks=CHECKS,
     )
     registrar = Registrar(writer, judge)

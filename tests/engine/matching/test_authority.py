@@ -191,12 +191,12 @@ def test_an_exception_gets_nobody_past_an_authority_that_rejects(
     with lab.registrar(look_ups=TERMS, people=rules) as registrar:
         [answer] = registrar.enroll([request])
         assert answer.decision == "review"
-        (case,) = answer.body["cases"]
-        given = (registrar, lab.store, case["id"], Outcome.UNFOUNDED, ())
+        (case,) = answer.decided.cases
+        given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
         steps.propose(*given, Actor("Anne (key:a)", "Anne"))
         with nullcontext() if is_granted else pytest.raises(CaseMoved, match="authority"):
             steps.close(*given, Actor("Boris (key:b)", "Boris"))
-    assert len(lab.store.lines_of(answer.body["document_id"])) == is_granted
+    assert len(lab.store.lines_of(answer.decided.document_id)) == is_granted
 
 
 def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any) -> None:

@@ -35,7 +35,7 @@ def test_whoever_comes_with_a_damaged_document_is_refused_and_nobody_else(
     first = [lab.request(face) for face in faces]
     with lab.registrar() as registrar:
         answers = registrar.enroll(first)
-    document = answers[0].body["document_id"]
+    document = answers[0].decided.document_id
     with changing(lab.store.engine) as connection:
         connection.exec_driver_sql(f"{DAMAGED[what]} = '{document}'")
     assert find_damage(lab.store)
@@ -52,7 +52,7 @@ def test_whoever_comes_with_a_damaged_document_is_refused_and_nobody_else(
         # Another face does not become the holder of what cannot be read.
         theft = lab.request(document=first[0].document)
         assert isinstance(*registrar.enroll([theft]), SealBroken)
-        gone = others[0].body["document_id"]
+        gone = others[0].decided.document_id
         erase_holder(registrar, lab.store, gone, "key:ops")
         assert [one.decision for one in registrar.enroll([lab.request()])] == ["approved"]
     assert lab.vault.set_aside.count().keys() == {

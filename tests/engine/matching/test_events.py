@@ -34,20 +34,20 @@ def told(events: list[Event]) -> list[tuple[str, str]]:
 def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
-        body = registrar.enroll([request])[0].body
+        body = registrar.enroll([request])[0].decided
         case = dispute(lab, registrar, request.msisdn, request.document, person).case_id
-        close_line(registrar, lab.store, body["line_id"], "test")
+        close_line(registrar, lab.store, body.line_id, "test")
     events = read_events(lab.store, 0)
-    line = body["line_id"]
+    line = body.line_id
     assert told(events) == [
-        ("enrollment.decided", body["enrollment_id"]),
+        ("enrollment.decided", body.enrollment_id),
         ("line.opened", line),
         ("line.disputed", line),
         ("case.opened", case),
         ("line.closed", line),
     ]
     assert [one.number for one in events] == [1, 2, 3, 4, 5]
-    document = body["document_id"]
+    document = body.document_id
     assert [one.queue for one in events] == [document, document, document, case, document]
     assert events[-1].data == {"at": events[-1].at.isoformat(), "cause": "request"}
     assert events[0].data == {"decision": "approved", "outlet": "blue-1", "line_id": line}
@@ -60,14 +60,11 @@ def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> N
 def test_a_carrier_is_told_of_its_own_alone(lab: Any) -> None:
     _, request = lab.newcomer()
     with lab.registrar() as registrar:
-        body = registrar.enroll([request])[0].body
+        body = registrar.enroll([request])[0].decided
         erase_holder(registrar, lab.store, request.document, "test")
     own = read_events(lab.store, 0, carrier="blue")
-    assert told(own)[2:] == [
-        ("line.closed", body["line_id"]),
-        ("erasure.done", body["document_id"]),
-    ]
-    assert {one.queue for one in own} == {body["document_id"]}
+    assert told(own)[2:] == [("line.closed", body.line_id), ("erasure.done", body.document_id)]
+    assert {one.queue for one in own} == {body.document_id}
     assert read_events(lab.store, 0, carrier="red") == []
     only = read_events(lab.store, 0, types=[EventType.LINE_CLOSED, EventType.LINE_OPENED])
     assert [one.type.value for one in only] == ["line.opened", "line.closed"]

@@ -15,7 +15,8 @@ from engine.matching.checks.order import replay
 from engine.matching.checks.picture import describe_frames, fuse_frames
 from engine.matching.samples import CropPolicy, Sample, seal_crop
 from schema.phases import CropScope
-from schema.reasons import Decision, Reason
+from schema.reasons import Decision, Photograph, Reason
+from schema.thresholds import Finding, FoundReferences
 from tests.engine.matching.conftest import NOW, THRESHOLDS, People
 
 ONE_PERSON = THRESHOLDS.one_person
@@ -45,9 +46,9 @@ def test_fit_frames_are_fused_to_their_normalised_mean_and_unfit_ones_left_out(
     assert (fused.problems, fused.is_usable) == ((), True)
     assert fused.length == pytest.approx(np.linalg.norm(mean), abs=1e-6)
     told = describe_frames(fused)
-    assert [one["is_fused"] for one in told] == [False, *[True] * count, False]
-    assert (told[0]["problems"], told[-1]["problems"]) == (["NO_FACE"], ["BLURRED"])
-    assert told[1]["image_sha256"] == fit[0].digest.hex()
+    assert [one.is_fused for one in told] == [False, *[True] * count, False]
+    assert (told[0].problems, told[-1].problems) == ((Reason.NO_FACE,), (Reason.BLURRED,))
+    assert told[1].image_sha256 == fit[0].digest.hex()
 
 
 def test_a_single_fit_frame_is_compared_as_one_photograph(people: People) -> None:
@@ -72,7 +73,7 @@ def test_a_frame_far_behind_the_best_one_is_left_out(people: People) -> None:
         for score in (0.93, 0.90, 0.80)
     ]
     told = describe_frames(fuse_frames(frames, ONE_PERSON))
-    assert [one["is_fused"] for one in told] == [True, True, False]
+    assert [one.is_fused for one in told] == [True, True, False]
 
 
 def test_the_crop_that_is_kept_is_the_best_frames(lab: Any) -> None:
@@ -101,7 +102,7 @@ def test_frames_with_somebody_else_among_them_are_refused(
     mixed = frames_of(people, people.person(), own) + frames_of(people, people.person(), others)
     sample = fuse_frames(mixed, ONE_PERSON)
     assert (sample.problems, sample.is_usable) == ((Reason.LIVE_FRAMES_DIFFER,), False)
-    assert not any(one["is_fused"] for one in describe_frames(sample))
+    assert not any(one.is_fused for one in describe_frames(sample))
 
 
 def test_one_turned_frame_need_not_look_like_every_other(people: People) -> None:
@@ -120,10 +121,9 @@ def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab:
     request = lab.request(live=fuse_frames(frames, ONE_PERSON))
     with lab.registrar() as registrar:
         outcome = registrar.enroll([request])[0]
-    assert outcome.body["reasons"] == [
-        {"reason": "LIVE_FRAMES_DIFFER", "decision": "rejected", "photograph": "live"}
-    ]
-    assert outcome.body["duplicate_search"] == {"ran": False}
+    finding = Finding(Reason.LIVE_FRAMES_DIFFER, Decision.REJECTED, Photograph.LIVE)
+    assert outcome.decided.reasons == (finding,)
+    assert outcome.decided.duplicate_search == FoundReferences(ran=False)
     assert replay(lab.store.enrollment(outcome.enrollment_id)).agrees
 
 

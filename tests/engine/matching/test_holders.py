@@ -58,7 +58,7 @@ def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> N
     assert found.candidates == ()
     assert found.gallery_sequence >= certificate.gallery_sequence
     assert again.decision is Decision.APPROVED
-    record = lab.store.documents_by_id([first.body["document_id"]])[certificate.document_id]
+    record = lab.store.documents_by_id([first.decided.document_id])[certificate.document_id]
     assert record.status is DocumentStatus.ERASED
     assert (record.lookup, record.name_lookup, record.reference_ids) == (None, None, ())
     with pytest.raises(NotFound):
@@ -249,7 +249,7 @@ def test_a_tenant_erases_only_whom_it_alone_serves(lab: Any) -> None:
     elsewhere = lab.request(shared, document=common.document, carrier="red", outlet="red-1")
     with lab.registrar() as registrar:
         answers = registrar.enroll([own, common, elsewhere])
-        own_id, common_id = (answer.body["document_id"] for answer in answers[:2])
+        own_id, common_id = (answer.decided.document_id for answer in answers[:2])
         for carrier in ("blue", "red"):
             with pytest.raises(TenantConflict):
                 erase_holder(registrar, lab.store, common_id, "test", carrier)

@@ -19,7 +19,8 @@ from engine.registry.references import WatchEntry
 from indexes.gallery import Gallery
 from schema.cases import CaseState
 from schema.documents import Document
-from schema.reasons import Decision, Reason
+from schema.reasons import Decision, Photograph, Reason
+from schema.thresholds import Finding, FoundReferences, OpenedCase
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 
@@ -29,11 +30,11 @@ def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab: Any) -
         first = registrar.enroll([lab.request(person)])[0]
         second = registrar.enroll([lab.request(person)])[0]
     assert first.decision is Decision.APPROVED
-    assert first.body["line_id"]
+    assert first.decided.line_id
     assert second.decision is Decision.REJECTED
     assert second.reasons == (Reason.DUPLICATE_IDENTITY,)
-    candidates = second.body["duplicate_search"]["candidates"]
-    assert [item["document_id"] for item in candidates] == [first.body["document_id"]]
+    candidates = second.decided.duplicate_search.candidates
+    assert [item.document_id for item in candidates] == [first.decided.document_id]
 
 
 def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
@@ -44,7 +45,7 @@ def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
         outcome = registrar.enroll([lab.request(alike, **exact(alike))])[0]
     assert outcome.decision is Decision.REVIEW
     assert outcome.reasons == (Reason.POSSIBLE_DUPLICATE,)
-    assert outcome.body["line_id"] is None
+    assert outcome.decided.line_id is None
     assert [case.kind for case in lab.store.cases.newest(CaseState.OPEN)] == ["possible_duplicate"]
 
 
@@ -62,9 +63,9 @@ def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_ho
         returning = registrar.enroll([lab.request(holder, document=renamed)])[0]
     assert refused.reasons == (Reason.DUPLICATE_IDENTITY,)
     assert outcome.decision is Decision.APPROVED
-    assert outcome.body["document_id"] == refused.body["document_id"]
+    assert outcome.decided.document_id == refused.decided.document_id
     assert returning.decision is Decision.APPROVED
-    assert lab.store.identity(outcome.body["document_id"]).name == "The True Holder"
+    assert lab.store.identity(outcome.decided.document_id).name == "The True Holder"
 
 
 def test_a_returning_subscriber_is_approved_until_the_line_limit(lab: Any) -> None:
@@ -115,7 +116,7 @@ def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
     assert outcomes[1].decision is Decision.REJECTED
     assert outcomes[1].reasons == (Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
     cases = lab.store.cases.newest(CaseState.OPEN)
-    assert [case.document_ids for case in cases] == [(outcomes[0].body["document_id"],)]
+    assert [case.document_ids for case in cases] == [(outcomes[0].decided.document_id,)]
 
 
 def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab: Any) -> None:
@@ -127,16 +128,15 @@ def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab: 
     refused = [*pair, single]
     assert {outcome.reasons for outcome in refused} == {(Reason.DUPLICATE_IDENTITY,)}
     (case,) = lab.store.cases.newest(CaseState.OPEN)
-    assert [outcome.body["cases"] for outcome in refused] == [
-        [{"id": case.id, "kind": "duplicate_identity"}]
-    ] * 3
-    everybody = {outcome.body["document_id"] for outcome in (known, *refused)}
+    opened = [OpenedCase(case.id, "duplicate_identity")]
+    assert [outcome.decided.cases for outcome in refused] == [opened] * 3
+    everybody = {outcome.decided.document_id for outcome in (known, *refused)}
     assert set(case.document_ids) == set(case.suspect_ids) == everybody
     attempts = {
         case.enrollment_id,
         *(one.enrollment_id for one in lab.store.cases.merged_into(case.id)),
     }
-    assert attempts == {outcome.body["enrollment_id"] for outcome in refused}
+    assert attempts == {outcome.decided.enrollment_id for outcome in refused}
     told = [row.entry for row in lab.store.audit_entries() if row.entry.action[:5] == "case."]
     assert [(one.action, one.actor) for one in told] == [
         ("case.opened", "outlet:blue-1"),
@@ -157,7 +157,7 @@ def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab: 
         )
     assert outcome[0].reasons == (Reason.FACE_MISMATCH,)
     assert outcome[1].reasons == (Reason.FACE_MISMATCH, Reason.DUPLICATE_IDENTITY)
-    assert len(outcome[1].body["duplicate_search"]["candidates"]) == 1
+    assert len(outcome[1].decided.duplicate_search.candidates) == 1
 
 
 def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> None:
@@ -167,13 +167,12 @@ def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> 
         blurred = lab.request(person, live=lab.people.sample(person, Reason.BLURRED))
         faceless = lab.request(person, portrait=Sample(None, b"\0" * 32, (Reason.NO_FACE,)))
         outcomes = registrar.enroll([blurred, faceless])
-    assert outcomes[0].body["reasons"] == [
-        {"reason": "BLURRED", "decision": "rejected", "photograph": "live"}
-    ]
-    assert outcomes[1].body["reasons"][0]["photograph"] == "portrait"
+    blurred_live = Finding(Reason.BLURRED, Decision.REJECTED, Photograph.LIVE)
+    assert outcomes[0].decided.reasons == (blurred_live,)
+    assert outcomes[1].decided.reasons[0].photograph == "portrait"
     for outcome in outcomes:
-        assert outcome.body["duplicate_search"] == {"ran": False}
-        assert outcome.body["scores"]["live_portrait"] is None
+        assert outcome.decided.duplicate_search == FoundReferences(ran=False)
+        assert outcome.decided.scores.live_portrait is None
 
 
 def test_evidence_keeps_the_hashes_of_a_documents_record(lab: Any) -> None:
@@ -199,8 +198,8 @@ def test_a_forged_number_is_refused_without_a_search(lab: Any) -> None:
     with lab.registrar() as registrar:
         outcome = registrar.enroll([lab.request(document=forged)])[0]
     assert outcome.reasons == (Reason.DOCUMENT_INVALID,)
-    assert outcome.body["document_id"] is None
-    assert outcome.body["duplicate_search"] == {"ran": False}
+    assert outcome.decided.document_id is None
+    assert outcome.decided.duplicate_search == FoundReferences(ran=False)
 
 
 def test_another_name_on_a_known_document_is_for_people_to_judge(lab: Any) -> None:

@@ -100,7 +100,7 @@ def test_one_call_never_blocks_for_longer_than_the_bound(lab: Any) -> None:
 def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
-        held = registrar.enroll([request])[0].body["document_id"]
+        held = registrar.enroll([request])[0].decided.document_id
         tries = [under(request, lab.people.person(), lab, SHOP) for _ in range(6)]
         futures = [registrar.submit(one) for one in tries]
         outcomes = [future.result() for future in futures]
@@ -143,7 +143,7 @@ def test_an_approval_takes_one_failure_off_its_key(lab: Any) -> None:
 def test_an_erased_holder_leaves_no_count(lab: Any) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
-        held = registrar.enroll([request])[0].body["document_id"]
+        held = registrar.enroll([request])[0].decided.document_id
         registrar.enroll([under(request, lab.people.person(), lab, SHOP)])
         registrar.enroll([under(request, lab.people.person(), lab, RIVAL)])
         count(lab, registrar, name_holder(held, FRAUD), 1.0, FRAUD)
@@ -195,7 +195,7 @@ def probing(lab: Any) -> list[tuple[str, ...]]:
 def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab: Any) -> None:
     _, request = lab.newcomer()
     with lab.registrar() as registrar:
-        held = registrar.enroll([request])[0].body["document_id"]
+        held = registrar.enroll([request])[0].decided.document_id
 
         def search(caller: Caller, *told: str) -> None:
             guard = Guard(LIMITS, lab.store, registrar, caller, InFlight())
@@ -223,7 +223,7 @@ def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab: A
 def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=Limits(holder_failures=1 + 2 * SEARCHED, holder_h=24)) as registrar:
-        held = registrar.enroll([request])[0].body["document_id"]
+        held = registrar.enroll([request])[0].decided.document_id
         face = next(iter(lab.store.references())).vectors[0]
 
         def ask(caller: Caller, probe: Any) -> Any:
@@ -233,23 +233,23 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
             return lab.people.between(face, score)
 
         clear = alike(0.70 + NEAR + 0.02)
-        assert ask(SHOP, clear).body["decision"] == "rejected"
+        assert ask(SHOP, clear).decided.decision == "rejected"
         for _ in range(2):
-            assert ask(SHOP, alike(0.66)).body["decision"] == "review"
+            assert ask(SHOP, alike(0.66)).decided.decision == "review"
         assert probing(lab) == [(held,)]
         assert isinstance(ask(SHOP, clear), TooManyFailures)
-        assert ask(SHOP, lab.people.person()).body["decision"] == "approved"
+        assert ask(SHOP, lab.people.person()).decided.decision == "approved"
         assert isinstance(ask(SHOP, alike(0.66)), TooManyFailures)
         assert probing(lab) == [(), (held,)]
         assert isinstance(ask(SHOP, lab.people.person()), TooManyFailures)
-        assert ask(OTHER, lab.people.person()).body["decision"] == "approved"
+        assert ask(OTHER, lab.people.person()).decided.decision == "approved"
         assert lab.store.tallies([name_ended(SHOP)])
         # Two people may find that nothing speaks against it.
         [case] = [one for one in lab.store.cases.newest() if one.group_key == name_ended(SHOP)]
         given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
         steps.propose(*given, Actor("Anne (key:a)", "Anne"))
         steps.close(*given, Actor("Boris (key:b)", "Boris"))
-        assert ask(SHOP, lab.people.person()).body["decision"] == "approved"
+        assert ask(SHOP, lab.people.person()).decided.decision == "approved"
 
 
 def test_a_watched_face_tells_a_key_no_more_than_a_holders(lab: Any) -> None:
@@ -284,7 +284,7 @@ def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> Non
             probe = lab.people.between(face, 0.66)
             return enroll(lab, registrar, probe, caller=SHOP)[1]
 
-        assert enroll_alike().body["decision"] == "review"
+        assert enroll_alike().decided.decision == "review"
         assert isinstance(enroll_alike(), TooManyFailures)
         # Its time is over, and nobody has closed the cases: nothing is kept but that it ends.
         count(lab, registrar, name_ended(SHOP), -1.0)
@@ -304,7 +304,7 @@ def test_a_document_of_ones_own_tells_nothing_of_the_faces_that_were_tried_with_
     with lab.registrar() as registrar:
         taken, _ = enroll(lab, registrar, victim)
         request, answer = enroll(lab, registrar, own)
-        document_id = answer.body["document_id"]
+        document_id = answer.decided.document_id
         between = (own + victim) / (2 * 1.3) ** 0.5
         given = {"document": request.document, "msisdn": taken.msisdn}
         _, tried = enroll(lab, registrar, between, **given)
@@ -335,4 +335,4 @@ def test_a_document_that_nobody_holds_tells_nothing_of_them_either(lab: Any) -> 
         _, approved = enroll(lab, registrar, lab.people.person(), document=document)
         assert approved.decision is Decision.APPROVED
         # Version 7 begins with the moment when it was made.
-        assert UUID(approved.body["document_id"]).version == 4
+        assert UUID(approved.decided.document_id).version == 4

@@ -56,8 +56,8 @@ def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
     assert (line.status, line.closed_at) == (LineStatus.DISPUTED, None)
     (case,) = lab.store.cases.newest()
     assert (case.id, case.kind, case.line_id) == (made.case_id, "dispute", line.id)
-    assert case.enrollment_id == answer.body["enrollment_id"]
-    assert case.document_ids == (answer.body["document_id"],)
+    assert case.enrollment_id == answer.decided.enrollment_id
+    assert case.document_ids == (answer.decided.document_id,)
     assert case.opened_at == made.opened_at
     (entry,) = entries_of(lab, "line.disputed")
     assert (entry.actor, entry.subject) == ("key:k1", line.id)
@@ -84,7 +84,7 @@ def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
 def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
-        document_id = registrar.enroll([request])[0].body["document_id"]
+        document_id = registrar.enroll([request])[0].decided.document_id
         line_id = dispute(lab, registrar, request.msisdn, request.document, person).line_id
         taken = registrar.enroll([lab.request(msisdn=request.msisdn)])[0]
         assert taken.reasons == (Reason.LINE_IN_USE,)
@@ -114,7 +114,7 @@ def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> N
     person, stranger = lab.people.person(), lab.people.person()
     request = lab.request(person)
     with lab.registrar() as registrar:
-        document_id = registrar.enroll([request])[0].body["document_id"]
+        document_id = registrar.enroll([request])[0].decided.document_id
         reference = registrar.gallery.vectors(registrar.gallery.ids)[0]
         alike = lab.people.between(reference, THRESHOLD - 0.001)
         for face in (stranger, alike):

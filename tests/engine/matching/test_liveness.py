@@ -261,7 +261,7 @@ def test_required_evidence_decides_and_replays(
     assert replay(record).agrees
     assert record.evidence["liveness"].get("problem") == reason
     # Who is not shown to be alive is told of nobody.
-    assert (answer.body["scores"]["live_portrait"] is None) == (decision is Decision.REJECTED)
+    assert (answer.decided.scores.live_portrait is None) == (decision is Decision.REJECTED)
     (row,) = lab.store.rows(select(tables.liveness))
     assert (row.enrollment_id, row.outlet, row.problem) == (record.id, "blue-1", reason)
     assert (row.jti, row.decision) == ((shown.jti, shown.decision) if shown else (None, None))

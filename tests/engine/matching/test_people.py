@@ -99,10 +99,10 @@ def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab: Lab, registrar: R
     refused, answer, again = ask(registrar, alone, together, second)
     assert refused.reasons == (Reason.GUARDIAN_MISSING,)
     assert (answer.decision, again.decision) == (Decision.APPROVED, Decision.APPROVED)
-    bound = lab.store.people.guardians([answer.body["line_id"], again.body["line_id"]])
+    bound = lab.store.people.guardians([answer.decided.line_id, again.decided.line_id])
     (guardian_id,) = {one.guardian_id for one in bound.values()}
     assert len(bound) == 2
-    assert guardian_id == answer.body["guardian_document_id"]
+    assert guardian_id == answer.decided.guardian_document_id
     assert {one.ends_in for one in bound.values()} == {2012 + 17}
     # The guardian is a holder: another document for their face is a second identity.
     assert lab.store.document(guardian_id).reference_ids
@@ -171,7 +171,7 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(
     ):
         answer = attempt(shown)
         assert answer.reasons == reasons
-        assert answer.body["line_id"] is None
+        assert answer.decided.line_id is None
     # Nothing is kept of a guardian whom nobody is asked about.
     assert lab.store.documents([lookup]) == {}
     registrar.watchlist.remove(2)
@@ -213,7 +213,7 @@ def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(
     waived = replace(faceless, carrier="red", outlet="red-1", idempotency_key="red")
     answer = ask(registrar, waived)[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
-    assert lab.store.document(answer.body["document_id"]).reference_ids == ()
+    assert lab.store.document(answer.decided.document_id).reference_ids == ()
     assert_replays(lab, strict, answer)
 
 
@@ -245,16 +245,16 @@ def test_an_exception_opens_its_line_when_two_people_grant_it(
     )
     answer = ask(registrar, request)[0]
     assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.EXCEPTION_ASKED,))
-    assert answer.body["scores"]["live_portrait"] is None
-    (case,) = answer.body["cases"]
-    assert case["kind"] == CaseKind.EXCEPTION
+    assert answer.decided.scores.live_portrait is None
+    (case,) = answer.decided.cases
+    assert case.kind == CaseKind.EXCEPTION
     assert (
         lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id].state == "asked"
     )
-    close(registrar, lab, case["id"], Outcome.UNFOUNDED)
+    close(registrar, lab, case.id, Outcome.UNFOUNDED)
     granted = lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id]
     assert granted.state == "granted"
-    (line,) = lab.store.lines_of(answer.body["document_id"])
+    (line,) = lab.store.lines_of(answer.decided.document_id)
     assert granted.line_id == line.id
     assert lab.store.people.exceptions_of_lines([line.id])[line.id].cause == "portrait_unreadable"
     assert lab.store.numbers([line.id]) == {line.id: request.msisdn}
@@ -276,18 +276,18 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     first, second, third = ask(registrar, *asked)
     # The bound on an outlet: two in thirty days, whatever became of them.
     assert third.reasons == (Reason.EXCEPTION_LIMIT_REACHED,)
-    close(registrar, lab, first.body["cases"][0]["id"], Outcome.UNFOUNDED)
-    close(registrar, lab, second.body["cases"][0]["id"], Outcome.MISTAKE)
+    close(registrar, lab, first.decided.cases[0].id, Outcome.UNFOUNDED)
+    close(registrar, lab, second.decided.cases[0].id, Outcome.MISTAKE)
     found = lab.store.people.exceptions([first.enrollment_id, second.enrollment_id])
     assert [found[one.enrollment_id].state for one in (first, second)] == ["granted", "refused"]
-    refused = lab.store.people.exception_of_case(second.body["cases"][0]["id"])
+    refused = lab.store.people.exception_of_case(second.decided.cases[0].id)
     assert refused is not None
     assert refused.line is None
     (outlet,) = lab.store.people.count_by_outlet(
         found[first.enrollment_id].asked_at.replace(year=2000)
     )
     assert (outlet.outlet, outlet.asked, outlet.granted) == ("blue-1", 2, 1)
-    assert lab.store.lines_of(second.body["document_id"]) == []
+    assert lab.store.lines_of(second.decided.document_id) == []
 
 
 def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
@@ -300,15 +300,15 @@ def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
     tried = ask(registrar, lab.request(document=squatter, **excused))[0]
     honest = lab.request(person, document=card(1), **excused)
     asked = ask(registrar, honest)[0]
-    document_id = asked.body["document_id"]
-    assert document_id == tried.body["document_id"]
+    document_id = asked.decided.document_id
+    assert document_id == tried.decided.document_id
     assert store.identity(document_id).name == "Somebody Else"
-    close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
     record = store.document(document_id)
     assert (store.identity(document_id).name, record.expires_on) == (card(1).name, None)
     # From now on it is the holder's, in whichever spelling: the other's is granted no more.
     with pytest.raises(CaseMoved, match="another name"):
-        close(registrar, lab, tried.body["cases"][0]["id"], Outcome.UNFOUNDED)
+        close(registrar, lab, tried.decided.cases[0].id, Outcome.UNFOUNDED)
     later = lab.request(person, document=structs.replace(card(1), name=card(1).name.upper()))
     assert ask(registrar, later)[0].decision is Decision.APPROVED
 
@@ -318,7 +318,7 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
 ) -> None:
     request = lab.request(document=card(1), live=ABSENT, exception=ExceptionCause.INJURY)
     asked = ask(registrar, request)[0]
-    case = asked.body["cases"][0]["id"]
+    case = asked.decided.cases[0].id
 
     def forget_name(writer: Writer, now: datetime) -> None:
         del now
@@ -335,7 +335,7 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
         close(registrar, lab, case, Outcome.UNFOUNDED)
     steps.withdraw(registrar, lab.store, case, ANNE)
     close(registrar, lab, case, Outcome.MISTAKE)
-    assert lab.store.lines_of(asked.body["document_id"]) == []
+    assert lab.store.lines_of(asked.decided.document_id) == []
 
 
 def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab: Lab) -> None:
@@ -347,7 +347,7 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
         held = lab.request(person, document=card(1), **red)
         blocked, dead = (lab.request(document=card(serial), **red) for serial in (2, 3))
         first = ask(registrar, held, blocked, dead)
-        deaths.report(registrar, store, first[2].body["document_id"], DeathSource.REGISTRY, ANNE)
+        deaths.report(registrar, store, first[2].decided.document_id, DeathSource.REGISTRY, ANNE)
         block_document(registrar, store, card(2), "test")
         asked = ask(
             registrar,
@@ -372,9 +372,9 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
         evidence = read_evidence(record.evidence["inputs"])
         assert decide(evidence, "3").decision is Decision.REJECTED
         for one in asked[1:]:
-            case = next(each for each in one.body["cases"] if each["kind"] == CaseKind.EXCEPTION)
+            case = next(each for each in one.decided.cases if each.kind == CaseKind.EXCEPTION)
             with pytest.raises(CaseMoved, match="refuse the exception"):
-                close(registrar, lab, case["id"], Outcome.UNFOUNDED)
+                close(registrar, lab, case.id, Outcome.UNFOUNDED)
 
 
 def test_an_exception_takes_nobody_past_a_guardian_or_a_face(
@@ -404,7 +404,7 @@ def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar)
     ]
     assert ask(registrar, lab.request(late, document=card(4)))[0].decision is Decision.APPROVED
     with pytest.raises(CaseMoved, match="enrolled under another document"):
-        close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+        close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
 
 
 def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: Lab) -> None:
@@ -421,19 +421,19 @@ def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: La
         # Enrolled under the first meanwhile, and by an exception under the second.
         held = ask(registrar, lab.request(holder, document=card(1)))[0]
         assert held.decision is Decision.APPROVED, held.reasons
-        assert held.body["document_id"] == asked[0].body["document_id"]
-        close(registrar, lab, asked[1].body["cases"][0]["id"], Outcome.UNFOUNDED)
+        assert held.decided.document_id == asked[0].decided.document_id
+        close(registrar, lab, asked[1].decided.cases[0].id, Outcome.UNFOUNDED)
         for one in (asked[0], asked[2]):
             with pytest.raises(CaseMoved, match="is gone"):
-                close(registrar, lab, one.body["cases"][0]["id"], Outcome.UNFOUNDED)
-    for document_id in (one.body["document_id"] for one in asked[:2]):
+                close(registrar, lab, one.decided.cases[0].id, Outcome.UNFOUNDED)
+    for document_id in (one.decided.document_id for one in asked[:2]):
         assert len(lab.store.lines_of(document_id)) == 1
 
 
 def test_the_dead_enroll_nobody_and_are_still_searched(lab: Lab, registrar: Registrar) -> None:
     person = lab.people.person()
     first = ask(registrar, lab.request(person, document=card(1)))[0]
-    document_id, store = first.body["document_id"], lab.store
+    document_id, store = first.decided.document_id, lab.store
     reported = deaths.report(registrar, store, document_id, DeathSource.REGISTRY, ANNE)
     assert reported.state == "reported"
     assert [one.status for one in store.lines_of(document_id)] == [LineStatus.DISPUTED]
@@ -454,7 +454,7 @@ def test_the_dead_enroll_nobody_and_are_still_searched(lab: Lab, registrar: Regi
 def test_a_report_of_a_death_is_taken_back_by_two_people(lab: Lab, registrar: Registrar) -> None:
     person = lab.people.person()
     first = ask(registrar, lab.request(person, document=card(1)))[0]
-    document_id, store = first.body["document_id"], lab.store
+    document_id, store = first.decided.document_id, lab.store
     deaths.report(registrar, store, document_id, DeathSource.OTHER, ANNE)
     with pytest.raises(FourEyes):
         deaths.lift(registrar, store, document_id, BORIS)
@@ -479,10 +479,10 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(
     renewed = lab.request(person, document=card(2), replaces=card(1), msisdn=number.msisdn)
     answer = ask(registrar, renewed)[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
-    assert answer.body["line_id"] == kept.body["line_id"]
-    old, new = first.body["document_id"], answer.body["document_id"]
+    assert answer.decided.line_id == kept.decided.line_id
+    old, new = first.decided.document_id, answer.decided.document_id
     assert store.lines_of(old) == []
-    assert {one.id for one in store.lines_of(new)} == {first.body["line_id"], kept.body["line_id"]}
+    assert {one.id for one in store.lines_of(new)} == {first.decided.line_id, kept.decided.line_id}
     retired, later = ask(
         registrar, lab.request(person, document=card(1)), lab.request(person, document=card(2))
     )
@@ -492,7 +492,7 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(
     assert third.decision is Decision.APPROVED, third.reasons
     # Nobody is asked about any two of them, in sweeps neither.
     pairs = read_decided(store).exceptions
-    documents = (old, new, third.body["document_id"])
+    documents = (old, new, third.decided.document_id)
     assert pairs == {(min(a, b), max(a, b)) for a in documents for b in documents if a != b}
     assert_replays(lab, answer, retired, later, third)
     found = store.cases.newest()
@@ -506,12 +506,12 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
     unknown = lab.request(document=card(3), replaces=card(8))
     for answer in ask(registrar, stranger, unknown):
         assert answer.reasons == (Reason.REPLACEMENT_REFUSED,)
-        assert answer.body["cases"] == []
+        assert answer.decided.cases == []
         assert_replays(lab, answer)
-    (case,) = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
+    (case,) = store.cases.open_of([first.decided.document_id])[first.decided.document_id]
     assert case.kind == CaseKind.STOLEN_DOCUMENT
     # Another's claim does not bar its holder, however often it is made.
-    assert ask(registrar, replace(stranger, idempotency_key="again"))[0].body["cases"] == []
+    assert ask(registrar, replace(stranger, idempotency_key="again"))[0].decided.cases == []
     own = ask(registrar, lab.request(person, document=card(4), replaces=card(1)))[0]
     assert own.decision is Decision.APPROVED, own.reasons
     assert_replays(lab, own)
@@ -528,7 +528,7 @@ def test_a_minor_does_not_take_the_place_of_their_guardian(lab: Lab, registrar: 
     taken = lab.request(document=card(1, CHILD), replaces=card(2), guardian=shown, **face)
     answer = ask(registrar, taken)[0]
     assert answer.reasons == (Reason.REPLACEMENT_REFUSED,)
-    assert [one.id for one in store.lines_of(own.body["document_id"])] == [own.body["line_id"]]
+    assert [one.id for one in store.lines_of(own.decided.document_id)] == [own.decided.line_id]
     assert_replays(lab, answer)
     # Whom no rule asks for a guardian is judged without the one who came along.
     renewed = lab.request(parent, document=card(3), replaces=card(2), guardian=shown)
@@ -545,7 +545,7 @@ def test_who_is_looked_into_does_not_leave_under_another_number(
     claim = lab.request(document=card(2), replaces=card(1))
     contest = lab.request(other, document=card(1))
     ask(registrar, *((claim, contest) if is_claimed_first else (contest, claim)))
-    cases = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
+    cases = store.cases.open_of([first.decided.document_id])[first.decided.document_id]
     assert sorted(is_grouped(one, CLAIMED) for one in cases) == [False, True]
     renewed = lab.request(holder, document=card(3), replaces=card(1))
     refused = ask(registrar, renewed)[0]
@@ -565,13 +565,13 @@ def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
         faceless = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
         asked = ask(registrar, lab.request(document=card(1), **faceless))[0]
         ask(registrar, lab.request(document=card(2), replaces=card(1), caller=caller))
-        kinds = {one.kind for one in store.cases.open_of([first.body["document_id"]]).popitem()[1]}
+        kinds = {one.kind for one in store.cases.open_of([first.decided.document_id]).popitem()[1]}
         assert {CaseKind.EXCEPTION, CaseKind.PROBING} < kinds
         renewed = ask(registrar, lab.request(holder, document=card(3), replaces=card(1)))[0]
         assert renewed.decision is Decision.APPROVED, renewed.reasons
         # The exception is judged as the document is by now.
         with pytest.raises(CaseMoved, match="enrolls nobody"):
-            close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+            close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
 
 
 def test_the_face_of_lines_does_not_drift_from_document_to_document(
@@ -579,24 +579,24 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(
 ) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
-    own = store.document(first.body["document_id"]).reference_ids
+    own = store.document(first.decided.document_id).reference_ids
     # Half the holder's face, and half of somebody's: two people have to let it pass.
     between = lab.people.between(person, 0.7)
     renewed = lab.request(between, document=card(2), replaces=card(1))
     asked = ask(registrar, renewed)[0]
     assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
-    close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
     answer = ask(registrar, replace(renewed, idempotency_key="again"))[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
-    taken = store.document(answer.body["document_id"]).reference_ids
+    taken = store.document(answer.decided.document_id).reference_ids
     kept, inherited = registrar.gallery.vectors(np.array([*own, *taken]))
     assert np.array_equal(kept, inherited)
     moved = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVED]
-    assert {(one.subject, one.carrier) for one in moved} == {(first.body["line_id"], "blue")}
+    assert {(one.subject, one.carrier) for one in moved} == {(first.decided.line_id, "blue")}
     (entry,) = [one.entry for one in store.audit_entries() if one.entry.action[-8:] == "replaced"]
     assert (entry.subject, entry.detail["lines"]) == (
-        first.body["document_id"],
-        [first.body["line_id"]],
+        first.decided.document_id,
+        [first.decided.line_id],
     )
 
 
@@ -606,7 +606,7 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
 ) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
-    old = first.body["document_id"]
+    old = first.decided.document_id
     shown: dict[str, Any] = {}
     if doubt == "the name":
         shown = {"document": structs.replace(card(2), name="Somebody Else")}
@@ -620,18 +620,18 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
     for answer in (asked, repeated):
         assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.REPLACEMENT_ASKED,))
         assert_replays(lab, answer)
-    assert [one.id for one in store.lines_of(old)] == [first.body["line_id"]]
+    assert [one.id for one in store.lines_of(old)] == [first.decided.line_id]
     told = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVE_ASKED]
-    assert {(one.subject, one.carrier) for one in told} == {(first.body["line_id"], "blue")}
+    assert {(one.subject, one.carrier) for one in told} == {(first.decided.line_id, "blue")}
     # However often it is sent, it is one question.
     (case,) = store.cases.newest()
-    assert [one["id"] for one in asked.body["cases"] + repeated.body["cases"]] == [case.id] * 2
+    assert [one.id for one in asked.decided.cases + repeated.decided.cases] == [case.id] * 2
     with pytest.raises(FourEyes):
         steps.close(registrar, store, case.id, Outcome.UNFOUNDED, (), ANNE)
     close(registrar, lab, case.id, Outcome.UNFOUNDED)
     moved = ask(registrar, replace(renewed, idempotency_key="moved"))[0]
     assert moved.decision is Decision.APPROVED, moved.reasons
-    assert first.body["line_id"] in {one.id for one in store.lines_of(moved.body["document_id"])}
+    assert first.decided.line_id in {one.id for one in store.lines_of(moved.decided.document_id)}
     assert_replays(lab, moved)
 
 
@@ -646,18 +646,18 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
     taking = lab.request(document=card(2), replaces=card(1), **face)
     asked = ask(registrar, taking)[0]
     assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
-    close(registrar, lab, asked.body["cases"][0]["id"], outcome)
+    close(registrar, lab, asked.decided.cases[0].id, outcome)
     again = ask(registrar, replace(taking, idempotency_key="again"))[0]
     assert again.reasons == (Reason.REPLACEMENT_ASKED,)
-    assert again.body["cases"] != asked.body["cases"]
-    close(registrar, lab, again.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    assert again.decided.cases != asked.decided.cases
+    close(registrar, lab, again.decided.cases[0].id, Outcome.UNFOUNDED)
     # What was decided is about the face that they saw.
     other = lab.people.between(alike, 0.55)
     face = {"live": lab.people.sample(other, noise=0.1), "portrait": lab.people.sample(other)}
     taken = ask(registrar, replace(taking, idempotency_key="taken", **face))[0]
     assert Reason.REPLACEMENT_ASKED in taken.reasons
     # Its holder goes on under their own document, and may replace it.
-    assert [one.id for one in store.lines_of(first.body["document_id"])] == [first.body["line_id"]]
+    assert [one.id for one in store.lines_of(first.decided.document_id)] == [first.decided.line_id]
     own = ask(registrar, lab.request(person, document=card(3), replaces=card(1)))[0]
     assert own.decision is Decision.APPROVED, own.reasons
 
@@ -671,12 +671,12 @@ def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab: La
         ask(registrar, lab.request(person, document=card(1)))
         asked = ask(registrar, renewed)[0]
         assert asked.reasons == (Reason.REPLACEMENT_ASKED,), "of every face, however alike"
-        close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+        close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
         clock = NOW + timedelta(hours=47)
         early = ask(registrar, replace(renewed, idempotency_key="early"))[0]
         assert early.reasons == (Reason.REPLACEMENT_ASKED,)
         # Nobody is asked again what has been decided.
-        assert early.body["cases"] == []
+        assert early.decided.cases == []
         clock = NOW + timedelta(hours=49)
         moved = ask(registrar, replace(renewed, idempotency_key="late"))[0]
     assert moved.decision is Decision.APPROVED, moved.reasons
@@ -706,7 +706,7 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> N
         new = lab.request(**faceless, guardian=third)
         asked = ask(registrar, new)[0]
         assert asked.reasons == (Reason.GUARDIAN_CHANGED,)
-        close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+        close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
         granted = ask(registrar, replace(new, idempotency_key="granted"))[0]
         assert granted.decision is Decision.APPROVED, granted.reasons
     assert_replays(lab, first, taken, asked, granted)
@@ -728,10 +728,10 @@ def test_people_are_asked_of_what_is_in_doubt_alone(lab: Lab) -> None:
         renewed = {"document": card(3, CHILD), "replaces": card(1, CHILD), "guardian": bring(5)}
         asked = ask(registrar, lab.request(child, **renewed))[0]
         assert asked.reasons == (Reason.GUARDIAN_CHANGED,)
-        (case,) = asked.body["cases"]
-        own = store.cases.get(case["id"])
-        assert own.document_ids[0] == asked.body["document_id"]
-        close(registrar, lab, case["id"], Outcome.UNFOUNDED)
+        (case,) = asked.decided.cases
+        own = store.cases.get(case.id)
+        assert own.document_ids[0] == asked.decided.document_id
+        close(registrar, lab, case.id, Outcome.UNFOUNDED)
         moved = ask(registrar, lab.request(child, **renewed))[0]
         assert moved.decision is Decision.APPROVED, moved.reasons
 
@@ -740,7 +740,7 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: La
     person, store = lab.people.person(), lab.store
     with lab.registrar(people=RULES, person_limit=1) as registrar:
         first = ask(registrar, lab.request(person, document=card(1)))[0]
-        exempt(registrar, store, first.body["document_id"], "business", "fraud")
+        exempt(registrar, store, first.decided.document_id, "business", "fraud")
         answers = ask(
             registrar,
             # The first of them in the batch of the replacement.
@@ -749,7 +749,7 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: La
         )
         answers += ask(registrar, lab.request(person, document=card(2)))
     assert [one.decision for one in answers] == [Decision.APPROVED] * 3
-    old, new = first.body["document_id"], answers[0].body["document_id"]
+    old, new = first.decided.document_id, answers[0].decided.document_id
     assert [(key, one.cause) for key, one in store.exemptions([old, new]).items()] == [
         (new, "business")
     ]
@@ -776,8 +776,8 @@ def test_a_guardian_answers_for_the_same_lines_under_a_renewed_document(
     )
     assert [one.decision for one in answers] == [Decision.APPROVED, Decision.REJECTED]
     assert answers[1].reasons == (Reason.LINE_LIMIT_REACHED,)
-    bound = store.people.guardians([one.body["line_id"] for one in before])
-    assert {one.guardian_id for one in bound.values()} == {answers[0].body["document_id"]}
+    bound = store.people.guardians([one.decided.line_id for one in before])
+    assert {one.guardian_id for one in bound.values()} == {answers[0].decided.document_id}
 
 
 def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
@@ -789,9 +789,9 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
     renewed = lab.request(child, document=card(3, CHILD), replaces=card(1), guardian=shown)
     answer = ask(registrar, renewed)[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
-    lines = [first.body["line_id"], answer.body["line_id"]]
+    lines = [first.decided.line_id, answer.decided.line_id]
     bound = lab.store.people.guardians(lines)
-    assert {one.document_id for one in bound.values()} == {answer.body["document_id"]}
+    assert {one.document_id for one in bound.values()} == {answer.decided.document_id}
     assert len(bound) == 2
 
 
@@ -807,14 +807,14 @@ def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
     )
     answer = ask(registrar, renewed, lab.request(document=card(9)))[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
-    line_id = answer.body["line_id"]
-    assert line_id == first.body["line_id"]
+    line_id = answer.decided.line_id
+    assert line_id == first.decided.line_id
     bound = lab.store.people.guardians([line_id])[line_id]
-    assert bound.document_id == answer.body["document_id"]
-    assert bound.guardian_id == answer.body["guardian_document_id"]
-    assert bound.guardian_id != first.body["guardian_document_id"]
+    assert bound.document_id == answer.decided.document_id
+    assert bound.guardian_id == answer.decided.guardian_document_id
+    assert bound.guardian_id != first.decided.guardian_document_id
     # Who answers for it no longer may go.
-    made = erase_holder(registrar, lab.store, first.body["guardian_document_id"], "test", "blue")
+    made = erase_holder(registrar, lab.store, first.decided.guardian_document_id, "test", "blue")
     assert made.references == 1
 
 
@@ -859,17 +859,17 @@ def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(
     parent, store = lab.people.person(), lab.store
     child = lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2))
     answer = ask(registrar, child)[0]
-    document_id = answer.body["guardian_document_id"]
+    document_id = answer.decided.guardian_document_id
     with pytest.raises(NotFound):
         erase_holder(registrar, store, document_id, "test", "red")
     with pytest.raises(HolderMoved, match="minor's line in use"):
         erase_holder(registrar, store, document_id, "test", "blue")
-    close_line(registrar, store, answer.body["line_id"], "test")
+    close_line(registrar, store, answer.decided.line_id, "test")
     with pytest.raises(NotFound):
         erase_holder(registrar, store, document_id, "test", "red")
     made = erase_holder(registrar, store, document_id, "test", "blue")
     assert (made.references, made.lines) == (1, 0)
-    assert store.people.guardians([answer.body["line_id"]]) == {}
+    assert store.people.guardians([answer.decided.line_id]) == {}
     # Whoever asked is told how far it is, and nobody else.
     assert read_erasure(store, document_id, "blue").state == "done"
     with pytest.raises(NotFound):
@@ -887,7 +887,7 @@ def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(
         lab.request(document=card(3, CHILD), guardian=guardian(lab, parent, 2), **red),
     )
     assert [one.decision for one in answers] == [Decision.APPROVED] * 2
-    document_id = answers[0].body["guardian_document_id"]
+    document_id = answers[0].decided.guardian_document_id
     for carrier in ("blue", "red"):
         with pytest.raises(TenantConflict):
             erase_holder(registrar, store, document_id, "test", carrier)
@@ -902,7 +902,7 @@ def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
     refused = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
     assert refused.decision is Decision.REJECTED
     assert {Reason.REPLACEMENT_REFUSED, Reason.DUPLICATE_IDENTITY} <= set(refused.reasons)
-    close(registrar, lab, refused.body["cases"][0]["id"], Outcome.MISTAKE)
+    close(registrar, lab, refused.decided.cases[0].id, Outcome.MISTAKE)
     answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
     assert_replays(lab, refused, answer)

@@ -16,7 +16,7 @@ from engine.matching.checks.face import FacePart
 from engine.matching.checks.guardians import GuardianEvidence
 from engine.matching.checks.order import BLANK, read_evidence, replay
 from engine.matching.checks.people import PeoplePart, ReplacementEvidence
-from engine.matching.policy import Candidate, Evidence, decide, write_evidence
+from engine.matching.policy import Candidate, Evidence, decide
 from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.people import ExceptionCause
@@ -31,7 +31,7 @@ HONEST = Evidence(THRESHOLDS, BLANK).having(
 
 def change(evidence: Evidence, people: PeoplePart | None = None, **changes: Any) -> Evidence:
     """The evidence with other values of these fields, whichever check they are of."""
-    assert set(changes) <= set(write_evidence(evidence))
+    assert set(changes) <= set(evidence.write())
     before = evidence.parts.values()
     own = [{name: changes[name] for name in {*changes} & {*a.__slots__}} for a in before]
     parts = [replace(part, **its) for part, its in zip(before, own, strict=True)]  # type: ignore[type-var]
@@ -265,7 +265,7 @@ def test_a_minor_without_a_face_is_approved_by_the_guardians_alone() -> None:
 
 def test_evidence_from_before_guardians_were_asked_for_name_and_watch_list_replays() -> None:
     people = PeoplePart(**minor(candidates=(other(0.56),)))
-    written = json.loads(json.dumps(write_evidence(change(HONEST, people=people))))
+    written = json.loads(json.dumps(change(HONEST, people=people).write()))
     for name in ("name_differs", "is_watchlisted"):
         del written["people"]["guardian"][name]
     assert decide(read_evidence(written)).reasons == (Reason.GUARDIAN_DUPLICATE,)
@@ -333,7 +333,7 @@ def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
     )
     verdict = decide(told, ALL_TOLD)
     assert verdict.reasons == (Reason.NAME_MISMATCH, Reason.BLURRED)
-    inputs = write_evidence(told)
+    inputs = told.write()
     # As it was recorded then.
     del inputs["is_same_photograph"]
     record = EnrollmentRecord(
@@ -354,7 +354,7 @@ def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
 
 def test_a_decision_from_before_a_persons_limit_replays_without_one() -> None:
     full = change(HONEST, open_lines=5)
-    inputs = write_evidence(full)
+    inputs = full.write()
     for name in ("person_lines", "person_limit", "is_exempt"):
         del inputs[name]
     read = read_evidence(inputs)
@@ -393,7 +393,7 @@ evidence = st.builds(
 
 @given(evidence)
 def test_recorded_evidence_decides_again_as_it_did(given_evidence: Evidence) -> None:
-    recorded = json.loads(json.dumps(write_evidence(given_evidence)))
+    recorded = json.loads(json.dumps(given_evidence.write()))
     assert read_evidence(recorded) == given_evidence
     try:
         verdict = decide(given_evidence)

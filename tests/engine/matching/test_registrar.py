@@ -124,13 +124,13 @@ def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab: Any) -> None:
     first, again = lab.request(person), lab.request(person)
     others = [lab.request() for _ in range(20)]
     with lab.registrar() as registrar:
-        together = registrar.enroll([first, *others, again])[-1].body
-    candidate = together["duplicate_search"]["candidates"][0]
+        together = registrar.enroll([first, *others, again])[-1].decided
+    candidate = together.duplicate_search.candidates[0]
     probe = fuse_vectors(again.live.vector, again.portrait.vector)
     reference = fuse_vectors(first.live.vector, first.portrait.vector)
-    assert candidate["score"] == float(
+    assert candidate.score == float(
         np.float32(reference.astype(np.float64) @ probe.astype(np.float64))
     )
-    assert together["scores"]["live_portrait"] == float(
+    assert together.scores.live_portrait == float(
         np.float32(again.live.vector.astype(np.float64) @ again.portrait.vector.astype(np.float64))
     )

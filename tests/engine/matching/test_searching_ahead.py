@@ -135,7 +135,7 @@ def test_decisions_that_overlap_are_those_of_brute_force_one_after_the_other(
         for _, future, decision, best in asked:
             outcome = future.result(WAIT_S)
             assert outcome.decision is decision
-            assert outcome.body["scores"]["best_candidate"] == pytest.approx(best, abs=1e-6)
+            assert outcome.decided.scores.best_candidate == pytest.approx(best, abs=1e-6)
             searched_at, decided_at = watermarks(lab, outcome)
             assert searched_at <= decided_at
             stale += searched_at < decided_at

@@ -54,7 +54,7 @@ def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: An
     probe = lab.people.sample(person).vector
     other = lab.people.between(probe, 0.2)
     with lab.registrar() as registrar:
-        document_id = registrar.enroll([request, lab.request()])[0].body["document_id"]
+        document_id = registrar.enroll([request, lab.request()])[0].decided.document_id
         target = request.document
         mine = check_document(registrar, lab.store, target, probe_of(probe), entries.append)
         by_id = check_document(registrar, lab.store, document_id, probe_of(probe), entries.append)
@@ -87,7 +87,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) 
     request = lab.request(holder)
     with lab.registrar() as registrar:
         answer = registrar.enroll([request])[0]
-        line, document = answer.body["line_id"], answer.body["document_id"]
+        line, document = answer.decided.line_id, answer.decided.document_id
         checks = [
             check_line(registrar, lab.store, text, probe_of(other), pytest.fail)
             for text in (request.msisdn, line)
@@ -99,7 +99,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) 
     assert {check.case_id for check in checks} == {case.id}
     assert (case.kind, case.origin) == ("line_changed_face", CaseOrigin.REVERIFICATION)
     assert (case.document_ids, case.line_id, case.line_ids) == ((document,), line, (line,))
-    assert case.enrollment_id == answer.body["enrollment_id"]
+    assert case.enrollment_id == answer.decided.enrollment_id
     # The holder is wronged, if anybody is.
     assert case.suspect_ids == ()
     assert case.score == checks[0].score
@@ -113,7 +113,7 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)
     with lab.registrar() as registrar:
-        line = registrar.enroll([request])[0].body["line_id"]
+        line = registrar.enroll([request])[0].decided.line_id
         check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
         (case,) = lab.store.cases.newest()
         older = replace(
@@ -136,7 +136,7 @@ def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
         registrar.enroll([lab.request(impostor)])
         refused = registrar.enroll([lab.request(impostor)])[0]
         opened = lab.store.cases.newest()
-        document = refused.body["document_id"]
+        document = refused.decided.document_id
         probe = probe_of(stranger)
         check = check_document(registrar, lab.store, document, probe, entries.append)
     assert (check.is_match, check.score, check.case_id) == (False, None, None)
@@ -171,7 +171,7 @@ def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
 def test_an_erased_holder_is_not_found(lab: Any) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
-        document_id = registrar.enroll([request])[0].body["document_id"]
+        document_id = registrar.enroll([request])[0].decided.document_id
         erase_holder(registrar, lab.store, request.document, "test")
         for target in (request.document, document_id, "no id at all"):
             with pytest.raises(NotFound):
@@ -238,7 +238,7 @@ def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does
     other = lab.people.between(vector, 0.2)
     second = references.SecondTemplate("sha256:second", np.eye(1, 16, dtype=np.float32)[0])
     with lab.registrar() as registrar:
-        document_id = registrar.enroll([request])[0].body["document_id"]
+        document_id = registrar.enroll([request])[0].decided.document_id
         ids = lab.store.document(document_id).reference_ids
         for face, expected in ((other, 0), (vector, 1), (vector, 1)):
             probe = replace(probe_of(face), second=second)

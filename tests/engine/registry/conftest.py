@@ -26,6 +26,8 @@ from engine.registry.rows import metadata
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.cases import CaseOrigin, CaseState
+from schema.reasons import Decision
+from schema.thresholds import DecidedEnrollment, DecidingScores, Scores
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 NAME = "Ωμέγα Tester-王"
@@ -34,6 +36,11 @@ MODEL = "sha256:model-of-the-tests"
 ENTRY = AuditEntry("test", "test.done", "x")
 
 DECIDED = {"decision": "approved", "reasons": [], "score": 0.6123456789}
+SCORES, LIMITS = Scores(0.6123456789, None, None), DecidingScores(0.4, 0.42, 0.55, 0.65)
+RULES = {"thresholds": LIMITS, "decided_at": str(NOW), "model_digest": MODEL, "policy_version": "1"}
+ANSWER = DecidedEnrollment(
+    enrollment_id="e1", decision=Decision.APPROVED, reasons=(), scores=SCORES, **RULES
+)
 
 
 class Writes(list[Any]):
@@ -151,7 +158,7 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
             scope=vault.look_up("scope", str(number)),
             payload_digest=bytes(32),
             enrollment_id=enrollment_id,
-            response={"decision": "approved", "scores": [0.6123456789]},
+            response=ANSWER,
             created_at=NOW,
         ),
         AuditEntry("registrar", "enrollment.decided", enrollment_id, DECIDED),

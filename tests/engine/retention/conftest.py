@@ -9,20 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.document import DocumentPart
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import BLANK
-from engine.matching.policy import (
-    POLICY_VERSION,
-    Candidate,
-    Evidence,
-    decide,
-    write_evidence,
-    write_findings,
-)
+from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
 from engine.registry import documents, lines, references
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord, NewCrop
@@ -38,6 +32,7 @@ from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
 from schema.options import Retention
 from schema.reasons import Decision
+from tests.engine.registry.conftest import ANSWER
 from tests.row_codes import vouch
 from tests.tables import tables
 
@@ -123,8 +118,8 @@ class RegistryBuilder:
             decision=decision.value,
             reasons=tuple(reason.value for reason in verdict.reasons),
             evidence={
-                "inputs": write_evidence(evidence),
-                "findings": write_findings(verdict),
+                "inputs": evidence.write(),
+                "findings": to_builtins(verdict.findings),
                 "quality": {"live": {"sharpness": 200.0}, "portrait": {}},
                 "model_digest": "m",
                 "policy_version": POLICY_VERSION,
@@ -133,7 +128,7 @@ class RegistryBuilder:
             captured_at=decided_at,
             created_at=decided_at,
         )
-        answer = StoredAnswer(made.scope, bytes(32), made.id, {"score": 0.81}, decided_at)
+        answer = StoredAnswer(made.scope, bytes(32), made.id, ANSWER, decided_at)
         crops = [] if crops_until is None else [_crop(made, crops_until)]
         # The case of a face has what it showed, where its document has no reference.
         shown = np.zeros(self.store.vault.dim, np.float32)

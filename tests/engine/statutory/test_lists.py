@@ -44,7 +44,7 @@ def open_lines(service: Service, count: int, name: str = "Many Lines") -> str:
     requests = [service.lab.request(face, document=document) for _ in range(count)]
     answers = service.registrar.enroll(requests)
     assert {one.decision.value for one in answers} == {"approved"}
-    return str(answers[0].body["document_id"])
+    return str(answers[0].decided.document_id)
 
 
 def people_of(service: Service, **values: Any) -> Any:
@@ -58,7 +58,7 @@ def test_documents_of_one_confirmed_face_count_together_and_other_decisions_do_n
 ) -> None:
     alone = open_lines(service, 3)
     one, two = make_pair()
-    pair = [one["document_id"], two["document_id"]]
+    pair = [one.document_id, two.document_id]
     assert [row["document"] for row in people_of(service, most_lines=2).rows] == [alone] * 3
     assert people_of(service, most_lines=3).rows == []
     case = service.open(*pair)
@@ -89,7 +89,7 @@ def test_outlets_are_listed_by_cases_of_confirmed_fraud(service: Service, make_p
     layout = read_layout("outlets", "outlets", OUTLET_FIELDS)
     assert list_outlets(service.store, layout).rows == []
     one, two = make_pair()
-    case = service.open(one["document_id"], two["document_id"])
+    case = service.open(one.document_id, two.document_id)
     service.decide(case.id, Outcome.FRAUD)
     found = list_outlets(service.store, layout)
     [row] = found.rows

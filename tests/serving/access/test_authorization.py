@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from engine.matching.policy import Candidate
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from schema.actors import Role
 from schema.cases import CaseKind
-from schema.reasons import About, Reason, Row
+from schema.reasons import About, Decision, Reason, Row
+from schema.thresholds import DecidedEnrollment, Finding, FoundReferences, OpenedCase, Scores
 from serving.access.authorization import (
     PERMISSIONS,
     Action,
@@ -19,10 +22,12 @@ from serving.access.authorization import (
     name_holder,
     outlet_of,
     scope_of,
-    show_decision,
     tenant_of,
 )
+from serving.api.serializers import enrollment
 from serving.errors import Forbidden
+from serving.wire.enrollments import Enrollment
+from tests.engine.registry.conftest import ANSWER
 
 OUTLET = Principal("k1", Role.OUTLET, "red", "r1")
 CARRIER = Principal("k2", Role.CARRIER, "red")
@@ -61,27 +66,28 @@ def test_a_tenants_key_without_a_tenant_may_do_nothing(role: Role) -> None:
 
 
 ELSEWHERE = Principal("k5", Role.CARRIER, "blue")
-STORED = {
-    "enrollment_id": "e1",
-    "decision": "review",
-    "reasons": [{"reason": "POSSIBLE_DUPLICATE", "decision": "review"}],
-    "scores": {"live_portrait": 0.8, "holder": 0.5, "best_candidate": 0.6},
-    "document_id": "d0",
-    "duplicate_search": {
-        "ran": True,
-        "candidates": [{"reference_id": 7, "document_id": "d1", "score": 0.6}],
-    },
-}
+STORED = replace(
+    ANSWER,
+    decision=Decision.REVIEW,
+    reasons=(Finding(Reason.POSSIBLE_DUPLICATE, Decision.REVIEW),),
+    scores=Scores(0.8, 0.5, 0.6),
+    document_id="d0",
+    duplicate_search=FoundReferences(ran=True, candidates=(Candidate(7, "d1", 0.6),)),
+)
 
 
-def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child(vault: Vault) -> None:
-    case = {"id": "c1", "kind": "stolen_document"}
-    told = [{"reason": "GUARDIAN_CHANGED", "decision": "review"}]
-    body = STORED | {"reasons": told, "cases": [case], "is_face_waived": True}
-    shown = show_decision(CARRIER, vault, body)
+def show(principal: Principal, decided: DecidedEnrollment) -> Enrollment:
+    return enrollment(principal, decided, "k", is_repeated=False)
+
+
+def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child() -> None:
+    case, told = OpenedCase("c1", "stolen_document"), Reason.GUARDIAN_CHANGED
+    reasons = (Finding(told, Decision.REVIEW),)
+    stored = replace(STORED, reasons=reasons, cases=[case], is_face_waived=True)
+    shown = show(CARRIER, stored)
     assert "GUARDIAN_CHANGED" not in str(shown)
-    assert shown["cases"] == []
-    assert show_decision(FRAUD, vault, body)["cases"] == [case]
+    assert shown.cases == ()
+    assert show(FRAUD, stored).cases == (case,)
 
 
 def test_a_reason_without_an_audience_cannot_be_written() -> None:
@@ -91,11 +97,11 @@ def test_a_reason_without_an_audience_cannot_be_written() -> None:
         Reason._new_member_(Reason, "NEW")  # type: ignore[attr-defined]
 
 
-def test_a_kind_of_case_that_nobody_gave_an_audience_is_told_to_no_tenant(vault: Vault) -> None:
-    body = STORED | {"reasons": [], "cases": [{"id": one, "kind": one} for one in [*CaseKind, "x"]]}
-    told = {one["kind"] for one in show_decision(CARRIER, vault, body)["cases"]}
-    assert told == {"stolen_document", "exception"}
-    assert show_decision(FRAUD, vault, body)["cases"] == body["cases"]
+def test_a_kind_of_case_that_nobody_gave_an_audience_is_told_to_no_tenant() -> None:
+    cases = [OpenedCase(one, one) for one in [*CaseKind, "x"]]
+    stored = replace(STORED, reasons=(), cases=cases)
+    assert {one.kind for one in show(CARRIER, stored).cases} == {"stolen_document", "exception"}
+    assert show(FRAUD, stored).cases == tuple(cases)
 
 
 def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault: Vault) -> None:
@@ -115,22 +121,23 @@ def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault: Vault) -> 
     ("decision", "document_id"), [("approved", "d0"), ("review", "d0"), ("rejected", None)]
 )
 def test_a_rejected_enrollment_names_no_document_to_a_tenant(
-    vault: Vault, decision: str, document_id: str | None
+    decision: str, document_id: str | None
 ) -> None:
-    stored = STORED | {"decision": decision}
-    assert show_decision(CARRIER, vault, stored)["document_id"] == document_id
-    assert show_decision(OPERATOR, vault, stored)["document_id"] == "d0"
+    stored = replace(STORED, decision=Decision(decision))
+    assert show(CARRIER, stored).document_id == document_id
+    assert show(OPERATOR, stored).document_id == "d0"
 
 
-def test_how_like_anybody_a_face_is_stays_hidden_from_tenants(vault: Vault) -> None:
-    held = [{"reason": "DOCUMENT_HELD_BY_ANOTHER_FACE", "decision": "rejected"}]
-    stored = STORED | {"decision": "rejected", "reasons": held}
+def test_how_like_anybody_a_face_is_stays_hidden_from_tenants() -> None:
+    held = (Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED),)
+    refused = replace(STORED, decision=Decision.REJECTED, reasons=held)
     for principal in (OUTLET, CARRIER):
-        for body in (stored, STORED):
-            shown = show_decision(principal, vault, body)["scores"]
-            assert shown == {"live_portrait": 0.8, "holder": None, "best_candidate": None}
+        for stored in (refused, STORED):
+            shown = show(principal, stored)
+            assert shown.scores == Scores(0.8, None, None)
+            assert shown.duplicate_search.candidates is None
     for principal in (FRAUD, OPERATOR):
-        assert show_decision(principal, vault, stored)["scores"]["holder"] == 0.5
+        assert show(principal, refused).scores.holder == 0.5
 
 
 @pytest.mark.parametrize(
@@ -154,18 +161,15 @@ def test_how_like_anybody_a_face_is_stays_hidden_from_tenants(vault: Vault) -> N
     ],
 )
 def test_a_tenant_is_told_of_a_holder_where_face_and_document_agree(
-    vault: Vault, reasons: tuple[str, ...], is_own: bool, told: tuple[str, ...]
+    reasons: tuple[str, ...], is_own: bool, told: tuple[str, ...]
 ) -> None:
-    findings = [
-        {"reason": one, "decision": "review" if one in REVIEWED else "rejected"} for one in reasons
-    ]
-    stored = STORED | {"decision": "rejected", "reasons": findings, "is_own_holder": is_own}
-    shown = show_decision(CARRIER, vault, stored)
-    assert tuple(one["reason"] for one in shown["reasons"]) == told
-    assert show_decision(FRAUD, vault, stored)["reasons"] == findings
+    found = tuple(Finding(Reason(one), BRINGS.get(one, Decision.REJECTED)) for one in reasons)
+    stored = replace(STORED, decision=Decision.REJECTED, reasons=found, is_own_holder=is_own)
+    assert tuple(one.reason for one in show(CARRIER, stored).reasons) == told
+    assert tuple(one.reason for one in show(FRAUD, stored).reasons) == reasons
 
 
-REVIEWED = {"NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"}
+BRINGS = dict.fromkeys(("NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"), Decision.REVIEW)
 
 
 @pytest.mark.parametrize(
@@ -174,16 +178,13 @@ REVIEWED = {"NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"}
 )
 @pytest.mark.parametrize("found", ["DUPLICATE_IDENTITY", "POSSIBLE_DUPLICATE"])
 def test_an_attempt_that_fails_anyway_is_shown_as_if_nobody_looked_alike(
-    vault: Vault, beside: str, found: str
+    beside: str, found: str
 ) -> None:
-    brings = "review" if beside in REVIEWED else "rejected"
-    finding = {"reason": beside, "decision": brings}
-    alike = {"reason": found, "decision": brings}
-    case = {"id": "c1", "kind": found.lower()}
-    nobody = {"ran": True, "candidates": []}
-    missed = STORED | {"decision": brings, "reasons": [finding], "cases": []}
-    hit = missed | {"reasons": [finding, alike], "cases": [case]}
-    shown = show_decision(CARRIER, vault, hit)
-    assert shown == show_decision(CARRIER, vault, missed | {"duplicate_search": nobody})
-    assert show_decision(FRAUD, vault, hit)["reasons"] == [finding, alike]
-    assert show_decision(FRAUD, vault, hit)["cases"] == [case]
+    brings, case = BRINGS.get(beside, Decision.REJECTED), OpenedCase("c1", found.lower())
+    finding, alike = (Finding(Reason(one), brings) for one in (beside, found))
+    nobody = FoundReferences(ran=True, candidates=())
+    missed = replace(STORED, decision=brings, reasons=(finding,), duplicate_search=nobody)
+    hit = replace(STORED, decision=brings, reasons=(finding, alike), cases=[case])
+    assert show(CARRIER, hit) == show(CARRIER, missed)
+    assert [one.reason for one in show(FRAUD, hit).reasons] == [beside, found]
+    assert show(FRAUD, hit).cases == (case,)

@@ -162,12 +162,12 @@ def test_two_imports_at_once_beside_enrollments_of_the_same_people(
     # Whoever was enrolled first is there for the import, and the other way round.
     for serial, answer in answers.items():
         is_disputed = serial in serials[1] and serial - first - ROWS // 2 < ROWS // 4
-        assert answer.decision == "approved" or is_disputed, answer.body
+        assert answer.decision == "approved" or is_disputed, answer.decided
     # Each holder and each line is counted once, by whoever brought it.
     enrolled_first = [
         one
         for one in answers.values()
-        if one.decision == "approved" and one.body["scores"]["holder"] is None
+        if one.decision == "approved" and one.decided.scores.holder is None
     ]
     assert sum(one.tally.admitted for one in summaries) + len(enrolled_first) == people
     assert sum(one.tally.lines for one in summaries) == people

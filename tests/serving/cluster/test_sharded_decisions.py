@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import ray
 import structlog
+from msgspec import to_builtins
 from stdnum.cn import ric
 
 from engine.errors import LeaseLost, SosieError
@@ -157,6 +158,7 @@ def mixed_requests() -> list[EnrollmentRequest]:
 
 def neutral(value: Any, names: dict[str, str]) -> Any:
     """An answer with its ids as ordinals and without its time, to compare with another."""
+    value = to_builtins(value)
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key != "decided_at"}
         return {key: neutral(item, names) for key, item in kept.items()}
@@ -193,10 +195,10 @@ def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pai
         status = await reach_ready(registrar)
         found = await registrar.identify(probes, 0.3, CONTEXT)
         answers = await enroll_all(registrar, mixed_requests())
-        documents = [answer.body["document_id"] for answer in answers]
+        documents = [answer.decided.document_id for answer in answers]
         erased = await registrar.erase(documents[1], CONTEXT)
         names: dict[str, str] = {}
-        bodies = [(neutral(answer.body, names), answer.is_repeated) for answer in answers]
+        bodies = [(neutral(answer.decided, names), answer.is_repeated) for answer in answers]
         later = await registrar.identify(probes, 0.3, CONTEXT)
         candidates = [
             [
@@ -376,7 +378,7 @@ def test_another_shard_takes_its_share_beside_decisions_and_searches_and_none_fa
     async def decide_all(registrar: LocalRegistrar) -> list[Any]:
         names: dict[str, str] = {}
         answers = await enroll_all(registrar, requests)
-        return [neutral(answer.body, names) for answer in answers]
+        return [neutral(answer.decided, names) for answer in answers]
 
     async def grow(registrar: LocalRegistrar) -> tuple[list[Any], int]:
         await reach_ready(registrar)
@@ -465,7 +467,8 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
         assert (status.phase, status.gallery_size) == (Phase.READY, before[0].searched)
         assert await registrar.identify(probes, 0.3, CONTEXT) == before
         again = await enroll_all(registrar, requests[:10])
-        assert [answer.body for answer in again] == [answer.body for answer in acknowledged]
+        repeated, first = ([one.decided for one in some] for some in (again, acknowledged))
+        assert to_builtins(repeated) == to_builtins(first)
         assert not (await registrar.enroll(requests[20], CONTEXT)).is_repeated
 
     with serving(lambda: pair.open(pair.first, shards=2)) as registrar:

@@ -51,7 +51,7 @@ async def test_an_identification_is_audited_with_whom_it_showed(
     answer = await registrar.enroll(population.request(person), context)
     probes = np.stack([population.sample(person).vector, population.person()])
     found = await registrar.identify(probes, 0.5, context)
-    document = answer.body["document_id"]
+    document = answer.decided.document_id
     assert [[c.document_id for c in one.candidates] for one in found] == [[document], []]
     entry = kept.actions()[-1]
     assert (entry.actor, entry.action) == ("key:tests", "faces.identified")
@@ -88,7 +88,7 @@ async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenan
     person, stranger = population.person(), population.person()
     request = population.request(person)
     answer = await registrar.enroll(request, context)
-    document_id = answer.body["document_id"]
+    document_id = answer.decided.document_id
     line_id = kept.last.store.lines_of(document_id)[0].id
     probe, other = (FaceVector(population.sample(one).vector) for one in (person, stranger))
     for target in (request.msisdn, line_id):
@@ -138,7 +138,7 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     again = population.request(person, document=request.document, carrier="red", outlet="r1")
     answer = await registrar.enroll(request, context)
     await registrar.enroll(again, context)
-    document, document_id = request.document, answer.body["document_id"]
+    document, document_id = request.document, answer.decided.document_id
     mine, other = (FaceVector(population.sample(one).vector) for one in (person, stranger))
     shown = await registrar.read_lines(document, mine, None, None, BLUE)
     assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
@@ -171,7 +171,7 @@ async def test_a_tenant_erases_whom_it_alone_serves(
     registrar: LocalRegistrar, population: Any, context: CallContext
 ) -> None:
     request = population.request()
-    document_id = (await registrar.enroll(request, context)).body["document_id"]
+    document_id = (await registrar.enroll(request, context)).decided.document_id
     with pytest.raises(NotFound):
         await registrar.erase(document_id, RED)
     assert (await registrar.erase(document_id, BLUE)).document_id == document_id
