@@ -322,22 +322,14 @@ def _simulate_mates(
 
     `products` float64[n, 5, 5] are those of a face and of four noises, `scales` float64[n, 4].
     """
-    mixed = np.zeros((len(scales), 4, 5))
-    mixed[:, :, 0] = 1
-    mixed[:, np.arange(4), np.arange(1, 5)] = scales
-
-    def score(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-        pairs = ((one, other), (one, one), (other, other))
-        dots = [np.einsum("ni,nij,nj->n", a, products, b, optimize=True) for a, b in pairs]
-        scores: NDArray[np.float64] = dots[0] / np.sqrt(dots[1] * dots[2])
-        return scores
-
-    norms = np.sqrt(np.einsum("nki,nij,nkj->nk", mixed, products, mixed, optimize=True))
-    faces = mixed / norms[:, :, None]
-    return {
-        1: score(faces[:, 0], faces[:, 1]),
-        2: score(faces[:, 0] + faces[:, 1], faces[:, 2] + faces[:, 3]),
-    }
+    scaled = np.pad(scales, ((0, 0), (1, 0)), constant_values=1.0)
+    scaled = products * scaled[:, :, None] * scaled[:, None, :]
+    dots = scaled[:, :1, :1] + scaled[:, 1:, :1] + scaled[:, :1, 1:] + scaled[:, 1:, 1:]
+    norms = np.sqrt(np.diagonal(dots, axis1=1, axis2=2))
+    cosines = dots / (norms[:, :, None] * norms[:, None, :])
+    # Fused are the first two and the last two.
+    lengths = 2 * np.sqrt((1 + cosines[:, 0, 1]) * (1 + cosines[:, 2, 3]))
+    return {1: cosines[:, 0, 1], 2: cosines[:, :2, 2:].sum((1, 2)) / lengths}
 
 
 def _fit_groups(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:

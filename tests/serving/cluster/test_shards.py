@@ -247,9 +247,9 @@ def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None
 
 
 def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
-    timing = Timing(answered_within_s=1.0, heartbeat_every_s=0.25)
-    with open_ray_shards(PLAN, 1, PLACING, timing) as index:
+    with open_ray_shards(PLAN, 1, PLACING) as index:
         chosen = shard(index, 0)
+        chosen._timing = Timing(answered_within_s=1.0)
         stuck = chosen._ask("sleep", chosen._actor.__ray_call__.remote, lambda _: time.sleep(60))
         with pytest.raises(ShardLost, match="not answered in 1 s"):
             stuck.result(120)
@@ -325,11 +325,11 @@ import sys, time
 import numpy as np
 import ray
 from indexes.sharding.shards import ShardPlan
-from serving.cluster.shards import Placing, open_ray_shards
+from serving.cluster.shards import Placing, Timing, open_ray_shards
 from tests.serving.cluster.two_nodes import unit_rows
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 plan = ShardPlan("exact8", 128, content=sys.argv[2], epoch=1)
-index = open_ray_shards(plan, 2, Placing("gallery"))
+index = open_ray_shards(plan, 2, Placing("gallery"), Timing(placed_within_s=120))
 index.note(7, "7:h")
 index.add(np.arange(100), unit_rows(100))
 print("open", flush=True)
