@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,26 @@ def postgres_url(postgres: Any) -> Iterator[str]:
     yield postgres.get_uri(database=name, driver="psycopg")
     with psycopg.connect(postgres.get_uri(), autocommit=True) as server:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+SHARED = ("asyncio", "decoder", "extract", "readiness", "reseal", "scan")
+"""Pools of a process or of what tests share: their threads come when there is work."""
+UNWATCHED = ("tests/bench/", "tests/serving/cluster/", "tests/serving/console/")
+"""Where Ray, a browser or a benchmark has threads of its own."""
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test starts has come to its end with it."""
+    before = set(threading.enumerate())
+    yield
+    if request.node.nodeid.startswith(UNWATCHED):
+        return
+    left = [one for one in threading.enumerate() if one not in before]
+    left = [one for one in left if not one.name.startswith(SHARED)]
+    for thread in left:
+        thread.join(60)
+    assert not [one.name for one in left if one.is_alive()]
 
 
 class Statements(LRUCache[Any, Any]):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -79,13 +78,3 @@ def unit_rows() -> UnitRows:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return build
-
-
-@pytest.fixture(autouse=True)
-def _no_upkeep_is_left() -> Iterator[None]:
-    """Who opens a shard, or the upkeep of a gallery, closes it."""
-    # Fixtures of tests elsewhere, in the same process, may have some for longer.
-    before = set(threading.enumerate())
-    yield
-    left = set(threading.enumerate()) - before
-    assert not [one for one in left if one.name == "upkeep"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from skimage import data
 from typer import testing
 from typer.main import get_command
 from typer.testing import CliRunner
+
+from engine.models import session
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
 NAME = "Aileen Probe"
@@ -91,10 +94,23 @@ def sosie(environment: dict[str, str | None]) -> Iterator[Sosie]:
     """`sosie(*arguments, env={}, given="")` runs a command in this process."""
     from serving.cli.main import app
 
+    open_one = session._open_one
+    opened: dict[tuple[object, ...], Any] = {}
+
+    def open_once(runtime: Any, card: Any, graph: bytes, *how: object) -> Any:
+        if card.name not in ("yunet", "sface"):
+            return open_one(runtime, card, graph, *how)
+        key = (runtime, hashlib.sha256(graph).digest(), repr(how))
+        if key not in opened:
+            opened[key] = open_one(runtime, card, graph, *how)
+        return opened[key]
+
     def run(*arguments: object, env: dict[str, str] | None = None, given: str = "") -> Outcome:
-        result = CliRunner().invoke(
-            app, [str(one) for one in arguments], input=given, env={**environment, **(env or {})}
-        )
+        variables = {**environment, **(env or {})}
+        with pytest.MonkeyPatch.context() as patch:
+            # A graph of the built-in models is loaded once: it takes 100 MB and half a second.
+            patch.setattr(session, "_open_one", open_once)
+            result = CliRunner().invoke(app, list(map(str, arguments)), input=given, env=variables)
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     with pytest.MonkeyPatch.context() as patch:

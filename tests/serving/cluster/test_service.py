@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import msgpack
+import psutil
 import pytest
 
 from serving.cluster.processes import Role, list_descendants
@@ -331,7 +332,7 @@ def test_it_stops_on_a_signal_with_no_process_left(
     assert sorted(statuses) == [200, 201, 201]
     assert late is None or (late.status_code == 503 and int(late.headers["retry-after"]) >= 1)
     assert served.process.wait(120) == 0
-    assert [pid for pid in family if _is_alive(pid)] == []
+    assert [pid for pid in family if psutil.pid_exists(pid)] == []
     assert served.events[-1]["event"] == "stopped"
 
 
@@ -345,11 +346,3 @@ def _ask_until_refused(served: Served) -> httpx.Response | None:
         if answer.status_code != 200:
             return answer
         time.sleep(0.05)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

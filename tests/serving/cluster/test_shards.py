@@ -57,6 +57,7 @@ from tests.serving.cluster.two_nodes import (
 )
 from tests.waiting import wait_until
 
+PATIENT = Timing(placed_within_s=120)
 IMPATIENT = replace(QUICK, placed_within_s=1.0)
 """Where there is no place, however long one waits."""
 
@@ -99,7 +100,7 @@ def test_a_cluster_of_the_tests_is_no_other_rays_default(nodes: Nodes) -> None:
 
 def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
     ids, rows = np.arange(3000), unit_rows(3000)
-    with open_ray_shards(PLAN, 2, PLACING) as index:
+    with open_ray_shards(PLAN, 2, PLACING, PATIENT) as index:
         asked = [shard(index, number)._actor.place.remote() for number in range(2)]
         assert len({place.node for place in ray.get(asked)}) == 2
         index.add(ids, rows)
@@ -111,7 +112,7 @@ def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
 
 
 def test_a_refusal_of_a_shard_arrives_with_its_type_and_breaks_nothing(nodes: Nodes) -> None:
-    with open_ray_shards(PLAN, 1) as index:
+    with open_ray_shards(PLAN, 1, timing=PATIENT) as index:
         index.add(np.arange(5), unit_rows(5))
         with pytest.raises(IdInvalid):
             index.add(np.array([7, 4]), unit_rows(2))
@@ -161,7 +162,7 @@ def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
 ) -> None:
     monkeypatch.setattr(shards, "MESSAGE_BYTES", 64 << 10)
     ids, rows = np.arange(20_000), unit_rows(20_000)
-    with open_ray_shards(PLAN, 1) as index:
+    with open_ray_shards(PLAN, 1, timing=PATIENT) as index:
         assert shard(index, 0)._rows_at_once < 1000
         index.add(ids[:10_000], rows[:10_000])
         with pytest.raises(IdInvalid):
@@ -175,11 +176,11 @@ def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
 def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes: Nodes) -> None:
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
         open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
-    open_ray_shards(PLAN, 2, PLACING).close()
+    open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
 
 
 def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
-    index = open_ray_shards(PLAN, 2, PLACING)
+    index = open_ray_shards(PLAN, 2, PLACING, PATIENT)
     index.close()
     index.close()
     for call in (
@@ -247,7 +248,7 @@ def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None
 
 
 def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
-    with open_ray_shards(PLAN, 1, PLACING) as index:
+    with open_ray_shards(PLAN, 1, PLACING, PATIENT) as index:
         chosen = shard(index, 0)
         chosen._timing = Timing(answered_within_s=1.0)
         stuck = chosen._ask("sleep", chosen._actor.__ray_call__.remote, lambda _: time.sleep(60))
@@ -351,7 +352,7 @@ def killed_owner(nodes: Nodes, content: str) -> Iterator[None]:
 def test_shards_without_content_end_with_the_process_that_opened_them(nodes: Nodes) -> None:
     with killed_owner(nodes, ""), pytest.raises(ShardLost):
         open_ray_shards(PLAN, 1, PLACING, IMPATIENT)
-    open_ray_shards(PLAN, 2, PLACING).close()
+    open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
 
 
 ORIGIN = Origin("exact8", DIM, "model", "keys", "one")
@@ -364,15 +365,15 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     own = replace(PLAN, content="one:of this test", epoch=2)
     with killed_owner(nodes, own.content):
         pass
-    index = open_ray_shards(own, 2, PLACING)
+    index = open_ray_shards(own, 2, PLACING, PATIENT)
     ids, rows = np.arange(100), unit_rows(100)
     assert_exact(index, ids, rows)
     marks = [each.state().result().mark for each in index.shards]
     assert marks == [ShardMark(7, "7:h", index.placement.owned(number)) for number in range(2)]
     # Whoever looks after a later writer has come is refused, and so is a change on its way.
-    later = open_ray_shards(replace(own, epoch=3), 2, PLACING)
+    later = open_ray_shards(replace(own, epoch=3), 2, PLACING, PATIENT)
     with pytest.raises(ShardFenced):
-        open_ray_shards(own, 2, PLACING)
+        open_ray_shards(own, 2, PLACING, PATIENT)
     with pytest.raises(ShardFenced):
         index.shards[0].remove(ids[:1]).result()
     with pytest.raises(ShardLost):
@@ -391,7 +392,8 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     assert_exact(later, ids, rows)
     later.release()
     # Of other content, in their place.
-    with open_ray_shards(replace(own, content="one:of another model", epoch=4), 2, PLACING) as new:
+    other = replace(own, content="one:of another model", epoch=4)
+    with open_ray_shards(other, 2, PLACING, PATIENT) as new:
         assert len(new) == 0
 
 
@@ -401,10 +403,10 @@ def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_
     own = replace(PLAN, content="one:of an earlier version", epoch=1)
     with monkeypatch.context() as earlier:
         earlier.setattr(shards, "GROUPS", {HEARTBEAT_GROUP: 1})
-        left = open_ray_shards(own, 1, PLACING)
+        left = open_ray_shards(own, 1, PLACING, PATIENT)
         left.add(np.arange(5), unit_rows(5))
         left.release()
-    with open_ray_shards(replace(own, epoch=2), 1, PLACING) as index:
+    with open_ray_shards(replace(own, epoch=2), 1, PLACING, PATIENT) as index:
         assert len(index) == 0
         index.add(np.arange(100), unit_rows(100))
         index.compact()

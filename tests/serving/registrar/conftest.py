@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,6 @@ def serve(
     open_home: Callable[..., Deployment], log: FilteringBoundLogger
 ) -> Iterator[Callable[..., LocalRegistrar]]:
     """`serve(open_deployment, meter=, **serve settings)`: a registrar, closed after the test."""
-    before = set(threading.enumerate())
     services: list[RegistrarService] = []
 
     def start(
@@ -123,9 +121,6 @@ def serve(
     yield start
     for service in services:
         service.close()
-    # Of its galleries, and of the shards that it has left.
-    left = set(threading.enumerate()) - before
-    assert not [one for one in left if one.name == "upkeep"]
 
 
 @pytest.fixture
