@@ -341,6 +341,20 @@ def _encode(
     return math.sqrt(longest)
 
 
+@partial(compiled, reordered=True)
+def _encode_queries(rows: Vectors, codes: NDArray[np.int8], measures: NDArray[np.float64]) -> None:
+    """Writes the codes, and of each its step, residual and length: float64[3, q]."""
+    for row in range(len(rows)):
+        step = np.abs(rows[row]).max() / np.float64(_HIGHEST_CODE)
+        lost, own = 0.0, 0.0
+        for i in range(rows.shape[1]):
+            code = np.rint(rows[row, i] / step)
+            codes[row, i] = code
+            lost += (rows[row, i] - code * step) ** 2
+            own += code * code
+        measures[:, row] = step, math.sqrt(lost) * _SLACK, math.sqrt(own) * step * _SLACK
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CodedQueries:
     """Queries as signed bytes: `codes` int8[q, dim padded], each with its own scale.
@@ -364,20 +378,13 @@ class CodedQueries:
     @classmethod
     def of_vectors(cls, vectors: Vectors) -> CodedQueries:
         """Codes of float32[q, dim]; each scale fits the largest component: nothing is clipped."""
-        rows = vectors.astype(np.float64)
-        steps = np.abs(rows).max(axis=1, initial=0) / _HIGHEST_CODE
-        rounded = np.rint(rows / steps[:, None])
-        decoded = rounded * steps[:, None]
-        codes = np.zeros((len(rows), -(-rows.shape[1] // STEP) * STEP), np.int8)
-        codes[:, : rows.shape[1]] = rounded
-        return cls(
-            codes,
-            steps,
-            np.linalg.norm(rows - decoded, axis=1) * _SLACK,
-            np.linalg.norm(decoded, axis=1) * _SLACK,
-            _zeros(codes),
-            *_no_tails(len(codes)),
-        )
+        count, dim = vectors.shape
+        codes = np.zeros((count, -(-dim // STEP) * STEP), np.int8)
+        measures, nothing = np.empty((3, count)), np.zeros(count)
+        _encode_queries(vectors, codes, measures)
+        steps, residuals, lengths = measures
+        no_zeros = nothing.astype(np.int64)
+        return cls(codes, steps, residuals, lengths, _zeros(codes), nothing, no_zeros)
 
     @classmethod
     def of_rows(cls, rows: Codes, part: slice) -> CodedQueries:
@@ -431,10 +438,6 @@ def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
     """The rows' codes' addition to each sum, being greater by 128 than their values: int64[q]."""
     sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
     return _ZERO_CODE * sums
-
-
-def _no_tails(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    return np.zeros(count), np.zeros(count, np.int64)
 
 
 def _greatest(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def pack(queries: NDArray[np.int8], width: int) -> NDArray[np.int8]:
     """
     count, dim = queries.shape
     blocks, wide = -(-count // width), min(width, TILE)
-    packed = _aligned((blocks, width * dim), np.int8)
+    packed = _aligned(blocks, width * dim)
     padded = np.zeros((blocks * width, dim), np.int8)
     padded[:count] = queries
     some = STEP // wide
@@ -78,17 +78,16 @@ def pack(queries: NDArray[np.int8], width: int) -> NDArray[np.int8]:
     return overwrite_when_freed(packed)
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+def _aligned(*shape: int) -> NDArray[np.int8]:
     """An empty array that begins on a cache line."""
-    size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(size_bytes + STEP, np.uint8)
+    size = math.prod(shape)
+    room = np.empty(size + STEP, np.int8)
     start = -room.ctypes.data % STEP
-    array: NDArray[Any] = room[start : start + size_bytes].view(dtype).reshape(shape)
-    return array
+    return room[start : start + size].reshape(shape)
 
 
 # What `begin_tiles` loads: all eight tiles are 16 lines of 64 bytes.
-_TILE_SHAPES = _aligned((STEP,), np.uint8)
+_TILE_SHAPES = _aligned(STEP)
 _TILE_SHAPES[:] = 0
 _TILE_SHAPES[0] = 1
 _TILE_SHAPES[16:32].view(np.uint16)[:] = STEP
