@@ -180,7 +180,7 @@ def test_a_decision_and_its_evidence(service: Service, attack: Alter, what: str)
     with found_by(service, "enrollments: row"):
         attack(DECIDED[what])
     with pytest.raises(SealBroken):
-        service.store.enrollment(body["enrollment_id"])
+        service.store.enrollment(body.enrollment_id)
 
 
 def test_an_answer_that_is_given_again(service: Service, attack: Alter) -> None:  # noqa: F811
@@ -225,7 +225,7 @@ LINES = {
 
 @pytest.mark.parametrize("what", LINES)
 def test_a_line(service: Service, attack: Alter, what: str) -> None:  # noqa: F811 - the fixture
-    line = min(service.enroll(2), key=lambda one: str(one["document_id"]))["line_id"]
+    line = min(service.enroll(2), key=lambda one: str(one.document_id)).line_id
     with found_by(service, "lines: row"):
         attack(f"UPDATE lines SET {LINES[what]} WHERE id = :id", id=line)
     with pytest.raises(SealBroken):
@@ -240,7 +240,7 @@ def test_a_note_a_verdict_and_a_watched_face(
     make_pair: Any,  # noqa: F811 - the fixture
 ) -> None:
     one, two = make_pair()
-    case = service.open(one["document_id"], two["document_id"])
+    case = service.open(one.document_id, two.document_id)
     note(*service.context, case.id, "they are sisters", ANNA)
     service.decide(case.id, Outcome.FRAUD)
     with found_by(service, "case_notes: row"):
@@ -279,7 +279,7 @@ def test_what_is_altered_is_not_vouched_for_by_the_next_change(
     (body,) = service.enroll(1)
     attack("UPDATE lines SET carrier = 'red', outlet = 'red-1'")
     with pytest.raises(SealBroken):
-        erase_holder(*service.context, body["document_id"], "key:ops")
+        erase_holder(*service.context, body.document_id, "key:ops")
     assert any(one.startswith("lines: row") for one in find_damage(service.store))
 
 
