@@ -28,7 +28,7 @@ def test_a_trace_joins_the_ingress_and_the_registrar(
     answer = served.ask("POST", "/v1/enrollments", json=body, headers=headers)
     assert answer.is_success, answer.text
     wanted = {(ROOT, "request"), ("request", "extract"), ("request", "hop"), ("hop", "judge")}
-    wait_until(lambda: len(served.collector.traces.spans) >= len(wanted))
+    wait_until(lambda: served.collector.traces.tree(7) >= wanted)
     found = served.collector.traces
     assert found.tree(7) == wanted
     processes = {(span.name, found.processes[span.span_id]) for span in found.spans}
