@@ -30,10 +30,10 @@ class Traces:
     processes: dict[bytes, str]
 
     def tree(self, number: int) -> set[tuple[str, str]]:
-        """Every span of that trace below its parent."""
+        """Every span of that trace below its parent, which may come later."""
         own = [span for span in self.spans if int.from_bytes(span.trace_id) == number]
         names = {span.span_id: span.name for span in own} | {bytes.fromhex(CLIENT_SPAN): ROOT}
-        return {(names[span.parent_span_id], span.name) for span in own}
+        return {(names.get(span.parent_span_id, ""), span.name) for span in own}
 
     def find(self, number: int, name: str) -> dict[str, Any]:
         """The attributes of the one span of that name."""
