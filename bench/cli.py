@@ -1,15 +1,16 @@
-"""The commands: one for each suite, whose options are the fields of its configuration, and those
-about reports."""
+"""The commands: one for each suite, whose options are the fields of its configuration, those about
+reports, and all suites one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from bench.core.machine import look, stamp, stamp_again
+from bench.core.machine import Machine, look, stamp, stamp_again
+from bench.core.render import count_promises, render
 from bench.core.reports import (
     LEFT_OUT,
     REPORTS,
@@ -28,8 +30,8 @@ from bench.core.reports import (
     choose_names,
     load_goals,
     read_report,
+    write_report,
 )
-from bench.core.run_all import BY_NAME, PAGE, SUITES, Suite, choose_suites, run_suites, write_folder
 from engine.errors import RequestError
 from engine.formatting import duration
 from serving.cli.output import (
@@ -40,6 +42,7 @@ from serving.cli.output import (
     print_line,
     show_progress,
 )
+from serving.settings.settings import benchmark_environment
 
 QuickFlag = Annotated[bool, typer.Option("--quick", help="Small sizes: to try it, not to measure.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
@@ -125,13 +128,13 @@ def _load(suite: Suite) -> tuple[type[Any], Mapping[str, Any], Mapping[str, Any]
 def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspect.Parameter]:
     """`--n` for the first field of a configuration, and for each of the others its name."""
     hints = get_type_hints(config)
-    for place, field in enumerate(fields(config)):
-        kind, name = hints[field.name], "n" if place == 0 else field.name
+    for place, one in enumerate(fields(config)):
+        kind, name = hints[one.name], "n" if place == 0 else one.name
         least = 1 if kind in (int, int | None) else None
         told = HELP.get(name)
-        if field.name == "parts":
+        if one.name == "parts":
             kind, name, told = str, "only", f"Parts of {', '.join(parts)}."
-        if field.name == "seed" or kind not in _KINDS:
+        if one.name == "seed" or kind not in _KINDS:
             continue
         is_flag = kind is bool
         option = typer.Option(f"--{name.replace('_', '-')}", help=told, min=least)
@@ -261,3 +264,154 @@ def docs(
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite. `module` has its `Config`, the fields `QUICK` of that, and `run`; without one it is
+    bench/micro/test_NAME.py. `quick` are the options of a quick run of all suites."""
+
+    name: str
+    help: str
+    module: str = ""
+    quick: tuple[str, ...] = ()
+    most_s: float = 7200.0
+
+
+SUITES = (
+    Suite("kernels", "The scans of `indexes`, one thread, beside numpy, FAISS and the ceiling."),
+    Suite(
+        "search",
+        "One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib.",
+        quick=("--no-graph",),
+    ),
+    Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
+    Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
+    Suite("registrar", "Decisions a second, durable and right.", "registrar"),
+    Suite("shards", "A gallery over shards on two Ray nodes: answers, kills, moves.", "shards"),
+    Suite("extract", "Photographs to vectors, the alternatives, start of a command.", "extract"),
+    Suite("accuracy", "Error rates on photographs of known people.", "accuracy"),
+    Suite("import", "An existing base taken in: photographs, vectors a second.", "imports"),
+    Suite(
+        "sweep",
+        "Rings hidden in a million references: found, grouped, and told from chains.",
+        "sweep.sweep_suite",
+        quick=("--only", "million,flood"),
+    ),
+    Suite(
+        "serve",
+        "The service over HTTP: rates, latency, overload, starts, kills and memory.",
+        "serve.service_suite",
+        quick=("--only", "throughput"),
+    ),
+    Suite("accelerator", "What a GPU does, beside this processor.", "accelerator"),
+)
+BY_NAME = {suite.name: suite for suite in SUITES}
+
+
+@dataclass(slots=True)
+class Ran:
+    """Reports by suite, why there is none of others, and how long each took."""
+
+    machine: Machine
+    is_quick: bool
+    reports: dict[str, Report] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed, and every promise holds; small sizes promise no speed."""
+        return not self.failures and all(map(self.keeps, self.reports.values()))
+
+    def keeps(self, report: Report) -> bool:
+        """Whether a report of this run has what it must."""
+        exact = {(goal.suite, goal.name) for goal in load_goals() if goal.counts_errors}
+        return all(
+            check.holds is not False or (self.is_quick and (report.suite, check.name) not in exact)
+            for check in report.checks
+        )
+
+
+def choose_suites(given: str) -> tuple[Suite, ...]:
+    """Those named with commas, all where none is; `RequestError` for an unknown one."""
+    names = choose_names(given, BY_NAME, "no suite {name}: choose of {known}")
+    return tuple(BY_NAME[name] for name in names) or SUITES
+
+
+def run_suites(suites: Sequence[Suite], *, quick: bool, seed: int, progress: Progress) -> Ran:
+    """Every suite; one that fails costs no other."""
+    ran = Ran(look(), quick)
+    for done, suite in enumerate(suites):
+        progress(done, len(suites))
+        start = time.monotonic()
+        try:
+            ran.reports[suite.name] = run_alone(suite, quick=quick, seed=seed)
+        except RequestError as error:
+            ran.failures[suite.name] = str(error)
+        ran.seconds[suite.name] = round(time.monotonic() - start, 1)
+    progress(len(suites), len(suites))
+    return ran
+
+
+def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
+    """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
+    command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--seed", str(seed)]
+    command += ("--quick", *suite.quick) if quick else ()
+    process = subprocess.Popen(
+        command,
+        env=benchmark_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=suite.most_s)
+    except BaseException as error:
+        # It may have a service to stop.
+        process.terminate()
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise RequestError(f"took longer than {suite.most_s:g} s and was ended") from None
+        raise
+    try:
+        document = json.loads(out)
+        if "error" in document:
+            raise RequestError(str(document["error"]["message"]))
+        return Report.from_dict(document)
+    except (ValueError, KeyError, TypeError) as error:
+        last = (err.strip().splitlines() or ["it said nothing"])[-1]
+        raise RequestError(f"ended with status {process.returncode}: {last[:200]}") from error
+
+
+PAGE = "report.md"
+
+
+def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
+    """Writes `report.md` and a `SUITE.json` each; returns the summary.
+
+    Reports of a run before that this one lacks are removed: a folder is one run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for suite in SUITES:
+        path = folder / f"{suite.name}.json"
+        if suite.name in ran.reports:
+            write_report(path, ran.reports[suite.name])
+        else:
+            path.unlink(missing_ok=True)
+    kept, measured = count_promises(ran.reports)
+    page = render("report.md.j2", ran=ran, kept=kept, measured=measured)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    return {
+        "folder": str(folder),
+        "quick": ran.is_quick,
+        "suites": {
+            name: {"holds": ran.keeps(one), "seconds": ran.seconds[name]}
+            for name, one in ran.reports.items()
+        },
+        "failures": ran.failures,
+        "promises": {"kept": kept, "measured": measured},
+    }

@@ -10,19 +10,24 @@ from indexes.base import (
     Hits,
     Ids,
     MemoryAccount,
+    Positions,
     Scores,
     VectorIndex,
     Vectors,
+    arrange,
     check_distinct,
     check_hit_count,
     check_ids,
     check_references,
     check_threshold,
     check_vectors,
+    exact_scores,
     is_id,
+    no_hits,
+    products,
+    rounding_bound,
 )
 from indexes.errors import IdInvalid, VectorInvalid
-from indexes.scoring import Positions, arrange, exact_scores, no_hits, products, rounding_bound
 
 # Hits requested beyond k, so that ties with the k-th place rarely reach past the result.
 _SPARE_HITS = 16
@@ -38,7 +43,7 @@ _ENTRY_BYTES = 104
 class FlatIndex(VectorIndex):
     """A `VectorIndex` that compares every query with every row.
 
-    Scores are those of `indexes.scoring.exact_scores`: the same pair has the same score in any
+    Scores are those of `indexes.base.exact_scores`: the same pair has the same score in any
     batch, and an answer is complete with respect to these scores, also at the threshold itself and
     among ties at the k-th place. Adding costs O(rows added); removing moves one row for each row
     removed, and overwrites the places that become free.

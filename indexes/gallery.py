@@ -22,16 +22,15 @@ from indexes.base import (
     MemoryAccount,
     VectorIndex,
     Vectors,
+    arrange,
     overwrite_when_freed,
 )
 from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
 from indexes.exact.scanner import Scanner
-from indexes.scoring import arrange
-from indexes.segmented.head import Head
 from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
-from indexes.segmented.view import View
+from indexes.segmented.view import Head, View
 
 Value = TypeVar("Value")
 
@@ -470,12 +469,13 @@ class Gallery:
 
         Searches and changes continue meanwhile.
         """
-        if self._segmented is None:
+        index = self._segmented
+        if index is None:
             self._index.compact()
             return
         with self._upkeep:
-            names = self._names_with_tombstones()
-            while names & self._names_with_tombstones() and self._rewrite(all_removed=True):
+            names = index.removed_since.keys()
+            while names & index.removed_since.keys() and self._rewrite(all_removed=True):
                 pass
 
     def rearrange(self, perform: Callable[[], Value], *, beside_searches: bool = False) -> Value:
@@ -681,23 +681,17 @@ class Gallery:
         with self._counting:
             self._state = replace(self._state, index=self._readable())
 
-    def _names_with_tombstones(self) -> set[str]:
-        return set() if self._segmented is None else set(self._segmented.removed_since)
-
     @contextmanager
     def _changing(self, sequence: int) -> Iterator[None]:
         """Alone among changes, with one whose sequence is after the last."""
         self._coming = sequence
         try:
             with self._changes:
-                self._check_sequence(sequence)
+                if sequence <= self._state.sequence:
+                    raise SequenceInvalid(
+                        f"sequence {sequence} is not after {self._state.sequence}; "
+                        "give each change a greater one than the last"
+                    )
                 yield
         finally:
             self._coming = None
-
-    def _check_sequence(self, sequence: int) -> None:
-        if sequence <= self._state.sequence:
-            raise SequenceInvalid(
-                f"sequence {sequence} is not after {self._state.sequence}; "
-                "give each change a greater one than the last"
-            )

@@ -237,17 +237,8 @@ def _compare(
     terms: ReportTerms,
 ) -> tuple[list[Pair], list[Side]]:
     """The pairs that were compared, those of the highest scores first, and who has no pair."""
-    places = {one.record.id: one.place for one in documents[:MOST_WITH_FACES]}
-    faces = find_faces(store, calibration, list(places))
-    # An attempt at another carrier, or its import, shows somebody whom this one may not see.
-    attempts = {each.id for one in documents for each in one.attempts}
-    own = {one.record.id for one in documents if one.lines}
-    sides = {
-        one.subject_id: _side(one, places[one.document_id], terms)
-        for one in faces.subjects
-        if terms.carrier is None
-        or (one.document_id in own if one.enrollment_id is None else one.enrollment_id in attempts)
-    }
+    faces = find_faces(store, calibration, [one.record.id for one in documents[:MOST_WITH_FACES]])
+    sides = _find_sides(faces.subjects, documents, terms)
     lent = _lend_faces(sides)
     pairs = []
     for one in faces.likenesses:
@@ -261,6 +252,22 @@ def _compare(
     paired = {side.subject.subject_id for pair in _side_by_side(pairs) for side in pair.sides}
     alone = [one for key, one in sides.items() if one.source and key not in paired]
     return pairs, alone
+
+
+def _find_sides(
+    subjects: Iterable[FaceSubject], documents: Sequence[ShownDocument], terms: ReportTerms
+) -> dict[str, Side]:
+    """The subjects that the reader may see."""
+    places = {one.record.id: one.place for one in documents}
+    # An attempt at another carrier, or its import, shows somebody whom this one may not see.
+    attempts = {each.id for one in documents for each in one.attempts}
+    own = {one.record.id for one in documents if one.lines}
+    return {
+        one.subject_id: _side(one, places[one.document_id], terms)
+        for one in subjects
+        if terms.carrier is None
+        or (one.document_id in own if one.enrollment_id is None else one.enrollment_id in attempts)
+    }
 
 
 def _side_by_side(pairs: Sequence[Pair]) -> list[Pair]:

@@ -408,7 +408,7 @@ def _examine_lines(deployment: Deployment) -> Finding:
 
 def _examine_clock(deployment: Deployment) -> Finding:
     from engine.registry.database import utc_now  # noqa: PLC0415 - as above
-    from engine.retention.clock import find_clock_fault  # noqa: PLC0415 - as above
+    from engine.retention.job import find_clock_fault  # noqa: PLC0415 - as above
 
     fault = find_clock_fault(deployment.store, utc_now())
     if fault is None:

@@ -20,17 +20,19 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RegistryError, RequestError
 from engine.faces.extractor import Extractor
-from engine.imports.chunk_writer import (
+from engine.imports.columns import FACES, ColumnMapping, Field
+from engine.imports.import_report import Entry, FaultReport, Identity, Journal
+from engine.imports.import_run import (
     AdmissionTerms,
     ChunkWriter,
     DryRunWriter,
+    Ending,
+    ImportTerms,
     RegistryWriter,
+    Summary,
+    import_rows,
     was_committed,
 )
-from engine.imports.columns import FACES, ColumnMapping, Field
-from engine.imports.import_report import FaultReport
-from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
-from engine.imports.journal import Entry, Identity, Journal
 from engine.imports.online import ONLINE_ROWS, ChunkAnswer, ServiceWriter
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
@@ -43,7 +45,7 @@ from schema.actors import Role
 from schema.reasons import PhotographKind
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
-from serving.ingress.templates import SealedTemplates
+from serving.ingress.parts import SealedTemplates
 from serving.operator_client import as_operator
 from serving.wire.fields import Template
 

@@ -16,6 +16,7 @@ import numpy as np
 from bench.core.reports import Report, Setup, find_figure, find_result
 from bench.suites.degraded import DEGRADED, LOSSES
 from engine.accuracy.plots import note, open_panels, save_figure, style, write_numbers
+from schema.thresholds import Interval
 
 OURS, LINE = "#D55E00", "#000000"
 GOOD, BAD = "#0072B2", "#CC3311"
@@ -49,14 +50,10 @@ VERSUS = msgspec.convert(load_contents()["comparison"], tuple[Versus, ...])
 """Comparisons that a person would ask for first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(Interval, frozen=True):
     """How many times as good, and between what its quartiles lie."""
 
     label: str
-    value: float
-    low: float
-    high: float
 
 
 def draw_versus(reports: Mapping[str, Report], path: Path) -> bool:
@@ -107,7 +104,7 @@ def list_times(reports: Mapping[str, Report]) -> Iterator[Times]:
         low = high = value
         if fast.low and fast.high and slow.low and slow.high:
             low, high = slow.low / fast.high, slow.high / fast.low
-        yield Times(one.label, value, min(low, value), max(high, value))
+        yield Times(value, min(low, value), max(high, value), is_bound=False, label=one.label)
 
 
 def _draw_bars(axes: Any, labels: Sequence[str], values: Sequence[float], colours: Any) -> None:

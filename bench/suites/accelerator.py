@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.machine import repeat
 from bench.core.reports import Figure, Result, Setup, SuiteOutput
-from bench.core.timing import repeat
 from engine.models.catalog import Step, builtin_card, read_model
 from engine.models.graph import rewrite
 from indexes.errors import DeviceMissing

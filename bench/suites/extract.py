@@ -21,9 +21,8 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from bench.core.machine import cores
+from bench.core.machine import Timed, cores, interleave, speedup, timed
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.machine import DISK, clock, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import clock
 from bench.data.vectors import Faces, Vectors, describe_population
 from bench.suites.baselines import (
     PROMISED_SIZE,

@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.machine import DISK, clock, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import clock
 from bench.data.photographs import find_faces
 from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
 from engine.accuracy.dataset import LabelledFolder

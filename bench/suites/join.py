@@ -11,9 +11,17 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import TILES, cores, measure_product
+from bench.core.machine import (
+    TILES,
+    Seconds,
+    clock,
+    cores,
+    interleave,
+    measure_product,
+    rested,
+    speedup,
+)
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.baselines import SCORE_TOLERANCE, build_segment
 from indexes.exact.scanner import Scanner, available_kernels

@@ -14,9 +14,8 @@ from threading import Semaphore
 
 import numpy as np
 
-from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
+from bench.core.machine import DISK, MEMORY, clock, cores, filesystem_of, open_folder, speedup
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import clock, speedup
 from bench.data.vectors import describe_population
 from bench.suites.deliveries import measure_deliveries
 from bench.suites.workload import (

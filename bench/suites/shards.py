@@ -23,9 +23,17 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.machine import (
+    DISK,
+    clock,
+    cores,
+    filesystem_of,
+    interleave,
+    open_folder,
+    rested,
+    speedup,
+)
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import clock, interleave, rested, speedup
 from bench.data.vectors import Vectors, describe_population
 from bench.suites.gallery import PASS_PROBES
 from bench.suites.registrar import DecisionLog

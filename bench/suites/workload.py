@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
+from bench.core.machine import clock
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import clock
 from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population

@@ -30,8 +30,8 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS
 from engine.registry.writer import Writer
+from indexes.base import exact_scores
 from indexes.gallery import Gallery
-from indexes.scoring import exact_scores
 from schema.actors import Actor
 from schema.cases import Outcome
 from schema.documents import DocumentStatus

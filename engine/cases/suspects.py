@@ -15,8 +15,8 @@ from engine.registry.cases import CaseRecord
 from engine.registry.references import WatchEntry
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
+from indexes.base import exact_scores
 from indexes.gallery import Gallery
-from indexes.scoring import exact_scores
 from schema.cases import Outcome
 
 MAX_PAIRS = 20_000

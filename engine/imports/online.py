@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from engine.errors import RequestError, SealBroken
-from engine.imports.chunk_writer import (
+from engine.imports.import_report import Entry, FaultReport, Journal, Tally
+from engine.imports.import_run import (
     AdmissionTerms,
     count_look_alikes,
     find_watched,
@@ -27,8 +28,6 @@ from engine.imports.chunk_writer import (
     report_chunk,
     was_committed,
 )
-from engine.imports.import_report import FaultReport, Tally
-from engine.imports.journal import Entry, Journal
 from engine.imports.row_faces import JudgedRow
 from engine.matching.bulk_enrollment import (
     Admission,

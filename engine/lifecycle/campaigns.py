@@ -52,9 +52,8 @@ def start_campaign(
     """
     require_visible(name, "the name of a campaign")
     if unknown := set(chosen or {}) - TERMS:
-        raise RequestError(
-            f"lines are not chosen by {min(unknown)}: take {', '.join(sorted(TERMS))}"
-        )
+        known = ", ".join(sorted(TERMS))
+        raise RequestError(f"lines are not chosen by {min(unknown)}: take {known}")
 
     def perform(writer: Writer, now: datetime) -> Campaign:
         if deadline < now + LEAST:
@@ -79,8 +78,7 @@ def start_campaign(
             created_by=actor,
         )
         detail = {"carrier": carrier, "deadline": deadline.isoformat()}
-        entry = AuditEntry(actor, "campaign.started", made.id, detail)
-        writer.commit([entry, made])
+        writer.commit([AuditEntry(actor, "campaign.started", made.id, detail), made])
         return made
 
     return runner.run(perform)

@@ -56,14 +56,20 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     last: str | None = None
 
 
-class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A set of rules. `person_limit`: lines of a person over all carriers; 0: no limit. `source`
-    and `note` say whose rules they are, and how far these follow them."""
+class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
+    """What a set of rules says beside them. `person_limit`: lines of a person over all carriers; 0:
+    no limit. `source` and `note` say whose rules they are, and how far these follow them."""
 
-    title: str
+    title: str = ""
     source: str = ""
     note: str = ""
     person_limit: int = 0
+
+
+class RuleFile(RulesAbout, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A set of rules as a file has it."""
+
+    title: str
     reverify: tuple[Reverify, ...] = ()
 
 
@@ -77,15 +83,10 @@ class Rule:
     at_once: LineService | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RuleSet:
-    """The rules of a carrier, by the event that each waits for; the rest as in `RuleFile`."""
+class RuleSet(RulesAbout, frozen=True):
+    """The rules of a carrier, by the event that each waits for."""
 
-    title: str = ""
-    rules: Mapping[LineEventKind, Rule] = field(default_factory=dict)
-    person_limit: int = 0
-    source: str = ""
-    note: str = ""
+    rules: Mapping[LineEventKind, Rule] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,8 @@ def read_rules(text: str, name: str) -> RuleSet:
     if twice := {one for one in names if names.count(one) > 1}:
         raise RequestError(f"{name}: two rules are called {min(twice)}: give each its own name")
     _refuse_loops(rules, name)
-    return RuleSet(given.title, rules, given.person_limit, given.source, given.note)
+    about = {name: getattr(given, name) for name in RulesAbout.__struct_fields__}
+    return RuleSet(rules, **about)
 
 
 def _check(given: Reverify, file: str) -> Rule:

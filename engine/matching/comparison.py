@@ -16,9 +16,9 @@ from engine.matching.calibration import Thresholds
 from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate, WatchEntry
+from indexes.base import exact_scores, products, rounding_bound
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
-from indexes.scoring import exact_scores, products, rounding_bound
 from schema.thresholds import Comparison, Interval
 
 FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], Interval]
@@ -213,7 +213,7 @@ class Comparisons:
     """All scores that a batch needs, as of one moment.
 
     Its attempts may have been searched for at different moments before: each scan is brought up to
-    date. Every score is the one of `indexes.scoring.exact_scores`, so that no decision depends on
+    date. Every score is the one of `indexes.base.exact_scores`, so that no decision depends on
     who else is in the batch, or on when it was searched for.
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import HolderMismatch, NotFound
+from engine.errors import HolderMismatch, NotFound, SosieError
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
 from engine.matching.holders import UNHELD, find_counted, find_document, find_holder
@@ -146,40 +146,32 @@ def dispute_line(
     `NotFound` where the line is not under the document; every refusal is audited. Disputed again:
     the case that is open, audited too. `guard` bounds refusals, and near matches.
     """
-
     probe = check_vectors(probe[None], registrar.gallery.dim)[0]
     target = normalise_line(line_text)
-    today = utc_now().date()
-    asked = find_counted(registry, document, today)
+    asked = find_counted(registry, document, utc_now().date())
+    mismatch = HolderMismatch(NOT_THE_HOLDER)
 
-    def refuse(writer: Writer, document_id: str, cause: str) -> None:
+    def refuse(writer: Writer, document_id: str, cause: str, refusal: SosieError) -> SosieError:
         entry = AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause})
         writer.commit([entry, *guard.count(asked, is_failure=True)])
+        return refusal
 
     def perform(writer: Writer, now: datetime) -> OpenedDispute:
         try:
             record = find_holder(registry, document, now.date())
         except NotFound:
-            refuse(writer, UNHELD, "document_unknown")
-            raise HolderMismatch(NOT_THE_HOLDER) from None
+            raise refuse(writer, UNHELD, "document_unknown", mismatch) from None
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
         score = score_best(probe, references)
         # The face comes first: another must not learn which numbers the document has.
         if score is None or not score >= threshold:
-            refuse(writer, record.id, "holder_mismatch")
-            raise HolderMismatch(NOT_THE_HOLDER)
+            raise refuse(writer, record.id, "holder_mismatch", mismatch)
         line = find_line(registry, target)
         if line is None or line.document_id != record.id:
-            refuse(writer, record.id, "line_unknown")
-            raise NotFound(LINE_UNKNOWN)
+            raise refuse(writer, record.id, "line_unknown", NotFound(LINE_UNKNOWN))
         told = [asked] if guard.tells(score, threshold) else []
         tallies = guard.count(*told, is_failure=False)
-        case = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
-        if case is None:
-            case = _open_case(writer, registry, line, score, now, actor, tallies)
-        else:
-            entry = AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id})
-            writer.commit([entry, *tallies])
+        case = _open_case(writer, registry, line, score, now, actor, tallies)
         return OpenedDispute(case.id, line.id, case.opened_at)
 
     guard.require(asked)
@@ -198,6 +190,12 @@ def _open_case(
     actor: str,
     tallies: Sequence[Tally],
 ) -> CaseRecord:
+    """The case about the line, also where it was open before."""
+    found = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
+    if found is not None:
+        entry = AuditEntry(actor, "line.dispute_read", line.id, {"case": found.id})
+        writer.commit([entry, *tallies])
+        return found
     cases = CaseBatch(registry, now)
     case = cases.open(
         NewCase(

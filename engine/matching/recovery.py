@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,9 +25,8 @@ from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.placement import NOWHERE, Placement
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import Shard, ShardMark, ShardState
+from indexes.sharding.shards import NOWHERE, Placement, Shard, ShardMark, ShardState
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Origin, SegmentEntry
 from indexes.snapshots.snapshot import Opening
@@ -127,22 +127,15 @@ def restore_shards(
     """
     sequence, history = store.sequence(), _mark_of(store)
     parts = [[_Task(at, copy) for copy in shard.copies] for at, shard in enumerate(index.shards)]
-    _judge(store, [task for own in parts for task in own], sequence)
-    lost = [own for own in parts if all(task.start is None for task in own)]
+    _judge(store, [*chain.from_iterable(parts)], sequence)
+    lost = [own for own in parts if _is_lost(own)]
     if load is not None and lost:
-        _load_snapshots(load, [task for own in lost for task in own])
-        _judge(store, [task for own in lost for task in own], sequence)
-    give_up([own[0].number for own in lost if all(task.start is None for task in own)])
-    tasks, loaded = [], 0
-    for shard, own in zip(index.shards, parts, strict=True):
-        # The one that has most; a copy with other virtual shards was left in the middle of a move.
-        best = max(own, key=lambda task: -1 if task.start is None else task.start)
-        useful = [one for one in own if one.start is not None and one.owned == best.owned]
-        for task in own:
-            if useful and task not in useful:
-                shard.drop(task.copy)
-        tasks += useful or own
-        loaded += useful[0].count if useful else 0
+        _load_snapshots(load, [*chain.from_iterable(lost)])
+        _judge(store, [*chain.from_iterable(lost)], sequence)
+    give_up([own[0].number for own in lost if _is_lost(own)])
+    chosen = [_choose_copies(*one) for one in zip(index.shards, parts, strict=True)]
+    loaded = sum(own[0].count for own in chosen if not _is_lost(own))
+    tasks = [*chain.from_iterable(chosen)]
     virtual_shards = len(index.placement.owners)
     index.placement = placement = _place(tasks, virtual_shards, index.read_wanted())
     mark = ShardMark(sequence, history)
@@ -199,6 +192,22 @@ class _Task:
         other shards: int64[virtual shards]."""
         since = np.where(placement.are_in(self.owned), self.start or 0, 0)
         return np.where(placement.owners == self.number, since, NEVER)
+
+
+def _is_lost(copies: Sequence[_Task]) -> bool:
+    """True where no copy of a shard can go on."""
+    return all(task.start is None for task in copies)
+
+
+def _choose_copies(shard: Shard, copies: list[_Task]) -> list[_Task]:
+    """The copies of a shard that can go on, all where none can; the others are ended."""
+    # The one that has most; a copy with other virtual shards was left in the middle of a move.
+    best = max(copies, key=lambda task: -1 if task.start is None else task.start)
+    useful = [one for one in copies if one.start is not None and one.owned == best.owned]
+    for task in copies:
+        if useful and task not in useful:
+            shard.drop(task.copy)
+    return useful or copies
 
 
 NEVER = np.iinfo(np.int64).max

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache, partial
 from itertools import takewhile
 from typing import Any
 
@@ -249,12 +250,10 @@ def verify_chain(
     if head is None:
         return AuditReport(after, intact=False, first_bad=after)
     mends: list[AuditRecord] = []
-    sealed: Collection[object] | None = None
+    read_sealed = cache(partial(_read_mends, reader))
     for record, broken in _follow(reader, after, head, last):
-        if broken is not None:
-            sealed = _read_mends(reader) if sealed is None else sealed
-            if broken.describe() not in sealed:
-                return AuditReport(broken.expected, intact=False, first_bad=broken.expected)
+        if broken is not None and broken.describe() not in read_sealed():
+            return AuditReport(broken.expected, intact=False, first_bad=broken.expected)
         if record.entry.action == MENDED:
             mends.append(record)
         seen, head = record.number, record.hash
@@ -262,14 +261,20 @@ def verify_chain(
             progress(seen - after, end - after)
         if seen >= end:
             break
-    if seen < end or (seen == last and head != recorded_head):
+    is_sound = seen >= end
+    if is_sound and seen == last:
+        is_sound = head == recorded_head and (trusts_head or _has_sound_head(reader))
+    if not is_sound:
         return AuditReport(seen, intact=False, first_bad=seen + 1)
-    if seen == last and not trusts_head:
-        try:
-            reader.check_head()
-        except ChainBroken:
-            return AuditReport(seen, intact=False, first_bad=seen + 1)
     return AuditReport(seen, intact=True, first_bad=None, mends=tuple(mends))
+
+
+def _has_sound_head(reader: AuditReader) -> bool:
+    try:
+        reader.check_head()
+    except ChainBroken:
+        return False
+    return True
 
 
 def find_breaks(reader: AuditReader, last: int) -> Iterator[Break]:

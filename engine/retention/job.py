@@ -1,17 +1,26 @@
-"""The retention job: expires rows whose period is over, in short transactions between batches."""
+"""Retention: rows whose period is over expire, in short transactions between batches; certificates
+of that and of erasures are verified against the audit chain.
+
+A wrong clock would delete everything at once, for good, and the registry itself bears witness
+against it. Whatever it stores has an entry in the audit chain, with its moment; a clock that was
+set leaves a jump between two entries, or after the last. Between two days of a running service
+there is always an entry: that of the daily run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
+from engine.errors import ClockImplausible, RequestError
+from engine.matching.holders import ErasureCertificate
 from engine.matching.policy import strip_evidence
-from engine.registry.audit import AuditEntry
+from engine.registry.audit import AuditEntry, newest_of, read_audit, read_moments, verify_chain
 from engine.registry.database import new_id, utc_now
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, count_due, expire
-from engine.registry.store import Reader
+from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
 from schema.options import Retention
 from schema.phases import Retained
@@ -152,3 +161,147 @@ def _certify(
         audit_hash=committed.hash.hex(),
         undelivered=dict(job.undelivered),
     )
+
+
+Certificate = ErasureCertificate | RetentionCertificate
+
+
+def check_certificate(
+    reader: Reader, certificate: Certificate, progress: Callable[[int, int], None] | None = None
+) -> str | None:
+    """The fault of a certificate, in one line; None where it is valid.
+
+    It is valid where the whole chain is intact and has exactly the entry that it names, and where
+    the document that it says was erased still is. `progress(done, total)` counts chain entries.
+    """
+    report = verify_chain(reader, progress=progress)
+    if not report.intact:
+        return f"the audit chain is broken at entry {report.first_bad}: compare with a backup"
+    number = certificate.audit_number
+    found = read_audit(reader, number - 1, 1) if number > 0 else []
+    if not found:
+        return (
+            f"the audit chain ends before entry {number}: it is another registry, or one "
+            "restored from an older backup, where the data must be erased again"
+        )
+    if found[0].hash.hex() != certificate.audit_hash:
+        return (
+            f"entry {number} of the audit chain differs: the certificate is from another "
+            "registry, or this one was restored from a backup since"
+        )
+    entry = found[0].entry
+    said = (found[0].at, entry.action, entry.subject, dict(entry.detail))
+    if said != _claim_of(certificate):
+        return f"the certificate was altered: entry {number} of the audit chain says otherwise"
+    if isinstance(certificate, ErasureCertificate) and not _is_erased(reader, certificate):
+        return "the document is no longer erased: erase it again"
+    return None
+
+
+def _claim_of(certificate: Certificate) -> tuple[datetime, str, str, dict[str, Any]]:
+    """Time, action, subject and detail of the audit entry; its actor is not compared."""
+    if isinstance(certificate, ErasureCertificate):
+        detail = {
+            "references": certificate.references,
+            "lines": certificate.lines,
+            "gallery_sequence": certificate.gallery_sequence,
+        }
+        return certificate.erased_at, "document.erased", certificate.document_id, detail
+    detail = describe_run(
+        certificate.until,
+        certificate.left,
+        certificate.held,
+        certificate.is_complete,
+        certificate.undelivered,
+    )
+    return certificate.ran_at, RUN, certificate.job_id, detail
+
+
+def _is_erased(reader: Reader, certificate: ErasureCertificate) -> bool:
+    record = reader.documents_by_id([certificate.document_id]).get(certificate.document_id)
+    return record is not None and record.is_erased
+
+
+CONFIRMED = "clock.confirmed"
+"""Action of the audit entry by which an operator vouches for the clock."""
+MOST_SILENCE = timedelta(days=7)
+"""The longest time without any audit entry that is taken as it is."""
+MOST_BACKWARDS = timedelta(days=1)
+"""So far the moment of an entry may lie before that of the one before it."""
+MOST_SET = timedelta(hours=1)
+"""By so much a clock may be set while a service runs."""
+_ADVICE = (
+    "nothing is deleted: set the clock right, then run "
+    "`sosie retention confirm-clock DAY` with today's date"
+)
+
+
+Seen = tuple[int, datetime | None]
+"""The number and moment of the last entry of the audit chain that was looked at."""
+
+
+def check_clock(reader: Reader, now: datetime, seen: Seen | None = None) -> Seen:
+    """`ClockImplausible` where the clock, or the entries since retention last ran, jumped.
+
+    A run and a confirmation settle what lies before them. What was `seen` before is not read again.
+    """
+    if seen is None:
+        newest = newest_of(reader, (RUN, CONFIRMED))
+        seen = (0, None) if newest is None else (newest.number, newest.at)
+    last, before = seen
+    for number, at in read_moments(reader, last):
+        if before is not None:
+            _require_near(before, at, f"entry {number} of the audit chain")
+        last, before = number, at
+    if before is not None:
+        _require_near(before, now, "this clock")
+    return last, before
+
+
+def find_clock_fault(reader: Reader, now: datetime) -> str | None:
+    """The reason for which `check_clock` would refuse, in one line; None where it would not."""
+    try:
+        check_clock(reader, now)
+    except ClockImplausible as error:
+        return str(error)
+    return None
+
+
+def check_step(reader: Reader, expected: datetime, now: datetime, elapsed: timedelta) -> None:
+    """`ClockImplausible` where the clock was set by more than an hour since it was last looked at.
+
+    `expected` is that look's moment and the time that has `elapsed` since, which no setting of a
+    clock changes.
+    """
+    if abs(now - expected) <= MOST_SET:
+        return
+    confirmed = newest_of(reader, (CONFIRMED,))
+    if confirmed is not None and timedelta() <= now - confirmed.at <= elapsed + MOST_SET:
+        return
+    raise ClockImplausible(
+        f"the clock was set from {_show(expected)} to {_show(now)} while the service ran; {_ADVICE}"
+    )
+
+
+def confirm_clock(store: Store, today: date, now: datetime, actor: str) -> None:
+    """Has it on record that the clock is right, in the operator's own words of what day it is.
+
+    `RequestError` where the clock says another day (UTC).
+    """
+    if now.astimezone(UTC).date() != today:
+        raise RequestError(
+            f"this machine's clock says {_show(now)} (UTC): set it right, or give today's date"
+        )
+    store.note(AuditEntry(actor, CONFIRMED, "clock", {"today": today.isoformat()}))
+
+
+def _require_near(before: datetime, after: datetime, what: str) -> None:
+    if -MOST_BACKWARDS <= after - before <= MOST_SILENCE:
+        return
+    raise ClockImplausible(
+        f"{what} says {_show(after)}, and the entry before it {_show(before)}; {_ADVICE}"
+    )
+
+
+def _show(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M")

@@ -31,7 +31,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.scoring import exact_scores
+from indexes.base import exact_scores
 
 Documents = NDArray[np.int64]
 

@@ -37,12 +37,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import UNIT_TOLERANCE, Vectors, overwrite_when_freed
+from indexes.base import UNIT_TOLERANCE, Vectors, overwrite_when_freed, rounding_bound
 from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, STEP, compiled
 from indexes.exact.kernels import LOWEST, STRETCH, Plane, Rows, Wanted
 from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
-from indexes.scoring import rounding_bound
 
 HALF_STEP, HALF_ZERO = 10, 75
 """A half h stands for HALF_STEP * h - HALF_ZERO: 0 to 15 are -75 to 75, 2.7 standard deviations."""

@@ -12,12 +12,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id, overwrite_when_freed
+from indexes.base import (
+    Ids,
+    MemoryAccount,
+    Positions,
+    Scores,
+    Vectors,
+    exact_scores,
+    is_id,
+    overwrite_when_freed,
+    rounding_bound,
+)
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.intrinsics import BLOCK, STEP
 from indexes.exact.kernels import Found, inner_products, kth_best
 from indexes.exact.scanner import Scanner
-from indexes.scoring import Positions, exact_scores, rounding_bound
 
 
 class RowStore(Protocol):

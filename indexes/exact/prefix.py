@@ -20,8 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Vectors, overwrite_when_freed
-from indexes.scoring import products, rounding_bound
+from indexes.base import Vectors, overwrite_when_freed, products, rounding_bound
 
 # So many components are beyond the limit of the codes: those of a row in a thousand.
 _CLIPPED = 1e-5

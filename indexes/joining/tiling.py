@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, Scores, Vectors, overwrite_when_freed
+from indexes.base import Ids, Positions, Scores, Vectors, exact_scores, overwrite_when_freed
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.exact.codes import CodedQueries, Codes, Each, parts_of
 from indexes.exact.exact8 import Exact8Segment
@@ -22,7 +22,6 @@ from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import STRETCH, Found
 from indexes.exact.prefix import Axes, find_axes
 from indexes.exact.scanner import Scanner
-from indexes.scoring import Positions, exact_scores
 
 RECORD = np.dtype([("left", "<i8"), ("right", "<i8"), ("score", "<f4")])
 Records = NDArray[np.void]

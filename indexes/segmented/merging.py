@@ -10,14 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, Vectors, overwrite, overwrite_when_freed
+from indexes.base import Ids, Positions, Vectors, overwrite, overwrite_when_freed
 from indexes.errors import SegmentsInvalid
 from indexes.exact.codes import Codes, code_limit, encode, rounded_up
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
-from indexes.scoring import Positions
-from indexes.segmented.head import HeadView
-from indexes.segmented.view import Part, SealedView
+from indexes.segmented.view import HeadView, Part, SealedView
 
 
 @dataclass(frozen=True, slots=True)

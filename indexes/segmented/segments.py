@@ -15,6 +15,7 @@ from indexes.base import (
     CertifiedHits,
     Ids,
     MemoryAccount,
+    Positions,
     VectorIndex,
     Vectors,
     check_distinct,
@@ -27,8 +28,6 @@ from indexes.errors import IdInvalid
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
-from indexes.scoring import Positions
-from indexes.segmented.head import Head, HeadView
 from indexes.segmented.merging import (
     Batch,
     Rewrite,
@@ -41,7 +40,7 @@ from indexes.segmented.merging import (
     overdue,
     with_tombstones,
 )
-from indexes.segmented.view import Part, SealedView, View
+from indexes.segmented.view import Head, HeadView, Part, SealedView, View
 
 # A batch as large as so many heads becomes a segment of its own.
 _BULK_HEADS = 4

@@ -22,8 +22,7 @@ from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.placement import virtual_shards_of
-from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState
+from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState, virtual_shards_of
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Header, Origin, Sealer
 from indexes.snapshots.snapshot import Opening

@@ -32,9 +32,8 @@ from indexes.joining.checkpoint import (
 )
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.tiling import RECORD, Pairs, Records, no_check, sort_records
-from indexes.sharding.placement import Placement
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import Shard
+from indexes.sharding.shards import Placement, Shard
 
 BLOCK_BYTES = 16 << 20
 """Vectors in one message at most."""

@@ -20,8 +20,10 @@ from indexes.base import (
     Hits,
     Ids,
     MemoryAccount,
+    Positions,
     VectorIndex,
     Vectors,
+    arrange,
     check_distinct,
     check_hit_count,
     check_ids,
@@ -32,16 +34,16 @@ from indexes.base import (
     overwrite_when_freed,
 )
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
-from indexes.scoring import Positions, arrange
 from indexes.segmented.merging import narrowed
-from indexes.sharding.placement import Placement, virtual_shards_of
 from indexes.sharding.shards import (
+    Placement,
     ReplicatedShard,
     Shard,
     ShardMark,
     ShardPlan,
     close_all,
     end_at_once,
+    virtual_shards_of,
 )
 
 Value = TypeVar("Value")

@@ -1,4 +1,5 @@
-"""A part of a gallery, wherever it runs, and several copies of one."""
+"""A part of a gallery, wherever it runs, several copies of one, and which part has which
+references: an id is in a virtual shard for good, that on some shard."""
 
 from __future__ import annotations
 
@@ -15,8 +16,81 @@ from numpy.typing import NDArray
 from indexes.base import Hits, Ids, MemoryAccount, Vectors
 from indexes.errors import SearchInvalid, ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.placement import VIRTUAL_SHARDS
 from indexes.snapshots.manifest import Origin, Sealer
+
+VIRTUAL_SHARDS = 4096
+"""So many that at 100 million references the last step of a move takes a tenth of a second."""
+NOWHERE = -1
+
+
+def virtual_shards_of(ids: Ids, count: int) -> NDArray[np.int64]:
+    """The virtual shard of each id, from 0 to `count` - 1: int64[n].
+
+    The first number that SplitMix64 gives from the seed `id`, modulo the count. Ids that follow a
+    pattern, as those of one outlet do, spread evenly. The rule never changes.
+    """
+    assert count >= 1
+    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(count)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """The shard of each virtual shard, or `NOWHERE`: int64[virtual shards]."""
+
+    owners: NDArray[np.int64]
+
+    @classmethod
+    def spread(cls, virtual_shards: int, shards: int) -> Placement:
+        """Even, for shards that have nothing yet."""
+        return cls(np.arange(virtual_shards) % shards)
+
+    @property
+    def shards(self) -> int:
+        """One more than the last shard that has a virtual one."""
+        return int(self.owners.max(initial=NOWHERE)) + 1
+
+    def virtual_shard_of(self, ids: Ids) -> NDArray[np.int64]:
+        """The virtual shard of each id: int64[n]."""
+        return virtual_shards_of(ids, len(self.owners))
+
+    def shard_of(self, ids: Ids) -> NDArray[np.int64]:
+        """The shard of each id: int64[n]."""
+        return self.owners[self.virtual_shard_of(ids)]
+
+    def owned(self, shard: int) -> bytes:
+        """The virtual shards of a shard, a bit each; see `are_in`."""
+        return np.packbits(self.owners == shard).tobytes()
+
+    def are_in(self, owned: bytes) -> NDArray[np.bool_]:
+        """Which virtual shards these octets of `owned` name, none if they are of another number of
+        virtual shards: bool[virtual shards]."""
+        count = len(self.owners)
+        if len(owned) != -(-count // 8):
+            return np.zeros(count, np.bool_)
+        return np.unpackbits(np.frombuffer(owned, np.uint8), count=count).astype(np.bool_)
+
+    def moved(self, virtual_shard: int, shard: int) -> Placement:
+        """The same with one virtual shard on another shard."""
+        owners = self.owners.copy()
+        owners[virtual_shard] = shard
+        return Placement(owners)
+
+    def balanced(self, shards: int) -> Placement:
+        """Every virtual shard on one of so many shards, evenly, with as few moves as possible."""
+        owners = np.where(self.owners < shards, self.owners, NOWHERE)
+        counts = np.bincount(owners[owners >= 0], minlength=shards)
+        quota = np.full(shards, len(owners) // shards)
+        # Those that have most keep one more.
+        quota[np.argsort(-counts, kind="stable")[: len(owners) % shards]] += 1
+        for shard in np.flatnonzero(counts > quota):
+            owners[np.flatnonzero(owners == shard)[quota[shard] :]] = NOWHERE
+        room = quota - np.minimum(counts, quota)
+        owners[owners < 0] = np.repeat(np.arange(shards), room)
+        return Placement(owners)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,10 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, Vectors, overwrite_when_freed
+from indexes.base import Ids, Positions, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
 from indexes.exact.intrinsics import BLOCK, STEP
-from indexes.scoring import Positions
 from indexes.snapshots.manifest import (
     FileEntry,
     FileSeal,

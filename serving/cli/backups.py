@@ -30,7 +30,7 @@ from engine.registry.damage import (
     mend_chain,
     read_anchors,
 )
-from engine.retention.certificates import check_certificate
+from engine.retention.job import check_certificate
 from schema.actors import Actor, Role
 from schema.phases import BackupState
 from serving.access.authentication import Authenticator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -387,7 +388,11 @@ def list_cases(
             f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
             f"sosie cases --state {FRAUD_IN_USE}"
         )
-    shown_columns: dict[str, Cell] = {
+    return Answer(page, warning, _list_page(shown, now, empty), next_page(following))
+
+
+def _list_page(shown: Sequence[ListedCase], now: datetime, empty: str) -> Listing:
+    columns: dict[str, Cell] = {
         "case": "case_id",
         "risk": lambda one: f"{one.risk:.0f}",
         "kind": "kind",
@@ -400,7 +405,7 @@ def list_cases(
         "age": lambda one: f"{(now - one.opened_at).days} d",
         "due": _describe_due,
     }
-    return Answer(page, warning, Listing(shown, shown_columns, empty), next_page(following))
+    return Listing(shown, columns, empty)
 
 
 def _name_holders(one: ListedCase) -> str:

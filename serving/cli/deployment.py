@@ -69,6 +69,10 @@ def init(
         if outlet is not None and carrier is not None:
             made.store.add_outlet(outlet, carrier, actor=name_actor())
         deployment_id = made.vault.deployment_id
+    _show_made(folder, deployment_id, carrier, outlet).print(as_json=as_json)
+
+
+def _show_made(folder: Path, deployment_id: str, carrier: str | None, outlet: str | None) -> Answer:
     ring = (folder / KEY_RING_FILE).resolve()
     answer = {
         "home": str(folder.resolve()),
@@ -89,7 +93,7 @@ def init(
         if carrier is None:
             lines.append(f"  sosie --home {home} carrier add CODE --name NAME")
         lines.append(f"  sosie --home {home} outlet add CODE --carrier {escape(carrier or 'CODE')}")
-    Answer(answer, "\n".join(lines)).print(as_json=as_json)
+    return Answer(answer, "\n".join(lines))
 
 
 @command("upgrade")

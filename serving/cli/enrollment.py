@@ -1,4 +1,4 @@
-"""One activation and its record: `enroll`, `show`."""
+"""Faces on record: `enroll` and `show` one, `search` the gallery, `erase` from it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import typer
 from msgspec import structs
 from rich.console import Console
 
@@ -23,20 +25,26 @@ from engine.matching.checks.order import replay as decide_again
 from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames
 from engine.matching.documents import AuthorityResult, require_checkable
+from engine.matching.holders import PendingErasure, list_pending, read_erasure
 from engine.matching.samples import ABSENT, Sample
+from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
 from engine.registry.enrollments import EnrollmentRecord
 from schema.actors import Caller, Role
-from schema.documents import DocumentRole
+from schema.documents import Document, DocumentRole
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
+from schema.thresholds import Comparison
 from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
-from serving.cli.output import Answer, Call, Facts, Listing, command, escape
+from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, escape, exit_negative
 from serving.deployment.deployment import Deployment
+from serving.jobs.retention import write_certificate
 from serving.wire.enrollments import Enrollment
+from serving.wire.fields import of_record
+from serving.wire.matching import Candidate, ItemIdentification
 
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
@@ -86,52 +94,14 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
 
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
     """
-    details = inputs.read_details(
-        chosen.document,
-        type=chosen.document_type,
-        number=chosen.document_number,
-        name=chosen.name,
-        msisdn=chosen.msisdn,
-        expires_on=chosen.expires_on,
-        born_on=chosen.born_on,
-    )
-    frames = inputs.list_frames(chosen.live or ())
-    _require_complete(chosen, frames)
-    presented, number = details.document(), details.require("msisdn", "--msisdn")
-    moment = chosen.captured_at
-    taken_at = None if moment is None else inputs.read_moment(moment, "capture time")
-    token = None if chosen.liveness is None else read_token(chosen.liveness)
-    require_checkable(presented)
-    requests.normalise_msisdn(number)
+    presented = _read_presented(chosen)
     started, deployment = time.perf_counter(), call.deployment
-    samples, others = _take_samples(deployment, chosen, frames)
-    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
-    known = deployment.store.outlets([chosen.outlet]).get(chosen.outlet)
-    carrier = chosen.carrier or (known.carrier if known else "")
-    judged = frames if chosen.guardian_live is None else [*frames, chosen.guardian_live]
-    files = [frame.read_bytes() for frame in judged]
-    made_for = (LivenessUse.ENROLLMENT, name_document(presented), carrier, utc_now())
-    replaced = chosen.replaces
-    request = requests.EnrollmentRequest(
-        idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
-        carrier=carrier,
-        outlet=chosen.outlet,
-        document=presented,
-        msisdn=number,
-        live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
-        portrait=others.get(chosen.portrait, ABSENT),
-        consent_ref=chosen.consent_ref,
-        captured_at=taken_at,
-        caller=Caller(call.actor),
-        liveness=deployment.liveness.check(token, files, *made_for) if files else None,
-        guardian=_read_guardian(chosen, others),
-        exception=None if chosen.exception is None else _read_cause(chosen.exception),
-        replaces=inputs.read_details(replaced).known_document() if replaced else None,
-    )
+    request = _make_request(deployment, chosen, presented, call.actor)
     requests.require_judgeable(request)
     registrar = deployment.registrar
     if deployment.settings.authority.kind != "form":
-        own, theirs = files[0] if frames else None, files[-1] if chosen.guardian_live else None
+        own = presented.frames[0].read_bytes() if presented.frames else None
+        theirs = chosen.guardian_live.read_bytes() if chosen.guardian_live else None
         request = replace(request, authority=_look_up(deployment, request, own, theirs))
     if chosen.idempotency_key is None:
         # Before the decision: who gets no answer can ask for it again under this key.
@@ -145,6 +115,67 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     given = (caller, outcome.decided, request.idempotency_key)
     shown = serializers.enrollment(*given, is_repeated=is_repeated)
     return _show_answer(shown, spent_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Presented:
+    """The part of the options that is checked before the deployment is opened."""
+
+    document: Document
+    msisdn: str
+    frames: list[Path]
+    captured_at: datetime | None
+    token: str | None
+
+
+def _read_presented(chosen: EnrollmentOptions) -> _Presented:
+    details = inputs.read_details(
+        chosen.document,
+        type=chosen.document_type,
+        number=chosen.document_number,
+        name=chosen.name,
+        msisdn=chosen.msisdn,
+        expires_on=chosen.expires_on,
+        born_on=chosen.born_on,
+    )
+    frames = inputs.list_frames(chosen.live or ())
+    _require_complete(chosen, frames)
+    document, msisdn = details.document(), details.require("msisdn", "--msisdn")
+    moment = chosen.captured_at
+    taken_at = None if moment is None else inputs.read_moment(moment, "capture time")
+    token = None if chosen.liveness is None else read_token(chosen.liveness)
+    require_checkable(document)
+    requests.normalise_msisdn(msisdn)
+    return _Presented(document, msisdn, frames, taken_at, token)
+
+
+def _make_request(
+    deployment: Deployment, chosen: EnrollmentOptions, presented: _Presented, actor: str
+) -> requests.EnrollmentRequest:
+    frames, guardian = presented.frames, chosen.guardian_live
+    samples, others = _take_samples(deployment, chosen, frames)
+    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
+    known = deployment.store.outlets([chosen.outlet]).get(chosen.outlet)
+    carrier = chosen.carrier or (known.carrier if known else "")
+    judged = [one.read_bytes() for one in (frames if guardian is None else [*frames, guardian])]
+    made_for = (LivenessUse.ENROLLMENT, name_document(presented.document), carrier, utc_now())
+    check, replaced = deployment.liveness.check, chosen.replaces
+    return requests.EnrollmentRequest(
+        idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
+        carrier=carrier,
+        outlet=chosen.outlet,
+        document=presented.document,
+        msisdn=presented.msisdn,
+        live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
+        portrait=others.get(chosen.portrait, ABSENT),
+        consent_ref=chosen.consent_ref,
+        captured_at=presented.captured_at,
+        caller=Caller(actor),
+        liveness=check(presented.token, judged, *made_for) if judged else None,
+        guardian=_read_guardian(chosen, others),
+        exception=None if chosen.exception is None else _read_cause(chosen.exception),
+        replaces=inputs.read_details(replaced).known_document() if replaced else None,
+    )
 
 
 def _require_complete(chosen: EnrollmentOptions, frames: Sequence[Path]) -> None:
@@ -307,3 +338,127 @@ def _describe_replay(again: ReplayedDecision) -> str:
         f"[red]Replayed[/]: policy today decides {again.replayed} ({reasons}); it was "
         f"recorded under policy {again.recorded_policy}."
     )
+
+
+@command("search")
+def search(
+    call: Call,
+    image: Path = argument(None, "IMAGE"),
+    top: int = option("How many to list at most.", default=10, min=1, max=1000),
+    threshold: float | None = option("The lowest score to list.", min=-1, max=1),
+    fmr: float | None = option("The false match rate that chooses the threshold instead."),
+) -> Answer:
+    """Search the whole gallery for a face (1:N).
+
+    Changes nothing, and runs beside a writer; audited, whoever is found. Lists references at or
+    above the threshold, which is that of a possible duplicate where none is given.
+
+    Exit code 1 where nobody is found.
+    """
+    if threshold is not None and fmr is not None:
+        raise RequestError("two thresholds are given: use --threshold or --fmr")
+    deployment = call.deployment
+    lowest = _choose_threshold(deployment, threshold, fmr)
+    probe = inputs.require_probe(inputs.sample_photographs(deployment, [image])[0], image)
+    gallery = deployment.restored.gallery
+    found = identify(probe[None], gallery, call.store, threshold=lowest, most=top)[0]
+    expected = deployment.calibration.expected_false_candidates(
+        found.searched, lowest, Comparison.FUSED_TO_ONE
+    )
+    # Before anything is shown.
+    call.store.note(note_identified([found], call.actor))
+    listed = found.candidates
+    answer = of_record(
+        ItemIdentification,
+        found,
+        candidates=tuple(of_record(Candidate, one, holder=None) for one in listed),
+        threshold=lowest,
+        expected_false_candidates=expected,
+    )
+
+    rows = [
+        (str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id))
+        for place, one in enumerate(listed, start=1)
+    ]
+    more = f" ({found.left_out} not listed)" if found.left_out else ""
+    return Answer(
+        answer,
+        Listing(rows, ("", "score", "document", "reference")),
+        f"{found.found or 'Nobody'} at or above {lowest:.4f}{more}; "
+        f"{found.searched:,} references searched at sequence {found.gallery_sequence}.",
+        f"Expected false candidates in one such search: {expected}.",
+        is_no=not listed,
+    )
+
+
+@command("erase")
+def erase(
+    call: Call,
+    document_type: str | None = inputs.TYPE_OPTION,
+    document_number: str | None = inputs.NUMBER_OPTION,
+    document: str | None = inputs.DOCUMENT_OPTION,
+    certificate: Path | None = inputs.CERTIFICATE_OPTION,
+    yes: bool = option("Do not ask."),
+) -> Answer | None:
+    """Erase a document's holder: references, name and numbers.
+
+    It cannot be undone. While an open case needs the document the erasure waits, and is done when
+    the case is closed, or at the moment that is shown: `sosie erasures` lists those that wait.
+
+    Exit code 1 where it waits.
+    """
+    details = inputs.read_details(document, type=document_type, number=document_number)
+    target = details.known_document()
+    if certificate is not None:
+        inputs.require_place(certificate)
+    deployment = call.deployment
+    if not yes:
+        _confirm()
+    made = deployment.erase(target, call.actor)
+    if isinstance(made, PendingErasure):
+        text = (
+            f"[yellow]Waits[/]: open cases need the document {made.document_id} "
+            f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
+            f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
+        )
+        return Answer(serializers.erasure_state(made), text, is_no=True)
+    # Shown before anything else can fail: it cannot be had a second time.
+    answer = write_certificate(made)
+    facts = {name.replace("_", " "): value for name, value in answer.items()}
+    call.print(Answer(answer, Facts("[green]Erased[/]. Certificate:", facts)))
+    if certificate is not None:
+        inputs.save_certificate(
+            certificate, answer, "erased", "keep the certificate that was printed"
+        )
+    return None
+
+
+@command("erasures")
+def list_erasures(call: Call) -> Answer:
+    """List the erasures that wait for open cases, what is due first."""
+    store = call.store
+    found = [read_erasure(store, one.document_id) for one in list_pending(store)]
+    items = [serializers.erasure_state(one) for one in found]
+    shown: dict[str, Cell] = {
+        "document": "document_id",
+        "asked": "asked_at",
+        "at the latest": "due_at",
+        "waits for cases": lambda one: ", ".join(one.cases) or "none: sosie retention run does it",
+    }
+    return Answer({"erasures": items}, Listing(items, shown, "No erasure waits."))
+
+
+def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
+    if threshold is not None:
+        return threshold
+    if fmr is not None:
+        # A single photograph is searched among references of two.
+        return deployment.calibration.threshold_at(fmr, Comparison.FUSED_TO_ONE)
+    return deployment.thresholds.review
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise RequestError("erasing cannot be undone: say --yes where nobody can be asked")
+    if not typer.confirm("Erase this holder? It cannot be undone.", err=True):
+        raise exit_negative()

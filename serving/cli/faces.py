@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from engine.faces.extractor import Extracted, Extraction
-    from engine.matching.calibration import Calibration, ThresholdRates
+    from engine.matching.calibration import Calibration, Rate, ThresholdRates
     from schema.thresholds import SeenFrame
     from serving.settings.settings import Settings
 
@@ -67,9 +67,8 @@ def verify(
     fused = sum(one.is_fused for one in told)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
-    is_match = rate = None
-    if score is not None and calibration is not None:
-        rate = calibration.fmr_at(score, Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE)
+    rate = _rate_at(score, calibration, fused)
+    is_match = None
     if score is not None and threshold is not None and is_fit:
         is_match = score >= threshold
     names = dict(zip(("a", "b"), pair, strict=True))
@@ -89,16 +88,25 @@ def verify(
     verdict = _VERDICTS[is_match]
     if is_fit and threshold is None:
         verdict = "[yellow]not judged: the model is not calibrated[/]"
-    shown = "no score" if score is None else f"score {score:.4f}"
-    shown += f" of {fused} frames fused" if fused > 1 else ""
-    shown += "" if threshold is None else f", threshold {threshold:.4f} at FMR {wanted:g}"
     return Answer(
         answer,
         *_list_remarks([*zip(paths, frames, strict=False), (second, portrait), *whole], warnings),
-        f"{verdict}  {shown}",
+        f"{verdict}  {_describe_score(score, fused, threshold, wanted)}",
         "" if rate is None else f"A threshold at this score would have an FMR of {rate}.",
         is_no=not is_match,
     )
+
+
+def _rate_at(score: float | None, calibration: Calibration | None, fused: int) -> Rate | None:
+    if score is None or calibration is None:
+        return None
+    return calibration.fmr_at(score, Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE)
+
+
+def _describe_score(score: float | None, fused: int, threshold: float | None, fmr: float) -> str:
+    shown = "no score" if score is None else f"score {score:.4f}"
+    shown += f" of {fused} frames fused" if fused > 1 else ""
+    return shown + ("" if threshold is None else f", threshold {threshold:.4f} at FMR {fmr:g}")
 
 
 def _list_remarks(

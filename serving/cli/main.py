@@ -18,13 +18,13 @@ from serving.cli.output import RootGroup, apps
 PANELS = {
     "Photographs alone": "faces:verify faces:extract",
     "Faces on record": "enrollment:enroll enrollment:show imports:import lines:lines "
-    "gallery:search gallery:erase gallery:erasures lines:block lines:unblock lines:blocked "
-    "cases:cases cases:precision line_life:line line_life:campaign lines:watch cases:case "
-    "sweep:sweep retention:statutory",
+    "enrollment:search enrollment:erase enrollment:erasures lines:block lines:unblock "
+    "lines:blocked cases:cases cases:precision lines:line lines:campaign lines:watch "
+    "cases:case sweep:sweep retention:statutory",
     "A deployment": "deployment:init deployment:upgrade serve:serve serve:ray-environment "
     "serve:serve-config serve:drain serve:sandbox deployment:doctor backups:backup backups:restore "
-    "people:exceptions models:model outlets:carrier outlets:outlet apikeys:apikey apikeys:account "
-    "deployment:keys webhooks:webhooks backups:audit people:death retention:retention",
+    "outlets:exceptions models:model outlets:carrier outlets:outlet outlets:apikey outlets:account "
+    "deployment:keys webhooks:webhooks backups:audit lines:death retention:retention",
     "Figures": "accuracy:evaluate accuracy:calibrate plan:plan bench:bench bench:demo "
     "bench:loadtest",
 }

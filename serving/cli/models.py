@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict as values_of
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import typer
 from msgspec.structs import asdict, replace
@@ -45,7 +45,7 @@ from serving.cli.output import (
 )
 from serving.deployment import models
 from serving.deployment.deployment import Deployment, load_vault, registry_url
-from serving.settings.settings import is_card_file, load_settings, require_home
+from serving.settings.settings import Settings, is_card_file, load_settings, require_home
 
 CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether the input contract is the right one."""
@@ -88,17 +88,11 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
         raise RequestError(f"{target} is there already: remove it, or give another --card")
     require_place(target)
     shape, sha256 = inspection.read_graph(chosen.file)
-    given = {
-        "channels": chosen.channels,
-        "mean": chosen.mean,
-        "scale": chosen.scale,
-        "side_px": chosen.side_px,
-    }
     families = inspection.known_contracts()
     contract = _choose_family(chosen, shape, families, may_ask=not call.as_json)
     family = families[contract] if contract else None
     start = family.input if family else InputContract(channels="rgb")
-    changed = _change_contract(start, shape, given)
+    changed = _change_contract(start, shape, chosen)
     named = inspection.name_model(chosen.file)
     described = inspection.describe_file(chosen.file, sha256, changed, shape.dimension, named)
     found = inspection.examine(described, inspection.make_crops(changed.width_px))
@@ -159,20 +153,18 @@ def _choose_family(
 
 
 def _change_contract(
-    start: InputContract, shape: inspection.GraphShape, given: dict[str, Any]
+    start: InputContract, shape: inspection.GraphShape, chosen: ModelOptions
 ) -> InputContract:
-    order: Literal["rgb", "bgr"] = start.channels
-    if given["channels"] is not None:
-        if given["channels"] not in ("rgb", "bgr"):
-            raise RequestError("--channels is rgb or bgr")
-        order = given["channels"]
-    side = shape.side_px or given["side_px"] or start.width_px
+    if chosen.channels not in (None, "rgb", "bgr"):
+        raise RequestError("--channels is rgb or bgr")
+    order = cast("Literal['rgb', 'bgr']", chosen.channels or start.channels)
+    side = shape.side_px or chosen.side_px or start.width_px
     if not side:
         raise RequestError("its graph takes pictures of any size: give --side-px")
-    if given["side_px"] not in (None, side):
+    if chosen.side_px not in (None, side):
         raise RequestError(f"its graph takes pictures of {side} x {side}: leave --side-px out")
-    mean = start.mean if given["mean"] is None else (given["mean"],) * 3
-    scale = start.scale if given["scale"] is None else (given["scale"],) * 3
+    mean = start.mean if chosen.mean is None else (chosen.mean,) * 3
+    scale = start.scale if chosen.scale is None else (chosen.scale,) * 3
     return replace(
         start,
         channels=order,
@@ -402,18 +394,10 @@ def switch_model(
         reenroll.write_text("document_id\n" + "".join(f"{one}\n" for one in removed), "utf-8")
     with call.progress("switching") as report:
         total = switch_models(url, vault, dim=second.dim, progress=report, **named)
-    chosen: dict[str, Any] = {
-        "embedder": settings.models.second,
-        "second": settings.models.embedder,
-    }
-    if not is_card_file(settings.models.second):
-        # Without it a home keeps the first calibration that the built-in card had.
-        other = models.second_settings(settings) or settings
-        chosen["calibration"] = models.load_newest_calibration(other).version
+    chosen = _choose_switched(settings)
     lines = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in chosen.items())
     told = f" {len(removed):,} were removed: {reenroll} names their documents." if reenroll else ""
-    damaged = vault.set_aside.names()
-    if damaged:
+    if damaged := vault.set_aside.names():
         told += "\nDamaged, and what is damaged of them in no search: " + ", ".join(damaged)
     return Answer(
         {
@@ -426,6 +410,19 @@ def switch_model(
         f"sosie.toml, with no other `calibration`, then start:{escape(lines)}",
         is_no=bool(damaged),
     )
+
+
+def _choose_switched(settings: Settings) -> dict[str, str | int]:
+    """The section [models] under which the second model decides."""
+    chosen: dict[str, str | int] = {
+        "embedder": settings.models.second,
+        "second": settings.models.embedder,
+    }
+    if not is_card_file(settings.models.second):
+        # Without it a home keeps the first calibration that the built-in card had.
+        other = models.second_settings(settings) or settings
+        chosen["calibration"] = models.load_newest_calibration(other).version
+    return chosen
 
 
 NO_SECOND = "no second model is named: set `second` under [models] in sosie.toml to its card"

@@ -16,15 +16,16 @@ from engine.formatting import mask_name, mask_number
 from engine.lifecycle.reverification import carry_out
 from engine.registry.audit import read_audit
 from engine.registry.database import utc_now
-from engine.retention import clock
-from engine.retention.clock import find_clock_fault
+from engine.registry.retention import Due
 from engine.retention.job import (
     DirectRunner,
     RetentionCertificate,
+    find_clock_fault,
     find_until,
     preview,
     run_retention,
 )
+from engine.retention.job import confirm_clock as confirm
 from schema.actors import fold_person
 from schema.phases import Retained
 from serving.cli import inputs
@@ -102,7 +103,7 @@ def confirm_clock(
         today = date.fromisoformat(day)
     except ValueError:
         raise RequestError("the day is no date: write it as 2026-01-31") from None
-    clock.confirm_clock(call.store, today, utc_now(), call.actor)
+    confirm(call.store, today, utc_now(), call.actor)
     return Answer({"today": day}, "[green]Confirmed[/]: the clock is right.")
 
 
@@ -156,19 +157,7 @@ def _describe_due(call: Call) -> Answer:
         "line_step_at": None if step_at is None else step_at.isoformat(),
         "clock_fault": fault,
     }
-    rows = []
-    for kind in Retained:
-        days = (now - until[kind]).days if kind in until else None
-        days = crops.days if kind is Retained.CROPS else days
-        found = due.get(kind)
-        rows.append(
-            [
-                NAMES[kind.value],
-                "for good" if days is None else f"{days} days",
-                "-" if found is None else f"{found.rows:,}",
-                "-" if found is None else f"{found.held:,}",
-            ]
-        )
+    rows = [_list_kept(kind, due.get(kind), until, crops.days, now) for kind in Retained]
     steps_due = refused = ""
     if step_at is not None and step_at <= now:
         steps_due = f"Steps of lines are due since {step_at.isoformat(timespec='minutes')}."
@@ -176,6 +165,19 @@ def _describe_due(call: Call) -> Answer:
         refused = f"[red]Refused[/]: {escape(fault)}."
     table = Listing(rows, ("what", "kept", "due", "held by cases"))
     return Answer(answer, table, steps_due, refused)
+
+
+def _list_kept(
+    kind: Retained,
+    due: Due | None,
+    until: Mapping[Retained, datetime],
+    crops_days: int,
+    now: datetime,
+) -> list[str]:
+    days = (now - until[kind]).days if kind in until else None
+    days = crops_days if kind is Retained.CROPS else days
+    counted = ("-", "-") if due is None else (f"{due.rows:,}", f"{due.held:,}")
+    return [NAMES[kind.value], "for good" if days is None else f"{days} days", *counted]
 
 
 def _list(counts: Mapping[str, int]) -> str:

@@ -213,6 +213,13 @@ def serve_sandbox(
 
         print_json(build_collection(version("sosie")))
         return
+    _run_sandbox(folder, host, port, as_json=as_json, until_stdin_closes=until_stdin_closes)
+
+
+def _run_sandbox(
+    folder: Path | None, host: str, port: int, *, as_json: bool, until_stdin_closes: bool
+) -> None:
+    """Serves until a signal comes, or the starter's end."""
     from serving.sandbox.sandbox_service import PICTURE_FOLDER, WARNING, open_sandbox, prepare
 
     stop = threading.Event()

@@ -9,9 +9,16 @@ Answers are types of `serving.wire`; the most used are here, too.
 """
 
 from serving.client.async_client import AsyncClient
-from serving.client.calls import Activation, Face, MatchItem
 from serving.client.client import Client
-from serving.client.transport import ApiError, CallFailed, Options, Unavailable
+from serving.client.transport import (
+    Activation,
+    ApiError,
+    CallFailed,
+    Face,
+    MatchItem,
+    Options,
+    Unavailable,
+)
 from serving.wire.cases import Case, CaseFile, CasePage
 from serving.wire.enrollments import Enrollment, EnrollmentRecord, Erasure, ErasureCertificate
 from serving.wire.fields import Document, KnownDocument, Template

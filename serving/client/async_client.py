@@ -14,14 +14,17 @@ from schema.actors import Restriction
 from schema.cases import CaseSort, Outcome
 from schema.lines import CampaignLineState, ExemptionCause, ReportedKind
 from schema.people import DeathSource, DeathStep
-from serving.client.calls import (
+from serving.client.transport import (
     READY,
     VERSION,
     Activation,
     Call,
+    Exchange,
     Face,
     MatchItem,
+    Options,
     Query,
+    Wait,
     ask_camara,
     delete,
     get,
@@ -31,7 +34,6 @@ from serving.client.calls import (
     write_face,
     write_outcome,
 )
-from serving.client.transport import Exchange, Options, Wait
 from serving.wire import (
     cases,
     enrollments,
@@ -113,10 +115,9 @@ class AsyncClient:
         self, images: Sequence[bytes], options: Options = _DEFAULT
     ) -> matching.Templates:
         """Templates of up to 256 photographs, for `match` until they expire."""
-        body = matching.TemplatesRequest(
-            tuple(matching.TemplateItem(image=image) for image in images)
-        )
-        return await self._send(post(matching.Templates, "templates", body=body), options)
+        items = tuple(matching.TemplateItem(image=image) for image in images)
+        call = post(matching.Templates, "templates", body=matching.TemplatesRequest(items))
+        return await self._send(call, options)
 
     async def verify(
         self,
@@ -198,17 +199,15 @@ class AsyncClient:
 
     async def end_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
         """The limits hold for a document again."""
-        return await self._send(
-            delete(lines.Exemption, "documents", document_id, "exemption"), options
-        )
+        call = delete(lines.Exemption, "documents", document_id, "exemption")
+        return await self._send(call, options)
 
     async def read_exemption(
         self, document_id: str, options: Options = _DEFAULT
     ) -> lines.Exemption:
         """Reads whether limits on lines hold for a document."""
-        return await self._send(
-            get(lines.Exemption, "documents", document_id, "exemption"), options
-        )
+        call = get(lines.Exemption, "documents", document_id, "exemption")
+        return await self._send(call, options)
 
     async def start_campaign(
         self, campaign: lines.CampaignRequest, options: Options = _DEFAULT
@@ -246,15 +245,8 @@ class AsyncClient:
         options: Options = _DEFAULT,
     ) -> lines.CampaignLines:
         """A page of a campaign's lines in one state."""
-        call = get(
-            lines.CampaignLines,
-            "campaigns",
-            campaign_id,
-            "lines",
-            state=state,
-            after=after,
-            limit=limit,
-        )
+        page: Query = {"state": state, "after": after, "limit": limit}
+        call = get(lines.CampaignLines, "campaigns", campaign_id, "lines", **page)
         return await self._send(call, options)
 
     async def retrieve_sim_swap_date(
@@ -442,8 +434,7 @@ class AsyncClient:
         self, *, days: int = 30, carrier: str | None = None, options: Options = _DEFAULT
     ) -> outlets.ExceptionCounts:
         """The outlets that have asked for exceptions of late, those with most first."""
-        query: Query = {"days": days, "carrier": carrier}
-        call = get(outlets.ExceptionCounts, "exceptions", "outlets", **query)
+        call = get(outlets.ExceptionCounts, "exceptions", "outlets", days=days, carrier=carrier)
         return await self._send(call, options)
 
     async def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:
@@ -463,9 +454,8 @@ class AsyncClient:
     ) -> outlets.OutletState:
         """Bars an outlet that another person has suspended."""
         body = outlets.RestrictRequest(case_id, reason)
-        return await self._send(
-            post(outlets.OutletState, "outlets", outlet, "bar", body=body), options
-        )
+        call = post(outlets.OutletState, "outlets", outlet, "bar", body=body)
+        return await self._send(call, options)
 
     async def lift_restriction(
         self, outlet: str, restriction: Restriction, reason: str, options: Options = _DEFAULT
@@ -508,9 +498,8 @@ class AsyncClient:
     ) -> cases.CaseReport:
         """A case as one file for police or a regulator: `html` is the page."""
         body = cases.CaseReportRequest(faces=faces, reveal=reveal, carrier=carrier)
-        return await self._send(
-            post(cases.CaseReport, "cases", case_id, "report", body=body), options
-        )
+        call = post(cases.CaseReport, "cases", case_id, "report", body=body)
+        return await self._send(call, options)
 
     async def measure_precision(
         self,
@@ -646,17 +635,14 @@ class AsyncClient:
         options: Options = _DEFAULT,
     ) -> webhooks.Webhook:
         """Changes what is given."""
-        chosen = None if types is None else tuple(types)
-        body = webhooks.ChangedWebhook(sink, chosen, state)
-        call = patch(webhooks.Webhook, "webhooks", webhook_id, body=body)
-        return await self._send(call, options)
+        body = webhooks.ChangedWebhook(sink, None if types is None else tuple(types), state)
+        return await self._send(patch(webhooks.Webhook, "webhooks", webhook_id, body=body), options)
 
     async def remove_webhook(
         self, webhook_id: str, options: Options = _DEFAULT
     ) -> webhooks.RemovedWebhook:
         """Ends a webhook."""
-        call = delete(webhooks.RemovedWebhook, "webhooks", webhook_id)
-        return await self._send(call, options)
+        return await self._send(delete(webhooks.RemovedWebhook, "webhooks", webhook_id), options)
 
     async def rotate_secret(
         self, webhook_id: str, options: Options = _DEFAULT

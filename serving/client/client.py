@@ -15,14 +15,17 @@ from schema.actors import Restriction
 from schema.cases import CaseSort, Outcome
 from schema.lines import CampaignLineState, ExemptionCause, ReportedKind
 from schema.people import DeathSource, DeathStep
-from serving.client.calls import (
+from serving.client.transport import (
     READY,
     VERSION,
     Activation,
     Call,
+    Exchange,
     Face,
     MatchItem,
+    Options,
     Query,
+    Wait,
     ask_camara,
     delete,
     get,
@@ -32,7 +35,6 @@ from serving.client.calls import (
     write_face,
     write_outcome,
 )
-from serving.client.transport import Exchange, Options, Wait
 from serving.wire import (
     cases,
     enrollments,
@@ -112,10 +114,9 @@ class Client:
         self, images: Sequence[bytes], options: Options = _DEFAULT
     ) -> matching.Templates:
         """Templates of up to 256 photographs, for `match` until they expire."""
-        body = matching.TemplatesRequest(
-            tuple(matching.TemplateItem(image=image) for image in images)
-        )
-        return self._send(post(matching.Templates, "templates", body=body), options)
+        items = tuple(matching.TemplateItem(image=image) for image in images)
+        call = post(matching.Templates, "templates", body=matching.TemplatesRequest(items))
+        return self._send(call, options)
 
     def verify(
         self,
@@ -197,11 +198,13 @@ class Client:
 
     def end_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
         """The limits hold for a document again."""
-        return self._send(delete(lines.Exemption, "documents", document_id, "exemption"), options)
+        call = delete(lines.Exemption, "documents", document_id, "exemption")
+        return self._send(call, options)
 
     def read_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
         """Reads whether limits on lines hold for a document."""
-        return self._send(get(lines.Exemption, "documents", document_id, "exemption"), options)
+        call = get(lines.Exemption, "documents", document_id, "exemption")
+        return self._send(call, options)
 
     def start_campaign(
         self, campaign: lines.CampaignRequest, options: Options = _DEFAULT
@@ -239,15 +242,8 @@ class Client:
         options: Options = _DEFAULT,
     ) -> lines.CampaignLines:
         """A page of a campaign's lines in one state."""
-        call = get(
-            lines.CampaignLines,
-            "campaigns",
-            campaign_id,
-            "lines",
-            state=state,
-            after=after,
-            limit=limit,
-        )
+        page: Query = {"state": state, "after": after, "limit": limit}
+        call = get(lines.CampaignLines, "campaigns", campaign_id, "lines", **page)
         return self._send(call, options)
 
     def retrieve_sim_swap_date(self, number: str, options: Options = _DEFAULT) -> lines.SimSwapDate:
@@ -427,8 +423,7 @@ class Client:
         self, *, days: int = 30, carrier: str | None = None, options: Options = _DEFAULT
     ) -> outlets.ExceptionCounts:
         """The outlets that have asked for exceptions of late, those with most first."""
-        query: Query = {"days": days, "carrier": carrier}
-        call = get(outlets.ExceptionCounts, "exceptions", "outlets", **query)
+        call = get(outlets.ExceptionCounts, "exceptions", "outlets", days=days, carrier=carrier)
         return self._send(call, options)
 
     def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:
@@ -448,7 +443,8 @@ class Client:
     ) -> outlets.OutletState:
         """Bars an outlet that another person has suspended."""
         body = outlets.RestrictRequest(case_id, reason)
-        return self._send(post(outlets.OutletState, "outlets", outlet, "bar", body=body), options)
+        call = post(outlets.OutletState, "outlets", outlet, "bar", body=body)
+        return self._send(call, options)
 
     def lift_restriction(
         self, outlet: str, restriction: Restriction, reason: str, options: Options = _DEFAULT
@@ -491,7 +487,8 @@ class Client:
     ) -> cases.CaseReport:
         """A case as one file for police or a regulator: `html` is the page."""
         body = cases.CaseReportRequest(faces=faces, reveal=reveal, carrier=carrier)
-        return self._send(post(cases.CaseReport, "cases", case_id, "report", body=body), options)
+        call = post(cases.CaseReport, "cases", case_id, "report", body=body)
+        return self._send(call, options)
 
     def measure_precision(
         self,
@@ -625,17 +622,14 @@ class Client:
         options: Options = _DEFAULT,
     ) -> webhooks.Webhook:
         """Changes what is given."""
-        chosen = None if types is None else tuple(types)
-        body = webhooks.ChangedWebhook(sink, chosen, state)
-        call = patch(webhooks.Webhook, "webhooks", webhook_id, body=body)
-        return self._send(call, options)
+        body = webhooks.ChangedWebhook(sink, None if types is None else tuple(types), state)
+        return self._send(patch(webhooks.Webhook, "webhooks", webhook_id, body=body), options)
 
     def remove_webhook(
         self, webhook_id: str, options: Options = _DEFAULT
     ) -> webhooks.RemovedWebhook:
         """Ends a webhook."""
-        call = delete(webhooks.RemovedWebhook, "webhooks", webhook_id)
-        return self._send(call, options)
+        return self._send(delete(webhooks.RemovedWebhook, "webhooks", webhook_id), options)
 
     def rotate_secret(self, webhook_id: str, options: Options = _DEFAULT) -> webhooks.WebhookSecret:
         """A new secret, told here alone; not repeated, since each call makes another."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -179,3 +181,19 @@ def _read_processes(pid: int, parent: int) -> Iterator[Process]:
     with suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         yield Process(pid, parent, tuple(filter(None, words.split("\0"))))
+
+
+def main() -> None:
+    """The process that delivers events beside the registrar: it ends with the process that started
+    it, which gives it the deployment's class, home and settings on standard input."""
+    from serving.cluster.environment import Site  # noqa: PLC0415 - the processes that look at others need neither
+    from serving.webhooks.keeper import deliver  # noqa: PLC0415
+
+    kind, home, settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the process that started it
+    end_with_starter()
+    with kind(home, settings) as deployment:
+        deliver(deployment, Site.of(home, None).open_log(settings.serve, "webhooks"))
+
+
+if __name__ == "__main__":
+    main()

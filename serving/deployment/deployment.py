@@ -56,7 +56,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from engine.retention.clock import check_clock
+from engine.retention.job import check_clock
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep

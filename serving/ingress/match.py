@@ -15,7 +15,7 @@ from engine.errors import ImageError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
-from indexes.scoring import exact_score, exact_scores
+from indexes.base import exact_score, exact_scores
 from schema.reasons import PhotographKind
 from schema.thresholds import Comparison
 from serving.access.authorization import order_candidates

@@ -15,7 +15,7 @@ from engine.atomic_files import replacing
 from engine.errors import ClockImplausible, SosieError
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
-from engine.retention.clock import Seen, check_clock, check_step
+from engine.retention.job import Seen, check_clock, check_step
 from serving.deployment.deployment import Deployment, warn_on_stderr
 
 if TYPE_CHECKING:

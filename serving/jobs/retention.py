@@ -22,8 +22,7 @@ from engine.matching.holders import ErasureCertificate
 from engine.registry.audit import AuditEntry
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
-from engine.retention.certificates import Certificate
-from engine.retention.job import RetentionCertificate, preview, run_retention
+from engine.retention.job import Certificate, RetentionCertificate, preview, run_retention
 from schema.options import Retention
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch, PeriodicJob

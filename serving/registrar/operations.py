@@ -561,7 +561,7 @@ class Operations:
     def admit_chunk(self, sealed: bytes, planned: str | None) -> ChunkAnswer:
         try:
             from engine.imports import online  # noqa: PLC0415 - it needs an extra
-            from engine.imports.chunk_writer import AdmissionTerms  # noqa: PLC0415
+            from engine.imports.import_run import AdmissionTerms  # noqa: PLC0415
         except ImportError:
             raise NotInstalled(f"the service takes in no import: {advise_extra('desk')}") from None
 

@@ -11,8 +11,7 @@ from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from engine.sweeps.folder import SweepFolder
 from schema.sweeps import SweepRecord, SweepState
 from serving.deployment.deployment import Deployment
-from serving.sweeps.planning import plan_sweep
-from serving.sweeps.sweep_states import ALIVE, SweepStates
+from serving.sweeps.sweep_states import ALIVE, SweepStates, plan_sweep
 from serving.sweeps.sweep_views import SweepViews
 from serving.sweeps.sweep_worker import SweepRun, perform_sweep, require_libraries
 from serving.wire.sweeps import Group, GroupPage

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from time import monotonic
 
-from engine.cases.sweep_cases import open_sweep_cases
+from engine.cases.decided import open_sweep_cases
 from engine.errors import (
     GalleryBehind,
     LeaseLost,
@@ -32,8 +32,7 @@ from schema.sweeps import SweepRecord, SweepState
 from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import describe
-from serving.sweeps.planning import find_known, is_converted
-from serving.sweeps.sweep_states import ITSELF, SweepStates
+from serving.sweeps.sweep_states import ITSELF, SweepStates, find_known, is_converted
 
 NICENESS = 10
 """Niceness of the threads of a sweep: decisions and searches go first."""
@@ -185,25 +184,22 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
         ),
     )
     settings = deployment.settings
-    scanner = open_scanner(settings.gallery.device, settings.sweep.threads or None)
-    with closing(scanner):
-        join = deployment.joiner(scanner)
-        read_vectors = deployment.restored.gallery.held
+    threads = settings.sweep.threads or None
+    with closing(open_scanner(settings.gallery.device, threads)) as scanner:
         swept = run_sweep(
             task,
-            join,
+            deployment.joiner(scanner),
             store,
-            read_vectors=read_vectors,
+            read_vectors=deployment.restored.gallery.held,
             curve=deployment.calibration.curve(Comparison.FUSED),
             progress=run.report,
             check=run.check,
         )
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
-    account = SweepCost(
-        comparisons=run.progress.comparisons_total, seconds=run.spent_s, pace=run.pace, at=utc_now()
-    )
-    console = deployment.settings.serve.console_url
+    compared = run.progress.comparisons_total
+    account = SweepCost(comparisons=compared, seconds=run.spent_s, pace=run.pace, at=utc_now())
+    console = settings.serve.console_url
     # Whose names and numbers were looked at is not said, but that they were.
     opened = {} if swept.ranking is None else {"documents_opened": swept.ranking.opened}
     summary = write_outputs(swept, cases, account, store, deployment.calibration, console)

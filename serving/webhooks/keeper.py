@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from serving.registrar.protocol import WebhookStep
 
 
-PROCESS_MODULE = "serving.cluster.webhook_process"
+PROCESS_MODULE = "serving.cluster.processes"
 LOOK_EVERY_S = 10.0
 END_S = 10.0
 

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from bench.cli import SUITES, Suite
 from bench.core.reports import TARGETS
-from bench.core.run_all import SUITES, Suite
 
 TINY = ("--quick", "--n", "300", "--decisions", "64")
 

@@ -16,7 +16,7 @@ from engine.registry.accounts import bind_key
 from engine.registry.vault import Vault
 from serving.access.authentication import digest_key, parse_key
 from serving.access.authorization import tenant_of
-from serving.ingress.templates import SealedTemplates
+from serving.ingress.parts import SealedTemplates
 
 REFERENCES, SEED = 400, 2
 

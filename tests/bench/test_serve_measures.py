@@ -13,12 +13,11 @@ from bench.core.machine import MEMORY
 from bench.core.reports import Figure, Skipped, load_goals
 from bench.suites.serve.chaos import Target, _draw_targets
 from bench.suites.serve.load_requests import OVERDUE, Record
-from bench.suites.serve.overload import OverloadRun
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
 from bench.suites.serve.service_suite import PARTS, QUICK, Config, _judge
 from bench.suites.serve.sizes import Part
 from bench.suites.serve.soak import Soak
-from bench.suites.serve.throughput import require_good
+from bench.suites.serve.throughput import OverloadRun, require_good
 from engine.errors import RequestError
 
 NAN = float("nan")

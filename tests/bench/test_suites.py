@@ -9,16 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli import SUITES, Ran, Suite, choose_suites, run_alone, run_suites, write_folder
 from bench.core.reports import Check, read_report, read_reports, write_report
-from bench.core.run_all import (
-    SUITES,
-    Ran,
-    Suite,
-    choose_suites,
-    run_alone,
-    run_suites,
-    write_folder,
-)
 from engine.errors import RequestError
 
 JOIN = Suite("join", "", quick=("--n", "1000", "--dim", "32"))

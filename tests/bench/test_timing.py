@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.core.timing import interleave, speedup
+from bench.core.machine import interleave, speedup
 
 
 def test_rounds_are_interleaved_and_the_first_is_not_counted() -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes import gallery as galleries
-from indexes.base import CertifiedHits, Vectors
+from indexes.base import CertifiedHits, Positions, Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import MemoryRows
@@ -26,7 +26,6 @@ from indexes.exact.scanner import Scanner
 from indexes.exact.scans import Scan
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery, SharedLock, Standing
-from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.sharded_index import ShardedIndex

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from indexes.scoring import exact_score, exact_scores, products, rounding_bound
+from indexes.base import exact_score, exact_scores, products, rounding_bound
 
 
 @pytest.mark.parametrize("dim", [1, 7, 8, 31, 127, 128, 129, 200, 512, 1000, 4096])

@@ -7,12 +7,11 @@ import logging
 import numpy as np
 import pytest
 
-from indexes.base import Vectors
+from indexes.base import Positions, Vectors
 from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
-from indexes.scoring import Positions
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep

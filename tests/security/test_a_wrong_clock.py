@@ -20,8 +20,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
 from engine.registry.rows import Write
-from engine.retention.clock import check_clock, check_step, confirm_clock
-from engine.retention.job import RUN
+from engine.retention.job import RUN, check_clock, check_step, confirm_clock
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import DailyRetention

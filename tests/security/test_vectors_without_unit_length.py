@@ -24,7 +24,7 @@ from indexes.sharding.shards import ShardPlan
 from schema.documents import Document
 from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe
-from serving.ingress.templates import PLACE, SealedTemplates
+from serving.ingress.parts import PLACE, SealedTemplates
 from serving.registrar.search_queue import SearchQueue
 from tests.engine.matching.conftest import DIM, Lab, make_lab
 from tests.engine.matching.test_lines import dispute

@@ -25,7 +25,7 @@ from schema.documents import Document
 from serving.access.authentication import make_key
 from serving.access.authorization import Principal, tenant_of
 from serving.deployment.deployment import Deployment, create_home
-from serving.ingress.templates import SealedTemplates
+from serving.ingress.parts import SealedTemplates
 from serving.settings.settings import Settings, load_settings
 
 LINE_LIMIT = 1_000_000

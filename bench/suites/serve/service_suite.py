@@ -15,7 +15,6 @@ from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput
 from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.fixtures import Home, draw_people
 from bench.suites.serve.load_requests import BATCH, draw_probes, pack, pair_items, write_visits
-from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
 from bench.suites.serve.process import Service, ServiceFailed, Usage, kill_hard, list_usage, serve
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
@@ -23,10 +22,13 @@ from bench.suites.serve.throughput import (
     Enrolled,
     Enrolling,
     Loops,
+    OverloadPlan,
+    OverloadRun,
     Pace,
     Session,
     enroll_here,
     require_good,
+    run_overload,
 )
 from engine.errors import RequestError
 from engine.matching.samples import take_samples

@@ -12,9 +12,8 @@ from bench.core.machine import filesystem_of
 from bench.core.reports import Setup
 from bench.suites.serve.fixtures import Home, Visitors, make_home
 from bench.suites.serve.load_generator import Generator
-from bench.suites.serve.overload import OverloadPlan
 from bench.suites.serve.process import Place, serve
-from bench.suites.serve.throughput import Pace, Session
+from bench.suites.serve.throughput import OverloadPlan, Pace, Session
 from serving.cluster.environment import OwnedFolder, find_port
 
 

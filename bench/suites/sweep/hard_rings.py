@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.machine import clock
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import clock
 from bench.data.vectors import Rows, Vectors, default_thresholds, turn
 from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker

@@ -14,9 +14,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.machine import DISK, clock, cores, filesystem_of, open_folder, rested
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import clock, rested
 from bench.data.photographs import LFW, find_faces
 from bench.data.vectors import Rows, Vectors, default_thresholds, describe_population
 from bench.suites.baselines import PROMISED_SIZE, build_gallery, size_reason

@@ -148,12 +148,7 @@ class FaceCheck(DecisionCheck):
     def write(self, made: DecidedAttempt) -> None:
         batch, place, attempt = self._batch, made.place, made.attempt
         if made.verdict.decision is Decision.APPROVED and batch.comparisons.has_probe(place):
-            assert made.decided.document_id is not None
-            # The reference of the document that is replaced goes along: a new one would let the
-            # face of its lines drift towards another, document by document.
-            old = attempt.replaced_lookup and batch.document(attempt.replaced_lookup)
-            like = old.reference_ids[0] if old and old.reference_ids else None
-            batch.add_reference(made, place, attempt, made.decided.document_id, like)
+            self._add_reference(made)
         face, known = made.evidence.of(FacePart), {}
         if face.candidates:
             own = batch.document(attempt.document_lookup)
@@ -169,6 +164,15 @@ class FaceCheck(DecisionCheck):
             batch.keep_shown(made, place, attempt)
         made.decided.scores = Scores(face.live_portrait_score, face.holder_score, face.best)
         made.decided.duplicate_search = self._describe_search(place, face)
+
+    def _add_reference(self, made: DecidedAttempt) -> None:
+        assert made.decided.document_id is not None
+        batch, attempt = self._batch, made.attempt
+        # The reference of the document that is replaced goes along: a new one would let the face of
+        # its lines drift towards another, document by document.
+        old = attempt.replaced_lookup and batch.document(attempt.replaced_lookup)
+        like = old.reference_ids[0] if old and old.reference_ids else None
+        batch.add_reference(made, made.place, attempt, made.decided.document_id, like)
 
     def _open_case(self, kind: CaseKind, made: DecidedAttempt, face: FacePart) -> OpenedCase:
         """One of the verdict's cases, about the document presented and those of the candidates.
@@ -254,19 +258,25 @@ class FaceCheck(DecisionCheck):
             pair = self.find_judged(own, one.document_id)
             if pair is None or is_more_alike(one.score, pair, own.id):
                 continue
-            known = self.resemble(place, own)
-            for row in (
-                () if own.reference_ids else self._shown.get(pair.case_id, {}).get(own.id, ())
-            ):
-                alike = self._batch.comparisons.resemblance(place, row[None])
-                # Of all that they saw the least like, so that none brings another's face in.
-                if alike is not None and (known is None or alike.least < known.least):
-                    known = alike
+            known = self._resemble_seen(place, own, pair)
             if known is None or not known.least >= self._batch.comparisons.thresholds.same_document:
                 continue
             if pair.outcome not in EXCEPTIONS or _is_more_like(known.each, one.each):
                 found[one.document_id] = pair
         return found
+
+    def _resemble_seen(
+        self, place: int, own: DocumentRecord, pair: JudgedPair
+    ) -> Resemblance | None:
+        """How alike attempt `place` is to the face of a document that people saw in a case."""
+        known = self.resemble(place, own)
+        shown = () if own.reference_ids else self._shown.get(pair.case_id, {}).get(own.id, ())
+        for row in shown:
+            alike = self._batch.comparisons.resemblance(place, row[None])
+            # Of all that they saw the least like, so that none brings another's face in.
+            if alike is not None and (known is None or alike.least < known.least):
+                known = alike
+        return known
 
     def find_confirmation(
         self, place: int, about: DocumentRecord, asking: DocumentRecord | None

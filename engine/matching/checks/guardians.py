@@ -95,6 +95,14 @@ class GuardianEvidence:
         return [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies] + said
 
 
+def _find_problems(guardian: Attempt) -> tuple[Reason, ...]:
+    live, portrait = guardian.request.live, guardian.request.portrait
+    problems = find_problems(live)
+    if not portrait.is_absent:
+        problems += find_problems(portrait)
+    return problems + ((Reason.SAME_PHOTOGRAPH,) if guardian.is_same_photograph else ())
+
+
 class Guardians:
     """The guardians who came with the attempts of a batch: `places` are where their probes stand
     among the comparisons, after those of all attempts."""
@@ -119,27 +127,18 @@ class Guardians:
         guardian, batch = attempt.guardian, self._batch
         if guardian is None:
             return None
-        at, comparisons, standing = self._places[place], batch.comparisons, batch.standing
+        at, comparisons = self._places[place], batch.comparisons
         live, portrait = guardian.request.live, guardian.request.portrait
         record, held = (one(guardian.document_lookup) for one in (batch.document, batch.held))
         holder = self._face.resemble(at, held)
         holder_score = None if holder is None else holder.least
-        found, decided = self._face.search(at, record)
-        apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
-        if record is not None and reaches(holder_score, comparisons.thresholds.same_document):
-            apart |= standing.kin(record.id)
-        problems = find_problems(live)
-        if not portrait.is_absent:
-            problems += find_problems(portrait)
-        if guardian.is_same_photograph:
-            problems += (Reason.SAME_PHOTOGRAPH,)
         minor = batch.document(attempt.document_lookup)
         is_minor = find_minor(guardian.document.born_on, attempt.judged_on, majority)
         is_same = guardian.document_lookup == attempt.document_lookup
         watched = find_watched(at, comparisons)
         return GuardianEvidence(
             findings=guardian.document.findings,
-            problems=problems,
+            problems=_find_problems(guardian),
             is_grown_up=None if is_minor is None else not is_minor,
             is_same_person=is_same or self._is_same_face(place, at),
             is_barred=record is not None and is_barred(record, batch),
@@ -153,10 +152,20 @@ class Guardians:
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
             holder_each=None if holder is None else holder.each,
-            candidates=choose(found, apart, is_among=False),
+            candidates=self._search(at, record, holder_score),
             searched=comparisons.searched if comparisons.has_probe(at) else None,
             **told[DocumentRole.GUARDIAN],
         )
+
+    def _search(
+        self, at: int, record: DocumentRecord | None, holder_score: float | None
+    ) -> tuple[Candidate, ...]:
+        found, decided = self._face.search(at, record)
+        apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
+        same = self._batch.comparisons.thresholds.same_document
+        if record is not None and reaches(holder_score, same):
+            apart |= self._batch.standing.kin(record.id)
+        return choose(found, apart, is_among=False)
 
     def _is_same_face(self, place: int, at: int) -> bool:
         comparisons = self._batch.comparisons

@@ -25,7 +25,7 @@ from engine.matching.checks.liveness import LivenessTerms, find_brought
 from engine.matching.documents import CheckedDocument
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, FaceScores
-from engine.matching.requests import Attempt
+from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
@@ -33,7 +33,7 @@ from engine.registry.lines import EndedExemption, ExemptDocument, MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Replacement
 from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_confirmation
 from schema.documents import DocumentRole, DocumentStatus
-from schema.options import NO_RULES, PeopleRules
+from schema.options import NO_RULES, CarrierPeople, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Reason
 from schema.thresholds import Finding
@@ -201,13 +201,7 @@ class PeopleCheck(DecisionCheck):
         rules, request = self._terms.of(attempt.outlet.carrier), attempt.request
         standing, face = self._batch.standing, evidence.of(FacePart)
         own = self._batch.document(attempt.document_lookup)
-        majority, asked = rules.age_of_majority, find_looked_up(attempt, self._terms)
-        told = {
-            role: self._authority.weigh_document(place, attempt, role)
-            if self._authority and role in asked
-            else {}
-            for role in (DocumentRole.REPLACED, DocumentRole.GUARDIAN)
-        }
+        majority, told = rules.age_of_majority, self._read_authority(place, attempt)
         is_minor = find_minor(attempt.document.born_on, attempt.judged_on, majority)
         is_holder = reaches(face.holder_score, evidence.thresholds.same_document)
         replacement, old = self._find_replacement(place, attempt, own, is_minor, told)
@@ -218,29 +212,19 @@ class PeopleCheck(DecisionCheck):
         shown = [one for one in (own if is_holder else None, old) if one is not None]
         kin = frozenset[str]().union(*(standing.kin(one.id) for one in shown))
         others = tuple(one for one in face.candidates if one.document_id not in kin)
-        found = [one.document_id for one in others]
+        dead = (one.document_id for one in others if one.document_id in standing.deceased)
         people = PeoplePart(
             is_age_asked=bool(majority),
             is_minor=is_minor,
-            is_face_waived=bool(is_minor)
-            and rules.minor_face == "guardian"
-            and request.live.is_absent
-            and request.portrait.is_absent,
+            is_face_waived=bool(is_minor) and _is_guardian_enough(rules, request),
             guardian=guardian,
             is_deceased=own is not None and own.id in standing.deceased,
-            deceased_look_alikes=tuple(one for one in found if one in standing.deceased),
+            deceased_look_alikes=tuple(dead),
             is_replaced=own is not None and own.id in standing.replaced,
             replacement=replacement,
         )
         if request.exception is not None:
-            people = replace(
-                people,
-                exception=request.exception,
-                # A minor's guardian is bound when the line is opened, and not weeks later.
-                is_exception_offered=rules.exceptions and not is_minor,
-                asked_exceptions=self._asked[attempt.outlet.code],
-                exception_limit=rules.exceptions_per_outlet,
-            )
+            people = self._weigh_exception(people, attempt)
         if request.pair[0] is request.pair[1]:
             face = replace(face, live_portrait_score=None)
         face, lines = replace(face, candidates=others), evidence.of(LinePart)
@@ -249,6 +233,29 @@ class PeopleCheck(DecisionCheck):
             if self._batch.comparisons.watch.has_document(attempt.replaced_lookup):
                 face = replace(face, is_watchlisted=True)
         return face, lines, people
+
+    def _read_authority(
+        self, place: int, attempt: Attempt
+    ) -> dict[DocumentRole, Mapping[str, Any]]:
+        """What an authority has told of the other documents that an attempt names."""
+        asked = find_looked_up(attempt, self._terms)
+        return {
+            role: self._authority.weigh_document(place, attempt, role)
+            if self._authority and role in asked
+            else {}
+            for role in (DocumentRole.REPLACED, DocumentRole.GUARDIAN)
+        }
+
+    def _weigh_exception(self, people: PeoplePart, attempt: Attempt) -> PeoplePart:
+        rules = self._terms.of(attempt.outlet.carrier)
+        return replace(
+            people,
+            exception=attempt.request.exception,
+            # A minor's guardian is bound when the line is opened, and not weeks later.
+            is_exception_offered=rules.exceptions and not people.is_minor,
+            asked_exceptions=self._asked[attempt.outlet.code],
+            exception_limit=rules.exceptions_per_outlet,
+        )
 
     def _find_replacement(
         self,
@@ -267,18 +274,7 @@ class PeopleCheck(DecisionCheck):
         if old is None:
             return ReplacementEvidence(**told[DocumentRole.REPLACED]), None
         alike = self._face.resemble(place, old)
-        guardian = attempt.guardian if is_minor else None
-        is_free = (
-            old.status is DocumentStatus.ACTIVE
-            and not is_barred(old, batch)
-            and (own is None or old.id != own.id)
-            # Kin may be the same face to a document, and nobody is their own guardian.
-            and (guardian is None or guardian.document_lookup != attempt.replaced_lookup)
-            # Its lines would come apart from what this batch has opened under it.
-            and old.id not in self._lines.changed_documents
-            and not self._is_looked_into(old)
-            and (not self._is_shared(old, attempt) or self._is_decided(own, old))
-        )
+        is_free = self._is_free(old, own, attempt, is_minor)
         delay = self._terms.of(attempt.outlet.carrier).replacement_delay
         since = self._face.find_confirmation(place, old, own) if is_free else None
         claimed = ReplacementEvidence(
@@ -294,6 +290,27 @@ class PeopleCheck(DecisionCheck):
         )
         is_holder = reaches(claimed.score, batch.comparisons.thresholds.same_document)
         return claimed, old if is_free and is_holder else None
+
+    def _is_free(
+        self,
+        old: DocumentRecord,
+        own: DocumentRecord | None,
+        attempt: Attempt,
+        is_minor: bool | None,
+    ) -> bool:
+        """Whether nothing stands against the replacement of a document."""
+        guardian = attempt.guardian if is_minor else None
+        return (
+            old.status is DocumentStatus.ACTIVE
+            and not is_barred(old, self._batch)
+            and (own is None or old.id != own.id)
+            # Kin may be the same face to a document, and nobody is their own guardian.
+            and (guardian is None or guardian.document_lookup != attempt.replaced_lookup)
+            # Its lines would come apart from what this batch has opened under it.
+            and old.id not in self._lines.changed_documents
+            and not self._is_looked_into(old)
+            and (not self._is_shared(old, attempt) or self._is_decided(own, old))
+        )
 
     def _is_looked_into(self, old: DocumentRecord) -> bool:
         """Whether an open case may speak against the holder, who must not leave under another
@@ -471,3 +488,9 @@ def ask_of(
             name = shown.request.document.name
             questions[role] = AuthorityQuestion(document, name, on, file, carrier)
     return questions
+
+
+def _is_guardian_enough(rules: CarrierPeople, request: EnrollmentRequest) -> bool:
+    """True where a minor who shows no face need not: the guardian's is shown."""
+    is_absent = request.live.is_absent and request.portrait.is_absent
+    return rules.minor_face == "guardian" and is_absent

@@ -15,7 +15,7 @@ from engine.matching.judge import DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, describe_records
 from engine.matching.samples import Sample
-from indexes.scoring import exact_scores
+from indexes.base import exact_scores
 from schema.reasons import Decision, Photograph, Reason
 from schema.thresholds import Comparison, Finding, SeenFrame
 

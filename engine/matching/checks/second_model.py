@@ -18,7 +18,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart
 from engine.matching.comparison import Faces, compare_faces, fuse_seconds, fuse_vectors, score_best
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
-from engine.matching.policy import Evidence, decide
+from engine.matching.policy import Candidate, Evidence, decide
 from engine.matching.samples import Sample, SecondEmbedder, take_samples
 from engine.registry.audit import AuditEntry
 from engine.registry.database import is_id
@@ -78,13 +78,7 @@ class SecondModel:
         faces = Faces.of(first, other if is_match else None, is_fused=live.length < 1)
         references = [known[key] for key in held if key in known]
         holder = compare_faces(faces, np.stack(references), self.thresholds) if references else None
-        candidates = [
-            structs.replace(one, score=alike.most, each=alike.each)
-            for one in face.candidates
-            if one.reference_id in known
-            for alike in (compare_faces(faces, known[one.reference_id][None], self.thresholds),)
-            if alike is not None
-        ]
+        candidates = self._compare(faces, face.candidates, known)
         described: dict[str, Any] = {
             "model_digest": self.digest,
             "live_portrait": score_best(first, other[None]),
@@ -92,21 +86,34 @@ class SecondModel:
             "best_candidate": max((one.score for one in candidates), default=None),
             "thresholds": None if self.thresholds is None else structs.asdict(self.thresholds),
         }
-        knows_all = (face.holder_score is None or len(references) == len(held)) and len(
-            candidates
-        ) == len(face.candidates)
-        if self.thresholds is not None and knows_all:
-            review = self.thresholds.review
-            again = replace(
-                face,
-                live_portrait_score=described["live_portrait"],
-                holder_score=described["holder"],
-                holder_each=None if holder is None else holder.each,
-                candidates=tuple(one for one in candidates if one.score >= review),
-            )
-            judged = Evidence(self.thresholds, evidence.parts).having(again)
-            described["decision"] = decide(judged).decision.value
-        return described
+        knows_holder = face.holder_score is None or len(references) == len(held)
+        if self.thresholds is None or not knows_holder or len(candidates) < len(face.candidates):
+            return described
+        review = self.thresholds.review
+        again = replace(
+            face,
+            live_portrait_score=described["live_portrait"],
+            holder_score=described["holder"],
+            holder_each=None if holder is None else holder.each,
+            candidates=tuple(one for one in candidates if one.score >= review),
+        )
+        judged = Evidence(self.thresholds, evidence.parts).having(again)
+        return described | {"decision": decide(judged).decision.value}
+
+    def _compare(
+        self,
+        faces: Faces,
+        candidates: Sequence[Candidate],
+        known: Mapping[int, NDArray[np.float32]],
+    ) -> list[Candidate]:
+        """The candidates by its own scores, of those of which it has a template."""
+        return [
+            structs.replace(one, score=alike.most, each=alike.each)
+            for one in candidates
+            if one.reference_id in known
+            for alike in (compare_faces(faces, known[one.reference_id][None], self.thresholds),)
+            if alike is not None
+        ]
 
     def _vector_of(self, sample: Sample) -> NDArray[np.float32] | None:
         second = sample.second

@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from engine.cases.decided import read_decided
-from engine.cases.sweep_cases import open_sweep_cases
+from engine.cases.decided import open_sweep_cases, read_decided
 from engine.matching.checks.order import replay
 from engine.matching.holders import erase_holder
 from engine.matching.registrar import publish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.cases.sweep_cases import open_sweep_cases
+from engine.cases.decided import open_sweep_cases
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import Group, GroupKind, Identity, Link
 

@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.errors import ImageDamaged, ImageError
-from engine.imports.chunk_writer import AdmissionTerms, DryRunWriter, RegistryWriter, was_committed
 from engine.imports.columns import ColumnMapping
-from engine.imports.import_report import FaultReport, Tally
-from engine.imports.import_run import Ending, ImportTerms, import_rows
-from engine.imports.journal import Identity, Journal
+from engine.imports.import_report import FaultReport, Identity, Journal, Tally
+from engine.imports.import_run import (
+    AdmissionTerms,
+    DryRunWriter,
+    Ending,
+    ImportTerms,
+    RegistryWriter,
+    import_rows,
+    was_committed,
+)
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source

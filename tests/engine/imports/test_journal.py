@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RequestError
-from engine.imports.import_report import Tally
-from engine.imports.journal import Entry, Identity, Journal
+from engine.imports.import_report import Entry, Identity, Journal, Tally
 
 IDENTITY = Identity("deployment", "digest", "terms")
 

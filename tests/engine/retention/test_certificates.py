@@ -12,8 +12,12 @@ from engine.matching.holders import ErasureCertificate
 from engine.registry import audit
 from engine.registry.retention import DocumentErasure
 from engine.registry.store import Store
-from engine.retention.certificates import check_certificate
-from engine.retention.job import DirectRunner, RetentionCertificate, run_retention
+from engine.retention.job import (
+    DirectRunner,
+    RetentionCertificate,
+    check_certificate,
+    run_retention,
+)
 from schema.documents import DocumentStatus
 from tests.engine.retention.conftest import only
 from tests.tables import tables

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import CertifiedHits, Vectors
+from indexes.base import CertifiedHits, Vectors, arrange
 from indexes.errors import SearchInvalid, VectorInvalid
 from indexes.exact import scanner as scanner_module
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.scoring import arrange
 from tests.indexes.conftest import KERNELS, UnitRows, ask, assert_same, open_kernel, remove_ids
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import Ids, Vectors
+from indexes.base import Ids, Vectors, exact_scores
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
@@ -23,7 +23,6 @@ from indexes.gallery import Gallery
 from indexes.joining import tiling
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.tiling import RECORD, Block, Records, sort_records
-from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import KERNELS, UnitRows, open_kernel, remove_ids

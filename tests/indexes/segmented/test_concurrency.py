@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from indexes.base import Hits, Ids, Vectors
+from indexes.base import Hits, Ids, Vectors, arrange, exact_scores
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery, Pinned
-from indexes.scoring import arrange, exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep

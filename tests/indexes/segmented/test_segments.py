@@ -13,13 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from indexes.base import CertifiedHits, Vectors
+from indexes.base import CertifiedHits, Positions, Vectors
 from indexes.errors import IdInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.scoring import Positions
 from indexes.segmented import merging
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex

@@ -17,8 +17,7 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.joining import join_shards
-from indexes.sharding.placement import Placement
-from indexes.sharding.shards import ShardPlan
+from indexes.sharding.shards import Placement, ShardPlan
 from tests.indexes.conftest import UnitRows, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 

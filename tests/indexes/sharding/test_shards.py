@@ -22,9 +22,8 @@ from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery, Standing
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.sharded_index import ShardedIndex, merge_hits
-from indexes.sharding.shards import ShardPlan
+from indexes.sharding.shards import ShardPlan, virtual_shards_of
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd, open_local
 from tests.indexes.test_upkeep import SickRows

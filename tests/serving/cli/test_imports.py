@@ -22,7 +22,7 @@ from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
 from serving.imports import IssuedTemplates
-from serving.ingress.templates import SealedTemplates
+from serving.ingress.parts import SealedTemplates
 from serving.settings.settings import Settings, load_settings
 from serving.wire.fields import Template
 

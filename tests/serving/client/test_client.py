@@ -26,7 +26,7 @@ from serving.client import (
     SweepTerms,
     Template,
 )
-from serving.client.calls import delete, get
+from serving.client.transport import delete, get
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import Moment
 from serving.wire.lines import CampaignRequest, ClosedLine

@@ -21,9 +21,8 @@ from serving.client import (
     Template,
     Unavailable,
 )
-from serving.client.calls import READY, Call, post, write_face
-from serving.client.calls import VERSION as ASK_VERSION
-from serving.client.transport import Exchange, Wait
+from serving.client.transport import READY, Call, Exchange, Wait, post, write_face
+from serving.client.transport import VERSION as ASK_VERSION
 from serving.wire.enrollments import Enrollment
 from serving.wire.lines import Dispute, HolderLines, HolderRequest
 from serving.wire.oversight import Readiness

@@ -38,7 +38,7 @@ KEYS = {
 }
 MAX_BODY = "max_body_mib = 31"
 """In the file given as `--config`; the home's own leaves it at 32."""
-WEBHOOK_WORKER = "serving.cluster.webhook_process"
+WEBHOOK_WORKER = "serving.cluster.processes"
 RETRIED = frozenset({408, 409, 429, 503})
 
 

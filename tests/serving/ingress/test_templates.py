@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.registry.keyring import Key, KeyRing
 from engine.registry.vault import Vault
 from serving.errors import TemplateInvalid
-from serving.ingress.templates import MAX_AHEAD_S, PLACE, SealedTemplates
+from serving.ingress.parts import MAX_AHEAD_S, PLACE, SealedTemplates
 from serving.wire.fields import Template
 
 MODEL = "d" * 64

@@ -32,7 +32,7 @@ from schema.cases import Outcome
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
-from serving.sweeps import planning
+from serving.sweeps import sweep_states
 from serving.sweeps.manager import MOST_STARTS, SweepManager
 from tests.row_codes import vouch
 from tests.serving.sweeps.synthetic_people import (
@@ -385,8 +385,8 @@ def test_a_plan_uses_the_pace_of_the_last_sweep(
 ) -> None:
     done = finish(manager, manager.start(REQUEST, ACTOR))
     assert done.summary["comparisons_per_s"] > 0
-    monkeypatch.setattr(planning, "REPRESENTATIVE_COMPARISONS", 1)
-    monkeypatch.delattr(planning, "measure_pace")
+    monkeypatch.setattr(sweep_states, "REPRESENTATIVE_COMPARISONS", 1)
+    monkeypatch.delattr(sweep_states, "measure_pace")
     expectation = manager.plan(REQUEST)
     pace = done.summary["comparisons_per_s"]
     assert expectation.duration_s == pytest.approx(expectation.comparisons / pace)
