@@ -24,14 +24,14 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 # raises one.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "modules": (397, 355),
-        "product_lines": (111_510, 102_000),
-        "python_tokens": (681_860, 625_000),
+        "modules": (398, 355),
+        "product_lines": (111_440, 102_000),
+        "python_tokens": (681_610, 625_000),
         "test_lines": (79_880, 72_000),
         "longest_file": (700, 700),
         "files_over_500_lines": (38, 16),
-        "functions_of_50_lines": (18, 18),
-        "functions_of_15_branches": (15, 15),
+        "functions_of_50_lines": (12, 18),
+        "functions_of_15_branches": (14, 15),
         "near_equal_classes": (27, 15),
         "class_names_twice": (55, 55),
         "module_names_twice": (34, 30),

@@ -22,7 +22,7 @@ from schema.sweeps import Group, GroupKind, SweepRecord, SweepState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from engine.sweeps.folder import DoneSweep
+    from engine.sweeps.reload import DoneSweep
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class SweepRetention:
     def _rewrite(self, record: SweepRecord, folder: SweepFolder, document_id: str | None) -> None:
         try:
             # Slow to import, and optional for a service.
-            from engine.sweeps.folder import DoneSweep  # noqa: PLC0415
+            from engine.sweeps.reload import DoneSweep  # noqa: PLC0415
 
             sweep = DoneSweep.of(record, folder)
         except (ImportError, RegistryError, SweepOver) as error:

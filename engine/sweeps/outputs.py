@@ -23,7 +23,8 @@ from engine.matching.calibration import Calibration
 from engine.registry.store import Reader
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import Owners, PairTable
-from engine.sweeps.folder import SweepFolder, make_contents, write_groups
+from engine.sweeps.folder import SweepFolder, write_groups
+from engine.sweeps.reload import make_contents
 from engine.sweeps.report.contents import ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import RankedOutlet, Seller

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -15,6 +16,7 @@ from bench.suites.workload import Expected, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from schema.reasons import Decision, Reason
+from schema.thresholds import DecidedEnrollment
 
 TINY = {
     "references": 300,
@@ -31,7 +33,17 @@ TINY = {
 
 
 def answer(decision: str, *reasons: str) -> Answer:
-    return Answer({"decision": decision, "reasons": [{"reason": reason} for reason in reasons]})
+    decided = {
+        "enrollment_id": "one",
+        "decision": decision,
+        "reasons": [{"reason": reason, "decision": decision} for reason in reasons],
+        "thresholds": {"verify": 0.4, "same_document": 0.4, "review": 0.5, "certain": 0.6},
+        "decided_at": "2026-01-01T00:00:00+00:00",
+        "model_digest": "",
+        "calibration_version": None,
+        "policy_version": "5",
+    }
+    return Answer(msgspec.convert(decided, DecidedEnrollment))
 
 
 def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from engine.sweeps.folder import GroupFile, gather_faces, write_groups
+from engine.sweeps.folder import GroupFile, write_groups
+from engine.sweeps.reload import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from tests.engine.registry.conftest import Enroll, enroll
