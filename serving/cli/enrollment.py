@@ -96,12 +96,12 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     """
     presented = _read_presented(chosen)
     started, deployment = time.perf_counter(), call.deployment
-    request = _make_request(deployment, chosen, presented, call.actor)
+    request, files = _make_request(deployment, chosen, presented, call.actor)
     requests.require_judgeable(request)
     registrar = deployment.registrar
     if deployment.settings.authority.kind != "form":
-        own = presented.frames[0].read_bytes() if presented.frames else None
-        theirs = chosen.guardian_live.read_bytes() if chosen.guardian_live else None
+        own = files[0] if presented.frames else None
+        theirs = files[-1] if chosen.guardian_live else None
         request = replace(request, authority=_look_up(deployment, request, own, theirs))
     if chosen.idempotency_key is None:
         # Before the decision: who gets no answer can ask for it again under this key.
@@ -111,9 +111,9 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     spent_ms = (time.perf_counter() - started) * 1e3
     if isinstance(outcome, SosieError):
         raise outcome
-    caller, is_repeated = Principal(call.actor, Role.OPERATOR), outcome.is_repeated
+    caller = Principal(call.actor, Role.OPERATOR)
     given = (caller, outcome.decided, request.idempotency_key)
-    shown = serializers.enrollment(*given, is_repeated=is_repeated)
+    shown = serializers.enrollment(*given, is_repeated=outcome.is_repeated)
     return _show_answer(shown, spent_ms)
 
 
@@ -151,16 +151,16 @@ def _read_presented(chosen: EnrollmentOptions) -> _Presented:
 
 def _make_request(
     deployment: Deployment, chosen: EnrollmentOptions, presented: _Presented, actor: str
-) -> requests.EnrollmentRequest:
+) -> tuple[requests.EnrollmentRequest, list[bytes]]:
     frames, guardian = presented.frames, chosen.guardian_live
     samples, others = _take_samples(deployment, chosen, frames)
     # An unknown outlet is refused by the registrar, in the same words as one that is closed.
     known = deployment.store.outlets([chosen.outlet]).get(chosen.outlet)
     carrier = chosen.carrier or (known.carrier if known else "")
-    judged = [one.read_bytes() for one in (frames if guardian is None else [*frames, guardian])]
+    files = [one.read_bytes() for one in (frames if guardian is None else [*frames, guardian])]
     made_for = (LivenessUse.ENROLLMENT, name_document(presented.document), carrier, utc_now())
     check, replaced = deployment.liveness.check, chosen.replaces
-    return requests.EnrollmentRequest(
+    request = requests.EnrollmentRequest(
         idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
         carrier=carrier,
         outlet=chosen.outlet,
@@ -171,11 +171,12 @@ def _make_request(
         consent_ref=chosen.consent_ref,
         captured_at=presented.captured_at,
         caller=Caller(actor),
-        liveness=check(presented.token, judged, *made_for) if judged else None,
+        liveness=check(presented.token, files, *made_for) if files else None,
         guardian=_read_guardian(chosen, others),
         exception=None if chosen.exception is None else _read_cause(chosen.exception),
         replaces=inputs.read_details(replaced).known_document() if replaced else None,
     )
+    return request, files
 
 
 def _require_complete(chosen: EnrollmentOptions, frames: Sequence[Path]) -> None:
