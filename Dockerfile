@@ -21,7 +21,7 @@ RUN python3 -m venv /opt/build \
     && python3 -m venv /opt/sosie \
     && /opt/sosie/bin/pip install --require-hashes \
     --requirement locks/cpu+serve+desk+postgres+tracing.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY bench bench
 COPY engine engine
 COPY indexes indexes

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL = -m pip --disable-pip-version-check --quiet install
 LOCKED = $(INSTALL) --require-hashes --only-binary :all: --requirement locks/build.txt --requirement
 PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
-SOURCES := schema engine indexes serving bench loadtest tests
+SOURCES := schema engine indexes serving bench loadtest tests hatch_build.py
 # Tests start hundreds of processes, and each would compile the whole product anew.
 unexport PYTHONDONTWRITEBYTECODE
 # One more than there are cores, of four at most: many tests wait for processes that they started.
@@ -17,6 +17,8 @@ WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 # others the same versions.
 LOCKS := cpu+dev cpu+demo cpu+demo+postgres+test \
 	$(foreach runtime,cpu openvino gpu,$(runtime)+serve+desk+postgres+tracing)
+
+CLIENT := serving/client/client.py
 
 .PHONY: demo test test-other check format client contract docs lock clean
 
@@ -30,7 +32,7 @@ NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment 
 	proxy_metrics registrar_client restarts)
 ALONE := $(filter-out $(NO_RAY),$(sort $(wildcard $(CLUSTER)/test_*.py)))
 # In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(CLIENT)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
 	$(BIN)/python -m pytest $(ALONE)
 
@@ -49,22 +51,21 @@ $(OTHER)/.short: pyproject.toml locks/cpu+demo+postgres+test.txt
 	$(OTHER)/bin/python $(PROJECT)
 	touch $@
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev $(CLIENT)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python .ci/generate_client.py | diff serving/client/client.py - # else: make client
 	$(BIN)/python .ci/openapi_changes.py .ci/openapi_v1.json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-# serving/client/client.py, from async_client.py beside it.
-client: $(VENV)/.dev
-	$(BIN)/python .ci/generate_client.py > $(VENV)/client.py
-	mv $(VENV)/client.py serving/client/client.py
+# The installation makes it too; here it follows a change of async_client.py.
+client: $(CLIENT)
+$(CLIENT): serving/client/async_client.py hatch_build.py | $(VENV)/.dev
+	$(BIN)/python hatch_build.py
 
 # At a release: what version 1 has got since is kept, too.
 contract: $(VENV)/.dev
@@ -83,7 +84,7 @@ AS_FIRST = --constraint locks/$(firstword $(LOCKS)).txt
 lock: $(VENV)/.dev
 	$(foreach set,$(LOCKS),$(COMPILE) $(if $(filter $(firstword $(LOCKS)),$(set)),,$(AS_FIRST)) \
 		$(patsubst %,--extra %,$(subst +, ,$(set))) --output-file locks/$(set).txt pyproject.toml &&) \
-	echo hatchling editables | tr ' ' '\n' | $(COMPILE) $(AS_FIRST) --output-file locks/build.txt -
+	echo hatchling editables unasync | tr ' ' '\n' | $(COMPILE) $(AS_FIRST) --output-file locks/build.txt -
 
 clean:
 	rm -rf $(VENV) $(OTHER) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
