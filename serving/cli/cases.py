@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import typer
 
@@ -18,18 +19,8 @@ from engine.registry.database import utc_now
 from engine.registry.queues import CaseFilter
 from schema.cases import CaseSort, CaseState, Outcome
 from serving.api import serializers
-from serving.cli.inputs import argument, option, require_place, writing
-from serving.cli.output import (
-    Answer,
-    Call,
-    Cell,
-    Facts,
-    Listing,
-    columns,
-    command,
-    escape,
-    next_page,
-)
+from serving.cli.inputs import argument, option, read_moment, require_place, writing
+from serving.cli.output import Answer, Call, Facts, Listing, columns, command, escape, next_page
 from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_views import SweepViews, describe_terms
 from serving.wire.cases import CaseFile, CasePage, CaseProposal, ListedCase
@@ -39,14 +30,22 @@ from serving.wire.sweeps import CaseOutcomes, PrecisionRate, ProposedThreshold
 ME = "me"
 
 CASE_ID = argument("The case's id.", "ID")
-OUTCOME_OPTION = option("What was found.", default=...)
-LINES_OPTION = option("A line to close, by its id; repeat it.", "LINE")
-KEEP_FLAG = option("Say that the lines which are not to be closed stay in use, as fraud must.")
-SEEN_OPTION = option(
-    "The case's updated_at, as shown; refused where the case has changed since.",
-    "MOMENT",
-    default=...,
-)
+
+
+@dataclass(frozen=True, slots=True)
+class EndingOptions:
+    """What a case ends with."""
+
+    outcome: Outcome = option("What was found.", default=...)
+    seen_at: str = option(
+        "The case's updated_at, as shown; refused where the case has changed since.",
+        "MOMENT",
+        default=...,
+    )
+    close_line: list[str] | None = option("A line to close, by its id; repeat it.", "LINE")
+    keep_lines: bool = option(
+        "Say that the lines which are not to be closed stay in use, as fraud must."
+    )
 
 
 @command("case show")
@@ -71,15 +70,7 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
         Facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts),
         Listing(why, {"": escape}, title="Why it is here"),
         Listing(_list_lines(case), ("document", "", "line", "number", "status", "where")),
-        Listing(
-            case.notes,
-            {
-                "at": lambda note: note.at.isoformat(timespec="seconds"),
-                "who": "actor",
-                "what": "kind",
-                "": lambda note: escape(note.text),
-            },
-        ),
+        Listing(case.notes, "at actor kind text"),
     )
 
 
@@ -152,20 +143,12 @@ def note_case(
 
 
 @command("case propose")
-def propose_outcome(
-    call: Call,
-    case_id: str = CASE_ID,
-    outcome: Outcome = OUTCOME_OPTION,
-    seen_at: str = SEEN_OPTION,
-    close_line: list[str] | None = LINES_OPTION,
-    keep_lines: bool = KEEP_FLAG,
-) -> Answer:
+def propose_outcome(call: Call, ending: EndingOptions, case_id: str = CASE_ID) -> Answer:
     """Propose an outcome, and the lines to be closed by it, for another person to decide.
 
     Fraud whose documents have numbers in use names those to close, or says --keep-lines.
     """
-    ending = {"seen_at": _read_seen_at(seen_at), "keep_lines": keep_lines}
-    return _step(call, case_id, "propose", outcome, tuple(close_line or ()), **ending)
+    return _end(call, case_id, "propose", ending)
 
 
 @command("case withdraw")
@@ -175,14 +158,7 @@ def withdraw_proposal(call: Call, case_id: str = CASE_ID) -> Answer:
 
 
 @command("case close")
-def close_case(
-    call: Call,
-    case_id: str = CASE_ID,
-    outcome: Outcome = OUTCOME_OPTION,
-    seen_at: str = SEEN_OPTION,
-    close_line: list[str] | None = LINES_OPTION,
-    keep_lines: bool = KEEP_FLAG,
-) -> Answer:
+def close_case(call: Call, ending: EndingOptions, case_id: str = CASE_ID) -> Answer:
     """Close a case.
 
     It takes two people: another must have proposed the same outcome and lines; `case show` says how
@@ -191,24 +167,13 @@ def close_case(
     for later sweeps; after an unfounded dispute its lines are active again, and an exception
     that is closed so is granted: its line is opened.
     """
-    ending = {"seen_at": _read_seen_at(seen_at), "keep_lines": keep_lines}
-    return _step(call, case_id, "close", outcome, tuple(close_line or ()), **ending)
+    return _end(call, case_id, "close", ending)
 
 
-def name_people(call: Call, name: str | None) -> tuple[str, ...]:
-    """A person as histories name them; older cases name the account as the audit chain does."""
-    if name == ME:
-        return call.person.person, call.actor
-    return () if name is None else (name,)
-
-
-def _read_seen_at(text: str) -> datetime:
-    moment: datetime | None = None
-    with suppress(ValueError):
-        moment = datetime.fromisoformat(text)
-    if moment is None or moment.tzinfo is None:
-        raise typer.BadParameter("--seen-at is no moment with its zone: take it from case show")
-    return moment
+def _end(call: Call, case_id: str, name: str, ending: EndingOptions) -> Answer:
+    lines, seen_at = tuple(ending.close_line or ()), read_moment(ending.seen_at, "--seen-at")
+    more = {"seen_at": seen_at, "keep_lines": ending.keep_lines}
+    return _step(call, case_id, name, ending.outcome, lines, **more)
 
 
 def _step(call: Call, case_id: str, name: str, *given: object, **more: object) -> Answer:
@@ -258,13 +223,8 @@ def report_case(
     report = write_case(found, call.store)
     with writing(file, "a report"), replacing(file) as beside:
         beside.write_bytes(report.html)
-    answer = {
-        "report": str(file),
-        "faces": report.faces,
-        "documents": report.documents,
-        "left_out": report.left_out,
-        "audit_entries": report.audit_entries,
-    }
+    counted = ("faces", "documents", "left_out", "audit_entries")
+    answer = {"report": str(file), **{name: getattr(report, name) for name in counted}}
     no_room = f"There was no room for {report.left_out:,} documents of the case."
     no_face = "No face is kept of these people (\\[crops] keep in sosie.toml): it shows none."
     return Answer(
@@ -291,20 +251,13 @@ def show_precision(
     if sweep is not None:
         call.store.sweeps.get(sweep)
     found = serializers.sweep_precision(DecisionReader(call.store).read(), sweep, wanted)
-    counted = columns("cases fraud twins mistake unfounded")
-    kinds = {"": lambda one: escape(one.name.replace("_", " ")), **counted, "fraud of all": _rate}
+    pairs = columns("judged cases", fraud=_rate)
+    pairs = {"from score": lambda one: f"{one.threshold:.2f}", **pairs}
+    counted = columns("cases fraud twins mistake unfounded", fraud_of_all=_rate)
+    kinds = {"": lambda one: escape(one.name.replace("_", " ")), **counted}
     return Answer(
         found,
-        Listing(
-            found.thresholds,
-            {
-                "from score": lambda one: f"{one.threshold:.2f}",
-                "judged": "judged",
-                "in cases": "cases",
-                "fraud": _rate,
-            },
-            title="Pairs of sweeps",
-        ),
+        Listing(found.thresholds, pairs, title="Pairs of sweeps"),
         Listing(found.kinds, kinds, title="Closed cases by kind"),
         Listing(found.months, kinds, title="by month"),
         _describe_proposal(found.proposal),
@@ -334,26 +287,37 @@ def _describe_proposal(proposal: ProposedThreshold) -> str:
 
 
 MOST_CASES = 10_000
-ANY, STANDING, FRAUD_IN_USE = "all", "alive", "fraud_in_use"
-STATES = (STANDING, ANY, FRAUD_IN_USE, "open", "assigned", "proposed", "closed", "merged")
+State = Literal["alive", "all", "fraud_in_use", "open", "assigned", "proposed", "closed", "merged"]
 
 
-def _require_state(name: str) -> str:
-    if name not in STATES:
-        raise typer.BadParameter(f"{name} is none of {', '.join(STATES)}")
-    return name
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """The cases that are listed."""
+
+    state: State = option("Only with a case in this state.", default="alive")
+    kind: str | None = option("Only with a case of this kind.")
+    assignee: str | None = option(f"Of whose case; {ME}: yours.", "PERSON")
+    id_end: str | None = option("Its id, or one that it names, ends so.", "END", "--id")
+    overdue: bool = option("Only with a case that is overdue.")
+
+    def read(self, call: Call, **more: Any) -> CaseFilter:
+        # Older cases name the account as the audit chain does.
+        mine = call.person.person, call.actor
+        return CaseFilter(
+            **serializers.read_state(None if self.state == "all" else self.state),
+            kind=self.kind,
+            assignees=mine if self.assignee == ME else (self.assignee,) if self.assignee else (),
+            overdue_at=utc_now() if self.overdue else None,
+            **more,
+        )
 
 
 @command("cases")
 def list_cases(
     call: Call,
-    state: str = option(f"One of {', '.join(STATES)}.", default=STANDING, callback=_require_state),
-    kind: str | None = option("Only this kind."),
-    assignee: str | None = option(f"Only this person's; {ME}: yours.", "PERSON"),
+    chosen: QueueOptions,
     carrier: str | None = option("Only with lines of this carrier."),
     outlet: str | None = option("Only with lines of this outlet."),
-    id_end: str | None = option("Its id, or one that it names, ends so.", "END", "--id"),
-    overdue: bool = option("Only what is overdue."),
     sort: CaseSort = option("What comes first.", default=CaseSort.RISK),
     limit: int = option("How many to list at most.", default=100, min=1, max=MOST_CASES),
     after: str | None = option("Go on below this case.", "ID"),
@@ -364,48 +328,40 @@ def list_cases(
     their last digits.
     """
     now = utc_now()
-    wanted = CaseFilter(
-        **serializers.read_state(None if state == ANY else state),
-        kind=kind,
-        assignees=name_people(call, assignee),
-        carrier=carrier,
-        outlet=outlet,
-        id_end=id_end,
-        overdue_at=now if overdue else None,
-    )
+    wanted = chosen.read(call, carrier=carrier, outlet=outlet, id_end=chosen.id_end)
     store, due = call.store, call.deployment.settings.cases
     found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
     shown = serializers.case_page(store, found, due, now)
     call.note("cases.read", "queue", {"cases": [one.case_id for one in shown]})
     in_use = store.cases.count_fraud()
     following = shown[-1].case_id if len(shown) == limit else None
-    is_all = wanted == CaseFilter(**serializers.read_state(STANDING))
+    is_all = wanted == CaseFilter(**serializers.read_state("alive"))
     empty = "No case is open." if is_all else "No such case."
     page = CasePage(shown, following, in_use)
     warning = ""
-    if in_use and state != FRAUD_IN_USE:
+    if in_use and chosen.state != "fraud_in_use":
         warning = (
             f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
-            f"sosie cases --state {FRAUD_IN_USE}"
+            "sosie cases --state fraud_in_use"
         )
     return Answer(page, warning, _list_page(shown, now, empty), next_page(following))
 
 
 def _list_page(shown: Sequence[ListedCase], now: datetime, empty: str) -> Listing:
-    columns: dict[str, Cell] = {
-        "case": "case_id",
-        "risk": lambda one: f"{one.risk:.0f}",
-        "kind": "kind",
-        "who": _name_holders,
-        "documents": lambda one: len(one.document_ids),
-        "lines": _count_lines,
-        "where": "outlets",
-        "scores": _describe_scores,
-        "state": lambda one: one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
-        "age": lambda one: f"{(now - one.opened_at).days} d",
-        "due": _describe_due,
-    }
-    return Listing(shown, columns, empty)
+    shown_columns = columns(
+        "case_id",
+        risk=lambda one: f"{one.risk:.0f}",
+        kind="kind",
+        who=_name_holders,
+        documents=lambda one: len(one.document_ids),
+        lines=_count_lines,
+        where="outlets",
+        scores=_describe_scores,
+        state=lambda one: one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
+        age=lambda one: f"{(now - one.opened_at).days} d",
+        due=_describe_due,
+    )
+    return Listing(shown, shown_columns, empty)
 
 
 def _name_holders(one: ListedCase) -> str:

@@ -395,9 +395,7 @@ def search(
 @command("erase")
 def erase(
     call: Call,
-    document_type: str | None = inputs.TYPE_OPTION,
-    document_number: str | None = inputs.NUMBER_OPTION,
-    document: str | None = inputs.DOCUMENT_OPTION,
+    chosen: inputs.DocumentOptions,
     certificate: Path | None = inputs.CERTIFICATE_OPTION,
     yes: bool = option("Do not ask."),
 ) -> Answer | None:
@@ -408,8 +406,7 @@ def erase(
 
     Exit code 1 where it waits.
     """
-    details = inputs.read_details(document, type=document_type, number=document_number)
-    target = details.known_document()
+    target = chosen.read()
     if certificate is not None:
         inputs.require_place(certificate)
     deployment = call.deployment

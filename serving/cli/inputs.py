@@ -130,6 +130,19 @@ def read_details(source: str | None, **given: str | None) -> Details:
     return Details(**written | {key: value for key, value in given.items() if value is not None})
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentOptions:
+    """A document that is on record, as options or a file name it."""
+
+    document_type: str | None = TYPE_OPTION
+    document_number: str | None = NUMBER_OPTION
+    document: str | None = DOCUMENT_OPTION
+
+    def read(self) -> Document:
+        given = {"type": self.document_type, "number": self.document_number}
+        return read_details(self.document, **given).known_document()
+
+
 def read_date(text: str, what: str = "day of expiry") -> date:
     """A day as 2031-01-31."""
     try:

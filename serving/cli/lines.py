@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
-
-import typer
 
 from engine.cases import deaths
 from engine.cases.deaths import read_death
 from engine.errors import RequestError
 from engine.lifecycle import campaigns, reverification
 from engine.lifecycle.campaigns import find_campaign
-from engine.lifecycle.rules import check_steps, load_rules
+from engine.lifecycle.rules import Rule, RulesAbout, check_steps, load_rules
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.holders import block_document as block
 from engine.matching.holders import read_lines
@@ -28,8 +25,8 @@ from schema.lines import CampaignLineState, LineEventKind, ReportedKind
 from schema.people import DeathSource
 from serving.api import serializers
 from serving.cli import inputs
-from serving.cli.inputs import argument, option
-from serving.cli.output import Answer, Call, Cell, JsonFlag, Listing, columns, command, escape
+from serving.cli.inputs import DocumentOptions, argument, option
+from serving.cli.output import Answer, Call, JsonFlag, Listing, columns, command, done, escape
 from serving.wire.fields import of_record
 from serving.wire.lines import ClosedLine
 from serving.wire.oversight import BlockedDocument, WatchedEntry
@@ -39,19 +36,15 @@ from serving.wire.people import Death
 @command("lines")
 def list_lines(
     call: Call,
+    holder: DocumentOptions,
     live: list[Path] = option(inputs.LIVE, "IMAGE", default=...),
-    document_type: str | None = inputs.TYPE_OPTION,
-    document_number: str | None = inputs.NUMBER_OPTION,
-    document: str | None = inputs.DOCUMENT_OPTION,
     reveal: bool = option("Show the numbers whole, not their last digits."),
 ) -> Answer:
     """List the numbers under a document, to its holder's face.
 
     Exit code 1 where the face is not the holder's.
     """
-    frames = inputs.list_frames(live)
-    details = inputs.read_details(document, type=document_type, number=document_number)
-    target = details.known_document()
+    frames, target = inputs.list_frames(live), holder.read()
     deployment = call.deployment
     thresholds = deployment.thresholds
     samples = inputs.sample_photographs(deployment, frames)
@@ -72,10 +65,7 @@ def list_lines(
         shown = "no score" if answer.score is None else f"score {answer.score:.4f}"
         text = f"[red]Not the holder's face[/]: {shown}, threshold {answer.threshold:.4f}."
         return Answer(answer, text, is_no=True)
-    opened = {"opened": lambda line: line.opened_at.date()}
-    return Answer(
-        answer, Listing(answer.lines, {**columns("number status carrier outlet"), **opened})
-    )
+    return Answer(answer, Listing(answer.lines, "number status carrier outlet opened_at"))
 
 
 @command("watch add")
@@ -90,7 +80,7 @@ def watch_face(
     (sample,) = inputs.sample_photographs(deployment, [image])
     probe = inputs.require_probe(sample, image)
     entry = watch(deployment.registrar, probe, reason, call.actor, sample.second)
-    return Answer({"watch_id": entry}, f"[green]Watching[/] this face, entry {entry}.")
+    return done("Watching", f"this face, entry {entry}", {"watch_id": entry})
 
 
 @command("watch list")
@@ -106,12 +96,8 @@ def list_watched(call: Call) -> Answer:
         )
         for entry in call.store.watchlist()
     ]
-    shown: dict[str, Cell] = {
-        "entry": lambda entry: entry.watch_id,
-        "added": lambda entry: entry.added_at.date(),
-        "reason": "reason",
-    }
-    return Answer({"entries": entries}, Listing(entries, shown, "The watch-list is empty."))
+    table = Listing(entries, "watch_id added_at reason", "The watch-list is empty.")
+    return Answer({"entries": entries}, table)
 
 
 @command("watch remove")
@@ -120,41 +106,24 @@ def remove_watched(
 ) -> Answer:
     """Take an entry off the watch-list; its template is deleted."""
     unwatch(call.deployment.registrar, call.store, entry, call.actor)
-    text = f"[green]Removed[/] entry {entry} from the watch-list."
-    return Answer({"watch_id": entry, "is_watched": False}, text)
+    removed = {"watch_id": entry, "is_watched": False}
+    return done("Removed", f"entry {entry} from the watch-list", removed)
 
 
 @command("block")
-def block_document(
-    call: Call,
-    document_type: str | None = inputs.TYPE_OPTION,
-    document_number: str | None = inputs.NUMBER_OPTION,
-    document: str | None = inputs.DOCUMENT_OPTION,
-) -> Answer:
+def block_document(call: Call, chosen: DocumentOptions) -> Answer:
     """Block a document: every attempt under it is refused."""
-    details = inputs.read_details(document, type=document_type, number=document_number)
-    return _set_block(call, details, block, is_blocked=True)
+    document_id = block(call.deployment.registrar, call.store, chosen.read(), call.actor)
+    blocked = {"document_id": document_id, "is_blocked": True}
+    return done("Blocked", f"the document {document_id}", blocked)
 
 
 @command("unblock")
-def unblock_document(
-    call: Call,
-    document_type: str | None = inputs.TYPE_OPTION,
-    document_number: str | None = inputs.NUMBER_OPTION,
-    document: str | None = inputs.DOCUMENT_OPTION,
-) -> Answer:
+def unblock_document(call: Call, chosen: DocumentOptions) -> Answer:
     """Lift the block of a document."""
-    details = inputs.read_details(document, type=document_type, number=document_number)
-    return _set_block(call, details, unblock, is_blocked=False)
-
-
-def _set_block(
-    call: Call, details: inputs.Details, change: Callable[..., str], *, is_blocked: bool
-) -> Answer:
-    target = details.known_document()
-    document_id = change(call.deployment.registrar, call.store, target, call.actor)
-    text = f"[green]{'Blocked' if is_blocked else 'Unblocked'}[/] the document {document_id}."
-    return Answer({"document_id": document_id, "is_blocked": is_blocked}, text)
+    document_id = unblock(call.deployment.registrar, call.store, chosen.read(), call.actor)
+    lifted = {"document_id": document_id, "is_blocked": False}
+    return done("Unblocked", f"the document {document_id}", lifted)
 
 
 @command("blocked")
@@ -165,12 +134,8 @@ def list_blocked(call: Call) -> Answer:
         for one in call.store.blocked_documents()
         if one.blocked_at is not None
     ]
-    shown: dict[str, Cell] = {
-        "document": "document_id",
-        "type": "type",
-        "blocked at": lambda one: one.blocked_at.isoformat(),
-        "": lambda one: "erased" if one.is_erased else "",
-    }
+    shown = columns("document_id type blocked_at")
+    shown[""] = lambda one: "erased" if one.is_erased else ""
     return Answer({"documents": blocked}, Listing(blocked, shown, "No document is blocked."))
 
 
@@ -187,35 +152,28 @@ def close_line(
     """Close the line that a number is on: the number may be given to another person."""
     number = inputs.read_details(document, msisdn=msisdn).require("msisdn", "--msisdn")
     line_id = close(call.deployment.registrar, call.store, number, call.actor)
-    return Answer(ClosedLine(line_id, "closed"), f"[green]Closed[/] the line {line_id}.")
+    return done("Closed", f"the line {line_id}", ClosedLine(line_id, "closed"))
 
 
 @command("line report")
 def report_event(
     call: Call,
-    kind: str = argument(
-        "sim_swap, device_change, port_in, port_out, transfer or esim_download; port_out and "
-        "transfer close the line.",
-        "KIND",
-    ),
+    kind: ReportedKind = argument("What happened: port_out and transfer close the line."),
     line: str = LINE_ARGUMENT,
     at: str = option("When, as 2026-07-01T09:30:00+07:00.", "TIME", default=...),
 ) -> Answer:
     """Report what happened to a line in use; what the carrier's rules say to it is done."""
-    if kind not in list(ReportedKind):
-        raise RequestError(f"{kind[:40]} is not reported: take {', '.join(ReportedKind)}")
-    moment = inputs.read_moment(at)
     made = reverification.report_event(
         call.deployment.registrar,
         call.store,
         call.deployment.line_rules,
         line_text=line,
         kind=LineEventKind(kind),
-        at=moment,
+        at=inputs.read_moment(at),
         actor=call.actor,
     )
-    text = f"[green]Noted[/] {kind} of the line {made.line_id}."
-    return Answer(serializers.line_event(made, is_tenant=False), text)
+    noted = serializers.line_event(made, is_tenant=False)
+    return done("Noted", f"{kind} of the line {made.line_id}", noted)
 
 
 @command("line show")
@@ -229,13 +187,7 @@ def show_line(call: Call, line: str = LINE_ARGUMENT) -> Answer:
         + ("" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}")
         for one in shown.waiting
     ]
-    events: dict[str, Cell] = {
-        "at": lambda one: one.at.isoformat(),
-        "event": "kind",
-        "cause": lambda one: escape(one.cause or ""),
-        "by": lambda one: one.by,
-    }
-    table = Listing(shown.events, events)
+    table = Listing(shown.events, "at kind cause by")
     return Answer(shown, f"{shown.line_id}: [bold]{shown.status}[/]", *waiting, table)
 
 
@@ -245,11 +197,9 @@ def check_rules(
 ) -> None:
     """Check rules of lines, and show what they do. Without a fault the exit code is 0."""
     found = load_rules(name)
+    rules = tuple(found.rules.values())
     answer = {
-        "title": found.title,
-        "source": found.source,
-        "note": found.note,
-        "person_limit": found.person_limit,
+        **{name: getattr(found, name) for name in RulesAbout.__struct_fields__},
         "rules": [
             {
                 "name": rule.name,
@@ -257,35 +207,24 @@ def check_rules(
                 "at_once": rule.at_once,
                 "steps": [{"after_s": seconds, "state": state} for seconds, state in rule.steps],
             }
-            for rule in found.rules.values()
+            for rule in rules
         ],
     }
-
-    rows = [
-        (
-            escape(rule.name),
-            rule.on.value,
-            ", then ".join(
-                [
-                    *([] if rule.at_once is None else [f"at once: {rule.at_once}"]),
-                    *(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
-                ]
-            ),
-        )
-        for rule in found.rules.values()
-    ]
     Answer(
         answer,
         f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
         found.source and f"Source: {escape(found.source)}",
         found.note and f"Note: {escape(found.note)}",
-        Listing(rows, ("rule", "on", "steps")),
+        Listing(rules, {"rule": "name", "on": "on", "steps": _tell_steps}),
     ).print(as_json=as_json)
 
 
-def _write(seconds: int) -> str:
-    days, rest = divmod(seconds, 86_400)
-    return f"{seconds / 3600:g} h" if rest else f"{days} d"
+def _tell_steps(rule: Rule) -> str:
+    steps = [] if rule.at_once is None else [f"at once: {rule.at_once}"]
+    for seconds, state in rule.steps:
+        days, rest = divmod(seconds, 86_400)
+        steps.append(f"{f'{seconds / 3600:g} h' if rest else f'{days} d'}: {state}")
+    return ", then ".join(steps)
 
 
 @command("campaign start")
@@ -306,12 +245,8 @@ def start_campaign(
     if file is not None and (outlet or opened_before):
         raise RequestError("give a file, or what the lines have in common, not both")
     lines = [] if file is None else _read_lines(file)
-    chosen = None
-    if file is None:
-        chosen = {} if outlet is None else {"outlet": outlet}
-        if opened_before is not None:
-            chosen["opened_before"] = inputs.read_moment(opened_before).isoformat()
-    steps = () if then is None else check_steps([(0, then)], "the campaign")
+    opened = opened_before and inputs.read_moment(opened_before).isoformat()
+    given = {"outlet": outlet, "opened_before": opened}
     store, rules = call.store, call.deployment.line_rules
     runner = call.deployment.registrar
     made = campaigns.start_campaign(
@@ -320,8 +255,8 @@ def start_campaign(
         carrier=carrier,
         name=name,
         deadline=inputs.read_moment(deadline),
-        steps=steps,
-        chosen=chosen,
+        steps=() if then is None else check_steps([(0, then)], "the campaign"),
+        chosen=None if file else {key: value for key, value in given.items() if value is not None},
         actor=call.actor,
     )
     unknown = 0
@@ -332,8 +267,8 @@ def start_campaign(
     while campaigns.fill_campaigns(runner, store, rules):
         pass
     answer = _describe(store, made) | {"unknown": unknown}
-    text = f"[green]Started[/] {made.id}: {answer['asked']:,} lines, {unknown:,} unknown."
-    return Answer(answer, text)
+    text = f"{made.id}: {answer['asked']:,} lines, {unknown:,} unknown"
+    return done("Started", text, answer)
 
 
 def _read_lines(file: Path) -> list[str]:
@@ -369,8 +304,7 @@ def end_campaign(
     registrar = call.deployment.registrar
     ended = campaigns.end_campaign(registrar, call.store, campaign, call.actor)
     answer = _describe(call.store, ended)
-    text = f"[green]Ended[/] {ended.id}: {answer['asked']:,} lines stay asked for."
-    return Answer(answer, text)
+    return done("Ended", f"{ended.id}: {answer['asked']:,} lines stay asked for", answer)
 
 
 @command("campaign list")
@@ -378,8 +312,7 @@ def list_campaigns(call: Call) -> Answer:
     """List the newest campaigns, and how far they are."""
     found = [_describe(call.store, one) for one in call.store.life.campaigns(None)]
     names = "campaign_id name carrier deadline asked verified overdue left state"
-    shown: dict[str, Cell] = {name.removesuffix("_id"): itemgetter(name) for name in names.split()}
-    return Answer({"campaigns": found}, Listing(found, shown, "There is no campaign."))
+    return Answer({"campaigns": found}, Listing(found, names, "There is no campaign."))
 
 
 @command("campaign overdue")
@@ -388,12 +321,10 @@ def list_overdue(
 ) -> Answer:
     """List the lines of a campaign whose holders did not come in time, by id."""
     found: list[str] = []
-    life = call.store.life
     known = find_campaign(call.store, campaign, None)
-    after = ""
-    while page := life.list_lines(known.id, CampaignLineState.OVERDUE, after, 1_000):
+    overdue = partial(call.store.life.list_lines, known.id, CampaignLineState.OVERDUE)
+    while page := overdue(found[-1] if found else "", 1_000):
         found += [row.line_id for row in page]
-        after = found[-1]
     return Answer({"lines": found}, Listing(found, {"line": str}, "No line is overdue."))
 
 
@@ -404,25 +335,21 @@ DOCUMENT_ID = argument("The document's id.", "DOCUMENT")
 def show_death(call: Call, document: str = DOCUMENT_ID) -> Answer:
     """Show what is reported of a document's holder."""
     found = read_death(call.store, document)
-    text = f"{found.state.capitalize()} since {found.reported_at.isoformat(timespec='minutes')}."
-    return Answer(of_record(Death, found), text)
+    since = f"{found.state.capitalize()} since {found.reported_at.isoformat(timespec='minutes')}."
+    return Answer(of_record(Death, found), since)
 
 
 @command("death report")
 def report_death(
     call: Call,
     document: str = DOCUMENT_ID,
-    source: str = option(
-        "registry, certificate, family or other: where it comes from.", default=...
-    ),
+    source: DeathSource = option("Where it comes from.", default=...),
 ) -> Answer:
     """Report a document's holder dead, at once; one person may.
 
     The document enrolls nobody any more, its lines are disputed, its face is still searched.
     """
-    if source not in list(DeathSource):
-        raise typer.BadParameter(f"{source} is none of {', '.join(DeathSource)}")
-    return _step_death(call, "report", document, DeathSource(source))
+    return _step_death(call, "report", document, source)
 
 
 @command("death confirm")

@@ -4,6 +4,7 @@ that they asked for, `apikey` and `account`."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from typing import Literal
@@ -15,7 +16,7 @@ from engine.errors import RequestError
 from engine.matching.documents import find_time_zone
 from engine.registry.accounts import ApiKey, Carrier, Outlet
 from engine.registry.database import utc_now
-from engine.registry.queues import AttemptFilter, CaseFilter
+from engine.registry.queues import AttemptFilter
 from engine.registry.store import PERSONAL_ROLES
 from schema.actors import Restriction, Role
 from schema.reasons import Decision
@@ -23,9 +24,9 @@ from serving.access.authentication import make_key
 from serving.access.authorization import MIN_BURST
 from serving.api import serializers
 from serving.api.serializers import outlet_liveness
-from serving.cli.cases import ANY, ME, MOST_CASES, STATES, name_people
+from serving.cli.cases import MOST_CASES, QueueOptions, State
 from serving.cli.inputs import argument, option, read_date, require_code, require_words
-from serving.cli.output import Answer, Call, Listing, columns, command, escape, next_page
+from serving.cli.output import Answer, Call, Listing, columns, command, done, escape, next_page
 from serving.wire.fields import of_record, plain
 from serving.wire.outlets import ExceptionCounts, OutletExceptions, PastEnrollments
 from serving.wire.oversight import ListedAccount, ListedKey, ListedOutlet
@@ -59,7 +60,7 @@ def add_carrier(
         find_time_zone(time_zone)
     new = Carrier(code, name, line_limit, time_zone)
     call.store.add_carrier(new, actor=call.actor)
-    return Answer(new, f"[green]Added[/] the carrier {escape(code)}.")
+    return done("Added", f"the carrier {code}", new)
 
 
 @command("outlet add")
@@ -74,8 +75,8 @@ def add_outlet(
     require_code(carrier)
     call.store.add_outlet(code, carrier, actor=call.actor, time_zone=time_zone)
     (made,) = call.store.outlets([code]).values()
-    text = f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}."
-    return Answer(ListedOutlet(code, carrier, is_open=True, time_zone=made.time_zone), text)
+    listed = ListedOutlet(code, carrier, is_open=True, time_zone=made.time_zone)
+    return done("Added", f"the outlet {code} of {carrier}", listed)
 
 
 @command("carrier time-zone")
@@ -86,8 +87,7 @@ def set_carrier_zone(call: Call, code: str = CODE, time_zone: str = ZONE_ARGUMEN
     """
     zone = _read_time_zone(time_zone)
     call.store.set_carrier_time_zone(code, zone, actor=call.actor)
-    text = f"[green]Set[/] the time zone of {escape(code)}."
-    return Answer({"carrier": code, "time_zone": zone}, text)
+    return done("Set", f"the time zone of {code}", {"carrier": code, "time_zone": zone})
 
 
 @command("outlet time-zone")
@@ -95,8 +95,7 @@ def set_outlet_zone(call: Call, code: str = CODE, time_zone: str = ZONE_ARGUMENT
     """Set the time zone of an outlet: by its date documents expire there."""
     zone = _read_time_zone(time_zone)
     call.store.set_outlet_time_zone(code, zone, actor=call.actor)
-    text = f"[green]Set[/] the time zone of {escape(code)}."
-    return Answer({"outlet": code, "time_zone": zone}, text)
+    return done("Set", f"the time zone of {code}", {"outlet": code, "time_zone": zone})
 
 
 def _read_time_zone(given: str) -> str | None:
@@ -110,15 +109,14 @@ def _read_time_zone(given: str) -> str | None:
 def close_outlet(call: Call, code: str = CODE) -> Answer:
     """Close an outlet: it enrolls no one any more, and its keys are refused."""
     call.store.close_outlet(code, actor=call.actor)
-    text = f"[green]Closed[/] the outlet {escape(code)}."
-    return Answer({"outlet": code, "is_open": False}, text)
+    return done("Closed", f"the outlet {code}", {"outlet": code, "is_open": False})
 
 
 @command("carrier list")
 def list_carriers(call: Call) -> Answer:
     """List the carriers by code."""
     carriers = call.store.carriers()
-    shown = {"carrier": "code", **columns("name line_limit time_zone")}
+    shown = columns("code name line_limit time_zone")
     empty = "There is no carrier: sosie carrier add makes one."
     return Answer({"carriers": carriers}, Listing(carriers, shown, empty))
 
@@ -142,16 +140,16 @@ def list_outlets(
         )
         for one in with_reasons(store, found)
     ]
-    shown = {
-        **columns("outlet carrier"),
-        "state": _name_state,
-        "time zone": "time_zone",
-        "why": "restriction_reason",
-        "refused since": lambda one: f"{one.refused_attempts:,}" if one.restriction else "-",
-        "liveness results": lambda one: f"{told[one.outlet].results:,}",
-        "failed": lambda one: f"{told[one.outlet].failed:,}",
-        "absent": lambda one: f"{told[one.outlet].absent:,}",
-    }
+    shown = columns(
+        "outlet carrier",
+        state=_name_state,
+        time_zone="time_zone",
+        why="restriction_reason",
+        refused_since=lambda one: f"{one.refused_attempts:,}" if one.restriction else "-",
+        liveness_results="liveness.results",
+        failed="liveness.failed",
+        absent="liveness.absent",
+    )
     of = "" if carrier is None else f" of {escape(carrier)}"
     empty = f"There is no outlet{of}: sosie outlet add makes one."
     return Answer({"outlets": outlets}, Listing(outlets, shown, empty))
@@ -195,26 +193,27 @@ def _step(call: Call, name: str, code: str, given: object, reason: str) -> Answe
 
     take, store = getattr(outlets, name), call.store
     found = take(call.deployment.registrar, store, code, given, reason, call.person)
-    text = f"[green]{_name_state(found).capitalize()}[/]: the outlet {escape(code)}."
-    return Answer(serializers.outlet(store, found), text)
+    shown = serializers.outlet(store, found)
+    return done(_name_state(found).capitalize(), f"the outlet {code}", shown)
 
 
 def _name_state(outlet: Outlet | ListedOutlet) -> str:
     return outlet.restriction or ("open" if outlet.is_open else "closed")
 
 
+@dataclass(frozen=True, slots=True)
+class PastOptions(QueueOptions):
+    """The attempts that are listed, by their cases."""
+
+    state: State = option("Only with a case in this state.", default="all")
+
+
 @command("outlet enrollments")
 def list_past(
     call: Call,
+    chosen: PastOptions,
     code: str = CODE,
     decision: Decision | None = option("Only these."),
-    state: str = option(
-        f"Only with a case in this state: one of {', '.join(STATES)}.", default=ANY
-    ),
-    kind: str | None = option("Only with a case of this kind."),
-    assignee: str | None = option(f"Of whose case; {ME}: yours.", "ACTOR"),
-    id_end: str | None = option("Its id, or its document's, ends so.", "END", "--id"),
-    overdue: bool = option("Only with a case that is overdue."),
     sort: Literal["newest", "oldest"] = option("What comes first.", default="newest"),
     limit: int = option("How many at most.", default=100, min=1, max=MOST_CASES),
     after: str | None = option("Go on below this enrollment.", "ID"),
@@ -223,16 +222,12 @@ def list_past(
 
     Names show their first letters, numbers their last digits. Imported subscribers have no attempt.
     """
-    if state not in STATES:
-        raise typer.BadParameter(f"{state} is none of {', '.join(STATES)}")
-    of_case = CaseFilter(
-        **serializers.read_state(None if state == ANY else state),
-        kind=kind,
-        assignees=name_people(call, assignee),
-        overdue_at=utc_now() if overdue else None,
-    )
     wanted = AttemptFilter(
-        outlet=code, decision=decision, id_end=id_end, case=of_case, oldest_first=sort == "oldest"
+        outlet=code,
+        decision=decision,
+        id_end=chosen.id_end,
+        case=chosen.read(call),
+        oldest_first=sort == "oldest",
     )
     store, due = call.store, call.deployment.settings.cases
     find_outlet(store, code)
@@ -240,13 +235,11 @@ def list_past(
     shown = serializers.past_enrollments(store, found)
     call.note("enrollments.read", code, {"enrollments": [one.enrollment_id for one in shown]})
     following = shown[-1].enrollment_id if len(shown) == limit else None
-    shown_columns = {
-        "enrollment": "enrollment_id",
-        "decided": "decided_at",
-        **columns("decision reasons"),
-        "who": lambda one: escape(" ".join(filter(None, (one.name, one.number))) or "-"),
-        "case": lambda one: "-" if one.case is None else f"{one.case.case_id} {one.case.state}",
-    }
+    shown_columns = columns(
+        "enrollment_id decided_at decision reasons",
+        who=lambda one: escape(" ".join(filter(None, (one.name, one.number))) or "-"),
+        case=lambda one: "-" if one.case is None else f"{one.case.case_id} {one.case.state}",
+    )
     table = Listing(shown, shown_columns, "No such enrollment.")
     return Answer(PastEnrollments(shown, following), table, next_page(following))
 
@@ -310,14 +303,13 @@ def list_keys(call: Call) -> Answer:
     keys = call.store.api_keys()
     closed = {one.code for one in call.store.all_outlets() if not one.is_open}
     items = [_list_key(key, now, closed) for key in keys]
-    shown = {
-        "key": "key_id",
-        **columns("role carrier outlet person"),
-        "rate": lambda one: "-" if one.rate_limit is None else f"{one.rate_limit:g}/s",
-        "state": "state",
-        "last day": lambda one: "-" if one.expires_at is None else _last_day(one.expires_at),
-        "label": lambda one: escape(one.label),
-    }
+    shown = columns(
+        "key_id role carrier outlet person",
+        rate=lambda one: "-" if one.rate_limit is None else f"{one.rate_limit:g}/s",
+        state="state",
+        last_day=lambda one: "-" if one.expires_at is None else _last_day(one.expires_at),
+        label="label",
+    )
     empty = "There is no key: add one with `sosie apikey add`."
     return Answer({"keys": items}, Listing(items, shown, empty))
 
@@ -329,8 +321,7 @@ def revoke_key(
     """Revoke a key: the service refuses it within the setting serve.key_cache_s."""
     require_code(key_id)
     call.store.revoke_api_key(key_id, actor=call.actor)
-    text = f"[green]Revoked[/] the key {escape(key_id)}."
-    return Answer({"key_id": key_id, "state": "revoked"}, text)
+    return done("Revoked", f"the key {key_id}", {"key_id": key_id, "state": "revoked"})
 
 
 def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None:
@@ -394,13 +385,8 @@ def list_accounts(call: Call) -> Answer:
     """List who has signed in by the identity provider, by name."""
     found = call.store.accounts.everyone(datetime.now(UTC))
     items = [of_record(ListedAccount, one, since=one.created_at) for one in found]
-    shown = {
-        **columns("person sessions"),
-        "seen": lambda one: _minute(one.seen_at),
-        "since": lambda one: _minute(one.since),
-    }
     empty = escape("Nobody has signed in: [sign_in] names the provider.")
-    return Answer({"accounts": items}, Listing(items, shown, empty))
+    return Answer({"accounts": items}, Listing(items, "person sessions seen_at since", empty))
 
 
 @command("account sign-out")
@@ -424,13 +410,8 @@ def forget_person(call: Call, person: str = PERSON_NAME) -> Answer:
 def _end_sessions(call: Call, person: str, *, forgets: bool) -> Answer:
     require_words(person, "a person's name", MAX_LABEL_LENGTH)
     ended = call.store.accounts.sign_out_person(person, actor=call.actor, forgets=forgets)
-    done = "Forgot" if forgets else "Signed out"
-    text = f"[green]{done}[/] {escape(person)}: {ended} sessions ended."
-    return Answer({"person": person, "sessions": ended}, text)
-
-
-def _minute(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    verb = "Forgot" if forgets else "Signed out"
+    return done(verb, f"{person}: {ended} sessions ended", {"person": person, "sessions": ended})
 
 
 @command("exceptions")
@@ -441,10 +422,7 @@ def list_exceptions(
 
     found = call.store.people.count_by_outlet(utc_now() - timedelta(days=days))
     shown = tuple(of_record(OutletExceptions, one) for one in found)
-    shown_columns = {
-        **columns("outlet carrier asked granted"),
-        "undecided": lambda one: one.asked - one.decided,
-        "last": "last_at",
-    }
+    names = "outlet carrier asked granted"
+    counts = columns(names, undecided=lambda one: one.asked - one.decided, last="last_at")
     empty = "No outlet has asked for an exception."
-    return Answer(ExceptionCounts(shown), Listing(shown, shown_columns, empty))
+    return Answer(ExceptionCounts(shown), Listing(shown, counts, empty))

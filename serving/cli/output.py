@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -34,26 +35,28 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document,
 
 
 Cell = str | Callable[[Any], object]
-"""The name of a field, or what makes markup of an item."""
+"""The name of a field, a dot before each inner one, or what makes markup of an item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A row for each item, `empty` without any; where `columns` are titles alone an item is a row
-    of markup."""
+    """A row for each item, `empty` without any; `columns` are names of fields, a word each, titles
+    with what fills them, or titles alone, where an item is a row of markup."""
 
     items: Sequence[Any]
-    columns: Mapping[str, Cell] | tuple[str, ...]
+    columns: str | Mapping[str, Cell] | tuple[str, ...]
     empty: str = ""
     title: str | None = None
 
     def print(self) -> None:
         """Writes it to standard output."""
-        rows = self.items
-        if isinstance(self.columns, Mapping):
-            rows = [[_fill(make, one) for make in self.columns.values()] for one in self.items]
+        shown, rows = self.columns, self.items
+        if isinstance(shown, str):
+            shown = columns(shown)
+        if isinstance(shown, Mapping):
+            rows = [[_fill(make, one) for make in shown.values()] for one in self.items]
         if rows:
-            print_table(self.title, tuple(self.columns), rows)
+            print_table(self.title, tuple(shown), rows)
         elif self.empty:
             print_line(self.empty)
 
@@ -205,9 +208,12 @@ def _wide_console() -> Console:
 
 
 def columns(names: str, **more: Cell) -> dict[str, Cell]:
-    """Columns of the fields `names`, a word each, and of `more`; a space is written as _."""
-    fields: dict[str, Cell] = {name: name for name in names.split()}
-    return {name.replace("_", " "): cell for name, cell in (fields | more).items()}
+    """Columns of the fields `names`, a word each, which are titled after them, and of `more`."""
+    named: dict[str, Cell] = {
+        name.rpartition(".")[2].removesuffix("_id").removesuffix("_at"): name
+        for name in names.split()
+    }
+    return {name.replace("_", " "): cell for name, cell in (named | more).items()}
 
 
 def next_page(after: object) -> str:
@@ -218,14 +224,19 @@ def next_page(after: object) -> str:
 def _fill(make: Cell, item: object) -> str:
     if not isinstance(make, str):
         return str(make(item))
-    value = getattr(item, make)
+    value = item[make] if isinstance(item, dict) else attrgetter(make)(item)
     if isinstance(value, datetime):
-        return value.isoformat(timespec="minutes")
+        return value.isoformat(timespec="seconds")
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = ", ".join(map(str, value))
     return escape(str(value)) if value else "-"
+
+
+def done(verb: str, what: str, value: object) -> Answer:
+    """The answer of a command that has done something: the verb, and to what, a plain text."""
+    return Answer(value, f"[green]{verb}[/] {escape(what)}.")
 
 
 def print_fault(fault: Fault, *, as_json: bool) -> None:
@@ -339,19 +350,10 @@ class RootGroup(TyperGroup):
     With the global `--debug` the traceback goes to standard error first.
     """
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> NoReturn:
-        del standalone_mode, windows_expand_args
+    def main(self, args: Sequence[str] | None = None, *_: Any, **more: Any) -> NoReturn:
         given = list(sys.argv[1:] if args is None else args)
         try:
-            code = self._refuse_bytes(given) or self._run(given, prog_name, complete_var, extra)
+            code = self._refuse_bytes(given) or self._run(given, more)
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader has closed the pipe (`| head`): what is still buffered is dropped.
@@ -369,12 +371,10 @@ class RootGroup(TyperGroup):
                 return ExitCode.BAD_INPUT
         return ExitCode.FINE
 
-    def _run(
-        self, given: list[str], prog_name: str | None, complete_var: str | None, extra: Any
-    ) -> int:
+    def _run(self, given: list[str], more: dict[str, Any]) -> int:
         """The exit code of a command, whatever it raises."""
         try:
-            code = super().main(given, prog_name, complete_var, standalone_mode=False, **extra)
+            code = super().main(given, **more | {"standalone_mode": False})
         except BrokenPipeError:
             raise
         except typer.Abort:

@@ -151,7 +151,7 @@ def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
     assert take("propose", "--outcome", "twins", "--seen-at", noted).code == 0
     for moment in ("yesterday", noted.removesuffix("+00:00")):
         wrong = take("close", "--outcome", "twins", "--seen-at", moment)
-        assert_refused(wrong, "--seen-at is no moment")
+        assert_refused(wrong, "--seen-at is none")
 
 
 def test_fraud_that_is_in_use_is_told_whatever_is_listed(

@@ -133,7 +133,7 @@ def test_what_happens_to_a_line_is_reported_shown_and_asked_for(
     shown = sosie("line", "show", MSISDN, *home, "--json").json
     assert [one["kind"] for one in shown["events"]] == ["device_change", "reverify_asked"]
     assert "vn-device-change" in sosie("line", "show", MSISDN, *home).out
-    assert_refused(sosie("line", "report", "closed", MSISDN, "--at", now, *home), "not reported")
+    assert_refused(sosie("line", "report", "closed", MSISDN, "--at", now, *home), "is not one of")
     file, deadline = tmp_path / "numbers.txt", (datetime.now(UTC) + timedelta(days=9)).isoformat()
     file.write_text(f"{MSISDN}\n+8613800138999\n")
     campaign = ("campaign", "start", "all", "--carrier", "blue", "--deadline", deadline, *home)
