@@ -8,12 +8,13 @@ import pwd
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from msgspec.structs import replace
 
 from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
 from engine.formatting import size
@@ -81,53 +82,41 @@ DOCUMENT_OPTION = option(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
+class Details(dict[str, str]):
     """A document and its line, as far as a file and options name them."""
 
-    type: str | None = None
-    number: str | None = field(default=None, repr=False)
-    name: str | None = field(default=None, repr=False)
-    expires_on: str | None = None
-    born_on: str | None = field(default=None, repr=False)
-    msisdn: str | None = field(default=None, repr=False)
+    KEYS = ("type", "number", "name", "expires_on", "born_on", "msisdn")
+    __repr__ = object.__repr__
 
     def require(self, name: str, option: str) -> str:
-        value: str | None = getattr(self, name)
-        if value is None:
+        if name not in self:
             raise RequestError(f"no {name} is given: use {option}, or --document FILE")
-        return value
+        return self[name]
 
     def document(self) -> Document:
         """The whole document; `RequestError` names what is missing."""
-        from schema.documents import Document
-
-        return Document(
-            type=self.require("type", "--document-type"),
-            number=self.require("number", "--document-number"),
-            name=self.require("name", "--name"),
-            expires_on=None if self.expires_on is None else read_date(self.expires_on),
-            born_on=None if self.born_on is None else read_date(self.born_on, "date of birth"),
+        found = self.known_document(self.require("name", "--name"))
+        expires, born = self.get("expires_on"), self.get("born_on")
+        return replace(
+            found,
+            expires_on=None if expires is None else read_date(expires),
+            born_on=None if born is None else read_date(born, "date of birth"),
         )
 
-    def known_document(self) -> Document:
+    def known_document(self, name: str = "any holder") -> Document:
         """A document to be looked up, which its type and number alone identify."""
         from schema.documents import Document
 
-        return Document(
-            type=self.require("type", "--document-type"),
-            number=self.require("number", "--document-number"),
-            name=self.name or "any holder",
-        )
+        kind = self.require("type", "--document-type")
+        return Document(kind, self.require("number", "--document-number"), name)
 
 
 def read_details(source: str | None, **given: str | None) -> Details:
     """Details from a JSON file (`-`: standard input), options first."""
     written = {} if source is None else _read_json(source)
-    keys = [one.name for one in fields(Details)]
-    if set(written) - set(keys) or not all(isinstance(value, str) for value in written.values()):
-        raise RequestError(f"{source} must hold texts under the keys {', '.join(keys)}")
-    return Details(**written | {key: value for key, value in given.items() if value is not None})
+    if written.keys() - Details.KEYS or not all(isinstance(one, str) for one in written.values()):
+        raise RequestError(f"{source} must hold texts under the keys {', '.join(Details.KEYS)}")
+    return Details(written | {key: value for key, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
