@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from threading import Event, Thread
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from indexes.gallery import Gallery
+if TYPE_CHECKING:
+    from indexes.gallery import Gallery
+
 
 _log = logging.getLogger(__name__)
 # So that a clock that was set, or a deadline that passes without a change, is noticed.

@@ -9,6 +9,7 @@ from datetime import time, timedelta
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
+from schema.phases import CropScope
 from schema.reasons import PhotographKind
 
 T = TypeVar("T")
@@ -211,3 +212,35 @@ class Retention:
     def run_at(self) -> time | None:
         """The time (UTC) of the service's daily run; None for never."""
         return time.fromisoformat(self.daily_at) if self.daily_at else None
+
+
+@dataclass(frozen=True, slots=True)
+class CropPolicy:
+    """Which crops are kept, and for how long: `days` after the photograph passed through, or after
+    a case named its document; `hold_days` where no case does, shown to nobody meanwhile."""
+
+    keep: CropScope = option(
+        CropScope.NONE,
+        "none; those that a decision, a sweep or a dispute brings into a case; or all",
+    )
+    days: int = option(
+        30,
+        "how long a crop is kept from its photograph, or from when a case names its document; "
+        "longer by retention.case_hold_days at most while a case is open",
+        ge=1,
+        le=3650,
+    )
+    hold_days: int = option(
+        0,
+        "for keep = cases: so long the crops of everybody are held, shown to nobody, for a case "
+        "that may come; 0 holds none, and cases show those who opened them alone",
+        ge=0,
+        le=366,
+    )
+
+    @property
+    def keeps_any(self) -> bool:
+        return self.keep is not CropScope.NONE
+
+
+NO_CROPS = CropPolicy()

@@ -134,6 +134,18 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
         "loadtest": "engine.svg engine.errors *",
     }
 )
+# What a process is not to load with a module, by itself or through another: it would start later.
+NEVER_LOADED: Mapping[str, str] = MappingProxyType(
+    {
+        "engine.faces.extractor": "onnx onnxruntime pydantic scipy sqlalchemy faiss matplotlib",
+        "indexes.kinds": "faiss numba numpy",
+        "serving.client": "numpy pydantic fastapi starlette ray sqlalchemy engine structlog",
+        # What a supervisor, a node before Ray has started, and an ingress have.
+        "serving.cluster.supervisor": "ray numpy cv2 cryptography sqlalchemy prometheus_client",
+        "serving.cluster.node": "cv2 cryptography sqlalchemy numba faiss",
+        "serving.cluster.deployments": "numba faiss llvmlite scipy pyarrow onnx onnxruntime",
+    }
+)
 
 NOT_COUNTED = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
@@ -313,6 +325,13 @@ def test_each_package_stands_on_its_foundations_alone(graph: grimp.ImportGraph) 
         and not ("*" in foundations and is_outside(imported))
     }
     assert strangers == set()
+
+
+@pytest.mark.parametrize("module", NEVER_LOADED)
+def test_a_module_loads_no_more_than_its_process_needs(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert set(NEVER_LOADED[module].split()) & set(done.stdout.split()) == set()
 
 
 def test_no_test_imports_onnx_runtime(texts: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import CheckedDocument, check_documents, require_checkable
 from engine.matching.registrar import publish
 from engine.matching.requests import document_look_up, name_look_up
-from engine.matching.samples import NO_CROPS, CropPolicy, Sample
+from engine.matching.samples import Sample, choose_crops
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
@@ -35,6 +35,7 @@ from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
 from schema.documents import Document, DocumentStatus
+from schema.options import NO_CROPS, CropPolicy
 from schema.reasons import RECORD_DAMAGED, Reason
 
 
@@ -389,7 +390,8 @@ def admit_planned(
     kept = [
         crop
         for document_id, samples in zip(plan.referenced, photographs, strict=True)
-        for crop in crops.choose(
+        for crop in choose_crops(
+            crops,
             writer.vault,
             samples,
             enrollment_id=None,

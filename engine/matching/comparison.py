@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate, WatchEntry
 from indexes.base import exact_scores, products, rounding_bound
-from indexes.flat import FlatIndex
-from indexes.gallery import Found, Gallery
 from schema.thresholds import Comparison, Interval
+
+if TYPE_CHECKING:
+    from indexes.gallery import Found, Gallery
 
 FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], Interval]
 """Expected false candidates of one search of so many references: for each face that is searched for
@@ -30,6 +31,10 @@ class WatchList:
     """Watch-list in memory: faces and documents that an enrollment is checked against."""
 
     def __init__(self, dim: int, entries: Iterable[WatchEntry] = ()) -> None:
+        # An ingress has none, and loads neither FAISS nor numba.
+        from indexes.flat import FlatIndex  # noqa: PLC0415
+        from indexes.gallery import Gallery  # noqa: PLC0415
+
         self._faces = Gallery(FlatIndex(dim))
         self._documents: dict[int, bytes] = {}
         # How many entries name a document: every attempt asks, so asking must not walk the list.

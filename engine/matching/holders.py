@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from time import monotonic, sleep
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct, structs
@@ -36,11 +37,13 @@ from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid
-from indexes.gallery import Gallery
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
 from schema.documents import Document
 from schema.lines import HolderShown, LineStatus
+
+if TYPE_CHECKING:
+    from indexes.gallery import Gallery
 
 # A change is in the store a moment before the gallery has it.
 _LAG_S = 2.0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from msgspec import structs
@@ -27,7 +27,7 @@ from engine.matching.requests import (
     record_refused,
     require_units,
 )
-from engine.matching.samples import NO_CROPS, CropPolicy
+from engine.matching.samples import choose_crops
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
@@ -38,10 +38,13 @@ from engine.registry.rows import Write, choose
 from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
+from schema.options import NO_CROPS, CropPolicy
 from schema.thresholds import DecidedEnrollment, OpenedCase
+
+if TYPE_CHECKING:
+    from indexes.gallery import Gallery
 
 
 class DecisionCheck:
@@ -425,7 +428,8 @@ class Judge:
         detail = {"decision": decision, "reasons": [*reasons]}
         entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
-        batch.writes += self.crops.choose(
+        batch.writes += choose_crops(
+            self.crops,
             self.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from time import monotonic
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,9 @@ from engine.registry.references import NewReference, RemovedReference
 from engine.registry.rows import Write, choose
 from engine.registry.writer import ChangeRunner, Writer
 from indexes.errors import ShardLost
-from indexes.gallery import Gallery
+
+if TYPE_CHECKING:
+    from indexes.gallery import Gallery
 
 
 def require_in_step(writer: Writer, gallery: Gallery) -> None:

@@ -21,7 +21,7 @@ from engine.faces.face_records import find_image, is_record
 from engine.registry.vault import Vault
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
-from schema.options import option
+from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import PhotographKind, Reason
 
@@ -221,74 +221,43 @@ JPEG_QUALITY = 95
 _CROP_CONTEXT = "sample.crop"
 
 
-@dataclass(frozen=True, slots=True)
-class CropPolicy:
-    """Which crops are kept, and for how long: `days` after the photograph passed through, or after
-    a case named its document; `hold_days` where no case does, shown to nobody meanwhile."""
+def choose_crops(
+    policy: CropPolicy,
+    vault: Vault,
+    samples: Mapping[str, Sample],
+    *,
+    enrollment_id: str | None,
+    document_id: str | None,
+    has_case: bool,
+    at: datetime,
+) -> list[NewCrop]:
+    """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
+    a crop none. `document_id` is of the reference or attempt that they are of."""
+    # Whoever compares two photographs needs no registry, and loads none.
+    from engine.registry.cases import NewCrop  # noqa: PLC0415
+    from engine.registry.database import new_id  # noqa: PLC0415
 
-    keep: CropScope = option(
-        CropScope.NONE,
-        "none; those that a decision, a sweep or a dispute brings into a case; or all",
-    )
-    days: int = option(
-        30,
-        "how long a crop is kept from its photograph, or from when a case names its document; "
-        "longer by retention.case_hold_days at most while a case is open",
-        ge=1,
-        le=3650,
-    )
-    hold_days: int = option(
-        0,
-        "for keep = cases: so long the crops of everybody are held, shown to nobody, for a case "
-        "that may come; 0 holds none, and cases show those who opened them alone",
-        ge=0,
-        le=366,
-    )
-
-    @property
-    def keeps_any(self) -> bool:
-        return self.keep is not CropScope.NONE
-
-    def choose(
-        self,
-        vault: Vault,
-        samples: Mapping[str, Sample],
-        *,
-        enrollment_id: str | None,
-        document_id: str | None,
-        has_case: bool,
-        at: datetime,
-    ) -> list[NewCrop]:
-        """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
-        a crop none. `document_id` is of the reference or attempt that they are of."""
-        # Whoever compares two photographs needs no registry, and loads none.
-        from engine.registry.cases import NewCrop  # noqa: PLC0415
-        from engine.registry.database import new_id  # noqa: PLC0415
-
-        if self.keep is CropScope.NONE:
-            return []
-        is_held = self.keep is CropScope.CASES and not has_case
-        if is_held and not (self.hold_days and document_id):
-            return []
-        return [
-            NewCrop(
-                id=new_id(),
-                enrollment_id=enrollment_id,
-                photograph=photograph,
-                kept_until=at + timedelta(days=self.hold_days if is_held else self.days),
-                document_id=document_id,
-                received_at=at,
-                quality=dict(sample.quality),
-                is_held=is_held or None,
-                case_days=self.days,
-                image=vault.open_token(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
-            )
-            for photograph, sample in samples.items()
-            if sample.crop is not None
-        ]
-
-
-NO_CROPS = CropPolicy()
+    if policy.keep is CropScope.NONE:
+        return []
+    is_held = policy.keep is CropScope.CASES and not has_case
+    if is_held and not (policy.hold_days and document_id):
+        return []
+    return [
+        NewCrop(
+            id=new_id(),
+            enrollment_id=enrollment_id,
+            photograph=photograph,
+            kept_until=at + timedelta(days=policy.hold_days if is_held else policy.days),
+            document_id=document_id,
+            received_at=at,
+            quality=dict(sample.quality),
+            is_held=is_held or None,
+            case_days=policy.days,
+            image=vault.open_token(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
+        )
+        for photograph, sample in samples.items()
+        if sample.crop is not None
+    ]
 
 
 def seal_crop(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,13 @@ from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
-from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import Document
 from schema.lines import LineEventKind
 from schema.thresholds import HolderScore
+
+if TYPE_CHECKING:
+    from indexes.gallery import Gallery
 
 
 class HolderCheck(HolderScore, frozen=True):

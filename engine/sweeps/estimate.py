@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from engine.errors import RateUnsupported, RequestError
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.budget import PAIRS_A_CASE, choose_threshold
 from engine.sweeps.likelihood import ScoreRatio
-from indexes.base import Vectors
-from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.scanner import Scanner
-from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
-from indexes.joining.tiling import PIECE_RECORDS
+from indexes.joining import PAIRS_LIMIT, PIECE_RECORDS, TILE_ROWS
 from schema.sweeps import EstimatedThreshold, SweepProgress, SweepScope, SweepTerms
+
+if TYPE_CHECKING:
+    from indexes.joining.join import Progress
 
 FALSE_PAIRS_PER_REFERENCE = 0.01
 """The budget of the proposal: if one reference in a hundred belongs to a ring, about half of the
@@ -219,27 +217,6 @@ def _memory(size: GallerySize, rate: Rate, budget: int | None) -> int:
     return int(_PROCESS_BYTES + size.held_bytes + references + blocks + _BYTES_A_PAIR * pairs)
 
 
-_FIRST_ROWS, _MOST_ROWS = 4096, 65_536
-_MEASURED_S = 0.4
-# Above the score of any two random rows: a sweep at a useful threshold finds next to nothing too.
-_THRESHOLD = 0.9
-
-
-def measure_pace(dim: int, scanner: Scanner, comparisons: int | None = None) -> float:
-    """Measures a join on this machine, in comparisons per second; takes a second at most.
-
-    The first call in a process also loads the machine code. For no more `comparisons` than the
-    short first measurement makes, that one is enough.
-    """
-    _time_join(_FIRST_ROWS, dim, scanner)
-    pace = _comparisons(_FIRST_ROWS) / _time_join(_FIRST_ROWS, dim, scanner)
-    rows = min(_MOST_ROWS, int((2 * pace * _MEASURED_S) ** 0.5))
-    is_enough = comparisons is not None and comparisons <= _comparisons(_FIRST_ROWS)
-    if is_enough or rows <= _FIRST_ROWS:
-        return pace
-    return _comparisons(rows) / _time_join(rows, dim, scanner)
-
-
 class ProgressCount:
     """Progress of a join with the remaining time, at the pace of this run alone.
 
@@ -268,20 +245,3 @@ class ProgressCount:
             pairs=progress.pairs,
             remaining_s=remaining_s if left else 0.0,
         )
-
-
-def _comparisons(rows: int) -> int:
-    return rows * (rows - 1) // 2
-
-
-def _time_join(rows: int, dim: int, scanner: Scanner) -> float:
-    segment = Exact8Segment(np.arange(rows), _strangers(rows, dim), scanner=scanner)
-    started = monotonic()
-    join([segment], None, _THRESHOLD)
-    return max(monotonic() - started, 1e-6)
-
-
-def _strangers(rows: int, dim: int) -> Vectors:
-    vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit

@@ -23,7 +23,7 @@ from engine.errors import NotFound, RegistryError
 from engine.registry.database import is_id
 from engine.sweeps.clustering import PairTable
 from indexes.base import Ids
-from indexes.joining.tiling import RECORD
+from indexes.joining import RECORD
 from schema.sweeps import Group, GroupKind, SweepProgress
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"

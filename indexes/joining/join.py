@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
-from indexes.base import Ids, check_ids, check_threshold
+from indexes.base import Ids, Vectors, check_ids, check_threshold
 from indexes.errors import IdInvalid, PairsExceeded, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
+from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS
 from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
@@ -22,12 +24,7 @@ from indexes.joining.checkpoint import (
     split_ids,
     stored_subject,
 )
-from indexes.joining.tiling import RECORD, Pairs, Records, References, Tiling, no_check
-
-TILE_ROWS = 1 << 17
-"""Some seconds of work for two cores, so that gathering the codes costs little in comparison."""
-PAIRS_LIMIT = 50_000_000
-"""A gigabyte of pairs, in memory or in a checkpoint."""
+from indexes.joining.tiling import Pairs, Records, References, Tiling, no_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,3 +247,41 @@ def _records(kept: Checkpoint) -> list[Records]:
 
 def _ids(left: References, right: References | None) -> Ids:
     return left.ids if right is None else merge_ids(left.ids, right.ids)
+
+
+_FIRST_ROWS, _MOST_ROWS = 4096, 65_536
+_MEASURED_S = 0.4
+# Above the score of any two random rows: a sweep at a useful threshold finds next to nothing too.
+_THRESHOLD = 0.9
+
+
+def measure_pace(dim: int, scanner: Scanner, comparisons: int | None = None) -> float:
+    """Measures a join on this machine, in comparisons per second; takes a second at most.
+
+    The first call in a process also loads the machine code. For no more `comparisons` than the
+    short first measurement makes, that one is enough.
+    """
+    _time_join(_FIRST_ROWS, dim, scanner)
+    pace = _comparisons(_FIRST_ROWS) / _time_join(_FIRST_ROWS, dim, scanner)
+    rows = min(_MOST_ROWS, int((2 * pace * _MEASURED_S) ** 0.5))
+    is_enough = comparisons is not None and comparisons <= _comparisons(_FIRST_ROWS)
+    if is_enough or rows <= _FIRST_ROWS:
+        return pace
+    return _comparisons(rows) / _time_join(rows, dim, scanner)
+
+
+def _comparisons(rows: int) -> int:
+    return rows * (rows - 1) // 2
+
+
+def _time_join(rows: int, dim: int, scanner: Scanner) -> float:
+    segment = Exact8Segment(np.arange(rows), _strangers(rows, dim), scanner=scanner)
+    started = monotonic()
+    join([segment], None, _THRESHOLD)
+    return max(monotonic() - started, 1e-6)
+
+
+def _strangers(rows: int, dim: int) -> Vectors:
+    vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit

@@ -22,12 +22,10 @@ from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import STRETCH, Found
 from indexes.exact.prefix import Axes, find_axes
 from indexes.exact.scanner import Scanner
+from indexes.joining import PIECE_RECORDS, RECORD
 
-RECORD = np.dtype([("left", "<i8"), ("right", "<i8"), ("score", "<f4")])
 Records = NDArray[np.void]
 """Pairs as `RECORD`s."""
-
-PIECE_RECORDS = 1 << 20
 
 
 class Pairs:

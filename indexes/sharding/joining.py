@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from indexes.base import Ids, Vectors, check_threshold
 from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
+from indexes.joining import PAIRS_LIMIT, RECORD
 from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
@@ -30,8 +31,8 @@ from indexes.joining.checkpoint import (
     split_ids,
     stored_subject,
 )
-from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
-from indexes.joining.tiling import RECORD, Pairs, Records, no_check, sort_records
+from indexes.joining.join import JoinedGallery, Report, make_tiles, name_known
+from indexes.joining.tiling import Pairs, Records, no_check, sort_records
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import Placement, Shard
 

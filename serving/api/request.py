@@ -57,7 +57,7 @@ from serving.errors import (
 from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
-from serving.settings.sections import ServeSettings
+from serving.settings.sections import MAX_TIMEOUT_MS, ServeSettings
 from serving.telemetry.metrics import AUTHORITY_RESULTS, LIVENESS, LIVENESS_JUDGED
 from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face
@@ -68,7 +68,6 @@ N = TypeVar("N")
 SCOPE_KEY = "sosie.request"
 WATCH_AFTER_S = 0.05
 """A quicker request is over before it would matter that its client has gone."""
-MAX_TIMEOUT_MS = 120_000
 
 _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
 ADMITTED = b"x-key-admitted"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import ceil, floor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import convert
 
@@ -38,11 +38,13 @@ from schema.documents import DocumentRole
 from schema.sweeps import Outcomes, SweepRecord
 from schema.thresholds import Comparison, DecidedEnrollment
 from serving.access.authorization import Principal, order_candidates, show_decision
-from serving.deployment.backups import BackupRecord
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
 from serving.wire.fields import Moment, of_record
 from serving.wire.matching import Candidate
+
+if TYPE_CHECKING:
+    from serving.deployment.backups import BackupRecord
 
 C = TypeVar("C", bound=cases.Case)
 E = TypeVar("E", enrollments.Enrollment, enrollments.EnrollmentRecord)

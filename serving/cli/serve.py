@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -23,11 +23,6 @@ from serving.cluster.processes import end_with_starter
 from serving.errors import ExitCode
 from serving.operator_client import leave_address
 from serving.settings.settings import load_settings, require_home
-
-if TYPE_CHECKING:
-    from serving.cluster.environment import Site
-    from serving.cluster.supervisor import Order
-
 
 UNTIL_FLAG = option("Stop with whoever started it, however that ends.", hidden=True)
 
@@ -48,13 +43,19 @@ def serve(
     from serving.cluster.environment import Site, require_ray
 
     require_ray()
-    from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port
+    from serving.cluster.supervisor import NodeRefused, Order, Supervisor, claim, require_port
+    from serving.telemetry.traces import open_tracer
 
     if until_stdin_closes:
         end_with_starter()
     folder = require_home(home)
     site = Site.of(folder, config)
-    order = _validate(site, host, port)
+    settings = site.load().serve
+    # Refuses traces that nothing here could send.
+    open_tracer(settings, "serve").close()
+    given = {"host": host, "port": port}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    order = Order(site, settings.model_copy(update=chosen))
     if not order.serve.ray_address:
         # A cluster that serves others already has its proxies there.
         require_port(order.serve.host, order.serve.port)
@@ -138,26 +139,6 @@ def drain(
     if not has_drained:
         print_line(f"Requests still ran after {settings.drain_s:g} s.", is_notice=True)
         raise typer.Exit(ExitCode.NEGATIVE)
-
-
-def _validate(site: Site, host: str | None, port: int | None) -> Order:
-    """Says before the start what is wrong with settings, keys, registry, models or calibration."""
-    from engine.models.catalog import locate
-    from serving.cluster.supervisor import Order
-    from serving.deployment.models import detector_card, embedder_card, second_settings
-    from serving.telemetry.traces import open_tracer
-
-    settings = site.load()
-    # Refuses traces that nothing here could send.
-    open_tracer(settings.serve, "serve").close()
-    second = second_settings(settings)
-    for card in (detector_card(settings), *map(embedder_card, filter(None, (settings, second)))):
-        locate(card)
-    with site.open(settings) as deployment:
-        _ = deployment.thresholds, deployment.second
-    given = {"host": host, "port": port}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return Order(site, settings.serve.model_copy(update=chosen))
 
 
 def _print_event_json(event: str, details: Mapping[str, Any]) -> None:

@@ -16,10 +16,16 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from engine.capacity import EXTRACTING_THREADS
 from engine.errors import RequestError
+from engine.models.catalog import locate
 from serving.cluster.deployments import Embedder, Ingress, Registrar
-from serving.cluster.environment import Site, count_ingresses
-from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
-from serving.deployment.models import require_agreement
+from serving.cluster.environment import Site, count_ingresses, registrar_timeout_s
+from serving.cluster.node import KEEP_ALIVE_S, NAME
+from serving.deployment.models import (
+    detector_card,
+    embedder_card,
+    require_agreement,
+    second_settings,
+)
 from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings.settings import Settings, require_home
 
@@ -58,6 +64,16 @@ def build(arguments: Mapping[str, Any]) -> Application:
     file = arguments.get("config")
     folder = require_home(None if home is None else Path(home))
     return compose(Site.of(folder, None if file is None else Path(file)))
+
+
+def require_sound(site: Site) -> None:
+    """Raises what is wrong with keys, registry, models or calibration of a site, in one line."""
+    settings = site.load()
+    second = second_settings(settings)
+    for card in (detector_card(settings), *map(embedder_card, filter(None, (settings, second)))):
+        locate(card)
+    with site.open(settings) as deployment:
+        _ = deployment.thresholds, deployment.second
 
 
 def compose(site: Site) -> Application:

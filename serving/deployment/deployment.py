@@ -49,7 +49,6 @@ from engine.matching.holders import (
     list_pending,
 )
 from engine.matching.judge import Judge
-from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.registry.database import utc_now
 from engine.registry.keyring import KeyRing
@@ -75,7 +74,6 @@ from serving.deployment.models import (
     second_model,
     threshold_rates,
 )
-from serving.deployment.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
 from serving.settings.settings import (
     KEY_RING_FILE,
     SANDBOX_FILE,
@@ -90,9 +88,11 @@ from serving.settings.terms import AuthoritySettings, LinesSettings, LivenessSet
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
     from engine.matching.checks.second_model import SecondModel
+    from engine.matching.recovery import Restored, Tell
     from engine.matching.samples import SecondEmbedder
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
+    from serving.deployment.snapshots import OpenIndex, SnapshotManager
 
 
 def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
@@ -324,6 +324,9 @@ class Deployment:
 
     @cached_property
     def _snapshots(self) -> SnapshotManager:
+        # An ingress searches no gallery, and loads no kernels.
+        from serving.deployment.snapshots import ShardManager, SnapshotManager, gallery_config  # noqa: PLC0415
+
         config = gallery_config(self.settings)
         parts = (self.store, self.snapshot_folder, config, self.warn)
         if self._open_index is None:

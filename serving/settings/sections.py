@@ -220,6 +220,8 @@ class GallerySettings(Section):
 
 ENROLLMENTS_ONGOING = 8
 """At once in an ingress: of fewer, the registrar decides one or two at a time, which costs more."""
+MAX_TIMEOUT_MS = 120_000
+"""The longest that a caller may say that it waits."""
 COMING = 4
 """Enrollments that wait in the proxy or come, with those that an ingress extracts, for each that it
 extracts: most send their bodies still, or wait for the photographs of others."""

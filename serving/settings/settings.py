@@ -25,9 +25,8 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
-from engine.matching.samples import CropPolicy
 from schema.cases import DueDates
-from schema.options import NO_RULES, Limits, PeopleRules, Retention
+from schema.options import NO_RULES, CropPolicy, Limits, PeopleRules, Retention
 from serving.settings.sections import (
     AuditSettings,
     GallerySettings,

@@ -19,9 +19,10 @@ from engine.registry.store import Reader
 from engine.registry.sweeps import SweepChange
 from engine.registry.writer import Writer
 from engine.sweeps.clustering import PairTable
-from engine.sweeps.estimate import ExpectedSweep, GallerySize, SweepOrder, expect, measure_pace
+from engine.sweeps.estimate import ExpectedSweep, GallerySize, SweepOrder, expect
 from engine.sweeps.folder import Covered, SweepFolder
 from indexes.exact.device import open_scanner
+from indexes.joining.join import measure_pace
 from schema.sweeps import SweepRecord, SweepScope, SweepState, SweepTerms
 from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment

@@ -352,13 +352,6 @@ class FolderCollector(Collector):
         return [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
 
 
-def clear_folder(folder: Path) -> None:
-    """Empties the folder for a node that starts; none of its processes may run yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
-        file.unlink(missing_ok=True)
-
-
 def discard_gauges(folder: Path, pid: int) -> None:
     """Removes the gauges of an ended process; its counters stay."""
     for file in folder.glob(f"{LIVE}*_{pid}.db"):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -45,13 +42,3 @@ def test_a_config_reaches_its_kind(unit_rows: UnitRows) -> None:
 def test_an_unknown_kind_is_refused_with_the_known_ones(kind: str) -> None:
     with pytest.raises(KindInvalid, match="exact8, flat"):
         open_index(kind, 64)
-
-
-def test_the_names_load_no_index() -> None:
-    script = (
-        "import sys; import indexes.kinds; print({'faiss', 'numba', 'numpy'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "set()\n"

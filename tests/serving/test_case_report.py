@@ -24,13 +24,14 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.documents import check_documents
-from engine.matching.samples import CropPolicy, Sample, seal_crop
+from engine.matching.samples import Sample, seal_crop
 from engine.registry import audit
 from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
+from schema.options import CropPolicy
 from serving.api.serializers import case_file, find_held
 from serving.case_report import (
     MOST_DOCUMENTS,

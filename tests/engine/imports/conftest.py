@@ -37,9 +37,10 @@ from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
-from engine.matching.samples import NO_CROPS, CropPolicy, Sample, seal_crop
+from engine.matching.samples import Sample, seal_crop
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.options import NO_CROPS, CropPolicy
 from schema.reasons import PhotographKind, Reason
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -14,13 +14,14 @@ from engine.matching.checks.second_model import Filled, fill_from_crops
 from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
 from engine.matching.requests import EnrollmentRequest
-from engine.matching.samples import CropPolicy, SecondEmbedder
+from engine.matching.samples import SecondEmbedder
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import changing, utc_now
 from engine.registry.documents import ERASURE_ASKED, AskedErasure
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import Document
 from schema.lines import LineStatus
+from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
 

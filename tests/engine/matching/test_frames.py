@@ -13,7 +13,8 @@ from PIL import Image
 from engine.errors import IdempotencyMismatch
 from engine.matching.checks.order import replay
 from engine.matching.checks.picture import describe_frames, fuse_frames
-from engine.matching.samples import CropPolicy, Sample, seal_crop
+from engine.matching.samples import Sample, choose_crops, seal_crop
+from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import Decision, Photograph, Reason
 from schema.thresholds import Finding, FoundReferences
@@ -89,8 +90,9 @@ def test_the_crop_that_is_kept_is_the_best_frames(lab: Any) -> None:
     # No other leaves the place where it was made.
     assert [one.crop is None for one in fused.frames] == [True, False, True]
     samples = {"live": fused, "portrait": lab.people.sample(person)}
-    keep = CropPolicy(CropScope.ALL).choose
-    (kept,) = keep(lab.vault, samples, enrollment_id="e", document_id="d", has_case=False, at=NOW)
+    named = {"enrollment_id": "e", "document_id": "d"}
+    everything = CropPolicy(CropScope.ALL)
+    (kept,) = choose_crops(everything, lab.vault, samples, **named, has_case=False, at=NOW)
     assert kept.photograph == "live"
     assert np.asarray(Image.open(BytesIO(kept.image))).mean() == pytest.approx(200, abs=1)
 

@@ -28,9 +28,9 @@ from engine.errors import (
 from engine.faces.extractor import Extraction, Extractor, open_extractor
 from engine.matching.requests import Answer, EnrollmentRequest, describe_records
 from engine.matching.samples import (
-    CropPolicy,
     Sample,
     SecondEmbedder,
+    choose_crops,
     is_same_photograph,
     make_samples,
     seal_crop,
@@ -39,6 +39,7 @@ from engine.matching.samples import (
 from engine.registry import cases, keyring
 from engine.registry.vault import Vault
 from schema.documents import Document
+from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011
@@ -248,8 +249,8 @@ def choose(
     policy: CropPolicy, vault: Vault, request: EnrollmentRequest, *, has_case: bool = False
 ) -> list[cases.NewCrop]:
     samples = {"live": request.live, "portrait": request.portrait}
-    return policy.choose(
-        vault, samples, enrollment_id="e", document_id="d", has_case=has_case, at=NOW
+    return choose_crops(
+        policy, vault, samples, enrollment_id="e", document_id="d", has_case=has_case, at=NOW
     )
 
 

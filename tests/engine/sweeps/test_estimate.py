@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RateUnsupported, RequestError
-from engine.sweeps import estimate
 from engine.sweeps.estimate import (
     LOOSEST_FMR,
     ExpectedSweep,
@@ -18,11 +17,11 @@ from engine.sweeps.estimate import (
     ProgressCount,
     SweepOrder,
     expect,
-    measure_pace,
     propose,
 )
 from indexes.exact.scanner import Scanner
-from indexes.joining.join import Progress
+from indexes.joining import join
+from indexes.joining.join import Progress, measure_pace
 from schema.sweeps import SweepScope
 from tests.engine.curves import make_curve
 
@@ -177,7 +176,7 @@ def test_a_pace_is_measured_with_rows_for_less_than_a_second(
         sizes.append(rows)
         return rows * (rows - 1) / 2 / pace_per_s
 
-    monkeypatch.setattr(estimate, "_time_join", time_join)
+    monkeypatch.setattr(join, "_time_join", time_join)
     with closing(Scanner(threads=1)) as scanner:
         assert measure_pace(64, scanner) == pytest.approx(pace_per_s)
     assert sizes == [4096, 4096, rows]
@@ -185,13 +184,13 @@ def test_a_pace_is_measured_with_rows_for_less_than_a_second(
 
 def test_for_few_comparisons_a_first_look_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    timed = estimate._time_join
+    timed = join._time_join
 
     def watch(rows: int, dim: int, scanner: Scanner) -> float:
         sizes.append(rows)
         return timed(rows, dim, scanner)
 
-    monkeypatch.setattr(estimate, "_time_join", watch)
+    monkeypatch.setattr(join, "_time_join", watch)
     with closing(Scanner(threads=1)) as scanner:
         assert measure_pace(64, scanner, comparisons=1000) > 0
     assert sizes == [4096, 4096]

@@ -20,9 +20,9 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.prefix import find_axes
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.joining import tiling
+from indexes.joining import RECORD, tiling
 from indexes.joining.join import Progress, join, join_gallery
-from indexes.joining.tiling import RECORD, Block, Records, sort_records
+from indexes.joining.tiling import Block, Records, sort_records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import KERNELS, UnitRows, open_kernel, remove_ids

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.joining.tiling import RECORD, Pairs, Records, sort_records
+from indexes.joining import RECORD
+from indexes.joining.tiling import Pairs, Records, sort_records
 
 
 def drawn(seed: int, n: int, lefts: int) -> Records:

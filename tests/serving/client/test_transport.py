@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -329,14 +327,3 @@ def test_nothing_personal_and_no_key_shows_in_a_text(
         "=b'",
     ):
         assert secret not in shown
-
-
-def test_the_client_needs_nothing_of_the_service() -> None:
-    code = """
-import sys
-import serving.client
-heavy = {"numpy", "pydantic", "fastapi", "starlette", "ray", "sqlalchemy", "engine", "structlog"}
-print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -20,8 +20,15 @@ from ray.serve import Application
 from engine.errors import RequestError
 from serving.cluster import environment
 from serving.cluster.application import build
-from serving.cluster.environment import NodeFolder, find_port, open_private, require_ray
-from serving.cluster.node import node_timeout_s, require_gpus, supervisor_timeout_s
+from serving.cluster.environment import (
+    NodeFolder,
+    find_port,
+    node_timeout_s,
+    open_private,
+    require_ray,
+    supervisor_timeout_s,
+)
+from serving.cluster.node import require_gpus
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
 from serving.cluster.supervisor import claim, require_port
 from serving.settings.sections import ServeSettings
@@ -125,9 +132,9 @@ def test_a_settings_file_that_is_missing_is_named(sosie: Any, home: Path) -> Non
     assert "none.toml" in error["message"]
 
 
-def test_a_home_without_its_key_ring_is_refused(sosie: Any, home: Path) -> None:
+def test_a_home_without_its_key_ring_is_refused(start_serve: Start, home: Path) -> None:
     (home / "keyring.json").unlink()
-    error = _refuse_at_once(sosie, "--home", home)
+    error = _refuse(start_serve, "--home", home, "--port", find_port())
     assert "key ring" in error["message"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.cluster.node import supervisor_timeout_s
+from serving.cluster.environment import supervisor_timeout_s
 from serving.settings.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -5,29 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-from serving.telemetry.metrics import FolderCollector, clear_folder
+from serving.telemetry.metrics import FolderCollector
 from tests.serving.telemetry.conftest import Node
-
-
-def test_a_node_starts_from_an_empty_folder(node: Node) -> None:
-    node.run("meter.add(REFUSALS, 'SERVICE.BUSY')")
-    assert list(node.folder.glob("*.db"))
-    clear_folder(node.folder)
-    assert not list(node.folder.glob("*.db"))
-    assert list(FolderCollector(node.folder).collect()) == []
-
-
-def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
-    clear_folder(tmp_path / "run" / "metrics")
-    assert (tmp_path / "run" / "metrics").is_dir()
-
-
-def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    clear_folder(tmp_path)
-    assert (tmp_path / "notes.txt").exists()
 
 
 def test_an_empty_file_of_a_process_that_was_killed_does_no_harm(node: Node) -> None:
