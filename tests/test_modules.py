@@ -114,7 +114,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "sqlalchemy": "engine.registry",
         "starlette": "serving.api serving.cluster serving.console serving.sandbox",
         "stdnum": "engine.matching.documents serving.demo bench.suites.workload",
-        "structlog": "serving bench.suites.deliveries",
+        "structlog": "serving bench.suites.registrar",
         "typer": "serving.cli bench",
         "usearch": "bench.suites.baselines",
         "uvicorn": "serving.sandbox",

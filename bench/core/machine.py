@@ -168,6 +168,17 @@ def filesystem_of(path: Path) -> str:
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
 
 
+def read_peak_bytes(process: int | str = "self", *, is_anew: bool = False) -> int:
+    """The most memory that a process has had at once; `is_anew`: what this one has now, from which
+    on the peak is counted."""
+    # What the system's own accounting says (ru_maxrss) a child has from its parent.
+    folder = Path(f"/proc/{process}")
+    if is_anew:
+        (folder / "clear_refs").write_text("5")
+    lines = (folder / "status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def _measure_operations(kind: Kind) -> float:
     """Products and sums of a second, in thousands of millions."""
     rates = [
@@ -324,8 +335,6 @@ def _graph(codes: NDArray[Any], queries: NDArray[Any], sums: NDArray[Any]) -> by
 PAUSE_S = 0.03
 """For so long, at most, the threads of OpenMP spin after a call and keep cores from others."""
 
-_SAMPLE_S, _FEWEST_SAMPLES = 0.0005, 5
-
 Result = TypeVar("Result")
 Timed = Callable[[], float]
 """Performs the work once; returns its seconds."""
@@ -345,31 +354,14 @@ def timed(action: Callable[[], object]) -> Timed:
     return lambda: clock(action)[1]
 
 
-def rested(action: Callable[[], object], calls: int = 1) -> Timed:
-    """Mean seconds of a call over `calls` in a row, after a pause that lets other threads end."""
+def rested(action: Callable[[], object]) -> Timed:
+    """The action, with a clock around it, after a pause that lets other threads end."""
 
     def perform() -> float:
         time.sleep(PAUSE_S)
-        return _mean_of(action, calls)
+        return clock(action)[1]
 
     return perform
-
-
-def repeat(action: Callable[[], object], most_s: float) -> Seconds:
-    """float64[n]: seconds of a call, repeated for `most_s`; five samples of 0.5 ms at least."""
-    calls = max(1, round(_SAMPLE_S / clock(action)[1]))
-    seconds: list[float] = []
-    end = time.perf_counter() + most_s
-    while len(seconds) < _FEWEST_SAMPLES or time.perf_counter() < end:
-        seconds.append(_mean_of(action, calls))
-    return np.array(seconds)
-
-
-def _mean_of(action: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        action()
-    return (time.perf_counter() - start) / calls
 
 
 def interleave(actions: Mapping[str, Timed], rounds: int) -> dict[str, Seconds]:

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import numpy as np
 
-from bench.core.machine import Machine
+from bench.core.machine import MEMORY, Machine, filesystem_of
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
@@ -272,7 +272,8 @@ class Goal:
     """A figure that the project promises, and the suite that measures it.
 
     One in seconds or a rate names the `kernel` that bounds it: on a machine whose kernel is half
-    as fast as the reference it is twice as many seconds, or half the rate.
+    as fast as the reference it is twice as many seconds, or half the rate. `n`: promised for so
+    many references, where not for what the suite takes by default.
     """
 
     name: str
@@ -282,6 +283,7 @@ class Goal:
     unit: str
     description: str
     kernel: str = ""
+    n: int = 0
 
     def __post_init__(self) -> None:
         if self.kernel and self.kernel not in REFERENCE:
@@ -308,11 +310,29 @@ class Goal:
         """Whether it allows none: one block that errs is one too many."""
         if self.direction is Direction.AT_LEAST:
             return self.goal == 1 and self.unit == "share"
-        return self.goal == 0
+        return self.goal <= 0
 
-    def worst(self, values: Sequence[float]) -> float:
-        """The one that lies farthest on the bad side."""
-        return min(values) if self.direction is Direction.AT_LEAST else max(values)
+    def explain_unpromised(self, config: Any) -> str:
+        """Why a run of a suite with this configuration proves nothing; empty where it does.
+
+        A goal that allows no error holds at any size. The others are for the suite's own sizes at
+        least, and on a disk.
+        """
+        size, *_ = (getattr(config, one.name) for one in fields(config))
+        if self.n:
+            return "" if size >= self.n else f"promised for {self.n:,} references or more"
+        if self.counts_errors:
+            return ""
+        usual = type(config)()
+        for one in fields(config):
+            given, least = getattr(config, one.name), getattr(usual, one.name)
+            if one.name == "folder" and filesystem_of(given) in MEMORY:
+                return f"{given} is {filesystem_of(given)}: not durable"
+            is_small = isinstance(given, int | float) and (least is None or given < least)
+            is_other = is_dataclass(given) or one.name == "dim"
+            if one.name != "seed" and (is_small or (is_other and given != least)):
+                return f"promised for the default sizes, not for this {one.name}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +344,7 @@ class Skipped:
 
 NOT_STAMPED = "the machine's speed was not measured: run without --quick"
 Measured = float | Skipped
-SuiteOutput = tuple[Sequence[Result], dict[str, Measured]]
+SuiteOutput = tuple[Sequence[Result], Mapping[str, Measured]]
 """All results of a suite or a part of it, and the figures that its goals name."""
 
 
@@ -352,9 +372,14 @@ def load_goals() -> tuple[Goal, ...]:
 
 
 def check_goals(
-    goals: Sequence[Goal], suite: str, measured: Mapping[str, Measured], machine: Machine
+    goals: Sequence[Goal],
+    suite: str,
+    measured: Mapping[str, Measured],
+    machine: Machine,
+    config: Any = None,
 ) -> tuple[Check, ...]:
-    """A check for each goal of the suite, as it is on this machine, in the file's order.
+    """A check for each goal of the suite, as it is on this machine, in the file's order; skipped
+    where a run with this configuration proves nothing.
 
     Raises `RequestError` for a goal whose figure the suite does not know: a misspelt one would
     silently never be checked.
@@ -366,6 +391,9 @@ def check_goals(
         if goal.name not in measured:
             raise RequestError(f"the suite {suite} has no figure {goal.name}: correct the targets")
         value, here = measured[goal.name], goal.scale(machine)
+        why_not = goal.explain_unpromised(config) if config is not None else ""
+        if why_not and not isinstance(value, Skipped):
+            value = Skipped(why_not)
         if isinstance(value, Skipped):
             checks.append(Check(goal.name, None, (here or goal).goal, None, value.reason))
         elif here is None:

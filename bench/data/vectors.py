@@ -65,12 +65,7 @@ class Faces:
     @property
     def setup(self) -> Setup:
         """What a report says of them."""
-        return {
-            "references": len(self),
-            "dim": self.dim,
-            "population": describe_population(self.dim),
-            "seed": self._seed,
-        }
+        return describe_faces(len(self), self.dim, self._seed)
 
     def mates(self, rows: Rows) -> Vectors:
         """float32[k, dim]: a fresh photograph of the people in these rows."""
@@ -141,12 +136,14 @@ def population_of(dim: int) -> Population:
     )
 
 
-def describe_population(dim: int) -> str:
-    """Where the faces come from, in a few words."""
+def describe_faces(references: int, dim: int, seed: int) -> Setup:
+    """How many there are, and where they come from."""
     shipped = Population.load("sface").dim
-    if dim == shipped:
-        return "synthetic, with SFace's statistics, no look-alikes"
-    return f"synthetic, SFace's statistics stretched from {shipped} dimensions, no look-alikes"
+    like = "with SFace's statistics"
+    if dim != shipped:
+        like = f"SFace's statistics stretched from {shipped} dimensions"
+    population = f"synthetic, {like}, no look-alikes"
+    return {"references": references, "dim": dim, "population": population, "seed": seed}
 
 
 def default_thresholds() -> Thresholds:

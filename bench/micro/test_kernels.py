@@ -1,4 +1,4 @@
-"""The scans of `indexes` on one core, beside numpy, FAISS and what the core could do at most.
+"""The scans of `indexes` on one core, beside numpy and FAISS.
 
 They compare byte codes. Rows and queries are random bytes, and each query has one row near it;
 their products fit float32 without rounding, so all have to find the very same pairs.
@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import faiss
 import numpy as np
@@ -18,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.conftest import Clock
-from bench.core.machine import Tile, bind_product, sum_words
 from bench.core.reports import Measured, Setup
 from engine.errors import RequestError
 from indexes.exact.codes import no_plane
@@ -28,8 +26,7 @@ from indexes.exact.scanner import ProductScan, available_kernels
 from indexes.exact.scans import Scan, pack, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
 NUMPY, FAISS = "numpy float32", "FAISS Flat, range search"
-PRODUCT, READING = "MatMulInteger alone", "reading the codes"
-WHO = (NUMPY, FAISS, *(f"kernel {one}" for one in available_kernels()), READING, PRODUCT)
+WHO = (NUMPY, FAISS, *(f"kernel {one}" for one in available_kernels()))
 ONE_THREAD = "OPENBLAS_NUM_THREADS"
 """What numpy's BLAS reads when it is loaded."""
 
@@ -139,25 +136,18 @@ def find_by_numpy(
     return np.concatenate(parts)
 
 
-def has_found(right: Pairs, found: Pairs | None) -> bool:
-    """True where `found` has the right pairs in any order, or is None: a scan that finds none."""
-    if found is None:
-        return True
+def has_found(right: Pairs, found: Pairs) -> bool:
+    """True where `found` has the right pairs in any order."""
     order = np.lexsort((found[:, 1], found[:, 0]))
     return np.array_equal(found[order], right)
 
 
-def make(who: str, case: ScanCase) -> Callable[[], Pairs | None] | None:
+def make(who: str, case: ScanCase) -> Callable[[], Pairs] | None:
     """What is to be timed, or None where it is not for so many queries."""
-    is_one = len(case.queries) == 1
     if who == NUMPY:
         return partial(find_by_numpy, case.floats, case.queries, case.threshold)
     if who == FAISS:
         return _make_faiss(case)
-    if who == READING:
-        return _make_reading(case) if is_one else None
-    if who == PRODUCT:
-        return None if is_one else _make_product(case)
     scan = _scan_of(who.removeprefix("kernel "), case)
     return None if scan is None else _make_scan(scan, case)
 
@@ -200,25 +190,3 @@ def _make_faiss(case: ScanCase) -> Callable[[], Pairs]:
         return np.stack([rows, query_of], axis=1)
 
     return find
-
-
-def _make_reading(case: ScanCase) -> Callable[[], None]:
-    """The least that a scan for one query must do."""
-    words: Any = case.rows.codes.reshape(-1).view(np.uint64)
-
-    def read() -> None:
-        sum_words(words)
-
-    return read
-
-
-def _make_product(case: ScanCase) -> Callable[[], None]:
-    """As many bare products as the scan needs; the sums are not read."""
-    run = bind_product(case.floats.shape[1], Tile(STRETCH, len(case.queries)), 0)
-    times = -(-len(case.floats) // STRETCH)
-
-    def multiply() -> None:
-        for _ in range(times):
-            run()
-
-    return multiply

@@ -163,7 +163,7 @@ def run(config: Config) -> SuiteOutput:
     common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
     results = (graphs, *pairs, start)
     told = tuple(replace(one, setup=common | one.setup) for one in results)
-    return told, measured | found | starts
+    return told, {**measured, **found, **starts}
 
 
 def _cut_crops(photographs: PhotographPairs, count: int) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,22 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import DISK, clock, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.data.vectors import Faces, Vectors, describe_population
-from bench.suites.baselines import (
-    PROMISED_SIZE,
-    K,
-    build_gallery,
-    explain_too_much,
-    mix,
-    refuse_too_much,
-    size_reason,
-)
+from bench.core.machine import DISK, clock, open_folder, read_peak_bytes
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, load_goals
+from bench.data.vectors import Faces, Vectors, describe_faces
+from bench.suites.baselines import K, build_gallery, explain_too_much, mix, refuse_too_much
 from bench.suites.serve.process import Worker
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from indexes.base import Hits
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, SharedLock
 from indexes.segmented.merging import SegmentsConfig
@@ -53,9 +44,6 @@ QUICK = {
     "batch": 32,
 }
 CAPPED, WHOLE = "a segment is a quarter at most", "one segment in the end"
-VIEWS, LOCK = "a pass holds a view", "a pass holds a lock"
-HELD_SIZE, LARGE_SIZE = (10_000_000, 128), (1_000_000, 512)
-"""References and dimensions that a gallery held alone, and a start of wide vectors, are for."""
 
 _REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
 _INDEXES_AT_ONCE, _HELD_INDEXES = 6, 2
@@ -75,7 +63,7 @@ _UPKEEP_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class GalleryConfig:
     """`singles` are added one by one to the full gallery, all references before in batches.
 
     `looks`: how many adds of each kind are searched for. `removed`: references erased at once.
@@ -93,14 +81,18 @@ class Config:
 
 
 @dataclass(slots=True)
-class ConcurrentSearch:
-    """Counts of searching while the gallery is changed, sealed, merged and compacted.
+class ChangingGallery:
+    """A gallery of `references` under ids from 0, and `newcomers` to add after them.
 
-    `missed`: searches for a reference that was committed before and not yet to be removed, and
-    did not come back as the best; `ghosts`: references found though they had been removed.
-    `lost`: how far the number of references is off at the end.
+    The first half may be removed, in order; the second half stays and is looked for, with all
+    that has been added. `missed`: searches for a reference that was committed before and not yet
+    to be removed, and did not come back as the best; `ghosts`: references found though they had
+    been removed; `lost`: how far the number of references is off at the end.
     """
 
+    gallery: Gallery
+    references: Vectors
+    newcomers: Vectors
     added: int = 0
     removed: int = 0
     looked_for: int = 0
@@ -108,98 +100,74 @@ class ConcurrentSearch:
     ghosts: int = 0
     lost: int = 0
     search_s: list[float] = field(default_factory=list)
+    _changes: Lock = field(default_factory=Lock)
+    _stop: Event = field(default_factory=Event)
 
-    def list_figures(self, name: str) -> tuple[Figure, Figure]:
-        times_ms = np.array(self.search_s) * 1e3
-        return (
-            Figure.of(f"{name}: a search", "ms", times_ms),
-            Figure(f"{name}: a search, p99", "ms", float(np.quantile(times_ms, 0.99))),
-        )
-
-
-class ChangingGallery:
-    """A gallery of `references` under ids from 0, and `newcomers` to add after them.
-
-    The first half may be removed, in order; the second half stays and is looked for, with all
-    that has been added.
-    """
-
-    def __init__(self, gallery: Gallery, references: Vectors, newcomers: Vectors) -> None:
-        self._gallery = gallery
-        self._references, self._newcomers = references, newcomers
-        self._committed = len(references)
-        self._gone = 0
-        self._changes = Lock()
-        self._stop = Event()
-
-    def search_alone(self, seconds: float, seed: int) -> ConcurrentSearch:
+    def search_alone(self, seconds: float, seed: int) -> None:
         """Searches alone, for comparison."""
-        return self._run(seconds, seed, ())
+        self._run(seconds, seed, ())
 
-    def search_while_changing(self, seconds: float, seed: int) -> ConcurrentSearch:
+    def search_while_changing(self, seconds: float, seed: int) -> None:
         """Everything at once; a thread does the upkeep, as in a deployment."""
-        with Upkeep(self._gallery):
-            return self._run(seconds, seed, (self._add, self._remove))
+        with Upkeep(self.gallery):
+            self._run(seconds, seed, (self._add, self._remove))
 
-    def _run(
-        self, seconds: float, seed: int, changes: tuple[Callable[[ConcurrentSearch], None], ...]
-    ) -> ConcurrentSearch:
-        found = ConcurrentSearch()
-        before = len(self._gallery)
-        self._stop.clear()
+    def list_figures(self, name: str) -> Iterator[Figure]:
+        times_ms = np.array(self.search_s) * 1e3
+        yield Figure.of(f"{name}: a search", "ms", times_ms)
+        yield Figure(f"{name}: a search, p99", "ms", float(np.quantile(times_ms, 0.99)))
+
+    def _run(self, seconds: float, seed: int, changes: tuple[Callable[[], None], ...]) -> None:
+        before = len(self.gallery)
         with ThreadPoolExecutor(len(changes) + 1) as pool:
-            running = [pool.submit(change, found) for change in changes]
+            running = [pool.submit(change) for change in changes]
             try:
-                self._search(found, time.perf_counter() + seconds, seed)
+                self._search(time.perf_counter() + seconds, seed)
             finally:
                 self._stop.set()
             for one in running:
                 one.result()
-        found.lost = abs(before + found.added - found.removed - len(self._gallery))
-        return found
+        self.lost = abs(before + self.added - self.removed - len(self.gallery))
 
-    def _search(self, found: ConcurrentSearch, end: float, seed: int) -> None:
-        rng = np.random.default_rng(seed)
+    def _search(self, end: float, seed: int) -> None:
+        rng, known = np.random.default_rng(seed), len(self.references)
         while time.perf_counter() < end:
             # Read before the search: what is committed now must be found, what is gone must not.
-            committed, gone = self._committed, self._gone
-            keys = rng.integers(len(self._references) // 2, committed, _LOOKED_FOR)
+            committed, gone = known + self.added, self.removed
+            keys = rng.integers(known // 2, committed, _LOOKED_FOR)
             removed = rng.integers(0, gone, 1) if gone else np.empty(0, np.int64)
-            vectors = self._vectors(np.concatenate([keys, removed]))
-            hits, seconds = clock(lambda: self._gallery.search(vectors, 1).hits)  # noqa: B023
-            found.search_s.append(seconds)
+            vectors = self._read(np.concatenate([keys, removed]))
+            hits, seconds = clock(lambda: self.gallery.search(vectors, 1).hits)  # noqa: B023
+            self.search_s.append(seconds)
             # None where the best was removed while it was searched for.
             best = np.array([next(iter(hits.of(query)[0]), -1) for query in range(len(vectors))])
-            found.looked_for += len(keys)
-            found.missed += int((best[: len(keys)] != keys).sum())
-            found.ghosts += int((best[len(keys) :] == removed).sum())
+            self.looked_for += len(keys)
+            self.missed += int((best[: len(keys)] != keys).sum())
+            self.ghosts += int((best[len(keys) :] == removed).sum())
 
-    def _add(self, found: ConcurrentSearch) -> None:
-        while not self._stop.wait(PAUSE_S) and found.added < len(self._newcomers):
-            rows = self._newcomers[found.added : found.added + BATCH]
-            ids = np.arange(self._committed, self._committed + len(rows))
+    def _add(self) -> None:
+        while not self._stop.wait(PAUSE_S) and self.added < len(self.newcomers):
+            rows = self.newcomers[self.added : self.added + BATCH]
+            ids = np.arange(len(rows)) + len(self.references) + self.added
             with self._changes:
-                self._gallery.add(ids, rows, self._gallery.sequence + 1)
-            self._committed += len(rows)
-            found.added += len(rows)
+                self.gallery.add(ids, rows, self.gallery.sequence + 1)
+            self.added += len(rows)
 
-    def _remove(self, found: ConcurrentSearch) -> None:
-        removable = len(self._references) // 2
-        while not self._stop.wait(PAUSE_S) and self._gone < removable:
-            ids = np.arange(self._gone, min(self._gone + _REMOVED_AT_ONCE, removable))
+    def _remove(self) -> None:
+        removable = len(self.references) // 2
+        while not self._stop.wait(PAUSE_S) and self.removed < removable:
+            ids = np.arange(self.removed, min(self.removed + _REMOVED_AT_ONCE, removable))
             with self._changes:
-                self._gallery.remove(ids, self._gallery.sequence + 1)
-            found.removed += len(ids)
-            self._gone += len(ids)
+                self.gallery.remove(ids, self.gallery.sequence + 1)
+            self.removed += len(ids)
 
-    def _vectors(self, keys: NDArray[np.int64]) -> Vectors:
-        known = len(self._references)
-        return np.stack(
-            [
-                self._references[key] if key < known else self._newcomers[key - known]
-                for key in keys.tolist()
-            ]
+    def _read(self, keys: NDArray[np.int64]) -> Vectors:
+        known = len(self.references)
+        rows = (
+            self.references[key] if key < known else self.newcomers[key - known]
+            for key in keys.tolist()
         )
+        return np.stack(list(rows))
 
 
 def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> float:
@@ -209,26 +177,16 @@ def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> floa
     larger; here some would be kept, by chance, so all are mapped.
     """
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
-    dim = references.shape[1]
     # Heads so small that every piece becomes a segment.
     size = len(references) // _MERGED_PIECES
     config = SegmentsConfig(head_rows=max(1, size // 4), fan=2, segment_rows=segment_rows)
-    gallery = Gallery(SegmentedIndex(dim, config, scanner=scanner))
+    gallery = Gallery(SegmentedIndex(references.shape[1], config, scanner=scanner))
     for start in range(0, len(references) - size + 1, size):
         ids = np.arange(start, start + size)
         gallery.add(ids, references[start : start + size], gallery.sequence + 1)
-    held = gallery.account().total
-    # From now on the peak is that of the merges.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
+    held, before = gallery.account().total, read_peak_bytes(is_anew=True)
     gallery.settle()
-    return (held + _status_bytes("VmHWM") - before) / held
-
-
-def _status_bytes(name: str) -> int:
-    """A figure of this process's memory."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    return (held + read_peak_bytes() - before) / held
 
 
 def add_beside_passes(
@@ -302,83 +260,76 @@ def open_empty(dim: int, scanner: Scanner) -> Gallery:
     return Gallery(SegmentedIndex(dim, scanner=scanner))
 
 
-def run(config: Config) -> SuiteOutput:
+Goals = dict[str, Measured]
+Found = tuple[list[Result], Goals]
+
+
+def run(config: GalleryConfig) -> SuiteOutput:
     """All of it, or of a gallery too large for that what holds it once."""
     if reason := explain_too_much(config.references, config.dim, _INDEXES_AT_ONCE):
         return _hold(config, reason)
     faces, scanner = Faces(config.references, config.dim, config.seed), Scanner()
-    setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
+    setup: Setup = faces.setup | {"kernel": scanner.kernel}
+    results, measured = _keep(faces, config, scanner, setup)
+    changed, found = _change(faces, config, scanner, setup)
+    scanner.close()
+    with Worker() as worker:
+        # A process of its own: what malloc has kept of all this would be in the way.
+        peaks = worker.submit(_merge_peaks, config).result()
+    merges = tuple(
+        Figure(f"{dim} dimensions, {name}", "of the gallery's memory", peak)
+        for (dim, name), peak in peaks.items()
+    )
+    not_alone = Skipped("held alone where more does not fit")
+    found |= {"merge_peak": max(peak for (_, name), peak in peaks.items() if name == CAPPED)}
+    found |= dict.fromkeys(("held_gib", "held_open_seconds"), not_alone)
+    return [*results, *changed, Result("Merges", setup, merges)], measured | found
+
+
+def _keep(faces: Faces, config: GalleryConfig, scanner: Scanner, setup: Setup) -> Found:
+    """A gallery that was built at once: its memory, its snapshot, and how it forgets."""
     builds_s = []
     for _ in range(_TIMES):
         gallery, seconds = clock(partial(build_gallery, faces.references, scanner))
         builds_s.append(seconds)
     account = gallery.account()
     with open_folder(config.folder) as folder:
-        snapshot, open_s, mapped = _snapshot(gallery, faces, config, folder / "gallery", scanner)
-    erasure = _erase(gallery, config.removed)
-    del gallery
-    growth, search, beside, right, values = _change(faces, config, scanner)
-    scanner.close()
-    with Worker() as worker:
-        # A process of its own: what malloc has kept of all this would be in the way.
-        peaks = worker.submit(_merge_peaks, config).result()
+        snapshot, opened, is_same = _snapshot(gallery, faces, config, folder / "gallery", scanner)
+    open_s = next(one.value or 0.0 for one in snapshot if one.name == "open, verified")
+    unit = "bytes/reference"
     parts = ("codes", "plane", "rows", "ids", "residuals", "alive", "head")
-    unit, count = "bytes/reference", account.references
-    memory = [Figure(part, unit, getattr(account, part) / count) for part in parts]
-    memory += [
+    memory = (
+        *(Figure(part, unit, getattr(account, part) / account.references) for part in parts),
         Figure("all", unit, account.bytes_per_reference),
-        Figure("all, rows mapped from a snapshot", unit, mapped),
-    ]
-    merges = (
-        Figure(f"{dim} dimensions, {name}", "of the gallery's memory", peak)
-        for (dim, name), peak in peaks.items()
+        Figure("all, rows mapped from a snapshot", unit, opened.account().bytes_per_reference),
     )
-    on_disk: Setup = {"filesystem": filesystem_of(config.folder), "files": "in the page cache"}
-    changing: Setup = {"seconds": config.changing_s, "queries": _LOOKED_FOR + 1}
-    passes: Setup = {"probes of a pass": PASS_PROBES, "threshold": THRESHOLD}
-    results = (
-        Result("Memory", setup, tuple(memory)),
-        Result("Snapshot", setup | on_disk, snapshot),
-        Result("Growth", setup, growth),
-        Result("Searching while everything changes", setup | changing, search),
-        Result("Adds beside passes", setup | passes, beside),
-        Result("Merges", setup, tuple(merges)),
+    ids = np.random.default_rng(config.removed).permutation(gallery.ids)[: config.removed]
+    remove_s = clock(lambda: gallery.remove(ids, gallery.sequence + 1))[1]
+    erasure = (
+        Figure("out of every answer, vector and code wiped", "ms", remove_s * 1e3),
+        Figure("segments rewritten, no trace left", "s", clock(gallery.compact)[1]),
+    )
+    return [
+        Result("Memory", setup, memory),
+        Result("Snapshot", setup | {"files": "in the page cache"}, snapshot),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
-    )
-    values |= {
+    ], {
+        "snapshot_answers": float(is_same),
         "bytes_per_reference": account.bytes_per_reference,
-        "merge_peak": max(peak for (_, name), peak in peaks.items() if name == CAPPED),
+        "open_over_build": open_s / min(builds_s),
     }
-    size = (config.references, config.dim)
-    if size != PROMISED_SIZE:
-        values = dict.fromkeys(values, Skipped(size_reason(*PROMISED_SIZE)))
-    values["open_over_build"] = (
-        open_s / min(builds_s)
-        if size in (PROMISED_SIZE, LARGE_SIZE)
-        else Skipped(size_reason(*PROMISED_SIZE))
-    )
-    not_alone = Skipped(f"held alone where more does not fit, as {HELD_SIZE[0]:,} may not")
-    right["snapshot_answers"] = next(one.value or 0.0 for one in snapshot if one.unit == "share")
-    return results, right | values | {"held_gib": not_alone, "held_open_seconds": not_alone}
 
 
-Figures = tuple[Figure, ...]
-Goals = dict[str, Measured]
-
-
-def _change(
-    faces: Faces, config: Config, scanner: Scanner
-) -> tuple[Figures, Figures, Figures, Goals, Goals]:
-    """A gallery that grows from none, and is searched while it changes: figures of its growth, the
-    searches and the adds beside passes; what must be right at any size, and what is timed."""
+def _change(faces: Faces, config: GalleryConfig, scanner: Scanner, setup: Setup) -> Found:
+    """A gallery that grows from none, and is searched while it changes."""
     grown = open_empty(config.dim, scanner)
     batches = grow(grown, faces.references, 0, BATCH, config.looks)
     singles = grow(grown, faces.newcomers(config.singles), _FAR_ID, 1, config.looks)
     # As many as can be added while everything changes.
     newcomers = faces.newcomers(int(config.changing_s / PAUSE_S * BATCH))
-    changing = ChangingGallery(grown, faces.references, newcomers)
-    quiet = changing.search_alone(config.changing_s / 4, config.seed)
-    busy = changing.search_while_changing(config.changing_s, config.seed + 1)
+    quiet, busy = (ChangingGallery(grown, faces.references, newcomers) for _ in range(2))
+    quiet.search_alone(config.changing_s / 4, config.seed)
+    busy.search_while_changing(config.changing_s, config.seed + 1)
     seconds = config.changing_s / 2
     others = faces.newcomers(max(PASS_PROBES, int(seconds / PAUSE_S)))
     view_ms, sequence_ms = add_beside_passes(grown, others, 2 * _FAR_ID, seconds, has_lock=False)
@@ -393,34 +344,28 @@ def _change(
         Figure("committed references looked for", "references", float(busy.looked_for)),
         Figure("missed", "references", float(busy.missed)),
     )
-    beside = (
-        Figure(f"an add, {VIEWS}, p99", "ms", view_ms),
-        Figure(f"an add, {LOCK}, p99", "ms", lock_ms),
-        Figure(f"reading the sequence, {VIEWS}, p99", "ms", sequence_ms),
-    )
-    right: Goals = {
+    changing: Setup = {"seconds": config.changing_s, "queries": _LOOKED_FOR + 1}
+    return [
+        Result("Growth", setup, growth),
+        Result("Searching while everything changes", setup | changing, search),
+    ], {
         "unseen_adds": float(batches[1] + singles[1]),
         "missed_references": float(busy.missed + busy.ghosts + busy.lost),
-    }
-    timed: Goals = {
         "add_microseconds": max(batches[0], singles[0]),
         "add_beside_passes_ms": view_ms,
         "sequence_beside_passes_ms": sequence_ms,
         "add_beside_passes_share": view_ms / lock_ms,
     }
-    return growth, search, beside, right, timed
 
 
-def _merge_peaks(config: Config) -> Mapping[tuple[int, str], float]:
+def _merge_peaks(config: GalleryConfig) -> Mapping[tuple[int, str], float]:
     """Of the suite's dimensions and of a large model's, whose vectors are half as many."""
     few = replace(config, references=config.references // 2, dim=_LARGE_DIM)
-    scanner = Scanner()
-    peaks = {
-        (each.dim, name): merge_peak(references, scanner, len(references) // share)
-        for each in (config, few)
-        for references in (Faces(each.references, each.dim, each.seed).references,)
-        for name, share in ((CAPPED, _SHARE_OF_A_SEGMENT), (WHOLE, 1))
-    }
+    scanner, peaks = Scanner(), {}
+    for each, ways in ((config, {CAPPED: _SHARE_OF_A_SEGMENT, WHOLE: 1}), (few, {CAPPED: 4})):
+        references = Faces(each.references, each.dim, each.seed).references
+        for name, share in ways.items():
+            peaks[each.dim, name] = merge_peak(references, scanner, len(references) // share)
     scanner.close()
     return peaks
 
@@ -433,10 +378,10 @@ def _seal(dim: int) -> tuple[Origin, Any]:
 
 
 def _snapshot(
-    gallery: Gallery, faces: Faces, config: Config, folder: Path, scanner: Scanner
-) -> tuple[Figures, float, float]:
-    """Saves, changes a little, saves again, and opens what was saved: figures, seconds to open it,
-    and bytes of a reference with rows mapped."""
+    gallery: Gallery, faces: Faces, config: GalleryConfig, folder: Path, scanner: Scanner
+) -> tuple[tuple[Figure, ...], Gallery, bool]:
+    """Saves, changes a little, saves again, and opens what was saved: figures, the gallery with its
+    rows mapped, and whether all answered alike."""
     origin, sealer = _seal(faces.dim)
     probes = mix(faces, config.batch)
     save_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
@@ -444,16 +389,18 @@ def _snapshot(
     few = faces.newcomers(_CHANGED)
     gallery.add(np.arange(_FAR_ID, _FAR_ID + len(few)), few, gallery.sequence + 1)
     again_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
-    again = _sizes(folder)
+    # The name of a file changes with its content, but for the manifest's.
+    new_bytes = sum(size for name, size in _sizes(folder).items() if name not in written)
     expected = gallery.search(probes, K).hits
-    opened_s, same = [], True
+    opened_s, is_same = [], True
     for is_mapped in (*[False] * _TIMES, True):
         opening = Opening(scanner=scanner, mapped=is_mapped)
         opened, seconds = clock(partial(load, folder, origin, sealer, opening=opening))
         opened_s.append(seconds)
-        same = same and _same(opened.search(probes, K).hits, expected)
+        hits = opened.search(probes, K).hits
+        is_same &= np.array_equal(hits.ids, expected.ids)
+        is_same &= np.array_equal(hits.scores, expected.scores)
     gallery.remove(np.arange(_FAR_ID, _FAR_ID + len(few)), gallery.sequence + 1)
-    new_bytes = sum(size for name, size in again.items() if name not in written)
     *plain_s, mapped_s = opened_s
     figures = (
         Figure("save", "s", save_s),
@@ -462,32 +409,15 @@ def _snapshot(
         Figure(f"save again after {_CHANGED:,} adds", "MB written", new_bytes / 1e6),
         Figure("open, verified", "s", min(plain_s)),
         Figure("open, verified, rows mapped", "s", mapped_s),
-        Figure("answers as before", "share", float(same)),
     )
-    return figures, min(plain_s), opened.account().bytes_per_reference
-
-
-def _same(hits: Hits, expected: Hits) -> bool:
-    return np.array_equal(hits.ids, expected.ids) and np.array_equal(hits.scores, expected.scores)
+    return figures, opened, is_same
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file; its name changes with its content, but for the manifest's."""
     return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
-def _erase(gallery: Gallery, count: int) -> Figures:
-    """Removes references of the large segment, then takes them out of memory."""
-    ids = np.random.default_rng(count).permutation(gallery.ids)[:count]
-    remove_s = clock(lambda: gallery.remove(ids, gallery.sequence + 1))[1]
-    compact_s = clock(gallery.compact)[1]
-    return (
-        Figure("out of every answer, vector and code wiped", "ms", remove_s * 1e3),
-        Figure("segments rewritten, no trace left", "s", compact_s),
-    )
-
-
-def _hold(config: Config, reason: str) -> SuiteOutput:
+def _hold(config: GalleryConfig, reason: str) -> SuiteOutput:
     """Builds the gallery piece by piece, saves it, and opens it again, with nothing beside it:
     what fits where the suite as a whole does not."""
     refuse_too_much(config.references, config.dim, _HELD_INDEXES)
@@ -502,50 +432,21 @@ def _hold(config: Config, reason: str) -> SuiteOutput:
     ids = np.arange(config.references - len(known), config.references)
     origin, sealer = _seal(config.dim)
     with open_folder(config.folder) as place:
-        folder = place / "gallery"
-        save(folder, gallery, origin, sealer)
+        save(place / "gallery", gallery, origin, sealer)
         del gallery, piece
-        # From now on the peak is that of opening and searching.
-        Path("/proc/self/clear_refs").write_text("5")
+        read_peak_bytes(is_anew=True)
         opening = Opening(scanner=scanner)
-        opened, open_s = clock(partial(load, folder, origin, sealer, opening=opening))
+        opened, open_s = clock(partial(load, place / "gallery", origin, sealer, opening=opening))
         hits = opened.search(known, K).hits
-        peak_gib = _status_bytes("VmHWM") / 2**30
+        peak_gib = read_peak_bytes() / 2**30
     scanner.close()
     missed = sum(int(key not in hits.of(place)[0]) for place, key in enumerate(ids.tolist()))
-    figures = (
-        Figure("open, verified", "s", open_s),
-        Figure("opened and searched, the process at most", "GiB", peak_gib),
-        Figure("references not found by their vectors", "references", float(missed)),
-    )
-    setup: Setup = {
-        "references": config.references,
-        "dim": config.dim,
-        "population": describe_population(config.dim),
-        "seed": config.seed,
-        "threads": cores(),
-        "kernel": scanner.kernel,
-        "filesystem": filesystem_of(config.folder),
-        "left out": reason,
-        "looked_for": len(ids),
+    figure = Figure("opened and searched, the process at most", "GiB", peak_gib)
+    setup = describe_faces(config.references, config.dim, config.seed)
+    setup |= {"kernel": scanner.kernel, "left out": reason, "looked_for": len(ids)}
+    names = (goal.name for goal in load_goals() if goal.suite == "gallery")
+    return (Result("Held alone", setup, (figure,)),), dict.fromkeys(names, Skipped(reason)) | {
+        "held_gib": peak_gib,
+        "held_open_seconds": open_s,
+        "missed_references": float(missed),
     }
-    held: Goals = {"held_gib": peak_gib, "held_open_seconds": open_s}
-    if (config.references, config.dim) != HELD_SIZE:
-        held = dict.fromkeys(held, Skipped(size_reason(*HELD_SIZE)))
-    measured: Goals = dict.fromkeys(_NOT_HELD, Skipped(reason))
-    measured |= held | {"missed_references": float(missed)}
-    return (Result("Held alone", setup, figures),), measured
-
-
-_NOT_HELD = (
-    "unseen_adds",
-    "snapshot_answers",
-    "bytes_per_reference",
-    "open_over_build",
-    "add_microseconds",
-    "merge_peak",
-    "add_beside_passes_ms",
-    "sequence_beside_passes_ms",
-    "add_beside_passes_share",
-)
-"""Goals that say nothing of a gallery held alone."""

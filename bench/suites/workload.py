@@ -1,5 +1,5 @@
-"""A deployment with so many people enrolled, requests of the visitors that come to it, and a load
-of searches and decisions."""
+"""A deployment with so many people enrolled, the visitors that come to it and the right answers to
+them, and a load of searches and decisions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -22,27 +23,31 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from bench.core.machine import clock
-from bench.core.reports import Figure, Result, Setup
 from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError, SosieError
+from engine.matching.bulk_enrollment import (
+    HolderCache,
+    OpenedLine,
+    Subscriber,
+    admit_planned,
+    plan_admission,
+)
 from engine.matching.calibration import OfKind, Thresholds
 from engine.matching.documents import check_documents
 from engine.matching.registrar import Outcome
-from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
+from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
-from engine.registry.audit import AuditEntry, AuditRecord
-from engine.registry.database import new_id, utc_now
-from engine.registry.documents import DocumentRecord, Identity
-from engine.registry.lines import LineRecord
-from engine.registry.references import NewReference
-from engine.registry.rows import Write
+from engine.registry.audit import AuditRecord
+from engine.registry.database import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import Hits
+from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
 from schema.documents import Document
 from schema.reasons import Decision, Reason
 from schema.thresholds import Comparison
@@ -56,7 +61,7 @@ ROWS = 128
 REVIEWED = frozenset({Reason.POSSIBLE_DUPLICATE})
 
 
-class Kind(StrEnum):
+class VisitKind(StrEnum):
     """What a visitor truly is, whatever the system decides."""
 
     NEWCOMER = "newcomer"
@@ -64,7 +69,7 @@ class Kind(StrEnum):
     DUPLICATE = "duplicate"
 
 
-MIX = {Kind.NEWCOMER: 0.90, Kind.RETURNING: 0.05, Kind.DUPLICATE: 0.05}
+MIX = {VisitKind.NEWCOMER: 0.90, VisitKind.RETURNING: 0.05, VisitKind.DUPLICATE: 0.05}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +79,7 @@ class Visits:
     `live` and `portrait` float32[n, d], unit rows, not rotated.
     """
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[VisitKind, ...]
     people: NDArray[np.int64]
     live: NDArray[np.float32]
     portrait: NDArray[np.float32]
@@ -100,7 +105,7 @@ def draw_visits(population: Population, references: int, visitors: int, seed: in
     """Visitors in the shares of `MIX`, in random order; no enrolled person comes twice."""
     rng = np.random.default_rng([seed, 1])
     kinds = rng.choice(list(MIX), visitors, p=list(MIX.values()))
-    known = np.flatnonzero(kinds != Kind.NEWCOMER)
+    known = np.flatnonzero(kinds != VisitKind.NEWCOMER)
     if len(known) > references:
         raise RequestError(
             f"{len(known)} visitors would be known, but {references} people are enrolled: raise --n"
@@ -116,7 +121,7 @@ def draw_visits(population: Population, references: int, visitors: int, seed: in
         fresh = population.samples(enrolled, seed, photograph + 2)
         faces[known] = fresh[people[known]]
         sides.append(faces)
-    return Visits(tuple(Kind(kind) for kind in kinds), people, *sides)
+    return Visits(tuple(VisitKind(kind) for kind in kinds), people, *sides)
 
 
 def expect_answers(
@@ -136,7 +141,7 @@ def expect_answers(
         shown = slice(None) if pair_scores[place] >= thresholds.verify else slice(1, 2)
         scores = np.hstack([gallery, faces[place] @ means[added].T])[shown]
         holder = None
-        if visits.kinds[place] is Kind.RETURNING:
+        if visits.kinds[place] is VisitKind.RETURNING:
             person = int(visits.people[place])
             holder = scores[:, person].copy()
             scores[:, person] = -1
@@ -219,15 +224,29 @@ def add_outlet(store: Store, line_limit: int = 5) -> None:
     store.add_outlet(OUTLET, CARRIER, actor="bench")
 
 
-def load_holders(writer: Writer, references: NDArray[np.float32], *, first_serial: int = 0) -> None:
+def load_holders(store: Store, references: NDArray[np.float32], *, first_serial: int = 0) -> None:
     """Writes a document, a reference and a line for each unit row float32[n, d].
 
     Their serials follow one another from `first_serial` on.
     """
-    for start in range(0, len(references), LOAD_ROWS):
-        rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
-        serials = range(first_serial + start, first_serial + start + len(rotated))
-        writer.commit(_write_holders(writer, serials, rotated))
+    # The deployment reads what was written when it is asked for its own.
+    now, unread = utc_now(), Gallery(SegmentedIndex(references.shape[1]))
+    with store.writer() as writer:
+        for start in range(0, len(references), LOAD_ROWS):
+            rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
+            serials = range(first_serial + start, first_serial + start + len(rotated))
+            documents = check_documents([make_document(serial) for serial in serials], now.date())
+            people = [
+                Subscriber(
+                    name=document.name,
+                    document=document,
+                    vector=vector,
+                    line=OpenedLine(make_msisdn(serial), CARRIER, OUTLET, now),
+                )
+                for serial, document, vector in zip(serials, documents, rotated, strict=True)
+            ]
+            plan = plan_admission(store, unread, HolderCache(), people, 0.0)
+            admit_planned(writer, unread, plan, actor="bench", subject=CARRIER, detail={})
 
 
 def write_requests(
@@ -241,7 +260,7 @@ def write_requests(
             Sample(vector, hashlib.sha256(vector.tobytes()).digest())
             for vector in (live[place], portrait[place])
         )
-        is_returning = visits.kinds[place] is Kind.RETURNING
+        is_returning = visits.kinds[place] is VisitKind.RETURNING
         yield EnrollmentRequest(
             idempotency_key=str(uuid.UUID(int=place)),
             carrier=CARRIER,
@@ -266,45 +285,85 @@ def make_msisdn(serial: int) -> str:
     return f"+8613{serial:09d}"
 
 
-def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32]) -> list[Write]:
-    vault, sequence, now = writer.vault, writer.sequence + 1, utc_now()
-    documents, references, lines = [], [], []
-    given = [make_document(serial) for serial in serials]
-    checked = check_documents(given, now.date())
-    for serial, document, template in zip(serials, checked, rotated, strict=True):
-        lookup, document_id = document_look_up(vault, document), new_id()
-        documents.append(
-            DocumentRecord(
-                id=document_id,
-                kind=document.type,
-                lookup=lookup,
-                name_lookup=name_look_up(vault, lookup, document.name),
-                identity=Identity(document.number, document.name),
-            )
+@dataclass(slots=True)
+class DecisionLog:
+    """Outcomes of the visits at `places`, in order, against the expected ones.
+
+    `difference`: references too few or too many in reopened galleries, in all.
+    """
+
+    visits: Visits
+    expected: Sequence[Expected | None]
+    places: list[int]
+    outcomes: list[Outcome] = field(default_factory=list)
+    difference: int = 0
+
+    def note_gallery(self, length: int, references: int) -> None:
+        """Compares a reopened gallery with what had been acknowledged by then."""
+        added = sum(
+            isinstance(outcome, Answer)
+            and outcome.decision is Decision.APPROVED
+            and self.visits.kinds[place] is not VisitKind.RETURNING
+            for place, outcome in zip(self.places, self.outcomes, strict=False)
         )
-        references.append(
-            NewReference(
-                id=writer.next_reference_id(),
-                document_id=document_id,
-                enrollment_id=None,
-                template=template,
-                sequence=sequence,
-            )
+        self.difference += abs(references + added - length)
+
+    def count_wrong(self) -> int:
+        # What is left over was not asked.
+        return sum(
+            not is_right(outcome, self.expected[place])
+            for place, outcome in zip(self.places, self.outcomes, strict=False)
         )
-        lines.append(
-            LineRecord(
-                id=new_id(),
-                msisdn_lookup=vault.look_up("msisdn", make_msisdn(serial)),
-                msisdn=make_msisdn(serial),
-                document_id=document_id,
-                carrier=CARRIER,
-                outlet=OUTLET,
-                enrollment_id=None,
-                opened_at=now,
-            )
-        )
-    entry = AuditEntry("bench", "holders.loaded", CARRIER, {"count": len(serials)})
-    return [entry, *documents, *references, *lines]
+
+
+def is_right(outcome: Outcome, expected: Expected | None) -> bool:
+    """Whether decision and reasons are exactly those expected."""
+    assert expected is not None, "such a visitor is not asked"
+    return (
+        isinstance(outcome, Answer)
+        and not outcome.is_repeated
+        and outcome.decision is expected.decision
+        and frozenset(outcome.reasons) == expected.reasons
+    )
+
+
+class VisitedHome:
+    """A deployment with its holders, and the visitors that come to it one after another, each of
+    whom is asked about once; the right answer is known before the first one comes."""
+
+    def __init__(
+        self,
+        path: Path,
+        references: int,
+        visitors: int,
+        seed: int,
+        settings: Settings | None = None,
+    ) -> None:
+        """Enrolls all holders: `vectors` float32[references, d], not rotated."""
+        self.path, self._settings = path, settings or Settings()
+        population = Population.load("sface")
+        self.vectors = population.references(references, seed)
+        visits = draw_visits(population, references, visitors, seed)
+        make_home(path, self._settings)
+        with self.open() as deployment:
+            load_holders(deployment.store, self.vectors)
+            self.review, self.vault = deployment.thresholds.review, deployment.vault
+            expected = expect_answers(visits, self.vectors, deployment.thresholds)
+            places = [place for place, answer in enumerate(expected) if answer is not None]
+            self.log = DecisionLog(visits, expected, places)
+            self.requests = write_requests(visits, places, deployment.vault, references)
+
+    def open(self) -> Deployment:
+        return Deployment(self.path, self._settings)
+
+    @property
+    def left(self) -> int:
+        """Visitors that have not come yet, where every outcome is in the log."""
+        return len(self.log.places) - len(self.log.outcomes)
+
+    def take(self, count: int) -> list[EnrollmentRequest]:
+        """The next requests."""
+        return list(islice(self.requests, count))
 
 
 def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:
@@ -320,37 +379,17 @@ def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[An
 
 DECIDING_PAUSE_S = 0.05
 """Between two decisions."""
-
-
-@dataclass(slots=True)
-class Calls:
-    """Milliseconds of calls of one kind, one after another, by what went on meanwhile; and the
-    types of the errors."""
-
-    taken_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    failures: list[str] = field(default_factory=list)
-
-    def p99_ms(self, state: str) -> float:
-        return float(np.quantile(self.taken_ms[state] or [np.nan], 0.99))
-
-    def list_figures(self, name: str) -> list[Figure]:
-        return [
-            Figure(f"{name}, p99, {state}", "ms", self.p99_ms(state))
-            for state, taken_ms in sorted(self.taken_ms.items())
-            if state and taken_ms
-        ]
-
-
 QUIET = "quiet"
 
 
 @dataclass(slots=True)
-class Load:
+class MixedLoad:
     """Two threads that search and decide, each one call after another.
 
-    `known`: how the answers to the probes must be; other answers count as failures. `state`: what
-    goes on meanwhile; empty where that is not told apart. Of decisions it is also known how long
-    they take apart from the commit: a disk that is slow for a moment is not what is asked about.
+    `known`: how the answers to the probes must be; other answers count as failures. `taken_ms`:
+    milliseconds of decisions by `state`, which is what goes on meanwhile, and empty where that is
+    not told apart; without their commits, since a disk that is slow for a moment is not what is
+    asked about.
     """
 
     deployment: Deployment
@@ -359,11 +398,10 @@ class Load:
     known: tuple[np.ndarray[Any, Any], ...]
     most_id: int
     requests: Iterator[EnrollmentRequest]
-    searches: Calls = field(default_factory=Calls)
-    decisions: Calls = field(default_factory=Calls)
-    uncommitted: Calls = field(default_factory=Calls)
-    outcomes: list[Outcome] = field(default_factory=list)
     state: str = ""
+    failed: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+    taken_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _ending: Event = field(default_factory=Event)
     _committing_ms: float = 0.0
 
@@ -380,46 +418,34 @@ class Load:
                 for thread in threads:
                     thread.join()
 
-    @property
-    def failed(self) -> int:
-        return len(self.searches.failures) + len(self.decisions.failures)
-
-    def report(self, name: str, setup: Setup, *figures: Figure) -> Result:
-        """These figures, and those of the calls."""
-        failed = Figure("searches and decisions that failed", "calls", float(self.failed))
-        searches = self.searches.list_figures("searches")
-        decisions = self.uncommitted.list_figures("decisions without the commit")
-        return Result(name, setup, (*figures, *searches, *decisions, failed))
+    def p99_ms(self, state: str) -> float:
+        return float(np.quantile(self.taken_ms[state] or [np.nan], 0.99))
 
     def _search(self) -> None:
         while not self._ending.is_set():
-            hits = self._time(
-                self.searches,
-                lambda: (
-                    self.deployment.restored.gallery.range_search(self.probes, self.threshold).hits
-                ),
-            )
-            if hits is not None and not are_same(self.known, select(hits, self.most_id)):
-                self.searches.failures.append("other answers")
+            try:
+                gallery = self.deployment.restored.gallery
+                hits = gallery.range_search(self.probes, self.threshold).hits
+            except Exception:  # noqa: BLE001 - whatever it is, the call failed
+                self.failed += 1
+            else:
+                self.failed += not are_same(self.known, select(hits, self.most_id))
 
     def _decide(self) -> None:
         # None is taken that is not asked: the next load goes on with the next visitor.
         while not self._ending.wait(DECIDING_PAUSE_S):
             if (request := next(self.requests, None)) is None:
                 return
-            outcome = self._time(self.decisions, partial(self._submit, request))
-            if isinstance(outcome, SosieError):
-                self.decisions.failures.append(type(outcome).__name__)
-            # What raised is counted already.
-            self.outcomes.append(outcome or SosieError("no answer"))
-
-    def _submit(self, request: EnrollmentRequest) -> Outcome:
-        state, before_ms = self.state, self._committing_ms
-        future = self.deployment.registrar.submit(request)
-        outcome, seconds = clock(future.result)
-        taken_ms = seconds * 1e3 - (self._committing_ms - before_ms)
-        self.uncommitted.taken_ms[state].append(taken_ms)
-        return outcome
+            state, before_ms = self.state, self._committing_ms
+            outcome: Outcome
+            try:
+                outcome, seconds = clock(self.deployment.registrar.submit(request).result)
+                own_ms = seconds * 1e3 - (self._committing_ms - before_ms)
+                self.taken_ms[state].append(own_ms)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
+                outcome = SosieError(type(error).__name__)
+            self.failed += isinstance(outcome, SosieError)
+            self.outcomes.append(outcome)
 
     def _time_commit(self, commit: Callable[..., AuditRecord]) -> Callable[..., AuditRecord]:
         def commit_timed(*given: Any) -> AuditRecord:
@@ -428,13 +454,3 @@ class Load:
             return record
 
         return commit_timed
-
-    def _time(self, calls: Calls, call: Callable[[], Any]) -> Any:
-        state = self.state
-        try:
-            value, seconds = clock(call)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
-            calls.failures.append(type(error).__name__)
-            return None
-        calls.taken_ms[state].append(seconds * 1e3)
-        return value

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.core.reports import Skipped, load_goals
+from bench.core.reports import load_goals
 from bench.data.vectors import Faces, find_pairs
-from bench.suites.join import Config, run, share_same
+from bench.suites.join import JoinConfig, run, share_same
 
-TINY = Config(references=4_000, dim=32, compared=2_000, rounds=1, product_s=0.01, prefix_rounds=1)
+TINY = JoinConfig(
+    references=4_000, dim=32, compared=2_000, rounds=1, product_s=0.01, prefix_rounds=1
+)
 
 
 def test_a_small_join_finds_the_pairs_of_brute_force() -> None:
     results, measured = run(TINY)
     assert measured["identical_pairs"] == 1.0
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "join"}
-    skipped = [value for value in measured.values() if isinstance(value, Skipped)]
-    assert len(skipped) == len(measured) - 1
-    speed, ceiling, compared, prefixed = results
+    speed, _, compared, prefixed = results
     assert all(figure.skipped or figure.value for figure in prefixed.figures)
     figures = {figure.name: figure.value for figure in speed.figures}
-    assert figures["one segment: 1,000,000, projected"]
     assert figures["one segment: rate"]
-    assert sum(figure.name.startswith("MatMulInteger") for figure in ceiling.figures) == 5
     found = {figure.name: figure.value for figure in compared.figures}
     assert found["pairs found"]
-    assert found["one segment: identical to brute force"] == 1.0
     rates = [figure for figure in compared.figures if figure.unit == "M pairs decided/s"]
     assert [len(figure.samples) for figure in rates] == [3, 3]
     assert all((figure.low or 0) <= (figure.value or 0) <= (figure.high or 0) for figure in rates)

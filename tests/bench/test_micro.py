@@ -28,7 +28,7 @@ def test_every_kernel_of_this_machine_is_timed_beside_numpy_and_faiss(run_here: 
     (batch,) = (one for one in report.results if one.name == "Scan of 2,048 rows, a batch of 64")
     figures = {figure.name: figure for figure in batch.figures}
     assert next(iter(figures)) == "numpy float32"
-    assert {"FAISS Flat, range search", "MatMulInteger alone"} < set(figures)
+    assert "FAISS Flat, range search" in figures
     assert {f"kernel {kernel}" for kernel in available_kernels()} < set(figures)
     assert figures["numpy float32"].ratio == 1
     assert batch.setup["threads"] == 1
@@ -50,7 +50,6 @@ def test_a_scan_that_loses_or_invents_a_pair_is_wrong() -> None:
     scan = make("kernel numba", case)
     assert scan is not None
     found = scan()
-    assert found is not None
     assert len(found) >= 1
     assert has_found(case.right, found[::-1])
     assert not has_found(case.right, found[1:])

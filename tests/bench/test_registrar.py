@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from stdnum.cn import ric
 
-import bench.suites.registrar
-from bench.core.reports import Skipped, load_goals
-from bench.suites.registrar import BATCH, SINGLE, Config, is_right, plan_portions, run
-from bench.suites.workload import Expected, make_document, make_msisdn
+from bench.core.reports import load_goals
+from bench.suites import workload
+from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, plan_portions, run
+from bench.suites.workload import Expected, is_right, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from schema.reasons import Decision, Reason
@@ -47,19 +47,16 @@ def answer(decision: str, *reasons: str) -> Answer:
 
 
 def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Path) -> None:
-    results, measured = run(Config(folder=tmp_path, **TINY))
+    results, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] == 0
     assert measured["gallery_difference"] == 0
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "registrar"}
     assert [result.name for result in results] == [
         "Decisions",
         "Stages of a batch of 32",
-        "Events of a batch of 32",
         "Events delivered to one webhook",
         "Gallery",
-        "Decisions beside erasures",
     ]
-    assert results[5].setup["erasures"] == 2
     assert all(result.setup["references"] == 300 for result in results)
     single, full, *_ = results[0].figures
     assert (single.name, full.name) == ("one a transaction", "batches of 32")
@@ -74,46 +71,33 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
 def test_everybody_is_decided_once_in_order_and_rounds_are_alike(
     count: int, singles: int, rounds: int
 ) -> None:
-    requests = [object() for _ in range(count)]
     try:
-        portions = plan_portions(requests, singles, rounds)
+        portions = list(plan_portions(count, singles, rounds))
     except RequestError:
         assume(False)
-    assert [one for portion in portions for one in portion.requests] == requests
-    assert [portion.number for portion in portions] == [at // 2 for at in range(2 * rounds + 2)]
-    counted = [portion for portion in portions if portion.number]
-    for batch in (BATCH, SINGLE):
-        sizes = {len(portion.requests) for portion in counted if portion.batch == batch}
+    assert sum(size for _, _, size in portions) == count
+    assert [number for number, _, _ in portions] == [at // 2 for at in range(2 * rounds + 2)]
+    for kind in (BATCH, SINGLE):
+        sizes = {size for number, batch, size in portions if number and batch == kind}
         assert len(sizes) == 1
         assert all(size >= 1 and (size < BATCH or size % BATCH == 0) for size in sizes)
-    order = [portion.batch for portion in portions]
+    order = [batch for _, batch, _ in portions]
     assert order == ([BATCH, SINGLE, SINGLE, BATCH] * rounds)[: len(order)]
 
 
 def test_too_few_decisions_for_the_rounds_are_refused() -> None:
     with pytest.raises(RequestError, match="too few decisions"):
-        plan_portions([object()] * 100, singles=3, rounds=3)
+        list(plan_portions(100, singles=3, rounds=3))
 
 
 def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An engine that enrolls other faces than it is told to: its gallery knows nobody.
-    load = bench.suites.registrar.load_holders
+    load = workload.load_holders
     monkeypatch.setattr(
-        bench.suites.registrar,
-        "load_holders",
-        lambda writer, references: load(writer, np.roll(references, 1, axis=1)),
+        workload, "load_holders", lambda store, faces: load(store, np.roll(faces, 1, axis=1))
     )
-    _, measured = run(Config(folder=tmp_path, **TINY))
+    _, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] > 0
-
-
-def test_in_memory_nothing_is_durable_and_the_rate_is_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bench.suites.registrar, "filesystem_of", lambda _: "tmpfs")
-    _, measured = run(Config(folder=tmp_path, **TINY))
-    assert isinstance(measured["decisions_per_second"], Skipped)
-    assert "not durable" in measured["decisions_per_second"].reason
 
 
 def test_decision_and_reasons_must_both_be_those_expected() -> None:

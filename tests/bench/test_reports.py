@@ -1,11 +1,11 @@
-""""""
+"""Reports, goals and what is held against them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +124,35 @@ def test_a_goal_in_seconds_or_a_rate_is_the_slower_machines_own(machine: Machine
     )
     (unknown,) = check_goals([rate], "tiny", {"speed": 9.0}, machine)
     assert unknown.holds is None
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    references: int = 100
+    dim: int = 8
+    people: int | None = None
+    folder: Path = Path("/proc")
+    seed: int = 5
+
+
+def test_small_sizes_promise_no_speed_and_forgive_no_error(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least, error = make_goal(Direction.AT_LEAST), make_goal(Direction.AT_MOST, 0.0)
+    small = TinyConfig(references=99)
+    assert not least.explain_unpromised(TinyConfig(references=200, seed=0))
+    assert not error.explain_unpromised(small)
+    for other in (small, TinyConfig(dim=16), TinyConfig(people=3)):
+        assert "default sizes" in least.explain_unpromised(other)
+    (check,) = check_goals([least], "tiny", {"speed": 1.0}, machine, small)
+    assert (check.holds, check.value) == (None, None)
+    for goal in (least, error):
+        many = replace(goal, n=200)
+        assert many.explain_unpromised(TinyConfig()) == "promised for 200 references or more"
+        assert not many.explain_unpromised(TinyConfig(references=200))
+    monkeypatch.setattr("bench.core.reports.filesystem_of", lambda _: "tmpfs")
+    assert "not durable" in least.explain_unpromised(TinyConfig())
+    assert not error.explain_unpromised(TinyConfig())
 
 
 def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine: Machine) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.cli import SUITES, Ran, Suite, choose_suites, run_alone, run_suites, write_folder
-from bench.core.reports import Check, read_report, read_reports, write_report
+from bench.core.reports import read_report, read_reports, write_report
 from engine.errors import RequestError
 
 JOIN = Suite("join", "", quick=("--n", "1000", "--dim", "32"))
@@ -31,15 +30,6 @@ def test_a_suite_that_fails_costs_no_other_and_is_told(ran: Ran) -> None:
     assert list(ran.reports) == ["join"]
     assert "/no/such/folder" in ran.failures["accuracy"]
     assert not ran.holds
-
-
-def test_small_sizes_promise_no_speed_and_forgive_no_error(ran: Ran) -> None:
-    report = ran.reports["join"]
-    slow = Check("comparisons_per_second", 1.0, 3.3e9, False)
-    wrong = Check("identical_pairs", 0.9, 1.0, False)
-    assert ran.keeps(replace(report, checks=(slow,)))
-    assert not ran.keeps(replace(report, checks=(slow, wrong)))
-    assert not replace(ran, is_quick=False).keeps(replace(report, checks=(slow,)))
 
 
 def test_a_folder_has_a_page_and_documents(ran: Ran, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from bench.suites.workload import MIX, Expected, Kind, Visits, draw_visits, expect_answers
+from bench.suites.workload import MIX, Expected, VisitKind, Visits, draw_visits, expect_answers
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
@@ -30,7 +30,9 @@ def near(axis: int, score: float) -> NDArray[np.float32]:
     return (score * AXES[axis] + np.sqrt(1 - score**2) * other).astype(np.float32)
 
 
-def expect(*visitors: tuple[Kind, int, NDArray[np.float32], NDArray[np.float32]]) -> list[object]:
+def expect(
+    *visitors: tuple[VisitKind, int, NDArray[np.float32], NDArray[np.float32]],
+) -> list[object]:
     """Visitors (kind, person, live, portrait) to a gallery of the first three axes."""
     kinds, people, live, portrait = zip(*visitors, strict=True)
     visits = Visits(kinds, np.array(people), np.stack(live), np.stack(portrait))
@@ -38,7 +40,7 @@ def expect(*visitors: tuple[Kind, int, NDArray[np.float32], NDArray[np.float32]]
 
 
 def test_a_stranger_is_approved() -> None:
-    assert expect((Kind.NEWCOMER, -1, AXES[5], AXES[5])) == [APPROVED_NEW]
+    assert expect((VisitKind.NEWCOMER, -1, AXES[5], AXES[5])) == [APPROVED_NEW]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_an_enrolled_face_under_a_new_document_is_judged_by_its_score(
     score: float, answer: Expected
 ) -> None:
     face = near(1, score)
-    assert expect((Kind.DUPLICATE, 1, face, face)) == [answer]
+    assert expect((VisitKind.DUPLICATE, 1, face, face)) == [answer]
 
 
 def test_each_face_is_held_at_the_threshold_of_its_own_kind() -> None:
@@ -64,28 +66,30 @@ def test_each_face_is_held_at_the_threshold_of_its_own_kind() -> None:
     # The mean of the two is less like the enrolled face than the live one is.
     live, portrait = near(1, 0.58), near(5, 0.30)
     portrait = (portrait * 0.6 + live * 0.8) / np.linalg.norm(portrait * 0.6 + live * 0.8)
-    visits = Visits((Kind.NEWCOMER,), np.array([-1]), live[None], portrait[None].astype(np.float32))
+    visits = Visits(
+        (VisitKind.NEWCOMER,), np.array([-1]), live[None], portrait[None].astype(np.float32)
+    )
     (answer,) = expect_answers(visits, AXES[:3], at)
     assert answer is not None
     assert answer.reasons == {Reason.POSSIBLE_DUPLICATE}
-    assert expect((Kind.NEWCOMER, -1, live, portrait.astype(np.float32))) == [APPROVED_NEW]
+    assert expect((VisitKind.NEWCOMER, -1, live, portrait.astype(np.float32))) == [APPROVED_NEW]
 
 
 def test_two_visitors_with_one_face_and_two_documents_are_one_approval() -> None:
-    visitor = (Kind.NEWCOMER, -1, AXES[5], AXES[5])
+    visitor = (VisitKind.NEWCOMER, -1, AXES[5], AXES[5])
     assert expect(visitor, visitor) == [APPROVED_NEW, rejected(Reason.DUPLICATE_IDENTITY)]
 
 
 def test_two_faces_on_one_request_do_not_match_and_leave_no_reference() -> None:
-    other = (Kind.NEWCOMER, -1, AXES[5], AXES[6])
-    visitor = (Kind.NEWCOMER, -1, AXES[5], AXES[5])
+    other = (VisitKind.NEWCOMER, -1, AXES[5], AXES[6])
+    visitor = (VisitKind.NEWCOMER, -1, AXES[5], AXES[5])
     assert expect(other, visitor) == [rejected(Reason.FACE_MISMATCH), APPROVED_NEW]
 
 
 def test_a_returning_face_is_approved_and_another_one_is_not() -> None:
-    own = (Kind.RETURNING, 1, AXES[1], AXES[1])
-    thief = (Kind.RETURNING, 2, AXES[7], AXES[7])
-    twin = (Kind.RETURNING, 0, AXES[1], AXES[1])
+    own = (VisitKind.RETURNING, 1, AXES[1], AXES[1])
+    thief = (VisitKind.RETURNING, 2, AXES[7], AXES[7])
+    twin = (VisitKind.RETURNING, 0, AXES[1], AXES[1])
     assert expect(own, thief, twin) == [
         APPROVED_KNOWN,
         rejected(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
@@ -96,8 +100,8 @@ def test_a_returning_face_is_approved_and_another_one_is_not() -> None:
 def test_a_score_on_a_threshold_is_not_asked() -> None:
     for score in (AT.review, AT.certain):
         face = near(1, score + 1e-5)
-        assert expect((Kind.DUPLICATE, 1, face, face)) == [None]
-    assert expect((Kind.NEWCOMER, -1, AXES[5], near(5, AT.verify))) == [None]
+        assert expect((VisitKind.DUPLICATE, 1, face, face)) == [None]
+    assert expect((VisitKind.NEWCOMER, -1, AXES[5], near(5, AT.verify))) == [None]
 
 
 def test_a_day_has_its_mix_and_nobody_of_the_gallery_comes_twice(population: Population) -> None:
@@ -106,7 +110,11 @@ def test_a_day_has_its_mix_and_nobody_of_the_gallery_comes_twice(population: Pop
     for kind, share in MIX.items():
         assert counts[kind] / len(visits) == pytest.approx(share, abs=0.03)
     known = visits.people[visits.people >= 0]
-    assert len(set(known.tolist())) == len(known) == counts[Kind.RETURNING] + counts[Kind.DUPLICATE]
+    assert (
+        len(set(known.tolist()))
+        == len(known)
+        == counts[VisitKind.RETURNING] + counts[VisitKind.DUPLICATE]
+    )
     assert np.linalg.norm(visits.live, axis=1) == pytest.approx(1, abs=1e-5)
 
 

@@ -189,8 +189,7 @@ def fill_up_a_snapshot(disk: str, base: str) -> None:
     faces = np.stack([people.person() for _ in range(2_000)])
     with Deployment(home, settings) as deployment:
         add_outlet(deployment.store)
-        with deployment.store.writer() as writer:
-            load_holders(writer, faces)
+        load_holders(deployment.store, faces)
         size = deployment.store.counts()["live_references"]
         assert deployment.save_snapshot()
     told: list[str] = []

@@ -7,25 +7,25 @@ some siblings: half of the variance between people is common to them.
 
 What surrounds a ring is not drawn from the shares that rank it (`engine.sweeps.likelihood`):
 subscribers go to outlets by Zipf's law and most on a few days; a ring's people share an outlet, a
-visit, a name or a birth date as often as `Habits` says; and siblings come together, too.
+visit, a name or a birth date as often as `HABITS` says; and siblings come together, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import clock
-from bench.core.reports import Figure, Result, Setup
-from bench.data.vectors import Rows, Vectors, default_thresholds, turn
+from bench.core.machine import clock, read_peak_bytes
+from bench.core.reports import Figure, Result, SuiteOutput
+from bench.data.vectors import Rows, Vectors, default_thresholds, describe_faces, turn
 from bench.suites.baselines import build_gallery
-from bench.suites.serve.process import Worker
-from bench.suites.sweep.planted import make_facts, read_peak_bytes
+from bench.suites.sweep.planted import make_facts
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.sweeps.budget import BudgetTerms, Ranking, choose_pairs, expect_true, rank_within_budget
@@ -54,23 +54,22 @@ _DECIDED = 5
 """Every fifth group of the largest budget is taken as decided, for the expected share."""
 
 
-@dataclass(frozen=True, slots=True)
-class Habits:
-    """How often something holds: of a ring's further identity (`ring_`), with the first one; of a
-    pair of siblings; of subscribers."""
-
-    ring_outlet: float = 0.5
-    ring_visit: float = 0.2
-    ring_day: float = 0.15
-    ring_name: float = 0.25
-    ring_birth: float = 0.2
-    ring_passports: float = 0.15
-    ring_disputed: float = 0.03
-    sibling_visit: float = 0.3
-    sibling_outlet: float = 0.2
-    second_line: float = 0.2
-    passport: float = 0.1
-    disputed: float = 0.0005
+HABITS = SimpleNamespace(
+    ring_outlet=0.5,
+    ring_visit=0.2,
+    ring_day=0.15,
+    ring_name=0.25,
+    ring_birth=0.2,
+    ring_passports=0.15,
+    ring_disputed=0.03,
+    sibling_visit=0.3,
+    sibling_outlet=0.2,
+    second_line=0.2,
+    passport=0.1,
+    disputed=0.0005,
+)
+"""How often something holds: of a ring's further identity (`ring_`), with the first one; of a pair
+of siblings; of subscribers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,9 +186,9 @@ def _spell(number: int, syllables: int = 2) -> str:
     return "".join(parts)
 
 
-def register(hard: HardRings, habits: Habits, seed: int) -> Registry:
+def register(hard: HardRings, seed: int) -> Registry:
     """Draws the registry; the same arguments give the same one."""
-    n = len(hard.vectors)
+    n, habits = len(hard.vectors), HABITS
     rng = np.random.default_rng([seed, _REGISTRY])
     lines = np.concatenate([np.arange(n), np.flatnonzero(rng.random(n) < habits.second_line)])
     shares = 1 / np.arange(1, _OUTLETS + 1)
@@ -235,28 +234,16 @@ def register(hard: HardRings, habits: Habits, seed: int) -> Registry:
     return Registry(openings, families, given, births, passports, misspelt)
 
 
-Found = tuple[tuple[Result, ...], dict[str, float]]
-"""Results, and the figures that goals name."""
-
-
-def measure_budgets(plan: HardPlan, folder: Path, setup: Setup) -> Found:
-    """In a new process, so that its peak of memory is that of nothing else."""
-    with Worker() as pool:
-        return pool.submit(measure_budgets_here, plan, folder, setup).result()
-
-
-def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
+def measure_budgets(plan: HardPlan, folder: Path) -> SuiteOutput:
     """The rings in the first groups, by the ratio and by the score; checkpoints go to `folder`."""
     hard = plant_hard(plan)
-    habits = Habits()
-    registry = register(hard, habits, plan.seed)
     curve = load_calibration(Settings()).curve(Comparison.FUSED)
-    threshold = curve.points[-1].threshold
-    scanner = Scanner()
+    threshold, scanner = curve.points[-1].threshold, Scanner()
     gallery = build_gallery(hard.vectors, scanner)
     joined, join_s = clock(
         lambda: join_gallery(gallery, threshold, checkpoint=folder / "budgets").pairs
     )
+    registry = register(hard, plan.seed)
     terms = BudgetTerms(
         budget=max(BUDGETS),
         threshold=threshold,
@@ -267,32 +254,26 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
         judged=np.empty((0, 2), np.int64),
     )
     ranking, rank_s = clock(lambda: _rank(joined, terms, gallery))
-    by_score, _ = clock(lambda: _rank_by_score(joined, terms, gallery))
+    by_score = _rank_by_score(joined, terms, gallery)
     scanner.close()
-    setup = setup | {
-        "kernel": scanner.kernel,
-        "rings": plan.rings,
-        "identities of a ring": f"{min(SIZES)} to {max(SIZES)}",
-        "pairs of siblings": plan.siblings,
-        "threshold": round(threshold, 4),
-        **{f"share: {name.replace('_', ' ')}": value for name, value in asdict(habits).items()},
-    }
+    setup = describe_faces(plan.references, hard.vectors.shape[1], plan.seed)
+    setup |= {"rings": plan.rings, "pairs of siblings": plan.siblings}
     found = {
-        f"{name} {budget}": float(_count_rings(groups[:budget], hard.rings))
-        for name, groups in (("budget", ranking.groups), ("score", by_score))
-        for budget in BUDGETS
+        name: [_count_rings(groups[:budget], hard.rings) for budget in BUDGETS]
+        for name, groups in (("ratio", ranking.groups), ("score", by_score))
     }
     costs = (
         Figure("pairs found", "pairs", float(ranking.candidates.found)),
         Figure("peak of memory, gallery and all", "GB", read_peak_bytes() / 1e9),
     )
+    rings = (*_compare(found), *_list_siblings(ranking, hard))
     results = (
         Result("What a budget of cases costs", setup, costs),
-        Result("Rings in a budget", setup, (*_compare(found), *_list_siblings(ranking, hard))),
+        Result("Rings in a budget", setup, rings),
         Result("The share that is expected", setup, tuple(_expect(ranking.groups, hard.rings))),
     )
     return results, {
-        "budget_gain": found["budget 1000"] / max(found["score 1000"], 1.0),
+        "budget_gain": found["ratio"][1] / max(found["score"][1], 1),
         "ranking_share": rank_s / join_s,
     }
 
@@ -324,9 +305,13 @@ def _read(joined: Pairs) -> Iterator[PairTable]:
         yield PairTable(*(np.ascontiguousarray(piece[name]) for name in ("left", "right", "score")))
 
 
+def _number_rings(rings: Sequence[Rows]) -> Mapping[int, int]:
+    return {row: number for number, rows in enumerate(rings) for row in rows.tolist()}
+
+
 def _count_rings(groups: Sequence[Group], rings: Sequence[Rows]) -> int:
     """Rings of which a group holds two identities at least."""
-    ring_of = {row: number for number, rows in enumerate(rings) for row in rows.tolist()}
+    ring_of = _number_rings(rings)
     return len({ring for group in groups for ring in _rings_of(group, ring_of)})
 
 
@@ -335,20 +320,11 @@ def _rings_of(group: Group, ring_of: Mapping[int, int]) -> set[int]:
     return {ring for ring in found if ring >= 0 and found.count(ring) > 1}
 
 
-def _compare(found: Mapping[str, float]) -> tuple[Figure, ...]:
-    figures = []
-    for budget in BUDGETS:
-        by_ratio, by_score = found[f"budget {budget}"], found[f"score {budget}"]
-        figures += [
-            Figure(f"{budget:,} groups by score alone", "rings", by_score, ratio=1.0),
-            Figure(
-                f"{budget:,} groups by likelihood ratio",
-                "rings",
-                by_ratio,
-                ratio=by_ratio / max(by_score, 1.0),
-            ),
-        ]
-    return tuple(figures)
+def _compare(found: Mapping[str, Sequence[int]]) -> Iterator[Figure]:
+    for budget, ratio, score in zip(BUDGETS, found["ratio"], found["score"], strict=True):
+        gain = ratio / max(score, 1)
+        yield Figure(f"{budget:,} groups by score alone", "rings", float(score), ratio=1.0)
+        yield Figure(f"{budget:,} groups by likelihood ratio", "rings", float(ratio), ratio=gain)
 
 
 def _list_siblings(ranking: Ranking, hard: HardRings) -> Iterator[Figure]:
@@ -362,7 +338,7 @@ def _list_siblings(ranking: Ranking, hard: HardRings) -> Iterator[Figure]:
 
 def _expect(groups: Sequence[Group], rings: Sequence[Rows]) -> Iterator[Figure]:
     """What those decided say of the others, and what is true of these."""
-    ring_of = {row: number for number, rows in enumerate(rings) for row in rows.tolist()}
+    ring_of = _number_rings(rings)
     judged = [(group.risk, bool(_rings_of(group, ring_of))) for group in groups]
     decided = judged[::_DECIDED]
     for budget in BUDGETS:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice, pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,13 +169,6 @@ def planted_pairs(planted: Planted, threshold: float) -> NDArray[np.int64]:
         one, other = np.nonzero(np.triu(scores >= threshold + 1e-6, 1))
         found.append(np.sort(np.stack([rows[one], rows[other]], axis=1), axis=1))
     return np.concatenate(found)
-
-
-def read_peak_bytes() -> int:
-    """The most memory that this process has had at once."""
-    # What the system's own accounting says (ru_maxrss) a child has from its parent.
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def make_facts(count: int) -> FaceFacts:
