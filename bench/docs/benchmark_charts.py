@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.core.reports import Report, Setup, find_figure, find_result
+from bench.core.reports import Figure, Report, Setup, find_figure, find_result
 from bench.suites.degraded import DEGRADED, LOSSES
 from engine.accuracy.plots import note, open_panels, save_figure, style, write_numbers
 from schema.thresholds import Interval
@@ -90,21 +90,22 @@ def list_times(reports: Mapping[str, Report]) -> Iterator[Times]:
     for one in VERSUS:
         ours = find_figure(reports, one.suite, one.result, one.ours)
         other = find_figure(reports, one.suite, one.result, one.other)
-        if ours is None or other is None or not ours.value or not other.value:
-            continue
-        # Times are better where they are smaller.
-        fast, slow = (other, ours) if ours.unit.endswith("/s") else (ours, other)
-        assert fast.value
-        assert slow.value
-        checks = reports[one.suite].checks
-        promised = next((check.value for check in checks if check.name == one.promise), None)
-        # Ratios of both to one base are medians over rounds, where there are any.
-        paired = ours.ratio / other.ratio if ours.ratio and other.ratio else None
-        value = promised or paired or slow.value / fast.value
-        low = high = value
-        if fast.low and fast.high and slow.low and slow.high:
-            low, high = slow.low / fast.high, slow.high / fast.low
-        yield Times(value, min(low, value), max(high, value), is_bound=False, label=one.label)
+        if ours is not None and other is not None and ours.value and other.value:
+            checks = {check.name: check.value for check in reports[one.suite].checks}
+            yield _compare(ours, other, one.label, checks.get(one.promise))
+
+
+def _compare(ours: Figure, other: Figure, label: str, promised: float | None) -> Times:
+    # Times are better where they are smaller.
+    fast, slow = (other, ours) if ours.unit.endswith("/s") else (ours, other)
+    assert fast.value
+    assert slow.value
+    # Ratios of both to one base are medians over rounds, where there are any.
+    paired = ours.ratio / other.ratio if ours.ratio and other.ratio else None
+    value = low = high = promised or paired or slow.value / fast.value
+    if fast.low and fast.high and slow.low and slow.high:
+        low, high = slow.low / fast.high, slow.high / fast.low
+    return Times(value, min(low, value), max(high, value), is_bound=False, label=label)
 
 
 def _draw_bars(axes: Any, labels: Sequence[str], values: Sequence[float], colours: Any) -> None:
