@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import typer
 from msgspec import structs
-from rich.console import Console
 
 from engine.errors import RequestError, SosieError, advise_extra
 from engine.matching import requests
@@ -29,9 +26,8 @@ from engine.matching.holders import PendingErasure, list_pending, read_erasure
 from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
-from engine.registry.enrollments import EnrollmentRecord
 from schema.actors import Caller, Role
-from schema.documents import Document, DocumentRole
+from schema.documents import DocumentRole
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
 from schema.thresholds import Comparison
@@ -39,7 +35,17 @@ from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
-from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, escape, exit_negative
+from serving.cli.output import (
+    Answer,
+    Call,
+    Facts,
+    Listing,
+    columns,
+    command,
+    escape,
+    exit_negative,
+    print_json,
+)
 from serving.deployment.deployment import Deployment
 from serving.jobs.retention import write_certificate
 from serving.wire.enrollments import Enrollment
@@ -80,7 +86,7 @@ class EnrollmentOptions:
     )
     guardian_live: Path | None = option("The guardian's face, taken now.", "IMAGE")
     guardian_portrait: Path | None = option("The portrait on the guardian's document.", "IMAGE")
-    exception: str | None = option(
+    exception: ExceptionCause | None = option(
         "Why a photograph is missing or unusable; two people decide.", "CAUSE"
     )
     replaces: str | None = option(
@@ -94,13 +100,15 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
 
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
     """
-    presented = _read_presented(chosen)
+    frames = inputs.list_frames(chosen.live or ())
+    asked = _read_request(chosen, frames, call.actor)
+    token = None if chosen.liveness is None else read_token(chosen.liveness)
     started, deployment = time.perf_counter(), call.deployment
-    request, files = _make_request(deployment, chosen, presented, call.actor)
+    request, files = _take_photographs(deployment, chosen, asked, frames, token)
     requests.require_judgeable(request)
     registrar = deployment.registrar
     if deployment.settings.authority.kind != "form":
-        own = files[0] if presented.frames else None
+        own = files[0] if frames else None
         theirs = files[-1] if chosen.guardian_live else None
         request = replace(request, authority=_look_up(deployment, request, own, theirs))
     if chosen.idempotency_key is None:
@@ -117,18 +125,10 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     return _show_answer(shown, spent_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class _Presented:
-    """The part of the options that is checked before the deployment is opened."""
-
-    document: Document
-    msisdn: str
-    frames: list[Path]
-    captured_at: datetime | None
-    token: str | None
-
-
-def _read_presented(chosen: EnrollmentOptions) -> _Presented:
+def _read_request(
+    chosen: EnrollmentOptions, frames: Sequence[Path], actor: str
+) -> requests.EnrollmentRequest:
+    """The request as far as it is checked before the deployment is opened: without photographs."""
     details = inputs.read_details(
         chosen.document,
         type=chosen.document_type,
@@ -138,59 +138,44 @@ def _read_presented(chosen: EnrollmentOptions) -> _Presented:
         expires_on=chosen.expires_on,
         born_on=chosen.born_on,
     )
-    frames = inputs.list_frames(chosen.live or ())
-    _require_complete(chosen, frames)
-    document, msisdn = details.document(), details.require("msisdn", "--msisdn")
-    moment = chosen.captured_at
-    taken_at = None if moment is None else inputs.read_moment(moment, "capture time")
-    token = None if chosen.liveness is None else read_token(chosen.liveness)
-    require_checkable(document)
-    requests.normalise_msisdn(msisdn)
-    return _Presented(document, msisdn, frames, taken_at, token)
-
-
-def _make_request(
-    deployment: Deployment, chosen: EnrollmentOptions, presented: _Presented, actor: str
-) -> tuple[requests.EnrollmentRequest, list[bytes]]:
-    frames, guardian = presented.frames, chosen.guardian_live
-    samples, others = _take_samples(deployment, chosen, frames)
-    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
-    known = deployment.store.outlets([chosen.outlet]).get(chosen.outlet)
-    carrier = chosen.carrier or (known.carrier if known else "")
-    files = [one.read_bytes() for one in (frames if guardian is None else [*frames, guardian])]
-    made_for = (LivenessUse.ENROLLMENT, name_document(presented.document), carrier, utc_now())
-    check, replaced = deployment.liveness.check, chosen.replaces
-    request = requests.EnrollmentRequest(
-        idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
-        carrier=carrier,
-        outlet=chosen.outlet,
-        document=presented.document,
-        msisdn=presented.msisdn,
-        live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
-        portrait=others.get(chosen.portrait, ABSENT),
-        consent_ref=chosen.consent_ref,
-        captured_at=presented.captured_at,
-        caller=Caller(actor),
-        liveness=check(presented.token, files, *made_for) if files else None,
-        guardian=_read_guardian(chosen, others),
-        exception=None if chosen.exception is None else _read_cause(chosen.exception),
-        replaces=inputs.read_details(replaced).known_document() if replaced else None,
-    )
-    return request, files
-
-
-def _require_complete(chosen: EnrollmentOptions, frames: Sequence[Path]) -> None:
     is_explained = chosen.exception is not None or chosen.guardian is not None
     if (not frames or chosen.portrait is None) and not is_explained:
         raise RequestError("give --live and --portrait, or say why not with --exception")
     if (chosen.guardian is None) != (chosen.guardian_live is None):
         raise RequestError("a guardian comes with --guardian and --guardian-live: give both")
+    moment, guardian, replaced = chosen.captured_at, chosen.guardian, chosen.replaces
+    request = requests.EnrollmentRequest(
+        idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
+        carrier=chosen.carrier or "",
+        outlet=chosen.outlet,
+        document=details.document(),
+        msisdn=details.require("msisdn", "--msisdn"),
+        live=ABSENT,
+        portrait=ABSENT,
+        consent_ref=chosen.consent_ref,
+        captured_at=None if moment is None else inputs.read_moment(moment, "capture time"),
+        caller=Caller(actor),
+        guardian=None if guardian is None else _read_guardian(guardian),
+        exception=chosen.exception,
+        replaces=None if replaced is None else inputs.read_details(replaced).known_document(),
+    )
+    require_checkable(request.document)
+    requests.normalise_msisdn(request.msisdn)
+    return request
 
 
-def _take_samples(
-    deployment: Deployment, chosen: EnrollmentOptions, frames: Sequence[Path]
-) -> tuple[list[Sample], dict[Path | None, Sample]]:
-    """Samples of the frames, and of every other photograph."""
+def _read_guardian(source: str) -> requests.GuardianShown:
+    return requests.GuardianShown(document=inputs.read_details(source).document(), live=ABSENT)
+
+
+def _take_photographs(
+    deployment: Deployment,
+    chosen: EnrollmentOptions,
+    asked: requests.EnrollmentRequest,
+    frames: Sequence[Path],
+    token: str | None,
+) -> tuple[requests.EnrollmentRequest, list[bytes]]:
+    """The request with what its photographs show, and the files of all who were photographed."""
     named = chosen.portrait, chosen.guardian_live, chosen.guardian_portrait
     given = [one for one in named if one is not None]
     kinds = [chosen.portrait_kind if one is chosen.portrait else None for one in given]
@@ -201,26 +186,26 @@ def _take_samples(
         with_crops=deployment.settings.crops.keep != "none",
         judged=[True] * len(frames) + [one is chosen.guardian_live for one in given],
     )
-    return taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
-
-
-def _read_guardian(
-    chosen: EnrollmentOptions, others: Mapping[Path | None, Sample]
-) -> requests.GuardianShown | None:
-    if chosen.guardian is None:
-        return None
-    document = inputs.read_details(chosen.guardian).document()
-    portrait = others.get(chosen.guardian_portrait)
-    live = others[chosen.guardian_live]
-    return requests.GuardianShown(document=document, live=live, portrait=portrait)
-
-
-def _read_cause(text: str) -> ExceptionCause:
-    try:
-        return ExceptionCause(text)
-    except ValueError:
-        known = ", ".join(ExceptionCause)
-        raise RequestError(f"no such cause of an exception: give one of {known}") from None
+    samples, rest = taken[: len(frames)], taken[len(frames) :]
+    others: dict[Path | None, Sample] = dict(zip(given, rest, strict=True))
+    # An unknown outlet is refused by the registrar, in the same words as one that is closed.
+    known = deployment.store.outlets([asked.outlet]).get(asked.outlet)
+    carrier = asked.carrier or (known.carrier if known else "")
+    guardian, theirs = asked.guardian, chosen.guardian_live
+    files = [one.read_bytes() for one in (frames if theirs is None else [*frames, theirs])]
+    made_for = (LivenessUse.ENROLLMENT, name_document(asked.document), carrier, utc_now())
+    if guardian is not None and theirs is not None:
+        shown = others.get(chosen.guardian_portrait)
+        guardian = replace(guardian, live=others[theirs], portrait=shown)
+    request = replace(
+        asked,
+        carrier=carrier,
+        live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
+        portrait=others.get(chosen.portrait, ABSENT),
+        guardian=guardian,
+        liveness=deployment.liveness.check(token, files, *made_for) if files else None,
+    )
+    return request, files
 
 
 @command("show")
@@ -243,13 +228,13 @@ def show(
         "document": enrollment.document_id or "-",
         "carrier": enrollment.carrier,
         "outlet": enrollment.outlet,
-        "gallery sequence": str(enrollment.sequence),
+        "gallery sequence": enrollment.sequence,
         "decided at": enrollment.created_at.isoformat(),
     }
     return Answer(
         {**structs.asdict(record), "evidence": enrollment.evidence, **replayed},
         Facts(f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {enrollment.id}", facts),
-        partial(_print_evidence, enrollment),
+        partial(print_json, enrollment.evidence),
         "" if again is None else _describe_replay(again),
         is_no=again is not None and not again.agrees,
     )
@@ -262,9 +247,6 @@ def _look_up(
     guardian_live: bytes | None,
 ) -> dict[DocumentRole, AuthorityResult]:
     """Looks the documents up with the authority; nothing of a request that is answered already."""
-
-    from engine.registry.database import utc_now
-
     try:
         from serving.ingress.http_authority import open_authority
     except ImportError:
@@ -324,11 +306,6 @@ def _show_answer(answer: Enrollment, spent_ms: float) -> Answer:
         f"[dim]idempotency key {escape(answer.idempotency_key)}{repeated}; {spent_ms:.0f} ms[/]",
         is_no=not answer.is_approved,
     )
-
-
-def _print_evidence(enrollment: EnrollmentRecord) -> None:
-
-    Console(highlight=False, soft_wrap=True).print_json(json.dumps(dict(enrollment.evidence)))
 
 
 def _describe_replay(again: ReplayedDecision) -> str:
@@ -437,12 +414,11 @@ def list_erasures(call: Call) -> Answer:
     store = call.store
     found = [read_erasure(store, one.document_id) for one in list_pending(store)]
     items = [serializers.erasure_state(one) for one in found]
-    shown: dict[str, Cell] = {
-        "document": "document_id",
-        "asked": "asked_at",
-        "at the latest": "due_at",
-        "waits for cases": lambda one: ", ".join(one.cases) or "none: sosie retention run does it",
-    }
+    shown = columns(
+        "document_id asked_at",
+        at_the_latest="due_at",
+        waits_for_cases=lambda one: ", ".join(one.cases) or "none: sosie retention run does it",
+    )
     return Answer({"erasures": items}, Listing(items, shown, "No erasure waits."))
 
 
