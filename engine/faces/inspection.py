@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import time
 import tomllib
@@ -277,11 +279,9 @@ PLAINLY = 1.1
 """So many times better another contract separates people before it is told."""
 
 
-def find_better_contract(
-    examined: Examined, crops: Crops, people: NDArray[np.int64]
-) -> tuple[str, float, float] | None:
-    """A contract under which these faces separate people plainly better: its form, its measure
-    and that of the card's own; None where there is none.
+def find_better_contract(examined: Examined, crops: Crops, people: NDArray[np.int64]) -> str | None:
+    """Tells of a contract under which these faces separate people plainly better; None where there
+    is none.
 
     A wrong order of the channels or a wrong scale fails nowhere: it only makes a model worse. The
     measure is how many standard deviations lie between mated and non-mated scores.
@@ -300,10 +300,13 @@ def find_better_contract(
         )
         model = Embedder(examined.session, structs.replace(examined.card, input=wanted))
         measured[form] = _separate(_embed(model, crops), people)
-    best = max(measured, key=lambda form: measured[form])
-    if measured[best] > measured[_form(own)] * PLAINLY:
-        return best, measured[best], measured[_form(own)]
-    return None
+    best, given = max(measured, key=lambda form: measured[form]), measured[_form(own)]
+    if measured[best] <= given * PLAINLY:
+        return None
+    return (
+        f"the input contract looks wrong: with {best} these photographs of a person lie "
+        f"{measured[best]:.1f} standard deviations above strangers, with the one given {given:.1f}"
+    )
 
 
 def _form(contract: InputContract) -> str:
@@ -317,6 +320,41 @@ def _separate(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> float:
     mated, other = scores[above & is_mated], scores[above & ~is_mated]
     spread = float(np.sqrt((mated.var() + other.var()) / 2))
     return float(mated.mean() - other.mean()) / max(spread, 1e-9)
+
+
+def write_card(
+    target: Path,
+    file: Path,
+    found: Examined,
+    family: str | None,
+    source: str | None,
+    licence: str | None,
+) -> str:
+    """The text of a card at `target`, of a file that was examined under a family's contract."""
+    card, contract = found.card, found.card.input
+    return f"""\
+# Checked by `sosie model add`; every field is in docs/embedders.md.
+name = {json.dumps(card.name)}
+role = "embedder"
+source = {json.dumps(source or "not told")}
+licence = {json.dumps(licence or "not told")}
+sha256 = "{card.sha256}"
+dimension = {card.dimension}
+alignment = "{card.alignment}"
+rewriting = {json.dumps([step.value for step in card.rewriting])}
+
+[file]
+path = {json.dumps(os.path.relpath(file.absolute(), target.absolute().parent))}
+
+# The input contract: {f"that of {family}" if family else "as it was told"}.
+[input]
+width_px = {contract.width_px}
+height_px = {contract.height_px}
+channels = "{contract.channels}"
+layout = "{contract.layout}"
+mean = {list(contract.mean)!r}
+scale = {list(contract.scale)!r}
+"""
 
 
 _BAD = re.compile(r"[^a-z0-9]+")

@@ -18,10 +18,9 @@ from engine.accuracy.protocols import evaluate_protocol
 from engine.errors import CalibrationError, RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import CARDS_FOLDER, copy_card, read_transform_file
-from engine.models.transform import Transform
 from schema.thresholds import Comparison
 from serving.cli.inputs import argument, option, require_place
-from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape, print_page
+from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape, print_page, warn
 from serving.deployment import models
 from serving.settings.settings import Settings, find_home, is_card_file, load_settings
 
@@ -86,23 +85,16 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
     By a protocol (live photographs against portraits, or --pairs) the report has the generalised
     rates at the threshold in use, and by group: there a photograph that is sent back fails.
     """
-    if chosen.plot is not None or chosen.report is not None:
-        _require_matplotlib()
-    for target in (chosen.plot, chosen.report and chosen.report / "report.md"):
+    report = chosen.report
+    for target in (chosen.plot, report and (report / "report.md" if report.exists() else report)):
         if target is not None:
-            _require_room(target, is_folder=target is not chosen.plot)
+            _require_matplotlib()
+            require_place(target)
     settings = _use_card(load_settings(find_home(call.home)), chosen.card)
     if chosen.pairs is not None or has_sides(chosen.folder):
-        unused = {
-            "--plot": chosen.plot,
-            "--dates": chosen.dates,
-            "--fmr": chosen.fmr,
-            "--failed": chosen.failed or None,
-            "--flagged": chosen.flagged or None,
-        }
-        for name, value in unused.items():
-            if value is not None:
-                raise RequestError(f"{name} is for comparisons of all photographs: leave it out")
+        for name in ("plot", "dates", "fmr", "failed", "flagged"):
+            if getattr(chosen, name) not in (None, False):
+                raise RequestError(f"--{name} is for comparisons of all photographs: leave it out")
         return _evaluate_protocol(call, settings, chosen)
     with models.build_extractor(settings) as extractor, call.progress("extracting") as progress:
         measured = evaluate(
@@ -219,9 +211,14 @@ def fit_model(call: Call, chosen: CalibrationOptions) -> Answer:
     fitted.save(output)
     _save_others(chosen, made)
     if card is not None:
-        _write_card(card, output, settings, fitted, rates, thresholds)
+        text, folder = _read_card(card, settings), card.absolute().parent
+        name = os.path.relpath(output.absolute(), folder)
+        notes = calibrate.describe_thresholds(fitted, rates, thresholds)
+        text = calibrate.write_calibrated(text, name, rates, notes)
         if transform is not None and made.transform is not None:
-            _name_transform(card, transform, made.transform)
+            name = os.path.relpath(transform.absolute(), folder)
+            text = calibrate.write_transform(text, name, made.transform)
+        calibrate.save_card(card, text)
     left_out = len(LabelledFolder.open(chosen.folder).paths) - fitted.photographs
     where = ": name it in the card's `calibration`."
     if card is not None:
@@ -254,21 +251,12 @@ def _save_others(chosen: CalibrationOptions, made: calibrate.Fitted) -> None:
         chosen.transform.write_bytes(made.transform.to_bytes())
 
 
-def _name_transform(card: Path, file: Path, transform: Transform) -> None:
-    name = os.path.relpath(file.absolute(), card.absolute().parent)
-    text = calibrate.write_transform(card.read_text("utf-8"), name, transform)
-    calibrate.save_card(card, text)
-
-
 def _describe(
     fitted: Calibration, rates: ThresholdRates, thresholds: Thresholds, left_out: int
 ) -> dict[str, Any]:
+    told = ("model_digest", "version", "source", "people", "photographs")
     return {
-        "model_digest": fitted.model_digest,
-        "version": fitted.version,
-        "source": fitted.source,
-        "people": fitted.people,
-        "photographs": fitted.photographs,
+        **{name: getattr(fitted, name) for name in told},
         "photographs_without_a_face": left_out,
         "rates": asdict(rates),
         "thresholds": structs.asdict(thresholds),
@@ -294,37 +282,16 @@ def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) 
     return before.version + (replace(fitted, version=before.version) != before)
 
 
-def _write_card(
-    card: Path,
-    output: Path,
-    settings: Settings,
-    fitted: Calibration,
-    rates: ThresholdRates,
-    thresholds: Thresholds,
-) -> None:
-    """Update the card, or make it of the deployment's own."""
-
-    folder = card.absolute().parent
+def _read_card(card: Path, settings: Settings) -> str:
+    """The text of the card, where there is none yet of a copy of the deployment's own."""
     if card.exists():
-        text = card.read_text("utf-8")
-    else:
-        name = settings.models.embedder
-        path = Path(name) if is_card_file(name) else CARDS_FOLDER / f"{name}.toml"
-        own = models.embedder_card(settings)
-        text = copy_card(own, path.read_text("utf-8"), folder)
-        if own.transform:
-            (folder / Path(own.transform).name).write_bytes(read_transform_file(own))
-    calibration_file = os.path.relpath(output.absolute(), folder)
-    notes = calibrate.describe_thresholds(fitted, rates, thresholds)
-    calibrate.save_card(card, calibrate.write_calibrated(text, calibration_file, rates, notes))
-
-
-def _require_room(target: Path, *, is_folder: bool) -> None:
-    """A folder that is not there yet is made; its parent must be there."""
-    if is_folder and not target.parent.exists():
-        require_place(target.parent)
-    else:
-        require_place(target)
+        return card.read_text("utf-8")
+    name, own = settings.models.embedder, models.embedder_card(settings)
+    path = Path(name) if is_card_file(name) else CARDS_FOLDER / f"{name}.toml"
+    folder = card.absolute().parent
+    if own.transform:
+        (folder / Path(own.transform).name).write_bytes(read_transform_file(own))
+    return copy_card(own, path.read_text("utf-8"), folder)
 
 
 def _require_matplotlib() -> None:
@@ -375,8 +342,7 @@ def _show_calibration(
     ]
     title = "Thresholds that these photographs support"
     yield Listing(supported, ("", "score", "set by"), title=title)
-    for warning in _warn(fitted, rates):
-        yield f"[yellow]warning:[/] {warning}"
+    yield from warn(_warn(fitted, rates))
 
 
 def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:

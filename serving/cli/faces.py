@@ -14,25 +14,17 @@ from engine.errors import ImageError, RequestError, SosieError
 from schema.reasons import PhotographKind
 from schema.thresholds import Comparison
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
-from serving.cli.output import Answer, Call, Listing, command, escape, print_fault
+from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models
 from serving.errors import describe, name_error, require_sound
 from serving.settings.settings import find_home, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from engine.faces.extractor import Extracted, Extraction
     from engine.matching.calibration import Calibration, Rate, ThresholdRates
     from schema.thresholds import SeenFrame
-    from serving.settings.settings import Settings
-
-
-_VERDICTS = {
-    True: "[green]match[/]",
-    False: "[red]no match[/]",
-    None: "[yellow]not judged: take another photograph[/]",
-}
 
 
 @command("verify")
@@ -52,49 +44,56 @@ def verify(
     """
     paths = [*list_frames([first]), second]
     images = [read_photograph(path) for path in paths]
-    settings = _load_settings(call.home)
-    warnings = models.warn_calibration(settings)
+    settings = load_settings(find_home(call.home))
+    with models.build_extractor(settings) as extractor:
+        kinds = [*(None for _ in paths[1:]), portrait_kind]
+        *frames, portrait = require_sound(extractor.extract(images, kinds), paths)
     has_one = models.embedder_card(settings).calibration_path is not None
     calibration = models.load_calibration(settings) if has_one else None
-    rates = models.threshold_rates(settings)
-    wanted = rates.verify if fmr is None else fmr
-    kinds = [*(None for _ in paths[1:]), portrait_kind]
-    with models.build_extractor(settings) as extractor:
-        found = require_sound(extractor.extract(images, kinds), paths)
-    *frames, portrait = found
-    live, told, threshold = _fuse(images, frames, calibration, replace(rates, verify=wanted))
-    pair = live, portrait
+    rates, warnings = models.threshold_rates(settings), models.warn_calibration(settings)
+    rates = rates if fmr is None else replace(rates, verify=fmr)
+    live, told, threshold = _fuse(images, frames, calibration, rates)
+    pair = {"a": live, "b": portrait}
+    score, is_match, verdict = _judge(live, portrait, threshold)
     fused = sum(one.is_fused for one in told)
-    score = _score(pair)
-    is_fit = not any(one.problems for one in pair)
     rate = _rate_at(score, calibration, fused)
-    is_match = None
-    if score is not None and threshold is not None and is_fit:
-        is_match = score >= threshold
-    names = dict(zip(("a", "b"), pair, strict=True))
     answer = {
         "match": is_match,
-        "problems": {name: list(one.problems) for name, one in names.items()},
+        "problems": {name: list(one.problems) for name, one in pair.items()},
         "score": score,
         "threshold": threshold,
-        "fmr": wanted,
+        "fmr": rates.verify,
         "fmr_at_score": rate,
-        "quality": {name: _quality(one) for name, one in names.items()},
+        "quality": {name: _quality(one) for name, one in pair.items()},
         "frames": told,
         "model_digest": models.model_digest(settings),
         "warnings": warnings,
     }
-    whole = [(first, live)] if len(frames) > 1 else []
-    verdict = _VERDICTS[is_match]
-    if is_fit and threshold is None:
-        verdict = "[yellow]not judged: the model is not calibrated[/]"
+    looked_at = list(zip(paths, (*frames, portrait), strict=True))
+    if len(frames) > 1:
+        looked_at.append((first, live))
     return Answer(
         answer,
-        *_list_remarks([*zip(paths, frames, strict=False), (second, portrait), *whole], warnings),
-        f"{verdict}  {_describe_score(score, fused, threshold, wanted)}",
+        *_list_remarks(looked_at, warnings),
+        f"{verdict}  {_describe_score(score, fused, threshold, rates.verify)}",
         "" if rate is None else f"A threshold at this score would have an FMR of {rate}.",
         is_no=not is_match,
     )
+
+
+def _judge(
+    live: Extraction, portrait: Extraction, threshold: float | None
+) -> tuple[float | None, bool | None, str]:
+    """The score of a pair, whether it matches, None where it is not judged, and that in words."""
+    score = None
+    if live.vector is not None and portrait.vector is not None:
+        score = float(live.vector @ portrait.vector)
+    if score is None or live.problems or portrait.problems:
+        return score, None, "[yellow]not judged: take another photograph[/]"
+    if threshold is None:
+        return score, None, "[yellow]not judged: the model is not calibrated[/]"
+    is_match = score >= threshold
+    return score, is_match, "[green]match[/]" if is_match else "[red]no match[/]"
 
 
 def _rate_at(score: float | None, calibration: Calibration | None, fused: int) -> Rate | None:
@@ -115,8 +114,7 @@ def _list_remarks(
     for path, one in looked_at:
         if one.problems:
             yield f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}"
-    for warning in warnings:
-        yield f"[yellow]warning:[/] {escape(warning)}"
+    yield from warn(warnings)
 
 
 @command("extract")
@@ -131,29 +129,20 @@ def extract(
 
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
-    with models.build_extractor(_load_settings(call.home)) as extractor:
+    with models.build_extractor(load_settings(find_home(call.home))) as extractor:
         found = _extract_each(images, extractor.extract)
     if vectors is not None:
         _write_vectors(vectors, images, found)
     errors = [one for one in found if isinstance(one, SosieError)]
     listed = [_describe(path, one) for path, one in zip(images, found, strict=True)]
     answer: dict[str, Any] = {"images": listed}
-    if errors:
-        answer["error"] = _error(errors[0])
-
-    table = Listing(
-        [_list_face(path, one) for path, one in zip(images, found, strict=True)], TITLES
-    )
-    unfit = any(one.problems for one in found if not isinstance(one, SosieError))
+    table = Listing(listed, FACE_COLUMNS)
     if not errors:
-        return Answer(answer, table, is_no=unfit)
+        return Answer(answer, table, is_no=any(one["problems"] for one in listed))
+    answer["error"] = _error(errors[0])
     faults = [partial(print_fault, describe(error), as_json=False) for error in errors]
     call.print(Answer(answer, table, *faults))
     raise typer.Exit(describe(errors[0]).exit_code)
-
-
-def _load_settings(home: Path | None) -> Settings:
-    return load_settings(find_home(home))
 
 
 def _fuse(
@@ -192,11 +181,6 @@ def _fuse(
     face = replace(frames[0], vector=whole.vector, problems=whole.problems, quality=quality)
     threshold = None if thresholds is None else thresholds.verify_for(whole.length)
     return face, describe_frames(whole), threshold
-
-
-def _score(pair: Sequence[Extraction]) -> float | None:
-    first, second = (one.vector for one in pair)
-    return None if first is None or second is None else float(first @ second)
 
 
 def _quality(one: Extraction) -> dict[str, float] | None:
@@ -238,34 +222,28 @@ def _describe(path: Path, one: Extraction | SosieError) -> dict[str, Any]:
     }
 
 
-TITLES = (
-    *("photograph", "verdict", "face px", "eyes px", "sharpness", "exposure", "contrast"),
-    *("yaw/pitch/roll °", "ms"),
-)
+def _name_verdict(one: dict[str, Any]) -> str:
+    if "error" in one:
+        return "[red]unreadable[/]"
+    return f"[yellow]{', '.join(one['problems'])}[/]" if one["problems"] else "[green]fit[/]"
 
 
-def _list_face(path: Path, one: Extraction | SosieError) -> list[str]:
-    """Under `TITLES`."""
-    if isinstance(one, SosieError):
-        return [escape(str(path)), "[red]unreadable[/]", *[""] * 7]
-    verdict = f"[yellow]{', '.join(one.problems)}[/]" if one.problems else "[green]fit[/]"
-    return [escape(str(path)), verdict, *_measures(one)]
+def _write(form: str) -> Callable[[dict[str, Any]], str]:
+    """Fills what measures of a face are written in."""
+    return lambda one: form.format_map(one | one["quality"]) if one.get("quality") else "-"
 
 
-def _measures(one: Extraction) -> list[str]:
-    spent = f"{sum(asdict(one.stages).values()):.1f}"
-    if one.quality is None or one.box_px is None:
-        return [*["-"] * 6, spent]
-    of = one.quality
-    return [
-        f"{one.box_px[2]:.0f} x {one.box_px[3]:.0f}",
-        f"{of.inter_eye_px:.0f}",
-        f"{of.sharpness:.3f}",
-        f"{of.exposure:.2f}",
-        f"{of.contrast:.2f}",
-        f"{of.yaw_deg:+.0f} {of.pitch_deg:+.0f} {of.roll_deg:+.0f}",
-        spent,
-    ]
+FACE_COLUMNS: dict[str, Cell] = {
+    "photograph": "image",
+    "verdict": _name_verdict,
+    "face px": _write("{box_px[2]:.0f} x {box_px[3]:.0f}"),
+    "eyes px": _write("{inter_eye_px:.0f}"),
+    "sharpness": _write("{sharpness:.3f}"),
+    "exposure": _write("{exposure:.2f}"),
+    "contrast": _write("{contrast:.2f}"),
+    "yaw/pitch/roll °": _write("{yaw_deg:+.0f} {pitch_deg:+.0f} {roll_deg:+.0f}"),
+    "ms": lambda one: f"{sum(one.get('stages_ms', {}).values()):.1f}",
+}
 
 
 def _write_vectors(

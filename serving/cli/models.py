@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict as values_of
@@ -36,12 +35,14 @@ from serving.cli.output import (
     Answer,
     Call,
     Cell,
+    Facts,
     JsonFlag,
     Listing,
     Part,
     command,
     escape,
     print_line,
+    warn,
 )
 from serving.deployment import models
 from serving.deployment.deployment import Deployment, load_vault, registry_url
@@ -100,7 +101,8 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
     if chosen.photographs is not None:
         crops, people = _take_crops(chosen.photographs, found)
         found = inspection.examine(described, crops[: inspection.CHECK_CROPS])
-        warnings += _compare_contracts(found, crops, people)
+        better = inspection.find_better_contract(found, crops, people)
+        warnings += [] if better is None else [better]
     else:
         warnings.append(
             "not calibrated: two photographs get a score, and nobody a decision; run "
@@ -112,7 +114,7 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
         )
     source, licence = (family.source, family.licence) if family else (None, None)
     origin = chosen.source or source, chosen.licence or licence
-    _write_new_card(target, chosen.file, found, contract, *origin)
+    save_card(target, inspection.write_card(target, chosen.file, found, contract, *origin))
     answer = _describe(target, found, contract, warnings)
     if chosen.photographs is None:
         return Answer(answer, *_show(answer))
@@ -198,52 +200,6 @@ def _take_crops(folder: Path, found: inspection.Examined) -> tuple[Any, Any]:
     return np.stack([crop for crop, _ in faces]), np.array([person for _, person in faces])
 
 
-def _compare_contracts(found: inspection.Examined, crops: Any, people: Any) -> list[str]:
-    better = inspection.find_better_contract(found, crops, people)
-    if better is None:
-        return []
-    form, other, own = better
-    return [
-        f"the input contract looks wrong: with {form} these photographs of a person lie "
-        f"{other:.1f} standard deviations above strangers, with the one given {own:.1f}"
-    ]
-
-
-def _write_new_card(
-    target: Path,
-    file: Path,
-    found: inspection.Examined,
-    family: str | None,
-    source: str | None,
-    licence: str | None,
-) -> None:
-    card, contract = found.card, found.card.input
-    text = f"""\
-# Checked by `sosie model add`; every field is in docs/embedders.md.
-name = {json.dumps(card.name)}
-role = "embedder"
-source = {json.dumps(source or "not told")}
-licence = {json.dumps(licence or "not told")}
-sha256 = "{card.sha256}"
-dimension = {card.dimension}
-alignment = "{card.alignment}"
-rewriting = {json.dumps([step.value for step in card.rewriting])}
-
-[file]
-path = {json.dumps(os.path.relpath(file.absolute(), target.absolute().parent))}
-
-# The input contract: {f"that of {family}" if family else "as it was told"}.
-[input]
-width_px = {contract.width_px}
-height_px = {contract.height_px}
-channels = "{contract.channels}"
-layout = "{contract.layout}"
-mean = {list(contract.mean)!r}
-scale = {list(contract.scale)!r}
-"""
-    save_card(target, text)
-
-
 def _describe(
     target: Path, found: inspection.Examined, family: str | None, warnings: list[str]
 ) -> dict[str, Any]:
@@ -265,16 +221,15 @@ def _describe(
 def _show(answer: dict[str, Any]) -> Iterator[Part]:
     taken = answer["input"]
     shown = f"{taken['channels']}, mean {taken['mean'][0]:g}, scale {taken['scale'][0]:g}"
-    rows = {
+    facts = {
         "input": f"{taken['width_px']} px, {shown}",
         "vector": f"{answer['dimension']} numbers: finite, different, whatever is beside a face",
         "rewriting": ", ".join(answer["rewriting"]) or "none: the graph stays as it is",
         "speed": f"{answer['alone_ms']:.1f} ms a face alone, {answer['batch_ms']:.1f} in a batch "
         "(one thread of this machine)",
     }
-    yield Listing(tuple(rows.items()), ("", ""), title=answer["name"])
-    for warning in answer["warnings"]:
-        yield f"[yellow]warning:[/] {escape(warning)}"
+    yield Facts(f"[bold]{answer['name']}[/]", facts)
+    yield from warn(answer["warnings"])
     yield f"[green]Written[/] to {escape(answer['card'])}."
 
 

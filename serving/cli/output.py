@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
@@ -214,6 +214,11 @@ def columns(names: str, **more: Cell) -> dict[str, Cell]:
         for name in names.split()
     }
     return {name.replace("_", " "): cell for name, cell in (named | more).items()}
+
+
+def warn(texts: Iterable[str]) -> list[str]:
+    """Warnings as markup, a line each."""
+    return [f"[yellow]warning:[/] {escape(text)}" for text in texts]
 
 
 def next_page(after: object) -> str:
