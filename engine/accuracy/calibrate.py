@@ -21,7 +21,6 @@ from engine.accuracy.pair_scores import (
     PairScores,
     TemplateSet,
     compare_all,
-    compare_sides,
     fused_templates,
     keep_people,
     limit_photographs,
@@ -145,7 +144,7 @@ def _compare(singles: TemplateSet) -> Iterator[tuple[Comparison, PairScores]]:
     yield Comparison.ONE_TO_ONE, compare_all(few)
     fused = fused_templates(few, MOST_PHOTOGRAPHS)
     # Of the same people, so that this curve and that of fused ones differ by the probe alone.
-    yield Comparison.FUSED_TO_ONE, compare_sides(fused, keep_people(few, np.unique(fused.people)))
+    yield Comparison.FUSED_TO_ONE, compare_all(fused, keep_people(few, np.unique(fused.people)))
     yield Comparison.FUSED, compare_all(fused)
 
 

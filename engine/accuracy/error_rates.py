@@ -45,18 +45,21 @@ def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
     return next((rate for rate in rates if rate >= lowest_rate(nonmated_pairs) * (1 - 1e-9)), None)
 
 
-def thresholds_at(nonmated: NDArray[np.float32], rates: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The smallest threshold whose FMR is at most each rate: float32[r].
+def thresholds_at(
+    nonmated: NDArray[np.float32],
+    rates: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+) -> NDArray[np.float32]:
+    """The smallest threshold whose FMR, by the pairs' `weights`, is at most each rate: float32[r].
 
     Support is not checked: see `require_support`.
     """
     assert len(nonmated)
     assert ((rates > 0) & (rates < 1)).all()
-    allowed = np.floor(rates * len(nonmated) * (1 + 1e-12)).astype(np.int64)
-    ranks = len(nonmated) - 1 - allowed
-    ordered = np.partition(nonmated, np.unique(ranks))
+    # A rate that as many pairs have exactly is kept by these, in spite of rounding.
+    best = np.quantile(-nonmated, rates * (1 + 1e-9), weights=weights, method="inverted_cdf")
     # Just above the best pair that must not match, so that ties with it do not match either.
-    return np.nextafter(ordered[ranks], np.float32(np.inf))
+    return np.nextafter(-best.astype(np.float32), np.float32(np.inf))
 
 
 def threshold_at(nonmated: NDArray[np.float32], rate: float) -> float:

@@ -252,9 +252,8 @@ def flag_strangers(
     limit = thresholds_at(nonmated, np.array([min(MAX_FLAGGED_PAIRS / len(nonmated), 0.5)]))[0]
     suspect = max(float(np.quantile(mated, MATE_QUANTILE)), float(limit))
     found = find_close_strangers(singles, suspect)
-    order = np.argsort(-found.scores, kind="stable")
     return Flagged(
-        pairs=ComparedPairs(found.left[order], found.right[order], found.scores[order]),
+        pairs=found.keep(np.argsort(-found.scores, kind="stable")),
         suspect_score=suspect,
         mates_reaching=float((mated >= suspect).mean()),
     )

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import MIN_PEOPLE, draw_people, summarize
 from engine.accuracy.error_rates import lowest_rate, thresholds_at
-from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS, TemplateSet, fuse, limit_photographs
+from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
+    TemplateSet,
+    find_close_strangers,
+    fuse,
+    limit_photographs,
+)
 
 TAIL = 5e-3
 """Share of comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""
@@ -70,9 +76,10 @@ def find_tail(
 
     `weights` float32[population, replicates].
     """
-    rows, owners, scores = _compare(probes, references, present)
-    order = np.argsort(-scores, kind="stable")
-    rows, owners, scores = rows[order], owners[order], scores[order]
+    known = TemplateSet(references[present], present, present[:, None], probes.population)
+    found = find_close_strangers(probes, _find_least(probes, known), known)
+    found = found.keep(np.argsort(-found.scores, kind="stable"))
+    rows, owners, scores = found.left, present[found.right], found.scores
     ranks = np.unique(np.geomspace(1, len(scores), GRID).astype(np.int64))
     fpir, fmr = _weigh(probes, rows, owners, ranks, weights, sizes)
     return Tail(
@@ -86,25 +93,12 @@ def find_tail(
     )
 
 
-def _compare(
-    probes: TemplateSet, references: NDArray[np.float32], present: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Probe rows, people of references, and scores of the highest TAIL of all comparisons."""
-    gallery = references[present]
+def _find_least(probes: TemplateSet, references: TemplateSet) -> float:
+    """The score that TAIL of all comparisons of strangers reach, by a sample of the probes."""
     chosen = np.linspace(0, len(probes.people) - 1, SAMPLE).astype(np.int64)
-    sample = probes.vectors[chosen] @ gallery.T
-    strangers = sample[probes.people[chosen][:, None] != present[None, :]]
-    least = thresholds_at(strangers, np.array([TAIL]))[0]
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
-    for start in range(0, len(probes.people), SAMPLE):
-        block = probes.vectors[start : start + SAMPLE] @ gallery.T
-        row, place = np.nonzero(block >= least)
-        owner = present[place]
-        is_stranger = probes.people[start + row] != owner
-        kept = block[row, place][is_stranger]
-        found.append((start + row[is_stranger], owner[is_stranger], kept))
-    rows, owners, scores = (np.concatenate(part) for part in zip(*found, strict=True))
-    return rows, owners, scores
+    sample = probes.vectors[chosen] @ references.vectors.T
+    strangers = sample[probes.people[chosen][:, None] != references.people[None, :]]
+    return float(thresholds_at(strangers, np.array([TAIL]))[0])
 
 
 def _weigh(

@@ -10,6 +10,8 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.accuracy.error_rates import thresholds_at
+
 BLOCK = 512
 MOST_PHOTOGRAPHS = 8
 """Of a person that are compared: more add time and memory, but no people."""
@@ -26,42 +28,48 @@ class ComparedPairs:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def keep(self, wanted: NDArray[np.bool_]) -> ComparedPairs:
-        """The comparisons selected by the mask bool[k]."""
+    def keep(self, wanted: NDArray[np.bool_ | np.int64]) -> ComparedPairs:
+        """The comparisons selected by the mask bool[k], or in this order by places int64."""
         return ComparedPairs(self.left[wanted], self.right[wanted], self.scores[wanted])
 
 
-def compare_mated(templates: TemplateSet) -> ComparedPairs:
-    """All pairs of templates of the same person that share no photograph, in the order of
-    `PairScores.mated`."""
-    starts = templates.starts()
-    left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for start, stop in pairwise(starts):
-        one, other = np.triu_indices(stop - start, 1)
-        left.append(one + start)
-        right.append(other + start)
-    rows, others = np.concatenate(left), np.concatenate(right)
-    used, offered = templates.photographs[rows], templates.photographs[others]
+def compare_mated(left: TemplateSet, right: TemplateSet | None = None) -> ComparedPairs:
+    """All pairs of templates of the same person that share no photograph, of `left` alone or of
+    both sides, in the order of `PairScores.mated`."""
+    other = left if right is None else right
+    pairs = [np.empty((2, 0), np.int64)]
+    starts = np.stack([left.starts(), other.starts()], axis=1)
+    for (start, begin), (stop, end) in pairwise(starts):
+        size = stop - start
+        own = np.triu_indices(size, 1) if right is None else np.indices((size, end - begin))
+        pairs.append(np.reshape(own, (2, -1)) + np.array([[start], [begin]]))
+    rows, others = np.concatenate(pairs, axis=1)
+    used, offered = left.photographs[rows], other.photographs[others]
     is_apart = ~(used[:, :, None] == offered[:, None, :]).any(axis=(1, 2))
     rows, others = rows[is_apart], others[is_apart]
     scores = np.empty(len(rows), np.float32)
-    for begin in range(0, len(rows), BLOCK * BLOCK):
-        part = slice(begin, begin + BLOCK * BLOCK)
-        pair = templates.vectors[rows[part]], templates.vectors[others[part]]
-        scores[part] = np.einsum("kd,kd->k", *pair)
+    for first in range(0, len(rows), BLOCK * BLOCK):
+        part = slice(first, first + BLOCK * BLOCK)
+        scores[part] = np.einsum("kd,kd->k", left.vectors[rows[part]], other.vectors[others[part]])
     return ComparedPairs(rows, others, scores)
 
 
-def find_close_strangers(singles: TemplateSet, least: float) -> ComparedPairs:
-    """All pairs of photographs of different people that score at least `least`."""
+def find_close_strangers(
+    left: TemplateSet, least: float, right: TemplateSet | None = None
+) -> ComparedPairs:
+    """All pairs of different people that score at least `least`: each two templates of `left`, or
+    each with all of `right`."""
+    other = left if right is None else right
     found = []
-    for start in range(0, len(singles.people), BLOCK):
-        rows = slice(start, start + BLOCK)
-        block = singles.vectors[rows] @ singles.vectors[start:].T
-        one, other = np.nonzero(block >= least)
-        is_wanted = (other > one) & (singles.people[rows][one] != singles.people[start + other])
-        one, other = one[is_wanted], other[is_wanted]
-        found.append((one + start, other + start, block[one, other]))
+    for start in range(0, len(left.people), BLOCK):
+        first = start if right is None else 0
+        block = left.vectors[start : start + BLOCK] @ other.vectors[first:].T
+        rows, others = np.nonzero(block >= least)
+        one, another = left.people[start + rows], other.people[first + others]
+        # Templates are in the order of their people.
+        is_wanted = one < another if right is None else one != another
+        rows, others = rows[is_wanted], others[is_wanted]
+        found.append((start + rows, first + others, block[rows, others]))
     return ComparedPairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
@@ -193,34 +201,23 @@ class PairScores:
 
         Support is not checked: see `engine.accuracy.error_rates.require_support`.
         """
-        assert len(self.nonmated)
-        assert ((rates > 0) & (rates < 1)).all()
         heights = np.zeros(BINS)
         for part in self._parts():
             heights += np.bincount(_bin(self.nonmated[part]), self._weigh(part), BINS)
-        above = np.append(heights[::-1].cumsum()[::-1], 0.0)
-        allowed = rates * above[0] * (1 + 1e-9)
-        # The threshold lies in the highest bin that would exceed what is allowed.
-        places = BINS - np.searchsorted(above[::-1], allowed, side="right")
-        wanted = np.zeros(BINS, bool)
-        wanted[places] = True
+        # Only a bin in which one of the thresholds lies is sorted; each other is one score.
+        reached = heights[::-1].cumsum() / heights.sum()
+        is_whole = np.ones(BINS, bool)
+        is_whole[BINS - 1 - np.searchsorted(reached, rates * (1 + 1e-9))] = False
         rows = np.concatenate(
             [
-                np.flatnonzero(wanted[_bin(self.nonmated[part])]) + part.start
+                np.flatnonzero(~is_whole[_bin(self.nonmated[part])]) + part.start
                 for part in self._parts()
             ]
         )
-        rows = rows[np.argsort(-self.nonmated[rows], kind="stable")]
-        scores, weights = self.nonmated[rows], self._weigh(rows)
-        bins = _bin(scores)
-        found = np.empty(len(rates), np.float32)
-        for number, place in enumerate(places):
-            own = bins == place
-            reached = above[place + 1] + weights[own].cumsum()
-            first = min(int(np.searchsorted(reached, allowed[number], side="right")), own.sum() - 1)
-            found[number] = scores[own][first]
-        # Just above the best pair that must not match, so that ties with it do not match either.
-        return np.nextafter(found, np.float32(np.inf))
+        middles = (np.flatnonzero(is_whole) + 0.5) * (2 / BINS) - 1
+        scores = np.append(self.nonmated[rows], middles.astype(np.float32))
+        weights = np.append(self._weigh(rows), heights[is_whole])
+        return thresholds_at(scores, rates, weights)
 
     def _parts(self) -> Iterator[slice]:
         for start in range(0, len(self.nonmated), PART):
@@ -234,7 +231,7 @@ class PairScores:
 
 
 BINS = 2**16
-"""Of scores: few comparisons share one, and only those of a threshold's bin are sorted."""
+"""Of scores: few comparisons share one."""
 PART = 2**22
 
 
@@ -244,56 +241,30 @@ def _bin(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.clip(places.astype(np.int64), 0, BINS - 1)
 
 
-def compare_all(templates: TemplateSet) -> PairScores:
-    """Compare all pairs of templates, except those of one person that share a photograph.
-
-    Takes 8 bytes per pair.
-    """
-    return _compare(templates, templates, is_symmetric=True)
-
-
-def compare_sides(left: TemplateSet, right: TemplateSet) -> PairScores:
-    """Compare each template of `left` with each of `right`, of the same numbering of people."""
-    assert left.population == right.population
-    return _compare(left, right, is_symmetric=False)
-
-
-def _compare(left: TemplateSet, right: TemplateSet, *, is_symmetric: bool) -> PairScores:
+def compare_all(left: TemplateSet, right: TemplateSet | None = None) -> PairScores:
+    """Compare each two templates of `left`, or each with all of `right`, of the same numbering of
+    people; those of one person that share a photograph are left out. Takes 8 bytes per pair."""
+    other = left if right is None else right
     population = left.population
+    assert population == other.population
     assert population**2 < 2**31, "codes of two people are int32"
-    starts, right_starts = left.starts(), right.starts()
+    starts, right_starts = left.starts(), other.starts()
     counts = np.stack([np.diff(starts), np.diff(right_starts)])
-    strangers = len(right.people) - (right_starts[1:] if is_symmetric else counts[1])
-    nonmated = np.empty(int((counts[0] * strangers).sum()), np.float32)
+    total = int(counts.sum(axis=1).prod() - counts.prod(axis=0).sum())
+    nonmated = np.empty(total if right else total // 2, np.float32)
     people = np.empty(len(nonmated), np.int32)
-    mated, filled = [], 0
+    filled = 0
     for person in np.flatnonzero(counts[0]):
-        rows = slice(starts[person], starts[person + 1])
-        own = slice(right_starts[person], right_starts[person + 1])
-        scores = _mated_scores(left, rows, right, own, is_symmetric=is_symmetric)
-        mated.append((scores, np.full(len(scores), person, np.int32)))
-        others = (
-            [slice(own.stop, None)] if is_symmetric else [slice(own.start), slice(own.stop, None)]
-        )
-        for other in others:
-            block = left.vectors[rows] @ right.vectors[other].T
+        rows = left.vectors[starts[person] : starts[person + 1]]
+        after = slice(right_starts[person + 1], None)
+        for strangers in [after] if right is None else [slice(right_starts[person]), after]:
+            block = rows @ other.vectors[strangers].T
             end = filled + block.size
             nonmated[filled:end] = block.ravel()
-            codes = person * population + right.people[other]
+            codes = person * population + other.people[strangers]
             people[filled:end].reshape(block.shape)[:] = codes
             filled = end
     assert filled == len(nonmated)
-    none = np.empty(0, np.float32), np.empty(0, np.int32)
-    own_scores, own_people = (np.concatenate(part) for part in zip(none, *mated, strict=True))
-    return PairScores(own_scores, own_people, nonmated, people, counts, is_symmetric)
-
-
-def _mated_scores(
-    left: TemplateSet, rows: slice, right: TemplateSet, own: slice, *, is_symmetric: bool
-) -> NDArray[np.float32]:
-    """float32[k]: the comparisons of one person whose two sides share no photograph."""
-    used, offered = left.photographs[rows], right.photographs[own]
-    shared = (used[:, None, :, None] == offered[None, :, None, :]).any(axis=(2, 3))
-    wanted = np.triu(~shared, 1) if is_symmetric else ~shared
-    scores: NDArray[np.float32] = (left.vectors[rows] @ right.vectors[own].T)[wanted]
-    return scores
+    mated = compare_mated(left, right)
+    own = left.people[mated.left].astype(np.int32)
+    return PairScores(mated.scores, own, nonmated, people, counts, right is None)

@@ -38,7 +38,7 @@ from engine.accuracy.dataset import (
     read_annotations,
     read_pairs,
 )
-from engine.accuracy.error_rates import lowest_rate
+from engine.accuracy.error_rates import lowest_rate, thresholds_at
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.errors import RequestError
 
@@ -224,16 +224,12 @@ def find_thresholds(attempts: Attempts) -> dict[str, float | None]:
         codes + people[strangers.right], return_inverse=True, return_counts=True
     )
     weights = 1 / counts[place] if attempts.is_weighed else np.ones(len(place))
-    order = np.argsort(-strangers.scores, kind="stable")
-    reached = weights[order].cumsum()
-    found: dict[str, float | None] = {}
-    for name, rate in TABLE_RATES.items():
-        if rate < lowest_rate(len(order)) * (1 - 1e-9):
-            found[name] = None
-            continue
-        first = int(np.searchsorted(reached, rate * reached[-1] * (1 + 1e-9), side="right"))
-        best = strangers.scores[order[min(first, len(order) - 1)]]
-        found[name] = float(np.nextafter(best, np.float32(np.inf)))
+    found: dict[str, float | None] = dict.fromkeys(TABLE_RATES)
+    lowest = lowest_rate(len(weights)) * (1 - 1e-9)
+    supported = {name: rate for name, rate in TABLE_RATES.items() if rate >= lowest}
+    if supported:
+        scores = thresholds_at(strangers.scores, np.array(list(supported.values())), weights)
+        found |= zip(supported, scores.tolist(), strict=True)
     return found
 
 

@@ -14,7 +14,6 @@ from engine.accuracy.pair_scores import (
     PairScores,
     TemplateSet,
     compare_all,
-    compare_sides,
     fused_templates,
     limit_photographs,
     single_templates,
@@ -73,14 +72,14 @@ def test_mated_templates_never_share_a_photograph(people: list[int]) -> None:
     pairs = list(combinations(range(len(fused.people)), 2))
     _assert_same(_found(compare_all(fused)), _brute(fused, fused, pairs))
     pairs = list(product(range(len(fused.people)), range(len(singles.people))))
-    _assert_same(_found(compare_sides(fused, singles)), _brute(fused, singles, pairs))
+    _assert_same(_found(compare_all(fused, singles)), _brute(fused, singles, pairs))
 
 
 @given(people_of_photographs)
 def test_stranger_pairs_count_people_not_photographs(people: list[int]) -> None:
     singles = _draw(people)
     fused = fused_templates(singles, 8)
-    for scores in (compare_all(singles), compare_sides(fused, singles)):
+    for scores in (compare_all(singles), compare_all(fused, singles)):
         codes = np.divmod(scores.nonmated_people, scores.population)
         distinct = {frozenset(pair) for pair in zip(*(c.tolist() for c in codes), strict=True)}
         assert scores.stranger_pairs == len(distinct)
@@ -108,7 +107,7 @@ def test_two_people_weigh_one_however_many_photographs_they_have(
     other = single_templates(-_draw(others).vectors, np.sort(np.array(others, np.int64)))
     population = max(one.population, other.population)
     one, other = (replace(side, population=population) for side in (one, other))
-    scores = compare_all(one) if is_symmetric else compare_sides(one, other)
+    scores = compare_all(one) if is_symmetric else compare_all(one, other)
     if not len(scores.nonmated):
         return
     by_people: dict[tuple[int, int], list[float]] = {}
