@@ -98,7 +98,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "psycopg": "engine.registry.postgresql",
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "bench.suites.imports loadtest.local_service",
-        "pydantic": "indexes.snapshots.manifest engine.capacity.figures engine.registry.keyring "
+        "pydantic": "indexes.snapshots.manifest engine.registry.keyring "
         "serving.cluster.application serving.jobs.retention serving.settings",
         "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",

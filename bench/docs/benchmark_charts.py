@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.core.reports import Figure, Report, Setup, find_figure, find_result
 from bench.suites.degraded import DEGRADED, LOSSES
-from engine.accuracy.plots import note, open_panels, save_figure, style, write_numbers
+from engine.accuracy.plots import note, open_panels, save_figure, write_ticks
 from schema.thresholds import Interval
 
 OURS, LINE = "#D55E00", "#000000"
@@ -115,8 +115,7 @@ def _draw_bars(axes: Any, labels: Sequence[str], values: Sequence[float], colour
     axes.set_yticks(places, labels, fontsize=8)
     axes.set_xscale("log")
     axes.axvline(1, color=LINE, linewidth=0.8)
-    style(axes)
-    write_numbers(axes.xaxis)
+    write_ticks(axes.xaxis)
 
 
 def name_machines(reports: Mapping[str, Report], suites: Iterable[str]) -> str:
@@ -183,7 +182,6 @@ def draw_degraded(reports: Mapping[str, Report], path: Path) -> bool:
             widths = np.array([of(*(shares[f"{one}, {kind}"] for kind in LOSSES)) for one in shown])
             axes.barh(shown, widths, left=left, height=0.7, color=color, label=label)
             left += widths
-        style(axes)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.tick_params(axis="y", labelsize=7)

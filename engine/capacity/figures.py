@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import DecodeError, Struct, json
 
 from engine.errors import RequestError
 from indexes.segmented.merging import SegmentsConfig
@@ -286,11 +286,6 @@ Setup = dict[str, str | int | float | bool]
 """Under which conditions a figure was measured."""
 
 
-class _Read(BaseModel):
-    # Reports of later versions may have more fields.
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
 @dataclass(frozen=True, slots=True)
 class ReportedResult:
     """What one setup gave on a machine with so many `cores`: values by name and unit."""
@@ -319,17 +314,30 @@ class ReportedResult:
         return self.value(name, unit) * (times / self.size("references"))
 
 
-class _Stats(_Read):
+@dataclass(frozen=True, slots=True)
+class SuiteReport:
+    """Report of a suite on one machine, a result for each group of one setup; `name` is the
+    file's."""
+
+    name: str
+    machine: MeasuredMachine
+    results: tuple[ReportedResult, ...]
+
+    def result(self, name: str) -> ReportedResult | None:
+        return next((one for one in self.results if one.name == name), None)
+
+
+class _Stats(Struct):
     median: float
 
 
-class _Info(_Read):
+class _Info(Struct):
     unit: str
     scale: float
     setup: Setup
 
 
-class _Benchmark(_Read):
+class _Benchmark(Struct):
     """An entry of pytest-benchmark's JSON; `scale` times the median is the value in its unit."""
 
     group: str
@@ -338,46 +346,28 @@ class _Benchmark(_Read):
     stats: _Stats
 
 
-class SuiteReport(_Read):
-    """Report of a suite on one machine; `name` is the file's."""
-
-    machine: MeasuredMachine = Field(alias="machine_info")
+class _Document(Struct):
+    machine_info: MeasuredMachine
     benchmarks: tuple[_Benchmark, ...]
-    name: str = ""
-
-    @cached_property
-    def results(self) -> tuple[ReportedResult, ...]:
-        """A result for each group of one setup."""
-        found: dict[tuple[str, str], ReportedResult] = {}
-        for one in self.benchmarks:
-            info = one.extra_info
-            key = (one.group, repr(info.setup))
-            result = found.setdefault(
-                key, ReportedResult(one.group, info.setup, self.machine.cores)
-            )
-            result.values.setdefault((one.name, info.unit), one.stats.median * info.scale)
-        return tuple(found.values())
-
-    def result(self, name: str) -> ReportedResult | None:
-        return next((one for one in self.results if one.name == name), None)
 
 
 def read_report(path: Path) -> SuiteReport:
     """Read a report; raises `RequestError` where the file is not one."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RequestError(f"{path} is not a report of `sosie bench`: it is not text") from None
+        document = json.decode(path.read_bytes(), type=_Document)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        report = SuiteReport.model_validate_json(text)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its beginning"
+    except DecodeError as error:
         raise RequestError(
-            f"{path} is not a report of `sosie bench` (see {where}): write one with --json"
+            f"{path} is not a report of `sosie bench` ({error}): write one with --json"
         ) from None
-    return report.model_copy(update={"name": path.name})
+    found: dict[tuple[str, str], ReportedResult] = {}
+    for one in document.benchmarks:
+        info = one.extra_info
+        fresh = ReportedResult(one.group, info.setup, document.machine_info.cores)
+        values = found.setdefault((one.group, repr(info.setup)), fresh).values
+        values.setdefault((one.name, info.unit), one.stats.median * info.scale)
+    return SuiteReport(path.name, document.machine_info, tuple(found.values()))
 
 
 def read_reports(folder: Path) -> tuple[SuiteReport, ...]:
@@ -413,10 +403,15 @@ P99 = 2.326
 """99th percentile of the standard normal distribution."""
 
 
-def find_figures(report: SuiteReport, kind: VectorKind = USUAL) -> dict[Quantity, PlanFigure]:
-    """Figures of a report; those of galleries and stores only for vectors of this kind."""
+def gather_figures(
+    reports: Iterable[SuiteReport], kind: VectorKind = USUAL
+) -> dict[Quantity, PlanFigure]:
+    """Figures of all reports; those of more references win, then later ones.
+
+    Those of galleries and stores only for vectors of this kind.
+    """
     found: dict[Quantity, PlanFigure] = {}
-    for name, readers in READERS.items():
+    for report, (name, readers) in product(reports, READERS.items()):
         result = report.result(name)
         if result is None:
             continue
@@ -426,20 +421,10 @@ def find_figures(report: SuiteReport, kind: VectorKind = USUAL) -> dict[Quantity
         references = float(result.setup.get("references", 0))
         for quantity, read in readers.items():
             value = read(result)
-            if 0 <= value < math.inf and (is_of_kind or quantity.value.scale is None):
+            is_known = quantity in found and references < found[quantity].references
+            is_fit = is_of_kind or quantity.value.scale is None
+            if 0 <= value < math.inf and is_fit and not is_known:
                 found[quantity] = PlanFigure(value, FigureOrigin.REPORTED, source, references)
-    return found
-
-
-def gather_figures(
-    reports: Iterable[SuiteReport], kind: VectorKind = USUAL
-) -> dict[Quantity, PlanFigure]:
-    """Figures of all reports; those of more references win, then later ones."""
-    found: dict[Quantity, PlanFigure] = {}
-    for report in reports:
-        for quantity, figure in find_figures(report, kind).items():
-            if quantity not in found or figure.references >= found[quantity].references:
-                found[quantity] = figure
     return found
 
 

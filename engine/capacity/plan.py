@@ -100,12 +100,9 @@ def expect_candidates(
 ) -> FalseCandidates:
     """Expected false candidates; `curve` of fused references, `enrollments` per second all day."""
     fmr = curve.fmr_at(threshold)
-    at_least_one = Rate(
-        value=_any_match(faces, fmr.value),
-        low=_any_match(faces, fmr.low),
-        high=_any_match(faces, fmr.high),
-        is_bound=fmr.is_bound,
-    )
+    # The probability that at least one of the faces is a false match.
+    value, low, high = (-math.expm1(-faces * rate) for rate in (fmr.value, fmr.low, fmr.high))
+    at_least_one = Rate(value, low, high, fmr.is_bound)
     return FalseCandidates(
         threshold=threshold,
         fmr=fmr,
@@ -117,11 +114,6 @@ def expect_candidates(
         lowest_fmr=curve.lowest_fmr,
         nonmated_pairs=curve.nonmated_pairs,
     )
-
-
-def _any_match(faces: int, rate: float) -> float:
-    """Probability that at least one of the faces is a false match."""
-    return -math.expm1(-faces * rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,31 +163,20 @@ class Simulated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityPlan:
-    """A plan; `layout` and what depends on it are None where none will do: see `shortfall`."""
+class Sizing:
+    """The layout of a plan, and what depends on it."""
 
-    demand: Demand
-    node: Node
-    figures: PlanFigures
-    assumptions: tuple[str, ...]
-    candidates: FalseCandidates
-    shortfall: str | None = None
-    layout: MachineLayout | None = None
-    use: Use | None = None
-    memory: Memory | None = None
-    disk: Disk | None = None
-    waits: Waits | None = None
-    simulated: Simulated | None = None
+    layout: MachineLayout
+    use: Use
+    memory: Memory
+    disk: Disk
+    waits: Waits
+    simulated: Simulated
 
     def to_dict(self) -> dict[str, Any]:
-        layout, use = self.layout, self.use
+        layout = self.layout
         return {
-            "feasible": layout is not None,
-            "shortfall": self.shortfall,
-            "demand": asdict(self.demand),
-            "node": asdict(self.node),
-            "layout": layout
-            and {
+            "layout": {
                 "one_machine": layout.is_one_machine,
                 "ingress_nodes": layout.ingress_nodes,
                 "registrar_nodes": 1,
@@ -203,14 +184,40 @@ class CapacityPlan:
                 "shard_copies": layout.copies if layout.shards else 0,
                 "nodes": layout.nodes,
                 "nodes_with_spare": layout.nodes + 1,
-                "cores": layout.nodes * self.node.cores,
-                "busy_cores": use and use.busy_cores,
+                "cores": layout.nodes * layout.node.cores,
+                "busy_cores": self.use.busy_cores,
             },
-            "expected": use and asdict(use),
-            "simulated": self.simulated and asdict(self.simulated),
-            "memory": self.memory and asdict(self.memory),
-            "disk": self.disk and asdict(self.disk),
-            **asdict(self.waits or Waits()),
+            "expected": asdict(self.use),
+            "simulated": asdict(self.simulated),
+            "memory": asdict(self.memory),
+            "disk": asdict(self.disk),
+            **asdict(self.waits),
+        }
+
+
+UNSIZED = dict.fromkeys(("layout", "expected", "simulated", "memory", "disk"))
+"""What a plan without a layout has of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityPlan:
+    """A plan; `sizing` is None where no layout will do: see `shortfall`."""
+
+    demand: Demand
+    node: Node
+    figures: PlanFigures
+    assumptions: tuple[str, ...]
+    candidates: FalseCandidates
+    shortfall: str | None
+    sizing: Sizing | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "feasible": self.sizing is not None,
+            "shortfall": self.shortfall,
+            "demand": asdict(self.demand),
+            "node": asdict(self.node),
+            **(self.sizing.to_dict() if self.sizing else {**UNSIZED, **asdict(Waits())}),
             "false_candidates": self.candidates.to_dict(),
             "figures": self.figures.to_dict(),
             "machine": asdict(self.figures.machine),
@@ -231,29 +238,28 @@ def make_plan(
 
     `copies` of each shard, where it has shards."""
     trial = trial or Trial()
-    layout, simulated, shortfall = None, None, None
+    layout, sizing, shortfall = None, None, None
     try:
         layout, simulated = choose_layout(demand, costs, figures, node, trial, copies)
     except Shortfall as reason:
         shortfall = str(reason)
-    plan = CapacityPlan(
+    else:
+        sizing = Sizing(
+            layout=layout,
+            use=Use.of(layout, demand, costs),
+            memory=Memory.of(layout, demand.faces, figures),
+            disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
+            waits=Waits.of(layout, demand.faces, figures),
+            simulated=simulated,
+        )
+    return CapacityPlan(
         demand=demand,
         node=node,
         figures=figures,
         assumptions=list_assumptions(layout, demand, costs, figures, node, trial.max_ongoing),
         candidates=candidates,
         shortfall=shortfall,
-    )
-    if layout is None:
-        return plan
-    return replace(
-        plan,
-        layout=layout,
-        use=Use.of(layout, demand, costs),
-        memory=Memory.of(layout, demand.faces, figures),
-        disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
-        waits=Waits.of(layout, demand.faces, figures),
-        simulated=simulated,
+        sizing=sizing,
     )
 
 

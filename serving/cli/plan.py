@@ -21,6 +21,8 @@ from engine.capacity.model import Costs, Demand, assume_node
 from engine.capacity.plan import (
     CapacityPlan,
     FalseCandidates,
+    Simulated,
+    Sizing,
     expect_candidates,
     make_plan,
     show_value,
@@ -150,7 +152,7 @@ def plan(call: Call, context: typer.Context, chosen: PlanOptions) -> Answer:
         ),
         settings.gallery.shard_copies,
     )
-    return Answer(made.to_dict(), *_show_plan(made), is_no=made.layout is None)
+    return Answer(made.to_dict(), *_show_plan(made), is_no=made.sizing is None)
 
 
 def _open(home: Path | None) -> tuple[Settings, Path | None]:
@@ -231,12 +233,12 @@ def _show_plan(plan: CapacityPlan) -> Iterator[Part]:
         f"{size(plan.node.memory_bytes)} and reads "
         f"{plan.node.bandwidth_bytes_s / 1e9:,.0f} GB/s"
     )
-    if plan.shortfall is not None:
-        yield f"[red]No layout will do[/]: {escape(plan.shortfall)}."
+    if plan.sizing is None:
+        yield f"[red]No layout will do[/]: {escape(plan.shortfall or '')}."
     else:
-        yield _list_machines(plan)
-        yield from _show_times(plan)
-        yield Listing(_list_bytes(plan), ("", ""), title="Memory and disk")
+        yield _list_machines(plan.sizing, demand)
+        yield from _show_times(plan.sizing.simulated, demand)
+        yield Listing(_list_bytes(plan.sizing), ("", ""), title="Memory and disk")
     yield Listing(
         (
             ("strangers a search", _interval(found.expected)),
@@ -284,11 +286,8 @@ def _show_check(check: Check) -> Iterator[Part]:
         yield f"  - {escape(note)}"
 
 
-def _list_machines(plan: CapacityPlan) -> Listing:
-    layout, use, memory = plan.layout, plan.use, plan.memory
-    assert layout is not None
-    assert use is not None
-    assert memory is not None
+def _list_machines(sizing: Sizing, demand: Demand) -> Listing:
+    layout, use = sizing.layout, sizing.use
     ingress, scans = f"cores {use.ingress:.0%}", f"scans {use.scanner:.0%}"
     writer = f"writer {use.writer:.0%}"
     if layout.is_one_machine:
@@ -300,25 +299,23 @@ def _list_machines(plan: CapacityPlan) -> Listing:
             name = "shards" if layout.copies == 1 else f"{layout.shards} shards, two copies"
             nodes.append((name, layout.shard_nodes, scans))
     nodes.append(("to spare (N+1)", 1, ""))
-    cores, total = plan.node.cores, layout.nodes + 1
+    cores, total = layout.node.cores, layout.nodes + 1
     rows = [(name, f"{count:,}", f"{count * cores:,}", busy) for name, count, busy in nodes]
     in_all = *(f"[bold]{text}[/]" for text in ("in all", f"{total:,}", f"{total * cores:,}")), ""
     return Listing(
         (*rows, in_all),
-        ("", "nodes", "cores", f"of what it can do, at most {plan.demand.ceiling:.0%}"),
+        ("", "nodes", "cores", f"of what it can do, at most {demand.ceiling:.0%}"),
         title=f"Machines: the work of {use.busy_cores:,.1f} cores; the fullest node holds "
-        f"{size(memory.fullest_node_bytes)}",
+        f"{size(sizing.memory.fullest_node_bytes)}",
     )
 
 
-def _show_times(plan: CapacityPlan) -> Iterator[Part]:
-    simulated = plan.simulated
-    assert simulated is not None
+def _show_times(simulated: Simulated, demand: Demand) -> Iterator[Part]:
     rows = [
         (name, f"{goal_s * 1e3:,.0f} ms", f"{seen.p50_s * 1e3:,.0f}, {seen.p99_s * 1e3:,.0f} ms")
         for name, seen, goal_s in (
-            ("enrollment", simulated.enroll, plan.demand.enroll_p99_s),
-            ("search", simulated.search, plan.demand.search_p99_s),
+            ("enrollment", simulated.enroll, demand.enroll_p99_s),
+            ("search", simulated.search, demand.search_p99_s),
         )
         if seen is not None
     ]
@@ -329,12 +326,8 @@ def _show_times(plan: CapacityPlan) -> Iterator[Part]:
     )
 
 
-def _list_bytes(plan: CapacityPlan) -> list[tuple[str, str]]:
-    memory, disk, layout, waits = plan.memory, plan.disk, plan.layout, plan.waits
-    assert memory is not None
-    assert disk is not None
-    assert layout is not None
-    assert waits is not None
+def _list_bytes(sizing: Sizing) -> list[tuple[str, str]]:
+    memory, disk, layout, waits = sizing.memory, sizing.disk, sizing.layout, sizing.waits
     if waits.lost_shard_s is None:
         restarts = [
             ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),

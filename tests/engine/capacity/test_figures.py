@@ -13,7 +13,6 @@ from engine.capacity.figures import (
     PlanFigures,
     Quantity,
     VectorKind,
-    find_figures,
     gather_figures,
     most_frequent_machine,
     read_report,
@@ -46,7 +45,7 @@ def test_figures_are_converted_to_seconds_of_a_core(write_report: Write) -> None
             ),
         }
     )
-    found = find_figures(read_report(path))
+    found = gather_figures([read_report(path)])
     values = {quantity: figure.value for quantity, figure in found.items()}
     assert values == {
         Quantity.SCAN_ALONE: pytest.approx(8e-9),
@@ -63,9 +62,9 @@ def test_figures_are_converted_to_seconds_of_a_core(write_report: Write) -> None
 def test_a_gallery_of_other_vectors_says_nothing_of_this_one(write_report: Write) -> None:
     setup = {"references": 1_000_000, "threads": 2, "dim": 512}
     path = write_report({"A batch, range": (setup, {"exact8, the gallery": ("ms", 1.0)})})
-    assert find_figures(read_report(path)) == {}
-    assert set(find_figures(read_report(path), VectorKind(512))) == {Quantity.SCAN}
-    assert find_figures(read_report(path), VectorKind(512, float_bytes=2)) == {}
+    assert gather_figures([read_report(path)]) == {}
+    assert set(gather_figures([read_report(path)], VectorKind(512))) == {Quantity.SCAN}
+    assert gather_figures([read_report(path)], VectorKind(512, float_bytes=2)) == {}
 
 
 def test_of_other_vectors_only_figures_without_a_gallery_are_known(write_report: Write) -> None:
@@ -76,8 +75,8 @@ def test_of_other_vectors_only_figures_without_a_gallery_are_known(write_report:
             "Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", 80.0)}),
         }
     )
-    assert set(find_figures(read_report(path), VectorKind(512))) == {Quantity.PAIR}
-    assert len(find_figures(read_report(path))) == 3
+    assert set(gather_figures([read_report(path)], VectorKind(512))) == {Quantity.PAIR}
+    assert len(gather_figures([read_report(path)])) == 3
 
 
 def test_peaks_starts_erasures_and_rows_are_those_that_the_suites_measured(
@@ -97,7 +96,7 @@ def test_peaks_starts_erasures_and_rows_are_those_that_the_suites_measured(
             "Merges": ({"references": 1_000_000, "dim": 128}, peaks),
         }
     )
-    found = find_figures(read_report(path), VectorKind(512))
+    found = gather_figures([read_report(path)], VectorKind(512))
     assert {one: figure.value for one, figure in found.items()} == {
         Quantity.REOPEN: pytest.approx(2e-6),
         Quantity.ROW_BYTES: 3200,
@@ -110,7 +109,7 @@ def test_peaks_starts_erasures_and_rows_are_those_that_the_suites_measured(
 def test_starts_and_failovers_are_those_of_the_whole_service(write_report: Write) -> None:
     times = {"ready": ("s", 19.0), "ready after SIGKILL of the registrar": ("s", 4.5)}
     path = write_report({"Start of the service": ({"references": 100_000}, times)})
-    found = find_figures(read_report(path), VectorKind(512))
+    found = gather_figures([read_report(path)], VectorKind(512))
     assert {one: figure.value for one, figure in found.items()} == {
         Quantity.START: 19.0,
         Quantity.RESTART: 4.5,
@@ -128,18 +127,18 @@ def test_a_lost_shard_and_a_failover_are_those_that_the_shards_suite_measured(
     }
     restarts = {"killed: until the next decision": ("s", 3.0), "the store counted": ("s", 0.05)}
     results = {"One shard is killed": (setup, lost), "The registrar is killed": (setup, restarts)}
-    found = find_figures(read_report(write_report(results)))
+    found = gather_figures([read_report(write_report(results))])
     assert {one: figure.value for one, figure in found.items()} == {
         Quantity.SHARD_BUILD: pytest.approx(12e-6),
         Quantity.SHARD_READ: pytest.approx(6e-6),
         Quantity.FAILOVER: 3.0,
         Quantity.COUNT: pytest.approx(0.05e-6),
     }
-    only = find_figures(read_report(write_report(results)), VectorKind(512))
+    only = gather_figures([read_report(write_report(results))], VectorKind(512))
     assert set(only) == {Quantity.FAILOVER, Quantity.COUNT}
     lost["references that it had"] = ("references", 1_000_000.0)
     results["One shard is killed"] = (setup, lost)
-    assert Quantity.SHARD_READ not in find_figures(read_report(write_report(results)))
+    assert Quantity.SHARD_READ not in gather_figures([read_report(write_report(results))])
 
 
 def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
@@ -147,7 +146,7 @@ def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
         {"Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", None)})}
     )
     report = read_report(path)
-    figures = PlanFigures(report.machine, USUAL, find_figures(report))
+    figures = PlanFigures(report.machine, USUAL, gather_figures([report]))
     assert figures[Quantity.PAIR].origin is FigureOrigin.ASSUMED
     assert Quantity.PAIR in figures.list_assumed()
 
@@ -163,9 +162,9 @@ def test_what_was_measured_with_more_references_wins_whatever_the_name(write_rep
 
 def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:
     path = write_report({"Memory": ({"dim": 128}, {"all": ("bytes/reference", 657.0)})})
-    reported = find_figures(read_report(path))
-    other = find_figures(
-        read_report(write_report({"Memory": ({}, {"all": ("bytes/reference", 600.0)})}))
+    reported = gather_figures([read_report(path)])
+    other = gather_figures(
+        [read_report(write_report({"Memory": ({}, {"all": ("bytes/reference", 600.0)})}))]
     )
     assert (reported | other)[Quantity.REFERENCE_BYTES].value == 600
 
@@ -209,7 +208,7 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
     with pytest.raises(RequestError, match="cannot be read"):
         read_report(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match="not text"):
+    with pytest.raises(RequestError, match="not a report"):
         read_report(tmp_path / "bytes.json")
     with pytest.raises(RequestError, match="no report"):
         read_reports(tmp_path)
@@ -220,4 +219,4 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
 def test_a_result_that_does_not_say_its_size_is_refused(write_report: Write) -> None:
     path = write_report({"A batch, range": ({"threads": 2}, {"exact8, the gallery": ("ms", 1.0)})})
     with pytest.raises(RequestError, match="does not say its references"):
-        find_figures(read_report(path))
+        gather_figures([read_report(path)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, reject, settings
@@ -33,6 +34,7 @@ from engine.capacity.plan import (
     CapacityPlan,
     Shortfall,
     Simulated,
+    Sizing,
     choose_layout,
     expect_candidates,
     make_plan,
@@ -61,6 +63,12 @@ def plan_for(
 ) -> CapacityPlan:
     candidates = expect_candidates(demand.faces, demand.enrollments, CURVE, 1e-4)
     return make_plan(demand, FIGURES, COSTS, node, candidates, trial, copies)
+
+
+def size_for(demand: Demand, **options: Any) -> Sizing:
+    sizing = plan_for(demand, **options).sizing
+    assert sizing is not None
+    return sizing
 
 
 def test_a_small_gallery_under_high_load_is_not_split() -> None:
@@ -110,40 +118,32 @@ def test_nothing_is_busier_than_the_ceiling_and_the_objectives_hold_in_the_simul
     ids=("small", "busy", "large", "a country"),
 )
 def test_what_is_planned_holds_under_other_seeds_too(demand: Demand) -> None:
-    layout = plan_for(demand, trial=Trial(requests=8_000, seed=4)).layout
-    assert layout is not None
+    layout = size_for(demand, trial=Trial(requests=8_000, seed=4)).layout
     for seed in (5, 6):
         trial = Trial(requests=8_000, seed=seed)
         assert Simulated.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
 
 
 def test_a_gallery_of_a_country_is_sharded_and_each_shard_has_a_snapshot() -> None:
-    plan = plan_for(Demand(faces=1_600_000_000, enrollments=100))
-    layout, disk, memory = plan.layout, plan.disk, plan.memory
-    assert layout is not None
-    assert disk is not None
-    assert memory is not None
+    demand = Demand(faces=1_600_000_000, enrollments=100)
+    sizing = size_for(demand)
+    layout, disk, memory = sizing.layout, sizing.disk, sizing.memory
     assert layout.shards >= 1_600_000_000 * 722 * 2 / NODE.usable_bytes
     assert disk.snapshot_bytes == pytest.approx(2 * 1.6e9 * 652)
     assert disk.store_bytes == pytest.approx(1.6e9 * (1615 + 3000))
     assert memory.gallery_bytes == pytest.approx(1.6e9 * 722)
-    twice = plan_for(Demand(faces=1_600_000_000, enrollments=100), copies=2)
+    twice = size_for(demand, copies=2)
     assert twice.layout == replace(layout, copies=2)
     assert twice.layout.nodes - layout.nodes == layout.shards
-    assert twice.memory is not None
     assert twice.memory.gallery_bytes == 2 * memory.gallery_bytes
     assert twice.memory.gallery_peak_bytes == 2 * memory.gallery_peak_bytes
     assert twice.memory.fullest_node_bytes == memory.fullest_node_bytes
-    assert twice.disk is not None
     assert twice.disk.snapshot_bytes == 2 * disk.snapshot_bytes
     assert twice.memory.total_bytes > memory.total_bytes + memory.gallery_peak_bytes
-    assert any("two copies" in line for line in twice.assumptions)
-    small = plan_for(Demand(faces=1_000_000, enrollments=1), copies=2)
-    assert small.memory is not None
+    assert any("two copies" in line for line in plan_for(demand, copies=2).assumptions)
+    small = size_for(Demand(faces=1_000_000, enrollments=1), copies=2)
     assert small.memory.gallery_bytes == pytest.approx(1e6 * 722)
-    assert small.layout is not None
     assert small.layout.is_one_machine
-    assert small.disk is not None
     assert small.disk.snapshot_bytes > 0
 
 
@@ -191,7 +191,7 @@ def test_a_start_of_one_machine_is_that_of_the_whole_service() -> None:
 )
 def test_a_shortfall_is_explained_in_one_line(demand: Demand, node: Node, words: str) -> None:
     plan = plan_for(demand, node)
-    assert plan.layout is None
+    assert plan.sizing is None
     assert words in str(plan.shortfall)
     assert "\n" not in str(plan.shortfall)
     assert json.loads(json.dumps(plan.to_dict()))["feasible"] is False
@@ -227,20 +227,16 @@ def test_where_the_bound_of_an_ingress_would_refuse_enrollments_there_are_more_o
     demand = Demand(faces=10**7, enrollments=100)
     small = replace(NODE, cores=2, memory_bytes=24 << 30)
     unbound, bound = (
-        plan_for(demand, small, Trial(requests=8_000, max_ongoing=most)) for most in (0, 2)
+        size_for(demand, node=small, trial=Trial(requests=8_000, max_ongoing=most))
+        for most in (0, 2)
     )
-    assert unbound.layout is not None
-    assert bound.layout is not None
     assert bound.layout.ingress_nodes > unbound.layout.ingress_nodes
-    assert bound.simulated is not None
     assert bound.simulated.refused <= MAX_REFUSED
 
 
 def test_while_the_writer_waits_for_a_scan_it_takes_no_core_of_its_own() -> None:
     demand = Demand(faces=1_600_000_000, enrollments=100)
-    plan = plan_for(demand)
-    assert plan.layout is not None
-    assert plan.use is not None
+    plan = size_for(demand)
     scanning = plan.use.scanner * NODE.cores * plan.layout.shards
     photographing = plan.use.ingress * plan.layout.ingress_cores
     deciding = 100 * COSTS.decision(COSTS.batch) / COSTS.batch
