@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -146,6 +146,35 @@ class AuthorityCode(StrEnum):
     """The list cannot be read."""
     NOT_ASKED = "NOT_ASKED"
     """The request came without a look-up."""
+
+    @property
+    def is_contradiction(self) -> bool:
+        """True for an answer that speaks against the document."""
+        return self in (self.NOT_VALID, self.DIFFERS, self.AMBIGUOUS, self.INCONSISTENT)
+
+    @property
+    def is_answer(self) -> bool:
+        """True for what an authority has said; every other code is why it has said nothing."""
+        return self.is_contradiction or self in (self.CONFIRMED, self.UNKNOWN_DOCUMENT)
+
+
+class AuthorityResult(Struct, frozen=True, omit_defaults=True):
+    """The result of a look-up, without anything about the person.
+
+    `at` is when the authority was asked, also of an answer that was kept (`is_kept`); `reference`
+    is its own name of the answer, `face_score` its own of the live photograph, held against
+    `min_face_score`.
+    """
+
+    kind: str
+    code: AuthorityCode
+    at: datetime
+    standings: tuple[Standing, ...] = ()
+    differs: tuple[Difference, ...] = ()
+    reference: str | None = None
+    face_score: float | None = None
+    min_face_score: float | None = None
+    is_kept: bool = False
 
 
 class AdmittedRow(Struct, frozen=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from schema.documents import AuthorityResult
 from schema.reasons import Decision, Photograph, Reason
 
 
@@ -157,3 +159,97 @@ class DecidedEnrollment(Struct, kw_only=True):
     model_digest: str
     calibration_version: int | None = None
     policy_version: str
+
+
+class RecordedLiveness(Struct, frozen=True, omit_defaults=True):
+    """What came of the evidence of liveness; `problem` is a reason, absent where all was well. Its
+    own name, behind which a vendor may have pictures, is kept apart and leaves with the holder."""
+
+    mode: str
+    problem: str | None = None
+    issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
+    jti: str | None = None
+    decision: str | None = None
+    method: str | None = None
+    level: str | None = None
+    iad: str | None = None
+    issued_at: datetime | None = None
+    is_repeated: Annotated[bool, Meta(description="it had come before")] = False
+
+
+class JudgeEvidence(Struct, frozen=True):
+    """What the operator's judge of the picture itself made of the live face."""
+
+    mode: Annotated[str, Meta(extra_json_schema={"enum": ["observe", "enforce"]})]
+    model_digest: str
+    found: Annotated[
+        str,
+        Meta(
+            description="none: not judged",
+            extra_json_schema={"enum": ["live", "spoof", "uncertain", "none"]},
+        ),
+    ]
+    score: Annotated[float | None, Meta(description="probability of a live face, by its model")]
+    live: Annotated[float, Meta(description="from this score on it counts as live")]
+    spoof: Annotated[float, Meta(description="below it, as not live")]
+
+
+class SecondScores(Struct, omit_defaults=True):
+    """What a second model saw, and would have decided; null where it compared nothing."""
+
+    model_digest: str
+    live_portrait: float | None
+    holder: float | None
+    best_candidate: float | None
+    thresholds: DecidingScores | None
+    decision: Decision | None = None
+
+
+class PhotographRecord(Struct, frozen=True):
+    """The record that a photograph came in, which a chip's signed list of hashes can be held
+    against, and its image."""
+
+    record_sha256: str
+    image_sha256: str
+
+
+class Watermarks(Struct, frozen=True):
+    """The gallery's sequence when an attempt was searched for, and when it was decided: what
+    changed between was compared one by one."""
+
+    searched: int
+    decided: int
+
+
+class RecordedEvidence(Struct, kw_only=True, omit_defaults=True):
+    """What is kept of how a decision was made: each check adds what it saw. `inputs` are the parts
+    that decide, as their checks write and read them; of an attempt that has expired little is left.
+    """
+
+    inputs: dict[str, Any] = {}
+    findings: tuple[Finding, ...] = ()
+    model_digest: str = ""
+    calibration_version: int | None = None
+    policy_version: str = ""
+    watermarks: Watermarks | None = None
+    quality: Mapping[str, Mapping[str, float]] = {}
+    frames: list[SeenFrame] = []
+    records: dict[str, PhotographRecord] = {}
+    liveness: RecordedLiveness | None = None
+    liveness_judge: JudgeEvidence | None = None
+    authority: AuthorityResult | None = None
+    guardian_authority: AuthorityResult | None = None
+    replaced_authority: AuthorityResult | None = None
+    second: SecondScores | None = None
+
+    def strip(self) -> RecordedEvidence:
+        """Evidence without what is about a person, for retention: the rules and the findings stay;
+        no score, no candidate, nothing measured on a face."""
+        stays = ("thresholds", "searched")
+        return RecordedEvidence(
+            inputs={name: self.inputs[name] for name in stays if name in self.inputs},
+            findings=self.findings,
+            model_digest=self.model_digest,
+            calibration_version=self.calibration_version,
+            policy_version=self.policy_version,
+        )

@@ -7,10 +7,8 @@ gallery is now, and becomes the holder's reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +34,7 @@ from schema.actors import Actor
 from schema.cases import Outcome
 from schema.documents import DocumentStatus
 from schema.reasons import Decision
-from schema.thresholds import Comparison
+from schema.thresholds import Comparison, RecordedEvidence
 
 
 def decide_exception(
@@ -107,7 +105,7 @@ def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> 
     ):
         raise CaseMoved("the document enrolls nobody any more: refuse the exception")
     _require_name(registry, record, line)
-    inputs = registry.enrollment(asked.id).evidence["inputs"]
+    inputs = registry.enrollment(asked.id).evidence.inputs
     if inputs.get("authority_brings") == Decision.REJECTED:
         raise CaseMoved("an authority speaks against the document: refuse the exception")
     outlet = registry.outlets([asked.outlet]).get(asked.outlet)
@@ -159,7 +157,7 @@ def _find_face(
     another face, then or by now; also where it is gone, and so cannot be compared.
     """
     evidence = registry.enrollment(asked.id).evidence
-    inputs = evidence["inputs"]
+    inputs = evidence.inputs
     thresholds, held_score = Thresholds(**inputs["thresholds"]), inputs.get("holder_score")
     if held_score is not None and not held_score >= thresholds.same_document:
         raise CaseMoved("the document is held by another face: refuse the exception")
@@ -196,14 +194,14 @@ def _find_face(
     return face
 
 
-def _kind_of(evidence: Mapping[str, Any], thresholds: Thresholds) -> Comparison:
+def _kind_of(evidence: RecordedEvidence, thresholds: Thresholds) -> Comparison:
     """Which comparisons the face that was kept makes: the mean of both photographs where they show
     one person, else the live face alone, of one photograph or of several frames."""
-    inputs = evidence["inputs"]
+    inputs = evidence.inputs
     score = inputs.get("live_portrait_score")
     is_both = not inputs["live_problems"] and not inputs["portrait_problems"]
     is_mean = is_both and score is not None and score >= thresholds.verify
-    frames = sum(one["is_fused"] for one in evidence.get("frames", ()))
+    frames = sum(one.is_fused for one in evidence.frames)
     return Comparison.FUSED if is_mean or frames > 1 else Comparison.FUSED_TO_ONE
 
 

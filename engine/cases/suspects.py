@@ -134,12 +134,12 @@ class Suspects:
         brought_up: set[Pair] = set()
         scores: dict[Pair, float] = {}
         for attempt in self._registry.enrollments(self._attempts):
-            inputs, own = attempt.evidence["inputs"], attempt.document_id
+            inputs, own = attempt.evidence.inputs, attempt.document_id
             if own is None:
                 continue
             holder_score = inputs.get("holder_score")
             is_holder = (
-                attempt.evidence["model_digest"] == model_digest
+                attempt.evidence.model_digest == model_digest
                 and holder_score is not None
                 and holder_score >= inputs["thresholds"]["same_document"]
             )

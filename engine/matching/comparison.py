@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate, WatchEntry
 from indexes.base import exact_scores, products, rounding_bound
-from schema.thresholds import Comparison, Interval
+from indexes.flat import FlatIndex
+from indexes.gallery import Found, Gallery
+from schema.thresholds import Comparison, Interval, Watermarks
 
 if TYPE_CHECKING:
     from indexes.gallery import Found, Gallery
@@ -32,7 +34,6 @@ class WatchList:
 
     def __init__(self, dim: int, entries: Iterable[WatchEntry] = ()) -> None:
         # An ingress has none, and loads neither FAISS nor numba.
-        from indexes.flat import FlatIndex  # noqa: PLC0415
         from indexes.gallery import Gallery  # noqa: PLC0415
 
         self._faces = Gallery(FlatIndex(dim))
@@ -262,13 +263,9 @@ class Comparisons:
         """The gallery's sequence when this attempt was searched for, at `sequence` or before."""
         return self._scanned[place].searched_at if place in self._scanned else None
 
-    def describe_watermarks(self, place: int) -> dict[str, Any]:
-        """The gallery's sequence when the attempt was searched for, and when it was decided: what
-        changed between was compared one by one."""
+    def watermarks(self, place: int) -> Watermarks | None:
         searched_at = self.searched_at(place)
-        if searched_at is None:
-            return {}
-        return {"watermarks": {"searched": searched_at, "decided": self.sequence}}
+        return None if searched_at is None else Watermarks(searched_at, self.sequence)
 
     def faces(self, place: int) -> Faces:
         one = self._scanned[place]

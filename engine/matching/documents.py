@@ -1,4 +1,4 @@
-"""Identity documents: form, check digits and expiry, and what an authority says of one."""
+"""Identity documents: form, check digits and expiry."""
 
 from __future__ import annotations
 
@@ -22,16 +22,7 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
-from schema.documents import (
-    DOCUMENT_TYPES,
-    MAX_NAME_LENGTH,
-    MAX_NUMBER_LENGTH,
-    PASSPORT,
-    AuthorityCode,
-    Difference,
-    Document,
-    Standing,
-)
+from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, PASSPORT, Document
 from schema.reasons import Reason
 
 _LINE = re.compile(r"[A-Z0-9<]{44}")
@@ -331,37 +322,3 @@ def _compact_number(document_type: str, number: str) -> str:
     if not re.fullmatch(rule.form, compact) or (rule.has_check and not rule.has_check(compact)):
         raise ValueError("not a number of this type")
     return compact
-
-
-CONTRADICTIONS = frozenset(
-    {
-        AuthorityCode.NOT_VALID,
-        AuthorityCode.DIFFERS,
-        AuthorityCode.AMBIGUOUS,
-        AuthorityCode.INCONSISTENT,
-    }
-)
-ANSWERS = frozenset({AuthorityCode.CONFIRMED, AuthorityCode.UNKNOWN_DOCUMENT}) | CONTRADICTIONS
-"""What an authority has said; every other code is why it has said nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityResult:
-    """The result of a look-up, without anything about the person.
-
-    `at` is when the authority was asked, also of an answer that was kept (`is_kept`); `reference`
-    is its own name of the answer, `face_score` its own of the live photograph.
-    """
-
-    kind: str
-    code: AuthorityCode
-    at: datetime
-    standings: tuple[Standing, ...] = ()
-    differs: tuple[Difference, ...] = ()
-    reference: str | None = None
-    face_score: float | None = None
-    is_kept: bool = False
-
-    @property
-    def is_answer(self) -> bool:
-        return self.code in ANSWERS

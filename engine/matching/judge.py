@@ -41,7 +41,7 @@ from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
 from schema.options import NO_CROPS, CropPolicy
-from schema.thresholds import DecidedEnrollment, OpenedCase
+from schema.thresholds import DecidedEnrollment, OpenedCase, RecordedEvidence
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery
@@ -79,10 +79,8 @@ class DecisionCheck:
     def refuse(self, made: DecidedAttempt) -> SosieError | None:
         """Why the decision is not made after all; what is kept of that is added to the batch."""
 
-    def describe(self, made: DecidedAttempt) -> Mapping[str, Any]:
-        """What a record keeps beside the evidence, before anything of the attempt is added."""
-        del made
-        return {}
+    def describe(self, made: DecidedAttempt) -> None:
+        """Adds what a record keeps beside its part, before anything of the attempt is added."""
 
     def write(self, made: DecidedAttempt) -> None:
         """Adds the rows and cases of a decision, and what its answer says of them."""
@@ -98,13 +96,15 @@ Checks = Mapping[type[DecisionCheck], Any]
 
 @dataclass(slots=True, eq=False)
 class DecidedAttempt:
-    """An attempt with its decision, while its rows are collected; `decided` is what is told."""
+    """An attempt with its decision, while its rows are collected; `decided` is what is told, and
+    `recorded` what is kept of how it was decided."""
 
     place: int
     attempt: Attempt
     evidence: Evidence
     verdict: Verdict
     decided: DecidedEnrollment
+    recorded: RecordedEvidence
     bound: list[Attempt] = field(default_factory=list)
     """It, and a guardian, where their faces are bound to their documents."""
 
@@ -387,18 +387,25 @@ class Judge:
             calibration_version=self.calibration_version,
             policy_version=POLICY_VERSION,
         )
-        made = DecidedAttempt(place, attempt, evidence, verdict, decided)
+        recorded = RecordedEvidence(
+            inputs=evidence.write(),
+            findings=decided.reasons,
+            model_digest=decided.model_digest,
+            calibration_version=decided.calibration_version,
+            policy_version=decided.policy_version,
+            watermarks=batch.comparisons.watermarks(place),
+        )
+        made = DecidedAttempt(place, attempt, evidence, verdict, decided, recorded)
         refusals = (one.refuse(made) for one in checks)
         if refusal := next((one for one in refusals if one is not None), None):
             return refusal
-        told: dict[str, Any] = {}
         for one in checks:
-            told |= one.describe(made)
+            one.describe(made)
         for one in checks:
             one.write(made)
-        return self._record(made, told, batch)
+        return self._record(made, batch)
 
-    def _record(self, made: DecidedAttempt, told: Mapping[str, Any], batch: AttemptBatch) -> Answer:
+    def _record(self, made: DecidedAttempt, batch: AttemptBatch) -> Answer:
         """Adds the enrollment, its answer and its audit entry."""
         attempt, request, decided = made.attempt, made.attempt.request, made.decided
         key, decision = decided.enrollment_id, decided.decision.value
@@ -411,15 +418,7 @@ class Judge:
             document_id=decided.document_id,
             decision=decision,
             reasons=reasons,
-            evidence={
-                "inputs": made.evidence.write(),
-                "findings": decided.reasons,
-                "model_digest": decided.model_digest,
-                "calibration_version": decided.calibration_version,
-                "policy_version": decided.policy_version,
-                **batch.comparisons.describe_watermarks(made.place),
-                **told,
-            },
+            evidence=made.recorded,
             consent_ref=request.consent_ref,
             captured_at=request.captured_at,
             created_at=batch.now,

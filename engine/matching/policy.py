@@ -194,15 +194,3 @@ def _find_alone(found: Sequence[Finding], version: str) -> list[Finding]:
         if alone:
             return alone
     return []
-
-
-_BARE = ("findings", "model_digest", "calibration_version", "policy_version")
-_BARE_INPUTS = ("thresholds", "searched")
-
-
-def strip_evidence(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Evidence without what is about a person, for retention: the rules and the findings stay; no
-    score, no candidate, nothing measured on a face."""
-    inputs = recorded.get("inputs", {})
-    stays = {name: recorded[name] for name in _BARE if name in recorded}
-    return stays | {"inputs": {name: inputs[name] for name in _BARE_INPUTS if name in inputs}}

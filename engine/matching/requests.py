@@ -21,7 +21,6 @@ from engine.errors import (
 )
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
-    AuthorityResult,
     CheckedDocument,
     check_by_date,
     check_documents,
@@ -36,7 +35,13 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from schema.actors import Caller
-from schema.documents import MAX_CONSENT_LENGTH, Document, DocumentRole, DocumentStatus
+from schema.documents import (
+    MAX_CONSENT_LENGTH,
+    AuthorityResult,
+    Document,
+    DocumentRole,
+    DocumentStatus,
+)
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason
 from schema.thresholds import DecidedEnrollment
@@ -244,17 +249,6 @@ def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
     if sample.record_digest is not None:
         told[f"{name}_record"] = sample.record_digest.hex()
     return told
-
-
-def describe_records(samples: Mapping[str, Sample]) -> dict[str, Any]:
-    """Evidence of the documents' records that photographs came in; none where none did: the SHA-256
-    of a record, which a chip's signed list of hashes can be held against, and of its image."""
-    records = {
-        name: {"record_sha256": one.record_digest.hex(), "image_sha256": one.digest.hex()}
-        for name, one in samples.items()
-        if one.record_digest is not None
-    }
-    return {"records": records} if records else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from msgspec import convert
+from msgspec import convert, structs
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -32,7 +32,7 @@ from sqlalchemy import (
 
 from engine.errors import NotFound
 from engine.registry.audit import AUDIT
-from engine.registry.database import KEYS, Json, Moment, Source, chunks, is_id, utc_now
+from engine.registry.database import KEYS, Moment, Source, chunks, is_id, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
@@ -59,7 +59,7 @@ from engine.registry.rows import (
 from engine.registry.vault import Vault
 from schema.events import EventType
 from schema.reasons import Decision, Reason
-from schema.thresholds import DecidedEnrollment
+from schema.thresholds import DecidedEnrollment, RecordedEvidence
 
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
@@ -145,7 +145,7 @@ class EnrollmentRecord(Write):
     document_id: str | None
     decision: str
     reasons: tuple[str, ...]
-    evidence: Json
+    evidence: RecordedEvidence
     consent_ref: str | None
     captured_at: datetime | None
     created_at: datetime
@@ -162,7 +162,7 @@ class EnrollmentRecord(Write):
                 one.tell(to, EventType.WATCHLIST_HIT, None, place)
             if Reason.REPLACEMENT_ASKED in one.reasons and one.decision == Decision.REVIEW:
                 # People are to decide whether lines may move: their holder may object in time.
-                old = one.evidence["inputs"]["people"]["replacement"]["document_id"]
+                old = one.evidence.inputs["people"]["replacement"]["document_id"]
                 for line in to.connection.execute(IN_USE_UNDER, {"key": old}):
                     tell_of_line(to, EventType.LINE_MOVE_ASKED, line, {})
 
@@ -402,6 +402,11 @@ _NEWEST_OF = (
 )
 
 
+def _read_enrollment(row: Row[Any]) -> EnrollmentRecord:
+    evidence = convert(row.evidence, RecordedEvidence)
+    return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons), evidence=evidence)
+
+
 class EnrollmentReader(Source):
     """Reader of enrollments, their stored answers and their liveness results."""
 
@@ -423,19 +428,19 @@ class EnrollmentReader(Source):
         if row is None:
             raise NotFound("no enrollment has this id: check it")
         require_authentic(self.vault, ENROLLMENTS, row)
-        found = read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
-        if "liveness" in found.evidence:
+        found = _read_enrollment(row)
+        liveness = found.evidence.liveness
+        if liveness is not None:
             kept = self._first(_LIVENESS_OF, enrollment_id=enrollment_id)
             if kept is not None and kept.jti is not None:
                 require_authentic(self.vault, LIVENESS, kept)
-                told = {**found.evidence["liveness"], "jti": kept.jti}
-                return replace(found, evidence={**found.evidence, "liveness": told})
+                found.evidence.liveness = structs.replace(liveness, jti=kept.jti)
         return found
 
     def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
         """The known ones of these enrollments."""
         rows = authentic_rows(self.vault, ENROLLMENTS, self._rows_of(_ENROLLMENTS, enrollment_ids))
-        return [read_as(EnrollmentRecord, row, reasons=tuple(row.reasons)) for row in rows]
+        return [_read_enrollment(row) for row in rows]
 
     def attempts_of(
         self, document_ids: Sequence[str], most: int = 20
@@ -446,12 +451,12 @@ class EnrollmentReader(Source):
             found[row.document_id].append(read_as(AttemptRecord, row, reasons=tuple(row.reasons)))
         return found
 
-    def decisions(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def decisions(self) -> Iterator[tuple[str, RecordedEvidence]]:
         """Decision and evidence of every enrollment that has not expired, in their order."""
         last = ""
         while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
             for row in sound_rows(self.vault, ENROLLMENTS, rows):
-                yield row.decision, row.evidence
+                yield row.decision, convert(row.evidence, RecordedEvidence)
             last = rows[-1].id
 
     def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:

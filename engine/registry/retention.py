@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Self
 
+from msgspec import convert, to_builtins
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -66,18 +67,22 @@ from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.lines import LineEventKind, LineStatus
 from schema.phases import Retained
+from schema.thresholds import RecordedEvidence
 
-Strip = Callable[[Json], Json]
-"""Reduces an attempt's evidence to what is not about a person."""
-Wipe = Callable[[Transaction, Sequence[Any], Strip], None]
+Wipe = Callable[[Transaction, Sequence[Any]], None]
 _opened, _standing = CASES.alias("opened"), CASES.alias("standing")
 
 
-def wipe_attempts(to: Transaction, ids: Sequence[Any], strip: Strip) -> None:
+def _strip(evidence: Json) -> Json:
+    stays: Json = to_builtins(convert(evidence, RecordedEvidence).strip())
+    return stays
+
+
+def wipe_attempts(to: Transaction, ids: Sequence[Any]) -> None:
     """Wipes what describes a person; stored answers, templates and crops are deleted."""
     found = select(ENROLLMENTS.c.id, ENROLLMENTS.c.evidence).where(ENROLLMENTS.c.id.in_(ids))
     stripped = [
-        {"key": row.id, "stays": {} if is_damaged else dict(strip(row.evidence)), "at": to.at}
+        {"key": row.id, "stays": {} if is_damaged else _strip(row.evidence), "at": to.at}
         for row in to.connection.execute(found)
         for is_damaged in (to.vault.set_aside.has(ENROLLMENTS.name, f"row {row.id}"),)
     ]
@@ -86,7 +91,7 @@ def wipe_attempts(to: Transaction, ids: Sequence[Any], strip: Strip) -> None:
         to.delete(column, ids)
 
 
-def wipe_documents(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
+def wipe_documents(to: Transaction, ids: Sequence[Any]) -> None:
     """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
     go with the last document that it names."""
     wiped = update(DOCUMENTS).where(DOCUMENTS.c.id.in_(ids)).values(**_ERASED, erased_at=to.at)
@@ -103,7 +108,7 @@ def _forget(to: Transaction, document_ids: Sequence[str]) -> None:
     to.delete(ATTEMPT_TEMPLATES.c.document_id, document_ids)
 
 
-def wipe_lines(to: Transaction, ids: Sequence[Any], _: Strip) -> None:
+def wipe_lines(to: Transaction, ids: Sequence[Any]) -> None:
     to.connection.execute(
         update(LINES).where(LINES.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
     )
@@ -217,7 +222,6 @@ class Job:
     id: str
     actor: str
     until: Until
-    strip: Strip
     hold: Hold = None
     undelivered: Counter[str] = field(default_factory=Counter)
     """Of events that leave, how many each webhook has not taken, counted while it runs."""
@@ -261,7 +265,7 @@ def expire(
                 to.delete(rule.key, part)
             else:
                 with to.changing(rule.key.table, part):
-                    rule.wipe(to, part, job.strip)
+                    rule.wipe(to, part)
     return len(keys)
 
 

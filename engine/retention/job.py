@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from engine.errors import ClockImplausible, RequestError
 from engine.matching.holders import ErasureCertificate
-from engine.matching.policy import strip_evidence
 from engine.registry.audit import AuditEntry, newest_of, read_audit, read_moments, verify_chain
 from engine.registry.database import new_id, utc_now
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, count_due, expire
@@ -108,7 +107,7 @@ def run_retention(
     accepted; without it the runner's clock is believed.
     """
     until = find_until(schedule, now or runner.run(lambda _, moment: moment))
-    job = Job(new_id(), actor, until, strip_evidence, schedule.hold)
+    job = Job(new_id(), actor, until, schedule.hold)
     left = dict.fromkeys(until, 0)
     is_complete = True
     for kind in until:

@@ -105,7 +105,7 @@ _OWN = ""
 
 def _scores_of(store: Reader, enrollment_id: str) -> Mapping[str, float]:
     """An attempt's scores by document, as it was decided; none once it has expired."""
-    inputs = store.enrollment(enrollment_id).evidence["inputs"]
+    inputs = store.enrollment(enrollment_id).evidence.inputs
     scores = {one["document_id"]: one["score"] for one in inputs.get("candidates") or ()}
     own = inputs.get("holder_score")
     return scores if own is None else {**scores, _OWN: own}

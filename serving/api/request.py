@@ -22,13 +22,12 @@ from engine.errors import ImageError, ImageTooCostly, LivenessRefused, LivenessR
 from engine.faces.liveness_judge import Judged
 from engine.matching.checks.liveness import REPLAYED
 from engine.matching.checks.picture import FaceVector, fuse_frames
-from engine.matching.documents import AuthorityResult
 from engine.matching.requests import MAX_KEY_LENGTH
 from engine.matching.samples import LivenessResult, Sample
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.references import SecondTemplate
-from schema.documents import AuthorityCode, Document
+from schema.documents import AuthorityCode, AuthorityResult, Document
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authentication import Places
 from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of

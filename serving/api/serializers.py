@@ -8,7 +8,7 @@ from datetime import datetime
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec import convert
+from msgspec import convert, structs
 
 from engine.cases import precision
 from engine.cases.decided import read_decided
@@ -79,14 +79,14 @@ def enrollment_record(
 ) -> enrollments.EnrollmentRecord:
     """What is on record, as the caller may see it; of one that has expired no score."""
     evidence = record.evidence
-    inputs: Mapping[str, Any] = evidence["inputs"]
+    inputs = evidence.inputs
     candidates = inputs.get("candidates")
     has_searched = inputs["searched"] is not None
     decided = {
-        **evidence,
+        **structs.asdict(evidence),
         "enrollment_id": record.id,
         "decision": record.decision,
-        "reasons": evidence["findings"],
+        "reasons": evidence.findings,
         "scores": {
             "live_portrait": inputs.get("live_portrait_score"),
             "holder": inputs.get("holder_score"),
@@ -111,9 +111,9 @@ def enrollment_record(
         convert(decided, DecidedEnrollment),
         carrier=record.carrier,
         outlet=record.outlet,
-        liveness=evidence.get("liveness"),
-        liveness_judge=evidence.get("liveness_judge"),
-        **{role.value: evidence.get(role.value) for role in DocumentRole},
+        liveness=evidence.liveness,
+        liveness_judge=evidence.liveness_judge,
+        **{role.value: getattr(evidence, role.value) for role in DocumentRole},
         exception=None if exception is None else of_record(state, exception),
         consent_ref=record.consent_ref,
         captured_at=record.captured_at,

@@ -21,13 +21,13 @@ from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
 from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.documents import AuthorityResult, require_checkable
+from engine.matching.documents import require_checkable
 from engine.matching.holders import PendingErasure, list_pending, read_erasure
 from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
 from schema.actors import Caller, Role
-from schema.documents import DocumentRole
+from schema.documents import AuthorityResult, DocumentRole
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
 from schema.thresholds import Comparison

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from engine.errors import RequestError
 from engine.matching.checks.authority import (
@@ -34,10 +34,10 @@ from engine.matching.checks.authority import (
     ListedAuthority,
     judge_records,
 )
-from engine.matching.documents import AuthorityResult, CheckedDocument
+from engine.matching.documents import CheckedDocument
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
-from schema.documents import AuthorityCode, Difference, Standing
+from schema.documents import AuthorityCode, AuthorityResult, Difference, Standing
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter
 
@@ -195,18 +195,18 @@ class AnswerCache:
     def find(self, question: AuthorityQuestion) -> AuthorityResult | None:
         """The answer to this very question, where it still holds."""
         found = self._find(self._kept, self._name(question))
-        return None if found is None else replace(found, is_kept=True)
+        return None if found is None else structs.replace(found, is_kept=True)
 
     def add(self, question: AuthorityQuestion, result: AuthorityResult) -> AuthorityResult:
         """Keeps a new answer; one that says another thing of the document than an answer that still
         holds is `INCONSISTENT`, and neither holds any more."""
-        if not self._keep_s or not result.is_answer:
+        if not self._keep_s or not result.code.is_answer:
             return result
         document = self._name_document(question)
         earlier = self._find(self._by_document, document)
         if earlier is not None and _stands(earlier) != _stands(result):
             self._forget(document)
-            return replace(result, code=AuthorityCode.INCONSISTENT)
+            return structs.replace(result, code=AuthorityCode.INCONSISTENT)
         keep_s = self._keep_s.get(_KIND_KEPT.get(result.code, ""), 0.0)
         if keep_s > 0:
             ends = self._clock() + keep_s

@@ -40,7 +40,7 @@ from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import LivenessCheck, LivenessTerms
 from engine.matching.checks.people import PeopleCheck
 from engine.matching.checks.picture import FaceVector
-from engine.matching.documents import AuthorityResult, CheckedDocument
+from engine.matching.documents import CheckedDocument
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import DecisionCheck, Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
@@ -59,7 +59,7 @@ from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
-from schema.documents import AuthorityCode, Document, DocumentRole, Standing
+from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole, Standing
 from schema.options import PeopleRules
 from schema.people import DeathSource
 from schema.reasons import About, LivenessMode, LivenessUse, Reason

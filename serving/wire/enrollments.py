@@ -10,7 +10,14 @@ from schema import reasons
 from schema.documents import MAX_CONSENT_LENGTH
 from schema.people import ExceptionCause
 from schema.reasons import WITHHELD, Decision, Reason
-from schema.thresholds import DecidingScores, OpenedCase, Scores, SearchedGallery
+from schema.thresholds import (
+    DecidingScores,
+    JudgeEvidence,
+    OpenedCase,
+    RecordedLiveness,
+    Scores,
+    SearchedGallery,
+)
 from serving.wire.fields import (
     MAX_FRAMES,
     AnswerBody,
@@ -211,32 +218,12 @@ class Enrollment(AnswerBody, frozen=True):
         return self.decision == "approved"
 
 
-class LivenessEvidence(AnswerBody, frozen=True, omit_defaults=True):
+class LivenessEvidence(RecordedLiveness, AnswerBody, frozen=True, omit_defaults=True):
     """What came of the evidence of liveness; `problem` is a reason, absent where all was well."""
 
     mode: Annotated[str, known("observe", "required")]
     problem: ShownReason | None = None
-    issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
-    jti: str | None = None
-    decision: str | None = None
-    method: str | None = None
-    level: str | None = None
-    iad: str | None = None
     issued_at: Moment | None = None
-    is_repeated: Annotated[bool, Meta(description="it had come before")] = False
-
-
-class JudgeEvidence(AnswerBody, frozen=True):
-    """What the operator's judge of the picture itself made of the live face."""
-
-    mode: Annotated[str, known("observe", "enforce")]
-    model_digest: str
-    found: Annotated[
-        str, known("live", "spoof", "uncertain", "none"), Meta(description="none: not judged")
-    ]
-    score: Annotated[float | None, Meta(description="probability of a live face, by its model")]
-    live: Annotated[float, Meta(description="from this score on it counts as live")]
-    spoof: Annotated[float, Meta(description="below it, as not live")]
 
 
 class AuthorityEvidence(AnswerBody, frozen=True, omit_defaults=True):

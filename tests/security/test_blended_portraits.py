@@ -238,7 +238,7 @@ def test_a_blended_portrait_opens_no_line_on_anothers_document(
             ),
         }
         approved += [way for way, one in ways.items() if one.decision is Decision.APPROVED]
-        recorded = lab.deployment.store.enrollment(ways["holder"].enrollment_id).evidence["inputs"]
+        recorded = lab.deployment.store.enrollment(ways["holder"].enrollment_id).evidence.inputs
         face = read_evidence(recorded).of(FacePart)
         assert face.holder_each is not None
         by_mean += (face.holder_each.mean or -1.0) >= lab.thresholds.same_document

@@ -71,7 +71,7 @@ def test_a_decision_replays_when_the_zone_has_changed_since(lab: Lab) -> None:
     answer = decide(lab, EVENING_IN_MEXICO)
     lab.store.set_outlet_time_zone("blue-1", SHANGHAI, actor="test")
     record = lab.store.enrollment(answer.enrollment_id)
-    inputs = record.evidence["inputs"]
+    inputs = record.evidence.inputs
     assert (inputs["judged_on"], inputs["time_zone"]) == ("2026-11-26", MEXICO)
     assert replay(record).agrees
 

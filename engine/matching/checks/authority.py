@@ -10,25 +10,29 @@ import asyncio
 import csv
 from collections import defaultdict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
+from msgspec import structs
+
 from engine.errors import RequestError
-from engine.matching.documents import (
-    CONTRADICTIONS,
-    AuthorityResult,
-    CheckedDocument,
-    check_documents,
-)
+from engine.matching.documents import CheckedDocument, check_documents
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
-from schema.documents import AuthorityCode, Difference, Document, DocumentRole, Standing
+from schema.documents import (
+    AuthorityCode,
+    AuthorityResult,
+    Difference,
+    Document,
+    DocumentRole,
+    Standing,
+)
 from schema.reasons import Decision, Reason
 from schema.thresholds import Finding
 
@@ -47,7 +51,7 @@ def find_problem(code: AuthorityCode) -> Reason | None:
         return None
     if code is AuthorityCode.UNKNOWN_DOCUMENT:
         return Reason.AUTHORITY_UNKNOWN_DOCUMENT
-    if code in CONTRADICTIONS:
+    if code.is_contradiction:
         return Reason.AUTHORITY_CONTRADICTS
     return Reason.AUTHORITY_UNAVAILABLE
 
@@ -110,10 +114,10 @@ class AuthorityTerms:
         least = self.min_face_score
         if least is not None and given.code is AuthorityCode.CONFIRMED:
             if given.face_score is None:
-                given = replace(given, code=AuthorityCode.NO_FACE_SCORE)
+                given = structs.replace(given, code=AuthorityCode.NO_FACE_SCORE)
             elif not given.face_score >= least:
                 differs = (*given.differs, Difference.FACE)
-                given = replace(given, code=AuthorityCode.DIFFERS, differs=differs)
+                given = structs.replace(given, code=AuthorityCode.DIFFERS, differs=differs)
         is_replaced = role is DocumentRole.REPLACED and _is_put_away(given)
         problem = None if is_replaced else find_problem(given.code)
         brings = None
@@ -123,7 +127,9 @@ class AuthorityTerms:
                 Reason.AUTHORITY_UNKNOWN_DOCUMENT: self.unknown,
                 Reason.AUTHORITY_CONTRADICTS: self.contradicts,
             }[problem]
-        return WeighedAuthority(given, problem, brings, least)
+        if given.face_score is not None:
+            given = structs.replace(given, min_face_score=least)
+        return WeighedAuthority(given, problem, brings)
 
 
 def _is_put_away(result: AuthorityResult) -> bool:
@@ -142,21 +148,6 @@ class WeighedAuthority:
     result: AuthorityResult
     problem: Reason | None
     brings: Decision | None
-    min_face_score: float | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """What evidence keeps of it."""
-        one = self.result
-        told: dict[str, Any] = {"kind": one.kind, "code": one.code.value, "at": one.at.isoformat()}
-        if one.standings:
-            told["standings"] = [str(each) for each in one.standings]
-        if one.differs:
-            told["differs"] = [str(each) for each in one.differs]
-        if one.reference is not None:
-            told["reference"] = one.reference
-        if one.face_score is not None:
-            told |= {"face_score": one.face_score, "min_face_score": self.min_face_score}
-        return told | {"is_kept": one.is_kept}
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,12 +319,12 @@ class AuthorityCheck(DecisionCheck):
 
     def __init__(self, batch: AttemptBatch, terms: AuthorityTerms) -> None:
         super().__init__(batch, terms)
-        self._said: defaultdict[int, dict[str, WeighedAuthority]] = defaultdict(dict)
+        self._said: defaultdict[int, dict[DocumentRole, AuthorityResult]] = defaultdict(dict)
 
     def weigh_document(self, place: int, attempt: Attempt, role: DocumentRole) -> dict[str, Any]:
         """What it said of one of them, as evidence keeps it."""
         said = self._terms.weigh(attempt.request.authority.get(role), role)
-        self._said[place][role.value] = said
+        self._said[place][role] = said.result
         return {"authority_problem": said.problem, "authority_brings": said.brings}
 
     def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
@@ -342,5 +333,6 @@ class AuthorityCheck(DecisionCheck):
             return []
         return [AuthorityPart(**self.weigh_document(place, attempt, DocumentRole.OWN))]
 
-    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
-        return {role: said.describe() for role, said in self._said[made.place].items()}
+    def describe(self, made: DecidedAttempt) -> None:
+        for role, said in self._said[made.place].items():
+            setattr(made.recorded, role.value, said)

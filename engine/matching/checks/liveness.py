@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from joserfc.errors import JoseError
@@ -37,7 +37,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
 from schema.documents import Document
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
-from schema.thresholds import Finding
+from schema.thresholds import Finding, JudgeEvidence, RecordedLiveness
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
@@ -100,16 +100,16 @@ class Judgement:
         """Which tenth its score is in, for metrics."""
         return "none" if self.score is None else f"{min(int(self.score * 10), 9) / 10:.1f}"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JudgeEvidence:
         """Describes it for the evidence."""
-        return {
-            "mode": "enforce" if self.terms.enforces else "observe",
-            "model_digest": self.terms.digest,
-            "found": self.found,
-            "score": None if self.score is None else round(self.score, 4),
-            "live": self.terms.live,
-            "spoof": self.terms.spoof,
-        }
+        return JudgeEvidence(
+            mode="enforce" if self.terms.enforces else "observe",
+            model_digest=self.terms.digest,
+            found=self.found,
+            score=None if self.score is None else round(self.score, 4),
+            live=self.terms.live,
+            spoof=self.terms.spoof,
+        )
 
     def record(
         self,
@@ -413,17 +413,10 @@ class Weighed:
             return None
         return LivenessReplayed("this evidence of liveness was used before: capture the face again")
 
-    def describe(self) -> dict[str, Any]:
-        """What evidence keeps of it: its own name, behind which a vendor may have pictures, is
-        kept apart and leaves with the holder."""
-        told = {
-            name: str(one)
-            for name, one in asdict(self.result).items()
-            if one is not None and name != "jti"
-        }
-        if self.result.issued_at is not None:
-            told["issued_at"] = self.result.issued_at.isoformat()
-        return {"mode": self.mode.value, **told, "is_repeated": self.is_repeated}
+    def describe(self) -> RecordedLiveness:
+        """Describes it for the evidence."""
+        told = {**asdict(self.result), "jti": None}
+        return RecordedLiveness(mode=self.mode, **told, is_repeated=self.is_repeated)
 
     def record(
         self,
@@ -628,9 +621,10 @@ class LivenessCheck(DecisionCheck):
         self._keep(spent, made.attempt, None)
         return spent.refusal
 
-    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
-        found = zip(("liveness", "liveness_judge"), self._weighed[made.place], strict=True)
-        return {name: one.describe() for name, one in found if one is not None}
+    def describe(self, made: DecidedAttempt) -> None:
+        weighed, judged = self._weighed[made.place]
+        made.recorded.liveness = None if weighed is None else weighed.describe()
+        made.recorded.liveness_judge = None if judged is None else judged.describe()
 
     def write(self, made: DecidedAttempt) -> None:
         for one in self._weighed[made.place]:

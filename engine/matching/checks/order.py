@@ -64,8 +64,8 @@ def replay(enrollment: EnrollmentRecord) -> ReplayedDecision:
     """
     if enrollment.expired_at is not None:
         raise NotFound("the evidence of this attempt has left by retention: it cannot be replayed")
-    policy = str(enrollment.evidence["policy_version"])
-    verdict = decide(read_evidence(enrollment.evidence["inputs"]), policy)
+    policy = enrollment.evidence.policy_version
+    verdict = decide(read_evidence(enrollment.evidence.inputs), policy)
     recorded = Decision(enrollment.decision)
     reasons = tuple(dict.fromkeys(Reason(item) for item in enrollment.reasons))
     return ReplayedDecision(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.judge import DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
-from engine.matching.requests import Attempt, describe_records
+from engine.matching.requests import Attempt
 from engine.matching.samples import Sample
 from indexes.base import exact_scores
 from schema.reasons import Decision, Photograph, Reason
-from schema.thresholds import Comparison, Finding, SeenFrame
+from schema.thresholds import Comparison, Finding, PhotographRecord, SeenFrame
 
 MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two
@@ -142,11 +142,15 @@ class PictureCheck(DecisionCheck):
             )
         ]
 
-    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
+    def describe(self, made: DecidedAttempt) -> None:
         request, decided = made.attempt.request, made.decided
         shown = {"live": request.live, "portrait": request.portrait}
         # The answer says it too.
         decided.quality = {name: dict(one.quality) for name, one in shown.items()}
         decided.frames = describe_frames(request.live)
-        told = {"quality": decided.quality, "frames": decided.frames}
-        return told | describe_records(shown)
+        made.recorded.quality, made.recorded.frames = decided.quality, decided.frames
+        made.recorded.records = {
+            name: PhotographRecord(one.record_digest.hex(), one.digest.hex())
+            for name, one in shown.items()
+            if one.record_digest is not None
+        }

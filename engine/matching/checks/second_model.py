@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import structs
@@ -25,6 +25,7 @@ from engine.registry.database import is_id
 from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import choose
 from engine.registry.store import Reader, Store
+from schema.thresholds import SecondScores
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -63,7 +64,7 @@ class SecondModel:
         known: Mapping[int, NDArray[np.float32]],
         *,
         is_match: bool,
-    ) -> Mapping[str, Any] | None:
+    ) -> SecondScores | None:
         """What evidence keeps of its scores and of what they would have decided; None where it saw
         no face.
 
@@ -79,26 +80,27 @@ class SecondModel:
         references = [known[key] for key in held if key in known]
         holder = compare_faces(faces, np.stack(references), self.thresholds) if references else None
         candidates = self._compare(faces, face.candidates, known)
-        described: dict[str, Any] = {
-            "model_digest": self.digest,
-            "live_portrait": score_best(first, other[None]),
-            "holder": None if holder is None else holder.least,
-            "best_candidate": max((one.score for one in candidates), default=None),
-            "thresholds": None if self.thresholds is None else structs.asdict(self.thresholds),
-        }
+        seen = SecondScores(
+            model_digest=self.digest,
+            live_portrait=score_best(first, other[None]),
+            holder=None if holder is None else holder.least,
+            best_candidate=max((one.score for one in candidates), default=None),
+            thresholds=self.thresholds,
+        )
         knows_holder = face.holder_score is None or len(references) == len(held)
         if self.thresholds is None or not knows_holder or len(candidates) < len(face.candidates):
-            return described
+            return seen
         review = self.thresholds.review
         again = replace(
             face,
-            live_portrait_score=described["live_portrait"],
-            holder_score=described["holder"],
+            live_portrait_score=seen.live_portrait,
+            holder_score=seen.holder,
             holder_each=None if holder is None else holder.each,
             candidates=tuple(one for one in candidates if one.score >= review),
         )
         judged = Evidence(self.thresholds, evidence.parts).having(again)
-        return described | {"decision": decide(judged).decision.value}
+        seen.decision = decide(judged).decision
+        return seen
 
     def _compare(
         self,
@@ -129,12 +131,12 @@ class SecondModelCheck(DecisionCheck):
         self._known = terms.read_templates(batch.registry, batch.compared)
         """Its templates, of the references that have one."""
 
-    def describe(self, made: DecidedAttempt) -> dict[str, Any]:
+    def describe(self, made: DecidedAttempt) -> None:
         comparisons, request = self._batch.comparisons, made.attempt.request
         if not comparisons.has_probe(made.place):
-            return {}
+            return
         record = self._batch.held(made.attempt.document_lookup)
-        told = self._terms.describe(
+        made.recorded.second = self._terms.describe(
             request.live,
             request.portrait,
             made.evidence,
@@ -142,7 +144,6 @@ class SecondModelCheck(DecisionCheck):
             self._known,
             is_match="mean" in comparisons.faces(made.place).names,
         )
-        return {} if told is None else {"second": told}
 
     def write(self, made: DecidedAttempt) -> None:
         """A returning holder's face is that of the references that it lacks; a replaced document's
@@ -204,17 +205,16 @@ def compare_recorded(
     keys = {"verify": "live_portrait", "same_document": "holder"}
     decisions: Counter[str] = Counter()
     for decision, evidence in registry.decisions():
-        second = evidence.get("second")
-        if second is None or second["model_digest"] != model.digest:
+        second, inputs = evidence.second, evidence.inputs
+        if second is None or second.model_digest != model.digest:
             continue
-        inputs = evidence["inputs"]
         for name, key in keys.items():
-            first, other = inputs[f"{key}_score"], second[key]
+            first, other = inputs[f"{key}_score"], getattr(second, key)
             if first is not None and other is not None:
                 is_first = first >= inputs["thresholds"][name]
                 found[name] += _answer(is_first, other >= getattr(thresholds, name))
-        if "decision" in second:
-            decisions[f"{decision}, {second['decision']}"] += 1
+        if second.decision is not None:
+            decisions[f"{decision}, {second.decision}"] += 1
     return found, dict(decisions)
 
 

@@ -77,7 +77,7 @@ def test_a_twin_who_was_decided_on_is_no_finding_again(service: Any) -> None:
     after = twins.come_again(0.05)
     assert (after.decision, after.reasons, after.decided.cases) == (Decision.APPROVED, (), [])
     recorded = service.store.enrollment(after.decided.enrollment_id)
-    [excepted] = recorded.evidence["inputs"]["excepted"]
+    [excepted] = recorded.evidence.inputs["excepted"]
     assert excepted["document_id"] == twins.ids[1]
     assert replay(recorded).agrees
     # The other twin's face under this document is another matter, by whatever model it is scored.

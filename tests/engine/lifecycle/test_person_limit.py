@@ -52,7 +52,7 @@ def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab: Any
         refused = enroll(lab, registrar, person, document=first.document)
         assert refused.reasons == (Reason.PERSON_LIMIT_REACHED,)
         record = lab.store.enrollment(refused.enrollment_id)
-        assert record.evidence["inputs"]["person_lines"] == 3
+        assert record.evidence.inputs["person_lines"] == 3
         assert replay(record).agrees
         exempt(registrar, lab.store, own, "business", "fraud")
         assert enroll(lab, registrar, person, document=first.document).decision == "approved"

@@ -22,12 +22,12 @@ from engine.matching.checks.authority import (
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.order import replay
 from engine.matching.checks.people import ask_of
-from engine.matching.documents import AuthorityResult, CheckedDocument
+from engine.matching.documents import CheckedDocument
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT
 from schema.actors import Actor
 from schema.cases import Outcome
-from schema.documents import AuthorityCode, Document, DocumentRole
+from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole
 from schema.options import NO_RULES, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
@@ -81,9 +81,9 @@ def test_what_was_looked_up_decides_and_replays_without_asking_again(
     assert answer.reasons == (() if reason is None else (reason,))
     kept = lab.store.enrollment(answer.enrollment_id)
     assert replay(kept).agrees
-    told = kept.evidence["authority"]
-    assert told["kind"] == ("none" if result is None else "http")
-    assert find_problem(AuthorityCode(told["code"])) in (reason, *([] if reason else [*Reason]))
+    told = kept.evidence.authority
+    assert told.kind == ("none" if result is None else "http")
+    assert find_problem(told.code) in (reason, *([] if reason else [*Reason]))
 
 
 RULES = PeopleRules(age_of_majority=17)
@@ -129,7 +129,7 @@ def test_a_guardians_document_is_looked_up_as_the_minors_own(
     assert mismatched.reasons == (Reason.GUARDIAN_MISMATCH,)
     kept = lab.store.enrollment(answer.enrollment_id)
     assert replay(kept).agrees
-    assert find_problem(AuthorityCode(kept.evidence["guardian_authority"]["code"])) == reason
+    assert find_problem(kept.evidence.guardian_authority.code) == reason
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
     assert told.reasons == (Reason.REPLACEMENT_REFUSED,)
     kept = lab.store.enrollment(answer.enrollment_id)
     assert replay(kept).agrees
-    assert "replaced_authority" in kept.evidence
+    assert kept.evidence.replaced_authority is not None
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_without_an_authority_a_result_has_no_say(lab: Any) -> None:
             [replace(request, authority={DocumentRole.OWN: said("NOT_VALID")})]
         )
     assert answer.decision == "approved"
-    assert "authority" not in lab.store.enrollment(answer.enrollment_id).evidence
+    assert lab.store.enrollment(answer.enrollment_id).evidence.authority is None
 
 
 def test_a_list_is_read_anew_when_it_changes_and_holds_no_number(lab: Any, tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def test_evidence_keeps_every_frame_and_the_decision_replays(lab: Any) -> None:
     assert outcome.decision is Decision.APPROVED
     assert found.reasons == (Reason.DUPLICATE_IDENTITY,)
     record = lab.store.enrollment(outcome.enrollment_id)
-    assert [one["is_fused"] for one in record.evidence["frames"]] == [True, True, True, False]
-    assert [one["image_sha256"] for one in record.evidence["frames"]] == [
+    assert [one.is_fused for one in record.evidence.frames] == [True, True, True, False]
+    assert [one.image_sha256 for one in record.evidence.frames] == [
         one.digest.hex() for one in frames
     ]
     assert replay(record).agrees
@@ -166,7 +166,7 @@ def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their
     assert Reason.FACE_MISMATCH in refused.reasons
     for outcome, limit in ((approved, 0.40), (refused, 0.46)):
         record = lab.store.enrollment(outcome.enrollment_id)
-        assert record.evidence["inputs"]["thresholds"]["verify"] == pytest.approx(limit)
+        assert record.evidence.inputs["thresholds"]["verify"] == pytest.approx(limit)
         assert replay(record).agrees
 
 

@@ -20,7 +20,7 @@ from indexes.gallery import Gallery
 from schema.cases import CaseState
 from schema.documents import Document
 from schema.reasons import Decision, Photograph, Reason
-from schema.thresholds import Finding, FoundReferences, OpenedCase
+from schema.thresholds import Finding, FoundReferences, OpenedCase, PhotographRecord
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 
@@ -182,14 +182,10 @@ def test_evidence_keeps_the_hashes_of_a_documents_record(lab: Any) -> None:
     recorded = lab.request(person, document=plain.document, portrait=portrait)
     with lab.registrar() as registrar:
         first, second = registrar.enroll([plain, recorded])
-    assert "records" not in lab.store.enrollment(first.enrollment_id).evidence
-    kept = lab.store.enrollment(second.enrollment_id).evidence["records"]
-    assert kept == {
-        "portrait": {
-            "record_sha256": portrait.record_digest.hex(),
-            "image_sha256": portrait.digest.hex(),
-        }
-    }
+    assert not lab.store.enrollment(first.enrollment_id).evidence.records
+    kept = lab.store.enrollment(second.enrollment_id).evidence.records
+    digests = (portrait.record_digest.hex(), portrait.digest.hex())
+    assert kept == {"portrait": PhotographRecord(*digests)}
     assert replay(lab.store.enrollment(second.enrollment_id)).agrees
 
 
@@ -234,7 +230,7 @@ def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab: Any) 
     with lab.registrar(thresholds_for=find, watchlist=watched) as registrar:
         answers = [registrar.enroll([lab.request()])[0] for _ in range(3)]
     recorded = [lab.store.enrollment(one.enrollment_id) for one in answers]
-    scores = [one.evidence["inputs"]["thresholds"]["review"] for one in recorded]
+    scores = [one.evidence.inputs["thresholds"]["review"] for one in recorded]
     assert scores == pytest.approx([0.51, 0.52, 0.53])
     assert all(replay(one).agrees for one in recorded)
 
@@ -255,15 +251,14 @@ def test_every_recorded_decision_replays(lab: Any) -> None:
     for outcome in outcomes:
         enrollment = lab.store.enrollment(outcome.enrollment_id)
         assert replay(enrollment).agrees
-        assert enrollment.evidence["model_digest"] == "d" * 64
-        assert enrollment.evidence["calibration_version"] == 1
-        # The thresholds of today do not matter, nor that earlier records name no calibration and
-        # know of no frames.
-        del enrollment.evidence["calibration_version"], enrollment.evidence["frames"]
+        assert enrollment.evidence.model_digest == "d" * 64
+        assert enrollment.evidence.calibration_version == 1
+        # The thresholds of today do not matter, nor that earlier records name no calibration.
+        enrollment.evidence.calibration_version = None
         for name in ("verify_fused", "one_person"):
-            del enrollment.evidence["inputs"]["thresholds"][name]
+            del enrollment.evidence.inputs["thresholds"][name]
         assert replay(enrollment).agrees
-        assert enrollment.evidence["inputs"]["thresholds"]["review"] == 0.60
+        assert enrollment.evidence.inputs["thresholds"]["review"] == 0.60
 
 
 def exact(person: Any) -> dict[str, Sample]:

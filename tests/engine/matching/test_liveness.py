@@ -259,7 +259,7 @@ def test_required_evidence_decides_and_replays(
     assert (answer.decision, answer.reasons) == (decision, (reason,) if reason else ())
     record = lab.store.enrollment(answer.enrollment_id)
     assert replay(record).agrees
-    assert record.evidence["liveness"].get("problem") == reason
+    assert record.evidence.liveness.problem == reason
     # Who is not shown to be alive is told of nobody.
     assert (answer.decided.scores.live_portrait is None) == (decision is Decision.REJECTED)
     (row,) = lab.store.rows(select(tables.liveness))
@@ -303,11 +303,9 @@ def test_observing_changes_no_answer_and_keeps_what_came(lab: Any) -> None:
     with lab.registrar(liveness=terms) as registrar:
         answers = registrar.enroll([lab.request(liveness=one) for one in shown])
     assert [(one.decision, one.reasons) for one in answers] == [(Decision.APPROVED, ())] * 4
-    kept = [lab.store.enrollment(one.enrollment_id).evidence["liveness"] for one in answers]
-    assert [one.get("problem") for one in kept] == ["LIVENESS_MISSING", "LIVENESS_FAILED"] + (
-        [None] * 2
-    )
-    assert [one["is_repeated"] for one in kept] == [False, False, False, True]
+    kept = [lab.store.enrollment(one.enrollment_id).evidence.liveness for one in answers]
+    assert [one.problem for one in kept] == ["LIVENESS_MISSING", "LIVENESS_FAILED"] + ([None] * 2)
+    assert [one.is_repeated for one in kept] == [False, False, False, True]
 
 
 def test_what_is_asked_differs_by_carrier(lab: Any) -> None:
@@ -318,7 +316,7 @@ def test_what_is_asked_differs_by_carrier(lab: Any) -> None:
     off = LivenessTerms(REQUIRED, {"blue": {LivenessUse.ENROLLMENT: LivenessMode.OFF}})
     with lab.registrar(liveness=off) as registrar:
         answer = registrar.enroll([lab.request(liveness=result())])[0]
-    assert "liveness" not in lab.store.enrollment(answer.enrollment_id).evidence
+    assert lab.store.enrollment(answer.enrollment_id).evidence.liveness is None
     assert lab.store.rows(select(tables.liveness)) == []
 
 
@@ -337,10 +335,10 @@ def test_the_name_of_a_capture_session_leaves_with_the_holder(lab: Any) -> None:
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
         answer = registrar.enroll([lab.request(liveness=result())])[0]
         record = lab.store.enrollment(answer.enrollment_id)
-        assert record.evidence["liveness"]["jti"] == "a"
+        assert record.evidence.liveness.jti == "a"
         assert record.document_id is not None
         erase_holder(registrar, lab.store, record.document_id, "test")
-        assert "jti" not in lab.store.enrollment(record.id).evidence["liveness"]
+        assert lab.store.enrollment(record.id).evidence.liveness.jti is None
         # That it was used stays.
         again = registrar.enroll([lab.request(liveness=result())])[0]
     assert isinstance(again, LivenessReplayed)

@@ -369,7 +369,7 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
         assert_replays(lab, *asked)
         # An earlier version's decision replays as it was.
         record = store.enrollment(asked[1].enrollment_id)
-        evidence = read_evidence(record.evidence["inputs"])
+        evidence = read_evidence(record.evidence.inputs)
         assert decide(evidence, "3").decision is Decision.REJECTED
         for one in asked[1:]:
             case = next(each for each in one.decided.cases if each.kind == CaseKind.EXCEPTION)

@@ -21,6 +21,7 @@ from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Photograph, Reason
+from schema.thresholds import RecordedEvidence
 
 IMAGE_REASONS = {one for one in Reason if one.row.about is About.PHOTOGRAPH}
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
@@ -344,7 +345,7 @@ def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
         document_id=None,
         decision=verdict.decision,
         reasons=tuple(verdict.reasons),
-        evidence={"inputs": inputs, "policy_version": ALL_TOLD},
+        evidence=RecordedEvidence(inputs=inputs, policy_version=ALL_TOLD),
         consent_ref=None,
         captured_at=None,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),

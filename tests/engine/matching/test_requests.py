@@ -26,7 +26,7 @@ from engine.errors import (
     SealBroken,
 )
 from engine.faces.extractor import Extraction, Extractor, open_extractor
-from engine.matching.requests import Answer, EnrollmentRequest, describe_records
+from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import (
     Sample,
     SecondEmbedder,
@@ -197,10 +197,6 @@ def test_a_portrait_in_a_record_is_known_by_its_image_and_by_its_record(
     assert (bare.record_digest, bare.kind) == (None, None)
     assert inside.record_digest == hashlib.sha256(record).digest()
     assert inside.kind is PhotographKind.CHIP
-    digests = {"record_sha256": record, "image_sha256": image}
-    told = {name: hashlib.sha256(one).hexdigest() for name, one in digests.items()}
-    assert describe_records({"live": bare, "portrait": inside}) == {"records": {"portrait": told}}
-    assert describe_records({"live": bare}) == {}
 
 
 def test_crops_go_with_the_samples_only_where_they_are_asked_for(

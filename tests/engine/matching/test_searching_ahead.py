@@ -78,9 +78,9 @@ class LaterRunner:
 def watermarks(lab: Any, outcome: Any) -> tuple[int, int]:
     recorded = lab.store.enrollment(outcome.enrollment_id)
     assert replay(recorded).agrees
-    marks = recorded.evidence["watermarks"]
-    assert marks["decided"] == recorded.sequence
-    return marks["searched"], marks["decided"]
+    marks = recorded.evidence.watermarks
+    assert marks.decided == recorded.sequence
+    return marks.searched, marks.decided
 
 
 def probe_of(request: EnrollmentRequest) -> Any:

@@ -27,7 +27,7 @@ from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.cases import CaseOrigin, CaseState
 from schema.reasons import Decision
-from schema.thresholds import DecidedEnrollment, DecidingScores, Scores
+from schema.thresholds import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 NAME = "Ωμέγα Tester-王"
@@ -132,7 +132,7 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
             document_id=document_id,
             decision="approved",
             reasons=(),
-            evidence={"live_portrait": 0.6123456789, "threshold": 0.4},
+            evidence=RecordedEvidence(inputs={"live_portrait_score": 0.6123456789}),
             consent_ref="consent-7",
             captured_at=NOW,
             created_at=NOW,

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from msgspec import to_builtins
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
@@ -32,6 +31,7 @@ from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
 from schema.options import Retention
 from schema.reasons import Decision
+from schema.thresholds import RecordedEvidence
 from tests.engine.registry.conftest import ANSWER
 from tests.row_codes import vouch
 from tests.tables import tables
@@ -117,13 +117,13 @@ class RegistryBuilder:
             document_id=document_id,
             decision=decision.value,
             reasons=tuple(reason.value for reason in verdict.reasons),
-            evidence={
-                "inputs": evidence.write(),
-                "findings": to_builtins(verdict.findings),
-                "quality": {"live": {"sharpness": 200.0}, "portrait": {}},
-                "model_digest": "m",
-                "policy_version": POLICY_VERSION,
-            },
+            evidence=RecordedEvidence(
+                inputs=evidence.write(),
+                findings=tuple(verdict.findings),
+                quality={"live": {"sharpness": 200.0}, "portrait": {}},
+                model_digest="m",
+                policy_version=POLICY_VERSION,
+            ),
             consent_ref="consent-7",
             captured_at=decided_at,
             created_at=decided_at,
@@ -226,7 +226,7 @@ def is_expired(store: Store, attempt: Attempt) -> bool:
     """Whether an attempt has lost everything about the person; never only a part."""
     record = store.enrollment(attempt.id)
     has_left = record.expired_at is not None
-    assert ("quality" not in record.evidence) == has_left
+    assert (not record.evidence.quality) == has_left
     assert (record.consent_ref is None) == (record.captured_at is None) == has_left
     return has_left
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from engine.errors import NotFound
 from engine.matching.checks.order import replay
@@ -32,8 +33,9 @@ def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_pers
     record = store.enrollment(attempt.id)
     assert (record.decision, record.reasons) == ("rejected", ("DUPLICATE_IDENTITY",))
     assert record.created_at == OLD
-    assert set(record.evidence) == {"inputs", "findings", "model_digest", "policy_version"}
-    assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
+    kept = {"inputs", "findings", "model_digest", "policy_version"}
+    assert set(to_builtins(record.evidence)) == kept
+    assert set(record.evidence.inputs) == {"thresholds", "searched"}
     assert "0.81" not in str(record.evidence)
     assert store.answers([attempt.scope]) == {}
     assert store.cases.crops(attempt.id) == []
@@ -116,7 +118,7 @@ def test_a_review_without_a_case_leaves_by_its_decision(
     assert [is_expired(store, one) for one in (old, young, rejected)] == [True, False, False]
     record = store.enrollment(old.id)
     assert (record.decision, record.reasons) == ("review", ("NAME_MISMATCH",))
-    assert set(record.evidence["inputs"]) == {"thresholds", "searched"}
+    assert set(record.evidence.inputs) == {"thresholds", "searched"}
     assert (store.answers([old.scope]), store.cases.crops(old.id)) == ({}, [])
     with pytest.raises(NotFound, match="left by retention"):
         replay(record)

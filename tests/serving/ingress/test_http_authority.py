@@ -22,10 +22,10 @@ from pydantic import ValidationError
 
 from engine.errors import RequestError
 from engine.matching.checks.authority import AuthorityQuestion
-from engine.matching.documents import AuthorityResult, CheckedDocument
+from engine.matching.documents import CheckedDocument
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from schema.documents import AuthorityCode
+from schema.documents import AuthorityCode, AuthorityResult
 from serving.ingress.http_authority import CircuitBreaker, HttpAuthority, reach
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import Meter
