@@ -17,8 +17,6 @@ from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate, WatchEntry
 from indexes.base import exact_scores, products, rounding_bound
-from indexes.flat import FlatIndex
-from indexes.gallery import Found, Gallery
 from schema.thresholds import Comparison, Interval, Watermarks
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ class WatchList:
 
     def __init__(self, dim: int, entries: Iterable[WatchEntry] = ()) -> None:
         # An ingress has none, and loads neither FAISS nor numba.
+        from indexes.flat import FlatIndex  # noqa: PLC0415
         from indexes.gallery import Gallery  # noqa: PLC0415
 
         self._faces = Gallery(FlatIndex(dim))
