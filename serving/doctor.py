@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,23 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import plural, size
+from engine.matching.checks.authority import ListedAuthority
+from engine.matching.holders import list_pending
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, describe_options, runtime_version
+from engine.registry.audit import verify_chain
+from engine.registry.damage import find_damage, is_checked_whole
+from engine.registry.database import utc_now
 from engine.registry.vault import MOST_SEALS
+from engine.registry.webhooks import Webhooks
+from engine.retention.job import find_clock_fault
 from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
+from indexes.exact.intrinsics import is_private, machine_code_folder
+from indexes.segmented.merging import narrowed
 from schema.events import WebhookState
 from schema.thresholds import Comparison
+from serving.deployment.deployment import SNAPSHOT_AFTER, Deployment
 from serving.deployment.models import (
     describe_calibration,
     detector_card,
@@ -36,12 +47,12 @@ from serving.deployment.models import (
     open_liveness_judge,
     warn_calibration,
 )
+from serving.measure import read_cpu
 from serving.settings.settings import find_user_cache, load_settings
 
 if TYPE_CHECKING:
     from engine.registry.store import Store
     from indexes.gallery import Gallery
-    from serving.deployment.deployment import Deployment
     from serving.settings.settings import Settings
 
 PACKAGES = ("numpy", "numba", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
@@ -70,6 +81,11 @@ class Finding:
     advice: str = ""
 
 
+def _find(subject: str, detail: str, advice: str = "") -> Finding:
+    """What is there: a warning where there is advice."""
+    return Finding(subject, State.WARNING if advice else State.OK, detail, advice)
+
+
 SEALS_TO_ROTATE = MOST_SEALS // 2
 """From so many values sealed with one data key on, `sosie doctor` asks for a new one."""
 QUICK_ROWS = 200_000
@@ -86,43 +102,37 @@ def examine(home: Path | None, *, is_deep: bool = False) -> list[Finding]:
     try:
         settings = load_settings(home)
     except SosieError as error:
-        return [*findings, _broken("settings", error)]
+        return [*findings, Finding("settings", State.BROKEN, str(error))]
     findings += _examine_models(settings)
     if home is None:
         advice = "run sosie init DIR, then give --home DIR"
-        return [*findings, Finding("deployment", State.WARNING, "no home folder here", advice)]
+        return [*findings, _find("deployment", "no home folder here", advice)]
     return [*findings, *_examine_home(home, settings, is_deep)]
 
 
 def _examine_machine() -> Iterator[Finding]:
-    yield Finding("python", State.OK, f"{platform.python_version()} at {sys.executable}")
-    flags = _cpu_flags()
+    yield _find("python", f"{platform.python_version()} at {sys.executable}")
+    _, flags = read_cpu()
     found = [flag for flag in FAST_FLAGS if flag in flags]
     cores = len(os.sched_getaffinity(0))
     detail = f"{cores} cores, {' '.join(found) or 'none of ' + ' '.join(FAST_FLAGS)}"
-    is_fast = "avx512_vnni" in found or "avx_vnni" in flags or platform.machine() == "aarch64"
-    if is_fast:
-        yield Finding("cpu", State.OK, detail)
+    if "avx512_vnni" in found or "avx_vnni" in flags or platform.machine() == "aarch64":
+        yield _find("cpu", detail)
     else:
         advice = "int8 searches run at a fraction of the figures stated: choose a newer CPU"
-        yield Finding("cpu", State.WARNING, f"{detail}; no VNNI", advice)
+        yield _find("cpu", f"{detail}; no VNNI", advice)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if total >= LEAST_MEMORY_BYTES:
-        yield Finding("memory", State.OK, size(total))
-    else:
-        yield Finding("memory", State.WARNING, size(total), "2 GiB are too few")
+    yield _find("memory", size(total), "2 GiB are too few" if total < LEAST_MEMORY_BYTES else "")
 
 
 def _examine_packages() -> Iterator[Finding]:
     versions = [f"{name} {_version(name) or 'missing'}" for name in PACKAGES]
-    missing = [name for name in PACKAGES if _version(name) is None]
-    if missing:
+    if None in map(_version, PACKAGES):
         advice = f"install Sosie again: {advise_extra('cpu')}"
         yield Finding("packages", State.BROKEN, ", ".join(versions), advice)
     else:
-        yield Finding("packages", State.OK, ", ".join(versions))
+        yield _find("packages", ", ".join(versions))
     installed = [f"{name} {_version(name)}" for name in RUNTIMES if _version(name)]
-    providers = ", ".join(available_providers())
     if runtime_version() is None:
         advice = f"{advise_extra('cpu')}, or the extra openvino or gpu"
         yield Finding("runtime", State.BROKEN, "no ONNX Runtime", advice)
@@ -130,7 +140,7 @@ def _examine_packages() -> Iterator[Finding]:
         advice = "they overwrite each other: uninstall all, then install one extra"
         yield Finding("runtime", State.BROKEN, ", ".join(installed), advice)
     else:
-        yield Finding("runtime", State.OK, f"{', '.join(installed)} with {providers}")
+        yield _find("runtime", f"{', '.join(installed)} with {', '.join(available_providers())}")
 
 
 _TELEMETRY = "Microsoft/DeveloperTools/.onnxruntime"
@@ -144,60 +154,56 @@ def _examine_telemetry() -> Finding:
     if folder.exists():
         detail = f"off; other uses of ONNX Runtime, or Sosie before it was, left {folder}"
         advice = "remove the folder, and set ORT_DISABLE_TELEMETRY=1 for other programs"
-        return Finding("telemetry", State.WARNING, detail, advice)
-    return Finding("telemetry", State.OK, "off: ONNX Runtime and Ray report nothing")
+        return _find("telemetry", detail, advice)
+    return _find("telemetry", "off: ONNX Runtime and Ray report nothing")
 
 
 def _examine_machine_code() -> Finding:
-    from indexes.exact.intrinsics import is_private, machine_code_folder  # noqa: PLC0415 - takes a while to import
-
     folder = machine_code_folder()
     if is_private(folder):
-        return Finding("machine code", State.OK, f"kept in {folder}")
+        return _find("machine code", f"kept in {folder}")
     detail = f"compiled at each start: others may write to {folder}, or this user may not"
     advice = "set NUMBA_CACHE_DIR to a folder of mode 0700 in folders that only you can write to"
-    return Finding("machine code", State.WARNING, detail, advice)
+    return _find("machine code", detail, advice)
 
 
 def _examine_models(settings: Settings) -> Iterator[Finding]:
-    yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
-    yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
-    yield _examine_accelerator(settings)
+    yield from _attempt("detector", lambda: _examine_model("detector", detector_card(settings)))
+    yield from _attempt("embedder", lambda: _examine_model("embedder", embedder_card(settings)))
+    yield from _attempt("provider", lambda: _examine_accelerator(settings))
     try:
         warnings = warn_calibration(settings)
-        if embedder_card(settings).calibration_path is None:
-            detail, _, advice = warnings[0].partition("; ")
-            yield Finding("calibration", State.WARNING, detail, advice)
-            return
-        told, advice = describe_calibration(settings)
+        if embedder_card(settings).calibration_path is not None:
+            told, advice = describe_calibration(settings)
+            detail = f"fits {model_digest(settings)[:12]}; {told}"
+            yield _find("calibration", detail, advice)
     except CalibrationError as error:
-        yield _broken("calibration", error)
+        yield Finding("calibration", State.BROKEN, str(error))
     except SosieError:
         return  # the embedder's own line says why
     else:
-        detail = f"fits {model_digest(settings)[:12]}; {told}"
-        state = State.WARNING if advice else State.OK
-        yield Finding("calibration", state, detail, advice)
+        is_calibrated = embedder_card(settings).calibration_path is not None
         for warning in warnings:
             detail, _, advice = warning.partition("; ")
-            yield Finding("thresholds", State.WARNING, detail, advice)
+            yield _find("thresholds" if is_calibrated else "calibration", detail, advice)
 
 
-def _examine_accelerator(settings: Settings) -> Finding:
+def _examine_accelerator(settings: Settings) -> Iterator[Finding]:
     """Opens the embedder, and embeds a crop: only that shows that a device works."""
-    try:
-        embedder = open_embedder(settings)
-        embedder.embed(np.zeros((1, embedder.side_px, embedder.side_px, 3), np.uint8))
-    except SosieError as error:
-        return _broken("provider", error)
-    session = embedder.session
+    embedder = open_embedder(settings)
+    embedder.embed(np.zeros((1, embedder.side_px, embedder.side_px, 3), np.uint8))
+    session, advice = embedder.session, ""
     detail = f"faces are embedded by {session.provider}, {session.precision}"
     if session.fault:
         fault, _, advice = session.fault.rpartition(": ")
-        return Finding("provider", State.WARNING, f"{detail}; {fault}", advice)
-    if session.provider == "cuda":
+        detail = f"{detail}; {fault}"
+    elif session.provider == "cuda":
         detail = f"{detail}: {describe_options(session.device_options)}"
-    return Finding("provider", State.OK, detail)
+    yield _find("provider", detail, advice)
+
+
+def _examine_model(subject: str, card: ModelCard) -> Iterator[Finding]:
+    yield _find(subject, _describe_model(card))
 
 
 def _describe_model(card: ModelCard) -> str:
@@ -209,69 +215,37 @@ def _describe_model(card: ModelCard) -> str:
 
 
 def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Finding]:
-    from serving.deployment.deployment import Deployment  # noqa: PLC0415 - only where there is a home
-
+    checks = _HOME_CHECKS.copy()
+    checks["database"] = partial(_examine_database, is_deep=is_deep)
     try:
         deployment = Deployment(home, settings, is_examined=True)
     except SosieError as error:
-        yield _broken("deployment", error)
+        yield Finding("deployment", State.BROKEN, str(error))
         return
     with deployment:
-        yield _examine_folder(home)
-        yield _examine_key_ring(deployment)
-        yield _attempt("registry", lambda: _describe_registry(deployment))
-        yield _examine_crops(deployment)
-        yield from _examine_erasures(deployment)
-        yield _attempt("liveness", lambda: _describe_liveness(deployment))
-        if settings.liveness.judge:
-            yield _attempt("liveness judge", lambda: _describe_judge(settings))
-        if settings.authority.kind != "form":
-            yield _examine_authority(deployment)
-        yield from _examine_webhooks(deployment)
-        yield from _examine_people(deployment.store)
-        if settings.sign_in.issuer:
-            yield _examine_sign_in(deployment)
-        if settings.models.second:
-            yield _attempt_second(deployment)
-        yield _examine_database(deployment, is_deep)
-        try:
-            yield from _examine_gallery(deployment)
-            yield from _examine_false_candidates(deployment)
-        except (SosieError, IndexFault) as error:
-            yield _broken("gallery", error)
-        yield _examine_lines(deployment)
-        yield _examine_chain(deployment)
-        yield _examine_clock(deployment)
+        for subject, examine in checks.items():
+            yield from _attempt(subject, partial(examine, deployment))
 
 
-def _examine_crops(deployment: Deployment) -> Finding:
+def _examine_crops(deployment: Deployment) -> Iterator[Finding]:
     """Examines whose faces are kept, and how many there are."""
-    crops = deployment.settings.crops
-    try:
-        counts = deployment.store.counts()
-    except SosieError as error:
-        return _broken("faces", error)
-    there = f"{counts['crops']:,} are there"
-    for_days = f"{crops.days} days"
+    crops, advice = deployment.settings.crops, ""
     if crops.keep == "none":
-        return Finding(
-            "faces", State.OK, f"none is kept, whoever decides a case sees none; {there}"
-        )
-    if crops.keep == "all":
-        return Finding("faces", State.OK, f"everybody's are kept for {for_days}; {there}")
-    detail = f"those of people in cases are kept for {for_days}"
-    if crops.hold_days:
-        held = f"everybody's are held for {crops.hold_days} days, shown to nobody"
-        return Finding("faces", State.OK, f"{detail}; {held}; {there}")
-    advice = "set hold_days under [crops] to the days between two sweeps, or tell the fraud team"
-    return Finding("faces", State.WARNING, f"{detail}, but for whom they are like; {there}", advice)
+        detail = "none is kept, whoever decides a case sees none"
+    elif crops.keep == "all":
+        detail = f"everybody's are kept for {crops.days} days"
+    else:
+        detail = f"those of people in cases are kept for {crops.days} days"
+        held = f"; everybody's are held for {crops.hold_days} days, shown to nobody"
+        detail += held if crops.hold_days else ", but for whom they are like"
+        if not crops.hold_days:
+            advice = "set hold_days under [crops] to the days between two sweeps, or tell the "
+            advice += "fraud team"
+    yield _find("faces", f"{detail}; {deployment.store.counts()['crops']:,} are there", advice)
 
 
 def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
     """Erasures that wait for open cases; nothing where none does."""
-    from engine.matching.holders import list_pending  # noqa: PLC0415 - as above
-    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
-
     pending, now = list_pending(deployment.store), utc_now()
     if not pending:
         return
@@ -279,9 +253,9 @@ def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
     late = [one for one in pending if not one.cases or one.due_at <= now]
     if late:
         advice = "start the service, or run sosie retention run"
-        yield Finding("erasures", State.WARNING, f"{detail}; {len(late)} are due", advice)
+        yield _find("erasures", f"{detail}; {len(late)} are due", advice)
     else:
-        yield Finding("erasures", State.OK, detail)
+        yield _find("erasures", detail)
 
 
 EVENTS_LATE = timedelta(hours=1)
@@ -289,15 +263,8 @@ EVENTS_LATE = timedelta(hours=1)
 
 def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
     """Examines whether events arrive; nothing where there is no webhook."""
-    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
-    from engine.registry.webhooks import Webhooks  # noqa: PLC0415 - as above
-
     webhooks = Webhooks(deployment.store.engine, deployment.vault)
-    try:
-        found = [(one, webhooks.measure(one)) for one in webhooks.find_all()]
-    except SosieError as error:
-        yield _broken("webhooks", error)
-        return
+    found = [(one, webhooks.measure(one)) for one in webhooks.find_all()]
     if not found:
         return
     active = [backlog for one, backlog in found if one.state is WebhookState.ACTIVE]
@@ -305,73 +272,72 @@ def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
     gone = sum(one.state is WebhookState.GONE for one, _ in found)
     detail = f"{len(active)} of {len(found)} are active; {waiting:,} events wait; {dead:,} are dead"
     late = utc_now() - EVENTS_LATE
-    if dead or gone or any(one.oldest_at is not None and one.oldest_at < late for one in active):
-        advice = "see sosie webhooks list, and docs/operations.md#events-wait"
-        yield Finding("webhooks", State.WARNING, detail, advice)
-    else:
-        yield Finding("webhooks", State.OK, detail)
+    is_late = any(one.oldest_at is not None and one.oldest_at < late for one in active)
+    advice = "see sosie webhooks list, and docs/operations.md#events-wait"
+    yield _find("webhooks", detail, advice if dead or gone or is_late else "")
 
 
-def _describe_liveness(deployment: Deployment) -> str:
-    """Describes the evidence of liveness asked for; the keys of every issuer are there."""
+def _examine_liveness(deployment: Deployment) -> Iterator[Finding]:
+    """Tells the evidence of liveness asked for; the keys of every issuer are there."""
     checker, settings = deployment.liveness, deployment.settings.liveness
     asked = [f"{mode} of {use}s" for use, mode in settings.modes().items()]
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
     issuers = ", ".join(settings.issuers) or "no issuer"
-    return f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}"
+    yield _find("liveness", f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}")
 
 
-def _describe_judge(settings: Settings) -> str:
+def _examine_judge(deployment: Deployment) -> Iterator[Finding]:
     """Opens it, and has it judge a black picture."""
-    judge, terms = open_liveness_judge(settings), judge_terms(settings)
-    assert judge is not None, "a judge is named"
-    assert terms is not None, "a judge is named"
-    limits = f"live from {terms.live:g}, spoof below {terms.spoof:g}"
-    mode = "it decides" if terms.enforces else "it is observed"
-    return f"{_describe_model(judge.card)}; {limits}; {mode}"
+    judge, terms = open_liveness_judge(deployment.settings), judge_terms(deployment.settings)
+    if judge is not None and terms is not None:
+        limits = f"live from {terms.live:g}, spoof below {terms.spoof:g}"
+        mode = "it decides" if terms.enforces else "it is observed"
+        yield _find("liveness judge", f"{_describe_model(judge.card)}; {limits}; {mode}")
 
 
-def _examine_authority(deployment: Deployment) -> Finding:
+def _examine_authority(deployment: Deployment) -> Iterator[Finding]:
     """Examines whether the list can be read, or the service takes connections; no document is asked
     for."""
     settings, home = deployment.settings.authority, deployment.home
-    terms = f"no answer: {settings.unavailable}, unknown: {settings.unknown}"
-    from engine.matching.checks.authority import ListedAuthority  # noqa: PLC0415 - few ask one
-
+    terms, advice = f"no answer: {settings.unavailable}, unknown: {settings.unknown}", ""
+    if settings.kind == "form":
+        return
     try:
         from serving.ingress.http_authority import reach  # noqa: PLC0415 - an extra
     except ImportError:
-        advice = advise_extra("serve")
-        return Finding("authority", State.WARNING, "its packages are not installed", advice)
+        yield _find("authority", "its packages are not installed", advise_extra("serve"))
+        return
     try:
         if settings.kind == "listed":
             listed = ListedAuthority(home / settings.list_file, deployment.vault).read()
-            return Finding("authority", State.OK, f"{len(listed):,} documents are listed; {terms}")
-        return Finding("authority", State.OK, f"{reach(settings, home)}; {terms}")
+            detail = f"{len(listed):,} documents are listed"
+        else:
+            detail = reach(settings, home)
     except SosieError as error:
         detail, _, advice = str(error).rpartition(": ")
-        return Finding("authority", State.WARNING, f"{detail}; {terms}", advice)
+    yield _find("authority", f"{detail}; {terms}", advice)
 
 
-def _examine_people(store: Store) -> Iterator[Finding]:
+def _examine_people(deployment: Deployment) -> Iterator[Finding]:
     """People whom earlier versions took, by whose names one could be taken for two."""
-    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
-
+    store = deployment.store
     people = {one.person for one in store.api_keys() if one.person and one.revoked_at is None}
     people |= {one.person for one in store.accounts.everyone(utc_now())}
     if odd := sum(mixes_scripts(one) for one in people):
         detail = f"{odd} names of people in keys and accounts mix scripts: one could pass as two"
         advice = "see sosie apikey list and sosie account list; give new keys, revoke these"
-        yield Finding("people", State.WARNING, detail, advice)
+        yield _find("people", detail, advice)
 
 
-def _examine_sign_in(deployment: Deployment) -> Finding:
+def _examine_sign_in(deployment: Deployment) -> Iterator[Finding]:
     """Examines whether the identity provider answers, and what [sign_in] groups grants is here."""
+    if not deployment.settings.sign_in.issuer:
+        return
     try:
         from serving.access.sign_in import SignInFailed, open_sign_in  # noqa: PLC0415 - an extra
     except ImportError:
-        advice = advise_extra("serve")
-        return Finding("sign-in", State.WARNING, "its packages are not installed", advice)
+        yield _find("sign-in", "its packages are not installed", advise_extra("serve"))
+        return
     try:
         sign_in = open_sign_in(deployment.settings, deployment.vault, deployment.home)
         assert sign_in is not None, "an issuer is named"
@@ -379,118 +345,95 @@ def _examine_sign_in(deployment: Deployment) -> Finding:
         unknown = sign_in.find_unknown(deployment.store)
     except SignInFailed as failure:
         advice = "keys still work; look at the provider, or mend [sign_in] issuer"
-        return Finding("sign-in", State.WARNING, str(failure), advice)
-    except SosieError as error:
-        return _broken("sign-in", error)
-    if unknown:
+        yield _find("sign-in", str(failure), advice)
+    else:
         detail = f"groups are given what is not here: {', '.join(unknown)}"
-        return Finding("sign-in", State.WARNING, detail, "add it, or mend [sign_in] groups")
-    return Finding("sign-in", State.OK, f"{sign_in.name} answers")
+        advice = "add it, or mend [sign_in] groups"
+        yield _find("sign-in", *([detail, advice] if unknown else [f"{sign_in.name} answers"]))
 
 
-def _examine_lines(deployment: Deployment) -> Finding:
+def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     """By which rules holders of lines are asked for, and of whom there are none."""
-    settings = deployment.settings.lines
-    try:
-        rules, limit = deployment.line_rules, deployment.person_limit
-        known = {one.code for one in deployment.store.carriers()}
-    except SosieError as error:
-        return _broken("lines", error)
+    settings, advice = deployment.settings.lines, ""
+    rules, limit = deployment.line_rules, deployment.person_limit
+    known = {one.code for one in deployment.store.carriers()}
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {limit or 'any number of'} lines a person"
-    unknown = sorted({*rules.own, *settings.sim_changes_since} - known)
-    if unknown:
-        told = f"{detail}; there is no carrier {', '.join(unknown)}"
-        return Finding("lines", State.WARNING, told, "add it, or mend [lines]")
-    return Finding("lines", State.OK, detail)
+    if unknown := sorted({*rules.own, *settings.sim_changes_since} - known):
+        detail += f"; there is no carrier {', '.join(unknown)}"
+        advice = "add it, or mend [lines]"
+    yield _find("lines", detail, advice)
 
 
-def _examine_clock(deployment: Deployment) -> Finding:
-    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
-    from engine.retention.job import find_clock_fault  # noqa: PLC0415 - as above
-
+def _examine_clock(deployment: Deployment) -> Iterator[Finding]:
     fault = find_clock_fault(deployment.store, utc_now())
-    if fault is None:
-        return Finding("clock", State.OK, "continues the audit chain")
-    detail, _, advice = fault.partition("; ")
-    return Finding("clock", State.WARNING, detail, advice)
+    detail, _, advice = (fault or "continues the audit chain").partition("; ")
+    yield _find("clock", detail, advice)
 
 
-def _examine_folder(home: Path) -> Finding:
-    found = home.stat()
-    is_own = found.st_uid in (0, os.getuid())
-    if is_own and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return Finding("home", State.OK, str(home))
-    detail = f"others may write to {home}, and so change its settings"
-    return Finding("home", State.WARNING, detail, f"chown it to yourself, and chmod 700 {home}")
+def _examine_folder(deployment: Deployment) -> Iterator[Finding]:
+    home, found = deployment.home, deployment.home.stat()
+    if found.st_uid in (0, os.getuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield _find("home", str(home))
+    else:
+        detail = f"others may write to {home}, and so change its settings"
+        yield _find("home", detail, f"chown it to yourself, and chmod 700 {home}")
 
 
-def _examine_key_ring(deployment: Deployment) -> Finding:
-    ring = deployment.vault.ring
+def _examine_key_ring(deployment: Deployment) -> Iterator[Finding]:
+    ring, advice = deployment.vault.ring, ""
     marks = ", ".join(f"{name} {mark}" for name, mark in ring.fingerprints.items())
-    if len(ring.data) > 1:
-        advice = "a rotation has stopped half-way: run sosie keys rotate"
-        return Finding("key ring", State.WARNING, f"several data keys; {marks}", advice)
     sealed = deployment.store.seal_counts().get(ring.active_data_key.version, 0)
-    detail = f"readable by its owner alone; {sealed:,} values sealed of {MOST_SEALS:,}; {marks}"
-    if sealed >= SEALS_TO_ROTATE:
+    detail = f"readable by its owner alone; {sealed:,} values sealed of {MOST_SEALS:,}"
+    if len(ring.data) > 1:
+        detail = "several data keys"
+        advice = "a rotation has stopped half-way: run sosie keys rotate"
+    elif sealed >= SEALS_TO_ROTATE:
         advice = "run sosie keys rotate, which makes a new data key: beyond that none is safe"
-        return Finding("key ring", State.WARNING, detail, advice)
-    return Finding("key ring", State.OK, detail)
+    yield _find("key ring", f"{detail}; {marks}", advice)
 
 
-def _describe_registry(deployment: Deployment) -> str:
+def _examine_registry(deployment: Deployment) -> Iterator[Finding]:
     counts = deployment.store.counts()
     shown = ("documents", "live_references", "enrollments", "lines", "cases", "outlets")
     listed = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in shown)
-    return f"schema up to date; {listed}"
+    yield _find("registry", f"schema up to date; {listed}")
 
 
-def _attempt_second(deployment: Deployment) -> Finding:
-    subject = "second model"
-    try:
-        second = deployment.second
-        assert second is not None
-        coverage = deployment.store.coverage(second.digest)
-    except SosieError as error:
-        return _broken(subject, error)
+def _examine_second(deployment: Deployment) -> Iterator[Finding]:
+    second = deployment.second
+    if second is None:
+        return
+    coverage = deployment.store.coverage(second.digest)
     detail = f"{deployment.settings.models.second} has {coverage}; it decides nothing"
     if second.thresholds is None:
-        return Finding(subject, State.WARNING, f"{detail}, and is not calibrated", CALIBRATE)
-    if coverage.is_whole:
-        return Finding(subject, State.OK, f"{detail} until sosie model switch")
-    return Finding(subject, State.OK, f"{detail}: sosie model fill adds more")
+        yield _find("second model", f"{detail}, and is not calibrated", CALIBRATE)
+    elif coverage.is_whole:
+        yield _find("second model", f"{detail} until sosie model switch")
+    else:
+        yield _find("second model", f"{detail}: sosie model fill adds more")
 
 
 CALIBRATE = "run sosie calibrate DIR --card FILE.toml"
 
 
-def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:
-    from engine.registry.damage import find_damage, is_checked_whole  # noqa: PLC0415 - as above
-
+def _examine_database(deployment: Deployment, is_deep: bool) -> Iterator[Finding]:
     store = deployment.store
-    try:
-        rows = sum(store.counts().values())
-        if rows > QUICK_ROWS and not is_deep:
-            detail = f"its {rows:,} rows were not read"
-            return Finding("database", State.WARNING, detail, "run sosie doctor --deep")
-        is_alone = not store.has_writer()
-        found = find_damage(store, is_alone=is_alone)
-    except SosieError as error:
-        return _broken("database", error)
-    if found:
-        detail = "; ".join(found)
-        return Finding("database", State.BROKEN, detail, "put back a backup: sosie restore")
-    if not is_checked_whole(store, is_alone=is_alone):
+    rows, is_alone = sum(store.counts().values()), not store.has_writer()
+    if rows > QUICK_ROWS and not is_deep:
+        yield _find("database", f"its {rows:,} rows were not read", "run sosie doctor --deep")
+    elif found := find_damage(store, is_alone=is_alone):
+        advice = "put back a backup: sosie restore"
+        yield Finding("database", State.BROKEN, "; ".join(found), advice)
+    elif not is_checked_whole(store, is_alone=is_alone):
         detail = "every row is sound; its structure is not checked beside a running service"
-        return Finding("database", State.WARNING, detail, "run sosie backup, which checks its copy")
-    return Finding("database", State.OK, "structure, rows and entries of the audit chain agree")
+        yield _find("database", detail, "run sosie backup, which checks its copy")
+    else:
+        yield _find("database", "structure, rows and entries of the audit chain agree")
 
 
 def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
-    from serving.deployment.deployment import SNAPSHOT_AFTER  # noqa: PLC0415 - as above
-
     restored = deployment.restored
     gallery = restored.gallery
     is_rounded = deployment.settings.gallery.rows == "float16"
@@ -500,8 +443,8 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("gallery", State.BROKEN, detail, "sosie audit verify; put back a backup")
     elif not different and gallery.sequence == deployment.store.sequence():
         detail = f"{len(gallery):,} references at sequence {gallery.sequence}, equal to the store"
-        yield Finding("gallery", State.OK, detail)
-        yield Finding("index", State.OK, _describe_index(gallery))
+        yield _find("gallery", detail)
+        yield _find("index", _describe_index(gallery))
     else:
         detail = (
             f"{len(gallery):,} references at sequence {gallery.sequence}, {different:,} unlike the "
@@ -514,16 +457,17 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("gallery", State.BROKEN, detail, advice)
     if restored.fault is not None:
         advice = f"it is rebuilt from the store; remove {deployment.snapshot_folder}"
-        yield Finding("snapshot", State.WARNING, restored.fault, advice)
+        yield _find("snapshot", restored.fault, advice)
     elif not restored.loaded and restored.replayed > SNAPSHOT_AFTER:
         detail = f"there is none: each start reads {restored.replayed:,} changes from the store"
         advice = "a service saves one when it stops, and again after an erasure: see its log"
-        yield Finding("snapshot", State.WARNING, detail, advice)
+        yield _find("snapshot", detail, advice)
     else:
         detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
-        yield Finding("snapshot", State.OK, detail)
+        yield _find("snapshot", detail)
     if (fault := deployment.upkeep_fault) is not None:
-        yield Finding("upkeep", State.WARNING, fault, "start the service, which rewrites it")
+        yield _find("upkeep", fault, "start the service, which rewrites it")
+    yield from _examine_false_candidates(deployment)
 
 
 def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
@@ -541,9 +485,9 @@ def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
             "the calibration supports no higher threshold: allow more "
             "([thresholds] review_false_candidates), or calibrate on more people"
         )
-        yield Finding("false candidates", State.WARNING, detail, advice)
+        yield _find("false candidates", detail, advice)
     else:
-        yield Finding("false candidates", State.OK, detail)
+        yield _find("false candidates", detail)
 
 
 def _describe_index(gallery: Gallery) -> str:
@@ -565,8 +509,6 @@ def _count_differences(store: Store, gallery: Gallery, is_rounded: bool) -> int:
     Ids alone are not enough: a store restored from a backup reuses them. With `is_rounded` the
     gallery has the templates rounded to float16.
     """
-    from indexes.segmented.merging import narrowed  # noqa: PLC0415 - it loads the kernels
-
     matched, different = 0, 0
     held = gallery.ids
     for chunk in store.references():
@@ -579,30 +521,45 @@ def _count_differences(store: Store, gallery: Gallery, is_rounded: bool) -> int:
     return different + len(held) - matched
 
 
-def _examine_chain(deployment: Deployment) -> Finding:
-    from engine.registry.audit import verify_chain  # noqa: PLC0415 - as above
-
-    try:
-        report = verify_chain(deployment.store)
-    except SosieError as error:
-        return _broken("audit chain", error)
+def _examine_chain(deployment: Deployment) -> Iterator[Finding]:
+    report = verify_chain(deployment.store)
     if report.intact:
         sealed = "".join(f", but for what entry {one.number} has mended" for one in report.mends)
-        return Finding("audit chain", State.OK, f"{report.entries:,} entries, intact{sealed}")
-    advice = "run sosie audit verify: put back a backup, or two people mend it"
-    return Finding("audit chain", State.BROKEN, f"entry {report.first_bad} is not in place", advice)
+        yield _find("audit chain", f"{report.entries:,} entries, intact{sealed}")
+    else:
+        detail = f"entry {report.first_bad} is not in place"
+        advice = "run sosie audit verify: put back a backup, or two people mend it"
+        yield Finding("audit chain", State.BROKEN, detail, advice)
 
 
-def _attempt(subject: str, describe: Callable[[], str]) -> Finding:
+_HOME_CHECKS: dict[str, Callable[[Deployment], Iterator[Finding]]] = {
+    "home": _examine_folder,
+    "key ring": _examine_key_ring,
+    "registry": _examine_registry,
+    "faces": _examine_crops,
+    "erasures": _examine_erasures,
+    "liveness": _examine_liveness,
+    "liveness judge": _examine_judge,
+    "authority": _examine_authority,
+    "webhooks": _examine_webhooks,
+    "people": _examine_people,
+    "sign-in": _examine_sign_in,
+    "second model": _examine_second,
+    "database": partial(_examine_database, is_deep=False),
+    "gallery": _examine_gallery,
+    "lines": _examine_lines,
+    "audit chain": _examine_chain,
+    "clock": _examine_clock,
+}
+"""In the order in which they are shown."""
+
+
+def _attempt(subject: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What is found, up to a failure: the messages of our errors end in what to do."""
     try:
-        return Finding(subject, State.OK, describe())
-    except SosieError as error:
-        return _broken(subject, error)
-
-
-def _broken(subject: str, error: SosieError | IndexFault) -> Finding:
-    """A failed check without advice: the messages of our errors end in what to do."""
-    return Finding(subject, State.BROKEN, str(error))
+        yield from examine()
+    except (SosieError, IndexFault) as error:
+        yield Finding(subject, State.BROKEN, str(error))
 
 
 def _version(name: str) -> str | None:
@@ -610,13 +567,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_flags() -> frozenset[str]:
-    """CPU flags on Linux; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return frozenset(flags.partition(":")[2].split())

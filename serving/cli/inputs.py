@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from msgspec.structs import replace
 
 from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
 from engine.formatting import size
@@ -95,6 +94,8 @@ class Details(dict[str, str]):
 
     def document(self) -> Document:
         """The whole document; `RequestError` names what is missing."""
+        from msgspec.structs import replace
+
         found = self.known_document(self.require("name", "--name"))
         expires, born = self.get("expires_on"), self.get("born_on")
         return replace(

@@ -217,7 +217,7 @@ def test_doctor_tells_that_there_is_no_snapshot_and_that_removed_references_are_
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert states(outcome)["snapshot"] == "ok"
     assert "upkeep" not in states(outcome)
-    monkeypatch.setattr("serving.deployment.deployment.SNAPSHOT_AFTER", 0)
+    monkeypatch.setattr("serving.doctor.SNAPSHOT_AFTER", 0)
     monkeypatch.setattr("indexes.gallery.Gallery.deadline_s", lambda _: -7200.0)
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert (states(outcome)["snapshot"], states(outcome)["upkeep"]) == ("warning", "warning")
