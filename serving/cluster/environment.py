@@ -167,6 +167,9 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
         ongoing=settings.requests_ongoing,
         match_ongoing=settings.matches_ongoing,
         enroll_ongoing=settings.enrollments_admitted,
+        batch_ongoing=settings.enrollments_ongoing
+        if settings.embedder == "deployment"
+        else EXTRACTING_THREADS,
         enrolling=count_enrolling(settings),
         key_share=settings.key_share,
         connections_per_address=settings.connections_per_address,

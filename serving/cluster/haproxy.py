@@ -44,6 +44,8 @@ _PATH = "var(txn.path)"  # as the ingress reads it: decoded once
 HEALTH = f"{{ {_PATH} -m beg /health/ /version /metrics }}"
 VERSIONED = f"{{ {_PATH} -m beg /v1/ /camara/ }}"
 MATCHES = f"{{ {_PATH} -m str /v1/match }}"
+LONG = "{ req.hdr_val(content-length) gt 16384 } || { req.hdr(transfer-encoding) -m found }"
+"""A match with such a body, or with one whose length is not told, is a batch or has photographs."""
 ENROLLMENTS = f"{{ {_PATH} -m str /v1/enrollments }} {{ method POST }}"
 OTHER_PHOTOGRAPHS = (
     f"{{ {_PATH} -m beg /v1/verifications /v1/templates /v1/identifications /v1/people/search "
@@ -89,6 +91,10 @@ class ProxyConfig:
     ongoing: int
     match_ongoing: int
     enroll_ongoing: int
+    batch_ongoing: int = 2
+    batch_wait_ms: int = 2000
+    """So many batches of matches each ingress is sent at once: single ones pass those that wait,
+    and no batch waits for longer."""
     enrolling: int = 0
     """So many ingresses of a node are sent enrollments, the others while none of these answers; 0:
     all are."""
@@ -244,16 +250,19 @@ def _name(table: str) -> str:
 class ProxyLane:
     """Requests with a backend of their own, so that they do not count as others.
 
-    Of those above a bound an ingress is sent no more, and they wait in the proxy."""
+    Of those above a bound an ingress is sent no more, and they wait in the proxy, the carrier's
+    first that has the fewest. They count to the bounds `of` another lane where one is named."""
 
     name: str
     which: str
     waiting_above: int = 0
+    of: str = ""
 
 
 LANES = (
     # The last that fits a request has it.
     ProxyLane("match", MATCHES),
+    ProxyLane("batch", f"{MATCHES} {{ var(txn.is_long) -m bool }}", of="match"),
     ProxyLane("enroll", ENROLLMENTS),
     ProxyLane("unknown", "!{ var(txn.carrier) -m found }", UNKNOWN_ONGOING),
     ProxyLane("page", f"!{VERSIONED}", PAGE_ONGOING),
@@ -369,17 +378,22 @@ def _find_carrier(ours: str) -> Iterator[str]:
 
 def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str]:
     """Rules that say which lane has a request, and refuse those above a bound."""
+    yield f"http-request set-var(txn.is_long) bool(1) if {LONG}"
     yield f"http-request set-var(txn.lane) str(own) if {ours}"
     for lane in LANES:
         yield f"http-request set-var(txn.lane) str({lane.name}) if {ours} {lane.which}"
     # A key is counted where it brings photographs, so that other calls do not get around the bound.
     yield "http-request set-var(txn.place) var(txn.lane)"
+    for lane in LANES:
+        if lane.of:
+            in_lane = f"{{ var(txn.lane) -m str {lane.name} }}"
+            yield f"http-request set-var(txn.place) str({lane.of}) if {in_lane}"
     in_own = "{ var(txn.lane) -m str own }"
     yield f"http-request set-var(txn.place) str(enroll) if {in_own} {OTHER_PHOTOGRAPHS}"
     key = _busy("too many requests at once with this key: nothing was stored")
     carrier = _busy("too many requests at once with the keys of this carrier: nothing was stored")
-    message = "too many requests at once: nothing was stored"
-    full = _answer(429, "SERVICE.BUSY", message, **{"Retry-After": "1"})
+    status, code, message = FULL
+    full = _answer(status, code, message, **{"Retry-After": "1"})
     bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
     for name, each in bounds.items():
         bound = each * ingresses
@@ -393,8 +407,12 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
             table, of_carrier = _name(f"{name}-carrier"), math.ceil((bound + of_key) / 2)
             yield f"http-request track-sc4 var(txn.carrier) table {table} if {place}"
             yield f"{carrier} if {place} {{ sc_conn_cur(4) gt {of_carrier} }}"
-        backend = OWN if name == "own" else f"{OWN}-{name}"
-        yield f"{full} if {{ var(txn.lane) -m str {name} }} {{ be_conn({backend}) ge {bound} }}"
+        for lane_name in (name, *(lane.name for lane in LANES if lane.of == name)):
+            backend = OWN if name == "own" else f"{OWN}-{lane_name}"
+            is_full = f"{{ be_conn({backend}) ge {bound} }}"
+            yield f"{full} if {{ var(txn.lane) -m str {lane_name} }} {is_full}"
+    yield "http-request set-priority-class sc_conn_cur(4)"
+    yield "http-after-response set-status 429 if { var(txn.waited) -m bool }"
 
 
 def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
@@ -402,7 +420,8 @@ def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
     section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:
         raise TemplateChanged(f"backend {OWN}")
-    most = f" maxconn {lane.waiting_above}" if lane.waiting_above else ""
+    waiting_above = config.batch_ongoing if lane.name == "batch" else lane.waiting_above
+    most = f" maxconn {waiting_above}" if waiting_above else ""
     enrolling = config.enrolling if lane.name == "enroll" else 0
     seen: Counter[str] = Counter()
 
@@ -417,6 +436,9 @@ def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
     body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", body, flags=re.M)
     body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
     all_spare = "    option allbackups\n" if enrolling else ""
+    if lane.name == "batch":
+        told = f"content-type application/json lf-string %[lua.{TELL}] hdr Retry-After 1"
+        body += f"    timeout queue {config.batch_wait_ms}ms\n    http-error status 503 {told}\n"
     more = f"backend {OWN}-{lane.name}\n{all_spare}{body}"
     return text[: section.end()] + more + text[section.end() :]
 
@@ -442,6 +464,7 @@ def _busy(message: str) -> str:
     return _answer(429, "ACCESS.RATE_LIMITED", message, **{"Retry-After": "1"})
 
 
+FULL = (429, "SERVICE.BUSY", "too many requests at once: nothing was stored")
 INTERRUPTED, TIMED_OUT, MALFORMED = "interrupted.http", "timed-out.http", "malformed.http"
 _FILES = {
     INTERRUPTED: (
@@ -466,7 +489,7 @@ _FILES = {
 
 
 QUESTIONS, ACTIONS = "ask.sock", "actions.lua"
-CLOSE, ASK = "answer_and_close", "find_carrier"
+CLOSE, ASK, TELL = "answer_and_close", "find_carrier", "tell_unanswered"
 _ACTIONS = Template("""
 local function copy(headers, names)
     local found = {}
@@ -504,9 +527,17 @@ core.register_action("$ask", {"http-req"}, function(txn)
         txn:done(txn:reply{status = 503, headers = headers, body = [[$lost]]})
     end
 end)
+
+core.register_fetches("$tell", function(txn)
+    if txn.sf:srv_name() ~= "" or txn.f:nbsrv() == 0 then return [[$lost]] end
+    txn:set_var("txn.waited", true)
+    return [[$full]]
+end)
 """)
 """What the configuration cannot say: the same answer as HAProxy's own, which ends the request
-whatever is left of its body; and whose a key is, or else what its request is answered."""
+whatever is left of its body; whose a key is, or else what its request is answered; and why a
+request of a lane with a bounded wait has no answer of a server: a lost one, or its turn came too
+late."""
 
 
 def write_answers(folder: Path) -> None:
@@ -518,6 +549,8 @@ def write_answers(folder: Path) -> None:
         admitted=ADMITTED,
         questions=folder / QUESTIONS,
         lost=_describe(503, *_FILES[INTERRUPTED][1:3]),
+        tell=TELL,
+        full=_describe(*FULL),
     )
     (folder / ACTIONS).write_text(actions, encoding="utf-8")
     for name, (status, code, message, headers) in _FILES.items():

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
@@ -32,6 +33,8 @@ class HoldingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Slow)
         self.holds = threading.Semaphore(0)
         self.is_open = threading.Event()
+        self.posted: list[str] = []
+        """The keys of POST requests, as these came."""
         self.carriers = {f"Bearer {KEY}": 1, f"Bearer {OTHER_KEY}": 2}
 
 
@@ -56,6 +59,7 @@ class Slow(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
+        self.server.posted.append(self.headers["authorization"].removeprefix("Bearer "))
         self._wait()
         self.do_GET()
 
@@ -104,17 +108,21 @@ class Proxied:
     server: HoldingServer
 
     def hold(
-        self, count: int, path: str, method: str, key: str | None = KEY
+        self, count: int, path: str, method: str, key: str | None = KEY, body: bytes = b"{}"
     ) -> list[threading.Thread]:
         """So many requests that are under way, until `release`."""
+        threads = self.send(count, path, method, key, body)
+        for _ in threads:
+            assert self.server.holds.acquire(timeout=120)
+        return threads
+
+    def send(self, count: int, path: str, method: str, *more: Any) -> list[threading.Thread]:
+        arguments = (path, method, None, *more)
         threads = [
-            threading.Thread(target=self.ask, args=(path, method, None, key), daemon=True)
-            for _ in range(count)
+            threading.Thread(target=self.ask, args=arguments, daemon=True) for _ in range(count)
         ]
         for thread in threads:
             thread.start()
-        for _ in threads:
-            assert self.server.holds.acquire(timeout=120)
         return threads
 
     def release(self, held: list[threading.Thread]) -> None:
@@ -134,12 +142,13 @@ class Proxied:
         method: str = "GET",
         headers: dict[str, str] | None = None,
         key: str | None = KEY,
+        body: bytes = b"{}",
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            body = b"{}" if method == "POST" else None
+            sent = body if method == "POST" else None
             given = {} if key is None else {"authorization": f"Bearer {key}"}
-            connection.request(method, path, body=body, headers=given | (headers or {}))
+            connection.request(method, path, body=sent, headers=given | (headers or {}))
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
             return answer.status, found, answer.read()

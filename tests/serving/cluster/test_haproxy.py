@@ -24,12 +24,25 @@ from serving.cluster.haproxy import (
     WRAPPER,
     TemplateChanged,
     amend,
+    list_sockets,
     prepare,
+    read_statistics,
     wrapper_variables,
 )
 from serving.cluster.node import drain_proxies
-from tests.serving.cluster.proxied import CONFIG, KEY, HoldingServer, Proxied, generate, run_proxy
+from tests.serving.cluster.proxied import (
+    CONFIG,
+    KEY,
+    OTHER_KEY,
+    HoldingServer,
+    Proxied,
+    generate,
+    run_proxy,
+)
 from tests.waiting import wait_until
+
+BATCH = b" " * 20_000
+"""Longer than a single match."""
 
 
 @pytest.fixture
@@ -40,12 +53,14 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 
 def test_its_own_answers_have_the_format_of_the_api(proxied: Proxied) -> None:
     proxied.stop_server()
-    status, headers, body = proxied.ask("/v1/", headers={"x-correlator": "c1"})
-    assert status == 503
-    assert json.loads(body)["code"] == "SERVICE.INTERRUPTED"
-    assert headers["content-type"] == "application/json"
-    assert int(headers["retry-after"]) >= 1
-    assert headers["x-correlator"] == "c1"
+    for body in (b"{}", BATCH):
+        asked = ("/v1/match", "POST", {"x-correlator": "c1"})
+        status, headers, said = proxied.ask(*asked, body=body)
+        assert status == 503
+        assert json.loads(said)["code"] == "SERVICE.INTERRUPTED"
+        assert headers["content-type"] == "application/json"
+        assert int(headers["retry-after"]) >= 1
+        assert headers["x-correlator"] == "c1"
 
 
 def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
@@ -87,6 +102,40 @@ def test_what_is_above_the_bound_is_refused_and_does_not_wait(
     assert proxied.ask("/health/ready")[0] == 200
     proxied.release(held)
     assert proxied.ask(path, method)[0] == 200
+
+
+def test_batches_wait_in_the_proxy_and_single_matches_pass_them(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    bounds = {"match_ongoing": 9, "key_share": 0.9, "batch_ongoing": 1, "batch_wait_ms": 60_000}
+    config = replace(CONFIG, **bounds)
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        (socket_path,) = list_sockets(proxied.folder)
+
+        def count_waiting() -> int:
+            rows = {row["pxname"]: row for row in read_statistics(socket_path, 60.0)}
+            return int(rows["http-sosie-batch"]["qcur"])
+
+        held = proxied.hold(1, "/v1/match", "POST", KEY, BATCH)
+        for waiting, key in enumerate((KEY, KEY, OTHER_KEY), start=1):
+            held += proxied.send(1, "/v1/match", "POST", key, BATCH)
+            wait_until(lambda now=waiting: count_waiting() == now)
+        held += proxied.hold(2, "/v1/match", "POST")
+        proxied.release(held)
+        # The carrier that waits for fewer is next.
+        assert proxied.server.posted == [KEY, KEY, KEY, OTHER_KEY, KEY, KEY]
+
+
+def test_a_batch_whose_turn_does_not_come_is_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    config = replace(CONFIG, batch_ongoing=1, batch_wait_ms=1)
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        held = proxied.hold(1, "/v1/match", "POST", KEY, BATCH)
+        status, headers, body = proxied.ask("/v1/match", "POST", body=BATCH)
+        assert (status, json.loads(body)["code"]) == (429, "SERVICE.BUSY")
+        assert int(headers["retry-after"]) >= 1
+        proxied.release(held)
 
 
 def test_reading_an_enrollment_is_not_bounded_by_enrolling(proxied: Proxied) -> None:

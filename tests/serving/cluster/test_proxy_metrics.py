@@ -142,4 +142,4 @@ for text in (meter.render()[0], exported):
             text=True,
             check=True,
         )
-    assert done.stdout.split("\n") == ["6 3", "6 3", ""]
+    assert done.stdout.split("\n") == ["7 3", "7 3", ""]
