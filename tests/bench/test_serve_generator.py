@@ -15,10 +15,10 @@ from bench.suites.serve.load_requests import (
     LOST,
     OVERDUE,
     SERIAL_PLACE,
-    Caller,
     Load,
+    PreparedRequest,
     Record,
-    Request,
+    RequestWriter,
 )
 
 HOST = "127.0.0.1"
@@ -83,24 +83,24 @@ async def echo(_number: int, request: bytes, writer: asyncio.WriteTransport) -> 
 
 
 def make_load(server: Server, **more: object) -> Load:
-    caller = Caller(HOST, server.port, "key")
+    caller = RequestWriter(HOST, server.port, "key")
     options: dict[str, object] = {"connections": 4, "requests": (caller.post("/e", {"a": 1}),)}
     return Load(host=HOST, port=server.port, **options | more)  # type: ignore[arg-type]
 
 
 def test_a_closed_loop_sends_as_many_as_it_was_told_and_keeps_every_answer() -> None:
     with serving(echo) as server:
-        caller = Caller(HOST, server.port, "key")
+        caller = RequestWriter(HOST, server.port, "key")
         requests = (caller.post("/a", "one"), caller.post("/b", "second"))
         load = make_load(server, requests=requests, count=101, keeps_bodies=True)
         record = send_load(load)
     assert len(record) == len(server.requests) == 101
     assert record.count_statuses() == {200: 101}
-    assert sorted(record.serial) == list(range(101))
-    assert (record.request == record.serial % 2).all()
+    assert sorted(record.rows.serial) == list(range(101))
+    assert (record.rows.request == record.rows.serial % 2).all()
     assert all(
         body == (b"\xa3one", b"\xa6second")[place]
-        for body, place in zip(record.bodies, record.request, strict=True)
+        for body, place in zip(record.bodies, record.rows.request, strict=True)
     )
     assert (record.latency_s > 0).all()
     assert server.connections == 4
@@ -109,7 +109,7 @@ def test_a_closed_loop_sends_as_many_as_it_was_told_and_keeps_every_answer() -> 
 
 def test_every_request_has_a_serial_number_of_its_own_in_head_and_body() -> None:
     with serving(echo) as server:
-        caller = Caller(HOST, server.port)
+        caller = RequestWriter(HOST, server.port)
         request = caller.post("/e", f"+86{SERIAL_PLACE}", {"Idempotency-Key": f"k-{SERIAL_PLACE}"})
         send_load(make_load(server, requests=(request,), count=20, serial=77))
     numbers = {b"%09d" % number for number in range(77, 97)}
@@ -129,8 +129,8 @@ def test_an_open_loop_keeps_its_schedule() -> None:
     with serving(echo) as server:
         record = send_load(make_load(server, rate=400, seconds=1.5))
     assert len(record) == 600
-    np.testing.assert_allclose(np.sort(record.intended_s), np.arange(600) / 400, atol=1e-6)
-    assert (record.sent_s >= record.intended_s - 1e-3).all()
+    np.testing.assert_allclose(np.sort(record.rows.intended_s), np.arange(600) / 400, atol=1e-6)
+    assert (record.rows.sent_s >= record.rows.intended_s - 1e-3).all()
 
 
 def test_a_server_that_stalls_shows_its_stall_in_the_latencies() -> None:
@@ -156,8 +156,8 @@ def test_refusals_are_told_from_answers_and_name_their_wait() -> None:
     with serving(refuse_odd) as server:
         record = send_load(make_load(server, count=40, connections=1))
     assert record.count_statuses() == {200: 20, 429: 20}
-    assert (record.retry_after_s[record.status == 429] == 3).all()
-    assert np.isnan(record.retry_after_s[record.is_fine]).all()
+    assert (record.rows.retry_after_s[record.rows.status == 429] == 3).all()
+    assert np.isnan(record.rows.retry_after_s[record.is_fine]).all()
     assert record.is_refused.sum() == 20
 
 
@@ -214,8 +214,8 @@ def test_arrivals_that_find_no_connection_in_time_are_overdue() -> None:
     assert len(record) == 30
     assert set(record.count_statuses()) == {OVERDUE}
     # Those that found no connection were not sent, and so not in time either.
-    assert np.isnan(record.sent_s).sum() == 30 - len(server.requests) > 0
-    assert record.sent_rate * record.seconds == pytest.approx(len(server.requests))
+    assert np.isnan(record.rows.sent_s).sum() == 30 - len(server.requests) > 0
+    assert record.sent_share * 30 == pytest.approx(len(server.requests))
 
 
 def test_nobody_listening_is_an_error_and_not_a_figure() -> None:
@@ -239,12 +239,12 @@ def test_a_part_of_a_record_has_only_what_began_in_it() -> None:
     part = record.within(0.25, 0.75)
     assert len(part) == len(part.bodies) == 100
     assert part.rate == pytest.approx(200)
-    assert part.intended_s.min() >= 0.25
+    assert part.rows.intended_s.min() >= 0.25
 
 
 def test_a_request_without_places_is_sent_as_it_is() -> None:
-    assert Request((b"whole",)).fill(5) == b"whole"
-    assert Request((b"a-", b"-b-", b"")).fill(5) == b"a-000000005-b-000000005"
+    assert PreparedRequest((b"whole",)).fill(5) == b"whole"
+    assert PreparedRequest((b"a-", b"-b-", b"")).fill(5) == b"a-000000005-b-000000005"
 
 
 def test_an_answer_that_nobody_asked_for_is_no_request_of_ours() -> None:

@@ -9,15 +9,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bench.core.machine import MEMORY
 from bench.core.reports import Figure, Skipped, load_goals
 from bench.suites.serve.chaos import Target, _draw_targets
-from bench.suites.serve.load_requests import OVERDUE, Record
+from bench.suites.serve.context import require_good
+from bench.suites.serve.load_requests import OVERDUE, ROW, Record
+from bench.suites.serve.overload import OverloadRun
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
-from bench.suites.serve.service_suite import PARTS, QUICK, Config, _judge
-from bench.suites.serve.sizes import Part
-from bench.suites.serve.soak import Soak
-from bench.suites.serve.throughput import OverloadRun, require_good
+from bench.suites.serve.service_suite import PARTS, find_growth
 from engine.errors import RequestError
 
 NAN = float("nan")
@@ -27,20 +25,12 @@ def make_record(
     statuses: list[int], latency_ms: list[float], *, gap_s: float = 0.1, retry_s: float = NAN
 ) -> Record:
     """A record of requests that were due every `gap_s`."""
-    count = len(statuses)
-    intended = np.arange(count) * gap_s
-    status = np.array(statuses, np.int16)
-    return Record(
-        intended_s=intended,
-        sent_s=intended,
-        done_s=intended + np.array(latency_ms) / 1e3,
-        status=status,
-        retry_after_s=np.where(status == 429, retry_s, NAN),
-        request=np.zeros(count, np.int64),
-        serial=np.arange(count),
-        bodies=(),
-        seconds=count * gap_s,
-    )
+    due_s = np.arange(len(statuses)) * gap_s
+    rows = [
+        (due, due, due + taken / 1e3, status, retry_s if status == 429 else NAN, 0, serial)
+        for serial, (due, status, taken) in enumerate(zip(due_s, statuses, latency_ms, strict=True))
+    ]
+    return Record(np.array(rows, ROW).view(np.recarray), (), len(rows) * gap_s)
 
 
 def make_overload(storm: Record, after: Record | None = None) -> OverloadRun:
@@ -50,7 +40,6 @@ def make_overload(storm: Record, after: Record | None = None) -> OverloadRun:
 
 def test_each_part_names_its_figures_and_each_figure_has_a_goal() -> None:
     goals = {goal.name for goal in load_goals() if goal.suite == "serve"}
-    assert set(PARTS) == set(Part)
     assert goals == {name for _, names in PARTS.values() for name in names}
 
 
@@ -92,7 +81,9 @@ def test_a_p99_that_does_not_come_back_is_never() -> None:
 
 def delay(record: Record, late_s: list[float]) -> Record:
     """The same requests, each sent so late."""
-    return replace(record, sent_s=record.intended_s + np.array(late_s))
+    rows = record.rows.copy()
+    rows.sent_s += np.array(late_s)
+    return replace(record, rows=rows)
 
 
 def test_a_storm_that_was_not_sent_proves_nothing_but_its_faults() -> None:
@@ -119,10 +110,9 @@ def test_flat_memory_has_no_growth_and_a_leak_has() -> None:
     moments = np.arange(0, 600, 5.0)
     noise = np.random.default_rng(0).normal(0, 2, len(moments))
     warming = np.where(moments < 50, moments, 50.0)
-    flat = Soak(moments, 1000 + warming + noise)
-    leaking = Soak(moments, 1000 + warming + noise + moments / 10)
-    assert abs(flat.growth) < 0.005
-    assert leaking.growth == pytest.approx(0.051, abs=0.005)
+    flat = 1000 + warming + noise
+    assert abs(find_growth(moments, flat)) < 0.005
+    assert find_growth(moments, flat + moments / 10) == pytest.approx(0.051, abs=0.005)
 
 
 def test_every_kind_of_target_dies_and_every_other_node_with_its_supervisor() -> None:
@@ -151,23 +141,6 @@ def test_memory_and_death_of_a_family_of_processes() -> None:
         assert parent.stdin is not None
         parent.stdin.close()
         parent.wait()
-
-
-def test_figures_of_small_sizes_do_not_count_but_errors_do() -> None:
-    small, full = Config(**QUICK), Config()
-    assert isinstance(_judge("matches_per_second", 10.0, small), Skipped)
-    assert _judge("lost_enrollments", 1.0, small) == 1.0
-    assert _judge("matches_per_second", 10.0, full) == 10.0
-    few = Config(kills=3)
-    assert isinstance(_judge("kills", 3.0, few), Skipped)
-    assert _judge("matches_per_second", 10.0, few) == 10.0
-
-
-def test_in_memory_no_rate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.suites.serve.service_suite.filesystem_of", lambda _: MEMORY[0])
-    found = _judge("enrollment_share", 0.9, Config())
-    assert isinstance(found, Skipped)
-    assert "not durable" in found.reason
 
 
 def tell(overload_run: OverloadRun) -> dict[str, Figure]:

@@ -30,11 +30,10 @@ import numpy as np
 import skimage.data
 from PIL import Image, ImageEnhance
 
-from bench.suites.serve.process import Place, serve
+from bench.suites.serve.process import serve
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from serving.access.authentication import make_key
-from serving.cluster.environment import find_port
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -266,15 +265,13 @@ def main() -> None:
     for name in ("HOLDER_FAILURES", "HOLDER_SHOWN", "OUTLET_KEY_FAILURES", "KEY_FAILURES"):
         # The same faces come again for each kind of attack, and are rejected as duplicates.
         os.environ[f"SOSIE_LIMITS__{name}"] = "0"
-    with make_home() as (home, keys):
-        place = Place(home, find_port())
-        with serve(place):
-            url = f"http://127.0.0.1:{place.port}"
-            for at, kind in enumerate(given.kinds or [*ATTACKS, *UNFINISHED, *MANY], 1):
-                seen = run(url, keys, kind, given.honest, given.connections, at)
-                load = os.getloadavg()[0]
-                sys.stdout.write(f"{kind:22} {seen.line(given.honest)}; load {load:.1f}\n")
-                sys.stdout.flush()
+    with make_home() as (home, keys), serve(home) as (service, _):
+        url = f"http://127.0.0.1:{service.port}"
+        for at, kind in enumerate(given.kinds or [*ATTACKS, *UNFINISHED, *MANY], 1):
+            seen = run(url, keys, kind, given.honest, given.connections, at)
+            load = os.getloadavg()[0]
+            sys.stdout.write(f"{kind:22} {seen.line(given.honest)}; load {load:.1f}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.photographs import LFW, find_faces, open_pairs
-from bench.suites.workload import CARRIER, OUTLET, add_outlet, make_document
+from bench.suites.workload import CARRIER, add_outlet, make_document
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
 from engine.errors import RequestError
@@ -30,7 +30,6 @@ from serving.settings.settings import Settings, load_settings
 
 LINE_LIMIT = 1_000_000
 """People come back for more lines as long as a load goes on."""
-TENANT = (CARRIER, OUTLET)
 CALLER = Principal(key_id="bench", role=Role.CARRIER, carrier=CARRIER)
 """Whose key a home has; templates are bound to such a caller's tenant."""
 SEARCHER = Principal(key_id="bench", role=Role.FRAUD, person="bench")

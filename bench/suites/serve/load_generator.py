@@ -12,9 +12,10 @@ from itertools import count
 from typing import cast
 
 import httptools
+import numpy as np
 import uvloop
 
-from bench.suites.serve.load_requests import LOST, OVERDUE, Load, Record
+from bench.suites.serve.load_requests import LOST, OVERDUE, ROW, Load, Record
 from bench.suites.serve.process import Worker
 
 NEVER = float("nan")
@@ -139,8 +140,10 @@ class Sending:
             due = self._arrivals.get_nowait()
             if due is not None:
                 self._note(due, NEVER, OVERDUE)
-        seconds = _clock() - start
-        return Record.of(self._rows, self._bodies, start, seconds=seconds)
+        seconds, rows = _clock() - start, np.array(self._rows, ROW)
+        for name in ("intended_s", "sent_s", "done_s"):
+            rows[name] -= start
+        return Record(rows.view(np.recarray), tuple(self._bodies), seconds)
 
     def _follow(self, loop: asyncio.AbstractEventLoop, start: float) -> None:
         """Lets requests arrive by the schedule, from a thread: the timers of an event loop are

@@ -24,7 +24,7 @@ _PLACE = SERIAL_PLACE.encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PreparedRequest:
     """The bytes of one HTTP/1.1 request; the serial number goes between its pieces."""
 
     pieces: tuple[bytes, ...]
@@ -36,14 +36,16 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class RequestWriter:
     """Address of the service that requests go to, and the API key they carry."""
 
     host: str
     port: int
     key: str | None = None
 
-    def post(self, path: str, value: Any, headers: Mapping[str, str] | None = None) -> Request:
+    def post(
+        self, path: str, value: Any, headers: Mapping[str, str] | None = None
+    ) -> PreparedRequest:
         """A POST of MessagePack, which asks for MessagePack."""
         body: bytes = msgpack.packb(value)
         given = {"Content-Type": MSGPACK, "Content-Length": str(len(body)), **(headers or {})}
@@ -51,7 +53,7 @@ class Caller:
         fields = {"Host": f"{self.host}:{self.port}", "Accept": MSGPACK, **key, **given}
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-        return Request(tuple((head + body).split(_PLACE)))
+        return PreparedRequest(tuple((head + body).split(_PLACE)))
 
 
 LOST, OVERDUE = 0, -1
@@ -71,7 +73,7 @@ class Load:
 
     host: str
     port: int
-    requests: tuple[Request, ...]
+    requests: tuple[PreparedRequest, ...]
     connections: int
     seconds: float = float("inf")
     count: int | None = None
@@ -83,8 +85,7 @@ class Load:
     def schedule(self) -> Seconds:
         """Arrivals in seconds after the start; of an open loop only."""
         assert self.rate is not None
-        count = int(min(self.seconds * self.rate, np.inf if self.count is None else self.count))
-        return np.arange(count) / self.rate
+        return np.arange(int(min(self.seconds * self.rate, self.count or np.inf))) / self.rate
 
 
 ROW = np.dtype(
@@ -102,40 +103,37 @@ ROW = np.dtype(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """A row a request, in order of their ends, in seconds after the start of the load.
+    """`rows` like `ROW`, one a request, in order of their ends, in seconds after the start of the
+    load.
 
     `retry_after_s` is NaN where the answer named none; `request` is the place in the load's
-    requests; `bodies` is empty unless they were kept; `sent_s` is NaN where no connection became
-    free in time. `seconds` from the first arrival to the last answer.
+    requests; `sent_s` is NaN where no connection became free in time; `bodies` is empty unless they
+    were kept. `seconds` from the first arrival to the last answer.
     """
 
-    intended_s: Seconds
-    sent_s: Seconds
-    done_s: Seconds
-    status: NDArray[np.int16]
-    retry_after_s: Seconds
-    request: NDArray[np.int64]
-    serial: NDArray[np.int64]
+    rows: np.recarray[Any, Any]
     bodies: tuple[bytes, ...]
     seconds: float
 
     def __len__(self) -> int:
-        return len(self.status)
+        return len(self.rows)
 
     @property
     def latency_s(self) -> Seconds:
         """From the intended start to the end of the answer."""
-        return self.done_s - self.intended_s
+        latency_s: Seconds = self.rows.done_s - self.rows.intended_s
+        return latency_s
 
     @property
     def is_fine(self) -> NDArray[np.bool_]:
-        fine: NDArray[np.bool_] = (self.status >= 200) & (self.status < 300)
+        fine: NDArray[np.bool_] = (self.rows.status >= 200) & (self.rows.status < 300)
         return fine
 
     @property
     def is_refused(self) -> NDArray[np.bool_]:
         """429 that says when to come again."""
-        refused: NDArray[np.bool_] = (self.status == 429) & ~np.isnan(self.retry_after_s)
+        waits = ~np.isnan(self.rows.retry_after_s)
+        refused: NDArray[np.bool_] = (self.rows.status == 429) & waits
         return refused
 
     @property
@@ -144,55 +142,30 @@ class Record:
         return float(self.is_fine.sum()) / self.seconds
 
     @property
-    def offered_rate(self) -> float:
-        """Requests that were due, a second."""
-        return len(self) / self.seconds
-
-    @property
-    def sent_rate(self) -> float:
-        """Requests that were sent before `seconds` were over, a second."""
-        end_s = self.intended_s.min(initial=np.inf) + self.seconds
-        return float((self.sent_s < end_s).sum()) / self.seconds
+    def sent_share(self) -> float:
+        """Of the requests that were due, those sent before `seconds` were over."""
+        end_s = self.rows.intended_s.min(initial=np.inf) + self.seconds
+        return float((self.rows.sent_s < end_s).sum()) / len(self)
 
     @property
     def good_bodies(self) -> list[bytes]:
         """Those of requests answered well; of a load that keeps bodies."""
         return list(compress(self.bodies, self.is_fine.tolist()))
 
-    @classmethod
-    def of(
-        cls,
-        rows: Sequence[tuple[float, ...]],
-        bodies: Sequence[bytes],
-        start: float,
-        *,
-        seconds: float,
-    ) -> Record:
-        """Of rows like `ROW`, their moments those of a clock that was at `start`."""
-        table = np.array(rows, ROW)
-        for name in ("intended_s", "sent_s", "done_s"):
-            table[name] -= start
-        columns: dict[str, Any] = {name: table[name].copy() for name in ROW.names or ()}
-        return cls(**columns, bodies=tuple(bodies), seconds=seconds)
-
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
-        rows = (self.intended_s >= start_s) & (self.intended_s < end_s)
-        kept: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROW.names or ()}
-        bodies = compress(self.bodies, rows.tolist())
-        return Record(**kept, bodies=tuple(bodies), seconds=end_s - start_s)
+        kept = (self.rows.intended_s >= start_s) & (self.rows.intended_s < end_s)
+        bodies = tuple(compress(self.bodies, kept.tolist()))
+        return Record(self.rows[kept], bodies, end_s - start_s)
 
     def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
-        return _quantile_ms(self.latency_s[self.is_fine if among is None else among], share)
+        values_s = self.latency_s[self.is_fine if among is None else among]
+        return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")
 
     def count_statuses(self) -> dict[int, int]:
         """How often each status came, the commonest first."""
-        return dict(Counter(self.status.tolist()).most_common())
-
-
-def _quantile_ms(values_s: Seconds, share: float) -> float:
-    return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")
+        return dict(Counter(self.rows.status.tolist()).most_common())
 
 
 ENROLLMENTS_PATH = "/v1/enrollments"
@@ -214,7 +187,9 @@ def write_visit(person: Person, msisdn: str) -> dict[str, Any]:
     }
 
 
-def write_visits(caller: Caller, people: Sequence[Person], name: str) -> tuple[Request, ...]:
+def write_visits(
+    caller: RequestWriter, people: Sequence[Person], name: str
+) -> tuple[PreparedRequest, ...]:
     """One enrollment request for each person; each time it is sent, for another phone number.
 
     `name` keeps the keys of two loads apart.
@@ -248,7 +223,9 @@ def pair_items(home: Home, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def pack(caller: Caller, items: Sequence[dict[str, Any]], size: int) -> tuple[Request, ...]:
+def pack(
+    caller: RequestWriter, items: Sequence[dict[str, Any]], size: int
+) -> tuple[PreparedRequest, ...]:
     """Requests of `size` items each."""
     return tuple(
         caller.post(MATCH_PATH, {"items": list(items[start : start + size])})
@@ -282,10 +259,16 @@ def draw_probes(home: Home, count: int, seed: int) -> Probes:
 def check_searches(home: Home, probes: Probes, results: Sequence[dict[str, Any]]) -> int:
     """Holds the answers to the first of the probes against float32 brute force over the store's own
     vectors: candidates that one has and the other lacks, and scores that differ."""
-    holders, gallery = _read_gallery(home)
     threshold = float(results[0]["identification"]["threshold"])
     with home.open() as deployment:
         vectors = deployment.vault.rotate(probes.faces[: len(results)])
+        chunks = list(deployment.store.references())
+        ids = [key for chunk in chunks for key in chunk.ids.tolist()]
+        gallery = np.concatenate([chunk.vectors for chunk in chunks])
+        owners: dict[int, str] = {}
+        for start in range(0, len(ids), 10_000):
+            owners |= deployment.store.documents_of(ids[start : start + 10_000])
+    holders = [owners[key] for key in ids]
     wrong = 0
     for place, result in enumerate(results):
         scores = gallery @ vectors[place]
@@ -302,16 +285,3 @@ def check_searches(home: Home, probes: Probes, results: Sequence[dict[str, Any]]
 def read_results(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
     """The items of MessagePack answers of matches, one after another; others have none."""
     return [item for body in bodies for item in msgpack.unpackb(body).get("items", ())]
-
-
-def _read_gallery(home: Home) -> tuple[list[str], NDArray[np.float32]]:
-    """The document of each reference, and its rotated vector, in order of admission."""
-    with home.open() as deployment:
-        chunks = list(deployment.store.references())
-        ids = np.concatenate([chunk.ids for chunk in chunks])
-        vectors = np.concatenate([chunk.vectors for chunk in chunks])
-        order = np.argsort(ids)
-        owners: dict[int, str] = {}
-        for start in range(0, len(ids), 10_000):
-            owners |= deployment.store.documents_of(ids[order][start : start + 10_000].tolist())
-    return [owners[key] for key in ids[order].tolist()], vectors[order]

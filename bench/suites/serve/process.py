@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -20,6 +19,7 @@ import psutil
 
 from bench.core.reports import Figure
 from engine.errors import RequestError
+from serving.cluster.environment import find_port
 from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
 
 MIB = 2**20
@@ -116,21 +116,13 @@ class ServiceFailed(RequestError):
     code = "BENCH.SERVICE_FAILED"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a service finds what it needs, and where it listens; `proxy` as in `[serve]`."""
-
-    home: Path
-    port: int
-    proxy: str = "haproxy"
-
-
 class Service:
-    """A service from its start; not ready at once. Stop it, whatever happens."""
+    """A service on a home from its start; not ready at once. Stop it, whatever happens."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._log = place.home.parent / f"{place.home.name}-serve.log"
+    def __init__(self, home: Path, proxy: str = "haproxy") -> None:
+        """`proxy` as in `[serve]`."""
+        self.home, self.port, self._proxy = home, find_port(), proxy
+        self._log = home.parent / f"{home.name}-serve.log"
         self._process = self._start()
 
     @property
@@ -148,7 +140,7 @@ class Service:
         """Seconds from `since` (of `time.perf_counter`) to its first answer that it is ready."""
         while time.perf_counter() - since < timeout_s:
             self.require_running()
-            if is_ready(self.place.port):
+            if is_ready(self.port):
                 return time.perf_counter() - since
             time.sleep(POLL_S)
         raise ServiceFailed(
@@ -184,13 +176,13 @@ class Service:
         if not command.is_file():
             raise RequestError(f"no command sosie beside {sys.executable}: install Sosie there")
         environment = os.environ | {
-            "SOSIE_SERVE__PORT": str(self.place.port),
-            "SOSIE_SERVE__PROXY": self.place.proxy,
+            "SOSIE_SERVE__PORT": str(self.port),
+            "SOSIE_SERVE__PROXY": self._proxy,
             "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
         }
         with self._log.open("ab") as file:
             return subprocess.Popen(
-                [str(command), "serve", "--home", str(self.place.home), "--until-stdin-closes"],
+                [str(command), "serve", "--home", str(self.home), "--until-stdin-closes"],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=file,
@@ -208,10 +200,10 @@ class Service:
 
 
 @contextmanager
-def serve(place: Place) -> Iterator[tuple[Service, float]]:
+def serve(home: Path, proxy: str = "haproxy") -> Iterator[tuple[Service, float]]:
     """A service that is ready, and the seconds that took; stopped at the end."""
     begun = time.perf_counter()
-    service = Service(place)
+    service = Service(home, proxy)
     try:
         yield service, service.wait_ready(begun)
     finally:

@@ -1,209 +1,43 @@
-"""How much a service answers: enrollments and matches, in closed loops, and under a load below,
-far above, and again below what it can do."""
+"""How much a service answers in closed loops: enrollments beside the library, matches beside
+Serve's own proxy, batches."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-import msgpack
 import numpy as np
 
-from bench.core.reports import Figure, Measured, Skipped
-from bench.suites.serve.fixtures import TENANT, Home, Person
-from bench.suites.serve.load_generator import Generator
-from bench.suites.serve.load_requests import (
-    BATCH,
-    Caller,
-    Load,
-    Probes,
-    Record,
-    Request,
-    check_searches,
-    pack,
-    read_results,
-    write_visits,
-)
-from bench.suites.serve.process import HOST, Service, Usage, watch_usage
-from bench.suites.workload import make_msisdn
-from engine.errors import ImageError, RequestError
+from bench.core.reports import Figure, Result, SuiteOutput
+from bench.suites.serve.context import Context, LoadedService, Loops
+from bench.suites.serve.fixtures import Home, Person
+from bench.suites.serve.load_requests import BATCH, Record, draw_probes, pack, pair_items
+from bench.suites.serve.process import Usage, list_usage, watch_usage
+from bench.suites.workload import CARRIER, OUTLET, make_msisdn
+from engine.errors import ImageError
 from engine.matching.registrar import Outcome
-from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import take_samples
-from serving.cluster.environment import count_ingresses
 from serving.deployment.deployment import Deployment
-from serving.settings.sections import ServeSettings
-
-WARM_S, WARM_ROUNDS = 2.0, 5
-MOST_REFUSED = 0.01
-"""A share that costs a rate nothing: only good answers count."""
-
-
-USUAL = ServeSettings()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How long a closed loop goes on, how often, and over how many connections.
-
-    By default as many as the proxy lets through: more of them would measure its refusals.
-    """
-
-    seconds: float = 5.0
-    rounds: int = 3
-    connections: int = count_ingresses(USUAL) * USUAL.matches_ongoing
-    batch_connections: int = 4
-    enrolling_connections: int = count_ingresses(USUAL) * USUAL.enrollments_ongoing
-
-
-@dataclass(frozen=True, slots=True)
-class Loops:
-    """Rounds of one closed loop."""
-
-    records: tuple[Record, ...]
-
-    @property
-    def rates(self) -> list[float]:
-        """Good answers a second, of each round."""
-        return [record.rate for record in self.records]
-
-    def list_figures(self, what: str, items: int = 1) -> tuple[Figure, ...]:
-        """The rate of items, and the latency of the fastest round."""
-        best = max(self.records, key=lambda record: record.rate)
-        return (
-            Figure.of(what, "1/s", [rate * items for rate in self.rates]),
-            Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
-            Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
-        )
-
-
-def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:
-    """Every answer is good, or a refusal that says when to come again: of these a share at most.
-    A figure of others is none."""
-    bad = ~(record.is_fine | record.is_refused)
-    is_fine = record.is_fine.any() and record.is_refused.mean() <= most_refused
-    if bad.any() or not is_fine:
-        raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
-
-
-def require_judged(record: Record) -> None:
-    """A call may be answered well and its items not: those that were matches must all be judged."""
-    require_good(record)
-    results = read_results(record.good_bodies)
-    faults = [result["error"]["code"] for result in results if "error" in result]
-    if faults:
-        raise RequestError(f"{len(faults)} of {len(results)} items were not judged: {faults[0]}")
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolling:
-    """People who enrolled over HTTP, once each."""
-
-    record: Record
-    usage: Usage
-
-    @property
-    def decisions(self) -> Counter[str]:
-        answers = (msgpack.unpackb(body) for body in self.record.good_bodies)
-        return Counter(str(answer.get("decision")) for answer in answers)
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A running service with its home, and the process that loads it at this pace."""
-
-    service: Service
-    home: Home
-    generator: Generator
-    pace: Pace
-
-    @property
-    def caller(self) -> Caller:
-        return Caller(HOST, self.service.place.port, self.home.key)
-
-    @property
-    def searcher(self) -> Caller:
-        return replace(self.caller, key=self.home.search_key)
-
-    def make_load(self, requests: Sequence[Request], connections: int, **more: Any) -> Load:
-        """A closed loop of prepared requests."""
-        port = self.service.place.port
-        return Load(host=HOST, port=port, requests=tuple(requests), connections=connections, **more)
-
-    def loop(self, load: Load) -> Loops:
-        """Rounds of a load, after one that warms up."""
-        pace, run = self.pace, self.generator.run
-        warming = replace(load, seconds=min(WARM_S, pace.seconds), keeps_bodies=True)
-        for _ in range(WARM_ROUNDS):
-            warm = run(warming)
-            # The first ingress answers before the proxy has the second, and alone takes half.
-            if warm.is_refused.mean() <= MOST_REFUSED:
-                break
-        require_judged(warm)
-        records = [run(replace(load, seconds=pace.seconds)) for _ in range(pace.rounds)]
-        for record in records:
-            require_good(record)
-        return Loops(tuple(records))
-
-    def match(self, items: Sequence[dict[str, Any]], size: int, connections: int) -> Loops:
-        """Rounds of match requests of `size` items each."""
-        return self.loop(self.make_load(pack(self.caller, items, size), connections))
-
-    def search(self, probes: Probes, size: int, connections: int) -> Loops:
-        """Rounds of searches of `size` probes each."""
-        return self.loop(self.make_load(pack(self.searcher, probes.items, size), connections))
-
-    def search_all(self, probes: Probes) -> int:
-        """Asks for every probe once, in batches, and counts what differs from brute force."""
-        requests = pack(self.searcher, probes.items, BATCH)
-        load = self.make_load(requests, 1, count=len(requests), keeps_bodies=True)
-        record = self.generator.run(load)
-        require_judged(record)
-        bodies = [record.bodies[place] for place in record.request.argsort().tolist()]
-        return check_searches(self.home, probes, read_results(bodies))
-
-    def enroll_all(self, people: Sequence[Person], name: str, serial: int = 0) -> Enrolling:
-        """Enrolls each person once, in a closed loop."""
-        load = self.make_load(
-            write_visits(self.caller, people, name),
-            self.pace.enrolling_connections,
-            count=len(people),
-            serial=serial,
-            keeps_bodies=True,
-        )
-        with watch_usage(self.service.pid) as usage:
-            record = self.generator.run(load)
-        require_good(record)
-        return Enrolling(record, usage)
-
 
 CHUNK = 32
 """People whose photographs are extracted together: both cores have full batches."""
 MOST_UNDECIDED = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolled:
-    """Decisions of visits in their order, the seconds of all, and their processor time."""
-
-    decisions: tuple[str, ...]
-    seconds: float
-    usage: Usage
-
-    @property
-    def rate(self) -> float:
-        return len(self.decisions) / self.seconds
+WARM_PEOPLE = 16
+WARM_SERIAL = 800_000_000
+OTHER_PROXY = "ray"
+TURNS = 4
 
 
 def enroll_here(
     deployment: Deployment, people: Sequence[Person], first_serial: int = 0
-) -> Enrolled:
-    """Enrolls in this process, without a service.
+) -> tuple[list[Outcome], float, Usage]:
+    """Enrolls in this process, without a service: outcomes, seconds, and processor time.
 
     Extracts on all cores while the registrar's thread decides what was extracted before. Every
     decision is durable at the end, as over HTTP.
@@ -221,7 +55,7 @@ def enroll_here(
                 outcomes.append(futures.popleft().result())
         outcomes += [future.result() for future in futures]
         seconds = time.perf_counter() - start
-    return Enrolled(tuple(_name(outcome) for outcome in outcomes), seconds, usage)
+    return outcomes, seconds, usage
 
 
 def make_requests(
@@ -238,8 +72,8 @@ def make_requests(
         requests.append(
             EnrollmentRequest(
                 idempotency_key=f"here-{serial:09d}",
-                carrier=TENANT[0],
-                outlet=TENANT[1],
+                carrier=CARRIER,
+                outlet=OUTLET,
                 document=person.document,
                 msisdn=make_msisdn(serial),
                 live=live,
@@ -250,130 +84,109 @@ def make_requests(
     return requests
 
 
-def _name(outcome: Outcome) -> str:
-    return outcome.decision.value if isinstance(outcome, Answer) else outcome.code
+@dataclass(slots=True)
+class Tally:
+    """Enrollments of one side, turn by turn."""
 
+    count: int = 0
+    seconds: float = 0.0
+    usage: Usage = field(default_factory=dict)
 
-CALM_SHARE, STORM_TIMES = 0.7, 3.0
-SETTLING_S = 2.0
-"""Of each load's beginning, not counted."""
-BACK_TIMES = 1.2
-"""The p99 is back where what is left of the load has this many times that before the storm."""
-LEAST_SENT = 0.95
-"""Of the storm's requests; with fewer of them it was another load."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverloadPlan:
-    """How long each load goes on, and over how many connections; a storm needs more of them."""
-
-    calm_s: float = 20.0
-    storm_s: float = 10.0
-    recovery_s: float = 15.0
-    calm_connections: int = 64
-    storm_connections: int = 256
-
-
-@dataclass(frozen=True, slots=True)
-class OverloadRun:
-    """The records of the three loads; `rate` is 100 %."""
-
-    rate: float
-    calm: Record
-    storm: Record
-    after: Record
+    def add(self, count: int, seconds: float, usage: Usage) -> None:
+        self.count += count
+        self.seconds += seconds
+        for part, spent in usage.items():
+            self.usage[part] = self.usage.get(part, 0.0) + spent
 
     @property
-    def calm_ms(self) -> tuple[float, float]:
-        """p50 and p99 of the calm load."""
-        return self.calm.quantile_ms(0.5), self.calm.quantile_ms(0.99)
+    def rate(self) -> float:
+        return self.count / self.seconds
 
     @property
-    def unexpected(self) -> int:
-        """Answers that are neither good nor a 429 with Retry-After; in calm, any but good ones."""
-        storm = ~(self.storm.is_fine | self.storm.is_refused)
-        calm = ~np.concatenate([self.calm.is_fine, self.after.is_fine])
-        return int(storm.sum() + calm.sum())
-
-    def find_recovery_s(self) -> float:
-        """Seconds after the storm from which on the calm load has its p99 back; inf for never."""
-        end = float(np.ceil(self.after.intended_s.max(initial=0)))
-        bound = BACK_TIMES * self.calm_ms[1]
-        for start in np.arange(0, end - SETTLING_S, 0.5).tolist():
-            rest = self.after.within(start, end)
-            if rest.is_fine.any() and rest.quantile_ms(0.99) <= bound:
-                return float(start)
-        return float("inf")
-
-    @property
-    def _never(self) -> str:
-        """What to say of a p99 that did not come back."""
-        return f"never within {self.after.intended_s.max(initial=0):.0f} s"
-
-    def list_figures(self) -> tuple[Figure, ...]:
-        p50, p99 = self.calm_ms
-        storm, name = self.storm, f"{STORM_TIMES:.0f} times the load"
-        refused = storm.is_refused
-        return (
-            Figure("100 %: answers in a closed loop", "1/s", self.rate),
-            _tell("70 %: p50", "ms", p50, "none was accepted", ratio=1.0),
-            _tell("70 %: p99", "ms", p99, "none was accepted", ratio=p50 / p99),
-            Figure(f"{name}: accepted", "1/s", storm.rate),
-            _tell(f"{name}: accepted, p99", "ms", storm.quantile_ms(0.99), "none was accepted"),
-            Figure(f"{name}: refused (429)", "share", float(refused.mean())),
-            _tell(
-                f"{name}: refused, p99", "ms", storm.quantile_ms(0.99, refused), "none was refused"
-            ),
-            _tell("afterwards: p99 is back after", "s", self.find_recovery_s(), self._never),
-            Figure("answers of another kind", "answers", float(self.unexpected)),
-        )
-
-    def measure(self, prefix: str) -> dict[str, Measured]:
-        """What the goals are about; a storm that was not sent says nothing about itself."""
-        p50, p99 = self.calm_ms
-        storm: dict[str, Measured] = {
-            f"{prefix}_storm_p99_over_calm": self.storm.quantile_ms(0.99) / p99,
-            f"{prefix}_refusal_over_calm": self.storm.quantile_ms(0.99, self.storm.is_refused)
-            / p99,
-            f"{prefix}_recovery_over_storm": self.find_recovery_s() / self.storm.seconds,
-        }
-        sent = self.storm.sent_rate / self.storm.offered_rate
-        if sent < LEAST_SENT:
-            storm = dict.fromkeys(storm, Skipped(f"only {sent:.0%} of the storm could be sent"))
-        return {
-            f"{prefix}_calm_p99_over_p50": p99 / p50,
-            **storm,
-            f"{prefix}_unexpected": float(self.unexpected),
-        }
+    def cost_ms(self) -> float:
+        """Of a core, for one."""
+        return sum(self.usage.values()) / self.count * 1e3
 
 
-def _tell(name: str, unit: str, value: float, otherwise: str, ratio: float | None = None) -> Figure:
-    """The figure; skipped where it is no number, which JSON could not hold."""
-    if not np.isfinite(value):
-        return Figure.skip(name, unit, otherwise)
-    return Figure(name, unit, value, ratio=ratio)
+def measure_throughput(context: Context) -> SuiteOutput:
+    """Part `throughput`: enrollments beside the library's rate, matches beside Serve's proxy."""
+    home = context.make_home("throughput", context.config.references)
+    here = home.copy("throughput-here")
+    with context.serve(home) as session:
+        enrolled, measured = _enroll_by_turns(context, session, here)
+        fast = _match(context, session)
+        batched, found = _measure_batches(context, session)
+    with context.serve(home, OTHER_PROXY) as session:
+        slow = _match(context, session)
+    measured |= found
+    measured["matches_per_second"] = rate = float(np.median(fast.rates))
+    measured["proxy_speedup"] = rate / float(np.median(slow.rates))
+    setup = context.setup(home, items=1, connections=context.config.pace.connections)
+    figures = (*slow.list_figures("behind Serve's own proxy"), *fast.list_figures("as it comes"))
+    matches = Result("Matches, one 1:1 item a request", setup, figures)
+    return (*enrolled, matches, *batched), dict(measured)
 
 
-def run_overload(generator: Generator, load: Load, rate: float, plan: OverloadPlan) -> OverloadRun:
-    """Sends `load`'s requests at 70 %, at 300 % and again at 70 % of `rate`."""
-    calm_load = replace(load, rate=rate * CALM_SHARE, connections=plan.calm_connections)
-    step = int(rate * STORM_TIMES * max(plan.calm_s, plan.storm_s, plan.recovery_s)) + 1
-    calm = generator.run(replace(calm_load, seconds=plan.calm_s + SETTLING_S))
-    storm = generator.run(
-        replace(
-            load,
-            rate=rate * STORM_TIMES,
-            seconds=plan.storm_s + SETTLING_S,
-            connections=plan.storm_connections,
-            serial=load.serial + step,
-        )
+Found = tuple[tuple[Result, ...], dict[str, float]]
+
+
+def _enroll_by_turns(context: Context, session: LoadedService, here: Home) -> Found:
+    """The same people enrolled over HTTP and in this process, a part of them by each in turn, so
+    that both meet the same moments of the machine. The service idles while the library works."""
+    people, served, own = context.visitors.people, Tally(), Tally()
+    warm, records = people[-WARM_PEOPLE:], list[Record]()
+    session.enroll_all(warm, "warm", WARM_SERIAL)
+    with here.open() as deployment:
+        _ = deployment.registrar
+        take_samples([one.live for one in warm], deployment.extractor, deployment.vault)
+        size = math.ceil(len(people) / TURNS)
+        for first in range(0, len(people), size):
+            part = people[first : first + size]
+            record, usage = session.enroll_all(part, "visit", first)
+            records.append(record)
+            served.add(int(record.is_fine.sum()), record.seconds, usage)
+            outcomes, seconds, usage = enroll_here(deployment, part, first)
+            own.add(len(outcomes), seconds, usage)
+    waited_ms = np.concatenate([one.latency_s[one.is_fine] for one in records]) * 1e3
+    p50, p99 = np.quantile(waited_ms, [0.5, 0.99]).tolist()
+    share = served.rate / own.rate
+    enrolled = (
+        Figure("in process, by turns", "1/s", own.rate, ratio=1.0),
+        Figure("over HTTP", "1/s", served.rate, ratio=share),
+        Figure("over HTTP: p50", "ms", p50),
+        Figure("over HTTP: p99", "ms", p99),
+        *list_usage(served.usage, "over HTTP", served.count),
     )
-    after = generator.run(
-        replace(calm_load, seconds=plan.recovery_s, serial=load.serial + 2 * step)
+    unit, cost = "ms of a core", served.cost_ms / own.cost_ms
+    # The service's beside the library's, the generator apart.
+    costs = (
+        Figure("in process: all", unit, own.cost_ms, ratio=1.0),
+        Figure("over HTTP: all", unit, served.cost_ms, ratio=1 / cost),
     )
-    return OverloadRun(
-        rate,
-        calm.within(SETTLING_S, SETTLING_S + plan.calm_s),
-        storm.within(SETTLING_S, SETTLING_S + plan.storm_s),
-        after,
-    )
+    setup = context.setup(session.home, connections=session.pace.enrolling_connections)
+    return (
+        Result("Enrollments with two photographs", setup, enrolled),
+        Result("Processor time of an enrollment", setup, costs),
+    ), {"enrollment_share": share, "enrollment_cost": cost}
+
+
+def _match(context: Context, session: LoadedService) -> Loops:
+    items = pair_items(session.home, context.config.pairs)
+    return session.match(items, 1, session.pace.connections)
+
+
+def _measure_batches(context: Context, session: LoadedService) -> Found:
+    """1:1 and 1:N in batches, and the 1:N answers held against brute force."""
+    config, home, connections = context.config, session.home, session.pace.batch_connections
+    setup = context.setup(home, items=BATCH, connections=connections)
+    probes = draw_probes(home, config.probes, config.seed)
+    compared = session.match(pair_items(home, max(config.pairs, BATCH)), BATCH, connections)
+    searched = session.loop(pack(session.searcher, probes.items, BATCH), connections)
+    return (
+        Result("Matches in batches, 1:1", setup, compared.list_figures("comparisons", BATCH)),
+        Result("Matches in batches, 1:N", setup, searched.list_figures("searches", BATCH)),
+    ), {
+        "batched_comparisons_per_second": float(np.median(compared.rates)) * BATCH,
+        "searches_per_second": float(np.median(searched.rates)) * BATCH,
+        "wrong_searches": float(session.search_all(probes)),
+    }
