@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.machine import clock
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces, find_pairs_file
 from bench.suites.degraded import measure_degraded
@@ -39,7 +39,7 @@ from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.accuracy.evaluate import FusionGain, FusionPoint
+    from engine.accuracy.evaluate import FusionGain
 
 
 RESEMBLANCE = "Synthetic population"
@@ -104,15 +104,10 @@ def _list(name: str, scores: PairScores) -> list[Figure]:
 QUICK = {"people": 100}
 CHECKED_FMR = 1e-4
 FUSION_FMR = 1e-5
-KINDS = {
-    Comparison.ONE_TO_ONE: "one to one",
-    Comparison.FUSED_TO_ONE: "fused to one",
-    Comparison.FUSED: "fused to fused",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class AccuracyConfig:
     """`people`: only the first so many folders; a part of them has no ten folds of pairs."""
 
     people: int | None = None
@@ -121,45 +116,48 @@ class Config:
     seed: int = 0
 
 
-def run(config: Config) -> SuiteOutput:
+def run(config: AccuracyConfig) -> SuiteOutput:
     faces = find_faces(config.faces)
     pairs = None if config.people else find_pairs_file(config.pairs, faces)
-    with _first_people(faces, config.people) as folder:
-        start = time.perf_counter()
-        with open_extractor() as extractor:
-            evaluation = evaluate(folder, extractor)
-        seconds = time.perf_counter() - start
-    folds = None if pairs is None else _judge_folds(evaluation.embeddings, pairs)
+    with _first_people(faces, config.people) as folder, open_extractor() as extractor:
+        evaluation, seconds = clock(lambda: evaluate(folder, extractor))
+    singles = single_templates(*evaluation.embeddings.acquired())
+    settings = Settings()
+    shipped = build_thresholds(settings, load_calibration(settings))
+    transform = read_transform(builtin_card("sface"))
+    plain = singles if transform is None else _undo(singles, transform)
+    point = evaluation.point_at(CHECKED_FMR)
+    measured: dict[str, Measured] = {
+        "accuracy": Skipped(NO_FOLDS),
+        "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
+        "fta": evaluation.fta,
+        "evaluate_seconds": seconds,
+        **_measure_fusion(evaluation.fusion),
+    }
+    mean = Figure.skip("mean of the folds", "share", NO_FOLDS)
+    if pairs is not None:
+        measured["accuracy"] = value = float(_judge_folds(evaluation.embeddings, pairs).mean())
+        mean = Figure(mean.name, mean.unit, value)
     setup: Setup = {
         "faces": f"{faces.parent.name}/{faces.name}",
         "people": evaluation.people,
         "photographs": evaluation.photographs,
         "mated_pairs": evaluation.mated_pairs,
         "nonmated_pairs": evaluation.nonmated_pairs,
-        "seed": config.seed,
     }
-    mean = (
-        Figure.skip("mean of the folds", "share", NO_FOLDS)
-        if folds is None
-        else Figure("mean of the folds", "share", float(folds.mean()))
-    )
-    results = [Result("Accuracy", setup, (mean,))]
-    singles = single_templates(*evaluation.embeddings.acquired())
-    results.append(compare_population(singles, config.seed))
-    settings = Settings()
-    shipped = build_thresholds(settings, load_calibration(settings))
-    result, held_out = check_verify(singles, shipped.verify, config.seed)
-    several, gain = check_frames(singles, shipped, config.seed)
-    transform = read_transform(builtin_card("sface"))
-    plain = singles if transform is None else _undo(singles, transform)
-    moved, gained = check_transform(plain, config.seed)
-    results += [result, several, moved]
-    measured = _measure(evaluation, folds, seconds, is_part=config.people is not None)
+    results = [Result("Accuracy", setup, (mean,)), compare_population(singles, config.seed)]
+    for result, found in (
+        check_verify(singles, shipped.verify, config.seed),
+        check_frames(singles, shipped, config.seed),
+        check_transform(plain, config.seed),
+    ):
+        results.append(result)
+        measured |= found
     with open_extractor() as extractor:
         degraded, kept = measure_degraded(
             extractor, faces, shipped.verify, is_part=config.people is not None
         )
-    return (*results, *degraded), measured | held_out | gain | gained | kept
+    return (*results, *degraded), {**measured, **kept}
 
 
 def _undo(singles: TemplateSet, transform: Transform) -> TemplateSet:
@@ -227,38 +225,22 @@ def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> 
     return (float(below) + float(candidates[chosen])) / 2
 
 
-def _measure(
-    evaluation: Evaluation, folds: Folds | None, seconds: float, *, is_part: bool
-) -> dict[str, Measured]:
-    """The figures that `targets.toml` names."""
-    point = evaluation.point_at(CHECKED_FMR)
-    partly = Skipped("only a part of the people was evaluated: run without --n")
-    return {
-        "accuracy": Skipped(NO_FOLDS) if folds is None else float(folds.mean()),
-        "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
-        "fta": evaluation.fta,
-        "evaluate_seconds": partly if is_part else seconds,
-        **_measure_fusion(evaluation.fusion),
-    }
-
-
 def _measure_fusion(fusion: FusionGain | None) -> dict[str, Measured]:
-    points = {kind: _point_at(fusion, kind) for kind in Comparison}
-    one, to_one, fused = (points[kind] for kind in KINDS)
-    if one is None or to_one is None or fused is None:
+    found = {
+        kind: point.fnmr
+        for kind, points in (fusion.points if fusion else {}).items()
+        for point in points
+        if abs(point.fmr / FUSION_FMR - 1) < 1e-6
+    }
+    if fusion is None or len(found) < len(Comparison):
         few = Skipped(f"too few people with four photographs for FMR {FUSION_FMR:.0e}")
         return {"fused_to_one_gain": few, "fused_to_fused_fnmr": few}
     # No miss at all is at least as good as half a miss.
-    least = 0.5 / fusion.mated_pairs if fusion else 0.0
+    least = max(found[Comparison.FUSED_TO_ONE], 0.5 / fusion.mated_pairs)
     return {
-        "fused_to_one_gain": one.fnmr / max(to_one.fnmr, least),
-        "fused_to_fused_fnmr": fused.fnmr,
+        "fused_to_one_gain": found[Comparison.ONE_TO_ONE] / least,
+        "fused_to_fused_fnmr": found[Comparison.FUSED],
     }
-
-
-def _point_at(fusion: FusionGain | None, kind: Comparison) -> FusionPoint | None:
-    points = fusion.points[kind] if fusion else ()
-    return next((point for point in points if abs(point.fmr / FUSION_FMR - 1) < 1e-6), None)
 
 
 NO_FOLDS = "no pairs file, or only a part of the people: give --pairs, and no --n"

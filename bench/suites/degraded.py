@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput
 from engine.faces.extractor import Extracted, Extraction, Extractor
 from engine.faces.images import Pixels
 from schema.reasons import PhotographKind
@@ -35,8 +35,13 @@ SETTLED_LOSS = 0.04
 """A level that loses no more is clearly within limits that stand at 10 %."""
 DEGRADED = "Degraded photographs"
 LOSSES = ("lost", "silent", "needless")
-MEASURED = ("turned_loss", "silent_loss", "needless_refusals")
-BYSTANDER_MEASURED = ("bystander_wrong", "bystander_refused")
+MEASURED = (
+    "turned_loss",
+    "silent_loss",
+    "needless_refusals",
+    "bystander_wrong",
+    "bystander_refused",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +54,44 @@ class Level:
     kind: PhotographKind = PhotographKind.LIVE
 
 
-def _open(data: bytes) -> Pixels:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def _save(pixels: Pixels, quality: int = 95) -> bytes:
+def _save(picture: Image.Image, quality: int = 95) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    picture.save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def _redraw(change: Callable[[Image.Image], Image.Image], quality: int = 95) -> Degrade:
+    return lambda data: _save(change(_open(data)), quality)
 
 
 def _alter(change: Callable[[NDArray[np.float32]], Any]) -> Degrade:
     """What `change` makes of the pixels as float32[h, w, 3]."""
-    return lambda data: _save(
-        np.clip(change(_open(data).astype(np.float32)), 0, 255).round().astype(np.uint8)
-    )
 
+    def redraw(picture: Image.Image) -> Image.Image:
+        pixels = np.clip(change(np.asarray(picture, np.float32)), 0, 255)
+        return Image.fromarray(pixels.round().astype(np.uint8))
 
-def compress(quality: int) -> Degrade:
-    return lambda data: _save(_open(data), quality)
-
-
-def blur(sigma_px: float) -> Degrade:
-    return _alter(lambda pixels: cv2.GaussianBlur(pixels, (0, 0), sigma_px))
+    return _redraw(redraw)
 
 
 def resize(share: float) -> Degrade:
-    def change(data: bytes) -> bytes:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-        size_px = (round(picture.width * share), round(picture.height * share))
-        return _save(np.asarray(picture.resize(size_px, Image.Resampling.LANCZOS)))
+    lanczos = Image.Resampling.LANCZOS
+    return _redraw(lambda p: p.resize((round(p.width * share), round(p.height * share)), lanczos))
 
-    return change
+
+def turn(angle_deg: float) -> Degrade:
+    return _redraw(lambda p: p.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True))
 
 
 def make_portrait(size_px: tuple[int, int], ratio: int) -> Degrade:
     """The middle of a photograph as a JPEG 2000 codestream of this size; ratio 0: lossless."""
 
     def change(data: bytes) -> bytes:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        picture = _open(data)
         width, height = picture.size
         part = round(height * size_px[0] / size_px[1])
         left = (width - part) // 2
@@ -104,18 +108,15 @@ def make_portrait(size_px: tuple[int, int], ratio: int) -> Degrade:
 
 def move(length_px: int, angle_deg: float) -> Degrade:
     kernel = np.zeros((length_px, length_px), dtype=np.float32)
-    half = length_px // 2
-    across, down = (
-        half * math.cos(math.radians(angle_deg)),
-        half * math.sin(math.radians(angle_deg)),
-    )
-    cv2.line(
-        kernel,
-        (round(half - across), round(half - down)),
-        (round(half + across), round(half + down)),
-        1.0,
-    )
+    half, angle = length_px // 2, math.radians(angle_deg)
+    across, down = half * math.cos(angle), half * math.sin(angle)
+    first, last = ((round(half + side * across), round(half + side * down)) for side in (-1, 1))
+    cv2.line(kernel, first, last, 1.0)
     return _alter(lambda pixels: cv2.filter2D(pixels, -1, kernel / kernel.sum()))
+
+
+def blur(sigma_px: float) -> Degrade:
+    return _alter(lambda pixels: cv2.GaussianBlur(pixels, (0, 0), sigma_px))
 
 
 def light(gain: float) -> Degrade:
@@ -123,19 +124,11 @@ def light(gain: float) -> Degrade:
 
 
 def add_noise(deviation: float) -> Degrade:
-    def change(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        drawn = np.random.default_rng(0).normal(0, deviation, pixels.shape)
-        return pixels + drawn.astype(np.float32)
-
-    return _alter(change)
-
-
-def turn(angle_deg: float) -> Degrade:
-    def change(data: bytes) -> bytes:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-        return _save(np.asarray(picture.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True)))
-
-    return change
+    return _alter(
+        lambda pixels: (
+            pixels + np.random.default_rng(0).normal(0, deviation, pixels.shape).astype(np.float32)
+        )
+    )
 
 
 # Where the face of an LFW photograph is: its box, in shares of the picture.
@@ -144,26 +137,23 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 0.3, 0.27, 0.7, 0.75
 
 def cut(side: str, share: float) -> Degrade:
     """The picture without so much of the face's width or height at one side."""
+    across, down = (_RIGHT - _LEFT) * share, (_BOTTOM - _TOP) * share
 
-    def change(data: bytes) -> bytes:
-        pixels = _open(data)
-        height, width = pixels.shape[:2]
-        across, down = (_RIGHT - _LEFT) * share, (_BOTTOM - _TOP) * share
-        kept = {
-            "left": pixels[:, round(width * (_LEFT + across)) :],
-            "top": pixels[round(height * (_TOP + down)) :],
-            "bottom": pixels[: round(height * (_BOTTOM - down))],
-        }[side]
-        return _save(kept)
+    def change(picture: Image.Image) -> Image.Image:
+        width, height = picture.size
+        left = round(width * (_LEFT + across)) if side == "left" else 0
+        top = round(height * (_TOP + down)) if side == "top" else 0
+        bottom = round(height * (_BOTTOM - down)) if side == "bottom" else height
+        return picture.crop((left, top, width, bottom))
 
-    return change
+    return _redraw(change)
 
 
 def cover(part: str) -> Degrade:
     """Dark glasses, or a mask over nose and mouth, as wide as the face."""
 
-    def change(data: bytes) -> bytes:
-        pixels = _open(data).copy()
+    def change(picture: Image.Image) -> Image.Image:
+        pixels: Pixels = np.array(picture)
         height, width = pixels.shape[:2]
         if part == "mask":
             corner, end = (0.33, 0.52), (0.67, 0.72)
@@ -174,13 +164,18 @@ def cover(part: str) -> Degrade:
                 centre = (round(x * width), round(0.455 * height))
                 axes = (round(0.07 * width), round(0.05 * height))
                 cv2.ellipse(pixels, centre, axes, 0, 0, 360, (20, 20, 24), -1)
-        return _save(pixels)
+        return Image.fromarray(pixels)
 
-    return change
+    return _redraw(change)
 
 
 CHIP = PhotographKind.CHIP
-TURNS_DEG = (-44, -30, -15, 15, 30, 44, 90, 180)
+CHIPS: dict[tuple[int, int], tuple[int, ...]] = {
+    (204, 252): (20, 40, 80),
+    (153, 189): (20, 40),
+    (102, 126): (0, 10, 20, 40),
+}
+"""Ratios of compression by size in pixels."""
 
 
 def list_levels() -> Iterator[Level]:
@@ -190,20 +185,11 @@ def list_levels() -> Iterator[Level]:
     for share in (0.6, 0.45, 0.375, 0.3, 0.25, 0.2):
         yield Level("size", f"{43 * share:.0f} px between the eyes", resize(share))
     for quality in (40, 20, 12, 8, 5):
-        yield Level("JPEG", f"quality {quality}", compress(quality))
-    for size_px, ratio in (
-        ((204, 252), 20),
-        ((204, 252), 40),
-        ((204, 252), 80),
-        ((153, 189), 20),
-        ((153, 189), 40),
-        ((102, 126), 0),
-        ((102, 126), 10),
-        ((102, 126), 20),
-        ((102, 126), 40),
-    ):
-        name = f"{size_px[0]} x {size_px[1]}" + (f" at 1:{ratio}" if ratio else "")
-        yield Level("JPEG 2000", name, make_portrait(size_px, ratio), CHIP)
+        yield Level("JPEG", f"quality {quality}", _redraw(lambda picture: picture, quality))
+    for size_px, ratios in CHIPS.items():
+        for ratio in ratios:
+            name = f"{size_px[0]} x {size_px[1]}" + (f" at 1:{ratio}" if ratio else "")
+            yield Level("JPEG 2000", name, make_portrait(size_px, ratio), CHIP)
     for sigma_px in (1.5, 2.5, 3.5, 4.5, 6):
         yield Level("blur", f"sigma {sigma_px} px", blur(sigma_px))
     for number, length in enumerate((7, 11, 15, 19, 25)):
@@ -215,31 +201,10 @@ def list_levels() -> Iterator[Level]:
     for side in ("left", "top", "bottom"):
         for share in (0.1, 0.2, 0.3, 0.4):
             yield Level("cut", f"{share:.0%} at {side}", cut(side, share))
-    for angle in TURNS_DEG:
+    for angle in (-44, -30, -15, 15, 30, 44, 90, 180):
         yield Level(TURNED, f"{angle}°", turn(angle))
     for part in ("glasses", "mask"):
         yield Level(COVERED, part, cover(part))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What became of pairs at one level: bool[n] each."""
-
-    level: Level
-    is_lost: NDArray[np.bool_]
-    is_told: NDArray[np.bool_]
-
-    @property
-    def lost(self) -> float:
-        return float(self.is_lost.mean())
-
-    @property
-    def silent(self) -> float:
-        return float((self.is_lost & ~self.is_told).mean())
-
-    @property
-    def needless(self) -> float:
-        return float((self.is_told & ~self.is_lost).mean())
 
 
 def choose_pairs(faces: Path, count: int) -> list[tuple[bytes, bytes]]:
@@ -252,57 +217,58 @@ def choose_pairs(faces: Path, count: int) -> list[tuple[bytes, bytes]]:
     return [(first.read_bytes(), second.read_bytes()) for first, second in chosen]
 
 
-def compare_levels(
-    extractor: Extractor,
-    pairs: Sequence[tuple[bytes, bytes]],
-    verify: float,
-    levels: Iterable[Level],
-) -> list[Outcome]:
-    """Every level of the second photographs against the first; unfit first ones are left out."""
-    live = extractor.extract([first for first, _ in pairs])
-    kept = [
-        (one.vector, second)
-        for one, (_, second) in zip(live, pairs, strict=True)
+def _is_told(made: Extracted) -> bool:
+    """Whether it was sent back, with a reason."""
+    return not isinstance(made, Extraction) or bool(made.problems)
+
+
+def _read_vector(made: Extracted) -> NDArray[np.float32] | None:
+    return made.vector if isinstance(made, Extraction) else None
+
+
+def _score(mate: NDArray[np.float32] | None, made: Extracted) -> float:
+    """-1 where one has no vector: it matches nobody."""
+    vector = _read_vector(made)
+    return -1.0 if mate is None or vector is None else float(mate @ vector)
+
+
+def _extract_fit(extractor: Extractor, files: Sequence[bytes]) -> dict[int, Extraction]:
+    """Those that are not sent back, by their places."""
+    return {
+        place: one
+        for place, one in enumerate(extractor.extract(files))
         if isinstance(one, Extraction) and one.vector is not None and not one.problems
-    ]
-    found = []
-    for level in levels:
-        made = extractor.extract(
-            [level.degrade(second) for _, second in kept], [level.kind] * len(kept)
-        )
-        is_lost = [
-            not _matches(mate, one, verify) for (mate, _), one in zip(kept, made, strict=True)
+    }
+
+
+def measure_levels(
+    extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]], verify: float
+) -> tuple[list[Figure], tuple[float, float, float]]:
+    """Every level of the second photographs against the first; shares of each level, and the worst
+    of what `targets.toml` promises."""
+    fit = _extract_fit(extractor, [first for first, _ in pairs])
+    figures, turned, silent, settled, upright = [], 0.0, 0.0, 0.0, 0.0
+    for level in list_levels():
+        files = [level.degrade(pairs[place][1]) for place in fit]
+        made = extractor.extract(files, [level.kind] * len(files))
+        mates = [one.vector for one in fit.values()]
+        scores = np.array([_score(*each) for each in zip(mates, made, strict=True)])
+        is_lost, is_told = scores < verify, np.array([_is_told(one) for one in made])
+        shares = [float(each.mean()) for each in (is_lost, is_lost & ~is_told, is_told & ~is_lost)]
+        name = f"{level.degradation} {level.name}".rstrip()
+        figures += [
+            Figure(f"{name}, {kind}", "share", share)
+            for kind, share in zip(LOSSES, shares, strict=True)
         ]
-        is_told = [not isinstance(one, Extraction) or bool(one.problems) for one in made]
-        found.append(Outcome(level, np.array(is_lost), np.array(is_told)))
-    return found
-
-
-def _matches(mate: NDArray[np.float32], made: Extracted, verify: float) -> bool:
-    if not isinstance(made, Extraction) or made.vector is None:
-        return False
-    return float(mate @ made.vector) >= verify
-
-
-def report_levels(found: Sequence[Outcome], setup: Setup) -> tuple[Result, dict[str, Measured]]:
-    """Shares of each level, and the worst of what `targets.toml` promises."""
-    figures = []
-    for one in found:
-        name = " ".join(part for part in (one.level.degradation, one.level.name) if part)
-        shares = dict(zip(LOSSES, (one.lost, one.silent, one.needless), strict=True))
-        figures += [Figure(f"{name}, {kind}", "share", share) for kind, share in shares.items()]
-    upright = next(one for one in found if one.level.degradation == UPRIGHT)
-    turned = [one for one in found if one.level.degradation == TURNED]
-    settled = [
-        one for one in found if one.lost <= SETTLED_LOSS and one.level.degradation != COVERED
-    ]
-    values = (
-        max(one.lost for one in turned) - upright.lost,
+        if level.degradation == UPRIGHT:
+            upright = shares[0]
+        elif level.degradation == TURNED:
+            turned = max(turned, shares[0])
         # No measure tells dark glasses reliably: reported, and promised nothing.
-        max(one.silent for one in found if one.level.degradation != COVERED),
-        max(one.needless for one in settled),
-    )
-    return Result(DEGRADED, setup, tuple(figures)), dict(zip(MEASURED, values, strict=True))
+        if level.degradation != COVERED:
+            silent = max(silent, shares[1])
+            settled = max(settled, shares[2] if shares[0] <= SETTLED_LOSS else 0.0)
+    return figures, (turned - upright, silent, settled)
 
 
 SHARES = (0.5, 0.65, 0.8)
@@ -311,60 +277,46 @@ SHARES = (0.5, 0.65, 0.8)
 
 def check_bystander(
     extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]]
-) -> dict[str, Measured]:
-    """Somebody else beside the main face: who is taken, and who is sent back.
+) -> tuple[float, float]:
+    """Somebody else beside the main face: the shares of which the bystander was taken, and of
+    which it was sent back for a small one.
 
     The main face is the middle of a photograph, or the left one of two side by side. It is wrong
     where the vector is the bystander's and no reason was told.
     """
     wrong = refused = 0.0
-    people = [second for _, second in pairs]
-    alone = [
-        (data, one)
-        for data, one in zip(people, extractor.extract(people), strict=True)
-        if isinstance(one, Extraction) and one.vector is not None and not one.problems
-    ]
-    beside = [*alone[1:], alone[0]]
+    fit = _extract_fit(extractor, [second for _, second in pairs])
+    alone = [(_open(pairs[place][1]), one) for place, one in fit.items()]
+    couples = list(zip(alone, [*alone[1:], alone[0]], strict=True))
     for share in SHARES:
-        for place in ("centred", "side by side"):
-            made = [
-                _compose(person, other, share, is_centred=place == "centred")
-                for person, other in zip(alone, beside, strict=True)
-            ]
-            judged = [
-                _judge_main(extracted, main, other)
-                for extracted, (_, main), (_, other) in zip(
-                    extractor.extract(made), alone, beside, strict=True
+        for is_centred in (True, False):
+            made = extractor.extract(
+                [_compose(main, other, share, is_centred=is_centred) for main, other in couples]
+            )
+            is_refused = [_is_told(one) or _read_vector(one) is None for one in made]
+            is_wrong = [
+                not gone and _score(other.vector, one) > _score(main.vector, one)
+                for one, gone, ((_, main), (_, other)) in zip(
+                    made, is_refused, couples, strict=True
                 )
             ]
-            is_wrong, is_refused = (float(np.mean(column)) for column in zip(*judged, strict=True))
-            wrong = max(wrong, is_wrong)
+            wrong = max(wrong, float(np.mean(is_wrong)))
             if share <= SHARES[1]:
-                refused = max(refused, is_refused)
-    return dict(zip(BYSTANDER_MEASURED, (wrong, refused), strict=True))
-
-
-def _judge_main(made: Extracted, main: Extraction, other: Extraction) -> tuple[bool, bool]:
-    """Whether the bystander was taken without a word, and whether it was sent back."""
-    assert main.vector is not None
-    assert other.vector is not None
-    if not isinstance(made, Extraction) or made.problems or made.vector is None:
-        return False, True
-    return float(made.vector @ other.vector) > float(made.vector @ main.vector), False
+                refused = max(refused, float(np.mean(is_refused)))
+    return wrong, refused
 
 
 def _compose(
-    person: tuple[bytes, Extraction],
-    bystander: tuple[bytes, Extraction],
+    person: tuple[Image.Image, Extraction],
+    bystander: tuple[Image.Image, Extraction],
     share: float,
     *,
     is_centred: bool,
 ) -> bytes:
     """A picture of both faces, the bystander's `share` as high."""
-    (data, main_face), (other_data, other_face) = person, bystander
+    (main, main_face), (second, other_face) = person, bystander
     assert main_face.box_px is not None
     assert other_face.box_px is not None
-    main, second = (Image.open(io.BytesIO(one)).convert("RGB") for one in (data, other_data))
     width, height = main.size
     main, second = (
         one.crop((round(0.22 * width), 0, round(0.78 * width), height)) for one in (main, second)
@@ -377,18 +329,18 @@ def _compose(
     picture = Image.new("RGB", size_px, (140, 140, 140))
     picture.paste(main, (start, 0))
     picture.paste(second, (start + main.width, (height - second.height) // 2))
-    return _save(np.asarray(picture))
+    return _save(picture)
 
 
 def measure_degraded(
     extractor: Extractor, faces: Path, verify: float, *, is_part: bool = False
-) -> tuple[tuple[Result, ...], dict[str, Measured]]:
+) -> SuiteOutput:
     """All of it, on the first `PAIRS` people that the limits were not fitted on."""
     pairs = [] if is_part else choose_pairs(faces, PAIRS)
     if len(pairs) < PAIRS:
         few = Skipped(f"{FITTED + PAIRS} people with two photographs are needed")
-        return (), dict.fromkeys((*MEASURED, *BYSTANDER_MEASURED), few)
-    setup: Setup = {"people": len(pairs), "verify": round(verify, 4)}
-    found = compare_levels(extractor, pairs, verify, list_levels())
-    levels, measured = report_levels(found, setup)
-    return (levels,), measured | check_bystander(extractor, pairs)
+        return (), dict.fromkeys(MEASURED, few)
+    figures, worst = measure_levels(extractor, pairs, verify)
+    result = Result(DEGRADED, {"people": len(pairs), "verify": round(verify, 4)}, tuple(figures))
+    values: tuple[Measured, ...] = (*worst, *check_bystander(extractor, pairs))
+    return (result,), dict(zip(MEASURED, values, strict=True))

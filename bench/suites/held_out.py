@@ -6,7 +6,7 @@ fold would hold too few strangers for an FMR of 1e-4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +35,17 @@ SEVERAL_FRAMES = "Several live frames"
 FRAMES, DRAWS = (2, 3, 5), 4
 """Frames that are fused, and how often photographs are drawn for them in each half."""
 GAIN_OF_THREE = "three_frames_gain"
+
+
+def _list_columns(
+    rows: Iterable[Sequence[float]], names: Sequence[str]
+) -> tuple[tuple[Figure, ...], NDArray[np.float64]]:
+    """Shares by their names, with mean, least and most over the halves; and the rows."""
+    found: NDArray[np.float64] = np.array(list(rows))
+    return tuple(
+        Figure(name, "share", float(column.mean()), float(column.min()), float(column.max()))
+        for name, column in zip(names, found.T, strict=True)
+    ), found
 
 
 def split_people(
@@ -68,22 +79,13 @@ def check_verify(
     for fitted, held in split_people(few, seed=seed):
         (threshold,) = compare_all(fitted).thresholds_at(np.array([VERIFY_FMR]))
         strangers_held, first_two = compare_all(held), compare_all(limit_photographs(held, 2))
-        rows.append(
-            [float(threshold)]
-            + [strangers_held.fmr_at(one) for one in (threshold, shipped)]
-            + [float((first_two.mated < one).mean()) for one in (threshold, shipped)]
-        )
-    found: NDArray[np.float64] = np.array(rows)
-    names = ("threshold", "FMR", "FMR of the shipped one", "FNMR", "FNMR of the shipped one")
-    units = ("score", "share", "share", "share", "share")
-    figures = tuple(
-        Figure(
-            f"verify, {name}", unit, float(column.mean()), float(column.min()), float(column.max())
-        )
-        for name, unit, column in zip(names, units, found.T, strict=True)
-    )
-    fmrs = found[:, 1:3]
-    worst = (float(fmrs.min()), float(fmrs.max()), float(found[:, 3:].mean(axis=0).max()))
+        limits = (threshold, shipped)
+        fmrs = [strangers_held.fmr_at(one) for one in limits]
+        rows.append([*fmrs, *(float((first_two.mated < one).mean()) for one in limits)])
+    names = ("FMR", "FMR of the shipped one", "FNMR", "FNMR of the shipped one")
+    figures, found = _list_columns(rows, [f"verify, {name}" for name in names])
+    fmr = found[:, :2]
+    worst = (float(fmr.min()), float(fmr.max()), float(found[:, 2:].mean(axis=0).max()))
     return Result(HELD_OUT, setup, figures), dict(zip(MEASURED, worst, strict=True))
 
 
@@ -115,17 +117,9 @@ def check_frames(
             figures.append(Figure.skip(name_frames(frames, FUSED_FNMR), "share", few_people))
             gains[frames] = Skipped(few_people)
             continue
-        found: NDArray[np.float64] = np.array(list(_measure_halves(singles, frames, shipped, seed)))
-        figures += [
-            Figure(
-                name_frames(frames, name),
-                "share",
-                float(column.mean()),
-                float(column.min()),
-                float(column.max()),
-            )
-            for name, column in zip(FRAME_FIGURES, found.T, strict=True)
-        ]
+        named = [name_frames(frames, name) for name in FRAME_FIGURES]
+        more, found = _list_columns(_measure_halves(singles, frames, shipped, seed), named)
+        figures += more
         one, fused = found.mean(axis=0)[:2]
         # No miss at all is at least as good as half a miss.
         gains[frames] = float(one / max(fused, 0.5 / (able * REPEATS * DRAWS)))
@@ -133,9 +127,9 @@ def check_frames(
 
 
 SINGLE_FNMR, FUSED_FNMR = "FNMR of the first alone", "FNMR"
-SINGLE_FMR, FUSED_FMR = "FMR of `verify`, the first alone", "FMR of `verify`"
+FUSED_FMR = "FMR of `verify`"
 REFUSED, MIXED = "refused as differing", "one frame of somebody else, not refused"
-FRAME_FIGURES = (SINGLE_FNMR, FUSED_FNMR, SINGLE_FMR, FUSED_FMR, REFUSED, MIXED)
+FRAME_FIGURES = (SINGLE_FNMR, FUSED_FNMR, FUSED_FMR, REFUSED, MIXED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +147,12 @@ class _Draw:
         scores = probes @ self.portraits.T
         return scores[np.arange(len(probes)), self.own], scores[self._strangers]
 
-    def measure_fmr(self, shipped: Thresholds, *, is_fused: bool) -> float:
-        """The FMR of the shipped `verify`, which follows how much the frames differ."""
-        lengths = np.linalg.norm(self.frames.mean(axis=1), axis=1) if is_fused else [1.0]
+    def measure_fmr(self, shipped: Thresholds) -> float:
+        """The FMR of the shipped `verify`, which follows how much the fused frames differ."""
+        lengths = np.linalg.norm(self.frames.mean(axis=1), axis=1)
         limits = np.array([[shipped.verify_for(float(length))] for length in lengths])
         limits = np.broadcast_to(limits, self._strangers.shape)[self._strangers]
-        return float((self.score(is_fused=is_fused)[1] >= limits).mean())
+        return float((self.score(is_fused=True)[1] >= limits).mean())
 
     @property
     def _strangers(self) -> NDArray[np.bool_]:
@@ -194,22 +188,20 @@ def _measure_halves(
     for fitted, held in split_people(singles, seed=seed):
         fit = [_draw(fitted, frames, rng) for _ in range(DRAWS)]
         test = [_draw(held, frames, rng) for _ in range(DRAWS)]
-        fnmr, fmr, one_person = [], [], 1.0
+        fnmr, one_person = [], 1.0
         for is_fused in (False, True):
             strangers = np.concatenate([one.score(is_fused=is_fused)[1] for one in fit])
             threshold = threshold_at(strangers, VERIFY_FMR)
             mated = np.concatenate([one.score(is_fused=is_fused)[0] for one in test])
             fnmr.append(float((mated < threshold).mean()))
-            fmr.append(
-                float(np.mean([one.measure_fmr(shipped, is_fused=is_fused) for one in test]))
-            )
             if not is_fused:
                 one_person = threshold_at(strangers, VERIFY_FMR * ONE_PERSON_FACTOR)
+        fmr = float(np.mean([one.measure_fmr(shipped) for one in test]))
         honest, mixed = (
             np.concatenate([one.measure_agreement(is_mixed=is_mixed) for one in test])
             for is_mixed in (False, True)
         )
-        yield *fnmr, *fmr, float((honest < one_person).mean()), float((mixed >= one_person).mean())
+        yield *fnmr, fmr, float((honest < one_person).mean()), float((mixed >= one_person).mean())
 
 
 TRANSFORM_FMR = 1e-5
@@ -231,17 +223,11 @@ def check_transform(plain: TemplateSet, seed: int) -> tuple[Result, dict[str, Me
         transform = fit_transform(fitted.vectors, fitted.people)
         moved = replace(held, vectors=transform.apply(held.vectors))
         rows.append([_fnmr_at(compare_all(one), TRANSFORM_FMR) for one in (held, moved)])
-    without, with_it = np.array(rows).T
-    gains = without - with_it
-    figures = tuple(
-        Figure(name, "share", float(found.mean()), float(found.min()), float(found.max()))
-        for name, found in (
-            ("FNMR without", without),
-            ("FNMR with a transform", with_it),
-            ("gain", gains),
-        )
+    figures, found = _list_columns(
+        ((plain, moved, plain - moved) for plain, moved in rows),
+        ("FNMR without", "FNMR with a transform", "gain"),
     )
-    return Result(TRANSFORMED, setup, figures), {"transform_gain": float(gains.mean())}
+    return Result(TRANSFORMED, setup, figures), {"transform_gain": float(found[:, 2].mean())}
 
 
 TRANSFORMED = "A transform fitted on other people"

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from bench.core.machine import DISK, clock, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Result, Setup, Skipped, SuiteOutput
+from bench.core.machine import DISK, clock, open_folder
+from bench.core.reports import Figure, Result, Setup, SuiteOutput
 from bench.data.photographs import find_faces
 from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
 from engine.accuracy.dataset import LabelledFolder
@@ -24,7 +24,7 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.models.session import SessionOptions
-from serving.deployment.deployment import Deployment
+from serving.deployment.models import model_digest
 from serving.settings.settings import Settings
 
 COLUMNS = (
@@ -43,7 +43,7 @@ WARM_UP = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class ImportConfig:
     """`people` of the folder, all of them if None; `vectors` synthetic ones besides."""
 
     people: int | None = None
@@ -53,37 +53,29 @@ class Config:
     folder: Path = DISK
 
 
-@dataclass(frozen=True, slots=True)
-class _Imported:
-    """What the command said, and how long it took from its start to its end."""
-
-    summary: dict[str, Any]
-    seconds: float
-
-
-def run(config: Config) -> SuiteOutput:
+def run(config: ImportConfig) -> SuiteOutput:
     faces = LabelledFolder.open(find_faces(config.faces))
     with open_folder(config.folder) as folder:
         photographs = write_base(folder / "base.csv", faces, config.people)
-        alone = _extract_alone(photographs)
+        count, alone = len(photographs), _extract_alone(photographs)
         options = ("--images", str(faces.root))
-        make_home(folder / "photographs")
-        imported = _import(folder / "photographs", folder / "base.csv", options)
-        vectors = _import_vectors(folder, config)
-    setup: Setup = {
-        "photographs": f"{faces.root.parent.name}/{faces.root.name}",
-        "seed": config.seed,
-        "threads": cores(),
-        "filesystem": filesystem_of(config.folder),
-        "database": "SQLite",
-    }
-    rate = len(photographs) / imported.seconds
-    results = (
-        _list_photographs(imported, len(photographs), alone, setup),
-        _list_vectors(vectors, config, setup),
+        _, seconds = _import(folder / "photographs", folder / "base.csv", options)
+        summary, vectors_s = _import_vectors(folder, config)
+    setup: Setup = {"database": "SQLite"}
+    rate = count / seconds
+    imported = (
+        Figure("the extractor alone", "photographs/s", alone, ratio=1.0),
+        Figure("sosie import, start to end", "photographs/s", rate, ratio=rate / alone),
     )
-    partly = Skipped("promised for all people, not for some")
-    return results, {"photographs_per_second": rate if config.people is None else partly}
+    taken = (
+        Figure("vectors with a line each", "rows/s", config.vectors / vectors_s),
+        Figure("failed", "rows", float(summary["failed"])),
+    )
+    source: Setup = {"photographs": f"{faces.root.parent.name}/{faces.root.name}", "count": count}
+    return (
+        Result("Photographs", setup | source, imported),
+        Result("Vectors", setup | {"rows": config.vectors}, taken),
+    ), {"photographs_per_second": rate}
 
 
 def write_base(path: Path, faces: LabelledFolder, people: int | None) -> list[Path]:
@@ -127,7 +119,7 @@ def _extract_alone(photographs: Sequence[Path]) -> float:
         return len(files) / clock(lambda: extractor.extract(files))[1]
 
 
-def _import_vectors(folder: Path, config: Config) -> _Imported:
+def _import_vectors(folder: Path, config: ImportConfig) -> tuple[dict[str, Any], float]:
     """Synthetic people, a line each, from Parquet."""
     faces = Population.load("sface").references(config.vectors, config.seed)
     documents = [make_document(serial) for serial in range(len(faces))]
@@ -142,40 +134,19 @@ def _import_vectors(folder: Path, config: Config) -> _Imported:
             "template": pa.FixedSizeListArray.from_arrays(pa.array(faces.ravel()), dim),
         }
     )
-    path = folder / "base.parquet"
-    parquet.write_table(table, path)
-    home = folder / "vectors"
-    make_home(home)
-    with Deployment(home, Settings()) as deployment:
-        digest = deployment.store.model_digest
+    parquet.write_table(table, folder / "base.parquet")
+    digest = model_digest(Settings())
     options = ("--model-digest", digest, "--set", "opened_at=2020-01-31")
-    return _import(home, path, options)
+    return _import(folder / "vectors", folder / "base.parquet", options)
 
 
-def _import(home: Path, base: Path, options: Sequence[str]) -> _Imported:
+def _import(home: Path, base: Path, options: Sequence[str]) -> tuple[dict[str, Any], float]:
+    """What the command says of a new home, and how long it took from its start to its end."""
+    make_home(home)
     command = [sys.executable, "-P", "-m", "serving.cli.main", "import", str(base)]
     command += ["--home", str(home), "--json", *options]
     done, seconds = clock(lambda: subprocess.run(command, capture_output=True, check=False))
     # 1: some photographs show no face, or another person's.
     if done.returncode not in (0, 1):
         raise RequestError(f"`sosie import` ended with status {done.returncode}: run it by hand")
-    return _Imported(json.loads(done.stdout), seconds)
-
-
-def _list_photographs(imported: _Imported, count: int, alone: float, setup: Setup) -> Result:
-    rate = count / imported.seconds
-    figures = (
-        Figure("the extractor alone", "photographs/s", alone, ratio=1.0),
-        Figure("sosie import, start to end", "photographs/s", rate, ratio=rate / alone),
-        Figure("sosie import", "s", imported.seconds),
-    )
-    return Result("Photographs", setup | {"count": count}, figures)
-
-
-def _list_vectors(imported: _Imported, config: Config, setup: Setup) -> Result:
-    rate = config.vectors / imported.seconds
-    figures = (
-        Figure("vectors with a line each", "rows/s", rate),
-        Figure("failed", "rows", float(imported.summary["failed"])),
-    )
-    return Result("Vectors", setup | {"rows": config.vectors}, figures)
+    return json.loads(done.stdout), seconds

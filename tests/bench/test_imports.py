@@ -3,8 +3,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from bench.core.reports import Skipped, load_goals
-from bench.suites.imports import COLUMNS, Config, run, write_base
+from bench.core.reports import load_goals
+from bench.suites.imports import COLUMNS, ImportConfig, run, write_base
 from engine.accuracy.dataset import LabelledFolder
 
 
@@ -22,9 +22,8 @@ def test_every_person_has_a_document_and_every_two_photographs_a_row(
 
 
 def test_a_small_base_is_imported_and_every_figure_is_there(faces: Path, tmp_path: Path) -> None:
-    results, measured = run(Config(faces=faces, people=3, vectors=50, folder=tmp_path))
+    results, measured = run(ImportConfig(faces=faces, people=3, vectors=50, folder=tmp_path))
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "import"}
-    assert isinstance(measured["photographs_per_second"], Skipped), "some people prove no speed"
     photographs, vectors = results
     assert photographs.setup["count"] == 12
     assert {figure.name: figure.value for figure in vectors.figures}["failed"] == 0
