@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from bench.core.machine import Machine, filesystem_of, look, stamp, stamp_again
-from bench.core.render import count_promises, render
+from bench.core.render import count_promises, print_report, render
 from bench.core.reports import (
     LEFT_OUT,
     REPORTS,
@@ -52,6 +52,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 MICRO = Path(__file__).parent / "micro"
 """Benchmarks of what is small, under pytest-benchmark."""
 IMAGES = Path(__file__).parents[1] / "docs" / "img"
+PAGE = "report.md"
 HELP = {
     "n": "References, people, pairs or rows.",
     "dim": "Dimensions of a face.",
@@ -59,6 +60,7 @@ HELP = {
     "folder": "On the disk to measure; /var/tmp if none.",
     "no_graph": "Leave out hnswlib's graph, which takes minutes.",
 }
+_KINDS = (bool, int, int | None, float, str, str | None, Path, Path | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,49 @@ class MicroConfig:
     n: int | None = None
     dim: int = 128
     no_graph: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite. `module` has `run`, which takes a configuration, and `QUICK` of that; without one it
+    is bench/micro/test_NAME.py. `quick` are the options of a quick run of all suites."""
+
+    name: str
+    help: str
+    module: str = ""
+    quick: tuple[str, ...] = ()
+    most_s: float = 7200.0
+
+
+SUITES = (
+    Suite("kernels", "The scans of `indexes`, one thread, beside numpy and FAISS."),
+    Suite(
+        "search",
+        "One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib.",
+        quick=("--no-graph",),
+    ),
+    Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
+    Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
+    Suite("registrar", "Decisions a second, durable and right.", "registrar"),
+    Suite("shards", "A gallery over shards on two Ray nodes: answers, kills, moves.", "shards"),
+    Suite("extract", "Photographs to vectors, the alternatives, start of a command.", "extract"),
+    Suite("accuracy", "Error rates on photographs of known people.", "accuracy"),
+    Suite("import", "An existing base taken in: photographs, vectors a second.", "imports"),
+    Suite(
+        "sweep",
+        "Rings hidden in a million references: found, grouped, and told from chains.",
+        "sweep.sweep_suite",
+        quick=("--only", "million,flood"),
+    ),
+    Suite(
+        "serve",
+        "The service over HTTP: rates, latency, overload, starts, kills and memory.",
+        "serve.service_suite",
+        quick=("--only", "throughput"),
+    ),
+    Suite("accelerator", "What a GPU does, beside this processor."),
+)
+BY_NAME = {suite.name: suite for suite in SUITES}
 
 
 def register(app: typer.Typer) -> None:
@@ -88,7 +133,8 @@ def _pass_on(context: typer.Context) -> int:
 
 
 def _build_command(suite: Suite) -> Callable[..., None]:
-    config, module = load_config(suite)
+    module = import_module(f"bench.suites.{suite.module}") if suite.module else None
+    config: type[Any] = get_type_hints(module.run)["config"] if module else MicroConfig
     small, parts = getattr(module, "QUICK", {}), getattr(module, "PARTS", {})
 
     def run(as_json: JsonFlag = False, quick: QuickFlag = False, seed: SeedOption = 0,
@@ -108,26 +154,16 @@ def _build_command(suite: Suite) -> Callable[..., None]:
         if as_json:
             print_json(measured.to_dict())
         else:
-            from bench.core.render import print_report
-
             print_report(measured)
         if not measured.holds:
             raise exit_negative()
 
     shared = inspect.signature(run, eval_str=True).parameters.values()
-    own = [*_list_options(config, parts)]
-    both = [one for one in shared if one.kind is not inspect.Parameter.VAR_KEYWORD] + own
+    both = [one for one in shared if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    both += _list_options(config, parts)
     run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in both}
     return run
-
-
-def load_config(suite: Suite) -> tuple[type[Any], Any]:
-    """What configures the suite, and its module: None for one under pytest."""
-    if not suite.module:
-        return MicroConfig, None
-    module = import_module(f"bench.suites.{suite.module}")
-    return get_type_hints(module.run)["config"], module
 
 
 def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspect.Parameter]:
@@ -135,8 +171,7 @@ def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspe
     hints = get_type_hints(config)
     for place, one in enumerate(fields(config)):
         kind, name = hints[one.name], "n" if place == 0 else one.name
-        least = 1 if kind in (int, int | None) else None
-        told = HELP.get(name)
+        told, least = HELP.get(name), 1 if kind in (int, int | None) else None
         if one.name == "parts":
             kind, name, told = str, "only", f"Parts of {', '.join(parts)}."
         if one.name == "seed" or kind not in _KINDS:
@@ -149,9 +184,6 @@ def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspe
             default=False if is_flag else None,
             annotation=Annotated[bool if is_flag else kind | None, option],
         )
-
-
-_KINDS = (bool, int, int | None, float, str, str | None, Path, Path | None)
 
 
 def _measure(
@@ -193,12 +225,17 @@ def _run_pytest(name: str, sizes: Mapping[str, Any], *, is_quick: bool, seed: in
         command += ["--benchmark-json", str(path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if not path.is_file():
-            last = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-            raise RequestError(f"pytest ended with {done.returncode}: {last[-1]}")
+            last = _read_last(done.stderr or done.stdout)
+            raise RequestError(f"pytest ended with {done.returncode}: {last}")
         found = read_report(path)
     if done.returncode and found.holds:
         raise RequestError(f"a benchmark of {name} failed: run `pytest bench/micro/test_{name}.py`")
     return found
+
+
+def _read_last(text: str) -> str:
+    """The last line that a process has written."""
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 def report(
@@ -253,7 +290,11 @@ def docs(
     with TemporaryDirectory(prefix="sosie-bench-") as folder:
         made = build_documents(ROOT, REPORTS, Path(folder) if check else IMAGES)
     made |= show_commands(made)
-    changed = [name for name, text in made.items() if _read(ROOT / name) != text]
+    changed = [
+        name
+        for name, text in made.items()
+        if not (ROOT / name).is_file() or (ROOT / name).read_text(encoding="utf-8") != text
+    ]
     if not check:
         for name in changed:
             (ROOT / name).write_text(made[name], encoding="utf-8")
@@ -264,56 +305,6 @@ def docs(
             print_line(name)
     if check and changed:
         raise exit_negative()
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Suite:
-    """A suite. `module` has `run`, which takes a configuration, and `QUICK` of that; without one it
-    is bench/micro/test_NAME.py. `quick` are the options of a quick run of all suites."""
-
-    name: str
-    help: str
-    module: str = ""
-    quick: tuple[str, ...] = ()
-    most_s: float = 7200.0
-
-
-SUITES = (
-    Suite("kernels", "The scans of `indexes`, one thread, beside numpy and FAISS."),
-    Suite(
-        "search",
-        "One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib.",
-        quick=("--no-graph",),
-    ),
-    Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
-    Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
-    Suite("registrar", "Decisions a second, durable and right.", "registrar"),
-    Suite("shards", "A gallery over shards on two Ray nodes: answers, kills, moves.", "shards"),
-    Suite("extract", "Photographs to vectors, the alternatives, start of a command.", "extract"),
-    Suite("accuracy", "Error rates on photographs of known people.", "accuracy"),
-    Suite("import", "An existing base taken in: photographs, vectors a second.", "imports"),
-    Suite(
-        "sweep",
-        "Rings hidden in a million references: found, grouped, and told from chains.",
-        "sweep.sweep_suite",
-        quick=("--only", "million,flood"),
-    ),
-    Suite(
-        "serve",
-        "The service over HTTP: rates, latency, overload, starts, kills and memory.",
-        "serve.service_suite",
-        quick=("--only", "throughput"),
-    ),
-    Suite("accelerator", "What a GPU does, beside this processor."),
-)
-BY_NAME = {suite.name: suite for suite in SUITES}
 
 
 @dataclass(slots=True)
@@ -338,7 +329,9 @@ def choose_suites(given: str) -> tuple[Suite, ...]:
     return tuple(BY_NAME[name] for name in names) or SUITES
 
 
-def run_suites(suites: Sequence[Suite], *, quick: bool, seed: int, progress: Progress) -> Ran:
+def run_suites(
+    suites: Sequence[Suite], *, quick: bool, seed: int, progress: Callable[[int, int], None]
+) -> Ran:
     """Every suite; one that fails costs no other."""
     ran = Ran(look(), quick)
     for done, suite in enumerate(suites):
@@ -357,33 +350,25 @@ def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
     command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--seed", str(seed)]
     command += ("--quick", *suite.quick) if quick else ()
-    process = subprocess.Popen(
-        command,
-        env=benchmark_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        out, err = process.communicate(timeout=suite.most_s)
-    except BaseException as error:
-        # It may have a service to stop.
-        process.terminate()
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise RequestError(f"took longer than {suite.most_s:g} s and was ended") from None
-        raise
+    pipe, environment = subprocess.PIPE, benchmark_environment()
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=suite.most_s)
+        except BaseException as error:
+            # It may have a service to stop.
+            process.terminate()
+            process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RequestError(f"took longer than {suite.most_s:g} s and was ended") from None
+            raise
     try:
         document = json.loads(out)
         if "error" in document:
             raise RequestError(str(document["error"]["message"]))
         return Report.from_dict(document)
     except (ValueError, KeyError, TypeError) as error:
-        last = (err.strip().splitlines() or ["it said nothing"])[-1]
-        raise RequestError(f"ended with status {process.returncode}: {last[:200]}") from error
-
-
-PAGE = "report.md"
+        told = f"ended with status {process.returncode}: {_read_last(err)}"
+        raise RequestError(told) from error
 
 
 def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
@@ -391,7 +376,6 @@ def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
 
     Reports of a run before that this one lacks are removed: a folder is one run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for suite in SUITES:
         path = folder / f"{suite.name}.json"
         if suite.name in ran.reports:

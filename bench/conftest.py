@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,9 +22,6 @@ Clock = Callable[..., Any]
 Note = Callable[["Result"], None]
 
 STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-PAUSE_S = 0.03
-"""For so long, at most, the threads of OpenMP spin after a call and keep cores from others."""
-_SECONDS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 
 
 @dataclass(slots=True)
@@ -99,16 +97,16 @@ def clock(benchmark: Any) -> Clock:
         unit: str = "ms",
         base: str | None = None,
     ) -> Any:
+        from bench.core.machine import PAUSE_S
+        from bench.core.reports import SECONDS
+
         benchmark.group, benchmark.name = group, name
-        scale = _SECONDS[unit.partition("/")[0]] / per
+        scale = SECONDS[unit.partition("/")[0]] / per
         benchmark.extra_info |= {"unit": unit, "scale": scale, "setup": setup, "base": base}
-
-        def rest() -> None:
-            time.sleep(PAUSE_S)
-
         if rounds is None:
             benchmark(action)
         else:
+            rest = partial(time.sleep, PAUSE_S)
             benchmark.pedantic(action, setup=rest, rounds=rounds, warmup_rounds=1)
         return benchmark.stats.stats
 

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions, version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
@@ -24,20 +23,8 @@ from engine.errors import RequestError
 from indexes.runtime import import_runtime
 from serving.measure import read_cpu, stamp_machine
 
-TELLING_FLAGS = (
-    "fma",
-    "avx2",
-    "avx512f",
-    "avx512bw",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-)
-"""Instructions that change the speed of a matrix product."""
+TELLING_FLAGS = ("fma", "avx2", "avx512", "avx_vnni", "amx")
+"""How the instructions begin that change the speed of a matrix product."""
 PACKAGES = (
     "sosie",
     "numpy",
@@ -96,7 +83,7 @@ def look() -> Machine:
     installed = {one.name.lower() for one in distributions()}
     return Machine(
         cpu=seen.cpu,
-        flags=tuple(flag for flag in TELLING_FLAGS if flag in flags),
+        flags=tuple(flag for flag in sorted(flags) if flag.startswith(TELLING_FLAGS)),
         cores=seen.cores,
         memory_bytes=seen.memory_bytes,
         copy_gb_per_s=_measure_copy(),
@@ -114,14 +101,11 @@ def stamp() -> Machine:
     reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
     fastest = min(reader.read() for _ in range(_READINGS))
     reader.close()
-    gops = gflops = None
-    if find_spec("onnxruntime") is not None:
-        gops, gflops = _measure_operations(np.uint8), _measure_operations(np.float32)
     return replace(
         seen,
         read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1),
-        int8_gops=gops,
-        float_gflops=gflops,
+        int8_gops=_measure_operations(np.uint8),
+        float_gflops=_measure_operations(np.float32),
         python_mops=_measure_python(),
     )
 
@@ -129,18 +113,11 @@ def stamp() -> Machine:
 def stamp_again(before: Machine) -> Machine:
     """The same, with the better of both measurements: other work slows one of them at times."""
     after = stamp()
-
-    def better(name: str) -> float | None:
-        found = [value for one in (before, after) if (value := getattr(one, name)) is not None]
-        return max(found, default=None)
-
-    return replace(
-        before,
-        read_gb_per_s=better("read_gb_per_s"),
-        int8_gops=better("int8_gops"),
-        float_gflops=better("float_gflops"),
-        python_mops=better("python_mops"),
-    )
+    names = ("read_gb_per_s", "int8_gops", "float_gflops", "python_mops")
+    better: dict[str, Any] = {
+        name: max(getattr(one, name) or 0 for one in (before, after)) for name in names
+    }
+    return replace(before, **better)
 
 
 DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
@@ -159,12 +136,9 @@ def open_folder(disk: Path) -> Iterator[Path]:
 
 def filesystem_of(path: Path) -> str:
     """The kind of file system that a path lies on, as `ext4`; `unknown` where there is no /proc."""
-    try:
-        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
+    file, resolved = Path("/proc/mounts"), path.resolve()
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else ["- / unknown"]
     mounts = {Path(columns[1]): columns[2] for columns in map(str.split, lines)}
-    resolved = path.resolve()
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
 
 
@@ -279,11 +253,10 @@ def measure_product(dim: int, tile: Tile, seconds: float, kind: Kind = np.uint8)
     for run in runs:
         run()
     start = time.perf_counter()
-    end = start + seconds
 
     def work(run: Callable[[], None]) -> int:
         done = 0
-        while time.perf_counter() < end:
+        while time.perf_counter() < start + seconds:
             run()
             done += 1
         return done

@@ -137,13 +137,14 @@ class Report:
             raise ValueError(f"no report: {error}") from error
 
 
-_SECONDS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
+SECONDS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
+"""So many of a unit make a second."""
 
 
 def _write_figure(suite: str, result: Result, figure: Figure) -> dict[str, Any]:
     from pytest_benchmark.stats import Stats
 
-    scale = _SECONDS.get(re.split(r"[ /]", figure.unit)[0], 1.0)
+    scale = SECONDS.get(re.split(r"[ /]", figure.unit)[0], 1.0)
     info: dict[str, Any] = {"unit": figure.unit, "scale": scale, "setup": result.setup}
     if figure.ratio is not None:
         info["ratio"] = figure.ratio
@@ -363,18 +364,17 @@ def load_goals() -> tuple[Goal, ...]:
         raise RequestError(f"cannot read the targets {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
         raise RequestError(f"{path} is not a list of [[figure]] in TOML") from error
-    goals = []
+    goals: dict[tuple[str, str], Goal] = {}
     for entry in entries:
+        name = entry.get("name", "without a name")
         try:
-            goals.append(msgspec.convert(entry, Goal))
+            goal = msgspec.convert(entry, Goal)
         except msgspec.ValidationError as error:
-            name = entry.get("name", "without a name")
             raise RequestError(f"{path}: figure {name}: {error}") from error
-    names = [(goal.suite, goal.name) for goal in goals]
-    twice = next((name for suite, name in names if names.count((suite, name)) > 1), None)
-    if twice is not None:
-        raise RequestError(f"{path}: figure {twice} is there twice: remove one")
-    return tuple(goals)
+        if (goal.suite, name) in goals:
+            raise RequestError(f"{path}: figure {name} is there twice: remove one")
+        goals[goal.suite, name] = goal
+    return tuple(goals.values())
 
 
 def check_goals(

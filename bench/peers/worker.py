@@ -3,7 +3,7 @@
 Run as a file by any Python that has the peer's packages; it imports nothing of `bench`.
 Speaks one JSON document a line. Standard input: first `{"peer", "pairs", …}`, then
 `{"pairs": n, "singly": bool}` for each round. Standard output: first `{"ready": version}`, then
-for each round what `Round` in `bench.suites.extract` holds; `{"error": reason}` where it must end.
+for each round `{"seconds", "scores"}`; `{"error": reason}` where it must end.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from bench.core.machine import Timed, cores, interleave, speedup, timed
+from bench.core.machine import Timed, interleave, speedup, timed
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError
@@ -50,7 +50,7 @@ STARTS = {"help_seconds": "sosie --help", "verify_seconds": "sosie verify A B"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class ExtractConfig:
     """`pairs` of photographs a round. `_python`: interpreters that have what this one lacks, each
     with packages of its own."""
 
@@ -70,23 +70,15 @@ class Config:
         return max(1, self.pairs // PEER_SHARE) if is_slow else self.pairs
 
 
-class Unavailable(Exception):
+class PeerMissing(Exception):
     """A peer cannot run here; the message says why and goes into the report."""
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round: `scores` are None where a photograph showed no face."""
-
-    seconds: float
-    scores: tuple[float | None, ...]
 
 
 class Peer:
     """A worker that has loaded its models and waits; close it."""
 
     def __init__(self, python: Path, peer: str, photographs: PhotographPairs, **setup: Any) -> None:
-        """Raises `Unavailable` where the interpreter lacks a package or a model won't load."""
+        """Raises `PeerMissing` where the interpreter lacks a package or a model won't load."""
         self._process = _start(python)
         pairs = [[str(one), str(two)] for one, two in photographs.pairs]
         try:
@@ -96,13 +88,14 @@ class Peer:
             raise
         self.runtime = str(ready["ready"])
 
-    def match(self, pairs: int, *, singly: bool = False) -> Round:
-        """Match the first so many pairs: all at hand at once, or each when the last is done.
+    def match(self, pairs: int, *, singly: bool = False) -> tuple[float, Sequence[float | None]]:
+        """Match the first so many pairs, all at hand at once, or each when the last is done: the
+        seconds, and the scores, None where a photograph showed no face.
 
-        Raises `Unavailable` where it fails; it has ended then.
+        Raises `PeerMissing` where it fails; it has ended then.
         """
         answer = self._ask({"pairs": pairs, "singly": singly})
-        return Round(answer["seconds"], tuple(answer["scores"]))
+        return answer["seconds"], answer["scores"]
 
     def close(self) -> None:
         self._process.kill()
@@ -113,43 +106,36 @@ class Peer:
         assert self._process.stdout is not None
         watchdog = threading.Timer(SILENCE_TIMEOUT_S, self._process.kill)
         watchdog.start()
-        try:
+        line = ""
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            watchdog.cancel()
+        watchdog.cancel()
         if not line:
-            raise Unavailable(f"its process ended with status {self._process.wait()}")
+            raise PeerMissing(f"its process ended with status {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise Unavailable(" ".join(str(answer["error"]).split())[:200])
+            raise PeerMissing(" ".join(str(answer["error"]).split())[:200])
         return answer
 
 
 def _start(python: Path) -> subprocess.Popen[str]:
-    environment = dict(os.environ)
-    environment.pop("PYTHONPATH", None)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if (CHECKOUT / "pyproject.toml").is_file():
         # The same code in every interpreter; an installed Sosie must be in each of them instead,
         # for its folder would bring the packages of this interpreter along.
         environment["PYTHONPATH"] = str(CHECKOUT)
+    pipe, command = subprocess.PIPE, [str(python), str(WORKER)]
     try:
         return subprocess.Popen(
-            [str(python), str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, text=True
         )
     except OSError as error:
         raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
 
 
-def run(config: Config) -> SuiteOutput:
+def run(config: ExtractConfig) -> SuiteOutput:
     with (
         TemporaryDirectory(prefix="sosie-bench-") as folder,
         open_pairs(config.faces, config.pairs, config.seed) as photographs,
@@ -158,11 +144,8 @@ def run(config: Config) -> SuiteOutput:
         graphs, measured = compare_graphs(crops, config.graph_rounds)
         pairs, found = compare_pairs(photographs, config, Path(folder))
         start, starts = measure_startup(photographs, config.rounds)
-        source = photographs.source
-    # Where a result says nothing of threads it has those of the product: one a core.
-    common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
-    results = (graphs, *pairs, start)
-    told = tuple(replace(one, setup=common | one.setup) for one in results)
+    source: Setup = {"photographs": photographs.source}
+    told = [replace(one, setup=source | one.setup) for one in (graphs, *pairs, start)]
     return told, {**measured, **found, **starts}
 
 
@@ -211,11 +194,10 @@ def compare_graphs(crops: NDArray[np.uint8], rounds: int) -> tuple[Result, dict[
     }
 
 
-def compare_pairs(photographs: PhotographPairs, config: Config, folder: Path) -> SuiteOutput:
+def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: Path) -> SuiteOutput:
     """Every peer that can run here, interleaved; the others are skipped and say why."""
-    absent: dict[str, str] = {}
     with ExitStack() as stack:
-        running = _start_all(photographs, config, folder, stack, absent)
+        running, absent = _start_all(photographs, config, folder, stack)
         seconds, alone = (
             interleave(
                 {
@@ -239,58 +221,52 @@ def compare_pairs(photographs: PhotographPairs, config: Config, folder: Path) ->
         for name, values in alone.items()
     )
     singly = setup | {"pairs": config.count_pairs(SOSIE, singly=True)}
-    results = (
+    measured: dict[str, Measured] = {"pairs_per_second": float(np.median(1 / seconds[SOSIE]))}
+    for goal, slow, fast in (
+        ("openvino_speedup", SOSIE, OPENVINO),
+        ("deepface_speedup", DEEPFACE, SOSIE),
+        ("face_recognition_speedup", FACE_RECOGNITION, SOSIE),
+    ):
+        reason = absent.get(slow) or absent.get(fast)
+        if fast == OPENVINO and reason is None and BFLOAT16 not in read_cpu()[1]:
+            reason = f"this processor has no {BFLOAT16}"
+        is_there = reason is None
+        measured[goal] = speedup(seconds[slow], seconds[fast]) if is_there else Skipped(str(reason))
+    return (
         Result("Pairs of photographs", setup, tuple(rates)),
         Result("One pair at a time", singly, tuple(latencies)),
-    )
-    measured: dict[str, Measured] = {"pairs_per_second": float(np.median(1 / seconds[SOSIE]))}
-    for figure, slow, fast, wanted in (
-        ("openvino_speedup", SOSIE, OPENVINO, OPENVINO),
-        ("deepface_speedup", DEEPFACE, SOSIE, DEEPFACE),
-        ("face_recognition_speedup", FACE_RECOGNITION, SOSIE, FACE_RECOGNITION),
-    ):
-        if wanted in absent:
-            measured[figure] = Skipped(absent[wanted])
-        elif wanted == OPENVINO and BFLOAT16 not in read_cpu()[1]:
-            measured[figure] = Skipped(f"this processor has no {BFLOAT16}")
-        else:
-            measured[figure] = speedup(seconds[slow], seconds[fast])
-    return results, measured
+    ), measured
 
 
 def _match(peer: Peer, count: int, *, singly: bool) -> Timed:
     """Seconds a pair, of a whole round or of each before the next one is at hand."""
-    return lambda: peer.match(count, singly=singly).seconds / count
+    return lambda: peer.match(count, singly=singly)[0] / count
 
 
 def _start_all(
-    photographs: PhotographPairs,
-    config: Config,
-    folder: Path,
-    stack: ExitStack,
-    absent: dict[str, str],
-) -> dict[str, Peer]:
-    """Those that can run, until the stack is closed; `absent` is given why others cannot."""
-    running: dict[str, Peer] = {}
+    photographs: PhotographPairs, config: ExtractConfig, folder: Path, stack: ExitStack
+) -> tuple[dict[str, Peer], dict[str, str]]:
+    """Those that can run, until the stack is closed, and why others cannot."""
+    running, absent = dict[str, Peer](), dict[str, str]()
     for name, python, kind, setup, package in _list_peers(config, folder):
         option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
         try:
             if python is None:
-                raise Unavailable(f"no {package} here: name a Python with it: {option}")
+                raise PeerMissing(f"no {package} here: name a Python with it: {option}")
             peer = Peer(python, kind, photographs, **setup)
             stack.callback(peer.close)
             # One that fails on a photograph shall do so before the clocks run.
             peer.match(config.count_pairs(name))
             running[name] = peer
-        except Unavailable as error:
+        except PeerMissing as error:
             absent[name] = str(error)
     if SOSIE in absent:
         raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
-    return running
+    return running, absent
 
 
 def _list_peers(
-    config: Config, folder: Path
+    config: ExtractConfig, folder: Path
 ) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
     """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
     here = Path(sys.executable)
@@ -330,17 +306,14 @@ def measure_startup(
         skipped = tuple(Figure.skip(name, "s", reason) for name in STARTS.values())
         return Result("Start", setup, skipped), dict.fromkeys(STARTS, Skipped(reason))
     pair = [str(path) for path in photographs.pairs[0]]
-    seconds = interleave(
-        {
-            "help_seconds": _start_command([str(command), "--help"], "Usage"),
-            "verify_seconds": _start_command([str(command), "verify", *pair, "--json"], '"score"'),
-        },
-        rounds,
-    )
-    figures = tuple(Figure.of(STARTS[name], "s", values) for name, values in seconds.items())
-    return Result("Start", setup, figures), {
-        name: float(np.median(values)) for name, values in seconds.items()
+    actions = {
+        "help_seconds": _start_command([str(command), "--help"], "Usage"),
+        "verify_seconds": _start_command([str(command), "verify", *pair, "--json"], '"score"'),
     }
+    seconds = interleave(actions, rounds)
+    figures = tuple(Figure.of(STARTS[name], "s", values) for name, values in seconds.items())
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    return Result("Start", setup, figures), dict(medians)
 
 
 def _start_command(command: Sequence[str], saying: str) -> Timed:

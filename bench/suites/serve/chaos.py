@@ -8,10 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 import httpx
 import msgpack
@@ -65,14 +64,12 @@ class RetryingClient:
 
     def __init__(self, service: Service, home: Home, log: AnswerLog) -> None:
         self._log = log
-        headers = {
-            "Authorization": f"Bearer {home.key}",
-            "Content-Type": MSGPACK,
-            "Accept": MSGPACK,
-        }
-        base_url = f"http://{HOST}:{service.port}"
+        headers = {"Authorization": f"Bearer {home.key}", "Content-Type": MSGPACK}
         self._http = httpx.Client(
-            base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=False
+            base_url=f"http://{HOST}:{service.port}",
+            headers=headers | {"Accept": MSGPACK},
+            timeout=TIMEOUT_S,
+            trust_env=False,
         )
 
     def enroll(self, key: str, msisdn: str, person: Person, give_up: Callable[[], bool]) -> None:
@@ -80,37 +77,27 @@ class RetryingClient:
         after a failure."""
         body: bytes = msgpack.packb(write_visit(person, msisdn))
         begun = time.perf_counter()
-        while True:
-            status, wait_s, value = self._ask(key, body)
-            with self._log.lock:
-                if status in (200, 201):
-                    answer = Acknowledged(
-                        key=key,
-                        enrollment_id=str(value["enrollment_id"]),
-                        document_number=person.document.number,
-                        decision=str(value["decision"]),
-                        begun=begun,
-                        ended=time.perf_counter(),
-                    )
-                    self._log.acknowledged.append(answer)
-                    return
-                if (status and status not in RETRIABLE) or give_up():
-                    self._log.failed += 1
-                    return
-            time.sleep(wait_s)
+        while (answer := self._ask(key, body)) is None or answer.status_code in RETRIABLE:
+            if give_up():
+                break
+            asked_s = LOST_WAIT_S if answer is None else answer.headers.get("Retry-After", 0.1)
+            time.sleep(min(float(asked_s), LONGEST_WAIT_S))
+        with self._log.lock:
+            if answer is None or answer.status_code not in (200, 201):
+                self._log.failed += 1
+                return
+            value, number = msgpack.unpackb(answer.content), person.document.number
+            told = (str(value["enrollment_id"]), number, str(value["decision"]))
+            self._log.acknowledged.append(Acknowledged(key, *told, begun, time.perf_counter()))
 
     def close(self) -> None:
         self._http.close()
 
-    def _ask(self, key: str, body: bytes) -> tuple[int, float, Any]:
-        """Status (0: the connection was lost), seconds to wait before asking again, the answer."""
-        try:
-            answer = self._http.post(ENROLLMENTS_PATH, content=body, headers={KEY_HEADER: key})
-        except httpx.TransportError:
-            return 0, LOST_WAIT_S, None
-        wait_s = min(float(answer.headers.get("Retry-After", LOST_WAIT_S)), LONGEST_WAIT_S)
-        is_packed = answer.headers.get("Content-Type", "").startswith(MSGPACK)
-        return answer.status_code, wait_s, msgpack.unpackb(answer.content) if is_packed else None
+    def _ask(self, key: str, body: bytes) -> httpx.Response | None:
+        """None where the connection was lost."""
+        with suppress(httpx.TransportError):
+            return self._http.post(ENROLLMENTS_PATH, content=body, headers={KEY_HEADER: key})
+        return None
 
 
 CLIENTS = 10
