@@ -68,7 +68,7 @@ def start_server(place: Path | None) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Takeover:
     """What the drill has measured. `stopped_s` is from the primary's end to the next answer."""
 
     is_synchronous: bool
@@ -157,7 +157,7 @@ def _run(server: Any, program: str, *arguments: str) -> None:
     )
 
 
-def drill(folder: Path, *, is_synchronous: bool) -> Outcome:
+def drill(folder: Path, *, is_synchronous: bool) -> Takeover:
     """Runs it, with files in `folder`."""
     with start_server(folder) as primary, run_standby(primary, folder) as standby:
         if is_synchronous:
@@ -182,7 +182,7 @@ def drill(folder: Path, *, is_synchronous: bool) -> Outcome:
             writing.wait_for(before + WRITTEN)
         times = [at for _, at in writing.acknowledged]
         acknowledged = {code for code, _ in writing.acknowledged}
-        return Outcome(
+        return Takeover(
             is_synchronous,
             len(acknowledged),
             len(acknowledged - writing.read_kept()),

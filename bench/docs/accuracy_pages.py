@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.core.render import render
+from bench.core.reports import Figure, find_figure, read_report
 from bench.core.reports import Report as BenchReport
-from bench.core.reports import find_figure, read_report
 from bench.docs.benchmark_charts import draw_degraded, stamp
-from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE, name_mates
+from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE
 from bench.suites.held_out import (
     FRAMES,
     FUSED_FMR,
@@ -62,9 +64,10 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     suite = read_report(reports / f"{SUITE}.json")
     if draw_degraded({SUITE: suite}, images / "degraded.png"):
         stamp(images / "degraded.png", [reports / f"{SUITE}.json"])
+    synthetic = partial(_tabulate_resemblance, suite)
     tables = {
-        "population": _tabulate_population(suite),
-        "mates": _tabulate_mates(suite),
+        "population": synthetic(POPULATION, "{}, FMR {:.0e}", RATES, power, score),
+        "mates": synthetic(POPULATION[2:], "{}: mates below {}", MATED_SCORES, str, percent),
         "frames": _tabulate_frames(suite),
         "frames_repeats": REPEATS,
     }
@@ -95,8 +98,12 @@ def read_evaluation(reports: Path) -> Report:
 
 def _fill(report: Report, reports: Path) -> dict[str, Any]:
     """What both pages are given: the report, with its tables and sentences, and the calibration."""
-    suite = {SUITE: read_report(reports / f"{SUITE}.json")}
-    folds = find_figure(suite, SUITE, "Accuracy", "mean of the folds")
+    suite = read_report(reports / f"{SUITE}.json")
+    folds = find_figure({SUITE: suite}, SUITE, "Accuracy", "mean of the folds")
+    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
+    transform = {key: _find(suite, TRANSFORMED, name) for key, name in names.items()}
+    titles = {"fmr": "FMR", "fnmr": "FNMR"}
+    held_out = {key: _find(suite, HELD_OUT, f"verify, {name}") for key, name in titles.items()}
     calibration = load_calibration(Settings())
     fused = calibration.curve(Comparison.FUSED)
     review = Thresholds.from_calibration(calibration).review
@@ -108,8 +115,8 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         raise AssertionError("LFW can't support so low a rate")
     return {
         "report": report,
-        "held_out": read_held_out(suite),
-        "transform": read_transform_gain(suite),
+        "held_out": {**held_out, "repeats": REPEATS},
+        "transform": {**transform, "fmr": TRANSFORM_FMR, "points": lambda x: f"{100 * x:.2f}"},
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
@@ -143,28 +150,11 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
     }
 
 
-def read_held_out(suite: Report) -> dict[str, Any]:
-    """The rates of `verify` on people that it was not fitted on, of bench's report."""
-    found = {
-        name: find_figure(suite, SUITE, HELD_OUT, f"verify, {title}")
-        for name, title in (("fmr", "FMR"), ("fnmr", "FNMR"))
-    }
-    if None in found.values():
-        raise RequestError(
-            f"{SUITE}.json lacks {HELD_OUT}: run `sosie bench accuracy` on all of LFW"
-        )
-    return {**found, "repeats": REPEATS}
-
-
-def read_transform_gain(suite: Report) -> dict[str, Any]:
-    """FNMR with and without a transform that was fitted on other people, of bench's report."""
-    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
-    found = {key: find_figure(suite, SUITE, TRANSFORMED, name) for key, name in names.items()}
-    if None in found.values():
-        raise RequestError(
-            f"{SUITE}.json lacks {TRANSFORMED}: run `sosie bench accuracy` on all of LFW"
-        )
-    return {**found, "fmr": TRANSFORM_FMR, "points": lambda share: f"{100 * share:.2f}"}
+def _find(suite: BenchReport, result: str, name: str) -> Figure:
+    found = find_figure({SUITE: suite}, SUITE, result, name)
+    if found is None or found.value is None:
+        raise RequestError(f"{SUITE}.json lacks {result}: run `sosie bench accuracy` on all of LFW")
+    return found
 
 
 def describe_generalised(report: Report) -> str:
@@ -219,19 +209,12 @@ def tabulate_thresholds(calibration: Calibration) -> str:
 
 def _tabulate_frames(suite: BenchReport) -> str:
     """FNMR of one, and of several live frames, over the same people."""
-    shown = (SINGLE_FNMR, FUSED_FNMR, FUSED_FMR, REFUSED, MIXED)
     rows = []
     for count in FRAMES:
-        found = [
-            find_figure({SUITE: suite}, SUITE, SEVERAL_FRAMES, name_frames(count, name))
-            for name in shown
-        ]
-        values = [None if one is None else one.value for one in found]
-        if None in values:
-            raise RequestError(
-                f"{SUITE}.json lacks {SEVERAL_FRAMES}: run `sosie bench accuracy` on all of LFW"
-            )
-        one, fused, fmr, refused, mixed = (float(value or 0.0) for value in values)
+        one, fused, fmr, refused, mixed = (
+            float(_find(suite, SEVERAL_FRAMES, name_frames(count, name)).value or 0.0)
+            for name in (SINGLE_FNMR, FUSED_FNMR, FUSED_FMR, REFUSED, MIXED)
+        )
         cells = (percent(one), percent(fused, 2), power(fmr), percent(refused), percent(mixed))
         rows.append((str(count), *cells))
     titles = ("frames", "FNMR of the first alone", "FNMR of all fused", "FMR of `verify`",
@@ -239,19 +222,19 @@ def _tabulate_frames(suite: BenchReport) -> str:
     return write_table(titles, rows)
 
 
-def _tabulate_mates(suite: BenchReport) -> str:
-    def find(name: str, score: float) -> str:
-        figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, name_mates(name, score))
-        return DASH if figure is None or figure.value is None else percent(figure.value)
+def _tabulate_resemblance(
+    suite: BenchReport,
+    names: Sequence[str],
+    pattern: str,
+    points: Sequence[float],
+    head: Callable[[float], str],
+    write: Callable[[float], str],
+) -> str:
+    """Photographs beside the synthetic population, at each of the points."""
 
-    rows = [(name, *(find(name, score) for score in MATED_SCORES)) for name in POPULATION[2:]]
-    return write_table(("", *map(str, MATED_SCORES)), rows)
+    def find(name: str, point: float) -> str:
+        figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, pattern.format(name, point))
+        return DASH if figure is None or figure.value is None else write(figure.value)
 
-
-def _tabulate_population(suite: BenchReport) -> str:
-    def find(name: str, rate: float) -> str:
-        figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, f"{name}, FMR {rate:.0e}")
-        return DASH if figure is None or figure.value is None else score(figure.value)
-
-    rows = [(name, *(find(name, rate) for rate in RATES)) for name in POPULATION]
-    return write_table(("", *(power(rate) for rate in RATES)), rows)
+    rows = [(name, *(find(name, point) for point in points)) for name in names]
+    return write_table(("", *map(head, points)), rows)

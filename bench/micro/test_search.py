@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,8 @@ from indexes.gallery import Gallery
 READING, LIMIT = "reading the codes", "The memory's limit"
 BOUNDS = "One query, by bytes and by half bytes"
 WITH_RANGE = (FLAT, FLAT_BLAS, GALLERY, SEGMENT)
+INVERTED = (f"{kind}, nprobe {one}" for kind in (IVF, RABITQ) for one in NPROBES)
+WHO = (*WITH_RANGE, FASTSCAN, *INVERTED, USEARCH, *(f"{HNSW}, ef {one}" for one in EFS))
 SPEEDUPS = {
     "one_query_speedup": ("One query", FLAT, GALLERY),
     "one_query_over_memory": ("One query", GALLERY, READING),
@@ -93,18 +96,6 @@ def check_sizes(config: pytest.Config) -> None:
     refuse_too_much(sizes_of(config).references, config.getoption("--dim"), INDEXES_AT_ONCE)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "who" not in metafunc.fixturenames or "group" in metafunc.fixturenames:
-        return
-    lists = count_lists(sizes_of(metafunc.config).references)
-    nprobes = [one for one in NPROBES if one <= lists]
-    inverted = [f"{kind}{lists}, nprobe {one}" for kind in (IVF, RABITQ) for one in nprobes]
-    graphs = [f"{HNSW}, ef {one}" for one in EFS]
-    metafunc.parametrize(
-        "who", [FLAT, FLAT_BLAS, GALLERY, SEGMENT, FASTSCAN, *inverted, USEARCH, *graphs]
-    )
-
-
 @pytest.fixture(scope="module")
 def case(pytestconfig: pytest.Config, measured: dict[str, Measured]) -> Iterator[SearchCase]:
     sizes, option = sizes_of(pytestconfig), pytestconfig.getoption
@@ -124,18 +115,21 @@ def case(pytestconfig: pytest.Config, measured: dict[str, Measured]) -> Iterator
 
 def find(case: SearchCase, who: str, note: Note, group: str, setup: Setup) -> Any:
     """The searcher, or a skipped test and figure that say why there is none."""
-    found = next((one for one in case.participants.searchers if one.name == who), None)
+    searchers, lists = case.participants.searchers, f"IVF{count_lists(len(case.faces))}"
+    found = next((one for one in searchers if one.name.replace(lists, "IVF") == who), None)
     if found is None:
-        reason = case.participants.missing[who.partition(", ef")[0]]
+        reason = case.participants.missing.get(who.partition(", ef")[0], "it has too few lists")
         note(Result(group, setup, (Figure.skip(who, "ms", reason),)))
         pytest.skip(reason)
     return found
 
 
+@pytest.mark.parametrize("who", WHO)
 def test_one_query(who: str, case: SearchCase, clock: Clock, note: Note) -> None:
     setup, group = case.setup | {"k": K}, "One query"
     searcher = find(case, who, note, group, setup)
-    clock(group, who, ask_in_turn(searcher, case.probes, K), setup, rounds=case.sizes.one)
+    ask = ask_in_turn(searcher, case.probes, K)
+    clock(group, searcher.name, ask, setup, rounds=case.sizes.one)
 
 
 def test_reading(case: SearchCase, clock: Clock, note: Note) -> None:
@@ -144,19 +138,16 @@ def test_reading(case: SearchCase, clock: Clock, note: Note) -> None:
     stats = clock("One query", READING, reader.read, case.setup | {"k": K}, rounds=case.sizes.one)
     reader.close()
     figure = Figure("reading them", "GB/s", reader.size_bytes / stats.median / 1e9)
-    how = "all cores sum the codes as 64-bit words"
-    note(Result(LIMIT, case.setup | {"reading": how}, (figure,)))
+    note(Result(LIMIT, case.setup, (figure,)))
 
 
+@pytest.mark.parametrize("who", WHO)
 def test_batch(who: str, case: SearchCase, clock: Clock, note: Note) -> None:
     count = len(case.probes)
     setup, group = case.setup | {"k": K, "batch": count}, "A batch"
     searcher = find(case, who, note, group, setup)
-
-    def ask() -> object:
-        return searcher.best(case.probes, K)
-
-    clock(group, who, ask, setup, rounds=case.sizes.many, per=count)
+    ask = partial(searcher.best, case.probes, K)
+    clock(group, searcher.name, ask, setup, rounds=case.sizes.many, per=count)
 
 
 @pytest.mark.parametrize("who", WITH_RANGE)
@@ -166,11 +157,7 @@ def test_range(group: str, who: str, case: SearchCase, clock: Clock, note: Note)
     # The first probe has a mate: one query finds something.
     probes = case.probes[: 1 if group.startswith("One") else None]
     setup = case.setup | {"threshold": round(case.threshold, 4), "batch": len(probes)}
-    searcher = find(case, who, note, group, setup)
-
-    def ask() -> object:
-        return searcher.reaching(probes, case.threshold)
-
+    ask = partial(find(case, who, note, group, setup).reaching, probes, case.threshold)
     clock(group, who, ask, setup, rounds=case.sizes.ranges, per=len(probes))
 
 

@@ -79,13 +79,8 @@ def compare_population(singles: TemplateSet, seed: int) -> Result:
     ]
     for score, share in zip(MATED_SCORES, missed, strict=True):
         for name, one in (("photographs", share), ("synthetic", (made < score).mean())):
-            figures.append(Figure(name_mates(f"fused, {name}", score), "share", float(one)))
+            figures.append(Figure(f"fused, {name}: mates below {score}", "share", float(one)))
     return Result(RESEMBLANCE, setup, tuple(figures))
-
-
-def name_mates(name: str, score: float) -> str:
-    """The name of the figure of mates below a score."""
-    return f"{name}: mates below {score}"
 
 
 def _compare_people(faces: NDArray[np.float32]) -> PairScores:
