@@ -11,8 +11,8 @@ groups finds a face by its group, and would seem to miss a fifth of what it miss
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -32,15 +32,8 @@ _ROWS_FOR_ONE = 8
 _MAP_SEED, _TURN_SEED = 20_191_201, 20_260_101
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Near:
-    """Probes whose mate scores within a band: `rows` int64[m], `probes` float32[m, dim]."""
-
-    rows: Rows
-    probes: Vectors
-
-    def __len__(self) -> int:
-        return len(self.rows)
+Near = tuple[Rows, Vectors]
+"""Rows int64[m] of references, and probes of these people, float32[m, dim]."""
 
 
 class Faces:
@@ -85,7 +78,7 @@ class Faces:
         # From a few blocks only: the population draws a block for any row of it.
         blocks = list(islice(self._blocks(), -(-_ROWS_FOR_ONE * count // BLOCK) + 1))
         rows = np.random.default_rng([self._seed, 11]).permutation(np.concatenate(blocks))
-        return Near(rows[:count], self.mates(rows[:count]))
+        return rows[:count], self.mates(rows[:count])
 
     def near(self, low: float, high: float, count: int) -> Near:
         """The first `count` mates whose score is in [low, high), or all where there are fewer."""
@@ -100,7 +93,7 @@ class Faces:
             found += int(kept.sum())
             if found >= count:
                 break
-        return Near(np.concatenate(rows)[:count], np.concatenate(probes)[:count])
+        return np.concatenate(rows)[:count], np.concatenate(probes)[:count]
 
     def _blocks(self) -> Iterator[Rows]:
         """The rows in the blocks that the population draws at once, in random order."""
@@ -172,53 +165,45 @@ def _orthonormal(rows: int, columns: int, seed: int) -> Vectors:
 _QUERIES_AT_ONCE, _ROWS_AT_ONCE, _OTHERS_AT_ONCE = 64, 8192, 512
 # Beyond what a float32 product of unit rows loses in 1,500 dimensions.
 _MARGIN = 1e-4
+Answer = tuple[Rows, Vectors]
+"""Rows int64[m] and scores float32[m] for one query, best first, equal scores by ascending row."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """Right answers by numpy: query i owns `offsets[i]:offsets[i + 1]` of `rows` and `scores`.
+def find_best(queries: Vectors, rows: Vectors, k: int) -> list[Answer]:
+    """By numpy, the k best rows of each query, or all where there are fewer.
 
-    `rows` int64[m] and `scores` float32[m] are best first, equal scores by ascending row. A float32
-    product finds the candidates, with a margin for its rounding; their scores are computed in
-    float64 and rounded once. Nothing of `indexes` is used.
+    A float32 product finds the candidates, with a margin for its rounding; their scores are
+    computed in float64 and rounded once. Nothing of `indexes` is used.
     """
-
-    offsets: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        part = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
-        return self.rows[part], self.scores[part]
+    few = min(k, len(rows))
+    found = _answer(queries, rows, lambda scores: float(np.partition(scores, -few)[-few]))
+    return [(best[:k], scores[:k]) for best, scores in found]
 
 
-def find_best(queries: Vectors, rows: Vectors, k: int) -> Answers:
-    """The k best rows of each query, or all where there are fewer."""
-    parts = []
+def find_reaching(queries: Vectors, rows: Vectors, threshold: float) -> list[Answer]:
+    """By numpy, all rows at or above the threshold."""
+    found = _answer(queries, rows, lambda _: threshold)
+    # In float64, for numpy would round the threshold to the scores' float32.
+    counts = [int((scores.astype(np.float64) >= threshold).sum()) for _, scores in found]
+    return [(one[0][:count], one[1][:count]) for one, count in zip(found, counts, strict=True)]
+
+
+def _answer(
+    queries: Vectors, rows: Vectors, find_level: Callable[[Vectors], float]
+) -> list[Answer]:
+    """All that reach the level of their query, or miss it by the margin."""
+    answers = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        scores = queries[start : start + _QUERIES_AT_ONCE] @ rows.T
-        least = np.partition(scores, -min(k, len(rows)), axis=1)[:, -min(k, len(rows))]
-        query_of, row_of = np.nonzero(scores >= least[:, None] - np.float32(_MARGIN))
-        parts.append((query_of + start, row_of))
-    return _arrange(queries, rows, parts, -np.inf, k)
+        some = queries[start : start + _QUERIES_AT_ONCE]
+        for query, scores in zip(some, some @ rows.T, strict=True):
+            near = np.flatnonzero(scores >= np.float32(find_level(scores) - _MARGIN))
+            exact = _score_pairs(np.broadcast_to(query, (len(near), len(query))), rows[near])
+            order = np.lexsort((near, -exact))
+            answers.append((near[order], exact[order]))
+    return answers
 
 
-def find_reaching(queries: Vectors, rows: Vectors, threshold: float) -> Answers:
-    """All rows at or above the threshold."""
-    parts = []
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        scores = queries[start : start + _QUERIES_AT_ONCE] @ rows.T
-        query_of, row_of = np.nonzero(scores >= threshold - _MARGIN)
-        parts.append((query_of + start, row_of))
-    return _arrange(queries, rows, parts, threshold, None)
-
-
-def find_pairs(
-    rows: Vectors, threshold: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def find_pairs(rows: Vectors, threshold: float) -> tuple[Rows, Rows, Vectors]:
     """All pairs of different rows at or above: the smaller, the greater, their scores."""
     parts = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -229,40 +214,18 @@ def find_pairs(
             kept = left + start < right + first
             parts.append((left[kept] + start, right[kept] + first))
     left, right = (np.concatenate(side) for side in zip(*parts, strict=True))
-    scores = _scores(rows, rows, left, right)
+    scores = np.concatenate(
+        [
+            _score_pairs(rows[left[start : start + BLOCK]], rows[right[start : start + BLOCK]])
+            for start in range(0, max(len(left), 1), BLOCK)
+        ]
+    )
     kept = scores.astype(np.float64) >= threshold
     order = np.lexsort((right[kept], left[kept]))
     return left[kept][order], right[kept][order], scores[kept][order]
 
 
-def _arrange(
-    queries: Vectors,
-    rows: Vectors,
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    threshold: float,
-    k: int | None,
-) -> Answers:
-    query_of, row_of = (np.concatenate(side) for side in zip(*parts, strict=True))
-    scores = _scores(queries, rows, query_of, row_of)
-    # In float64, for numpy would round the threshold to the scores' float32.
-    kept = scores.astype(np.float64) >= threshold
-    query_of, row_of, scores = query_of[kept], row_of[kept], scores[kept]
-    order = np.lexsort((row_of, -scores, query_of))
-    query_of, row_of, scores = query_of[order], row_of[order], scores[order]
-    counts = np.bincount(query_of, minlength=len(queries))
-    if k is not None:
-        places = np.arange(len(query_of)) - (np.cumsum(counts) - counts)[query_of]
-        row_of, scores = row_of[places < k], scores[places < k]
-        counts = np.minimum(counts, k)
-    return Answers(np.concatenate(([0], np.cumsum(counts))), row_of, scores)
-
-
-def _scores(
-    queries: Vectors, rows: Vectors, query_of: NDArray[np.int64], row_of: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    scores = np.empty(len(query_of), np.float32)
-    for start in range(0, len(scores), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        products = queries[query_of[part]].astype(np.float64) * rows[row_of[part]]
-        scores[part] = products.sum(axis=1)
+def _score_pairs(one: Vectors, other: Vectors) -> Vectors:
+    """float32[m] of float32[m, d] twice, computed in float64."""
+    scores: Vectors = (one.astype(np.float64) * other).sum(axis=1).astype(np.float32)
     return scores

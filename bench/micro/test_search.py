@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ import pytest
 from bench.conftest import Clock, Note
 from bench.core.machine import MemoryReader, cores
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
-from bench.data.vectors import Answers, Faces, Vectors, default_thresholds, find_best, find_reaching
+from bench.data.vectors import Answer, Faces, Vectors, default_thresholds, find_best, find_reaching
 from bench.suites.baselines import (
     EFS,
     FASTSCAN,
@@ -213,11 +213,11 @@ def check_exactness(
     `probes` mated ones and as many strangers, in one batch, and each by itself too: one query has a
     kernel and a bound of its own.
     """
-    queries = np.concatenate([faces.sample(probes).probes, faces.strangers(probes)])
+    queries = np.concatenate([faces.sample(probes)[1], faces.strangers(probes)])
     best = find_best(queries, faces.references, K)
     reaching = find_reaching(queries, faces.references, threshold)
     whole = search_segment(segment)
-    asked: tuple[tuple[Answers, Ask], ...] = (
+    asked: tuple[tuple[Sequence[Answer], Ask], ...] = (
         (best, lambda some: gallery.search(some, K).hits),
         (reaching, lambda some: gallery.range_search(some, threshold).hits),
         (best, lambda some: whole.search(some, K)),
@@ -232,11 +232,11 @@ def check_exactness(
     return float(min(shares))
 
 
-def _compare(hits: Hits, right: Answers, first: int = 0) -> Iterator[bool]:
+def _compare(hits: Hits, right: Sequence[Answer], first: int = 0) -> Iterator[bool]:
     """Whether each query has the ids, in their order, and the scores that are right."""
     for query in range(len(hits)):
         ids, scores = hits.of(query)
-        rows, expected = right.of(first + query)
+        rows, expected = right[first + query]
         yield np.array_equal(ids, rows) and bool(
             (np.abs(scores - expected) <= SCORE_TOLERANCE).all()
         )

@@ -287,7 +287,7 @@ def build_participants(references: Vectors, scanner: Scanner, *, has_graph: bool
 
 def mix(faces: Faces, count: int) -> Vectors:
     """float32[count, dim]: probes of people in the gallery and of strangers, in turn."""
-    mates, strangers = faces.sample(-(-count // 2)).probes, faces.strangers(count)
+    mates, strangers = faces.sample(-(-count // 2))[1], faces.strangers(count)
     probes = strangers.copy()
     probes[: 2 * len(mates) : 2] = mates
     return probes
@@ -322,10 +322,10 @@ def list_recall(
         f"score {review:.2f} to {review + _WIDTH:.2f}, just in review": (review, review + _WIDTH),
     }
     for name, band in bands.items():
-        near = faces.near(*band, count)
-        best = find_best(near.probes, faces.references, K)
-        kept = [query for query, row in enumerate(near.rows) if row in best.of(query)[0]]
-        rows, probes = near.rows[kept], near.probes[kept]
+        rows, probes = faces.near(*band, count)
+        best = find_best(probes, faces.references, K)
+        kept = [query for query, row in enumerate(rows) if row in best[query][0]]
+        rows, probes = rows[kept], probes[kept]
         if len(rows) < _FEWEST:
             reason = f"only {len(rows)} mates have such a score: raise --n"
             figures = [Figure.skip(one.name, "share", reason) for one in searchers]
