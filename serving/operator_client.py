@@ -4,17 +4,20 @@ they find where it listens."""
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from engine.atomic_files import replacing
-from engine.errors import NotInstalled, RegistryError, advise_extra
+from engine.errors import DeadlinePassed, NotInstalled, RegistryError, RequestError, advise_extra
+from schema.phases import BackupState
 from serving.errors import NotReady
 
 if TYPE_CHECKING:
+    from engine.registry.backup import Manifest
     from serving.client.client import Client
     from serving.deployment.deployment import Deployment
     from serving.settings.sections import ServeSettings
@@ -107,3 +110,47 @@ def _describe(error: Exception) -> str:
     """The kind of a failure: texts of others may quote what was sent."""
     correlator = getattr(error, "correlator", None)
     return type(error).__name__ if correlator is None else f"correlator {correlator}"
+
+
+LOOK_EVERY_S = 0.2
+KEY_HOURS = 24
+"""After so long a service's backup has hung."""
+
+
+def back_up(
+    deployment: Deployment, target: Path, actor: str, report: Callable[[int, int], None]
+) -> Manifest:
+    """Makes a backup of a home, served or not, in the new folder `target`."""
+    from engine.registry.backup import make_backup, move_backup, read_backup  # noqa: PLC0415 - a supervisor loads no registry
+    from serving.deployment.backups import FOLDER  # noqa: PLC0415
+
+    store = deployment.store
+    if target.exists():
+        raise RequestError(f"{target} exists already: name a new folder")
+    if store.engine.dialect.name != "sqlite":
+        return make_backup(store, None, target, actor=actor, progress=report)
+    if not store.has_writer():
+        return make_backup(store, deployment.writer, target, actor=actor, progress=report)
+    # The process that writes is the one that can copy: it is asked as any operator may ask it.
+    with as_operator(deployment, actor, "sosie backup", KEY_HOURS) as client:
+        name = _wait_for(client)
+    place = deployment.home / FOLDER / name
+    _, manifest = read_backup(place, deployment.vault)
+    assert manifest is not None, "the service has written it"
+    move_backup(place, target)
+    return manifest
+
+
+def _wait_for(client: Client) -> str:
+    """The name of a backup that the service has made."""
+    name = client.start_backup().name
+    end = monotonic() + 3600 * KEY_HOURS
+    while monotonic() < end:
+        found = next((one for one in client.list_backups().backups if one.name == name), None)
+        if found is None or found.state == BackupState.FAILED:
+            fault = "it is gone" if found is None or found.fault is None else found.fault
+            raise RegistryError(f"the service made no backup: {fault}")
+        if found.state == BackupState.DONE:
+            return name
+        sleep(LOOK_EVERY_S)
+    raise DeadlinePassed("the service's backup does not end: see its log")

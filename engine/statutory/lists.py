@@ -7,10 +7,12 @@ list is its layout's: a limit, and the columns in order; an operator's own is a 
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from importlib.resources import files
 from itertools import groupby
@@ -24,13 +26,17 @@ from pyarrow import csv, parquet
 
 from engine.atomic_files import replacing
 from engine.cases.decided import Pair, read_decided
-from engine.errors import RequestError
+from engine.errors import FourEyes, RequestError
+from engine.formatting import mask_name, mask_number
+from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.cases import CaseRecord
+from engine.registry.database import utc_now
 from engine.registry.lines import LineRecord
 from engine.registry.rows import read_apart
-from engine.registry.store import Reader
+from engine.registry.store import Reader, Store
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import label_components
+from schema.actors import fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus
 from schema.reasons import Decision
@@ -322,3 +328,62 @@ def write_list(path: Path, found: List, layout: Layout, types: Mapping[str, pa.D
             csv.write_csv(guard_cells(table), file)
         else:
             parquet.write_table(table, file, compression="zstd")
+
+
+MOST_NAMED = 1_000
+"""Subjects that the entry in the audit chain names; all are counted."""
+REVEALED_ALONE = 20
+"""People whom one person may list in full; no setting, which whoever types it could choose."""
+ASKED_FOR = timedelta(days=7)
+"""So long another person may make what one has asked for."""
+MADE, ASKED = "list.made", "list.asked"
+
+
+def issue_list(
+    store: Store, path: Path, name: str, kind: str, actor: str, *, is_revealed: bool
+) -> tuple[Layout, List]:
+    """Writes a list of "people" or "outlets" by the layout of this name; audited.
+
+    `FourEyes` where another person must make it.
+    """
+    require_suffix(path)
+    types = PERSON_FIELDS if kind == "people" else OUTLET_FIELDS
+    layout = read_layout(name, kind, types)
+    if kind == "outlets":
+        found = list_outlets(store, layout)
+    else:
+        masks = (str, str) if is_revealed else (mask_name, mask_number)
+        found = list_people(store, layout, *masks)
+    detail = {
+        "rows": len(found.rows),
+        "people": found.people,
+        "revealed": is_revealed,
+        kind if kind == "outlets" else "documents": list(found.subjects[:MOST_NAMED]),
+    }
+    if is_revealed and found.people > REVEALED_ALONE:
+        detail["asked"] = _require_two(store, layout, found.people, actor)
+    # Before anything is written: whom the file shows is in the chain.
+    store.note(AuditEntry(actor, MADE, layout.title[:200], detail))
+    write_list(path, found, layout, types)
+    return layout, found
+
+
+def _require_two(store: Store, layout: Layout, people: int, actor: str) -> str:
+    """The layout's digest, where another person has asked for this list and nobody has made it
+    since; else this person has asked for it now, and `FourEyes` says so."""
+    digest = hashlib.sha256(msgspec.json.encode(layout)).hexdigest()
+    last = next(iter(read_audit(store, None, 1, ASKED, subject=digest)), None)
+    is_open = (
+        last is not None
+        and utc_now() - last.at < ASKED_FOR
+        and not read_audit(store, last.number, 1, MADE, subject=digest)
+    )
+    if last is not None and is_open and fold_person(last.entry.actor) != fold_person(actor):
+        return digest
+    if not is_open:
+        asked = {"people": people, "title": layout.title[:200]}
+        store.note(AuditEntry(actor, ASKED, digest, asked))
+    raise FourEyes(
+        f"{people:,} people in full take two: you have asked for it, and another person makes it "
+        f"by the same command, with an account of their own, within {ASKED_FOR.days} days"
+    )

@@ -15,14 +15,13 @@ from engine.accuracy import calibrate, evaluation_report
 from engine.accuracy.dataset import LabelledFolder, has_sides
 from engine.accuracy.evaluate import evaluate
 from engine.accuracy.protocols import evaluate_protocol
-from engine.errors import CalibrationError, RequestError, advise_extra
+from engine.errors import RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
-from engine.models.catalog import CARDS_FOLDER, copy_card, read_transform_file
 from schema.thresholds import Comparison
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape, print_page, warn
 from serving.deployment import models
-from serving.settings.settings import Settings, find_home, is_card_file, load_settings
+from serving.settings.settings import Settings, find_home, load_settings
 
 FOLDER_ARGUMENT = argument("Photographs: a folder per person, as in LFW.", "DIR")
 SOURCE_OPTION = option(
@@ -90,7 +89,7 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
         if target is not None:
             _require_matplotlib()
             require_place(target)
-    settings = _use_card(load_settings(find_home(call.home)), chosen.card)
+    settings = models.use_card(load_settings(find_home(call.home)), chosen.card)
     if chosen.pairs is not None or has_sides(chosen.folder):
         for name in ("plot", "dates", "fmr", "failed", "flagged"):
             if getattr(chosen, name) not in (None, False):
@@ -115,14 +114,6 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
     )
 
 
-def _use_card(settings: Settings, card: Path | None) -> Settings:
-    """The settings with this embedder."""
-    if card is None:
-        return settings
-    chosen = {"embedder": str(card.absolute()), "calibration": 0}
-    return settings.model_copy(update={"models": settings.models.model_copy(update=chosen)})
-
-
 def _evaluate_protocol(call: Call, settings: Settings, chosen: EvaluationOptions) -> Answer:
     with models.build_extractor(settings) as extractor, call.progress("extracting") as progress:
         measured = evaluate_protocol(
@@ -131,24 +122,13 @@ def _evaluate_protocol(call: Call, settings: Settings, chosen: EvaluationOptions
             progress,
             pairs=chosen.pairs,
             attributes=chosen.attributes,
-            verify=_find_verify(settings),
+            verify=models.find_verify(settings),
             source=chosen.source,
         )
     if chosen.report is not None:
         evaluation_report.write_protocol_folder(measured, chosen.report)
     found = measured.to_dict()
     return Answer(found, lambda: print_page(evaluation_report.write_protocol(found)))
-
-
-def _find_verify(settings: Settings) -> tuple[float, str] | None:
-    """The threshold `verify` in use and what set it; None for a model without a calibration."""
-    try:
-        calibration = models.load_calibration(settings)
-    except CalibrationError:
-        return None
-    score = models.build_thresholds(settings, calibration).verify
-    fmr = models.threshold_rates(settings).verify
-    return score, f"`verify`, FMR {fmr:g} by version {calibration.version} of the calibration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +171,7 @@ def fit_model(call: Call, chosen: CalibrationOptions) -> Answer:
     card, transform, output = chosen.card, chosen.transform, _choose_output(chosen)
     settings = load_settings(find_home(call.home))
     if card is not None and card.exists():
-        settings = _use_card(settings, card)
+        settings = models.use_card(settings, card)
     with (
         models.build_extractor(settings, is_plain=transform is not None) as extractor,
         call.progress("extracting") as progress,
@@ -205,13 +185,13 @@ def fit_model(call: Call, chosen: CalibrationOptions) -> Answer:
             progress=progress,
         )
     fitted = made.calibration
-    fitted = replace(fitted, version=_choose_version(fitted, settings, card))
+    fitted = replace(fitted, version=models.choose_version(fitted, settings, card))
     rates = calibrate.choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
     fitted.save(output)
     _save_others(chosen, made)
     if card is not None:
-        text, folder = _read_card(card, settings), card.absolute().parent
+        text, folder = models.read_card(card, settings), card.absolute().parent
         name = os.path.relpath(output.absolute(), folder)
         notes = calibrate.describe_thresholds(fitted, rates, thresholds)
         text = calibrate.write_calibrated(text, name, rates, notes)
@@ -266,32 +246,6 @@ def _describe(
             for kind, curve in fitted.curves.items()
         },
     }
-
-
-def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:
-    """One above that of the model's calibration, or the same where nothing changed; 1 for a new
-    card, or without any."""
-    path = models.embedder_card(settings).calibration_path
-    if path is None or (card is not None and not card.exists()):
-        return 1
-    try:
-        # Of any model: the versions of a card are counted on where its transform changes.
-        before = Calibration.load(path, None)
-    except CalibrationError:
-        return 1
-    return before.version + (replace(fitted, version=before.version) != before)
-
-
-def _read_card(card: Path, settings: Settings) -> str:
-    """The text of the card, where there is none yet of a copy of the deployment's own."""
-    if card.exists():
-        return card.read_text("utf-8")
-    name, own = settings.models.embedder, models.embedder_card(settings)
-    path = Path(name) if is_card_file(name) else CARDS_FOLDER / f"{name}.toml"
-    folder = card.absolute().parent
-    if own.transform:
-        (folder / Path(own.transform).name).write_bytes(read_transform_file(own))
-    return copy_card(own, path.read_text("utf-8"), folder)
 
 
 def _require_matplotlib() -> None:

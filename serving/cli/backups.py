@@ -5,24 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic, sleep
-from typing import TYPE_CHECKING
 
 import typer
 
-from engine.errors import DeadlinePassed, RegistryError, RequestError
 from engine.registry.audit import AuditRecord, read_audit, verify_chain
-from engine.registry.backup import (
-    Lost,
-    Manifest,
-    make_backup,
-    move_backup,
-    read_backup,
-    restore_backup,
-)
+from engine.registry.backup import Lost, Manifest, restore_backup
 from engine.registry.damage import (
     MOST_SHOWN,
     find_anchor_faults,
@@ -32,27 +21,18 @@ from engine.registry.damage import (
 )
 from engine.retention.job import check_certificate
 from schema.actors import Actor, Role
-from schema.phases import BackupState
 from serving.access.authentication import Authenticator
 from serving.api import serializers
 from serving.cli.inputs import argument, option, require_words
 from serving.cli.output import Answer, Call, Cell, Listing, columns, command, escape, next_page
-from serving.deployment.backups import FOLDER
 from serving.deployment.deployment import Deployment, load_vault, registry_url
 from serving.deployment.models import find_conversion, model_digest
 from serving.errors import Unauthenticated
 from serving.jobs.retention import read_certificate
-from serving.operator_client import as_operator
+from serving.operator_client import back_up
 from serving.settings.settings import load_settings, require_home
 from serving.wire.fields import of_record
 from serving.wire.oversight import AuditPage, CertificateCheck, ChainHead, ChainReport
-
-if TYPE_CHECKING:
-    from serving.client.client import Client
-
-LOOK_EVERY_S = 0.2
-KEY_HOURS = 24
-"""After so long a service's backup has hung."""
 
 
 @command("backup")
@@ -63,7 +43,7 @@ def backup(call: Call, target: Path = argument("A new folder.", "DEST")) -> Answ
     """
     deployment = call.deployment
     with call.progress("copying") as report:
-        made = _back_up(deployment, target.absolute(), call.actor, report)
+        made = back_up(deployment, target.absolute(), call.actor, report)
     return Answer(
         {"backup": str(target.absolute()), **asdict(made)},
         f"[green]Made[/] {escape(str(target))}, {made.bytes / 2**20:,.1f} MiB, checked.\n"
@@ -122,42 +102,6 @@ def _tell_damage(made: Manifest) -> str:
         return ""
     found = "".join(f"\n  {escape(one)}" for one in made.damage)
     return f"\n[red]Damaged[/], and as it was in the registry:{found}\nRun sosie doctor there."
-
-
-def _back_up(
-    deployment: Deployment, target: Path, actor: str, report: Callable[[int, int], None]
-) -> Manifest:
-    """Makes a backup of a home, served or not, in the new folder `target`."""
-    store = deployment.store
-    if target.exists():
-        raise RequestError(f"{target} exists already: name a new folder")
-    if store.engine.dialect.name != "sqlite":
-        return make_backup(store, None, target, actor=actor, progress=report)
-    if not store.has_writer():
-        return make_backup(store, deployment.writer, target, actor=actor, progress=report)
-    # The process that writes is the one that can copy: it is asked as any operator may ask it.
-    with as_operator(deployment, actor, "sosie backup", KEY_HOURS) as client:
-        name = _wait_for(client)
-    place = deployment.home / FOLDER / name
-    _, manifest = read_backup(place, deployment.vault)
-    assert manifest is not None, "the service has written it"
-    move_backup(place, target)
-    return manifest
-
-
-def _wait_for(client: Client) -> str:
-    """The name of a backup that the service has made."""
-    name = client.start_backup().name
-    end = monotonic() + 3600 * KEY_HOURS
-    while monotonic() < end:
-        found = next((one for one in client.list_backups().backups if one.name == name), None)
-        if found is None or found.state == BackupState.FAILED:
-            fault = "it is gone" if found is None or found.fault is None else found.fault
-            raise RegistryError(f"the service made no backup: {fault}")
-        if found.state == BackupState.DONE:
-            return name
-        sleep(LOOK_EVERY_S)
-    raise DeadlinePassed("the service's backup does not end: see its log")
 
 
 def _tell_lost(lost: Lost | None) -> str:

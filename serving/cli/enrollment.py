@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 import uuid
@@ -19,7 +18,6 @@ from engine.matching import requests
 from engine.matching.checks.liveness import name_document, read_token
 from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
-from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames
 from engine.matching.documents import require_checkable
 from engine.matching.holders import PendingErasure, list_pending, read_erasure
@@ -27,7 +25,6 @@ from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
 from schema.actors import Caller, Role
-from schema.documents import AuthorityResult, DocumentRole
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
 from schema.thresholds import Comparison
@@ -110,7 +107,12 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     if deployment.settings.authority.kind != "form":
         own = files[0] if frames else None
         theirs = files[-1] if chosen.guardian_live else None
-        request = replace(request, authority=_look_up(deployment, request, own, theirs))
+        try:
+            from serving.ingress.http_authority import look_up_once
+        except ImportError:
+            raise RequestError(f"the authority needs httpx: {advise_extra('serve')}") from None
+        said = look_up_once(deployment, request, own, theirs)
+        request = replace(request, authority=said)
     if chosen.idempotency_key is None:
         # Before the decision: who gets no answer can ask for it again under this key.
         sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
@@ -238,36 +240,6 @@ def show(
         "" if again is None else _describe_replay(again),
         is_no=again is not None and not again.agrees,
     )
-
-
-def _look_up(
-    deployment: Deployment,
-    request: requests.EnrollmentRequest,
-    live: bytes | None,
-    guardian_live: bytes | None,
-) -> dict[DocumentRole, AuthorityResult]:
-    """Looks the documents up with the authority; nothing of a request that is answered already."""
-    try:
-        from serving.ingress.http_authority import open_authority
-    except ImportError:
-        raise RequestError(f"the authority needs httpx: {advise_extra('serve')}") from None
-    found = deployment.judge.intake().sort([request], utc_now())[0]
-    if not isinstance(found, requests.Attempt):
-        return {}
-
-    async def ask() -> dict[DocumentRole, AuthorityResult]:
-        settings = deployment.settings.authority
-        authority = open_authority(settings, deployment.vault, deployment.home)
-        terms = (deployment.liveness.terms, deployment.settings.people)
-        questions = ask_of(found, live, guardian_live, *terms)
-        assert authority is not None, "its kind is not form"
-        try:
-            answers = await asyncio.gather(*map(authority.look_up, questions.values()))
-            return dict(zip(questions, answers, strict=True))
-        finally:
-            await authority.close()
-
-    return asyncio.run(ask())
 
 
 def _show_answer(answer: Enrollment, spent_ms: float) -> Answer:

@@ -46,7 +46,7 @@ from serving.cli.output import (
 )
 from serving.deployment import models
 from serving.deployment.deployment import Deployment, load_vault, registry_url
-from serving.settings.settings import Settings, is_card_file, load_settings, require_home
+from serving.settings.settings import load_settings, require_home
 
 CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether the input contract is the right one."""
@@ -349,7 +349,7 @@ def switch_model(
         reenroll.write_text("document_id\n" + "".join(f"{one}\n" for one in removed), "utf-8")
     with call.progress("switching") as report:
         total = switch_models(url, vault, dim=second.dim, progress=report, **named)
-    chosen = _choose_switched(settings)
+    chosen = models.switch_settings(settings)
     lines = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in chosen.items())
     told = f" {len(removed):,} were removed: {reenroll} names their documents." if reenroll else ""
     if damaged := vault.set_aside.names():
@@ -365,19 +365,6 @@ def switch_model(
         f"sosie.toml, with no other `calibration`, then start:{escape(lines)}",
         is_no=bool(damaged),
     )
-
-
-def _choose_switched(settings: Settings) -> dict[str, str | int]:
-    """The section [models] under which the second model decides."""
-    chosen: dict[str, str | int] = {
-        "embedder": settings.models.second,
-        "second": settings.models.embedder,
-    }
-    if not is_card_file(settings.models.second):
-        # Without it a home keeps the first calibration that the built-in card had.
-        other = models.second_settings(settings) or settings
-        chosen["calibration"] = models.load_newest_calibration(other).version
-    return chosen
 
 
 NO_SECOND = "no second model is named: set `second` under [models] in sosie.toml to its card"

@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from engine.errors import FourEyes, RequestError
-from engine.formatting import mask_name, mask_number
+from engine.errors import RequestError
 from engine.lifecycle.reverification import carry_out
-from engine.registry.audit import read_audit
 from engine.registry.database import utc_now
 from engine.registry.retention import Due
 from engine.retention.job import (
@@ -26,7 +21,6 @@ from engine.retention.job import (
     run_retention,
 )
 from engine.retention.job import confirm_clock as confirm
-from schema.actors import fold_person
 from schema.phases import Retained
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
@@ -35,7 +29,7 @@ from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import retire_sweeps, write_certificate
 
 if TYPE_CHECKING:
-    from engine.statutory.lists import Layout
+    pass
 
 
 NAMES = {
@@ -184,14 +178,6 @@ def _list(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{rows:,} {NAMES[kind]}" for kind, rows in counts.items() if rows)
 
 
-MOST_NAMED = 1_000
-"""Subjects that the entry in the audit chain names; all are counted."""
-REVEALED_ALONE = 20
-"""People whom one person may list in full; no setting, which whoever types it could choose."""
-ASKED_FOR = timedelta(days=7)
-"""So long another person may make what one has asked for."""
-MADE, ASKED = "list.made", "list.asked"
-
 FILE_ARGUMENT = argument("Where the list goes: .csv or .parquet.", "FILE")
 
 
@@ -226,54 +212,12 @@ def list_outlets(
 def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -> Answer:
     inputs.require_place(file)
     with inputs.writing(file, "a list"):
-        from engine.statutory import lists
-    lists.require_suffix(file)
-    types = lists.PERSON_FIELDS if kind == "people" else lists.OUTLET_FIELDS
-    chosen = lists.read_layout(name, kind, types)
-    if kind == "outlets":
-        found = lists.list_outlets(call.store, chosen)
-    else:
-        masks = (str, str) if is_revealed else (mask_name, mask_number)
-        found = lists.list_people(call.store, chosen, *masks)
-    detail = {
-        "rows": len(found.rows),
-        "people": found.people,
-        "revealed": is_revealed,
-        kind if kind == "outlets" else "documents": list(found.subjects[:MOST_NAMED]),
-    }
-    if is_revealed and found.people > REVEALED_ALONE:
-        detail["asked"] = _require_two(call, chosen, found.people)
-    # Before anything is written: whom the file shows is in the chain.
-    call.note(MADE, chosen.title[:200], detail)
-    with inputs.writing(file, "a list"):
-        lists.write_list(file, found, chosen, types)
-    answer = {
-        "file": str(file),
-        "title": chosen.title,
-        "rows": len(found.rows),
-        "people": found.people,
-    }
-    text = f"  {escape(str(file))}\n{escape(chosen.title)}: {found.people:,} people"
-    return Answer(answer, f"{text}, {len(found.rows):,} rows.")
+        from engine.statutory.lists import issue_list
 
-
-def _require_two(call: Call, layout: Layout, people: int) -> str:
-    """The layout's digest, where another person has asked for this list and nobody has made it
-    since; else this person has asked for it now, and `FourEyes` says so."""
-
-    store, me = call.store, call.actor
-    digest = hashlib.sha256(msgspec.json.encode(layout)).hexdigest()
-    last = next(iter(read_audit(store, None, 1, ASKED, subject=digest)), None)
-    is_open = (
-        last is not None
-        and utc_now() - last.at < ASKED_FOR
-        and not read_audit(store, last.number, 1, MADE, subject=digest)
-    )
-    if last is not None and is_open and fold_person(last.entry.actor) != fold_person(me):
-        return digest
-    if not is_open:
-        call.note(ASKED, digest, {"people": people, "title": layout.title[:200]})
-    raise FourEyes(
-        f"{people:,} people in full take two: you have asked for it, and another person makes it "
-        f"by the same command, with an account of their own, within {ASKED_FOR.days} days"
+        terms = (name, kind, call.actor)
+        layout, found = issue_list(call.store, file, *terms, is_revealed=is_revealed)
+    counts = {"rows": len(found.rows), "people": found.people}
+    text = f"  {escape(str(file))}\n{escape(layout.title)}: {found.people:,} people"
+    return Answer(
+        {"file": str(file), "title": layout.title, **counts}, f"{text}, {len(found.rows):,} rows."
     )

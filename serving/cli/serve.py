@@ -5,13 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
-import tempfile
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +159,8 @@ def _print_event(event: str, details: Mapping[str, Any]) -> None:
         print_line(line.format(**shown), is_notice=True)
 
 
-LOOK_EVERY_S = 0.2
-"""Between two looks at signals."""
-
-
 @command("sandbox")
-def serve_sandbox(
+def run_sandbox(
     folder: Path | None = argument(
         "Where it is kept, with its keys; without one it is thrown away.", "[DIR]", default=None
     ),
@@ -194,64 +185,28 @@ def serve_sandbox(
 
         print_json(build_collection(version("sosie")))
         return
-    _run_sandbox(folder, host, port, as_json=as_json, until_stdin_closes=until_stdin_closes)
+    from serving.sandbox.sandbox_service import PICTURE_FOLDER, WARNING, serve_sandbox
 
+    def tell(url: str, home: Path, keys: Mapping[str, str]) -> None:
+        pictures = str((home / PICTURE_FOLDER).resolve())
+        if as_json:
+            print_json({"url": url, "keys": keys, "pictures": pictures, "warning": WARNING})
+            return
+        print_line(f"[green]Ready[/] at [bold]{url}[/]: {WARNING}.")
+        for name, key in keys.items():
+            print_line(f"  {name:9} {key}")
+        print_line(f"Pictures are in {escape(pictures)}; `sosie sandbox --numbers cn-ric`")
+        print_line("prints the document numbers. Ctrl-C ends it.")
 
-def _run_sandbox(
-    folder: Path | None, host: str, port: int, *, as_json: bool, until_stdin_closes: bool
-) -> None:
-    """Serves until a signal comes, or the starter's end."""
-    from serving.sandbox.sandbox_service import PICTURE_FOLDER, WARNING, open_sandbox, prepare
-
-    stop = threading.Event()
     if until_stdin_closes:
         end_with_starter()
-    with ExitStack() as stack:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(name, lambda *_: stop.set())
-            stack.callback(signal.signal, name, before)
-        if folder is None:
-            parent = stack.enter_context(tempfile.TemporaryDirectory(prefix="sosie-sandbox-"))
-            folder = Path(parent) / "home"
-        home = folder
-        keys = prepare(home)
-        sandbox = stack.enter_context(open_sandbox(home))
-
-        def tell(url: str) -> None:
-            pictures = str((home / PICTURE_FOLDER).resolve())
-            if as_json:
-                print_json({"url": url, "keys": keys, "pictures": pictures, "warning": WARNING})
-                return
-            print_line(f"[green]Ready[/] at [bold]{url}[/]: {WARNING}.")
-            for name, key in keys.items():
-                print_line(f"  {name:9} {key}")
-            print_line(f"Pictures are in {escape(pictures)}; `sosie sandbox --numbers cn-ric`")
-            print_line("prints the document numbers. Ctrl-C ends it.")
-
-        # In a thread: uvicorn takes the signals of a main thread for itself.
-        served = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            sandbox.run, host, port, tell, stop
-        )
-        while not wait([served], LOOK_EVERY_S).done:
-            pass
-        served.result()
+    serve_sandbox(folder, host, port, tell)
 
 
 def _print_numbers(document_type: str, *, as_json: bool) -> None:
-    from serving.sandbox.outcomes import APPROVED, OUTCOMES, make_number
+    from serving.sandbox.outcomes import list_numbers
 
-    found: list[dict[str, Any]] = [
-        {
-            "serial": f"{one.serial:03d}",
-            "number": make_number(document_type, one.serial),
-            "status": one.status,
-            "answer": f"{one.status} {one.code}" if one.code else str(one.decision),
-            "reason": one.reason and str(one.reason),
-            "what": one.what,
-            "needs": one.needs or None,
-        }
-        for one in (APPROVED, *OUTCOMES.values())
-    ]
+    found = list_numbers(document_type)
     if as_json:
         print_json({"numbers": found})
         return

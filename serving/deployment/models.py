@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,14 @@ from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.faces.liveness_judge import LivenessJudge, digest_judge, open_judge
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
-from engine.models.catalog import ModelCard, builtin_card, load_card
+from engine.models.catalog import (
+    CARDS_FOLDER,
+    ModelCard,
+    builtin_card,
+    copy_card,
+    load_card,
+    read_transform_file,
+)
 from engine.models.session import SessionOptions, available_providers
 from engine.models.transform import Conversion, read_transform, without_transform
 from serving.settings.sections import ThresholdSettings
@@ -62,8 +70,24 @@ def second_settings(settings: Settings) -> Settings | None:
     if not settings.models.second:
         return None
     chosen: dict[str, Any] = {"embedder": settings.models.second, "second": "", "calibration": 0}
-    models = settings.models.model_copy(update=chosen)
-    return settings.model_copy(update={"models": models, "thresholds": ThresholdSettings()})
+    return _with_models(settings, chosen).model_copy(update={"thresholds": ThresholdSettings()})
+
+
+def _with_models(settings: Settings, chosen: Mapping[str, object]) -> Settings:
+    return settings.model_copy(update={"models": settings.models.model_copy(update=chosen)})
+
+
+def switch_settings(settings: Settings) -> dict[str, str | int]:
+    """The section [models] under which the second model decides."""
+    chosen: dict[str, str | int] = {
+        "embedder": settings.models.second,
+        "second": settings.models.embedder,
+    }
+    if not is_card_file(settings.models.second):
+        # Without it a home keeps the first calibration that the built-in card had.
+        other = second_settings(settings) or settings
+        chosen["calibration"] = load_newest_calibration(other).version
+    return chosen
 
 
 def second_model(settings: Settings) -> SecondModel | None:
@@ -137,8 +161,7 @@ def _judge_card(settings: Settings) -> ModelCard | None:
 
 def without_accelerator(settings: Settings) -> Settings:
     """The same settings with every model on the CPU."""
-    on_cpu = settings.models.model_copy(update={"provider": "cpu", "precision": "float32"})
-    return settings.model_copy(update={"models": on_cpu})
+    return _with_models(settings, {"provider": "cpu", "precision": "float32"})
 
 
 INGRESS_UNUSED = (
@@ -305,6 +328,50 @@ def build_thresholds(
 ) -> Thresholds:
     """Thresholds at the false match rates of this deployment, for a gallery of this size."""
     return Thresholds.from_calibration(calibration, threshold_rates(settings), references)
+
+
+def use_card(settings: Settings, card: Path | None) -> Settings:
+    """The settings with this embedder."""
+    if card is None:
+        return settings
+    return _with_models(settings, {"embedder": str(card.absolute()), "calibration": 0})
+
+
+def find_verify(settings: Settings) -> tuple[float, str] | None:
+    """The threshold `verify` in use and what set it; None for a model without a calibration."""
+    try:
+        calibration = load_calibration(settings)
+    except CalibrationError:
+        return None
+    score = build_thresholds(settings, calibration).verify
+    fmr = threshold_rates(settings).verify
+    return score, f"`verify`, FMR {fmr:g} by version {calibration.version} of the calibration"
+
+
+def choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:
+    """One above that of the model's calibration, or the same where nothing changed; 1 for a new
+    card, or without any."""
+    path = embedder_card(settings).calibration_path
+    if path is None or (card is not None and not card.exists()):
+        return 1
+    try:
+        # Of any model: the versions of a card are counted on where its transform changes.
+        before = Calibration.load(path, None)
+    except CalibrationError:
+        return 1
+    return before.version + (replace(fitted, version=before.version) != before)
+
+
+def read_card(card: Path, settings: Settings) -> str:
+    """The text of the card, where there is none yet of a copy of the deployment's own."""
+    if card.exists():
+        return card.read_text("utf-8")
+    name, own = settings.models.embedder, embedder_card(settings)
+    path = Path(name) if is_card_file(name) else CARDS_FOLDER / f"{name}.toml"
+    folder = card.absolute().parent
+    if own.transform:
+        (folder / Path(own.transform).name).write_bytes(read_transform_file(own))
+    return copy_card(own, path.read_text("utf-8"), folder)
 
 
 def _card(name: str, settings: Settings) -> ModelCard:

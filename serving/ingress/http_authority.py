@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -34,12 +34,17 @@ from engine.matching.checks.authority import (
     ListedAuthority,
     judge_records,
 )
+from engine.matching.checks.people import ask_of
 from engine.matching.documents import CheckedDocument
+from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
-from schema.documents import AuthorityCode, AuthorityResult, Difference, Standing
+from schema.documents import AuthorityCode, AuthorityResult, Difference, DocumentRole, Standing
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter
+
+if TYPE_CHECKING:
+    from serving.deployment.deployment import Deployment
 
 MOST_RECORDS = 16
 MOST_KEPT = 10_000
@@ -429,6 +434,32 @@ def open_authority(
     if settings.kind == "listed":
         return ListedAuthority(home / settings.list_file, vault)
     return HttpAuthority(settings, vault, home, meter)
+
+
+def look_up_once(
+    deployment: Deployment,
+    request: EnrollmentRequest,
+    live: bytes | None,
+    guardian_live: bytes | None,
+) -> dict[DocumentRole, AuthorityResult]:
+    """Looks the documents of a request up, in a process without a service; nothing of one that is
+    answered already."""
+    found = deployment.judge.intake().sort([request], utc_now())[0]
+    if not isinstance(found, Attempt):
+        return {}
+    terms = (deployment.liveness.terms, deployment.settings.people)
+    questions = ask_of(found, live, guardian_live, *terms)
+
+    async def ask() -> list[AuthorityResult]:
+        settings = deployment.settings.authority
+        authority = open_authority(settings, deployment.vault, deployment.home)
+        assert authority is not None, "its kind is not form"
+        try:
+            return await asyncio.gather(*map(authority.look_up, questions.values()))
+        finally:
+            await authority.close()
+
+    return dict(zip(questions, asyncio.run(ask()), strict=True))
 
 
 def reach(settings: AuthoritySettings, home: Path, timeout_s: float = 5.0) -> str:

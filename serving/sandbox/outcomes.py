@@ -12,6 +12,7 @@ import io
 import itertools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -318,3 +319,19 @@ def draw_picture(name: str, marker: str = "") -> bytes:
     picture = Image.fromarray(colours).resize((240, 320), Image.Resampling.NEAREST)
     picture.save(file, "PNG", pnginfo=information)
     return file.getvalue()
+
+
+def list_numbers(document_type: str) -> list[dict[str, Any]]:
+    """A number of this type for each outcome, and what becomes of an enrollment under it."""
+    return [
+        {
+            "serial": f"{one.serial:03d}",
+            "number": make_number(document_type, one.serial),
+            "status": one.status,
+            "answer": f"{one.status} {one.code}" if one.code else str(one.decision),
+            "reason": one.reason and str(one.reason),
+            "what": one.what,
+            "needs": one.needs or None,
+        }
+        for one in (APPROVED, *OUTCOMES.values())
+    ]

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -325,3 +328,32 @@ class Sandbox:
 
 async def _describe() -> EmbedderStatus:
     return EmbedderStatus("sandbox", "no face is looked at")
+
+
+LOOK_EVERY_S = 0.2
+"""Between two looks at signals."""
+
+
+def serve_sandbox(
+    folder: Path | None, host: str, port: int, ready: Callable[[str, Path, Mapping[str, str]], None]
+) -> None:
+    """Serves a sandbox until SIGINT or SIGTERM comes, one that is thrown away where no folder is
+    given. `ready` gets its address, its home and its keys."""
+    stop = threading.Event()
+    with ExitStack() as stack:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(name, lambda *_: stop.set())
+            stack.callback(signal.signal, name, before)
+        if folder is None:
+            parent = stack.enter_context(TemporaryDirectory(prefix="sosie-sandbox-"))
+            folder = Path(parent) / "home"
+        home = folder
+        keys = prepare(home)
+        sandbox = stack.enter_context(open_sandbox(home))
+        # In a thread: uvicorn takes the signals of a main thread for itself.
+        served = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            sandbox.run, host, port, lambda url: ready(url, home, keys), stop
+        )
+        while not wait([served], LOOK_EVERY_S).done:
+            pass
+        served.result()

@@ -29,6 +29,7 @@ from engine.registry import audit
 from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
+from engine.statutory import lists
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.options import CropPolicy
@@ -40,7 +41,7 @@ from serving.case_report import (
     gather_case,
     write_case,
 )
-from serving.cli import output, retention
+from serving.cli import output
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -323,7 +324,7 @@ def test_many_people_are_revealed_by_two(
     text = 'lists = "people"\ntitle = "Own"\nmost_lines = %d\n[columns]\nName = "name"\n'
     own.write_text(text % 1)
     file = tmp_path / "people.csv"
-    monkeypatch.setattr(retention, "REVEALED_ALONE", 0)
+    monkeypatch.setattr(lists, "REVEALED_ALONE", 0)
     masked = ("statutory", "people", file, "--home", desk.home, "--layout", own)
     made = (*masked, "--reveal")
 
@@ -352,6 +353,6 @@ def test_many_people_are_revealed_by_two(
     # What was asked for once is made once.
     assert_refused(sosie(*made), "take two: you have asked for it")
     # Nor is it made after its days.
-    monkeypatch.setattr(retention, "ASKED_FOR", timedelta(0))
+    monkeypatch.setattr(lists, "ASKED_FOR", timedelta(0))
     act_as("anna")
     assert_refused(sosie(*made), "take two")
