@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,14 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.errors import ImageError, ImageTooCostly, LivenessRefused, LivenessReplayed, SosieError
+from engine.errors import (
+    DeadlinePassed,
+    ImageError,
+    ImageTooCostly,
+    LivenessRefused,
+    LivenessReplayed,
+    SosieError,
+)
 from engine.faces.liveness_judge import Judged
 from engine.matching.checks.liveness import REPLAYED
 from engine.matching.checks.picture import FaceVector, fuse_frames
@@ -74,6 +82,11 @@ ADMITTED = b"x-key-admitted"
 number for its carrier."""
 UNREAD = (b"x-body-unread", b"1")
 """Another one: what comes on this connection is the rest of a body that nobody will read."""
+ARRIVED = b"x-arrived-ms"
+"""When the request came to the proxy of this machine, by its clock, in milliseconds."""
+MOST_WAITED_S = 30.0
+"""No request waits in the proxy for longer: a clock was set."""
+LOCAL = ("127.0.0.1", "::1")
 BODY_GRACE_S = 2.0
 """So long a body may come at any rate."""
 _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
@@ -105,10 +118,10 @@ class Request:
     """
 
     __slots__ = (
-        "_budget", "_deadline", "_extra", "_has_place", "_headers", "_held_bytes", "_holder",
-        "_is_received", "_loop", "_places", "_reads_since", "_receive", "_received_bytes", "_send",
-        "_settings", "_stop", "_task", "_timer", "_watcher", "answer_type", "correlator",
-        "principal", "scope", "started", "status", "traceparent",
+        "_arrived", "_budget", "_deadline", "_extra", "_has_place", "_headers", "_held_bytes",
+        "_holder", "_is_received", "_loop", "_places", "_reads_since", "_receive",
+        "_received_bytes", "_send", "_settings", "_stop", "_task", "_timer", "_watcher",
+        "answer_type", "correlator", "principal", "scope", "started", "status", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -144,7 +157,8 @@ class Request:
         self._reads_since: float | None = None
         self._stop: Stop | None = None
         self._is_received = not self._has_body
-        self._deadline = self.started + settings.request_timeout_s
+        self._arrived = self.started - self._read_wait()
+        self._deadline = self._arrived + settings.request_timeout_s
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -166,7 +180,19 @@ class Request:
         if timeout is not None:
             if not (timeout.isdigit() and len(timeout) <= 9 and int(timeout) > 0):
                 raise Malformed("x-timeout-ms is a whole number of milliseconds above 0")
-            self._deadline = self.started + min(int(timeout), MAX_TIMEOUT_MS) / 1e3
+            self._deadline = self._arrived + min(int(timeout), MAX_TIMEOUT_MS) / 1e3
+        if self._deadline <= self.started:
+            raise DeadlinePassed("the time for this request was over before its turn came")
+
+    def _read_wait(self) -> float:
+        """Seconds since it came to the proxy; 0 where that is on another machine, whose clock may
+        be another, or gives no time."""
+        given = self._headers.get(ARRIVED, b"")
+        server = self.scope.get("server")
+        if not (given.isdigit() and len(given) < 16 and server and server[0] in LOCAL):
+            return 0.0
+        waited_s = time.time() - int(given) / 1e3
+        return waited_s if 0 < waited_s < MOST_WAITED_S else 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -506,19 +532,14 @@ def note_authority(parts: Parts, result: AuthorityResult) -> None:
         parts.log.warning("authority", kind=result.kind, code=result.code.value)
 
 
-def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> float:
+def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:
     """Charges a call's large photographs, and the frames of a face after its first, to its key's
-    rate, as the items that they cost; returns the work of the largest (`decode_work`).
+    rate, as the items that they cost (`decode_work`).
 
     `RateLimited` beyond it. What is no image costs nothing to decode: it is refused before that.
     """
-    items = most = 0.0
-    for frames in faces:
-        works = [decode_work(frame) for frame in frames]
-        items += len(frames) - 1 + sum(works)
-        most = max([most, *works])
+    items = sum(len(frames) - 1 + sum(map(decode_work, frames)) for frames in faces)
     parts.authenticator.charge(request.caller, int(items), enrolls=request.enrolls)
-    return most
 
 
 def read_kind(told: str | None) -> PhotographKind | None:
@@ -545,7 +566,7 @@ async def sample_images(
     for name, frames in faces.items():
         if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
-    most_work = charge_photographs(parts, request, faces.values())
+    charge_photographs(parts, request, faces.values())
     names = [name for name, frames in faces.items() for _ in frames]
     with parts.tracer.span("extract", items=len(names)):
         samples = await parts.faces.sample(
@@ -553,7 +574,6 @@ async def sample_images(
             request.remaining_s,
             [read_kind(kinds.get(name)) for name in names],
             is_one_attempt=True,
-            most_work=most_work,
             judged=[name in judged for name in names],
             holder=request.caller.holder,
         )

@@ -36,6 +36,8 @@ OWN = "http-sosie"
 UNWATCHED = "x-request-disconnect-disabled"
 SESSION_COOKIES = ("sosie_session", "__Host-sosie_session")
 """As `serving.access.sign_in` names them: here neither is known to be the one that counts."""
+ARRIVED = "x-arrived-ms"
+"""A header for ingresses: when the request came here. Clients cannot set it."""
 ADMITTED, UNREAD = "x-key-admitted", "x-body-unread"
 """Headers of an ingress's answer (`serving.api.request`): a number for the carrier of its key, if
 that is in force; the body of the request is not read. Clients do not see them."""
@@ -297,6 +299,7 @@ def _list_rules(mine: str, config: ProxyConfig, ingresses: int) -> Iterator[str]
     )
     yield f"http-request set-var(txn.sosie) bool(1) if {mine}"
     ours = "{ var(txn.sosie) -m bool }"
+    yield f"http-request set-header {ARRIVED} %[date(0,ms)] if {ours}"
     for header in ("server", ADMITTED, UNREAD):
         yield f"http-after-response del-header {header} if {ours}"
     yield "http-request set-var(txn.path) path,url_dec"

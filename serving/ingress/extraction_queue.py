@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -35,6 +36,10 @@ STUCK_S, LOST_S = 15.0, 60.0
 """After so long with one batch the queue counts as not alive, then as not whole: a batch of the
 largest photographs takes seconds."""
 BATCH_PHOTOGRAPHS = 16
+ANSWERED_S = 0.06
+"""From a sample to its answer: the decision and its commit."""
+REMEMBERED = 0.8
+"""The weight of earlier batches beside a new one, in how long photographs take."""
 PAIR = 2
 """Photographs of an enrollment or a verification, where one shows each face."""
 FRAMES_WORK = 25.0
@@ -130,6 +135,28 @@ class _Line:
         count_shares(self._inside, count, holder)
 
 
+class _Pace:
+    """How long photographs take, by their work, as the last batches have shown it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._work = self._seconds = self._ended_at = 0.0
+
+    def note(self, work: float, seconds: float) -> None:
+        """A batch of so much work has taken so long, beside those of other workers."""
+        with self._lock:
+            now = time.monotonic()
+            seconds = min(seconds, now - self._ended_at)
+            self._ended_at = now
+            self._work = REMEMBERED * self._work + work
+            self._seconds = REMEMBERED * self._seconds + seconds
+
+    def expect_s(self, work: float) -> float:
+        """The time until so much work is answered; 0 while nothing is known."""
+        with self._lock:
+            return work * self._seconds / self._work + ANSWERED_S if self._work else 0.0
+
+
 def decode_work(data: bytes) -> float:
     """The cost of decoding an image file, beside an ordinary item, by its header alone.
 
@@ -153,6 +180,9 @@ class ExtractionQueue:
     again after each. Room that batches leave is filled with pairs. Calls with a photograph that
     takes long to decode have a lane of their own, of which one call and two photographs are taken
     at a time and few calls wait: however many come, others are not kept waiting.
+
+    A call that could not be answered within its time, for the work that is under way, is refused
+    before anything of it is begun.
 
     One worker suffices where extraction keeps the cores busy; more help where it waits for
     an embedder elsewhere. Where the extractor has several threads a second worker begins the next
@@ -181,6 +211,7 @@ class ExtractionQueue:
         self._meter = meter
         self._log = log
         self._refused_at: float | None = None
+        self._pace, self._under_way = _Pace(), 0.0
         has_threads = extractor.threads > 1
         # Two at least: one of a pair would wait for the other.
         places = max(PAIR, capacity // 4)
@@ -216,29 +247,36 @@ class ExtractionQueue:
         kinds: Kinds = (),
         *,
         is_one_attempt: bool = False,
-        most_work: float | None = None,
         judged: Sequence[bool] = (),
         holder: Holder = NOBODY,
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
         `kinds`, where given, has one for each, None for what was not told. More than two are a
-        batch, unless they are one person's attempt, whose frames they are. `most_work` is that of
-        the largest, where it is known. `judged`, where given, says of which the liveness is judged.
-        `holder` is whose share of the queue they take. `Busy` at once where too many wait,
-        `NotReady` once it closes, `DeadlinePassed` after `timeout_s`. A call that is cancelled is
-        not extracted any more.
+        batch, unless they are one person's attempt, whose frames they are. `judged`, where given,
+        says of which the liveness is judged. `holder` is whose share of the queue they take.
+        `Busy` at once where too many wait, or too long for `timeout_s`, `NotReady` once it closes,
+        `DeadlinePassed` after `timeout_s`. A call that is cancelled is not extracted any more.
         """
         if not images:
             return []
         lane = _PAIRS if is_one_attempt or len(images) <= PAIR else _BATCHES
-        if (max(map(decode_work, images)) if most_work is None else most_work) > LARGE:
+        works, count = list(map(decode_work, images)), len(images)
+        if max(works) > LARGE:
             lane = _LARGE
-        count = len(images)
+        work = count + sum(works)
+        late_s = self._pace.expect_s(self._under_way + work)
+        # One that is alone shows how long it takes.
+        if timeout_s is not None and self._under_way and late_s > timeout_s:
+            raise Busy("more waits here than the time of this request allows: ask again later")
         told = zip(images, kinds or [None] * count, judged or [False] * count, strict=True)
         asked = list(told)
-        async with self._lines[lane].enter(holder, min(count, self._most_of_call[lane])):
-            return await self._queue.ask(asked, count, timeout_s, lane=lane)
+        self._under_way += work
+        try:
+            async with self._lines[lane].enter(holder, min(count, self._most_of_call[lane])):
+                return await self._queue.ask(asked, count, timeout_s, lane=lane)
+        finally:
+            self._under_way -= work
 
     def close(self, timeout_s: float | None = None) -> None:
         """Takes no more, and returns when what waited is answered.
@@ -311,6 +349,8 @@ class ExtractionQueue:
             self._log.error("extraction failed", kind=type(behind).__name__, count=count)
 
     def _observe(self, batch: Batch[Sequence[Asked], Samples], seconds: float) -> None:
+        photographs = [one[0] for call in batch for one in call.payload]
+        self._pace.note(len(photographs) + sum(map(decode_work, photographs)), seconds)
         self._meter.observe(STAGE_SECONDS, seconds, _STAGE)
         self._meter.observe(BATCH_SIZE, weigh(batch), _STAGE)
 

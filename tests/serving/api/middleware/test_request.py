@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -47,6 +48,22 @@ def test_a_client_may_wait_longer_than_the_default() -> None:
     for given_ms, limit_s in (("90000", 90), ("900000000", 120)):
         answer = rig.ask(headers={"x-timeout-ms": given_ms})
         assert answer.json["limit_s"] == pytest.approx(limit_s)
+
+
+def test_time_in_the_proxy_of_this_machine_counts_and_what_is_late_is_not_begun() -> None:
+    async def tell(request: Request) -> Any:
+        return {"left_s": request.remaining_s}
+
+    def ask(came_s: float, address: str | None, limit_ms: int) -> Any:
+        came_ms = str(int((time.time() + came_s) * 1e3))
+        headers = {"x-arrived-ms": came_ms, "x-timeout-ms": str(limit_ms)}
+        return Rig(tell).ask(headers=headers, server=address and (address, 80)).json
+
+    assert ask(-20.0, "127.0.0.1", 90_000)["left_s"] <= 70
+    assert ask(-20.0, "127.0.0.1", 19_000)["code"] == "REQUEST.DEADLINE_PASSED"
+    # The clock of another machine, or one that was set, says nothing.
+    for came_s, address in ((-20.0, "10.0.0.2"), (-20.0, None), (-7200.0, "::1"), (7200.0, "::1")):
+        assert ask(came_s, address, 90_000)["left_s"] == pytest.approx(90, abs=10)
 
 
 def test_a_client_that_leaves_amid_its_body_is_no_error() -> None:
