@@ -113,7 +113,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "skimage": "serving.demo serving.measure bench loadtest.participants",
         "sqlalchemy": "engine.registry",
         "starlette": "serving.api serving.cluster serving.console serving.sandbox",
-        "stdnum": "engine.matching.documents serving.demo bench.suites.workload",
+        "stdnum": "engine.matching.documents serving.demo",
         "structlog": "serving bench.suites.registrar",
         "typer": "serving.cli bench",
         "usearch": "bench.suites.baselines",

@@ -28,19 +28,8 @@ TEMPLATES = Path(__file__).parents[1] / "docs" / "templates"
 MARKS = {True: "✓", False: "**✗**", None: "–"}  # noqa: RUF001 - a dash for what was not measured
 COLOURED_MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]skipped[/]"}
 
-_SHARES = frozenset({"share", "FNMR"})
-"""Units of shares that read better as percent."""
-_UNITS = {
-    "1/s": "/s",
-    "of 1": "",
-    "absolute": "",
-    "share of pairs": "% of pairs",
-    "of pairs together": "% of pairs together",
-    "of the best": "% of the best",
-    "largest absolute difference": "at most",
-    "largest difference from cpu": "from cpu at most",
-}
-"""Units as they are written, where not as they are."""
+_UNITS = {"share": "%", "1/s": "/s", "of 1": "", "absolute": "", "of the best": "% of the best"}
+"""Units as they are written, where not as they are; shares read better as percent."""
 
 
 def render(template: str, **given: Any) -> str:
@@ -226,5 +215,5 @@ def _write_spread(figure: Figure) -> str:
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
     """Value and unit as they are written."""
-    called = "%" if unit in _SHARES else _UNITS.get(unit, unit)
+    called = _UNITS.get(unit, unit)
     return (value * 100 if called.startswith("%") else value), called

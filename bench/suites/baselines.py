@@ -80,17 +80,14 @@ def certified(hits: object) -> CertifiedHits:
 
 def _ask_ours(segment: Exact8Segment, gallery: Gallery) -> tuple[Searcher, Searcher]:
     def rows_of(hits: object) -> NDArray[np.int64]:
-        ids: NDArray[np.int64] = certified(hits).ids
-        return ids.reshape(len(certified(hits)), -1)
+        found = certified(hits)
+        ids: NDArray[np.int64] = found.ids
+        return ids.reshape(len(found), -1)
 
     alone = search_segment(segment)
     return (
-        Searcher(
-            GALLERY,
-            lambda queries, k: rows_of(gallery.search(queries, k).hits),
-            gallery.range_search,
-        ),
-        Searcher(SEGMENT, lambda queries, k: rows_of(alone.search(queries, k)), alone.range_search),
+        Searcher(GALLERY, lambda q, k: rows_of(gallery.search(q, k).hits), gallery.range_search),
+        Searcher(SEGMENT, lambda q, k: rows_of(alone.search(q, k)), alone.range_search),
     )
 
 
@@ -198,17 +195,6 @@ def _build_hnsw(references: Vectors) -> Iterator[Searcher]:
 
 
 @contextmanager
-def _threads_for(rows: int) -> Iterator[None]:
-    """One for few rows: FAISS's threads wait for each other, spinning, after each small step."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1 if rows < _FEW_ROWS else before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-@contextmanager
 def _blas_threshold(numbers: int) -> Iterator[None]:
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = numbers
@@ -221,8 +207,11 @@ def _blas_threshold(numbers: int) -> Iterator[None]:
 def _build_index(factory: str, references: Vectors) -> Any:
     """Trained and filled."""
     index = faiss.index_factory(references.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    with _threads_for(len(references)):
-        index.train(references[:_TRAINING_ROWS])
+    threads = faiss.omp_get_max_threads()
+    # FAISS's threads wait for each other, spinning, after each small step.
+    faiss.omp_set_num_threads(1 if len(references) < _FEW_ROWS else threads)
+    index.train(references[:_TRAINING_ROWS])
+    faiss.omp_set_num_threads(threads)
     index.add(references)
     return index
 
@@ -244,16 +233,15 @@ class Participants:
     missing: dict[str, str]
 
 
-def explain_too_much(references: int, dim: int, indexes: int) -> str | None:
-    """Why so many indexes of the vectors would not fit in memory; None where they do."""
+def explain_too_much(references: int, dim: int, indexes: int) -> str:
+    """Why so many indexes of the vectors would not fit in memory; empty where they do."""
     needed = references * dim * 4 * indexes
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed <= memory:
-        return None
-    return (
+    reason = (
         f"{references:,} references of {dim} dimensions need {needed / 2**30:.0f} GiB, the "
         f"machine has {memory / 2**30:.0f}: lower --n"
     )
+    return "" if needed <= memory else reason
 
 
 def refuse_too_much(references: int, dim: int, indexes: int) -> None:
@@ -271,15 +259,12 @@ def build_participants(references: Vectors, scanner: Scanner, *, has_graph: bool
     # A bit a dimension; its bound on the error is probable only.
     searchers += _build_lists(references, RABITQ, "RaBitQfs")
     missing: dict[str, str] = {}
-    for name, package, build in (
-        (USEARCH, "usearch", _build_usearch),
-        (HNSW, "hnswlib", _build_hnsw),
-    ):
-        if name == HNSW and not has_graph:
-            missing[name] = "left out by --no-graph: it takes minutes to build"
-            continue
+    if not has_graph:
+        missing[HNSW] = "left out by --no-graph: it takes minutes to build"
+    peers = ((USEARCH, "usearch", _build_usearch), (HNSW, "hnswlib", _build_hnsw))
+    for name, package, build in peers:
         try:
-            searchers += build(references)
+            searchers += build(references) if name not in missing else ()
         except ImportError:
             missing[name] = f"not installed: pip install {package}"
     return Participants(segment, gallery, searchers, missing)
@@ -295,13 +280,8 @@ def mix(faces: Faces, count: int) -> Vectors:
 
 def ask_in_turn(searcher: Searcher, probes: Vectors, k: int) -> Callable[[], object]:
     """Asks for the k best of one probe, of the next one at each call."""
-    places = cycle(range(len(probes)))
-
-    def ask() -> object:
-        place = next(places)
-        return searcher.best(probes[place : place + 1], k)
-
-    return ask
+    turn = cycle(probes[:, None])
+    return lambda: searcher.best(next(turn), k)
 
 
 _BAND = (0.45, 0.50)

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from enum import StrEnum
 from functools import partial
 from itertools import islice
@@ -20,7 +19,6 @@ from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
-from stdnum.cn import ric
 
 from bench.core.machine import clock
 from bench.data.vectors import Vectors
@@ -51,6 +49,7 @@ from indexes.segmented.segments import SegmentedIndex
 from schema.documents import Document
 from schema.reasons import Decision, Reason
 from schema.thresholds import Comparison
+from serving.demo import data
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.sections import RegistrarSettings
 from serving.settings.settings import Settings
@@ -199,9 +198,6 @@ def _score_gallery(
 
 
 CARRIER, OUTLET = "bench", "bench-1"
-DOCUMENT_KIND = "cn-ric"
-FIRST_DAY = date(1950, 1, 1)
-BORN_A_DAY = 1000
 LOAD_ROWS = 2_000
 """Holders a transaction of the bulk load."""
 
@@ -273,11 +269,8 @@ def write_requests(
 
 
 def make_document(serial: int) -> Document:
-    """A well-formed resident identity number (GB 11643) of its own for each serial."""
-    born = FIRST_DAY + timedelta(days=serial // BORN_A_DAY)
-    body = f"110105{born:%Y%m%d}{serial % BORN_A_DAY:03d}"
-    number = body + str(ric.calc_check_digit(body + "0"))
-    return Document(DOCUMENT_KIND, number, f"Holder {serial}")
+    """A well-formed resident identity number of its own for each serial."""
+    return data.make_document(serial, f"Holder {serial}")
 
 
 def make_msisdn(serial: int) -> str:
