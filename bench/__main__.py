@@ -1,16 +1,400 @@
-"""`python -m bench SUITE`: what `sosie bench SUITE` runs in a process of its own."""
+"""`python -m bench SUITE`, which `sosie bench SUITE` runs in a process of its own.
+
+The commands: one for each suite, whose options are the fields of its configuration, those about
+reports, and all suites one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
+import inspect
+import json
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from bench import cli
+from bench.core.machine import Machine, filesystem_of, look, stamp, stamp_again
+from bench.core.render import count_promises, print_report, render
+from bench.core.reports import (
+    LEFT_OUT,
+    REPORTS,
+    Report,
+    Setup,
+    Skipped,
+    SuiteOutput,
+    check_goals,
+    choose_names,
+    load_goals,
+    read_report,
+    write_report,
+)
 from engine.errors import RequestError, advise_extra
-from serving.cli.output import RootGroup
+from engine.formatting import duration
+from serving.cli.output import (
+    JsonFlag,
+    RootGroup,
+    escape,
+    exit_negative,
+    print_json,
+    print_line,
+    show_progress,
+)
+from serving.settings.settings import benchmark_environment
+
+QuickFlag = Annotated[bool, typer.Option("--quick", help="Small sizes: to try it, not to measure.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+MICRO = Path(__file__).parent / "micro"
+"""Benchmarks of what is small, under pytest-benchmark."""
+IMAGES = Path(__file__).parents[1] / "docs" / "img"
+PAGE = "report.md"
+HELP = {
+    "n": "References, people, pairs or rows.",
+    "dim": "Dimensions of a face.",
+    "faces": "Photographs in LFW's layout, a folder a person.",
+    "folder": "On the disk to measure; /var/tmp if none.",
+    "no_graph": "Leave out hnswlib's graph, which takes minutes.",
+}
+_KINDS = (bool, int, int | None, float, str, str | None, Path, Path | None)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroConfig:
+    """What the suites under pytest take."""
+
+    n: int | None = None
+    dim: int = 128
+    no_graph: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite. `module` has `run`, which takes a configuration, and `QUICK` of that; without one it
+    is bench/micro/test_NAME.py. `quick` are the options of a quick run of all suites."""
+
+    name: str
+    help: str
+    module: str = ""
+    quick: tuple[str, ...] = ()
+    most_s: float = 7200.0
+
+
+SUITES = (
+    Suite("kernels", "The scans of `indexes`, one thread, beside numpy and FAISS."),
+    Suite(
+        "search",
+        "One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib.",
+        quick=("--no-graph",),
+    ),
+    Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
+    Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
+    Suite("registrar", "Decisions a second, durable and right.", "registrar"),
+    Suite("shards", "A gallery over shards on two Ray nodes: answers, kills, moves.", "shards"),
+    Suite("extract", "Photographs to vectors, the alternatives, start of a command.", "extract"),
+    Suite("accuracy", "Error rates on photographs of known people.", "accuracy"),
+    Suite("import", "An existing base taken in: photographs, vectors a second.", "imports"),
+    Suite(
+        "sweep",
+        "Rings hidden in a million references: found, grouped, and told from chains.",
+        "sweep.sweep_suite",
+        quick=("--only", "million,flood"),
+    ),
+    Suite(
+        "serve",
+        "The service over HTTP: rates, latency, overload, starts, kills and memory.",
+        "serve.service_suite",
+        quick=("--only", "throughput"),
+    ),
+    Suite("accelerator", "What a GPU does, beside this processor."),
+)
+BY_NAME = {suite.name: suite for suite in SUITES}
+
+
+def _pass_on(context: typer.Context) -> int:
+    """Runs the suite that is named: what another one needs is not loaded."""
+    suite = BY_NAME[str(context.info_name)]
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(help=suite.help)(_build_command(suite))
+    main = typer.main.get_command(app).main
+    code = main(context.args, prog_name=f"sosie bench {suite.name}", standalone_mode=False)
+    return int(code or 0)
+
+
+def _build_command(suite: Suite) -> Callable[..., None]:
+    module = import_module(f"bench.suites.{suite.module}") if suite.module else None
+    config: type[Any] = get_type_hints(module.run)["config"] if module else MicroConfig
+    small, parts = getattr(module, "QUICK", {}), getattr(module, "PARTS", {})
+
+    def run(as_json: JsonFlag = False, quick: QuickFlag = False, seed: SeedOption = 0,
+            debug: DebugFlag = False, **given: Any) -> None:  # fmt: skip
+        del debug
+        sizes = {name: value for name, value in given.items() if value is not None}
+        if "n" in sizes:
+            sizes[fields(config)[0].name] = sizes.pop("n")
+        if chosen := sizes.pop("only", ""):
+            sizes["parts"] = choose_names(chosen, parts, "no part {name}: choose of {known}")
+        if quick:
+            sizes = dict(small) | sizes
+        if module is None:
+            measured = _run_pytest(suite.name, sizes, is_quick=quick, seed=seed)
+        else:
+            measured = _measure(suite, module.run, config(seed=seed, **sizes), is_quick=quick)
+        if as_json:
+            print_json(measured.to_dict())
+        else:
+            print_report(measured)
+        if not measured.holds:
+            raise exit_negative()
+
+    shared = inspect.signature(run, eval_str=True).parameters.values()
+    both = [one for one in shared if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    both += _list_options(config, parts)
+    run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in both}
+    return run
+
+
+def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspect.Parameter]:
+    """`--n` for the first field of a configuration, and for each of the others its name."""
+    hints = get_type_hints(config)
+    for place, one in enumerate(fields(config)):
+        kind, name = hints[one.name], "n" if place == 0 else one.name
+        told, least = HELP.get(name), 1 if kind in (int, int | None) else None
+        if one.name == "parts":
+            kind, name, told = str, "only", f"Parts of {', '.join(parts)}."
+        if one.name == "seed" or kind not in _KINDS:
+            continue
+        is_flag = kind is bool
+        option = typer.Option(f"--{name.replace('_', '-')}", help=told, min=least)
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if is_flag else None,
+            annotation=Annotated[bool if is_flag else kind | None, option],
+        )
+
+
+def _measure(
+    suite: Suite, run: Callable[[Any], SuiteOutput], config: Any, *, is_quick: bool
+) -> Report:
+    # Goals first: a misspelt one must not cost a run.
+    goals = [goal for goal in load_goals() if goal.suite == suite.name]
+    machine = look() if is_quick else stamp()
+    results, measured = run(config)
+    if getattr(config, "parts", ()):
+        left_out = Skipped(f"{LEFT_OUT} its part")
+        measured = {goal.name: measured.get(goal.name, left_out) for goal in goals}
+    if not is_quick:
+        machine = stamp_again(machine)
+    usual: Setup = {"seed": config.seed, "threads": machine.cores}
+    if folder := getattr(config, "folder", None):
+        usual["filesystem"] = filesystem_of(folder)
+    # A result that does not state them has those of the run, and all cores.
+    complete = tuple(replace(one, setup=one.setup | usual | one.setup) for one in results)
+    checks = check_goals(goals, suite.name, measured, machine, config)
+    return Report(machine, complete, checks, suite.name)
+
+
+def _run_pytest(name: str, sizes: Mapping[str, Any], *, is_quick: bool, seed: int) -> Report:
+    """Runs bench/micro/test_NAME.py; the report that pytest-benchmark writes."""
+    command = [sys.executable, "-P", "-m", "pytest", str(MICRO / f"test_{name}.py"), "-q"]
+    command += ["-p", "no:cacheprovider", f"--seed={seed}", *(["--quick"] * is_quick)]
+    # Why nothing was run is said besides.
+    command += ["-W", "ignore:Not saving anything"]
+    for option, value in sizes.items():
+        dashed = option.replace("_", "-")
+        command += [f"--{dashed}"] * value if isinstance(value, bool) else [f"--{dashed}={value}"]
+    # Not those of a pytest that this runs in: its workers are no reason to measure nothing.
+    environment = {key: one for key, one in os.environ.items() if not key.startswith("PYTEST_")}
+    if name == "kernels":
+        environment["OPENBLAS_NUM_THREADS"] = "1"
+    with TemporaryDirectory(prefix="sosie-bench-") as folder:
+        path = Path(folder) / "report.json"
+        command += ["--benchmark-json", str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if not path.is_file():
+            last = _read_last(done.stderr or done.stdout)
+            raise RequestError(f"pytest ended with {done.returncode}: {last}")
+        found = read_report(path)
+    if done.returncode and found.holds:
+        raise RequestError(f"a benchmark of {name} failed: run `pytest bench/micro/test_{name}.py`")
+    return found
+
+
+def _read_last(text: str) -> str:
+    """The last line that a process has written."""
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:200]
+
+
+def report(
+    as_json: JsonFlag = False,
+    quick: QuickFlag = False,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Folder of page and JSON.")
+    ] = Path("bench-report"),
+    only: Annotated[
+        str, typer.Option(metavar="SUITES", help="With commas between them; all if none.")
+    ] = "",
+    seed: SeedOption = 0,
+    debug: DebugFlag = False,
+) -> None:
+    """Run all suites and write Markdown and JSON: in full an hour and a half.
+
+    A suite that fails costs no other. Ends with 1 where one failed or missed a goal; most goals
+    are not for --quick.
+    """
+    del debug
+    suites, start = choose_suites(only), time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    with show_progress("suites", is_shown=not as_json) as progress:
+        ran = run_suites(suites, quick=quick, seed=seed, progress=progress)
+    summary = write_folder(output, ran)
+    if as_json:
+        print_json(summary)
+    else:
+        for name, one in ran.reports.items():
+            print_line(f"{'[green]✓[/]' if one.holds else '[red]✗[/]'} {name}")
+        for name, reason in ran.failures.items():
+            print_line(f"[red]✗[/] {name} failed: {escape(reason)}")
+        print_line(f"{output / PAGE}, after {duration(time.monotonic() - start)}")
+    if not ran.holds:
+        raise exit_negative()
+
+
+def docs(
+    as_json: JsonFlag = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; end with 1 if anything would change.")
+    ] = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Render README.md and docs from the committed reports: pages, blocks of figures, pictures.
+
+    Pages that show what a command prints are given what it prints now.
+    """
+    from bench.docs.pages import ROOT, build_documents, show_commands
+
+    del debug
+    with TemporaryDirectory(prefix="sosie-bench-") as folder:
+        made = build_documents(ROOT, REPORTS, Path(folder) if check else IMAGES)
+    made |= show_commands(made)
+    changed = [
+        name
+        for name, text in made.items()
+        if not (ROOT / name).is_file() or (ROOT / name).read_text(encoding="utf-8") != text
+    ]
+    if not check:
+        for name in changed:
+            (ROOT / name).write_text(made[name], encoding="utf-8")
+    if as_json:
+        print_json({"changed": changed})
+    else:
+        for name in changed:
+            print_line(name)
+    if check and changed:
+        raise exit_negative()
+
+
+@dataclass(slots=True)
+class Ran:
+    """Reports by suite, why there is none of others, and how long each took."""
+
+    machine: Machine
+    is_quick: bool
+    reports: dict[str, Report] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed, and every promise holds."""
+        return not self.failures and all(one.holds for one in self.reports.values())
+
+
+def choose_suites(given: str) -> tuple[Suite, ...]:
+    """Those named with commas, all where none is; `RequestError` for an unknown one."""
+    names = choose_names(given, BY_NAME, "no suite {name}: choose of {known}")
+    return tuple(BY_NAME[name] for name in names) or SUITES
+
+
+def run_suites(
+    suites: Sequence[Suite], *, quick: bool, seed: int, progress: Callable[[int, int], None]
+) -> Ran:
+    """Every suite; one that fails costs no other."""
+    ran = Ran(look(), quick)
+    for done, suite in enumerate(suites):
+        progress(done, len(suites))
+        start = time.monotonic()
+        try:
+            ran.reports[suite.name] = run_alone(suite, quick=quick, seed=seed)
+        except RequestError as error:
+            ran.failures[suite.name] = str(error)
+        ran.seconds[suite.name] = round(time.monotonic() - start, 1)
+    progress(len(suites), len(suites))
+    return ran
+
+
+def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
+    """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
+    command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--seed", str(seed)]
+    command += ("--quick", *suite.quick) if quick else ()
+    pipe, environment = subprocess.PIPE, benchmark_environment()
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=suite.most_s)
+        except BaseException as error:
+            # It may have a service to stop.
+            process.terminate()
+            process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RequestError(f"took longer than {suite.most_s:g} s and was ended") from None
+            raise
+    try:
+        document = json.loads(out)
+        if "error" in document:
+            raise RequestError(str(document["error"]["message"]))
+        return Report.from_dict(document)
+    except (ValueError, KeyError, TypeError) as error:
+        told = f"ended with status {process.returncode}: {_read_last(err)}"
+        raise RequestError(told) from error
+
+
+def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
+    """Writes `report.md` and a `SUITE.json` each; returns the summary.
+
+    Reports of a run before that this one lacks are removed: a folder is one run.
+    """
+    for suite in SUITES:
+        path = folder / f"{suite.name}.json"
+        if suite.name in ran.reports:
+            write_report(path, ran.reports[suite.name])
+        else:
+            path.unlink(missing_ok=True)
+    kept, measured = count_promises(ran.reports)
+    page = render("report.md.j2", ran=ran, kept=kept, measured=measured)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    return {
+        "folder": str(folder),
+        "quick": ran.is_quick,
+        "suites": {
+            name: {"holds": one.holds, "seconds": ran.seconds[name]}
+            for name, one in ran.reports.items()
+        },
+        "failures": ran.failures,
+        "promises": {"kept": kept, "measured": measured},
+    }
+
 
 NEEDED = ("matplotlib", "pyarrow", "pytest_benchmark", "ray", "scipy", "structlog")
 app = typer.Typer(
@@ -39,7 +423,10 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-cli.register(app)
+for suite in SUITES:
+    app.command(suite.name, help=suite.help, context_settings=PASSED_ON)(_pass_on)
+app.command()(report)
+app.command()(docs)
 
 if __name__ == "__main__":
     app(prog_name="sosie bench")

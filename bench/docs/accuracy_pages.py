@@ -12,15 +12,17 @@ from bench.core.render import render
 from bench.core.reports import Figure, find_figure, read_report
 from bench.core.reports import Report as BenchReport
 from bench.docs.benchmark_charts import draw_degraded, stamp
-from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE
-from bench.suites.held_out import (
+from bench.suites.accuracy import (
     FRAMES,
     FUSED_FMR,
     FUSED_FNMR,
     HELD_OUT,
+    MATED_SCORES,
     MIXED,
+    RATES,
     REFUSED,
     REPEATS,
+    RESEMBLANCE,
     SEVERAL_FRAMES,
     SINGLE_FNMR,
     TRANSFORM_FMR,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,11 +143,11 @@ def test_reading(case: SearchCase, clock: Clock, note: Note) -> None:
 
 @pytest.mark.parametrize("who", WHO)
 def test_batch(who: str, case: SearchCase, clock: Clock, note: Note) -> None:
-    count = len(case.probes)
-    setup, group = case.setup | {"k": K, "batch": count}, "A batch"
+    size = len(case.probes)
+    setup, group = case.setup | {"k": K, "batch": size}, "A batch"
     searcher = find(case, who, note, group, setup)
     ask = partial(searcher.best, case.probes, K)
-    clock(group, searcher.name, ask, setup, rounds=case.sizes.many, per=count)
+    clock(group, searcher.name, ask, setup, rounds=case.sizes.many, per=size)
 
 
 @pytest.mark.parametrize("who", WITH_RANGE)
@@ -240,3 +240,21 @@ def _compare(hits: Hits, right: Sequence[Answer], first: int = 0) -> Iterator[bo
         yield np.array_equal(ids, rows) and bool(
             (np.abs(scores - expected) <= SCORE_TOLERANCE).all()
         )
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_add(batch: int, case: SearchCase, clock: Clock) -> None:
+    """References added to the gallery, alone and in a batch; the last is then found."""
+    gallery, rounds = case.participants.gallery, 4 * case.sizes.one
+    newcomers = case.faces.newcomers((rounds + 1) * batch)
+    first, turn = len(gallery), count()
+
+    def add() -> None:
+        start = next(turn) * batch
+        ids = np.arange(first + start, first + start + batch)
+        gallery.add(ids, newcomers[start : start + batch], gallery.sequence + 1)
+
+    group, setup = "Adding to a gallery", case.setup | {"threads": 1}
+    clock(group, f"{batch} at once", add, setup, rounds=rounds, per=batch, unit="us")
+    last = first + len(newcomers) - 1
+    assert gallery.search(newcomers[-1:], 1).hits.ids.tolist() == [last]

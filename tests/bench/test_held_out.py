@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bench.core.reports import Skipped
-from bench.suites import held_out
-from bench.suites.held_out import (
+from bench.suites import accuracy
+from bench.suites.accuracy import (
     FOLDS,
     FUSED_FMR,
     FUSED_FNMR,
@@ -60,7 +60,7 @@ def test_verify_is_measured_on_people_it_was_not_fitted_on(
     assert {one.reason for one in few.values()} == {
         "100 people are too few for FMR 1e-04 in half of them"
     }
-    monkeypatch.setattr(held_out, "VERIFY_FMR", 1e-2)
+    monkeypatch.setattr(accuracy, "VERIFY_FMR", 1e-2)
     result, measured = check_verify(singles, 0.42, seed=0)
     assert tuple(measured) == MEASURED
     assert 0.001 < measured["verify_fmr_least"] < 0.01 < measured["verify_fmr_most"] < 0.05
@@ -76,7 +76,7 @@ def test_frames_are_measured_on_people_that_did_not_set_the_thresholds(
     rows = rng.standard_normal((120, 24))[people] + 0.9 * rng.standard_normal((720, 24))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     many = single_templates(rows.astype(np.float32), people)
-    monkeypatch.setattr(held_out, "VERIFY_FMR", 1e-2)
+    monkeypatch.setattr(accuracy, "VERIFY_FMR", 1e-2)
     (verify,) = compare_all(many).thresholds_at(np.array([1e-2]))
     shipped = Thresholds(
         verify=verify, same_document=0.5, review=0.6, certain=0.7, verify_fused=verify
@@ -108,7 +108,7 @@ def test_a_transform_is_measured_on_people_it_was_not_fitted_on(
     assert {one.reason for one in few.values()} == {
         "100 people are too few for FMR 1e-05 in half of them"
     }
-    monkeypatch.setattr(held_out, "TRANSFORM_FMR", 1e-2)
+    monkeypatch.setattr(accuracy, "TRANSFORM_FMR", 1e-2)
     leaning = singles.vectors + np.eye(24, dtype=np.float32)[0]
     leaning /= np.linalg.norm(leaning, axis=1, keepdims=True)
     result, measured = check_transform(replace(singles, vectors=leaning), seed=0)

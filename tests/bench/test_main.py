@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from bench.cli import SUITES, Suite
+from bench.__main__ import SUITES, Suite
 from bench.core.reports import TARGETS
 
 TINY = ("--quick", "--n", "300", "--decisions", "64")

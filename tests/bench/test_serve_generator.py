@@ -10,15 +10,16 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
-from bench.suites.serve.load_generator import Generator, send_load
-from bench.suites.serve.load_requests import (
+from bench.suites.serve.load_generator import (
     LOST,
     OVERDUE,
     SERIAL_PLACE,
+    Generator,
     Load,
     PreparedRequest,
     Record,
     RequestWriter,
+    send_load,
 )
 
 HOST = "127.0.0.1"

@@ -12,10 +12,10 @@ import pytest
 from bench.core.reports import Figure, Skipped, load_goals
 from bench.suites.serve.chaos import Target, _draw_targets
 from bench.suites.serve.context import require_good
-from bench.suites.serve.load_requests import OVERDUE, ROW, Record
-from bench.suites.serve.overload import OverloadRun
+from bench.suites.serve.load_generator import OVERDUE, ROW, Record
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
 from bench.suites.serve.service_suite import PARTS, find_growth
+from bench.suites.serve.throughput import OverloadRun
 from engine.errors import RequestError
 
 NAN = float("nan")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import SUITES, Ran, Suite, choose_suites, run_alone, run_suites, write_folder
+from bench.__main__ import SUITES, Ran, Suite, choose_suites, run_alone, run_suites, write_folder
 from bench.core.reports import read_report, read_reports, write_report
 from engine.errors import RequestError
 

@@ -19,7 +19,7 @@ import numpy as np
 from bench.core.reports import Figure, Result, Skipped, SuiteOutput
 from bench.suites.serve.context import Context
 from bench.suites.serve.fixtures import Home, Person, Visitors
-from bench.suites.serve.load_requests import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
+from bench.suites.serve.load_generator import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
 from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard
 from bench.suites.workload import make_document
 from engine.errors import NotFound

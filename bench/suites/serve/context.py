@@ -12,9 +12,9 @@ from typing import Any
 from bench.core.machine import DISK
 from bench.core.reports import Figure, Setup
 from bench.suites.serve.fixtures import Home, Person, Visitors, make_home
-from bench.suites.serve.load_generator import Generator
-from bench.suites.serve.load_requests import (
+from bench.suites.serve.load_generator import (
     BATCH,
+    Generator,
     Load,
     PreparedRequest,
     Probes,

@@ -22,9 +22,9 @@ from bench.suites.serve.context import (
     require_good,
 )
 from bench.suites.serve.fixtures import draw_people
-from bench.suites.serve.load_generator import Generator
-from bench.suites.serve.load_requests import (
+from bench.suites.serve.load_generator import (
     BATCH,
+    Generator,
     PreparedRequest,
     Record,
     Seconds,
@@ -33,7 +33,6 @@ from bench.suites.serve.load_requests import (
     pair_items,
     write_visits,
 )
-from bench.suites.serve.overload import measure_overload
 from bench.suites.serve.process import (
     MIB,
     OTHERS,
@@ -44,7 +43,7 @@ from bench.suites.serve.process import (
     name_part,
     serve,
 )
-from bench.suites.serve.throughput import measure_throughput
+from bench.suites.serve.throughput import measure_overload, measure_throughput
 from engine.errors import RequestError
 from serving.cluster.environment import OwnedFolder
 from serving.cluster.processes import Role, find_processes, list_descendants
