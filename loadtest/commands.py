@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from loadtest.config import Invocation, LoadTestResult, read_options
+from loadtest.config import LoadTestOptions, LoadTestResult, read_options
 from loadtest.criteria import write_ms
 from loadtest.errors import INTERNAL, Exit, LoadTestRefused, refuse, write_json
 from loadtest.judging import Correctness
@@ -190,21 +189,21 @@ def main(arguments: Sequence[str]) -> int:
         return Exit.INTERNAL
 
 
-def _run(invocation: Invocation) -> int:
+def _run(options: LoadTestOptions) -> int:
     # Imports Locust, which replaces sockets and threads of the whole process.
     from loadtest.load import run_load_test
 
-    with show_progress(is_shown=not invocation.as_json) as report:
-        result = run_load_test(invocation.options, report)
-    return report_result(result, invocation.html, as_json=invocation.as_json)
+    with show_progress(is_shown=not options.as_json) as report:
+        result = run_load_test(options, report)
+    return report_result(result)
 
 
-def report_result(result: LoadTestResult, html: Path | None, *, as_json: bool) -> int:
+def report_result(result: LoadTestResult) -> int:
     """Prints the result, then writes the page, and returns the exit code.
 
     The result comes first, so that a page that cannot be written loses nothing.
     """
-    summary = summarize(result)
+    summary, html, as_json = summarize(result), result.options.html, result.options.as_json
     if as_json:
         write_json(summary)
     else:

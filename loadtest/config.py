@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,8 +40,8 @@ class Pacing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTestOptions:
-    """What to run. Without a `target` it is a local service with so many synthetic `references`, in
-    a temporary folder on `disk`."""
+    """What to run, and how to report it. Without a `target` it is a local service with so many
+    synthetic `references`, in a temporary folder on `disk`."""
 
     shape: Shape
     profile: LoadProfile
@@ -56,6 +56,8 @@ class LoadTestOptions:
     references: int = 0
     seed: int = 0
     keep_enrolled: bool = False
+    html: Path | None = None
+    as_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,28 +125,19 @@ DRIFT = 2.0
 EXITS = "Exit codes: 0 passed, 1 failed, 2 bad input, 3 internal error, 130 interrupted."
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """What to run, and how to report it."""
-
-    options: LoadTestOptions
-    html: Path | None
-    as_json: bool
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise LoadTestRefused(f"{message}: see `sosie loadtest SHAPE -- --help`")
 
 
-def read_options(arguments: Sequence[str]) -> Invocation:
+def read_options(arguments: Sequence[str]) -> LoadTestOptions:
     """Reads the command line; `LoadTestRefused` with one line for anything wrong with it."""
     given = _make_parser().parse_args(arguments)
     shape = Shape(given.shape)
     options = LoadTestOptions(
         shape=shape,
-        profile=_read_course(shape, given),
-        mix=_read_mix(given),
+        profile=_read_profile(shape, given),
+        mix={Traffic(given.traffic): 1.0} if given.traffic else given.mix,
         objective=Objective(
             p99_ms=given.p99_ms,
             most_errors=given.max_errors,
@@ -160,6 +153,8 @@ def read_options(arguments: Sequence[str]) -> Invocation:
         references=given.references,
         seed=given.seed,
         keep_enrolled=given.keep,
+        html=given.html,
+        as_json=given.json,
     )
     _require_used(given)
     if given.url is not None:
@@ -171,7 +166,7 @@ def read_options(arguments: Sequence[str]) -> Invocation:
     _require_file(given.html)
     if given.folder is not None and not given.folder.is_dir():
         raise LoadTestRefused(f"--folder {given.folder} is not a folder: name one that is there")
-    return Invocation(options, given.html, given.json)
+    return options
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -181,12 +176,13 @@ def _make_parser() -> argparse.ArgumentParser:
         epilog=EXITS,
         description="Sends planned requests to a service and checks every answer.",
     )
-    parser.add_argument("shape", choices=[shape.value for shape in Shape])
+    parser.add_argument("shape", choices=[*map(str, Shape)])
     _add_target(parser.add_argument_group("service; without --url a local one is started"))
     _add_load(parser.add_argument_group("load; each shape has its own defaults"))
     add = parser.add_argument_group("traffic").add_mutually_exclusive_group().add_argument
-    add("--class", dest="traffic", choices=[one.value for one in Traffic], help="only this kind")
-    add("--mix", metavar="SHARES", help="such as enroll=40,match=60")
+    add("--class", dest="traffic", choices=[*map(str, Traffic)], help="only this kind")
+    said = "such as enroll=40,match=60"
+    add("--mix", type=read_mix, default=DEFAULT_MIX, metavar="SHARES", help=said)
     add, usual = parser.add_argument_group("objectives and report").add_argument, Objective()
     said = "for each kind of traffic"
     add("--p99-ms", type=_positive, default=usual.p99_ms, metavar="MS", help=said)
@@ -225,7 +221,12 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     ):
         add(flag, type=_positive, metavar=name, help=said)
     add("--resolution", type=_fraction, metavar="SHARE", help="resolution of a knee")
-    add("--arrivals", choices=[one.value for one in ArrivalProcess], help="spacing of arrivals")
+    add(
+        "--arrivals",
+        dest="process",
+        choices=[*map(str, ArrivalProcess)],
+        help="spacing of arrivals",
+    )
     add("--seed", type=_count, default=0, help="of arrivals and of the choice of people")
     said = "most requests at once"
     add("--in-flight", type=_some, default=pace.in_flight, metavar="N", help=said)
@@ -234,13 +235,11 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     add("--closed-loop", type=_count, default=0, metavar="USERS", help=said)
 
 
-def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
-    names = ("rate", "seconds", "peak", "peak_s", "most_rate", "resolution")
-    chosen: dict[str, Any] = {
-        name: getattr(given, name) for name in names if getattr(given, name) is not None
-    }
-    if given.arrivals is not None:
-        chosen["process"] = ArrivalProcess(given.arrivals)
+def _read_profile(shape: Shape, given: argparse.Namespace) -> LoadProfile:
+    named = {one.name: getattr(given, one.name) for one in fields(LoadProfile)}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    if "process" in chosen:
+        chosen["process"] = ArrivalProcess(chosen["process"])
     for only_shape, own in (
         (Shape.SPIKE, ("peak", "peak_s")),
         (Shape.KNEE, ("most_rate", "resolution")),
@@ -248,12 +247,6 @@ def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
         for name in chosen.keys() & own if shape is not only_shape else ():
             raise LoadTestRefused(f"--{name.replace('_', '-')} is for the shape {only_shape}")
     return replace(DEFAULT_PROFILES[shape], **chosen)
-
-
-def _read_mix(given: argparse.Namespace) -> Mix:
-    if given.traffic is not None:
-        return {Traffic(given.traffic): 1.0}
-    return DEFAULT_MIX if given.mix is None else read_mix(given.mix)
 
 
 def _require_used(given: argparse.Namespace) -> None:

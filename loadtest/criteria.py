@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
 from loadtest.judging import Correctness, JudgedVisit
 from loadtest.schedule import PLANTED, REPEATED, Kind, LoadPhase, Outcome, Traffic
-from loadtest.setup import EnrollmentTracker
-
-OUTCOME = "outcome"
-"""Key of an outcome in the context of Locust's request event."""
-
-
-@dataclass(slots=True)
-class OutcomeRecorder:
-    """A listener of `events.request` that records outcomes and tracks enrollments."""
-
-    enrolled: EnrollmentTracker
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def listen(self, context: Mapping[str, Any], **others: Any) -> None:
-        del others
-        outcome: Outcome = context[OUTCOME]
-        self.outcomes.append(outcome)
-        self.enrolled.finish(outcome.visit.call.idempotency_key, outcome.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +28,18 @@ class LoadRun:
     generator_share: float
     omitted: int = 0
 
+    @property
+    def late_ms(self) -> float:
+        """The 99th percentile of the generator's own delay; NaN without visits."""
+        late = [one.lateness_s for one in self.outcomes]
+        return float(np.quantile(late, 0.99)) * 1e3 if late else float("nan")
+
 
 LONGEST_US = 3_600_000_000
 DIGITS, DIGITS_OVER_TIME = 3, 2
 """Significant figures of a histogram: of a whole run, and of a slice."""
-PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 MOST_SLICES, LEAST_SLICES, LEAST_IN_SLICE = 120, 16, 40
-SHORTEST_SLICE_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyFigures:
-    """Milliseconds by percentile; empty if nothing was counted.
-
-    `histogram` is in HdrHistogram's encoding (V2, microseconds), so that runs can be added up and
-    compared later.
-    """
-
-    count: int
-    by_percentile: dict[float, float]
-    histogram: str = ""
-
-    def at(self, percentile: float) -> float:
-        """NaN if nothing was counted."""
-        return self.by_percentile.get(percentile, float("nan"))
+WIDTHS_S = (0.5, 1, 2, 5, 10, 30, 60, 300, 600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +53,32 @@ class Slice:
     achieved: float
     refused: int
     failed: int
-    latencies: LatencyFigures
+    latencies: HdrHistogram
 
 
-def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> LatencyFigures:
-    """Latencies of all but refusals, which are quick; failed and late answers count."""
-    digits = DIGITS if is_whole else DIGITS_OVER_TIME
+def measure(outcomes: Iterable[Outcome], digits: int = DIGITS) -> HdrHistogram:
+    """Latencies, in microseconds, of all but refusals, which are quick; failed and late answers
+    count. Histograms can be added up and compared later."""
     histogram = HdrHistogram(1, LONGEST_US, digits)
-    count = 0
     for one in outcomes:
         if not one.answer.is_refusal:
-            count += 1
             histogram.record_value(min(max(1, round(one.latency_s * 1e6)), LONGEST_US - 1))
-    if not count:
-        return LatencyFigures(0, {})
-    values = histogram.get_percentile_to_value_dict(list(PERCENTILES))
-    encoded = histogram.encode().decode() if is_whole else ""
-    return LatencyFigures(count, {share: value / 1e3 for share, value in values.items()}, encoded)
+    return histogram
 
 
-def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, LatencyFigures]:
-    """Latencies of each kind of traffic."""
-    came = sorted({one.visit.traffic for one in outcomes}, key=list(Traffic).index)
-    return {
-        traffic: measure(one for one in outcomes if one.visit.traffic is traffic)
-        for traffic in came
-    }
+def read_ms(latencies: HdrHistogram, percentile: float) -> float:
+    """Milliseconds; NaN if nothing was counted."""
+    if not latencies.get_total_count():
+        return float("nan")
+    return float(latencies.get_value_at_percentile(percentile)) / 1e3
+
+
+def divide_by_traffic(outcomes: Iterable[Outcome]) -> dict[Traffic, list[Outcome]]:
+    """The outcomes of each kind of traffic that came."""
+    found: dict[Traffic, list[Outcome]] = {traffic: [] for traffic in Traffic}
+    for one in outcomes:
+        found[one.visit.traffic].append(one)
+    return {traffic: mine for traffic, mine in found.items() if mine}
 
 
 def slice_run(run: LoadRun) -> tuple[Slice, ...]:
@@ -130,7 +99,7 @@ def slice_run(run: LoadRun) -> tuple[Slice, ...]:
             achieved=answered[place] / width_s,
             refused=sum(one.answer.is_refusal for one in mine),
             failed=sum(is_failed(one) and not one.answer.is_refusal for one in mine),
-            latencies=measure(mine, is_whole=False),
+            latencies=measure(mine, DIGITS_OVER_TIME),
         )
         for place, mine in enumerate(due)
     )
@@ -139,7 +108,7 @@ def slice_run(run: LoadRun) -> tuple[Slice, ...]:
 def choose_width(seconds: float, visits: int) -> float:
     """A round number of seconds for a slice: enough visits in each for a percentile, but neither
     more slices than a chart can show nor too few."""
-    for width_s in (SHORTEST_SLICE_S, 1, 2, 5, 10, 30, 60, 300, 600):
+    for width_s in WIDTHS_S:
         is_few = seconds / width_s <= MOST_SLICES
         is_full = visits * width_s / seconds >= LEAST_IN_SLICE
         if is_few and (is_full or seconds / width_s <= LEAST_SLICES):
@@ -155,36 +124,9 @@ def is_failed(outcome: Outcome) -> bool:
     return not answer.is_good and not (is_repeat and (answer.is_in_flight or answer.is_mismatch))
 
 
-def measure_rates(run: LoadRun) -> tuple[float, float]:
-    """Visits offered per second, and visits answered well before the schedule's end."""
-    in_time = sum(not is_failed(one) and one.done_s <= run.seconds for one in run.outcomes)
-    offered = len(run.outcomes) + run.omitted
-    return offered / run.seconds, in_time / run.seconds
-
-
-def count_from(run: LoadRun, start_s: float) -> tuple[int, int]:
-    """Visits due after `start_s`, and visits answered well from then to the schedule's end.
-
-    Both are alike if a service keeps up, however slow each answer is: those under way at the start
-    are answered in place of those under way at the end.
-    """
-    due = sum(one.visit.due_s > start_s for one in run.outcomes)
-    answered = sum(
-        start_s < one.done_s <= run.seconds and not is_failed(one) for one in run.outcomes
-    )
-    return due, answered
-
-
-def quantile(values: Iterable[float], share: float) -> float:
-    """NaN of no values."""
-    found = np.fromiter(values, np.float64)
-    return float(np.quantile(found, share)) if len(found) else float("nan")
-
-
-def count_failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """Errors by status and code, most frequent first."""
-    counted = Counter(one.answer.describe() for one in outcomes if is_failed(one))
-    return dict(counted.most_common())
+def count_good(run: LoadRun, start_s: float = -np.inf) -> int:
+    """Visits answered well after `start_s` and before the schedule's end."""
+    return sum(start_s < one.done_s <= run.seconds and not is_failed(one) for one in run.outcomes)
 
 
 def write_ms(value: float | None, places: int = 1) -> str:
@@ -219,7 +161,7 @@ class Criterion:
     """One criterion of a run, with what was measured."""
 
     name: str
-    is_met: bool
+    met: bool
     measured: str
     objective: str
 
@@ -234,7 +176,7 @@ class RunVerdict:
 
     @property
     def is_passed(self) -> bool:
-        return all(one.is_met for one in self.criteria)
+        return all(one.met for one in self.criteria)
 
 
 def decide(
@@ -290,30 +232,31 @@ def _decide_errors(
     failed = sum(is_failed(one) and not (may_refuse and one.answer.is_refusal) for one in outcomes)
     share = failed / len(outcomes) if outcomes else 1.0
     measured = f"{share:.2%} ({failed} of {len(outcomes)})"
-    is_met = share <= objective.most_errors
-    return Criterion(name, is_met, measured, f"≤ {objective.most_errors:.2%}")
+    met = share <= objective.most_errors
+    return Criterion(name, met, measured, f"≤ {objective.most_errors:.2%}")
 
 
 def _decide_latency(outcomes: Sequence[Outcome], objective: Objective) -> list[Criterion]:
     criteria = []
-    for traffic in Traffic:
-        mine = [one for one in outcomes if one.visit.traffic is traffic]
-        if mine:
-            p99_ms = measure(mine).at(99.0)
-            is_met = p99_ms <= objective.p99_ms
-            name, bound = f"{traffic.value}: p99", f"≤ {objective.p99_ms:g} ms"
-            criteria.append(Criterion(name, is_met, f"{write_ms(p99_ms, 0)} ms", bound))
+    for traffic, mine in divide_by_traffic(outcomes).items():
+        p99_ms = read_ms(measure(mine), 99)
+        name, bound = f"{traffic.value}: p99", f"≤ {objective.p99_ms:g} ms"
+        met = p99_ms <= objective.p99_ms
+        criteria.append(Criterion(name, met, f"{write_ms(p99_ms, 0)} ms", bound))
     return criteria
 
 
 def _decide_rate(run: LoadRun, objective: Objective) -> Criterion:
     """Whether work accumulates, counted from when the first answers can be expected: a service that
-    takes a second for each is not a second behind."""
+    takes a second for each is not a second behind.
+
+    Those under way at the start are answered in place of those under way at the end.
+    """
     start_s = min(objective.p99_ms / 1e3, SETTLED_SHARE * run.seconds)
-    due, answered = count_from(run, start_s)
-    is_met = due - answered <= max(MOST_BY_CHANCE, (1 - objective.kept_up) * due)
+    due, answered = sum(one.visit.due_s > start_s for one in run.outcomes), count_good(run, start_s)
+    met = due - answered <= max(MOST_BY_CHANCE, (1 - objective.kept_up) * due)
     measured = f"{answered} answered while {due} came"
-    return Criterion("keeps up", is_met, measured, f"≥ {objective.kept_up:.0%}")
+    return Criterion("keeps up", met, measured, f"≥ {objective.kept_up:.0%}")
 
 
 def _decide_drift(run: LoadRun, most: float) -> list[Criterion]:
@@ -322,14 +265,14 @@ def _decide_drift(run: LoadRun, most: float) -> list[Criterion]:
     last = [one for one in run.outcomes if one.visit.due_s >= 3 * quarter]
     if min(len(first), len(last)) < LEAST_FOR_DRIFT:
         return []
-    times = measure(last).at(99.0) / measure(first).at(99.0)
+    times = read_ms(measure(last), 99) / read_ms(measure(first), 99)
     measured = f"{times:.2f} times the first quarter's"
     return [Criterion("p99 of the last quarter", times <= most, measured, f"≤ {most:g} times")]
 
 
 def _warn(run: LoadRun, judged: Sequence[JudgedVisit]) -> tuple[str, ...]:
     warnings = []
-    late_ms = quantile((one.lateness_s for one in run.outcomes), 0.99) * 1e3
+    late_ms = run.late_ms
     if late_ms > GENERATOR_LATE_MS:
         warnings.append(
             f"visits began {late_ms:.0f} ms late (p99): the generator or its bound of requests in "

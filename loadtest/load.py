@@ -28,7 +28,7 @@ from locust.exception import StopUser
 from locust.runners import LocalRunner
 
 from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing, choose_counts
-from loadtest.criteria import OUTCOME, LoadRun, OutcomeRecorder, decide, is_failed
+from loadtest.criteria import LoadRun, decide, is_failed
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, Reply, ServiceAddress
 from loadtest.judging import judge, mark_look_alikes
@@ -42,26 +42,70 @@ from loadtest.shapes import Knee, Shape, find_knee, list_phases
 LEAD_IN_S = 0.3
 """Between the start of Locust's users and the start of the schedule."""
 REPORT_S = 0.5
+OUTCOME = "outcome"
+"""Key of an outcome in the context of Locust's request event."""
 _clock = time.perf_counter
+
+
+@dataclass(slots=True)
+class Sender:
+    """Sends visits, and tracks whom they may have enrolled; `start` is that of their times."""
+
+    access: Access
+    enrolled: EnrollmentTracker
+    start: float
+    _captured_at: dict[str, str] = field(init=False, default_factory=dict)
+    """By Idempotency-Key, since a repeated visit has to be the same."""
+
+    def read_clock(self) -> float:
+        """Seconds since the start."""
+        return _clock() - self.start
+
+    def pack(self, visit: Visit) -> bytes:
+        """The body, of an enrollment with photographs of this moment."""
+        key, now = visit.call.idempotency_key, datetime.now(UTC).isoformat()
+        if key is not None and visit.has_repeat:
+            self._captured_at[key] = now
+        elif key is not None:
+            now = self._captured_at.get(key, now)
+        return self.access.pack(visit.call, now)
+
+    def send(self, visit: Visit, body: bytes) -> Outcome:
+        started_s = self.read_clock()
+        return self.finish(visit, started_s, self.access.send(visit.call, body))
+
+    def finish(self, visit: Visit, started_s: float, reply: Reply) -> Outcome:
+        answer, done_s = read_answer(reply), self.read_clock()
+        self.enrolled.finish(visit.call.idempotency_key, answer)
+        return Outcome(visit, started_s, done_s, answer, reply.size_bytes)
+
+
+def fire(environment: Environment, outcome: Outcome, name: str, fault: str | None) -> None:
+    """Reports a visit as every client of Locust does."""
+    hook: Any = environment.events.request  # Locust's hooks have no types
+    hook.fire(
+        request_type="POST",
+        name=name,
+        response_time=outcome.latency_s * 1e3,
+        response_length=outcome.size_bytes,
+        exception=None if fault is None else LoadTestRefused(fault),
+        context={OUTCOME: outcome},
+    )
 
 
 @dataclass(slots=True)
 class RunContext:
     """The state of one run, shared by Locust's users."""
 
-    access: Access
+    sender: Sender
     visits: Sequence[Visit]
     seconds: float
     pace: Pacing
     environment: Environment
-    enrolled: EnrollmentTracker
-    start: float
     _slots: BoundedSemaphore = field(init=False)
     _in_flight: Group = field(init=False, default_factory=Group)
     _faults: list[BaseException] = field(init=False, default_factory=list)
     _remaining: Iterator[Visit] = field(init=False)
-    _captured_at: dict[str, str] = field(init=False, default_factory=dict)
-    """`captured_at` by Idempotency-Key, since a repeated visit has to be the same."""
 
     def __post_init__(self) -> None:
         self._slots = BoundedSemaphore(self.pace.in_flight)
@@ -73,24 +117,24 @@ class RunContext:
         with self._keeping_fault():
             for visit in self.visits:
                 # Packed before the visit is due.
-                body = self._write(visit)
+                body = self.sender.pack(visit)
                 # Even if the generator is behind, other greenlets get to run.
-                gevent.sleep(max(0.0, self.start + visit.due_s - _clock()))
+                gevent.sleep(max(0.0, visit.due_s - self.sender.read_clock()))
                 self._in_flight.spawn(self._send, visit, body)
             self._in_flight.join()
 
     def wait_start(self) -> None:
         """Waits for the start of the schedule."""
-        gevent.sleep(max(0.0, self.start - _clock()))
+        gevent.sleep(max(0.0, -self.sender.read_clock()))
 
     def send_next(self) -> bool:
         """Sends the next visit at once, and counts latency from now; False when time is over."""
-        now_s = _clock() - self.start
-        visit = next(self._remaining, None) if now_s < self.seconds else None
+        is_over = self.sender.read_clock() >= self.seconds
+        visit = None if is_over else next(self._remaining, None)
         if visit is None:
             return False
-        body = self._write(visit)
-        self._send(replace(visit, due_s=_clock() - self.start), body)
+        body = self.sender.pack(visit)
+        self._send(replace(visit, due_s=self.sender.read_clock()), body)
         return True
 
     def kill_in_flight(self) -> None:
@@ -104,14 +148,6 @@ class RunContext:
         if log.unhandled_greenlet_exception:
             raise RuntimeError("a listener of Locust's events failed")
 
-    def _write(self, visit: Visit) -> bytes:
-        key, now = visit.call.idempotency_key, datetime.now(UTC).isoformat()
-        if key is not None and visit.has_repeat:
-            self._captured_at[key] = now
-        elif key is not None:
-            now = self._captured_at.get(key, now)
-        return self.access.pack(visit.call, now)
-
     @contextmanager
     def _keeping_fault(self) -> Iterator[None]:
         try:
@@ -121,32 +157,17 @@ class RunContext:
 
     def _send(self, visit: Visit, body: bytes) -> None:
         with self._keeping_fault():
-            self.enrolled.begin(visit.call.idempotency_key)
-            if not self._slots.acquire(timeout=self.pace.timeout_s):
-                now_s = _clock() - self.start
-                self._fire(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
-                return
-            try:
-                started_s = _clock() - self.start
-                reply = self.access.send(visit.call, body)
-                done_s = _clock() - self.start
-            finally:
-                self._slots.release()
-            self._fire(Outcome(visit, started_s, done_s, read_answer(reply), reply.size_bytes))
-
-    def _fire(self, outcome: Outcome) -> None:
-        answer = outcome.answer
-        is_expected = not is_failed(outcome)
-        # Locust's hooks have no types.
-        hook: Any = self.environment.events.request
-        hook.fire(
-            request_type="POST",
-            name=outcome.visit.traffic.value,
-            response_time=outcome.latency_s * 1e3,
-            response_length=outcome.size_bytes,
-            exception=None if is_expected else LoadTestRefused(answer.describe()),
-            context={OUTCOME: outcome},
-        )
+            self.sender.enrolled.begin(visit.call.idempotency_key)
+            if self._slots.acquire(timeout=self.pace.timeout_s):
+                try:
+                    outcome = self.sender.send(visit, body)
+                finally:
+                    self._slots.release()
+            else:
+                now_s = self.sender.read_clock()
+                outcome = self.sender.finish(visit, now_s, Reply(NOT_STARTED))
+            fault = outcome.answer.describe() if is_failed(outcome) else None
+            fire(self.environment, outcome, visit.traffic.value, fault)
 
 
 class ScheduledUser(User):
@@ -185,29 +206,29 @@ def run_load(
     report: ReportProgress,
 ) -> LoadRun:
     """Sends the visits and waits for all answers; each wait has a limit."""
-    recorder, environment = OutcomeRecorder(enrolled), Environment(catch_exceptions=True)
+    outcomes: list[Outcome] = []
+    environment = Environment(catch_exceptions=True)
     hook: Any = environment.events.request
-    hook.add_listener(recorder.listen)
-    run_context = RunContext(
-        access, visits, seconds, pace, environment, enrolled, _clock() + LEAD_IN_S
-    )
+    hook.add_listener(lambda context, **_: outcomes.append(context[OUTCOME]))
+    sender = Sender(access, enrolled, _clock() + LEAD_IN_S)
+    run_context = RunContext(sender, visits, seconds, pace, environment)
     users = pace.closed_users or 1
     environment.user_classes = [_make_user(run_context, users)]
     runner = environment.create_local_runner()
     used_s, begun = time.process_time(), _clock()
-    progress = gevent.spawn(_report_progress, recorder, len(visits), report)
+    progress = gevent.spawn(_report_progress, outcomes, len(visits), report)
     try:
         _run_users(runner, users)
-        elapsed_s = _clock() - run_context.start
+        elapsed_s = sender.read_clock()
         share = (time.process_time() - used_s) / (_clock() - begun)
     finally:
         progress.kill()
         runner.quit()
         run_context.kill_in_flight()
     run_context.raise_faults()
-    omitted = len(visits) - len(recorder.outcomes)
+    omitted = len(visits) - len(outcomes)
     assert pace.closed_users or not omitted, "every visit of an open loop has an outcome"
-    return LoadRun(tuple(recorder.outcomes), seconds, elapsed_s, share, omitted)
+    return LoadRun(tuple(outcomes), seconds, elapsed_s, share, omitted)
 
 
 def _run_users(runner: LocalRunner, count: int) -> None:
@@ -227,9 +248,9 @@ def _make_user(run_context: RunContext, count: int) -> type[User]:
     return type("PacedUser", (ClosedLoopUser,), fields | {"wait_time": constant_pacing(pause_s)})
 
 
-def _report_progress(recorder: OutcomeRecorder, count: int, report: ReportProgress) -> None:
+def _report_progress(outcomes: Sequence[Outcome], count: int, report: ReportProgress) -> None:
     while True:
-        report("load", len(recorder.outcomes), count)
+        report("load", len(outcomes), count)
         gevent.sleep(REPORT_S)
 
 

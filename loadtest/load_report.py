@@ -8,23 +8,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hdrh.histogram import HdrHistogram
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.svg import Axis, Band, LineChart, Series, linear_ticks
 from loadtest.config import LoadStep, LoadTestResult
 from loadtest.criteria import (
-    LatencyFigures,
     Slice,
     count_correctness,
-    count_failures,
+    count_good,
+    divide_by_traffic,
+    is_failed,
     measure,
-    measure_rates,
-    measure_traffics,
-    quantile,
+    read_ms,
     slice_run,
     write_ms,
 )
@@ -32,27 +33,27 @@ from loadtest.judging import Correctness, JudgedVisit
 from loadtest.schedule import PLANTED, Kind
 
 STYLES_OVER_TIME = {"p50": "low", "p90": "middle", "p99": "high", "max": "faint"}
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 LEAST_MS = 0.5
 
 
 def draw_latency(slices: Sequence[Slice], step: LoadStep, objective_ms: float) -> Markup:
     """Percentiles of each slice, by when its visits were due."""
-    measured = [one.latencies for one in slices if one.latencies.count]
-    most = max((one.at(100.0) for one in measured), default=1.0)
-    least = min((one.at(50.0) for one in measured), default=1.0)
-    lines = [
-        Series(
-            name,
-            STYLES_OVER_TIME[name],
-            [(one.start_s + one.width_s / 2, one.latencies.at(share)) for one in slices],
-        )
-        for name, share in (("max", 100.0), ("p50", 50.0), ("p90", 90.0), ("p99", 99.0))
-    ]
+    middles = [one.start_s + one.width_s / 2 for one in slices]
+    found = {
+        name: [read_ms(one.latencies, share) for one in slices]
+        for name, share in (("max", 100), ("p50", 50), ("p90", 90), ("p99", 99))
+    }
+    most = max(filter(math.isfinite, found["max"]), default=1.0)
+    least = min(filter(math.isfinite, found["p50"]), default=1.0)
     return LineChart(
         label="latency over time",
         x=_time_axis("seconds from the start, by when visits were due", slices),
         y=Axis.log("ms", max(LEAST_MS, least), max(most, objective_ms)),
-        lines=lines,
+        lines=[
+            Series(name, STYLES_OVER_TIME[name], [*zip(middles, values, strict=True)])
+            for name, values in found.items()
+        ],
         bands=_list_bands(step, _end(slices)),
         level=(objective_ms, f"p99 ≤ {objective_ms:g} ms"),
     ).draw()
@@ -60,24 +61,22 @@ def draw_latency(slices: Sequence[Slice], step: LoadStep, objective_ms: float) -
 
 def draw_rates(slices: Sequence[Slice], step: LoadStep) -> Markup:
     """Rates over time: offered, achieved, and refused or failed."""
-    end_s = _end(slices)
-    rates = {
-        ("offered", "faint"): [one.offered for one in slices],
-        ("achieved", "low"): [one.achieved for one in slices],
-        ("refused or failed", "high"): [(one.refused + one.failed) / one.width_s for one in slices],
-    }
-    starts = [one.start_s for one in slices]
+    starts, end_s = [one.start_s for one in slices], _end(slices)
+    most = max(max(one.offered, one.achieved) for one in slices)
+    rates = (
+        ("offered", "faint", [one.offered for one in slices]),
+        ("achieved", "low", [one.achieved for one in slices]),
+        ("refused or failed", "high", [(one.refused + one.failed) / one.width_s for one in slices]),
+    )
     return LineChart(
         label="offered and achieved rate over time",
         x=_time_axis("seconds from the start", slices),
-        y=Axis.linear(
-            "visits per second", max(max(one.offered, one.achieved) for one in slices), 6
-        ),
+        y=Axis.linear("visits per second", most, 6),
         lines=[
             Series(
                 name, style, [*zip(starts, values, strict=True), (end_s, values[-1])], is_step=True
             )
-            for (name, style), values in rates.items()
+            for name, style, values in rates
         ],
         bands=_list_bands(step, end_s),
     ).draw()
@@ -108,11 +107,11 @@ FORMAT = 2
 
 def summarize(result: LoadTestResult) -> dict[str, Any]:
     """The JSON document: options, participants, and all that was measured and decided."""
-    options, participants, knee = result.options, result.participants, result.knee
+    participants, knee = result.participants, result.knee
     return {
         "format": FORMAT,
         "passed": result.is_passed,
-        "shape": options.shape.value,
+        "shape": result.options.shape.value,
         "url": result.url,
         "version": result.version,
         "model_digest": result.model_digest,
@@ -189,8 +188,8 @@ def _describe_options(result: LoadTestResult) -> dict[str, Any]:
 
 def _describe_step(step: LoadStep) -> dict[str, Any]:
     run = step.run
-    offered, achieved = measure_rates(run)
     outcomes = run.outcomes
+    failures = Counter(one.answer.describe() for one in outcomes if is_failed(one))
     return {
         "rate": step.rate,
         "warm_up": step.is_warm,
@@ -198,35 +197,24 @@ def _describe_step(step: LoadStep) -> dict[str, Any]:
         "seconds": run.seconds,
         "visits": len(outcomes),
         "omitted": run.omitted,
-        "offered_per_second": round(offered, 3),
-        "achieved_per_second": round(achieved, 3),
+        "offered_per_second": round((len(outcomes) + run.omitted) / run.seconds, 3),
+        "achieved_per_second": round(count_good(run) / run.seconds, 3),
         "refused": sum(one.answer.is_refusal for one in outcomes),
-        "failures": count_failures(outcomes),
+        "failures": dict(failures.most_common()),
         "generator": {
             "cores": round(run.generator_share, 3),
-            "late_ms_p99": _round(quantile((one.lateness_s for one in outcomes), 0.99) * 1e3),
+            "late_ms_p99": None if math.isnan(run.late_ms) else round(run.late_ms, 3),
         },
         "latency": {
-            "all": _describe_latencies(measure(outcomes)),
-            **{
-                traffic.value: _describe_latencies(found)
-                for traffic, found in measure_traffics(outcomes).items()
-            },
+            name: _describe_latencies(measure(mine))
+            for name, mine in ({"all": outcomes} | divide_by_traffic(outcomes)).items()
         },
         "over_time": [_describe_slice(one) for one in slice_run(run)],
         "decisions": {
             kind.value: {correctness.value: counted[correctness] for correctness in Correctness}
             for kind, counted in count_correctness(step.judged).items()
         },
-        "criteria": [
-            {
-                "name": one.name,
-                "met": one.is_met,
-                "measured": one.measured,
-                "objective": one.objective,
-            }
-            for one in step.verdict.criteria
-        ],
+        "criteria": [asdict(one) for one in step.verdict.criteria],
         "warnings": list(step.verdict.warnings),
     }
 
@@ -239,22 +227,21 @@ def _describe_slice(one: Slice) -> dict[str, Any]:
         "achieved_per_second": round(one.achieved, 3),
         "refused": one.refused,
         "failed": one.failed,
-        "ms": _write_percentiles(one.latencies),
+        "ms": _list_percentiles(one.latencies),
     }
 
 
-def _describe_latencies(found: LatencyFigures) -> dict[str, Any]:
+def _describe_latencies(found: HdrHistogram) -> dict[str, Any]:
     """Milliseconds by percentile, and the histogram in HdrHistogram's encoding (V2, us)."""
-    return {"count": found.count, "ms": _write_percentiles(found), "histogram": found.histogram}
+    count = found.get_total_count()
+    encoded = found.encode().decode() if count else ""
+    return {"count": count, "ms": _list_percentiles(found), "histogram": encoded}
 
 
-def _write_percentiles(found: LatencyFigures) -> dict[str, float | None]:
-    return {f"p{share:g}": _round(value) for share, value in found.by_percentile.items()}
-
-
-def _round(value: float) -> float | None:
-    """None if nothing was measured."""
-    return None if math.isnan(value) else round(value, 3)
+def _list_percentiles(found: HdrHistogram) -> dict[str, float]:
+    """Milliseconds; empty if nothing was measured."""
+    shares = PERCENTILES if found.get_total_count() else ()
+    return {f"p{share:g}": round(read_ms(found, share), 3) for share in shares}
 
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import numpy as np
@@ -30,8 +30,7 @@ from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Answer, ConnectionPool, Item, Reply, run_concurrently
 
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
+class Thresholds(NamedTuple):
     """The thresholds of the deployment, as its API reports them."""
 
     verify: float
@@ -69,23 +68,22 @@ class PhotographPair:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person with two photographs that match (`first`); `samples` are all that are usable, and
-    `cosines` float64[n, n] what they score with each other."""
+    """A person whose samples at `places` match; `samples` are all that are usable, and `cosines`
+    float64[n, n] what they score with each other."""
 
     number: int
-    first: PhotographPair
     samples: tuple[PhotographTemplate, ...]
     cosines: NDArray[np.float64] = field(repr=False, compare=False)
+    places: tuple[int, int] = (0, 1)
+
+    @property
+    def first(self) -> PhotographPair:
+        return self.pair(*self.places)
 
     def pair(self, one: int, two: int) -> PhotographPair:
         """Two of the samples."""
-        return _pair(self.samples, self.cosines, one, two)
-
-
-def _pair(
-    samples: Sequence[PhotographTemplate], cosines: NDArray[np.float64], one: int, two: int
-) -> PhotographPair:
-    return PhotographPair(samples[one], samples[two], float(cosines[one, two]), (one, two))
+        score = float(self.cosines[one, two])
+        return PhotographPair(self.samples[one], self.samples[two], score, (one, two))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +289,6 @@ WAIT_S = 0.5
 CountDone = Callable[[int], None]
 
 
-def ignore_count(count: int) -> None:
-    """Shows no progress."""
-    del count
-
-
 class ModelClient:
     """The service's model over HTTP: templates, comparisons and searches with one API key.
 
@@ -310,11 +303,10 @@ class ModelClient:
 
     def read_thresholds(self) -> Thresholds:
         answer = self.ask("GET", "/v1/thresholds")["thresholds"]
-        names = ("verify", "same_document", "review", "certain")
-        return Thresholds(*(float(answer[name]) for name in names))
+        return Thresholds(*(float(answer[name]) for name in Thresholds._fields))
 
     def issue_templates(
-        self, photographs: Sequence[bytes], count_done: CountDone = ignore_count
+        self, photographs: Sequence[bytes], count_done: CountDone = lambda _: None
     ) -> list[bytes | str]:
         """A template for each photograph, or the code of the error."""
 
@@ -406,30 +398,21 @@ class ParticipantCounts:
 
 
 def select_people(
-    dataset: FaceDataset,
-    model: ModelClient,
-    thresholds: Thresholds,
-    count_done: CountDone = ignore_count,
+    dataset: FaceDataset, model: ModelClient, thresholds: Thresholds, count_done: CountDone
 ) -> tuple[list[Person], Counter[str]]:
     """Everybody with two photographs that match; and why others were dropped."""
-    templates = iter(model.issue_templates([x for one in dataset.people for x in one], count_done))
+    issued = iter(model.issue_templates([x for one in dataset.people for x in one], count_done))
     dropped: Counter[str] = Counter()
     fit: list[list[PhotographTemplate]] = []
     for photographs in dataset.people:
-        issued = [(one, next(templates)) for one in photographs]
-        fit.append(
-            [PhotographTemplate(one, token) for one, token in issued if isinstance(token, bytes)]
-        )
-        dropped.update(token for _, token in issued if isinstance(token, str))
-    scores = iter(
-        model.compare(
-            [
-                (one.template, two.template)
-                for samples in fit
-                for one, two in combinations(samples, 2)
-            ]
-        )
-    )
+        fit.append([])
+        for photograph, token in zip(photographs, issued, strict=False):
+            if isinstance(token, bytes):
+                fit[-1].append(PhotographTemplate(photograph, token))
+            else:
+                dropped[token] += 1
+    pairs = (pair for samples in fit for pair in combinations(samples, 2))
+    scores = iter(model.compare([(one.template, two.template) for one, two in pairs]))
     people = []
     for number, samples in enumerate(fit):
         cosines = np.eye(len(samples))
@@ -437,8 +420,8 @@ def select_people(
             cosines[one, two] = cosines[two, one] = next(scores)
         matching = np.argwhere(np.triu(cosines >= thresholds.verify + MARGIN, 1)).tolist()
         if matching:
-            first = _pair(samples, cosines, *matching[0])
-            people.append(Person(number, first, tuple(samples), cosines))
+            one, two = matching[0]
+            people.append(Person(number, tuple(samples), cosines, (one, two)))
         else:
             dropped["two photographs that match: none"] += 1
     return people, dropped
@@ -452,14 +435,6 @@ def drop_known(
     unknown = [one for one, (found, _) in zip(people, known, strict=True) if not found]
     dropped["known to the gallery, or alike"] += len(people) - len(unknown)
     return unknown, any(searched for _, searched in known)
-
-
-def list_candidates(people: Sequence[Person], thresholds: Thresholds) -> Iterator[Candidate]:
-    """Everybody who can be a holder, in the dataset's order."""
-    for person in people:
-        candidate = _complete(person, thresholds)
-        if candidate is not None:
-            yield candidate
 
 
 def are_strangers(one: Person, other: Candidate, scores: Sequence[float], low: float) -> bool:
@@ -495,7 +470,8 @@ def require_enough(people: int, wanted: ParticipantCounts, dropped: Mapping[str,
         )
 
 
-def _complete(person: Person, thresholds: Thresholds) -> Candidate | None:
+def choose_second(person: Person, thresholds: Thresholds) -> Candidate | None:
+    """The person as a candidate for a holder; None without a second pair that finds the first."""
     first, cosines = person.first, person.cosines
     low = max(thresholds.review, thresholds.same_document, thresholds.verify) + MARGIN
     pairs = [one for one in permutations(range(len(cosines)), 2) if one != first.places]

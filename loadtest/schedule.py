@@ -6,7 +6,7 @@ The same seed and the same participants give the same plan.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import count, cycle
@@ -15,8 +15,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
-from loadtest.participants import Holder, ImpostorPair, LoadParticipants, Person, PhotographPair
+from loadtest.participants import LoadParticipants, PhotographPair
 from loadtest.service_calls import (
     IMPOSTOR_REJECTED,
     NEW,
@@ -114,40 +115,32 @@ LAST_SHARE = 0.9
 """Nothing is planted in the last arrivals, so that its repeat has room."""
 
 
-class Slots:
-    """Indices of sorted moments, each taken once: by one planted visit, or by two together."""
+def choose_places(
+    moments: Sequence[float], kinds: Iterable[Kind], rng: np.random.Generator
+) -> tuple[dict[int, tuple[Kind, int]], list[int]]:
+    """Random indices of sorted moments for planted visits, as far as there is room, each with the
+    index of its second (of most kinds itself); and the indices that are left.
 
-    def __init__(self, moments: Sequence[float], rng: np.random.Generator) -> None:
-        self._moments = moments
-        self._is_free = [True] * len(moments)
-        last = max(1, int(len(moments) * LAST_SHARE))
-        self._order = rng.permutation(last).tolist() if moments else []
-
-    def take(self, kind: Kind) -> tuple[int, int] | None:
-        """A random index, and a second one for kinds that take two; None if there is no room.
-
-        The second of a race is the next free one, of the others one that is later.
-        """
-        while self._order:
-            place = self._order.pop()
-            if not self._is_free[place]:
-                continue
-            if kind not in PAIRED:
-                self._is_free[place] = False
-                return place, place
-            after = 0.0 if kind is Kind.RACE else REPEAT_AFTER_S
-            second = self._find(place + 1, self._moments[place] + after)
-            if second is not None:
-                self._is_free[place] = self._is_free[second] = False
-                return place, second
-        return None
-
-    def list_free(self) -> list[int]:
-        return [place for place, is_free in enumerate(self._is_free) if is_free]
-
-    def _find(self, first: int, moment: float) -> int | None:
-        start = max(first, bisect_left(self._moments, moment))
-        return next((one for one in range(start, len(self._moments)) if self._is_free[one]), None)
+    The second of a race is the next free one, of the other kinds one that is later.
+    """
+    last = max(1, int(len(moments) * LAST_SHARE))
+    order = rng.permutation(last).tolist() if moments else []
+    free = dict.fromkeys(range(len(moments)))
+    chosen: dict[int, tuple[Kind, int]] = {}
+    for kind in kinds:
+        after = 0.0 if kind is Kind.RACE else REPEAT_AFTER_S
+        while order:
+            place = order.pop()
+            second = place
+            if kind in PAIRED:
+                start = max(place + 1, bisect_left(moments, moments[place] + after))
+                second = next((one for one in range(start, len(moments)) if one in free), -1)
+            if place in free and second >= 0:
+                chosen[place] = (kind, second)
+                for one in {place, second}:
+                    del free[one]
+                break
+    return chosen, list(free)
 
 
 class ArrivalProcess(StrEnum):
@@ -171,22 +164,16 @@ class LoadPhase:
     is_judged: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrivals:
-    """When visits are due, in sorted seconds from the start: float64[n]; their phases: int64[n]."""
-
-    due_s: NDArray[np.float64]
-    phase: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.due_s)
+Due = tuple[float, int]
+"""When a visit is due, in seconds from the start, and its phase."""
 
 
 def draw_arrivals(
     phases: Sequence[LoadPhase], process: ArrivalProcess, rng: np.random.Generator
-) -> Arrivals:
-    """Draws the arrivals of all phases, one phase after the other."""
-    due, places, start = [], [], 0.0
+) -> list[Due]:
+    """The arrivals of all phases in order, one phase after the other."""
+    arrivals: list[Due] = []
+    start = 0.0
     for place, phase in enumerate(phases):
         if process is ArrivalProcess.POISSON:
             # Given their number, moments of a Poisson process are independent and uniform.
@@ -195,10 +182,9 @@ def draw_arrivals(
         else:
             count = round(phase.seconds * phase.rate)
             moments = np.arange(0.5, count, dtype=np.float64) / max(phase.rate, 1e-9)
-        due.append(start + moments)
-        places.append(np.full(count, place))
+        arrivals += [(moment, place) for moment in (start + moments).tolist()]
         start += phase.seconds
-    return Arrivals(np.concatenate(due), np.concatenate(places))
+    return arrivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +233,6 @@ class Outcome:
 
 NEGATIVE_SHARE = 0.3
 """Share of matches, queries and searches whose answer must be no."""
-Due = tuple[float, int]
-"""When a visit is due, in seconds, and its phase."""
-
-
 _CALLED: Mapping[Kind, tuple[Traffic, bool]] = {
     Kind.MATED: (Traffic.MATCH, False),
     Kind.STRANGERS: (Traffic.MATCH, True),
@@ -262,36 +244,28 @@ _CALLED: Mapping[Kind, tuple[Traffic, bool]] = {
 """The traffic of each kind that stores nothing, and whether its answer must be no."""
 
 
-@dataclass(slots=True)
 class Planner:
     """Plans the visits of one or more steps; people who enroll once do so in one of them."""
 
-    participants: LoadParticipants
-    serials: Serials
-    rng: np.random.Generator
-    _numbers: count[int] = field(default_factory=lambda: count(1))
-    _newcomers: list[Person] = field(init=False)
-    _racers: list[Person] = field(init=False)
-    _holders: cycle[Holder] = field(init=False)
-    _impostor_pairs: cycle[ImpostorPair] = field(init=False)
-    _outsiders: cycle[Person] = field(init=False)
+    def __init__(
+        self, participants: LoadParticipants, serials: Serials, rng: np.random.Generator
+    ) -> None:
+        self.participants, self.serials, self.rng = participants, serials, rng
+        self._numbers = count(1)
+        self._newcomers = list(reversed(participants.newcomers))
+        self._racers = list(reversed(participants.racers))
+        self._holders = cycle(participants.holders)
+        self._impostor_pairs = cycle(participants.impostor_pairs)
+        self._outsiders = cycle(participants.outsiders)
 
-    def __post_init__(self) -> None:
-        self._newcomers = list(reversed(self.participants.newcomers))
-        self._racers = list(reversed(self.participants.racers))
-        self._holders = cycle(self.participants.holders)
-        self._impostor_pairs = cycle(self.participants.impostor_pairs)
-        self._outsiders = cycle(self.participants.outsiders)
-
-    def write(self, arrivals: Arrivals, mix: Mix) -> tuple[Visit, ...]:
+    def write(self, arrivals: Sequence[Due], mix: Mix) -> tuple[Visit, ...]:
         """All visits, in the order in which they are due."""
         traffics = list(mix)
         shares = np.array([mix[traffic] for traffic in traffics])
         drawn = self.rng.choice(len(traffics), len(arrivals), p=shares)
         visits: list[Visit] = []
         for place, traffic in enumerate(traffics):
-            rows = np.flatnonzero(drawn == place)
-            due = [(float(arrivals.due_s[row]), int(arrivals.phase[row])) for row in rows]
+            due = [one for one, own in zip(arrivals, drawn, strict=True) if own == place]
             visits += self._enroll(due) if traffic is Traffic.ENROLL else self._call(traffic, due)
         return tuple(sorted(visits, key=lambda visit: (visit.due_s, visit.number)))
 
@@ -302,12 +276,11 @@ class Planner:
         """
         now: Due = (0.0, 0)
         if kind in PLANTED:
-            is_possible = self._count_plantable(kind, 1) > 0
-            planted = tuple(self._plant(kind, now, now)) if is_possible else ()
-            return planted or (self._visit_returning(Traffic.ENROLL, now),)
+            if self._count_plantable(kind, 1):
+                return tuple(self._plant(kind, now, now))
+            return (self._visit_returning(Traffic.ENROLL, now),)
         if kind is Kind.NEWCOMER and self._newcomers:
-            person = self._newcomers.pop()
-            return (self._visit_new(kind, now, person.first, NEW, person.number),)
+            return (self._visit_newcomer(now),)
         if kind in _CALLED:
             traffic, is_other = _CALLED[kind]
             found, call, expected, number = self._choose_call(traffic, is_other=is_other)
@@ -315,23 +288,18 @@ class Planner:
         return (self._visit_returning(Traffic.RETURN, now),)
 
     def _enroll(self, due: Sequence[Due]) -> Iterator[Visit]:
-        slots = Slots([moment for moment, _ in due], self.rng)
-        planted: dict[int, tuple[Kind, int | None]] = {}
+        kinds: list[Kind] = []
         for kind, share in PLANTED.items():
             times = max(1, round(share * len(due)))
-            for _ in range(min(times, self._count_plantable(kind, times))):
-                places = slots.take(kind)
-                if places is not None:
-                    planted[places[0]] = (kind, places[1] if kind in PAIRED else None)
-        plain = slots.list_free()
+            kinds += [kind] * min(times, self._count_plantable(kind, times))
+        planted, plain = choose_places([moment for moment, _ in due], kinds, self.rng)
         fresh = set(self._choose_fresh(plain))
         for place in sorted([*planted, *plain]):
             if place in planted:
-                kind, other = planted[place]
-                yield from self._plant(kind, due[place], None if other is None else due[other])
+                kind, second = planted[place]
+                yield from self._plant(kind, due[place], due[second])
             elif place in fresh:
-                person = self._newcomers.pop()
-                yield self._visit_new(Kind.NEWCOMER, due[place], person.first, NEW, person.number)
+                yield self._visit_newcomer(due[place])
             else:
                 yield self._visit_returning(Traffic.ENROLL, due[place])
 
@@ -350,27 +318,27 @@ class Planner:
         places = np.linspace(0, len(plain), count_, endpoint=False).astype(int)
         return [plain[place] for place in places]
 
-    def _plant(self, kind: Kind, first: Due, later: Due | None) -> Iterator[Visit]:
+    def _plant(self, kind: Kind, first: Due, later: Due) -> Iterator[Visit]:
         if kind is Kind.RACE:
-            yield from self._race(first)
+            # One face under two new documents at one moment; `judging` compares both answers.
+            person = self._racers.pop()
+            one = self._visit_enrolling(kind, first, person.first, NEW, person.number)
+            yield one
+            other = person.first.swap()
+            again = self._visit_enrolling(kind, first, other, NEW, person.number)
+            yield replace(again, partner=one.number)
         elif kind is Kind.DUPLICATE:
-            one = next(self._holders)
-            truth = expect_duplicate(one.fused_score, self.participants.thresholds)
-            yield self._visit_new(Kind.DUPLICATE, first, one.second, truth, one.person.number)
+            holder = next(self._holders)
+            truth = expect_duplicate(holder.fused_score, self.participants.thresholds)
+            number = holder.person.number
+            yield self._visit_enrolling(kind, first, holder.second, truth, number)
         elif kind is Kind.STOLEN:
             pair = next(self._impostor_pairs)
-            yield self._visit_old(Kind.STOLEN, first, pair.holder, pair.impostor, IMPOSTOR_REJECTED)
+            face, number = pair.impostor.second, pair.impostor.person.number
+            passport = pair.holder.passport
+            yield self._visit_enrolling(kind, first, face, IMPOSTOR_REJECTED, number, passport)
         else:
-            assert later is not None
             yield from self._repeat(kind, first, later)
-
-    def _race(self, due: Due) -> Iterator[Visit]:
-        """One face under two new documents at one moment; `judging` compares both answers."""
-        person = self._racers.pop()
-        number, other = person.number, person.first.swap()
-        first = self._visit_new(Kind.RACE, due, person.first, NEW, number)
-        yield first
-        yield self._visit_new(Kind.RACE, due, other, NEW, number, first.number)
 
     def _repeat(self, kind: Kind, first: Due, later: Due) -> Iterator[Visit]:
         """A returning subscriber, then the same key again with the same payload or with another."""
@@ -378,14 +346,21 @@ class Planner:
         assert isinstance(one.call, Enroll)
         call = one.call
         if kind is Kind.CONFLICT:
-            other = self.serials.numbers.msisdn(self.serials.draw())
-            call = Enroll(call.idempotency_key, call.passport, call.pair, other)
+            call = replace(call, msisdn=self.serials.numbers.msisdn(self.serials.draw()))
         yield replace(one, has_repeat=True)
-        yield self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person, one.number)
+        again = self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person)
+        yield replace(again, partner=one.number)
+
+    def _visit_newcomer(self, due: Due) -> Visit:
+        one = self._newcomers.pop()
+        return self._visit_enrolling(Kind.NEWCOMER, due, one.first, NEW, one.number)
 
     def _visit_returning(self, traffic: Traffic, due: Due) -> Visit:
         one = next(self._holders)
-        return self._visit_old(Kind.RETURNING, due, one, one, NEW, traffic=traffic)
+        number = one.person.number
+        kind = Kind.RETURNING
+        visit = self._visit_enrolling(kind, due, one.second, NEW, number, one.passport)
+        return replace(visit, traffic=traffic)
 
     def _call(self, traffic: Traffic, due: Sequence[Due]) -> Iterator[Visit]:
         for one in due:
@@ -421,39 +396,21 @@ class Planner:
         own = query(one.passport, one.probe.photograph)
         return Kind.OWN_LINES, own, expect_lines(1), number
 
-    def _visit_new(
+    def _visit_enrolling(
         self,
         kind: Kind,
         due: Due,
         pair: PhotographPair,
         expected: ExpectedAnswer,
         person: int,
-        partner: int | None = None,
+        passport: Passport | None = None,
     ) -> Visit:
-        """An enrollment under a new document."""
-        serial = self.serials.draw()
-        numbers = self.serials.numbers
-        call = Enroll(self._key(serial), numbers.passport(serial), pair, numbers.msisdn(serial))
-        return self._visit(Traffic.ENROLL, kind, due, call, expected, person, partner)
-
-    def _visit_old(
-        self,
-        kind: Kind,
-        due: Due,
-        holder: Holder,
-        face: Holder,
-        expected: ExpectedAnswer,
-        *,
-        traffic: Traffic = Traffic.ENROLL,
-    ) -> Visit:
-        """An enrollment under a holder's document for a new line, with the given face."""
-        serial = self.serials.draw()
-        msisdn = self.serials.numbers.msisdn(serial)
-        call = Enroll(self._key(serial), holder.passport, face.second, msisdn)
-        return self._visit(traffic, kind, due, call, expected, face.person.number)
-
-    def _key(self, serial: int) -> str:
-        return f"loadtest-{self.serials.numbers.tag}-{serial}"
+        """An enrollment for a new line, by default under a new document."""
+        numbers, serial = self.serials.numbers, self.serials.draw()
+        key = f"loadtest-{numbers.tag}-{serial}"
+        shown = passport or numbers.passport(serial)
+        call = Enroll(key, shown, pair, numbers.msisdn(serial))
+        return self._visit(Traffic.ENROLL, kind, due, call, expected, person)
 
     def _visit(
         self,
@@ -463,10 +420,9 @@ class Planner:
         call: Call | Enroll,
         expected: ExpectedAnswer,
         person: int | None,
-        partner: int | None = None,
     ) -> Visit:
-        number = next(self._numbers)
-        return Visit(number, due[0], traffic, kind, call, expected, due[1], partner, person)
+        number, (due_s, phase) = next(self._numbers), due
+        return Visit(number, due_s, traffic, kind, call, expected, phase, person=person)
 
 
 def require_planted(visits: Sequence[Visit], mix: Mix) -> None:

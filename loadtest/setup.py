@@ -33,8 +33,8 @@ from loadtest.participants import (
     ParticipantCounts,
     are_strangers,
     ask_until_answered,
+    choose_second,
     drop_known,
-    list_candidates,
     list_cross_pairs,
     open_dataset,
     require_enough,
@@ -197,7 +197,8 @@ def prepare(
     people, dropped = select_people(dataset, model, thresholds, _count_photographs(dataset, report))
     people, had_references = drop_known(people, model, dropped)
     require_enough(len(people), wanted, dropped)
-    candidates = list(list_candidates(people, thresholds))[: round(wanted.holders * RESERVE)]
+    found = (choose_second(person, thresholds) for person in people)
+    candidates = [*islice(filter(None, found), round(wanted.holders * RESERVE))]
     report("enrolling holders", 0, len(candidates))
     holders = enroll_holders(access, candidates, serials, enrolled, dropped)
     chosen = {one.person.number for one in candidates}

@@ -27,8 +27,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +40,16 @@ from locust.exception import StopUser
 from loadtest.errors import Exit, LoadTestRefused, refuse
 from loadtest.exchange import ConnectionPool, read_keys, read_target
 from loadtest.judging import Correctness, judge, mark_look_alikes
+from loadtest.load import Sender, fire
 from loadtest.participants import ModelClient, ParticipantCounts
 from loadtest.schedule import Kind, Outcome, Planner, Visit
-from loadtest.service_calls import Answer, read_answer
+from loadtest.service_calls import Answer
 from loadtest.setup import LoadSession, open_session, tell_left
 
 __all__ = ["Answer", "Kind", "SosieUser"]
 
 CONNECTIONS, TIMEOUT_S = 256, 30.0
 HOLDERS, RACERS, OUTSIDERS = 8, 4, 4
-_clock = time.perf_counter
 
 
 @dataclass(slots=True)
@@ -58,11 +57,11 @@ class Visiting:
     """What the users of one run share: the service, and the people in it."""
 
     session: LoadSession
+    sender: Sender
     planner: Planner
     environment: Environment
     open: ExitStack
     """Closed at the end: everybody is erased."""
-    start: float = field(default_factory=_clock)
 
     def visit(self, kind: Kind) -> list[Answer]:
         """Sends one visit, of some kinds two, judges the answers and tells Locust of them."""
@@ -72,41 +71,25 @@ class Visiting:
             gevent.joinall(sent, raise_error=True)
             outcomes = [one.value for one in sent]
         else:
-            moment = datetime.now(UTC).isoformat()
-            outcomes = [self._send(one, moment) for one in visits]
+            outcomes = [self._send(one) for one in visits]
         self._tell(outcomes)
         return [one.answer for one in outcomes]
 
-    def _send(self, visit: Visit, captured_at: str | None = None) -> Outcome:
-        call = visit.call
-        self.session.enrolled.begin(call.idempotency_key)
-        body = self.session.access.pack(call, captured_at or datetime.now(UTC).isoformat())
-        started_s = _clock() - self.start
-        reply = self.session.access.send(call, body)
-        answer, done_s = read_answer(reply), _clock() - self.start
-        self.session.enrolled.finish(call.idempotency_key, answer)
-        visit = replace(visit, due_s=started_s)
-        return Outcome(visit, started_s, done_s, answer, reply.size_bytes)
+    def _send(self, visit: Visit) -> Outcome:
+        self.session.enrolled.begin(visit.call.idempotency_key)
+        body = self.sender.pack(visit)
+        return self.sender.send(replace(visit, due_s=self.sender.read_clock()), body)
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         judged = judge(outcomes)
         if any(one.correctness is Correctness.WRONG for one in judged):
             model = ModelClient(self.session.access.exchange, self.session.access.keys.fraud)
             judged = mark_look_alikes(judged, self.session.participants, model)
-        hook: Any = self.environment.events.request  # Locust's hooks have no types
         for one in judged:
-            answer, fault = one.outcome.answer, None
-            if one.correctness in (Correctness.WRONG, Correctness.UNANSWERED):
-                word = one.correctness.value
-                fault = LoadTestRefused(f"{word}: {answer.describe()}, expected {one.expected}")
-            hook.fire(
-                request_type="POST",
-                name=one.outcome.visit.kind.value,
-                response_time=one.outcome.latency_s * 1e3,
-                response_length=one.outcome.size_bytes,
-                exception=fault,
-                context={},
-            )
+            answer, word, fault = one.outcome.answer, one.correctness, None
+            if word in (Correctness.WRONG, Correctness.UNANSWERED):
+                fault = f"{word.value}: {answer.describe()}, expected {one.expected}"
+            fire(self.environment, one.outcome, one.outcome.visit.kind.value, fault)
 
 
 class SosieUser(User):
@@ -180,7 +163,8 @@ def _open(environment: Environment) -> Visiting:
             )
         )
         planner = Planner(session.participants, session.serials, np.random.default_rng(given.seed))
-        return Visiting(session, planner, environment, stack.pop_all())
+        sender = Sender(session.access, session.enrolled, time.perf_counter())
+        return Visiting(session, sender, planner, environment, stack.pop_all())
 
 
 def _ignore(_what: str, _done: int, _total: int) -> None:

@@ -53,14 +53,18 @@ def operating_points(
     present = np.flatnonzero(scores.counts.sum(axis=0))
     weights = draw_people(present, scores.population, seed=seed)
     grid = np.unique(np.concatenate([chosen, _outer_thresholds(scores.nonmated, rates)]))
-    errors = _Errors.of(scores, grid, weights)
-    places = np.searchsorted(grid, chosen)
-    own_thresholds, own_fnmr = errors.at_rates(rates, 0.1 / len(scores.nonmated))
-    fmr_low, fmr_high = _interval(errors.fmr[places], rates)
-    threshold_low, threshold_high = _interval(own_thresholds, chosen)
+    own_fmr, own_fnmr = _replicate(scores, grid, weights)
+    # Each replicate has its own thresholds for the rates: interpolated in log FMR, never of zero.
+    logs = np.log10(np.maximum(own_fmr, 0.1 / len(scores.nonmated)))[::-1]
+    falling, wanted = grid[::-1].astype(np.float64), np.log10(rates)
+    own = np.stack([np.interp(wanted, log, falling) for log in logs.T], axis=1)
+    pairs = zip(own.T, own_fnmr.T, strict=True)
+    missed = [np.interp(thresholds, grid, fnmr) for thresholds, fnmr in pairs]
+    fmr_low, fmr_high = _interval(own_fmr[np.searchsorted(grid, chosen)], rates)
+    threshold_low, threshold_high = _interval(own, chosen)
     mated = len(np.unique(scores.mated_people))
     fnmr = scores.missed(chosen).sum(axis=1) / max(mated, 1)
-    fnmr_low, fnmr_high = _interval(own_fnmr, fnmr)
+    fnmr_low, fnmr_high = _interval(np.stack(missed, axis=1), fnmr)
     fnmr_high = np.maximum(fnmr_high, _bound_few(fnmr, mated))
     columns = np.stack([
         rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high
@@ -71,41 +75,18 @@ def operating_points(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Errors:
-    """FMR and FNMR of every replicate at rising thresholds; float64[thresholds, replicates]."""
-
-    thresholds: NDArray[np.float32]
-    fmr: NDArray[np.float64]
-    fnmr: NDArray[np.float64]
-
-    @classmethod
-    def of(
-        cls, scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
-    ) -> _Errors:
-        matches = _weigh_matches(scores, thresholds, weights)
-        is_left, is_right = scores.counts > 0
-        drawn = weights.astype(np.float64)
-        both = (is_left & is_right) @ drawn**2
-        pairs = ((is_left @ drawn) * (is_right @ drawn) - both) / (1 + scores.is_symmetric)
-        misses = scores.missed(thresholds) @ drawn
-        mated = (np.bincount(scores.mated_people, minlength=scores.population) > 0) @ drawn
-        return cls(thresholds, matches / np.maximum(pairs, 1.0), misses / np.maximum(mated, 1.0))
-
-    def at_rates(
-        self, rates: NDArray[np.float64], floor: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Each replicate's own thresholds for `rates` and its FNMR there, both [rates, replicates].
-
-        Interpolated in log FMR, with an FMR of zero taken as `floor`.
-        """
-        logs = np.log10(np.maximum(self.fmr, floor))[::-1]
-        falling = self.thresholds[::-1].astype(np.float64)
-        wanted = np.log10(rates)
-        found = np.stack([np.interp(wanted, log, falling) for log in logs.T], axis=1)
-        columns = zip(found.T, self.fnmr.T, strict=True)
-        fnmr = [np.interp(own, self.thresholds, column) for own, column in columns]
-        return found, np.stack(fnmr, axis=1)
+def _replicate(
+    scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """FMR and FNMR of each replicate at rising thresholds: float64[thresholds, replicates]."""
+    matches = _weigh_matches(scores, thresholds, weights)
+    is_left, is_right = scores.counts > 0
+    drawn = weights.astype(np.float64)
+    both = (is_left & is_right) @ drawn**2
+    pairs = ((is_left @ drawn) * (is_right @ drawn) - both) / (1 + scores.is_symmetric)
+    misses = scores.missed(thresholds) @ drawn
+    mated = (np.bincount(scores.mated_people, minlength=scores.population) > 0) @ drawn
+    return matches / np.maximum(pairs, 1.0), misses / np.maximum(mated, 1.0)
 
 
 def draw_people(

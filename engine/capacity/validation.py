@@ -10,7 +10,7 @@ latency, so it is the load of the measured latency that has to agree, not the la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine.capacity.figures import (
     ENROLLING,
     IN_LIBRARY,
     IN_SERVICE,
+    MeasuredMachine,
     PlanFigures,
     ReportedResult,
     SuiteReport,
@@ -40,6 +41,8 @@ NOTES = (
     "if only the cores limit the service: these two rows check that.",
     "The p99 of the closed loop is predicted, but not checked.",
 )
+Replay = Callable[..., tuple[float, float, float]]
+"""`run(rate, **load)` simulates it: answers a second, p50 and p99 in ms."""
 CALM_NOTE = (
     "Predicted and checked is the load at which the simulation has a latency measured at "
     "70 %: a few percent of load change a latency there by half."
@@ -110,8 +113,7 @@ def check_report(report: SuiteReport, figures: PlanFigures, seed: int = 0) -> Ch
         raise RequestError(
             f"{report.name} has no enrollments over HTTP: give the report of `sosie bench serve`"
         )
-    rate = enrolling.value(OVER_HTTP, "1/s")
-    if costs is None or not (rate and find_service_s(costs) >= 0):
+    if costs is None or not (enrolling.value(OVER_HTTP, "1/s") and find_service_s(costs) >= 0):
         raise RequestError(f"{report.name} lacks figures of its enrollments: measure them again")
     library_s = costs.value(IN_LIBRARY) / 1e3
     fitted = _fit_costs(figures, library_s, find_service_s(costs))
@@ -121,11 +123,13 @@ def check_report(report: SuiteReport, figures: PlanFigures, seed: int = 0) -> Ch
         "references": f"{enrolling.size('references'):,.0f}",
         "connections": f"{enrolling.size('connections'):.0f}",
     }
-    rows, notes = _compare_loop(_Replay(report, enrolling, fitted, seed), rate), [*NOTES]
+    rows = _compare_loop(_replay(report.machine, enrolling, fitted, seed), enrolling)
+    notes = [*NOTES]
     calm = report.result(CALM)
     if calm is not None and (full := calm.value(FULL)) > 0:
         given["arrivals at 70 %, evenly spaced"] = f"{full * CALM_SHARE:.1f} a second"
-        below = _compare_calm(_Replay(report, calm, fitted, seed), full * CALM_SHARE)
+        replay = _replay(report.machine, calm, fitted, seed)
+        below = _compare_calm(replay, calm, full * CALM_SHARE)
         rows += below
         notes += [CALM_NOTE] * bool(below)
     return Check(report.name, str(report.machine), given, tuple(rows), tuple(notes))
@@ -142,36 +146,28 @@ def _fit_costs(figures: PlanFigures, library_s: float, service_s: float) -> Cost
     return replace(costs, photographs=photographs, http_s=service_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Replay:
+def _replay(machine: MeasuredMachine, result: ReportedResult, costs: Costs, seed: int) -> Replay:
     """Simulates the load of a result on the report's machine."""
+    # The measured scans include the limit of the memory's bandwidth.
+    node = Node(cores=machine.cores, memory_bytes=machine.memory_bytes, bandwidth_bytes_s=math.inf)
 
-    report: SuiteReport
-    result: ReportedResult
-    costs: Costs
-    seed: int
+    def run(rate: float, **load: Any) -> tuple[float, float, float]:
+        demand = Demand(faces=int(result.size("references")), enrollments=rate)
+        trial = Trial(requests=4_000, seed=seed, **load)
+        made = simulate(MachineLayout(node=node), demand, costs, trial)
+        return made.rate, quantile(made.enroll_s, 0.5) * 1e3, quantile(made.enroll_s, 0.99) * 1e3
 
-    def run(self, rate: float, **load: Any) -> tuple[float, float, float]:
-        """Answers a second, p50 and p99 in ms."""
-        machine = self.report.machine
-        # The measured scans include the limit of the memory's bandwidth.
-        node = Node(
-            cores=machine.cores, memory_bytes=machine.memory_bytes, bandwidth_bytes_s=math.inf
-        )
-        demand = Demand(faces=int(self.result.size("references")), enrollments=rate)
-        trial = Trial(requests=4_000, seed=self.seed, **load)
-        run = simulate(MachineLayout(node=node), demand, self.costs, trial)
-        return run.rate, quantile(run.enroll_s, 0.5) * 1e3, quantile(run.enroll_s, 0.99) * 1e3
+    return run
 
 
-def _compare_loop(replay: _Replay, measured: float) -> list[ComparedFigure]:
+def _compare_loop(run: Replay, result: ReportedResult) -> list[ComparedFigure]:
     """A closed loop: each connection sends again when it is answered.
 
     Costs are fitted to this run, so its rate is given but for idle cores; its median is about
     connections over rate, whatever the queues.
     """
-    result = replay.result
-    rate, *simulated = replay.run(measured, connections=int(result.size("connections")))
+    measured = result.value(OVER_HTTP, "1/s")
+    rate, *simulated = run(measured, connections=int(result.size("connections")))
     rows = [ComparedFigure("closed loop, rate", "1/s", measured, rate, is_predicted=False)]
     p50, p99 = (result.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
     if p50 > 0 and p99 > 0:
@@ -182,32 +178,24 @@ def _compare_loop(replay: _Replay, measured: float) -> list[ComparedFigure]:
     return rows
 
 
-def _compare_calm(replay: _Replay, rate: float) -> list[ComparedFigure]:
+def _compare_calm(run: Replay, result: ReportedResult, rate: float) -> list[ComparedFigure]:
     """At 70 % of that rate, evenly spaced.
 
     The generator runs on the same two cores, and its delays are in the measured p99.
     """
-    measured = {name: replay.result.value(f"70 %: {name}") for name in ("p50", "p99")}
+    measured = {name: result.value(f"70 %: {name}") for name in ("p50", "p99")}
     if not all(latency_ms > 0 for latency_ms in measured.values()):
         return []
     rows, loads = [], []
-    _, *simulated = replay.run(rate, is_even=True)
-    for place, (name, latency_ms) in enumerate(measured.items()):
+    simulated = run(rate, is_even=True)
+    for place, (name, latency_ms) in enumerate(measured.items(), 1):
         rows.append(
             ComparedFigure(f"at 70 %, {name}", "ms", latency_ms, simulated[place], is_held=False)
         )
-        load = _find_load(replay, 1 + place, latency_ms, rate)
-        loads.append(ComparedFigure(f"load of this {name}", "1/s", rate, load))
+        low, high = rate / 2, rate * 2
+        for _ in range(LOAD_STEPS):
+            middle = (low + high) / 2
+            is_below = run(middle, is_even=True)[place] < latency_ms
+            low, high = (middle, high) if is_below else (low, middle)
+        loads.append(ComparedFigure(f"load of this {name}", "1/s", rate, (low + high) / 2))
     return rows + loads
-
-
-def _find_load(replay: _Replay, place: int, latency_ms: float, rate: float) -> float:
-    """The load, from half of `rate` to twice as much, at which the simulation has this latency."""
-    low, high = rate / 2, rate * 2
-    for _ in range(LOAD_STEPS):
-        middle = (low + high) / 2
-        if replay.run(middle, is_even=True)[place] < latency_ms:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2

@@ -17,7 +17,6 @@ from loadtest.participants import (
     ImpostorPair,
     LoadParticipants,
     Person,
-    PhotographPair,
     PhotographTemplate,
     Thresholds,
 )
@@ -34,7 +33,7 @@ def make_person(number: int) -> Person:
         PhotographTemplate(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one))
         for one in (0, 1)
     )
-    return Person(number, PhotographPair(samples[0], samples[1], 0.8), samples, np.eye(2))
+    return Person(number, samples, np.array([[1, 0.8], [0.8, 1]]))
 
 
 def make_holder(number: int) -> Holder:
@@ -97,17 +96,18 @@ def make_step(rate: float, outcomes: list[Outcome]) -> LoadStep:
     return LoadStep(rate, phases, run, judged, decide(run, judged, phases, Objective()))
 
 
-def make_result(*steps: LoadStep, knee: Knee | None = None) -> LoadTestResult:
+def make_result(*steps: LoadStep, knee: Knee | None = None, **options: Any) -> LoadTestResult:
     shape = Shape.STEADY if knee is None else Shape.KNEE
-    options = LoadTestOptions(
+    made = LoadTestOptions(
         shape=shape,
         profile=DEFAULT_PROFILES[shape],
         mix=DEFAULT_MIX,
         objective=Objective(),
         pace=Pacing(),
+        **options,
     )
     return LoadTestResult(
-        options=options,
+        options=made,
         url="http://127.0.0.1:1",
         version="0",
         model_digest="0" * 64,

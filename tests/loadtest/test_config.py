@@ -24,7 +24,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("shape", Shape)
 def test_every_shape_has_defaults(shape: Shape) -> None:
-    options = read_options([shape.value]).options
+    options = read_options([shape.value])
     assert (options.shape, options.profile) == (shape, DEFAULT_PROFILES[shape])
     assert options.target is None
 

@@ -29,7 +29,7 @@ def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
     page = write_page(result, summarize(result))
     assert "not confirmed" in page
     assert knee.trouble in page
-    assert report_result(result, None, as_json=False) == 1
+    assert report_result(result) == 1
     out = capsys.readouterr().out
     assert knee.trouble in out
     assert not re.search(r"\bnan\b", page + out)
@@ -39,17 +39,17 @@ def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
 def test_a_page_that_cannot_be_written_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
-    assert report_result(make_result(GOOD), tmp_path, as_json=as_json) == 2
+    assert report_result(make_result(GOOD, html=tmp_path, as_json=as_json)) == 2
     captured = capsys.readouterr()
     assert captured.err == f"sosie: {tmp_path} cannot be written: Is a directory\n"
     assert json.loads(captured.out)["passed"] if as_json else captured.out.endswith("Passed.\n")
     # That it failed is the graver news.
-    assert report_result(make_result(REFUSED), tmp_path, as_json=as_json) == 1
+    assert report_result(make_result(REFUSED, html=tmp_path, as_json=as_json)) == 1
 
 
 def test_answers_of_a_service_are_printed_as_text_and_no_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     step = make_step(10, [make_outcome(make_visit(1), decided("[bold]new[/]"))])
-    assert report_result(make_result(step), None, as_json=False) == 1
+    assert report_result(make_result(step)) == 1
     assert "answered [bold]new[/]" in capsys.readouterr().out
