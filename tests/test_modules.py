@@ -71,7 +71,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
         "h11": "serving.webhooks.receiver",
-        "hdrh": "loadtest.criteria",
+        "hdrh": "loadtest.criteria loadtest.load_report",
         "hnswlib": "bench.suites.baselines",
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
