@@ -17,9 +17,9 @@ from rich.table import Table
 from loadtest.config import LoadTestOptions, LoadTestResult, read_options
 from loadtest.criteria import write_ms
 from loadtest.errors import INTERNAL, Exit, LoadTestRefused, refuse, write_json
+from loadtest.exchange import ReportProgress
 from loadtest.judging import Correctness
 from loadtest.load_report import sum_decisions, summarize, write_page
-from loadtest.service_calls import ReportProgress
 
 REFRESHES_A_SECOND = 2
 """Few, since the generator needs its core."""
@@ -29,14 +29,11 @@ REFRESHES_A_SECOND = 2
 def show_progress(*, is_shown: bool) -> Iterator[ReportProgress]:
     """A progress bar on standard error, if a terminal; yields `report(what, done, total)`."""
     console = Console(stderr=True)
-    columns = (
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns,
         console=console,
         disable=not (is_shown and console.is_terminal),
         transient=True,

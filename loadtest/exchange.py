@@ -231,6 +231,8 @@ def _decode(kind: str, data: bytes) -> Any:
         return None
 
 
+ReportProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much (0: unknown)."""
 CALLS_AT_ONCE = 4
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -30,12 +30,19 @@ from locust.runners import LocalRunner
 from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing, choose_counts
 from loadtest.criteria import LoadRun, decide, is_failed
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, Reply, ServiceAddress
+from loadtest.exchange import (
+    NOT_STARTED,
+    ConnectionPool,
+    Keys,
+    Reply,
+    ReportProgress,
+    ServiceAddress,
+)
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.local_service import start_local_service
 from loadtest.participants import ModelClient
 from loadtest.schedule import Outcome, Planner, Visit, draw_arrivals, require_planted
-from loadtest.service_calls import Access, ReportProgress, read_answer
+from loadtest.service_calls import Access, read_answer
 from loadtest.setup import EnrollmentTracker, LoadSession, open_session
 from loadtest.shapes import Knee, Shape, find_knee, list_phases
 
@@ -313,56 +320,45 @@ class LoadRunner:
 
 PREPARING_CONNECTIONS = 8
 PREPARING_TIMEOUT_S = 30.0
-OK = 200
 
 
 def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestResult:
     """Runs a load test; `LoadTestRefused` if it cannot be run."""
-    with _open_service(options, report) as (target, keys, outlet), ExitStack() as stack:
+    is_local = options.target is None
+    steps: list[LoadStep] = []
+    with ExitStack() as stack:
+        target, keys, outlet = stack.enter_context(_open_service(options, report))
         asking = ConnectionPool(target, PREPARING_CONNECTIONS, PREPARING_TIMEOUT_S)
         loading = ConnectionPool(target, options.pace.in_flight, options.pace.timeout_s)
         stack.callback(asking.close)
         stack.callback(loading.close)
-        return _run_load_test(options, asking, loading, keys, outlet, report)
-
-
-def _run_load_test(
-    options: LoadTestOptions,
-    asking: ConnectionPool,
-    loading: ConnectionPool,
-    keys: Keys,
-    outlet: str | None,
-    report: ReportProgress,
-) -> LoadTestResult:
-    begun, start = datetime.now(UTC), time.perf_counter()
-    is_local = options.target is None
-    steps: list[LoadStep] = []
-    with open_session(
-        asking,
-        keys,
-        outlet,
-        choose_counts(options, list_phases(options.shape, options.profile)),
-        faces=options.faces,
-        seed=options.seed,
-        report=report,
-        keep_enrolled=options.keep_enrolled,
-        is_local=is_local,
-    ) as session:
-        loaded = replace(session.access, exchange=loading)
-        knee = LoadRunner(options, loaded, session, report).run_steps(steps)
-    return LoadTestResult(
-        options=options,
-        url=asking.target.url,
-        version=str(session.about["version"]),
-        model_digest=str(session.about["model_digest"]),
-        dataset=session.dataset,
-        participants=session.participants,
-        steps=tuple(steps),
-        knee=knee,
-        begun=begun,
-        seconds=time.perf_counter() - start,
-        left_enrolled=0 if is_local else session.enrolled.count,
-    )
+        begun, start = datetime.now(UTC), _clock()
+        with open_session(
+            asking,
+            keys,
+            outlet,
+            choose_counts(options, list_phases(options.shape, options.profile)),
+            faces=options.faces,
+            seed=options.seed,
+            report=report,
+            keep_enrolled=options.keep_enrolled,
+            is_local=is_local,
+        ) as session:
+            loaded = replace(session.access, exchange=loading)
+            knee = LoadRunner(options, loaded, session, report).run_steps(steps)
+        return LoadTestResult(
+            options=options,
+            url=target.url,
+            version=str(session.about["version"]),
+            model_digest=str(session.about["model_digest"]),
+            dataset=session.dataset,
+            participants=session.participants,
+            steps=tuple(steps),
+            knee=knee,
+            begun=begun,
+            seconds=_clock() - start,
+            left_enrolled=0 if is_local else session.enrolled.count,
+        )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from PIL import Image, ImageEnhance
 from engine.errors import advise_extra
 from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import Answer, ConnectionPool, Item, Reply, run_concurrently
+from loadtest.exchange import Answer, ConnectionPool, Item, Reply, ReportProgress, run_concurrently
 
 
 class Thresholds(NamedTuple):
@@ -286,7 +286,6 @@ IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
 RETRIABLE = frozenset({0, 429, 503})
 MOST_RETRIES = 30
 WAIT_S = 0.5
-CountDone = Callable[[int], None]
 
 
 class ModelClient:
@@ -306,16 +305,19 @@ class ModelClient:
         return Thresholds(*(float(answer[name]) for name in Thresholds._fields))
 
     def issue_templates(
-        self, photographs: Sequence[bytes], count_done: CountDone = lambda _: None
+        self, photographs: Sequence[bytes], report: ReportProgress
     ) -> list[bytes | str]:
         """A template for each photograph, or the code of the error."""
+        done = 0
 
         def issue_some(some: Sequence[bytes]) -> list[bytes | str]:
             value = {"items": [{"image": one} for one in some]}
             answer = self.ask("POST", "/v1/templates", value)
             expires_at = datetime.fromisoformat(answer["expires_at"])
             self.expires_at = min(self.expires_at, expires_at)
-            count_done(len(some))
+            nonlocal done
+            done += len(some)
+            report("comparing photographs", done, len(photographs))
             return [one.get("template") or str(one["error"]["code"]) for one in answer["items"]]
 
         return _in_batches(issue_some, photographs, IMAGES_A_CALL)
@@ -398,10 +400,10 @@ class ParticipantCounts:
 
 
 def select_people(
-    dataset: FaceDataset, model: ModelClient, thresholds: Thresholds, count_done: CountDone
+    dataset: FaceDataset, model: ModelClient, thresholds: Thresholds, report: ReportProgress
 ) -> tuple[list[Person], Counter[str]]:
     """Everybody with two photographs that match; and why others were dropped."""
-    issued = iter(model.issue_templates([x for one in dataset.people for x in one], count_done))
+    issued = iter(model.issue_templates([x for one in dataset.people for x in one], report))
     dropped: Counter[str] = Counter()
     fit: list[list[PhotographTemplate]] = []
     for photographs in dataset.people:

@@ -82,10 +82,6 @@ def search(photograph: bytes) -> Call:
     return Call(SEARCHES, {"probe": {"image": photograph}}, needs_fraud=True)
 
 
-ReportProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much (0: unknown)."""
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """A connection with its API keys; `erase_key` is one that may erase, if there is one."""

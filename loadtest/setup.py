@@ -18,13 +18,20 @@ from urllib.parse import quote
 import gevent
 
 from loadtest.document_numbers import SpecimenNumbers, make_numbers
-from loadtest.exchange import NOT_STARTED, OVERDUE, ConnectionPool, Keys, Reply, run_concurrently
+from loadtest.exchange import (
+    NOT_STARTED,
+    OVERDUE,
+    ConnectionPool,
+    Keys,
+    Reply,
+    ReportProgress,
+    run_concurrently,
+)
 from loadtest.participants import (
     RESERVE,
     RETRIABLE,
     WAIT_S,
     Candidate,
-    CountDone,
     FaceDataset,
     Holder,
     ImpostorPair,
@@ -46,7 +53,6 @@ from loadtest.service_calls import (
     Access,
     Answer,
     Enroll,
-    ReportProgress,
     Serials,
     open_access,
     read_answer,
@@ -118,16 +124,18 @@ def enroll_holders(
     serials: Serials,
     enrolled: EnrollmentTracker,
     dropped: Counter[str],
+    report: ReportProgress,
 ) -> tuple[Holder, ...]:
     """Enrolls the candidates; returns those approved. Each is tracked before it is sent."""
     enroller = ModelClient(access.exchange, access.keys.enroll)
     samples = [sample.photograph for one in candidates for sample in one.person.first.samples]
-    issued = enroller.issue_templates(samples)
+    issued = enroller.issue_templates(samples, report)
     jobs: list[tuple[Candidate, int, Tokens]] = []
     for place, candidate in enumerate(candidates):
         one, two = issued[2 * place : 2 * place + 2]
         if isinstance(one, bytes) and isinstance(two, bytes):
             jobs.append((candidate, serials.draw(), (one, two)))
+    report("enrolling holders", 0, len(jobs))
     made = run_concurrently(partial(_enroll, access, serials.numbers, enrolled), jobs)
     dropped.update(f"not approved: {one}" for one in made if isinstance(one, str))
     return tuple(one for one in made if isinstance(one, Holder))
@@ -194,13 +202,12 @@ def prepare(
     """Selects the participants and enrolls the holders, whom `enrolled` tracks."""
     model = ModelClient(access.exchange, access.keys.fraud)
     thresholds = model.read_thresholds()
-    people, dropped = select_people(dataset, model, thresholds, _count_photographs(dataset, report))
+    people, dropped = select_people(dataset, model, thresholds, report)
     people, had_references = drop_known(people, model, dropped)
     require_enough(len(people), wanted, dropped)
     found = (choose_second(person, thresholds) for person in people)
     candidates = [*islice(filter(None, found), round(wanted.holders * RESERVE))]
-    report("enrolling holders", 0, len(candidates))
-    holders = enroll_holders(access, candidates, serials, enrolled, dropped)
+    holders = enroll_holders(access, candidates, serials, enrolled, dropped, report)
     chosen = {one.person.number for one in candidates}
     others = [one for one in people if one.number not in chosen]
     # A person who resembles a holder would be taken for him, which is the model's own error.
@@ -228,18 +235,6 @@ def count_people(wanted: ParticipantCounts) -> tuple[int, int]:
     return round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
 
 
-def _count_photographs(dataset: FaceDataset, report: ReportProgress) -> CountDone:
-    total = sum(map(len, dataset.people))
-    done = 0
-
-    def count_done(photographs: int) -> None:
-        nonlocal done
-        done += photographs
-        report("comparing photographs", done, total)
-
-    return count_done
-
-
 PATIENCE_S = 60.0
 """For all of the cleaning: who is left after it is reported."""
 SETTLE_S = 2.0
@@ -264,15 +259,11 @@ class Cleaner:
         erase. Refused attempts and their cases stay, as for any refusal.
         """
         end = time.monotonic() + self.timeout_s
-        if self.enrolled.open:
-            run_concurrently(
-                lambda key: self._find(key, end, is_last=False), list(self.enrolled.open)
-            )
-        if self.enrolled.open:
-            gevent.sleep(self.settle_s)
-            run_concurrently(
-                lambda key: self._find(key, end, is_last=True), list(self.enrolled.open)
-            )
+        for is_last in (False, True):
+            if is_last and self.enrolled.open:
+                gevent.sleep(self.settle_s)
+            find = partial(self._find, end=end, is_last=is_last)
+            run_concurrently(find, list(self.enrolled.open))
         if not keep_enrolled and self.access.erase_key is not None:
             documents = list(self.enrolled.documents)
             run_concurrently(lambda one: self._erase(one, end, len(documents)), documents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -35,7 +35,6 @@ class Knee:
     steps: int = 0
     is_confirmed: bool = False
     trouble: str = ""
-    _held: list[float] = field(init=False, default_factory=list, repr=False)
 
 
 def find_knee(probe: Probe, first: float, most: float, resolution: float) -> Knee:
@@ -46,75 +45,78 @@ def find_knee(probe: Probe, first: float, most: float, resolution: float) -> Kne
     """
     assert 0 < first <= most, "a knee starts at a rate above 0, and not above the highest"
     assert resolution > 0, "no two rates are the same"
-    knee = Knee()
+    search = _Search(probe, resolution)
     try:
-        _ramp(knee, probe, first, most)
-        while _is_open(knee, resolution):
-            assert knee.failed is not None
-            _try(knee, probe, (knee.rate + knee.failed) / 2)
-        if knee.rate:
-            _confirm(knee, probe, resolution)
+        search.ramp(first, most)
+        search.bisect()
+        search.confirm()
     except LoadTestRefused as refused:
-        if not knee.steps:
+        if not search.knee.steps:
             raise
-        knee.trouble = str(refused)
-    return knee
+        search.knee.trouble = str(refused)
+    return search.knee
 
 
-def _ramp(knee: Knee, probe: Probe, first: float, most: float) -> None:
-    rate = first
-    while _try(knee, probe, rate) and rate < most and _has_steps(knee):
-        rate = min(rate * GROWTH, most)
-    while not knee.rate and rate > LEAST_RATE and _has_steps(knee):
-        rate = rate / 2
-        _try(knee, probe, rate)
-    if not knee.rate:
-        knee.trouble = f"even {rate:g} arrivals a second do not hold: look at the service first"
+class _Search:
+    def __init__(self, probe: Probe, resolution: float) -> None:
+        self._probe, self._resolution = probe, resolution
+        self._held: list[float] = []
+        self.knee = Knee()
 
+    def ramp(self, first: float, most: float) -> None:
+        rate = first
+        while self._holds(rate) and rate < most and self._has_steps():
+            rate = min(rate * GROWTH, most)
+        while not self._held and rate > LEAST_RATE and self._has_steps():
+            rate = rate / 2
+            self._holds(rate)
+        if not self._held:
+            self.knee.trouble = (
+                f"even {rate:g} arrivals a second do not hold: look at the service first"
+            )
 
-def _confirm(knee: Knee, probe: Probe, resolution: float) -> None:
-    """Tries the rate found, or a lower one, for longer: a short step may hold by luck.
+    def bisect(self) -> None:
+        knee = self.knee
+        while knee.failed is not None and knee.rate and self._has_steps():
+            if knee.failed - knee.rate <= self._resolution * knee.rate:
+                break
+            self._holds((knee.rate + knee.failed) / 2)
 
-    One try each: the better of two would be luck again, and other work on the machine costs no
-    more than the resolution here, where it would end a ramp.
-    """
-    rate = knee.rate
-    for _ in range(MOST_CONFIRMATIONS):
-        holds = probe(rate, CONFIRM_TIMES)
-        knee.steps += 1
-        if holds:
-            knee.rate, knee.is_confirmed = rate, True
-            return
-        knee.failed = rate
-        # A rate that is reported has been tried, if only for a short step.
-        knee.rate = max((one for one in knee._held if one < rate), default=0.0)
-        rate *= 1 - resolution
+    def confirm(self) -> None:
+        """Tries the rate found, or a lower one, for longer: a short step may hold by luck.
 
+        One try each: the better of two would be luck again, and other work on the machine costs no
+        more than the resolution here, where it would end a ramp.
+        """
+        rate = self.knee.rate
+        for _ in range(MOST_CONFIRMATIONS if rate else 0):
+            self.knee.is_confirmed = self._try(rate, CONFIRM_TIMES)
+            if self.knee.is_confirmed:
+                self.knee.rate = rate
+                return
+            self.knee.failed = rate
+            # A rate that is reported has been tried, if only for a short step.
+            self.knee.rate = max((one for one in self._held if one < rate), default=0.0)
+            rate *= 1 - self._resolution
 
-def _try(knee: Knee, probe: Probe, rate: float) -> bool:
-    """Whether a rate holds in one of two tries: other work on the machine may make the first one
-    fail, which would end the ramp far below what the service can do."""
-    holds = False
-    for _ in range(2):
-        if _has_steps(knee) and not holds:
-            holds = probe(rate, 1.0)
-            knee.steps += 1
-    if holds:
-        knee._held.append(rate)
-        knee.rate = max(knee.rate, rate)
-    elif knee.failed is None or rate < knee.failed:
-        knee.failed = rate
-    return holds
-
-
-def _is_open(knee: Knee, resolution: float) -> bool:
-    if knee.failed is None or not knee.rate:
+    def _holds(self, rate: float) -> bool:
+        """Whether a rate holds in one of two tries: other work on the machine may make the first
+        one fail, which would end the ramp far below what the service can do."""
+        knee = self.knee
+        if any(self._has_steps() and self._try(rate, 1.0) for _ in range(2)):
+            self._held.append(rate)
+            knee.rate = max(knee.rate, rate)
+            return True
+        knee.failed = rate if knee.failed is None else min(rate, knee.failed)
         return False
-    return knee.failed - knee.rate > resolution * knee.rate and _has_steps(knee)
 
+    def _try(self, rate: float, times: float) -> bool:
+        holds = self._probe(rate, times)
+        self.knee.steps += 1
+        return holds
 
-def _has_steps(knee: Knee) -> bool:
-    return knee.steps < MOST_STEPS - MOST_CONFIRMATIONS
+    def _has_steps(self) -> bool:
+        return self.knee.steps < MOST_STEPS - MOST_CONFIRMATIONS
 
 
 MOST_SECONDS = 86_400.0
