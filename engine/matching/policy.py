@@ -13,6 +13,7 @@ import msgspec
 
 from engine.matching.calibration import Thresholds
 from schema.cases import UNTOLD, CaseKind
+from schema.decoding import prepare
 from schema.reasons import About, Decision, Reason, find_idle
 from schema.thresholds import Finding, FoundReference
 
@@ -113,7 +114,8 @@ class EvidencePart:
         """The part of recorded evidence, after a way through JSON."""
         kept = recorded if cls.key is None else recorded.get(cls.key) or {}
         names = (one.name for one in fields(cls))  # type: ignore[arg-type]
-        return msgspec.convert({name: kept[name] for name in names if name in kept}, cls)
+        known = {name: kept[name] for name in names if name in kept}
+        return msgspec.convert(known, prepare(cls))
 
 
 P = TypeVar("P", bound=EvidencePart)

@@ -57,6 +57,7 @@ from engine.registry.rows import (
     with_macs,
 )
 from engine.registry.vault import Vault
+from schema.decoding import prepare
 from schema.events import EventType
 from schema.reasons import Decision, Reason
 from schema.thresholds import DecidedEnrollment, RecordedEvidence
@@ -413,8 +414,9 @@ class EnrollmentReader(Source):
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """The earlier answers under these idempotency scopes."""
         rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
+        kind = prepare(DecidedEnrollment)
         return {
-            row.scope: read_as(StoredAnswer, row, response=convert(row.response, DecidedEnrollment))
+            row.scope: read_as(StoredAnswer, row, response=convert(row.response, kind))
             for row in rows
         }
 

@@ -46,6 +46,7 @@ from engine.registry.rows import (
 )
 from engine.registry.sweeps import JUDGED_PAIRS
 from schema.cases import Outcome
+from schema.decoding import prepare
 from schema.people import ExceptionTally
 
 # Who answers for the line of a minor: ids alone, and the year in which that ends.
@@ -340,7 +341,7 @@ def _read_line(opened: bytes) -> AskedLine:
     # A number alone was sealed before names were.
     if opened.startswith(b"+"):
         return AskedLine(opened.decode())
-    return msgspec.json.decode(opened, type=AskedLine)
+    return msgspec.json.decode(opened, type=prepare(AskedLine))
 
 
 def forget_people(to: Transaction, document_id: str) -> None:

@@ -34,6 +34,7 @@ from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from schema.actors import find_actor_kind
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
+from schema.decoding import prepare
 from schema.documents import DocumentRole
 from schema.sweeps import Outcomes, SweepRecord
 from schema.thresholds import Comparison, DecidedEnrollment
@@ -108,7 +109,7 @@ def enrollment_record(
     return _show(
         caller,
         enrollments.EnrollmentRecord,
-        convert(decided, DecidedEnrollment),
+        convert(decided, prepare(DecidedEnrollment)),
         carrier=record.carrier,
         outlet=record.outlet,
         liveness=evidence.liveness,

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schema import documents
+from schema.decoding import prepare
 from schema.reasons import PhotographKind
 
 T = TypeVar("T")
@@ -226,23 +227,24 @@ def encode_msgpack(value: object) -> bytes:
 
 def decode_json(body: bytes, kind: type[T]) -> T:
     """`Invalid`, or `msgspec.DecodeError` where it is not JSON."""
-    return msgspec.json.decode(body, type=kind, dec_hook=_read_field)
+    return msgspec.json.decode(body, type=prepare(kind), dec_hook=_read_field)
 
 
 def decode_msgpack(body: bytes, kind: type[T]) -> T:
     """`Invalid`, or `msgspec.DecodeError` where it is not MessagePack."""
-    return msgspec.msgpack.decode(body, type=kind, dec_hook=_read_field)
+    return msgspec.msgpack.decode(body, type=prepare(kind), dec_hook=_read_field)
 
 
 def read(value: object, kind: type[T], *, is_text: bool = False) -> T:
     """Decoded values as this type; where all of them are texts, numbers are read from them."""
-    return msgspec.convert(value, kind, strict=not is_text, dec_hook=_read_field)
+    return msgspec.convert(value, prepare(kind), strict=not is_text, dec_hook=_read_field)
 
 
 def of_record(kind: type[S], record: object, **more: Any) -> S:
     """A wire type from `more` and the record's fields of the same names, nested ones included."""
     values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}
-    return msgspec.convert({**values, **more}, kind, from_attributes=True, dec_hook=_copy_field)
+    given = {**values, **more}
+    return msgspec.convert(given, prepare(kind), from_attributes=True, dec_hook=_copy_field)
 
 
 def plain(value: object) -> Any:

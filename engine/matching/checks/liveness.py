@@ -35,6 +35,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
+from schema.decoding import prepare
 from schema.documents import Document
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
 from schema.thresholds import Finding, JudgeEvidence, RecordedLiveness
@@ -285,7 +286,7 @@ class LivenessChecker:
             if keys is None or "kid" not in json.loads(_decode(header)):
                 return None
             signed = deserialize_compact(token, keys, registry=_REGISTRY)
-            claims = msgspec.json.decode(signed.payload, type=_Claims)
+            claims = msgspec.json.decode(signed.payload, type=prepare(_Claims))
             # A text that names two issuers could be signed by one in the other's name.
             return claims if claims.iss == issuer else None
         except _UNREADABLE:

@@ -1,0 +1,33 @@
+"""Threads may decode a type for the first time at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+RACE = """
+import sys
+from threading import Barrier, Thread
+from msgspec import convert, defstruct
+from schema.decoding import prepare
+
+sys.setswitchinterval(1e-6)
+for _ in range(1000):
+    inner = defstruct("Inner", [("text", str)])
+    outer = defstruct("Outer", [("one", inner), ("all", dict[str, inner])])
+    start = Barrier(4)
+
+    def decode(kind=outer):
+        start.wait()
+        convert({"one": {"text": "a"}, "all": {}}, prepare(kind))
+
+    threads = [Thread(target=decode) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+"""
+
+
+def test_threads_that_first_decode_a_type_at_once_do_not_crash() -> None:
+    assert subprocess.run([sys.executable, "-c", RACE], check=False, timeout=300).returncode == 0
