@@ -47,7 +47,6 @@ def test_a_group_of_noisy_photographs_is_missed_more_often(draw_faces: Faces) ->
     assert differential is not None
     assert (differential.worst, differential.best) == ("g1", "g0")
     assert differential.low > 1
-    assert differential.low > 1
     clear, noisy = found.groups
     assert clear.median > noisy.median
     assert noisy.fnmr is not None

@@ -160,15 +160,6 @@ def test_what_was_measured_with_more_references_wins_whatever_the_name(write_rep
         assert gather_figures(reports)[Quantity.ROW_BYTES].value == 1700
 
 
-def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:
-    path = write_report({"Memory": ({"dim": 128}, {"all": ("bytes/reference", 657.0)})})
-    reported = gather_figures([read_report(path)])
-    other = gather_figures(
-        [read_report(write_report({"Memory": ({}, {"all": ("bytes/reference", 600.0)})}))]
-    )
-    assert (reported | other)[Quantity.REFERENCE_BYTES].value == 600
-
-
 def test_the_committed_reports_have_all_figures_of_the_service() -> None:
     reports = read_reports(COMMITTED)
     figures = PlanFigures(most_frequent_machine(reports), USUAL, gather_figures(reports))

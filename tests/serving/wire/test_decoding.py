@@ -7,25 +7,18 @@ import sys
 
 RACE = """
 import sys
-from threading import Barrier, Thread
+from threading import Thread
 from msgspec import convert, defstruct
 from schema.decoding import prepare
 
 sys.setswitchinterval(1e-6)
-for _ in range(1000):
+for _ in range(3000):
     inner = defstruct("Inner", [("text", str)])
-    outer = defstruct("Outer", [("one", inner), ("all", dict[str, inner])])
-    start = Barrier(4)
-
-    def decode(kind=outer):
-        start.wait()
-        convert({"one": {"text": "a"}, "all": {}}, prepare(kind))
-
+    kind = defstruct("Outer", [("one", inner), ("all", dict[str, inner])])
+    decode = lambda: convert({"one": {"text": "a"}, "all": {}}, prepare(kind))
     threads = [Thread(target=decode) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    [one.start() for one in threads]
+    [one.join() for one in threads]
 """
 
 
