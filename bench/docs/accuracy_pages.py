@@ -102,10 +102,6 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
     """What both pages are given: the report, with its tables and sentences, and the calibration."""
     suite = read_report(reports / f"{SUITE}.json")
     folds = find_figure({SUITE: suite}, SUITE, "Accuracy", "mean of the folds")
-    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
-    transform = {key: _find(suite, TRANSFORMED, name) for key, name in names.items()}
-    titles = {"fmr": "FMR", "fnmr": "FNMR"}
-    held_out = {key: _find(suite, HELD_OUT, f"verify, {name}") for key, name in titles.items()}
     calibration = load_calibration(Settings())
     fused = calibration.curve(Comparison.FUSED)
     review = Thresholds.from_calibration(calibration).review
@@ -117,8 +113,7 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         raise AssertionError("LFW can't support so low a rate")
     return {
         "report": report,
-        "held_out": {**held_out, "repeats": REPEATS},
-        "transform": {**transform, "fmr": TRANSFORM_FMR, "points": lambda x: f"{100 * x:.2f}"},
+        **_read_held_out(suite),
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
@@ -150,6 +145,17 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         "power": power,
         "span": span,
     }
+
+
+def _read_held_out(suite: BenchReport) -> dict[str, Any]:
+    """Rates of people that neither `verify` nor the transform was fitted on."""
+    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
+    transform: dict[str, Any] = {
+        key: _find(suite, TRANSFORMED, name) for key, name in names.items()
+    }
+    transform |= {"fmr": TRANSFORM_FMR, "points": lambda share: f"{100 * share:.2f}"}
+    rates = {name.lower(): _find(suite, HELD_OUT, f"verify, {name}") for name in ("FMR", "FNMR")}
+    return {"held_out": {**rates, "repeats": REPEATS}, "transform": transform}
 
 
 def _find(suite: BenchReport, result: str, name: str) -> Figure:

@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.core.render import TEMPLATES, count_promises, describe_setup, render
-from bench.core.reports import Check, Report, Result, Setup, find_figure, find_result, read_reports
+from bench.core.reports import Report, Result, Setup, find_figure, find_result, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from bench.docs.benchmark_charts import draw_versus, load_contents, stamp
 from engine.errors import RequestError
@@ -57,7 +58,7 @@ class Chapter:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PageSection:
     """A chapter with its report and the results that it shows."""
 
     chapter: Chapter
@@ -90,23 +91,16 @@ class Figures:
     def value(
         self, suite: str, result: str, name: str, unit: str | None = None, field: str = "value"
     ) -> float:
-        """A figure of a result; `field` may be its ratio, low, high or noise."""
+        """A figure of a result; `field` may be its ratio, low or high."""
         figure = find_figure(self.reports, suite, result, name, unit)
         return _require(getattr(figure, field, None), suite, result, name, field)
 
-    def promise(self, suite: str, name: str) -> float:
-        """What was measured of a goal."""
-        found = self._check(suite, name)
-        return _require(found and found.value, suite, "promise", name)
-
-    def goal(self, suite: str, name: str) -> float:
-        """The goal itself, as it is on the report's machine."""
-        found = self._check(suite, name)
-        return _require(found and found.goal, suite, "goal", name)
-
-    def _check(self, suite: str, name: str) -> Check | None:
+    def promise(self, suite: str, name: str, field: str = "value") -> float:
+        """What was measured of a goal; the goal itself, as it is on the report's machine, where
+        that is the `field`."""
         checks = self.reports[suite].checks if suite in self.reports else ()
-        return next((one for one in checks if one.name == name), None)
+        found = next((one for one in checks if one.name == name), None)
+        return _require(getattr(found, field, None), suite, "promise", name)
 
     def setup(self, suite: str, result: str, name: str) -> float:
         """A number that a result was measured with."""
@@ -122,7 +116,7 @@ class Figures:
         return {
             "value": self.value,
             "promise": self.promise,
-            "goal": self.goal,
+            "goal": partial(self.promise, field="goal"),
             "setup": self.setup,
             "knee": self.knee,
             "reports": self.reports,
@@ -186,14 +180,13 @@ def build_performance_page(reports: Path, images: Path) -> str:
     )
 
 
-def _section(chapter: Chapter, report: Report) -> Section:
+def _section(chapter: Chapter, report: Report) -> PageSection:
     main = [one for one in report.results if any(fnmatchcase(one.name, p) for p in chapter.results)]
     # The report says why it skipped the others.
     measured = (
         replace(one, figures=tuple(f for f in one.figures if f.value is not None)) for one in main
     )
-    shown = tuple(one for one in measured if one.figures)
-    return Section(chapter, report, shown)
+    return PageSection(chapter, report, tuple(one for one in measured if one.figures))
 
 
 def list_sources(reports: Path) -> list[Path]:

@@ -63,7 +63,7 @@ _UPKEEP_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GalleryConfig:
+class GallerySuiteConfig:
     """`singles` are added one by one to the full gallery, all references before in batches.
 
     `looks`: how many adds of each kind are searched for. `removed`: references erased at once.
@@ -264,7 +264,7 @@ Goals = dict[str, Measured]
 Found = tuple[list[Result], Goals]
 
 
-def run(config: GalleryConfig) -> SuiteOutput:
+def run(config: GallerySuiteConfig) -> SuiteOutput:
     """All of it, or of a gallery too large for that what holds it once."""
     if reason := explain_too_much(config.references, config.dim, _INDEXES_AT_ONCE):
         return _hold(config, reason)
@@ -286,7 +286,7 @@ def run(config: GalleryConfig) -> SuiteOutput:
     return [*results, *changed, Result("Merges", setup, merges)], measured | found
 
 
-def _keep(faces: Faces, config: GalleryConfig, scanner: Scanner, setup: Setup) -> Found:
+def _keep(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: Setup) -> Found:
     """A gallery that was built at once: its memory, its snapshot, and how it forgets."""
     builds_s = []
     for _ in range(_TIMES):
@@ -320,7 +320,7 @@ def _keep(faces: Faces, config: GalleryConfig, scanner: Scanner, setup: Setup) -
     }
 
 
-def _change(faces: Faces, config: GalleryConfig, scanner: Scanner, setup: Setup) -> Found:
+def _change(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: Setup) -> Found:
     """A gallery that grows from none, and is searched while it changes."""
     grown = open_empty(config.dim, scanner)
     batches = grow(grown, faces.references, 0, BATCH, config.looks)
@@ -358,7 +358,7 @@ def _change(faces: Faces, config: GalleryConfig, scanner: Scanner, setup: Setup)
     }
 
 
-def _merge_peaks(config: GalleryConfig) -> Mapping[tuple[int, str], float]:
+def _merge_peaks(config: GallerySuiteConfig) -> Mapping[tuple[int, str], float]:
     """Of the suite's dimensions and of a large model's, whose vectors are half as many."""
     few = replace(config, references=config.references // 2, dim=_LARGE_DIM)
     scanner, peaks = Scanner(), {}
@@ -378,7 +378,7 @@ def _seal(dim: int) -> tuple[Origin, Any]:
 
 
 def _snapshot(
-    gallery: Gallery, faces: Faces, config: GalleryConfig, folder: Path, scanner: Scanner
+    gallery: Gallery, faces: Faces, config: GallerySuiteConfig, folder: Path, scanner: Scanner
 ) -> tuple[tuple[Figure, ...], Gallery, bool]:
     """Saves, changes a little, saves again, and opens what was saved: figures, the gallery with its
     rows mapped, and whether all answered alike."""
@@ -417,7 +417,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
-def _hold(config: GalleryConfig, reason: str) -> SuiteOutput:
+def _hold(config: GallerySuiteConfig, reason: str) -> SuiteOutput:
     """Builds the gallery piece by piece, saves it, and opens it again, with nothing beside it:
     what fits where the suite as a whole does not."""
     refuse_too_much(config.references, config.dim, _HELD_INDEXES)

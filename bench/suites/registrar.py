@@ -88,7 +88,7 @@ class RegistrarSuiteConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class DecidedRound:
     """Outcomes in order, the seconds of all, and of each full batch."""
 
     outcomes: list[Outcome]
@@ -121,7 +121,7 @@ def plan_portions(count: int, singles: int, rounds: int) -> Iterator[tuple[int, 
 
 def decide_all(
     deployment: Deployment, config: RegistrarConfig, requests: Sequence[EnrollmentRequest]
-) -> Decided:
+) -> DecidedRound:
     """By a registrar of its own, with all requests in its queue at once, so that every batch but
     the first can be full."""
     with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
@@ -131,7 +131,7 @@ def decide_all(
         for future in futures:
             outcomes.append(future.result())
             ends.append(time.perf_counter())
-    return Decided(outcomes, ends[-1] - start, _find_batches(outcomes, ends))
+    return DecidedRound(outcomes, ends[-1] - start, _find_batches(outcomes, ends))
 
 
 def _find_batches(outcomes: Sequence[Outcome], ends: Sequence[float]) -> list[float]:
@@ -210,11 +210,11 @@ class _Parts:
         self.home.log.note_gallery(len(deployment.restored.gallery), len(self.home.vectors))
         return seconds
 
-    def decide_from_store(self, count: int) -> tuple[Mapping[int, Sequence[Decided]], float]:
+    def decide_from_store(self, count: int) -> tuple[Mapping[int, Sequence[DecidedRound]], float]:
         """The registrar over a gallery that was read from the store, in rounds, by size of a batch,
         and the seconds to read it; saves a snapshot of it."""
         config = self.config
-        rounds: dict[int, list[Decided]] = {BATCH: [], SINGLE: []}
+        rounds: dict[int, list[DecidedRound]] = {BATCH: [], SINGLE: []}
         with self.home.open() as deployment:
             seconds = self.restore(deployment)
             gallery = deployment.restored.gallery
@@ -411,7 +411,7 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     ), dict(measured)
 
 
-def list_decisions(rounds: Mapping[int, Sequence[Decided]], setup: Setup) -> Result:
+def list_decisions(rounds: Mapping[int, Sequence[DecidedRound]], setup: Setup) -> Result:
     """Medians over rounds; a ratio is of two neighbours. Batches are those of all rounds."""
     full, single = rounds[BATCH], rounds[SINGLE]
     rates, single_rates = (np.array([one.rate for one in each]) for each in (full, single))

@@ -12,7 +12,7 @@ import pytest
 from bench.core.reports import Result, Skipped, load_goals
 from bench.data.vectors import Faces
 from bench.suites.baselines import build_gallery
-from bench.suites.gallery import ChangingGallery, GalleryConfig, grow, open_empty, run
+from bench.suites.gallery import ChangingGallery, GallerySuiteConfig, grow, open_empty, run
 from indexes.exact.scanner import Scanner
 
 TINY: dict[str, Any] = {
@@ -31,7 +31,7 @@ Run = tuple[Sequence[Result], Mapping[str, Any]]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("gallery")
-    done = run(GalleryConfig(folder=folder, **TINY))
+    done = run(GallerySuiteConfig(folder=folder, **TINY))
     assert not list(folder.iterdir()), "the snapshot is gone afterwards"
     return done
 
@@ -68,7 +68,7 @@ def test_a_gallery_too_large_for_all_of_it_is_held_alone(
     monkeypatch.setattr(
         "bench.suites.gallery.explain_too_much", lambda *_: "it does not fit: lower --n"
     )
-    results, measured = run(GalleryConfig(folder=tmp_path, **TINY))
+    results, measured = run(GallerySuiteConfig(folder=tmp_path, **TINY))
     (held,) = results
     figures = {figure.name: figure.value for figure in held.figures}
     # Its floats, their codes and ids at least.

@@ -128,26 +128,8 @@ CHANCES: Mapping[Target, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """`answered_s`: from the kill to the next answer to an enrollment begun after it."""
-
-    target: Target
-    answered_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoreAudit:
-    """The store against the clients' acknowledgements.
-
-    `lost`: acknowledged enrollments that the store has not; `doubled`: rows of the store beyond
-    one an acknowledged key, one line an approval and one reference an approved document.
-    """
-
-    acknowledged: int
-    lost: int
-    doubled: int
-    gallery_difference: int
+Kill = tuple[Target, float]
+"""What was killed, and seconds until the next answer to an enrollment that was begun after it."""
 
 
 def kill_at_random(
@@ -216,7 +198,7 @@ def _kill(
         kill_hard([int(rng.choice(pids))])
     answered_s = _await_answer(service, log, moment) - moment
     _await_whole(service, whole, moment)
-    return Kill(target, answered_s)
+    return target, answered_s
 
 
 def _await_answer(service: Service, log: AnswerLog, moment: float) -> float:
@@ -233,12 +215,11 @@ def _await_answer(service: Service, log: AnswerLog, moment: float) -> float:
 def _await_whole(service: Service, whole: Counter[Role], moment: float) -> None:
     """Until all that was there before is there again, and ready."""
     service.wait_ready(moment, RECOVERY_TIMEOUT_S)
-    while time.perf_counter() - moment < RECOVERY_TIMEOUT_S:
-        if not whole - _count_parts(service):
-            service.wait_ready(moment, RECOVERY_TIMEOUT_S)
-            return
+    while whole - _count_parts(service):
+        if time.perf_counter() - moment > RECOVERY_TIMEOUT_S:
+            raise ServiceFailed(f"not all parts were back within {RECOVERY_TIMEOUT_S:.0f} s")
         time.sleep(0.02)
-    raise ServiceFailed(f"not all parts were back within {RECOVERY_TIMEOUT_S:.0f} s of a kill")
+    service.wait_ready(moment, RECOVERY_TIMEOUT_S)
 
 
 def _count_settled(service: Service) -> Counter[Role]:
@@ -256,15 +237,18 @@ def _count_parts(service: Service) -> Counter[Role]:
     return Counter({role: len(found[role]) for role in _ROLES.values()})
 
 
-def audit_store(home: Home, log: AnswerLog) -> StoreAudit:
-    """Holds the store of a service that has ended against what its clients were told."""
+def audit_store(home: Home, log: AnswerLog) -> tuple[int, int]:
+    """Holds the store of a service that has ended against what its clients were told.
+
+    How many acknowledged enrollments it has lost; and how much it has beyond one row an
+    acknowledged key, one line an approval and one reference an approved document, or its gallery
+    more or less than it.
+    """
     acknowledged = {one.key: one for one in log.acknowledged}
     with home.open() as deployment:
-        store = deployment.store
-        counts = store.counts()
-        lost = sum(not _is_kept(store, one) for one in acknowledged.values())
-        gallery = deployment.restored.gallery
-        difference = abs(len(gallery) - counts["references"])
+        counts = deployment.store.counts()
+        lost = sum(not _is_kept(deployment.store, one) for one in acknowledged.values())
+        doubled = abs(len(deployment.restored.gallery) - counts["references"])
     approved = [one for one in acknowledged.values() if one.decision == "approved"]
     documents = {one.document_number for one in approved}
     due = {
@@ -272,11 +256,11 @@ def audit_store(home: Home, log: AnswerLog) -> StoreAudit:
         "lines": len(approved),
         "references": home.references + len(documents),
     }
-    doubled = sum(max(0, counts[name] - count) for name, count in due.items())
+    doubled += sum(max(0, counts[name] - count) for name, count in due.items())
     short = max(count - counts[name] for name, count in due.items())
     # A key that was answered in two ways was judged twice.
     doubled += len({(one.key, one.enrollment_id) for one in log.acknowledged}) - len(acknowledged)
-    return StoreAudit(len(acknowledged), max(lost, short), doubled, difference)
+    return max(lost, short), doubled
 
 
 def _is_kept(store: Store, one: Acknowledged) -> bool:
@@ -332,20 +316,22 @@ def measure_kills(context: Context) -> SuiteOutput:
     for one in races:
         # What they were told must outlive the kills too.
         log.acknowledged += one.acknowledged
-    audit = audit_store(home, log)
+    lost, doubled = audit_store(home, log)
     setup = context.setup(home, kills=len(kills), clients=CLIENTS)
     decisions = [Counter(answer.decision for answer in one.acknowledged) for one in races]
     # Exactly one of each race may be approved.
     difference = sum(abs(one["approved"] - 1) + RACERS - one.total() for one in decisions)
-    acknowledged = Figure("acknowledged", "enrollments", float(audit.acknowledged))
+    acknowledged = Figure(
+        "acknowledged", "enrollments", float(len({one.key for one in log.acknowledged}))
+    )
     results = [
         Result("Recovery from SIGKILL", setup, tuple(_list_recoveries(kills))),
         Result("Enrollments after all kills", setup, (acknowledged,)),
     ]
     return results, {
         "kills": float(len(kills)),
-        "lost_enrollments": float(audit.lost),
-        "doubled_enrollments": float(audit.doubled + audit.gallery_difference),
+        "lost_enrollments": float(lost),
+        "doubled_enrollments": float(doubled),
         "final_failures": float(log.failed),
         "race_difference": float(difference) if races else Skipped("one face: it is enrolled"),
     }
@@ -353,6 +339,6 @@ def measure_kills(context: Context) -> SuiteOutput:
 
 def _list_recoveries(kills: Sequence[Kill]) -> Iterator[Figure]:
     for target in Target:
-        seconds = [kill.answered_s for kill in kills if kill.target is target]
+        seconds = [answered_s for killed, answered_s in kills if killed is target]
         if seconds:
             yield Figure.of(f"{target}: next answer, of {len(seconds)}", "s", seconds)
