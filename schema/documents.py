@@ -177,11 +177,16 @@ class AuthorityResult(Struct, frozen=True, omit_defaults=True):
     is_kept: bool = False
 
 
-class AdmittedRow(Struct, frozen=True):
-    """What becomes of one row, in the order they were sent."""
+class RowOutcome(Struct, frozen=True):
+    """What becomes of a subscriber of an existing base."""
 
     refusal: Annotated[str | None, Meta(description="why it is not taken in")]
     adds_reference: bool
     adds_line: bool
     name_differs: bool
+
+
+class AdmittedRow(RowOutcome, frozen=True):
+    """What becomes of one row, in the order they were sent."""
+
     is_watched: bool

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,6 +218,27 @@ def describe_thresholds(
         f"{thresholds.certain:.4f}. Lowest rate supported: {single.lowest_fmr:.1e} one to one,",
         f"{calibration.curve(Comparison.FUSED).lowest_fmr:.1e} fused.",
     )
+
+
+DOUBTFUL_HIGHEST = 0.9
+"""Strangers who score as high are more likely one person under two names."""
+
+
+def warn_of(fitted: Calibration, rates: ThresholdRates) -> list[str]:
+    """Warnings where the data fall short of the usual, or their labels are doubtful."""
+    usual, warnings = asdict(ThresholdRates()), []
+    for name, chosen in asdict(rates).items():
+        if chosen > usual[name]:
+            warnings.append(
+                f"{name} keeps an FMR of {chosen:g}, not the usual {usual[name]:g}: "
+                "the data support no less"
+            )
+    if fitted.curve(Comparison.FUSED).highest_nonmated > DOUBTFUL_HIGHEST:
+        warnings.append(
+            "two strangers look like one person, and `certain` stands above them: "
+            "look at `sosie evaluate --flagged`"
+        )
+    return warnings
 
 
 def save_card(path: Path, text: str) -> None:

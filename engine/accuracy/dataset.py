@@ -231,6 +231,30 @@ def embed_folder(
     return Embeddings(folder, vectors, np.array(failed, dtype=np.int64), tuple(reasons), qualities)
 
 
+CONTRACT_PEOPLE = 60
+"""So many people, two photographs of each, tell whether an input contract is the right one."""
+
+
+def take_crops(
+    folder: LabelledFolder, extractor: Extractor
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Aligned faces uint8[n, side, side, 3] and whose they are, int64[n]: two of each person."""
+    places: list[int] = []
+    for person in range(len(folder.names)):
+        of_person = np.flatnonzero(folder.people == person)
+        if len(of_person) > 1 and len(places) < 2 * CONTRACT_PEOPLE:
+            places += of_person[:2].tolist()
+    extracted = extractor.extract([_read(folder.paths[place]) for place in places])
+    faces = [
+        (one.crop, folder.people[place])
+        for place, one in zip(places, extracted, strict=True)
+        if not isinstance(one, Exception) and one.crop is not None
+    ]
+    if len(faces) < 2:
+        raise RequestError("no faces of two people were found in these photographs: give others")
+    return np.stack([crop for crop, _ in faces]), np.array([person for _, person in faces])
+
+
 def _read(path: Path) -> bytes:
     """The file's bytes; empty where it cannot be read, which the extractor calls damaged."""
     try:

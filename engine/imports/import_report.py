@@ -23,9 +23,9 @@ from pyarrow import csv
 from engine.errors import RequestError
 from engine.imports.columns import Columns, RowFault
 from engine.imports.row_faces import JudgedRow
-from engine.matching.bulk_enrollment import Admission
 from engine.registry.database import new_id
 from engine.spreadsheets import guard_cells
+from schema.documents import RowOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Tally:
 
 def count_chunk(
     rows: Sequence[JudgedRow],
-    admissions: Sequence[Admission | None],
+    admissions: Sequence[RowOutcome | None],
     faults: Sequence[Sequence[RowFault]],
     look_alikes: int,
 ) -> Tally:

@@ -24,7 +24,6 @@ from engine.imports.row_parser import Row, RowReader
 from engine.imports.sources import RawRow
 from engine.matching.bulk_enrollment import (
     ADMITTED,
-    Admission,
     AdmissionPlan,
     HolderCache,
     Subscriber,
@@ -39,6 +38,7 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
+from schema.documents import RowOutcome
 from schema.options import NO_CROPS, CropPolicy
 from schema.reasons import RECORD_DAMAGED, About, Reason
 
@@ -196,14 +196,14 @@ class DryRunWriter:
 def report_chunk(
     report: FaultReport,
     rows: Sequence[JudgedRow],
-    admissions: Sequence[Admission],
+    admissions: Sequence[RowOutcome],
     watched: Sequence[bool],
     look_alikes: int,
 ) -> Tally:
     """Reports and counts what was decided on the rows of a chunk; of those that had not failed
     before there is an admission, and whether they are watched, in their order."""
     decided = iter(zip(admissions, watched, strict=True))
-    found: list[Admission | None] = []
+    found: list[RowOutcome | None] = []
     faults: list[tuple[RowFault, ...]] = []
     for row in rows:
         if row.subscriber is None:
@@ -269,7 +269,7 @@ def _name_field(refusal: str) -> Field | None:
     return Field.MSISDN if is_of_line else Field.DOCUMENT_NUMBER
 
 
-def _list_faults(admission: Admission, *, is_watched: bool) -> tuple[RowFault, ...]:
+def _list_faults(admission: RowOutcome, *, is_watched: bool) -> tuple[RowFault, ...]:
     if admission.refusal is not None:
         return (RowFault(_name_field(admission.refusal), admission.refusal),)
     faults = []

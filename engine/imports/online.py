@@ -30,7 +30,6 @@ from engine.imports.import_run import (
 )
 from engine.imports.row_faces import JudgedRow
 from engine.matching.bulk_enrollment import (
-    Admission,
     AdmissionPlan,
     HolderCache,
     OpenedLine,
@@ -296,15 +295,5 @@ class ServiceWriter:
         return seal_chunk(self._registry.vault, chunk)
 
     def _count(self, rows: Sequence[JudgedRow], answer: ChunkAnswer, look_alikes: int) -> Tally:
-        admissions = [
-            Admission(
-                document_id=None if one.refusal is not None else "",
-                refusal=one.refusal,
-                adds_reference=one.adds_reference,
-                adds_line=one.adds_line,
-                name_differs=one.name_differs,
-            )
-            for one in answer.rows
-        ]
         watched = [one.is_watched for one in answer.rows]
-        return report_chunk(self._report, rows, admissions, watched, look_alikes)
+        return report_chunk(self._report, rows, answer.rows, watched, look_alikes)

@@ -34,7 +34,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
-from schema.documents import Document, DocumentStatus
+from schema.documents import Document, DocumentStatus, RowOutcome
 from schema.options import NO_CROPS, CropPolicy
 from schema.reasons import RECORD_DAMAGED, Reason
 
@@ -164,18 +164,17 @@ class Subscriber:
     samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(RowOutcome, frozen=True):
     """The outcome for one subscriber: refused for a `Reason` or `RECORD_DAMAGED`, or what is new.
 
     `document_id` is None exactly where the subscriber is refused.
     """
 
     document_id: str | None = None
-    refusal: str | None = None
-    adds_reference: bool = False
-    adds_line: bool = False
-    name_differs: bool = False
+
+    @classmethod
+    def refuse(cls, refusal: str) -> Admission:
+        return cls(refusal, adds_reference=False, adds_line=False, name_differs=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,12 +234,12 @@ class _Planner:
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
         if not self._known.has_read(lookup, msisdn_lookup):
-            return Admission(refusal=RECORD_DAMAGED)
+            return Admission.refuse(RECORD_DAMAGED)
         holder = self._known.holders[lookup]
         user = None if msisdn_lookup is None else self._known.numbers[msisdn_lookup]
         refusal = self._refuse(one, holder, user)
         if refusal is not None:
-            return Admission(refusal=refusal)
+            return Admission.refuse(refusal)
         name_lookup = name_look_up(self._vault, lookup, one.document.name)
         name_differs = (
             holder is not None and holder.is_bound and holder.name_lookup not in (None, name_lookup)
@@ -257,12 +256,7 @@ class _Planner:
         if one.line is not None and msisdn_lookup is not None and user is None:
             self._open_line(one.line, msisdn_lookup, holder.document_id)
             adds_line = True
-        return Admission(
-            document_id=holder.document_id,
-            adds_reference=adds_reference,
-            adds_line=adds_line,
-            name_differs=name_differs,
-        )
+        return Admission(None, adds_reference, adds_line, name_differs, holder.document_id)
 
     def plan(self, admissions: tuple[Admission, ...], dim: int) -> AdmissionPlan:
         vectors = np.stack(self._vectors) if self._vectors else np.empty((0, dim), np.float32)

@@ -17,7 +17,6 @@ from engine.accuracy.evaluate import evaluate
 from engine.accuracy.protocols import evaluate_protocol
 from engine.errors import RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
-from schema.thresholds import Comparison
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape, print_page, warn
 from serving.deployment import models
@@ -189,7 +188,10 @@ def fit_model(call: Call, chosen: CalibrationOptions) -> Answer:
     rates = calibrate.choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
     fitted.save(output)
-    _save_others(chosen, made)
+    if chosen.population is not None and made.population is not None:
+        made.population.save(chosen.population)
+    if transform is not None and made.transform is not None:
+        transform.write_bytes(made.transform.to_bytes())
     if card is not None:
         text, folder = models.read_card(card, settings), card.absolute().parent
         name = os.path.relpath(output.absolute(), folder)
@@ -219,16 +221,8 @@ def _choose_output(chosen: CalibrationOptions) -> Path:
     if output is None:
         raise RequestError("nothing would be kept: give --card FILE.toml or --output FILE")
     for target in (card, output, chosen.population, chosen.transform):
-        if target is not None:
-            require_place(target)
+        require_place(target)
     return output
-
-
-def _save_others(chosen: CalibrationOptions, made: calibrate.Fitted) -> None:
-    if chosen.population is not None and made.population is not None:
-        made.population.save(chosen.population)
-    if chosen.transform is not None and made.transform is not None:
-        chosen.transform.write_bytes(made.transform.to_bytes())
 
 
 def _describe(
@@ -240,7 +234,7 @@ def _describe(
         "photographs_without_a_face": left_out,
         "rates": asdict(rates),
         "thresholds": structs.asdict(thresholds),
-        "warnings": _warn(fitted, rates),
+        "warnings": calibrate.warn_of(fitted, rates),
         "curves": {
             kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
             for kind, curve in fitted.curves.items()
@@ -254,8 +248,6 @@ def _require_matplotlib() -> None:
 
 
 CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")
-DOUBTFUL_HIGHEST = 0.9
-"""Strangers who score as high are more likely one person under two names."""
 
 
 def _show_evaluation(report: evaluation_report.Report) -> Answer:
@@ -296,21 +288,4 @@ def _show_calibration(
     ]
     title = "Thresholds that these photographs support"
     yield Listing(supported, ("", "score", "set by"), title=title)
-    yield from warn(_warn(fitted, rates))
-
-
-def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
-    """Warnings where the data fall short of the usual, or their labels are doubtful."""
-    usual, warnings = asdict(ThresholdRates()), []
-    for name, chosen in asdict(rates).items():
-        if chosen > usual[name]:
-            warnings.append(
-                f"{name} keeps an FMR of {chosen:g}, not the usual {usual[name]:g}: "
-                "the data support no less"
-            )
-    if fitted.curve(Comparison.FUSED).highest_nonmated > DOUBTFUL_HIGHEST:
-        warnings.append(
-            "two strangers look like one person, and `certain` stands above them: "
-            "look at `sosie evaluate --flagged`"
-        )
-    return warnings
+    yield from warn(calibrate.warn_of(fitted, rates))

@@ -79,8 +79,7 @@ def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
     if case.sweep_id is None or case.group_key is None:
         return []
     try:
-        reader = SweepViews(deployment.store, deployment.sweep_folder)
-        group = reader.group(case.sweep_id, case.group_key)
+        group = SweepViews.of(deployment).group(case.sweep_id, case.group_key)
     except (NotFound, RegistryError, SweepOver):
         return ["the sweep's files, which tell it, are no longer there"]
     return describe_terms(group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -14,7 +14,7 @@ from engine.errors import RequestError, SosieError
 from engine.formatting import plural
 from engine.registry.accounts import Carrier
 from engine.registry.upgrade import upgrade as upgrade_registry
-from serving.cli.inputs import HOME_OPTION, argument, name_actor, option, require_code
+from serving.cli.inputs import argument, name_actor, option, require_code
 from serving.cli.output import Answer, Call, JsonFlag, command, escape, print_line
 from serving.deployment.backups import rotate_data_key
 from serving.deployment.deployment import Deployment, create_home, load_vault
@@ -40,7 +40,7 @@ def init(
         "URL",
     ),
     embedder: str | None = option("The card of an embedder of your own.", "CARD"),
-    crops: str | None = option(
+    crops: Literal["none", "cases", "all"] | None = option(
         "Whose faces are kept for those who decide cases; asked on a terminal, else none.",
         "none|cases|all",
     ),
@@ -175,8 +175,6 @@ def _choose_crops(
             asked = "Hold everybody's for how many days? As many as lie between two sweeps"
             hold_days = typer.prompt(asked, default=HOLD_DAYS, value_proc=_read_days)
         print_line("It can be changed under \\[crops] in sosie.toml; sosie doctor shows it.")
-    if keep not in (None, *KEEP):
-        raise RequestError("--crops: give none, cases or all")
     if keep != "cases":
         if hold_days is not None:
             raise RequestError("--hold-days is for --crops cases: give both")
@@ -244,11 +242,7 @@ MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "broken": "
 
 
 @command("doctor")
-def doctor(
-    home: Path | None = HOME_OPTION,
-    deep: bool = option("Read every row of a large registry, too."),
-    as_json: JsonFlag = False,
-) -> None:
+def doctor(call: Call, deep: bool = option("Read every row of a large registry, too.")) -> Answer:
     """Examine the machine, the models and the deployment.
 
     Exit code 1 where something is broken.
@@ -256,7 +250,7 @@ def doctor(
     from serving.doctor import State, examine
     from serving.settings.settings import find_home
 
-    findings = examine(find_home(home), is_deep=deep)
+    findings = examine(find_home(call.home), is_deep=deep)
     is_well = all(one.state is not State.BROKEN for one in findings)
     lines = [
         f"{MARKS[one.state.value]} [bold]{one.subject}[/]: {escape(one.detail)}"
@@ -264,4 +258,4 @@ def doctor(
         for one in findings
     ]
     answer = {"ok": is_well, "checks": [asdict(one) for one in findings]}
-    Answer(answer, "\n".join(lines), is_no=not is_well).print(as_json=as_json)
+    return Answer(answer, "\n".join(lines), is_no=not is_well)

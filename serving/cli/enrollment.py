@@ -356,8 +356,7 @@ def erase(
     Exit code 1 where it waits.
     """
     target = chosen.read()
-    if certificate is not None:
-        inputs.require_place(certificate)
+    inputs.require_place(certificate)
     deployment = call.deployment
     if not yes:
         _confirm()
@@ -373,10 +372,8 @@ def erase(
     answer = write_certificate(made)
     facts = {name.replace("_", " "): value for name, value in answer.items()}
     call.print(Answer(answer, Facts("[green]Erased[/]. Certificate:", facts)))
-    if certificate is not None:
-        inputs.save_certificate(
-            certificate, answer, "erased", "keep the certificate that was printed"
-        )
+    fallback = "keep the certificate that was printed"
+    inputs.save_certificate(certificate, answer, "erased", fallback)
     return None
 
 

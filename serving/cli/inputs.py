@@ -228,8 +228,11 @@ def open_deployment(home: Path | None, *, is_examined: bool = False) -> Deployme
     return Deployment(folder, load_settings(folder), is_examined=is_examined)
 
 
-def require_place(target: Path) -> None:
-    """Refuses a file that cannot be written, before the work whose result goes there."""
+def require_place(target: Path | None) -> None:
+    """Refuses a file that cannot be written, before the work whose result goes there; None is no
+    file."""
+    if target is None:
+        return
     folder = target.absolute().parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RequestError(f"{target} cannot be written: name a file in a folder that can be")
@@ -249,12 +252,11 @@ def writing(target: Path, what: str) -> Iterator[None]:
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None
 
 
-def save_certificate(target: Path, values: dict[str, Any], done: str, fallback: str) -> None:
+def save_certificate(target: Path | None, values: dict[str, Any], done: str, fallback: str) -> None:
     """Writes a certificate; where that fails, says that it is done, and where else it stands."""
-    from serving.jobs.retention import save_certificate as save
-
     try:
-        save(target, values)
+        if target is not None:
+            target.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         sys.stdout.flush()
         fault = f"{done}, but {target} cannot be written ({error.strerror})"

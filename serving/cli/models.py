@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict as values_of
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import typer
 from msgspec.structs import asdict, replace
 
 from engine.accuracy.calibrate import save_card
-from engine.accuracy.dataset import LabelledFolder
-from engine.errors import ImageError, RequestError
+from engine.accuracy.dataset import LabelledFolder, take_crops
+from engine.errors import RequestError
 from engine.faces import inspection
 from engine.faces.embedder import Embedder
 from engine.faces.extractor import Extractor, open_detector
@@ -48,9 +48,6 @@ from serving.deployment import models
 from serving.deployment.deployment import Deployment, load_vault, registry_url
 from serving.settings.settings import load_settings, require_home
 
-CONTRACT_PEOPLE = 60
-"""So many people, two photographs of each, tell whether the input contract is the right one."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
@@ -66,7 +63,7 @@ class ModelOptions:
         "NAME",
         show_default="by the file's name",
     )
-    channels: str | None = option("The order of its channels.", "rgb|bgr")
+    channels: Literal["rgb", "bgr"] | None = option("The order of its channels.", "rgb|bgr")
     mean: float | None = option("Subtracted from each pixel of 0 to 255.")
     scale: float | None = option("Each pixel is multiplied by it then.", min=1e-9)
     side_px: int | None = option(
@@ -99,7 +96,8 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
     found = inspection.examine(described, inspection.make_crops(changed.width_px))
     warnings = []
     if chosen.photographs is not None:
-        crops, people = _take_crops(chosen.photographs, found)
+        with Extractor(open_detector(), Embedder(found.session, found.card)) as extractor:
+            crops, people = take_crops(LabelledFolder.open(chosen.photographs), extractor)
         found = inspection.examine(described, crops[: inspection.CHECK_CROPS])
         better = inspection.find_better_contract(found, crops, people)
         warnings += [] if better is None else [better]
@@ -157,9 +155,6 @@ def _choose_family(
 def _change_contract(
     start: InputContract, shape: inspection.GraphShape, chosen: ModelOptions
 ) -> InputContract:
-    if chosen.channels not in (None, "rgb", "bgr"):
-        raise RequestError("--channels is rgb or bgr")
-    order = cast("Literal['rgb', 'bgr']", chosen.channels or start.channels)
     side = shape.side_px or chosen.side_px or start.width_px
     if not side:
         raise RequestError("its graph takes pictures of any size: give --side-px")
@@ -169,35 +164,13 @@ def _change_contract(
     scale = start.scale if chosen.scale is None else (chosen.scale,) * 3
     return replace(
         start,
-        channels=order,
+        channels=chosen.channels or start.channels,
         mean=mean,
         scale=scale,
         width_px=side,
         height_px=side,
         layout=shape.layout,
     )
-
-
-def _take_crops(folder: Path, found: inspection.Examined) -> tuple[Any, Any]:
-    """Aligned faces uint8[n, side, side, 3] and whose they are, int64[n]: two of each person."""
-    import numpy as np
-
-    listed = LabelledFolder.open(folder)
-    places: list[int] = []
-    for person in range(len(listed.names)):
-        of_person = np.flatnonzero(listed.people == person)
-        if len(of_person) > 1 and len(places) < 2 * CONTRACT_PEOPLE:
-            places += of_person[:2].tolist()
-    with Extractor(open_detector(), Embedder(found.session, found.card)) as extractor:
-        extracted = extractor.extract([listed.paths[place].read_bytes() for place in places])
-    faces = [
-        (one.crop, listed.people[place])
-        for place, one in zip(places, extracted, strict=True)
-        if not isinstance(one, ImageError) and one.crop is not None
-    ]
-    if len(faces) < 2:
-        raise RequestError("no faces of two people were found in these photographs: give others")
-    return np.stack([crop for crop, _ in faces]), np.array([person for _, person in faces])
 
 
 def _describe(

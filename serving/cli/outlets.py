@@ -116,7 +116,7 @@ def close_outlet(call: Call, code: str = CODE) -> Answer:
 def list_carriers(call: Call) -> Answer:
     """List the carriers by code."""
     carriers = call.store.carriers()
-    shown = columns("code name line_limit time_zone")
+    shown = {"carrier": "code"} | columns("name line_limit time_zone")
     empty = "There is no carrier: sosie carrier add makes one."
     return Answer({"carriers": carriers}, Listing(carriers, shown, empty))
 

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import RequestError
 from engine.lifecycle.reverification import carry_out
 from engine.registry.database import utc_now
-from engine.registry.retention import Due
 from engine.retention.job import (
     DirectRunner,
     RetentionCertificate,
@@ -24,7 +22,7 @@ from engine.retention.job import confirm_clock as confirm
 from schema.phases import Retained
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
-from serving.cli.output import Answer, Call, Facts, Listing, command, escape, print_line
+from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, escape, print_line
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import retire_sweeps, write_certificate
 
@@ -67,8 +65,7 @@ def run_now(
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
     service does this itself, daily; steps of lines within seconds.
     """
-    if certificate is not None:
-        inputs.require_place(certificate)
+    inputs.require_place(certificate)
     if dry_run:
         return _describe_due(call)
     watch = ClockWatch.of(call.deployment)
@@ -78,9 +75,8 @@ def run_now(
         print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
     values = write_certificate(made)
     call.print(_tell_result(made, values))
-    if certificate is not None:
-        fallback = f"the certificate is entry {made.audit_number} of the audit chain"
-        inputs.save_certificate(certificate, values, "done", fallback)
+    fallback = f"the certificate is entry {made.audit_number} of the audit chain"
+    inputs.save_certificate(certificate, values, "done", fallback)
     return None
 
 
@@ -93,11 +89,7 @@ def confirm_clock(
     Retention deletes nothing where nothing was recorded for more than 7 days, or where the clock
     was set: after a long pause of the whole service that is no fault.
     """
-    try:
-        today = date.fromisoformat(day)
-    except ValueError:
-        raise RequestError("the day is no date: write it as 2026-01-31") from None
-    confirm(call.store, today, utc_now(), call.actor)
+    confirm(call.store, inputs.read_date(day, "day"), utc_now(), call.actor)
     return Answer({"today": day}, "[green]Confirmed[/]: the clock is right.")
 
 
@@ -151,27 +143,20 @@ def _describe_due(call: Call) -> Answer:
         "line_step_at": None if step_at is None else step_at.isoformat(),
         "clock_fault": fault,
     }
-    rows = [_list_kept(kind, due.get(kind), until, crops.days, now) for kind in Retained]
+    kept = {kind: (now - moment).days for kind, moment in until.items()}
+    kept[Retained.CROPS] = crops.days
+    shown: dict[str, Cell] = {
+        "what": lambda kind: NAMES[kind.value],
+        "kept": lambda kind: f"{kept[kind]} days" if kind in kept else "for good",
+        "due": lambda kind: f"{due[kind].rows:,}" if kind in due else "-",
+        "held by cases": lambda kind: f"{due[kind].held:,}" if kind in due else "-",
+    }
     steps_due = refused = ""
     if step_at is not None and step_at <= now:
         steps_due = f"Steps of lines are due since {step_at.isoformat(timespec='minutes')}."
     if fault is not None:
         refused = f"[red]Refused[/]: {escape(fault)}."
-    table = Listing(rows, ("what", "kept", "due", "held by cases"))
-    return Answer(answer, table, steps_due, refused)
-
-
-def _list_kept(
-    kind: Retained,
-    due: Due | None,
-    until: Mapping[Retained, datetime],
-    crops_days: int,
-    now: datetime,
-) -> list[str]:
-    days = (now - until[kind]).days if kind in until else None
-    days = crops_days if kind is Retained.CROPS else days
-    counted = ("-", "-") if due is None else (f"{due.rows:,}", f"{due.held:,}")
-    return [NAMES[kind.value], "for good" if days is None else f"{days} days", *counted]
+    return Answer(answer, Listing(tuple(Retained), shown), steps_due, refused)
 
 
 def _list(counts: Mapping[str, int]) -> str:

@@ -16,12 +16,23 @@ from engine.sweeps.estimate import SweepOrder
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.api import serializers
 from serving.cli.inputs import argument, option, require_place, writing
-from serving.cli.output import Answer, Call, Facts, Listing, apps, command, escape, make_command
+from serving.cli.output import (
+    Answer,
+    Call,
+    Facts,
+    Listing,
+    apps,
+    command,
+    done,
+    escape,
+    make_command,
+)
 from serving.deployment.deployment import Deployment
 from serving.operator_client import find_address
 from serving.sweeps import sweep_views
 from serving.sweeps.manager import SweepManager
 from serving.sweeps.sweep_states import plan_sweep
+from serving.sweeps.sweep_views import SweepViews
 from serving.wire.sweeps import GroupPage
 
 NO_FACES = r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."
@@ -37,20 +48,16 @@ FACES_FLAG = option(
 @command("sweep list")
 def list_sweeps(call: Call, top: int = option(TOP, default=20, min=1, max=MOST_SWEEPS)) -> Answer:
     """List the sweeps, the newest first."""
-    found = open_reader(call.deployment).list(top)
-    items, rows = (
-        list(map(serializers.sweep_report, found)),
-        list(map(sweep_views.sweep_row, found)),
-    )
-    return Answer(
-        {"sweeps": items}, Listing(rows, sweep_views.SWEEP_COLUMNS, "Nothing was swept yet.")
-    )
+    found = SweepViews.of(call.deployment).list(top)
+    items, rows = map(serializers.sweep_report, found), map(sweep_views.sweep_row, found)
+    table = Listing(tuple(rows), sweep_views.SWEEP_COLUMNS, "Nothing was swept yet.")
+    return Answer({"sweeps": tuple(items)}, table)
 
 
 @command("sweep show")
 def show_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     """Show one sweep: how far it is, what it found, where its files are."""
-    reader = open_reader(call.deployment)
+    reader = SweepViews.of(call.deployment)
     record, files = reader.status(sweep_id), list_files(reader, sweep_id)
 
     answer = {"sweep": serializers.sweep_report(record), "files": files}
@@ -65,7 +72,7 @@ def list_groups(
     after: int = option("Leave out so many, the riskiest.", default=0, min=0),
 ) -> Answer:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
-    page = open_reader(call.deployment).groups(sweep_id, after, top)
+    page = SweepViews.of(call.deployment).groups(sweep_id, after, top)
 
     return Answer(page, _list_groups(page, after), f"{len(page.groups)} of {page.total} groups.")
 
@@ -96,9 +103,7 @@ def write_report(
         return sweep_views.issue_report(call.deployment, sweep_id, target, call.actor, runner)
 
 
-def _tell_result(
-    reader: sweep_views.SweepViews, record: SweepRecord, top: int, shown: int | None
-) -> Answer:
+def _tell_result(reader: SweepViews, record: SweepRecord, top: int, shown: int | None) -> Answer:
     """The findings of a sweep that has just ended; `shown` as `write_report` returned it."""
     page, files = reader.groups(record.id, 0, top), list_files(reader, record.id)
     answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
@@ -124,11 +129,7 @@ def _list_groups(page: GroupPage, after: int) -> Listing:
     return Listing(rows, sweep_views.GROUP_COLUMNS)
 
 
-def open_reader(deployment: Deployment) -> sweep_views.SweepViews:
-    return sweep_views.SweepViews(deployment.store, deployment.sweep_folder)
-
-
-def list_files(reader: sweep_views.SweepViews, sweep_id: str) -> list[str]:
+def list_files(reader: SweepViews, sweep_id: str) -> list[str]:
     return [str(path) for path in reader.folder(sweep_id).files()]
 
 
@@ -175,8 +176,7 @@ class SweepOptions:
             raise RequestError("a sweep goes on with its own terms: give --resume ID alone")
         if self.faces and self.report is None:
             raise RequestError("faces go into a file of yours alone: name it with --report FILE")
-        if self.report is not None:
-            require_place(self.report)
+        require_place(self.report)
         return request
 
 
@@ -205,7 +205,7 @@ def sweep(call: Call, context: typer.Context, chosen: SweepOptions) -> Answer | 
         if chosen.report is not None:
             runner = call.deployment.registrar if chosen.faces else None
             shown = write_report(call, done.id, chosen.report, runner)
-        return _tell_result(open_reader(call.deployment), done, chosen.top, shown)
+        return _tell_result(SweepViews.of(call.deployment), done, chosen.top, shown)
 
 
 @command("sweep cancel")
@@ -214,7 +214,7 @@ def cancel_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     with _open_manager(call.deployment) as manager:
         record = manager.cancel(sweep_id, call.actor)
     answer = {"sweep": serializers.sweep_report(record)}
-    return Answer(answer, f"[green]Cancelled[/] {record.id}.")
+    return done("Cancelled", record.id, answer)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from engine.registry.webhooks import WebhookChange, Webhooks
 from schema.events import WebhookState
 from serving.api import serializers
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
-from serving.cli.output import Answer, Call, Cell, Listing, columns, command, escape
+from serving.cli.output import Answer, Call, Listing, columns, command, done, escape
 from serving.deployment.deployment import Deployment
 from serving.registrar import protocol
 from serving.settings.settings import load_settings, require_home
@@ -42,12 +42,10 @@ def list_webhooks(call: Call) -> Answer:
     """List the webhooks, with what waits for each."""
     registry = _registry(call)
     found = tuple(serializers.webhook(registry, one) for one in registry.find_all())
-    shown: dict[str, Cell] = {
-        "webhook": "webhook_id",
-        "sink": "sink",
+    shown = columns("webhook_id sink types carrier state waiting dead")
+    shown |= {
         "types": lambda one: ", ".join(one.types) or "all",
         "carrier": lambda one: one.carrier or "all",
-        **columns("state waiting dead"),
     }
     return Answer(wire.Webhooks(found), Listing(found, shown, "No webhook."))
 
@@ -86,8 +84,7 @@ def rotate_secret(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
 def remove_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """End a webhook: what waits is sent to nobody."""
     _take_step(call, webhook_id, protocol.Remove())
-    text = f"[green]Removed[/]: the webhook {escape(webhook_id)}."
-    return Answer(RemovedWebhook(webhook_id), text)
+    return done("Removed", f"the webhook {webhook_id}", RemovedWebhook(webhook_id))
 
 
 @command("webhooks replay")
@@ -114,13 +111,9 @@ def list_dead_letters(
     begin = open_place(call.store, after, None)
     found = _registry(call).list_dead(webhook_id, begin, limit, carrier=None)
     page = serializers.dead_letters(found, limit, call.deployment.vault, None)
-    shown = {
-        "event": lambda one: one.event.id,
-        "type": lambda one: one.event.type,
-        "subject": lambda one: one.event.subject,
-        **columns("attempts fault"),
-    }
-    return Answer(page, Listing(page.dead_letters, shown, "No dead letter."))
+    shown = columns("event.type event.subject attempts fault")
+    table = Listing(page.dead_letters, {"event": "event.id"} | shown, "No dead letter.")
+    return Answer(page, table)
 
 
 @command("webhooks retry")

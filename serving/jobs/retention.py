@@ -3,7 +3,6 @@ erasures that were acknowledged, steps of lines."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -281,11 +280,6 @@ def write_certificate(made: Certificate) -> dict[str, Any]:
     """A certificate as JSON values, for a file of its own."""
     values: dict[str, Any] = _plain(asdict(made))
     return values
-
-
-def save_certificate(target: Path, values: dict[str, Any]) -> None:
-    """Writes a certificate's file; `OSError` where that fails."""
-    target.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_certificate(path: Path) -> Certificate:

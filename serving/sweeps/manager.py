@@ -34,7 +34,7 @@ class SweepManager:
         self._deployment = deployment
         # Before the gallery is used: acquiring the lease may replace it.
         self._states = SweepStates(deployment.store, deployment.registrar)
-        self._reader = SweepViews(deployment.store, deployment.sweep_folder)
+        self._reader = SweepViews.of(deployment)
         self._lock = Lock()
         self._run: SweepRun | None = None
 

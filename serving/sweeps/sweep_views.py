@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from engine.errors import SweepOver
 from engine.formatting import duration, plural, size, with_interval
@@ -194,6 +194,10 @@ class SweepViews:
         # Kept open: its index alone is large for many groups, and pages are read in sequence.
         self._opened: tuple[tuple[int, int], GroupFile] | None = None
 
+    @classmethod
+    def of(cls, deployment: Deployment) -> Self:
+        return cls(deployment.store, deployment.sweep_folder)
+
     def status(self, sweep_id: str) -> SweepRecord:
         """The sweep with its last saved progress."""
         return self._with_progress(self._registry.sweeps.get(sweep_id))
@@ -272,7 +276,7 @@ def issue_report(
     from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
 
     store, console = deployment.store, deployment.settings.serve.console_url
-    reader = SweepViews(store, deployment.sweep_folder)
+    reader = SweepViews.of(deployment)
     sweep = DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))
     if runner is None:
         write_report(target, sweep.contents(store, deployment.calibration, console=console))

@@ -94,7 +94,7 @@ def test_days_are_held_of_no_setting_but_the_one_that_holds(
 ) -> None:
     for options in (("--crops", "all", "--hold-days", "3"), ("--hold-days", "3")):
         assert_refused(sosie("init", tmp_path / "home", *options), "--crops cases")
-    assert_refused(sosie("init", tmp_path / "home", "--crops", "some"), "none, cases or all")
+    assert_refused(sosie("init", tmp_path / "home", "--crops", "some"), "'none', 'cases', 'all'")
     assert not (tmp_path / "home").exists()
 
 
