@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from engine.batching import Pending
 from engine.errors import DeviceFailed
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from serving.cluster import deployments
 from serving.cluster.deployments import IDLE_S, Embedder, Ingress, _call_embedder, open_crop_queue
 from serving.cluster.environment import Site
 from serving.errors import Interrupted, NotReady
@@ -174,6 +176,17 @@ def ask_after_photograph(raised: BaseException) -> None:
 def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
     with pytest.raises(RuntimeError, match="replaced"):
         ask_after_photograph(SystemExit())
+
+
+def test_no_collection_looks_at_what_an_ingress_was_made_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deployments, "build_app", lambda parts: [parts])
+    try:
+        assert Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts="p")) == ["p"]
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_an_ingress_whose_embedder_is_away_stays() -> None:
