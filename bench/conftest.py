@@ -26,12 +26,13 @@ STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 @dataclass(slots=True)
 class BenchmarkRun:
-    """Results without a clock, and by suite the figures that goals name, measured or as
-    (group, slow, fast): how many times as fast."""
+    """Results without a clock, and by suite its configuration, if it has one, and the figures that
+    goals name, measured or as (group, slow, fast): how many times as fast."""
 
     results: list[Result] = field(default_factory=list)
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
     speedups: dict[str, Mapping[str, tuple[str, str, str]]] = field(default_factory=dict)
+    configs: dict[str, Any] = field(default_factory=dict)
 
 
 RUN = pytest.StashKey[BenchmarkRun]()
@@ -65,12 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     run = session.config.stash[RUN]
     for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
-        run.speedups[name_suite(module)] = getattr(module, "SPEEDUPS", {})
-        if hasattr(module, "check_sizes"):
-            try:
-                module.check_sizes(session.config)
-            except Exception as error:
-                raise pytest.UsageError(str(error)) from error
+        name = name_suite(module)
+        run.speedups[name] = getattr(module, "SPEEDUPS", {})
+        try:
+            run.configs[name] = getattr(module, "configure", lambda _: None)(session.config)
+        except Exception as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def name_suite(module: Any) -> str:
@@ -175,7 +176,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
                 known.setdefault(name, medians[group, slow] / medians[group, fast])
         for goal in goals:
             known.setdefault(goal.name, reports.Skipped("it was not run"))
-        checks += reports.check_goals(goals, suite, known, machine)
+        checks += reports.check_goals(goals, suite, known, machine, run.configs[suite])
     suites = ", ".join(run.speedups)
     noted = reports.Report(machine, tuple(run.results), tuple(checks), suites).to_dict()
     output_json["benchmarks"] = entries + noted["benchmarks"]

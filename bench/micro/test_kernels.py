@@ -40,7 +40,7 @@ Pairs = NDArray[np.int64]
 """int64[m, 2], row and query."""
 
 
-def check_sizes(config: pytest.Config) -> None:
+def configure(config: pytest.Config) -> None:
     if config.getoption("--dim") % 64:
         raise RequestError("give a multiple of 64 as --dim")
 

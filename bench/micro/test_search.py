@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, cycle
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import pytest
 
 from bench.conftest import Clock, Note
 from bench.core.machine import MemoryReader, cores
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from bench.core.reports import Figure, Measured, Result, Setup
 from bench.data.vectors import Answer, Faces, Vectors, default_thresholds, find_best, find_reaching
 from bench.suites.baselines import (
     EFS,
@@ -28,7 +26,6 @@ from bench.suites.baselines import (
     INDEXES_AT_ONCE,
     IVF,
     NPROBES,
-    PROMISED_SIZE,
     RABITQ,
     SCORE_TOLERANCE,
     SEGMENT,
@@ -43,7 +40,6 @@ from bench.suites.baselines import (
     mix,
     refuse_too_much,
     search_segment,
-    size_reason,
 )
 from indexes.base import Hits
 from indexes.exact.codes import no_plane
@@ -64,12 +60,33 @@ SPEEDUPS = {
     "half_bytes_range_speedup": (BOUNDS, "range, bytes", "range, half bytes"),
     "half_bytes_best_speedup": (BOUNDS, f"best {K}, bytes", f"best {K}, half bytes"),
 }
-FULL = SimpleNamespace(
-    references=1_000_000, batch=256, probes=5_000, near=1_000, one=50, many=7, ranges=5
-)
-QUICK = SimpleNamespace(references=20_000, batch=64, probes=100, near=200, one=9, many=3, ranges=3)
-"""`probes` mated and as many others for exactness, `near` mates a band for recall; rounds of one
-query, of batches and of ranges."""
+QUICK = {"references": 20_000, "batch": 64, "probes": 100, "near": 200}
+QUICK |= {"one": 9, "many": 3, "ranges": 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """`probes` mated and as many others for exactness, `near` mates a band for recall; rounds of
+    one query, of batches and of ranges."""
+
+    references: int = 1_000_000
+    dim: int = 128
+    batch: int = 256
+    probes: int = 5_000
+    near: int = 1_000
+    one: int = 50
+    many: int = 7
+    ranges: int = 5
+
+
+def configure(config: pytest.Config) -> SearchConfig:
+    option = config.getoption
+    small = QUICK if option("--quick") else {}
+    chosen = SearchConfig(**{"dim": option("--dim"), **small})
+    chosen = replace(chosen, references=option("--n") or chosen.references)
+    refuse_too_much(chosen.references, chosen.dim, INDEXES_AT_ONCE)
+    return chosen
+
 
 Ask = Callable[[Vectors], Hits]
 
@@ -78,7 +95,7 @@ Ask = Callable[[Vectors], Hits]
 class SearchCase:
     """Everybody who is compared, what is asked, and under which conditions."""
 
-    sizes: Any
+    sizes: SearchConfig
     faces: Faces
     participants: Participants
     probes: Vectors
@@ -86,26 +103,10 @@ class SearchCase:
     setup: Setup
 
 
-def sizes_of(config: pytest.Config) -> Any:
-    chosen = copy(QUICK if config.getoption("--quick") else FULL)
-    chosen.references = config.getoption("--n") or chosen.references
-    return chosen
-
-
-def check_sizes(config: pytest.Config) -> None:
-    refuse_too_much(sizes_of(config).references, config.getoption("--dim"), INDEXES_AT_ONCE)
-
-
 @pytest.fixture(scope="module")
-def case(pytestconfig: pytest.Config, measured: dict[str, Measured]) -> Iterator[SearchCase]:
-    sizes, option = sizes_of(pytestconfig), pytestconfig.getoption
-    size = (sizes.references, option("--dim"))
-    if size != PROMISED_SIZE:
-        reason = Skipped(size_reason(*PROMISED_SIZE))
-        is_large = math.prod(size) >= math.prod(PROMISED_SIZE)
-        measured |= {name: reason for name, (group, *_) in SPEEDUPS.items()
-                     if group != BOUNDS or not is_large}  # fmt: skip
-    faces, scanner = Faces(*size, option("--seed")), Scanner()
+def case(pytestconfig: pytest.Config) -> Iterator[SearchCase]:
+    sizes, option = configure(pytestconfig), pytestconfig.getoption
+    faces, scanner = Faces(sizes.references, sizes.dim, option("--seed")), Scanner()
     participants = build_participants(faces.references, scanner, has_graph=not option("--no-graph"))
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     probes = mix(faces, sizes.batch)

@@ -26,16 +26,9 @@ from indexes.segmented.view import SealedView, SegmentSearch
 
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
 K = 10
-PROMISED_SIZE = (1_000_000, 128)
-"""References and dimensions that the promised speeds are for."""
 SCORE_TOLERANCE = 1e-6
 INDEXES_AT_ONCE = 8
 """Of `build_participants`."""
-
-
-def size_reason(references: int, dim: int) -> str:
-    """Why a goal for that size says nothing of another."""
-    return f"promised for {references:,} references of {dim} dimensions"
 
 
 Best = Callable[[Vectors, int], NDArray[np.int64]]

@@ -245,7 +245,7 @@ def make_requests(
 
 
 @dataclass(slots=True)
-class Tally:
+class TurnTotals:
     """Enrollments of one side, turn by turn."""
 
     count: int = 0
@@ -293,7 +293,7 @@ Found = tuple[tuple[Result, ...], dict[str, float]]
 def _enroll_by_turns(context: Context, session: LoadedService, here: Home) -> Found:
     """The same people enrolled over HTTP and in this process, a part of them by each in turn, so
     that both meet the same moments of the machine. The service idles while the library works."""
-    people, served, own = context.visitors.people, Tally(), Tally()
+    people, served, own = context.visitors.people, TurnTotals(), TurnTotals()
     warm, records = people[-WARM_PEOPLE:], list[Record]()
     session.enroll_all(warm, "warm", WARM_SERIAL)
     with here.open() as deployment:
