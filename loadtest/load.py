@@ -109,9 +109,10 @@ class RunContext:
     seconds: float
     pace: Pacing
     environment: Environment
+    in_flight: Group = field(init=False, default_factory=Group)
+    faults: list[BaseException] = field(init=False, default_factory=list)
+    """What failed in this program: no failure of the service."""
     _slots: BoundedSemaphore = field(init=False)
-    _in_flight: Group = field(init=False, default_factory=Group)
-    _faults: list[BaseException] = field(init=False, default_factory=list)
     _remaining: Iterator[Visit] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,15 +128,13 @@ class RunContext:
                 body = self.sender.pack(visit)
                 # Even if the generator is behind, other greenlets get to run.
                 gevent.sleep(max(0.0, visit.due_s - self.sender.read_clock()))
-                self._in_flight.spawn(self._send, visit, body)
-            self._in_flight.join()
-
-    def wait_start(self) -> None:
-        """Waits for the start of the schedule."""
-        gevent.sleep(max(0.0, -self.sender.read_clock()))
+                self.in_flight.spawn(self._send, visit, body)
+            self.in_flight.join()
 
     def send_next(self) -> bool:
         """Sends the next visit at once, and counts latency from now; False when time is over."""
+        # Until the schedule starts.
+        gevent.sleep(max(0.0, -self.sender.read_clock()))
         is_over = self.sender.read_clock() >= self.seconds
         visit = None if is_over else next(self._remaining, None)
         if visit is None:
@@ -144,23 +143,12 @@ class RunContext:
         self._send(replace(visit, due_s=self.sender.read_clock()), body)
         return True
 
-    def kill_in_flight(self) -> None:
-        """Ends the requests under way, after an interrupt."""
-        self._in_flight.kill()
-
-    def raise_faults(self) -> None:
-        """Raises what failed in this program: it is no failure of the service."""
-        if self._faults:
-            raise self._faults[0]
-        if log.unhandled_greenlet_exception:
-            raise RuntimeError("a listener of Locust's events failed")
-
     @contextmanager
     def _keeping_fault(self) -> Iterator[None]:
         try:
             yield
-        except Exception as fault:  # noqa: BLE001 - raised by `raise_faults`
-            self._faults.append(fault)
+        except Exception as fault:  # noqa: BLE001 - raised when the run is over
+            self.faults.append(fault)
 
     def _send(self, visit: Visit, body: bytes) -> None:
         with self._keeping_fault():
@@ -195,9 +183,6 @@ class ClosedLoopUser(User):
     abstract = True
     run_context: ClassVar[RunContext]
 
-    def on_start(self) -> None:
-        self.run_context.wait_start()
-
     @task
     def call(self) -> None:
         if not self.run_context.send_next():
@@ -231,8 +216,11 @@ def run_load(
     finally:
         progress.kill()
         runner.quit()
-        run_context.kill_in_flight()
-    run_context.raise_faults()
+        run_context.in_flight.kill()
+    if run_context.faults:
+        raise run_context.faults[0]
+    if log.unhandled_greenlet_exception:
+        raise RuntimeError("a listener of Locust's events failed")
     omitted = len(visits) - len(outcomes)
     assert pace.closed_users or not omitted, "every visit of an open loop has an outcome"
     return LoadRun(tuple(outcomes), seconds, elapsed_s, share, omitted)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,16 @@ from PIL import Image, ImageEnhance
 from engine.errors import advise_extra
 from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import Answer, ConnectionPool, Item, Reply, ReportProgress, run_concurrently
+from loadtest.exchange import (
+    LOST,
+    OVERDUE,
+    Answer,
+    ConnectionPool,
+    Item,
+    Reply,
+    ReportProgress,
+    run_concurrently,
+)
 
 
 class Thresholds(NamedTuple):
@@ -283,9 +293,8 @@ def _length(within: float) -> float:
 
 
 IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
-RETRIABLE = frozenset({0, 429, 503})
-MOST_RETRIES = 30
-WAIT_S = 0.5
+RETRIABLE = frozenset({LOST, OVERDUE, 429, 503})
+PATIENCE_S, WAIT_S = 15.0, 0.5
 
 
 class ModelClient:
@@ -345,6 +354,19 @@ class ModelClient:
         return ask_until_answered(self._exchange, method, path, self._key, value).value
 
 
+def ask_again(
+    exchange: ConnectionPool, method: str, path: str, key: str | None, end: float, **more: Any
+) -> Reply:
+    """Repeats a request that is put off, until `end` (of the monotonic clock)."""
+    reply = Reply(OVERDUE)
+    while time.monotonic() < end:
+        reply = exchange.ask(method, path, key, **more)
+        if reply.status not in RETRIABLE:
+            break
+        gevent.sleep(WAIT_S)
+    return reply
+
+
 def ask_until_answered(
     exchange: ConnectionPool,
     method: str,
@@ -354,12 +376,8 @@ def ask_until_answered(
     headers: dict[str, str] | None = None,
 ) -> Reply:
     """Repeats a request until it is answered; `LoadTestRefused` if the answer is not good."""
-    reply = Reply(0)
-    for _ in range(MOST_RETRIES):
-        reply = exchange.ask(method, path, key, value=value, headers=headers)
-        if reply.status not in RETRIABLE:
-            break
-        gevent.sleep(WAIT_S)
+    end = time.monotonic() + PATIENCE_S
+    reply = ask_again(exchange, method, path, key, end, value=value, headers=headers)
     if 200 <= reply.status < 300 and reply.value is not None:
         return reply
     said = reply.code or (f"status {reply.status}" if reply.status > 0 else "no answer")

@@ -18,19 +18,9 @@ from urllib.parse import quote
 import gevent
 
 from loadtest.document_numbers import SpecimenNumbers, make_numbers
-from loadtest.exchange import (
-    NOT_STARTED,
-    OVERDUE,
-    ConnectionPool,
-    Keys,
-    Reply,
-    ReportProgress,
-    run_concurrently,
-)
+from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, ReportProgress, run_concurrently
 from loadtest.participants import (
     RESERVE,
-    RETRIABLE,
-    WAIT_S,
     Candidate,
     FaceDataset,
     Holder,
@@ -39,6 +29,7 @@ from loadtest.participants import (
     ModelClient,
     ParticipantCounts,
     are_strangers,
+    ask_again,
     ask_until_answered,
     choose_second,
     drop_known,
@@ -270,7 +261,7 @@ class Cleaner:
 
     def _find(self, key: str, end: float, *, is_last: bool) -> None:
         path = f"{ENROLLMENTS}?idempotency_key={quote(key, safe='')}"
-        reply = self._ask("GET", path, self.access.keys.enroll, end)
+        reply = ask_again(self.access.exchange, "GET", path, self.access.keys.enroll, end)
         if reply.status == NOT_FOUND and is_last:
             del self.enrolled.open[key]
         elif 200 <= reply.status < 300 and isinstance(reply.value, dict):
@@ -280,22 +271,13 @@ class Cleaner:
 
     def _erase(self, document_id: str, end: float, total: int) -> None:
         path = f"/v1/documents/{document_id}"
-        reply = self._ask("DELETE", path, self.access.erase_key, end)
+        reply = ask_again(self.access.exchange, "DELETE", path, self.access.erase_key, end)
         # A document that is gone needs no erasing; 202: it waits for a case that the test opened.
         is_done = 200 <= reply.status < 300 and reply.status != ACCEPTED
         if is_done or reply.status == NOT_FOUND:
             del self.enrolled.documents[document_id]
         done = total - len(self.enrolled.documents)
         self.report("erasing people enrolled by the test", done, total)
-
-    def _ask(self, method: str, path: str, key: str | None, end: float) -> Reply:
-        reply = Reply(OVERDUE)
-        while time.monotonic() < end:
-            reply = self.access.exchange.ask(method, path, key)
-            if reply.status not in RETRIABLE and reply.status != OVERDUE:
-                break
-            gevent.sleep(WAIT_S)
-        return reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ group were chosen after the fact.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -389,19 +390,20 @@ def band_quality(
         return None
     people = singles.people[mated.left]
     weights = draw_people(people, singles.population)
-    missed = _Missed(people, mated.scores < threshold, weights)
+    is_missed = mated.scores < threshold
+    rate = _rate_missed(people, is_missed, weights)
     return QualityBands(
         threshold=threshold,
         photographs=MOST_PHOTOGRAPHS,
-        overall=share_of(people, missed.is_missed, weights),
+        overall=share_of(people, is_missed, weights),
         measures=tuple(
-            _cut(one, qualities[:, QUALITIES.index(one)], mated, missed) for one in MEASURES
+            _cut(one, qualities[:, QUALITIES.index(one)], mated, rate) for one in MEASURES
         ),
     )
 
 
 def _cut(
-    measure: str, values: NDArray[np.float32], mated: ComparedPairs, missed: _Missed
+    measure: str, values: NDArray[np.float32], mated: ComparedPairs, rate: Rate
 ) -> MeasuredQuality:
     badness = _badness(measure, values)
     order = np.sort(badness)
@@ -409,7 +411,7 @@ def _cut(
     ends = order[np.maximum(places, 1) - 1]
     band_of = np.searchsorted(ends, np.maximum(badness[mated.left], badness[mated.right]))
     bands = tuple(
-        QualityBand(name=name, worst=abs(float(end)), **missed.rate(band_of == number))
+        QualityBand(name=name, worst=abs(float(end)), **rate(band_of == number))
         for number, ((name, _), end) in enumerate(zip(BANDS, ends, strict=True))
     )
     return MeasuredQuality(measure, MEASURES[measure], bands)
@@ -427,33 +429,33 @@ def measure_ageing(
     years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
     owners = people[dated.left]
     weights = draw_people(owners, int(people.max()) + 1)
-    missed = _Missed(owners, dated.scores < threshold, weights)
+    rate = _rate_missed(owners, dated.scores < threshold, weights)
     place = np.searchsorted(SPANS, years, side="right") - 1
     spans = tuple(
         AgeSpan(
             from_years=SPANS[number],
             to_years=None if np.isinf(SPANS[number + 1]) else SPANS[number + 1],
             median=float(np.median(dated.scores[place == number])),
-            **missed.rate(place == number),
+            **rate(place == number),
         )
         for number in np.unique(place).tolist()
     )
     return Ageing(threshold, undated, spans)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Missed:
-    """Mated comparisons: `people` int64[k], `is_missed` bool[k], and how often people are drawn."""
+Rate = Callable[[NDArray[np.bool_]], dict[str, Any]]
 
-    people: NDArray[np.int64]
-    is_missed: NDArray[np.bool_]
-    weights: NDArray[np.float32]
 
-    def rate(self, held: NDArray[np.bool_]) -> dict[str, Any]:
-        """The fields of a band or a span for the comparisons `held`."""
-        owners = self.people[held]
-        people = len(np.unique(owners))
-        refused = refuse_few(people)
-        fnmr = None if refused else share_of(owners, self.is_missed[held], self.weights)
-        pairs = int(held.sum())
-        return {"people": people, "mated_pairs": pairs, "fnmr": fnmr, "refused": refused}
+def _rate_missed(
+    people: NDArray[np.int64], is_missed: NDArray[np.bool_], weights: NDArray[np.float32]
+) -> Rate:
+    """Gives the fields of a band or a span for some of the mated comparisons, a mask bool[k]."""
+
+    def rate(held: NDArray[np.bool_]) -> dict[str, Any]:
+        owners = people[held]
+        count = len(np.unique(owners))
+        refused = refuse_few(count)
+        fnmr = None if refused else share_of(owners, is_missed[held], weights)
+        return {"people": count, "mated_pairs": len(owners), "fnmr": fnmr, "refused": refused}
+
+    return rate
