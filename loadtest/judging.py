@@ -17,13 +17,13 @@ from enum import StrEnum
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED
 from loadtest.participants import (
+    ALONE,
     MARGIN,
     LoadParticipants,
     ModelClient,
     Person,
-    PhotographPair,
+    PhotographTemplate,
     fuse_both,
-    fuse_single,
 )
 from loadtest.schedule import PAIRED, Kind, Outcome
 from loadtest.service_calls import APPROVED, MISMATCH, Enroll
@@ -192,33 +192,29 @@ def _has_look_alike(
         return False
     others = [other for other in enrolled if other.number != visit.person]
     if isinstance(visit.call, Enroll):
-        scores = _score_pair(visit.call.pair, others, model)
+        pair = visit.call.pair
+        scores = _score(pair.samples, pair.score, others, model)
     else:
-        scores = _score_single(people[visit.person].first.live.template, others, model)
+        scores = _score([people[visit.person].first.live], ALONE, others, model)
     if answer.found:
         return any(abs(score - max(answer.found.values())) <= MARGIN for score in scores)
     least = answer.review
     return least is not None and any(score >= least - MARGIN for score in scores)
 
 
-def _score_pair(pair: PhotographPair, others: Sequence[Person], model: ModelClient) -> list[float]:
+def _score(
+    shown: Sequence[PhotographTemplate], within: float, others: Sequence[Person], model: ModelClient
+) -> list[float]:
+    """What the mean of the photographs, whose own cosine is `within`, scores with each of `others`;
+    of one photograph it is `ALONE`."""
     asked = [
         (mine.template, theirs.template)
         for other in others
-        for mine in pair.samples
+        for mine in shown
         for theirs in other.first.samples
     ]
-    cosines = model.compare(asked)
+    cosines, size = model.compare(asked), 2 * len(shown)
     return [
-        fuse_both(sum(cosines[4 * place : 4 * place + 4]), pair.score, other.first.score)
-        for place, other in enumerate(others)
-    ]
-
-
-def _score_single(template: bytes, others: Sequence[Person], model: ModelClient) -> list[float]:
-    asked = [(template, theirs.template) for other in others for theirs in other.first.samples]
-    cosines = model.compare(asked)
-    return [
-        fuse_single(cosines[2 * place], cosines[2 * place + 1], other.first.score)
+        fuse_both(sum(cosines[size * place : size * (place + 1)]), within, other.first.score)
         for place, other in enumerate(others)
     ]

@@ -273,23 +273,20 @@ def _read(path: Path) -> bytes:
     raise LoadTestRefused(f"{path} is larger than the service takes: leave it out")
 
 
-def fuse_single(to_live: float, to_portrait: float, within: float) -> float:
-    """Cosine of one photograph with the mean of two, whose own cosine is `within`.
+ALONE = -0.5
+"""In place of the cosine of two photographs where there is one: its length is 1."""
+
+
+def fuse_both(cross: float, within: float, within_other: float) -> float:
+    """Cosine of two means; `cross` is the sum of the cosines between their photographs, `within`
+    the cosine of the two of a mean.
 
     The service keeps the normalised mean of a person's two photographs, so its scores follow
     exactly from the cosines of single photographs, which `/v1/match` reports.
     """
-    return (to_live + to_portrait) / _length(within)
-
-
-def fuse_both(cross: float, within: float, within_other: float) -> float:
-    """Cosine of two means; `cross` is the sum of the four cosines between them."""
-    return cross / (_length(within) * _length(within_other))
-
-
-def _length(within: float) -> float:
     # Of a + b, both of unit length. Opposite photographs have no mean.
-    return math.sqrt(max(2 + 2 * within, 1e-12))
+    one, other = (math.sqrt(max(2 + 2 * score, 1e-12)) for score in (within, within_other))
+    return cross / (one * other)
 
 
 IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
@@ -466,7 +463,8 @@ def are_strangers(one: Person, other: Candidate, scores: Sequence[float], low: f
     within = one.first.score
     count = len(other.person.samples)
     live, portrait = scores[:count], scores[count:]
-    singles = [fuse_single(live[place], portrait[place], within) for place in range(count)]
+    pairs = zip(live, portrait, strict=True)
+    singles = [fuse_both(one + another, ALONE, within) for one, another in pairs]
     cross = sum(live[place] + portrait[place] for place in other.second.places)
     mean = fuse_both(cross, within, other.second.score)
     return max(*singles, *scores, mean) < low - MARGIN
@@ -510,6 +508,6 @@ def _choose_probe(person: Person, low: float) -> PhotographTemplate:
     first = person.first
     for place, sample in enumerate(person.samples):
         live, portrait = person.cosines[place, list(first.places)].tolist()
-        if place not in first.places and fuse_single(live, portrait, first.score) >= low:
+        if place not in first.places and fuse_both(live + portrait, ALONE, first.score) >= low:
             return sample
     return first.live
