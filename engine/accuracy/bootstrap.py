@@ -182,29 +182,36 @@ class Share:
 
 
 def share_of(
-    people: NDArray[np.int64], happened: NDArray[np.bool_], weights: NDArray[np.float32]
+    people: NDArray[np.int64],
+    happened: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+    *,
+    is_mean: bool = False,
 ) -> Share:
     """Share of trials that `happened`; each belongs to one of `people`."""
     assert len(people)
     events = np.bincount(people[happened], minlength=len(weights))
     trials = np.bincount(people, minlength=len(weights))
-    asked = int((trials > 0).sum())
-    drawn = trials.astype(np.float64) @ weights
-    return summarize(events, trials, asked, events.astype(np.float64) @ weights, drawn)
+    return share_of_counts(events, trials, weights, is_mean=is_mean)
 
 
-def mean_share(
-    events: NDArray[np.int64], trials: NDArray[np.int64], weights: NDArray[np.float32]
+def share_of_counts(
+    events: NDArray[np.int64],
+    trials: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    *,
+    is_mean: bool,
 ) -> Share:
-    """The mean of each person's share, `events` of `trials` int64[population]: who has more trials
-    weighs no more."""
-    shares = events / np.maximum(trials, 1)
+    """Share of the trials of all people, int64[population], with an event; with `is_mean` the mean
+    of each person's share, in which more trials weigh no more."""
     is_asked = trials > 0
     people = int(is_asked.sum())
-    drawn: NDArray[np.float64] = is_asked.astype(np.float64) @ weights
-    return summarize(
-        events, trials, people, shares @ weights, drawn, value=float(shares.sum() / people)
-    )
+    amounts, asked, value = events.astype(np.float64), trials.astype(np.float64), None
+    if is_mean:
+        amounts, asked = events / np.maximum(trials, 1), is_asked.astype(np.float64)
+        value = float(amounts.sum() / people)
+    happened, drawn = amounts @ weights, asked @ weights
+    return summarize(events, trials, people, happened, drawn, value=value)
 
 
 def refuse_few(found: int, what: str = "people", needed: int = MIN_PEOPLE) -> str | None:

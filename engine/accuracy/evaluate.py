@@ -18,10 +18,10 @@ from engine.accuracy.bootstrap import (
     Share,
     count_strangers,
     draw_people,
-    mean_share,
     operating_points,
     rate_grid,
     share_of,
+    share_of_counts,
 )
 from engine.accuracy.conditions import Conditions, measure_conditions
 from engine.accuracy.dataset import (
@@ -191,7 +191,7 @@ def generalise_fnmr(
 
     def share(threshold: float) -> Share:
         matched = np.bincount(people[kept.left[kept.scores >= threshold]], minlength=population)
-        return mean_share(pairs - matched, pairs, weights)
+        return share_of_counts(pairs - matched, pairs, weights, is_mean=True)
 
     return {name: one if one is None else share(one) for name, one in thresholds.items()}
 

@@ -20,14 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.bootstrap import (
-    Share,
-    draw_people,
-    mean_share,
-    refuse_few,
-    share_of,
-    summarize,
-)
+from engine.accuracy.bootstrap import Share, draw_people, refuse_few, share_of, summarize
 from engine.accuracy.dataset import (
     SIDES,
     Embeddings,
@@ -90,11 +83,7 @@ class Attempts:
         people = self.folder.people
         left, right = people[self.left], people[self.right]
         if self.is_mated.all():
-            if not self.is_weighed:
-                return share_of(left, happened, weights)
-            population = len(weights)
-            events = np.bincount(left[happened], minlength=population)
-            return mean_share(events, np.bincount(left, minlength=population), weights)
+            return share_of(left, happened, weights, is_mean=self.is_weighed)
         codes = left.astype(np.int64) * len(weights) + right
         pairs, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
         events = np.bincount(place[happened], minlength=len(pairs))
