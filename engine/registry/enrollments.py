@@ -404,7 +404,7 @@ _NEWEST_OF = (
 
 
 def _read_enrollment(row: Row[Any]) -> EnrollmentRecord:
-    evidence = convert(row.evidence, RecordedEvidence)
+    evidence = convert(row.evidence, prepare(RecordedEvidence))
     return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons), evidence=evidence)
 
 
@@ -458,7 +458,7 @@ class EnrollmentReader(Source):
         last = ""
         while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
             for row in sound_rows(self.vault, ENROLLMENTS, rows):
-                yield row.decision, convert(row.evidence, RecordedEvidence)
+                yield row.decision, convert(row.evidence, prepare(RecordedEvidence))
             last = rows[-1].id
 
     def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:

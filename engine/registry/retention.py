@@ -63,6 +63,7 @@ from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_e
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind
+from schema.decoding import prepare
 from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.lines import LineEventKind, LineStatus
@@ -74,7 +75,7 @@ _opened, _standing = CASES.alias("opened"), CASES.alias("standing")
 
 
 def _strip(evidence: Json) -> Json:
-    stays: Json = to_builtins(convert(evidence, RecordedEvidence).strip())
+    stays: Json = to_builtins(convert(evidence, prepare(RecordedEvidence)).strip())
     return stays
 
 
