@@ -15,20 +15,14 @@ from bench.__main__ import app
 from bench.core.reports import load_goals
 from bench.data.vectors import default_thresholds
 from bench.suites.sweep import sweep_suite
-from bench.suites.sweep.hard_rings import HardPlan, measure_budgets, plant_hard
-from bench.suites.sweep.planted import LARGEST, Plan, Planted, is_trap, plant, planted_pairs
-from bench.suites.sweep.sweep_suite import (
-    SweepConfig,
-    adjusted_rand,
-    run,
-    share_pairs,
-    sweep_planted,
-)
+from bench.suites.sweep.hard_rings import measure_budgets, plant_hard
+from bench.suites.sweep.planted import LARGEST, Planted, SweepConfig, is_trap, plant, planted_pairs
+from bench.suites.sweep.sweep_suite import adjusted_rand, run, share_pairs, sweep_planted
 from engine.errors import RequestError
 
 THRESHOLD = 0.62
-HARD = HardPlan(references=4_000, rings=10, siblings=20, seed=1)
-PLAN = Plan(references=4_000, rings=20, traps=6, newcomers=200, threshold=THRESHOLD, seed=3)
+HARD = SweepConfig(references=4_000, hard_rings=10, siblings=20, seed=1)
+PLAN = SweepConfig(references=4_000, rings=20, traps=6, newcomers=200, threshold=THRESHOLD, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +117,7 @@ def test_the_same_plan_gives_the_same_gallery(planted: Planted) -> None:
 
 def test_a_gallery_too_small_for_its_rings_is_refused() -> None:
     with pytest.raises(RequestError, match="raise --n"):
-        plant(Plan(references=100, rings=20, traps=1, newcomers=20, threshold=0.62, seed=0))
+        plant(SweepConfig(references=100, rings=20, traps=1, newcomers=20, threshold=0.62, seed=0))
 
 
 labelled = st.integers(1, 9).flatmap(
@@ -203,5 +197,5 @@ def test_budgets_are_compared_with_ranking_by_score_in_one_run(tmp_path: Path) -
         for by in ("score alone", "likelihood ratio"):
             found = figures[f"{budget} groups by {by}"]
             assert found is not None
-            assert 0 < found <= HARD.rings
+            assert 0 < found <= HARD.hard_rings
     assert measured["budget_gain"] >= 1

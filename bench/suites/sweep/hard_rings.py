@@ -25,7 +25,7 @@ from bench.core.machine import clock, read_peak_bytes
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.data.vectors import Rows, Vectors, default_thresholds, describe_faces, turn
 from bench.suites.baselines import build_gallery
-from bench.suites.sweep.planted import make_facts
+from bench.suites.sweep.planted import SweepConfig, make_facts
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.sweeps.budget import BudgetTerms, Ranking, choose_pairs, expect_true, rank_within_budget
@@ -72,16 +72,6 @@ HABITS = SimpleNamespace(
 of siblings; of subscribers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardPlan:
-    """`siblings` are pairs."""
-
-    references: int
-    rings: int
-    siblings: int
-    seed: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class HardRings:
     """`vectors` float32[n, d], unit rows; `rings` and `siblings` are rows of them."""
@@ -91,11 +81,11 @@ class HardRings:
     siblings: Rows
 
 
-def plant_hard(plan: HardPlan) -> HardRings:
+def plant_hard(plan: SweepConfig) -> HardRings:
     """Draws the gallery; the same plan gives the same one."""
     population = Population.load("sface")
     rng = np.random.default_rng([plan.seed, _RINGS])
-    sizes = [SIZES[number % len(SIZES)] for number in range(plan.rings)]
+    sizes = [SIZES[number % len(SIZES)] for number in range(plan.hard_rings)]
     faces = list(_draw_rings(population, plan, sizes, default_thresholds().certain))
     vectors = population.references(plan.references, plan.seed)
     places = rng.permutation(plan.references)
@@ -111,12 +101,12 @@ def plant_hard(plan: HardPlan) -> HardRings:
 
 
 def _draw_rings(
-    population: Population, plan: HardPlan, sizes: Sequence[int], certain: float
+    population: Population, plan: SweepConfig, sizes: Sequence[int], certain: float
 ) -> Iterator[Vectors]:
     """float32[size, d] each: hard people, with the least number of whose pairs below `certain`."""
     hard = replace(population, hard_share=1.0)
     seed = plan.seed + _RINGS
-    latent = hard.people(_DRAWN * plan.rings + 1_000, seed)
+    latent = hard.people(_DRAWN * plan.hard_rings + 1_000, seed)
     references = np.stack(
         [
             fuse(hard.samples(latent, seed, 2 * i), hard.samples(latent, seed, 2 * i + 1))
@@ -137,7 +127,7 @@ def _draw_rings(
         yield references[chosen[size].pop(), :size]
 
 
-def _draw_siblings(population: Population, plan: HardPlan) -> tuple[Vectors, Vectors]:
+def _draw_siblings(population: Population, plan: SweepConfig) -> tuple[Vectors, Vectors]:
     """float32[siblings, d] twice: two who share half of what sets people apart."""
     seeds = (plan.seed + _SIBLINGS + number for number in range(0, 30, 10))
     common, *own = (population.people(plan.siblings, seed) - population.mean for seed in seeds)
@@ -234,7 +224,7 @@ def register(hard: HardRings, seed: int) -> Registry:
     return Registry(openings, families, given, births, passports, misspelt)
 
 
-def measure_budgets(plan: HardPlan, folder: Path) -> SuiteOutput:
+def measure_budgets(plan: SweepConfig, folder: Path) -> SuiteOutput:
     """The rings in the first groups, by the ratio and by the score; checkpoints go to `folder`."""
     hard = plant_hard(plan)
     curve = load_calibration(Settings()).curve(Comparison.FUSED)
@@ -257,7 +247,7 @@ def measure_budgets(plan: HardPlan, folder: Path) -> SuiteOutput:
     by_score = _rank_by_score(joined, terms, gallery)
     scanner.close()
     setup = describe_faces(plan.references, hard.vectors.shape[1], plan.seed)
-    setup |= {"rings": plan.rings, "pairs of siblings": plan.siblings}
+    setup |= {"rings": plan.hard_rings, "pairs of siblings": plan.siblings}
     found = {
         name: [_count_rings(groups[:budget], hard.rings) for budget in BUDGETS]
         for name, groups in (("ratio", ranking.groups), ("score", by_score))

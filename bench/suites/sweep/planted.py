@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice, pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.machine import DISK
 from bench.data.vectors import Rows, Vectors, population_of, turn
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import BLOCK, Population
@@ -44,15 +46,30 @@ _PEOPLE_OF_RINGS, _PEOPLE_OF_TRAPS, _NEWCOMERS = 3, 4, 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """`newcomers` come later; one in twenty of them is one more identity of a ring's person."""
+class SweepConfig:
+    """`threshold`: above the highest score that two strangers of LFW have, 0.54, and high enough
+    for a trap, whose strangers score up to 0.5.
 
-    references: int
-    rings: int
-    traps: int
-    newcomers: int
-    threshold: float
-    seed: int
+    It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
+    `flood` random links are clustered alone. `people`: only the first so many of the photographs.
+    `newcomers` come later; one in twenty of them is one more identity of a ring's person.
+    `hard_rings` and pairs of `siblings` are hidden in a gallery of their own (`hard_rings`).
+    Checkpoints lie in a folder made in `folder`.
+    """
+
+    references: int = 1_000_000
+    rings: int = 1_000
+    traps: int = 100
+    newcomers: int = 10_000
+    flood: int = 1_000_000
+    hard_rings: int = 1_000
+    siblings: int = 10_000
+    threshold: float = 0.62
+    people: int | None = None
+    faces: Path | None = None
+    parts: tuple[str, ...] = ()
+    folder: Path = DISK
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +86,7 @@ class Planted:
     first_new: int
 
 
-def plant(plan: Plan) -> Planted:
+def plant(plan: SweepConfig) -> Planted:
     """Draws the gallery; the same plan gives the same one.
 
     Raises `RequestError` where the gallery is too small for what is to be hidden in it.
@@ -100,7 +117,7 @@ def plant(plan: Plan) -> Planted:
 
 
 def _seat_rings(
-    plan: Plan, sizes: Sequence[int], places: Iterator[int], rng: np.random.Generator
+    plan: SweepConfig, sizes: Sequence[int], places: Iterator[int], rng: np.random.Generator
 ) -> tuple[Rows, ...]:
     """The rows of each ring, those of its identities that come later at the end."""
     new = plan.references + rng.permutation(plan.newcomers)[: plan.newcomers // 20]
@@ -119,7 +136,7 @@ def _photograph(population: Population, latent: Vectors, seed: int) -> Vectors:
     return np.stack(references)
 
 
-def _draw_traps(population: Population, plan: Plan) -> Iterator[Vectors]:
+def _draw_traps(population: Population, plan: SweepConfig) -> Iterator[Vectors]:
     """`plan.traps` chains of three and of five in turn, float32[k, DIM] each."""
     strangers = _meet_strangers(population, plan.seed + _PEOPLE_OF_TRAPS)
     rng = np.random.default_rng([plan.seed, 22])

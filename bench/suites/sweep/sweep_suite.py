@@ -6,23 +6,21 @@ And photographs of known people as a gallery: each photograph of a person under 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import DISK, clock, open_folder, read_peak_bytes, rested
+from bench.core.machine import clock, open_folder, read_peak_bytes, rested
 from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
 from bench.data.photographs import LFW, find_faces
 from bench.data.vectors import Rows, Vectors, default_thresholds, describe_faces
 from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
-from bench.suites.sweep.hard_rings import HardPlan, measure_budgets
-from bench.suites.sweep.planted import DIM, Plan, Planted, make_facts, plant, planted_pairs
+from bench.suites.sweep.hard_rings import measure_budgets
+from bench.suites.sweep.planted import DIM, Planted, SweepConfig, make_facts, plant, planted_pairs
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
@@ -50,33 +48,6 @@ LINKS_A_DOCUMENT = 2.5
 _FLAT_REFERENCES = 20_000
 
 Labels = NDArray[np.int64]
-Planning = TypeVar("Planning")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepConfig:
-    """`threshold`: above the highest score that two strangers of LFW have, 0.54, and high enough
-    for a trap, whose strangers score up to 0.5.
-
-    It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
-    `flood` random links are clustered alone. `people`: only the first so many of the photographs.
-    `hard_rings` and pairs of `siblings` are hidden in a gallery of their own (`hard_rings`).
-    Checkpoints lie in a folder made in `folder`.
-    """
-
-    references: int = 1_000_000
-    rings: int = 1_000
-    traps: int = 100
-    newcomers: int = 10_000
-    flood: int = 1_000_000
-    hard_rings: int = 1_000
-    siblings: int = 10_000
-    threshold: float = 0.62
-    people: int | None = None
-    faces: Path | None = None
-    parts: tuple[str, ...] = ()
-    folder: Path = DISK
-    seed: int = 0
 
 
 def run(config: SweepConfig) -> SuiteOutput:
@@ -90,21 +61,15 @@ def run(config: SweepConfig) -> SuiteOutput:
 
 
 def _run_alone(
-    measure: Callable[[Planning, Path], SuiteOutput], plan: Planning, disk: Path
+    measure: Callable[[SweepConfig, Path], SuiteOutput], config: SweepConfig
 ) -> SuiteOutput:
     """In a new process, so that its peak of memory is that of nothing else; checkpoints go to a
-    folder on `disk`, as those of the product do."""
-    with open_folder(disk) as folder, Worker() as pool:
-        return pool.submit(measure, plan, folder).result()
+    folder on the disk, as those of the product do."""
+    with open_folder(config.folder) as folder, Worker() as pool:
+        return pool.submit(measure, config, folder).result()
 
 
-def _run_million(config: SweepConfig) -> SuiteOutput:
-    names = ("references", "rings", "traps", "newcomers", "threshold", "seed")
-    plan = Plan(**{name: getattr(config, name) for name in names})
-    return _run_alone(sweep_planted, plan, config.folder)
-
-
-def sweep_planted(plan: Plan, folder: Path) -> SuiteOutput:
+def sweep_planted(plan: SweepConfig, folder: Path) -> SuiteOutput:
     """What a sweep of everything costs and finds, and then one of what is new."""
     planted, scanner = plant(plan), Scanner()
     setup = describe_faces(plan.references, DIM, plan.seed) | {
@@ -259,16 +224,6 @@ def count_missed(wanted: Rows, pairs: PairTable) -> int:
     return int((~np.isin(wanted[:, 0] << 32 | wanted[:, 1], found)).sum())
 
 
-def _run_budgets(config: SweepConfig) -> SuiteOutput:
-    plan = HardPlan(
-        references=config.references,
-        rings=config.hard_rings,
-        siblings=config.siblings,
-        seed=config.seed,
-    )
-    return _run_alone(measure_budgets, plan, config.folder)
-
-
 def _run_flood(config: SweepConfig) -> SuiteOutput:
     """Seconds to cluster so many random links, as of a threshold that strangers reach."""
     rng = np.random.default_rng([config.seed, 23])
@@ -362,8 +317,8 @@ def _sweep_people(
 
 
 PARTS: Mapping[str, Callable[[SweepConfig], SuiteOutput]] = {
-    "million": _run_million,
-    "budgets": _run_budgets,
+    "million": partial(_run_alone, sweep_planted),
+    "budgets": partial(_run_alone, measure_budgets),
     "flood": _run_flood,
     "lfw": _run_lfw,
 }
