@@ -250,7 +250,6 @@ def _write_vectors(
     target: Path, paths: Sequence[Path], found: Sequence[Extraction | SosieError]
 ) -> None:
     """`images` and their `vectors` float32[n, d], of the photographs with a face."""
-
     import numpy as np
 
     kept = [

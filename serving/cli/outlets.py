@@ -270,15 +270,21 @@ def add_key(
     """Add a key and show it, this once: only a digest of it is kept."""
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet)
-    _require_person(role, person)
-    _require_sound(label, rate_limit)
+    if person is not None:
+        require_words(person, "a person's name", MAX_LABEL_LENGTH)
+    elif role.value in PERSONAL_ROLES:
+        raise RequestError(f"a key of role {role.value} is a person's: give --person too")
+    if label:
+        require_words(label, "a label", MAX_LABEL_LENGTH)
+    if rate_limit is not None and not 0 < rate_limit <= FASTEST:
+        raise RequestError(f"--rate-limit is above 0 and at most {FASTEST} items a second")
     expires_at = None if expires_on is None else _read_expiry(expires_on, now)
     made = make_key(call.deployment.vault)
     key = ApiKey(
-        id=made.id,
-        digest=made.digest,
-        label=label,
-        role=role.value,
+        made.id,
+        made.digest,
+        label,
+        role.value,
         carrier=carrier,
         outlet=outlet,
         rate_limit=rate_limit,
@@ -287,7 +293,6 @@ def add_key(
         person=person,
     )
     call.store.add_api_key(key, actor=call.actor)
-
     return Answer(
         {"key": made.text} | plain(_list_key(key, now)),
         f"[green]Added[/] the key {key.id}, of role {role.value}. It is shown this once:",
@@ -307,7 +312,7 @@ def list_keys(call: Call) -> Answer:
         "key_id role carrier outlet person",
         rate=lambda one: "-" if one.rate_limit is None else f"{one.rate_limit:g}/s",
         state="state",
-        last_day=lambda one: "-" if one.expires_at is None else _last_day(one.expires_at),
+        last_day=_name_last_day,
         label="label",
     )
     empty = "There is no key: add one with `sosie apikey add`."
@@ -336,20 +341,6 @@ def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None
             require_code(value)
 
 
-def _require_person(role: Role, person: str | None) -> None:
-    if person is not None:
-        require_words(person, "a person's name", MAX_LABEL_LENGTH)
-    elif role.value in PERSONAL_ROLES:
-        raise RequestError(f"a key of role {role.value} is a person's: give --person too")
-
-
-def _require_sound(label: str, rate_limit: float | None) -> None:
-    if label:
-        require_words(label, "a label", MAX_LABEL_LENGTH)
-    if rate_limit is not None and not 0 < rate_limit <= FASTEST:
-        raise RequestError(f"--rate-limit is above 0 and at most {FASTEST} items a second")
-
-
 def _read_expiry(text: str, now: datetime) -> datetime:
     """The end of that day."""
     day = read_date(text)
@@ -361,20 +352,18 @@ def _read_expiry(text: str, now: datetime) -> datetime:
         raise RequestError("the day of expiry is too late: give an earlier one") from None
 
 
-def _last_day(expires_at: datetime) -> str:
-    return (expires_at - timedelta(microseconds=1)).date().isoformat()
-
-
-def _name_key_state(key: ApiKey, now: datetime, closed: Collection[str]) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    if key.expires_at is not None and key.expires_at <= now:
-        return "expired"
-    return "outlet closed" if key.outlet in closed else "in force"
+def _name_last_day(key: ListedKey) -> str:
+    end = key.expires_at
+    return "-" if end is None else (end - timedelta(microseconds=1)).date().isoformat()
 
 
 def _list_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> ListedKey:
-    return of_record(ListedKey, key, key_id=key.id, state=_name_key_state(key, now, closed))
+    state = "outlet closed" if key.outlet in closed else "in force"
+    if key.revoked_at is not None:
+        state = "revoked"
+    elif key.expires_at is not None and key.expires_at <= now:
+        state = "expired"
+    return of_record(ListedKey, key, key_id=key.id, state=state)
 
 
 PERSON_NAME = argument("As `sosie account list` shows it.", "NAME")
@@ -419,7 +408,6 @@ def list_exceptions(
     call: Call, days: int = option("Since how many days.", default=30, min=1, max=366)
 ) -> Answer:
     """List the outlets that have asked for exceptions, those with most first."""
-
     found = call.store.people.count_by_outlet(utc_now() - timedelta(days=days))
     shown = tuple(of_record(OutletExceptions, one) for one in found)
     names = "outlet carrier asked granted"

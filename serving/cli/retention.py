@@ -190,7 +190,6 @@ def list_outlets(
     layout: str = option("outlets, or a TOML file.", "NAME", default="outlets"),
 ) -> Answer:
     """List outlets by the cases of confirmed fraud whose people opened lines there, or tried to."""
-
     return _write(call, file, layout, "outlets", is_revealed=False)
 
 

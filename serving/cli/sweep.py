@@ -59,7 +59,6 @@ def show_sweep(call: Call, sweep_id: str = SWEEP_ID) -> Answer:
     """Show one sweep: how far it is, what it found, where its files are."""
     reader = SweepViews.of(call.deployment)
     record, files = reader.status(sweep_id), list_files(reader, sweep_id)
-
     answer = {"sweep": serializers.sweep_report(record), "files": files}
     return Answer(answer, _tell_sweep(record), *map(_name_file, files))
 
@@ -73,7 +72,6 @@ def list_groups(
 ) -> Answer:
     """List what a sweep found, the riskiest first; whose they are is in its files and cases."""
     page = SweepViews.of(call.deployment).groups(sweep_id, after, top)
-
     return Answer(page, _list_groups(page, after), f"{len(page.groups)} of {page.total} groups.")
 
 
@@ -107,7 +105,6 @@ def _tell_result(reader: SweepViews, record: SweepRecord, top: int, shown: int |
     """The findings of a sweep that has just ended; `shown` as `write_report` returned it."""
     page, files = reader.groups(record.id, 0, top), list_files(reader, record.id)
     answer = {"sweep": serializers.sweep_report(record), "groups": page.groups}
-
     return Answer(
         {**answer, "total": page.total, "files": files, "faces": shown},
         _list_groups(page, 0),
