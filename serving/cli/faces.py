@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extraction
     from engine.matching.calibration import Calibration, Rate, ThresholdRates
     from schema.thresholds import SeenFrame
+    from serving.settings.settings import Settings
 
 
 @command("verify")
@@ -48,10 +49,8 @@ def verify(
     with models.build_extractor(settings) as extractor:
         kinds = [*(None for _ in paths[1:]), portrait_kind]
         *frames, portrait = require_sound(extractor.extract(images, kinds), paths)
-    has_one = models.embedder_card(settings).calibration_path is not None
-    calibration = models.load_calibration(settings) if has_one else None
-    rates, warnings = models.threshold_rates(settings), models.warn_calibration(settings)
-    rates = rates if fmr is None else replace(rates, verify=fmr)
+    calibration, rates = _load_rates(settings, fmr)
+    warnings = models.warn_calibration(settings)
     live, told, threshold = _fuse(images, frames, calibration, rates)
     pair = {"a": live, "b": portrait}
     score, is_match, verdict = _judge(live, portrait, threshold)
@@ -79,6 +78,13 @@ def verify(
         "" if rate is None else f"A threshold at this score would have an FMR of {rate}.",
         is_no=not is_match,
     )
+
+
+def _load_rates(settings: Settings, fmr: float | None) -> tuple[Calibration | None, ThresholdRates]:
+    has_one = models.embedder_card(settings).calibration_path is not None
+    calibration = models.load_calibration(settings) if has_one else None
+    rates = models.threshold_rates(settings)
+    return calibration, rates if fmr is None else replace(rates, verify=fmr)
 
 
 def _judge(

@@ -269,11 +269,7 @@ def add_key(
 ) -> Answer:
     """Add a key and show it, this once: only a digest of it is kept."""
     now = datetime.now(UTC)
-    _require_bounds(role, carrier, outlet)
-    if person is not None:
-        require_words(person, "a person's name", MAX_LABEL_LENGTH)
-    elif role.value in PERSONAL_ROLES:
-        raise RequestError(f"a key of role {role.value} is a person's: give --person too")
+    _require_bounds(role, carrier, outlet, person)
     if label:
         require_words(label, "a label", MAX_LABEL_LENGTH)
     if rate_limit is not None and not 0 < rate_limit <= FASTEST:
@@ -329,7 +325,9 @@ def revoke_key(
     return done("Revoked", f"the key {key_id}", {"key_id": key_id, "state": "revoked"})
 
 
-def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None:
+def _require_bounds(
+    role: Role, carrier: str | None, outlet: str | None, person: str | None
+) -> None:
     needed = {Role.OUTLET: (True, True), Role.CARRIER: (True, False)}.get(role, (False, False))
     bounds = zip(("--carrier", "--outlet"), (carrier, outlet), needed, strict=True)
     for name, value, is_needed in bounds:
@@ -339,6 +337,10 @@ def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None
             raise RequestError(f"a key of role {role.value} is not bound by {name}: leave it out")
         if value is not None:
             require_code(value)
+    if person is not None:
+        require_words(person, "a person's name", MAX_LABEL_LENGTH)
+    elif role.value in PERSONAL_ROLES:
+        raise RequestError(f"a key of role {role.value} is a person's: give --person too")
 
 
 def _read_expiry(text: str, now: datetime) -> datetime:
