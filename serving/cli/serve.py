@@ -17,7 +17,7 @@ from serving.cli.output import command, escape, print_fault, print_json, print_l
 from serving.cluster.processes import end_with_starter
 from serving.errors import ExitCode
 from serving.operator_client import leave_address
-from serving.settings.settings import load_settings, require_home
+from serving.settings.settings import load_settings, require_home, require_no_sandbox
 
 UNTIL_FLAG = option("Stop with whoever started it, however that ends.", hidden=True)
 
@@ -44,6 +44,7 @@ def serve(
     if until_stdin_closes:
         end_with_starter()
     folder = require_home(home)
+    require_no_sandbox(folder)
     site = Site.of(folder, config)
     settings = site.load().serve
     # Refuses traces that nothing here could send.

@@ -76,11 +76,11 @@ from serving.deployment.models import (
 )
 from serving.settings.settings import (
     KEY_RING_FILE,
-    SANDBOX_FILE,
     SETTINGS_FILE,
     Chosen,
     Settings,
     is_card_file,
+    require_no_sandbox,
     write_settings,
 )
 from serving.settings.terms import AuthoritySettings, LinesSettings, LivenessSettings
@@ -251,8 +251,8 @@ class Deployment:
         *,
         is_examined: bool = False,
     ) -> None:
-        if (home / SANDBOX_FILE).exists() and not self.is_of_sandbox:
-            raise RequestError(f"{home} is a sandbox's: use `sosie sandbox {home}`")
+        if not self.is_of_sandbox:
+            require_no_sandbox(home)
         self.home = home
         self.settings = settings
         self._open_index = open_index

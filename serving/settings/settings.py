@@ -216,6 +216,11 @@ def require_home(given: Path | None) -> Path:
     return home
 
 
+def require_no_sandbox(home: Path) -> None:
+    if (home / SANDBOX_FILE).exists():
+        raise RequestError(f"{home} is a sandbox's: use `sosie sandbox {home}`")
+
+
 def choose_models(folder: Path) -> None:
     """Has this process, and those that it starts, take the built-in models from a folder."""
     os.environ[_MODELS_VARIABLE] = str(folder.resolve())
