@@ -39,7 +39,7 @@ class QualityLimits:
     """
 
     min_inter_eye_px: float = option(8.0, "pixels; else FACE_TOO_SMALL", ge=0)
-    min_sharpness: float = option(0.35, "else BLURRED", ge=0)
+    min_sharpness: float = option(0.37, "else BLURRED", ge=0)
     min_exposure: float = option(0.05, "mean brightness, of 1; else TOO_DARK", ge=0)
     max_exposure: float = option(0.93, "else TOO_BRIGHT", ge=0)
     min_contrast: float = option(0.03, "else LOW_CONTRAST", ge=0)

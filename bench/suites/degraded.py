@@ -123,6 +123,16 @@ def light(gain: float) -> Degrade:
     return _alter(lambda pixels: pixels * np.float32(gain))
 
 
+def light_from_a_side(least: float) -> Degrade:
+    """The face's left side, in the picture, as dark as this share of the right one."""
+
+    def change(pixels: NDArray[np.float32]) -> Any:
+        across = np.interp(np.linspace(0, 1, pixels.shape[1]), (_LEFT, _RIGHT), (least, 1))
+        return pixels * across[None, :, None].astype(np.float32)
+
+    return _alter(change)
+
+
 def add_noise(deviation: float) -> Degrade:
     return _alter(
         lambda pixels: (
@@ -196,6 +206,10 @@ def list_levels() -> Iterator[Level]:
         yield Level("motion", f"{length} px", move(length, 37.0 * number))
     for gain in (0.5, 0.25, 0.12, 0.06, 0.03, 1.6, 2.2, 3.0, 4.5):
         yield Level("light", f"x {gain}", light(gain))
+    yield from (
+        Level("light from a side", f"x {least} at the other", light_from_a_side(least))
+        for least in (0.5, 0.25, 0.1)
+    )
     for deviation in (15, 30, 45, 60, 90):
         yield Level("noise", f"sigma {deviation}", add_noise(deviation))
     for side in ("left", "top", "bottom"):
