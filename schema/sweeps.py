@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from schema.thresholds import Interval
+from schema.decisions import Interval
 
 
 class SweepScope(StrEnum):

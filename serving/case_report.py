@@ -34,9 +34,9 @@ from engine.registry.queues import risk_of
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
 from schema.cases import CaseNote, NoteKind
+from schema.decisions import Comparison
 from schema.lines import LineStatus
 from schema.reasons import Decision
-from schema.thresholds import Comparison
 from serving.api.likeness import find_faces
 from serving.wire import cases as wire
 from serving.wire.people import FaceSubject, ShownPhotograph, StrangersAlike

@@ -34,8 +34,8 @@ from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
 from indexes.exact.intrinsics import is_private, machine_code_folder
 from indexes.segmented.merging import narrowed
+from schema.decisions import Comparison
 from schema.events import WebhookState
-from schema.thresholds import Comparison
 from serving.deployment.deployment import SNAPSHOT_AFTER, Deployment
 from serving.deployment.models import (
     describe_calibration,

@@ -37,7 +37,7 @@ from engine.errors import RateUnsupported, RequestError
 from engine.formatting import DASH, NONE, percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings
 

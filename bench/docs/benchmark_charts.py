@@ -16,7 +16,7 @@ import numpy as np
 from bench.core.reports import Figure, Report, Setup, find_figure, find_result
 from bench.suites.degraded import DEGRADED, LOSSES
 from engine.accuracy.plots import note, open_panels, save_figure, write_ticks
-from schema.thresholds import Interval
+from schema.decisions import Interval
 
 OURS, LINE = "#D55E00", "#000000"
 GOOD, BAD = "#0072B2", "#CC3311"

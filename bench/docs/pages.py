@@ -27,7 +27,7 @@ from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from bench.docs.benchmark_charts import draw_versus, load_contents, stamp
 from engine.errors import RequestError
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings, node_environment
 

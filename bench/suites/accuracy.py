@@ -42,7 +42,7 @@ from engine.matching.calibration import ONE_PERSON_FACTOR, Thresholds
 from engine.matching.checks.picture import measure_agreement
 from engine.models.catalog import builtin_card
 from engine.models.transform import Transform, read_transform
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 

@@ -46,9 +46,9 @@ from engine.registry.writer import Writer
 from indexes.base import Hits
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
+from schema.decisions import Comparison
 from schema.documents import Document
 from schema.reasons import Decision, Reason
-from schema.thresholds import Comparison
 from serving.demo import data
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.sections import RegistrarSettings

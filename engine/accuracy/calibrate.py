@@ -32,7 +32,7 @@ from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import Calibration, CalibrationCurve, ThresholdRates, Thresholds
 from engine.models.catalog import load_card
 from engine.models.transform import Transform, name_transform
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor

@@ -54,7 +54,7 @@ from engine.accuracy.pair_scores import (
 )
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 
 FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20

@@ -32,9 +32,9 @@ from indexes.base import exact_scores
 from indexes.gallery import Gallery
 from schema.actors import Actor
 from schema.cases import Outcome
+from schema.decisions import Comparison, RecordedEvidence
 from schema.documents import DocumentStatus
 from schema.reasons import Decision
-from schema.thresholds import Comparison, RecordedEvidence
 
 
 def decide_exception(

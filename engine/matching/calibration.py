@@ -17,7 +17,7 @@ from msgspec import structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
-from schema.thresholds import Comparison, DecidingScores, Interval
+from schema.decisions import Comparison, DecidingScores, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate, WatchEntry
 from indexes.base import exact_scores, products, rounding_bound
-from schema.thresholds import Comparison, Interval, Watermarks
+from schema.decisions import Comparison, Interval, Watermarks
 
 if TYPE_CHECKING:
     from indexes.gallery import Found, Gallery

@@ -39,9 +39,9 @@ from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
+from schema.decisions import DecidedEnrollment, OpenedCase, RecordedEvidence
 from schema.documents import DocumentStatus
 from schema.options import NO_CROPS, CropPolicy
-from schema.thresholds import DecidedEnrollment, OpenedCase, RecordedEvidence
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery

@@ -13,9 +13,9 @@ import msgspec
 
 from engine.matching.calibration import Thresholds
 from schema.cases import UNTOLD, CaseKind
+from schema.decisions import Finding, FoundReference
 from schema.decoding import prepare
 from schema.reasons import About, Decision, Reason, find_idle
-from schema.thresholds import Finding, FoundReference
 
 POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""

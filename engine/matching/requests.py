@@ -35,6 +35,7 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from schema.actors import Caller
+from schema.decisions import DecidedEnrollment
 from schema.documents import (
     MAX_CONSENT_LENGTH,
     AuthorityResult,
@@ -44,7 +45,6 @@ from schema.documents import (
 )
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason
-from schema.thresholds import DecidedEnrollment
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged

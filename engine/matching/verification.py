@@ -35,9 +35,9 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
+from schema.decisions import HolderScore
 from schema.documents import Document
 from schema.lines import LineEventKind
-from schema.thresholds import HolderScore
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery

@@ -57,10 +57,10 @@ from engine.registry.rows import (
     with_macs,
 )
 from engine.registry.vault import Vault
+from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare
 from schema.events import EventType
 from schema.reasons import Decision, Reason
-from schema.thresholds import DecidedEnrollment, RecordedEvidence
 
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _REVIEW = "decision = 'review' AND expired_at IS NULL"

@@ -63,12 +63,12 @@ from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_e
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind
+from schema.decisions import RecordedEvidence
 from schema.decoding import prepare
 from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.lines import LineEventKind, LineStatus
 from schema.phases import Retained
-from schema.thresholds import RecordedEvidence
 
 Wipe = Callable[[Transaction, Sequence[Any]], None]
 _opened, _standing = CASES.alias("opened"), CASES.alias("standing")

@@ -19,9 +19,9 @@ from engine.sweeps.folder import GroupFile, SweepFolder
 from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets, summarise
 from schema.cases import Outcome
+from schema.decisions import Comparison
 from schema.reasons import Decision
 from schema.sweeps import Group, SweepRecord, SweepState
-from schema.thresholds import Comparison
 
 _EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
 

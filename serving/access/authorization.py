@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     # Commands that only name a role need no registry and no types of answers.
     from engine.registry.enrollments import EnrollmentRecord
     from engine.registry.vault import Vault
-    from schema.thresholds import DecidedEnrollment
+    from schema.decisions import DecidedEnrollment
     from serving.wire import enrollments as wire
     from serving.wire.matching import Candidate
 

@@ -13,7 +13,7 @@ from engine.matching.comparison import score_best
 from engine.registry.documents import DocumentRecord
 from engine.registry.queues import Face as KeptFace
 from engine.registry.store import Reader
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.api import serializers
 from serving.wire import people as wire
 from serving.wire.fields import Moment, of_record

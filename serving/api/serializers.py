@@ -34,10 +34,10 @@ from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from schema.actors import find_actor_kind
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
+from schema.decisions import Comparison, DecidedEnrollment
 from schema.decoding import prepare
 from schema.documents import DocumentRole
 from schema.sweeps import Outcomes, SweepRecord
-from schema.thresholds import Comparison, DecidedEnrollment
 from serving.access.authorization import Principal, order_candidates, show_decision
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks

@@ -25,9 +25,9 @@ from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
 from schema.actors import Caller, Role
+from schema.decisions import Comparison
 from schema.people import ExceptionCause
 from schema.reasons import LivenessUse, PhotographKind
-from schema.thresholds import Comparison
 from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.cli import inputs

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
+from schema.decisions import Comparison
 from schema.reasons import PhotographKind
-from schema.thresholds import Comparison
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.faces.extractor import Extracted, Extraction
     from engine.matching.calibration import Calibration, Rate, ThresholdRates
-    from schema.thresholds import SeenFrame
+    from schema.decisions import SeenFrame
     from serving.settings.settings import Settings
 
 
@@ -159,7 +159,7 @@ def _fuse(
 ) -> tuple[Extraction, list[SeenFrame], float | None]:
     """One face from the frames of it, what became of each, and the threshold of `verify`."""
     from engine.matching.calibration import Thresholds
-    from schema.thresholds import Comparison
+    from schema.decisions import Comparison
 
     if len(frames) == 1:
         # The one rate that the calibration need support.

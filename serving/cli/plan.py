@@ -32,7 +32,7 @@ from engine.capacity.validation import Check, check_report
 from engine.errors import RequestError
 from engine.formatting import count, duration, percent, plural, size, with_interval
 from engine.matching.calibration import Rate
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.cli.inputs import option
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape
 from serving.deployment.models import build_thresholds, load_calibration

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError, RequestError
 from engine.formatting import with_interval
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.cli.output import print_json, show_progress
 from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
 from serving.demo.scenario import (

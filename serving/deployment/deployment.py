@@ -59,9 +59,9 @@ from engine.retention.job import check_clock
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from schema.decisions import Comparison, Interval
 from schema.documents import Document
 from schema.reasons import Decision
-from schema.thresholds import Comparison, Interval
 from serving.deployment.models import (
     build_extractor,
     build_thresholds,

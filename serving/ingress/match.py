@@ -16,8 +16,8 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
+from schema.decisions import Comparison
 from schema.reasons import PhotographKind
-from schema.thresholds import Comparison
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS

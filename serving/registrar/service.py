@@ -33,8 +33,8 @@ from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
+from schema.decisions import Comparison
 from schema.phases import Phase
-from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.jobs.audit_export import Anchoring, AuditExport

@@ -23,8 +23,8 @@ from engine.sweeps.estimate import ExpectedSweep, GallerySize, SweepOrder, expec
 from engine.sweeps.folder import Covered, SweepFolder
 from indexes.exact.device import open_scanner
 from indexes.joining.join import measure_pace
+from schema.decisions import Comparison
 from schema.sweeps import SweepRecord, SweepScope, SweepState, SweepTerms
-from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
 from serving.settings.settings import Settings

@@ -28,8 +28,8 @@ from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.errors import ShardLost
 from indexes.exact.device import open_scanner
 from indexes.joining.join import Progress
+from schema.decisions import Comparison
 from schema.sweeps import SweepRecord, SweepState
-from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import describe
 from serving.sweeps.sweep_states import ITSELF, SweepStates, find_known, is_converted

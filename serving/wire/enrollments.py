@@ -7,10 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schema import reasons
-from schema.documents import MAX_CONSENT_LENGTH
-from schema.people import ExceptionCause
-from schema.reasons import WITHHELD, Decision, Reason
-from schema.thresholds import (
+from schema.decisions import (
     DecidingScores,
     JudgeEvidence,
     OpenedCase,
@@ -18,6 +15,9 @@ from schema.thresholds import (
     Scores,
     SearchedGallery,
 )
+from schema.documents import MAX_CONSENT_LENGTH
+from schema.people import ExceptionCause
+from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
     AnswerBody,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schema.thresholds import HolderScore, Interval
+from schema.decisions import HolderScore, Interval
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     AnswerBody,

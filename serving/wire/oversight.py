@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from schema.actors import Restriction, Role
+from schema.decisions import Comparison
 from schema.documents import AdmittedRow
 from schema.phases import BackupState, Phase
-from schema.thresholds import Comparison
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import (
     PAGE,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from schema.decisions import Interval
 from schema.people import DeathSource, DeathStep
-from schema.thresholds import Interval
 from serving.wire.cases import Case
 from serving.wire.enrollments import ShownDecision, ShownReason, WhichPhotograph
 from serving.wire.fields import (

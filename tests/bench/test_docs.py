@@ -32,7 +32,7 @@ from bench.docs.pages import (
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings
 

@@ -15,8 +15,8 @@ from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, plan_por
 from bench.suites.workload import Expected, is_right, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
+from schema.decisions import DecidedEnrollment
 from schema.reasons import Decision, Reason
-from schema.thresholds import DecidedEnrollment
 
 TINY = {
     "references": 300,

@@ -31,10 +31,10 @@ from engine.matching.checks.people import PeopleCheck
 from engine.matching.comparison import fuse_vectors
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples
+from schema.decisions import Comparison
 from schema.documents import Document
 from schema.options import PeopleRules
 from schema.reasons import Decision, Reason
-from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import resident_number

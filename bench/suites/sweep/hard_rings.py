@@ -36,8 +36,8 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.joining.tiling import Pairs
+from schema.decisions import Comparison
 from schema.sweeps import Group
-from schema.thresholds import Comparison
 from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings
 

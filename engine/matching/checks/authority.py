@@ -25,6 +25,7 @@ from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
+from schema.decisions import Finding
 from schema.documents import (
     AuthorityCode,
     AuthorityResult,
@@ -34,7 +35,6 @@ from schema.documents import (
     Standing,
 )
 from schema.reasons import Decision, Reason
-from schema.thresholds import Finding
 
 T = TypeVar("T")
 K = TypeVar("K")

@@ -10,9 +10,9 @@ from engine.matching.policy import Evidence, EvidencePart, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.database import new_untimed_id
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
+from schema.decisions import Finding
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason
-from schema.thresholds import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,7 @@ from engine.matching.requests import Attempt
 from engine.registry.documents import DocumentRecord
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from schema.cases import CaseKind, Outcome, name_confirmation
-from schema.reasons import Decision, Reason
-from schema.thresholds import (
+from schema.decisions import (
     Comparison,
     Finding,
     FoundReference,
@@ -27,6 +26,7 @@ from schema.thresholds import (
     OpenedCase,
     Scores,
 )
+from schema.reasons import Decision, Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ from engine.registry.documents import DocumentRecord
 from engine.registry.people import Guardianship
 from engine.registry.sweeps import EXCEPTIONS
 from schema.cases import CaseKind
+from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
 from schema.reasons import Decision, Reason
-from schema.thresholds import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from engine.matching.requests import Attempt
 from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
+from schema.decisions import Finding
 from schema.reasons import Decision, Reason
-from schema.thresholds import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

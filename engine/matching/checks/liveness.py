@@ -35,10 +35,10 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
+from schema.decisions import Finding, JudgeEvidence, RecordedLiveness
 from schema.decoding import prepare
 from schema.documents import Document
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
-from schema.thresholds import Finding, JudgeEvidence, RecordedLiveness
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged

@@ -32,11 +32,11 @@ from engine.registry.documents import DocumentRecord
 from engine.registry.lines import EndedExemption, ExemptDocument, MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Replacement
 from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_confirmation
+from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
 from schema.options import NO_RULES, CarrierPeople, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Reason
-from schema.thresholds import Finding
 
 DOCUMENT_REPLACED = "document.replaced"
 _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)

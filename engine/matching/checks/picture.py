@@ -16,8 +16,8 @@ from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
 from engine.matching.samples import Sample
 from indexes.base import exact_scores
+from schema.decisions import Comparison, Finding, PhotographRecord, SeenFrame
 from schema.reasons import Decision, Photograph, Reason
-from schema.thresholds import Comparison, Finding, PhotographRecord, SeenFrame
 
 MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two

@@ -25,7 +25,7 @@ from engine.registry.database import is_id
 from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import choose
 from engine.registry.store import Reader, Store
-from schema.thresholds import SecondScores
+from schema.decisions import SecondScores
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor

@@ -23,7 +23,7 @@ from engine.faces.extractor import Extractor, digest_embedding
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import CARDS_FOLDER, builtin_card, copy_card, load_card
 from engine.models.transform import Transform, name_transform
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.accuracy.evaluate import compare_fusion
 from engine.accuracy.pair_scores import TemplateSet, single_templates
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 
 
 def test_each_further_photograph_lowers_the_fnmr(singles: TemplateSet) -> None:

@@ -18,7 +18,7 @@ from engine.accuracy.population import BLOCK, Population, fit_population
 from engine.errors import CalibrationError
 from engine.matching.calibration import Calibration
 from engine.models.catalog import builtin_card
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 
 PEOPLE = 2500
 

@@ -18,8 +18,8 @@ from engine.registry.store import Store
 from engine.registry.sweeps import SweepChange
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
+from schema.decisions import DecidedEnrollment
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
-from schema.thresholds import DecidedEnrollment
 from tests.engine.matching.conftest import Lab, busy, lab, make_lab, people
 
 __all__ = ["busy", "lab", "make_lab", "people"]

@@ -16,7 +16,7 @@ from engine.errors import CalibrationError, RateUnsupported
 from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import Calibration, Rate, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from tests.engine.curves import make_curve
 
 DIGEST = "a" * 64

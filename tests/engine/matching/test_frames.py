@@ -14,10 +14,10 @@ from engine.errors import IdempotencyMismatch
 from engine.matching.checks.order import replay
 from engine.matching.checks.picture import describe_frames, fuse_frames
 from engine.matching.samples import Sample, choose_crops, seal_crop
+from schema.decisions import Finding, FoundReferences
 from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import Decision, Photograph, Reason
-from schema.thresholds import Finding, FoundReferences
 from tests.engine.matching.conftest import NOW, THRESHOLDS, People
 
 ONE_PERSON = THRESHOLDS.one_person

@@ -18,9 +18,9 @@ from engine.matching.samples import Sample
 from engine.registry.references import WatchEntry
 from indexes.gallery import Gallery
 from schema.cases import CaseState
+from schema.decisions import Finding, FoundReferences, OpenedCase, PhotographRecord
 from schema.documents import Document
 from schema.reasons import Decision, Photograph, Reason
-from schema.thresholds import Finding, FoundReferences, OpenedCase, PhotographRecord
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 

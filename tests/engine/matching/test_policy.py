@@ -19,9 +19,9 @@ from engine.matching.checks.people import PeoplePart, ReplacementEvidence
 from engine.matching.policy import Candidate, Evidence, decide
 from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
+from schema.decisions import RecordedEvidence
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Photograph, Reason
-from schema.thresholds import RecordedEvidence
 
 IMAGE_REASONS = {one for one in Reason if one.row.about is About.PHOTOGRAPH}
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)

@@ -26,8 +26,8 @@ from engine.registry.rows import metadata
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.cases import CaseOrigin, CaseState
+from schema.decisions import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores
 from schema.reasons import Decision
-from schema.thresholds import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 NAME = "Ωμέγα Tester-王"

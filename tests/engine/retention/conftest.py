@@ -27,11 +27,11 @@ from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseKind, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome
+from schema.decisions import RecordedEvidence
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
 from schema.options import Retention
 from schema.reasons import Decision
-from schema.thresholds import RecordedEvidence
 from tests.engine.registry.conftest import ANSWER
 from tests.row_codes import vouch
 from tests.tables import tables

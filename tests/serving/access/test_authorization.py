@@ -13,8 +13,8 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from schema.actors import Role
 from schema.cases import CaseKind
+from schema.decisions import DecidedEnrollment, Finding, FoundReferences, OpenedCase, Scores
 from schema.reasons import About, Decision, Reason, Row
-from schema.thresholds import DecidedEnrollment, Finding, FoundReferences, OpenedCase, Scores
 from serving.access.authorization import (
     PERMISSIONS,
     Action,

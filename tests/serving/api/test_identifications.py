@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.matching.verification import FoundHolders
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
 from serving.wire.fields import read

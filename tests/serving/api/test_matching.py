@@ -12,7 +12,7 @@ from engine.errors import StorageFull
 from engine.matching.comparison import score_best
 from engine.registry.database import utc_now
 from indexes.errors import ShardLost
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.access.authentication import Authenticator
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK

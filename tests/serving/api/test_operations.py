@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.health import _readiness_of

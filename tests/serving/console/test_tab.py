@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.access.authentication import make_key
 from tests.serving.console.conftest import Site
 from tests.serving.console.driving import Visitor, visiting

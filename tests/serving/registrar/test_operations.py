@@ -27,7 +27,7 @@ from engine.matching.checks.picture import FaceVector
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from schema.cases import Outcome
-from schema.thresholds import Comparison
+from schema.decisions import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
