@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -157,6 +157,16 @@ class _Pace:
             return work * self._seconds / self._work + ANSWERED_S if self._work else 0.0
 
 
+def _count_before(under_way: Mapping[Holder, int], holder: Holder) -> int:
+    """The work that comes before a new call of the holder: next is the carrier, then the key, with
+    the fewest under way, so of another's no more than of its own."""
+    own, carriers = under_way.get(holder, 0), Counter[str]()
+    for one, work in under_way.items():
+        carriers[one.tenant] += min(work, own) if one.tenant == holder.tenant else work
+    mine = carriers.pop(holder.tenant, 0)
+    return mine + sum(min(work, mine) for work in carriers.values())
+
+
 def decode_work(data: bytes) -> float:
     """The cost of decoding an image file, beside an ordinary item, by its header alone.
 
@@ -211,7 +221,7 @@ class ExtractionQueue:
         self._meter = meter
         self._log = log
         self._refused_at: float | None = None
-        self._pace, self._under_way = _Pace(), 0.0
+        self._pace = _Pace()
         has_threads = extractor.threads > 1
         # Two at least: one of a pair would wait for the other.
         places = max(PAIR, capacity // 4)
@@ -222,6 +232,8 @@ class ExtractionQueue:
             _Line(room, Places(waiting, key_share, "photographs")) for room, waiting in rooms
         ]
         self._most_of_call = (places, places, PAIR)
+        self._under_way: tuple[Counter[Holder], ...] = tuple(Counter() for _ in rooms)
+        """Of each line the photographs and their work, in thousandths."""
         self._queue: Batcher[Sequence[Asked], Samples] = Batcher(
             self._extract,
             (
@@ -264,19 +276,22 @@ class ExtractionQueue:
         works, count = list(map(decode_work, images)), len(images)
         if max(works) > LARGE:
             lane = _LARGE
-        work = count + sum(works)
-        late_s = self._pace.expect_s(self._under_way + work)
-        # One that is alone shows how long it takes.
-        if timeout_s is not None and self._under_way and late_s > timeout_s:
+        work, under_way = count + sum(works), self._under_way[lane]
+        before = _count_before(under_way, holder) / 1000
+        # One before which nothing comes shows how long it takes.
+        if timeout_s is not None and before and self._pace.expect_s(before + work) > timeout_s:
             raise Busy("more waits here than the time of this request allows: ask again later")
         told = zip(images, kinds or [None] * count, judged or [False] * count, strict=True)
         asked = list(told)
-        self._under_way += work
+        thousandths = round(1000 * work)
+        under_way[holder] += thousandths
         try:
             async with self._lines[lane].enter(holder, min(count, self._most_of_call[lane])):
                 return await self._queue.ask(asked, count, timeout_s, lane=lane)
         finally:
-            self._under_way -= work
+            under_way[holder] -= thousandths
+            if not under_way[holder]:
+                del under_way[holder]
 
     def close(self, timeout_s: float | None = None) -> None:
         """Takes no more, and returns when what waited is answered.
