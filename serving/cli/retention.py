@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.lifecycle.reverification import carry_out
 from engine.registry.database import utc_now
@@ -25,10 +25,6 @@ from serving.cli.inputs import argument, option
 from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, escape, print_line
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import retire_sweeps, write_certificate
-
-if TYPE_CHECKING:
-    pass
-
 
 NAMES = {
     "attempts": "rejected attempts",
