@@ -6,21 +6,23 @@ threads do so at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec.json import Decoder
 
 T = TypeVar("T")
 
 _lock = Lock()
-_described: set[Any] = set()
 
 
-def prepare(kind: type[T]) -> type[T]:
-    """The type itself, described by one thread while the others wait."""
-    if kind not in _described:
-        with _lock:
-            Decoder(kind)
-            _described.add(kind)
+def _describe(kind: type[T]) -> type[T]:
+    with _lock:
+        Decoder(kind)
     return kind
+
+
+prepare: Callable[[type[T]], type[T]] = cast(Any, cache(_describe))
+"""The type itself, described by one thread while the others wait."""

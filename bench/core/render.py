@@ -49,6 +49,7 @@ def render(template: str, **given: Any) -> str:
         "result_table": tabulate_result,
         "promise_table": tabulate_promises,
         "machine": describe_machine,
+        "software": describe_software,
         "setup_line": describe_setup,
     }
     return environment.get_template(template).render(**given)

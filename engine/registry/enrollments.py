@@ -414,9 +414,10 @@ class EnrollmentReader(Source):
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """The earlier answers under these idempotency scopes."""
         rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
-        kind = prepare(DecidedEnrollment)
         return {
-            row.scope: read_as(StoredAnswer, row, response=convert(row.response, kind))
+            row.scope: read_as(
+                StoredAnswer, row, response=convert(row.response, prepare(DecidedEnrollment))
+            )
             for row in rows
         }
 

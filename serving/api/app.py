@@ -49,7 +49,7 @@ from serving.ingress.parts import Parts
 from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, OTHER, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
 from serving.telemetry.traces import REQUEST, Tracer
-from serving.wire.fields import Error, encode_json
+from serving.wire.fields import AnswerBody, Error, RequestBody, encode_json, prepare_below
 
 CLIENT_GONE = 499
 UNMATCHED = "unmatched"
@@ -270,6 +270,7 @@ def build_app(parts: Parts) -> ASGIApp:
     ]
     # Made now, when nobody waits for it.
     document = _document(parts.version)
+    prepare_below(RequestBody, AnswerBody)
 
     async def show_document(_: StarletteRequest) -> Response:
         return Response(document, media_type=JSON)

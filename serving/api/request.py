@@ -7,7 +7,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -532,14 +532,18 @@ def note_authority(parts: Parts, result: AuthorityResult) -> None:
         parts.log.warning("authority", kind=result.kind, code=result.code.value)
 
 
-def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:
+def charge_photographs(
+    parts: Parts, request: Request, faces: Collection[Sequence[bytes]]
+) -> list[float]:
     """Charges a call's large photographs, and the frames of a face after its first, to its key's
-    rate, as the items that they cost (`decode_work`).
+    rate, as the items that they cost; returns what decoding each costs (`decode_work`).
 
     `RateLimited` beyond it. What is no image costs nothing to decode: it is refused before that.
     """
-    items = sum(len(frames) - 1 + sum(map(decode_work, frames)) for frames in faces)
+    works = [decode_work(frame) for frames in faces for frame in frames]
+    items = len(works) - len(faces) + sum(works)
     parts.authenticator.charge(request.caller, int(items), enrolls=request.enrolls)
+    return works
 
 
 def read_kind(told: str | None) -> PhotographKind | None:
@@ -566,7 +570,7 @@ async def sample_images(
     for name, frames in faces.items():
         if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
-    charge_photographs(parts, request, faces.values())
+    works = charge_photographs(parts, request, faces.values())
     names = [name for name, frames in faces.items() for _ in frames]
     with parts.tracer.span("extract", items=len(names)):
         samples = await parts.faces.sample(
@@ -574,6 +578,7 @@ async def sample_images(
             request.remaining_s,
             [read_kind(kinds.get(name)) for name in names],
             is_one_attempt=True,
+            works=works,
             judged=[name in judged for name in names],
             holder=request.caller.holder,
         )

@@ -14,10 +14,11 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
-from engine.faces.extractor import Asked, Extractor, Kinds
+from engine.faces.extractor import Extractor, Kinds
 from engine.faces.image_files import find_pixels
 from engine.matching.samples import Sample, SecondEmbedder, make_samples
 from engine.registry.vault import Vault
+from schema.reasons import PhotographKind
 from serving.access.authentication import Places, count_shares
 from serving.access.authorization import NOBODY, Holder
 from serving.errors import Busy, NotReady, ServiceRefusal
@@ -135,6 +136,10 @@ class _Line:
         count_shares(self._inside, count, holder)
 
 
+_Photograph = tuple[bytes, PhotographKind | None, bool, float]
+"""A file, what it is of, whether its liveness is judged, and the work of decoding it."""
+
+
 class _Pace:
     """How long photographs take, by their work, as the last batches have shown it."""
 
@@ -234,7 +239,7 @@ class ExtractionQueue:
         self._most_of_call = (places, places, PAIR)
         self._under_way: tuple[Counter[Holder], ...] = tuple(Counter() for _ in rooms)
         """Of each line the photographs and their work, in thousandths."""
-        self._queue: Batcher[Sequence[Asked], Samples] = Batcher(
+        self._queue: Batcher[Sequence[_Photograph], Samples] = Batcher(
             self._extract,
             (
                 Lane(BATCH_PHOTOGRAPHS, capacity // 2, places, splits=True, filled=True),
@@ -259,21 +264,23 @@ class ExtractionQueue:
         kinds: Kinds = (),
         *,
         is_one_attempt: bool = False,
+        works: Sequence[float] = (),
         judged: Sequence[bool] = (),
         holder: Holder = NOBODY,
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
         `kinds`, where given, has one for each, None for what was not told. More than two are a
-        batch, unless they are one person's attempt, whose frames they are. `judged`, where given,
-        says of which the liveness is judged. `holder` is whose share of the queue they take.
-        `Busy` at once where too many wait, or too long for `timeout_s`, `NotReady` once it closes,
-        `DeadlinePassed` after `timeout_s`. A call that is cancelled is not extracted any more.
+        batch, unless they are one person's attempt, whose frames they are. `works`, where known,
+        are those of decoding each; `judged`, where given, says of which the liveness is judged.
+        `holder` is whose share of the queue they take. `Busy` at once where too many wait, or too
+        long for `timeout_s`, `NotReady` once it closes, `DeadlinePassed` after `timeout_s`. A call
+        that is cancelled is not extracted any more.
         """
         if not images:
             return []
         lane = _PAIRS if is_one_attempt or len(images) <= PAIR else _BATCHES
-        works, count = list(map(decode_work, images)), len(images)
+        works, count = works or list(map(decode_work, images)), len(images)
         if max(works) > LARGE:
             lane = _LARGE
         work, under_way = count + sum(works), self._under_way[lane]
@@ -281,8 +288,8 @@ class ExtractionQueue:
         # One before which nothing comes shows how long it takes.
         if timeout_s is not None and before and self._pace.expect_s(before + work) > timeout_s:
             raise Busy("more waits here than the time of this request allows: ask again later")
-        told = zip(images, kinds or [None] * count, judged or [False] * count, strict=True)
-        asked = list(told)
+        told = (images, kinds or [None] * count, judged or [False] * count, works)
+        asked = list(zip(*told, strict=True))
         thousandths = round(1000 * work)
         under_way[holder] += thousandths
         try:
@@ -323,7 +330,7 @@ class ExtractionQueue:
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
         return self.is_whole and not self.is_stuck and not is_refused
 
-    def _extract(self, batch: Batch[Sequence[Asked], Samples]) -> list[Samples]:
+    def _extract(self, batch: Batch[Sequence[_Photograph], Samples]) -> list[Samples]:
         photographs = [one for call in batch for one in call.payload]
         images, kinds = [one[0] for one in photographs], [one[1] for one in photographs]
         judged = [one[2] for one in photographs]
@@ -363,9 +370,8 @@ class ExtractionQueue:
             # By type alone: its text may hold anything.
             self._log.error("extraction failed", kind=type(behind).__name__, count=count)
 
-    def _observe(self, batch: Batch[Sequence[Asked], Samples], seconds: float) -> None:
-        photographs = [one[0] for call in batch for one in call.payload]
-        self._pace.note(len(photographs) + sum(map(decode_work, photographs)), seconds)
+    def _observe(self, batch: Batch[Sequence[_Photograph], Samples], seconds: float) -> None:
+        self._pace.note(sum(1 + one[3] for call in batch for one in call.payload), seconds)
         self._meter.observe(STAGE_SECONDS, seconds, _STAGE)
         self._meter.observe(BATCH_SIZE, weigh(batch), _STAGE)
 

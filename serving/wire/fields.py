@@ -240,6 +240,13 @@ def read(value: object, kind: type[T], *, is_text: bool = False) -> T:
     return msgspec.convert(value, prepare(kind), strict=not is_text, dec_hook=_read_field)
 
 
+def prepare_below(*kinds: type[Struct]) -> None:
+    """Describes all types that derive from these, so that no request waits for it."""
+    for kind in kinds:
+        prepare(kind)
+        prepare_below(*kind.__subclasses__())
+
+
 def of_record(kind: type[S], record: object, **more: Any) -> S:
     """A wire type from `more` and the record's fields of the same names, nested ones included."""
     values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}

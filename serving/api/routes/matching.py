@@ -52,7 +52,7 @@ async def issue_templates(
     issued_at = datetime.now(UTC).replace(microsecond=0)
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
-        charge_photographs(parts, request, ([image] for image in images))
+        charge_photographs(parts, request, [[image] for image in images])
         kinds = [read_kind(item.kind) for item in body.items]
         samples = await parts.faces.sample(
             images, request.remaining_s, kinds, holder=request.caller.holder
