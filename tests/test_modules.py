@@ -313,6 +313,15 @@ def test_an_import_that_no_row_allows_is_found(module: str, library: str) -> Non
     assert find_strangers(graph) == {(module, library)}
 
 
+def test_what_threads_decode_is_described_by_one_of_them() -> None:
+    readers = {"convert", "msgspec.convert", "msgspec.json.decode", "msgspec.msgpack.decode"}
+    for file in list_files("engine/registry/*.py", "engine/matching/*.py", "serving/api/*.py"):
+        for one in ast.walk(ast.parse((ROOT / file).read_text())):
+            if isinstance(one, ast.Call) and ast.unparse(one.func) in readers:
+                typed = one.args[1:] or one.keywords
+                assert not typed or "prepare(" in ast.unparse(one), f"{file}:{one.lineno}"
+
+
 def test_each_package_stands_on_its_foundations_alone(graph: grimp.ImportGraph) -> None:
     strangers = {
         (module, imported)

@@ -196,7 +196,7 @@ class ExtractionQueue:
     takes long to decode have a lane of their own, of which one call and two photographs are taken
     at a time and few calls wait: however many come, others are not kept waiting.
 
-    A call that could not be answered within its time, for the work that is under way, is refused
+    A call that could not be answered within its time, for the work that comes before it, is refused
     before anything of it is begun.
 
     One worker suffices where extraction keeps the cores busy; more help where it waits for
