@@ -180,13 +180,14 @@ def test_a_threshold_that_falls_after_the_search_is_searched_at(lab: Any, busy: 
         for number, name in enumerate(("live", "portrait"))
     }
     with lab.registrar(gallery=gallery, thresholds_for=find) as registrar:
-        registrar.enroll([staying, leaving])
+        for request in (staying, leaving):
+            registrar.enroll([request])
         with busy(registrar):
             erase_holder(LaterRunner(registrar), lab.store, leaving.document, "test")
             asked = registrar.submit(lab.request(**photographs))
             gallery.await_search()
         assert asked.result(WAIT_S).reasons == (Reason.POSSIBLE_DUPLICATE,)
-    assert watermarks(lab, asked.result()) == (2, 2)
+    assert watermarks(lab, asked.result()) == (3, 3)
 
 
 def test_a_search_ahead_that_fails_is_made_again_and_one_before_a_failed_commit_holds(
