@@ -116,7 +116,6 @@ SUITES = (
         "serve.service_suite",
         quick=("--only", "throughput"),
     ),
-    Suite("accelerator", "What a GPU does, beside this processor."),
 )
 BY_NAME = {suite.name: suite for suite in SUITES}
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
-from threading import Semaphore
 
 import numpy as np
 import structlog
@@ -20,17 +18,13 @@ import structlog
 from bench.core.machine import DISK, clock, open_folder, speedup
 from bench.core.reports import Figure, Result, Setup, SuiteOutput
 from bench.data.vectors import describe_faces
-from bench.suites.workload import VisitedHome, make_document, make_settings
-from engine.accuracy.population import Population
+from bench.suites.workload import VisitedHome, make_settings
 from engine.errors import RequestError
-from engine.matching.recovery import Restored, save_snapshot
+from engine.matching.recovery import save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry import writer
 from engine.registry.database import sqlite_file, utc_now
 from engine.registry.webhooks import Webhooks
-from indexes.gallery import Gallery
-from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from serving.deployment.deployment import SNAPSHOT_FOLDER, Deployment
 from serving.settings.sections import WebhookSettings
@@ -43,28 +37,15 @@ QUICK = {
     "single_decisions": 32,
     "rounds": 3,
     "stage_batches": 4,
-    "outbox_batches": 8,
-    "filled": 20_000,
-    "filled_decisions": 512,
-    "lone_decisions": 100,
-    "erasures": 5,
 }
-SMALLER, LARGEST_SMALLER = 10, 100_000
-"""With `--n` the growth is that from a tenth, but from no more than so many."""
-_FILLED_AT_ONCE = 250_000
-_FIRST_STRANGER = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrarSuiteConfig:
-    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand,
-    `outbox_batches` with events and without them by turns; `lone_decisions` one after another, the
-    later half of them beside `erasures`.
+    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand.
 
-    The first two are shared out among `rounds` and one that warms up before them. By hand are
-    also decided as many on a registry of a `SMALLER` share. `filled_decisions` are decided in
-    series and overlapped on a gallery filled up to `filled`. The databases lie in a folder made in
-    `folder`, which must be on a disk to be durable.
+    The first two are shared out among `rounds` and one that warms up before them. The database
+    lies in a folder made in `folder`, which must be on a disk to be durable.
     """
 
     references: int = 100_000
@@ -72,19 +53,8 @@ class RegistrarSuiteConfig:
     single_decisions: int = 320
     rounds: int = 5
     stage_batches: int = 20
-    outbox_batches: int = 200
-    filled: int = 1_000_000
-    filled_decisions: int = 7_680
-    lone_decisions: int = 1_200
-    erasures: int = 50
     seed: int = 0
     folder: Path = DISK
-
-    @property
-    def later(self) -> int:
-        """Visitors that are not decided in rounds."""
-        by_hand = (self.stage_batches + self.outbox_batches) * BATCH
-        return by_hand + self.filled_decisions + self.lone_decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,28 +144,6 @@ def time_stages(
     return outcomes, stages
 
 
-def find_own_time(stages: Stages) -> float:
-    """Seconds of the serialiser's thread for a batch, the search apart: the middle one."""
-    search, judging, commit = (np.array(stages[name]) for name in STAGES)
-    return float(np.median(judging - search + commit))
-
-
-def fill_gallery(deployment: Deployment, size: int, seed: int) -> None:
-    """Gives the deployment a gallery of so many: strangers whom no document names come before the
-    references of its registry."""
-    population = Population.load("sface")
-    index = SegmentedIndex(population.dim)
-    strangers = size - deployment.store.counts()["live_references"]
-    for start in range(0, strangers, _FILLED_AT_ONCE):
-        ids = np.arange(start, min(start + _FILLED_AT_ONCE, strangers)) + _FIRST_STRANGER
-        people = population.references(len(ids), seed + 2 + start)
-        index.add(ids, deployment.vault.rotate(people))
-    for chunk in deployment.store.references():
-        index.add(chunk.ids, chunk.vectors)
-    gallery = Gallery(index, deployment.store.sequence())
-    deployment.__dict__["restored"] = Restored(gallery, 0, len(index))
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """The parts of the suite on one home: each takes the next visitors, and all are held against
@@ -239,81 +187,6 @@ class _Parts:
             self.home.log.outcomes += outcomes
         return stages, seconds
 
-    def measure_outbox(self) -> float:
-        """Batch by batch by turns with the events that they are and without, after a few that warm
-        up: the share of the registrar's rate that events cost, by the middle batches."""
-        count = self.config.outbox_batches
-        seconds: dict[bool, list[float]] = {False: [], True: []}
-        names = vars(writer)
-        write_events = names["write_events"]
-        with self.home.open() as deployment:
-            try:
-                for number in range(count):
-                    is_told = number % 4 in (1, 2)
-                    names["write_events"] = write_events if is_told else lambda *_: None
-                    found, stages = time_stages(deployment, self.home.take(BATCH))
-                    self.home.log.outcomes += found
-                    if number >= min(count // 4, 4):
-                        seconds[is_told].append(sum(times[0] for times in stages.values()))
-            finally:
-                names["write_events"] = write_events
-        return 1.0 - median(seconds[False]) / median(seconds[True])
-
-    def measure_overlap(self) -> float:
-        """How many times as many decisions a second with searches ahead as in series, by turns,
-        over a gallery that was filled up."""
-        config = self.config
-        size = config.filled_decisions // (2 * (config.rounds + 1)) // BATCH * BATCH
-        if not size:
-            raise RequestError(f"too few decisions for {config.rounds} rounds by turns: give more")
-        rates: dict[bool, list[float]] = {False: [], True: []}
-        with self.home.open() as deployment:
-            fill_gallery(deployment, config.filled, config.seed)
-            with Upkeep(deployment.restored.gallery):
-                for number in range(2 * (config.rounds + 1)):
-                    is_ahead = number % 4 in (1, 2)
-                    given = RegistrarConfig(BATCH, queue_size=size, searches_ahead=is_ahead)
-                    one = decide_all(deployment, given, self.home.take(size))
-                    self.home.log.outcomes += one.outcomes
-                    if number > 1:
-                        rates[is_ahead].append(one.rate)
-        return speedup(np.array(rates[True]), np.array(rates[False]))
-
-    def measure_beside_erasures(self) -> float:
-        """Decides one request after another; in the later half holders of whom no visitor comes
-        back are erased, evenly spread over it. The p99 there over that of the quiet ones.
-
-        Most of the slowest decisions are then those that wait for the commit of an erasure: the
-        snapshot is compacted and saved only once for all erasures within seconds. What an erased
-        face would have changed is not known beforehand: these are timed alone.
-        """
-        known = set(self.home.log.visits.people.tolist())
-        free = (serial for serial in range(len(self.home.vectors)) if serial not in known)
-        erased = [make_document(serial) for serial in islice(free, self.config.erasures)]
-        requests = self.home.take(self.config.lone_decisions)
-        half, due = len(requests) // 2, Semaphore(0)
-        with self.home.open() as deployment, ThreadPoolExecutor(1) as pool:
-            registrar = deployment.registrar
-            _ = deployment.restored
-
-            def decide(request: EnrollmentRequest) -> float:
-                return clock(registrar.submit(request).result)[1]
-
-            def erase() -> None:
-                for holder in erased:
-                    due.acquire()
-                    deployment.erase(holder, "bench")
-
-            quiet_s = [decide(request) for request in requests[:half]]
-            erasing, beside_s = pool.submit(erase), []
-            for place, request in enumerate(requests[half:]):
-                if place * len(erased) // half < (place + 1) * len(erased) // half:
-                    due.release()
-                beside_s.append(decide(request))
-            due.release(len(erased))
-            erasing.result()
-        return float(np.quantile(beside_s, 0.99) / np.quantile(quiet_s, 0.99))
-
 
 _TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
 _LOOPBACK = {"allowed_networks": ["127.0.0.0/8"]}
@@ -349,10 +222,6 @@ async def measure_deliveries(webhooks: Webhooks) -> tuple[int, float]:
     return len(moments), (len(moments) - 1) / (moments[-1] - moments[0])
 
 
-def _open_home(path: Path, references: int, visitors: int, seed: int) -> VisitedHome:
-    return VisitedHome(path, references, visitors, seed, make_settings(BATCH, visitors))
-
-
 def _measure_store(deployment: Deployment) -> int:
     """Bytes of the database."""
     database = sqlite_file(deployment.store.engine)
@@ -363,36 +232,22 @@ def _measure_store(deployment: Deployment) -> int:
 def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     visitors, by_hand = config.decisions + config.single_decisions, config.stage_batches * BATCH
     with open_folder(config.folder) as folder:
-        home = _open_home(folder / "home", config.references, visitors + config.later, config.seed)
+        settings = make_settings(BATCH, visitors + by_hand)
+        home = VisitedHome(
+            folder / "home", config.references, visitors + by_hand, config.seed, settings
+        )
         with home.open() as deployment:
             store_bytes = _measure_store(deployment)
-        assert home.left > config.later, "almost every visitor lies near a threshold"
+        assert home.left > by_hand, "almost every visitor lies near a threshold"
         parts = _Parts(home, config)
-        rounds, store_s = parts.decide_from_store(home.left - config.later)
+        rounds, store_s = parts.decide_from_store(home.left - by_hand)
         stages, snapshot_s = parts.decide_by_hand()
-        measured = {
-            "outbox_cost": parts.measure_outbox(),
-            "overlap_speedup": parts.measure_overlap(),
-            "decisions_beside_erasures": parts.measure_beside_erasures(),
-        }
         with home.open() as deployment:
             webhooks = Webhooks(deployment.store.engine, deployment.vault)
-            delivered, measured["events_delivered"] = asyncio.run(measure_deliveries(webhooks))
-        fewer = max(by_hand, min(config.references // SMALLER, LARGEST_SMALLER))
-        smaller = _open_home(folder / "smaller", fewer, by_hand, config.seed)
-        few_stages, _ = _Parts(smaller, config).decide_by_hand()
-    logs = (home.log, smaller.log)
-    measured |= {
-        "decisions_per_second": median(one.rate for one in rounds[BATCH]),
-        "wrong_decisions": float(sum(one.count_wrong() for one in logs)),
-        "gallery_difference": float(sum(one.difference for one in logs)),
-        "serialiser_growth": find_own_time(stages) / find_own_time(few_stages),
-    }
+            delivered, events_rate = asyncio.run(measure_deliveries(webhooks))
     setup = describe_faces(config.references, home.vectors.shape[1], config.seed)
     setup |= {"database": "SQLite"}
-    delivery = Figure(
-        "by one worker, the receiver on its core", "events/s", measured["events_delivered"]
-    )
+    delivery = Figure("by one worker, the receiver on its core", "events/s", events_rate)
     events: Setup = {"events": delivered, "at_once": AT_ONCE}
     gallery = (
         Figure("open from the store", "s", store_s),
@@ -408,7 +263,12 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         ),
         Result("Events delivered to one webhook", setup | events, (delivery,)),
         Result("Gallery", setup, gallery),
-    ), dict(measured)
+    ), {
+        "decisions_per_second": median(one.rate for one in rounds[BATCH]),
+        "wrong_decisions": float(home.log.count_wrong()),
+        "gallery_difference": float(home.log.difference),
+        "events_delivered": events_rate,
+    }
 
 
 def list_decisions(rounds: Mapping[int, Sequence[DecidedRound]], setup: Setup) -> Result:

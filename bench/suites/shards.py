@@ -1,5 +1,5 @@
 """Suite `shards`: a gallery over shards on two Ray nodes of this machine, beside one process; what
-is killed, and how it comes back; decisions beside passes, erasures and moves."""
+is killed, and how it comes back."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from ray.cluster_utils import Cluster
 from bench.core.machine import DISK, clock, interleave, open_folder, rested, speedup
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.data.vectors import Vectors, describe_faces
-from bench.suites.gallery import PASS_PROBES
 from bench.suites.serve.process import end_with_parent
-from bench.suites.workload import QUIET, MixedLoad, VisitedHome, are_same, make_document, select
+from bench.suites.workload import MixedLoad, VisitedHome, are_same, select
 from engine.errors import RequestError
-from engine.matching.recovery import finish_move, restore_gallery
+from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest
 from indexes.errors import ShardLost
@@ -46,27 +45,20 @@ from serving.settings.settings import Settings
 QUICK = {"references": 5_000, "visitors": 1_000, "rounds": 3, "probes": 256}
 BEST = 10
 WAIT_S = 600.0
-_UNLIKE = 0.1
-"""So far below the threshold is every visitor of a holder who is erased."""
 _PAUSE_S = 0.05
 """Between two looks at the copies."""
-_QUIET_S = 20.0
-"""So long decisions are timed before anything is moved."""
-PASSES, ERASURES, MOVING = "passes are made", "holders are erased", "virtual shards are moved"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardsConfig:
     """`probes`: searched over the shards and in one process, in batches of 256; `visitors` are
-    decided one after another as long as something is to be waited for, `erasures` holders are
-    erased."""
+    decided one after another as long as something is to be waited for."""
 
     references: int = 100_000
     shards: int = 4
     probes: int = 1_024
     rounds: int = 15
     visitors: int = 2_000
-    erasures: int = 50
     parts: tuple[str, ...] = ()
     seed: int = 0
     folder: Path = DISK
@@ -113,15 +105,13 @@ class ShardedDeployment:
         return self.deployment.restored.gallery
 
 
-def open_on_shards(
-    home: Path, settings: Settings, read_settings: Callable[[], Settings] | None = None
-) -> ShardedDeployment:
+def open_on_shards(home: Path, settings: Settings) -> ShardedDeployment:
     """Opens the home; shards that an earlier one left are adopted."""
     found: list[ShardedIndex] = []
 
     def open_index(plan: ShardPlan) -> ShardedIndex:
         # On a busy machine the first processes of a cluster take longer than the usual time.
-        opener = shard_opener(settings, Timing(placed_within_s=60), read_settings)
+        opener = shard_opener(settings, Timing(placed_within_s=60))
         assert opener is not None
         found.append(opener(plan))
         return found[-1]
@@ -190,7 +180,7 @@ class _Parts:
     def __init__(self, home: VisitedHome, address: str, config: ShardsConfig) -> None:
         self._home, self._address, self._config = home, address, config
         self.same: list[float] = []
-        self.needless = self._erased = 0
+        self.needless = 0
         self.setup = describe_faces(len(home.vectors), home.vectors.shape[1], config.seed)
         self.setup |= {"shards": config.shards, "nodes": 2, "database": "SQLite"}
         self.results: list[Result] = []
@@ -247,13 +237,10 @@ class _Parts:
         self._home.log.outcomes.append(start.outcome)
         yield process, pipe, start
 
-    def _open(
-        self, copies: int = 1, read_settings: Callable[[], Settings] | None = None
-    ) -> ShardedDeployment:
+    def _open(self, copies: int = 1) -> ShardedDeployment:
         """On the shards that were left, if there are any."""
-        settings = make_settings(self._config.shards, copies)
-        opened = open_on_shards(self._home.path, settings, read_settings)
-        self._home.log.note_gallery(len(opened.gallery), len(self._home.vectors) - self._erased)
+        opened = open_on_shards(self._home.path, make_settings(self._config.shards, copies))
+        self._home.log.note_gallery(len(opened.gallery), len(self._home.vectors))
         return opened
 
     def _search(self, opened: ShardedDeployment) -> None:
@@ -332,66 +319,6 @@ class _Parts:
             )
         return {"failed_calls": float(load.failed)}
 
-    def decide_beside(self) -> dict[str, float]:
-        """Decides under load: alone, beside passes of many probes, and while holders are erased. A
-        decision needs a scan and an add of its own: at most it waits for no whole pass."""
-        opened = self._open()
-        probes = np.resize(self._probes, (PASS_PROBES, self._probes.shape[1]))
-        search = partial(opened.gallery.range_search, probes, self._home.review)
-        pass_s, erasable = [], self._list_erasable()
-        with self._load(opened) as load:
-            time.sleep(_QUIET_S)
-            load.state, end_at = PASSES, time.monotonic() + _QUIET_S
-            while time.monotonic() < end_at:
-                pass_s.append(clock(search)[1])
-            load.state = ERASURES
-            for serial in erasable:
-                opened.deployment.erase(make_document(serial), "bench")
-                time.sleep(_QUIET_S / len(erasable))
-            load.state = ""
-            self._erased += len(erasable)
-        return {
-            "failed_beside_erasures": float(load.failed),
-            "decision_over_pass": load.p99_ms(PASSES) / 1e3 / float(np.median(pass_s)),
-            "decision_beside_erasures": load.p99_ms(ERASURES) / load.p99_ms(QUIET),
-        }
-
-    def _list_erasable(self) -> list[int]:
-        """Serials of holders whom no visitor resembles, so that no answer changes with them."""
-        visits, vectors, count = self._home.log.visits, self._home.vectors, self._config.erasures
-        free = np.setdiff1d(np.arange(len(vectors)), visits.people)[: 4 * count]
-        nearest = [(vectors[free] @ part.T).max(axis=1) for part in (visits.live, visits.portrait)]
-        unlike: list[int] = free[np.max(nearest, axis=0) < self._home.review - _UNLIKE].tolist()
-        return unlike[:count]
-
-    def move(self) -> dict[str, float]:
-        """Has one shard more, under load, as when the setting is changed while they serve: each
-        move's last step is on the writer's thread."""
-        wanted = [self._config.shards]
-        steps: list[tuple[float, float]] = []
-
-        def finish(*given: Any) -> int:
-            moved, seconds = clock(partial(finish_move, *given))
-            steps.append((seconds * 1e3, time.monotonic()))
-            return moved
-
-        opened = self._open(read_settings=lambda: make_settings(wanted[0]))
-        with patch("serving.deployment.snapshots.finish_move", finish), self._load(opened) as load:
-            time.sleep(_QUIET_S)
-            load.state = ""
-            wanted[0] += 1
-            wait_for(lambda: bool(steps))
-            load.state = MOVING
-            wait_for(lambda: not opened.deployment.moves_wanting)
-        taken_ms, ended_at = zip(*steps, strict=True)
-        quiet_ms = load.p99_ms(QUIET)
-        return {
-            "failed_beside_moves": float(load.failed),
-            "moves_per_second": (len(steps) - 1) / (ended_at[-1] - ended_at[0]),
-            "decision_beside_moves": load.p99_ms(MOVING) / quiet_ms,
-            "longest_move_step": max(taken_ms) / quiet_ms,
-        }
-
     @contextmanager
     def _load(self, opened: ShardedDeployment) -> Iterator[MixedLoad]:
         """Searches and decisions go on meanwhile; afterwards the answers are compared."""
@@ -399,7 +326,7 @@ class _Parts:
         most_id = int(alone.ids.max())
         known = select(alone.range_search(probes, self._home.review).hits, most_id)
         given = (probes, self._home.review, known, most_id, self._home.requests)
-        load = MixedLoad(opened.deployment, *given, state=QUIET)
+        load = MixedLoad(opened.deployment, *given)
         with load.running():
             yield load
         self._home.log.outcomes += load.outcomes
@@ -416,8 +343,6 @@ PARTS: Mapping[str, Callable[[_Parts], dict[str, float]]] = {
     "searches": _Parts.compare_searches,
     "shard": _Parts.lose_shard,
     "copies": _Parts.lose_copy,
-    "beside": _Parts.decide_beside,
-    "moves": _Parts.move,
 }
 
 

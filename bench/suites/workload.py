@@ -5,22 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import clock
 from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
@@ -38,11 +34,9 @@ from engine.matching.registrar import Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
-from engine.registry.audit import AuditRecord
 from engine.registry.database import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer
 from indexes.base import Hits
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
@@ -372,17 +366,13 @@ def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[An
 
 DECIDING_PAUSE_S = 0.05
 """Between two decisions."""
-QUIET = "quiet"
 
 
 @dataclass(slots=True)
 class MixedLoad:
     """Two threads that search and decide, each one call after another.
 
-    `known`: how the answers to the probes must be; other answers count as failures. `taken_ms`:
-    milliseconds of decisions by `state`, which is what goes on meanwhile, and empty where that is
-    not told apart; without their commits, since a disk that is slow for a moment is not what is
-    asked about.
+    `known`: how the answers to the probes must be; other answers count as failures.
     """
 
     deployment: Deployment
@@ -391,28 +381,21 @@ class MixedLoad:
     known: tuple[np.ndarray[Any, Any], ...]
     most_id: int
     requests: Iterator[EnrollmentRequest]
-    state: str = ""
     failed: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
-    taken_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _ending: Event = field(default_factory=Event)
-    _committing_ms: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
         threads = [Thread(target=one) for one in (self._search, self._decide)]
-        with patch.object(Writer, "commit", self._time_commit(Writer.commit)):
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._ending.set()
             for thread in threads:
-                thread.start()
-            try:
-                yield
-            finally:
-                self._ending.set()
-                for thread in threads:
-                    thread.join()
-
-    def p99_ms(self, state: str) -> float:
-        return float(np.quantile(self.taken_ms[state] or [np.nan], 0.99))
+                thread.join()
 
     def _search(self) -> None:
         while not self._ending.is_set():
@@ -429,21 +412,10 @@ class MixedLoad:
         while not self._ending.wait(DECIDING_PAUSE_S):
             if (request := next(self.requests, None)) is None:
                 return
-            state, before_ms = self.state, self._committing_ms
             outcome: Outcome
             try:
-                outcome, seconds = clock(self.deployment.registrar.submit(request).result)
-                own_ms = seconds * 1e3 - (self._committing_ms - before_ms)
-                self.taken_ms[state].append(own_ms)
+                outcome = self.deployment.registrar.submit(request).result()
             except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
                 outcome = SosieError(type(error).__name__)
             self.failed += isinstance(outcome, SosieError)
             self.outcomes.append(outcome)
-
-    def _time_commit(self, commit: Callable[..., AuditRecord]) -> Callable[..., AuditRecord]:
-        def commit_timed(*given: Any) -> AuditRecord:
-            record, seconds = clock(partial(commit, *given))
-            self._committing_ms += seconds * 1e3
-            return record
-
-        return commit_timed

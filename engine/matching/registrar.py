@@ -139,14 +139,12 @@ _REFUSALS = Refusals(
 class RegistrarConfig:
     """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits;
     `gather_s`: how long a batch waits for more while enrollments come several at a time;
-    `audit_queue_size`: how many audit entries wait; `searches_ahead`: whether what waits is
-    searched for beside the batch that is being decided."""
+    `audit_queue_size`: how many audit entries wait."""
 
     batch_size: int = 32
     queue_size: int = 1024
     gather_s: float = 0.0
     audit_queue_size: int = 8192
-    searches_ahead: bool = True
 
 
 class _Enrollment(Pending[EnrollmentRequest, Outcome]):
@@ -232,7 +230,7 @@ class Registrar:
                     sizes.batch_size,
                     sizes.queue_size,
                     gather_s=sizes.gather_s,
-                    prepare=self._scan_ahead if sizes.searches_ahead else None,
+                    prepare=self._scan_ahead,
                 ),
             ),
             _REFUSALS,

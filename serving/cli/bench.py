@@ -18,7 +18,7 @@ def bench(
     context: typer.Context,
     suite: str = argument(
         "kernels, search, join, gallery, registrar, shards, extract, accuracy, import, sweep, "
-        "serve, accelerator; report, docs.",
+        "serve; report, docs.",
         "SUITE",
     ),
 ) -> None:

@@ -18,18 +18,7 @@ from engine.matching.requests import Answer, normalise_msisdn
 from schema.decisions import DecidedEnrollment
 from schema.reasons import Decision, Reason
 
-TINY = {
-    "references": 300,
-    "decisions": 128,
-    "single_decisions": 4,
-    "rounds": 3,
-    "stage_batches": 1,
-    "outbox_batches": 2,
-    "filled": 1_000,
-    "filled_decisions": 256,
-    "lone_decisions": 8,
-    "erasures": 2,
-}
+TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "rounds": 3, "stage_batches": 1}
 
 
 def answer(decision: str, *reasons: str) -> Answer:

@@ -53,7 +53,6 @@ class SweepConfig:
     It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
     `flood` random links are clustered alone. `people`: only the first so many of the photographs.
     `newcomers` come later; one in twenty of them is one more identity of a ring's person.
-    `hard_rings` and pairs of `siblings` are hidden in a gallery of their own (`hard_rings`).
     Checkpoints lie in a folder made in `folder`.
     """
 
@@ -62,8 +61,6 @@ class SweepConfig:
     traps: int = 100
     newcomers: int = 10_000
     flood: int = 1_000_000
-    hard_rings: int = 1_000
-    siblings: int = 10_000
     threshold: float = 0.62
     people: int | None = None
     faces: Path | None = None

@@ -19,7 +19,6 @@ from bench.data.photographs import LFW, find_faces
 from bench.data.vectors import Rows, Vectors, default_thresholds, describe_faces
 from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
-from bench.suites.sweep.hard_rings import measure_budgets
 from bench.suites.sweep.planted import DIM, Planted, SweepConfig, make_facts, plant, planted_pairs
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
@@ -37,8 +36,6 @@ QUICK = {
     "traps": 10,
     "newcomers": 1_000,
     "flood": 50_000,
-    "hard_rings": 40,
-    "siblings": 100,
     "people": 60,
 }
 MOST_IDENTITIES = 20
@@ -318,7 +315,6 @@ def _sweep_people(
 
 PARTS: Mapping[str, Callable[[SweepConfig], SuiteOutput]] = {
     "million": partial(_run_alone, sweep_planted),
-    "budgets": partial(_run_alone, measure_budgets),
     "flood": _run_flood,
     "lfw": _run_lfw,
 }
