@@ -1,7 +1,5 @@
 """Settings for every test, and real databases."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading

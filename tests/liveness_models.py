@@ -1,7 +1,5 @@
 """Small real models for a judge of liveness: what they call live is a bright face."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the migrations make of an empty database, kept and made again without them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from sqlalchemy import Connection, create_engine

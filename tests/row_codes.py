@@ -1,7 +1,5 @@
 """Rows that a test has altered by SQL, vouched for again as if they had been written so."""
 
-from __future__ import annotations
-
 from sqlalchemy import Engine, select
 
 from engine.registry.database import changing

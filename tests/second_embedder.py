@@ -1,7 +1,5 @@
 """A second embedder, made on the spot: SFace, its vectors projected onto fewer directions."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What documents point to exists: files, headings, modules."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """The layout as a newcomer meets it: small, no import circle, one subject to a name, and each
 library in the package that it belongs to."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

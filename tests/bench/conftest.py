@@ -1,7 +1,5 @@
 """Photographs without LFW: faces that scikit-image brings, in LFW's layout."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pages of error rates, made of an evaluation; test_docs holds the committed ones to theirs."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

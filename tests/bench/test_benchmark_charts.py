@@ -1,7 +1,5 @@
 """Charts of reports: those that the figures are there for, and what they say besides."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

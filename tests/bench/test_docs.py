@@ -1,7 +1,5 @@
 """README.md and docs/*.md hold what the committed reports say."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The suite `extract` as a whole, as small as it can be."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import closing
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The suite `gallery` on few references: nothing is lost while it changes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Cross-validation over people: nobody is fitted on and measured on at once."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

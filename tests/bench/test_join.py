@@ -1,7 +1,5 @@
 """The suite `join` on few references: what is joined, and whether it is right."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from bench.core.reports import load_goals

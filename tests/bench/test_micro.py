@@ -1,7 +1,5 @@
 """The benchmarks under pytest-benchmark, small: who is timed, and whether wrong answers show."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

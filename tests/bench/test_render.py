@@ -1,7 +1,5 @@
 """Tables of reports: units, and what a ratio is to."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Reports, goals and what is held against them."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

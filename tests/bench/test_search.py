@@ -1,7 +1,5 @@
 """Who is compared with our search, what it is held against, and the faces of both."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

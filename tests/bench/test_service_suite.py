@@ -1,7 +1,5 @@
 """The suite against the real service, with tiny sizes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

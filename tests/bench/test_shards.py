@@ -1,7 +1,5 @@
 """The suite `shards` on few references: what it kills comes back whole, a difference is seen."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

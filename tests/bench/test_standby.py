@@ -1,7 +1,5 @@
 """The drill of a standby: it takes over, by the URL that the service has, and nothing is lost."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A run of several suites as a folder, real ones, small."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The suite `sweep` on few references: what is hidden, and whether it is found."""
 
-from __future__ import annotations
-
 import json
 from itertools import combinations
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The promises as the project made them: a goal that is moved or dropped fails here."""
 
-from __future__ import annotations
-
 import pytest
 
 from bench.core.reports import load_goals

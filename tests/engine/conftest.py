@@ -1,7 +1,5 @@
 """An empty registry for every test below, on SQLite and PostgreSQL alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

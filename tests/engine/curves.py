@@ -1,7 +1,5 @@
 """Calibration curves of rates and thresholds that a test gives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

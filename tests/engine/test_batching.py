@@ -1,7 +1,5 @@
 """What every queue promises: bounds, order, deadlines, leavers, failures, and an end."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Cells of CSV files that no spreadsheet computes."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """SVG charts: what is written is escaped, scales hold their values, ticks are round."""
 
-from __future__ import annotations
-
 from xml.etree import ElementTree
 
 import pytest

@@ -1,7 +1,5 @@
 """What stands in the memory of another process, at stages that it names itself."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

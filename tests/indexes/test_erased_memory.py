@@ -1,7 +1,5 @@
 """What a gallery has removed is nowhere in the memory of its process, read from outside."""
 
-from __future__ import annotations
-
 import gc
 import sys
 import weakref

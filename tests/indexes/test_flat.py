@@ -1,7 +1,5 @@
 """What every index refuses, and FlatIndex at its limits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 

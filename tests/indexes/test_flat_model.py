@@ -1,7 +1,5 @@
 """FlatIndex compared with a dictionary and exact sums, over random histories."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

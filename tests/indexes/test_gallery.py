@@ -1,7 +1,5 @@
 """Gallery: the watermark, and what threads see of each other."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """Index kinds open by name; unknown names are refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The one definition of a score."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

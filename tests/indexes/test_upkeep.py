@@ -1,7 +1,5 @@
 """Upkeep runs jobs when they are due and survives failures."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The real application on a socket, faces from scikit-image, and the load test as a process."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

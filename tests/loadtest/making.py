@@ -1,7 +1,5 @@
 """Visits, outcomes and participants for tests that need no service."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any

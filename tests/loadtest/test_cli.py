@@ -1,7 +1,5 @@
 """The command: exit codes and messages of `sosie loadtest`."""
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

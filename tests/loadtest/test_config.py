@@ -1,7 +1,5 @@
 """Options that are refused, in one line each; and where API keys come from."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

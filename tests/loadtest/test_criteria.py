@@ -1,7 +1,5 @@
 """A run fails on a wrong decision, on errors or on latency."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

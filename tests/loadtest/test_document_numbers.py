@@ -1,7 +1,5 @@
 """Documents of a load test are valid, belong to nobody, and differ."""
 
-from __future__ import annotations
-
 from datetime import date
 
 from engine.matching.documents import check_documents, read_passport

@@ -1,7 +1,5 @@
 """Signals end a load test once, and it cleans up first."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

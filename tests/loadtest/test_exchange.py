@@ -1,7 +1,5 @@
 """Concurrent calls: answers in order, the first exception raised."""
 
-from __future__ import annotations
-
 import gevent
 import pytest
 

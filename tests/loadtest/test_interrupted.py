@@ -1,7 +1,5 @@
 """An interrupted load test leaves nobody enrolled, even if answers were lost."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable

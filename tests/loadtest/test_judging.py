@@ -1,7 +1,5 @@
 """Every answer is right, wrong or missing; requests that belong together are judged as pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

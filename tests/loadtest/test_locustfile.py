@@ -1,7 +1,5 @@
 """`locust -f loadtest/locustfile.py` runs as it is, and so does a scenario of a carrier's own."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

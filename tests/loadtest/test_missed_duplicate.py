@@ -1,7 +1,5 @@
 """A duplicate that the service lets through fails the load test."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An open loop measures a stall that a closed loop hides."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

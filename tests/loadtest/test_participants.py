@@ -1,7 +1,5 @@
 """Scores of fused photographs follow from the cosines of single ones."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

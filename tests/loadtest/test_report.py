@@ -1,7 +1,5 @@
 """Every result can be printed and written as a page, and is printed first."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Plans: every kind is planted, newcomers enroll once, arrivals have their rate."""
 
-from __future__ import annotations
-
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 

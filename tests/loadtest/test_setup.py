@@ -1,7 +1,5 @@
 """Everybody who may have been enrolled is looked up and erased; who is left is counted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, cast
 

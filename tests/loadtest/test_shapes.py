@@ -1,7 +1,5 @@
 """The knee is found within its resolution, in few steps, and confirmed by a longer one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Every shape, short, against the real service: structure and decisions, no times."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path

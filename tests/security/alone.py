@@ -5,8 +5,6 @@
 The namespace has no way out: each address leads to its own loopback, where port 53 is listened at.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Image files that cost far more to decode than to send."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from io import BytesIO

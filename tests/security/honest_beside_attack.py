@@ -7,8 +7,6 @@ service on this machine for each run, prints a line for each kind of attack, and
 its figures depend on the machine. Wanted: 95 of 100 answered 201 within 3 s, and readiness 200.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

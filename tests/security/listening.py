@@ -1,7 +1,5 @@
 """The real service in process, listening behind the proxy."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

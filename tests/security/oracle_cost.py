@@ -14,8 +14,6 @@ asks by enrollments: each that finds nobody is an activation, and the hits are b
 `run_honest` has no attacker: how often newcomers who look like somebody end an honest key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

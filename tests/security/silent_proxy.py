@@ -1,7 +1,5 @@
 """A way to PostgreSQL on which bytes can be dropped without any connection being closed."""
 
-from __future__ import annotations
-
 import select
 import socket
 import threading

@@ -4,8 +4,6 @@
 until it is terminated, with so many connections for each key.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections import Counter

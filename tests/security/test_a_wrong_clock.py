@@ -1,8 +1,6 @@
 """Fault: the clock is wrong for one run of retention. It deleted every stored answer, so that a
 request that was sent again was decided twice. Now it is refused until somebody vouches for it."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace

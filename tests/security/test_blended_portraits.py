@@ -7,8 +7,6 @@ look-alike's, or one made so, draws the mean away from the attacker's own refere
 victim's or a stranger's photograph, and the public model.
 """
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import uuid

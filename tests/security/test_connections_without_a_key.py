@@ -1,7 +1,5 @@
 """Attack: a dozen connections without a key, or with one byte of a body, take every place."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

@@ -1,7 +1,5 @@
 """A process that holds a key ring leaves nothing of it in a core file, nor to its user's others."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ The attacker has every right on the database and nothing of the home: the rows a
 SQL, as an administrator of PostgreSQL or a thief of the disk may.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

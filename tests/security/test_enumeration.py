@@ -4,8 +4,6 @@ Whoever shows no usable face, two people's faces, or a face that is known under 
 is answered alike whether a document or a number is held or not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any

@@ -6,14 +6,12 @@ each answer cuts it by a plane. It knows what is counted, and never loses a key 
 an enrollment that finds nobody is an activation, of which it pays for two a day.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -63,7 +61,7 @@ class Belief:
     rng: np.random.Generator
 
     @classmethod
-    def of(cls, photograph: Vector, population: Population, rng: np.random.Generator) -> Belief:
+    def of(cls, photograph: Vector, population: Population, rng: np.random.Generator) -> Self:
         """What one photograph tells of a reference that is fused of two others."""
         between = population.between.astype(np.float64) @ population.between.T
         poorness = np.exp(2 * (population.noise_log_mean + population.noise_log_std**2))

@@ -5,8 +5,6 @@ no attacker has more. Every route of every role of a tenant is asked; each score
 an equation, and least squares solve them. With scores 160 answers gave the face at cosine 1.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

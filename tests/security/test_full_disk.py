@@ -4,8 +4,6 @@ Each test plays its part in a child process whose mount namespace has a small fi
 own, which goes with the process.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

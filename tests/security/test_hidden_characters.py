@@ -1,7 +1,5 @@
 """No stored text shows another reader something else than it holds."""
 
-from __future__ import annotations
-
 import pytest
 
 from engine.errors import RequestError

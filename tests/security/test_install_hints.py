@@ -1,7 +1,5 @@
 """No message has anyone install a package under our name, which on the index is not ours."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is installed is what the locks name, by its hash."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tomllib

@@ -2,8 +2,6 @@
 of enrollments. What it takes to be answered within 3 s is measured by
 `python -m tests.security.honest_beside_attack "50 keys, slow and large"`."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """Fault: a model gives NaN. The service says so of itself, and not that the photograph is bad."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ ONNX Runtime keeps silent where it thinks that it runs in somebody's tests: so t
 `CI` in the environment, each in a network namespace of its own.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """One fraud key, or two of one person: nobody watches a face, or hides one, alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attack: a JPEG of 60 kB with a thousand empty scans holds an extraction thread for a minute."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil

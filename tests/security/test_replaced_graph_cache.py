@@ -4,8 +4,6 @@ Before, a rewritten graph was kept beside its own digest: whoever replaced both 
 score 1.0.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

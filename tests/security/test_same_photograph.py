@@ -1,7 +1,5 @@
 """One picture given as both photographs: whoever has a portrait's file needs no living face."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any

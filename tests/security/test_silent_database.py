@@ -4,8 +4,6 @@ Packets are dropped and nothing is closed: libpq alone would wait for ever. On m
 recovered until the sockets were cut by hand.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

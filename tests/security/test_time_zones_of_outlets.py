@@ -1,8 +1,6 @@
 """A document expires with its last day at the outlet: by the UTC date it was refused at 20:00 of
 its last valid day in Mexico, and accepted the next morning in Shanghai."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime

@@ -1,8 +1,6 @@
 """A vector longer than 1 scores higher with everybody: one of length 1000 passed every 1:1, with a
 score of 1,000,000. It is refused wherever vectors come in, and nothing of it is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Requests whose bodies never come whole, over plain sockets."""
 
-from __future__ import annotations
-
 import secrets
 import socket
 import string

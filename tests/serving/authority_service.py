@@ -1,8 +1,6 @@
 """An authority's service for tests, in this process: it answers as it is told, and keeps what it
 was asked."""
 
-from __future__ import annotations
-
 import json
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """A deployment with one enrolled face, and photographs of it; copied for every test that asks."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A real OpenID Connect provider in a process of its own, and a browser's way through it."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A client of a registrar's service in the same process."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from serving.registrar.protocol import CallContext, RegistrarClient, Reply, Status

@@ -1,7 +1,5 @@
 """Meters that record their calls, and one that fails."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from serving.telemetry.metrics import Family, Meter

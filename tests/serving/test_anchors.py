@@ -1,7 +1,5 @@
 """The audit head is told outside: to a file, to syslog, to an HTTP sink, and a failure is seen."""
 
-from __future__ import annotations
-
 import json
 import socketserver
 import threading

@@ -1,7 +1,5 @@
 """The audit chain leaves by syslog over TLS: all of it, in order, also after a break."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The report of a case: who may see what, what is missing or left out, how it is verified."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A deployment in one process: parts that it rebuilds, and files that it leaves."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

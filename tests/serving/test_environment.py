@@ -1,7 +1,5 @@
 """One module reads the environment; nothing below serving knows the user's home."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

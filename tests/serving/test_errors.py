@@ -1,7 +1,5 @@
 """Errors of items in a batch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Steps of lines by themselves: at their time, after a failure, and not by a wrong clock."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import nullcontext
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """What is measured on the spot is measured by the real parts, of what there is to measure with."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The service lets things go by itself: at its time, and when a run was missed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Settings: one file, overridden by the environment; what is misspelt is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Copies of shards that are made again beside decisions, and what becomes of them meanwhile."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

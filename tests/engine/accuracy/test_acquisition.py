@@ -1,7 +1,5 @@
 """A face that was not acquired counts as a person who was not matched."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Operating points: the estimate inside its interval, the interval the right width."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, replace
 

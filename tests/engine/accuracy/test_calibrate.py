@@ -1,7 +1,5 @@
 """Calibrations, and the model cards that name them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """FNMR by quality, each comparison in the band of its worse photograph; and by years between."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

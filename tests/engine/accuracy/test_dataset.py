@@ -1,7 +1,5 @@
 """Labelled folders, attributes and dates: read, or refused with the wrong line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Differences between groups: found where they were planted, not where there are none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Error rates and the thresholds that keep them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """`evaluate` with the real extractor, on free faces and on a part of LFW."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

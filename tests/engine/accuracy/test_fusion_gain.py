@@ -1,7 +1,5 @@
 """The FNMR with one and with two photographs on either side."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from engine.accuracy.evaluate import compare_fusion

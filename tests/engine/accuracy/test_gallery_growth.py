@@ -1,7 +1,5 @@
 """FNIR against the size of the gallery: as drawn galleries have it, and refused beyond the data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """All pairs, against loops over every two templates."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import combinations, product
 

@@ -1,7 +1,5 @@
 """Pictures of an evaluation: drawn of its report alone, or refused in one line."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Synthetic people: the same for a seed, however cut, and as alike as LFW's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

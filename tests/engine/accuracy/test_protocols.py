@@ -1,7 +1,5 @@
 """Evaluation by a protocol: only what it names is compared, and what is sent back has failed."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

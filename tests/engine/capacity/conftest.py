@@ -1,7 +1,5 @@
 """Figures of a made-up machine, and reports that say them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

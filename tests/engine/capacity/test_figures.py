@@ -1,7 +1,5 @@
 """Reports of `sosie bench` are read for the figures of a plan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A plan is large enough, lists its assumptions, and claims no more than is known."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The simulation obeys the laws of queueing, and repeats by its seed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The simulation is compared with a measured run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A deployment with enrolled people, and shorthands for the steps on cases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

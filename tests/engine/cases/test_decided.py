@@ -1,7 +1,5 @@
 """No pair is asked about twice, by a sweep or an attempt, unless its evidence changes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

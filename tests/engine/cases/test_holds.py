@@ -1,7 +1,5 @@
 """Holds: what an open case needs is erased when it is closed, or when its time has come."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where cases are opened: what shares a face is one case, and nothing of it is lost."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What outcomes bring about: who is watched, which pairs are judged, whose line is active again."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Outlets that may enroll nobody: who restricts them, what is refused there, what was before."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What decisions teach: what counts, with its interval, and the threshold that is proposed."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

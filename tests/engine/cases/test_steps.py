@@ -1,7 +1,5 @@
 """Steps on a case: who may do what, and what the history and the audit say."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

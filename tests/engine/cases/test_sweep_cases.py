@@ -1,7 +1,5 @@
 """Cases for the groups of a sweep: one for each face, and none of what people have decided."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from engine.cases.decided import open_sweep_cases

@@ -1,7 +1,5 @@
 """Face records for tests, written as the standards say."""
 
-from __future__ import annotations
-
 import struct
 
 

@@ -1,7 +1,5 @@
 """Detection equals OpenCV's own decoding of the same model, and looks twice only if it must."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Alignment to the template, and crops to unit vectors by the card's input contract."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any

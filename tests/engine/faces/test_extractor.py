@@ -1,7 +1,5 @@
 """The whole way from bytes to a vector."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """The Extractor on a CUDA device; skipped, and said so, where there is none."""
 
-from __future__ import annotations
-
 import sys
 import time
 

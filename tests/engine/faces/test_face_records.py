@@ -1,7 +1,5 @@
 """Records of documents: their image is found as it is, and nothing false is believed of them."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from dataclasses import replace

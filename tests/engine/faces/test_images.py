@@ -1,7 +1,5 @@
 """Decoding: what is read, what is refused, and that nothing else happens."""
 
-from __future__ import annotations
-
 import struct
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """An embedder is tried before its card is written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """JPEG 2000: what documents hold is decoded, and what would cost too much is not begun."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from typing import Any

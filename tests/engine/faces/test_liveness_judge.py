@@ -1,7 +1,5 @@
 """A judge that looks at the picture itself: an operator's model by its card, in a real session."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

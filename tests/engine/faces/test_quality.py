@@ -1,7 +1,5 @@
 """Quality measures: each falls with the fault that it names, and with no other."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import cv2

@@ -1,7 +1,5 @@
 """A small deployment, and photographs that are files with the name of a person."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

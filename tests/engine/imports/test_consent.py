@@ -1,7 +1,5 @@
 """Where consent is on file: kept with the document, sealed, and gone with it."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import Any
 

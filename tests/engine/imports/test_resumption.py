@@ -1,7 +1,5 @@
 """Where the next run continues after a stop, a kill or a change."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

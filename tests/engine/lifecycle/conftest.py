@@ -1,7 +1,5 @@
 """Lines of a carrier in a registry, and a clock that a test sets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """Campaigns: lines by terms or by name, a deadline, who has come, who is overdue, who has left."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

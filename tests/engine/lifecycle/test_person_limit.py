@@ -1,7 +1,5 @@
 """Lines of a person over all carriers, and documents that no limit holds for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The life of lines: what carriers report, what rules bring about, and when."""
 
-from __future__ import annotations
-
 import os
 from datetime import datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Rules of lines as data: the built-in ones, and those that nobody could carry out."""
 
-from __future__ import annotations
-
 import tomllib
 from importlib.resources import files
 from typing import Any

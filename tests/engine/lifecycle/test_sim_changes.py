@@ -1,7 +1,5 @@
 """When a number got its SIM: known as far back as its carrier reports, and no further."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -6,8 +6,6 @@ acknowledges each answer on stdout: `ack SERIAL ENROLLMENT_ID IS_REPEATED DECISI
 process that has everything imported keeps many kills cheap.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Audit entries of many threads: durable before they are acknowledged, few transactions."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

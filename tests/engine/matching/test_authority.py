@@ -1,7 +1,5 @@
 """What an authority says of documents: weighed, decided by, and replayed without it."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import nullcontext
 from dataclasses import replace

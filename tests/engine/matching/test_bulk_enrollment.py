@@ -1,7 +1,5 @@
 """Planned admissions: what a row of an existing base leaves behind."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A database that another process keeps busy fails a batch once, not once for each of its items."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

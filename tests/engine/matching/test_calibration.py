@@ -1,7 +1,5 @@
 """Calibrations and thresholds: what the data support, and what is refused by name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A batch beside damaged rows: whoever needs one is refused, and all others are decided."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

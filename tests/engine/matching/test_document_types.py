@@ -1,7 +1,5 @@
 """Whatever a type's rule allows is sound, old numbers and new ones; sources: docs/documents.md."""
 
-from __future__ import annotations
-
 import random
 import re
 from datetime import date, timedelta

@@ -1,7 +1,5 @@
 """Events: each change that others wait for has one, in its transaction and its order."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Several frames of a live face: each judged, the fit ones fused, those of other people refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from io import BytesIO
 from typing import Any

@@ -1,7 +1,5 @@
 """Who is approved, who is for people to judge, who is rejected, and why."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 from dataclasses import replace

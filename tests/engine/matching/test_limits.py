@@ -4,8 +4,6 @@ What an attempt found that fails anyway is not counted: its answer is that of on
 nobody. So nothing may tell that people have a case: no bound, no erasure, no other attempt, no id.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Disputed lines, and lines that are closed: by number or by id."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

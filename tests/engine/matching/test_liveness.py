@@ -1,7 +1,5 @@
 """Evidence of liveness: what is taken, what is refused, and that nothing is taken twice."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

@@ -1,7 +1,5 @@
 """Minors and guardians, exceptions, the dead, and documents that replace one another."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta

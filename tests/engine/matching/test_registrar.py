@@ -1,7 +1,5 @@
 """One writer: batches in order of arrival, no error but one's own, store and gallery in step."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The registrar's queue: bounded, in order, gathered into batches, one payload for each key."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

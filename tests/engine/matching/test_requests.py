@@ -1,7 +1,5 @@
 """Requests: stored answers and refusals, samples of photographs, and kept crops."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

@@ -1,7 +1,5 @@
 """What is searched for before it is decided: every decision is the one of a search at its turn."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

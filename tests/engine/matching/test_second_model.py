@@ -1,7 +1,5 @@
 """What a second model would have decided is recorded beside what was decided."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

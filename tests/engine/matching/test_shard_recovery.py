@@ -1,7 +1,5 @@
 """Shards that outlive their writer: each is brought to the store from what it holds, or alone."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial

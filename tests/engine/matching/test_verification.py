@@ -1,7 +1,5 @@
 """A face against a holder: the right score, the right tenant, and an entry in the audit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any

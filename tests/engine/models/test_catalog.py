@@ -1,7 +1,5 @@
 """Model cards: read, checked, and the file they name verified."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """CUDA: what keeps it from starting, its options and its errors."""
 
-from __future__ import annotations
-
 import ctypes
 from pathlib import Path
 from types import ModuleType

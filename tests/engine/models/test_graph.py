@@ -1,7 +1,5 @@
 """Each rewriting computes the same function."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

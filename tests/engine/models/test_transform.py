@@ -1,7 +1,5 @@
 """Transforms of vectors: applied, undone, and kept in a file that is checked."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Builds whole enrollments as the registrar would hand them over."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -5,8 +5,6 @@ a power cut would leave can be written elsewhere. A flush that fails leaves its 
 on Linux, they are visible, may never reach the disk, and no later flush brings them there.
 """
 
-from __future__ import annotations
-
 import _sqlite3
 import ctypes
 import errno

@@ -1,7 +1,5 @@
 """Accounts and sessions on both databases: who an account is, and what ends with what."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """The audit chain: tampering is found, in the whole chain and in parts."""
 
-from __future__ import annotations
-
 import pytest
 from sqlalchemy import text, update
 

@@ -1,7 +1,5 @@
 """Backups are made beside commits, are whole, and come back; a left-over journal does not."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """A process that was opened before an upgrade writes nothing after it; the chain stays whole."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Cases with their history, judged pairs, crops and sweeps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

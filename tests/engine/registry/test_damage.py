@@ -1,7 +1,5 @@
 """Damage of the database is found, on both databases, and bit flips of the file are."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Commits survive SIGKILL, and reads and administration beside them."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What sweeps ask of many references: the right owners, lines and disputes of each."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

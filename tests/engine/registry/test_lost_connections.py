@@ -1,7 +1,5 @@
 """What becomes of a commit, and of its writer, when PostgreSQL goes away."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

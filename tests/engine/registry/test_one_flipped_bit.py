@@ -1,8 +1,6 @@
 """One bit flipped in any row of any table: what belongs to others goes on, the damage is named, and
 nothing wrong is told."""
 
-from __future__ import annotations
-
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence

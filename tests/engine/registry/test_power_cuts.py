@@ -6,8 +6,6 @@ rollback journal was deleted, the commit was read back from the page cache as ke
 cut brought the journal back.
 """
 
-from __future__ import annotations
-
 import collections
 import os
 import random

@@ -1,7 +1,5 @@
 """Batched reads of the registry, and the audit trail by filter."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any

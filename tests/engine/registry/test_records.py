@@ -1,7 +1,5 @@
 """"""
 
-from __future__ import annotations
-
 import uuid
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """A second model fills in beside the first, and the two change places."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

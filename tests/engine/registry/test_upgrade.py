@@ -1,7 +1,5 @@
 """Registries that older versions made: brought to this one with all their rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

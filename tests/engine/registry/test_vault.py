@@ -1,7 +1,5 @@
 """The vault: rotations, seals, look-ups and snapshot files."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

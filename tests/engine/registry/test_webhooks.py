@@ -1,7 +1,5 @@
 """Webhooks and cursors in the registry: held by one, sealed, and how far each is behind."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

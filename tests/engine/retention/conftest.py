@@ -1,7 +1,5 @@
 """Registries with rows of every kind, each at a moment of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta

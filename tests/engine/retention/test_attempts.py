@@ -1,7 +1,5 @@
 """Attempts, their documents and the notes of their cases expire with their periods."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

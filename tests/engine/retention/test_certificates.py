@@ -1,7 +1,5 @@
 """A certificate is valid while the chain agrees and the document stays erased."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any

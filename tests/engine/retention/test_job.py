@@ -1,7 +1,5 @@
 """The job expires what is due, in whole batches, and nothing else."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from datetime import timedelta

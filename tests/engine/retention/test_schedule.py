@@ -1,7 +1,5 @@
 """Schedules by kind, and the job against a model of any schedule, clock and batch size."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Lists for a regulator: who counts as one person, over which lines, and what a file shows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,10 +1,9 @@
 """A registry and its gallery, filled with synthetic people and documents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ class SyntheticRegistry:
     documents: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store, writer: Writer) -> SyntheticRegistry:
+    def of(cls, store: Store, writer: Writer) -> Self:
         config = SegmentsConfig(head_rows=64, fan=3)
         return cls(store, writer, Gallery(SegmentedIndex(store.vault.dim, config)))
 

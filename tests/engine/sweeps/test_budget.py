@@ -1,7 +1,5 @@
 """A budget keeps what is suspicious beyond its score, and says by what."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

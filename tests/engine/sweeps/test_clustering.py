@@ -1,7 +1,5 @@
 """Clusters: not held together by chains, independent of order, near pairs do not count."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """The estimate before a sweep: cost, false pairs, proposal, refusals."""
 
-from __future__ import annotations
-
 import math
 from contextlib import closing
 

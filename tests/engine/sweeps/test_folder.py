@@ -1,7 +1,5 @@
 """What a sweep leaves on disk for itself and for the next."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Groups after an erasure: the remaining members keep their links and their key."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 from engine.sweeps.folder_retention import without_documents

@@ -1,7 +1,5 @@
 """Groups: documents with one face, documents tried by many faces, resale rings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

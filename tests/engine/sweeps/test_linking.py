@@ -1,7 +1,5 @@
 """Links between documents, made from pairs of references."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from engine.sweeps.clustering import LinkTable, Owners, PairTable, link_documents, number_exceptions

@@ -1,7 +1,5 @@
 """Tables for analysts: their rows, and cells that no spreadsheet evaluates."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

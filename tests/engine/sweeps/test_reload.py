@@ -1,7 +1,5 @@
 """A done sweep read again: groups a page at a time, a document with the face of its reference."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,7 +1,5 @@
 """Risk by stated scales, where more never brings less; totals count each line and document once."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

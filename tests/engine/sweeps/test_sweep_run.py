@@ -1,7 +1,5 @@
 """A sweep finds every pair between documents, groups them, and can be resumed after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

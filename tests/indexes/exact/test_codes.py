@@ -1,7 +1,5 @@
 """Codes, their bound and their memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ That the device finds what the kernels find is stated beside theirs, in the test
 segments, of joins and of concurrent use.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import logging

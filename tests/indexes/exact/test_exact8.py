@@ -1,7 +1,5 @@
 """A sealed segment compared with FlatIndex."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator

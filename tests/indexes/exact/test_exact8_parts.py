@@ -1,7 +1,5 @@
 """Parts, name and rows of a sealed segment, and wiping."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Machine code is cached, rebuilt when a source changes, and built without a cache too."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

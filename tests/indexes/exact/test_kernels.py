@@ -1,7 +1,5 @@
 """The kernels compute the sums of numpy, at the extremes too, in vectorised code."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

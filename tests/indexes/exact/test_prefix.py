@@ -1,7 +1,5 @@
 """A prefix of the components along principal axes drops no pair that reaches the threshold."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

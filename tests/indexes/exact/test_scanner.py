@@ -1,7 +1,5 @@
 """The scanner: its threads share the work, and no search waits for an idle thread."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a checkpoint keeps, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The join equals brute force, however references are distributed over segments."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

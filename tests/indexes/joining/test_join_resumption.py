@@ -1,7 +1,5 @@
 """A stopped join resumes, however its references are distributed by then."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

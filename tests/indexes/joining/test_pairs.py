@@ -1,7 +1,5 @@
 """Runs of pairs, read as one list."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -3,8 +3,6 @@
 What was removed after that state, and before the answer, may be left out, whole changes at a time.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The policy of growth: how many segments there are, and how often a reference is rewritten."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """SegmentedIndex compared with FlatIndex, over random histories and at its limits."""
 
-from __future__ import annotations
-
 import gc
 import math
 import weakref

@@ -1,7 +1,5 @@
 """Shards in threads of this process."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace

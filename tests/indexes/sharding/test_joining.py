@@ -1,7 +1,5 @@
 """A join over shards is the join of one gallery."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import Future
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Virtual shards on their way between shards: at every moment the answers are one index's."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial

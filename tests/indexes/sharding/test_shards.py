@@ -1,7 +1,5 @@
 """ShardedIndex compared with FlatIndex, and its refusals; over shards in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A saved gallery of five segments, and helpers for the files on the disk."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Mapped vectors equal those in memory bit for bit; segment files are verified."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The manifest: anything but an exact one of ours is refused before it is used."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

@@ -1,7 +1,5 @@
 """Snapshots: a saved gallery is restored; altered and foreign snapshots are refused."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Any failure while a snapshot is saved leaves the old one or the new one."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Saving: unchanged files are kept, and files that no verified manifest names are not used."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

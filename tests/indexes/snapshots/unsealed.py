@@ -1,7 +1,5 @@
 """A `Sealer` for tests that leaves files readable and changeable."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 
@@ -27,7 +25,7 @@ class Unsealed:
             raise ValueError("the digest does not match")
         return data
 
-    def file(self, name: str, key: str) -> UnsealedFile:
+    def file(self, name: str, key: str) -> "UnsealedFile":
         """A seal that changes nothing; `ValueError` where the file is under a real key."""
         if key != self.file_key:
             raise ValueError("the file is sealed with a key")

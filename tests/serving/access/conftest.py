@@ -1,7 +1,5 @@
 """A registry with the carriers red and blue and an outlet each, and keys of it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Keys: made, read back, looked up, cached, limited in their rate."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from contextlib import suppress

@@ -3,8 +3,6 @@
 `tests/serving/api/test_access_matrix.py` has every route for every role and tenant.
 """
 
-from __future__ import annotations
-
 import pytest
 from msgspec.structs import replace
 

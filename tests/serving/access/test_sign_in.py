@@ -1,7 +1,5 @@
 """What a provider's token must prove, what a browser is told, and when a session ends."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The whole application over a registry, a registrar, models and keys of its own, in process."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """An application in this process, asked as clients ask it."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json

@@ -1,7 +1,5 @@
 """People who are in a gallery before a service starts, some under several documents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

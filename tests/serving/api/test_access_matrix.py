@@ -1,7 +1,5 @@
 """Every route by every role and tenant, through HTTP: what each key is answered."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

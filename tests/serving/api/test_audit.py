@@ -1,7 +1,5 @@
 """`/v1/audit`: read by operators, page by page or the newest; verified part by part."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Documents looked up at an authority over HTTP, beside the photographs and before the decision."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """An operator's backups: made beside decisions, checked, listed, audited."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

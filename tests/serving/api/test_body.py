@@ -1,7 +1,5 @@
 """Bodies are read strictly and bounded, errors name fields and never values, answers are typed."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

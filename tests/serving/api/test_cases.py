@@ -1,7 +1,5 @@
 """`/v1/cases`: the queue, a case with its history, the steps of people, four eyes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 `pytest -s tests/serving/api/test_enrollment_files.py` prints the files in the order of entry.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil

@@ -1,7 +1,5 @@
 """`/v1/enrollments`: decided once, told again for its key, read by whom it concerns."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """`/v1/events`: the feed, for whoever may read it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 PATH = "/v1/events"

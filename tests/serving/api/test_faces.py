@@ -1,7 +1,5 @@
 """Faces side by side: held until a case comes, then shown to the fraud team, with how alike."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

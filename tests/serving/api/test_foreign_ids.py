@@ -1,7 +1,5 @@
 """No answer to a tenant has an id of another carrier's holder, whatever is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`/v1/identifications`: candidates for fraud teams, with what stands in their names, masked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What happens to lines, campaigns and CAMARA's SIM swap, through HTTP."""
 
-from __future__ import annotations
-
 import re
 import time
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """`/v1/lines` and `/v1/documents`: shown to the holder's face, disputed, closed, erased."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

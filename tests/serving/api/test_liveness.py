@@ -1,7 +1,5 @@
 """Evidence of liveness over HTTP: bound to the photograph that was sent, required, taken once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

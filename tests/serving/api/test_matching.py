@@ -1,7 +1,5 @@
 """`/v1/match` and `/v1/templates`: each item compared or searched, with an error of its own."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The OpenAPI document: whole, with examples that are valid, and true of the answers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Version 1 only grows: what an old client relies on stays."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Health, version, metrics, thresholds, and answers that no route gives."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -1,7 +1,5 @@
 """`/v1/people` and `/v1/documents/{id}`: found by face, document or number; masked; audited."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

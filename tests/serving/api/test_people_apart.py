@@ -1,7 +1,5 @@
 """Minors, exceptions, the dead and replaced documents over HTTP."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

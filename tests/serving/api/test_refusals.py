@@ -1,7 +1,5 @@
 """What each route refuses, with which code, and without a word of what it was sent."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Crops of an enrollment, and enrollments after retention: decision kept, personal data gone."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 For longer: `pytest tests/serving/api/test_schemathesis.py --hypothesis-profile=long`.
 """
 
-from __future__ import annotations
-
 import base64
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """No name, number, image or key reaches a log line, an error or a metric."""
 
-from __future__ import annotations
-
 import base64
 import logging
 from collections.abc import Callable

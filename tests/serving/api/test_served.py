@@ -1,7 +1,5 @@
 """The application behind a real server: clients that are slow, or gone, or send too much."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

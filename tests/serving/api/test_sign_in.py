@@ -1,7 +1,5 @@
 """Sign-in by OpenID Connect over real HTTP, and what a session may and may not."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """`/v1/sweeps`: expected, started, watched, steered; groups page by page; what was judged."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Iterator

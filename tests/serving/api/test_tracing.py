@@ -1,7 +1,5 @@
 """One trace of a request over all that it passes, at a collector; and one correlator in the log."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import pickle

@@ -1,7 +1,5 @@
 """`/v1/verifications`: 1:1 between faces, and against whoever holds a line or a document."""
 
-from __future__ import annotations
-
 import struct
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`/v1/webhooks`: each tenant's own, a secret that is told once, and nothing inside the network."""
 
-from __future__ import annotations
-
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any

@@ -1,7 +1,5 @@
 """`sosie evaluate` and `sosie calibrate` on a folder of a few people."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

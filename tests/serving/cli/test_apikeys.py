@@ -1,7 +1,5 @@
 """`sosie apikey`: who may call the service."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any

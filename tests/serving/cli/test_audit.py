@@ -1,7 +1,5 @@
 """`sosie audit`: the chain is shown by filter, verified, and certificates held against it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """`sosie backup` and `sosie restore` on a home, served or not."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from contextlib import closing

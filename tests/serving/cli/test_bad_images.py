@@ -1,7 +1,5 @@
 """Files that are no photograph: one line, exit code 2, and nothing is changed."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from pathlib import Path

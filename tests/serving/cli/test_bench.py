@@ -1,7 +1,5 @@
 """`sosie bench` runs the suites in a process of their own and passes on what they say."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`sosie cases` and `sosie case`: a case is listed, shown, worked on and decided."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`sosie keys rotate`."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 from typing import Any

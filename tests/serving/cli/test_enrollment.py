@@ -1,7 +1,5 @@
 """`sosie enroll` and `show`: decisions and their records."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

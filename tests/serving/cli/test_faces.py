@@ -1,7 +1,5 @@
 """`sosie verify` and `sosie extract`, which need no deployment."""
 
-from __future__ import annotations
-
 import shutil
 import stat
 from pathlib import Path

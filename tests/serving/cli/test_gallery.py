@@ -1,7 +1,5 @@
 """`sosie search` and `erase`; and a second writer, which must stay out."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Making a home, and everything that may not belong together in one."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """`sosie import`: from an operator's file to the registry, as its command."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Lines of a holder; watch-list and blocked documents: put in force, listed, lifted."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

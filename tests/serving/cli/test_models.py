@@ -1,7 +1,5 @@
 """Models of the operator's own, and model files that are not what their card says."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

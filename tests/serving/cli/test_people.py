@@ -1,7 +1,5 @@
 """`sosie death`, `sosie exceptions`, and `sosie enroll` for people whom rules treat apart."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`sosie plan` answers with machines and its assumptions, and refuses what it cannot plan."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

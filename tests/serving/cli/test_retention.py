@@ -1,7 +1,5 @@
 """`sosie retention`: what would leave is shown, what is due leaves, and a certificate says so."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

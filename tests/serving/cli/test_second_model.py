@@ -1,7 +1,5 @@
 """Two embedders side by side over one registry: filled, compared, switched, switched back."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """How the command begins and ends: light, quiet, with the right exit code."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

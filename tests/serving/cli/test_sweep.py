@@ -1,7 +1,5 @@
 """`sosie sweep`: said before, followed, shown; refused in one line."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import stat

@@ -1,7 +1,5 @@
 """`sosie webhooks`: made, changed and ended by command, and what `sosie doctor` says of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The real application, on a loop in process and on a real socket, and ways to cut it off."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

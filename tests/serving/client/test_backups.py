@@ -1,7 +1,5 @@
 """`sosie backup` of a home that a service has open asks that service, on a real socket."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Both clients against the real application: in process, and over sockets that fail."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import runpy

@@ -1,7 +1,5 @@
 """`sosie import` into a home that a service has open: through it, beside its decisions."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The client of an earlier release works unchanged with this service."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

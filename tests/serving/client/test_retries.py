@@ -1,7 +1,5 @@
 """Calls over connections that break, proxies that answer, and queues that are full."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What fraud teams and operators ask through the client, of the real application."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which failures are tried again, with what, when, and until when; no socket is involved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """One service as people start it: `sosie serve` in a process of its own, over real HTTP."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

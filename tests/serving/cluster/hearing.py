@@ -1,7 +1,5 @@
 """A carrier's system that takes events by a webhook while parts of the service are killed."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import threading

@@ -1,7 +1,5 @@
 """A server behind the amended proxy, started as Serve starts it."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import subprocess

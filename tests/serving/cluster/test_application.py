@@ -1,7 +1,5 @@
 """The application that `sosie serve` and a Serve file deploy."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

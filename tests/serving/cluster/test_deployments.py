@@ -1,13 +1,11 @@
 """An ingress whose embedder is away, or whose worker is dead."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -35,7 +33,7 @@ def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
     class Handle:
         embed = Method()
 
-        def options(self, **_: str) -> Handle:
+        def options(self, **_: str) -> Self:
             return self
 
     async def run() -> None:
@@ -137,7 +135,7 @@ def test_an_error_of_the_device_is_told_as_one_and_not_as_rays() -> None:
     class Handle:
         embed = Method()
 
-        def options(self, **_: Any) -> Handle:
+        def options(self, **_: Any) -> Self:
             return self
 
     async def run() -> None:

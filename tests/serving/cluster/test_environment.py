@@ -1,7 +1,5 @@
 """Environment variables of a node from its settings."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

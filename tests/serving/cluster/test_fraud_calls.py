@@ -1,7 +1,5 @@
 """Sweeps and cases through the proxy and over the hop to the registrar's process."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The amended proxy, against the template of the installed Ray and the HAProxy that it brings."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

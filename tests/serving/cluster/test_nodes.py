@@ -1,7 +1,5 @@
 """The service on a cluster that others started: two nodes, PostgreSQL, two shards, over HTTP."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,7 +1,5 @@
 """Traces, metrics and log lines of all parts of the running service."""
 
-from __future__ import annotations
-
 import base64
 import socket
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What starts a service of its own takes all of it away again, even where it is killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Addresses at which the processes of a running service listen, and their access control."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import socket

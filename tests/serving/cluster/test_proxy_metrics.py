@@ -1,7 +1,5 @@
 """Metrics of the proxy's own answers, with the HAProxy of Ray."""
 
-from __future__ import annotations
-
 import os
 import select
 import socket

@@ -1,7 +1,5 @@
 """The registrar over Ray, without Ray: what each of its failures becomes for a caller."""
 
-from __future__ import annotations
-
 import asyncio
 import pickle
 from collections.abc import Awaitable, Callable, Generator, Sequence

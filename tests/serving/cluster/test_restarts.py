@@ -1,7 +1,5 @@
 """Nodes that die are restarted a bounded number of times; those that report why are not."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

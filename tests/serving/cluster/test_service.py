@@ -1,7 +1,5 @@
 """The whole service through its proxy: what carriers are promised, also after every loss."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,7 +1,5 @@
 """Decisions and searches over a gallery on two nodes equal those of one process, or are refused."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

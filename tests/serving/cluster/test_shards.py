@@ -1,7 +1,5 @@
 """A gallery on the nodes of a cluster: the answers of one process, or an error."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

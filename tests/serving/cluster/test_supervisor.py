@@ -1,7 +1,5 @@
 """`sosie serve`: refusals before it starts, and how it ends its processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

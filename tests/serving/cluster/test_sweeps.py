@@ -1,7 +1,5 @@
 """A sweep over a gallery on two nodes: what one process finds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

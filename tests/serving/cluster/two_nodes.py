@@ -1,7 +1,5 @@
 """A cluster of two nodes on this machine, and vectors to put on its shards."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import warnings

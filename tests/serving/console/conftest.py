@@ -1,7 +1,5 @@
 """The whole application over a home with a planted ring, on a socket, and a real browser."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

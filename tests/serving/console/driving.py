@@ -1,7 +1,5 @@
 """A person in front of the console: signs in, fills in, looks; and what must hold of each view."""
 
-from __future__ import annotations
-
 import base64
 import os
 import re

@@ -1,7 +1,5 @@
 """The whole way through the console in a real Chromium, as people go it."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

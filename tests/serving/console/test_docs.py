@@ -1,7 +1,5 @@
 """The page of the API at `/docs`: every operation and type, from our own files alone."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is served at `/console`: files of our own, and headers that let in nothing else."""
 
-from __future__ import annotations
-
 import gzip
 import re
 from pathlib import Path

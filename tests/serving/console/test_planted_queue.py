@@ -1,7 +1,5 @@
 """A person who has never seen Sosie works a queue of planted cases of real faces."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shutil

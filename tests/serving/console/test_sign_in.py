@@ -1,7 +1,5 @@
 """Sign-in by OpenID Connect in a real browser, at a real provider."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a tab keeps, sends again, refuses, and says in which language."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

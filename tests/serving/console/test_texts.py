@@ -1,7 +1,5 @@
 """Three languages: the same texts in each, none left in another, none missing, none unused."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

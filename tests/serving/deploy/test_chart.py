@@ -1,7 +1,5 @@
 """The Helm chart: what it renders is valid, restricted, and agrees with its own settings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

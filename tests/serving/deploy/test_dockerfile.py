@@ -1,7 +1,5 @@
 """What Dockerfile.gpu promises, as far as it can be seen without building it."""
 
-from __future__ import annotations
-
 import http.server
 import json
 import os

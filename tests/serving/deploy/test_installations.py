@@ -1,7 +1,5 @@
 """Ways to install the service beside the GPU image: the CPU image, compose, systemd."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

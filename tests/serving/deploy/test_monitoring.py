@@ -1,7 +1,5 @@
 """The dashboard, rules and alerts that we ship speak of what the service measures."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A vault, unit rows, an extractor that works only when a test lets it, and a queue before it."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence

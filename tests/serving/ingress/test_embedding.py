@@ -1,7 +1,5 @@
 """A model that is watched while it embeds, and the CPU in the place of one that is away."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The photographs that wait in an ingress become samples; `tests/engine/test_batching.py` has what
 every queue of this kind does."""
 
-from __future__ import annotations
-
 import asyncio
 import struct
 import threading

@@ -1,7 +1,5 @@
 """Look-ups at an authority's service, which is slow, wrong, down or contradicts itself."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import datetime

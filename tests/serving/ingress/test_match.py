@@ -1,7 +1,5 @@
 """The items of a match call, by column."""
 
-from __future__ import annotations
-
 from serving.ingress.match import MatchBatch
 from serving.wire.fields import Template
 from serving.wire.matching import Face, MatchItem

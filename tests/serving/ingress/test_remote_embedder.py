@@ -1,7 +1,5 @@
 """An extractor whose embedder runs elsewhere."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

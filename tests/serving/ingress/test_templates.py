@@ -1,7 +1,5 @@
 """Templates in clients' hands."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """A service on a real deployment, and people who never had a photograph taken."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path

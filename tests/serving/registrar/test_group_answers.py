@@ -1,7 +1,5 @@
 """What fraud teams read of sweeps fits into one message, however large a group is."""
 
-from __future__ import annotations
-
 import pickle
 from datetime import UTC, datetime
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """How the service opens itself, and what it says while it is not open."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import subprocess

@@ -1,7 +1,5 @@
 """Faces, lines and holders through the registrar: within the tenant, and audited."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Iterator

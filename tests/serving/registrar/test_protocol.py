@@ -1,7 +1,5 @@
 """What crosses a hop: values and errors, pickled, without a text that nobody foresaw."""
 
-from __future__ import annotations
-
 import inspect
 import pickle
 from typing import Any

@@ -1,7 +1,5 @@
 """Searches of many callers: one pass for all who wait, and never behind the writer."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any

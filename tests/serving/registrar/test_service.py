@@ -1,7 +1,5 @@
 """The registrar as a service: what callers get, whatever they and the writer do meanwhile."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from contextlib import suppress

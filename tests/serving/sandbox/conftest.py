@@ -1,7 +1,5 @@
 """One sandbox, served in this process, and requests to it."""
 
-from __future__ import annotations
-
 import base64
 import queue
 import threading

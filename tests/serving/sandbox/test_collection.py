@@ -1,7 +1,5 @@
 """The collection of requests: every operation, every outcome, and an example in each body."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

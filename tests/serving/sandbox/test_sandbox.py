@@ -1,7 +1,5 @@
 """The sandbox: the interface as it is, where document numbers say how an enrollment ends."""
 
-from __future__ import annotations
-
 import json
 import queue
 import re

@@ -1,7 +1,5 @@
 """A deployment whose gallery has strangers and people under two documents."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Synthetic people for a deployment, admitted without photographs."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

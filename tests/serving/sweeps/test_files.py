@@ -1,7 +1,5 @@
 """Files of sweeps stay for their retention time, without erased people."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress

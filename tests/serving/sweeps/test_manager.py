@@ -1,7 +1,5 @@
 """One sweep at a time: started, paused, resumed, cancelled, and continued after a restart."""
 
-from __future__ import annotations
-
 import errno
 import sqlite3
 import subprocess

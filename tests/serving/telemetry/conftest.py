@@ -1,7 +1,5 @@
 """Processes of one node that count together, as Ray starts them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

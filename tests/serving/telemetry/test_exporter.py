@@ -1,7 +1,5 @@
 """The exporter of /metrics on loopback, by one process for the node."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

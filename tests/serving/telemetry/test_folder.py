@@ -1,7 +1,5 @@
 """The folder that a node's processes share."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """JSON log lines: written whole by many processes, redacted, rotated."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Metrics of one process, and of a node with several."""
 
-from __future__ import annotations
-
 import subprocess
 import threading
 

@@ -1,7 +1,5 @@
 """Spans that join the client's trace, cross processes, and say nothing personal."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

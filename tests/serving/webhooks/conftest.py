@@ -1,7 +1,5 @@
 """A registry with events in it, and a receiver on this machine."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence

@@ -1,8 +1,6 @@
 """A process that delivers until it is killed: `deliverer.py URL KEY_RING DIMENSION [DAYS]`, by a
 clock that is so many days ahead."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from datetime import timedelta

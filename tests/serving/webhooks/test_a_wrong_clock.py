@@ -1,7 +1,5 @@
 """A worker is killed while the clock is wrong: another one goes on at once when it is right."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

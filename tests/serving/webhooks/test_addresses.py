@@ -1,7 +1,5 @@
 """No event is sent into the operator's own network."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket

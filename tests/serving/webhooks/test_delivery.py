@@ -1,7 +1,5 @@
 """Delivery: signed, in order for each document, again until it is taken."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import ssl

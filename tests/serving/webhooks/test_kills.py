@@ -1,7 +1,5 @@
 """Events of acknowledged decisions, while the registrar and the worker are killed."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """The order of a document's events, whatever of the document each is about."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """No vocabulary of the wire, the client or the console differs from the engine's."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """The wire types: what both forms hold."""
 
-from __future__ import annotations
-
 import inspect
 from datetime import UTC, datetime
 from typing import Any

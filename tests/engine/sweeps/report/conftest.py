@@ -1,7 +1,5 @@
 """Synthetic sweeps for the report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The page in a real browser, from a file: accessible, and nothing on the console."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Charts: what they count, where they draw it, and that the result is always the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """The page: whole, self-contained, inert, small, and without a face unless asked."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

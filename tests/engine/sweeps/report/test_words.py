@@ -1,7 +1,5 @@
 """Texts of the report: numbers, dates, names and terms of a risk."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from engine.sweeps.report.contents import (

@@ -1,7 +1,5 @@
 """The middleware around a handler, driven message by message."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping

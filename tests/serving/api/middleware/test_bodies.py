@@ -1,7 +1,5 @@
 """A request's body: in bounds, as long as it says, not too slow, never more than memory holds."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections import Counter

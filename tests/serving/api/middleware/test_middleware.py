@@ -1,7 +1,5 @@
 """What every request has in common, whatever it asks and however it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

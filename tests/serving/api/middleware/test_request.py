@@ -1,7 +1,5 @@
 """One request: its time, its key, a client that leaves."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any
