@@ -68,9 +68,9 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "faiss": "indexes.flat bench.micro bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
-        "h11": "serving.webhooks.receiver",
         "hdrh": "loadtest.criteria loadtest.load_report",
         "hnswlib": "bench.suites.baselines",
+        "httpcore": "serving.webhooks",
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
         "serving.operator_client bench.suites.serve",

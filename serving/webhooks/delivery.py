@@ -23,6 +23,7 @@ from importlib.metadata import version
 from math import inf
 from time import monotonic
 
+import httpcore
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
@@ -42,7 +43,7 @@ from engine.registry.webhooks import (
 from schema.events import WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks.cloud_event import show_event
-from serving.webhooks.receiver import AddressRefused, NoAnswer, Receiver
+from serving.webhooks.receiver import AddressRefused, Receiver
 from serving.wire.fields import encode_json
 
 ACTOR = "sosie:webhooks"
@@ -169,7 +170,7 @@ class _Route:
             return fault
         if fault == _REFUSED:
             return "no connection"
-        return "not taken" if self.receiver.is_inner else fault
+        return "not taken" if self.receiver.network.is_inner else fault
 
     def add_rows(self, rows: Sequence[Undelivered]) -> None:
         """Adds the rows that waited when the webhook was taken over; of many the receiver may be
@@ -424,7 +425,7 @@ class Deliverer:
             for task in route.sent:
                 task.cancel()
             await asyncio.gather(*route.sent, return_exceptions=True)
-            route.receiver.close()
+            await route.receiver.close()
             with suppress(SosieError):
                 # Else it is free when its time is over.
                 given = (self._webhooks, name, self._holder)
@@ -510,12 +511,11 @@ class Deliverer:
             return 0, "time-out"
         except AddressRefused:
             return 0, _REFUSED
-        except ssl.SSLError:
-            return 0, "certificate refused"
-        except NoAnswer:
+        except (OSError, httpcore.ConnectError) as error:
+            is_refused = isinstance(error.__cause__, ssl.SSLError)
+            return 0, "certificate refused" if is_refused else "no connection"
+        except (httpcore.NetworkError, httpcore.ProtocolError):
             return 0, "no answer"
-        except OSError:
-            return 0, "no connection"
         return status, f"status {status}"
 
     async def _save(self, *routes: _Route) -> None:

@@ -117,7 +117,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_reached(
             trust = ssl.create_default_context()
             receiver = Receiver(sink, LOOPBACK.allowed_networks, trust)
             assert await receiver.post((), b'{"subject": "a"}') == 200
-            receiver.close()
+            await receiver.close()
             assert other.got[0][0]["host"] == f"b.test:{other.port}"
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
@@ -137,8 +137,8 @@ def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 443))]
 
     async def look_up() -> list[str]:
-        silent = Receiver("https://silent.example/", (), ssl.create_default_context())
-        waiting = [asyncio.create_task(silent._find_addresses()) for _ in range(64)]
+        silent = Receiver("https://silent.example/", (), ssl.create_default_context()).network
+        waiting = [asyncio.create_task(silent.find("silent.example", 443)) for _ in range(64)]
         await asyncio.sleep(0)
         found = await find_addresses("other.example", 443, ())
         # A request that is given up takes the others' answer from nobody.
