@@ -106,7 +106,6 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "rich": "serving.cli serving.demo bench.core.render loadtest.commands",
         "pytest": "bench.conftest bench.micro",
         "pytest_benchmark": "bench.core.reports",
-        "scipy": "engine.accuracy",
         "simpy": "engine.capacity.simulation",
         "skimage": "serving.demo serving.measure bench loadtest.participants",
         "sqlalchemy": "engine.registry",

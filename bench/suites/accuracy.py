@@ -35,7 +35,7 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.accuracy.population import MIN_NONMATED_PAIRS, Population
+from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.matching.calibration import ONE_PERSON_FACTOR, Thresholds
@@ -265,6 +265,7 @@ if TYPE_CHECKING:
 RESEMBLANCE = "Synthetic population"
 SYNTHETIC = 6_000
 """Of whom all pairs support a rate of 1e-6."""
+MIN_NONMATED_PAIRS = 1_000_000
 RATES = (1e-3, 1e-4, 1e-5, 1e-6)
 MATED_SCORES = (0.472, 0.602)
 

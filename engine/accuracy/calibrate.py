@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.accuracy.population import Population, fit_population
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
 from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import Calibration, CalibrationCurve, ThresholdRates, Thresholds
@@ -41,30 +40,19 @@ COARSE_RATES = (0.9, 0.5, 0.2)
 """Above the grid, so that low scores have an FMR too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """What photographs gave: a calibration and, where they were asked for, the population's
-    statistics and the transform that both are of."""
-
-    calibration: Calibration
-    population: Population | None = None
-    transform: Transform | None = None
-
-
 def calibrate_folder(
     root: Path,
     extractor: Extractor,
     *,
     source: str,
-    population: bool = False,
     transform: bool = False,
     progress: Progress | None = None,
-) -> Fitted:
+) -> tuple[Calibration, Transform | None]:
     """Extract every photograph of `root` (a folder per person) and fit a calibration.
 
-    With `transform` one is fitted first, and the rest to its vectors; the extractor's card must
-    have none. Photographs without a face are left out. Raises `RequestError` or `CalibrationError`
-    where there are too few photographs.
+    With `transform` one is fitted first, and the calibration to its vectors; the extractor's card
+    must have none. Photographs without a face are left out. Raises `RequestError` or
+    `CalibrationError` where there are too few photographs.
     """
     embeddings = embed_folder(LabelledFolder.open(root), extractor, progress)
     vectors, people = embeddings.acquired()
@@ -74,9 +62,7 @@ def calibrate_folder(
         made = fit_transform(vectors, people)
         vectors = made.apply(vectors)
         digest = digest_embedding(name_transform(extractor.card, "fitted", made), extractor.flip)
-    calibration = calibrate(vectors, people, model_digest=digest, source=source)
-    fitted = fit_population(vectors, people, model_digest=digest) if population else None
-    return Fitted(calibration, fitted, made)
+    return calibrate(vectors, people, model_digest=digest, source=source), made
 
 
 def fit_transform(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Transform:

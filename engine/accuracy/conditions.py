@@ -1,4 +1,4 @@
-"""Error rates at one threshold by quality, by attributes, and by the years between photographs.
+"""Error rates at one threshold by quality and by attributes.
 
 Quality (ISO/IEC 29794-1 asks for FNMR by it): a comparison is as good as the worse of its two
 photographs. Photographs are ranked by each measure of `engine.faces.quality` and divided into bands
@@ -28,7 +28,7 @@ from engine.accuracy.bootstrap import (
     refuse_few,
     share_of,
 )
-from engine.accuracy.dataset import QUALITIES, Attributes, Embeddings, Labels
+from engine.accuracy.dataset import QUALITIES, Embeddings, Labels
 from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, choose_rate
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
@@ -227,9 +227,6 @@ def find_differential(rates: dict[str, Share]) -> Differential | None:
 BANDS = (("best half", 0.5), ("next quarter", 0.75), ("next 15 %", 0.9), ("worst tenth", 1.0))
 """Bands of the photographs, and the share of them up to which each extends."""
 MIDDLE_EXPOSURE = 0.5
-DAYS_A_YEAR = 365.25
-SPANS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
-"""Years; each span excludes its end."""
 
 
 MEASURES = {
@@ -293,31 +290,6 @@ class QualityBands:
 
 
 @dataclass(frozen=True, slots=True)
-class AgeSpan:
-    """Mated comparisons of photographs `from_years` to `to_years` apart (None: no end).
-
-    `median` of their scores; without `fnmr`, `refused` says why.
-    """
-
-    from_years: float
-    to_years: float | None
-    people: int
-    mated_pairs: int
-    median: float
-    fnmr: Share | None
-    refused: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ageing:
-    """Spans at `threshold`; empty ones and `undated` photographs are left out."""
-
-    threshold: float
-    undated: int
-    spans: tuple[AgeSpan, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Conditions:
     """Rates at `threshold`, which keeps `common_fmr`; None where nothing was given.
 
@@ -328,7 +300,6 @@ class Conditions:
     threshold: float | None
     quality: QualityBands | None
     attributes: tuple[AttributeReport, ...]
-    ageing: Ageing | None
 
     def to_dict(self) -> dict[str, Any]:
         """The parts of an evaluation's report."""
@@ -337,7 +308,6 @@ class Conditions:
             "common_threshold": self.threshold,
             "quality_bands": self.quality and asdict(self.quality),
             "attributes": [asdict(report) for report in self.attributes],
-            "ageing": self.ageing and asdict(self.ageing),
         }
 
 
@@ -345,22 +315,18 @@ def measure_conditions(
     embeddings: Embeddings,
     singles: TemplateSet,
     scores: PairScores,
-    attributes: Attributes,
+    attributes: tuple[Labels, ...],
     fmr: float | None,
 ) -> Conditions:
     """`scores` of the photographs that are compared; `fmr` may raise `RateUnsupported`."""
     rate = choose_rate(fmr, len(scores.nonmated))
     if rate is None:
-        return Conditions(None, None, None, (), None)
+        return Conditions(None, None, None, ())
     threshold = float(scores.thresholds_at(np.array([rate]))[0])
     few = limit_photographs(singles, MOST_PHOTOGRAPHS)
     places = embeddings.places[few.photographs[:, 0]]
-    ageing = None
-    if attributes.captured_at is not None:
-        days = attributes.captured_at[embeddings.places]
-        ageing = measure_ageing(compare_mated(singles), singles.people, days, threshold)
     reports: tuple[AttributeReport, ...] = ()
-    if attributes.columns:
+    if attributes:
         sample = GroupSample(
             singles=few,
             places=places,
@@ -371,13 +337,12 @@ def measure_conditions(
             threshold=threshold,
             common_fmr=rate,
         )
-        reports = tuple(compare_groups(sample, one) for one in attributes.columns)
+        reports = tuple(compare_groups(sample, one) for one in attributes)
     return Conditions(
         common_fmr=rate,
         threshold=threshold,
         quality=band_quality(few, embeddings.qualities[places], threshold),
         attributes=reports,
-        ageing=ageing,
     )
 
 
@@ -417,39 +382,13 @@ def _cut(
     return MeasuredQuality(measure, MEASURES[measure], bands)
 
 
-def measure_ageing(
-    mated: ComparedPairs, people: NDArray[np.int64], days: NDArray[np.datetime64], threshold: float
-) -> Ageing:
-    """FNMR by age; `people` int64[n] and `days` datetime64[D][n] (or NaT) of the templates."""
-    undated = int(np.isnat(days).sum())
-    gaps = np.abs(days[mated.left] - days[mated.right])
-    dated = mated.keep(~np.isnat(gaps))
-    if not len(dated):
-        return Ageing(threshold, undated, ())
-    years = gaps[~np.isnat(gaps)].astype(np.float64) / DAYS_A_YEAR
-    owners = people[dated.left]
-    weights = draw_people(owners, int(people.max()) + 1)
-    rate = _rate_missed(owners, dated.scores < threshold, weights)
-    place = np.searchsorted(SPANS, years, side="right") - 1
-    spans = tuple(
-        AgeSpan(
-            from_years=SPANS[number],
-            to_years=None if np.isinf(SPANS[number + 1]) else SPANS[number + 1],
-            median=float(np.median(dated.scores[place == number])),
-            **rate(place == number),
-        )
-        for number in np.unique(place).tolist()
-    )
-    return Ageing(threshold, undated, spans)
-
-
 Rate = Callable[[NDArray[np.bool_]], dict[str, Any]]
 
 
 def _rate_missed(
     people: NDArray[np.int64], is_missed: NDArray[np.bool_], weights: NDArray[np.float32]
 ) -> Rate:
-    """Gives the fields of a band or a span for some of the mated comparisons, a mask bool[k]."""
+    """Gives the fields of a band for some of the mated comparisons, a mask bool[k]."""
 
     def rate(held: NDArray[np.bool_]) -> dict[str, Any]:
         owners = people[held]

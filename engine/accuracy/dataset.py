@@ -1,12 +1,11 @@
-"""Labelled photographs: a folder per person, extraction, attributes and dates."""
+"""Labelled photographs: a folder per person, extraction, and attributes."""
 
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,16 +24,9 @@ MAX_PHOTOGRAPHS = 20_000
 """All pairs of this many take some 3 GiB."""
 
 
-SIDES = ("live", "portrait")
-"""Folders in a person's, where live photographs are compared with portraits alone."""
-
-
 @dataclass(frozen=True, slots=True)
 class LabelledFolder:
-    """`paths[i]` shows person `people[i]`, whose folder is `names[people[i]]`; in name order.
-
-    Photographs lie in people's folders, or all in the folders SIDES of these.
-    """
+    """`paths[i]` shows person `people[i]`, whose folder is `names[people[i]]`; in name order."""
 
     root: Path
     names: tuple[str, ...]
@@ -44,10 +36,6 @@ class LabelledFolder:
     def name(self, place: int) -> str:
         """The photograph's path in the folder."""
         return self.paths[place].relative_to(self.root).as_posix()
-
-    def is_side(self, side: str) -> NDArray[np.bool_]:
-        """bool[photographs]: those in people's folders of this name."""
-        return np.array([path.parent.name == side for path in self.paths])
 
     @classmethod
     def open(cls, root: Path) -> LabelledFolder:
@@ -72,68 +60,12 @@ class LabelledFolder:
                 f"{len(paths):,} photographs are too many to compare all pairs: "
                 f"choose at most {MAX_PHOTOGRAPHS:,}"
             )
-        if len({len(path.relative_to(root).parts) for path in paths}) > 1:
-            # They would be compared, or not, by where they happen to lie.
-            raise RequestError(
-                "some people have photographs in live/ and portrait/, others beside them: sort all "
-                "of them the same way"
-            )
         counts = [len(photographs) for photographs in found.values()]
         return cls(root, tuple(found), paths, np.repeat(np.arange(len(found)), counts))
 
 
-def has_sides(root: Path) -> bool:
-    """Whether people's folders hold a folder of SIDES."""
-    return root.is_dir() and any(
-        (person / side).is_dir() for person in root.iterdir() for side in SIDES
-    )
-
-
 def _list_photographs(person: Path) -> list[Path]:
-    folders = (person, *(person / side for side in SIDES if (person / side).is_dir()))
-    return [
-        path
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
-
-
-def read_pairs(path: Path, folder: LabelledFolder) -> NDArray[np.int64]:
-    """Pairs of photographs of the folder, int64[k, 2].
-
-    Of a CSV with the columns `photograph` and `other`, paths in the folder, or of LFW's pairs.txt.
-    Raises `RequestError` with the line, never its content.
-    """
-    if is_lfw_pairs(path):
-        return read_lfw_pairs(path, folder)[0]
-    header, rows = _read_rows(path)
-    if set(PAIR) - set(header):
-        raise RequestError(f"{path.name} needs the columns `photograph` and `other`")
-    places = {folder.name(place): place for place in range(len(folder.paths))}
-    pairs = []
-    for line, row in rows:
-        pair = [places.get(row[name].strip()) for name in PAIR]
-        if None in pair or pair[0] == pair[1]:
-            raise RequestError(
-                f"{path.name}, line {line}: give two different photographs of the folder"
-            )
-        pairs.append(pair)
-    if not pairs:
-        raise RequestError(f"{path.name} has no pairs: give a line for each")
-    return np.array(pairs, np.int64)
-
-
-PAIR = ("photograph", "other")
-
-
-def is_lfw_pairs(path: Path) -> bool:
-    """Whether the first line has two numbers, of folds and of pairs in each, and no comma."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return all(part.isdecimal() for part in file.readline().split() or ["no"])
-    except (OSError, UnicodeDecodeError):
-        return False
+    return [path for path in sorted(person.iterdir()) if path.suffix.lower() in SUFFIXES]
 
 
 def read_lfw_pairs(
@@ -269,10 +201,8 @@ def _count(reasons: Iterable[tuple[str, ...]]) -> dict[str, int]:
 
 
 KEYS = ("photograph", "person")
-DATES = "captured_at"
 MAX_LABELS = 40
 MAX_COLUMNS = 20
-DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,19 +214,11 @@ class Labels:
     codes: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Attributes:
-    """Attributes of every photograph of a folder; `captured_at` datetime64[D], NaT if unknown."""
-
-    columns: tuple[Labels, ...]
-    captured_at: NDArray[np.datetime64] | None
-
-
-def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
+def read_attributes(path: Path, folder: LabelledFolder) -> tuple[Labels, ...]:
     """Read a CSV with a column `photograph` (path in the folder) or `person` (name of the folder).
 
-    Other columns are labels, an empty cell is unknown; `captured_at` is a day, a month or a year.
-    Raises `RequestError` with the line, never its content.
+    Other columns are labels, an empty cell is unknown. Raises `RequestError` with the line, never
+    its content.
     """
     header, rows = _read_rows(path)
     key = next((name for name in KEYS if name in header), None)
@@ -304,15 +226,10 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
         raise RequestError(
             f"{path.name} needs a column `photograph` (its path in the folder) or `person`"
         )
-    if key == "person" and DATES in header:
-        raise RequestError(
-            f"{path.name}: `{DATES}` belongs to a photograph: use that column as key"
-        )
     places = _list_places(key, folder)
     values: dict[str, list[str]] = {
         name: [""] * len(folder.paths) for name in header if name not in KEYS
     }
-    lines = [0] * len(folder.paths)
     seen: set[str] = set()
     for line, row in rows:
         where = f"{path.name}, line {line}"
@@ -322,31 +239,11 @@ def read_attributes(path: Path, folder: LabelledFolder) -> Attributes:
             raise RequestError(f"{where}: this {key} appears twice")
         seen.add(row[key])
         for place in places[row[key]]:
-            lines[place] = line
             for name, cells in values.items():
                 cells[place] = row[name].strip()
-    days = values.pop(DATES, None)
     if len(values) > MAX_COLUMNS:
         raise RequestError(f"{path.name} has {len(values)} columns: give at most {MAX_COLUMNS}")
-    return Attributes(
-        tuple(_label(name, cells, path) for name, cells in values.items()),
-        None if days is None else _read_days(days, lines, path),
-    )
-
-
-def read_annotations(
-    folder: LabelledFolder, attributes: Path | None, dates: Path | None
-) -> Attributes:
-    """Labels and dates of the operator's files; raises `RequestError` where both have dates."""
-    found = Attributes((), None) if attributes is None else read_attributes(attributes, folder)
-    if dates is None:
-        return found
-    if found.captured_at is not None:
-        raise RequestError(f"both files have the column `{DATES}`: give it once")
-    days = read_attributes(dates, folder).captured_at
-    if days is None:
-        raise RequestError(f"{dates.name} needs the columns `photograph` and `{DATES}`")
-    return replace(found, captured_at=days)
+    return tuple(_label(name, cells, path) for name, cells in values.items())
 
 
 def _read_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
@@ -396,20 +293,3 @@ def _label(column: str, cells: list[str], path: Path) -> Labels:
         )
     numbers = {name: number for number, name in enumerate(names)} | {"": -1}
     return Labels(column, tuple(names), np.array([numbers[cell] for cell in cells], np.int64))
-
-
-def _read_days(cells: list[str], lines: list[int], path: Path) -> NDArray[np.datetime64]:
-    days = np.full(len(cells), "NaT", "datetime64[D]")
-    for place, cell in enumerate(cells):
-        if not cell:
-            continue
-        try:
-            if not DAY.fullmatch(cell):
-                raise ValueError
-            days[place] = np.datetime64(cell, "D")
-        except ValueError:
-            raise RequestError(
-                f"{path.name}, line {lines[place]}: `{DATES}` is not a date: write 2031-01-31, "
-                "2031-01 or 2031"
-            ) from None
-    return days

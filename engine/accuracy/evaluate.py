@@ -25,12 +25,12 @@ from engine.accuracy.bootstrap import (
 )
 from engine.accuracy.conditions import Conditions, measure_conditions
 from engine.accuracy.dataset import (
-    Attributes,
     Embeddings,
     LabelledFolder,
+    Labels,
     Progress,
     embed_folder,
-    read_annotations,
+    read_attributes,
 )
 from engine.accuracy.error_rates import (
     lowest_rate,
@@ -128,7 +128,7 @@ def _fusion_points(scores: NDArray[np.float32]) -> tuple[FusionPoint, ...]:
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FORMAT = 5
+FORMAT = 6
 """Format version of `to_dict`."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
@@ -347,31 +347,35 @@ def evaluate(
     progress: Progress | None = None,
     *,
     attributes: Path | None = None,
-    dates: Path | None = None,
     fmr: float | None = None,
     source: str | None = None,
 ) -> Evaluation:
     """Extract every photograph of `root` (a folder per person) and compare pairs of them.
 
-    For `attributes` and `dates` see `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the
-    lowest supported decade) sets the threshold for qualities, groups and ages. An unreadable or
-    faceless photograph is a failure to acquire: counted, and left out of the pairs. Raises
-    `RequestError` where the folder or a file is invalid.
+    For `attributes` see `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the lowest supported
+    decade) sets the threshold for qualities and groups. An unreadable or faceless photograph is a
+    failure to acquire: counted, and left out of the pairs. Raises `RequestError` where the folder
+    or a file is invalid.
     """
     start = time.perf_counter()
     folder = LabelledFolder.open(root)
     if fmr is not None:
         require_support(fmr, count_strangers(np.bincount(folder.people)))
-    annotations = read_annotations(folder, attributes, dates)
+    labels = () if attributes is None else read_attributes(attributes, folder)
     embeddings = embed_folder(folder, extractor, progress)
     extracted = time.perf_counter()
     named = source or root.name
-    found = _judge(embeddings, annotations, fmr, model=extractor.model_digest, source=named)
+    found = _judge(embeddings, labels, fmr, model=extractor.model_digest, source=named)
     return replace(found, extract_s=extracted - start, seconds=time.perf_counter() - start)
 
 
 def _judge(
-    embeddings: Embeddings, annotations: Attributes, fmr: float | None, *, model: str, source: str
+    embeddings: Embeddings,
+    labels: tuple[Labels, ...],
+    fmr: float | None,
+    *,
+    model: str,
+    source: str,
 ) -> Evaluation:
     """Everything but the durations."""
     singles = single_templates(*embeddings.acquired())
@@ -397,7 +401,7 @@ def _judge(
         generalised=generalise_fnmr(embeddings, mated, singles.people, thresholds),
         growth=grow_gallery(singles, flagged.code_people(singles)),
         fusion=compare_fusion(singles),
-        conditions=measure_conditions(embeddings, singles, scores, annotations, fmr),
+        conditions=measure_conditions(embeddings, singles, scores, labels, fmr),
         flagged=flagged,
     )
 

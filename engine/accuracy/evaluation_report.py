@@ -13,12 +13,11 @@ from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_words import write_page
 from engine.accuracy.gallery_growth import MIN_GALLERY
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
-from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
+from engine.accuracy.plots import draw_attribute, draw_det, draw_growth, draw_quality
 from engine.errors import RequestError
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
-    from engine.accuracy.protocols import ProtocolEvaluation
 
 Report = dict[str, Any]
 FLAGGED_COLUMNS = ("photograph", "other", "score")
@@ -45,10 +44,10 @@ def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
 def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
     """Draw the DET curve to `path`, and the others that have data beside it, as `det-gallery.png`.
 
-    Returns paths by name: det, gallery, quality, attribute-1, …, ageing.
+    Returns paths by name: det, gallery, quality, attribute-1, ….
     """
 
-    bands, growth, ageing = (report[one] for one in ("quality_bands", "gallery_growth", "ageing"))
+    bands, growth = report["quality_bands"], report["gallery_growth"]
     wanted = [
         ("det", report["det"], draw_det, report),
         ("gallery", growth and growth["curves"], draw_growth, growth),
@@ -57,7 +56,6 @@ def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
             (f"attribute-{number}", attribute, draw_attribute, attribute)
             for number, attribute in enumerate(report["attributes"], 1)
         ),
-        ("ageing", ageing and ageing["spans"], draw_ageing, ageing),
     ]
     drawn = {}
     for name, is_there, draw, part in wanted:
@@ -67,16 +65,6 @@ def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
                 drawn[name] = path.with_name(f"{path.stem}-{name}{path.suffix}")
             draw(part, drawn[name])
     return drawn
-
-
-def write_protocol_folder(evaluation: ProtocolEvaluation, folder: Path) -> None:
-    """Write report.md and evaluation.json into a folder, made if missing; no path of a photograph.
-
-    Raises `RequestError` where the folder cannot be written.
-    """
-    report = evaluation.to_dict()
-    with _writing_into(folder):
-        _write(report, write_protocol(report), folder)
 
 
 @contextmanager
@@ -92,11 +80,6 @@ def _write(report: Report, page: str, folder: Path) -> None:
     (folder / "report.md").write_text(page, "utf-8")
     text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
     (folder / "evaluation.json").write_text(text + "\n", "utf-8")
-
-
-def write_protocol(report: Report) -> str:
-    """The evaluation by a protocol as one page of Markdown."""
-    return write_page("protocol.md.j2", report)
 
 
 def write_report(report: Report, pictures: Mapping[str, Path]) -> str:

@@ -1,4 +1,4 @@
-"""Words and sections of an evaluation; a `Report` is from `to_dict` of it, or of a protocol."""
+"""Words and sections of an evaluation; a `Report` is from `to_dict` of it."""
 
 from __future__ import annotations
 
@@ -66,13 +66,6 @@ def write_measure(measure: Report, band: Report) -> str:
     return f"{band['worst']:.3g}{gap}{unit}"
 
 
-def describe_span(years: Report) -> str:
-    """For example "2 to 5" or "20 or more"."""
-    if years["to_years"] is None:
-        return f"{years['from_years']:g} or more"
-    return f"{years['from_years']:g} to {years['to_years']:g}"
-
-
 def write_section(name: str, *given: Report) -> str:
     """A table or a sentence of the template `sections.md.j2`."""
     return str(
@@ -107,6 +100,5 @@ def _open_templates() -> Environment:
         "share": share,
         "span": span,
         "times": times,
-        "years": describe_span,
     }
     return environment

@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.accuracy.evaluation_words import (
-    MEASURE_NAMES,
-    REFERENCES,
-    describe_span,
-    times,
-    write_measure,
-)
+from engine.accuracy.evaluation_words import MEASURE_NAMES, REFERENCES, times, write_measure
 from engine.errors import RequestError, advise_extra
 
 INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
@@ -258,14 +252,3 @@ def draw_attribute(attribute: Report, path: Path) -> None:
         f"{attribute['threshold']:.3f}, FMR {attribute['common_fmr']:g} over all)"
     )
     save_figure(figure, path, caption)
-
-
-def draw_ageing(ageing: Report, path: Path) -> None:
-    """Write a PNG of FNMR by the years between the photographs."""
-    spans = ageing["spans"]
-    figure, (axes,) = open_panels(7.4, 5.0)
-    names = [f"{describe_span(span)}\npeople: {span['people']:,}" for span in spans]
-    _draw_rates(axes, [span["fnmr"] for span in spans], names, SECOND)
-    axes.set_xlabel("years between the photographs")
-    title(axes, "Right person missed (FNMR)", f"at score ≥ {ageing['threshold']:.3f}")
-    save_figure(figure, path)

@@ -34,16 +34,12 @@ Steps = Generator[Event, Any, None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Load of a simulation: Poisson arrivals, or evenly spaced ones; or, with `connections`, a
-    closed loop of enrollments in which none is refused."""
+    """Load of a simulation: Poisson arrivals."""
 
     requests: int = 20_000
     seed: int = 0
-    is_even: bool = False
-    connections: int = 0
     max_ongoing: int = 0
-    """Enrollments at once for each ingress, in an open loop, of which more are refused (429); 0: no
-    limit."""
+    """Enrollments at once for each ingress, of which more are refused (429); 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,9 +192,7 @@ class _Service:
         self._searches = _Queue(env)
         self._enrollments = _Queue(env)
         self._audits: list[tuple[float, Event]] = []
-        # A closed loop limits itself; a refused connection would never send again.
-        bound = 0 if trial.connections else trial.max_ongoing
-        self._max_ongoing = bound * layout.ingress_cores or math.inf
+        self._max_ongoing = trial.max_ongoing * layout.ingress_cores or math.inf
         self._came = self._refused = self._enrolling = self._decided = self._batches = 0
         self._answers: list[tuple[float, float, float, bool]] = []
         self._is_over = env.event()
@@ -209,30 +203,21 @@ class _Service:
             env.process(self._extract(ingress))
         env.process(self._write())
         env.process(self._search())
-        for _ in range(self._trial.connections):
-            env.process(self._send_repeatedly())
-        if not self._trial.connections:
-            for rate, is_search in ((demand.enrollments, False), (demand.searches, True)):
-                if rate > 0:
-                    env.process(self._arrive(rate, is_search=is_search))
+        for rate, is_search in ((demand.enrollments, False), (demand.searches, True)):
+            if rate > 0:
+                env.process(self._arrive(rate, is_search=is_search))
         env.run(until=self._is_over)
         return self._summarize()
 
     def _arrive(self, rate: float, *, is_search: bool) -> Steps:
         while True:
-            gap_s = 1 / rate if self._trial.is_even else float(self._rng.exponential(1 / rate))
-            yield self._env.timeout(gap_s)
+            yield self._env.timeout(float(self._rng.exponential(1 / rate)))
             self._came += not is_search
             if not is_search and self._enrolling >= self._max_ongoing:
                 self._refused += 1
                 self._end_when_enough()
             else:
                 self._env.process(self._serve(is_search=is_search))
-
-    def _send_repeatedly(self) -> Steps:
-        while True:
-            self._came += 1
-            yield from self._serve(is_search=False)
 
     def _serve(self, *, is_search: bool) -> Steps:
         """One request, from when it is due to its answer."""

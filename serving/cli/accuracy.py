@@ -12,15 +12,14 @@ from typing import Any
 from msgspec import structs
 
 from engine.accuracy import calibrate, evaluation_report
-from engine.accuracy.dataset import LabelledFolder, has_sides
+from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.evaluate import evaluate
-from engine.accuracy.protocols import evaluate_protocol
 from engine.errors import RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape, print_page, warn
 from serving.deployment import models
-from serving.settings.settings import Settings, find_home, load_settings
+from serving.settings.settings import find_home, load_settings
 
 FOLDER_ARGUMENT = argument("Photographs: a folder per person, as in LFW.", "DIR")
 SOURCE_OPTION = option(
@@ -32,27 +31,16 @@ SOURCE_OPTION = option(
 class EvaluationOptions:
     """The photographs to evaluate a model with, and what is drawn, written and listed."""
 
-    folder: Path = argument(
-        "Photographs: a folder per person, as in LFW; or in each a folder live and one portrait, "
-        "to compare live photographs with portraits alone.",
-        "DIR",
-    )
+    folder: Path = FOLDER_ARGUMENT
     card: Path | None = option(
         "The model card to evaluate, instead of the deployment's.", "FILE.toml"
     )
-    pairs: Path | None = option(
-        "Compare these pairs alone: columns `photograph` and `other`, paths in DIR; or LFW's "
-        "pairs.txt.",
-        "FILE",
-    )
     attributes: Path | None = option(
-        "Groups to compare: a column `photograph` (its path in DIR) or `person`, others of "
-        "labels; `captured_at`, where there, dates the photographs.",
+        "Groups to compare: a column `photograph` (its path in DIR) or `person`, others of labels.",
         "FILE.csv",
     )
-    dates: Path | None = option("Columns `photograph` and `captured_at`: ageing.", "FILE.csv")
     fmr: float | None = option(
-        "Sets the one threshold at which qualities, groups and ages are compared.",
+        "Sets the one threshold at which qualities and groups are compared.",
         min=1e-12,
         max=0.5,
         show_default="1e-4, or what the data support",
@@ -60,7 +48,7 @@ class EvaluationOptions:
     source: str | None = SOURCE_OPTION
     plot: Path | None = option(
         "Draw the DET curve there; beside it FILE-gallery.png, FILE-quality.png, and those of "
-        "attributes and ageing.",
+        "attributes.",
         "FILE.png",
     )
     report: Path | None = option(
@@ -77,11 +65,8 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
     Failure to acquire; one to one, where people are weighed and not photographs; one to many by the
-    size of the gallery; by quality, by attributes, by the years between photographs; and strangers
-    who may be one person under two names.
-
-    By a protocol (live photographs against portraits, or --pairs) the report has the generalised
-    rates at the threshold in use, and by group: there a photograph that is sent back fails.
+    size of the gallery; by quality, by attributes; and strangers who may be one person under two
+    names.
     """
     report = chosen.report
     for target in (chosen.plot, report and (report / "report.md" if report.exists() else report)):
@@ -89,18 +74,12 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
             _require_matplotlib()
             require_place(target)
     settings = models.use_card(load_settings(find_home(call.home)), chosen.card)
-    if chosen.pairs is not None or has_sides(chosen.folder):
-        for name in ("plot", "dates", "fmr", "failed", "flagged"):
-            if getattr(chosen, name) not in (None, False):
-                raise RequestError(f"--{name} is for comparisons of all photographs: leave it out")
-        return _evaluate_protocol(call, settings, chosen)
     with models.build_extractor(settings) as extractor, call.progress("extracting") as progress:
         measured = evaluate(
             chosen.folder,
             extractor,
             progress,
             attributes=chosen.attributes,
-            dates=chosen.dates,
             fmr=chosen.fmr,
             source=chosen.source,
         )
@@ -111,23 +90,6 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
     return _show_evaluation(
         measured.to_dict(with_failed=chosen.failed, with_flagged=chosen.flagged)
     )
-
-
-def _evaluate_protocol(call: Call, settings: Settings, chosen: EvaluationOptions) -> Answer:
-    with models.build_extractor(settings) as extractor, call.progress("extracting") as progress:
-        measured = evaluate_protocol(
-            chosen.folder,
-            extractor,
-            progress,
-            pairs=chosen.pairs,
-            attributes=chosen.attributes,
-            verify=models.find_verify(settings),
-            source=chosen.source,
-        )
-    if chosen.report is not None:
-        evaluation_report.write_protocol_folder(measured, chosen.report)
-    found = measured.to_dict()
-    return Answer(found, lambda: print_page(evaluation_report.write_protocol(found)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +108,6 @@ class CalibrationOptions:
         "FILE.toml",
     )
     source: str | None = SOURCE_OPTION
-    population: Path | None = option(
-        "Also fit the statistics that synthetic galleries come from.", "FILE.npz"
-    )
     transform: Path | None = option(
         "Also fit what is applied to the model's vectors (their mean is subtracted). It changes "
         "the model's digest: references made without it are converted by sosie upgrade.",
@@ -175,31 +134,27 @@ def fit_model(call: Call, chosen: CalibrationOptions) -> Answer:
         models.build_extractor(settings, is_plain=transform is not None) as extractor,
         call.progress("extracting") as progress,
     ):
-        made = calibrate.calibrate_folder(
+        fitted, made = calibrate.calibrate_folder(
             chosen.folder,
             extractor,
             source=chosen.source or chosen.folder.name,
-            population=chosen.population is not None,
             transform=transform is not None,
             progress=progress,
         )
-    fitted = made.calibration
     fitted = replace(fitted, version=models.choose_version(fitted, settings, card))
     rates = calibrate.choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
     fitted.save(output)
-    if chosen.population is not None and made.population is not None:
-        made.population.save(chosen.population)
-    if transform is not None and made.transform is not None:
-        transform.write_bytes(made.transform.to_bytes())
+    if transform is not None and made is not None:
+        transform.write_bytes(made.to_bytes())
     if card is not None:
         text, folder = models.read_card(card, settings), card.absolute().parent
         name = os.path.relpath(output.absolute(), folder)
         notes = calibrate.describe_thresholds(fitted, rates, thresholds)
         text = calibrate.write_calibrated(text, name, rates, notes)
-        if transform is not None and made.transform is not None:
+        if transform is not None and made is not None:
             name = os.path.relpath(transform.absolute(), folder)
-            text = calibrate.write_transform(text, name, made.transform)
+            text = calibrate.write_transform(text, name, made)
         calibrate.save_card(card, text)
     left_out = len(LabelledFolder.open(chosen.folder).paths) - fitted.photographs
     where = ": name it in the card's `calibration`."
@@ -220,7 +175,7 @@ def _choose_output(chosen: CalibrationOptions) -> Path:
         output = card.with_name(f"{card.stem}.calibration.json")
     if output is None:
         raise RequestError("nothing would be kept: give --card FILE.toml or --output FILE")
-    for target in (card, output, chosen.population, chosen.transform):
+    for target in (card, output, chosen.transform):
         require_place(target)
     return output
 

@@ -119,7 +119,7 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
     if not call.as_json:
         call.print(Answer(answer, *_show(answer)))
     made = fit_model(
-        call, CalibrationOptions(chosen.photographs, None, target, None, None, transform=None)
+        call, CalibrationOptions(chosen.photographs, None, target, None, transform=None)
     )
     return Answer(answer | {"calibration": made.value}, *made.parts)
 

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import typer
 
-from engine.capacity.figures import (
-    USUAL,
-    PlanFigure,
-    PlanFigures,
-    Quantity,
-    gather_figures,
-    read_report,
-)
+from engine.capacity.figures import PlanFigure, Quantity
 from engine.capacity.model import Costs, Demand, assume_node
 from engine.capacity.plan import (
     CapacityPlan,
@@ -28,7 +21,6 @@ from engine.capacity.plan import (
     show_value,
 )
 from engine.capacity.simulation import Trial
-from engine.capacity.validation import Check, check_report
 from engine.errors import RequestError
 from engine.formatting import count, duration, percent, plural, size, with_interval
 from engine.matching.calibration import Rate
@@ -53,8 +45,6 @@ def read_number(text: str | float) -> float:
 
 GIB = 2**30
 _DURABLE = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
-_BESIDE_CHECK = frozenset({"check", "reports", "seed", "home", "as_json"})
-"""Parameters that a check heeds, or that change nothing of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +93,20 @@ class PlanOptions:
         "DIR",
         show_default="those that come with Sosie",
     )
-    check: Path | None = option(
-        "Instead of a plan: hold the simulation against a report of `sosie bench serve`.", "REPORT"
-    )
     requests: int = option("That the simulation plays.", default=20_000, min=1_000, max=1_000_000)
     seed: int = option("Of the simulation.", default=0, min=0)
 
 
 @command("plan")
-def plan(call: Call, context: typer.Context, chosen: PlanOptions) -> Answer:
+def plan(call: Call, chosen: PlanOptions) -> Answer:
     """Plan machines for so many faces, arrivals and an objective.
 
     A simulation of the queues chooses them, and the assumptions are listed.
     Exit code 1 where no layout will do. Needs no deployment; one's settings are heeded.
     """
     settings, own_home = _open(call.home)
-    if chosen.check is not None:
-        return _check(context, chosen)
     if chosen.faces is None or chosen.arrivals is None:
-        raise RequestError("give --faces N and --arrivals N (a second), or --check REPORT")
+        raise RequestError("give --faces N and --arrivals N (a second)")
     if not chosen.measure and (chosen.photographs or chosen.measured_references):
         raise RequestError("--photographs and --measure-references are for --measure: give it too")
     demand = Demand(
@@ -191,36 +176,7 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     )
 
 
-def _check(context: typer.Context, chosen: PlanOptions) -> Answer:
-    _refuse_others(context)
-    assert chosen.check is not None
-    report = read_report(chosen.check)
-    figures = PlanFigures(report.machine, USUAL, gather_figures(find_reports(chosen.reports)))
-    made = check_report(report, figures, chosen.seed)
-    return Answer(made.to_dict(), *_show_check(made), is_no=not made.holds)
-
-
-def _refuse_others(context: typer.Context) -> None:
-    """A demand or a node would change nothing: the report says how its load was made."""
-    others = [
-        one.opts[0]
-        for one in context.command.params
-        if one.name is not None and one.name not in _BESIDE_CHECK and _is_given(context, one.name)
-    ]
-    if others:
-        raise RequestError(
-            "--check compares with a report: give it alone, or with --reports and --seed, "
-            f"without {', '.join(others)}"
-        )
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 COLOURS = {"MEASURED": "green", "REPORTED": "cyan", "ASSUMED": "yellow"}
-CHECKED = {True: "green", False: "red", None: "default"}
 
 
 def _show_plan(plan: CapacityPlan) -> Iterator[Part]:
@@ -264,26 +220,6 @@ def _show_plan(plan: CapacityPlan) -> Iterator[Part]:
 
 def _describe_origin(figure: PlanFigure) -> str:
     return f"[{COLOURS[figure.origin.name]}]{figure.origin}[/]: {escape(figure.source)}"
-
-
-def _show_check(check: Check) -> Iterator[Part]:
-    """Measured and simulated, side by side."""
-    yield f"[bold]{escape(check.report)}[/], {escape(check.machine)}"
-    for name, value in check.given.items():
-        yield f"  [dim]given: {escape(name)}[/]  {escape(value)}"
-    rows = [
-        (
-            row.name,
-            f"{row.measured:.4g} {row.unit}",
-            f"{row.simulated:.4g}",
-            f"{row.ratio:.2f}",
-            f"[{CHECKED[row.holds]}]{row.verdict}[/]",
-        )
-        for row in check.rows
-    ]
-    yield Listing(rows, ("", "measured", "simulated", "ratio", ""))
-    for note in check.notes:
-        yield f"  - {escape(note)}"
 
 
 def _list_machines(sizing: Sizing, demand: Demand) -> Listing:

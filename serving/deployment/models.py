@@ -337,17 +337,6 @@ def use_card(settings: Settings, card: Path | None) -> Settings:
     return _with_models(settings, {"embedder": str(card.absolute()), "calibration": 0})
 
 
-def find_verify(settings: Settings) -> tuple[float, str] | None:
-    """The threshold `verify` in use and what set it; None for a model without a calibration."""
-    try:
-        calibration = load_calibration(settings)
-    except CalibrationError:
-        return None
-    score = build_thresholds(settings, calibration).verify
-    fmr = threshold_rates(settings).verify
-    return score, f"`verify`, FMR {fmr:g} by version {calibration.version} of the calibration"
-
-
 def choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:
     """One above that of the model's calibration, or the same where nothing changed; 1 for a new
     card, or without any."""

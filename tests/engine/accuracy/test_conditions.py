@@ -1,17 +1,16 @@
-"""FNMR by quality, each comparison in the band of its worse photograph; and by years between."""
+"""FNMR by quality, each comparison in the band of its worse photograph."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from engine.accuracy.conditions import Ageing, QualityBands, band_quality, measure_ageing
+from engine.accuracy.conditions import QualityBands, band_quality
 from engine.accuracy.dataset import QUALITIES
-from engine.accuracy.pair_scores import ComparedPairs, compare_mated, single_templates
+from engine.accuracy.pair_scores import compare_mated, single_templates
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 SHARPNESS = QUALITIES.index("sharpness")
-FALL = 0.012
 
 
 def band(vectors: np.ndarray, people: np.ndarray, sharpness: np.ndarray) -> QualityBands:
@@ -65,48 +64,3 @@ def test_without_a_mated_comparison_there_are_no_bands(draw_faces: Faces) -> Non
     qualities = np.zeros((20, len(QUALITIES)), np.float32)
     singles = single_templates(vectors, people)
     assert band_quality(singles, qualities, 0.4) is None
-
-
-def age(people: int, *, fall: float) -> Ageing:
-    """Four photographs each; a score falls by `fall` a year."""
-    rng = np.random.default_rng(0)
-    owners = np.repeat(np.arange(people), 4)
-    reach = rng.uniform(1, 18, people)
-    years = rng.uniform(0, 1, (people, 4)) * reach[:, None]
-    days = np.datetime64("2000-01-01", "D") + (years.ravel() * 365.25).astype(int)
-    one, other = np.triu_indices(4, 1)
-    left = (4 * np.arange(people)[:, None] + one).ravel()
-    right = (4 * np.arange(people)[:, None] + other).ravel()
-    gap = np.abs(years[:, one] - years[:, other])
-    scores = 0.7 - fall * gap
-    scores += rng.normal(0, 0.05, people)[:, None] + rng.normal(0, 0.03, gap.shape)
-    mated = ComparedPairs(left, right, scores.ravel().astype(np.float32))
-    return measure_ageing(mated, owners, days, 0.55)
-
-
-def test_spans_hold_every_comparison_once_and_miss_more_with_the_years() -> None:
-    found = age(200, fall=FALL)
-    assert sum(span.mated_pairs for span in found.spans) == 200 * 6
-    assert [span.from_years for span in found.spans] == [0, 1, 2, 5, 10]
-    rates = [span.fnmr.value for span in found.spans if span.fnmr]
-    assert rates[-1] > rates[0]
-    assert found.spans[-1].median < found.spans[0].median
-
-
-def test_few_people_in_a_span_are_refused() -> None:
-    found = age(24, fall=FALL)
-    assert found.spans[0].fnmr is None
-    assert found.spans[0].refused is not None
-    assert "30 are needed" in found.spans[0].refused
-
-
-def test_photographs_without_a_date_count_nowhere() -> None:
-    mated = ComparedPairs(np.array([0, 0]), np.array([1, 2]), np.array([0.5, 0.9], np.float32))
-    days = np.array(["2001-01-01", "2004-01-01", "NaT"], "datetime64[D]")
-    found = measure_ageing(mated, np.zeros(3, np.int64), days, 0.4)
-    assert found.undated == 1
-    (span,) = found.spans
-    assert (span.from_years, span.to_years, span.mated_pairs) == (2, 5, 1)
-    assert span.median == pytest.approx(0.5)
-    nothing = measure_ageing(mated, np.zeros(3, np.int64), days[[2, 2, 2]], 0.4)
-    assert nothing.spans == ()

@@ -1,11 +1,10 @@
-"""Labelled folders, attributes and dates: read, or refused with the wrong line."""
+"""Labelled folders, attributes: read, or refused with the wrong line."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from engine.accuracy.dataset import LabelledFolder, read_annotations, read_attributes
+from engine.accuracy.dataset import LabelledFolder, read_attributes
 from engine.errors import RequestError
 
 
@@ -60,20 +59,15 @@ def write_labels(labelled: LabelledFolder, text: str) -> Path:
 
 
 def test_labels_of_photographs_stand_at_their_places(labelled: LabelledFolder) -> None:
-    text = "\ufeffphotograph,camera,captured_at\nBob/a.jpg, red ,2003\nAnn/b.jpg,,2001-05-09\n"
-    found = read_attributes(write_labels(labelled, text), labelled)
-    (camera,) = found.columns
+    text = "\ufeffphotograph,camera\nBob/a.jpg, red \nAnn/b.jpg,\n"
+    (camera,) = read_attributes(write_labels(labelled, text), labelled)
     assert (camera.column, camera.names) == ("camera", ("red",))
     assert camera.codes.tolist() == [-1, -1, 0, -1]
-    assert found.captured_at is not None
-    assert np.isnat(found.captured_at).tolist() == [True, False, False, True]
-    assert str(found.captured_at[1]) == "2001-05-09"
 
 
 def test_labels_of_people_are_those_of_all_their_photographs(labelled: LabelledFolder) -> None:
     found = read_attributes(write_labels(labelled, "person,skin\nBob,dark\nAnn,light\n"), labelled)
-    assert found.columns[0].codes.tolist() == [1, 1, 0, 0]
-    assert found.captured_at is None
+    assert found[0].codes.tolist() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -86,9 +80,6 @@ def test_labels_of_people_are_those_of_all_their_photographs(labelled: LabelledF
         ("person,group\nAnn,1\nCy,2\n", "line 3: the folder has no such person"),
         ("person,group\nAnn,1\nAnn,1\n", "line 3: this person appears twice"),
         ("person,group\nAnn\n", "line 2: 1 cells, the header has 2"),
-        ("person,captured_at\nAnn,2001\n", "belongs to a photograph"),
-        ("photograph,captured_at\nAnn/a.jpg,soon\n", "line 2: `captured_at` is not a date"),
-        ("photograph,captured_at\nAnn/a.jpg,\nAnn/b.jpg,2001-13\n", "line 3: `captured_at` is not"),
         ("person,group\n", "`group` has no labels"),
     ],
 )
@@ -97,7 +88,7 @@ def test_a_wrong_file_is_refused_without_a_name_in_the_message(
 ) -> None:
     with pytest.raises(RequestError, match=message) as refused:
         read_attributes(write_labels(labelled, text), labelled)
-    assert not {"Ann", "Cy", "soon"} & set(str(refused.value).replace("/", " ").split())
+    assert not {"Ann", "Cy"} & set(str(refused.value).replace("/", " ").split())
 
 
 def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path: Path) -> None:
@@ -108,12 +99,3 @@ def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path: Path) -> 
     rows = "".join(f"{number},label {number}\n" for number in range(41))
     with pytest.raises(RequestError, match="41 different labels: gather them"):
         read_attributes(write_labels(labelled, f"person,name\n{rows}"), labelled)
-
-
-def test_dates_must_be_there_where_they_are_asked_for(labelled: LabelledFolder) -> None:
-    with pytest.raises(RequestError, match="needs the columns `photograph` and `captured_at`"):
-        read_annotations(
-            labelled, None, write_labels(labelled, "photograph,camera\nAnn/a.jpg,red\n")
-        )
-    with pytest.raises(RequestError, match=r"none\.csv can't be read: No such file"):
-        read_annotations(labelled, None, labelled.root.parent / "none.csv")

@@ -12,7 +12,7 @@ from engine.accuracy.pair_scores import (
     fused_templates,
     single_templates,
 )
-from engine.accuracy.population import BLOCK, Population, fit_population
+from engine.accuracy.population import BLOCK, Population
 from engine.errors import CalibrationError
 from engine.matching.calibration import Calibration
 from engine.models.catalog import builtin_card
@@ -141,16 +141,3 @@ def test_the_file_holds_statistics_and_no_rows_of_people(population: Population)
         "noise_log_std": (), "groups": (), "group_share": (), "model_digest": (),
         "hard_share": (), "hard_noise": (),
     }  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_fit_recovers_the_population_that_it_is_shown(
-    population: Population, synthetic: TemplateSet
-) -> None:
-    some = synthetic.people < PEOPLE // 2
-    fitted = fit_population(synthetic.vectors[some], synthetic.people[some], model_digest="d")
-    assert fitted.noise_log_std == pytest.approx(population.noise_log_std, abs=0.05)
-    assert np.trace(fitted.between @ fitted.between.T) == pytest.approx(
-        np.trace(population.between @ population.between.T), rel=0.05
-    )
-    assert fitted.mean == pytest.approx(population.mean, abs=0.02)

@@ -33,12 +33,10 @@ def test_without_load_a_latency_is_the_sum_of_its_steps(
     machine: MachineLayout, costs: Costs
 ) -> None:
     steady = replace(costs, pair_spread=0, decision_spread=0, scan_spread=0)
-    run = simulate(machine, demand(enrollments=0.01), steady, Trial(requests=50, is_even=True))
+    run = simulate(machine, demand(enrollments=0.01), steady, Trial(requests=50))
     scan_s = costs.scan_s(100_000, 1, machine.node)
     assert run.enroll_s == pytest.approx(0.002 + 0.025 / 2 + 0.002 + 0.0045 + scan_s, rel=1e-6)
-    run = simulate(
-        machine, demand(enrollments=0, searches=0.01), steady, Trial(requests=50, is_even=True)
-    )
+    run = simulate(machine, demand(enrollments=0, searches=0.01), steady, Trial(requests=50))
     # One photograph, which two threads cannot share, and an audit entry in place of a decision.
     assert run.search_s == pytest.approx(0.002 + 0.014 + 0.002 + scan_s + 0.004, rel=1e-6)
     assert len(run.enroll_s) == 0
@@ -65,23 +63,6 @@ def test_overload_is_refused_and_the_others_are_not_late(
     assert quantile(run.enroll_s, 0.99) < 1
     unbound = Trial(requests=1_500)
     assert quantile(simulate(machine, demand(enrollments=600), costs, unbound).enroll_s, 0.99) > 5
-
-
-def test_a_closed_loop_is_as_fast_as_the_cores(machine: MachineLayout, costs: Costs) -> None:
-    few = simulate(machine, demand(), costs, Trial(requests=2_000, connections=1))
-    full = simulate(machine, demand(), costs, Trial(requests=4_000, connections=20))
-    # One at a time: the rate is the inverse of its latency.
-    assert few.rate == pytest.approx(1 / float(few.enroll_s.mean()), rel=0.01)
-    assert 3 * few.rate < full.rate < 4 / (costs.http_s + costs.photographs.item_s)
-    assert full.ingress > 0.85
-
-
-def test_a_closed_loop_loses_no_connection(machine: MachineLayout, costs: Costs) -> None:
-    """More connections than the service takes at once: all of them are simulated (Little's law)."""
-    trial = Trial(requests=6_000, connections=60, max_ongoing=5)
-    run = simulate(machine, demand(), costs, trial)
-    assert run.refused == 0
-    assert run.rate * float(run.enroll_s.mean()) == pytest.approx(60, rel=0.02)
 
 
 def test_the_writer_batches_simultaneous_requests(node: Node, costs: Costs) -> None:

@@ -36,13 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def labels(folder: Path, tmp_path: Path) -> Path:
-    """Two sides, and four years."""
+    """Two sides."""
     keys = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*_000[1-4].png"))]
-    rows = [
-        f"{key},{'left' if key < 'person_06' else 'right'},20{n % 4}4" for n, key in enumerate(keys)
-    ]
+    rows = [f"{key},{'left' if key < 'person_06' else 'right'}" for key in keys]
     path = tmp_path / "labels.csv"
-    path.write_text("\n".join(["photograph,side,captured_at", *rows]) + "\n")
+    path.write_text("\n".join(["photograph,side", *rows]) + "\n")
     return path
 
 
@@ -78,7 +76,6 @@ def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
     assert "flagged: person_05/person_05_0001.png · person_06/person_06_0001.png" in outcome.out
     assert "generalised: not acquired is missed" in outcome.out
     assert "By side" in outcome.out
-    assert "Template ageing" in outcome.out
     page = (report / "report.md").read_text()
     assert page.startswith("# Error rates: toys\n")
     assert "person_" not in page + (report / "evaluation.json").read_text()
@@ -90,8 +87,7 @@ def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
     assert [group["label"] for group in side["groups"]] == ["left", "right"]
     assert side["groups"][0]["fnmr_refused"] == "6 people with two photographs, 30 are needed"
     assert told["common_fmr"] == 0.05
-    assert sum(span["mated_pairs"] for span in told["ageing"]["spans"]) == told["mated_pairs"]
-    for name in ("det.png", "det-quality.png", "det-attribute-1.png", "det-ageing.png"):
+    for name in ("det.png", "det-quality.png", "det-attribute-1.png"):
         assert f"({name})" in page
         with Image.open(report / name) as picture:
             assert picture.format == "PNG"
@@ -172,23 +168,3 @@ def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(
     assert sosie(*pair, env=env).json["fmr"] == rates["verify"], "the card's, which data support"
     env["SOSIE_THRESHOLDS__VERIFY_FMR"] = "0.05"
     assert sosie(*pair, env=env).json["fmr"] == 0.05, "a deployment's own stands before it"
-
-
-def test_pairs_of_a_file_are_evaluated_at_the_threshold_of_a_card(
-    folder: Path, sosie: Any, tmp_path: Path, assert_refused: Any
-) -> None:
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*_000[12].png"))]
-    pairs = tmp_path / "pairs.csv"
-    strangers = zip(names[0::2], names[3::2], strict=False)
-    rows = [*zip(names[0::2], names[1::2], strict=True), *strangers]
-    pairs.write_text("photograph,other\n" + "".join(f"{a},{b}\n" for a, b in rows))
-    given = ("evaluate", folder, "--pairs", pairs, "--report", tmp_path / "report")
-    outcome = sosie(*given, "--card", CARDS_FOLDER / "sface.toml", "--json")
-    assert (outcome.code, outcome.err) == (0, "")
-    answer = outcome.json
-    assert (answer["protocol"], answer["mated"], answer["nonmated"]) == ("pairs", 12, 11)
-    assert answer["rates"]["threshold"] == pytest.approx(0.349, abs=1e-3)
-    assert answer["set_by"] == "`verify`, FMR 0.0001 by version 3 of the calibration"
-    assert answer["rates"]["generalised_fnmr"]["trials"] == 12
-    assert "person_" not in (tmp_path / "report" / "report.md").read_text()
-    assert_refused(sosie(*given, "--flagged"), "--flagged is for comparisons of all photographs")

@@ -1,6 +1,7 @@
 """`sosie plan` answers with machines and its assumptions, and refuses what it cannot plan."""
 
-import json
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import Any
@@ -118,52 +119,12 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
         (("--faces", "10", "--arrivals", "1", "--node-cores", "0"), "--node-cores"),
         (("--faces", "10", "--arrivals", "1", "--reports", "/nowhere"), "/nowhere"),
         (("--faces", "10", "--arrivals", "1", "--photographs", "."), "--measure"),
-        (("--check", "/nowhere.json"), "cannot be read"),
-        (("--check", "x.json", "--faces", "10"), "alone"),
-        (("--check", "x.json", "--searches", "2"), "--searches"),
-        (("--check", "x.json", "--seed", "1", "--batch", "8"), "without --batch"),
-        (("--check", "x.json", "--node-cores", "8", "--node-gib", "8"), "--node-cores, --node-gib"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
     wrong: tuple[str, ...], word: str, sosie: Any, assert_refused: Any
 ) -> None:
     assert_refused(sosie("plan", *wrong), word)
-
-
-def test_a_check_prints_each_figure_twice(sosie: Any, tmp_path: Path) -> None:
-    figures = (
-        ("Enrollments with two photographs", "over HTTP", "1/s", 1.0, 65.0),
-        ("Processor time of an enrollment", "in process: all", "ms of a core", 1e3, 0.0263),
-        ("Processor time of an enrollment", "over HTTP: all", "ms of a core", 1e3, 0.03),
-    )
-    setup = {"references": 100_000, "connections": 10}
-    report = {
-        "machine_info": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
-        "benchmarks": [
-            {
-                "group": group,
-                "name": name,
-                "extra_info": {"unit": unit, "scale": scale, "setup": setup},
-                "stats": {"median": median},
-            }
-            for group, name, unit, scale, median in figures
-        ],
-    }
-    path = tmp_path / "serve.json"
-    path.write_text(json.dumps(report))
-    outcome = sosie("plan", "--check", path)
-    assert outcome.code == 0, outcome.out
-    assert "within 20 %" in outcome.out
-    assert "30.0 ms" in outcome.out
-    assert "The closed loop's rate follows from the processor time given" in " ".join(
-        outcome.out.split()
-    )
-    report["benchmarks"][0]["stats"]["median"] = 20.0  # type: ignore[index]
-    path.write_text(json.dumps(report))
-    told = sosie("plan", "--check", path, "--json")
-    assert told.code == 1
-    assert told.json["holds"] is False
 
 
 @pytest.mark.parametrize(
