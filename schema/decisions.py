@@ -82,6 +82,10 @@ class Finding(Struct, frozen=True, omit_defaults=True):
     decision: Decision
     photograph: Photograph | None = None
 
+    @property
+    def advice(self) -> Mapping[str, str] | None:
+        return self.reason.advice
+
 
 class Scores(Struct, frozen=True):
     """Cosines; null where that was not compared, and to a tenant where a stored reference was."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from schema.cases import CaseKind
 
@@ -61,7 +64,8 @@ class Row:
     `opens` is the case that it opens, `asks` the one by which two people confirm what the faces
     leave open. Reasons of a holder that a guardian may bring are `is_guardians_too`. A search by
     face finds what `is_searched`, about people whom the attempt does not name. `serial` stands for
-    an unfit photograph in the sandbox, `refusal` says it of a row that is imported.
+    an unfit photograph in the sandbox, `refusal` says it of a row that is imported, where no advice
+    does.
     """
 
     about: About
@@ -92,6 +96,16 @@ class Reason(StrEnum):
     def shows_nobody(self) -> bool:
         """True where no face was shown to be the document's."""
         return self.row.shows_nobody or self.row.about in (About.PHOTOGRAPH, About.LIVENESS)
+
+    @property
+    def advice(self) -> Mapping[str, str] | None:
+        """A sentence by language of what to do; None where no photograph or caller can mend it."""
+        return ADVICE.get(self)
+
+    @property
+    def refusal(self) -> str:
+        """What an import says of a row; "" where that is brought by no row."""
+        return ADVICE[self]["en"] if self.row.about is About.PHOTOGRAPH else self.row.refusal
 
     @property
     def is_of_holder(self) -> bool:
@@ -188,110 +202,20 @@ class Reason(StrEnum):
         "AUTHORITY_CONTRADICTS",
         Row(About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True),
     )
-    NO_FACE = (
-        "NO_FACE",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=910,
-            refusal="no face was found: take another photograph",
-        ),
-    )
-    SEVERAL_FACES = (
-        "SEVERAL_FACES",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=911,
-            refusal="several faces were found: crop the photograph to one",
-        ),
-    )
-    FACE_TOO_SMALL = (
-        "FACE_TOO_SMALL",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=912,
-            refusal="the face is too small: take a larger photograph",
-        ),
-    )
-    BLURRED = (
-        "BLURRED",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=913,
-            refusal="the face is blurred: take another photograph",
-        ),
-    )
-    TOO_DARK = (
-        "TOO_DARK",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=914,
-            refusal="the face is too dark: take another photograph",
-        ),
-    )
-    TOO_BRIGHT = (
-        "TOO_BRIGHT",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=915,
-            refusal="the face is too bright: take another photograph",
-        ),
-    )
-    LOW_CONTRAST = (
-        "LOW_CONTRAST",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=916,
-            refusal="the face has too little contrast: take another photograph",
-        ),
-    )
-    COMPRESSED = (
-        "COMPRESSED",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=917,
-            refusal="compression left too little of the face: give a larger file of it",
-        ),
-    )
-    FACE_CUT = (
-        "FACE_CUT",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=918,
-            refusal="the face is cut off at the edge: give a photograph with the whole face",
-        ),
-    )
-    UNCLEAR = (
-        "UNCLEAR",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=919,
-            refusal="the face is covered or unclear: take another photograph",
-        ),
-    )
-    POSE = (
-        "POSE",
-        Row(
-            About.PHOTOGRAPH,
-            Told.ALWAYS,
-            serial=920,
-            refusal="the face is turned away: take another photograph",
-        ),
-    )
+    # Of a photograph in the order in which they are mended.
+    NO_FACE = "NO_FACE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=910)
+    SEVERAL_FACES = "SEVERAL_FACES", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=911)
+    FACE_TOO_SMALL = "FACE_TOO_SMALL", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=912)
+    FACE_CUT = "FACE_CUT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=918)
+    POSE = "POSE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=920)
+    TOO_DARK = "TOO_DARK", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=914)
+    TOO_BRIGHT = "TOO_BRIGHT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=915)
+    BLURRED = "BLURRED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=913)
+    LOW_CONTRAST = "LOW_CONTRAST", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=916)
+    COMPRESSED = "COMPRESSED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=917)
+    UNCLEAR = "UNCLEAR", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=919)
     LIVE_FRAMES_DIFFER = "LIVE_FRAMES_DIFFER", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=921)
-    SAME_PHOTOGRAPH = (
-        "SAME_PHOTOGRAPH",
-        Row(About.PHOTOGRAPH, Told.ALWAYS, refusal="both photographs are one picture"),
-    )
+    SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH", Row(About.PHOTOGRAPH, Told.ALWAYS)
     LIVENESS_MISSING = "LIVENESS_MISSING", Row(About.LIVENESS, Told.ALWAYS)
     LIVENESS_INVALID = "LIVENESS_INVALID", Row(About.LIVENESS, Told.ALWAYS)
     LIVENESS_MISBOUND = "LIVENESS_MISBOUND", Row(About.LIVENESS, Told.ALWAYS)
@@ -344,6 +268,11 @@ class Reason(StrEnum):
         ),
     )
 
+
+ADVICE: Mapping[str, Mapping[str, str]] = msgspec.json.decode(
+    Path(__file__).with_name("advice.json").read_bytes()
+)
+"""By reason and language what a photographer or a caller can do."""
 
 WITHHELD = "WITHHELD"
 """Stands in answers to tenants for reasons about a holder whose face was not shown."""

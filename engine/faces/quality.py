@@ -134,7 +134,8 @@ def estimate_pose(landmarks_px: NDArray[np.float32]) -> tuple[float, float, floa
 
 
 def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]:
-    """Reasons to ask for a new photograph; empty where the face is fit for enrollment."""
+    """Reasons to ask for a new photograph, the one to mend first at the front; empty where the face
+    is fit for enrollment."""
     turned = (
         abs(quality.yaw_deg) > limits.max_yaw_deg
         or abs(quality.pitch_deg) > limits.max_pitch_deg
@@ -150,7 +151,7 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
         Reason.FACE_CUT: quality.cut_share > limits.max_cut_share,
         Reason.POSE: turned,
     }
-    return tuple(reason for reason, holds in found.items() if holds)
+    return tuple(reason for reason in Reason if found.get(reason))
 
 
 def _measure_cut(landmarks_px: NDArray[np.float32], size_px: tuple[int, int]) -> float:

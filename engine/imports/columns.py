@@ -162,7 +162,7 @@ MESSAGES: dict[str, str] = {
     Code.FILE_UNREADABLE: "the file cannot be read: check that it is a file, and its permissions",
     Code.TEMPLATE_INVALID: "not a template that was issued here to this carrier, or it has expired",
     Code.VECTOR_INVALID: "not a vector of this model: wrong length, or no direction",
-    **{reason: reason.row.refusal for reason in Reason if reason.row.refusal},
+    **{reason: reason.refusal for reason in Reason if reason.refusal},
     RECORD_DAMAGED: "what is on record of the document or the number is damaged: run sosie doctor",
 }
 

@@ -264,7 +264,9 @@ def _show_answer(answer: Enrollment, spent_ms: float) -> Answer:
         answer,
         f"[bold {COLOURS[decision]}]{decision}[/]  enrollment {answer.enrollment_id}",
         *(
-            f"  {finding.reason}" + (f" ({finding.photograph})" if finding.photograph else "")
+            f"  {finding.reason}"
+            + (f" ({finding.photograph})" if finding.photograph else "")
+            + (f": {finding.advice['en']}" if finding.advice else "")
             for finding in answer.reasons
         ),
         *(

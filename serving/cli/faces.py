@@ -12,7 +12,7 @@ import typer
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.decisions import Comparison
-from schema.reasons import PhotographKind
+from schema.reasons import ADVICE, PhotographKind
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models
@@ -120,6 +120,7 @@ def _list_remarks(
     for path, one in looked_at:
         if one.problems:
             yield f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}"
+            yield ADVICE[one.problems[0]]["en"]
     yield from warn(warnings)
 
 

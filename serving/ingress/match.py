@@ -240,6 +240,7 @@ def read_sample(sample: Sample | ImageError) -> Vector | ItemError:
             f"MATCH.{sample.problems[0]}",
             "the photograph cannot be judged: take a new one",
             problems=tuple(str(reason) for reason in sample.problems),
+            advice=sample.problems[0].advice,
         )
     assert sample.vector is not None, "a photograph without a face has a problem"
     return sample.vector

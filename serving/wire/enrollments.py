@@ -20,6 +20,7 @@ from schema.people import ExceptionCause
 from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
+    Advice,
     AnswerBody,
     Code,
     Document,
@@ -129,7 +130,8 @@ class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
 
 
 class Finding(AnswerBody, frozen=True, omit_defaults=True):
-    """A row of the decision table that applied; of a photograph where it names one.
+    """A row of the decision table that applied; of a photograph where it names one: of several of a
+    photograph the first is to be mended first.
 
     WITHHELD stands for rows about a holder whose face was not shown: it is for tenants alone.
     """
@@ -137,6 +139,7 @@ class Finding(AnswerBody, frozen=True, omit_defaults=True):
     reason: ShownReason
     decision: ShownDecision
     photograph: WhichPhotograph | None = None
+    advice: Advice | None = None
 
 
 CalibrationVersion = Annotated[

@@ -147,6 +147,13 @@ def known(*values: str) -> Meta:
 
 
 Id = Annotated[str, Meta(examples=[ID_EXAMPLE])]
+Advice = Annotated[
+    Mapping[str, str],
+    Meta(
+        description="what to do about it, a sentence by language (en, zh, ko); absent where "
+        "neither a new photograph nor the caller mends it"
+    ),
+]
 Code = Annotated[str, Meta(min_length=1, max_length=64)]
 Msisdn = Annotated[
     str, Meta(min_length=1, max_length=64, description="a telephone number, +<country><number>")

@@ -9,6 +9,7 @@ from msgspec import Meta
 from schema.decisions import HolderScore, Interval
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
+    Advice,
     AnswerBody,
     Frames,
     KnownDocument,
@@ -106,8 +107,9 @@ class ItemError(AnswerBody, frozen=True, omit_defaults=True):
     part: Annotated[str, known("probe", "reference")] | None = None
     problems: Annotated[
         tuple[str, ...] | None,
-        Meta(description="all that is wrong with a photograph; the code is the first"),
+        Meta(description="all that is wrong with a photograph; the code is the first to mend"),
     ] = None
+    advice: Advice | None = None
 
 
 class ItemVerification(AnswerBody, frozen=True):

@@ -13,7 +13,7 @@ from schema.documents import DOCUMENT_TYPES, DocumentStatus
 from schema.lines import LineEventKind, LineState
 from schema.people import ExceptionCause
 from schema.phases import Retained
-from schema.reasons import Decision, Reason
+from schema.reasons import ADVICE, About, Decision, Reason
 from schema.sweeps import GroupKind, SweepScope, SweepState
 from serving.console.routes import read_files
 
@@ -29,6 +29,10 @@ NO_WORDS = {"expected.value", "precision.interval", "picture.size"}
 """Of figures alone, in some language."""
 
 
+def advice(code: str) -> dict[str, str]:
+    return {reason: texts[code] for reason, texts in ADVICE.items()}
+
+
 def placeholders(text: str) -> list[str]:
     return sorted(re.findall(r"\{\w+\}", text))
 
@@ -42,15 +46,21 @@ def test_each_language_has_the_same_texts_with_the_same_places() -> None:
 
 @pytest.mark.parametrize("code", ["zh", "ko"])
 def test_no_text_is_left_in_english(code: str) -> None:
-    for key, text in CATALOGS[code].items():
+    for key, text in (CATALOGS[code] | advice(code)).items():
         words = re.findall(r"[A-Za-z]{2,}", re.sub(r"\{\w+\}", "", text))
         assert set(words) <= LATIN, (key, text)
         assert WRITING[code].search(text) or key in NO_WORDS, (key, text)
 
 
 def test_no_text_is_empty_or_padded() -> None:
-    for catalog in CATALOGS.values():
-        assert all(text and text == text.strip() for text in catalog.values())
+    for code, catalog in CATALOGS.items():
+        texts = (catalog | advice(code)).values()
+        assert all(text and text == text.strip() for text in texts)
+
+
+def test_who_can_mend_a_reason_is_told_how() -> None:
+    unfit = {one for one in Reason if one.row.about in (About.PHOTOGRAPH, About.LIVENESS)}
+    assert unfit <= ADVICE.keys() <= set(Reason)
 
 
 def test_every_text_that_a_view_says_is_there() -> None:

@@ -2,7 +2,7 @@
 
 import { add, element, link, quoted, replace, shortId } from "./elements.js";
 import { workButton } from "./forms.js";
-import { moment, say, sayIfKnown, score } from "./language.js";
+import { currentLanguage, moment, say, sayIfKnown, score } from "./language.js";
 import { isMe, personOf } from "./session.js";
 
 /** A decision or a state: a sign and a word, so that its colour says nothing alone. */
@@ -20,13 +20,13 @@ export function word(family, value) {
   return sayIfKnown(`${family}.${value}`) ?? quoted(value);
 }
 
-/** Why a decision is what it is, each with the decision that it alone would bring. */
+/** Why a decision is what it is, each with the decision that it alone would bring and what to do. */
 export function reasonList(reasons) {
   if (reasons.length === 0) return element("p", {}, say("reason.none"));
   return element(
     "ul",
     { class: "reasons" },
-    reasons.map(({ reason, decision, photograph }) =>
+    reasons.map(({ reason, decision, photograph, advice }) =>
       element(
         "li",
         {},
@@ -37,6 +37,7 @@ export function reasonList(reasons) {
           sayIfKnown(`reason.${reason}`) ?? quoted(reason),
           photograph && element("span", { class: "hint" }, ` · ${say(`photograph.${photograph}`)}`),
           element("code", { class: "code", translate: "no" }, reason),
+          advice && element("p", { class: "hint" }, advice[currentLanguage()]),
         ),
       ),
     ),
