@@ -268,6 +268,8 @@ class Extractor:
         quality = measure_quality(
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
         )
+        heights_px = [one.box_px[3] for one in faces if one is not face]
+        quality = replace(quality, second_face=max(heights_px, default=0.0) / face.box_px[3])
         problems = find_problems(quality, self._config.quality[kind])
         if has_competing_face(faces, main, image.size_px, self._config.competing_share):
             problems = (Reason.SEVERAL_FACES, *problems)

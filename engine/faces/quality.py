@@ -62,6 +62,7 @@ class Quality:
     portrait cost nothing; strong compression leaves few, and sharp edges where there was a face.
     `cut_share`: how much of the face, from forehead to chin and ear to ear, lies outside of the
     picture.
+    `second_face`: height of the highest other face in the picture, in that of this one.
     `clarity`: how long the embedder's vector is before it gets unit length, 1 for a usual face; a
     covered, blurred or otherwise unclear face gives a short one. 1 where the model's card does not
     say what is usual.
@@ -78,6 +79,7 @@ class Quality:
     detail_bytes: float
     cut_share: float
     clarity: float = 1.0
+    second_face: float = 0.0
 
 
 def measure_quality(

@@ -26,7 +26,7 @@ from schema.decisions import (
     OpenedCase,
     Scores,
 )
-from schema.reasons import Decision, Reason
+from schema.reasons import Decision, Photograph, Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,8 @@ class FacePart(EvidencePart):
     the duplicate search did not run."""
 
     live_portrait_score: float | None = None
+    beside: tuple[Photograph, ...] = ()
+    """The photographs that show another face: a mismatch may be of that one."""
     holder_score: float | None = None
     holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
@@ -59,6 +61,8 @@ class FacePart(EvidencePart):
         del version
         thresholds, best = evidence.thresholds, self.best
         if is_below(self.live_portrait_score, thresholds.verify):
+            for photograph in self.beside:
+                yield Finding(Reason.SEVERAL_FACES, Decision.REVIEW, photograph)
             yield Finding(Reason.FACE_MISMATCH, Decision.REJECTED)
         if is_below(self.holder_score, thresholds.same_document):
             yield Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED)
@@ -87,6 +91,8 @@ def name_watched(entry_id: int) -> str:
     return f"watched-{entry_id}"
 
 
+SECOND_FACE = 0.3
+"""Another face of so much of the height may be the one that was compared, or is meant."""
 MAX_CANDIDATES = 10
 """Most candidates in an answer and its evidence, at most one for each document."""
 _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
@@ -135,6 +141,13 @@ class FaceCheck(DecisionCheck):
         watched = find_watched(place, comparisons)
         part = FacePart(
             live_portrait_score=comparisons.pair_score(place),
+            beside=tuple(
+                name
+                for name, shown in zip(
+                    Photograph, (attempt.request.live, attempt.request.portrait), strict=True
+                )
+                if shown.quality.get("second_face", 0.0) >= SECOND_FACE
+            ),
             holder_score=None if holder is None else holder.least,
             holder_each=None if holder is None else holder.each,
             candidates=choose(found, others, is_among=False),

@@ -29,6 +29,7 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.faces.images import Decoder, Pixels
+from engine.matching.checks.face import SECOND_FACE
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
 from schema.options import QUALITY_LIMITS
@@ -380,6 +381,25 @@ def test_lfw_photographs_have_faces_and_few_problems(
     excused = {Reason.SEVERAL_FACES, Reason.POSE}
     rejected = [one for one in extractions if set(one.problems) - excused]
     assert len(rejected) <= math.ceil(0.06 * len(extractions))
+
+
+@pytest.mark.lfw
+@pytest.mark.parametrize("share", [0.4, 0.6, 1.3])
+def test_where_somebody_else_is_compared_a_second_face_is_told_of(
+    extractor: Extractor, lfw_photos: list[Path], encode: Encode, share: float
+) -> None:
+    """A child before a guardian, and a person before a poster, on either side."""
+    pictures = [PillowImage.open(path).convert("RGB") for path in lfw_photos[:9]]
+    alone = extractor.extract([encode(np.asarray(one)) for one in pictures])
+    for place, (meant, own) in enumerate(zip(pictures[1:], alone[1:], strict=True)):
+        front = meant.crop((55, 30, 195, 250)).resize((round(140 * share), round(220 * share)))
+        scene = PillowImage.new("RGB", (600, 400), (150, 150, 145))
+        scene.paste(pictures[place].crop((60, 20, 190, 250)), (330 if place % 2 else 100, 0))
+        scene.paste(front, (180 if place % 2 else 280, 400 - front.height))
+        one = found(extractor.extract([encode(np.asarray(scene))])[0])
+        if vector(one) @ vector(own) < 0.349 and not one.problems:
+            assert one.quality is not None
+            assert one.quality.second_face >= SECOND_FACE
 
 
 @pytest.mark.lfw

@@ -158,6 +158,14 @@ def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab: 
     assert len(outcome[1].decided.duplicate_search.candidates) == 1
 
 
+def test_whose_face_may_be_another_in_the_picture_is_told_beside_a_mismatch(lab: Any) -> None:
+    for second_face, count in ((0.29, 1), (0.3, 2)):
+        live = replace(lab.people.sample(lab.people.person()), quality={"second_face": second_face})
+        with lab.registrar() as registrar:
+            (outcome,) = registrar.enroll([lab.request(live=live)])
+        assert outcome.reasons == (Reason.SEVERAL_FACES, Reason.FACE_MISMATCH)[-count:]
+
+
 def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:

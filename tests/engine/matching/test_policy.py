@@ -313,6 +313,15 @@ def test_an_image_reason_says_which_photograph_it_speaks_of() -> None:
     assert [finding.photograph for finding in verdict.findings] == [Photograph.PORTRAIT]
 
 
+def test_beside_a_mismatch_a_second_face_is_told_first_and_brings_nothing_else() -> None:
+    shown = change(HONEST, beside=(Photograph.PORTRAIT,))
+    assert decide(shown).findings == ()
+    verdict = decide(change(shown, live_portrait_score=0.1))
+    assert verdict.reasons == (Reason.SEVERAL_FACES, Reason.FACE_MISMATCH)
+    assert verdict.findings[0].photograph is Photograph.PORTRAIT
+    assert verdict.decision is Decision.REJECTED
+
+
 @pytest.mark.parametrize("changes", [{"live_portrait_score": None}, {"searched": None}])
 def test_what_was_not_compared_is_never_approved(changes: dict[str, object]) -> None:
     evidence = change(HONEST, **changes)
