@@ -35,9 +35,18 @@ class ServiceRefusal(Exception):
 
 
 class Malformed(ServiceRefusal):
-    """The body or a header is not what the interface describes."""
+    """The body or a header is not what the interface describes.
+
+    `fields` are those that are wrong, as JSON Pointers (RFC 6901), where they are known.
+    """
 
     code = "REQUEST.MALFORMED"
+
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, fields: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, retry_after_s)
+        self.fields = fields
 
 
 class IdempotencyKeyMissing(Malformed):

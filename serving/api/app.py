@@ -27,7 +27,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import DeadlinePassed
 from serving.access.authentication import Places
 from serving.access.authorization import authorize
-from serving.api.body import JSON, BodyBudget
+from serving.api.body import JSON, PROBLEM, BodyBudget
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from serving.api.openapi import build_document
 from serving.api.request import SCOPE_KEY, Answer, Request, Stop, admit, read_idempotency_key
@@ -49,7 +49,7 @@ from serving.ingress.parts import Parts
 from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, OTHER, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
 from serving.telemetry.traces import REQUEST, Tracer
-from serving.wire.fields import AnswerBody, Error, RequestBody, encode_json, prepare_below
+from serving.wire.fields import AnswerBody, Error, Problem, RequestBody, encode_json, prepare_below
 
 CLIENT_GONE = 499
 UNMATCHED = "unmatched"
@@ -185,7 +185,8 @@ class RequestMiddleware:
         if request.status:
             # Half an answer is cut off, which a client sees; a second one it would not.
             raise RuntimeError("an answer was cut off") from None
-        await _send_fault(request, fault, headers)
+        fields = error.fields if isinstance(error, Malformed) else ()
+        await _send_fault(request, fault, headers, fields)
         return fault.code
 
     def _report(self, request: Request, path: str, is_exempt: bool, code: str | None) -> None:
@@ -206,15 +207,22 @@ class RequestMiddleware:
         )
 
 
-async def _send_fault(request: Request, fault: Fault, headers: dict[str, str]) -> None:
+async def _send_fault(
+    request: Request, fault: Fault, headers: dict[str, str], fields: tuple[str, ...]
+) -> None:
     if fault.retry_after_s is not None:
         headers["retry-after"] = str(max(math.ceil(fault.retry_after_s), 1))
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = 'Bearer realm="sosie"'
     if request.scope["path"].startswith(_CAMARA):
         fault = name_for_camara(fault)
-    shown = Error(fault.status, fault.code, fault.message)
-    await request.answer(Answer(shown, fault.status, headers))
+    if request.accepts(PROBLEM):
+        title = HTTPStatus(fault.status).phrase
+        problem = Problem(title, fault.status, fault.message, fault.code, fields=fields)
+        await request.answer(Answer(encode_json(problem), fault.status, headers, PROBLEM))
+    else:
+        shown = Error(fault.status, fault.code, fault.message, fields)
+        await request.answer(Answer(shown, fault.status, headers))
 
 
 def _method_of(request: Request) -> str:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import EnumType
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, pairwise
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -43,11 +43,12 @@ T = TypeVar("T")
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 FORM = "multipart/form-data"
+PROBLEM = "application/problem+json"
 REQUEST_TYPES = (JSON, MSGPACK, FORM)
 
 _MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 _RANGES = {
-    JSON: (JSON, "application/*", "*/*"),
+    JSON: (JSON, PROBLEM, "application/*", "*/*"),
     MSGPACK: (MSGPACK, "application/x-msgpack", "application/vnd.msgpack", "application/*", "*/*"),
 }
 
@@ -124,7 +125,7 @@ def _choose(accept: str, own: str) -> str:
 
 
 def _weigh(wanted: Mapping[str, float], kind: str) -> float:
-    # The most specific range counts (RFC 9110, 12.5.1).
+    # The most specific range counts (RFC 9110, 12.5.1). Errors alone come as problems.
     return next((wanted[name] for name in _RANGES[kind] if name in wanted), 0.0)
 
 
@@ -234,7 +235,7 @@ def decode(content_type: str | None, body: bytes, kind: type[T]) -> T:
         value = decode_form(content_type or "", body)
     _read_templates(value)
     try:
-        return read(value, kind)
+        return read(value, kind, is_text=media_type == FORM)
     except Invalid as error:
         raise describe_invalid(error, kind) from None
 
@@ -377,10 +378,13 @@ def describe_invalid(error: Invalid, kind: Any) -> Malformed | TooManyItems:
     elif found.re is _ENUM:
         choices = [one if isinstance(one, EnumType) else get_args(one) for one in _members(place)]
         fault = f"not one of {', '.join(map(str, chain.from_iterable(choices)))}"
+    elif fault.startswith("invalid base64"):
+        fault = "not base64: send it without line breaks and without `data:image/…;base64,`"
     elif steps == ["items"] and fault.startswith("expected `array` of length <="):
         return TooManyItems(f"more items than one call may bring: {fault}")
-    where = ".".join(filter(None, [*steps, name]))
-    return Malformed(f"{where or 'the request'}: {fault}")
+    path = [*steps, name] if name else steps
+    fields = ("/" + "/".join(path),) if path else ()
+    return Malformed(f"{'.'.join(path) or 'the request'}: {fault}", fields=fields)
 
 
 def _steps(found: re.Match[str] | None) -> list[str]:
@@ -420,11 +424,12 @@ MAX_DEPTH = 4
 
 
 def decode_form(content_type: str, body: bytes) -> Any:
-    """The object of the part `request`, with the bytes of each other part at its name.
+    """The object of the part `request`, with each other part at its name.
 
-    A name may be a path into the object: `live`, `probe`, `items.3.probe`. A face is its image,
-    which may be named besides: `probe.image`. Parts of one name are a list, as frames are.
-    `Malformed` where a form cannot be read or gives one value by two names.
+    A name may be a path into the object: `live`, `document.number`, `items.0.probe`; a list begins
+    with 0. A face is its image, which may be named besides: `probe.image`. Parts of one name are a
+    list, as frames are. What is no file and is text is a text, as in a query. `Malformed` where a
+    form cannot be read or gives one value by two names.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:
@@ -454,16 +459,17 @@ def decode_form(content_type: str, body: bytes) -> Any:
     return _compose(parts.found)
 
 
-def _compose(parts: list[tuple[str, bytes]]) -> Any:
+def _compose(parts: list[tuple[str, bytes | str]]) -> Any:
     written = [data for name, data in parts if name == REQUEST_PART]
     if len(written) > 1:
         raise Malformed("the form has several parts named request: send one")
     value: Any = {}
     if written:
-        value = _read_json(written[0])
+        (data,) = written
+        value = _read_json(data.encode() if isinstance(data, str) else data)
     if not isinstance(value, dict):
         raise Malformed("the part request is not a JSON object")
-    named: dict[str, list[bytes]] = defaultdict(list)
+    named: dict[str, list[bytes | str]] = defaultdict(list)
     for name, data in parts:
         if name != REQUEST_PART:
             named[name].append(data)
@@ -472,15 +478,17 @@ def _compose(parts: list[tuple[str, bytes]]) -> Any:
     return value
 
 
-def _place(root: dict[str, Any], name: str, data: bytes | list[bytes]) -> None:
+def _place(root: dict[str, Any], name: str, data: object) -> None:
     *steps, last = name.split(".", MAX_DEPTH)
     if last in FACE_PARTS:
         steps, last = [*steps, last], "image"
     holder: Any = root
-    for step in steps:
+    for step, after in pairwise([*steps, last]):
         if isinstance(holder, dict):
-            holder = holder.setdefault(step, {})
-        elif isinstance(holder, list) and step.isdecimal() and int(step[:6]) < len(holder):
+            holder = holder.setdefault(step, [] if after.isdecimal() else {})
+        elif isinstance(holder, list) and step.isdecimal() and int(step[:6]) <= len(holder):
+            if int(step[:6]) == len(holder):
+                holder.append({})
             holder = holder[int(step[:6])]
         else:
             holder = None
@@ -495,12 +503,13 @@ class _PartReader:
     """Collects the parts of one form; the parser's callbacks."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, bytes]] = []
+        self.found: list[tuple[str, bytes | str]] = []
         self.is_whole = False
         self._begin_part()
 
     def _begin_part(self) -> None:
         self._name: str | None = None
+        self._is_file = False
         self._chunks: list[bytes] = []
         self._field = self._value = b""
 
@@ -515,7 +524,13 @@ class _PartReader:
     def end(self) -> None:
         if self._name is None:
             raise Malformed("a part of the form has no name in its Content-Disposition")
-        self.found.append((self._name, b"".join(self._chunks)))
+        data = b"".join(self._chunks)
+        # A photograph that comes without a name of a file is no text in UTF-8.
+        with suppress(UnicodeDecodeError):
+            if not self._is_file:
+                self.found.append((self._name, data.decode()))
+                return
+        self.found.append((self._name, data))
 
     def finish(self) -> None:
         self.is_whole = True
@@ -528,7 +543,8 @@ class _PartReader:
 
     def end_header(self) -> None:
         if self._field.lower() == b"content-disposition":
-            name = parse_options_header(self._value)[1].get(b"name", b"")
+            options = parse_options_header(self._value)[1]
+            name, self._is_file = options.get(b"name", b""), b"filename" in options
             try:
                 self._name = name.decode()
             except UnicodeDecodeError:

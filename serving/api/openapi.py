@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from serving.api.body import FACE_PARTS, FORM, JSON, MSGPACK, REQUEST_PART
+from serving.api.body import FACE_PARTS, FORM, JSON, MSGPACK, PROBLEM, REQUEST_PART
 from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
 from serving.errors import RETRIABLE
 from serving.wire import (
@@ -30,6 +30,7 @@ from serving.wire.fields import (
     AnswerBody,
     Error,
     Moment,
+    Problem,
     RequestBody,
     Template,
 )
@@ -130,7 +131,7 @@ def build_document(version: str) -> Json:
 
 def describe_types() -> dict[str, Json]:
     """The schema of every type that an endpoint takes or answers, by its name."""
-    kinds: list[type] = [Error]
+    kinds: list[type] = [Error, Problem]
     for one in ENDPOINTS:
         kinds += [kind for kind in (one.body, *one.answers.values()) if kind not in (None, str)]
     schemas = _describe_structs(dict.fromkeys(kinds))
@@ -229,6 +230,8 @@ def _responses(endpoint: Endpoint) -> Json:
             found[status] = {"description": endpoint.summary, "content": content}
     for status in endpoint.all_errors:
         found[status] = _response(_REASONS[status], Error)
+        problem = {"schema": {"$ref": _REF.format(name=Problem.__name__)}}
+        found[status]["content"][PROBLEM] = problem
     for status, response in found.items():
         names = ["x-correlator"]
         if status in RETRIABLE:

@@ -194,6 +194,9 @@ class Request:
         waited_s = time.time() - int(given) / 1e3
         return waited_s if 0 < waited_s < MOST_WAITED_S else 0.0
 
+    def accepts(self, media_type: str) -> bool:
+        return media_type in (self._text(b"accept") or "").lower()
+
     @property
     def elapsed_s(self) -> float:
         return self._loop.time() - self.started

@@ -297,6 +297,7 @@ class Sandbox:
             log_config=None,
             log_level="critical",
             access_log=False,
+            server_header=False,
         )
         server = uvicorn.Server(config)
 

@@ -133,12 +133,35 @@ class PrivateAnswer(AnswerBody, frozen=True):
         return f"{type(self).__name__}(…)"
 
 
-class Error(AnswerBody, frozen=True):
+Status = Annotated[int, Meta(ge=400, le=599, examples=[422])]
+ErrorCode = Annotated[str, Meta(examples=["MATCH.NO_FACE"])]
+WrongFields = Annotated[
+    tuple[str, ...],
+    Meta(
+        description="JSON Pointers (RFC 6901) to the fields that are wrong, where they are known",
+        examples=[["/document/number"]],
+    ),
+]
+
+
+class Error(AnswerBody, frozen=True, omit_defaults=True):
     """An error: `code` is stable, `message` one line for people, without anything personal."""
 
-    status: Annotated[int, Meta(ge=400, le=599, examples=[422])]
-    code: Annotated[str, Meta(examples=["MATCH.NO_FACE"])]
+    status: Status
+    code: ErrorCode
     message: str
+    fields: WrongFields = ()
+
+
+class Problem(AnswerBody, frozen=True, omit_defaults=True):
+    """An error for clients that accept `application/problem+json` (RFC 9457)."""
+
+    title: str
+    status: Status
+    detail: str
+    code: ErrorCode
+    type: str = "about:blank"
+    fields: WrongFields = ()
 
 
 def known(*values: str) -> Meta:

@@ -8,7 +8,7 @@ import jsonschema_rs
 import pytest
 
 from serving.access.authorization import PERMISSIONS
-from serving.api.body import FORM, JSON, MSGPACK
+from serving.api.body import FORM, JSON, MSGPACK, PROBLEM
 from serving.api.endpoints import ENDPOINTS, TAGS
 from serving.api.openapi import EXAMPLES
 from serving.wire.fields import read
@@ -69,7 +69,9 @@ def test_every_route_documents_its_errors_headers_and_types(document: dict[str, 
                 status in {"409", "429", "503", "507"}
             )
             if path != "/metrics" or status != "200":
-                assert response["content"].keys() == {JSON, MSGPACK}
+                is_error = response["content"][JSON]["schema"]["$ref"].endswith("/Error")
+                problem = {PROBLEM} if is_error else set()
+                assert response["content"].keys() == {JSON, MSGPACK} | problem
         names = {one["name"] for one in operation["parameters"]}
         assert {"x-correlator", "x-timeout-ms"} <= names
         if path.startswith("/v1/"):

@@ -174,6 +174,17 @@ def test_a_body_that_asks_for_nothing_possible_is_refused(
     assert not any(secret in message for secret in SECRETS)
 
 
+def test_a_problem_is_told_to_who_asks_for_it_with_what_an_error_tells(service: Any) -> None:
+    accept = {"accept": "application/json, application/problem+json"}
+    body = {"items": [{"probe": {"image": "data:image/png;base64,aGk="}}]}
+    response = service.ask("POST", "/v1/match", body=body, headers=accept)
+    told = service.ask("POST", "/v1/match", body=body).json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert told["fields"] == ["/items/0/probe/image"]
+    told |= {"detail": told.pop("message"), "title": "Bad Request"}
+    assert response.json() == told
+
+
 @pytest.mark.parametrize(
     ("key", "path", "status", "code"),
     [
