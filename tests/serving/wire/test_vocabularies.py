@@ -5,8 +5,9 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import EnumType
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -70,6 +71,7 @@ def find_strings(node: ast.AST) -> frozenset[str]:
     return frozenset(one for one in found if isinstance(one, str))
 
 
+@cache
 def find_enumerations() -> set[frozenset[str]]:
     """By their values; one with more in a row has the value first."""
     found: set[frozenset[str]] = {frozenset(DOCUMENT_TYPES)}
@@ -83,9 +85,6 @@ def find_enumerations() -> set[frozenset[str]]:
                 first = [one.elts[0] if isinstance(one, ast.Tuple) else one for one in rows]
                 found.add(frozenset().union(*map(find_strings, first)))
     return found
-
-
-ENUMERATIONS = find_enumerations()
 
 
 def find_in_type(kind: Any) -> Iterator[frozenset[str]]:
@@ -130,35 +129,34 @@ def find_in_console() -> Found:
             if any(len(words & one) > max(1, len(words) // 2) for one in wire):
                 yield path.name, words
         for word in re.findall(rf'\.(?:{fields}) [!=]== "(\w+)"', text):
-            if not any(word in one for one in ENUMERATIONS):
+            if not any(word in one for one in find_enumerations()):
                 yield path.name, frozenset({word, "in no enumeration"})
 
 
-FOUND = {
-    "wire": list(find_in_wire()),
-    "client": list(find_in_client()),
-    "console": list(find_in_console()),
-}
+PLACES: Mapping[str, Callable[[], Found]] = MappingProxyType(
+    {"wire": find_in_wire, "client": find_in_client, "console": find_in_console}
+)
 
 
-@pytest.mark.parametrize("place", FOUND)
+@pytest.mark.parametrize("place", PLACES)
 def test_every_vocabulary_is_one_of_the_engines(place: str) -> None:
-    allowed = {*ENUMERATIONS, *map(frozenset, map(str.split, (*PARTS, *OTHERS)))}
+    founds, enumerations = list(PLACES[place]()), find_enumerations()
+    allowed = {*enumerations, *map(frozenset, map(str.split, (*PARTS, *OTHERS)))}
     strangers = {
         (where, words - MORE)
-        for where, found in FOUND[place]
+        for where, found in founds
         if len((words := frozenset(one.replace(" ", "_") for one in found)) - MORE) > 1
         and words - MORE not in allowed
     }
     assert strangers == set()
     # The client has none of its own, the console few: they take the schema's.
     least = {"client": 0, "console": 1}.get(place, 4)
-    assert sum(words in ENUMERATIONS for _, words in FOUND[place]) >= least
+    assert sum(words in enumerations for _, words in founds) >= least
 
 
 def test_a_part_and_what_it_leaves_out_are_the_whole() -> None:
     for part, rest in PARTS.items():
-        assert {*part.split(), *rest.split()} in ENUMERATIONS, part
-    found = {one for place in FOUND.values() for _, one in place}
+        assert {*part.split(), *rest.split()} in find_enumerations(), part
+    found = {one for find in PLACES.values() for _, one in find()}
     spaced = {frozenset(one.replace(" ", "_") for one in words) for words in found}
     assert {one for one in (*PARTS, *OTHERS) if frozenset(one.split()) not in spaced} == set()
