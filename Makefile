@@ -25,16 +25,10 @@ CLIENT := serving/client/client.py
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
-# One Ray cluster at a time, and what is measured there needs the cores: so these go alone. A new file
-# there goes alone too, unless it is named here as one that starts no Ray.
-CLUSTER := tests/serving/cluster
-NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment haproxy \
-	proxy_metrics registrar_client restarts)
-ALONE := $(filter-out $(NO_RAY),$(sort $(wildcard $(CLUSTER)/test_*.py)))
-# In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
+# Files in their order, clusters of Ray first (tests/conftest.py): pytest-xdist would leave files of
+# few tests, some of them the longest, to the end.
 test: $(VENV)/.dev $(CLIENT)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
-	$(BIN)/python -m pytest $(ALONE)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.
 # On SQLite alone: what differs between Pythons is not in the server.
