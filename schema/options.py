@@ -50,9 +50,13 @@ class QualityLimits:
         106.0, "of the file, a square of one eye distance; else COMPRESSED", ge=0
     )
     min_clarity: float = option(
-        0.78, "length of the embedder's vector, of 1 for a usual face; else UNCLEAR", ge=0
+        0.78,
+        "length of the embedder's vector, of 1 for a usual face; else the cause that shows, or "
+        "UNCLEAR",
+        ge=0,
     )
     max_cut_share: float = option(0.3, "of the face off the picture; else FACE_CUT", ge=0)
+    max_burnt_share: float = option(0.1, "of the face's pixels white; else GLARE", ge=0)
 
 
 QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(

@@ -203,12 +203,15 @@ class Reason(StrEnum):
         Row(About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True),
     )
     # Of a photograph in the order in which they are mended.
+    TOO_DARK = "TOO_DARK", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=914)
     NO_FACE = "NO_FACE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=910)
     SEVERAL_FACES = "SEVERAL_FACES", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=911)
     FACE_TOO_SMALL = "FACE_TOO_SMALL", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=912)
     FACE_CUT = "FACE_CUT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=918)
     POSE = "POSE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=920)
-    TOO_DARK = "TOO_DARK", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=914)
+    FACE_COVERED = "FACE_COVERED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=926)
+    GLARE = "GLARE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=927)
+    SIDE_LIGHT = "SIDE_LIGHT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=928)
     TOO_BRIGHT = "TOO_BRIGHT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=915)
     BLURRED = "BLURRED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=913)
     LOW_CONTRAST = "LOW_CONTRAST", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=916)

@@ -33,7 +33,7 @@ from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image, Pixels
 from engine.faces.liveness_judge import Judged, LivenessJudge
-from engine.faces.quality import Quality, find_problems, measure_quality
+from engine.faces.quality import Quality, find_problems, is_dark, judge_clarity, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
 from schema.options import QUALITY_LIMITS, QualityLimits
@@ -254,7 +254,8 @@ class Extractor:
     ) -> Extraction:
         """Align the main face and measure it."""
         if not faces:
-            return Extraction(image.size_px, (Reason.NO_FACE,), stages)
+            dark = (Reason.TOO_DARK,) if is_dark(image.pixels) else ()
+            return Extraction(image.size_px, (*dark, Reason.NO_FACE), stages)
         start = time.perf_counter()
         main = choose_main_face(faces, image.size_px)
         face = faces[main]
@@ -355,11 +356,10 @@ class Extractor:
 
     def _judge_clarity(self, one: Extraction, clarity: float) -> Extraction:
         assert one.quality is not None
-        problems = one.problems
-        # What is small, dark or blurred is unclear too: the cause says more.
-        if not problems and clarity < self._config.quality[one.kind].min_clarity:
-            problems = (Reason.UNCLEAR,)
-        return replace(one, quality=replace(one.quality, clarity=clarity), problems=problems)
+        quality = replace(one.quality, clarity=clarity)
+        # What is small, dark or blurred is unclear too: the measure says more.
+        problems = one.problems or judge_clarity(quality, self._config.quality[one.kind])
+        return replace(one, quality=quality, problems=problems)
 
 
 _UNIT_TOLERANCE = 1e-3

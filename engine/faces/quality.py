@@ -30,12 +30,25 @@ _PORTRAIT_SQUARES = 25
 # Inside the 112x112 ArcFace crop: brows to chin, ear to ear, without hair and background.
 _CROP_SIDE_PX = 112
 _FACE_ROWS, _FACE_COLUMNS = slice(36, 104), slice(24, 88)
+_EYES, _MOUTH = (slice(40, 66), slice(40, 72)), (slice(76, 100), slice(36, 76))
 
 # Bends over so many pixels of the crop tell a face; over one, edges, noise and what motion leaves.
 _BEND_PX = 3
 # The same without what is wider, as light from one side and glare are: then finer bends tell, and
 # the factor brings both to one limit.
 _SHADING_PX, _FINE_BEND_PX, _FINE_FACTOR = 8, 2, 1.25
+
+# What an unclear face shows of the cause: pixels between the eyes, shares and ratios of `Quality`.
+# Fitted on 124 of LFW's people, looked at on 98 others (docs/decisions/0037).
+_SMALL_PX, _CUT_SHARE, _DARK, _BURNT_SHARE, _DETAIL_BYTES = 14.0, 0.1, 0.19, 0.03, 150.0
+_PLAIN, _TINTED, _UNEVEN, _SOFT = 0.35, 0.1, 0.75, 0.47
+# The same where the face reads as blurred, which light and masks do too.
+_SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
+# By so much more the vector has to be long where one of these shows.
+_RAISED, _SUSPECT = 0.04, frozenset({Reason.TOO_DARK, Reason.FACE_COVERED, Reason.BLURRED})
+_WHITE, _NIGHT = 250, 16
+# A face that is burnt out and so bright all over is not lit by a lamp in one place.
+_BRIGHT = 0.83
 
 # Points of the crop from forehead to chin and ear to ear.
 _WHOLE_FACE = np.stack(
@@ -63,6 +76,10 @@ class Quality:
     `cut_share`: how much of the face, from forehead to chin and ear to ear, lies outside of the
     picture.
     `second_face`: height of the highest other face in the picture, in that of this one.
+    `burnt_share`: how many of the inner face's pixels are white.
+    `evenness`: luma of the darker side of the inner face, in that of the lighter one.
+    `lower_texture`, `lower_tint`: fine bends of nose and mouth in those about the eyes, and how far
+    the colour of the one is from that of the other; a mask has little texture, or another colour.
     `clarity`: how long the embedder's vector is before it gets unit length, 1 for a usual face; a
     covered, blurred or otherwise unclear face gives a short one. 1 where the model's card does not
     say what is usual.
@@ -80,6 +97,10 @@ class Quality:
     cut_share: float
     clarity: float = 1.0
     second_face: float = 0.0
+    burnt_share: float = 0.0
+    evenness: float = 1.0
+    lower_texture: float = 1.0
+    lower_tint: float = 0.0
 
 
 def measure_quality(
@@ -93,6 +114,7 @@ def measure_quality(
 
     The landmarks, `size_px` (width, height) and the bytes of the file are the original picture's.
     """
+    crop = _shrink(crop)
     luma = _crop_luma(crop)
     low, high = _find_spread(luma)
     yaw, pitch, roll = estimate_pose(landmarks_px)
@@ -109,6 +131,10 @@ def measure_quality(
         detection_score=detection_score,
         detail_bytes=coded_bytes / min(squares, _PORTRAIT_SQUARES),
         cut_share=_measure_cut(landmarks_px, size_px),
+        burnt_share=float((luma >= _WHITE).mean()),
+        evenness=_measure_evenness(luma),
+        lower_texture=_measure_texture(luma),
+        lower_tint=_measure_tint(crop),
     )
 
 
@@ -143,17 +169,52 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
         or abs(quality.pitch_deg) > limits.max_pitch_deg
         or abs(quality.roll_deg) > limits.max_roll_deg
     )
+    is_coarse = quality.detail_bytes < limits.min_detail_bytes
+    is_small = is_coarse and quality.inter_eye_px < _SMALL_PX
+    is_burnt = quality.burnt_share > limits.max_burnt_share
     found = {
-        Reason.FACE_TOO_SMALL: quality.inter_eye_px < limits.min_inter_eye_px,
-        Reason.BLURRED: quality.sharpness < limits.min_sharpness,
+        Reason.FACE_TOO_SMALL: is_small or quality.inter_eye_px < limits.min_inter_eye_px,
         Reason.TOO_DARK: quality.exposure < limits.min_exposure,
-        Reason.TOO_BRIGHT: quality.exposure > limits.max_exposure,
+        Reason.TOO_BRIGHT: quality.exposure > (_BRIGHT if is_burnt else limits.max_exposure),
         Reason.LOW_CONTRAST: quality.contrast < limits.min_contrast,
-        Reason.COMPRESSED: quality.detail_bytes < limits.min_detail_bytes,
+        Reason.COMPRESSED: is_coarse,
         Reason.FACE_CUT: quality.cut_share > limits.max_cut_share,
+        Reason.GLARE: is_burnt and quality.exposure <= _BRIGHT,
         Reason.POSE: turned,
     }
+    if quality.sharpness < limits.min_sharpness:
+        cause = _find_cause(quality, _SURELY_TINTED, _SURELY_UNEVEN)
+        found[Reason.BLURRED if cause is Reason.UNCLEAR else cause] = True
     return tuple(reason for reason in Reason if found.get(reason))
+
+
+def judge_clarity(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]:
+    """The cause that an unclear face shows, or UNCLEAR; empty for a clear one."""
+    cause = _find_cause(quality, _TINTED, _UNEVEN)
+    least = limits.min_clarity + (_RAISED if cause in _SUSPECT and limits.min_clarity else 0)
+    return (cause,) if quality.clarity < least else ()
+
+
+def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
+    """The first cause of which there is a sign; UNCLEAR for none."""
+    is_covered = quality.lower_texture < _PLAIN or quality.lower_tint > tinted
+    signs = {
+        Reason.FACE_TOO_SMALL: quality.inter_eye_px < _SMALL_PX,
+        Reason.FACE_CUT: quality.cut_share > _CUT_SHARE,
+        Reason.TOO_DARK: quality.exposure < _DARK,
+        Reason.GLARE: quality.burnt_share > _BURNT_SHARE,
+        Reason.COMPRESSED: quality.detail_bytes < _DETAIL_BYTES,
+        Reason.FACE_COVERED: is_covered,
+        Reason.SIDE_LIGHT: quality.evenness < uneven,
+        Reason.BLURRED: quality.sharpness < _SOFT,
+    }
+    return next((reason for reason, shows in signs.items() if shows), Reason.UNCLEAR)
+
+
+def is_dark(pixels: Pixels) -> bool:
+    """True where the middle of a picture uint8[h, w, 3] is so dark that no face can be found."""
+    height, width = (max(side // 3, 1) for side in pixels.shape[:2])
+    return float(pixels[height : 2 * height, width : 2 * width].mean()) < _NIGHT
 
 
 def _measure_cut(landmarks_px: NDArray[np.float32], size_px: tuple[int, int]) -> float:
@@ -193,12 +254,36 @@ def _find_spread(luma: NDArray[np.float32]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _measure_evenness(luma: NDArray[np.float32]) -> float:
+    across = luma.mean(axis=0)
+    sides = float(across[4:16].mean()), float(across[-16:-4].mean())
+    return min(sides) / max(*sides, 1.0)
+
+
+def _measure_texture(luma: NDArray[np.float32]) -> float:
+    upper, lower = (
+        float(np.abs(cv2.Laplacian(luma[rows, 4:60], cv2.CV_32F)[1:-1, 1:-1]).mean())
+        for rows in (slice(0, 28), slice(36, 64))
+    )
+    # Of a flat picture neither says anything.
+    return (lower + 0.1) / (upper + 0.1)
+
+
+def _measure_tint(crop: Pixels) -> float:
+    """The sum of the differences of the three colours' shares of the light."""
+    eyes, mouth = (np.array(cv2.mean(crop[part])[:3]) for part in (_EYES, _MOUTH))
+    return float(np.abs(eyes / max(eyes.sum(), 1.0) - mouth / max(mouth.sum(), 1.0)).sum())
+
+
+def _shrink(crop: Pixels) -> Pixels:
+    """The crop at the scale of 112x112."""
+    if crop.shape[0] == _CROP_SIDE_PX:
+        return crop
+    size = (_CROP_SIDE_PX, _CROP_SIDE_PX)
+    return np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def _crop_luma(crop: Pixels) -> NDArray[np.float32]:
-    """float32 luma of the inner face at the scale of a 112x112 crop."""
-    if crop.shape[0] != _CROP_SIDE_PX:
-        crop = np.asarray(
-            cv2.resize(crop, (_CROP_SIDE_PX, _CROP_SIDE_PX), interpolation=cv2.INTER_AREA),
-            dtype=np.uint8,
-        )
+    """float32 luma of the inner face of a 112x112 crop."""
     luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
     return luma[_FACE_ROWS, _FACE_COLUMNS].astype(np.float32)

@@ -139,6 +139,14 @@ def test_picture_without_a_face_is_an_extraction_with_its_reason(
     assert absent == (None,) * 5
 
 
+def test_of_a_picture_too_dark_for_any_face_the_dark_is_told_first(
+    extractor: Extractor, encode: Encode
+) -> None:
+    dark, grey = (np.full((200, 200, 3), level, dtype=np.uint8) for level in (5, 128))
+    told = [getattr(one, "problems", ()) for one in extractor.extract([encode(dark), encode(grey)])]
+    assert told == [(Reason.TOO_DARK, Reason.NO_FACE), (Reason.NO_FACE,)]
+
+
 def test_two_people_are_several_faces(
     extractor: Extractor, astronaut: Pixels, encode: Encode
 ) -> None:

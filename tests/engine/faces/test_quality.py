@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from engine.faces.detector import FaceDetector
 from engine.faces.embedder import align, arcface_template
 from engine.faces.images import Pixels
-from engine.faces.quality import Quality, estimate_pose, find_problems, measure_quality
+from engine.faces.quality import (
+    Quality,
+    estimate_pose,
+    find_problems,
+    judge_clarity,
+    measure_quality,
+)
 from engine.models.session import Session
 from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Reason
@@ -164,12 +170,61 @@ def test_flat_crop_is_measured_without_dividing_by_nothing() -> None:
         ("yaw_deg", 46.0, Reason.POSE),
         ("yaw_deg", -46.0, Reason.POSE),
         ("pitch_deg", -36.0, Reason.POSE),
+        ("burnt_share", 0.11, Reason.GLARE),
     ],
 )
 def test_each_limit_gives_its_reason(field: str, value: float, reason: Reason) -> None:
     assert find_problems(GOOD, QualityLimits()) == ()
     worse = dataclasses.replace(GOOD, **{field: value})
     assert find_problems(worse, QualityLimits()) == (reason,)
+
+
+SIGNS = [
+    ("inter_eye_px", 13.0, Reason.FACE_TOO_SMALL),
+    ("cut_share", 0.11, Reason.FACE_CUT),
+    ("exposure", 0.15, Reason.TOO_DARK),
+    ("burnt_share", 0.05, Reason.GLARE),
+    ("lower_texture", 0.2, Reason.FACE_COVERED),
+    ("lower_tint", 0.2, Reason.FACE_COVERED),
+    ("evenness", 0.4, Reason.SIDE_LIGHT),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "cause"), SIGNS)
+def test_an_unclear_face_is_sent_back_for_the_cause_that_it_shows(
+    field: str, value: float, cause: Reason
+) -> None:
+    shown = dataclasses.replace(GOOD, **{field: value})
+    assert find_problems(shown, QualityLimits()) == judge_clarity(shown, QualityLimits()) == ()
+    unclear = dataclasses.replace(shown, clarity=0.77)
+    assert judge_clarity(unclear, QualityLimits()) == (cause,)
+    assert judge_clarity(unclear, QualityLimits(min_clarity=0)) == ()
+    assert judge_clarity(dataclasses.replace(GOOD, clarity=0.77), QualityLimits()) == (
+        Reason.UNCLEAR,
+    )
+    # What reads as blur is told as what it is.
+    assert find_problems(dataclasses.replace(shown, sharpness=0.3), QualityLimits()) == (cause,)
+
+
+def test_a_small_face_is_too_small_before_it_is_compressed() -> None:
+    shown = dataclasses.replace(GOOD, inter_eye_px=13.0, detail_bytes=80.0)
+    reasons = (Reason.FACE_TOO_SMALL, Reason.COMPRESSED)
+    assert find_problems(shown, QualityLimits()) == reasons
+
+
+def test_what_covers_burns_or_shades_a_face_is_measured(crop: Pixels, landmarks: Points) -> None:
+    masked, lit, shaded = crop.copy(), crop.copy(), crop.astype(np.float32)
+    masked[68:104] = (150, 180, 205)
+    lit[50:80, 40:72] = 255
+    shaded *= np.linspace(0.1, 1, 112)[None, :, None]
+    for picture, reason in (
+        (masked, Reason.FACE_COVERED),
+        (lit, Reason.GLARE),
+        (shaded.astype(np.uint8), Reason.SIDE_LIGHT),
+    ):
+        quality = measure_quality(picture, landmarks, 0.9, 100_000, (512, 512))
+        told = judge_clarity(dataclasses.replace(quality, clarity=0.7), QualityLimits())
+        assert told == (reason,)
 
 
 def test_settings_change_a_limit_of_one_kind_and_keep_the_others() -> None:
