@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,21 +20,16 @@ from PIL import Image
 
 from engine.accuracy.dataset import SUFFIXES
 from engine.capacity.figures import (
-    DECISIONS_AT_ONCE,
     USUAL,
     FigureOrigin,
     MeasuredMachine,
     PlanFigure,
     PlanFigures,
     Quantity,
-    SuiteReport,
     VectorKind,
     assume,
-    gather_figures,
-    most_frequent_machine,
-    read_reports,
 )
-from engine.capacity.model import PAIRS_AT_ONCE, PROBES_AT_ONCE
+from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction
 from engine.matching.registrar import publish
@@ -356,30 +350,15 @@ def read_cpu() -> tuple[str, frozenset[str]]:
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 
 
-def find_reports(given: Path | None) -> tuple[SuiteReport, ...]:
-    """The reports of a folder, else those that come with Sosie; none where there are none."""
-    if given is not None:
-        return read_reports(given)
-    # Found, not imported: nothing of the product depends on the benchmarks.
-    spec = find_spec("bench")
-    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent / "reports"
-    return read_reports(folder) if folder is not None and folder.is_dir() else ()
+def join_figures(settings: Settings, measured: Mapping[Quantity, PlanFigure]) -> PlanFigures:
+    """What was measured here stands over what is assumed.
 
-
-def join_figures(
-    settings: Settings, reports: Sequence[SuiteReport], measured: Mapping[Quantity, PlanFigure]
-) -> PlanFigures:
-    """What was measured here stands over what reports say, and that over what is assumed.
-
-    Reports of a gallery of other vectors say nothing of this deployment's. `RequestError` where
-    its vectors are not the usual, and nothing was measured.
+    `RequestError` where the deployment's vectors are not the usual, and nothing was measured.
     """
     kind = VectorKind(embedder_card(settings).dimension, _FLOAT_BYTES[settings.gallery.rows])
     if not measured and kind != USUAL:
         raise RequestError(
-            f"reports are of vectors of {USUAL.dim} floats kept as float32, and this deployment "
-            "has others: give --measure"
+            f"figures are assumed for vectors of {USUAL.dim} floats kept as float32, and this "
+            "deployment has others: give --measure"
         )
-    machine = stamp_machine() if measured or not reports else most_frequent_machine(reports)
-    found = gather_figures(reports, kind) | dict(measured)
-    return PlanFigures(machine, kind, found, settings.gallery.segment_rows)
+    return PlanFigures(stamp_machine(), kind, measured, settings.gallery.segment_rows)

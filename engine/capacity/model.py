@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Self
 
 from engine.capacity import ERASURES_GATHER_S, EXTRACTING_THREADS, GATHER_S
-from engine.capacity.figures import DECISIONS_AT_ONCE, PlanFigures, Quantity
+from engine.capacity.figures import PlanFigures, Quantity
 from engine.errors import RequestError
 
 MAX_FACES = 100_000_000_000
@@ -50,6 +50,7 @@ class Demand:
             )
 
 
+DECISIONS_AT_ONCE = 32
 PAIRS_AT_ONCE = 8
 """An ingress extracts 16 photographs at once."""
 PROBES_AT_ONCE = 256

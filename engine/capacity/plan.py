@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import to_builtins
 from numpy.typing import NDArray
 
-from engine.capacity.figures import FigureOrigin, PlanFigures, Quantity
+from engine.capacity.figures import PlanFigures, Quantity
 from engine.capacity.model import (
     DAY_S,
     MAX_BANDWIDTH_BYTES_S,
@@ -433,8 +433,6 @@ def list_assumptions(
 
     `max_ongoing`: enrollments that an ingress takes at once in the simulation; 0: no limit.
     """
-    known = (figures[one] for one in Quantity)
-    cpu = figures.machine.cpu
     page = _TEMPLATES.get_template("assumptions.txt.j2").render(
         layout=layout,
         demand=demand,
@@ -442,12 +440,10 @@ def list_assumptions(
         figures=figures,
         node=node,
         max_ongoing=max_ongoing,
-        is_mixed=any(x.origin is FigureOrigin.REPORTED and cpu not in x.source for x in known),
         bandwidth=_describe_bandwidth(figures, node),
         merge_peak=figures.value(Quantity.MERGE_PEAK),
         probes_at_once=PROBES_AT_ONCE,
         plural=plural,
-        show_value=show_value,
     )
     return tuple(line for line in page.splitlines() if line)
 

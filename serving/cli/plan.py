@@ -28,7 +28,7 @@ from schema.decisions import Comparison
 from serving.cli.inputs import option
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape
 from serving.deployment.models import build_thresholds, load_calibration
-from serving.measure import find_reports, join_figures, measure_machine
+from serving.measure import join_figures, measure_machine
 from serving.settings.settings import Settings, find_home, load_settings
 
 
@@ -61,10 +61,10 @@ class PlanOptions:
     )
     search_p99_ms: float = option("The same of searches.", default=1000, min=1)
     node_cores: int | None = option(
-        "Cores of a node.", min=1, max=4096, show_default="those of the figures' machine"
+        "Cores of a node.", min=1, max=4096, show_default="those of this machine"
     )
     node_gib: float | None = option(
-        "Its memory.", min=1, max=1e6, show_default="that of the figures' machine"
+        "Its memory.", min=1, max=1e6, show_default="that of this machine"
     )
     node_gb_s: float | None = option(
         "What it reads of memory, GB/s.", min=1, max=1e5, show_default="as measured a core"
@@ -87,11 +87,6 @@ class PlanOptions:
         min=1_000,
         max=10_000_000,
         show_default="a million, if they fit",
-    )
-    reports: Path | None = option(
-        "Reports of `sosie bench`, for what is not measured.",
-        "DIR",
-        show_default="those that come with Sosie",
     )
     requests: int = option("That the simulation plays.", default=20_000, min=1_000, max=1_000_000)
     seed: int = option("Of the simulation.", default=0, min=0)
@@ -117,11 +112,10 @@ def plan(call: Call, chosen: PlanOptions) -> Answer:
         search_p99_s=chosen.search_p99_ms / 1e3,
         ceiling=chosen.ceiling,
     )
-    known = find_reports(chosen.reports)
     measured: Mapping[Quantity, PlanFigure] = {}
     if chosen.measure:
         measured = _measure(call, settings, own_home, chosen)
-    figures = join_figures(settings, known, measured)
+    figures = join_figures(settings, measured)
     memory_bytes = None if chosen.node_gib is None else chosen.node_gib * GIB
     bandwidth = None if chosen.node_gb_s is None else chosen.node_gb_s * 1e9
     made = make_plan(
@@ -176,7 +170,7 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     )
 
 
-COLOURS = {"MEASURED": "green", "REPORTED": "cyan", "ASSUMED": "yellow"}
+COLOURS = {"MEASURED": "green", "ASSUMED": "yellow"}
 
 
 def _show_plan(plan: CapacityPlan) -> Iterator[Part]:

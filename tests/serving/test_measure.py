@@ -1,7 +1,6 @@
 """What is measured on the spot is measured by the real parts, of what there is to measure with."""
 
 import errno
-import json
 import os
 import sys
 from pathlib import Path
@@ -9,14 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.capacity.figures import (
-    FigureOrigin,
-    PlanFigure,
-    PlanFigures,
-    Quantity,
-    SuiteReport,
-    read_reports,
-)
+from engine.capacity.figures import FigureOrigin, PlanFigure, Quantity
 from engine.errors import RequestError
 from engine.models.catalog import CARDS_FOLDER
 from serving.measure import (
@@ -100,66 +92,24 @@ def test_the_machine_is_named() -> None:
 MEASURED = {Quantity.SCAN: PlanFigure(1e-9, FigureOrigin.MEASURED, "here")}
 
 
-@pytest.fixture
-def reports(tmp_path: Path) -> tuple[SuiteReport, ...]:
-    """Of 128 floats kept as float32: a snapshot, a start; and photographs."""
-    results = [
-        ("Snapshot", {"references": 1_000_000, "dim": 128}, [("save", "MB", 660.0)]),
-        ("Gallery", {"references": 100_000, "dim": 128}, [("open from the store", "s", 0.5)]),
-        ("Pairs of photographs", {"threads": 2}, [("Sosie, cpu", "pairs/s", 80.0)]),
-    ]
-    document = {
-        "machine_info": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
-        "benchmarks": [
-            {
-                "group": name,
-                "name": figure,
-                "extra_info": {"unit": unit, "scale": 1.0, "setup": setup},
-                "stats": {"median": value},
-            }
-            for name, setup, said in results
-            for figure, unit, value in said
-        ],
-    }
-    folder = tmp_path / "reports"
-    folder.mkdir()
-    (folder / "made.json").write_text(json.dumps(document))
-    return read_reports(folder)
+def test_what_was_measured_stands_over_what_is_assumed() -> None:
+    figures = join_figures(Settings(), MEASURED)
+    assert figures[Quantity.SCAN] is MEASURED[Quantity.SCAN]
+    assert set(figures.list_assumed()) == set(Quantity) - {Quantity.SCAN}
 
 
-def list_reported(figures: PlanFigures) -> set[Quantity]:
-    return {one for one in Quantity if figures[one].origin is FigureOrigin.REPORTED}
-
-
-def test_reports_of_the_same_vectors_fill_what_was_not_measured(
-    reports: tuple[SuiteReport, ...],
-) -> None:
-    figures = join_figures(Settings(), reports, MEASURED)
-    gallery = {Quantity.SNAPSHOT_BYTES, Quantity.RESTORE}
-    assert list_reported(figures) == gallery | {Quantity.PAIR}
-    assert figures.value(Quantity.SNAPSHOT_BYTES) == pytest.approx(660)
-
-
-def test_vectors_of_half_the_bytes_are_not_planned_by_reports_of_whole_ones(
-    reports: tuple[SuiteReport, ...],
-) -> None:
+def test_vectors_of_half_the_bytes_are_not_planned_without_a_measurement() -> None:
     settings = Settings(gallery=GallerySettings(rows="float16"))
-    figures = join_figures(settings, reports, MEASURED)
-    assert list_reported(figures) == {Quantity.PAIR}
-    assert figures.value(Quantity.SNAPSHOT_BYTES) == 652 - 256
+    assert join_figures(settings, MEASURED).value(Quantity.SNAPSHOT_BYTES) == 652 - 256
     with pytest.raises(RequestError, match="--measure"):
-        join_figures(settings, reports, {})
+        join_figures(settings, {})
 
 
-def test_longer_vectors_take_what_their_length_takes(
-    reports: tuple[SuiteReport, ...], tmp_path: Path
-) -> None:
+def test_longer_vectors_take_what_their_length_takes(tmp_path: Path) -> None:
     card = tmp_path / "long.toml"
     text = (CARDS_FOLDER / "sface.toml").read_text("utf-8")
     card.write_text(text.replace("dimension = 128", "dimension = 512"))
-    settings = Settings(models=ModelSettings(embedder=str(card)))
-    figures = join_figures(settings, reports, MEASURED)
+    figures = join_figures(Settings(models=ModelSettings(embedder=str(card))), MEASURED)
     assert figures.kind.dim == 512
-    assert list_reported(figures) == {Quantity.PAIR}
     assert figures.value(Quantity.SNAPSHOT_BYTES) > 3.9 * 652
-    assert figures.value(Quantity.RESTORE) == pytest.approx(4 * 7.3e-6)
+    assert figures.value(Quantity.RESTORE) == pytest.approx(4 * 7.7e-6)

@@ -1,9 +1,4 @@
-"""Figures of a made-up machine, and reports that say them."""
-
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""Figures of a made-up machine."""
 
 import pytest
 
@@ -39,35 +34,3 @@ def costs() -> Costs:
         decision_spread=0.25,
         scan_spread=0.17,
     )
-
-
-@pytest.fixture
-def write_report(tmp_path: Path) -> Callable[..., Path]:
-    """`write_report({result: (setup, {figure: (unit, value)})})` makes a report's file."""
-
-    def write(
-        results: dict[str, tuple[dict[str, Any], dict[str, tuple[str, float | None]]]],
-        name: str = "made.json",
-        **machine: Any,
-    ) -> Path:
-        document = {
-            "machine_info": {
-                "cpu": "Test", "cores": 2, "memory_bytes": 24 << 30, "new": 1, **machine
-            },
-            "benchmarks": [
-                {
-                    "group": result,
-                    "name": figure,
-                    "extra_info": {"unit": unit, "scale": 1.0, "setup": setup},
-                    "stats": {"median": value},
-                }
-                for result, (setup, figures) in results.items()
-                for figure, (unit, value) in figures.items()
-                if value is not None
-            ],
-        }  # fmt: skip
-        path = tmp_path / name
-        path.write_text(json.dumps(document), encoding="utf-8")
-        return path
-
-    return write

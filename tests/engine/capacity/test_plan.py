@@ -71,7 +71,7 @@ def size_for(demand: Demand, **options: Any) -> Sizing:
 
 def test_a_small_gallery_under_high_load_is_not_split() -> None:
     """The writer would be too slow if it had to ask a shard for each batch."""
-    demand = Demand(faces=1_000, enrollments=1_100)
+    demand = Demand(faces=1_000, enrollments=650)
     layout, _ = choose(demand)
     assert (layout.is_one_machine, layout.shards) == (False, 0)
     assert Use.of(replace(layout, shards=1), demand, COSTS).writer > demand.ceiling
@@ -128,7 +128,7 @@ def test_a_gallery_of_a_country_is_sharded_and_each_shard_has_a_snapshot() -> No
     layout, disk, memory = sizing.layout, sizing.disk, sizing.memory
     assert layout.shards >= 1_600_000_000 * 722 * 2 / NODE.usable_bytes
     assert disk.snapshot_bytes == pytest.approx(2 * 1.6e9 * 652)
-    assert disk.store_bytes == pytest.approx(1.6e9 * (1615 + 3000))
+    assert disk.store_bytes == pytest.approx(1.6e9 * (1670 + 3000))
     assert memory.gallery_bytes == pytest.approx(1.6e9 * 722)
     twice = size_for(demand, copies=2)
     assert twice.layout == replace(layout, copies=2)
@@ -148,20 +148,20 @@ def test_a_gallery_of_a_country_is_sharded_and_each_shard_has_a_snapshot() -> No
 def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
     layout = MachineLayout(node=NODE, ingress_nodes=1, shards=20)
     waits = Waits.of(layout, 10**9, FIGURES)
-    assert waits.start_s == pytest.approx(1e9 * (6.4e-6 + 11.8e-6))
-    assert waits.lost_shard_s == pytest.approx(1e9 * 6.4e-6 + 5e7 * 11.8e-6)
-    assert waits.failover_s == pytest.approx(3.2 + 1e9 * 0.06e-6)
-    assert waits.reopen_s == pytest.approx(5e7 * 1.8e-6)
-    assert waits.erasure_s == pytest.approx(5 + 4e6 * (2.7e-6 + 1e-6))
+    assert waits.start_s == pytest.approx(1e9 * (4.1e-6 + 6.7e-6))
+    assert waits.lost_shard_s == pytest.approx(1e9 * 4.1e-6 + 5e7 * 6.7e-6)
+    assert waits.failover_s == pytest.approx(2.4 + 1e9 * 0.05e-6)
+    assert waits.reopen_s == pytest.approx(5e7 * 3e-6)
+    assert waits.erasure_s == pytest.approx(5 + 4e6 * (0.5e-6 + 0.94e-6))
     twice = Waits.of(replace(layout, copies=2), 10**9, FIGURES)
-    assert twice.lost_shard_s == pytest.approx(2 * (1e9 * 6.4e-6 + 5e7 * 11.8e-6))
+    assert twice.lost_shard_s == pytest.approx(2 * (1e9 * 4.1e-6 + 5e7 * 6.7e-6))
     assert replace(twice, lost_shard_s=waits.lost_shard_s) == waits
 
 
 def test_a_start_of_one_machine_is_that_of_the_whole_service() -> None:
     whole = Waits.of(MachineLayout(node=NODE), 10**6, FIGURES)
-    assert (whole.start_s, whole.reopen_s) == pytest.approx((20 + 7.3, 20 + 1.8))
-    assert whole.failover_s == pytest.approx(5 + 1.8)
+    assert (whole.start_s, whole.reopen_s) == pytest.approx((16.6 + 7.7, 16.6 + 3))
+    assert whole.failover_s == pytest.approx(3.9 + 3)
     assert whole.lost_shard_s is None
 
 
@@ -195,16 +195,13 @@ def test_a_shortfall_is_explained_in_one_line(demand: Demand, node: Node, words:
     assert json.loads(json.dumps(plan.to_dict()))["feasible"] is False
 
 
-def test_every_figure_that_nobody_measured_is_listed_as_an_assumption() -> None:
+def test_the_figures_that_nobody_measured_are_counted_among_the_assumptions() -> None:
     known = PlanFigure(0.02, FigureOrigin.MEASURED, "here")
     figures = replace(FIGURES, found={Quantity.PAIR: known})
     demand = Demand(faces=1_000, enrollments=1)
     candidates = expect_candidates(1_000, 1, CURVE, 1e-4)
-    assumptions = make_plan(demand, figures, COSTS, NODE, candidates, SHORT).assumptions
-    unmeasured = [line for line in assumptions if line.startswith("Not measured: ")]
-    assert len(unmeasured) == len(Quantity) - 1
-    assert not any(Quantity.PAIR.value.label in line for line in unmeasured)
-    assert len(plan_for(demand).assumptions) == len(assumptions) + 1
+    last = make_plan(demand, figures, COSTS, NODE, candidates, SHORT).assumptions[-1]
+    assert last.startswith(f"{len(Quantity) - 1} figures of those above")
 
 
 @pytest.mark.parametrize(
@@ -251,8 +248,8 @@ def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
     assert large.value(Quantity.REFERENCE_BYTES) == 512 * 5.5 + 18
     assert half.value(Quantity.REFERENCE_BYTES) == 128 * 3.5 + 18
     assert large.value(Quantity.SNAPSHOT_BYTES) == 512 * 5 + 12
-    assert large.value(Quantity.ROW_BYTES) == 1615 + 384 * 4
-    assert half.value(Quantity.ROW_BYTES) == 1615
+    assert large.value(Quantity.ROW_BYTES) == 1670 + 384 * 4
+    assert half.value(Quantity.ROW_BYTES) == 1670
     for one in (Quantity.SCAN_ALONE, Quantity.SCAN, Quantity.RESTORE):
         assert large.value(one) == pytest.approx(4 * FIGURES.value(one))
         assert half.value(one) == FIGURES.value(one)
@@ -302,7 +299,7 @@ def test_a_cost_never_falls_with_more_items(alone: float, share: float, at: int)
 def test_a_node_reads_as_its_cores_were_seen_to_read_as_far_as_memory_goes() -> None:
     two, many = assume_node(FIGURES), assume_node(FIGURES, cores=64)
     assert two.cores == 2
-    assert two.bandwidth_bytes_s == pytest.approx(2 * 128 / 9.2e-9)
+    assert two.bandwidth_bytes_s == pytest.approx(2 * 128 / 7.2e-9)
     assert many.bandwidth_bytes_s == 200e9
     assert assume_node(FIGURES, bandwidth_bytes_s=1e9).bandwidth_bytes_s == 1e9
 

@@ -27,7 +27,6 @@ def test_a_plan_needs_no_deployment_and_is_one_json_document(
     assert told["layout"]["one_machine"] is True
     assert told["simulated"]["enroll"]["p99_s"] < 1.2
     assert told["false_candidates"]["is_supported"] is False
-    assert told["figures"]["scan"]["origin"] == "report"
     assert told["figures"]["hop"]["origin"] == "assumed"
     assert len(told["assumptions"]) > 8
     assert not os.listdir(tmp_path)
@@ -53,7 +52,6 @@ def test_over_shards_a_loss_a_failover_and_a_start_are_told_apart(
     told = sosie(*asked, *node, "--json").json
     assert 0 < told["failover_s"] < told["lost_shard_s"] < copies * told["start_s"]
     assert told["layout"]["shard_copies"] == copies
-    assert told["figures"]["shard_build"]["source"].startswith("shards.json")
 
 
 def test_where_no_layout_will_do_the_answer_is_no(sosie: Any) -> None:
@@ -62,7 +60,7 @@ def test_where_no_layout_will_do_the_answer_is_no(sosie: Any) -> None:
     assert "No layout will do: one writer orders all decisions" in " ".join(outcome.out.split())
 
 
-def test_measured_figures_stand_over_reports_and_no_registry_is_touched(
+def test_measured_figures_stand_over_assumed_ones_and_no_registry_is_touched(
     sosie: Any, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -75,7 +73,7 @@ def test_measured_figures_stand_over_reports_and_no_registry_is_touched(
     ).json  # fmt: skip
     origins = {name: figure["origin"] for name, figure in told["figures"].items()}
     assert origins["pair"] == origins["scan"] == origins["decision"] == "measured here"
-    assert origins["restore"] == "report"
+    assert origins["restore"] == "assumed"
     measured = {name for name, origin in origins.items() if origin == "measured here"}
     assert measured == {
         "pair_alone", "pair", "scan_alone", "scan", "scan_spread", "reference_bytes",
@@ -117,7 +115,6 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
         (("--faces", "10", "--arrivals", "1", "--p99-ms", "0"), "--p99-ms"),
         (("--faces", "10", "--arrivals", "1", "--ceiling", "1"), "--ceiling"),
         (("--faces", "10", "--arrivals", "1", "--node-cores", "0"), "--node-cores"),
-        (("--faces", "10", "--arrivals", "1", "--reports", "/nowhere"), "/nowhere"),
         (("--faces", "10", "--arrivals", "1", "--photographs", "."), "--measure"),
     ],
 )
