@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from bench.suites.accuracy import (
     name_frames,
 )
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
-from engine.accuracy.evaluation_report import draw_pictures
+from engine.accuracy.evaluate import list_galleries
 from engine.accuracy.evaluation_words import write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
+from engine.accuracy.plots import draw_det
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import DASH, NONE, percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
@@ -61,8 +63,8 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     """
     report = read_evaluation(reports)
     images.mkdir(parents=True, exist_ok=True)
-    for picture in draw_pictures(report, images / "det.png").values():
-        stamp(picture, [reports / EVALUATION])
+    draw_det(report, images / "det.png")
+    stamp(images / "det.png", [reports / EVALUATION])
     suite = read_report(reports / f"{SUITE}.json")
     if draw_degraded({SUITE: suite}, images / "degraded.png"):
         stamp(images / "degraded.png", [reports / f"{SUITE}.json"])
@@ -91,7 +93,7 @@ def read_evaluation(reports: Path) -> Report:
         raise RequestError(f"cannot read {EVALUATION}: {error.strerror}") from error
     except ValueError as error:
         raise RequestError(f"{EVALUATION} is none: write it by `evaluate --json`") from error
-    needed = ("gallery_growth", "fusion", "quality_bands", "lowest_fmr")
+    needed = ("fusion", "quality_bands", "lowest_fmr")
     missing = [name for name in needed if not report.get(name)]
     if missing:
         raise RequestError(f"{EVALUATION} lacks {missing[0]}: evaluate all of LFW")
@@ -123,12 +125,8 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         "fusion": write_section("fusion", report["fusion"]),
         "fusion_words": write_section("fusion_words"),
         "generalised": describe_generalised(report),
-        "largest_gallery": write_section("largest", report["gallery_growth"]),
-        "growth": write_section("growth_words", report["gallery_growth"]),
-        "curves": [
-            (write_section("curve_words", curve), write_section("curve", curve))
-            for curve in report["gallery_growth"]["curves"]
-        ],
+        "galleries_words": write_section("galleries_words"),
+        "galleries": write_section("galleries", list_curves(calibration)),
         "quality": write_section("quality_words", report),
         "bands": write_section("quality", report["quality_bands"]),
         "flagged": write_section("flagged_words", report["flagged"]),
@@ -144,6 +142,17 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         "percent": percent,
         "power": power,
         "span": span,
+    }
+
+
+def list_curves(calibration: Calibration) -> Report:
+    """Of each kind of comparison the points for galleries of several sizes."""
+    return {
+        kind.value.replace("_", " "): {
+            str(size): one and asdict(one)
+            for size, one in list_galleries(calibration.curve(kind).points)
+        }
+        for kind in Comparison
     }
 
 

@@ -5,8 +5,9 @@ The gain of a second photograph is the FNMR with one and with two of them on eit
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,6 @@ from engine.accuracy.error_rates import (
     thresholds_at,
     wilson_interval,
 )
-from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     ComparedPairs,
@@ -56,6 +56,9 @@ from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
 from schema.decisions import Comparison
 
+GALLERIES = (10_000, 100_000, 1_000_000)
+FPIR = 0.1
+"""Share of strangers' searches with a candidate."""
 FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20
 
@@ -234,12 +237,6 @@ class Flagged:
             for left, right, score in zip(*columns, strict=True)
         ]
 
-    def code_people(self, singles: TemplateSet) -> NDArray[np.int64]:
-        """int64[k]: `left * population + right` of the people flagged, both ways."""
-        left, right = singles.people[self.pairs.left], singles.people[self.pairs.right]
-        one, other = left * singles.population + right, right * singles.population + left
-        return np.unique(np.concatenate([one, other]))
-
 
 def flag_strangers(
     singles: TemplateSet, mated: NDArray[np.float32], nonmated: NDArray[np.float32]
@@ -266,8 +263,8 @@ class Evaluation:
     `points` run down from FMR 0.1 to the lowest supported rate, over the `mated_pairs` and
     `nonmated_pairs` of at most eight photographs of a person, in which people are weighed
     (`PairScores`); the intervals come from a bootstrap over people. `generalised`: FNMR at
-    TABLE_RATES with failures to acquire as misses. `fusion` and `growth` are None where too few
-    people have three or four photographs. `embeddings` and `flagged` hold paths, which may name
+    TABLE_RATES with failures to acquire as misses. `fusion` is None where too few people
+    have four photographs. `embeddings` and `flagged` hold paths, which may name
     people; `to_dict` includes them only on request.
     """
 
@@ -279,7 +276,6 @@ class Evaluation:
     nonmated_pairs: int
     points: tuple[OperatingPoint, ...]
     generalised: dict[str, Share | None]
-    growth: GalleryGrowth | None
     fusion: FusionGain | None
     conditions: Conditions
     flagged: Flagged
@@ -325,7 +321,9 @@ class Evaluation:
                 name: one and asdict(one) for name, one in self.generalised.items()
             },
             "det": [asdict(point) for point in self.points],
-            "gallery_growth": self.growth and asdict(self.growth),
+            "galleries": {
+                str(size): one and asdict(one) for size, one in list_galleries(self.points)
+            },
             "fusion": self.fusion and asdict(self.fusion),
             **self.conditions.to_dict(),
             "flagged": self.flagged.to_dict(),
@@ -399,7 +397,6 @@ def _judge(
         nonmated_pairs=len(scores.nonmated),
         points=points,
         generalised=generalise_fnmr(embeddings, mated, singles.people, thresholds),
-        growth=grow_gallery(singles, flagged.code_people(singles)),
         fusion=compare_fusion(singles),
         conditions=measure_conditions(embeddings, singles, scores, labels, fmr),
         flagged=flagged,
@@ -415,6 +412,16 @@ def _draw_points(scores: PairScores) -> tuple[OperatingPoint, ...]:
 
 def _find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:
     return next((p for p in points if abs(p.fmr / fmr - 1) < 1e-6), None)
+
+
+def list_galleries(points: Sequence[OperatingPoint]) -> Iterator[tuple[int, OperatingPoint | None]]:
+    """Of each size of GALLERIES the point that keeps FPIR there, None where none is supported.
+
+    Were comparisons independent, FPIR = 1 - (1 - FMR)^N; the FNIR is then the FNMR.
+    """
+    for size in GALLERIES:
+        fmr = -math.expm1(math.log1p(-FPIR) / size)
+        yield size, next((one for one in points if one.fmr <= fmr), None)
 
 
 def _summarize(point: OperatingPoint | None) -> dict[str, float] | None:

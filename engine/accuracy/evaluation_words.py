@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.formatting import DASH, escape_cell, percent, power, span
 
 Report = Mapping[str, Any]
-REFERENCES = {"single": "reference of one photograph", "fused": "reference fused of two"}
 MEASURE_NAMES = {
     "inter_eye_px": "distance of the eyes",
     "sharpness": "sharpness",
@@ -88,7 +87,7 @@ def _open_templates() -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"references": REFERENCES, "measures": MEASURE_NAMES}
+    environment.globals |= {"measures": MEASURE_NAMES}
     environment.filters |= {
         "cell": escape_cell,
         "count": "{:,}".format,

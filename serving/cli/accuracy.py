@@ -14,6 +14,7 @@ from msgspec import structs
 from engine.accuracy import calibrate, evaluation_report
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.evaluate import evaluate
+from engine.accuracy.plots import draw_det
 from engine.errors import RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from serving.cli.inputs import argument, option, require_place
@@ -46,11 +47,7 @@ class EvaluationOptions:
         show_default="1e-4, or what the data support",
     )
     source: str | None = SOURCE_OPTION
-    plot: Path | None = option(
-        "Draw the DET curve there; beside it FILE-gallery.png, FILE-quality.png, and those of "
-        "attributes.",
-        "FILE.png",
-    )
+    plot: Path | None = option("Draw the DET curve there.", "FILE.png")
     report: Path | None = option(
         "Write report.md, evaluation.json, pictures, and flagged.csv, which has paths.", "DIR"
     )
@@ -84,7 +81,7 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
             source=chosen.source,
         )
     if chosen.plot is not None:
-        evaluation_report.draw_pictures(measured.to_dict(), chosen.plot)
+        draw_det(measured.to_dict(), chosen.plot)
     if chosen.report is not None:
         evaluation_report.write_folder(measured, chosen.report)
     return _show_evaluation(
@@ -215,7 +212,7 @@ def _show_evaluation(report: evaluation_report.Report) -> Answer:
     seconds, extract_s = report["seconds"], report["extract_seconds"]
     return Answer(
         report,
-        lambda: print_page(evaluation_report.write_report(report, {})),
+        lambda: print_page(evaluation_report.write_report(report)),
         *flagged,
         f"[dim]{seconds:.1f} s, of it {extract_s:.1f} s extraction[/]",
         *(f"not acquired: {escape(path)}" for path in failed),

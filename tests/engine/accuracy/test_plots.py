@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from engine.accuracy.evaluate import evaluate
-from engine.accuracy.evaluation_report import draw_pictures
 from engine.accuracy.evaluation_words import times
 from engine.accuracy.plots import draw_det
 from engine.errors import RequestError, SosieError
@@ -27,8 +26,7 @@ def report(faces: Path, extractor: Extractor) -> dict[str, Any]:
 
 
 def test_the_picture_is_a_png_with_something_drawn(report: dict[str, Any], tmp_path: Path) -> None:
-    drawn = draw_pictures(report, tmp_path / "det.png")
-    assert drawn == {"det": tmp_path / "det.png", "quality": tmp_path / "det-quality.png"}
+    draw_det(report, tmp_path / "det.png")
     with Image.open(tmp_path / "det.png") as picture:
         assert picture.format == "PNG"
         assert picture.width >= 1200
