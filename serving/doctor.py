@@ -363,6 +363,9 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     if unknown := sorted({*rules.own, *settings.sim_changes_since} - known):
         detail += f"; there is no carrier {', '.join(unknown)}"
         advice = "add it, or mend [lines]"
+    elif old := rules.list_old(utc_now().date()):
+        detail += f"; nobody has read the source of {', '.join(old)} for six months"
+        advice = "read it, and put a set with a checked_on of today into a file: sosie line rules"
     yield _find("lines", detail, advice)
 
 

@@ -9,11 +9,12 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -22,7 +23,8 @@ from engine.registry.lines import Step
 from schema.lines import LineEventKind, LineService, LineStatus
 
 BUILT_IN = (
-    "bangladesh", "china", "india", "indonesia", "korea", "philippines", "thailand", "vietnam",
+    "bangladesh", "china", "ghana", "india", "indonesia", "korea", "mexico", "nigeria", "pakistan",
+    "philippines", "thailand", "vietnam",
 )  # fmt: skip
 """Names of built-in sets, each with its source; they lie beside this module."""
 
@@ -38,30 +40,29 @@ _AWAITED = frozenset(set(LineEventKind) - ENDING - _BY_PEOPLE)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 MOST_NAME = 60
+CHECKED_FOR = timedelta(days=183)
+"""So long after somebody has read its source a set is taken to follow it."""
 
 
 class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A rule as its file has it: at the event `on` the line is put into `at_once`, where that is
-    given; where its holder has not come `within`, it is `then`, `after` that `then2` or `last`, and
-    `after2` that `last`."""
+    given; while its holder has not come, the steps of `then` follow, `TIME STATE` each, the time
+    since the one before."""
 
     on: str
     name: str | None = None
     at_once: str | None = None
-    within: str
-    then: str
-    after: str | None = None
-    then2: str | None = None
-    after2: str | None = None
-    last: str | None = None
+    then: tuple[str, ...]
 
 
 class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of rules says beside them. `person_limit`: lines of a person over all carriers; 0:
-    no limit. `source` and `note` say whose rules they are, and how far these follow them."""
+    no limit. `source` and `note` say whose rules they are, and how far these follow them,
+    `checked_on` when somebody last read the source."""
 
     title: str = ""
     source: str = ""
+    checked_on: date | None = None
     note: str = ""
     person_limit: int = 0
 
@@ -95,6 +96,11 @@ class LineRules:
 
     usual: RuleSet = field(default_factory=RuleSet)
     own: Mapping[str, RuleSet] = field(default_factory=dict)
+
+    def list_old(self, today: date) -> list[str]:
+        """Titles of the sets whose source nobody has read lately, as they say."""
+        sets = {one.title: one.checked_on for one in (self.usual, *self.own.values())}
+        return sorted(title for title, on in sets.items() if on and on + CHECKED_FOR < today)
 
     def find(self, carrier: str, kind: LineEventKind) -> Rule | None:
         """The rule of a carrier that waits for this event."""
@@ -130,7 +136,7 @@ def read_rules(text: str, name: str) -> RuleSet:
         values: dict[str, Any] = tomllib.loads(text)
         given = msgspec.convert(values, RuleFile)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise RequestError(f"{name} are no rules of lines: {error}") from None
+        raise RequestError(f"{name} are no rules of lines: {error}; see docs/lines.md") from None
     if given.person_limit < 0:
         raise RequestError(f"{name}: person_limit is below 0: give 0 for none")
     rules: dict[LineEventKind, Rule] = {}
@@ -162,43 +168,15 @@ def _check(given: Reverify, file: str) -> Rule:
             f"{where} waits for {given.on}, which {'ends the line' if is_end else why}: "
             "see docs/lines.md"
         )
-    first = (read_duration(given.within, where), given.then)
-    steps = read_steps(first, given, where)
+    steps = [_read_step(one, where) for one in given.then]
+    if not steps:
+        raise RequestError(f"{where}: then is empty: name what follows, as in then = ['2h closed']")
     return Rule(name, LineEventKind(given.on), *_check_steps(steps, given.at_once, where))
 
 
-class Later(Protocol):
-    """A later step, after the first."""
-
-    @property
-    def after(self) -> str | None: ...
-    @property
-    def then2(self) -> str | None: ...
-    @property
-    def after2(self) -> str | None: ...
-    @property
-    def last(self) -> str | None: ...
-
-
-def read_steps(first: Step, given: Later, where: str) -> tuple[Step, ...]:
-    """The steps of a rule or of a campaign; `RequestError` for what contradicts itself."""
-    if given.then2 is not None:
-        later = [(given.after, given.then2), (given.after2, given.last)]
-    else:
-        later = [(given.after, given.last), (given.after2, None)]
-    if any((when is None) is not (state is None) for when, state in later):
-        raise RequestError(
-            f"{where} is not whole: after has its then2 or last, and after2 its last"
-        )
-    steps = [
-        first,
-        *(
-            (read_duration(when, where), state)
-            for when, state in later
-            if when is not None and state is not None
-        ),
-    ]
-    return check_steps(steps, where)
+def _read_step(text: str, where: str) -> Step:
+    duration, _, state = text.partition(" ")
+    return read_duration(duration, where), state
 
 
 def _check_steps(

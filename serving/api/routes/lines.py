@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from engine.errors import NotFound, RequestError
 from engine.lifecycle.campaigns import find_campaign
 from engine.lifecycle.reverification import SimChange
-from engine.lifecycle.rules import read_steps
+from engine.lifecycle.rules import check_steps, read_duration
 from engine.matching.checks.liveness import name_document
 from engine.matching.lines import LINE_UNKNOWN, read_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.campaigns import Campaign
 from engine.registry.database import is_id, utc_now
+from engine.registry.lines import Step
 from engine.registry.store import Reader
 from schema.lines import CampaignLineState, LineEventKind
 from serving.access.authorization import scope_of
@@ -125,6 +126,7 @@ async def read_exemption(parts: Parts, request: Request, document_id: str) -> wi
     return of_record(wire.Exemption, found[document_id], is_exempt=True)
 
 
+CAMPAIGN = "the campaign"
 MOST_LISTED = 20
 """Of each the lines are counted."""
 
@@ -142,7 +144,7 @@ async def start_campaign(
         raise Malformed("carrier: a carrier's key asks for its own lines: leave it out")
     if body.then is None and (body.after, body.then2, body.after2, body.last) != (None,) * 4:
         raise Malformed("then: missing: nothing comes after a deadline that nothing follows")
-    steps = () if body.then is None else read_steps((0, body.then), body, "the campaign")
+    steps = () if body.then is None else _read_steps(body.then, body)
     chosen = None
     if body.chosen is not None:
         given = {name: getattr(body.chosen, name) for name in body.chosen.__struct_fields__}
@@ -160,6 +162,17 @@ async def start_campaign(
     )
     made = await parts.registrar.start_campaign(terms, request.context())
     return await asyncio.to_thread(_show, parts.store, made)
+
+
+def _read_steps(then: str, body: wire.CampaignRequest) -> tuple[Step, ...]:
+    if body.then2 is not None:
+        later = [(body.after, body.then2), (body.after2, body.last)]
+    else:
+        later = [(body.after, body.last), (body.after2, None)]
+    if any((when is None) is not (state is None) for when, state in later):
+        raise RequestError("the campaign is not whole: after has then2 or last, and after2 last")
+    given = [(read_duration(when, CAMPAIGN), state) for when, state in later if when and state]
+    return check_steps([(0, then), *given], CAMPAIGN)
 
 
 async def add_to_campaign(

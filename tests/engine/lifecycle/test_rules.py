@@ -1,23 +1,24 @@
 """Rules of lines as data: the built-in ones, and those that nobody could carry out."""
 
 import tomllib
+from datetime import date
 from importlib.resources import files
 from typing import Any
 
 import pytest
 
 from engine.errors import RequestError
-from engine.lifecycle.rules import BUILT_IN, load_rules, read_rules
+from engine.lifecycle.rules import BUILT_IN, NO_RULES, LineRules, load_rules, read_rules
 from schema.lines import LineEventKind
 
 DAY = 86_400
-WHOLE = {"on": "sim_swap", "within": "1d", "then": "suspended"}
+WHOLE = {"on": "sim_swap", "then": ["1d suspended"]}
 
 
-def write(*rules: dict[str, str]) -> str:
+def write(*rules: dict[str, Any]) -> str:
     lines = ['title = "T"']
     for rule in rules:
-        lines += ["[[reverify]]", *(f'{name} = "{value}"' for name, value in rule.items())]
+        lines += ["[[reverify]]", *(f"{name} = {value!r}" for name, value in rule.items())]
     return "\n".join(lines)
 
 
@@ -29,6 +30,9 @@ def test_every_built_in_set_is_sound_names_its_source_and_claims_to_be_no_legal_
     assert found.rules or found.person_limit
     values = tomllib.loads(files("engine.lifecycle").joinpath(f"{name}.toml").read_text("utf-8"))
     assert values["source"]
+    assert values["checked_on"] == found.checked_on
+    old = LineRules(NO_RULES.usual, {"red": found}).list_old(date(2099, 1, 1))
+    assert old == [found.title]
     assert "No legal advice" in values["note"]
 
 
@@ -42,27 +46,30 @@ def test_vietnams_is_the_circulars() -> None:
     ("rules", "said"),
     [
         ([WHOLE | {"name": "a"}, WHOLE | {"name": "b"}], "the rules a and b contradict"),
-        ([WHOLE | {"after": "1d", "last": "suspended_outgoing"}], "sim_swap contradicts itself"),
+        (
+            [WHOLE | {"then": ["1d suspended", "1d suspended_outgoing"]}],
+            "sim_swap contradicts itself",
+        ),
         ([WHOLE | {"at_once": "suspended"}], "sim_swap contradicts itself"),
         ([WHOLE | {"at_once": "closed"}], "closes at once"),
-        ([WHOLE | {"at_once": "pending", "then": "suspended_outgoing"}], "contradicts itself"),
+        ([WHOLE | {"at_once": "pending", "then": ["1d suspended_outgoing"]}], "contradicts itself"),
         ([WHOLE | {"on": "suspended"}], "the rule suspended loops"),
         ([WHOLE | {"on": "reverified"}], "the rule reverified loops"),
         (
             [
-                {"on": "suspended", "name": "a", "within": "1d", "then": "closed"},
-                {"on": "overdue", "name": "b", "within": "1d", "then": "suspended"},
+                {"on": "suspended", "name": "a", "then": ["1d closed"]},
+                {"on": "overdue", "name": "b", "then": ["1d suspended"]},
             ],
             "the rules loop: a and b|the rule b loops",
         ),
         ([WHOLE | {"on": "port_out"}], "port_out, which ends the line"),
         ([WHOLE | {"on": "rain"}], "rain, which is no event"),
-        ([WHOLE | {"then": "gone"}], "gone is no state"),
-        ([WHOLE | {"within": "soon"}], "not a time"),
-        ([WHOLE | {"within": "0h"}], "not a time"),
-        ([WHOLE | {"after": "1d"}], "is not whole"),
+        ([WHOLE | {"then": ["1d gone"]}], "gone is no state"),
+        ([WHOLE | {"then": ["soon suspended"]}], "not a time"),
+        ([WHOLE | {"then": ["0h suspended"]}], "not a time"),
+        ([WHOLE | {"then": []}], "then is empty"),
         ([WHOLE | {"name": "a:b"}], "none of them a colon"),
-        ([WHOLE | {"withn": "1d"}], "withn"),
+        ([WHOLE | {"within": "1d"}], "within.*docs/lines.md"),
     ],
 )
 def test_what_contradicts_itself_or_loops_is_refused_by_name_in_one_line(
@@ -77,9 +84,9 @@ def test_what_contradicts_itself_or_loops_is_refused_by_name_in_one_line(
 def test_a_rule_may_wait_for_what_no_rule_brings_back() -> None:
     chain = read_rules(
         write(
-            WHOLE | {"then": "suspended_outgoing"},
-            {"on": "suspended_outgoing", "within": "3d", "then": "closed"},
-            {"on": "reverify_failed", "within": "1d", "then": "suspended"},
+            WHOLE | {"then": ["1d suspended_outgoing"]},
+            {"on": "suspended_outgoing", "then": ["3d closed"]},
+            {"on": "reverify_failed", "then": ["1d suspended"]},
         ),
         "mine.toml",
     )

@@ -160,7 +160,7 @@ def test_rules_that_loop_are_refused_by_name(
 ) -> None:
     assert "30 d" in sosie("line", "rules", "vietnam").out
     file = tmp_path / "loop.toml"
-    rule = '[[reverify]]\non = "suspended"\nname = "again"\nwithin = "1d"\nthen = "suspended"\n'
+    rule = '[[reverify]]\non = "suspended"\nname = "again"\nthen = ["1d suspended"]\n'
     file.write_text(f'title = "Loop"\n{rule}')
     assert_refused(sosie("line", "rules", file), "the rule again loops")
     env = {"SOSIE_LINES__RULES": str(file)}

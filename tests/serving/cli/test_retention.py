@@ -173,8 +173,8 @@ def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
 ) -> None:
     rules = tmp_path / "quick.toml"
     rules.write_text(
-        'title = "Quick"\n[[reverify]]\non = "device_change"\nwithin = "1m"\n'
-        'then = "suspended"\nafter = "1m"\nlast = "closed"\n'
+        'title = "Quick"\n[[reverify]]\non = "device_change"\n'
+        'then = ["1m suspended", "1m closed"]\n'
     )
     at, env = ("--home", full_home), {"SOSIE_LINES__RULES": str(rules)}
     now, line = datetime.now(UTC), "+8613800138000"
