@@ -155,6 +155,15 @@ class FaceDetector:
                 return faces
         return ()
 
+    def look_closer(self, pixels: Pixels, face: DetectedFace) -> DetectedFace:
+        """A face that was found in a smaller picture, as a window of this one around it shows it:
+        where its eyes and mouth are, and how it is tilted."""
+        tilt_deg = measure_tilt(face.landmarks_px)
+        seen = self._look_at(pixels, face, tilt_deg)
+        if seen is None:
+            return face
+        return self._follow_tilt(pixels, seen, tilt_deg, _LAST_TILT_DEG)[0]
+
     def _detect_at(self, pixels: Pixels, scale: float, may_turn: bool) -> tuple[DetectedFace, ...]:
         height, width = pixels.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

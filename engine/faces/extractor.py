@@ -244,6 +244,14 @@ class Extractor:
             scale = max(scale, min(judge.measure_scale(face.box_px), 1.0))
         return None if scale * image.reduction <= 1 else math.ceil(scale * max(image.size_px))
 
+    def _look_closer(self, image: Image, face: DetectedFace) -> DetectedFace:
+        """The main face; where the detector saw it small, as the decoded picture shows it."""
+        seen = self._detector.first_side_px / max(image.size_px)
+        if face.box_px[3] * seen >= _SEEN_SMALL_PX or seen * image.reduction >= 1:
+            return face
+        closer = self._detector.look_closer(image.pixels, face.scale(1 / image.reduction))
+        return closer.scale(image.reduction)
+
     def _judge(
         self,
         image: Image,
@@ -258,7 +266,7 @@ class Extractor:
             return Extraction(image.size_px, (*dark, Reason.NO_FACE), stages)
         start = time.perf_counter()
         main = choose_main_face(faces, image.size_px)
-        face = faces[main]
+        face = self._look_closer(image, faces[main])
         # The centre of a pixel is where it is in the full picture.
         reduction = np.float32(image.reduction)
         landmarks_px = (face.landmarks_px + np.float32(0.5)) / reduction - np.float32(0.5)
@@ -269,7 +277,7 @@ class Extractor:
         quality = measure_quality(
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
         )
-        heights_px = [one.box_px[3] for one in faces if one is not face]
+        heights_px = [one.box_px[3] for one in faces if one is not faces[main]]
         quality = replace(quality, second_face=max(heights_px, default=0.0) / face.box_px[3])
         problems = find_problems(quality, self._config.quality[kind])
         if has_competing_face(faces, main, image.size_px, self._config.competing_share):
@@ -362,6 +370,8 @@ class Extractor:
         return replace(one, quality=quality, problems=problems)
 
 
+_SEEN_SMALL_PX = 48
+"""Of a face that the detector saw no higher the landmarks are rough, and a tilt hardly shows."""
 _UNIT_TOLERANCE = 1e-3
 _HIGHEST_CLARITY = 10
 
