@@ -213,7 +213,8 @@ def check_rules(
     Answer(
         answer,
         f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
-        found.source and f"Source: {escape(found.source)} (read on {found.checked_on})",
+        found.source and f"Source: {escape(found.source)}",
+        found.checked_on and f"Read on {found.checked_on}",
         found.note and f"Note: {escape(found.note)}",
         Listing(rules, {"rule": "name", "on": "on", "steps": _tell_steps}),
     ).print(as_json=as_json)
