@@ -28,6 +28,13 @@ DOCUMENT_TYPES = (
     "id-kitas",
     "id-kitap",
     "cn-frp",
+    "mx-curp",
+    "vn-cccd",
+    "ng-nin",
+    "gh-card",
+    "bd-nid",
+    "tz-nin",
+    "co-cc",
     PASSPORT,
 )
 MAX_NUMBER_LENGTH = 100

@@ -15,6 +15,7 @@ from stdnum.cn import ric
 from stdnum.es import dni, nie
 from stdnum.id import nik
 from stdnum.kr import rrn
+from stdnum.mx import curp
 from stdnum.my import nric
 from stdnum.th import pin
 from stdnum.tr import tckimlik
@@ -139,6 +140,14 @@ def _has_thai_digit(number: str) -> bool:
     return bool(pin.calc_check_digit(number) == number[-1])
 
 
+def _has_curp_digit(number: str) -> bool:
+    return bool(curp.calc_check_digit(number) == number[-1])
+
+
+def _read_leading_birth(number: str) -> date:
+    return datetime.strptime(number[:8], "%Y%m%d").date()  # noqa: DTZ007 - a date has no zone
+
+
 _PERMIT = NumberRule("(?=(?:[A-Z]*[0-9]){4})[A-Z0-9]{8,16}")
 
 NUMBER_RULES = {
@@ -166,6 +175,15 @@ NUMBER_RULES = {
     "cn-frp": NumberRule(
         "9[0-9]{16}[0-9X]|[A-Z]{3}[0-9]{12}", _has_resident_character, _read_resident_birth
     ),
+    "mx-curp": NumberRule(
+        "[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", _has_curp_digit, curp.get_birth_date
+    ),
+    "vn-cccd": NumberRule("0[0-9]{2}[0-3][0-9]{8}"),
+    "ng-nin": NumberRule("[0-9]{11}"),
+    "gh-card": NumberRule("[A-Z]{3}[0-9]{10}"),
+    "bd-nid": NumberRule("[0-9]{10}|[0-9]{13}|[0-9]{17}"),
+    "tz-nin": NumberRule("[0-9]{20}", read_birth=_read_leading_birth),
+    "co-cc": NumberRule("[1-9][0-9]{2,9}"),
 }
 
 

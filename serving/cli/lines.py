@@ -214,7 +214,7 @@ def check_rules(
         answer,
         f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
         found.source and f"Source: {escape(found.source)}",
-        found.checked_on and f"Read on {found.checked_on}",
+        f"Read on {found.checked_on}" if found.checked_on else "",
         found.note and f"Note: {escape(found.note)}",
         Listing(rules, {"rule": "name", "on": "on", "steps": _tell_steps}),
     ).print(as_json=as_json)

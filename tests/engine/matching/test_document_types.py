@@ -94,6 +94,19 @@ SOUND = [
     ("cn-frp", "91184019900101123X", date(1990, 1, 1)),
     ("cn-frp", "911124198108030024", date(1981, 8, 3)),
     ("cn-frp", "FRA110075110301", None),
+    # python-stdnum's example, and its check digit for who was born since 2000.
+    ("mx-curp", "BOXW310820HNERXN09", date(1931, 8, 20)),
+    ("mx-curp", "BOXW040229XNERXNA1", date(2004, 2, 29)),
+    ("vn-cccd", "001 090 000 123", None),
+    ("vn-cccd", "096304123456", None),
+    ("ng-nin", "70123456789", None),
+    ("gh-card", "GHA-712345678-9", None),
+    ("gh-card", "NGA-712345678-9", None),
+    ("bd-nid", "1234567890", None),
+    ("bd-nid", "1990 2692 6250 00123", None),
+    ("tz-nin", "19900307-12345-00001-23", date(1990, 3, 7)),
+    ("co-cc", "1.020.304.050", None),
+    ("co-cc", "79123456", None),
 ]
 
 UNSOUND = [
@@ -137,6 +150,16 @@ UNSOUND = [
     ("cn-frp", "911840199001011231"),
     ("cn-frp", "911840199013011239"),
     ("cn-frp", "FR1100751103011"),
+    ("mx-curp", "BOXW310820HNERXN08"),
+    ("mx-curp", "BOXW311320HNERXN09"),
+    ("vn-cccd", "001490000123"),  # the year 2100
+    ("vn-cccd", "012345678"),  # the card of before 2016
+    ("ng-nin", "7012345678"),
+    ("gh-card", "7123456789"),
+    ("bd-nid", "12345678901"),
+    ("tz-nin", "19901307123450000123"),
+    ("tz-nin", "20270307123450000123"),  # born next year
+    ("co-cc", "0020304050"),
 ]
 
 

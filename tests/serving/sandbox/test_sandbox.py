@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from schema.documents import DOCUMENT_TYPES, Document
+from schema.documents import Document
 from schema.reasons import Reason
 from serving.sandbox.outcomes import (
     BROKEN,
@@ -27,6 +27,7 @@ from serving.sandbox.outcomes import (
     SILENT,
     SLOW,
     SWAPPED_BEFORE,
+    TYPES,
     UNKNOWN,
     check,
     make_number,
@@ -74,7 +75,7 @@ def test_a_serial_says_the_error(sandbox: Served, outcome: Any) -> None:
     assert (refused.status_code, refused.json()["code"]) == (outcome.status, outcome.code)
 
 
-@pytest.mark.parametrize("kind", DOCUMENT_TYPES)
+@pytest.mark.parametrize("kind", TYPES)
 def test_every_other_number_is_approved_again_and_again(sandbox: Served, kind: str) -> None:
     for place in range(7):
         changes = {"msisdn": f"+86139001380{place:02d}"}
@@ -122,7 +123,7 @@ def test_a_reason_without_a_serial_is_said_by_the_request(sandbox: Served, reaso
     assert (answer["decision"], reasons(answer)) == ("rejected", {reason})
 
 
-@pytest.mark.parametrize("kind", DOCUMENT_TYPES)
+@pytest.mark.parametrize("kind", TYPES)
 def test_a_minor_is_approved_with_a_guardian_again_and_again(sandbox: Served, kind: str) -> None:
     body = sandbox.activation(960, kind, guardian=sandbox.guardian())
     body["document"]["born_on"] = str(check(Document(**body["document"])).born_on or "2019-03-07")
@@ -332,7 +333,7 @@ def test_no_home_with_people_is_opened_as_one_and_none_of_its_as_a_service(
 
 
 def test_the_table_is_printed_for_every_type(sosie: Any) -> None:
-    for kind in DOCUMENT_TYPES:
+    for kind in TYPES:
         numbers = sosie("sandbox", "--numbers", kind, "--json").json["numbers"]
         assert {one["serial"] for one in numbers} == {"000", *map(str, OUTCOMES)}
         lines = sosie("sandbox", "--numbers", kind).out.splitlines()
