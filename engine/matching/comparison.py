@@ -195,6 +195,8 @@ class Scan:
     def serves(self, thresholds: Thresholds) -> bool:
         """True where its probes are those of these thresholds, and its hits all that they need."""
         own = self.thresholds
+        if own is thresholds:
+            return True
         is_same = (own.verify, own.verify_fused) == (thresholds.verify, thresholds.verify_fused)
         return is_same and own.lowest_review <= thresholds.lowest_review
 
@@ -232,7 +234,7 @@ class Comparisons:
         """`scanned`: of each attempt; None where its photographs are not compared. Scans must
         serve the thresholds; nothing may change the gallery meanwhile."""
         self.watch = watch
-        self.thresholds = thresholds
+        self.thresholds, self._least = thresholds, thresholds.lowest_review
         for scan in {id(one.scan): one.scan for one in scanned if one is not None}.values():
             scan.refresh(gallery, watch)
         self.sequence, self.searched = gallery.sequence, len(gallery)
@@ -284,9 +286,13 @@ class Comparisons:
 
     def look_alikes(self, place: int, stored: NDArray[np.float32]) -> list[tuple[int, Resemblance]]:
         """The rows of float32[n, d] that the attempt's faces are as like as `hits` are."""
+        if not len(stored):
+            return []
         # A sieve: its rounding depends on how many there are.
         scores = products(self.faces(place).vectors, stored)
-        least = self.thresholds.lowest_review - rounding_bound(stored.shape[1])
+        least = self._least - rounding_bound(stored.shape[1])
+        if scores.max() < least:
+            return []
         near = [
             (row, self.resemblance(place, stored[row : row + 1])) for row in _rows(scores, least)
         ]

@@ -149,6 +149,8 @@ class AttemptBatch:
         """What is to be stored, but for the references."""
         self.references: dict[int, NewReference] = {}
         """Those that earlier attempts have added."""
+        # At most of each and of a guardian.
+        self._added = np.empty((2 * len(attempts), gallery.dim), np.float32)
         self.inherited: dict[int, int] = {}
         """By such a one the reference that it is, of the document that was replaced."""
 
@@ -186,6 +188,11 @@ class AttemptBatch:
         """The vectors of a document's references: float32[n, d]."""
         return np.stack([self._vectors[key] for key in document.reference_ids])
 
+    @property
+    def added(self) -> NDArray[np.float32]:
+        """The vectors of `references`: float32[n, d]."""
+        return self._added[: len(self.references)]
+
     def replace_document(self, old: str, document_id: str) -> None:
         """A document has taken the place of another."""
         replaced = {**self.standing.replaced, old: document_id}
@@ -218,6 +225,7 @@ class AttemptBatch:
         vector = self.comparisons.probe(place)
         if like is not None:
             self.inherited[key], vector = like, self._vectors[like]
+        self._added[len(self.references)] = vector
         self.references[key] = NewReference(
             id=key,
             document_id=document_id,
@@ -373,7 +381,9 @@ class Judge:
         parts = {kind.part: unasked(kind.part) for kind in self.checks if kind.part is not None}
         # Of a live face of so many frames.
         verify = thresholds.verify_for(attempt.request.live.length)
-        evidence = Evidence(structs.replace(thresholds, verify=verify), parts)
+        if verify != thresholds.verify:
+            thresholds = structs.replace(thresholds, verify=verify)
+        evidence = Evidence(thresholds, parts)
         for one in checks:
             parts |= {type(part): part for part in one.weigh(place, attempt, evidence)}
         verdict = decide(evidence)

@@ -233,8 +233,10 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
         payload["exception"] = request.exception.value
     if request.replaces is not None:
         payload["replaces"] = [request.replaces.type, request.replaces.number]
-    canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).digest()
+    return hashlib.sha256(_encode(payload).encode()).digest()
+
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _describe_file(name: str, sample: Sample) -> dict[str, Any]:

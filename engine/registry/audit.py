@@ -24,15 +24,22 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
-    insert,
     or_,
     select,
 )
 
 from engine.errors import ChainBroken, SchemaMismatch
-from engine.registry.database import UNREADABLE, Json, Moment, Source, is_id, reading
+from engine.registry.database import UNREADABLE, Json, Moment, Source, is_id, prepare, reading
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.rows import Code, JsonValue, RowNumber, Write, columns_of, metadata
+from engine.registry.rows import (
+    Code,
+    JsonValue,
+    RowNumber,
+    Write,
+    columns_of,
+    insert_rows,
+    metadata,
+)
 from engine.registry.vault import Vault
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 
@@ -75,7 +82,6 @@ class AuditRecord:
 GENESIS = bytes(32)
 """What the first entry's hash stands on."""
 
-_INSERT = insert(AUDIT)
 _PAGE = (
     select(AUDIT)
     .where(AUDIT.c.number > bindparam("after"))
@@ -136,7 +142,10 @@ def canonical(number: int, at: datetime, entry: AuditEntry) -> bytes:
         "subject": entry.subject,
         "detail": entry.detail,
     }
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(content).encode()
+
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def append(connection: Connection, records: Sequence[AuditRecord]) -> None:
@@ -151,7 +160,7 @@ def append(connection: Connection, records: Sequence[AuditRecord]) -> None:
         )
         for record in records
     ]
-    connection.execute(_INSERT, rows)
+    insert_rows(connection, AUDIT, rows)
 
 
 def hash_at(connection: Connection, number: int) -> bytes | None:
@@ -170,7 +179,7 @@ _HEAD = select(DEPLOYMENT, _LAST.label("last_number"), _LAST_HASH.label("last_ha
 
 def read_head(connection: Connection) -> Row[Any]:
     """The deployment's row, with the last entry that is there and the hash of the head's."""
-    return connection.execute(_HEAD).one()
+    return prepare(_HEAD, connection, {}).find(connection, {})[0]
 
 
 def authenticate_head(vault: Vault, number: int, head: bytes, sequence: int) -> bytes:

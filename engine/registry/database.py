@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,8 @@ from sqlalchemy import (
     inspect,
     make_url,
 )
+from sqlalchemy.engine import result_tuple
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
@@ -65,8 +67,8 @@ def new_id() -> str:
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds << 80) | secrets.randbits(80)
     value = value & ~(0xF << 76) | (0x7 << 76)
-    value = value & ~(0x3 << 62) | (0x2 << 62)
-    return str(uuid.UUID(int=value))
+    text = f"{value & ~(0x3 << 62) | (0x2 << 62):032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def is_id(text: str) -> bool:
@@ -445,8 +447,12 @@ def flush_folder(folder: Path) -> None:
 
 def journal_of(engine: Engine) -> Path | None:
     """The file of SQLite's rollback journal; `None` on PostgreSQL."""
-    path = sqlite_file(engine)
-    return None if path is None else path.with_name(path.name + "-journal")
+    return None if engine.dialect.name != "sqlite" else _journal_beside(engine.url.database or "")
+
+
+@lru_cache(16)
+def _journal_beside(path: str) -> Path:
+    return Path(path + "-journal")
 
 
 def write_something(connection: Connection) -> None:
@@ -497,7 +503,7 @@ class Moment(TypeDecorator[datetime]):
         if value is None:
             return None
         assert value.tzinfo is not None, "moments are timezone-aware"
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
     def process_result_value(self, value: Any, _: Dialect) -> Any:
         try:
@@ -528,6 +534,92 @@ class Day(TypeDecorator[date]):
 
 KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 """Stands in a query for the keys that `Source._rows_of` asks it for."""
+
+
+class Prepared:
+    """A statement in the words of a driver, made once and executed by it alone: for the few rows of
+    a decision SQLAlchemy's way there takes longer than the database."""
+
+    def __init__(self, statement: Any, dialect: Dialect, values: Mapping[str, Any]) -> None:
+        """For lists as long as those among these values."""
+        compiled = statement.compile(dialect=dialect, column_keys=list(values))
+        state = compiled.construct_expanded_state(values)
+        self._lists = state.parameter_expansion
+        encoders = {
+            key: bind.type.dialect_impl(dialect).bind_processor(dialect)
+            for name, bind in compiled.binds.items()
+            for key in self._lists.get(name, [name])
+        }
+        self._text, self._is_positional = state.statement, compiled.positional
+        # Some stand in the statement itself.
+        self._given = {key: one for key, one in state.parameters.items() if key not in values}
+        self._encoders = [(one, encoders[one]) for one in state.positiontup or state.parameters]
+        self._types = [one.type.dialect_impl(dialect) for one in statement.exported_columns]
+        self._make: Callable[[Any], Row[Any]] | None = None
+        self._decoders: list[Callable[[Any], Any] | None] = []
+
+    def change(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Executes it for each of the rows; how many it has changed."""
+        given = [self._encode(row) for row in rows]
+        assert connection.in_transaction(), "whatever is written is written in `changing`"
+        with driving(connection) as cursor:
+            cursor.executemany(self._text, given)
+            return cursor.rowcount
+
+    def find(self, connection: Connection, values: Mapping[str, Any]) -> list[Row[Any]]:
+        """The rows that it finds."""
+        for name, keys in self._lists.items():
+            values = {**values, **dict(zip(keys, values[name], strict=True))}
+        with driving(connection) as cursor:
+            cursor.execute(self._text, self._encode(values))
+            found = cursor.fetchall()
+            if self._make is None:
+                told = cursor.description
+                self._decoders = [
+                    one.result_processor(connection.dialect, column[1])
+                    for one, column in zip(self._types, told, strict=True)
+                ]
+                self._make = result_tuple([column[0] for column in told])
+        decoders, make = self._decoders, self._make
+        return [
+            make([it if read is None else read(it) for read, it in zip(decoders, row, strict=True)])
+            for row in found
+        ]
+
+    def _encode(self, values: Mapping[str, Any]) -> Any:
+        given = {**self._given, **values}
+        told = [given[key] if put is None else put(given[key]) for key, put in self._encoders]
+        if self._is_positional:
+            return told
+        return {key: one for (key, _), one in zip(self._encoders, told, strict=True)}
+
+
+@contextmanager
+def driving(connection: Connection) -> Iterator[DBAPICursor]:
+    """A cursor of the driver's own, in the connection's transaction."""
+    if not connection.in_transaction():
+        connection.begin()
+    cursor = connection.connection.cursor()
+    try:
+        yield cursor
+    except connection.dialect.loaded_dbapi.Error as error:
+        if connection.dialect.is_disconnect(error, connection.connection, cursor):
+            connection.invalidate(error)
+        raise _translate(error) from None
+    finally:
+        cursor.close()
+
+
+@lru_cache(1_024)
+def _prepare(statement: Any, dialect: Dialect, shape: tuple[tuple[str, int], ...]) -> Prepared:
+    values = {name: None if size < 0 else [None] * size for name, size in shape}
+    return Prepared(statement, dialect, values)
+
+
+def prepare(statement: Any, connection: Connection, values: Mapping[str, Any]) -> Prepared:
+    """A statement that stays, of a module, for values of these names and lists of these lengths."""
+    shape = [(key, len(one) if isinstance(one, list) else -1) for key, one in values.items()]
+    return _prepare(statement, connection.dialect, tuple(shape))
 
 
 class Source:
@@ -567,5 +659,10 @@ class Source:
         self, statement: Select[Any], keys: Sequence[object], **values: object
     ) -> Iterator[Row[Any]]:
         wanted = dict.fromkeys(one for one in keys if one is not UNREADABLE)
-        for chunk in chunks(list(wanted)):
-            yield from self.rows(statement, keys=chunk, **values)
+        for chunk in map(list, chunks(list(wanted))):
+            # Of few lengths: the last is asked for again.
+            more = (1 << (len(chunk) - 1).bit_length()) - len(chunk)
+            given = {"keys": chunk + chunk[-1:] * more, **values}
+            with reading(self._place) as connection:
+                found = prepare(statement, connection, given).find(connection, given)
+            yield from found

@@ -28,17 +28,17 @@ from sqlalchemy import (
     Row,
     String,
     Table,
-    insert,
     select,
 )
 
 from engine.errors import PlaceUnknown
-from engine.registry.database import Moment, Source, chunks, new_id
+from engine.registry.database import Moment, Source, chunks, new_id, prepare
 from engine.registry.rows import (
     Code,
     NewEvent,
     RowNumber,
     UuidText,
+    insert_rows,
     is_authentic,
     mac_column,
     metadata,
@@ -102,14 +102,13 @@ class Event:
     queue: str
 
 
-_INSERT = insert(EVENTS)
 _LAST = select(EVENTS.c.number, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
 
 
 def find_last(connection: Connection) -> int:
     """The number of the newest event; 0 where there is none."""
-    row = connection.execute(_LAST).first()
-    return 0 if row is None else int(row.number) + (row.line_id is not None)
+    rows = prepare(_LAST, connection, {}).find(connection, {})
+    return sum(int(row.number) + (row.line_id is not None) for row in rows)
 
 
 def write_events(
@@ -136,7 +135,7 @@ def write_events(
             }
         )
         number += 1 if one.line_id is None else 2
-    connection.execute(_INSERT, with_macs(vault, EVENTS, rows))
+    insert_rows(connection, EVENTS, with_macs(vault, EVENTS, rows))
 
 
 def read_events(

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Connection,
     Float,
     Index,
+    Insert,
     Integer,
     LargeBinary,
     MetaData,
@@ -52,6 +53,7 @@ from engine.registry.database import (
     change_one,
     chunks,
     plain_value,
+    prepare,
 )
 from engine.registry.vault import Vault
 from schema.events import EventType
@@ -165,6 +167,16 @@ def compute_mac(vault: Vault, table: Table, values: RowValues) -> bytes:
 def with_macs(vault: Vault, table: Table, rows: Sequence[RowValues]) -> list[RowValues]:
     """The rows to be inserted, each with its code."""
     return [{**row, "mac": compute_mac(vault, table, row)} for row in rows]
+
+
+@cache
+def _insertion(table: Table) -> Insert:
+    return insert(table).inline()
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[RowValues]) -> None:
+    """Inserts rows as they are."""
+    prepare(_insertion(table), connection, rows[0]).change(connection, rows)
 
 
 def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:
@@ -346,7 +358,7 @@ class Transaction:
 
     def insert(self, table: Table, rows: Sequence[RowValues]) -> None:
         """Inserts rows, each with its code."""
-        self.connection.execute(insert(table), with_macs(self.vault, table, rows))
+        insert_rows(self.connection, table, with_macs(self.vault, table, rows))
 
     def add(self, written: Sequence[Write]) -> None:
         """Inserts the rows of writes of one class."""

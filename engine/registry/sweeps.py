@@ -381,6 +381,7 @@ class JudgedPair(Change):
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 _PAIRS = select(JUDGED_PAIRS)
+_PAIRS_OF = _PAIRS.where(JUDGED_PAIRS.c.left_document.in_(KEYS))
 _JUDGED = _PAIRS.order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
 
 _FORGET_JUDGED = (
@@ -402,8 +403,8 @@ class PairReader(Source):
 
     def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
         """The judgements of people on any two of these documents."""
-        wanted, left = set(document_ids), JUDGED_PAIRS.c.left_document
-        rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
+        wanted = set(document_ids)
+        rows = self._rows_of(_PAIRS_OF, sorted(wanted))
         return [self._judged(row) for row in rows if row.right_document in wanted]
 
     def _judged(self, found: Row[Any]) -> JudgedPair:

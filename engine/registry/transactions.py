@@ -22,6 +22,7 @@ from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import (
     changing,
     open_connection,
+    prepare,
     reading,
     restructuring,
     sqlite_file,
@@ -232,7 +233,7 @@ def _advance(
     if sealed:
         statement = _ADVANCE_AND_COUNT
         values["counted"] = add_seals(head.seals, vault.active_data_version, sealed)
-    if connection.execute(statement, values).rowcount != 1:
+    if prepare(statement, connection, values).change(connection, [values]) != 1:
         raise LeaseLost(_TAKEN_OVER)
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-import numpy as np
-
 from engine.cases.decided import is_more_alike
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
@@ -241,11 +239,9 @@ class FaceCheck(DecisionCheck):
             for reference_id, alike in comparisons.hits[place]
             if (owner := self._batch.owners.get(reference_id)) is not None
         ]
-        if fresh := [*self._batch.references.values()]:
-            stored = np.stack([earlier.template for earlier in fresh])
-            for row, alike in comparisons.look_alikes(place, stored):
-                named = (fresh[row].id, fresh[row].document_id)
-                found.append(Candidate(*named, alike.most, alike.each))
+        for row, alike in comparisons.look_alikes(place, self._batch.added):
+            earlier = [*self._batch.references.values()][row]
+            found.append(Candidate(earlier.id, earlier.document_id, alike.most, alike.each))
         found.sort(key=lambda candidate: (-candidate.score, candidate.reference_id))
         best: dict[str, Candidate] = {}
         for candidate in found:

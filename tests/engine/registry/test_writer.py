@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from engine.errors import ChainBroken, LeaseLost, StorageFailed, StorageFull
+from engine.registry import audit
 from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
 from engine.registry.database import new_id
@@ -164,13 +165,16 @@ def test_writer_that_is_behind_the_registry_commits_nothing(store, writer, enrol
     assert state_of(store) == before
 
 
-def test_audit_that_moved_under_a_transaction_undoes_it(store, writer, listening) -> None:
-    def move(connection: Connection, _cursor, statement: str, *_: object) -> None:
-        if "last_number" in statement and statement.startswith("SELECT deployment"):
-            connection.exec_driver_sql("UPDATE deployment SET audit_number = audit_number + 1")
+def test_audit_that_moved_under_a_transaction_undoes_it(store, writer, monkeypatch) -> None:
+    append = audit.append
+
+    def move(connection: Connection, records: list[audit.AuditRecord]) -> None:
+        connection.exec_driver_sql("UPDATE deployment SET audit_number = audit_number + 1")
+        append(connection, records)
 
     before = state_of(store)
-    with listening(store, "after_cursor_execute", move), pytest.raises(LeaseLost):
+    monkeypatch.setattr(audit, "append", move)
+    with pytest.raises(LeaseLost):
         writer.commit([ENTRY])
     assert state_of(store) == before
 

@@ -180,21 +180,18 @@ def test_due_rows_are_found_by_their_indexes(store: Store, builder: Any, run: An
     """Or the job would read whole tables on the writer's thread."""
     if store._engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL reads small tables whole, whatever their indexes")
-    asked: list[tuple[str, Any]] = []
-
-    def keep(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        if statement.startswith("SELECT"):
-            asked.append((statement, values))
-
-    event.listen(store._engine, "before_cursor_execute", keep)
+    asked: list[str] = []
+    builder.writer.sqlite.set_trace_callback(asked.append)
+    event.listen(
+        store._engine, "checkout", lambda driver, *_: driver.set_trace_callback(asked.append)
+    )
     every = replace(MONTH, review_days=30)
     preview(store, every, NOW)
     run(every)
-    event.remove(store._engine, "before_cursor_execute", keep)
+    selects = [one for one in asked if one.startswith("SELECT")]
     with store._engine.connect() as connection:
         plans = [
-            str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
-            for statement, values in asked
+            str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}").all()) for one in selects
         ]
     for name in (
         "ix_enrollments_rejected",
