@@ -544,11 +544,12 @@ class Prepared:
         """For lists as long as those among these values."""
         compiled = statement.compile(dialect=dialect, column_keys=list(values))
         state = compiled.construct_expanded_state(values)
-        self._lists = state.parameter_expansion
+        lists = state.parameter_expansion
+        self._lists = [(name, keys) for name, keys in lists.items() if name in values]
         encoders = {
             key: bind.type.dialect_impl(dialect).bind_processor(dialect)
             for name, bind in compiled.binds.items()
-            for key in self._lists.get(name, [name])
+            for key in lists.get(name, [name])
         }
         self._text, self._is_positional = state.statement, compiled.positional
         # Some stand in the statement itself.
@@ -568,7 +569,7 @@ class Prepared:
 
     def find(self, connection: Connection, values: Mapping[str, Any]) -> list[Row[Any]]:
         """The rows that it finds."""
-        for name, keys in self._lists.items():
+        for name, keys in self._lists:
             values = {**values, **dict(zip(keys, values[name], strict=True))}
         with driving(connection) as cursor:
             cursor.execute(self._text, self._encode(values))

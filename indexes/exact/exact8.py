@@ -101,6 +101,8 @@ _HEAP_ITEMS_AT_ONCE = 1 << 22
 _COARSE_PAIRS_AT_ONCE = 1 << 25
 # Rows fetched at once where they have to be copied or decrypted first.
 _PAIRS_AT_ONCE = 1 << 15
+# The scores of so few take less time than finding out which to leave.
+_FEW_PAIRS = 256
 
 
 class ScannedPairs(NamedTuple):
@@ -118,9 +120,10 @@ def score_pairs(queries: Vectors, rows: RowStore, found: Found, floors: Floors) 
         pairs = found[start : start + _PAIRS_AT_ONCE]
         row_of, query_of = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
         matrix, places = rows.select(row_of)
-        # A float32 product costs a tenth of an exact score, and excludes most of the low ones.
-        near = _products(queries, matrix, pairs, places) >= (floors - _bound(queries))[query_of]
-        query_of, row_of, places = query_of[near], row_of[near], places[near]
+        if len(pairs) > _FEW_PAIRS:
+            # A float32 product costs a tenth of an exact score, and excludes most of the low ones.
+            near = _products(queries, matrix, pairs, places) >= (floors - _bound(queries))[query_of]
+            query_of, row_of, places = query_of[near], row_of[near], places[near]
         scores = exact_scores(queries, matrix, query_of, places)
         # In float64, for numpy would round the floor to the scores' float32.
         kept = scores.astype(np.float64) >= floors[query_of]
@@ -132,6 +135,8 @@ def score_best(
     queries: Vectors, rows: RowStore, found: Found, k: int, floors: Floors
 ) -> ScannedPairs:
     """The pairs that may be among the k best, together with what else reaches the floors."""
+    if len(found) <= _FEW_PAIRS:
+        return score_pairs(queries, rows, found, floors)
     products = np.empty(len(found), np.float32)
     for start in range(0, len(found), _PAIRS_AT_ONCE):
         pairs = slice(start, start + _PAIRS_AT_ONCE)

@@ -382,13 +382,15 @@ class SegmentSearch:
                     pass_hits.queries, pass_hits.coded, k, pass_hits.floors, view.alive
                 )
                 pass_hits.take_sealed(view.segment, *found)
-                pass_hits.keep_best(k)
+                if self._heads or view is not self._sealed[-1]:
+                    pass_hits.keep_best(k)
             for head in self._heads:
                 if pass_hits.is_empty():
                     pass_hits.take(*head.best(pass_hits.queries, k))
                 else:
                     pass_hits.take(*head.at_or_above(pass_hits.queries, pass_hits.floors))
-                pass_hits.keep_best(k)
+                if head is not self._heads[-1]:
+                    pass_hits.keep_best(k)
             done.append(pass_hits)
         return self._answer(done, k)
 

@@ -1,19 +1,21 @@
 """Batched reads of the registry, and the audit trail by filter."""
 
+import sys
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Select, event, select
 
 from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
 from engine.registry import audit
 from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditEntry, read_audit, verify_chain
-from engine.registry.database import new_id, utc_now
+from engine.registry.database import Moment, new_id, prepare, utc_now
+from engine.registry.documents import DOCUMENTS
 from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference, RemovedWatchEntry, WatchEntry
 from engine.registry.store import Store
@@ -388,3 +390,31 @@ def test_the_newest_attempts_of_each_document_are_read(store, writer, enroll) ->
     assert (shown.carrier, shown.outlet) == (first.carrier, first.outlet)
     assert shown.created_at == later[0].created_at
     assert third.document_id not in found
+
+
+def test_the_driver_finds_by_keys_what_sqlalchemy_finds(store, writer, enroll) -> None:
+    """Every query by keys of the registry, with values of each column's kind."""
+    writer.commit(enroll(writer, 3))
+    modules = [one for name, one in sys.modules.items() if name.startswith("engine.registry.")]
+    found = [one for module in modules for one in vars(module).values() if isinstance(one, Select)]
+    queries = {query for query in found if "keys" in query.compile().binds}
+    now, told = utc_now(), 0
+    with store.engine.connect() as connection:
+        ids = [row.id for row in connection.execute(select(DOCUMENTS.c.id))]
+        lookups = [row.lookup for row in connection.execute(select(DOCUMENTS.c.lookup))]
+        given = {str: ids, int: [1, 2, 3], bytes: lookups}
+        others = {str: "", int: 5, float: 5.0, Moment: now, bytes: b"", bool: False}
+        for query in queries:
+            values = {
+                name: given[kind] if bind.expanding else others.get(kind, 5)
+                for name, bind in query.compile().binds.items()
+                if bind.required
+                for kind in (Moment if isinstance(bind.type, Moment) else bind.type.python_type,)
+            }
+            rows = prepare(query, connection, values).find(connection, values)
+            known = connection.execute(query, values).all()
+            assert [(*row,) for row in rows] == [(*row,) for row in known]
+            assert [row._mapping for row in rows] == [row._mapping for row in known]
+            told += len(rows)
+    assert len(queries) > 30
+    assert told > 20
