@@ -64,7 +64,6 @@ HELP = {
     "dim": "Dimensions of a face.",
     "faces": "Photographs in LFW's layout, a folder a person.",
     "folder": "On the disk to measure; /var/tmp if none.",
-    "no_graph": "Leave out hnswlib's graph, which takes minutes.",
 }
 _KINDS = (bool, int, int | None, float, str, str | None, Path, Path | None)
 
@@ -75,7 +74,6 @@ class MicroConfig:
 
     n: int | None = None
     dim: int = 128
-    no_graph: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +90,7 @@ class Suite:
 
 SUITES = (
     Suite("kernels", "The scans of `indexes`, one thread, beside numpy and FAISS."),
-    Suite(
-        "search",
-        "One against all: exactness, speed and recall, beside FAISS, usearch and hnswlib.",
-        quick=("--no-graph",),
-    ),
+    Suite("search", "One against all: exactness, speed and recall, beside FAISS and usearch."),
     Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
     Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
     Suite("registrar", "Decisions a second, durable and right.", "registrar"),
@@ -212,8 +206,7 @@ def _run_pytest(name: str, sizes: Mapping[str, Any], *, is_quick: bool, seed: in
     # Why nothing was run is said besides.
     command += ["-W", "ignore:Not saving anything"]
     for option, value in sizes.items():
-        dashed = option.replace("_", "-")
-        command += [f"--{dashed}"] * value if isinstance(value, bool) else [f"--{dashed}={value}"]
+        command.append(f"--{option}={value}")
     # Not those of a pytest that this runs in: its workers are no reason to measure nothing.
     environment = {key: one for key, one in os.environ.items() if not key.startswith("PYTEST_")}
     if name == "kernels":

@@ -44,7 +44,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--n", type=int, help="References, or rows of a scan.")
     group.addoption("--dim", type=int, default=128, help="Dimensions of a face.")
     group.addoption("--seed", type=int, default=0, help="Of everything drawn at random.")
-    group.addoption("--no-graph", action="store_true", help="Leave out hnswlib's graph.")
 
 
 def pytest_configure(config: pytest.Config) -> None:

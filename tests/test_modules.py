@@ -64,12 +64,10 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "cryptography": "engine.registry",
         "cv2": "engine.faces engine.matching.samples bench.suites.degraded",
         "deepface": "bench.peers.worker",
-        "face_recognition": "bench.peers.worker",
         "faiss": "indexes.flat bench.micro bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
         "hdrh": "loadtest.criteria loadtest.load_report",
-        "hnswlib": "bench.suites.baselines",
         "httpcore": "serving.webhooks",
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.core.render import render
-from bench.core.reports import Figure, find_figure, read_report
+from bench.core.reports import Figure, find_figure, find_result, read_report
 from bench.core.reports import Report as BenchReport
-from bench.docs.benchmark_charts import draw_degraded, stamp
 from bench.suites.accuracy import (
     FRAMES,
     FUSED_FMR,
@@ -30,11 +32,12 @@ from bench.suites.accuracy import (
     TRANSFORMED,
     name_frames,
 )
+from bench.suites.degraded import DEGRADED, LOSSES
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import list_galleries
 from engine.accuracy.evaluation_words import write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
-from engine.accuracy.plots import draw_det
+from engine.accuracy.plots import draw_det, open_panels, save_figure
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import DASH, NONE, percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
@@ -47,6 +50,8 @@ EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
 LOOKED_AT = 16
 """Pairs flagged in the half of LFW, all of which were reviewed by hand."""
+GOOD, BAD, NEEDLESS = "#0072B2", "#CC3311", "#E69F00"
+_STAMP = "reports"
 POPULATION = ("single, photographs", "single, synthetic", "fused, photographs", "fused, synthetic")
 
 Report = dict[str, Any]
@@ -255,3 +260,65 @@ def _tabulate_resemblance(
 
     rows = [(name, *(find(name, point) for point in points)) for name in names]
     return write_table(("", *map(head, points)), rows)
+
+
+def stamp(picture: Path, reports: Iterable[Path]) -> None:
+    """Write the digest of the reports that a PNG was drawn from into it."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(_STAMP, digest_reports(reports))
+    with Image.open(picture) as image:
+        image.load()
+        image.save(picture, pnginfo=info)
+
+
+def read_stamp(picture: Path) -> str | None:
+    """The digest in a picture; None where it has none."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        return image.info.get(_STAMP)
+
+
+def digest_reports(reports: Iterable[Path]) -> str:
+    """SHA-256 of their bytes, in this order."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in reports)).hexdigest()
+
+
+def draw_degraded(reports: Mapping[str, BenchReport], path: Path) -> bool:
+    """Stacked bars of what becomes of honest pairs at each level of each degradation."""
+    result = find_result(reports, "accuracy", DEGRADED)
+    if result is None:
+        return False
+    shares = {figure.name: 100 * (figure.value or 0.0) for figure in result.figures}
+    levels = [name.removesuffix(", lost") for name in shares if name.endswith(", lost")]
+    size = -(-len(levels) // _LEVEL_COLUMNS)
+    figure, panels = open_panels(12.0, 0.19 * size + 1.2, _LEVEL_COLUMNS)
+    for axes, start in zip(panels, range(0, len(levels), size), strict=True):
+        shown = levels[start : start + size]
+        left = np.zeros(len(shown))
+        for label, color, of in _OUTCOMES:
+            widths = np.array([of(*(shares[f"{one}, {kind}"] for kind in LOSSES)) for one in shown])
+            axes.barh(shown, widths, left=left, height=0.7, color=color, label=label)
+            left += widths
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", labelsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    caption = (
+        "per cent of a person's first photograph against the second, degraded; "
+        f"{result.setup['people']} people, none of them used for fitting"
+    )
+    save_figure(figure, path, caption)
+    return True
+
+
+_LEVEL_COLUMNS = 3
+# Of (lost, silent, needless), as `sosie bench accuracy` reports them.
+_OUTCOMES: tuple[tuple[str, str, Callable[[float, float, float], float]], ...] = (
+    ("below the threshold, no reason told", BAD, lambda _lost, silent, _needless: silent),
+    ("below the threshold, sent back with a reason", GOOD, lambda lost, silent, _: lost - silent),
+    ("sent back, would have matched", NEEDLESS, lambda _lost, _silent, needless: needless),
+)

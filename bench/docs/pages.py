@@ -24,7 +24,6 @@ import msgspec
 from bench.core.render import TEMPLATES, count_promises, describe_setup, render
 from bench.core.reports import Report, Result, Setup, find_figure, find_result, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
-from bench.docs.benchmark_charts import draw_versus, load_contents, stamp
 from engine.errors import RequestError
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
 from schema.decisions import Comparison
@@ -33,7 +32,7 @@ from serving.settings.settings import Settings, node_environment
 
 ROOT = Path(__file__).parents[2]
 """The checkout; an installed package has no documents."""
-KNEE, VERSUS = "knee.json", "performance-versus.png"
+KNEE = "knee.json"
 SHOWING = ("docs/capacity.md",)
 """Pages with commands, after `$ sosie`, and what they print."""
 WIDTH = 100
@@ -77,7 +76,9 @@ class PageSection:
         return describe_setup({k: v for k, v in result.setup.items() if k not in common})
 
 
-CHAPTERS = msgspec.convert(load_contents()["chapter"], tuple[Chapter, ...])
+CHAPTERS = msgspec.toml.decode(
+    Path(__file__).with_name("performance.toml").read_bytes(), type=dict[str, tuple[Chapter, ...]]
+)["chapter"]
 
 
 class Figures:
@@ -139,7 +140,7 @@ def build_documents(root: Path, reports: Path, images: Path) -> dict[str, str]:
     if not (root / "docs").is_dir():
         raise RequestError(f"no docs in {root}: they are made in a checkout")
     made = {
-        "docs/performance.md": build_performance_page(reports, images),
+        "docs/performance.md": build_performance_page(reports),
         "docs/accuracy.md": build_accuracy_page(reports, images),
         "docs/model-card.md": build_model_card(reports),
     }
@@ -161,20 +162,17 @@ def fill_blocks(name: str, page: str, rendered: str) -> str:
     return _BLOCK.sub(lambda found: blocks[found["name"]], page)
 
 
-def build_performance_page(reports: Path, images: Path) -> str:
-    """docs/performance.md; its pictures are written to `images`."""
+def build_performance_page(reports: Path) -> str:
+    """docs/performance.md."""
     found = read_reports(reports)
     shown = {one.name: found[one.name] for one in CHAPTERS if one.name in found}
     if not shown:
         raise RequestError(f"no report of a suite in {reports}")
-    if has_picture := draw_versus(shown, images / VERSUS):
-        stamp(images / VERSUS, list_sources(reports))
     kept, measured = count_promises(shown)
     return render(
         "docs/performance.md.j2",
         reports=shown,
         sections=[_section(one, shown[one.name]) for one in CHAPTERS if one.name in shown],
-        picture=VERSUS if has_picture else "",
         kept=kept,
         measured=measured,
     )
@@ -187,12 +185,6 @@ def _section(chapter: Chapter, report: Report) -> PageSection:
         replace(one, figures=tuple(f for f in one.figures if f.value is not None)) for one in main
     )
     return PageSection(chapter, report, tuple(one for one in measured if one.figures))
-
-
-def list_sources(reports: Path) -> list[Path]:
-    """The reports that the picture of docs/performance.md is drawn from."""
-    paths = (reports / f"{one.name}.json" for one in CHAPTERS)
-    return [path for path in paths if path.is_file()]
 
 
 def show_commands(documents: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:

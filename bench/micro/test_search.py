@@ -17,15 +17,13 @@ from bench.core.machine import MemoryReader, cores
 from bench.core.reports import Figure, Measured, Result, Setup
 from bench.data.vectors import Answer, Faces, Vectors, default_thresholds, find_best, find_reaching
 from bench.suites.baselines import (
-    EFS,
-    FASTSCAN,
     FLAT,
     FLAT_BLAS,
     GALLERY,
-    HNSW,
     INDEXES_AT_ONCE,
     IVF,
     NPROBES,
+    PANORAMA,
     RABITQ,
     SCORE_TOLERANCE,
     SEGMENT,
@@ -51,12 +49,11 @@ READING, LIMIT = "reading the codes", "The memory's limit"
 BOUNDS = "One query, by bytes and by half bytes"
 WITH_RANGE = (FLAT, FLAT_BLAS, GALLERY, SEGMENT)
 INVERTED = (f"{kind}, nprobe {one}" for kind in (IVF, RABITQ) for one in NPROBES)
-WHO = (*WITH_RANGE, FASTSCAN, *INVERTED, USEARCH, *(f"{HNSW}, ef {one}" for one in EFS))
+WHO = (*WITH_RANGE, PANORAMA, *INVERTED, USEARCH)
 SPEEDUPS = {
     "one_query_speedup": ("One query", FLAT, GALLERY),
     "one_query_over_memory": ("One query", GALLERY, READING),
     "batch_speedup": ("A batch", FLAT, GALLERY),
-    "batch_fastscan_speedup": ("A batch", FASTSCAN, GALLERY),
     "half_bytes_range_speedup": (BOUNDS, "range, bytes", "range, half bytes"),
     "half_bytes_best_speedup": (BOUNDS, f"best {K}, bytes", f"best {K}, half bytes"),
 }
@@ -107,7 +104,7 @@ class SearchCase:
 def case(pytestconfig: pytest.Config) -> Iterator[SearchCase]:
     sizes, option = configure(pytestconfig), pytestconfig.getoption
     faces, scanner = Faces(sizes.references, sizes.dim, option("--seed")), Scanner()
-    participants = build_participants(faces.references, scanner, has_graph=not option("--no-graph"))
+    participants = build_participants(faces.references, scanner)
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     probes = mix(faces, sizes.batch)
     yield SearchCase(sizes, faces, participants, probes, default_thresholds().review, setup)
@@ -119,7 +116,7 @@ def find(case: SearchCase, who: str, note: Note, group: str, setup: Setup) -> An
     searchers, lists = case.participants.searchers, f"IVF{count_lists(len(case.faces))}"
     found = next((one for one in searchers if one.name.replace(lists, "IVF") == who), None)
     if found is None:
-        reason = case.participants.missing.get(who.partition(", ef")[0], "it has too few lists")
+        reason = case.participants.missing.get(who, "it has too few lists")
         note(Result(group, setup, (Figure.skip(who, "ms", reason),)))
         pytest.skip(reason)
     return found

@@ -2,7 +2,7 @@
 
 Run as a file by any Python that has the peer's packages; it imports nothing of `bench`.
 Speaks one JSON document a line. Standard input: first `{"peer", "pairs", …}`, then
-`{"pairs": n, "singly": bool}` for each round. Standard output: first `{"ready": version}`, then
+`{"pairs": n}` for each round. Standard output: first `{"ready": version}`, then
 for each round `{"seconds", "scores"}`; `{"error": reason}` where it must end.
 """
 
@@ -19,34 +19,28 @@ from typing import Any
 
 Pairs = Sequence[tuple[str, str]]
 Setup = dict[str, Any]
-Answer = dict[str, Any]
-Match = Callable[[Pairs, bool], Answer]
-"""Matches the pairs, singly or all at once, and gives their `scores`."""
+Match = Callable[[Pairs], list[float | None]]
+"""Matches the pairs and gives their scores."""
 
 NOISELESS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def open_sosie(setup: Setup) -> tuple[Match, str]:
-    """Sosie's own extractor on the provider, precision and threads that the setup names."""
+    """Sosie's own extractor on this processor, with the threads that the setup names."""
     from engine.faces.extractor import ExtractorConfig, open_extractor
     from engine.models.session import SessionOptions, runtime_version
 
     extractor = open_extractor(
-        config=ExtractorConfig(threads=setup["threads"]),
-        session=SessionOptions(provider=setup["provider"], precision=setup["precision"]),
+        config=ExtractorConfig(threads=setup["threads"]), session=SessionOptions(provider="cpu")
     )
 
-    def match(pairs: Pairs, singly: bool) -> Answer:
-        batches = [[pair] for pair in pairs] if singly else [pairs]
-        found = []
-        for batch in batches:
-            found += extractor.extract([Path(path).read_bytes() for pair in batch for path in pair])
+    def match(pairs: Pairs) -> list[float | None]:
+        found = extractor.extract([Path(path).read_bytes() for pair in pairs for path in pair])
         vectors = [getattr(one, "vector", None) for one in found]
-        scores = [
+        return [
             None if a is None or b is None else float(a @ b)
             for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
-        return {"scores": scores}
 
     return match, f"onnxruntime {runtime_version()}"
 
@@ -57,44 +51,19 @@ def open_deepface(setup: Setup) -> tuple[Match, str]:
     os.environ["DEEPFACE_HOME"] = setup["home"]
     from deepface import DeepFace
 
-    def match(pairs: Pairs, singly: bool) -> Answer:
-        del singly  # it has no other way
-        scores = []
+    def match(pairs: Pairs) -> list[float | None]:
+        scores: list[float | None] = []
         for left, right in pairs:
             found = DeepFace.verify(
                 left, right, model_name="SFace", detector_backend="yunet", enforce_detection=False
             )
             scores.append(1 - float(found["distance"]))
-        return {"scores": scores}
+        return scores
 
     return match, f"deepface {version('deepface')}"
 
 
-def open_face_recognition(setup: Setup) -> tuple[Match, str]:
-    """`face_encodings` and `face_distance`, as its documentation calls them (HOG detector)."""
-    del setup
-    import face_recognition
-
-    def match(pairs: Pairs, singly: bool) -> Answer:
-        del singly  # it has no other way
-        scores: list[float | None] = []
-        for pair in pairs:
-            faces = [
-                face_recognition.face_encodings(face_recognition.load_image_file(path))
-                for path in pair
-            ]
-            if not all(faces):
-                scores.append(None)
-                continue
-            distances = face_recognition.face_distance(faces[0][:1], faces[1][0])
-            scores.append(1 - float(distances[0]))
-        return {"scores": scores}
-
-    dlib = face_recognition.api.dlib.__version__
-    return match, f"face_recognition {version('face_recognition')}, dlib {dlib}"
-
-
-PEERS = {"sosie": open_sosie, "deepface": open_deepface, "face_recognition": open_face_recognition}
+PEERS = {"Sosie, cpu": open_sosie, "deepface": open_deepface}
 
 
 def serve() -> None:
@@ -106,14 +75,14 @@ def serve() -> None:
     setup = json.loads(sys.stdin.readline())
     try:
         match, runtime = PEERS[setup["peer"]](setup)
-        match(setup["pairs"][:1], True)
+        match(setup["pairs"][:1])
         answers.write(json.dumps({"ready": runtime}) + "\n")
         for line in sys.stdin:
             order = json.loads(line)
             start = time.perf_counter()
-            answer = match(setup["pairs"][: order["pairs"]], order["singly"])
+            scores = match(setup["pairs"][: order["pairs"]])
             seconds = time.perf_counter() - start
-            answers.write(json.dumps(answer | {"seconds": seconds}) + "\n")
+            answers.write(json.dumps({"scores": scores, "seconds": seconds}) + "\n")
     except Exception as error:  # noqa: BLE001 - the reason travels to the report
         answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -85,9 +84,9 @@ def _ask_ours(segment: Exact8Segment, gallery: Gallery) -> tuple[Searcher, Searc
 
 
 FLAT, FLAT_BLAS = "FAISS Flat", "FAISS Flat by BLAS"
-FASTSCAN, IVF, RABITQ = "FAISS PQ4fs+refine, k_factor 20", "FAISS IVF", "FAISS RaBitQ IVF"
-USEARCH, HNSW = "usearch int8, exact", "hnswlib"
-NPROBES, EFS = (64, 256), (64, 256)
+PANORAMA, USEARCH = "FAISS Flat Panorama", "usearch int8, exact"
+IVF, RABITQ = "FAISS IVF", "FAISS RaBitQ IVF"
+NPROBES = (64, 256)
 
 # Its stubs do not know that parameters take their fields by name.
 _faiss: Any = faiss
@@ -96,8 +95,9 @@ _TRAINING_ROWS = 262_144
 _FEW_ROWS = 100_000
 _LISTS = 4096
 _ROWS_A_LIST = 39  # below it FAISS warns that a centroid has seen too little
-_HNSW_LINKS, _HNSW_EF_CONSTRUCTION = 16, 100
 _HIGHEST_CODE = 127
+_LEVELS = 8
+"""Steps of Panorama, of equally many dimensions each."""
 
 
 def _build_flat(references: Vectors) -> Iterator[Searcher]:
@@ -124,11 +124,19 @@ def _build_flat(references: Vectors) -> Iterator[Searcher]:
     yield Searcher(FLAT_BLAS, with_blas(best), with_blas(index.range_search))
 
 
-def _build_fastscan(references: Vectors) -> Searcher:
-    """Four bits for two dimensions, searched whole, the best refined."""
-    index = _build_index(f"PQ{references.shape[1] // 2}x4fs,RFlat", references)
-    options = _faiss.IndexRefineSearchParameters(k_factor=_K_FACTOR)
-    return Searcher(FASTSCAN, lambda queries, k: index.search(queries, k, params=options)[1])
+def _build_panorama(references: Vectors) -> Searcher:
+    """Flat that leaves a row as soon as its first components rule it out: exact, the fairest peer.
+
+    Rows and queries are turned to the principal axes, as its documentation asks.
+    """
+    dim = references.shape[1]
+    axes = faiss.PCAMatrix(dim, dim)
+    axes.train(references[:_TRAINING_ROWS])
+    # Centred vectors would have other inner products.
+    axes.have_bias = False
+    index = _faiss.IndexPreTransform(axes, _faiss.IndexFlatIPPanorama(dim, _LEVELS))
+    index.add(references)
+    return Searcher(PANORAMA, lambda queries, k: index.search(queries, k)[1])
 
 
 def count_lists(references: int) -> int:
@@ -153,7 +161,7 @@ def _build_lists(references: Vectors, name: str, codes: str) -> Iterator[Searche
     return (searcher(nprobe) for nprobe in NPROBES if nprobe <= lists)
 
 
-def _build_usearch(references: Vectors) -> Iterator[Searcher]:
+def _build_usearch(references: Vectors) -> Searcher:
     """Bytes compared one with another; `ImportError` where usearch is not installed."""
     from usearch.index import MetricKind, search
 
@@ -166,25 +174,7 @@ def _build_usearch(references: Vectors) -> Iterator[Searcher]:
         found = search(codes, coded, k, MetricKind.IP, exact=True, threads=threads)
         return np.asarray(found.keys).astype(np.int64).reshape(len(queries), -1)
 
-    yield Searcher(USEARCH, best)
-
-
-def _build_hnsw(references: Vectors) -> Iterator[Searcher]:
-    """A graph walked with a list of `ef` places; `ImportError` where hnswlib is not installed."""
-    import hnswlib
-
-    count, dim = references.shape
-    index = hnswlib.Index("ip", dim)
-    index.init_index(count, ef_construction=_HNSW_EF_CONSTRUCTION, M=_HNSW_LINKS, random_seed=7)
-    index.set_num_threads(len(os.sched_getaffinity(0)))
-    index.add_items(references, np.arange(count))
-
-    def best(queries: Vectors, k: int, ef: int) -> NDArray[np.int64]:
-        index.set_ef(ef)
-        found: NDArray[np.int64] = index.knn_query(queries, k)[0].astype(np.int64)
-        return found
-
-    return (Searcher(f"{HNSW}, ef {ef}", partial(best, ef=ef)) for ef in EFS)
+    return Searcher(USEARCH, best)
 
 
 @contextmanager
@@ -243,23 +233,19 @@ def refuse_too_much(references: int, dim: int, indexes: int) -> None:
         raise RequestError(reason)
 
 
-def build_participants(references: Vectors, scanner: Scanner, *, has_graph: bool) -> Participants:
+def build_participants(references: Vectors, scanner: Scanner) -> Participants:
     """Builds one index after the other."""
     segment, gallery = build_segment(references, scanner), build_gallery(references, scanner)
-    searchers = [*_build_flat(references), *_ask_ours(segment, gallery)]
-    searchers += [_build_fastscan(references)]
+    searchers = [*_build_flat(references), _build_panorama(references)]
+    searchers += _ask_ours(segment, gallery)
     searchers += _build_lists(references, IVF, f"PQ{references.shape[1] // 2}x4fs")
     # A bit a dimension; its bound on the error is probable only.
     searchers += _build_lists(references, RABITQ, "RaBitQfs")
     missing: dict[str, str] = {}
-    if not has_graph:
-        missing[HNSW] = "left out by --no-graph: it takes minutes to build"
-    peers = ((USEARCH, "usearch", _build_usearch), (HNSW, "hnswlib", _build_hnsw))
-    for name, package, build in peers:
-        try:
-            searchers += build(references) if name not in missing else ()
-        except ImportError:
-            missing[name] = f"not installed: pip install {package}"
+    try:
+        searchers.append(_build_usearch(references))
+    except ImportError:
+        missing[USEARCH] = "not installed: pip install usearch"
     return Participants(segment, gallery, searchers, missing)
 
 

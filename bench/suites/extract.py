@@ -8,66 +8,49 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from msgspec import structs
 from numpy.typing import NDArray
 
 from bench.core.machine import Timed, interleave, speedup, timed
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError
-from engine.faces.extractor import Extraction, open_extractor
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.graph import rewrite
-from engine.models.session import SessionOptions, available_providers, open_session
-from serving.measure import read_cpu
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
 SILENCE_TIMEOUT_S = 600.0
 """A worker that says nothing for so long is ended."""
-QUICK = {"pairs": 10, "rounds": 2, "graph_rounds": 3}
+QUICK = {"pairs": 10, "rounds": 2}
 PEER_SHARE, THREADS = 10, 2
-"""The others get a tenth of the pairs: they are slower by about as much."""
-DEQUANTISED, REWRITTEN = "dequantised", "rewritten"
+"""The other gets a tenth of the pairs: it is slower by about as much."""
 DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
-BATCHES = (1, 16)
-"""A face a call; the extractor's own batch on a CPU."""
-SOSIE, OPENVINO = "Sosie, cpu", "Sosie, OpenVINO bfloat16"
-BFLOAT16 = "amx_bf16"
-"""What a processor multiplies bfloat16 with faster than float32."""
-DEEPFACE, FACE_RECOGNITION = "deepface", "face_recognition"
+SOSIE, DEEPFACE = "Sosie, cpu", "deepface"
 STARTS = {"help_seconds": "sosie --help", "verify_seconds": "sosie verify A B"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractConfig:
-    """`pairs` of photographs a round. `_python`: interpreters that have what this one lacks, each
-    with packages of its own."""
+    """`pairs` of photographs a round. `deepface_python`: an interpreter that has deepface."""
 
     pairs: int = 200
     faces: Path | None = None
     rounds: int = 7
-    crops: int = 16
-    graph_rounds: int = 15
     seed: int = 0
-    openvino_python: Path | None = None
     deepface_python: Path | None = None
-    face_recognition_python: Path | None = None
 
-    def count_pairs(self, peer: str, *, singly: bool = False) -> int:
-        """Pairs a round, fewer of the slower peers and of those that are matched one by one."""
-        is_slow = singly or peer in (DEEPFACE, FACE_RECOGNITION)
-        return max(1, self.pairs // PEER_SHARE) if is_slow else self.pairs
+    def count_pairs(self, peer: str) -> int:
+        """Pairs a round, fewer of the slower peer."""
+        return self.pairs if peer == SOSIE else max(1, self.pairs // PEER_SHARE)
 
 
 class PeerMissing(Exception):
@@ -88,13 +71,13 @@ class Peer:
             raise
         self.runtime = str(ready["ready"])
 
-    def match(self, pairs: int, *, singly: bool = False) -> tuple[float, Sequence[float | None]]:
-        """Match the first so many pairs, all at hand at once, or each when the last is done: the
-        seconds, and the scores, None where a photograph showed no face.
+    def match(self, pairs: int) -> tuple[float, Sequence[float | None]]:
+        """Match the first so many pairs: the seconds, and the scores, None where a photograph
+        showed no face.
 
         Raises `PeerMissing` where it fails; it has ended then.
         """
-        answer = self._ask({"pairs": pairs, "singly": singly})
+        answer = self._ask({"pairs": pairs})
         return answer["seconds"], answer["scores"]
 
     def close(self) -> None:
@@ -140,146 +123,67 @@ def run(config: ExtractConfig) -> SuiteOutput:
         TemporaryDirectory(prefix="sosie-bench-") as folder,
         open_pairs(config.faces, config.pairs, config.seed) as photographs,
     ):
-        crops = _cut_crops(photographs, config.crops)
-        graphs, measured = compare_graphs(crops, config.graph_rounds)
         pairs, found = compare_pairs(photographs, config, Path(folder))
         start, starts = measure_startup(photographs, config.rounds)
     source: Setup = {"photographs": photographs.source}
-    told = [replace(one, setup=source | one.setup) for one in (graphs, *pairs, start)]
-    return told, {**measured, **found, **starts}
-
-
-def _cut_crops(photographs: PhotographPairs, count: int) -> NDArray[np.uint8]:
-    """uint8[count, side, side, 3]: aligned faces; fewer photographs are taken several times."""
-    files = [path.read_bytes() for path in photographs.photographs[:count]]
-    with open_extractor(session=SessionOptions(provider="cpu")) as extractor:
-        found = extractor.extract(files)
-    crops = [one.crop for one in found if isinstance(one, Extraction) and one.crop is not None]
-    if not crops:
-        raise RequestError("no face in the first photographs: give others as --faces")
-    return np.stack([crops[place % len(crops)] for place in range(count)])
-
-
-def compare_graphs(crops: NDArray[np.uint8], rounds: int) -> tuple[Result, dict[str, Measured]]:
-    """Times crops uint8[n, side, side, 3] in each form of SFace's graph: one thread, interleaved.
-
-    The speedup is of the rewritten graph in the extractor's batch over the dequantised one in the
-    batch that suits it best; the difference is of their unit vectors.
-    """
-    card = builtin_card("sface")
-    cards = {DEQUANTISED: structs.replace(card, rewriting=DEQUANTISED_STEPS), REWRITTEN: card}
-    options = SessionOptions(provider="cpu", threads=1)
-    sessions = {name: open_session(one, options) for name, one in cards.items()}
-    faces = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
-    outputs = {name: session.run(faces)[0] for name, session in sessions.items()}
-    one, other = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in outputs.values())
-
-    def embed(name: str, batch: int) -> None:
-        for start in range(0, len(faces), batch):
-            sessions[name].run(faces[start : start + batch])
-
-    best_s = float("inf")
-    for batch in BATCHES:
-        actions = {name: timed(partial(embed, name, batch)) for name in sessions}
-        seconds = interleave(actions, rounds)
-        best_s = min(best_s, float(np.median(seconds[DEQUANTISED])))
-    figures = tuple(
-        Figure.of(name, "ms/face", values / len(faces) * 1e3, speedup(seconds[DEQUANTISED], values))
-        for name, values in seconds.items()
-    )
-    setup: Setup = {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"}
-    return Result(f"SFace graphs, {batch} a call", setup, figures), {
-        "rewritten_speedup": best_s / float(np.median(seconds[REWRITTEN])),
-        "rewritten_difference": float(np.abs(one - other).max()),
-    }
+    told = [replace(one, setup=source | one.setup) for one in (*pairs, start)]
+    return told, {**found, **starts}
 
 
 def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: Path) -> SuiteOutput:
-    """Every peer that can run here, interleaved; the others are skipped and say why."""
+    """Sosie and deepface, interleaved; where deepface cannot run it is skipped and says why."""
+    setup: Setup = {"pairs": config.pairs, "peer_pairs": config.count_pairs(DEEPFACE)}
+    setup |= {"threads": THREADS, "rounds": config.rounds}
+    running, absent, here = dict[str, Peer](), "", Path(sys.executable)
     with ExitStack() as stack:
-        running, absent = _start_all(photographs, config, folder, stack)
-        seconds, alone = (
-            interleave(
-                {
-                    name: _match(peer, config.count_pairs(name, singly=singly), singly=singly)
-                    for name, peer in running.items()
-                },
-                config.rounds,
-            )
-            for singly in (False, True)
-        )
-        setup: Setup = {"pairs": config.pairs, "threads": THREADS}
-        setup |= {"peer_pairs": config.count_pairs(DEEPFACE), "rounds": config.rounds}
-        setup |= {name: peer.runtime for name, peer in running.items()}
+
+        def start(python: Path, name: str, **more: Any) -> None:
+            peer = Peer(python, name, photographs, **more)
+            stack.callback(peer.close)
+            # One that fails on a photograph shall do so before the clocks run.
+            peer.match(config.count_pairs(name))
+            running[name], setup[name] = peer, peer.runtime
+
+        def time_all(count: Callable[[str], int]) -> dict[str, NDArray[np.float64]]:
+            """Seconds a pair, of so many at hand at once."""
+            actions = {name: _match(peer, count(name)) for name, peer in running.items()}
+            return interleave(actions, config.rounds)
+
+        try:
+            start(here, SOSIE, threads=THREADS)
+        except PeerMissing as error:
+            raise RequestError(f"Sosie itself does not run: {error}") from error
+        try:
+            python = config.deepface_python or (here if find_spec(DEEPFACE) else None)
+            if python is None:
+                raise PeerMissing("no deepface here: name a Python with it: --deepface-python")
+            start(python, DEEPFACE, home=str(_lay_out_weights(folder / "deepface")))
+        except PeerMissing as error:
+            absent = str(error)
+        seconds, alone = time_all(config.count_pairs), time_all(lambda _: 1)
     rates = [
         Figure.of(name, "pairs/s", 1 / values, speedup(seconds[SOSIE], values))
         for name, values in seconds.items()
     ]
-    rates += [Figure.skip(name, "pairs/s", reason) for name, reason in absent.items()]
     latencies = (
         Figure.of(name, "ms/pair", values * 1e3, speedup(alone[SOSIE], values))
         for name, values in alone.items()
     )
-    singly = setup | {"pairs": config.count_pairs(SOSIE, singly=True)}
     measured: dict[str, Measured] = {"pairs_per_second": float(np.median(1 / seconds[SOSIE]))}
-    for goal, slow, fast in (
-        ("openvino_speedup", SOSIE, OPENVINO),
-        ("deepface_speedup", DEEPFACE, SOSIE),
-        ("face_recognition_speedup", FACE_RECOGNITION, SOSIE),
-    ):
-        reason = absent.get(slow) or absent.get(fast)
-        if fast == OPENVINO and reason is None and BFLOAT16 not in read_cpu()[1]:
-            reason = f"this processor has no {BFLOAT16}"
-        is_there = reason is None
-        measured[goal] = speedup(seconds[slow], seconds[fast]) if is_there else Skipped(str(reason))
+    if absent:
+        rates.append(Figure.skip(DEEPFACE, "pairs/s", absent))
+        measured["deepface_speedup"] = Skipped(absent)
+    else:
+        measured["deepface_speedup"] = speedup(seconds[DEEPFACE], seconds[SOSIE])
+    singly = setup | {"pairs": 1, "peer_pairs": 1}
     return (
         Result("Pairs of photographs", setup, tuple(rates)),
         Result("One pair at a time", singly, tuple(latencies)),
     ), measured
 
 
-def _match(peer: Peer, count: int, *, singly: bool) -> Timed:
-    """Seconds a pair, of a whole round or of each before the next one is at hand."""
-    return lambda: peer.match(count, singly=singly)[0] / count
-
-
-def _start_all(
-    photographs: PhotographPairs, config: ExtractConfig, folder: Path, stack: ExitStack
-) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Those that can run, until the stack is closed, and why others cannot."""
-    running, absent = dict[str, Peer](), dict[str, str]()
-    for name, python, kind, setup, package in _list_peers(config, folder):
-        option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
-        try:
-            if python is None:
-                raise PeerMissing(f"no {package} here: name a Python with it: {option}")
-            peer = Peer(python, kind, photographs, **setup)
-            stack.callback(peer.close)
-            # One that fails on a photograph shall do so before the clocks run.
-            peer.match(config.count_pairs(name))
-            running[name] = peer
-        except PeerMissing as error:
-            absent[name] = str(error)
-    if SOSIE in absent:
-        raise RequestError(f"Sosie itself does not run: {absent[SOSIE]}")
-    return running, absent
-
-
-def _list_peers(
-    config: ExtractConfig, folder: Path
-) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
-    """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
-    here = Path(sys.executable)
-    common = {"threads": THREADS, "provider": "cpu", "precision": "float32"}
-    yield SOSIE, here, "sosie", common, ""
-    openvino = config.openvino_python or (here if "openvino" in available_providers() else None)
-    setup = common | {"provider": "openvino", "precision": "bfloat16"}
-    yield OPENVINO, openvino, "sosie", setup, "onnxruntime-openvino"
-    for name in (DEEPFACE, FACE_RECOGNITION):
-        python = getattr(config, f"{name}_python") or (here if find_spec(name) else None)
-        is_deepface = name == DEEPFACE and python is not None
-        home = _lay_out_weights(folder / "deepface") if is_deepface else folder
-        yield name, python, name, {"home": str(home)}, name
+def _match(peer: Peer, count: int) -> Timed:
+    return lambda: peer.match(count)[0] / count
 
 
 def _lay_out_weights(home: Path) -> Path:

@@ -6,7 +6,6 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from bench.suites.serve.process import Worker
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.exact.scanner import Scanner
-from indexes.gallery import Gallery, SharedLock
+from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.manifest import Origin
@@ -33,8 +32,6 @@ from indexes.upkeep import Upkeep
 
 BATCH, PAUSE_S = 32, 0.005
 """References of one add, and how long those who change something wait before they go on."""
-PASS_PROBES, THRESHOLD = 1024, 0.57
-"""A large search: what a sweep or a queue of searches asks at once."""
 QUICK = {
     "references": 20_000,
     "singles": 2_000,
@@ -189,50 +186,6 @@ def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> floa
     return (held + read_peak_bytes() - before) / held
 
 
-def add_beside_passes(
-    gallery: Gallery, newcomers: Vectors, first_id: int, seconds: float, *, has_lock: bool
-) -> tuple[float, float]:
-    """Adds one by one, until time or newcomers are used up, while a thread makes pass after pass:
-    p99 in ms of an add, and of a reading of the sequence.
-
-    `has_lock`: a pass holds a lock for readers and an add one for writers, as a gallery without
-    views does; for comparison.
-    """
-    add_s, sequence_s, stop, begun = [], [], Event(), Event()
-    lock = SharedLock()
-    reading, writing = (lock.reading, lock.writing) if has_lock else (nullcontext, nullcontext)
-    probes = newcomers[:PASS_PROBES]
-
-    def search() -> None:
-        while not stop.is_set():
-            with reading():
-                begun.set()
-                gallery.range_search(probes, THRESHOLD)
-
-    def read_sequence() -> int:
-        with reading():
-            return gallery.sequence
-
-    def add(place: int) -> None:
-        with writing():
-            key = np.array([first_id + place])
-            gallery.add(key, newcomers[place : place + 1], gallery.sequence + 1)
-
-    with Upkeep(gallery), ThreadPoolExecutor(1) as pool:
-        passes = pool.submit(search)
-        begun.wait()
-        end = time.perf_counter() + seconds
-        for place in range(len(newcomers)):
-            if time.perf_counter() > end:
-                break
-            time.sleep(PAUSE_S)
-            sequence_s.append(clock(read_sequence)[1])
-            add_s.append(clock(partial(add, place))[1])
-        stop.set()
-        passes.result()
-    return float(np.quantile(add_s, 0.99) * 1e3), float(np.quantile(sequence_s, 0.99) * 1e3)
-
-
 def grow(
     gallery: Gallery, references: Vectors, first_id: int, batch: int, looks: int
 ) -> tuple[float, int]:
@@ -330,10 +283,6 @@ def _change(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: S
     quiet, busy = (ChangingGallery(grown, faces.references, newcomers) for _ in range(2))
     quiet.search_alone(config.changing_s / 4, config.seed)
     busy.search_while_changing(config.changing_s, config.seed + 1)
-    seconds = config.changing_s / 2
-    others = faces.newcomers(max(PASS_PROBES, int(seconds / PAUSE_S)))
-    view_ms, sequence_ms = add_beside_passes(grown, others, 2 * _FAR_ID, seconds, has_lock=False)
-    lock_ms, _ = add_beside_passes(grown, others, 3 * _FAR_ID, seconds, has_lock=True)
     growth = (
         Figure(f"batches of {BATCH}, from none to all: both", "us/reference", batches[0]),
         Figure("one by one, after all: both", "us/reference", singles[0]),
@@ -352,9 +301,6 @@ def _change(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: S
         "unseen_adds": float(batches[1] + singles[1]),
         "missed_references": float(busy.missed + busy.ghosts + busy.lost),
         "add_microseconds": max(batches[0], singles[0]),
-        "add_beside_passes_ms": view_ms,
-        "sequence_beside_passes_ms": sequence_ms,
-        "add_beside_passes_share": view_ms / lock_ms,
     }
 
 

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from unittest.mock import patch
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import TILES, clock, interleave, measure_product, rested, speedup
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
+from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.baselines import SCORE_TOLERANCE, build_segment
-from indexes.exact.scanner import Scanner, available_kernels
-from indexes.joining import tiling
+from indexes.exact.scanner import Scanner
 from indexes.joining.join import join
-from indexes.joining.tiling import Pairs
 
-QUICK = {
-    "references": 20_000,
-    "compared": 5_000,
-    "rounds": 2,
-    "product_s": 0.05,
-    "prefix_rounds": 1,
-}
-ALL, PREFIX, PREFIXED_KERNEL = "all components", "a prefix first", "vnni"
+QUICK = {"references": 20_000, "compared": 5_000, "rounds": 2, "product_s": 0.05}
 OURS, FLAT = "one segment", "FAISS Flat, range search"
 
-_PROMISED, _PREFIXED = 1_000_000, 200_000
+_PROMISED = 1_000_000
 _MANY_AT = 0.40
-# What a prefix saves depends on the threshold, so the goals are not for those of a deployment.
-_PREFIXED_AT = {"prefix_speedup_057": 0.57, "prefix_speedup_0671": 0.671}
 # From so many references on a join takes minutes: one is made.
 _LONG_FROM = 400_000
 _FLAT_COMPARISONS = 2_500_000_000
@@ -41,15 +29,13 @@ _FLAT_COMPARISONS = 2_500_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinConfig:
-    """`compared` references are joined by the others too, and held against brute force;
-    `_PREFIXED` at most with and without a prefix, in `prefix_rounds`."""
+    """`compared` references are joined by the others too, and held against brute force."""
 
     references: int = 200_000
     dim: int = 128
     compared: int = 50_000
     rounds: int = 5
     product_s: float = 0.4
-    prefix_rounds: int = 2
     seed: int = 0
 
 
@@ -63,10 +49,7 @@ def run(config: JoinConfig) -> SuiteOutput:
     results, measured = _join_all(faces.references, threshold, config, scanner, setup)
     compared, same = _compare(faces.references[: config.compared], threshold, scanner, setup)
     scanner.close()
-    few = faces.references[:_PREFIXED]
-    prefixed, gains, as_same = _join_by_prefix(few, config.prefix_rounds, setup)
-    identical: Measured = min(same, as_same)
-    return (*results, compared, prefixed), measured | gains | {"identical_pairs": identical}
+    return (*results, compared), measured | {"identical_pairs": same}
 
 
 def count_pairs(references: int) -> int:
@@ -155,40 +138,3 @@ def _compare(
     )
     name = "The same references by everybody"
     return Result(name, setup | {"references": len(some)}, figures), same
-
-
-def _join_by_prefix(
-    references: Vectors, rounds: int, setup: Setup
-) -> tuple[Result, dict[str, Measured], float]:
-    """By all components and by a prefix of them first, at the thresholds of the goals, and the
-    share of pairs that are the same; nothing without the kernel for which a prefix is chosen."""
-    name = "With a prefix of the components"
-    setup = setup | {"references": len(references), "kernel": PREFIXED_KERNEL}
-    if PREFIXED_KERNEL not in available_kernels():
-        reason = f"this machine has no kernel {PREFIXED_KERNEL}"
-        absent = Result(name, setup, (Figure.skip(PREFIX, "s", reason),))
-        return absent, dict.fromkeys(_PREFIXED_AT, Skipped(reason)), 1.0
-    scanner, same = Scanner(PREFIXED_KERNEL), 1.0
-    segments = [build_segment(references, scanner)]
-    found: dict[str, Pairs] = {}
-    figures, gains = [], dict[str, Measured]()
-
-    def join_from(fewest: int, way: str, threshold: float) -> None:
-        with patch.object(tiling, "_AXES_FROM", fewest):
-            found[way] = join(segments, None, threshold)
-
-    for goal, threshold in _PREFIXED_AT.items():
-        ways = {ALL: 1 << 62, PREFIX: 0}
-        seconds = interleave(
-            {way: rested(partial(join_from, one, way, threshold)) for way, one in ways.items()},
-            rounds,
-        )
-        gains[goal] = speedup(seconds[ALL], seconds[PREFIX])
-        pairs = [(one.left, one.right, one.scores) for one in (found[ALL], found[PREFIX])]
-        same = min(same, share_same(*pairs))
-        figures += [
-            Figure.of(f"at {threshold:.3f}: {way}", "s", taken, speedup(seconds[ALL], taken))
-            for way, taken in seconds.items()
-        ]
-    scanner.close()
-    return Result(name, setup, tuple(figures)), gains, same

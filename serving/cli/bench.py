@@ -26,9 +26,8 @@ def bench(
 
     Options after its name are its own: --json, --quick for small sizes; for kernels, search, join
     and gallery, --n rows of --dim dimensions; for serve and sweep, --only its PARTS; for
-    report, --output DIR; and, for extract, --openvino-python, --deepface-python and
-    --face-recognition-python, each the PATH of another venv's Python to compare with. `sosie bench
-    SUITE -- --help` lists them all.
+    report, --output DIR; and, for extract, --deepface-python, the PATH of another venv's Python to
+    compare with. `sosie bench SUITE -- --help` lists them all.
     """
     import os
 

@@ -12,17 +12,15 @@ from typer.testing import CliRunner
 
 from bench.core.machine import look
 from bench.core.reports import REPORTS, Check, Figure, Report, Result, write_report
-from bench.docs.benchmark_charts import digest_reports, read_stamp, stamp
+from bench.docs.accuracy_pages import digest_reports, read_stamp, stamp
 from bench.docs.pages import (
     ROOT,
-    VERSUS,
     WIDTH,
     Figures,
     build_documents,
     build_performance_page,
     fill_blocks,
     find_shown,
-    list_sources,
     print_words,
     refresh,
     run_sosie,
@@ -87,15 +85,9 @@ def test_the_committed_pages_are_what_the_reports_make(tmp_path: Path) -> None:
     assert {"README.md", "docs/performance.md", "docs/accuracy.md", "docs/sweeps.md"} <= set(made)
     for name, text in made.items():
         assert (ROOT / name).read_text(encoding="utf-8") == text, f"{name}: run make docs"
-    assert (tmp_path / VERSUS).is_file()
     for picture in tmp_path.iterdir():
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert (IMAGES / picture.name).is_file(), f"{picture.name}: run make docs"
-
-
-def test_the_picture_of_performance_is_drawn_from_the_committed_reports() -> None:
-    assert list_pictures("performance.md") == [VERSUS]
-    assert read_stamp(IMAGES / VERSUS) == digest_reports(list_sources(REPORTS))
 
 
 @pytest.mark.parametrize("picture", list_pictures("accuracy.md"))
@@ -177,7 +169,7 @@ def test_the_page_has_warnings_and_the_main_results(tmp_path: Path) -> None:
     figure = Figure("one", "ms", 1.0)
     results = tuple(Result(name, {"seed": 0}, (figure,)) for name in (SHOWN_OF_GALLERY, "Shards"))
     write_report(tmp_path / "gallery.json", Report(machine, results, (), "gallery"))
-    page = build_performance_page(tmp_path, tmp_path / "img")
+    page = build_performance_page(tmp_path)
     assert "*Warning: load 9.0 at the start.*" in page
     assert f"### {SHOWN_OF_GALLERY}" in page
     assert "### Shards" not in page

@@ -8,21 +8,26 @@ import pytest
 import bench.suites.baselines
 from bench.data.vectors import Faces, find_best, find_reaching, population_of
 from bench.micro.test_search import check_exactness
-from bench.suites.baselines import build_gallery, build_segment
+from bench.suites.baselines import PANORAMA, build_gallery, build_segment
 from indexes.exact.scanner import Scanner
 
 
 def test_what_is_not_installed_is_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "hnswlib", None)
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     faces = Faces(1_000, 32, 0)
-    participants = bench.suites.baselines.build_participants(
-        faces.references, Scanner(threads=1), has_graph=True
-    )
-    assert participants.missing == {
-        "usearch int8, exact": "not installed: pip install usearch",
-        "hnswlib": "not installed: pip install hnswlib",
-    }
+    participants = bench.suites.baselines.build_participants(faces.references, Scanner(threads=1))
+    assert participants.missing == {"usearch int8, exact": "not installed: pip install usearch"}
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_panorama_is_exact(count: int) -> None:
+    faces = Faces(3_000, 128, 0)
+    scanner = Scanner(threads=1)
+    searchers = bench.suites.baselines.build_participants(faces.references, scanner).searchers
+    panorama = next(one for one in searchers if one.name == PANORAMA)
+    probes = faces.strangers(count)
+    right = np.stack([ids for ids, _ in find_best(probes, faces.references, 5)])
+    assert np.array_equal(panorama.best(probes, 5), right)
 
 
 def test_a_search_that_errs_is_not_identical() -> None:
