@@ -102,7 +102,6 @@ SUITES = (
         "sweep",
         "Rings hidden in a million references: found, grouped, and told from chains.",
         "sweep.sweep_suite",
-        quick=("--only", "million,flood"),
     ),
     Suite(
         "serve",

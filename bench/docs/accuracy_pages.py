@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,7 @@ import numpy as np
 from bench.core.render import render
 from bench.core.reports import Figure, find_figure, find_result, read_report
 from bench.core.reports import Report as BenchReport
-from bench.suites.accuracy import (
-    FRAMES,
-    FUSED_FMR,
-    FUSED_FNMR,
-    HELD_OUT,
-    MATED_SCORES,
-    MIXED,
-    RATES,
-    REFUSED,
-    REPEATS,
-    RESEMBLANCE,
-    SEVERAL_FRAMES,
-    SINGLE_FNMR,
-    TRANSFORM_FMR,
-    TRANSFORMED,
-    name_frames,
-)
+from bench.suites.accuracy import HELD_OUT, REPEATS
 from bench.suites.degraded import DEGRADED, LOSSES
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import list_galleries
@@ -39,7 +22,7 @@ from engine.accuracy.evaluation_words import write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.plots import draw_det, open_panels, save_figure
 from engine.errors import RateUnsupported, RequestError
-from engine.formatting import DASH, NONE, percent, power, span, write_table
+from engine.formatting import NONE, percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
 from schema.decisions import Comparison
@@ -52,7 +35,6 @@ LOOKED_AT = 16
 """Pairs flagged in the half of LFW, all of which were reviewed by hand."""
 GOOD, BAD, NEEDLESS = "#0072B2", "#CC3311", "#E69F00"
 _STAMP = "reports"
-POPULATION = ("single, photographs", "single, synthetic", "fused, photographs", "fused, synthetic")
 
 Report = dict[str, Any]
 
@@ -73,14 +55,7 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     suite = read_report(reports / f"{SUITE}.json")
     if draw_degraded({SUITE: suite}, images / "degraded.png"):
         stamp(images / "degraded.png", [reports / f"{SUITE}.json"])
-    synthetic = partial(_tabulate_resemblance, suite)
-    tables = {
-        "population": synthetic(POPULATION, "{}, FMR {:.0e}", RATES, power, score),
-        "mates": synthetic(POPULATION[2:], "{}: mates below {}", MATED_SCORES, str, percent),
-        "frames": _tabulate_frames(suite),
-        "frames_repeats": REPEATS,
-    }
-    return render("docs/accuracy.md.j2", **tables, **_fill(report, reports))
+    return render("docs/accuracy.md.j2", **_fill(report, reports))
 
 
 def build_model_card(reports: Path) -> str:
@@ -162,14 +137,9 @@ def list_curves(calibration: Calibration) -> Report:
 
 
 def _read_held_out(suite: BenchReport) -> dict[str, Any]:
-    """Rates of people that neither `verify` nor the transform was fitted on."""
-    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
-    transform: dict[str, Any] = {
-        key: _find(suite, TRANSFORMED, name) for key, name in names.items()
-    }
-    transform |= {"fmr": TRANSFORM_FMR, "points": lambda share: f"{100 * share:.2f}"}
+    """Rates of people that `verify` was not fitted on."""
     rates = {name.lower(): _find(suite, HELD_OUT, f"verify, {name}") for name in ("FMR", "FNMR")}
-    return {"held_out": {**rates, "repeats": REPEATS}, "transform": transform}
+    return {"held_out": {**rates, "repeats": REPEATS}}
 
 
 def _find(suite: BenchReport, result: str, name: str) -> Figure:
@@ -227,39 +197,6 @@ def tabulate_thresholds(calibration: Calibration) -> str:
          f"{rates.certain_margin:g}", "1:N of one photograph alone"),
     )  # fmt: skip
     return write_table(("threshold", "score", "set by", "compares"), rows)
-
-
-def _tabulate_frames(suite: BenchReport) -> str:
-    """FNMR of one, and of several live frames, over the same people."""
-    rows = []
-    for count in FRAMES:
-        one, fused, fmr, refused, mixed = (
-            float(_find(suite, SEVERAL_FRAMES, name_frames(count, name)).value or 0.0)
-            for name in (SINGLE_FNMR, FUSED_FNMR, FUSED_FMR, REFUSED, MIXED)
-        )
-        cells = (percent(one), percent(fused, 2), power(fmr), percent(refused), percent(mixed))
-        rows.append((str(count), *cells))
-    titles = ("frames", "FNMR of the first alone", "FNMR of all fused", "FMR of `verify`",
-              "refused", "mixed, not refused")  # fmt: skip
-    return write_table(titles, rows)
-
-
-def _tabulate_resemblance(
-    suite: BenchReport,
-    names: Sequence[str],
-    pattern: str,
-    points: Sequence[float],
-    head: Callable[[float], str],
-    write: Callable[[float], str],
-) -> str:
-    """Photographs beside the synthetic population, at each of the points."""
-
-    def find(name: str, point: float) -> str:
-        figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, pattern.format(name, point))
-        return DASH if figure is None or figure.value is None else write(figure.value)
-
-    rows = [(name, *(find(name, point) for point in points)) for name in names]
-    return write_table(("", *map(head, points)), rows)
 
 
 def stamp(picture: Path, reports: Iterable[Path]) -> None:

@@ -27,7 +27,7 @@ from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from engine.errors import RequestError
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
 from schema.decisions import Comparison
-from serving.deployment.models import build_thresholds, load_calibration
+from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings, node_environment
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,6 @@ class Figures:
         """What a template of blocks is given."""
         settings = Settings()
         calibration = load_calibration(settings)
-        scores = build_thresholds(settings, calibration)
         last = calibration.curve(Comparison.FUSED).points[-1]
         return {
             "value": self.value,
@@ -122,11 +121,6 @@ class Figures:
             "knee": self.knee,
             "reports": self.reports,
             "calibration_end": last,
-            "sweep_thresholds": [
-                f"same document ({scores.same_document:.3f})",
-                f"review ({scores.review:.3f})",
-                f"certain ({scores.certain:.3f})",
-            ],
             # Pairs grow with the square of the gallery, the budget of false ones with its size.
             "largest_sweep": float(f"{1 + 2 * FALSE_PAIRS_PER_REFERENCE / last.fmr:.1g}"),
         }

@@ -20,7 +20,6 @@ from PIL import Image
 from bench.conftest import Clock, Note
 from bench.core.machine import read_peak_bytes
 from bench.core.reports import Figure, Result, Setup
-from engine.faces.extractor import open_detector
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder
 
@@ -53,7 +52,6 @@ KINDS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("JPEG 2000, lossless", "JPEG2000", "RGB", {"irreversible": False}),
     ("JPEG 2000, blocks of 16", "JPEG2000", "RGB", {"codeblock_size": (16, 16)}),
 )
-SIDES_PX = (250, 1414, 3464)
 
 
 def draw(side_px: int) -> Image.Image:
@@ -96,24 +94,6 @@ def test_decode(
         Figure(f"{name}: memory", "bytes/pixel", peak_bytes / pixels),
     )
     note(Result("Costs of decoding", setup, figures))
-
-
-@pytest.mark.parametrize("side_px", SIDES_PX)
-def test_decode_and_detect(
-    side_px: int, decoder: Decoder, note: Note, pytestconfig: pytest.Config
-) -> None:
-    """A core's time for one photograph, here and in the process that decodes."""
-    if pytestconfig.getoption("--quick") and side_px != SIDES_PX[0]:
-        pytest.skip("large")
-    detector, spent_ms = open_detector(), []
-    data = write(draw(side_px), "JPEG", {"quality": 90})
-    for _ in range(10):
-        before = read_cpu_s(*decoder.processes)
-        with decoder.decode(data, detector.first_side_px) as image:
-            detector.detect(image.pixels, slice(1))
-        spent_ms.append((read_cpu_s(*decoder.processes) - before) * 1e3)
-    figure = Figure.of(f"{side_px**2 / 1e6:.2g} megapixels", "core ms", spent_ms[1:])
-    note(Result("Decoded and detected", {"threads": 1}, (figure,)))
 
 
 def measure(data: bytes, limits: ImageLimits = LIFTED) -> tuple[float, float, int]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, cycle
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -40,13 +39,11 @@ from bench.suites.baselines import (
     search_segment,
 )
 from indexes.base import Hits
-from indexes.exact.codes import no_plane
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 
 READING, LIMIT = "reading the codes", "The memory's limit"
-BOUNDS = "One query, by bytes and by half bytes"
 WITH_RANGE = (FLAT, FLAT_BLAS, GALLERY, SEGMENT)
 INVERTED = (f"{kind}, nprobe {one}" for kind in (IVF, RABITQ) for one in NPROBES)
 WHO = (*WITH_RANGE, PANORAMA, *INVERTED, USEARCH)
@@ -54,8 +51,6 @@ SPEEDUPS = {
     "one_query_speedup": ("One query", FLAT, GALLERY),
     "one_query_over_memory": ("One query", GALLERY, READING),
     "batch_speedup": ("A batch", FLAT, GALLERY),
-    "half_bytes_range_speedup": (BOUNDS, "range, bytes", "range, half bytes"),
-    "half_bytes_best_speedup": (BOUNDS, f"best {K}, bytes", f"best {K}, half bytes"),
 }
 QUICK = {"references": 20_000, "batch": 64, "probes": 100, "near": 200}
 QUICK |= {"one": 9, "many": 3, "ranges": 3}
@@ -157,27 +152,6 @@ def test_range(group: str, who: str, case: SearchCase, clock: Clock, note: Note)
     setup = case.setup | {"threshold": round(case.threshold, 4), "batch": len(probes)}
     ask = partial(find(case, who, note, group, setup).reaching, probes, case.threshold)
     clock(group, who, ask, setup, rounds=case.sizes.ranges, per=len(probes))
-
-
-@pytest.mark.parametrize("way", ["bytes", "half bytes"])
-@pytest.mark.parametrize("what", ["range", f"best {K}"])
-def test_bounds(what: str, way: str, case: SearchCase, clock: Clock) -> None:
-    """One query of a segment by bytes alone, and by half bytes first."""
-    segment = copy(case.participants.segment)
-    if way == "bytes":
-        segment.codes = copy(segment.codes)
-        segment.codes.plane = no_plane()
-    whole = search_segment(segment)
-    turn = cycle(range(len(case.probes)))
-
-    def ask() -> object:
-        query = case.probes[(place := next(turn)) : place + 1]
-        is_range = what == "range"
-        return whole.range_search(query, case.threshold) if is_range else whole.search(query, K)
-
-    setup = case.setup | {"threshold": round(case.threshold, 4), "baseline": "bytes"}
-    base = f"{what}, bytes"
-    clock(BOUNDS, f"{what}, {way}", ask, setup, rounds=case.sizes.one, base=base)
 
 
 def test_answers_are_those_of_brute_force(

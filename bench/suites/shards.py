@@ -27,7 +27,7 @@ from bench.core.machine import DISK, clock, interleave, open_folder, rested, spe
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.data.vectors import Vectors, describe_faces
 from bench.suites.serve.process import end_with_parent
-from bench.suites.workload import MixedLoad, VisitedHome, are_same, select
+from bench.suites.workload import VisitedHome, are_same, select
 from engine.errors import RequestError
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Outcome
@@ -305,34 +305,6 @@ class _Parts:
         self.results.append(Result("One shard is killed", self.setup, figures))
         return {"one_shard_speedup": ratio}
 
-    def lose_copy(self) -> dict[str, float]:
-        """Gives each shard a second copy, then kills one, and waits for another, under load."""
-        opened = self._open(copies=2)
-        with self._load(opened) as load:
-            wait_for(lambda: not opened.deployment.copies_wanting)
-            doomed = opened.shards[0].copies[0]
-            kill(doomed)
-            wait_for(
-                lambda: (
-                    doomed not in opened.shards[0].copies and not opened.deployment.copies_wanting
-                )
-            )
-        return {"failed_calls": float(load.failed)}
-
-    @contextmanager
-    def _load(self, opened: ShardedDeployment) -> Iterator[MixedLoad]:
-        """Searches and decisions go on meanwhile; afterwards the answers are compared."""
-        alone, probes = self._compare(opened), self._probes[:8]
-        most_id = int(alone.ids.max())
-        known = select(alone.range_search(probes, self._home.review).hits, most_id)
-        given = (probes, self._home.review, known, most_id, self._home.requests)
-        load = MixedLoad(opened.deployment, *given)
-        with load.running():
-            yield load
-        self._home.log.outcomes += load.outcomes
-        self._compare(opened)
-        opened.deployment.close(keep_shards=True)
-
     def close(self) -> None:
         """Ends the shards, which must have everything."""
         self._open().deployment.close()
@@ -342,16 +314,7 @@ PARTS: Mapping[str, Callable[[_Parts], dict[str, float]]] = {
     "registrar": _Parts.restart_registrar,
     "searches": _Parts.compare_searches,
     "shard": _Parts.lose_shard,
-    "copies": _Parts.lose_copy,
 }
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + WAIT_S
-    while not condition():
-        if time.monotonic() > give_up_at:
-            raise RequestError(f"the shards were not what they are to be in {WAIT_S:g} s")
-        time.sleep(_PAUSE_S)
 
 
 def run(config: ShardsConfig) -> SuiteOutput:

@@ -6,21 +6,18 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
-from engine.errors import RequestError, SosieError
+from engine.errors import RequestError
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -362,60 +359,3 @@ def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:
 
 def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[Any, Any]]) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
-
-
-DECIDING_PAUSE_S = 0.05
-"""Between two decisions."""
-
-
-@dataclass(slots=True)
-class MixedLoad:
-    """Two threads that search and decide, each one call after another.
-
-    `known`: how the answers to the probes must be; other answers count as failures.
-    """
-
-    deployment: Deployment
-    probes: Vectors
-    threshold: float
-    known: tuple[np.ndarray[Any, Any], ...]
-    most_id: int
-    requests: Iterator[EnrollmentRequest]
-    failed: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
-    _ending: Event = field(default_factory=Event)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        threads = [Thread(target=one) for one in (self._search, self._decide)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._ending.set()
-            for thread in threads:
-                thread.join()
-
-    def _search(self) -> None:
-        while not self._ending.is_set():
-            try:
-                gallery = self.deployment.restored.gallery
-                hits = gallery.range_search(self.probes, self.threshold).hits
-            except Exception:  # noqa: BLE001 - whatever it is, the call failed
-                self.failed += 1
-            else:
-                self.failed += not are_same(self.known, select(hits, self.most_id))
-
-    def _decide(self) -> None:
-        # None is taken that is not asked: the next load goes on with the next visitor.
-        while not self._ending.wait(DECIDING_PAUSE_S):
-            if (request := next(self.requests, None)) is None:
-                return
-            outcome: Outcome
-            try:
-                outcome = self.deployment.registrar.submit(request).result()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
-                outcome = SosieError(type(error).__name__)
-            self.failed += isinstance(outcome, SosieError)
-            self.outcomes.append(outcome)

@@ -94,7 +94,7 @@ def test_every_suite_shows_its_options(suite: Suite, run_here: RunHere) -> None:
         ("registrar", "--folder", "/no/such/folder"),
         ("registrar", "--n", "5"),
         ("accuracy", "--faces", "/no/such/folder"),
-        ("sweep", "--only", "nothing"),
+        ("shards", "--only", "nothing"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(arguments: tuple[str, ...], run_here: RunHere) -> None:

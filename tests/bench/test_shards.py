@@ -18,7 +18,6 @@ RIGHT = {
     "wrong_decisions": 0,
     "gallery_difference": 0,
     "replayed_needlessly": 0,
-    "failed_calls": 0,
 }
 
 

@@ -9,19 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import httpx
 import msgpack
 import numpy as np
 
-from bench.core.reports import Figure, Result, Skipped, SuiteOutput
+from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.context import Context
-from bench.suites.serve.fixtures import Home, Person, Visitors
+from bench.suites.serve.fixtures import Home, Person
 from bench.suites.serve.load_generator import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
 from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard
-from bench.suites.workload import make_document
 from engine.errors import NotFound
 from engine.registry.store import Store
 from serving.cluster.processes import Role, find_processes, list_descendants
@@ -133,7 +132,7 @@ Kill = tuple[Target, float]
 
 
 def kill_at_random(
-    service: Service, home: Home, visitors: Visitors, kills: int, seed: int
+    service: Service, home: Home, people: Sequence[Person], kills: int, seed: int
 ) -> tuple[list[Kill], AnswerLog]:
     """Kills one part after another while clients enroll."""
     log, stop = AnswerLog(), threading.Event()
@@ -145,7 +144,7 @@ def kill_at_random(
         with closing(RetryingClient(service, home, log)) as client:
             while not stop.is_set():
                 serial = next(serials)
-                person = visitors.people[serial % len(visitors)]
+                person = people[serial % len(people)]
                 key, msisdn = f"kill-{serial:09d}", f"+8613{serial:09d}"
                 client.enroll(key, msisdn, person, lambda: time.monotonic() > deadline[0])
 
@@ -272,57 +271,24 @@ def _is_kept(store: Store, one: Acknowledged) -> bool:
         return False
 
 
-RACERS = 32
-FIRST_DOCUMENT, FIRST_NUMBER = 20_000_000, 900_000_000
-
-
-def race(service: Service, home: Home, face: Person, number: int = 0) -> AnswerLog:
-    """Enrolls one face under many documents at once; each `number` has documents of its own."""
-    log, barrier = AnswerLog(), threading.Barrier(RACERS)
-
-    def work(place: int) -> None:
-        serial = number * RACERS + place
-        person = replace(face, document=make_document(FIRST_DOCUMENT + serial))
-        key, msisdn = f"race-{serial:09d}", f"+8613{FIRST_NUMBER + serial:09d}"
-        with closing(RetryingClient(service, home, log)) as client:
-            barrier.wait()
-            client.enroll(key, msisdn, person, lambda: False)
-
-    with ThreadPoolExecutor(RACERS) as pool:
-        list(pool.map(work, range(RACERS)))
-    return log
-
-
 REFERENCES = 1_000
 MOST_PEOPLE = 200
 
 
 def measure_kills(context: Context) -> SuiteOutput:
-    """Part `kills`: races of one face under many documents, then SIGKILL of any part under load.
-
-    Both on one small home and service: what is killed must have little to load.
-    """
-    config, people = context.config, context.visitors.people
+    """Part `kills`: SIGKILL of any part under load, on a small home: what is killed must have
+    little to load."""
+    config = context.config
     home = context.make_home("kills", min(REFERENCES, config.references))
-    # The racers' faces must be new to the gallery.
-    visitors = Visitors(people[config.races :][:MOST_PEOPLE], context.visitors.source)
+    people = context.visitors.people[:MOST_PEOPLE]
     service = Service(home.path)
     try:
         service.wait_ready(time.perf_counter())
-        # Without photographs there is one face, which is enrolled.
-        racers = [] if context.visitors.has_one_face else people[: config.races]
-        races = [race(service, home, face, number) for number, face in enumerate(racers)]
-        kills, log = kill_at_random(service, home, visitors, config.kills, config.seed)
+        kills, log = kill_at_random(service, home, people, config.kills, config.seed)
     finally:
         service.stop()
-    for one in races:
-        # What they were told must outlive the kills too.
-        log.acknowledged += one.acknowledged
     lost, doubled = audit_store(home, log)
     setup = context.setup(home, kills=len(kills), clients=CLIENTS)
-    decisions = [Counter(answer.decision for answer in one.acknowledged) for one in races]
-    # Exactly one of each race may be approved.
-    difference = sum(abs(one["approved"] - 1) + RACERS - one.total() for one in decisions)
     acknowledged = Figure(
         "acknowledged", "enrollments", float(len({one.key for one in log.acknowledged}))
     )
@@ -335,7 +301,6 @@ def measure_kills(context: Context) -> SuiteOutput:
         "lost_enrollments": float(lost),
         "doubled_enrollments": float(doubled),
         "final_failures": float(log.failed),
-        "race_difference": float(difference) if races else Skipped("one face: it is enrolled"),
     }
 
 

@@ -79,7 +79,6 @@ class ServeConfig:
     soak_sample_s: float = 5.0
     starts: int = 2
     kills: int = 50
-    races: int = 3
     parts: tuple[str, ...] = ()
     faces: Path | None = None
     folder: Path = DISK

@@ -136,11 +136,10 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Visitors:
-    """People who enroll; where there are no photographs they all have one face."""
+    """People who enroll."""
 
     people: tuple[Person, ...]
     source: str
-    has_one_face: bool = False
 
     def __len__(self) -> int:
         return len(self.people)
@@ -153,7 +152,7 @@ def draw_people(faces: Path | None, count: int, seed: int) -> Visitors:
     """
     if faces is None and not (LFW / "images").is_dir():
         with open_pairs(None, count, seed) as made:
-            return Visitors(_introduce(made.pairs), made.source, has_one_face=True)
+            return Visitors(_introduce(made.pairs), made.source)
     folder = LabelledFolder.open(find_faces(faces))
     pairs = []
     for person in np.random.default_rng(seed).permutation(len(folder.names)).tolist():

@@ -68,7 +68,6 @@ QUICK = {
     "soak_sample_s": 0.5,
     "starts": 1,
     "kills": 3,
-    "races": 1,
 }
 
 
@@ -210,7 +209,7 @@ PARTS: Mapping[str, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] = 
     "start": (measure_start, ("ready_seconds", "ready_seconds_million")),
     "kills": (
         measure_kills,
-        ("kills", "lost_enrollments", "doubled_enrollments", "final_failures", "race_difference"),
+        ("kills", "lost_enrollments", "doubled_enrollments", "final_failures"),
     ),
     "soak": (measure_soak, ("memory_growth",)),
 }

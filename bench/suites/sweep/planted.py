@@ -51,7 +51,6 @@ class SweepConfig:
     for a trap, whose strangers score up to 0.5.
 
     It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
-    `flood` random links are clustered alone. `people`: only the first so many of the photographs.
     `newcomers` come later; one in twenty of them is one more identity of a ring's person.
     Checkpoints lie in a folder made in `folder`.
     """
@@ -60,11 +59,7 @@ class SweepConfig:
     rings: int = 1_000
     traps: int = 100
     newcomers: int = 10_000
-    flood: int = 1_000_000
     threshold: float = 0.62
-    people: int | None = None
-    faces: Path | None = None
-    parts: tuple[str, ...] = ()
     folder: Path = DISK
     seed: int = 0
 

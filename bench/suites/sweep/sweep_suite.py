@@ -1,11 +1,8 @@
-"""Suite `sweep`: rings hidden in a million references, found, grouped, and told from chains.
-
-And photographs of known people as a gallery: each photograph of a person under a false document.
-"""
+"""Suite `sweep`: rings hidden in a million references, found, grouped, and told from chains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -14,56 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.machine import clock, open_folder, read_peak_bytes, rested
-from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
-from bench.data.photographs import LFW, find_faces
-from bench.data.vectors import Rows, Vectors, default_thresholds, describe_faces
+from bench.core.reports import Figure, Result, SuiteOutput
+from bench.data.vectors import Rows, Vectors, describe_faces
 from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
 from bench.suites.sweep.planted import DIM, Planted, SweepConfig, make_facts, plant, planted_pairs
-from engine.accuracy.dataset import LabelledFolder, embed_folder
-from engine.accuracy.pair_scores import fuse
-from engine.faces.extractor import open_extractor
-from engine.sweeps.clustering import LinkTable, PairTable, cluster_links, label_components
+from engine.sweeps.clustering import PairTable, label_components
 from engine.sweeps.groups import group_faces
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from schema.sweeps import Group
 
-QUICK = {
-    "references": 20_000,
-    "rings": 50,
-    "traps": 10,
-    "newcomers": 1_000,
-    "flood": 50_000,
-    "people": 60,
-}
-MOST_IDENTITIES = 20
-"""Of one person: a few have hundreds of photographs, and would be most of all pairs."""
-LINKS_A_DOCUMENT = 2.5
-"""With more than two, most documents hang together in one component."""
+QUICK = {"references": 20_000, "rings": 50, "traps": 10, "newcomers": 1_000}
 _FLAT_REFERENCES = 20_000
 
 Labels = NDArray[np.int64]
 
 
 def run(config: SweepConfig) -> SuiteOutput:
-    results, measured = list[Result](), dict[str, Measured]()
-    for part, measure in PARTS.items():
-        if not config.parts or part in config.parts:
-            listed, figures = measure(config)
-            results += listed
-            measured.update(figures)
-    return results, measured
-
-
-def _run_alone(
-    measure: Callable[[SweepConfig, Path], SuiteOutput], config: SweepConfig
-) -> SuiteOutput:
     """In a new process, so that its peak of memory is that of nothing else; checkpoints go to a
     folder on the disk, as those of the product do."""
     with open_folder(config.folder) as folder, Worker() as pool:
-        return pool.submit(measure, config, folder).result()
+        return pool.submit(sweep_planted, config, folder).result()
 
 
 def sweep_planted(plan: SweepConfig, folder: Path) -> SuiteOutput:
@@ -176,13 +146,6 @@ def adjusted_rand(truth: Labels, found: Labels) -> float:
     return (together - expected) / (most - expected) if most != expected else 1.0
 
 
-def share_pairs(truth: Labels, found: Labels) -> tuple[float, float]:
-    """Precision and recall of the pairs that are together; 1 where there is none to be right."""
-    together, of_truth, of_found = _count_together(truth, found)
-    precision = together / of_found if of_found else 1.0
-    return precision, together / of_truth if of_truth else 1.0
-
-
 def _count_together(truth: Labels, found: Labels) -> tuple[float, float, float]:
     """Pairs that are together in both, in the truth, and in what was found."""
     both = np.unique(np.stack([truth, found]), axis=1, return_counts=True)[1]
@@ -219,102 +182,3 @@ def count_missed(wanted: Rows, pairs: PairTable) -> int:
     """How many of these pairs of rows, int64[k, 2] ascending, were not found."""
     found = pairs.left.astype(np.int64) << 32 | pairs.right
     return int((~np.isin(wanted[:, 0] << 32 | wanted[:, 1], found)).sum())
-
-
-def _run_flood(config: SweepConfig) -> SuiteOutput:
-    """Seconds to cluster so many random links, as of a threshold that strangers reach."""
-    rng = np.random.default_rng([config.seed, 23])
-    documents = int(2 * config.flood / LINKS_A_DOCUMENT)
-    left, right = rng.integers(0, documents, (2, config.flood))
-    scores = rng.uniform(0.4, 0.7, config.flood).astype(np.float32)
-    kept = left != right
-    table = LinkTable.of(left[kept], right[kept], scores[kept])
-    return (), {"flood_seconds": clock(lambda: cluster_links(table))[1]}
-
-
-def _run_lfw(config: SweepConfig) -> SuiteOutput:
-    """Extracts all photographs (of the first `people`), and sweeps them at three thresholds.
-
-    A result for each gallery: of the pairs, and of the pairs of identities that share a group.
-    """
-    if config.faces is None and not (LFW / "images").is_dir():
-        absent = Figure.skip("precision and recall", "share", "LFW is not here: give --faces")
-        return (Result("People under false documents", {}, (absent,)),), {}
-    root = find_faces(config.faces)
-    folder = LabelledFolder.open(root)
-    if config.people is not None:
-        folder = _first(folder, config.people)
-    with open_extractor() as one:
-        embeddings = embed_folder(folder, one)
-    vectors, labels = embeddings.acquired()
-    limits = default_thresholds()
-    thresholds = {
-        "same document": limits.same_document,
-        "review": limits.review,
-        "certain": limits.certain,
-    }
-    results = []
-    for name, each in (("one photograph each", 1), ("fused of two photographs", 2)):
-        references, owners = _split(vectors, labels, each)
-        counts = np.unique(owners, return_counts=True)[1]
-        setup: Setup = {
-            "photographs": f"{root.parent.name}/{root.name}",
-            "without a face": len(embeddings.failed),
-            "references": len(owners),
-            "people": len(counts),
-            "people with several": int((counts > 1).sum()),
-            "identities at most": MOST_IDENTITIES,
-        }
-        figures = tuple(_sweep_people(references, owners, thresholds))
-        results.append(Result(f"People under false documents, {name}", setup, figures))
-    return results, {}
-
-
-def _first(folder: LabelledFolder, people: int) -> LabelledFolder:
-    kept = folder.people < people
-    paths = tuple(path for path, is_kept in zip(folder.paths, kept, strict=True) if is_kept)
-    return LabelledFolder(folder.root, folder.names[:people], paths, folder.people[kept])
-
-
-def _split(vectors: Vectors, people: Rows, each: int) -> tuple[Vectors, Rows]:
-    """References fused of `each` photographs, none used twice, and whose they are.
-
-    People with too few photographs are left out; those with enough for one reference have one
-    honest identity.
-    """
-    references, owners = [], []
-    for person in np.unique(people).tolist():
-        own = np.flatnonzero(people == person)
-        for number in range(min(len(own) // each, MOST_IDENTITIES)):
-            chosen = vectors[own[number * each : (number + 1) * each]]
-            references.append(chosen[0] if each == 1 else fuse(chosen[:1], chosen[1:])[0])
-            owners.append(person)
-    return np.array(references, np.float32), np.array(owners)
-
-
-def _sweep_people(
-    references: Vectors, people: Rows, thresholds: Mapping[str, float]
-) -> Iterator[Figure]:
-    scanner = Scanner()
-    indexed = build_gallery(references, scanner)
-    facts = make_facts(len(people))
-    mated = count_pairs(np.unique(people, return_counts=True)[1])
-    for name, threshold in thresholds.items():
-        joined = join_gallery(indexed, threshold).pairs
-        pairs = PairTable(joined.left, joined.right, joined.scores)
-        groups: Sequence[Group] = group_faces(pairs, threshold, facts, read_vectors=indexed.held)
-        precision, recall = share_pairs(people, label_groups(len(people), groups))
-        right = int((people[pairs.left] == people[pairs.right]).sum())
-        at = f"{name} ({threshold:.3f})"
-        yield Figure(f"{at}: pairs, precision", "share", right / len(pairs) if len(pairs) else 1.0)
-        yield Figure(f"{at}: pairs, recall", "share", right / mated if mated else 1.0)
-        yield Figure(f"{at}: together in groups, precision", "share", precision)
-        yield Figure(f"{at}: together in groups, recall", "share", recall)
-    scanner.close()
-
-
-PARTS: Mapping[str, Callable[[SweepConfig], SuiteOutput]] = {
-    "million": partial(_run_alone, sweep_planted),
-    "flood": _run_flood,
-    "lfw": _run_lfw,
-}
