@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core.machine import Timed, interleave, speedup, timed
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
@@ -126,28 +125,25 @@ def run(config: ExtractConfig) -> SuiteOutput:
         pairs, found = compare_pairs(photographs, config, Path(folder))
         start, starts = measure_startup(photographs, config.rounds)
     source: Setup = {"photographs": photographs.source}
-    told = [replace(one, setup=source | one.setup) for one in (*pairs, start)]
+    told = [replace(one, setup=source | one.setup) for one in (pairs, start)]
     return told, {**found, **starts}
 
 
-def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: Path) -> SuiteOutput:
+def compare_pairs(
+    photographs: PhotographPairs, config: ExtractConfig, folder: Path
+) -> tuple[Result, dict[str, Measured]]:
     """Sosie and deepface, interleaved; where deepface cannot run it is skipped and says why."""
     setup: Setup = {"pairs": config.pairs, "peer_pairs": config.count_pairs(DEEPFACE)}
     setup |= {"threads": THREADS, "rounds": config.rounds}
-    running, absent, here = dict[str, Peer](), "", Path(sys.executable)
+    running, absent, here = dict[str, Timed](), "", Path(sys.executable)
     with ExitStack() as stack:
 
         def start(python: Path, name: str, **more: Any) -> None:
-            peer = Peer(python, name, photographs, **more)
+            """Seconds a pair; a peer that fails on a photograph does so before the clocks run."""
+            peer, count = Peer(python, name, photographs, **more), config.count_pairs(name)
             stack.callback(peer.close)
-            # One that fails on a photograph shall do so before the clocks run.
-            peer.match(config.count_pairs(name))
-            running[name], setup[name] = peer, peer.runtime
-
-        def time_all(count: Callable[[str], int]) -> dict[str, NDArray[np.float64]]:
-            """Seconds a pair, of so many at hand at once."""
-            actions = {name: _match(peer, count(name)) for name, peer in running.items()}
-            return interleave(actions, config.rounds)
+            peer.match(count)
+            running[name], setup[name] = lambda: peer.match(count)[0] / count, peer.runtime
 
         try:
             start(here, SOSIE, threads=THREADS)
@@ -160,30 +156,18 @@ def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: P
             start(python, DEEPFACE, home=str(_lay_out_weights(folder / "deepface")))
         except PeerMissing as error:
             absent = str(error)
-        seconds, alone = time_all(config.count_pairs), time_all(lambda _: 1)
+        seconds = interleave(running, config.rounds)
     rates = [
         Figure.of(name, "pairs/s", 1 / values, speedup(seconds[SOSIE], values))
         for name, values in seconds.items()
     ]
-    latencies = (
-        Figure.of(name, "ms/pair", values * 1e3, speedup(alone[SOSIE], values))
-        for name, values in alone.items()
-    )
     measured: dict[str, Measured] = {"pairs_per_second": float(np.median(1 / seconds[SOSIE]))}
     if absent:
         rates.append(Figure.skip(DEEPFACE, "pairs/s", absent))
         measured["deepface_speedup"] = Skipped(absent)
     else:
         measured["deepface_speedup"] = speedup(seconds[DEEPFACE], seconds[SOSIE])
-    singly = setup | {"pairs": 1, "peer_pairs": 1}
-    return (
-        Result("Pairs of photographs", setup, tuple(rates)),
-        Result("One pair at a time", singly, tuple(latencies)),
-    ), measured
-
-
-def _match(peer: Peer, count: int) -> Timed:
-    return lambda: peer.match(count)[0] / count
+    return Result("Pairs of photographs", setup, tuple(rates)), measured
 
 
 def _lay_out_weights(home: Path) -> Path:

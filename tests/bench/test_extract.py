@@ -78,12 +78,12 @@ def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
 ) -> None:
     # This interpreter's own path under another name: it lacks deepface.
     config = ExtractConfig(pairs=3, rounds=1, deepface_python=HERE)
-    results, measured = compare_pairs(photographs, config, tmp_path)
-    rates = {figure.name: figure for figure in results[0].figures}
+    result, measured = compare_pairs(photographs, config, tmp_path)
+    rates = {figure.name: figure for figure in result.figures}
     assert rates[SOSIE].value > 0
     assert rates[SOSIE].ratio == 1
     assert measured["pairs_per_second"] == rates[SOSIE].value
     if find_spec("deepface") is None:
         assert "No module named 'deepface'" in rates["deepface"].skipped
         assert measured["deepface_speedup"] == Skipped(rates["deepface"].skipped)
-    assert results[0].setup["pairs"] == 3
+    assert result.setup["pairs"] == 3
