@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, get_args
 
 import msgspec
 
@@ -224,6 +224,7 @@ class Reason(StrEnum):
     LIVENESS_MISBOUND = "LIVENESS_MISBOUND", Row(About.LIVENESS, Told.ALWAYS)
     LIVENESS_FAILED = "LIVENESS_FAILED", Row(About.LIVENESS, Told.ALWAYS)
     LIVENESS_STALE = "LIVENESS_STALE", Row(About.LIVENESS, Told.ALWAYS)
+    LIVENESS_WEAK = "LIVENESS_WEAK", Row(About.LIVENESS, Told.ALWAYS)
     LIVENESS_UNCERTAIN = "LIVENESS_UNCERTAIN", Row(About.LIVENESS, Told.ALWAYS)
     FACE_MISMATCH = (
         "FACE_MISMATCH",
@@ -322,6 +323,21 @@ class LivenessUse(StrEnum):
 
     ENROLLMENT = "enrollment"
     VERIFICATION = "verification"
+
+
+LivenessLevel = Literal[
+    "iso30107-3:1", "iso30107-3:2", "iso30107-3:3", "cen18099:substantial", "cen18099:high"
+]
+"""Levels that a detector was tested to, of each standard the weakest first: of presentation attacks
+(the claim `level`), and of injection attacks (`iad`)."""
+_LEVELS: tuple[str, ...] = get_args(LivenessLevel)
+
+
+def is_level_reached(told: str | None, wanted: LivenessLevel) -> bool:
+    """True where a claim tells the level that is wanted, or a higher one of the same standard."""
+    if told not in _LEVELS or told.partition(":")[0] != wanted.partition(":")[0]:
+        return False
+    return _LEVELS.index(told) >= _LEVELS.index(wanted)
 
 
 class Photograph(StrEnum):

@@ -183,6 +183,7 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         timedelta(seconds=settings.max_age_s),
         {code: frozenset(own.issuers) for code, own in settings.carriers.items() if own.issuers},
         must_name=frozenset(settings.must_name),
+        least=settings.least(),
     )
 
 

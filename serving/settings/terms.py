@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from schema.reasons import LivenessMode, LivenessUse
+from schema.reasons import LivenessLevel, LivenessMode, LivenessUse
 from serving.settings.sections import Section, is_private_address
 
 
@@ -125,6 +125,9 @@ class CarrierLiveness(Section):
     issuers: list[str] = Field(
         default=[], description="who may sign for its subscribers; empty: every issuer"
     )
+    at_least: dict[LivenessUse, list[LivenessLevel]] = Field(
+        default={}, description="the levels of its results, where they differ"
+    )
 
 
 class LivenessSettings(Section):
@@ -150,6 +153,11 @@ class LivenessSettings(Section):
         description="what a result must be made for, beside its photographs: claims that none goes "
         'without, as ["use", "document_sha256"]; one that is there must fit in any case',
     )
+    at_least: dict[LivenessUse, list[LivenessLevel]] = Field(
+        default={},
+        description="levels that a result must tell, by use, as "
+        '{ enrollment = ["iso30107-3:2", "cen18099:high"] }; a higher one of the standard will do',
+    )
     issuers: dict[str, LivenessIssuer] = Field(
         default={}, description='by `iss`, as { capture = { keys = "capture.json" } }'
     )
@@ -170,6 +178,11 @@ class LivenessSettings(Section):
             LivenessUse.ENROLLMENT: self.enrollment,
             LivenessUse.VERIFICATION: self.verification,
         }
+
+    def least(self) -> dict[tuple[str | None, LivenessUse], list[LivenessLevel]]:
+        """The levels asked for, by carrier and use; of all carriers under None."""
+        given = {None: self.at_least} | {code: own.at_least for code, own in self.carriers.items()}
+        return {(code, use): levels for code, own in given.items() for use, levels in own.items()}
 
     def carrier_modes(self) -> dict[str, dict[LivenessUse, LivenessMode]]:
         """The demands on one carrier's requests, where they differ."""
@@ -197,8 +210,8 @@ class LinesSettings(Section):
 
     rules: str = Field(
         default="",
-        description="of every carrier: bangladesh, china, india, indonesia, korea, philippines, "
-        "thailand, vietnam, or a TOML file in the home folder unless absolute; empty: none",
+        description="of every carrier: a built-in set, as vietnam (docs/lines.md), or a TOML file "
+        "in the home folder unless absolute; empty: none",
     )
     carriers: dict[str, str] = Field(
         default={}, description='the same of one carrier, by code, as { red = "vietnam" }'

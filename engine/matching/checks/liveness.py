@@ -38,7 +38,15 @@ from engine.registry.writer import ChangeRunner, Writer
 from schema.decisions import Finding, JudgeEvidence, RecordedLiveness
 from schema.decoding import prepare
 from schema.documents import Document
-from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
+from schema.reasons import (
+    Decision,
+    LivenessLevel,
+    LivenessMode,
+    LivenessUse,
+    Photograph,
+    Reason,
+    is_level_reached,
+)
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
@@ -150,12 +158,23 @@ class LivenessTerms:
     """Who may sign for a carrier's subscribers, by its code; else all may."""
     must_name: frozenset[str] = frozenset()
     """Of `use` and `document_sha256`: claims that no result goes without."""
+    least: Mapping[tuple[str | None, LivenessUse], Sequence[LivenessLevel]] = field(
+        default_factory=dict
+    )
+    """Levels that the detector of a result must have been tested to, by carrier and use; of all
+    carriers under None."""
     judge: JudgeTerms | None = None
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
         """The mode of a carrier's requests; None is one that asks about all."""
         own = self.carriers.get(carrier, {}) if carrier is not None else {}
         return own.get(use, self.modes.get(use, LivenessMode.OFF))
+
+    def is_weak(self, claims: _Claims, use: LivenessUse, carrier: str | None) -> bool:
+        """True where a level that is asked for is not reached by what the result tells."""
+        asked = self.least.get((carrier, use), self.least.get((None, use), ()))
+        told = (claims.level, claims.iad)
+        return not all(any(is_level_reached(one, wanted) for one in told) for wanted in asked)
 
     def weigh(
         self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
@@ -182,6 +201,7 @@ _DECISIONS = {
     Reason.LIVENESS_MISBOUND: Decision.REJECTED,
     Reason.LIVENESS_FAILED: Decision.REJECTED,
     Reason.LIVENESS_STALE: Decision.REJECTED,
+    Reason.LIVENESS_WEAK: Decision.REJECTED,
     Reason.LIVENESS_UNCERTAIN: Decision.REVIEW,
 }
 
@@ -263,8 +283,11 @@ class LivenessChecker:
         allowed = self.terms.issuers.get(carrier) if carrier is not None else None
         if claims is None or (allowed is not None and claims.iss not in allowed):
             return LivenessResult(Reason.LIVENESS_INVALID)
+        problem = self._find_problem(claims, photographs, use, subject, now)
+        if problem is None and self.terms.is_weak(claims, use, carrier):
+            problem = Reason.LIVENESS_WEAK
         return LivenessResult(
-            self._find_problem(claims, photographs, use, subject, now),
+            problem,
             issuer=claims.iss,
             jti=claims.jti,
             decision=claims.decision,

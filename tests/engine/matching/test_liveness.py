@@ -98,6 +98,26 @@ def unsigned(header: object) -> str:
     return ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
+def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_not(
+    tmp_path: Path,
+) -> None:
+    enrollment, asked = LivenessUse.ENROLLMENT, ("iso30107-3:2", "cen18099:substantial")
+    least = {(None, enrollment): ("iso30107-3:3",), ("blue", enrollment): asked}
+    checker = make_checker(tmp_path, LivenessTerms(REQUIRED, least=least))
+    for level, iad, problem in (
+        ("iso30107-3:2", "cen18099:high", None),
+        ("iso30107-3:3", "cen18099:substantial", None),
+        ("iso30107-3:1", "cen18099:high", Reason.LIVENESS_WEAK),
+        ("iso30107-3:2", None, Reason.LIVENESS_WEAK),
+        ("iso30107-3:9", "cen18099:high", Reason.LIVENESS_WEAK),
+    ):
+        assert problem_of(checker, sign(level=level, iad=iad)) is problem
+    token = sign(level="iso30107-3:2", iad="cen18099:high")
+    other = checker.check(token, (LIVE,), enrollment, "passport:P1", "red", NOW)
+    assert other is not None
+    assert other.problem is Reason.LIVENESS_WEAK
+
+
 @pytest.mark.parametrize(("key", "alg"), [(KEY, "ES256"), (EDWARDS, "EdDSA"), (EDWARDS, "Ed25519")])
 def test_a_result_of_a_known_issuer_is_taken(checker: LivenessChecker, key: Key, alg: str) -> None:
     result = check(checker, sign(key, alg))
