@@ -12,7 +12,7 @@ import typer
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.decisions import Comparison
-from schema.reasons import ADVICE, PhotographKind
+from schema.reasons import ADVICE, PhotographKind, Reason
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models
@@ -54,6 +54,8 @@ def verify(
     live, told, threshold = _fuse(images, frames, calibration, rates)
     pair = {"a": live, "b": portrait}
     score, is_match, verdict = _judge(live, portrait, threshold)
+    if is_match is False:
+        warnings = [*warnings, *_warn_beside(pair)]
     fused = sum(one.is_fused for one in told)
     rate = _rate_at(score, calibration, fused)
     answer = {
@@ -78,6 +80,14 @@ def verify(
         "" if rate is None else f"A threshold at this score would have an FMR of {rate}.",
         is_no=not is_match,
     )
+
+
+def _warn_beside(pair: dict[str, Extraction]) -> Iterator[str]:
+    from engine.matching.checks.picture import shows_another
+
+    for name, one in pair.items():
+        if shows_another(_quality(one) or {}):
+            yield f"{name} shows several faces: {ADVICE[Reason.SEVERAL_FACES]['en']}"
 
 
 def _load_rates(settings: Settings, fmr: float | None) -> tuple[Calibration | None, ThresholdRates]:

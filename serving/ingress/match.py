@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.picture import FaceVector, fuse_frames
+from engine.matching.checks.picture import FaceVector, fuse_frames, shows_another
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
 from schema.decisions import Comparison
-from schema.reasons import PhotographKind
+from schema.reasons import PhotographKind, Reason
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
@@ -153,6 +153,7 @@ def _verify(
     places: list[int] = []
     pairs: list[Vector] = []
     limits: list[float] = []
+    beside: list[bool] = []
     slots = zip(batch.probes, batch.references, strict=True)
     for place, (probe_slot, reference_slot) in enumerate(slots):
         probe = faces[probe_slot]
@@ -166,10 +167,16 @@ def _verify(
                 places.append(place)
                 pairs += (probe.vector, reference.vector)
                 limits.append(thresholds.verify_for(probe.length))
+                beside.append(probe.is_beside or reference.is_beside)
     scores = score_pairs(pairs) if pairs else []
     return errors, {
-        place: ItemVerification(score >= threshold, score, threshold)
-        for place, score, threshold in zip(places, scores, limits, strict=True)
+        place: ItemVerification(
+            score >= threshold,
+            score,
+            threshold,
+            (Reason.SEVERAL_FACES,) if several and not score >= threshold else (),
+        )
+        for place, score, threshold, several in zip(places, scores, limits, beside, strict=True)
     }
 
 
@@ -253,7 +260,11 @@ def read_frames(frames: Sequence[Sample | ImageError], one_person: float) -> Fac
         return describe_problem(next(one for one in frames if isinstance(one, ImageError)))
     sample = fuse_frames(sound, one_person)
     read = read_sample(sample)
-    return read if isinstance(read, ItemError) else FaceVector(read, sample.length)
+    return (
+        read
+        if isinstance(read, ItemError)
+        else FaceVector(read, sample.length, shows_another(sample.quality))
+    )
 
 
 def describe_problem(error: ImageError | TemplateInvalid) -> ItemError:

@@ -112,12 +112,16 @@ class ItemError(AnswerBody, frozen=True, omit_defaults=True):
     advice: Advice | None = None
 
 
-class ItemVerification(AnswerBody, frozen=True):
+class ItemVerification(AnswerBody, frozen=True, omit_defaults=True):
     """1:1: a match at `score >= threshold`."""
 
     is_match: bool
     score: Annotated[float, Meta(ge=-1.000001, le=1.000001, description="cosine, higher is closer")]
     threshold: float
+    problems: Annotated[
+        tuple[str, ...],
+        Meta(description="SEVERAL_FACES where it is no match and a picture shows another face"),
+    ] = ()
 
 
 class Candidate(AnswerBody, frozen=True, omit_defaults=True, kw_only=True):

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import islice
 
 from engine.cases.decided import is_more_alike
+from engine.matching.checks.picture import shows_another
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores
@@ -89,8 +90,6 @@ def name_watched(entry_id: int) -> str:
     return f"watched-{entry_id}"
 
 
-SECOND_FACE = 0.3
-"""Another face of so much of the height may be the one that was compared, or is meant."""
 MAX_CANDIDATES = 10
 """Most candidates in an answer and its evidence, at most one for each document."""
 _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
@@ -144,7 +143,7 @@ class FaceCheck(DecisionCheck):
                 for name, shown in zip(
                     Photograph, (attempt.request.live, attempt.request.portrait), strict=True
                 )
-                if shown.quality.get("second_face", 0.0) >= SECOND_FACE
+                if shows_another(shown.quality)
             ),
             holder_score=None if holder is None else holder.least,
             holder_each=None if holder is None else holder.each,

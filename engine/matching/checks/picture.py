@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -25,12 +25,22 @@ noisy frames beside a clean one would lose 3.9 % instead of 0.8 %; blurred, smal
 gain with or without this, and clean ones lose nothing by it."""
 
 
+SECOND_FACE = 0.3
+"""Another face of so much of the height may be the one that is meant."""
+
+
+def shows_another(quality: Mapping[str, float]) -> bool:
+    """True where, by its quality, a photograph shows another face that may be the one meant."""
+    return quality.get("second_face", 0.0) >= SECOND_FACE
+
+
 class FaceVector(NamedTuple):
-    """A face as it is compared: a unit vector float32[d], and the length of the mean that it is,
-    1 for one photograph."""
+    """A face as it is compared: a unit vector float32[d], the length of the mean that it is, 1 for
+    one photograph, and whether the picture shows another."""
 
     vector: NDArray[np.float32]
     length: float = 1.0
+    is_beside: bool = False
 
     @property
     def comparison(self) -> Comparison:

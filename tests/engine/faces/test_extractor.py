@@ -29,7 +29,7 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.faces.images import Pixels
-from engine.matching.checks.face import SECOND_FACE
+from engine.matching.checks.picture import SECOND_FACE
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
 from schema.options import QUALITY_LIMITS

@@ -1,10 +1,12 @@
 """`/v1/match` and `/v1/templates`: each item compared or searched, with an error of its own."""
 
 from dataclasses import replace
+from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.errors import StorageFull
 from engine.matching.comparison import score_best
@@ -74,6 +76,21 @@ def test_two_images_of_a_person_match_and_those_of_two_people_do_not_in_every_ty
     assert same["verification"]["score"] >= threshold > other["verification"]["score"]
     assert other["verification"]["is_match"] is False
     assert set(same) == {"id", "verification"}
+
+
+def test_where_a_picture_without_a_match_shows_another_face_the_answer_says_so(
+    service: Any, images: dict[str, Any], faces: dict[str, bytes]
+) -> None:
+    stranger, live = (Image.open(BytesIO(faces[name])) for name in ("stranger", "live"))
+    both = Image.new("RGB", (600, 400), "grey")
+    both.paste(stranger, (0, 0))
+    both.paste(live.resize((400, 400)), (200, 0))
+    file = BytesIO()
+    both.save(file, "PNG")
+    probes = {"image": file.getvalue()}, images["stranger"]
+    beside, alone = match(service, *({"probe": one, "reference": images["live"]} for one in probes))
+    assert beside["verification"]["problems"] == ["SEVERAL_FACES"]
+    assert "problems" not in alone["verification"]
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
