@@ -50,12 +50,10 @@ def verify(
         kinds = [*(None for _ in paths[1:]), portrait_kind]
         *frames, portrait = require_sound(extractor.extract(images, kinds), paths)
     calibration, rates = _load_rates(settings, fmr)
-    warnings = models.warn_calibration(settings)
     live, told, threshold = _fuse(images, frames, calibration, rates)
     pair = {"a": live, "b": portrait}
     score, is_match, verdict = _judge(live, portrait, threshold)
-    if is_match is False:
-        warnings = [*warnings, *_warn_beside(pair)]
+    warnings = [*models.warn_calibration(settings), *_warn_beside(pair, is_match)]
     fused = sum(one.is_fused for one in told)
     rate = _rate_at(score, calibration, fused)
     answer = {
@@ -82,10 +80,10 @@ def verify(
     )
 
 
-def _warn_beside(pair: dict[str, Extraction]) -> Iterator[str]:
+def _warn_beside(pair: dict[str, Extraction], is_match: bool | None) -> Iterator[str]:
     from engine.matching.checks.picture import shows_another
 
-    for name, one in pair.items():
+    for name, one in pair.items() if is_match is False else ():
         if shows_another(_quality(one) or {}):
             yield f"{name} shows several faces: {ADVICE[Reason.SEVERAL_FACES]['en']}"
 
