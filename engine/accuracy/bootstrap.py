@@ -6,7 +6,7 @@ A replicate gives person `p` the weight `w[p]`, how often it was drawn; the mate
 `w[p]` together, the non-mated pairs of `p` and `q` together `w[p] * w[q]`; two copies of one person
 are not strangers. Each replicate finds its own threshold for a rate and the FNMR there, so the
 interval of the FNMR includes the uncertainty of the threshold. Intervals are the 2.5 and 97.5
-percentiles; for non-mated pairs they are conservative.
+percentiles; for non-mated pairs at least as wide as Wilson's of so many pairs of people.
 
 Of a share, where nothing happened, the upper end is three over the number of people (or of pairs of
 people): the rule of three.
@@ -61,6 +61,11 @@ def operating_points(
     pairs = zip(own.T, own_fnmr.T, strict=True)
     missed = [np.interp(thresholds, grid, fnmr) for thresholds, fnmr in pairs]
     fmr_low, fmr_high = _interval(own_fmr[np.searchsorted(grid, chosen)], rates)
+    # Of few people a bootstrap knows too few look-alikes: only pairs of people are independent.
+    pairs_of_people = scores.stranger_pairs
+    wilson = [wilson_interval(rate * pairs_of_people, pairs_of_people) for rate in rates.tolist()]
+    low, high = np.array(wilson).T
+    fmr_low, fmr_high = np.minimum(fmr_low, low), np.maximum(fmr_high, high)
     threshold_low, threshold_high = _interval(own, chosen)
     mated = len(np.unique(scores.mated_people))
     fnmr = scores.missed(chosen).sum(axis=1) / max(mated, 1)

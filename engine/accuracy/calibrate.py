@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,15 @@ from engine.accuracy.pair_scores import (
 )
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
 from engine.faces.extractor import digest_embedding
-from engine.matching.calibration import Calibration, CalibrationCurve, ThresholdRates, Thresholds
+from engine.matching.calibration import (
+    CERTAIN_PEOPLE,
+    ONE_PERSON_FACTOR,
+    UNSET,
+    Calibration,
+    CalibrationCurve,
+    ThresholdRates,
+    Thresholds,
+)
 from engine.models.catalog import load_card
 from engine.models.transform import Transform, name_transform
 from schema.decisions import Comparison
@@ -81,18 +89,16 @@ def calibrate(
     """Curves of single and of fused templates; `vectors` float32[n, d], unit rows.
 
     People are weighed, not photographs (`PairScores`), and at most eight photographs of each are
-    compared. A fused template is made of every two of them; mated ones share no photograph.
-    `source` describes the photographs. Raises `CalibrationError` where they are too few for an FMR
-    of 0.1.
+    compared. A fused template is made of every two of them; mated ones share no photograph,
+    and where nobody has four the FNMR of fused ones is anything from 0 to 1. `source` describes the
+    photographs. Raises `CalibrationError` where they are too few for an FMR of 0.1.
     """
     if not len(vectors):
         raise CalibrationError("no face was found: a calibration needs photographs of people")
     curves = {}
     for kind, scores in _compare(single_templates(vectors, people)):
-        if not len(scores.mated):
-            raise CalibrationError(
-                f"no mated {kind} comparison: some people must have four photographs"
-            )
+        if kind is Comparison.ONE_TO_ONE and not len(scores.mated):
+            raise CalibrationError("nobody has two photographs: add some of the same people")
         curves[kind] = _fit_curve(scores)
     return Calibration(
         model_digest=model_digest,
@@ -189,29 +195,56 @@ def write_calibrated(
     return f"{top}{tables.rstrip()}\n\n" + "\n".join(lines) + "\n"
 
 
+def name_sources(rates: ThresholdRates, thresholds: Thresholds) -> dict[str, str]:
+    """What sets each threshold, by its name."""
+    few = "not set: too few people"
+    certain = {
+        name: few if getattr(thresholds, name) == UNSET else "highest + margin"
+        for name in ("certain", "certain_single")
+    }
+    return certain | {
+        "verify": f"FMR {rates.verify:g}",
+        "verify_fused": f"FMR {rates.verify:g}, fused",
+        "one_person": f"FMR {ONE_PERSON_FACTOR * rates.verify:g}",
+        "same_document": f"FMR {rates.same_document:g}",
+        "same_document_single": f"FMR {rates.same_document:g}, one against fused",
+        "review": f"FMR {rates.review:g}",
+        "review_single": f"FMR {rates.review:g}, one against fused",
+    }
+
+
 def describe_thresholds(
     calibration: Calibration, rates: ThresholdRates, thresholds: Thresholds
 ) -> tuple[str, ...]:
     """Comment lines on the thresholds of a card."""
     single = calibration.curve(Comparison.ONE_TO_ONE)
+    sources = name_sources(rates, thresholds)
+    told = [
+        f"{name} {getattr(thresholds, name):.4f} ({sources[name]})"
+        for name in ("verify", "same_document", "review", "certain")
+    ]
     return (
         f"{NOTE} from {_one_line(calibration.source)}: {calibration.photographs:,} photographs of "
         f"{calibration.people:,} people.",
-        f"Version {calibration.version}, scores: verify {thresholds.verify:.4f} "
-        f"(FMR {rates.verify:g}), same_document "
-        f"{thresholds.same_document:.4f} (FMR {rates.same_document:g}),",
-        f"review {thresholds.review:.4f} (FMR {rates.review:g}), certain "
-        f"{thresholds.certain:.4f}. Lowest rate supported: {single.lowest_fmr:.1e} one to one,",
+        f"Version {calibration.version}, scores: {', '.join(told[:2])},",
+        f"{', '.join(told[2:])}. Lowest rate supported:",
+        f"{single.lowest_fmr:.1e} one to one, "
         f"{calibration.curve(Comparison.FUSED).lowest_fmr:.1e} fused.",
     )
 
 
 DOUBTFUL_HIGHEST = 0.9
 """Strangers who score as high are more likely one person under two names."""
+BOUND_SIZES = (1_000, 10_000, 100_000)
 
 
-def warn_of(fitted: Calibration, rates: ThresholdRates) -> list[str]:
-    """Warnings where the data fall short of the usual, or their labels are doubtful."""
+def warn_of(
+    fitted: Calibration, rates: ThresholdRates, gallery_sizes: Sequence[int] = BOUND_SIZES
+) -> list[str]:
+    """Warnings where the data fall short of the usual, or their labels are doubtful.
+
+    `gallery_sizes`: of references, for which the bound of what is told as certain is stated.
+    """
     usual, warnings = asdict(ThresholdRates()), []
     for name, chosen in asdict(rates).items():
         if chosen > usual[name]:
@@ -219,7 +252,24 @@ def warn_of(fitted: Calibration, rates: ThresholdRates) -> list[str]:
                 f"{name} keeps an FMR of {chosen:g}, not the usual {usual[name]:g}: "
                 "the data support no less"
             )
-    if fitted.curve(Comparison.FUSED).highest_nonmated > DOUBTFUL_HIGHEST:
+    fused = fitted.curve(Comparison.FUSED)
+    if not fused.certain_margin_holds:
+        warnings.append(
+            f"`certain` is not set, so nothing is rejected by 1:N alone: it takes {CERTAIN_PEOPLE} "
+            f"people with two photographs, here are {fused.people:,}"
+        )
+    bound = 3 / fused.stranger_pairs
+    shares = (f"{min(size * bound, 1):.2g} in {size:,}" for size in gallery_sizes)
+    warnings.append(
+        f"no two of {fused.stranger_pairs:,} pairs of strangers score above "
+        f"{fused.highest_nonmated:.3f}: the share of newcomers who would is at most (95 %), by the "
+        f"references of the gallery, {', '.join(shares)}"
+    )
+    if not fused.mated_pairs:
+        warnings.append(
+            "nobody has four photographs: how many people a fused reference misses is not known"
+        )
+    if fused.highest_nonmated > DOUBTFUL_HIGHEST:
         warnings.append(
             "two strangers look like one person, and `certain` stands above them: "
             "look at `sosie evaluate --flagged`"

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+CERTAIN_PEOPLE, CERTAIN_PAIRS = 500, 100_000
+"""Of fewer people, or pairs of people, `certain` is not set: 50 have rejected 6 % of newcomers."""
+UNSET = 1.0
+"""A score of `certain` that only the same picture reaches."""
 FORMAT = 1
 """Of the calibration file; a file of another format is refused."""
 
@@ -88,6 +92,15 @@ class CalibrationCurve:
             raise CalibrationError(
                 "the calibration's operating points are not in order: fit it again"
             )
+
+    @property
+    def certain_margin_holds(self) -> bool:
+        """Whether so many people were compared that the highest score of two says something."""
+        return self.people >= CERTAIN_PEOPLE and self.stranger_pairs >= CERTAIN_PAIRS
+
+    def place_certain(self, margin: float) -> float:
+        """The margin above every two strangers; UNSET of too few people."""
+        return min(self.highest_nonmated + margin, UNSET) if self.certain_margin_holds else UNSET
 
     @property
     def lowest_fmr(self) -> float:
@@ -276,7 +289,8 @@ class Thresholds(DecidingScores, frozen=True, kw_only=True):
       and 1e-6, hence the default margin: the threshold, 0.60, stands about a decade beyond the
       worst impostor known, and 2 % of fused mates fall between it and `review`. Single
       photographs agree: every pair of LFW above 0.56 that is labelled non-mated is of one person
-      under two names; the next are two pairs of brothers, the same ones among them.
+      under two names; the next are two pairs of brothers, the same ones among them. Of fewer
+      than `CERTAIN_PEOPLE` it is `UNSET`: nothing is rejected by 1:N alone.
 
     - `same_document_single`, `review_single`, `certain_single`: the same three where one
       photograph, live or portrait, is held against a fused reference (fused-to-one); its scores are
@@ -359,12 +373,12 @@ class Thresholds(DecidingScores, frozen=True, kw_only=True):
             verify=single.threshold_at(rates.verify),
             same_document=same_document,
             review=fused.threshold_at(review),
-            certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
+            certain=fused.place_certain(rates.certain_margin),
             verify_fused=max(_keep_fused(fused, rates.verify), single.threshold_at(rates.verify)),
             one_person=single.threshold_at(between_frames),
             same_document_single=same_document_single,
             review_single=review_single,
-            certain_single=min(to_one.highest_nonmated + rates.certain_margin, 1.0),
+            certain_single=to_one.place_certain(rates.certain_margin),
         )
 
 

@@ -222,7 +222,6 @@ def _show_evaluation(report: evaluation_report.Report) -> Answer:
 def _show_calibration(
     fitted: Calibration, rates: ThresholdRates, thresholds: Thresholds, left_out: int
 ) -> Iterator[Part]:
-    kept = asdict(rates)
     compared: dict[str, Cell] = {
         "comparison": lambda one: one[0].value.replace("_", " "),
         "non-mated pairs": lambda one: f"{one[1].nonmated_pairs:,}",
@@ -234,9 +233,9 @@ def _show_calibration(
     yield Listing(tuple(fitted.curves.items()), compared, title=counted)
     if left_out:
         yield f"Left out, since no face was found: {left_out:,} of the photographs."
+    sources = calibrate.name_sources(rates, thresholds)
     supported = [
-        (name, f"{score:.4f}", f"FMR {kept[name]:g}" if name in kept else "highest + margin")
-        for name, score in structs.asdict(thresholds).items()
+        (name, f"{score:.4f}", sources[name]) for name, score in structs.asdict(thresholds).items()
     ]
     title = "Thresholds that these photographs support"
     yield Listing(supported, ("", "score", "set by"), title=title)

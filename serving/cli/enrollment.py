@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import typer
 from msgspec import structs
 
 from engine.errors import RequestError, SosieError, advise_extra
@@ -39,8 +38,8 @@ from serving.cli.output import (
     Listing,
     columns,
     command,
+    confirm,
     escape,
-    exit_negative,
     print_json,
 )
 from serving.deployment.deployment import Deployment
@@ -361,7 +360,7 @@ def erase(
     inputs.require_place(certificate)
     deployment = call.deployment
     if not yes:
-        _confirm()
+        confirm("Erase this holder? It cannot be undone.", "erasing cannot be undone")
     made = deployment.erase(target, call.actor)
     if isinstance(made, PendingErasure):
         text = (
@@ -400,10 +399,3 @@ def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: floa
         # A single photograph is searched among references of two.
         return deployment.calibration.threshold_at(fmr, Comparison.FUSED_TO_ONE)
     return deployment.thresholds.review
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise RequestError("erasing cannot be undone: say --yes where nobody can be asked")
-    if not typer.confirm("Erase this holder? It cannot be undone.", err=True):
-        raise exit_negative()

@@ -40,6 +40,7 @@ from serving.cli.output import (
     Listing,
     Part,
     command,
+    confirm,
     escape,
     print_line,
     warn,
@@ -296,11 +297,13 @@ def switch_model(
         "their documents there: their holders must be enrolled again.",
         "FILE.csv",
     ),
+    yes: bool = option("Do not ask."),
 ) -> Answer:
     """Let the second model decide, and keep the first as the second.
 
-    Stop servers first. Refused while a reference has no template of it. May be stopped anywhere:
-    the next call goes on. The same command switches back.
+    Stop servers first. Refused while a reference has no template of it; asks where its calibration
+    supports less than the first one's. May be stopped anywhere: the next call goes on. The same
+    command switches back.
     """
     place = require_home(call.home)
     settings = load_settings(place)
@@ -312,6 +315,9 @@ def switch_model(
             "the second model is not calibrated, so it could decide nothing: run sosie calibrate "
             f"DIR --card {settings.models.second}"
         )
+    if not yes and (less := models.find_less_support(settings)):
+        reason = f"its calibration supports less ({'; '.join(less)})"
+        confirm(f"Switch, although {reason}?", reason)
     url, vault = registry_url(place, settings), load_vault(place, settings)
     before = models.model_digest(settings)
     named = {"before": before, "after": second.digest, "actor": call.actor}

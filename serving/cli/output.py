@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
+from engine.errors import RequestError
 from schema.actors import Actor
 from serving.cli.inputs import HOME_OPTION, name_actor, open_deployment
 from serving.errors import ExitCode, Fault, describe
@@ -269,6 +270,17 @@ def show_progress(what: str, *, is_shown: bool = True) -> Iterator[Callable[[int
             progress.update(task, completed=done, total=total)
 
         yield report
+
+
+def confirm(question: str, reason: str) -> None:
+    """Asks on a terminal, and ends the command where the answer is no.
+
+    Raises `RequestError` with the reason where nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise RequestError(f"{reason}: say --yes where nobody can be asked")
+    if not typer.confirm(question, err=True):
+        raise exit_negative()
 
 
 def exit_negative() -> typer.Exit:

@@ -13,7 +13,7 @@ from engine.errors import CalibrationError, ModelCardInvalid, RequestError
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.faces.liveness_judge import LivenessJudge, digest_judge, open_judge
-from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
+from engine.matching.calibration import UNSET, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import (
     CARDS_FOLDER,
     ModelCard,
@@ -24,6 +24,7 @@ from engine.models.catalog import (
 )
 from engine.models.session import SessionOptions, available_providers
 from engine.models.transform import Conversion, read_transform, without_transform
+from schema.decisions import Comparison
 from serving.settings.sections import ThresholdSettings
 from serving.settings.settings import Settings, is_card_file
 
@@ -75,6 +76,24 @@ def second_settings(settings: Settings) -> Settings | None:
 
 def _with_models(settings: Settings, chosen: Mapping[str, object]) -> Settings:
     return settings.model_copy(update={"models": settings.models.model_copy(update=chosen)})
+
+
+def find_less_support(settings: Settings) -> list[str]:
+    """What the second model's calibration supports less of than the present one, in words."""
+    chosen = second_settings(settings)
+    try:
+        first = load_calibration(settings)
+    except CalibrationError:
+        return []
+    assert chosen is not None
+    second = load_newest_calibration(chosen)
+    found = [
+        f"{kind.value.replace('_', ' ')}: no false match rate below {after:.2g}, now {before:.2g}"
+        for kind in Comparison
+        if (after := second.curve(kind).lowest_fmr) > (before := first.curve(kind).lowest_fmr)
+    ]
+    holds = [one.curve(Comparison.FUSED).certain_margin_holds for one in (first, second)]
+    return found + ["nothing is rejected by 1:N alone"] * (holds == [True, False])
 
 
 def switch_settings(settings: Settings) -> dict[str, str | int]:
@@ -312,7 +331,8 @@ def _list_scores(settings: Settings, calibration: Calibration) -> str:
     scores = structs.asdict(build_thresholds(settings, calibration))
     if settings.thresholds.review_false_candidates:
         del scores["review"]  # it follows the gallery
-    return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+    told = {name: "not set" if one == UNSET else f"{one:.3f}" for name, one in scores.items()}
+    return ", ".join(f"{name} {score}" for name, score in told.items())
 
 
 def threshold_rates(settings: Settings) -> ThresholdRates:

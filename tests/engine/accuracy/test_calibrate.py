@@ -1,6 +1,7 @@
 """Calibrations, and the model cards that name them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from engine.accuracy.calibrate import (
     calibrate_folder,
     choose_rates,
     fit_transform,
+    name_sources,
     save_card,
+    warn_of,
     write_calibrated,
     write_transform,
 )
-from engine.accuracy.pair_scores import compare_all, single_templates
+from engine.accuracy.pair_scores import compare_all, fused_templates, single_templates
+from engine.accuracy.population import Population
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
 from engine.faces.extractor import Extractor, digest_embedding
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
@@ -67,13 +71,54 @@ def test_the_order_of_the_photographs_does_not_matter(draw_faces: Faces) -> None
         assert np.allclose(*thresholds, atol=1e-6)
 
 
-def test_too_few_photographs_of_a_person_are_refused(draw_faces: Faces) -> None:
-    with pytest.raises(CalibrationError, match="no mated fused comparison"):
-        calibrate(*draw_faces(30, 3), model_digest="d", source="s")
-    with pytest.raises(CalibrationError, match="no mated one_to_one comparison"):
+def test_people_with_two_photographs_calibrate_and_what_fused_ones_miss_is_not_known(
+    draw_faces: Faces,
+) -> None:
+    made = calibrate(*draw_faces(60, 2), model_digest="d", source="s")
+    for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE):
+        assert {(one.fnmr_low, one.fnmr_high) for one in made.curve(kind).points} == {(0, 1)}
+    assert made.curve(Comparison.ONE_TO_ONE).points[-1].fnmr_high < 1
+    assert any("is not known" in line for line in warn_of(made, choose_rates(made)))
+    with pytest.raises(CalibrationError, match="nobody has two photographs"):
         calibrate(*draw_faces(30, 1), model_digest="d", source="s")
     with pytest.raises(CalibrationError, match="no face"):
         calibrate(*draw_faces(0, 1), model_digest="d", source="s")
+
+
+def test_of_few_people_nothing_is_certain_and_the_bound_is_stated(draw_faces: Faces) -> None:
+    made = calibrate(*draw_faces(60, 2), model_digest="d", source="s")
+    rates = choose_rates(made)
+    thresholds = Thresholds.from_calibration(made, rates)
+    assert (thresholds.certain, thresholds.certain_single) == (1, 1)
+    assert name_sources(rates, thresholds)["certain"] == "not set: too few people"
+    told = " ".join(warn_of(made, rates))
+    assert "`certain` is not set" in told
+    assert f"{3 / (60 * 59 / 2) * 100:.2g} in 100" in " ".join(warn_of(made, rates, (100,)))
+    enough = replace(made.curve(Comparison.FUSED), people=500, stranger_pairs=124_750)
+    curves = {**made.curves, Comparison.FUSED: enough}
+    set_again = Thresholds.from_calibration(replace(made, curves=curves), rates)
+    assert set_again.certain == pytest.approx(enough.highest_nonmated + 0.06)
+    for fewer in (replace(enough, people=499), replace(enough, stranger_pairs=99_999)):
+        assert fewer.place_certain(0.06) == 1
+
+
+@pytest.mark.parametrize("people", [20, 50])
+def test_rates_that_few_people_state_hold_among_others_within_their_intervals(people: int) -> None:
+    """Of the built-in model's population; the whole of LFW is drawn from in decision 0007."""
+    population = Population.load("sface")
+    latent = population.people(400 + 6 * people, seed=5)
+    faces = np.stack([population.samples(latent, 5, number) for number in range(3)], axis=1)
+    others = single_templates(faces[:400].reshape(-1, 128), np.repeat(np.arange(400), 3))
+    singles, fused = compare_all(others), compare_all(fused_templates(others, 3))
+    for draw in range(6):
+        mine = faces[400 + draw * people :][:people].reshape(-1, 128)
+        owners = np.repeat(np.arange(people), 3)
+        made = calibrate(mine, owners, model_digest="d", source="s")
+        rates = choose_rates(made)
+        found = Thresholds.from_calibration(made, rates)
+        assert singles.fmr_at(found.verify) <= made.fmr_at(found.verify, Comparison.ONE_TO_ONE).high
+        for score in (found.same_document, found.review):
+            assert fused.fmr_at(score) <= made.fmr_at(score, Comparison.FUSED).high
 
 
 def test_a_folder_is_calibrated_for_the_extractor_that_read_it(

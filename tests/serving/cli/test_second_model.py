@@ -54,6 +54,18 @@ def find_check(sosie: Any, home: Path, subject: str) -> dict[str, str]:
     return next(one for one in checks if one["subject"] == subject)
 
 
+def test_a_switch_to_a_model_whose_calibration_supports_less_is_asked_about(
+    doubled: Path, card: Path, sosie: Any, assert_refused: Any
+) -> None:
+    path = card.with_name("second.calibration.json")
+    fitted = json.loads(path.read_text())
+    fitted["curves"]["fused"] |= {"people": 50, "points": fitted["curves"]["fused"]["points"][:-5]}
+    path.write_text(json.dumps(fitted))
+    switch = ("model", "switch", "--home", doubled)
+    assert_refused(sosie(*switch), "supports less (fused: no false match rate below")
+    assert_refused(sosie(*switch, "--yes"), "have no template of the second model")
+
+
 def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     doubled: Path, card: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
 ) -> None:
