@@ -39,8 +39,9 @@ def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
     require_support(highest, nonmated_pairs)
     steps = np.arange(round(10 * np.log10(highest / lowest)) + 2)
     rates = highest * 10 ** (-steps / 10)
-    # A rate just above the lowest would have its threshold.
-    return np.append(rates[rates > lowest * 1.1], lowest)
+    rates = rates[rates >= lowest * (1 - 1e-9)]
+    # The lowest, just below the last, would have its threshold.
+    return np.append(rates, lowest) if rates[-1] > lowest * 1.1 else rates
 
 
 def operating_points(
@@ -234,20 +235,26 @@ def pair_share_of(
     weights: NDArray[np.float32],
     without: Sequence[NDArray[np.int64]] = (),
 ) -> Share:
-    """Share of non-mated comparisons that match.
+    """Share of non-mated comparisons that match; all those of two people weigh one.
 
     `left` and `right` are the people of those that do; `counts` int64[population] are the
     templates of each person, compared with those of all other people, except within each of the
     groups `without`.
     """
-    drawn = _weigh_strangers(counts, weights)
-    for group in without:
-        drawn = drawn - _weigh_strangers(group, weights)
-    matches = np.einsum("kb,kb->b", weights[left], weights[right], dtype=np.float64)
+    held = np.maximum(counts, 1)
+    everybody = np.ones((len(counts), 1))
+    whole, parts = counts > 0, [group / held for group in without]
+    drawn, asked = (
+        _weigh_strangers(whole, each) - sum(_weigh_strangers(part, each) for part in parts)
+        for each in (weights, everybody)
+    )
+    amounts = 1 / (held[left] * held[right])
+    matches = np.einsum("k,kb,kb->b", amounts, weights[left], weights[right], dtype=np.float64)
     trials = count_strangers(counts) - sum(count_strangers(group) for group in without)
     independent = _count_pairs(counts) - sum(map(_count_pairs, without))
     people = int((counts > 0).sum())
-    return summarize(len(left), trials, people, matches, drawn, max(independent, 1))
+    value = float(amounts.sum() / asked[0])
+    return summarize(len(left), trials, people, matches, drawn, max(independent, 1), value=value)
 
 
 def count_strangers(counts: NDArray[np.int64]) -> int:
@@ -263,10 +270,10 @@ def _count_pairs(counts: NDArray[np.int64]) -> int:
 
 
 def _weigh_strangers(
-    counts: NDArray[np.int64], weights: NDArray[np.float32]
+    shares: NDArray[np.bool_ | np.float64], weights: NDArray[np.float32 | np.float64]
 ) -> NDArray[np.float64]:
-    """`count_strangers`, weighted, of each replicate: float64[replicates]."""
-    sizes, drawn = counts.astype(np.float64), weights.astype(np.float64)
+    """Pairs of people, each by its share of templates, of each replicate: float64[replicates]."""
+    sizes, drawn = shares.astype(np.float64), weights.astype(np.float64)
     weighed: NDArray[np.float64] = ((sizes @ drawn) ** 2 - sizes**2 @ drawn**2) / 2
     return weighed
 

@@ -8,7 +8,7 @@ Differentials by attribute are in the terms of ISO/IEC 19795-10: all groups are 
 threshold. A false negative differential is a difference of FNMR between groups, a false positive
 differential one of FMR between comparisons of strangers within a group. The interval of a ratio
 divides the ends of both groups' intervals: it is wide on purpose, since the worst and the best
-group were chosen after the fact.
+group were chosen after the fact. Rates weigh people, as all others do.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _measure(
     )
     fnmr = fmr = None
     if not fnmr_refused:
-        fnmr = share_of(owners, scores < sample.threshold, weights)
+        fnmr = share_of(owners, scores < sample.threshold, weights, is_mean=True)
     if not fmr_refused:
         fmr = pair_share_of(people[matches.left], people[matches.right], templates, weights)
     return Group(
@@ -360,7 +360,7 @@ def band_quality(
     return QualityBands(
         threshold=threshold,
         photographs=MOST_PHOTOGRAPHS,
-        overall=share_of(people, is_missed, weights),
+        overall=share_of(people, is_missed, weights, is_mean=True),
         measures=tuple(
             _cut(one, qualities[:, QUALITIES.index(one)], mated, rate) for one in MEASURES
         ),
@@ -394,7 +394,7 @@ def _rate_missed(
         owners = people[held]
         count = len(np.unique(owners))
         refused = refuse_few(count)
-        fnmr = None if refused else share_of(owners, is_missed[held], weights)
+        fnmr = None if refused else share_of(owners, is_missed[held], weights, is_mean=True)
         return {"people": count, "mated_pairs": len(owners), "fnmr": fnmr, "refused": refused}
 
     return rate
