@@ -55,12 +55,14 @@ def find_check(sosie: Any, home: Path, subject: str) -> dict[str, str]:
 
 
 def test_a_switch_to_a_model_whose_calibration_supports_less_is_asked_about(
-    doubled: Path, card: Path, sosie: Any, assert_refused: Any
+    doubled: Path, card: Path, tmp_path: Path, sosie: Any, assert_refused: Any
 ) -> None:
-    path = card.with_name("second.calibration.json")
+    fewer = Path(shutil.copytree(card.parent, tmp_path / "fewer"))
+    path = fewer / "second.calibration.json"
     fitted = json.loads(path.read_text())
-    fitted["curves"]["fused"] |= {"people": 50, "points": fitted["curves"]["fused"]["points"][:-5]}
+    fitted["curves"]["fused"] |= {"people": 50, "points": fitted["curves"]["fused"]["points"][:-1]}
     path.write_text(json.dumps(fitted))
+    choose(doubled, embedder="sface", second=str(fewer / card.name))
     switch = ("model", "switch", "--home", doubled)
     assert_refused(sosie(*switch), "supports less (fused: no false match rate below")
     assert_refused(sosie(*switch, "--yes"), "have no template of the second model")
