@@ -47,7 +47,7 @@ from serving.cli.output import (
 )
 from serving.deployment import models
 from serving.deployment.deployment import Deployment, load_vault, registry_url
-from serving.settings.settings import load_settings, require_home
+from serving.settings.settings import Settings, load_settings, require_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,17 +307,7 @@ def switch_model(
     """
     place = require_home(call.home)
     settings = load_settings(place)
-    second = models.second_model(settings)
-    if second is None:
-        raise RequestError(NO_SECOND)
-    if second.thresholds is None:
-        raise RequestError(
-            "the second model is not calibrated, so it could decide nothing: run sosie calibrate "
-            f"DIR --card {settings.models.second}"
-        )
-    if not yes and (less := models.find_less_support(settings)):
-        reason = f"its calibration supports less ({'; '.join(less)})"
-        confirm(f"Switch, although {reason}?", reason)
+    second = _choose_second(settings, yes=yes)
     url, vault = registry_url(place, settings), load_vault(place, settings)
     before = models.model_digest(settings)
     named = {"before": before, "after": second.digest, "actor": call.actor}
@@ -344,6 +334,22 @@ def switch_model(
         f"sosie.toml, with no other `calibration`, then start:{escape(lines)}",
         is_no=bool(damaged),
     )
+
+
+def _choose_second(settings: Settings, *, yes: bool) -> SecondModel:
+    """The second model, where it can decide; asks where it supports less than the first."""
+    second = models.second_model(settings)
+    if second is None:
+        raise RequestError(NO_SECOND)
+    if second.thresholds is None:
+        raise RequestError(
+            "the second model is not calibrated, so it could decide nothing: run sosie calibrate "
+            f"DIR --card {settings.models.second}"
+        )
+    if not yes and (less := models.find_less_support(settings)):
+        reason = f"its calibration supports less ({'; '.join(less)})"
+        confirm(f"Switch, although {reason}?", reason)
+    return second
 
 
 NO_SECOND = "no second model is named: set `second` under [models] in sosie.toml to its card"
