@@ -12,6 +12,7 @@ import typer
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.decisions import Comparison
+from schema.options import shows_another
 from schema.reasons import ADVICE, PhotographKind, Reason
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
@@ -81,8 +82,6 @@ def verify(
 
 
 def _warn_beside(pair: dict[str, Extraction], is_match: bool | None) -> Iterator[str]:
-    from engine.matching.checks.picture import shows_another
-
     for name, one in pair.items() if is_match is False else ():
         if shows_another(_quality(one) or {}):
             yield f"{name} shows several faces: {ADVICE[Reason.SEVERAL_FACES]['en']}"

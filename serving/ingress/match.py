@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.picture import FaceVector, fuse_frames, shows_another
+from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
 from schema.decisions import Comparison
+from schema.options import shows_another
 from schema.reasons import PhotographKind, Reason
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe

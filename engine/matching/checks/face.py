@@ -8,7 +8,6 @@ from datetime import datetime
 from itertools import islice
 
 from engine.cases.decided import is_more_alike
-from engine.matching.checks.picture import shows_another
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores
@@ -25,6 +24,7 @@ from schema.decisions import (
     OpenedCase,
     Scores,
 )
+from schema.options import shows_another
 from schema.reasons import Decision, Photograph, Reason
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -23,15 +23,6 @@ MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two
 noisy frames beside a clean one would lose 3.9 % instead of 0.8 %; blurred, small and dark ones
 gain with or without this, and clean ones lose nothing by it."""
-
-
-SECOND_FACE = 0.3
-"""Another face of so much of the height may be the one that is meant."""
-
-
-def shows_another(quality: Mapping[str, float]) -> bool:
-    """True where, by its quality, a photograph shows another face that may be the one meant."""
-    return quality.get("second_face", 0.0) >= SECOND_FACE
 
 
 class FaceVector(NamedTuple):

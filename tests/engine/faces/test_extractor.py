@@ -29,10 +29,9 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.faces.images import Pixels
-from engine.matching.checks.picture import SECOND_FACE
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
-from schema.options import QUALITY_LIMITS
+from schema.options import QUALITY_LIMITS, SECOND_FACE
 from schema.reasons import PhotographKind, Reason
 
 Encode = Callable[..., bytes]
