@@ -174,8 +174,10 @@ COLOURS = {"MEASURED": "green", "ASSUMED": "yellow"}
 
 
 def _show_plan(plan: CapacityPlan) -> Iterator[Part]:
-    """Everything: machines, times, memory and disk, strangers, figures, assumptions."""
+    """Everything, the verdict first: machines, times, memory and disk, strangers, figures,
+    assumptions."""
     demand, found = plan.demand, plan.candidates
+    yield _judge(plan, plan.sizing)
     yield (
         f"[bold]{demand.faces:,} {'face' if demand.faces == 1 else 'faces'}[/]; a second "
         f"{plural(demand.enrollments, 'enrollment')} and "
@@ -210,6 +212,24 @@ def _show_plan(plan: CapacityPlan) -> Iterator[Part]:
     yield "[bold]Assumptions[/]"
     for number, line in enumerate(plan.assumptions, 1):
         yield f"{number:>4}. {escape(line)}"
+
+
+def _judge(plan: CapacityPlan, sizing: Sizing | None) -> str:
+    """The verdict; nothing where no layout will do, which is told below."""
+    demand, found = plan.demand, plan.candidates
+    cases = f"{count(found.cases_a_day.value)} of {demand.enrollments * 86_400:,.0f}"
+    if not found.is_supported:
+        return (
+            f"[red]Do not run {demand.faces:,} faces on this model[/]: "
+            f"{percent(found.searches_with_any.value)} of searches would bring a stranger, and "
+            f"{cases} enrollments a day wait for people."
+        )
+    if sizing is None:
+        return ""
+    return (
+        f"[green]{plural(sizing.layout.nodes + 1, 'node')} will do[/], one of them to spare; "
+        f"{cases} enrollments a day wait for people because of strangers."
+    )
 
 
 def _describe_origin(figure: PlanFigure) -> str:
