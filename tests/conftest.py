@@ -1,5 +1,6 @@
 """Settings for every test, and real databases."""
 
+import gc
 import os
 import shutil
 import threading
@@ -48,6 +49,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     files = LoadFileScheduling(config, log)
     files._split_scope = lambda test: CLUSTER if starts_ray(test) else test.split("::", 1)[0]
     return files
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: no collection of garbage looks at it again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

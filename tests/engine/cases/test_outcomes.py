@@ -1,4 +1,5 @@
-"""What outcomes bring about: who is watched, which pairs are judged, whose line is active again."""
+"""What outcomes bring about: who is watched, which pairs are judged, whose line is active again;
+and what an open case holds until then."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -9,15 +10,24 @@ import pytest
 
 from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
+from engine.errors import CaseMoved, NotFound, TenantConflict
 from engine.matching.comparison import WatchList
-from engine.matching.holders import erase_holder
+from engine.matching.holders import (
+    ErasureCertificate,
+    PendingErasure,
+    erase_holder,
+    list_pending,
+    read_erasure,
+)
 from engine.registry import cases
 from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus
-from schema.reasons import Reason
+from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import ANNA, BOB
+from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
 
 
@@ -209,3 +219,76 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
 def texts_of(service: Any, case_id: str) -> list[str]:
     notes = service.store.cases.notes(case_id)
     return [one.text for one in notes if one.kind is NoteKind.NOTE]
+
+
+MONTH = timedelta(days=30)
+
+
+def erase(service: Any, document_id: str, carrier: str | None = None, **more: Any) -> Any:
+    hold = more.pop("hold", MONTH)
+    return erase_holder(*service.context, document_id, "key:asker", carrier, hold)
+
+
+def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(service: Any) -> None:
+    person, request = service.lab.newcomer()
+    (answer,) = service.registrar.enroll([request])
+    document_id = answer.decided.document_id
+    case = service.open(document_id)
+    pending = erase(service, document_id, "blue")
+    assert pending == PendingErasure(document_id, pending.asked_at, NOW + MONTH, (case.id,))
+    # Asked again, by whomever: the same time, and one entry in the case's history.
+    again = erase(service, document_id, hold=10 * MONTH)
+    assert again == pending
+    with pytest.raises(NotFound):
+        erase(service, document_id, "red")
+    told = [one.text for one in service.store.cases.notes(case.id) if "erasure" in one.kind]
+    assert told == [(NOW + MONTH).isoformat()]
+    # Read before the erasure was asked for: to be read again, before it is decided.
+    with pytest.raises(CaseMoved):
+        close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB, seen_at=case.updated_at)
+    # The face is searched still, and nothing comes to the document.
+    other = service.lab.request(person)
+    same = service.lab.request(person, document=request.document)
+    duplicate, refused = service.registrar.enroll([other, same])
+    assert duplicate.reasons == (Reason.DUPLICATE_IDENTITY,)
+    assert refused.decision is Decision.REJECTED
+    assert refused.reasons == (Reason.ERASURE_PENDING,)
+    assert find_damage(service.store) == []
+    service.decide(case.id, Outcome.UNFOUNDED)
+    held_by = service.store.cases.open_of([document_id])[document_id]
+    for one in held_by:
+        service.decide(one.id, Outcome.UNFOUNDED)
+    assert list_pending(service.store) == [
+        PendingErasure(document_id, pending.asked_at, pending.due_at, ())
+    ]
+    done = erase(service, document_id)
+    assert isinstance(done, ErasureCertificate)
+    state = read_erasure(service.store, document_id, "blue")
+    assert (state.state, state.due_at, state.certificate) == ("done", None, done)
+    assert list_pending(service.store) == []
+    assert find_damage(service.store) == []
+
+
+def test_when_its_time_has_come_an_erasure_is_done_and_the_open_case_says_so(service: Any) -> None:
+    document_id, kept = (one.document_id for one in service.enroll(2))
+    case = service.open(document_id, kept)
+    assert isinstance(erase(service, document_id, hold=timedelta()), ErasureCertificate)
+    last = service.store.cases.notes(case.id)[-1]
+    assert (last.kind, last.text) == (NoteKind.ERASED, document_id)
+    assert service.store.cases.get(case.id).updated_at > case.updated_at
+    assert service.store.documents_by_id([document_id])[document_id].is_erased
+    assert not service.store.documents_by_id([kept])[kept].is_erased
+
+
+def test_no_carrier_asks_alone_for_what_is_of_two(service: Any) -> None:
+    person, request = service.lab.newcomer()
+    changes = {"document": request.document, "carrier": "red", "outlet": "red-1"}
+    first, _ = service.registrar.enroll([request, service.lab.request(person, **changes)])
+    document_id = first.decided.document_id
+    service.open(document_id)
+    for carrier in ("blue", "red"):
+        with pytest.raises(TenantConflict):
+            erase(service, document_id, carrier)
+        with pytest.raises(TenantConflict):
+            read_erasure(service.store, document_id, carrier)
+    assert read_erasure(service.store, document_id).state == "none"

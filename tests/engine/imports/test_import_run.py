@@ -4,24 +4,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from engine.cases.opening import CaseBatch, NewCase
+from engine.errors import NotFound
 from engine.imports.columns import Code, ColumnMapping, Field
 from engine.imports.import_run import Ending
 from engine.matching.checks.second_model import Filled, fill_from_crops
-from engine.matching.holders import block_document, find_document, watch_face
+from engine.matching.documents import check_documents
+from engine.matching.holders import block_document, erase_holder, find_document, watch_face
 from engine.matching.recovery import restore_gallery
-from engine.matching.requests import EnrollmentRequest
+from engine.matching.requests import EnrollmentRequest, document_look_up
 from engine.matching.samples import SecondEmbedder
 from engine.registry.audit import AuditEntry, verify_chain
-from engine.registry.database import changing, utc_now
-from engine.registry.documents import ERASURE_ASKED, AskedErasure
+from engine.registry.database import changing, new_id, utc_now
+from engine.registry.documents import ERASURE_ASKED, AskedErasure, DocumentRecord, Identity
+from engine.registry.store import every_table
 from schema.cases import CaseKind, CaseOrigin
-from schema.documents import Document
+from schema.documents import Document, DocumentStatus
 from schema.lines import LineStatus
 from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
+from tests.tables import tables
 
 
 def document_of(row: dict[str, str]) -> Document:
@@ -386,3 +391,64 @@ def fill(importer: Any) -> Filled:
 
     second = SecondEmbedder(Shade(), "sha256:second", importer.vault.of_dimension(2))  # type: ignore[arg-type]
     return fill_from_crops(importer.store, second, "test")
+
+
+TODAY = date(2026, 11, 25)
+CONSENT = "C-2020-17"
+
+
+def consent_of(importer: Any, row: dict[str, str]) -> str | None:
+    found = find_document(importer.store, document_of(row), TODAY)
+    consent: str | None = importer.store.identity(found.id).consent_ref
+    return consent
+
+
+def stored(importer: Any) -> str:
+    """All that lies in the database, in one text."""
+    parts = every_table()
+    return repr([importer.store.rows(select(table)) for table in parts])
+
+
+def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer: Any, base: Any) -> None:
+    rows = [base.add(1, consent_ref=CONSENT), base.add(2, consent_ref="")]
+    # Of a document that is there already only a line is new.
+    base.add(1, consent_ref="C-2024-99", msisdn="+8613800000099")
+    path = base.write()
+    importer.run(path)
+    assert [consent_of(importer, row) for row in rows] == [CONSENT, None]
+    assert CONSENT not in stored(importer)
+    assert CONSENT not in importer.report(path).read_text() + importer.journal(path).read_text()
+
+
+def test_an_erasure_leaves_nothing_of_it(importer: Any, base: Any) -> None:
+    row = base.add(1, consent_ref=CONSENT)
+    importer.run(base.write())
+    record = find_document(importer.store, document_of(row), TODAY)
+    with importer.registrar() as registrar:
+        erase_holder(registrar, importer.store, record.id, "test")
+    with pytest.raises(NotFound):
+        importer.store.identity(record.id)
+    (left,) = importer.store.rows(
+        select(tables.documents).where(tables.documents.c.id == record.id)
+    )
+    assert left.identity is None
+    assert CONSENT not in stored(importer)
+
+
+def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer: Any, base: Any) -> None:
+    row = base.add(1, consent_ref=CONSENT)
+    (checked,) = check_documents([document_of(row)], TODAY)
+    attempted = DocumentRecord(
+        id=new_id(),
+        kind=checked.type,
+        lookup=document_look_up(importer.vault, checked),
+        name_lookup=bytes(32),
+        status=DocumentStatus.ATTEMPTED,
+        identity=Identity(checked.number, "Another Name"),
+    )
+    with importer.store.writer() as writer:
+        entry = AuditEntry("test", "test.done", "x")
+        writer.commit([entry, attempted])
+    importer.run(base.write())
+    assert consent_of(importer, row) == CONSENT
+    assert importer.store.identity(attempted.id).name == row["name"]

@@ -1,8 +1,15 @@
-"""A sealed segment compared with FlatIndex."""
+"""A sealed segment compared with FlatIndex, on a device too and behind a prefix.
 
+That the device finds what the kernels find is stated beside theirs, in the tests of the kernels, of
+segments, of joins and of concurrent use; here, that it follows the segments, and fails over.
+"""
+
+import gc
+import importlib.util
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.base import CertifiedHits, Vectors, arrange
-from indexes.errors import SearchInvalid, VectorInvalid
+from indexes.errors import DeviceMissing, SearchInvalid, VectorInvalid
 from indexes.exact import scanner as scanner_module
-from indexes.exact.codes import CodedQueries
+from indexes.exact.codes import CodedQueries, Codes
+from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.kernels import Found
+from indexes.exact.prefix import Axes, Grid, find_axes
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
+from indexes.kinds import open_index
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import KERNELS, UnitRows, ask, assert_same, open_kernel, remove_ids
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])
@@ -246,3 +259,164 @@ def test_the_best_above_known_scores_complete_the_best_of_all(
             floors = first.scores[first.offsets[1:] - 1].astype(np.float64)
     query_of, found_ids, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     assert_same(arrange(queries, query_of, found_ids, scores, k), flat.search(probes, k))
+
+
+class Device:
+    """numpy as a device that may lack room or be lost: `refusal` is raised by what it is told."""
+
+    def __init__(self) -> None:
+        self.refusal: Exception | None = None
+        self.held: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if self.refusal is not None:
+            raise self.refusal
+        return getattr(np, name)
+
+    def zeros(self, shape: tuple[int, int], dtype: type) -> np.ndarray:
+        if self.refusal is not None:
+            raise self.refusal
+        self.held.append(np.zeros(shape, dtype))
+        return self.held[-1]
+
+
+class OnDevice(DeviceScanner):
+    """Products by numpy, whatever the module is that arrays come from."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(np, threads=2)
+        self._arrays = device
+
+    def _multiply(self, rows: Any, queries: Any) -> Any:
+        return rows.astype(np.int32) @ queries.T.astype(np.int32)
+
+    def _fetch(self, array: Any) -> Any:
+        return array
+
+
+def test_rows_on_the_device_are_wiped_with_the_codes_and_go_with_their_segment(
+    unit_rows: UnitRows,
+) -> None:
+    device = Device()
+    scanner = OnDevice(device)
+    index = SegmentedIndex(64, SegmentsConfig(head_rows=100), scanner=scanner)
+    index.add(np.arange(1500), unit_rows(1500, 64))
+    (held,) = device.held
+    (segment,) = index.segments
+    assert index.account().device == held.nbytes == 2048 * 64
+    assert index.account().total < sum((segment.codes.bytes.nbytes, held.nbytes, 1500 * 400))
+    places, _ = segment.find(np.array([7, 8]))
+    assert held[places].any(axis=1).all()
+    index.remove(np.array([7, 8]))
+    assert not held[places].any()
+    rewrite = index.begin_rewrite(all_removed=True)
+    assert rewrite is not None
+    index.finish_rewrite(rewrite, rewrite.build(index.config, scanner))
+    del segment, rewrite
+    gc.collect()
+    # What is freed holds no code.
+    assert not held.any()
+    assert index.account().device == device.held[-1].nbytes
+    assert len(index.search(unit_rows(3, 64), 5).ids) == 15
+    scanner.close()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [(MemoryError("out of memory"), "no room"), (RuntimeError("cudaErrorLaunchFailure"), "failed")],
+)
+def test_without_room_or_after_a_failure_this_processor_gives_the_same_answers_and_it_is_said(
+    unit_rows: UnitRows, caplog: pytest.LogCaptureFixture, refusal: Exception, told: str
+) -> None:
+    rows, ids, device = unit_rows(2500, 64), np.arange(2500), Device()
+    scanner = OnDevice(device)
+    segment = Exact8Segment(ids, rows, scanner=scanner)
+    expected = [ask(segment).search(rows[:9], 4), ask(segment).range_search(rows[:9], 0.3)]
+    device.refusal = refusal
+    with caplog.at_level(logging.WARNING):
+        # One that is there already, and one that comes too late.
+        for one in (segment, Exact8Segment(ids, rows, scanner=scanner)):
+            assert_same(ask(one).search(rows[:9], 4), expected[0])
+            assert_same(ask(one).range_search(rows[:9], 0.3), expected[1])
+        segment.remove_rows(segment.find(ids[:5])[0])
+    assert told in caplog.text
+    assert (scanner.fault is None) == isinstance(refusal, MemoryError)
+    device.refusal = None
+    assert not np.isin(ask(segment).range_search(rows[:9], 0.3).ids, ids[:5]).any()
+    if scanner.fault is None:
+        assert not device.held[0][segment.find(ids[:5])[0]].any()
+        assert scanner.kernel == "numpy"
+    else:
+        assert scanner.kernel == scanner._cpu.kernel != "numpy"
+    scanner.close()
+
+
+def test_a_device_that_is_not_here_is_refused_in_one_line() -> None:
+    with pytest.raises(SearchInvalid, match="no device abacus to search on; give one of cpu, cuda"):
+        open_index("exact8", 64, SegmentsConfig(device="abacus"))
+    if importlib.util.find_spec("cupy") is None:
+        with pytest.raises(DeviceMissing, match="install the extra gpu"):
+            open_index("exact8", 64, SegmentsConfig(device="cuda"))
+
+
+SCANNERS = [open_kernel(name, 1) for name in KERNELS]
+DIM = 192
+
+
+def faces(seed: int, count: int, flatness: float, dim: int = DIM) -> Vectors:
+    """Unit rows whose energy falls from axis to axis, in turned axes; some are near another."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((count, dim)) * np.arange(1, dim + 1) ** -flatness
+    near = 1 + count // 40
+    rows[:near] = rows[-near:] + 0.3 * rows[:near]
+    turned = rows @ np.linalg.qr(random.standard_normal((dim, dim)))[0]
+    return (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
+
+
+def find(scanner: Scanner, codes: Codes, queries: Codes, threshold: float) -> set[tuple[int, int]]:
+    """The pairs (row, query) that a scan hands on, as numbers of the vectors given."""
+    coded = CodedQueries.of_rows(queries, slice(0, len(queries.residuals)))
+    alive = np.arange(len(codes.bytes)) < len(codes.residuals)
+    parts: list[Found] = scanner.gather(
+        codes, alive, coded.wanted(codes, threshold), lambda found: found.copy()
+    )
+    pairs = np.concatenate(parts)
+    return set(zip(codes.order[pairs[:, 0]], queries.order[pairs[:, 1]], strict=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 90),
+    flatness=st.sampled_from([0.0, 0.5, 1.5]),
+    step=st.integers(1, 2),
+    threshold=st.sampled_from([-0.2, 0.1, 0.57, 0.9]),
+    limit=st.sampled_from([0.05, 0.4, 1.0]),
+)
+def test_every_pair_that_reaches_passes_the_prefix_and_nothing_else_does(
+    seed: int, count: int, flatness: float, step: int, threshold: float, limit: float
+) -> None:
+    rows, queries = faces(seed, 1200, flatness), faces(seed + 1, count, flatness)
+    columns = np.linalg.eigh(rows.T.astype(np.float64) @ rows)[1][:, ::-1]
+    axes = Axes(np.ascontiguousarray(columns), 64 * step, limit)
+    codes, coded = (Codes.in_axes(vectors, axes) for vectors in (rows, queries))
+    scores = rows.astype(np.float64) @ queries.astype(np.float64).T
+    reaching = set(zip(*np.nonzero(scores >= threshold + 1e-6), strict=True))
+    by_prefix = [find(scanner, codes, coded, threshold) for scanner in SCANNERS]
+    for part in (codes, coded):
+        part.prefix = DIM
+    whole = find(Scanner("numba", threads=1), codes, coded, threshold)
+    assert reaching <= whole
+    # What the prefix drops, the codes alone would have dropped too.
+    assert all(found == whole for found in by_prefix)
+
+
+@pytest.mark.parametrize("grid", [Grid(8, 32, 4), Grid(32, 32, 64)])
+def test_axes_are_found_where_few_hold_most_and_only_there(grid: Grid) -> None:
+    axes = find_axes(faces(1, 1024, 0.5), 0.9, grid)
+    assert axes is not None
+    assert axes.prefix % grid.step == 0
+    assert 0 < axes.prefix < DIM
+    assert find_axes(faces(2, 1024, 0.0), 0.2, grid) is None
+    # So low a threshold needs all of them.
+    assert find_axes(faces(1, 1024, 0.5), 0.0, grid) is None

@@ -1,4 +1,4 @@
-"""Events of acknowledged decisions, while the registrar and the worker are killed."""
+"""Events of acknowledged decisions: in order, while registrar and worker are killed too."""
 
 import asyncio
 import json
@@ -20,8 +20,19 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
+from engine.registry.writer import Writer
 from serving.webhooks import delivery
+from tests.engine.conftest import (
+    database_url,
+    key_ring,
+    random_units,
+    sqlite_url,
+    store,
+    vault,
+    writer,
+)
 from tests.engine.matching.test_durability import DIM, MODEL_DIGEST, enroller
+from tests.engine.registry.conftest import Enroll, committed, enroll, erasure
 from tests.serving.webhooks.conftest import Receiver, delivering, happen, receiving, until
 from tests.serving.webhooks.deliverer import SETTINGS, hurry
 from tests.tables import tables
@@ -136,3 +147,54 @@ def test_no_event_of_an_acknowledged_decision_is_lost_or_out_of_order_whatever_i
         f"{len(acknowledged)} acknowledged decisions, {KILLS} kills each, {repeated} repeated\n"
     )
     assert acknowledged
+
+
+__all__ = [
+    "database_url",
+    "enroll",
+    "key_ring",
+    "random_units",
+    "sqlite_url",
+    "store",
+    "vault",
+    "writer",
+]
+
+
+def test_a_decision_that_is_refused_keeps_back_its_documents_events_and_no_other_documents(
+    writer: Writer, webhooks: Webhooks, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF_S", (0.05,) * 100)
+    monkeypatch.setattr(delivery, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(delivery, "POLL_S", 0.02)
+    first = committed(writer, enroll(writer, 1))
+    (enrollment,), (line,), (document,) = first.enrollments, first.lines, first.documents
+    own = [enrollment.id, line.id, line.id, document.id]
+    others: list[str] = []
+    refused: list[str] = []
+
+    async def run() -> list[str]:
+        async def answer(event: Mapping[str, Any]) -> int:
+            has_others = bool(others) and set(others) <= set(receiver.taken)
+            is_first = event["subject"] == line.id and line.id not in refused
+            if is_first or (event["subject"] == enrollment.id and not has_others):
+                refused.append(event["subject"])
+                return 503
+            return 204
+
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="red", actor="test")
+            webhooks.replay(webhook.id, 0, carrier="red", actor="test")
+            async with delivering(webhooks):
+                await until(lambda: bool(refused))
+            second = committed(writer, enroll(writer, 1, first=1))
+            others.extend((second.enrollments[0].id, second.lines[0].id))
+            committed(writer, erasure(first, 0, writer.sequence + 1))
+            # Another worker goes on with what the first one has left.
+            async with delivering(webhooks):
+                await until(lambda: document.id in receiver.taken)
+            return receiver.taken
+
+    taken = asyncio.run(run())
+    assert taken == [*others, *own]
+    assert line.id in refused
