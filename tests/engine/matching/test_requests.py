@@ -151,7 +151,12 @@ def test_each_image_gives_its_sample_or_its_error_in_order(
     extractor: Extractor, face_vault: Vault
 ) -> None:
     face = Image.fromarray(data.astronaut())
-    images = [encode(Image.new("RGB", (64, 64))), b"no image", encode(face), encode(face.rotate(5))]
+    images = [
+        encode(Image.new("RGB", (64, 64), "grey")),
+        b"no image",
+        encode(face),
+        encode(face.rotate(5)),
+    ]
     faceless, broken, one, other = take_samples(images, extractor, face_vault)
     assert isinstance(broken, ImageError)
     assert isinstance(faceless, Sample)
