@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import Counter
@@ -39,6 +40,9 @@ largest photographs takes seconds."""
 BATCH_PHOTOGRAPHS = 16
 ANSWERED_S = 0.06
 """From a sample to its answer: the decision and its commit."""
+MARGIN = 1.3
+"""How much longer photographs are expected to take than they did: other work comes and goes, and
+who is answered too late has cost as much as who is answered."""
 REMEMBERED = 0.8
 """The weight of earlier batches beside a new one, in how long photographs take."""
 PAIR = 2
@@ -55,9 +59,15 @@ _JPEG2000_BYTES_AN_ITEM = 0.25e6
 _QUEUE = "photographs"
 _STAGE = "extract"
 _BATCHES, _PAIRS, _LARGE = range(3)
+
+
+def _late() -> DeadlinePassed:
+    return DeadlinePassed("the time of this request ran out while its photographs waited")
+
+
 _REFUSALS = Refusals(
     full=Busy("too many photographs wait here: ask again later"),
-    late=DeadlinePassed("the time of this request ran out while its photographs waited"),
+    late=_late(),
     closed=NotReady("no photographs are taken here any more: ask another replica"),
     ended=NotReady("photographs are not looked at here: ask another replica"),
 )
@@ -116,11 +126,10 @@ class _Line:
 
     def _call(self) -> None:
         inside = self._inside
-        while self._waiting:
+        # Who has been cancelled stands there until its task runs.
+        while waiting := [one for one in self._waiting if not one.called.done()]:
             # The first of those that are alike has waited longest.
-            one = min(
-                self._waiting, key=lambda one: (inside[one.holder.tenant], inside[one.holder])
-            )
+            one = min(waiting, key=lambda one: (inside[one.holder.tenant], inside[one.holder]))
             if not self._has_room(one.count):
                 return
             self._waiting.remove(one)
@@ -138,6 +147,10 @@ class _Line:
 
 _Photograph = tuple[bytes, PhotographKind | None, bool, float]
 """A file, what it is of, whether its liveness is judged, and the work of decoding it."""
+
+
+def _count_work(batch: Batch[Sequence[_Photograph], Samples]) -> float:
+    return sum(1 + one[3] for call in batch for one in call.payload)
 
 
 class _Pace:
@@ -159,7 +172,7 @@ class _Pace:
     def expect_s(self, work: float) -> float:
         """The time until so much work is answered; 0 while nothing is known."""
         with self._lock:
-            return work * self._seconds / self._work + ANSWERED_S if self._work else 0.0
+            return MARGIN * work * self._seconds / self._work + ANSWERED_S if self._work else 0.0
 
 
 def _count_before(under_way: Mapping[Holder, int], holder: Holder) -> int:
@@ -197,7 +210,7 @@ class ExtractionQueue:
     at a time and few calls wait: however many come, others are not kept waiting.
 
     A call that could not be answered within its time, for the work that comes before it, is refused
-    before anything of it is begun.
+    before anything of it is begun, when it comes or when its turn does.
 
     One worker suffices where extraction keeps the cores busy; more help where it waits for
     an embedder elsewhere. Where the extractor has several threads a second worker begins the next
@@ -330,7 +343,20 @@ class ExtractionQueue:
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
         return self.is_whole and not self.is_stuck and not is_refused
 
-    def _extract(self, batch: Batch[Sequence[_Photograph], Samples]) -> list[Samples]:
+    def _extract(
+        self, batch: Batch[Sequence[_Photograph], Samples]
+    ) -> list[Samples | DeadlinePassed]:
+        """What would be answered too late by now is not begun, so that all else is in time; the one
+        with the most time always is, and shows how long it takes."""
+        ends = {call: getattr(call, "expires_at", None) or math.inf for call in batch}
+        kept, now = sorted(batch, key=ends.__getitem__, reverse=True), time.monotonic()
+        while len(kept) > 1 and ends[kept[-1]] - now < self._pace.expect_s(_count_work(kept)):
+            kept.pop()
+        done = dict(zip(kept, self._extract_all(kept), strict=True))
+        self._pace.note(_count_work(kept), time.monotonic() - now)
+        return [done.get(call) or _late() for call in batch]
+
+    def _extract_all(self, batch: Batch[Sequence[_Photograph], Samples]) -> list[Samples]:
         photographs = [one for call in batch for one in call.payload]
         images, kinds = [one[0] for one in photographs], [one[1] for one in photographs]
         judged = [one[2] for one in photographs]
@@ -371,7 +397,6 @@ class ExtractionQueue:
             self._log.error("extraction failed", kind=type(behind).__name__, count=count)
 
     def _observe(self, batch: Batch[Sequence[_Photograph], Samples], seconds: float) -> None:
-        self._pace.note(sum(1 + one[3] for call in batch for one in call.payload), seconds)
         self._meter.observe(STAGE_SECONDS, seconds, _STAGE)
         self._meter.observe(BATCH_SIZE, weigh(batch), _STAGE)
 

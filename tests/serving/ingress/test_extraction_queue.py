@@ -384,3 +384,42 @@ def test_a_call_that_is_given_up_while_it_waits_in_the_line_leaves_its_place(
 
     assert run(body) == 1 + BATCH_PHOTOGRAPHS - 1 + CAPACITY // 2
     assert not queue._lines[1]._inside
+
+
+def test_who_leaves_calls_nobody_who_was_given_up_at_the_same_moment(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
+    async def body() -> Any:
+        held = await hold_worker(queue, extractor)
+        inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
+        waiting = await start(queue, *pairs(2))
+        for one in (inside[0], waiting[0]):
+            one.cancel()
+        await asyncio.sleep(0)
+        extractor.released.set()
+        return await asyncio.gather(held, *inside, *waiting, return_exceptions=True)
+
+    given_up = [one for one in run(body) if isinstance(one, BaseException)]
+    assert [type(one) for one in given_up] == [asyncio.CancelledError] * 2
+    assert not queue._lines[1]._inside
+
+
+def test_what_would_be_late_when_its_turn_comes_is_not_extracted_and_others_are(
+    queue: ExtractionQueue, extractor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> Any:
+        held = await hold_worker(queue, extractor)
+        calls = [queue.sample(images(name, "b"), time_s) for name, time_s in SOON]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0)
+        monkeypatch.setattr(queue._pace, "expect_s", lambda _: 100.0)
+        extractor.released.set()
+        return await asyncio.gather(held, *tasks, return_exceptions=True)
+
+    _, late, *kept = run(body)
+    assert isinstance(late, DeadlinePassed)
+    assert [len(one) for one in kept] == [2, 2]
+    assert not any(b"late" in batch for batch in extractor.batches)
+
+
+SOON = (("late", 60.0), ("far", 200.0), ("free", None))
