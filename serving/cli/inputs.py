@@ -18,7 +18,6 @@ import typer
 from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
 from engine.formatting import size
 from engine.texts import is_visible
-from schema.reasons import PhotographKind
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from engine.matching.samples import Sample
     from schema.documents import Document
+    from schema.reasons import PhotographKind
     from serving.deployment.deployment import Deployment
 
 MAX_DOCUMENT_BYTES = 64 * 1024
