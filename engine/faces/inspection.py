@@ -22,7 +22,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
-from engine.faces.embedder import Embedder, normalise, prepare
+from engine.faces.embedder import Embedder, measure_lengths, normalise, prepare
 from engine.models.catalog import (
     CARDS_FOLDER,
     DEFAULT_STEPS,
@@ -322,6 +322,16 @@ def _separate(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> float:
     return float(mated.mean() - other.mean()) / max(spread, 1e-9)
 
 
+def measure_usual_length(found: Examined, crops: Crops) -> float:
+    """The median length of the model's vectors of these faces; 0 of a model that gives them all one
+    length, which tells nothing."""
+    lengths = measure_lengths(Embedder(found.session, found.card).embed(crops))
+    return round(float(np.median(lengths)), 3) if float(np.ptp(lengths)) > UNIT_SPREAD else 0.0
+
+
+UNIT_SPREAD = 1e-3
+
+
 def write_card(
     target: Path,
     file: Path,
@@ -332,6 +342,7 @@ def write_card(
 ) -> str:
     """The text of a card at `target`, of a file that was examined under a family's contract."""
     card, contract = found.card, found.card.input
+    usual_length = f"usual_length = {card.usual_length}\n" if card.usual_length else ""
     return f"""\
 # Checked by `sosie model add`; every field is in docs/embedders.md.
 name = {json.dumps(card.name)}
@@ -340,7 +351,7 @@ source = {json.dumps(source or "not told")}
 licence = {json.dumps(licence or "not told")}
 sha256 = "{card.sha256}"
 dimension = {card.dimension}
-alignment = "{card.alignment}"
+{usual_length}alignment = "{card.alignment}"
 rewriting = {json.dumps([step.value for step in card.rewriting])}
 
 [file]

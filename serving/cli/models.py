@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict as values_of
 from dataclasses import dataclass
+from dataclasses import replace as made_with
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from engine.matching.checks.second_model import (
     fill_from_crops,
     fill_from_folder,
 )
-from engine.models.catalog import InputContract
+from engine.models.catalog import InputContract, ModelCard
 from engine.models.catalog import export_models as export
 from engine.registry.upgrade import remove_missing, switch_models
 from serving.cli.accuracy import CalibrationOptions, fit_model
@@ -74,6 +75,10 @@ class ModelOptions:
     licence: str | None = option("What its maker allows.")
 
 
+MEAN_PEOPLE = 100
+"""The mean of fewer people is rather theirs than the model's."""
+
+
 @command("model add")
 def add_model(call: Call, chosen: ModelOptions) -> Answer:
     """Check an embedder, calibrate it, and write its card.
@@ -95,13 +100,18 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
     named = inspection.name_model(chosen.file)
     described = inspection.describe_file(chosen.file, sha256, changed, shape.dimension, named)
     found = inspection.examine(described, inspection.make_crops(changed.width_px))
-    warnings = []
+    warnings: list[str] = []
+    mean = None
     if chosen.photographs is not None:
-        with Extractor(open_detector(), Embedder(found.session, found.card)) as extractor:
-            crops, people = take_crops(LabelledFolder.open(chosen.photographs), extractor)
-        found = inspection.examine(described, crops[: inspection.CHECK_CROPS])
-        better = inspection.find_better_contract(found, crops, people)
-        warnings += [] if better is None else [better]
+        folder = LabelledFolder.open(chosen.photographs)
+        found, warnings = _measure(found, described, folder)
+        if len(folder.names) >= MEAN_PEOPLE:
+            mean = target.with_name(f"{target.stem}.transform.npz")
+        else:
+            warnings.append(
+                f"the mean is not subtracted: it takes {MEAN_PEOPLE} people, here are "
+                f"{len(folder.names)}; run sosie calibrate DIR --card {target} --transform FILE.npz"
+            )
     else:
         warnings.append(
             "not calibrated: two photographs get a score, and nobody a decision; run "
@@ -119,10 +129,23 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
         return Answer(answer, *_show(answer))
     if not call.as_json:
         call.print(Answer(answer, *_show(answer)))
-    made = fit_model(
-        call, CalibrationOptions(chosen.photographs, None, target, None, transform=None)
-    )
+    given = CalibrationOptions(chosen.photographs, None, target, None, transform=mean)
+    made = fit_model(call, given)
     return Answer(answer | {"calibration": made.value}, *made.parts)
+
+
+def _measure(
+    found: inspection.Examined, described: ModelCard, folder: LabelledFolder
+) -> tuple[inspection.Examined, list[str]]:
+    """The model examined with these faces, its usual length measured, and a contract that fits
+    better, in words."""
+    with Extractor(open_detector(), Embedder(found.session, found.card)) as extractor:
+        crops, people = take_crops(folder, extractor)
+    found = inspection.examine(described, crops[: inspection.CHECK_CROPS])
+    better = inspection.find_better_contract(found, crops, people)
+    usual_length = inspection.measure_usual_length(found, crops)
+    found = made_with(found, card=replace(found.card, usual_length=usual_length))
+    return found, [] if better is None else [better]
 
 
 def _choose_family(
@@ -184,6 +207,7 @@ def _describe(
         "contract": family,
         "input": asdict(card.input),
         "dimension": card.dimension,
+        "usual_length": card.usual_length or None,
         "rewriting": [step.value for step in card.rewriting],
         "alone_ms": round(found.alone_ms, 2),
         "batch_ms": round(found.batch_ms, 2),
@@ -198,6 +222,7 @@ def _show(answer: dict[str, Any]) -> Iterator[Part]:
     facts = {
         "input": f"{taken['width_px']} px, {shown}",
         "vector": f"{answer['dimension']} numbers: finite, different, whatever is beside a face",
+        "usual length": f"{length:g}" if (length := answer["usual_length"]) else "not known",
         "rewriting": ", ".join(answer["rewriting"]) or "none: the graph stays as it is",
         "speed": f"{answer['alone_ms']:.1f} ms a face alone, {answer['batch_ms']:.1f} in a batch "
         "(one thread of this machine)",

@@ -196,10 +196,13 @@ def test_an_embedder_is_added_by_one_command_and_serves(
     assert_refused(sosie("model", "add", file), "says nothing of its input: give --contract")
     added = sosie("model", "add", file, "--contract", "sface", "--photographs", people, "--json")
     assert added.code == 0, added.err
-    assert (added.json["dimension"], added.json["warnings"]) == (DIMENSION, [])
+    assert added.json["dimension"] == DIMENSION
+    (told,) = added.json["warnings"]
+    assert told.startswith("the mean is not subtracted: it takes 100 people, here are 8")
     assert added.json["calibration"]["people"] == 8
     card = load_card(tmp_path / "second.toml")
     assert card.dimension == DIMENSION
+    assert card.usual_length == added.json["usual_length"] > 0
     assert card.input.channels == "rgb"
     assert_refused(sosie("model", "add", file, "--contract", "sface"), "is there already")
     env = {"SOSIE_MODELS__EMBEDDER": str(tmp_path / "second.toml")}
@@ -208,7 +211,9 @@ def test_an_embedder_is_added_by_one_command_and_serves(
     assert found.json["match"] is True
     assert "verify stands at FMR" in found.json["warnings"][0], "so few people support no less"
     told = sosie("doctor", "--json", env=env).json["checks"]
-    assert ("thresholds", "warning") in {(check["subject"], check["state"]) for check in told}
+    warned = {check["subject"] for check in told if check["state"] == "warning"}
+    assert {"thresholds", "mean"} <= warned
+    assert "clarity" not in warned
 
 
 def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_asked(
