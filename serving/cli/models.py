@@ -107,11 +107,6 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
         found, warnings = _measure(found, described, folder)
         if len(folder.names) >= MEAN_PEOPLE:
             mean = target.with_name(f"{target.stem}.transform.npz")
-        else:
-            warnings.append(
-                f"the mean is not subtracted: it takes {MEAN_PEOPLE} people, here are "
-                f"{len(folder.names)}; run sosie calibrate DIR --card {target} --transform FILE.npz"
-            )
     else:
         warnings.append(
             "not calibrated: two photographs get a score, and nobody a decision; run "
@@ -137,15 +132,20 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
 def _measure(
     found: inspection.Examined, described: ModelCard, folder: LabelledFolder
 ) -> tuple[inspection.Examined, list[str]]:
-    """The model examined with these faces, its usual length measured, and a contract that fits
-    better, in words."""
+    """The model examined with these faces, its usual length measured, and what to be warned of."""
     with Extractor(open_detector(), Embedder(found.session, found.card)) as extractor:
         crops, people = take_crops(folder, extractor)
     found = inspection.examine(described, crops[: inspection.CHECK_CROPS])
     better = inspection.find_better_contract(found, crops, people)
     usual_length = inspection.measure_usual_length(found, crops)
     found = made_with(found, card=replace(found.card, usual_length=usual_length))
-    return found, [] if better is None else [better]
+    warnings = [] if better is None else [better]
+    if len(folder.names) < MEAN_PEOPLE:
+        warnings.append(
+            f"the mean is not subtracted: it takes {MEAN_PEOPLE} people, here are "
+            f"{len(folder.names)}; run sosie calibrate DIR --card FILE.toml --transform FILE.npz"
+        )
+    return found, warnings
 
 
 def _choose_family(
