@@ -210,7 +210,7 @@ def report_result(result: LoadTestResult) -> int:
     if html is None:
         return code
     try:
-        html.write_text(write_page(result, summary), encoding="utf-8")
+        html.write_text(write_page(result), encoding="utf-8")
     except OSError as error:
         # On standard error even with --json: the document has been written already.
         refuse(f"{html} cannot be written: {error.strerror}", as_json=False)

@@ -31,11 +31,10 @@ OUTSIDERS = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pacing:
     """At most `in_flight` requests at once; a visit that cannot start within `timeout_s`, or is not
-    answered in as long, has failed. With `closed_users`, a closed loop of so many users instead."""
+    answered in as long, has failed."""
 
     in_flight: int = 256
     timeout_s: float = 10.0
-    closed_users: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +143,7 @@ def read_options(arguments: Sequence[str]) -> LoadTestOptions:
             kept_up=KEPT_UP if shape is Shape.KNEE else 0.0,
             drift=DRIFT if shape is Shape.SOAK else 0.0,
         ),
-        pace=Pacing(
-            in_flight=given.in_flight, timeout_s=given.timeout_s, closed_users=given.closed_loop
-        ),
+        pace=Pacing(in_flight=given.in_flight, timeout_s=given.timeout_s),
         outlet=given.outlet,
         faces=given.faces,
         disk=given.folder,
@@ -160,8 +157,6 @@ def read_options(arguments: Sequence[str]) -> LoadTestOptions:
     if given.url is not None:
         target = read_target(given.url, allows_remote=given.allow_remote)
         options = replace(options, target=target, keys=read_keys(given.keys))
-    if given.closed_loop and shape is Shape.KNEE:
-        raise LoadTestRefused("a closed loop has no knee: it asks less where the service is slow")
     require_runnable(shape, options.profile)
     _require_file(given.html)
     if given.folder is not None and not given.folder.is_dir():
@@ -187,7 +182,7 @@ def _make_parser() -> argparse.ArgumentParser:
     said = "for each kind of traffic"
     add("--p99-ms", type=_positive, default=usual.p99_ms, metavar="MS", help=said)
     add("--max-errors", type=_share, default=usual.most_errors, metavar="SHARE")
-    add("--html", type=Path, metavar="FILE", help="write a report to one file")
+    add("--html", type=Path, metavar="FILE", help="write Locust's report to one file")
     add("--json", action="store_true", help="print one JSON document")
     return parser
 
@@ -231,8 +226,6 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     said = "most requests at once"
     add("--in-flight", type=_some, default=pace.in_flight, metavar="N", help=said)
     add("--timeout-s", type=_positive, default=pace.timeout_s, metavar="S", help="for an answer")
-    said = "for comparison: so many users who wait for each answer, which hides latency"
-    add("--closed-loop", type=_count, default=0, metavar="USERS", help=said)
 
 
 def _read_profile(shape: Shape, given: argparse.Namespace) -> LoadProfile:

@@ -17,16 +17,14 @@ from loadtest.schedule import PLANTED, REPEATED, Kind, LoadPhase, Outcome, Traff
 class LoadRun:
     """A run that is over.
 
-    `seconds` is the length of its schedule, `elapsed_s` the time until the last answer;
-    `generator_share` is the processor time of the load generator in cores; `omitted` counts planned
-    visits that a closed loop never sent.
+    `seconds` is the length of its schedule; `generator_share` is the processor time of the load
+    generator in cores; `page` is Locust's report of it.
     """
 
     outcomes: tuple[Outcome, ...]
     seconds: float
-    elapsed_s: float
     generator_share: float
-    omitted: int = 0
+    page: str = field(default="", repr=False)
 
     @property
     def late_ms(self) -> float:
@@ -36,30 +34,13 @@ class LoadRun:
 
 
 LONGEST_US = 3_600_000_000
-DIGITS, DIGITS_OVER_TIME = 3, 2
-"""Significant figures of a histogram: of a whole run, and of a slice."""
-MOST_SLICES, LEAST_SLICES, LEAST_IN_SLICE = 120, 16, 40
-WIDTHS_S = (0.5, 1, 2, 5, 10, 30, 60, 300, 600)
+DIGITS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A part of a run: visits per second that were due in it (`offered`) and answered well in it
-    (`achieved`), and the latencies of those that were due."""
-
-    start_s: float
-    width_s: float
-    offered: float
-    achieved: float
-    refused: int
-    failed: int
-    latencies: HdrHistogram
-
-
-def measure(outcomes: Iterable[Outcome], digits: int = DIGITS) -> HdrHistogram:
+def measure(outcomes: Iterable[Outcome]) -> HdrHistogram:
     """Latencies, in microseconds, of all but refusals, which are quick; failed and late answers
     count. Histograms can be added up and compared later."""
-    histogram = HdrHistogram(1, LONGEST_US, digits)
+    histogram = HdrHistogram(1, LONGEST_US, DIGITS)
     for one in outcomes:
         if not one.answer.is_refusal:
             histogram.record_value(min(max(1, round(one.latency_s * 1e6)), LONGEST_US - 1))
@@ -79,41 +60,6 @@ def divide_by_traffic(outcomes: Iterable[Outcome]) -> dict[Traffic, list[Outcome
     for one in outcomes:
         found[one.visit.traffic].append(one)
     return {traffic: mine for traffic, mine in found.items() if mine}
-
-
-def slice_run(run: LoadRun) -> tuple[Slice, ...]:
-    """Cuts the run into slices of equal width, to the last answer."""
-    width_s = choose_width(run.seconds, len(run.outcomes))
-    count = max(1, int(np.ceil(max(run.elapsed_s, run.seconds) / width_s)))
-    due: list[list[Outcome]] = [[] for _ in range(count)]
-    answered = [0] * count
-    for one in run.outcomes:
-        due[min(int(one.visit.due_s / width_s), count - 1)].append(one)
-        if not is_failed(one):
-            answered[min(int(one.done_s / width_s), count - 1)] += 1
-    return tuple(
-        Slice(
-            start_s=place * width_s,
-            width_s=width_s,
-            offered=len(mine) / width_s,
-            achieved=answered[place] / width_s,
-            refused=sum(one.answer.is_refusal for one in mine),
-            failed=sum(is_failed(one) and not one.answer.is_refusal for one in mine),
-            latencies=measure(mine, DIGITS_OVER_TIME),
-        )
-        for place, mine in enumerate(due)
-    )
-
-
-def choose_width(seconds: float, visits: int) -> float:
-    """A round number of seconds for a slice: enough visits in each for a percentile, but neither
-    more slices than a chart can show nor too few."""
-    for width_s in WIDTHS_S:
-        is_few = seconds / width_s <= MOST_SLICES
-        is_full = visits * width_s / seconds >= LEAST_IN_SLICE
-        if is_few and (is_full or seconds / width_s <= LEAST_SLICES):
-            return float(width_s)
-    return 1800.0
 
 
 def is_failed(outcome: Outcome) -> bool:
@@ -277,11 +223,6 @@ def _warn(run: LoadRun, judged: Sequence[JudgedVisit]) -> tuple[str, ...]:
         warnings.append(
             f"visits began {late_ms:.0f} ms late (p99): the generator or its bound of requests in "
             "flight was the limit too"
-        )
-    if run.omitted:
-        warnings.append(
-            f"closed loop: {run.omitted} of {run.omitted + len(run.outcomes)} visits were never "
-            "sent, and have no latency"
         )
     alike = sum(one.correctness is Correctness.LOOK_ALIKE for one in judged)
     if alike:

@@ -1,4 +1,4 @@
-"""A whole load test, and the load on Locust: arrivals in an open loop, and a closed one.
+"""A whole load test, and the load on Locust: arrivals in an open loop.
 
 Locust is a closed loop by nature: a user sends, waits for the answer, waits its `wait_time`, and
 sends again, so a service that stalls is asked less meanwhile, and its stall is a few slow samples.
@@ -22,10 +22,11 @@ import gevent
 import numpy as np
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Group
-from locust import User, constant_pacing, log, task
+from locust import User, log, task
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import LocalRunner
+from locust.html import get_html_report
+from locust.stats import stats_history
 
 from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing, choose_counts
 from loadtest.criteria import LoadRun, decide, is_failed
@@ -113,11 +114,9 @@ class RunContext:
     faults: list[BaseException] = field(init=False, default_factory=list)
     """What failed in this program: no failure of the service."""
     _slots: BoundedSemaphore = field(init=False)
-    _remaining: Iterator[Visit] = field(init=False)
 
     def __post_init__(self) -> None:
         self._slots = BoundedSemaphore(self.pace.in_flight)
-        self._remaining = iter(self.visits)
 
     def follow(self) -> None:
         """Spawns each visit when it is due; returns when all are answered."""
@@ -130,18 +129,6 @@ class RunContext:
                 gevent.sleep(max(0.0, visit.due_s - self.sender.read_clock()))
                 self.in_flight.spawn(self._send, visit, body)
             self.in_flight.join()
-
-    def send_next(self) -> bool:
-        """Sends the next visit at once, and counts latency from now; False when time is over."""
-        # Until the schedule starts.
-        gevent.sleep(max(0.0, -self.sender.read_clock()))
-        is_over = self.sender.read_clock() >= self.seconds
-        visit = None if is_over else next(self._remaining, None)
-        if visit is None:
-            return False
-        body = self.sender.pack(visit)
-        self._send(replace(visit, due_s=self.sender.read_clock()), body)
-        return True
 
     @contextmanager
     def _keeping_fault(self) -> Iterator[None]:
@@ -177,18 +164,6 @@ class ScheduledUser(User):
         raise StopUser
 
 
-class ClosedLoopUser(User):
-    """An ordinary user of Locust: sends again after an answer, when its pacing allows."""
-
-    abstract = True
-    run_context: ClassVar[RunContext]
-
-    @task
-    def call(self) -> None:
-        if not self.run_context.send_next():
-            raise StopUser
-
-
 def run_load(
     access: Access,
     visits: Sequence[Visit],
@@ -204,43 +179,33 @@ def run_load(
     hook.add_listener(lambda context, **_: outcomes.append(context[OUTCOME]))
     sender = Sender(access, enrolled, _clock() + LEAD_IN_S)
     run_context = RunContext(sender, visits, seconds, pace, environment)
-    users = pace.closed_users or 1
-    environment.user_classes = [_make_user(run_context, users)]
+    # Locust makes users from classes.
+    schedule = type("Schedule", (ScheduledUser,), {"run_context": run_context, "fixed_count": 1})
+    environment.user_classes = [schedule]
     runner = environment.create_local_runner()
     used_s, begun = time.process_time(), _clock()
-    progress = gevent.spawn(_report_progress, outcomes, len(visits), report)
+    watching = [
+        gevent.spawn(_report_progress, outcomes, len(visits), report),
+        gevent.spawn(stats_history, runner),
+    ]
     try:
-        _run_users(runner, users)
-        elapsed_s = sender.read_clock()
+        runner.start(1, spawn_rate=1)
+        if runner.spawning_greenlet is not None:
+            runner.spawning_greenlet.join()
+        runner.user_greenlets.join()
         share = (time.process_time() - used_s) / (_clock() - begun)
+        write: Any = get_html_report  # Locust has no types
+        page = write(environment, show_download_link=False)
     finally:
-        progress.kill()
+        gevent.killall(watching)
         runner.quit()
         run_context.in_flight.kill()
     if run_context.faults:
         raise run_context.faults[0]
     if log.unhandled_greenlet_exception:
         raise RuntimeError("a listener of Locust's events failed")
-    omitted = len(visits) - len(outcomes)
-    assert pace.closed_users or not omitted, "every visit of an open loop has an outcome"
-    return LoadRun(tuple(outcomes), seconds, elapsed_s, share, omitted)
-
-
-def _run_users(runner: LocalRunner, count: int) -> None:
-    """Starts all users at once, and waits for them."""
-    runner.start(count, spawn_rate=count)
-    if runner.spawning_greenlet is not None:
-        runner.spawning_greenlet.join()
-    runner.user_greenlets.join()
-
-
-def _make_user(run_context: RunContext, count: int) -> type[User]:
-    """The class of the users of this run: Locust makes users from classes."""
-    fields: dict[str, Any] = {"run_context": run_context, "fixed_count": count}
-    if not run_context.pace.closed_users:
-        return type("Schedule", (ScheduledUser,), fields)
-    pause_s = count * run_context.seconds / max(1, len(run_context.visits))
-    return type("PacedUser", (ClosedLoopUser,), fields | {"wait_time": constant_pacing(pause_s)})
+    assert len(outcomes) == len(visits), "every visit has an outcome"
+    return LoadRun(tuple(outcomes), seconds, share, page)
 
 
 def _report_progress(outcomes: Sequence[Outcome], count: int, report: ReportProgress) -> None:

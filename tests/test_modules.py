@@ -73,11 +73,11 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
         "serving.operator_client bench.suites.serve",
         "jinja2": "engine.accuracy engine.capacity engine.sweeps.report serving.case_report "
-        "bench.core loadtest.load_report",
+        "bench.core",
         "joserfc": "engine.matching.checks.liveness serving.access.sign_in",
         "llvmlite": "indexes.exact",
         "locust": "loadtest",
-        "markupsafe": "engine.svg engine.sweeps.report serving.case_report loadtest.load_report",
+        "markupsafe": "engine.svg engine.sweeps.report serving.case_report",
         "matplotlib": "engine.accuracy.plots",
         "msgpack": "serving.api.body bench.suites.serve loadtest",
         "msgspec": "schema engine serving bench",

@@ -22,7 +22,7 @@ from engine.accuracy.evaluation_words import write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.plots import draw_det, open_panels, save_figure
 from engine.errors import RateUnsupported, RequestError
-from engine.formatting import NONE, percent, power, span, write_table
+from engine.formatting import percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
 from schema.decisions import Comparison
@@ -83,7 +83,6 @@ def read_evaluation(reports: Path) -> Report:
 def _fill(report: Report, reports: Path) -> dict[str, Any]:
     """What both pages are given: the report, with its tables and sentences, and the calibration."""
     suite = read_report(reports / f"{SUITE}.json")
-    folds = find_figure({SUITE: suite}, SUITE, "Accuracy", "mean of the folds")
     calibration = load_calibration(Settings())
     fused = calibration.curve(Comparison.FUSED)
     review = Thresholds.from_calibration(calibration).review
@@ -99,7 +98,6 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
-        "accuracy": NONE if folds is None or folds.value is None else percent(folds.value, 2),
         "rates": write_section("rates", report),
         "acquisition": write_section("acquisition", report["acquisition"]),
         "fusion": write_section("fusion", report["fusion"]),

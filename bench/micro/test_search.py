@@ -44,22 +44,21 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 
 READING, LIMIT = "reading the codes", "The memory's limit"
-WITH_RANGE = (FLAT, FLAT_BLAS, GALLERY, SEGMENT)
 INVERTED = (f"{kind}, nprobe {one}" for kind in (IVF, RABITQ) for one in NPROBES)
-WHO = (*WITH_RANGE, PANORAMA, *INVERTED, USEARCH)
+WHO = (FLAT, FLAT_BLAS, PANORAMA, GALLERY, SEGMENT, *INVERTED, USEARCH)
 SPEEDUPS = {
     "one_query_speedup": ("One query", FLAT, GALLERY),
     "one_query_over_memory": ("One query", GALLERY, READING),
     "batch_speedup": ("A batch", FLAT, GALLERY),
 }
 QUICK = {"references": 20_000, "batch": 64, "probes": 100, "near": 200}
-QUICK |= {"one": 9, "many": 3, "ranges": 3}
+QUICK |= {"one": 9, "many": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
     """`probes` mated and as many others for exactness, `near` mates a band for recall; rounds of
-    one query, of batches and of ranges."""
+    one query and of batches."""
 
     references: int = 1_000_000
     dim: int = 128
@@ -68,7 +67,6 @@ class SearchConfig:
     near: int = 1_000
     one: int = 50
     many: int = 7
-    ranges: int = 5
 
 
 def configure(config: pytest.Config) -> SearchConfig:
@@ -141,17 +139,6 @@ def test_batch(who: str, case: SearchCase, clock: Clock, note: Note) -> None:
     searcher = find(case, who, note, group, setup)
     ask = partial(searcher.best, case.probes, K)
     clock(group, searcher.name, ask, setup, rounds=case.sizes.many, per=size)
-
-
-@pytest.mark.parametrize("who", WITH_RANGE)
-@pytest.mark.parametrize("group", ["One query, range", "A batch, range"])
-def test_range(group: str, who: str, case: SearchCase, clock: Clock, note: Note) -> None:
-    """Everything at or above the threshold."""
-    # The first probe has a mate: one query finds something.
-    probes = case.probes[: 1 if group.startswith("One") else None]
-    setup = case.setup | {"threshold": round(case.threshold, 4), "batch": len(probes)}
-    ask = partial(find(case, who, note, group, setup).reaching, probes, case.threshold)
-    clock(group, who, ask, setup, rounds=case.sizes.ranges, per=len(probes))
 
 
 def test_answers_are_those_of_brute_force(

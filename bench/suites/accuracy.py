@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from bench.core.machine import clock
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.data.photographs import find_faces, find_pairs_file
+from bench.data.photographs import find_faces
 from bench.suites.degraded import measure_degraded
-from engine.accuracy.dataset import Embeddings, read_lfw_pairs
 from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS
 from engine.accuracy.evaluate import Evaluation, FusionGain, evaluate
 from engine.accuracy.pair_scores import (
@@ -101,17 +100,15 @@ FUSION_FMR = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyConfig:
-    """`people`: only the first so many folders; a part of them has no ten folds of pairs."""
+    """`people`: only the first so many folders."""
 
     people: int | None = None
     faces: Path | None = None
-    pairs: Path | None = None
     seed: int = 0
 
 
 def run(config: AccuracyConfig) -> SuiteOutput:
     faces = find_faces(config.faces)
-    pairs = None if config.people else find_pairs_file(config.pairs, faces)
     with _first_people(faces, config.people) as folder, open_extractor() as extractor:
         evaluation, seconds = clock(lambda: evaluate(folder, extractor))
     singles = single_templates(*evaluation.embeddings.acquired())
@@ -119,32 +116,17 @@ def run(config: AccuracyConfig) -> SuiteOutput:
     shipped = build_thresholds(settings, load_calibration(settings))
     point = evaluation.point_at(CHECKED_FMR)
     measured: dict[str, Measured] = {
-        "accuracy": Skipped(NO_FOLDS),
         "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
         "fta": evaluation.fta,
         "evaluate_seconds": seconds,
         **_measure_fusion(evaluation.fusion),
     }
-    mean = Figure.skip("mean of the folds", "share", NO_FOLDS)
-    if pairs is not None:
-        measured["accuracy"] = value = float(_judge_folds(evaluation.embeddings, pairs).mean())
-        mean = Figure(mean.name, mean.unit, value)
-    setup: Setup = {
-        "faces": f"{faces.parent.name}/{faces.name}",
-        "people": evaluation.people,
-        "photographs": evaluation.photographs,
-        "mated_pairs": evaluation.mated_pairs,
-        "nonmated_pairs": evaluation.nonmated_pairs,
-    }
-    results = [Result("Accuracy", setup, (mean,))]
-    for result, found in (check_verify(singles, shipped.verify, config.seed),):
-        results.append(result)
-        measured |= found
+    result, found = check_verify(singles, shipped.verify, config.seed)
     with open_extractor() as extractor:
         degraded, kept = measure_degraded(
             extractor, faces, shipped.verify, is_part=config.people is not None
         )
-    return (*results, *degraded), {**measured, **kept}
+    return (result, *degraded), {**measured, **found, **kept}
 
 
 @contextmanager
@@ -160,52 +142,6 @@ def _first_people(faces: Path, count: int | None) -> Iterator[Path]:
         for person in people:
             (Path(folder) / person.name).symlink_to(person.resolve())
         yield Path(folder)
-
-
-Folds = NDArray[np.float64]
-"""The accuracy of each fold."""
-NO_MATCH = np.float32(-1)
-"""Score of a pair without a vector: a face that was not acquired never matches."""
-
-
-def _judge_folds(embeddings: Embeddings, pairs: Path) -> Folds:
-    photographs, fold = read_lfw_pairs(pairs, embeddings.folder)
-    scores = np.einsum("nd,nd->n", *embeddings.vectors[photographs.T])
-    scores[np.isin(photographs, embeddings.failed).any(axis=1)] = NO_MATCH
-    people = embeddings.folder.people[photographs]
-    return fold_accuracy(scores, people[:, 0] == people[:, 1], fold)
-
-
-def fold_accuracy(
-    scores: NDArray[np.float32], is_mated: NDArray[np.bool_], fold: NDArray[np.int64]
-) -> Folds:
-    """Accuracy of each fold at the best threshold of all other folds.
-
-    Huang, Ramesh, Berg and Learned-Miller (2007).
-    """
-    accuracies = []
-    for number in np.unique(fold):
-        others = fold != number
-        threshold = best_threshold(scores[others], is_mated[others])
-        accuracies.append(((scores[~others] >= threshold) == is_mated[~others]).mean())
-    return np.array(accuracies)
-
-
-def best_threshold(scores: NDArray[np.float32], is_mated: NDArray[np.bool_]) -> float:
-    """The threshold with the most correct decisions, halfway between two scores.
-
-    Of several equally good, the middle one.
-    """
-    order = np.argsort(scores)
-    ordered, mated = scores[order], is_mated[order]
-    candidates, first = np.unique(ordered, return_index=True)
-    missed = np.append(0, mated.cumsum())[first]
-    refused = first - missed
-    right = (mated.sum() - missed) + refused
-    best = np.flatnonzero(right == right.max())
-    chosen = int(best[len(best) // 2])
-    below = candidates[max(chosen - 1, 0)]
-    return (float(below) + float(candidates[chosen])) / 2
 
 
 def _measure_fusion(fusion: FusionGain | None) -> dict[str, Measured]:
@@ -224,9 +160,6 @@ def _measure_fusion(fusion: FusionGain | None) -> dict[str, Measured]:
         "fused_to_one_gain": found[Comparison.ONE_TO_ONE] / least,
         "fused_to_fused_fnmr": found[Comparison.FUSED],
     }
-
-
-NO_FOLDS = "no pairs file, or only a part of the people: give --pairs, and no --n"
 
 
 def _unsupported(evaluation: Evaluation) -> str:

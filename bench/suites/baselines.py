@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -32,18 +31,14 @@ INDEXES_AT_ONCE = 8
 
 Best = Callable[[Vectors, int], NDArray[np.int64]]
 """Queries and k to the rows of the k best: int64[q, k], best first."""
-Reaching = Callable[[Vectors, float], object]
-"""Queries and a threshold to whatever reaches it, in a form of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Searcher:
-    """An index with all vectors in it, under their rows as ids; `reaching` is None where it has no
-    exact range search."""
+    """An index with all vectors in it, under their rows as ids."""
 
     name: str
     best: Best
-    reaching: Reaching | None = None
 
 
 def build_segment(references: Vectors, scanner: Scanner) -> Exact8Segment:
@@ -78,8 +73,8 @@ def _ask_ours(segment: Exact8Segment, gallery: Gallery) -> tuple[Searcher, Searc
 
     alone = search_segment(segment)
     return (
-        Searcher(GALLERY, lambda q, k: rows_of(gallery.search(q, k).hits), gallery.range_search),
-        Searcher(SEGMENT, lambda q, k: rows_of(alone.search(q, k)), alone.range_search),
+        Searcher(GALLERY, lambda q, k: rows_of(gallery.search(q, k).hits)),
+        Searcher(SEGMENT, lambda q, k: rows_of(alone.search(q, k))),
     )
 
 
@@ -109,19 +104,20 @@ def _build_flat(references: Vectors) -> Iterator[Searcher]:
     index = faiss.IndexFlatIP(references.shape[1])
     index.add(references)
 
-    def with_blas(action: Callable[..., Any]) -> Callable[..., Any]:
-        def perform(*given: Any) -> Any:
-            with _blas_threshold(1):
-                return action(*given)
-
-        return perform
-
     def best(queries: Vectors, k: int) -> NDArray[np.int64]:
         found: NDArray[np.int64] = index.search(queries, k)[1]
         return found
 
-    yield Searcher(FLAT, best, index.range_search)
-    yield Searcher(FLAT_BLAS, with_blas(best), with_blas(index.range_search))
+    def best_by_blas(queries: Vectors, k: int) -> NDArray[np.int64]:
+        before = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_threshold = 1
+        try:
+            return best(queries, k)
+        finally:
+            faiss.cvar.distance_compute_blas_threshold = before
+
+    yield Searcher(FLAT, best)
+    yield Searcher(FLAT_BLAS, best_by_blas)
 
 
 def _build_panorama(references: Vectors) -> Searcher:
@@ -175,16 +171,6 @@ def _build_usearch(references: Vectors) -> Searcher:
         return np.asarray(found.keys).astype(np.int64).reshape(len(queries), -1)
 
     return Searcher(USEARCH, best)
-
-
-@contextmanager
-def _blas_threshold(numbers: int) -> Iterator[None]:
-    before = faiss.cvar.distance_compute_blas_threshold
-    faiss.cvar.distance_compute_blas_threshold = numbers
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = before
 
 
 def _build_index(factory: str, references: Vectors) -> Any:

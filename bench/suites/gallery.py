@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock
@@ -19,12 +18,10 @@ from bench.core.machine import DISK, clock, open_folder, read_peak_bytes
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, load_goals
 from bench.data.vectors import Faces, Vectors, describe_faces
 from bench.suites.baselines import K, build_gallery, explain_too_much, mix, refuse_too_much
-from bench.suites.serve.process import Worker
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
@@ -40,21 +37,15 @@ QUICK = {
     "removed": 200,
     "batch": 32,
 }
-CAPPED, WHOLE = "a segment is a quarter at most", "one segment in the end"
-
 _REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
 _INDEXES_AT_ONCE, _HELD_INDEXES = 6, 2
 _HELD_AT_ONCE = 250_000
-_LARGE_DIM = 512
 _CHANGED = 1_000
 _TIMES = 3
 """So many times the gallery is built, and its snapshot opened; the fastest counts. The first use of
 memory may wait for the host of a virtual machine, which takes back what is free."""
 # Ids of references that a measurement adds for itself.
 _FAR_ID = 1 << 40
-_MERGED_PIECES, _SHARE_OF_A_SEGMENT = 8, 4
-"""Merges are measured on so many segments; the largest is a quarter."""
-_MMAP_THRESHOLD = -3  # of mallopt(3)
 # Upkeep is asked for after so many adds; it is what a thread of its own does in a deployment.
 _UPKEEP_EVERY = 256
 
@@ -167,25 +158,6 @@ class ChangingGallery:
         return np.stack(list(rows))
 
 
-def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> float:
-    """The most memory while small segments are merged, as a share of the gallery's.
-
-    malloc keeps freed arrays of up to 32 MiB for the next ones. Those of a segment of gigabytes are
-    larger; here some would be kept, by chance, so all are mapped.
-    """
-    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
-    # Heads so small that every piece becomes a segment.
-    size = len(references) // _MERGED_PIECES
-    config = SegmentsConfig(head_rows=max(1, size // 4), fan=2, segment_rows=segment_rows)
-    gallery = Gallery(SegmentedIndex(references.shape[1], config, scanner=scanner))
-    for start in range(0, len(references) - size + 1, size):
-        ids = np.arange(start, start + size)
-        gallery.add(ids, references[start : start + size], gallery.sequence + 1)
-    held, before = gallery.account().total, read_peak_bytes(is_anew=True)
-    gallery.settle()
-    return (held + read_peak_bytes() - before) / held
-
-
 def grow(
     gallery: Gallery, references: Vectors, first_id: int, batch: int, looks: int
 ) -> tuple[float, int]:
@@ -226,17 +198,9 @@ def run(config: GallerySuiteConfig) -> SuiteOutput:
     results, measured = _keep(faces, config, scanner, setup)
     changed, found = _change(faces, config, scanner, setup)
     scanner.close()
-    with Worker() as worker:
-        # A process of its own: what malloc has kept of all this would be in the way.
-        peaks = worker.submit(_merge_peaks, config).result()
-    merges = tuple(
-        Figure(f"{dim} dimensions, {name}", "of the gallery's memory", peak)
-        for (dim, name), peak in peaks.items()
-    )
     not_alone = Skipped("held alone where more does not fit")
-    found |= {"merge_peak": max(peak for (_, name), peak in peaks.items() if name == CAPPED)}
     found |= dict.fromkeys(("held_gib", "held_open_seconds"), not_alone)
-    return [*results, *changed, Result("Merges", setup, merges)], measured | found
+    return [*results, *changed], measured | found
 
 
 def _keep(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: Setup) -> Found:
@@ -302,18 +266,6 @@ def _change(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: S
         "missed_references": float(busy.missed + busy.ghosts + busy.lost),
         "add_microseconds": max(batches[0], singles[0]),
     }
-
-
-def _merge_peaks(config: GallerySuiteConfig) -> Mapping[tuple[int, str], float]:
-    """Of the suite's dimensions and of a large model's, whose vectors are half as many."""
-    few = replace(config, references=config.references // 2, dim=_LARGE_DIM)
-    scanner, peaks = Scanner(), {}
-    for each, ways in ((config, {CAPPED: _SHARE_OF_A_SEGMENT, WHOLE: 1}), (few, {CAPPED: 4})):
-        references = Faces(each.references, each.dim, each.seed).references
-        for name, share in ways.items():
-            peaks[each.dim, name] = merge_peak(references, scanner, len(references) // share)
-    scanner.close()
-    return peaks
 
 
 def _seal(dim: int) -> tuple[Origin, Any]:

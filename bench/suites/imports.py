@@ -12,20 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
 
 from bench.core.machine import DISK, clock, open_folder
 from bench.core.reports import Figure, Result, Setup, SuiteOutput
 from bench.data.photographs import find_faces
 from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
 from engine.accuracy.dataset import LabelledFolder
-from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.models.session import SessionOptions
-from serving.deployment.models import model_digest
-from serving.settings.settings import Settings
 
 COLUMNS = (
     "document_type",
@@ -37,17 +32,16 @@ COLUMNS = (
     "live",
     "portrait",
 )
-QUICK = {"people": 50, "vectors": 2_000}
+QUICK = {"people": 50}
 WARM_UP = 64
 """Photographs before the clocks run: the graphs are rewritten then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportConfig:
-    """`people` of the folder, all of them if None; `vectors` synthetic ones besides."""
+    """`people` of the folder, all of them if None."""
 
     people: int | None = None
-    vectors: int = 50_000
     faces: Path | None = None
     seed: int = 0
     folder: Path = DISK
@@ -60,22 +54,15 @@ def run(config: ImportConfig) -> SuiteOutput:
         count, alone = len(photographs), _extract_alone(photographs)
         options = ("--images", str(faces.root))
         _, seconds = _import(folder / "photographs", folder / "base.csv", options)
-        summary, vectors_s = _import_vectors(folder, config)
     setup: Setup = {"database": "SQLite"}
     rate = count / seconds
     imported = (
         Figure("the extractor alone", "photographs/s", alone, ratio=1.0),
         Figure("sosie import, start to end", "photographs/s", rate, ratio=rate / alone),
     )
-    taken = (
-        Figure("vectors with a line each", "rows/s", config.vectors / vectors_s),
-        Figure("failed", "rows", float(summary["failed"])),
-    )
     source: Setup = {"photographs": f"{faces.root.parent.name}/{faces.root.name}", "count": count}
-    return (
-        Result("Photographs", setup | source, imported),
-        Result("Vectors", setup | {"rows": config.vectors}, taken),
-    ), {"photographs_per_second": rate}
+    results = (Result("Photographs", setup | source, imported),)
+    return results, {"photographs_per_second": rate}
 
 
 def write_base(path: Path, faces: LabelledFolder, people: int | None) -> list[Path]:
@@ -117,27 +104,6 @@ def _extract_alone(photographs: Sequence[Path]) -> float:
     with open_extractor(session=SessionOptions()) as extractor:
         extractor.extract(files[:WARM_UP])
         return len(files) / clock(lambda: extractor.extract(files))[1]
-
-
-def _import_vectors(folder: Path, config: ImportConfig) -> tuple[dict[str, Any], float]:
-    """Synthetic people, a line each, from Parquet."""
-    faces = Population.load("sface").references(config.vectors, config.seed)
-    documents = [make_document(serial) for serial in range(len(faces))]
-    rows, dim = faces.shape
-    table = pa.table(
-        {
-            "document_type": [one.type for one in documents],
-            "document_number": [one.number for one in documents],
-            "name": [one.name for one in documents],
-            "msisdn": [make_msisdn(serial) for serial in range(rows)],
-            "outlet": [OUTLET] * rows,
-            "template": pa.FixedSizeListArray.from_arrays(pa.array(faces.ravel()), dim),
-        }
-    )
-    parquet.write_table(table, folder / "base.parquet")
-    digest = model_digest(Settings())
-    options = ("--model-digest", digest, "--set", "opened_at=2020-01-31")
-    return _import(folder / "vectors", folder / "base.parquet", options)
 
 
 def _import(home: Path, base: Path, options: Sequence[str]) -> tuple[dict[str, Any], float]:

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import TILES, clock, interleave, measure_product, rested, speedup
+from bench.core.machine import TILES, clock, measure_product, speedup
 from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.baselines import SCORE_TOLERANCE, build_segment
@@ -29,7 +29,7 @@ _FLAT_COMPARISONS = 2_500_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinConfig:
-    """`compared` references are joined by the others too, and held against brute force."""
+    """`compared` references are held against brute force."""
 
     references: int = 200_000
     dim: int = 128
@@ -47,9 +47,9 @@ def run(config: JoinConfig) -> SuiteOutput:
     faces, scanner = Faces(config.references, config.dim, config.seed), Scanner()
     setup = faces.setup | {"threshold": round(threshold, 4), "kernel": scanner.kernel}
     results, measured = _join_all(faces.references, threshold, config, scanner, setup)
-    compared, same = _compare(faces.references[: config.compared], threshold, scanner, setup)
+    same = share_identical(faces.references[: config.compared], scanner)
     scanner.close()
-    return (*results, compared), measured | {"identical_pairs": same}
+    return results, measured | {"identical_pairs": same}
 
 
 def count_pairs(references: int) -> int:
@@ -114,27 +114,8 @@ def _join_all(
     }
 
 
-def _compare(
-    some: Vectors, threshold: float, scanner: Scanner, setup: Setup
-) -> tuple[Result, float]:
-    """The same references by FAISS Flat, which compares each pair from both sides, and by us; and
-    the share of pairs as brute force has them."""
-    # Few pairs reach the threshold: it takes many to tell that none is lost.
-    many, segments = find_pairs(some, _MANY_AT), [build_segment(some, scanner)]
-    index = faiss.IndexFlatIP(some.shape[1])
-    index.add(some)
-    found = join(segments, None, _MANY_AT)
-    same = share_same((found.left, found.right, found.scores), many)
-    actions = {
-        FLAT: rested(lambda: index.range_search(some, threshold)),
-        OURS: rested(partial(join, segments, None, threshold)),
-    }
-    seconds, unit = interleave(actions, 3), "M pairs decided/s"
-    rates = {name: count_pairs(len(some)) / taken / 1e6 for name, taken in seconds.items()}
-    figures = (
-        Figure.of(FLAT, unit, rates[FLAT], 1.0),
-        Figure.of(OURS, unit, rates[OURS], speedup(seconds[FLAT], seconds[OURS])),
-        Figure("pairs found", "pairs", float(len(many[0]))),
-    )
-    name = "The same references by everybody"
-    return Result(name, setup | {"references": len(some)}, figures), same
+def share_identical(some: Vectors, scanner: Scanner) -> float:
+    """The share of pairs as brute force has them, at so low a threshold that there are many: it
+    takes many to tell that none is lost."""
+    found = join([build_segment(some, scanner)], None, _MANY_AT)
+    return share_same((found.left, found.right, found.scores), find_pairs(some, _MANY_AT))

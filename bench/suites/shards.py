@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
@@ -23,15 +21,11 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from bench.core.machine import DISK, clock, interleave, open_folder, rested, speedup
+from bench.core.machine import DISK, interleave, open_folder, rested, speedup
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.data.vectors import Vectors, describe_faces
-from bench.suites.serve.process import end_with_parent
 from bench.suites.workload import VisitedHome, are_same, select
-from engine.errors import RequestError
 from engine.matching.recovery import restore_gallery
-from engine.matching.registrar import Outcome
-from engine.matching.requests import EnrollmentRequest
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
 from indexes.sharding.sharded_index import ShardedIndex
@@ -125,32 +119,6 @@ def open_on_shards(home: Path, settings: Settings) -> ShardedDeployment:
     return ShardedDeployment(deployment, found[-1].shards)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """What the process of a registrar says of its start: how long its gallery took, the counting of
-    the store in it, and what it replayed; what became of the first visitor."""
-
-    opened_s: float
-    counted_s: float
-    replayed: int
-    outcome: Outcome
-
-
-def run_registrar(
-    home: Path, address: str, shards: int, request: EnrollmentRequest, end: Connection
-) -> None:
-    """The process of a registrar: opens the home, decides one visitor, and waits for its end."""
-    end_with_parent()
-    _join(address)
-    opened, opened_s = clock(partial(open_on_shards, home, make_settings(shards)))
-    with opened.deployment as deployment:
-        outcome = deployment.registrar.submit(request).result()
-        counted_s = clock(deployment.store.live_total)[1]
-        end.send(Start(opened_s, counted_s, deployment.restored.replayed, outcome))
-        end.recv()
-    ray.shutdown()
-
-
 def share_same(one: Gallery, other: Gallery, probes: Vectors, threshold: float) -> float:
     """The share of batches of probes to which both give the same ids and scores, bit for bit."""
     most_id = int(one.ids.max())
@@ -186,56 +154,6 @@ class _Parts:
         self.results: list[Result] = []
         live, dim = home.log.visits.live, home.vectors.shape[1]
         self._probes = home.vault.rotate(np.resize(live, (config.probes, dim)))
-
-    def restart_registrar(self) -> dict[str, float]:
-        """The registrar killed and started again, its shards kept; and one that finds no shards.
-
-        Three processes after another: from the store, killed; on its shards, stopped; from the
-        store again, killed. Before the second one another has compiled and read what it needs.
-        """
-        with self._start() as (process, _, _):
-            process.kill()
-            process.join()
-        killed_at = time.monotonic()
-        with self._start() as (process, end, kept):
-            resumed_s = time.monotonic() - killed_at
-            end.send(None)
-            process.join(WAIT_S)
-        begun_at = time.monotonic()
-        with self._start() as (process, _, anew):
-            begun_s = time.monotonic() - begun_at
-            process.kill()
-            process.join()
-        self.needless += kept.replayed
-        figures = (
-            Figure("killed: until the next decision", "s", resumed_s),
-            Figure("no shards: until the first decision", "s", begun_s),
-            Figure("gallery, shards kept", "s", kept.opened_s),
-            Figure("gallery, from the store", "s", anew.opened_s),
-            Figure("the store counted", "s", kept.counted_s),
-        )
-        self.results.append(Result("The registrar is killed", self.setup, figures))
-        kept_speedup = anew.opened_s / kept.opened_s
-        return {"kept_shards_speedup": kept_speedup, "resume_seconds": resumed_s}
-
-    @contextmanager
-    def _start(self) -> Iterator[tuple[Any, Connection, Start]]:
-        """A registrar in a process of its own, once it has decided a visitor."""
-        context = get_context("spawn")
-        pipe, end = context.Pipe()
-        (request,) = self._home.take(1)
-        given = (self._home.path, self._address, self._config.shards, request, end)
-        process = context.Process(target=run_registrar, args=given, daemon=True)
-        process.start()
-        end.close()
-        if not pipe.poll(WAIT_S):
-            raise RequestError(f"a registrar did not start in {WAIT_S:g} s")
-        try:
-            start: Start = pipe.recv()
-        except EOFError:
-            raise RequestError("a registrar did not start: what it wrote says why") from None
-        self._home.log.outcomes.append(start.outcome)
-        yield process, pipe, start
 
     def _open(self, copies: int = 1) -> ShardedDeployment:
         """On the shards that were left, if there are any."""
@@ -311,7 +229,6 @@ class _Parts:
 
 
 PARTS: Mapping[str, Callable[[_Parts], dict[str, float]]] = {
-    "registrar": _Parts.restart_registrar,
     "searches": _Parts.compare_searches,
     "shard": _Parts.lose_shard,
 }
@@ -331,6 +248,5 @@ def run(config: ShardsConfig) -> SuiteOutput:
     return parts.results, measured | {
         "replayed_needlessly": float(parts.needless),
         "identical_answers": min(parts.same, default=1.0),
-        "wrong_decisions": float(home.log.count_wrong()),
         "gallery_difference": float(home.log.difference),
     }

@@ -9,7 +9,7 @@ from stdnum.cn import ric
 
 from bench.core.reports import load_goals
 from bench.suites import workload
-from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, plan_portions, run
+from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, plan_rounds, run
 from bench.suites.workload import Expected, is_right, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
@@ -38,14 +38,9 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
     assert measured["wrong_decisions"] == 0
     assert measured["gallery_difference"] == 0
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "registrar"}
-    assert [result.name for result in results] == [
-        "Decisions",
-        "Stages of a batch of 32",
-        "Events delivered to one webhook",
-        "Gallery",
-    ]
+    assert [result.name for result in results] == ["Decisions"]
     assert all(result.setup["references"] == 300 for result in results)
-    single, full, *_ = results[0].figures
+    single, full = results[0].figures
     assert (single.name, full.name) == ("one a transaction", "batches of 32")
     assert len(single.samples) == len(full.samples) == results[0].setup["rounds"] == 3
     assert (single.low or 0) <= (single.value or 0) <= (single.high or 0)
@@ -55,14 +50,12 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
 
 
 @given(count=st.integers(40, 400), singles=st.integers(4, 30), rounds=st.integers(1, 5))
-def test_everybody_is_decided_once_in_order_and_rounds_are_alike(
-    count: int, singles: int, rounds: int
-) -> None:
+def test_rounds_are_alike_and_take_almost_everybody(count: int, singles: int, rounds: int) -> None:
     try:
-        portions = list(plan_portions(count, singles, rounds))
+        portions = list(plan_rounds(count, singles, rounds))
     except RequestError:
         assume(False)
-    assert sum(size for _, _, size in portions) == count
+    assert count - BATCH * (rounds + 1) < sum(size for _, _, size in portions) <= count
     assert [number for number, _, _ in portions] == [at // 2 for at in range(2 * rounds + 2)]
     for kind in (BATCH, SINGLE):
         sizes = {size for number, batch, size in portions if number and batch == kind}
@@ -74,7 +67,7 @@ def test_everybody_is_decided_once_in_order_and_rounds_are_alike(
 
 def test_too_few_decisions_for_the_rounds_are_refused() -> None:
     with pytest.raises(RequestError, match="too few decisions"):
-        list(plan_portions(100, singles=3, rounds=3))
+        list(plan_rounds(100, singles=3, rounds=3))
 
 
 def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_a_folder_has_a_page_and_documents(ran: Ran, tmp_path: Path) -> None:
     assert read_report(tmp_path / "join.json") == ran.reports["join"]
     page = (tmp_path / "report.md").read_text()
     assert "**accuracy failed**: " in page
-    assert "The same references by everybody" in page
+    assert "The int8 ceiling" in page
     assert "Quick sizes" in page
     assert not stale.exists(), "a folder is one run"
     assert mine.exists(), "what is not ours is left alone"

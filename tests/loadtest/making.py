@@ -90,7 +90,7 @@ def decided(decision: str, *reasons: str, **changes: Any) -> Answer:
 def make_step(rate: float, outcomes: list[Outcome]) -> LoadStep:
     """A judged step of ten seconds."""
     phases = (LoadPhase("knee", 10, rate),)
-    run, judged = LoadRun(tuple(outcomes), 10, 10.5, 0.1), tuple(judge(outcomes))
+    run, judged = LoadRun(tuple(outcomes), 10, 0.1, f"page of {rate:g}"), tuple(judge(outcomes))
     return LoadStep(rate, phases, run, judged, decide(run, judged, phases, Objective()))
 
 

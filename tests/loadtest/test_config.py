@@ -38,7 +38,6 @@ def test_every_shape_has_defaults(shape: Shape) -> None:
         (["steady", "--mix", "enrol=1"], "enroll=40,match=60"),
         (["steady", "--mix", "enroll=0"], "share above 0"),
         (["steady", "--class", "match", "--mix", "match=1"], "not allowed"),
-        (["knee", "--closed-loop", "4"], "no knee"),
         (["knee", "--rate", "50", "--most-rate", "40"], "not be above --most-rate"),
         (["knee", "--most-rate", "4000", "--seconds", "100"], "visits"),
         (["knee", "--resolution", "0"], "share above 0"),

@@ -15,7 +15,6 @@ from loadtest.criteria import (
     is_failed,
     measure,
     read_ms,
-    slice_run,
 )
 from loadtest.exchange import NOT_STARTED, OVERDUE
 from loadtest.judging import judge
@@ -36,7 +35,7 @@ def outcome(number: int, answer: Answer = GOOD, latency_s: float = 0.1, **change
 def verdict_on(
     outcomes: list[Outcome], phases: tuple[LoadPhase, ...] = STEADY, **objective: float
 ) -> RunVerdict:
-    run = LoadRun(tuple(outcomes), 100, 101, 0.1)
+    run = LoadRun(tuple(outcomes), 100, 0.1)
     return decide(run, judge(outcomes), phases, Objective(**objective))
 
 
@@ -105,7 +104,7 @@ def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
             done_s = max(due_s, number / answered) + wait_s
             visit = make_visit(number, due_s=due_s)
             outcomes.append(make_outcome(visit, GOOD, latency_s=done_s - due_s))
-        run, phases = LoadRun(tuple(outcomes), 10, 12, 0.1), (LoadPhase("knee", 10, rate),)
+        run, phases = LoadRun(tuple(outcomes), 10, 0.1), (LoadPhase("knee", 10, rate),)
         return decide(run, judge(outcomes), phases, Objective(kept_up=0.97))
 
     for rate in (10, 100):
@@ -145,8 +144,7 @@ def at(due_s: float, latency_s: float, answer: Answer | None = None) -> Outcome:
 
 
 def run_of(outcomes: list[Outcome], seconds: float = 10) -> LoadRun:
-    elapsed_s = max(one.done_s for one in outcomes)
-    return LoadRun(tuple(outcomes), seconds, elapsed_s, 0.1)
+    return LoadRun(tuple(outcomes), seconds, 0.1)
 
 
 def test_percentiles_are_those_of_the_latencies_within_a_thousandth() -> None:
@@ -186,16 +184,6 @@ def test_without_answers_latencies_are_empty() -> None:
     found = measure([at(1, 0.1, REFUSED)])
     assert found.get_total_count() == 0
     assert np.isnan(read_ms(found, 99.0))
-
-
-def test_slices_count_visits_due_and_answered() -> None:
-    run = run_of([at(0.1, 0.1), at(0.2, 2.0), at(1.1, 0.1), at(9.9, 1.0, REFUSED)], seconds=10)
-    slices = slice_run(run)
-    assert sum(one.offered * one.width_s for one in slices) == pytest.approx(4)
-    assert sum(one.achieved * one.width_s for one in slices) == pytest.approx(3)
-    assert read_ms(slices[0].latencies, 100) == pytest.approx(2_000, rel=0.02)
-    assert [one.refused for one in slices if one.refused] == [1]
-    assert slices[-1].start_s + slices[-1].width_s >= run.elapsed_s
 
 
 def test_achieved_counts_good_answers_before_the_schedule_ends() -> None:

@@ -45,7 +45,6 @@ def test_a_missed_duplicate_fails_the_load_test_and_is_named_by_its_plan_number(
     )
     assert named is not None, outcome.out
     assert re.search(r"failed +wrong decisions: [1-9]", outcome.out)
-    assert named[2] in report.read_text(encoding="utf-8")
 
     # No phone number, document or photograph of a person.
     for text in (outcome.out, report.read_text(encoding="utf-8")):

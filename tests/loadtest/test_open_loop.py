@@ -1,4 +1,4 @@
-"""An open loop measures a stall that a closed loop hides."""
+"""An open loop measures a stall, which a closed loop would hide."""
 
 import asyncio
 import time
@@ -37,23 +37,14 @@ class Stalls:
             await asyncio.sleep(self._until - now)
 
 
-def test_an_open_loop_measures_a_stall_that_a_closed_one_hides(
+def test_an_open_loop_measures_a_stall(
     service: Service, listen: Callable[..., str], begin: Any
 ) -> None:
     key = service.keys["enroll"]
-    # Side by side, each in front of another wrapper.
-    running = [
-        begin("steady", listen(Stalls(service.app, key)), "two", *LOAD),
-        begin("steady", listen(Stalls(service.app, key)), "three", *LOAD, "--closed-loop", 1),
-    ]
-    opened, closed = map(finish, running)
-    [step], [closed_step] = opened.json["steps"], closed.json["steps"]
+    opened = finish(begin("steady", listen(Stalls(service.app, key)), "two", *LOAD))
+    [step] = opened.json["steps"]
     assert step["latency"]["match"]["ms"]["p99"] >= 0.8 * STALL_S * 1e3
-    assert closed_step["latency"]["match"]["ms"]["p99"] < step["latency"]["match"]["ms"]["p99"]
-
-    # The open loop went on sending; the closed loop sent less and passed.
-    assert (step["visits"], step["omitted"]) == (RATE * SECONDS, 0)
-    assert closed_step["omitted"] >= STALL_S * RATE / 2
-    assert (opened.code, closed.code) == (1, 0)
+    # It went on sending.
+    assert step["visits"] == RATE * SECONDS
+    assert opened.code == 1
     assert [one["name"] for one in step["criteria"] if not one["met"]] == ["match: p99"]
-    assert any("never sent" in one for one in closed_step["warnings"])
