@@ -65,7 +65,7 @@ HELP = {
     "faces": "Photographs in LFW's layout, a folder a person.",
     "folder": "On the disk to measure; /var/tmp if none.",
 }
-_KINDS = (bool, int, int | None, float, str, str | None, Path, Path | None)
+_KINDS = (int, int | None, float, str, str | None, Path, Path | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Suite:
 
 
 SUITES = (
-    Suite("kernels", "The scans of `indexes`, one thread, beside numpy and FAISS."),
+    Suite("kernels", "The scans of `indexes`, one thread, beside numpy."),
     Suite("search", "One against all: exactness, speed and recall, beside FAISS and usearch."),
     Suite("join", "All against all, beside the machine's int8 ceiling.", "join"),
     Suite("gallery", "Memory, growth, snapshots, erasure; searching while all changes.", "gallery"),
@@ -167,13 +167,12 @@ def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspe
             kind, name, told = str, "only", f"Parts of {', '.join(parts)}."
         if one.name == "seed" or kind not in _KINDS:
             continue
-        is_flag = kind is bool
         option = typer.Option(f"--{name.replace('_', '-')}", help=told, min=least)
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=False if is_flag else None,
-            annotation=Annotated[bool if is_flag else kind | None, option],
+            default=None,
+            annotation=Annotated[kind | None, option],
         )
 
 

@@ -82,8 +82,8 @@ def clock(benchmark: Any) -> Clock:
     """`clock(group, name, action, setup, rounds=…)` times an action, each time after a pause.
 
     Without `rounds` it is repeated without a pause, as often as pytest-benchmark finds right.
-    `per`: how many items it is for; times are of one, in `unit`. Ratios are to `base`, by default
-    the first of the group. Returns the statistics in seconds a call.
+    `per`: how many items it is for; times are of one, in `unit`. Returns the statistics in seconds
+    a call.
     """
 
     def perform(
@@ -95,14 +95,13 @@ def clock(benchmark: Any) -> Clock:
         rounds: int | None,
         per: int = 1,
         unit: str = "ms",
-        base: str | None = None,
     ) -> Any:
         from bench.core.machine import PAUSE_S
         from bench.core.reports import SECONDS
 
         benchmark.group, benchmark.name = group, name
         scale = SECONDS[unit.partition("/")[0]] / per
-        benchmark.extra_info |= {"unit": unit, "scale": scale, "setup": setup, "base": base}
+        benchmark.extra_info |= {"unit": unit, "scale": scale, "setup": setup}
         if rounds is None:
             benchmark(action)
         else:
@@ -160,11 +159,10 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
     run, entries = config.stash[RUN], output_json["benchmarks"]
     medians = {(one["group"], one["name"]): one["stats"]["median"] for one in entries}
-    firsts: dict[str, str] = {}
+    firsts: dict[str, float] = {}
     for entry in entries:
-        first = firsts.setdefault(entry["group"], entry["name"])
-        base = entry["extra_info"].pop("base") or first
-        entry["extra_info"]["ratio"] = medians[entry["group"], base] / entry["stats"]["median"]
+        median = entry["stats"]["median"]
+        entry["extra_info"]["ratio"] = firsts.setdefault(entry["group"], median) / median
     goals = reports.load_goals()
     machine = reports.Report.from_dict(output_json).machine
     checks: list[reports.Check] = []

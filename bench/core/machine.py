@@ -41,7 +41,7 @@ PACKAGES = (
     "ray",
 )
 STEERING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS")
-COPY_BYTES = 256 * 2**20
+READ_BYTES = 256 * 2**20
 
 _READINGS = 5
 _PRODUCT_DIM, _PRODUCT_S = 128, 0.15
@@ -52,17 +52,15 @@ _PYTHON_STEPS = 500_000
 class Machine:
     """`load_at_start` is the mean number of running processes over the last minute.
 
-    `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB. What all
-    cores do together is None where it was not measured: `read_gb_per_s`, the best reading of that
-    much; `int8_gops` and `float_gflops`, the best of some tilings of ONNX Runtime's bare product
-    of bytes and of float32. So is `python_mops`, steps of a loop of Python's on one core.
+    What all cores do together is None where it was not measured: `read_gb_per_s`, the best reading
+    of 256 MiB; `int8_gops` and `float_gflops`, the best of some tilings of ONNX Runtime's bare
+    product of bytes and of float32. So is `python_mops`, steps of a loop of Python's on one core.
     """
 
     cpu: str
     flags: tuple[str, ...]
     cores: int
     memory_bytes: int
-    copy_gb_per_s: float
     system: str
     python: str
     packages: dict[str, str]
@@ -75,7 +73,7 @@ class Machine:
 
 
 def look() -> Machine:
-    """Looks at the machine and copies a little; takes about half a second."""
+    """Looks at the machine."""
     load, seen = os.getloadavg()[0], stamp_machine()
     flags = read_cpu()[1]
     installed = {one.name.lower() for one in distributions()}
@@ -84,7 +82,6 @@ def look() -> Machine:
         flags=tuple(flag for flag in sorted(flags) if flag.startswith(TELLING_FLAGS)),
         cores=seen.cores,
         memory_bytes=seen.memory_bytes,
-        copy_gb_per_s=_measure_copy(),
         system=platform.platform(terse=True),
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES if name in installed},
@@ -96,12 +93,12 @@ def look() -> Machine:
 def stamp() -> Machine:
     """Looks, and measures what all cores can read and multiply; takes some four seconds."""
     seen = look()
-    reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
+    reader = MemoryReader(np.ones(READ_BYTES, np.uint8))
     fastest = min(reader.read() for _ in range(_READINGS))
     reader.close()
     return replace(
         seen,
-        read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1),
+        read_gb_per_s=round(READ_BYTES / fastest / 1e9, 1),
         int8_gops=_measure_operations(np.uint8),
         float_gflops=_measure_operations(np.float32),
         python_mops=_measure_python(),
@@ -168,13 +165,6 @@ def _measure_python() -> float:
 
     best_s = min(clock(count)[1] for _ in range(_READINGS))
     return round(_PYTHON_STEPS / best_s / 1e6, 1)
-
-
-def _measure_copy() -> float:
-    source = np.zeros(COPY_BYTES, dtype=np.uint8)
-    target = np.ones_like(source)
-    best_s = min(clock(lambda: np.copyto(target, source))[1] for _ in range(3))
-    return round(2 * COPY_BYTES / best_s / 1e9, 1)
 
 
 def _find_warnings(load: float, cores: int) -> tuple[str, ...]:

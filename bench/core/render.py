@@ -160,14 +160,9 @@ def write_measured(check: Check, goal: Goal) -> str:
 
 
 def name_base(result: Result) -> str:
-    """The head of the column of ratios: as what each row is so many times as good.
-
-    A base has exactly 1; where none is in the table, it stands in another one of its report.
-    """
-    bases = [one.name for one in result.figures if one.ratio == 1]
-    if len(bases) == 1:
-        return f"times as good as {bases[0]}"
-    return "times as good as " + ("the 1.00 above" if bases else "a row of another table")
+    """The head of the column of ratios: as what each row is so many times as good."""
+    base = next((one.name for one in result.figures if one.ratio == 1), "a row of another table")
+    return f"times as good as {base}"
 
 
 def describe_setup(setup: Setup) -> str:
@@ -181,7 +176,7 @@ def describe_setup(setup: Setup) -> str:
 
 def describe_machine(machine: Machine) -> str:
     """Processor, memory and what was measured of both, in one line."""
-    measured = [f"copies {machine.copy_gb_per_s} GB/s"]
+    measured = [size(machine.memory_bytes)]
     if machine.read_gb_per_s is not None:
         measured.append(f"reads {machine.read_gb_per_s} GB/s on all cores")
     if machine.int8_gops is not None:
@@ -189,8 +184,7 @@ def describe_machine(machine: Machine) -> str:
     if machine.float_gflops is not None:
         measured.append(f"float32 product {machine.float_gflops:,.0f} Gflop/s")
     return (
-        f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), "
-        f"{size(machine.memory_bytes)}, {', '.join(measured)}"
+        f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), {', '.join(measured)}"
     )
 
 

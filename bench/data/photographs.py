@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from engine.accuracy.dataset import LabelledFolder, read_lfw_pairs
+from engine.accuracy.dataset import LabelledFolder
 from engine.errors import RequestError, advise_extra
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw"
@@ -39,12 +39,6 @@ def find_faces(given: Path | None) -> Path:
     return folder
 
 
-def find_pairs_file(given: Path | None, faces: Path) -> Path | None:
-    """The file given, else the `pairs.txt` beside the folder, where there is one."""
-    beside = faces.parent / "pairs.txt"
-    return given or (beside if beside.is_file() else None)
-
-
 @contextmanager
 def open_pairs(faces: Path | None, count: int, seed: int) -> Iterator[PhotographPairs]:
     """So many pairs: of a folder in LFW's layout, else of astronaut portraits made for this run."""
@@ -56,16 +50,9 @@ def open_pairs(faces: Path | None, count: int, seed: int) -> Iterator[Photograph
 
 
 def _draw_pairs(faces: Path, count: int, seed: int) -> PhotographPairs:
-    """Of its pairs file every pair is as likely; without one, any two photographs are a pair."""
+    """Any two photographs are a pair."""
     folder = LabelledFolder.open(faces)
-    pairs_file = find_pairs_file(None, faces)
-    rng = np.random.default_rng(seed)
-    if pairs_file is not None:
-        rows, _ = read_lfw_pairs(pairs_file, folder)
-        # A size above the file's takes its pairs again: extraction remembers nothing.
-        rows = rng.permutation(rows)[np.arange(count) % len(rows)]
-    else:
-        rows = rng.integers(0, len(folder.paths), (count, 2))
+    rows = np.random.default_rng(seed).integers(0, len(folder.paths), (count, 2))
     pairs = tuple((folder.paths[one], folder.paths[two]) for one, two in rows)
     return PhotographPairs(pairs, f"{faces.parent.name}/{faces.name}")
 

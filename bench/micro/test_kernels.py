@@ -1,4 +1,4 @@
-"""The scans of `indexes` on one core, beside numpy and FAISS.
+"""The scans of `indexes` on one core, beside numpy.
 
 They compare byte codes. Rows and queries are random bytes, and each query has one row near it;
 their products fit float32 without rounding, so all have to find the very same pairs.
@@ -7,11 +7,10 @@ their products fit float32 without rounding, so all have to find the very same p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -25,8 +24,8 @@ from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
 from indexes.exact.scanner import ProductScan, available_kernels
 from indexes.exact.scans import Scan, pack, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
-NUMPY, FAISS = "numpy float32", "FAISS Flat, range search"
-WHO = (NUMPY, FAISS, *(f"kernel {one}" for one in available_kernels()))
+NUMPY = "numpy float32"
+WHO = (NUMPY, *(f"kernel {one}" for one in available_kernels()))
 ONE_THREAD = "OPENBLAS_NUM_THREADS"
 """What numpy's BLAS reads when it is loaded."""
 
@@ -63,14 +62,6 @@ def case(request: pytest.FixtureRequest) -> ScanCase:
     queries = 1 if request.param == "one" else 64 if is_quick else 256
     rows = option("--n") or (16_384 if is_quick else 262_144)
     return make_case(rows, queries, option("--dim"), option("--seed"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
 
 
 @pytest.mark.parametrize("who", WHO)
@@ -146,8 +137,6 @@ def make(who: str, case: ScanCase) -> Callable[[], Pairs] | None:
     """What is to be timed, or None where it is not for so many queries."""
     if who == NUMPY:
         return partial(find_by_numpy, case.floats, case.queries, case.threshold)
-    if who == FAISS:
-        return _make_faiss(case)
     scan = _scan_of(who.removeprefix("kernel "), case)
     return None if scan is None else _make_scan(scan, case)
 
@@ -176,17 +165,5 @@ def _make_scan(scan: Scan, case: ScanCase) -> Callable[[], Pairs]:
             kept = scan(case.rows, case.wanted, first, min(first + step, stretches), room)
             parts.append(room[:kept, :2].copy())
         return np.concatenate(parts).astype(np.int64)
-
-    return find
-
-
-def _make_faiss(case: ScanCase) -> Callable[[], Pairs]:
-    index = faiss.IndexFlatIP(case.floats.shape[1])
-    index.add(case.floats)
-
-    def find() -> Pairs:
-        offsets, _, rows = index.range_search(case.queries, case.threshold)
-        query_of = np.repeat(np.arange(len(case.queries)), np.diff(offsets.astype(np.int64)))
-        return np.stack([rows, query_of], axis=1)
 
     return find

@@ -6,21 +6,20 @@ times. A smaller fold would hold too few strangers for an FMR of 1e-4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core.machine import clock
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces
 from bench.suites.degraded import measure_degraded
 from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS
-from engine.accuracy.evaluate import Evaluation, FusionGain, evaluate
+from engine.accuracy.evaluate import Evaluation, evaluate
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     TemplateSet,
@@ -31,7 +30,6 @@ from engine.accuracy.pair_scores import (
 )
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
-from schema.decisions import Comparison
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 
@@ -41,25 +39,12 @@ HELD_OUT = "People not fitted on"
 MEASURED = ("verify_fmr_least", "verify_fmr_most", "verify_fnmr")
 
 
-def _list_columns(
-    rows: Iterable[Sequence[float]], names: Sequence[str]
-) -> tuple[tuple[Figure, ...], NDArray[np.float64]]:
-    """Shares by their names, with mean, least and most over the halves; and the rows."""
-    found: NDArray[np.float64] = np.array(list(rows))
-    return tuple(
-        Figure(name, "share", float(column.mean()), float(column.min()), float(column.max()))
-        for name, column in zip(names, found.T, strict=True)
-    ), found
-
-
-def split_people(
-    singles: TemplateSet, *, seed: int, repeats: int = REPEATS, folds: int = FOLDS
-) -> Iterator[tuple[TemplateSet, TemplateSet]]:
+def split_people(singles: TemplateSet, *, seed: int) -> Iterator[tuple[TemplateSet, TemplateSet]]:
     """The templates to fit on and those to measure on, of other people, for every fold."""
     present = np.unique(singles.people)
     rng = np.random.default_rng(seed)
-    for _ in range(repeats):
-        for held in np.array_split(rng.permutation(present), folds):
+    for _ in range(REPEATS):
+        for held in np.array_split(rng.permutation(present), FOLDS):
             fitted = np.setdiff1d(present, held)
             yield keep_people(singles, fitted), keep_people(singles, held)
 
@@ -87,7 +72,11 @@ def check_verify(
         fmrs = [strangers_held.fmr_at(one) for one in limits]
         rows.append([*fmrs, *(float((first_two.mated < one).mean()) for one in limits)])
     names = ("FMR", "FMR of the shipped one", "FNMR", "FNMR of the shipped one")
-    figures, found = _list_columns(rows, [f"verify, {name}" for name in names])
+    found = np.array(rows)
+    figures = tuple(
+        Figure(f"verify, {name}", "share", float(one.mean()), float(one.min()), float(one.max()))
+        for name, one in zip(names, found.T, strict=True)
+    )
     fmr = found[:, :2]
     worst = (float(fmr.min()), float(fmr.max()), float(found[:, 2:].mean(axis=0).max()))
     return Result(HELD_OUT, setup, figures), dict(zip(MEASURED, worst, strict=True))
@@ -95,7 +84,6 @@ def check_verify(
 
 QUICK = {"people": 100}
 CHECKED_FMR = 1e-4
-FUSION_FMR = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +107,6 @@ def run(config: AccuracyConfig) -> SuiteOutput:
         "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
         "fta": evaluation.fta,
         "evaluate_seconds": seconds,
-        **_measure_fusion(evaluation.fusion),
     }
     result, found = check_verify(singles, shipped.verify, config.seed)
     with open_extractor() as extractor:
@@ -142,24 +129,6 @@ def _first_people(faces: Path, count: int | None) -> Iterator[Path]:
         for person in people:
             (Path(folder) / person.name).symlink_to(person.resolve())
         yield Path(folder)
-
-
-def _measure_fusion(fusion: FusionGain | None) -> dict[str, Measured]:
-    found = {
-        kind: point.fnmr
-        for kind, points in (fusion.points if fusion else {}).items()
-        for point in points
-        if abs(point.fmr / FUSION_FMR - 1) < 1e-6
-    }
-    if fusion is None or len(found) < len(Comparison):
-        few = Skipped(f"too few people with four photographs for FMR {FUSION_FMR:.0e}")
-        return {"fused_to_one_gain": few, "fused_to_fused_fnmr": few}
-    # No miss at all is at least as good as half a miss.
-    least = max(found[Comparison.FUSED_TO_ONE], 0.5 / fusion.mated_pairs)
-    return {
-        "fused_to_one_gain": found[Comparison.ONE_TO_ONE] / least,
-        "fused_to_fused_fnmr": found[Comparison.FUSED],
-    }
 
 
 def _unsupported(evaluation: Evaluation) -> str:

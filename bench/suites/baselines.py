@@ -202,21 +202,15 @@ class Participants:
     missing: dict[str, str]
 
 
-def explain_too_much(references: int, dim: int, indexes: int) -> str:
-    """Why so many indexes of the vectors would not fit in memory; empty where they do."""
-    needed = references * dim * 4 * indexes
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    reason = (
-        f"{references:,} references of {dim} dimensions need {needed / 2**30:.0f} GiB, the "
-        f"machine has {memory / 2**30:.0f}: lower --n"
-    )
-    return "" if needed <= memory else reason
-
-
 def refuse_too_much(references: int, dim: int, indexes: int) -> None:
     """`RequestError` where the vectors and so many indexes of them would not fit in memory."""
-    if reason := explain_too_much(references, dim, indexes):
-        raise RequestError(reason)
+    needed = references * dim * 4 * indexes
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise RequestError(
+            f"{references:,} references of {dim} dimensions need {needed / 2**30:.0f} GiB, the "
+            f"machine has {memory / 2**30:.0f}: lower --n"
+        )
 
 
 def build_participants(references: Vectors, scanner: Scanner) -> Participants:

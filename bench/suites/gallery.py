@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.machine import DISK, clock, open_folder, read_peak_bytes
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, load_goals
-from bench.data.vectors import Faces, Vectors, describe_faces
-from bench.suites.baselines import K, build_gallery, explain_too_much, mix, refuse_too_much
+from bench.core.machine import DISK, clock, open_folder
+from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
+from bench.data.vectors import Faces, Vectors
+from bench.suites.baselines import K, build_gallery, mix, refuse_too_much
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.exact.scanner import Scanner
@@ -38,8 +38,7 @@ QUICK = {
     "batch": 32,
 }
 _REMOVED_AT_ONCE, _LOOKED_FOR = 16, 16
-_INDEXES_AT_ONCE, _HELD_INDEXES = 6, 2
-_HELD_AT_ONCE = 250_000
+_INDEXES_AT_ONCE = 6
 _CHANGED = 1_000
 _TIMES = 3
 """So many times the gallery is built, and its snapshot opened; the fastest counts. The first use of
@@ -190,16 +189,12 @@ Found = tuple[list[Result], Goals]
 
 
 def run(config: GallerySuiteConfig) -> SuiteOutput:
-    """All of it, or of a gallery too large for that what holds it once."""
-    if reason := explain_too_much(config.references, config.dim, _INDEXES_AT_ONCE):
-        return _hold(config, reason)
+    refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
     faces, scanner = Faces(config.references, config.dim, config.seed), Scanner()
     setup: Setup = faces.setup | {"kernel": scanner.kernel}
     results, measured = _keep(faces, config, scanner, setup)
     changed, found = _change(faces, config, scanner, setup)
     scanner.close()
-    not_alone = Skipped("held alone where more does not fit")
-    found |= dict.fromkeys(("held_gib", "held_open_seconds"), not_alone)
     return [*results, *changed], measured | found
 
 
@@ -313,38 +308,3 @@ def _snapshot(
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.iterdir()}
-
-
-def _hold(config: GallerySuiteConfig, reason: str) -> SuiteOutput:
-    """Builds the gallery piece by piece, saves it, and opens it again, with nothing beside it:
-    what fits where the suite as a whole does not."""
-    refuse_too_much(config.references, config.dim, _HELD_INDEXES)
-    scanner = Scanner()
-    gallery = open_empty(config.dim, scanner)
-    for start in range(0, config.references, _HELD_AT_ONCE):
-        count = min(_HELD_AT_ONCE, config.references - start)
-        piece = Faces(count, config.dim, config.seed + start).references
-        gallery.add(np.arange(start, start + count), piece, gallery.sequence + 1)
-        gallery.settle()
-    known = piece[-config.batch :].copy()
-    ids = np.arange(config.references - len(known), config.references)
-    origin, sealer = _seal(config.dim)
-    with open_folder(config.folder) as place:
-        save(place / "gallery", gallery, origin, sealer)
-        del gallery, piece
-        read_peak_bytes(is_anew=True)
-        opening = Opening(scanner=scanner)
-        opened, open_s = clock(partial(load, place / "gallery", origin, sealer, opening=opening))
-        hits = opened.search(known, K).hits
-        peak_gib = read_peak_bytes() / 2**30
-    scanner.close()
-    missed = sum(int(key not in hits.of(place)[0]) for place, key in enumerate(ids.tolist()))
-    figure = Figure("opened and searched, the process at most", "GiB", peak_gib)
-    setup = describe_faces(config.references, config.dim, config.seed)
-    setup |= {"kernel": scanner.kernel, "left out": reason, "looked_for": len(ids)}
-    names = (goal.name for goal in load_goals() if goal.suite == "gallery")
-    return (Result("Held alone", setup, (figure,)),), dict.fromkeys(names, Skipped(reason)) | {
-        "held_gib": peak_gib,
-        "held_open_seconds": open_s,
-        "missed_references": float(missed),
-    }

@@ -39,9 +39,6 @@ class JoinConfig:
     seed: int = 0
 
 
-Part = tuple[tuple[Result, ...], dict[str, Measured]]
-
-
 def run(config: JoinConfig) -> SuiteOutput:
     threshold = default_thresholds().review
     faces, scanner = Faces(config.references, config.dim, config.seed), Scanner()
@@ -76,7 +73,7 @@ def share_same(
 
 def _join_all(
     references: Vectors, threshold: float, config: JoinConfig, scanner: Scanner, setup: Setup
-) -> Part:
+) -> tuple[tuple[Result, ...], dict[str, Measured]]:
     """All references, round by round in turn with the product, whose best rate is the ceiling, and
     with FAISS Flat, which is asked with a part of them as probes."""
     count, index = len(references), faiss.IndexFlatIP(references.shape[1])

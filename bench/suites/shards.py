@@ -40,7 +40,7 @@ QUICK = {"references": 5_000, "visitors": 1_000, "rounds": 3, "probes": 256}
 BEST = 10
 WAIT_S = 600.0
 _PAUSE_S = 0.05
-"""Between two looks at the copies."""
+"""Of four of these searches go on before a shard is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ class ShardsConfig:
 
 
 @contextmanager
-def two_nodes() -> Iterator[str]:
-    """Two Ray nodes on this machine, and this process in their cluster; gives its address."""
+def two_nodes() -> Iterator[None]:
+    """Two Ray nodes on this machine, and this process in their cluster."""
     room: dict[str, Any] = {"num_cpus": 1}
     # Sockets need a short path. `Cluster` writes its address to where every Ray of this machine
     # would look for one by default.
@@ -72,19 +72,15 @@ def two_nodes() -> Iterator[str]:
             )
             try:
                 cluster.add_node(**room)
-                _join(cluster.address)
-                yield str(cluster.address)
+                ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+                yield
             finally:
                 ray.shutdown()
                 cluster.shutdown()
 
 
-def _join(address: str) -> None:
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-
-
-def make_settings(shards: int, copies: int = 1) -> Settings:
-    return Settings(gallery=GallerySettings(shards=shards, shard_copies=copies))
+def make_settings(shards: int) -> Settings:
+    return Settings(gallery=GallerySettings(shards=shards))
 
 
 @dataclass(slots=True)
@@ -145,8 +141,8 @@ def kill(shard: Shard) -> None:
 class _Parts:
     """The parts of the suite on one home; each gives the figures that goals name."""
 
-    def __init__(self, home: VisitedHome, address: str, config: ShardsConfig) -> None:
-        self._home, self._address, self._config = home, address, config
+    def __init__(self, home: VisitedHome, config: ShardsConfig) -> None:
+        self._home, self._config = home, config
         self.same: list[float] = []
         self.needless = 0
         self.setup = describe_faces(len(home.vectors), home.vectors.shape[1], config.seed)
@@ -155,9 +151,9 @@ class _Parts:
         live, dim = home.log.visits.live, home.vectors.shape[1]
         self._probes = home.vault.rotate(np.resize(live, (config.probes, dim)))
 
-    def _open(self, copies: int = 1) -> ShardedDeployment:
+    def _open(self) -> ShardedDeployment:
         """On the shards that were left, if there are any."""
-        opened = open_on_shards(self._home.path, make_settings(self._config.shards, copies))
+        opened = open_on_shards(self._home.path, make_settings(self._config.shards))
         self._home.log.note_gallery(len(opened.gallery), len(self._home.vectors))
         return opened
 
@@ -238,9 +234,9 @@ def run(config: ShardsConfig) -> SuiteOutput:
     measured: dict[str, float] = {}
     # Ray tells on standard output, where a report may go, of each process that is lost.
     tell_elsewhere = redirect_stdout(sys.stderr)
-    with tell_elsewhere, open_folder(config.folder) as folder, two_nodes() as address:
+    with tell_elsewhere, open_folder(config.folder) as folder, two_nodes():
         home = VisitedHome(folder / "home", config.references, config.visitors, config.seed)
-        parts = _Parts(home, address, config)
+        parts = _Parts(home, config)
         for name, measure in PARTS.items():
             if not config.parts or name in config.parts:
                 measured |= measure(parts)

@@ -68,25 +68,6 @@ def _list_photographs(person: Path) -> list[Path]:
     return [path for path in sorted(person.iterdir()) if path.suffix.lower() in SUFFIXES]
 
 
-def read_lfw_pairs(
-    path: Path, folder: LabelledFolder
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """LFW's pairs.txt: photographs int64[p, 2] of `folder.paths`, and the fold of each pair."""
-    places = {photograph.stem: place for place, photograph in enumerate(folder.paths)}
-
-    def find(name: str, number: str) -> int:
-        return places[f"{name}_{int(number):04d}"]
-
-    try:
-        header, *rows = (line.split() for line in path.read_text("utf-8").splitlines())
-        folds, size = map(int, header)
-        # `name i j` for a mated pair, `name i name j` for another.
-        pairs = [(find(*row[:2]), find((row[2:-1] or row[:1])[0], row[-1])) for row in rows]
-        return np.array(pairs).reshape(folds * size * 2, 2), np.repeat(np.arange(folds), size * 2)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path.name} is not LFW's pairs.txt, or not of this folder") from error
-
-
 BATCH = 64
 QUALITIES = tuple(field.name for field in fields(Quality))
 """The columns of `Embeddings.qualities`."""

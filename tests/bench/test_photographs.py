@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import bench.data.photographs
-from bench.data.photographs import find_faces, find_pairs_file, open_pairs
+from bench.data.photographs import find_faces, open_pairs
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 
@@ -31,24 +31,6 @@ def test_a_folder_gives_as_many_pairs_as_asked_for_and_the_same_by_seed(faces: P
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_pairs_file_beside_the_folder_is_found(tmp_path: Path) -> None:
-    assert find_pairs_file(None, tmp_path / "images") is None
-    (tmp_path / "pairs.txt").touch()
-    assert find_pairs_file(None, tmp_path / "images") == tmp_path / "pairs.txt"
-    assert find_pairs_file(Path("mine.txt"), tmp_path / "images") == Path("mine.txt")
-
-
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--faces"):
         find_faces(tmp_path / "none")
-
-
-@pytest.mark.lfw
-def test_lfw_pairs_are_drawn_from_its_pairs_file() -> None:
-    if not (bench.data.photographs.LFW / "images").is_dir():
-        pytest.skip(f"LFW is not in {bench.data.photographs.LFW}")
-    with open_pairs(None, 700, seed=0) as pairs:
-        assert len(pairs.pairs) == 700
-        assert all(path.is_file() for path in pairs.photographs)
-        mated = sum(one.parent == two.parent for one, two in pairs.pairs)
-        assert 280 < mated < 420, "half of LFW's pairs are mated"

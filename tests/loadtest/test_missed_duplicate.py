@@ -48,4 +48,4 @@ def test_a_missed_duplicate_fails_the_load_test_and_is_named_by_its_plan_number(
 
     # No phone number, document or photograph of a person.
     for text in (outcome.out, report.read_text(encoding="utf-8")):
-        assert not re.search(r"\+86|UTO\d|Utopian|base64", text)
+        assert not re.search(r"\+86|UTO\d|Utopian", text)
