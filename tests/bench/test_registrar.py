@@ -16,7 +16,7 @@ from engine.matching.requests import Answer, normalise_msisdn
 from schema.decisions import DecidedEnrollment
 from schema.reasons import Decision, Reason
 
-TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "rounds": 3, "stage_batches": 1}
+TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "rounds": 3}
 
 
 def answer(decision: str, *reasons: str) -> Answer:
