@@ -64,7 +64,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "cryptography": "engine.registry",
         "cv2": "engine.faces engine.matching.samples bench.suites.degraded",
         "deepface": "bench.peers.worker",
-        "faiss": "indexes.flat bench.micro bench.suites",
+        "faiss": "indexes.flat bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
         "hdrh": "loadtest.criteria loadtest.load_report",
@@ -93,7 +93,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "psutil": "serving.telemetry.metrics bench.suites.serve loadtest.local_service",
         "psycopg": "engine.registry.postgresql",
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
-        "bench.suites.imports loadtest.local_service",
+        "loadtest.local_service",
         "pydantic": "indexes.snapshots.manifest engine.registry.keyring "
         "serving.cluster.application serving.jobs.retention serving.settings",
         "pydantic_settings": "serving.settings.settings",
@@ -109,7 +109,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "sqlalchemy": "engine.registry",
         "starlette": "serving.api serving.cluster serving.console serving.sandbox",
         "stdnum": "engine.matching.documents serving.demo",
-        "structlog": "serving bench.suites.registrar",
+        "structlog": "serving",
         "typer": "serving.cli bench",
         "usearch": "bench.suites.baselines",
         "uvicorn": "serving.sandbox",
