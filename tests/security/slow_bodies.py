@@ -1,6 +1,11 @@
-"""Enrollments whose bodies come slowly, or are as large as they may be, by many keys at once."""
+"""Enrollments whose bodies come slowly, or are as large as they may be, by many keys at once.
+
+`python -m tests.security.slow_bodies PORT CONNECTIONS` reads keys from standard input and sends
+until it is terminated, with so many connections for each key.
+"""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -72,3 +77,8 @@ async def send_all(
 
     await asyncio.gather(watch(), *tasks, return_exceptions=True)
     return seen
+
+
+if __name__ == "__main__":
+    given = [line.strip() for line in sys.stdin]
+    asyncio.run(send_all(int(sys.argv[1]), given, int(sys.argv[2]), lambda: False))
