@@ -48,7 +48,7 @@ _SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
 _RAISED, _SUSPECT = 0.04, frozenset({Reason.TOO_DARK, Reason.FACE_COVERED, Reason.BLURRED})
 _WHITE, _NIGHT = 250, 16
 # A face that is burnt out and so bright all over is not lit by a lamp in one place.
-_BRIGHT = 0.83
+_BRIGHT = 0.72
 
 # Points of the crop from forehead to chin and ear to ear.
 _WHOLE_FACE = np.stack(
@@ -175,7 +175,7 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
     found = {
         Reason.FACE_TOO_SMALL: is_small or quality.inter_eye_px < limits.min_inter_eye_px,
         Reason.TOO_DARK: quality.exposure < limits.min_exposure,
-        Reason.TOO_BRIGHT: quality.exposure > (_BRIGHT if is_burnt else limits.max_exposure),
+        Reason.TOO_BRIGHT: quality.exposure > limits.max_exposure,
         Reason.LOW_CONTRAST: quality.contrast < limits.min_contrast,
         Reason.COMPRESSED: is_coarse,
         Reason.FACE_CUT: quality.cut_share > limits.max_cut_share,
