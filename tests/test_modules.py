@@ -22,19 +22,19 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 # raises one.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "modules": (393, 355),
-        "product_lines": (109_200, 102_000),
-        "python_tokens": (667_400, 625_000),
-        "test_lines": (79_800, 72_000),
+        "modules": (387, 355),
+        "product_lines": (105_250, 102_000),
+        "python_tokens": (636_400, 625_000),
+        "test_lines": (78_000, 72_000),
         "longest_file": (700, 700),
-        "files_over_500_lines": (34, 16),
+        "files_over_500_lines": (33, 16),
         "functions_of_50_lines": (8, 18),
         "functions_of_15_branches": (14, 15),
         "near_equal_classes": (26, 15),
         "class_names_twice": (42, 55),
         "module_names_twice": (34, 30),
         "docstrings_with_odd_starts_percent": (5, 5),
-        "docs_kilobytes": (350, 350),
+        "docs_kilobytes": (340, 350),
     }
 )
 # One subject in several layers: the thing itself, its route, its wire types, its command, its
