@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import sys
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -253,9 +254,13 @@ def print_fault(fault: Fault, *, as_json: bool) -> None:
         sys.stderr.write(f"sosie: {fault.message}\n")
 
 
+TELL_EVERY_S = 10.0
+
+
 @contextmanager
 def show_progress(what: str, *, is_shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; yields `report(done, total)`."""
+    """A progress bar on standard error, or a line now and then where that is no terminal; yields
+    `report(done, total)`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -264,10 +269,14 @@ def show_progress(what: str, *, is_shown: bool = True) -> Iterator[Callable[[int
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
     is_disabled = not (is_shown and console.is_terminal)
     with Progress(*columns, console=console, disable=is_disabled, transient=True) as progress:
-        task = progress.add_task(what, total=None)
+        task, told_s = progress.add_task(what, total=None), time.monotonic()
 
         def report(done: int, total: int) -> None:
+            nonlocal told_s
             progress.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - told_s >= TELL_EVERY_S:
+                told_s = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,}", soft_wrap=True, markup=False)
 
         yield report
 

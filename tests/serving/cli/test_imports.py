@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sqlite3
 import stat
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from serving.cli import output
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
@@ -168,6 +170,16 @@ def test_a_check_stores_nothing_and_needs_no_lease(
         "registry.sqlite"
     }
     assert count(home, "documents") == 0
+
+
+def test_where_no_terminal_is_its_progress_comes_in_lines(
+    home: Path, base: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "TELL_EVERY_S", 0.0)
+    outcome = sosie("import", base, "--check", "--home", home)
+    told = [line for line in outcome.err.splitlines() if line.startswith("check: ")]
+    assert all(re.fullmatch(r"check: [\d,]+ of [\d,]+", line) for line in told)
+    assert told
 
 
 def test_people_are_told_in_a_table(home: Path, base: Path, sosie: Any) -> None:
