@@ -1,9 +1,10 @@
 """Authentication: API keys and sessions, which are in force, how fast each may call, and how much
 each may have at once. Carriers share first, then the keys of each.
 
-A key is `sosie_<id>_<secret>`: the id names its row and may be shown, the secret is random. The
-registry knows it by a digest alone. What a session's cookie holds has the same form, and is no key:
-each is believed only where it belongs.
+A key is `sosie_live_<id>_<secret>`, a sandbox's `sosie_sandbox_…`, and one of earlier versions has
+neither: the id names its row and may be shown, the secret is random. The registry knows it by a
+digest alone. What a session's cookie holds has the form without, and is no key: each is believed
+only where it belongs.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ _SECRET_LENGTH = 43  # of 62 signs: 256 bits
 _ID_SIGNS = string.digits + string.ascii_lowercase
 _SECRET_SIGNS = string.digits + string.ascii_letters
 _KEY = re.compile(
-    rf"sosie_([0-9a-z]{{{_STEM_LENGTH + _CHECK_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})"
+    r"sosie_(?:live_|sandbox_)?"
+    rf"([0-9a-z]{{{_STEM_LENGTH + _CHECK_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})"
 )
 
 
@@ -87,12 +89,16 @@ class PresentedKey:
         return f"{'key' if self.kind is Credential.KEY else 'session'}:{self.id}"
 
 
-def make_key(vault: Vault, kind: Credential = Credential.KEY) -> NewKey:
-    """A new key, or session, with 256 random bits."""
+def make_key(
+    vault: Vault, kind: Credential = Credential.KEY, *, is_of_sandbox: bool = False
+) -> NewKey:
+    """A new key, or session, with 256 random bits; a key says where it is for."""
     stem = "".join(secrets.choice(_ID_SIGNS) for _ in range(_STEM_LENGTH))
     key_id = stem + _check_signs(vault, stem, kind)
     secret = "".join(secrets.choice(_SECRET_SIGNS) for _ in range(_SECRET_LENGTH))
-    return NewKey(key_id, f"sosie_{key_id}_{secret}", digest_key(vault, key_id, secret, kind))
+    place = "" if kind is Credential.SESSION else "sandbox_" if is_of_sandbox else "live_"
+    text = f"sosie_{place}{key_id}_{secret}"
+    return NewKey(key_id, text, digest_key(vault, key_id, secret, kind))
 
 
 def parse_key(text: str | None, kind: Credential = Credential.KEY) -> PresentedKey | None:

@@ -98,7 +98,7 @@ def make_sandbox(home: Path) -> dict[str, str]:
                 store.add_outlet(outlet, carrier, actor=ACTOR)
         store.close_outlet(CLOSED_OUTLET, actor=ACTOR)
         for name, (role, carrier_code, outlet_code) in KEYS.items():
-            made = make_key(deployment.vault)
+            made = make_key(deployment.vault, is_of_sandbox=True)
             fields = (made.id, made.digest, ACTOR, role, carrier_code, outlet_code, None, utc_now())
             person = f"{ACTOR} {name}" if role in PERSONAL_ROLES else None
             store.add_api_key(ApiKey(*fields, person=person), actor=ACTOR)

@@ -226,7 +226,7 @@ def test_no_refusal_and_no_text_form_shows_a_key(
     made = make_key(vault)
     shown = repr((made, parse_key(made.text)))
     assert made.id in shown
-    assert made.text[19:] not in shown
+    assert made.text[-43:] not in shown
     shown = repr((auth, auth._known))
     for tried in (key, with_other_secret(key), make_key(vault).text):
         with pytest.raises((RateLimited, Unauthenticated)) as caught:
@@ -241,21 +241,25 @@ KEY = "sosie_" + "a" * 12 + "_" + "B" * 43
 
 def test_a_key_is_read_back_and_its_digest_is_made_again(vault: Vault) -> None:
     made = make_key(vault)
-    assert re.fullmatch(r"sosie_[0-9a-z]{12}_[0-9A-Za-z]{43}", made.text)
+    assert re.fullmatch(r"sosie_live_[0-9a-z]{12}_[0-9A-Za-z]{43}", made.text)
     parsed = parse_key(made.text)
     assert parsed is not None
-    assert made.text == f"sosie_{parsed.id}_{parsed.secret}"
+    assert made.text == f"sosie_live_{parsed.id}_{parsed.secret}"
     assert parsed.id == made.id
     assert digest_key(vault, parsed.id, parsed.secret) == made.digest
     assert len(made.digest) == 32
+    tested = make_key(vault, is_of_sandbox=True)
+    assert tested.text.startswith("sosie_sandbox_")
+    # A key of an earlier version does not say where it is for.
+    assert parse_key(tested.text.replace("sandbox_", "")) == parse_key(tested.text)
 
 
 def test_keys_differ_in_id_and_secret(vault: Vault) -> None:
     made = [make_key(vault) for _ in range(200)]
     assert len({key.id for key in made}) == 200
-    assert len({key.text[19:] for key in made}) == 200
+    assert len({key.text[-43:] for key in made}) == 200
     # 8,600 draws of 62 signs: one that never came would be a mistake of the alphabet.
-    assert len(set("".join(key.text[19:] for key in made))) == 62
+    assert len(set("".join(key.text[-43:] for key in made))) == 62
 
 
 def test_the_digest_is_of_id_and_secret_and_of_one_deployment(vault: Vault) -> None:
