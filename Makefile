@@ -10,9 +10,8 @@ PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
 SOURCES := schema engine indexes serving bench loadtest tests hatch_build.py
 # Tests start hundreds of processes, and each would compile the whole product anew.
 unexport PYTHONDONTWRITEBYTECODE
-# Two more than there are cores, five at most: many tests wait for processes that they started, and
-# one worker most of the time for clusters.
-WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 2 : 5)))
+# One more than there are cores, of four at most: many tests wait for processes that they started.
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 
 # One lock for each set of extras, named after it. The first has all that the tests run with, and the
 # others the same versions.
@@ -26,10 +25,16 @@ CLIENT := serving/client/client.py
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
-# Files in their order, clusters of Ray first (tests/conftest.py): pytest-xdist would leave files of
-# few tests, some of them the longest, to the end.
+# One Ray cluster at a time, and what is measured there needs the cores: so these go alone. A new file
+# there goes alone too, unless it is named here as one that starts no Ray.
+CLUSTER := tests/serving/cluster
+NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment haproxy \
+	proxy_metrics registrar_client restarts)
+ALONE := $(filter-out $(NO_RAY),$(sort $(wildcard $(CLUSTER)/test_*.py)))
+# In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
 test: $(VENV)/.dev $(CLIENT)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest $(ALONE)
 
 # What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.
 # On SQLite alone: what differs between Pythons is not in the server.

@@ -68,15 +68,6 @@ QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
 )
 
 
-SECOND_FACE = 0.3
-"""Another face of so much of the height may be the one that is meant."""
-
-
-def shows_another(quality: Mapping[str, float]) -> bool:
-    """True where, by its quality, a photograph shows another face that may be the one meant."""
-    return quality.get("second_face", 0.0) >= SECOND_FACE
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what is found out of holders, and on comparisons that fail; 0 is no bound.

@@ -285,6 +285,15 @@ RECORD_DAMAGED = "RECORD_DAMAGED"
 """Refuses a row of an import: what is on record of its document or number cannot be read."""
 
 
+SECOND_FACE = 0.3
+"""Another face of so much of the height may be the one that is meant."""
+
+
+def shows_another(quality: Mapping[str, float]) -> bool:
+    """True where, by its quality, a photograph shows another face that may be the one meant."""
+    return quality.get("second_face", 0.0) >= SECOND_FACE
+
+
 def find_idle(findings: Iterable[tuple[Reason, Decision]], decision: Decision) -> frozenset[Reason]:
     """The reasons found by a search by face without which the decision would be the same.
 

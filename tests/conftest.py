@@ -13,7 +13,6 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.util import LRUCache
-from xdist.scheduler import LoadFileScheduling
 
 # Before numpy and faiss are loaded, and for the processes that tests start as well: threads that
 # spin while they wait take the cores from the tests beside them, and training an index then takes
@@ -29,36 +28,10 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50
 settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-CLUSTER = "tests/serving/cluster/test_"
-WITHOUT_RAY = (
-    *("application", "deployments", "environment", "haproxy", "proxy_metrics", "registrar_client"),
-    "restarts",
-)
-
-
-def starts_ray(file: str) -> bool:
-    """A new file of that folder does, unless it is named here."""
-    return file.startswith(CLUSTER) and not file.removeprefix(CLUSTER).startswith(WITHOUT_RAY)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A worker does a file whole, and one of them all that start clusters: these are made one after
-    another, and several files use the same."""
-    if config.option.dist != "loadfile":
-        return None
-    files = LoadFileScheduling(config, log)
-    files._split_scope = lambda test: CLUSTER if starts_ray(test) else test.split("::", 1)[0]
-    return files
-
 
 def pytest_collection_finish() -> None:
     """What was collected stays to the end: no collection of garbage looks at it again."""
     gc.freeze()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes one worker the longest begins first."""
-    items.sort(key=lambda item: not starts_ray(item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ class Extractor:
     def __init__(
         self, detector: FaceDetector, embedder: CropEmbedder, config: ExtractorConfig | None = None
     ) -> None:
-        self._detector = detector
+        self._detector, self._first_side_px = detector, detector.first_side_px
         self.embedder = embedder
         self._config = config or ExtractorConfig()
         self.threads = self._config.threads or _count_cores()
@@ -199,7 +199,7 @@ class Extractor:
         """
         start = time.perf_counter()
         try:
-            with self._decoder.decode(data, self._detector.first_side_px) as image:
+            with self._decoder.decode(data, self._first_side_px) as image:
                 attempts = slice(None) if image.is_finest else slice(1)
                 faces, stages = self._detect(image, start, attempts)
                 side_px = self._find_needed_side(image, faces, judge)
@@ -246,7 +246,7 @@ class Extractor:
 
     def _look_closer(self, image: Image, face: DetectedFace) -> DetectedFace:
         """The main face; where the detector saw it small, as the decoded picture shows it."""
-        seen = self._detector.first_side_px / max(image.size_px)
+        seen = self._first_side_px / max(image.size_px)
         if face.box_px[3] * seen >= _SEEN_SMALL_PX or seen * image.reduction >= 1:
             return face
         closer = self._detector.look_closer(image.pixels, face.scale(1 / image.reduction))
@@ -272,12 +272,12 @@ class Extractor:
         landmarks_px = (face.landmarks_px + np.float32(0.5)) / reduction - np.float32(0.5)
         if image.reduction == 1:
             landmarks_px = face.landmarks_px
+        heights_px = [one.box_px[3] for one in faces if one is not faces[main]]
         crop = align(image.pixels, landmarks_px, self.embedder.side_px)
         aligned = time.perf_counter()
         quality = measure_quality(
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
         )
-        heights_px = [one.box_px[3] for one in faces if one is not faces[main]]
         quality = replace(quality, second_face=max(heights_px, default=0.0) / face.box_px[3])
         problems = find_problems(quality, self._config.quality[kind])
         if has_competing_face(faces, main, image.size_px, self._config.competing_share):

@@ -213,8 +213,9 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
 
 def is_dark(pixels: Pixels) -> bool:
     """True where the middle of a picture uint8[h, w, 3] is so dark that no face can be found."""
-    height, width = (max(side // 3, 1) for side in pixels.shape[:2])
-    return float(pixels[height : 2 * height, width : 2 * width].mean()) < _NIGHT
+    height, width = pixels.shape[:2]
+    top, left = height // 3, width // 3
+    return float(pixels[top : height - top, left : width - left].mean()) < _NIGHT
 
 
 def _measure_cut(landmarks_px: NDArray[np.float32], size_px: tuple[int, int]) -> float:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -20,7 +22,7 @@ from engine.formatting import with_interval
 from schema.decisions import Comparison, DecidingScores, Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -182,6 +184,13 @@ class Calibration:
         `kind` says what the probe is: of one photograph, `FUSED_TO_ONE`, or fused, `FUSED`.
         """
         return self.fmr_at(score, kind).times(gallery_size)
+
+    def expect_together(
+        self, gallery_size: int, asked: Sequence[tuple[float, Comparison]]
+    ) -> Interval:
+        """The expected number of strangers in one search of `gallery_size` for faces that are
+        asked for at a score each; the most, since one stranger may be like several of them."""
+        return reduce(add, [self.expected_false_candidates(gallery_size, *one) for one in asked])
 
     def curve(self, kind: Comparison) -> CalibrationCurve:
         if kind not in self.curves:

@@ -29,17 +29,18 @@ from sqlalchemy import (
 )
 
 from engine.errors import ChainBroken, SchemaMismatch
-from engine.registry.database import UNREADABLE, Json, Moment, Source, is_id, prepare, reading
-from engine.registry.deployment import DEPLOYMENT
-from engine.registry.rows import (
-    Code,
-    JsonValue,
-    RowNumber,
-    Write,
-    columns_of,
+from engine.registry.database import (
+    UNREADABLE,
+    Json,
+    Moment,
+    Source,
     insert_rows,
-    metadata,
+    is_id,
+    prepare,
+    reading,
 )
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.rows import Code, JsonValue, RowNumber, Write, columns_of, metadata
 from engine.registry.vault import Vault
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 

@@ -27,12 +27,15 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Executable,
+    Insert,
     Row,
     Select,
     String,
+    Table,
     bindparam,
     create_engine,
     event,
+    insert,
     inspect,
     make_url,
 )
@@ -621,6 +624,16 @@ def prepare(statement: Any, connection: Connection, values: Mapping[str, Any]) -
     """A statement that stays, of a module, for values of these names and lists of these lengths."""
     shape = [(key, len(one) if isinstance(one, list) else -1) for key, one in values.items()]
     return _prepare(statement, connection.dialect, tuple(shape))
+
+
+@lru_cache
+def _insertion(table: Table) -> Insert:
+    return insert(table).inline()
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows as they are."""
+    prepare(_insertion(table), connection, rows[0]).change(connection, rows)
 
 
 class Source:

@@ -83,8 +83,8 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
         raise ModelMismatch(
             f"the registry's references come from the model {row.model_digest} "
             f"({row.dim} dimensions), not {model_digest} ({vault.dim}): use that "
-            "model; sosie upgrade converts them to a new transform, sosie model switch to another "
-            "model that is named `second` and filled in"
+            "model, or run sosie upgrade for a new transform, sosie model switch for another model "
+            "that is named `second` and filled in"
         )
     if row.key_check != vault.key_check or row.rotation_id != vault.rotation_id:
         raise KeyRingForeign(

@@ -32,13 +32,12 @@ from sqlalchemy import (
 )
 
 from engine.errors import PlaceUnknown
-from engine.registry.database import Moment, Source, chunks, new_id, prepare
+from engine.registry.database import Moment, Source, chunks, insert_rows, new_id, prepare
 from engine.registry.rows import (
     Code,
     NewEvent,
     RowNumber,
     UuidText,
-    insert_rows,
     is_authentic,
     mac_column,
     metadata,
@@ -108,7 +107,7 @@ _LAST = select(EVENTS.c.number, EVENTS.c.line_id).order_by(EVENTS.c.number.desc(
 def find_last(connection: Connection) -> int:
     """The number of the newest event; 0 where there is none."""
     rows = prepare(_LAST, connection, {}).find(connection, {})
-    return sum(int(row.number) + (row.line_id is not None) for row in rows)
+    return int(rows[0].number) + (rows[0].line_id is not None) if rows else 0
 
 
 def write_events(

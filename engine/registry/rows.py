@@ -25,7 +25,6 @@ from sqlalchemy import (
     Connection,
     Float,
     Index,
-    Insert,
     Integer,
     LargeBinary,
     MetaData,
@@ -37,7 +36,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    insert,
     select,
     text,
     true,
@@ -52,8 +50,8 @@ from engine.registry.database import (
     Source,
     change_one,
     chunks,
+    insert_rows,
     plain_value,
-    prepare,
 )
 from engine.registry.vault import Vault
 from schema.events import EventType
@@ -167,16 +165,6 @@ def compute_mac(vault: Vault, table: Table, values: RowValues) -> bytes:
 def with_macs(vault: Vault, table: Table, rows: Sequence[RowValues]) -> list[RowValues]:
     """The rows to be inserted, each with its code."""
     return [{**row, "mac": compute_mac(vault, table, row)} for row in rows]
-
-
-@cache
-def _insertion(table: Table) -> Insert:
-    return insert(table).inline()
-
-
-def insert_rows(connection: Connection, table: Table, rows: Sequence[RowValues]) -> None:
-    """Inserts rows as they are."""
-    prepare(_insertion(table), connection, rows[0]).change(connection, rows)
 
 
 def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:

@@ -12,8 +12,7 @@ import typer
 
 from engine.errors import ImageError, RequestError, SosieError
 from schema.decisions import Comparison
-from schema.options import shows_another
-from schema.reasons import ADVICE, PhotographKind, Reason
+from schema.reasons import ADVICE, PhotographKind, Reason, shows_another
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models

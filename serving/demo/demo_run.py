@@ -71,7 +71,7 @@ def build_report(
         "model": _describe_model(deployment),
         "thresholds": _describe_thresholds(deployment),
         "expected_false_candidates": {
-            name: deployment.expect_false_candidates(
+            name: deployment.calibration.expect_together(
                 gallery_size,
                 # The mean of both photographs, and each alone.
                 [

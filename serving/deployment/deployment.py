@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property, partial, reduce
-from operator import add
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Self
@@ -59,7 +58,6 @@ from engine.retention.job import check_clock
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
-from schema.decisions import Comparison, Interval
 from schema.documents import Document
 from schema.reasons import Decision
 from serving.deployment.models import (
@@ -381,7 +379,7 @@ class Deployment:
             watch=self.watchlist,
             thresholds=self.thresholds,
             model_digest=self.store.model_digest,
-            false_candidates=self.expect_false_candidates,
+            false_candidates=self.calibration.expect_together,
             calibration_version=self.calibration.version,
             crops=self.settings.crops,
             time_zone=self.settings.registrar.time_zone,
@@ -473,14 +471,6 @@ class Deployment:
             stay,
             self.settings.serve.console_url,
         )
-
-    def expect_false_candidates(
-        self, gallery_size: int, asked: Sequence[tuple[float, Comparison]]
-    ) -> Interval:
-        """The expected number of strangers in one search of `gallery_size` for faces that are
-        asked for at a score each; the most, since one stranger may be like several of them."""
-        found = [self.calibration.expected_false_candidates(gallery_size, *one) for one in asked]
-        return reduce(add, found)
 
     @property
     def snapshot_folder(self) -> Path:

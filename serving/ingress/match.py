@@ -17,8 +17,7 @@ from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
 from schema.decisions import Comparison
-from schema.options import shows_another
-from schema.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason, shows_another
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS

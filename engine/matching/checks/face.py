@@ -24,8 +24,7 @@ from schema.decisions import (
     OpenedCase,
     Scores,
 )
-from schema.options import shows_another
-from schema.reasons import Decision, Photograph, Reason
+from schema.reasons import Decision, Photograph, Reason, shows_another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,7 +129,8 @@ class Visitor:
         ]
         assert grave == [], name
         assert self.faults == [], name
-        assert RAW_VALUE.findall(self.page.inner_text("main")) == [], name
+        shown = self.page.inner_text("main")
+        assert RAW_VALUE.findall(shown) == [], (name, shown)
         self.check_layout(name)
         if SCREENSHOTS:
             self.picture(name)

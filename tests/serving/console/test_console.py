@@ -648,7 +648,7 @@ def test_a_guardian_an_exception_and_the_document_before_are_asked_for_where_the
         begin_with_a_minor(clerk, "2C1100000001", "+8613800138701")
         give_photographs(clerk, photographs)
         decide(clerk)
-        expect(verdict).to_contain_text("a guardian must come along")
+        expect(verdict).to_contain_text("Have a guardian come along")
         clerk.press("Next activation")
         begin_with_a_minor(clerk, "2C1100000001", "+8613800138701")
         give_photographs(clerk, photographs)

@@ -1,7 +1,7 @@
 // A decision as people read it: the verdict, why, and the scores beside their thresholds.
 
 import { element, figure } from "./elements.js";
-import { number, rate, say, score } from "./language.js";
+import { measure, number, rate, say, score } from "./language.js";
 import { badge, expectationText, facts, notice, reasonList, section, table } from "./marks.js";
 
 /** The verdict with its reasons. */
@@ -83,15 +83,13 @@ export function searchPanel(search) {
 export function qualityTable(quality) {
   const names = [...new Set(Object.values(quality).flatMap(Object.keys))];
   if (names.length === 0) return null;
-  const show = (value) =>
-    value === undefined ? "–" : number(value, { maximumSignificantDigits: 3 });
   return table(
     "quality.caption",
     ["quality.measure", "photograph.live", "photograph.portrait"],
     names.map((name) => [
       element("code", { translate: "no" }, name),
-      show(quality.live?.[name]),
-      show(quality.portrait?.[name]),
+      measure(quality.live?.[name]),
+      measure(quality.portrait?.[name]),
     ]),
   );
 }

@@ -4,7 +4,7 @@ import { curveFigure } from "./curves.js";
 import { add, element, figure, hint, plainButton, replace } from "./elements.js";
 import { attempt as tryWork, choiceField, freshId } from "./forms.js";
 import { faultBox } from "./faults.js";
-import { moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
+import { measure, moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
 import { idLink, notice, section, table } from "./marks.js";
 import { readFaces, readThresholds } from "./service.js";
 
@@ -387,10 +387,7 @@ function about(desk, isOpen) {
   const { left, right } = desk;
   const both = [left, right];
   const names = [...new Set(both.flatMap((one) => Object.keys(one.photograph?.quality ?? {})))];
-  const measured = (one, name) => {
-    const value = one.photograph?.quality?.[name];
-    return value === undefined ? "–" : number(value, { maximumSignificantDigits: 3 });
-  };
+  const measured = (one, name) => measure(one.photograph?.quality?.[name]);
   const rows = [
     ["document.title", ({ subject }) => idLink("documents", subject.document_id)],
     ["enrollment.id", ({ subject }) => idLink("enrollments", subject.enrollment_id)],

@@ -71,6 +71,13 @@ export function score(value) {
   return number(value, { minimumFractionDigits: 3, maximumFractionDigits: 3 });
 }
 
+/** A measure of quality, or a dash where there is none. */
+export function measure(value) {
+  if (value === undefined) return "–";
+  const digits = { maximumSignificantDigits: 3, maximumFractionDigits: 3 };
+  return number(value, { ...digits, roundingPriority: "lessPrecision" });
+}
+
 /** A count that may be a fraction, or far below one, with two digits that count. */
 export function rate(value) {
   if (value === 0 || value >= 0.001) return number(value, { maximumSignificantDigits: 2 });
