@@ -482,7 +482,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"word": lambda value, family: _word(family, value), "moment": _moment}
-    environment.filters["figure"] = number
+    environment.filters["figure"] = lambda value: number(round(value, 3))
     environment.filters |= {
         "plural": plural,
         "format_count": count,

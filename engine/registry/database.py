@@ -567,7 +567,12 @@ class Prepared:
         given = [self._encode(row) for row in rows]
         assert connection.in_transaction(), "whatever is written is written in `changing`"
         with driving(connection) as cursor:
-            cursor.executemany(self._text, given)
+            # After a pipeline, which psycopg makes of many, the server keeps the locks of a
+            # connection that falls silent: the last statement of a commit is one alone.
+            if len(given) == 1:
+                cursor.execute(self._text, given[0])
+            else:
+                cursor.executemany(self._text, given)
             return cursor.rowcount
 
     def find(self, connection: Connection, values: Mapping[str, Any]) -> list[Row[Any]]:

@@ -46,7 +46,7 @@ def step(service: Any, case: str, name: str, key: str = "fraud", **body: Any) ->
 
 
 def actor(service: Any, key: str) -> str:
-    return f"{key} (key:{service.keys[key].split('_')[1]})"
+    return f"{key} (key:{service.keys[key].split('_')[-2]})"
 
 
 def entries(service: Any, before: int) -> list[Any]:

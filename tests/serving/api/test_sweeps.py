@@ -46,7 +46,7 @@ def ringed(
     home = tmp_path_factory.mktemp("ringed") / "served"
     shutil.copytree(keyed_home[0], home)
     plant(home, RINGS + [1] * HONEST)
-    leave_paused(home, f"key:{keyed_home[1]['fraud'].split('_')[1]}")
+    leave_paused(home, f"key:{keyed_home[1]['fraud'].split('_')[-2]}")
     with serving(home, keyed_home[1], extractor) as start:
         yield start()
 
@@ -130,7 +130,7 @@ def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
     assert done["progress"]["share"] == 1
     assert done["progress"]["pairs"] == sum(one * (one - 1) // 2 for one in RINGS)
     assert done["summary"]
-    assert done["requested_by"] == f"key:{ringed.keys['fraud'].split('_')[1]}"
+    assert done["requested_by"] == f"key:{ringed.keys['fraud'].split('_')[-2]}"
     listed = ringed.read(ask(ringed, "GET"))
     read(listed, Sweeps)
     assert done["sweep_id"] in [one["sweep_id"] for one in listed["sweeps"]]
