@@ -55,7 +55,7 @@ OTHER_PHOTOGRAPHS = (
 )
 """Calls besides matches and enrollments that may bring photographs."""
 
-_KEY = r"^sosie_[0-9a-z]{12}_[0-9A-Za-z]{43}$"
+_KEY = r"^sosie_(live_|sandbox_)?[0-9a-z]{12}_[0-9A-Za-z]{43}$"
 _ADDRESS = "ipmask(32,64)"
 """One customer of an IPv6 network has a /64 at least."""
 

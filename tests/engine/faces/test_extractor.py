@@ -31,8 +31,8 @@ from engine.faces.extractor import (
 from engine.faces.images import Pixels
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
-from schema.options import QUALITY_LIMITS, SECOND_FACE
-from schema.reasons import PhotographKind, Reason
+from schema.options import QUALITY_LIMITS
+from schema.reasons import SECOND_FACE, PhotographKind, Reason
 
 Encode = Callable[..., bytes]
 CPU = SessionOptions(provider="cpu")

@@ -26,6 +26,7 @@ from serving.access.authentication import (
     parse_key,
 )
 from serving.access.authorization import MIN_BURST, Principal
+from serving.cluster import haproxy
 from serving.errors import RateLimited, Unauthenticated
 
 CACHE_S = 5.0
@@ -251,7 +252,10 @@ def test_a_key_is_read_back_and_its_digest_is_made_again(vault: Vault) -> None:
     tested = make_key(vault, is_of_sandbox=True)
     assert tested.text.startswith("sosie_sandbox_")
     # A key of an earlier version does not say where it is for.
-    assert parse_key(tested.text.replace("sandbox_", "")) == parse_key(tested.text)
+    earlier = tested.text.replace("sandbox_", "")
+    assert parse_key(earlier) == parse_key(tested.text)
+    # The proxy lets no other form pass.
+    assert all(re.fullmatch(haproxy._KEY, one) for one in (made.text, tested.text, earlier))
 
 
 def test_keys_differ_in_id_and_secret(vault: Vault) -> None:
