@@ -614,6 +614,8 @@ def driving(connection: Connection) -> Iterator[DBAPICursor]:
     except connection.dialect.loaded_dbapi.Error as error:
         if connection.dialect.is_disconnect(error, connection.connection, cursor):
             connection.invalidate(error)
+            # Those beside it have lost their way, too: each would be waited for.
+            connection.engine.dispose()
         raise _translate(error) from None
     finally:
         cursor.close()
