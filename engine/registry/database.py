@@ -613,9 +613,9 @@ def driving(connection: Connection) -> Iterator[DBAPICursor]:
         yield cursor
     except connection.dialect.loaded_dbapi.Error as error:
         if connection.dialect.is_disconnect(error, connection.connection, cursor):
+            # As SQLAlchemy does: those beside it in the pool would each be waited for.
+            connection.engine.pool._invalidate(connection.connection, error)
             connection.invalidate(error)
-            # Those beside it have lost their way, too: each would be waited for.
-            connection.engine.dispose()
         raise _translate(error) from None
     finally:
         cursor.close()
