@@ -129,9 +129,9 @@ _LIVENESS = (
     Outcome(942, "of another photograph", _REJECTED, Reason.LIVENESS_MISBOUND),
     Outcome(943, "an attack was found", _REJECTED, Reason.LIVENESS_FAILED),
     Outcome(944, "too old", _REJECTED, Reason.LIVENESS_STALE),
-    Outcome(947, "of a level that is too low", _REJECTED, Reason.LIVENESS_WEAK),
     Outcome(945, "the detector is not sure", _REVIEW, Reason.LIVENESS_UNCERTAIN),
     _error(REPLAYED, "the evidence was used before", 409, "LIVENESS.REPLAYED"),
+    Outcome(947, "of a level that is too low", _REJECTED, Reason.LIVENESS_WEAK),
 )
 _AUTHORITY = (
     Outcome(950, "it did not answer", _REVIEW, Reason.AUTHORITY_UNAVAILABLE),

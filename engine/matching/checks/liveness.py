@@ -284,7 +284,9 @@ class LivenessChecker:
         if claims is None or (allowed is not None and claims.iss not in allowed):
             return LivenessResult(Reason.LIVENESS_INVALID)
         problem = self._find_problem(claims, photographs, use, subject, now)
-        if problem is None and self.terms.is_weak(claims, use, carrier):
+        # A detector that is not good enough brings no review by being unsure, either.
+        is_settled = problem not in (None, Reason.LIVENESS_UNCERTAIN)
+        if not is_settled and self.terms.is_weak(claims, use, carrier):
             problem = Reason.LIVENESS_WEAK
         return LivenessResult(
             problem,

@@ -112,6 +112,8 @@ def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_
         ("iso30107-3:9", "cen18099:high", Reason.LIVENESS_WEAK),
     ):
         assert problem_of(checker, sign(level=level, iad=iad)) is problem
+    unsure = sign(level="iso30107-3:1", iad="cen18099:high", decision="uncertain")
+    assert problem_of(checker, unsure) is Reason.LIVENESS_WEAK
     token = sign(level="iso30107-3:2", iad="cen18099:high")
     other = checker.check(token, (LIVE,), enrollment, "passport:P1", "red", NOW)
     assert other is not None
