@@ -20,284 +20,211 @@ class SosieError(Exception):
 
     code: ClassVar[str] = "INTERNAL"
 
+    def __init_subclass__(cls, code: str = "") -> None:
+        cls.code = code or cls.code
 
-class ImageError(SosieError):
+
+class ImageError(SosieError, code="IMAGE.UNREADABLE"):
     """The bytes are not a readable image."""
 
-    code = "IMAGE.UNREADABLE"
 
-
-class ImageTooLarge(ImageError):
+class ImageTooLarge(ImageError, code="IMAGE.TOO_LARGE"):
     """More bytes or pixels than the limits allow; raised before decoding."""
 
-    code = "IMAGE.TOO_LARGE"
 
-
-class ImageTooCostly(ImageTooLarge):
+class ImageTooCostly(ImageTooLarge, code="IMAGE.TOO_COSTLY"):
     """Decoding it takes, or has taken, more time or memory than a photograph does."""
 
-    code = "IMAGE.TOO_COSTLY"
 
-
-class ImageUnsupported(ImageError):
+class ImageUnsupported(ImageError, code="IMAGE.UNSUPPORTED"):
     """Not a JPEG, JPEG 2000, PNG or WebP with a single frame, or of a kind that is not read."""
 
-    code = "IMAGE.UNSUPPORTED"
 
-
-class ImageDamaged(ImageError):
+class ImageDamaged(ImageError, code="IMAGE.DAMAGED"):
     """Empty, truncated or corrupt."""
 
-    code = "IMAGE.DAMAGED"
 
-
-class ModelError(SosieError):
+class ModelError(SosieError, code="MODEL.UNUSABLE"):
     """A model, its card or its runtime is not usable."""
 
-    code = "MODEL.UNUSABLE"
+
+class ModelMissing(ModelError, code="MODEL.MISSING"):
+    """No file of the model, or no card, is where it is looked for."""
 
 
-class ModelMissing(ModelError):
-    code = "MODEL.MISSING"
-
-
-class ModelDamaged(ModelError):
+class ModelDamaged(ModelError, code="MODEL.DAMAGED"):
     """The SHA-256 of the file is not the one on the card."""
 
-    code = "MODEL.DAMAGED"
+
+class ModelCardInvalid(ModelError, code="MODEL.CARD_INVALID"):
+    """The card is malformed, or does not fit its model."""
 
 
-class ModelCardInvalid(ModelError):
-    code = "MODEL.CARD_INVALID"
-
-
-class RuntimeMissing(ModelError):
+class RuntimeMissing(ModelError, code="MODEL.RUNTIME_MISSING"):
     """ONNX Runtime, or the execution provider asked for, is not installed."""
 
-    code = "MODEL.RUNTIME_MISSING"
 
-
-class DeviceFailed(ModelError):
+class DeviceFailed(ModelError, code="MODEL.DEVICE_FAILED"):
     """The accelerator failed, or has no memory left; on the CPU the model would run."""
 
-    code = "MODEL.DEVICE_FAILED"
 
-
-class VectorUnusable(ImageError):
+class VectorUnusable(ImageError, code="MODEL.NOT_FINITE"):
     """A face's vector is not of unit length: a fault of the service, not of its caller.
 
     A value in a batch like other ImageErrors, so that one photograph never fails its neighbours.
     """
 
-    code = "MODEL.NOT_FINITE"
-
 
 IMAGE_ERRORS = (ImageTooLarge, ImageTooCostly, ImageUnsupported, ImageDamaged, VectorUnusable)
 
 
-class CalibrationError(SosieError):
-    code = "CALIBRATION.UNUSABLE"
+class CalibrationError(SosieError, code="CALIBRATION.UNUSABLE"):
+    """A calibration is missing, damaged or unfit for what is asked of it."""
 
 
-class RateUnsupported(CalibrationError):
+class RateUnsupported(CalibrationError, code="CALIBRATION.RATE_UNSUPPORTED"):
     """The calibration data is too small for this error rate."""
 
-    code = "CALIBRATION.RATE_UNSUPPORTED"
+
+class KeyRingError(SosieError, code="KEYRING.UNUSABLE"):
+    """A key ring, or what it has sealed, is not usable."""
 
 
-class KeyRingError(SosieError):
-    code = "KEYRING.UNUSABLE"
+class KeyRingMissing(KeyRingError, code="KEYRING.MISSING"):
+    """There is no key ring where it is looked for."""
 
 
-class KeyRingMissing(KeyRingError):
-    code = "KEYRING.MISSING"
-
-
-class KeyRingInvalid(KeyRingError):
+class KeyRingInvalid(KeyRingError, code="KEYRING.INVALID"):
     """Unreadable, malformed, or readable by others than its owner."""
 
-    code = "KEYRING.INVALID"
 
-
-class KeyRingForeign(KeyRingError):
+class KeyRingForeign(KeyRingError, code="KEYRING.FOREIGN"):
     """Not the key ring of this registry."""
 
-    code = "KEYRING.FOREIGN"
 
-
-class SealBroken(KeyRingError):
+class SealBroken(KeyRingError, code="KEYRING.SEAL_BROKEN"):
     """A row or a sealed value did not authenticate: altered, moved to another row, or of another
     key."""
 
-    code = "KEYRING.SEAL_BROKEN"
+
+class RegistryError(SosieError, code="REGISTRY.UNUSABLE"):
+    """The registry is not usable."""
 
 
-class RegistryError(SosieError):
-    code = "REGISTRY.UNUSABLE"
-
-
-class NotInstalled(SosieError):
+class NotInstalled(SosieError, code="SERVICE.NOT_INSTALLED"):
     """An optional library is needed and not installed."""
 
-    code = "SERVICE.NOT_INSTALLED"
+
+class RegistryMissing(RegistryError, code="REGISTRY.MISSING"):
+    """There is no registry where it is looked for."""
 
 
-class RegistryMissing(RegistryError):
-    code = "REGISTRY.MISSING"
+class RegistryExists(RegistryError, code="REGISTRY.EXISTS"):
+    """There is one already."""
 
 
-class RegistryExists(RegistryError):
-    code = "REGISTRY.EXISTS"
-
-
-class ClockImplausible(RegistryError):
+class ClockImplausible(RegistryError, code="CLOCK.IMPLAUSIBLE"):
     """The clock contradicts the audit chain, or the time that a process has run."""
 
-    code = "CLOCK.IMPLAUSIBLE"
 
-
-class SchemaMismatch(RegistryError):
+class SchemaMismatch(RegistryError, code="REGISTRY.SCHEMA"):
     """The database has a newer or older schema than this version of Sosie."""
 
-    code = "REGISTRY.SCHEMA"
 
-
-class ModelMismatch(RegistryError):
+class ModelMismatch(RegistryError, code="REGISTRY.MODEL"):
     """The references of this registry are from another embedder."""
 
-    code = "REGISTRY.MODEL"
 
-
-class ChainBroken(RegistryError):
+class ChainBroken(RegistryError, code="REGISTRY.CHAIN_BROKEN"):
     """The audit chain does not end where the key ring says: somebody has altered the database."""
 
-    code = "REGISTRY.CHAIN_BROKEN"
 
-
-class WriterBusy(RegistryError):
+class WriterBusy(RegistryError, code="REGISTRY.WRITER_BUSY"):
     """Another process holds the writer's lease."""
 
-    code = "REGISTRY.WRITER_BUSY"
 
-
-class LeaseLost(RegistryError):
+class LeaseLost(RegistryError, code="REGISTRY.LEASE_LOST"):
     """Another writer has taken over: this one must not commit any more."""
 
-    code = "REGISTRY.LEASE_LOST"
 
-
-class GalleryBehind(RegistryError):
+class GalleryBehind(RegistryError, code="REGISTRY.GALLERY_BEHIND"):
     """The gallery no longer agrees with the store: this process must not decide any more."""
 
-    code = "REGISTRY.GALLERY_BEHIND"
 
-
-class StorageFailed(RegistryError):
+class StorageFailed(RegistryError, code="REGISTRY.STORAGE_FAILED"):
     """The database refused or lost the transaction; nothing of it was stored."""
-
-    code = "REGISTRY.STORAGE_FAILED"
 
 
 class RowRefused(StorageFailed):
     """A row broke a rule of the database: without it the rest of the transaction may pass."""
 
 
-class StorageFull(StorageFailed):
-    code = "REGISTRY.STORAGE_FULL"
+class StorageFull(StorageFailed, code="REGISTRY.STORAGE_FULL"):
+    """The disk of the database is full."""
 
 
-class RequestError(SosieError):
+class RequestError(SosieError, code="REQUEST.INVALID"):
     """The request is invalid; nothing was stored."""
 
-    code = "REQUEST.INVALID"
 
-
-class TextRefused(RequestError):
+class TextRefused(RequestError, code="REQUEST.TEXT"):
     """A text with characters that nobody sees, or that change how others are shown."""
 
-    code = "REQUEST.TEXT"
 
-
-class OutletRefused(RequestError):
+class OutletRefused(RequestError, code="REQUEST.OUTLET_REFUSED"):
     """The outlet is unknown, closed, or of another carrier."""
 
-    code = "REQUEST.OUTLET_REFUSED"
 
-
-class OutletRestricted(OutletRefused):
+class OutletRestricted(OutletRefused, code="REQUEST.OUTLET_RESTRICTED"):
     """The outlet is suspended or barred: it enrolls nobody. The attempt is on record."""
 
-    code = "REQUEST.OUTLET_RESTRICTED"
 
-
-class OutletMoved(RequestError):
+class OutletMoved(RequestError, code="OUTLET.STATE"):
     """The state of the outlet does not allow it, or has changed since it was read."""
 
-    code = "OUTLET.STATE"
 
-
-class HolderMoved(RequestError):
+class HolderMoved(RequestError, code="HOLDER.STATE"):
     """The state of a holder does not allow it, or has changed since it was read."""
 
-    code = "HOLDER.STATE"
 
-
-class IdempotencyMismatch(RequestError):
+class IdempotencyMismatch(RequestError, code="REQUEST.IDEMPOTENCY_MISMATCH"):
     """This Idempotency-Key was used with another payload."""
 
-    code = "REQUEST.IDEMPOTENCY_MISMATCH"
 
-
-class PlaceUnknown(RequestError):
+class PlaceUnknown(RequestError, code="EVENTS.PLACE_UNKNOWN"):
     """What followed this place of a feed may have left."""
 
-    code = "EVENTS.PLACE_UNKNOWN"
 
-
-class LivenessReplayed(RequestError):
+class LivenessReplayed(RequestError, code="LIVENESS.REPLAYED"):
     """This evidence of liveness has been used."""
 
-    code = "LIVENESS.REPLAYED"
 
-
-class LivenessRefused(RequestError):
+class LivenessRefused(RequestError, code="LIVENESS.REFUSED"):
     """Evidence of liveness is required, and what came does not hold."""
 
-    code = "LIVENESS.REFUSED"
 
-
-class EventRefused(RequestError):
+class EventRefused(RequestError, code="LINE.EVENT"):
     """An event of a line that cannot have happened, or comes too late to be told."""
 
-    code = "LINE.EVENT"
 
-
-class NotReported(RequestError):
+class NotReported(RequestError, code="CAMARA.SERVICE_NOT_APPLICABLE"):
     """What is asked for is not reported by the carrier."""
 
-    code = "CAMARA.SERVICE_NOT_APPLICABLE"
 
-
-class IdempotencyInFlight(RequestError):
+class IdempotencyInFlight(RequestError, code="REQUEST.IN_FLIGHT"):
     """A request with this Idempotency-Key is in progress."""
 
-    code = "REQUEST.IN_FLIGHT"
+
+class NotFound(RequestError, code="REQUEST.NOT_FOUND"):
+    """Nothing is there that the caller may see."""
 
 
-class NotFound(RequestError):
-    code = "REQUEST.NOT_FOUND"
-
-
-class Overloaded(RequestError):
+class Overloaded(RequestError, code="REQUEST.OVERLOADED"):
     """The queue is full: try again later."""
 
-    code = "REQUEST.OVERLOADED"
 
-
-class TooManyFailures(RequestError):
+class TooManyFailures(RequestError, code="REQUEST.TOO_MANY_FAILURES"):
     """A bound on comparisons with a holder, or on a key's failures, is reached."""
-
-    code = "REQUEST.TOO_MANY_FAILURES"
 
     def __init__(self, message: str, retry_after_s: float = 3600.0) -> None:
         super().__init__(message, retry_after_s)
@@ -307,47 +234,33 @@ class TooManyFailures(RequestError):
         return str(self.args[0])
 
 
-class DeadlinePassed(RequestError):
+class DeadlinePassed(RequestError, code="REQUEST.DEADLINE_PASSED"):
     """The deadline passed while the request was queued; nothing was stored."""
 
-    code = "REQUEST.DEADLINE_PASSED"
 
-
-class HolderMismatch(RequestError):
+class HolderMismatch(RequestError, code="REQUEST.HOLDER_MISMATCH"):
     """The face does not match the holder of the document."""
 
-    code = "REQUEST.HOLDER_MISMATCH"
 
-
-class TenantConflict(RequestError):
+class TenantConflict(RequestError, code="REQUEST.TENANT_CONFLICT"):
     """Other carriers are affected too, so one of them alone may not do it."""
 
-    code = "REQUEST.TENANT_CONFLICT"
 
-
-class CaseMoved(RequestError):
+class CaseMoved(RequestError, code="CASE.STATE"):
     """The state of the case does not allow it: closed, merged, proposed or not, or changed since
     it was read."""
 
-    code = "CASE.STATE"
 
-
-class FourEyes(RequestError):
+class FourEyes(RequestError, code="CASE.FOUR_EYES"):
     """Needs a proposal of another person, with the same outcome and lines."""
 
-    code = "CASE.FOUR_EYES"
 
-
-class SweepBusy(RequestError):
+class SweepBusy(RequestError, code="SWEEP.BUSY"):
     """Another sweep is running; one at a time."""
 
-    code = "SWEEP.BUSY"
 
-
-class SweepOver(RequestError):
+class SweepOver(RequestError, code="SWEEP.STATE"):
     """The state of the sweep does not allow it."""
-
-    code = "SWEEP.STATE"
 
 
 E = TypeVar("E", bound=Exception)

@@ -38,7 +38,7 @@ from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolde
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
 from engine.matching.samples import Sample, SecondEmbedder, take_samples
-from engine.models.transform import Transform
+from engine.models.catalog import Transform
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.actors import Role

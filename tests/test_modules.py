@@ -77,8 +77,8 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "joserfc": "engine.matching.checks.liveness serving.access.sign_in",
         "llvmlite": "indexes.exact",
         "locust": "loadtest",
-        "markupsafe": "engine.svg engine.sweeps.report serving.case_report",
-        "matplotlib": "engine.accuracy.plots",
+        "markupsafe": "engine.sweeps.report serving.case_report",
+        "matplotlib": "engine.accuracy.evaluation_report",
         "msgpack": "serving.api.body bench.suites.serve loadtest",
         "msgspec": "schema engine serving bench",
         "numba": "indexes.exact bench.core.machine",
@@ -125,8 +125,8 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
         "engine.models": "schema indexes.runtime engine.atomic_files engine.errors *",
         "serving.wire": "schema msgspec",
         "serving.client": "schema serving.wire httpx msgspec",
-        # The charts of its report, and how an extra is installed.
-        "loadtest": "engine.svg engine.errors *",
+        # How an extra is installed.
+        "loadtest": "engine.errors *",
     }
 )
 # What a process is not to load with a module, by itself or through another: it would start later.

@@ -18,9 +18,8 @@ from bench.suites.accuracy import HELD_OUT, REPEATS
 from bench.suites.degraded import DEGRADED, LOSSES
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import list_galleries
-from engine.accuracy.evaluation_words import write_section
+from engine.accuracy.evaluation_report import draw_det, open_panels, save_figure, write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
-from engine.accuracy.plots import draw_det, open_panels, save_figure
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds

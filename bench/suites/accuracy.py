@@ -18,9 +18,9 @@ from bench.core.machine import clock
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces
 from bench.suites.degraded import measure_degraded
-from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS
 from engine.accuracy.evaluate import Evaluation, evaluate
 from engine.accuracy.pair_scores import (
+    MIN_EXPECTED_PAIRS,
     MOST_PHOTOGRAPHS,
     TemplateSet,
     compare_all,

@@ -20,8 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at, wilson_interval
-from engine.accuracy.pair_scores import PairScores
+from engine.accuracy.pair_scores import (
+    PairScores,
+    lowest_rate,
+    require_support,
+    thresholds_at,
+    wilson_interval,
+)
 from engine.matching.calibration import OperatingPoint
 
 REPLICATES = 500

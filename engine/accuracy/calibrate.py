@@ -37,8 +37,7 @@ from engine.matching.calibration import (
     ThresholdRates,
     Thresholds,
 )
-from engine.models.catalog import load_card
-from engine.models.transform import Transform, name_transform
+from engine.models.catalog import Transform, load_card, name_transform
 from schema.decisions import Comparison
 
 if TYPE_CHECKING:

@@ -29,12 +29,13 @@ from engine.accuracy.bootstrap import (
     share_of,
 )
 from engine.accuracy.dataset import QUALITIES, Embeddings, Labels
-from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, choose_rate
 from engine.accuracy.pair_scores import (
+    MIN_EXPECTED_PAIRS,
     MOST_PHOTOGRAPHS,
     ComparedPairs,
     PairScores,
     TemplateSet,
+    choose_rate,
     compare_mated,
     find_close_strangers,
     limit_photographs,

@@ -33,13 +33,6 @@ from engine.accuracy.dataset import (
     embed_folder,
     read_attributes,
 )
-from engine.accuracy.error_rates import (
-    lowest_rate,
-    require_support,
-    threshold_at,
-    thresholds_at,
-    wilson_interval,
-)
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     ComparedPairs,
@@ -50,7 +43,12 @@ from engine.accuracy.pair_scores import (
     find_close_strangers,
     fuse,
     limit_photographs,
+    lowest_rate,
+    require_support,
     single_templates,
+    threshold_at,
+    thresholds_at,
+    wilson_interval,
 )
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint

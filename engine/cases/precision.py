@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from engine.accuracy.error_rates import wilson_interval
+from engine.accuracy.pair_scores import wilson_interval
 from engine.matching.calibration import Rate
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair

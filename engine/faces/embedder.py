@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.faces.images import Pixels
-from engine.models.catalog import InputContract, ModelCard, Role
+from engine.models.catalog import InputContract, ModelCard, Role, read_transform
 from engine.models.session import Session
-from engine.models.transform import read_transform
 
 Points = NDArray[np.float32]
 

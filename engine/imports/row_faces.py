@@ -22,7 +22,7 @@ from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.samples import Sample
-from engine.models.transform import Transform
+from engine.models.catalog import Transform
 from engine.registry.vault import Vault
 from schema.reasons import PhotographKind, Reason
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -49,7 +48,6 @@ from schema.reasons import Decision, Reason
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
 
-_log = logging.getLogger(__name__)
 MAX_KEY_LENGTH = 255
 
 

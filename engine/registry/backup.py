@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Engine, insert, select, text
 
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
-from engine.models.transform import Conversion
+from engine.models.catalog import Conversion
 from engine.registry import deployment
 from engine.registry.audit import (
     AuditEntry,

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch, RequestError, SealBroken
-from engine.models.transform import Conversion, Transform
+from engine.models.catalog import Conversion, Transform
 from engine.registry import deployment, store
 from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_key
 from engine.registry.audit import AUDIT, AuditEntry, AuditReader, read_head, verify_chain

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from engine.errors import SealBroken
-from engine.models.transform import Transform
+from engine.models.catalog import Transform
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
 from indexes.base import overwrite_when_freed
 from indexes.snapshots.manifest import Buffer, Octets

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import wilson_interval
+from engine.accuracy.pair_scores import wilson_interval
 from engine.sweeps.clustering import (
     Documents,
     PairTable,

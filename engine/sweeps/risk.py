@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from engine.accuracy.error_rates import wilson_interval
+from engine.accuracy.pair_scores import wilson_interval
 from engine.registry.enrollments import LivenessCount
 from schema.lines import LineStatus
 from schema.sweeps import Group, GroupKind, Identity, LineFact, RiskTerm

@@ -14,7 +14,7 @@ from msgspec import structs
 from engine.accuracy import calibrate, evaluation_report
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.evaluate import evaluate
-from engine.accuracy.plots import draw_det
+from engine.accuracy.evaluation_report import draw_det
 from engine.errors import RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from serving.cli.inputs import argument, option, require_place

@@ -16,14 +16,16 @@ from engine.faces.liveness_judge import LivenessJudge, digest_judge, open_judge
 from engine.matching.calibration import UNSET, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import (
     CARDS_FOLDER,
+    Conversion,
     ModelCard,
     builtin_card,
     copy_card,
     load_card,
+    read_transform,
     read_transform_file,
+    without_transform,
 )
 from engine.models.session import SessionOptions, available_providers
-from engine.models.transform import Conversion, read_transform, without_transform
 from schema.decisions import Comparison
 from serving.settings.sections import ThresholdSettings
 from serving.settings.settings import Settings, is_card_file

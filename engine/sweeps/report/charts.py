@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from engine.formatting import count, plural
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.svg import (
+from engine.sweeps.report.contents import format_rate, isolate
+from engine.sweeps.report.views import (
     WIDTH,
     Scale,
     chart,
@@ -33,7 +34,6 @@ from engine.svg import (
     text,
     whole_decades,
 )
-from engine.sweeps.report.contents import format_rate, isolate
 from engine.sweeps.risk import Seller, Week
 
 _LEFT, _RIGHT = 76.0, WIDTH - 16

@@ -1,6 +1,8 @@
 """Groups as the page shows them: a row in the table, and a card for each of the first.
 
-A card draws its group as a graph: identities, their links, and the weakest link.
+A card draws its group as a graph: identities, their links, and the weakest link. What is drawn is
+inline SVG: marks carry classes, and the page's style sheet gives them colour; all texts and values
+are escaped.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from engine.formatting import plural
-from engine.svg import Scale, chart, element, line, rect, text
 from engine.sweeps.clustering import Edge, strongest_tree
 from engine.sweeps.report.contents import (
     KIND_NAMES,
@@ -27,6 +28,127 @@ from engine.sweeps.report.contents import (
     letter,
 )
 from schema.sweeps import Group, Identity, Link
+
+WIDTH = 960.0
+"""Width of a chart across the page, in its own units; the page scales it."""
+
+Point = tuple[float, float]
+Tick = tuple[float, str]
+
+
+def element(
+    name: str, content: Iterable[Markup | str] | str = (), /, **attributes: object
+) -> Markup:
+    """An element; `class_` and `stroke_width` are written `class` and `stroke-width`."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _write(value))
+        for key, value in attributes.items()
+    )
+    inside = content if isinstance(content, str) else Markup("").join(content)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, inside)
+
+
+def text(x: float, y: float, content: str, **attributes: object) -> Markup:
+    """A label; each is an element of its own, so that no direction of writing reaches another."""
+    return element("text", content, x=x, y=y, **attributes)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> Markup:
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, **attributes)
+
+
+def rect(
+    x: float, y: float, width: float, height: float, *, title: str = "", **attributes: object
+) -> Markup:
+    """A rectangle, with a tooltip if it has a `title`."""
+    content = [element("title", title)] if title else []
+    return element("rect", content, x=x, y=y, width=width, height=height, **attributes)
+
+
+def path(points: Iterable[Point], *, closed: bool = False, **attributes: object) -> Markup:
+    """Straight lines from point to point."""
+    steps = " ".join(f"{_write(x)},{_write(y)}" for x, y in points)
+    return element("polygon" if closed else "polyline", points=steps, **attributes)
+
+
+def chart(
+    width: float, height: float, label: str, parts: Iterable[Markup], **attributes: object
+) -> Markup:
+    """The whole drawing; `label` says in words what it shows."""
+    box = f"0 0 {_write(width)} {_write(height)}"
+    return element("svg", parts, viewBox=box, role="img", aria_label=label, **attributes)
+
+
+def _write(value: object) -> str:
+    """A tenth of a unit is finer than any screen shows."""
+    if isinstance(value, float):
+        return f"{round(value, 1) or 0:g}"
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Maps the values `low` to `high` onto `start` to `end`; values beyond an end lie on it."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high, held = self.low, self.high, min(max(value, self.low), self.high)
+        if self.is_log:
+            low, high, held = math.log(low), math.log(high), math.log(held)
+        share = (held - low) / ((high - low) or 1.0)
+        return self.start + share * (self.end - self.start)
+
+
+def linear_ticks(
+    low: float, high: float, count: int, *, least_step: float = 0.0, covers: bool = False
+) -> list[float]:
+    """Multiples of a round step from `low` to `high`, about `count` of them.
+
+    With `covers` the last one is `high` or the next above it.
+    """
+    rough = max((high - low) / count, least_step)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    last = math.ceil(high / step - 1e-6) if covers else math.floor(high / step + 1e-6)
+    return [number * step for number in range(math.ceil(low / step - 1e-6), last + 1)]
+
+
+def log_ticks(low: float, high: float, factors: Sequence[int] = (1,)) -> list[float]:
+    """Powers of ten from `low` to `high`, each times the `factors`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    return [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+
+
+def whole_decades(low: float, high: float) -> tuple[float, float]:
+    """The nearest powers of ten around `low` and `high`, at least one decade apart."""
+    first = math.floor(math.log10(low) + 1e-9)
+    last = max(first + 1, math.ceil(math.log10(high) - 1e-9))
+    return 10.0**first, 10.0**last
+
+
+def draw_y_axis(x: Scale, y: Scale, ticks: Iterable[Tick]) -> list[Markup]:
+    """Horizontal grid lines with their labels on the left."""
+    parts = []
+    for value, label in ticks:
+        parts.append(line(x.start, y(value), x.end, y(value), class_="grid"))
+        parts.append(text(x.start - 8, y(value) + 4, label, class_="tick", text_anchor="end"))
+    return parts
+
+
+def draw_x_axis(x: Scale, bottom: float, ticks: Iterable[Tick], **label: object) -> list[Markup]:
+    """The base line, and ticks with their labels below it; `label` are attributes of those."""
+    parts = [line(x.start, bottom, x.end, bottom, class_="axis")]
+    for value, content in ticks:
+        parts.append(line(x(value), bottom, x(value), bottom + 5, class_="axis"))
+        parts.append(text(x(value), bottom + 20, content, class_="tick", **label))
+    return parts
+
 
 _STEPS = 120
 

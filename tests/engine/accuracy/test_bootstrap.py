@@ -17,8 +17,7 @@ from engine.accuracy.bootstrap import (
     rate_grid,
     share_of,
 )
-from engine.accuracy.error_rates import wilson_interval
-from engine.accuracy.pair_scores import PairScores, compare_all, single_templates
+from engine.accuracy.pair_scores import PairScores, compare_all, single_templates, wilson_interval
 from engine.errors import RateUnsupported
 
 RATES = np.array([0.1, 0.01, 0.001])

@@ -23,8 +23,14 @@ from engine.accuracy.population import Population
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
 from engine.faces.extractor import Extractor, digest_embedding
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
-from engine.models.catalog import CARDS_FOLDER, builtin_card, copy_card, load_card
-from engine.models.transform import Transform, name_transform
+from engine.models.catalog import (
+    CARDS_FOLDER,
+    Transform,
+    builtin_card,
+    copy_card,
+    load_card,
+    name_transform,
+)
 from schema.decisions import Comparison
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]

@@ -7,12 +7,12 @@ import pytest
 
 from engine.accuracy.conditions import AttributeReport, GroupSample, compare_groups
 from engine.accuracy.dataset import Labels
-from engine.accuracy.error_rates import threshold_at
 from engine.accuracy.pair_scores import (
     compare_all,
     compare_mated,
     find_close_strangers,
     single_templates,
+    threshold_at,
 )
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.accuracy.error_rates import (
+from engine.accuracy.pair_scores import (
     lowest_rate,
     require_support,
     threshold_at,

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from engine.accuracy.evaluate import evaluate
-from engine.accuracy.evaluation_words import times
-from engine.accuracy.plots import draw_det
+from engine.accuracy.evaluation_report import draw_det, times
 from engine.errors import RequestError, SosieError
 from engine.faces.extractor import Extractor
 

@@ -26,9 +26,8 @@ from engine.faces.embedder import (
     prepare,
 )
 from engine.faces.images import Pixels
-from engine.models.catalog import InputContract, builtin_card
+from engine.models.catalog import InputContract, builtin_card, without_transform
 from engine.models.session import Session, SessionOptions, open_session
-from engine.models.transform import without_transform
 
 Crops = NDArray[np.uint8]
 

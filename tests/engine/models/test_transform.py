@@ -9,8 +9,13 @@ from msgspec import structs
 
 from engine.errors import ModelCardInvalid, ModelDamaged
 from engine.faces.extractor import digest_embedding
-from engine.models.catalog import builtin_card
-from engine.models.transform import Transform, name_transform, read_transform, without_transform
+from engine.models.catalog import (
+    Transform,
+    builtin_card,
+    name_transform,
+    read_transform,
+    without_transform,
+)
 
 DIM = 128
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
 
 from engine.errors import ChainBroken, ModelMismatch, RowRefused, SchemaMismatch, StorageFailed
-from engine.models.transform import Conversion, Transform
+from engine.models.catalog import Conversion, Transform
 from engine.registry import audit, deployment
 from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
