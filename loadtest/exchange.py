@@ -1,4 +1,5 @@
-"""The service under load, the API keys for it, and HTTP requests from many greenlets at once.
+"""The service under load, the API keys for it, HTTP requests from many greenlets at once, and what
+the service's own model says over HTTP.
 
 Without --allow-remote the service must be on this machine. Keys come from a file, from standard
 input or from the environment, which only this module of the package reads: on a command line they
@@ -11,10 +12,12 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import gevent
@@ -259,3 +262,112 @@ def run_concurrently(work: Callable[[Item], Answer], items: Iterable[Item]) -> l
     if faults:
         raise faults[0]
     return [answer for answer, _ in done]
+
+
+class Thresholds(NamedTuple):
+    """The thresholds of the deployment, as its API reports them."""
+
+    verify: float
+    same_document: float
+    review: float
+    certain: float
+
+
+IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
+RETRIABLE = frozenset({LOST, OVERDUE, 429, 503})
+PATIENCE_S, WAIT_S = 15.0, 0.5
+
+
+class ModelClient:
+    """The service's model over HTTP: templates, comparisons and searches with one API key.
+
+    Requests that are put off (429, 503, a lost connection) are repeated; every other answer must
+    be good, else `LoadTestRefused`.
+    """
+
+    def __init__(self, exchange: ConnectionPool, key: str) -> None:
+        self._exchange, self._key = exchange, key
+        self.expires_at = datetime.max.replace(tzinfo=UTC)
+        """When the first of the issued templates expires."""
+
+    def read_thresholds(self) -> Thresholds:
+        answer = self.ask("GET", "/v1/thresholds")["thresholds"]
+        return Thresholds(*(float(answer[name]) for name in Thresholds._fields))
+
+    def issue_templates(
+        self, photographs: Sequence[bytes], report: ReportProgress
+    ) -> list[bytes | str]:
+        """A template for each photograph, or the code of the error."""
+        done = 0
+
+        def issue_some(some: Sequence[bytes]) -> list[bytes | str]:
+            value = {"items": [{"image": one} for one in some]}
+            answer = self.ask("POST", "/v1/templates", value)
+            expires_at = datetime.fromisoformat(answer["expires_at"])
+            self.expires_at = min(self.expires_at, expires_at)
+            nonlocal done
+            done += len(some)
+            report("comparing photographs", done, len(photographs))
+            return [one.get("template") or str(one["error"]["code"]) for one in answer["items"]]
+
+        return _in_batches(issue_some, photographs, IMAGES_A_CALL)
+
+    def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
+        """The cosine of each pair of templates."""
+        items = [{"probe": {"template": a}, "reference": {"template": b}} for a, b in pairs]
+        return [float(one["verification"]["score"]) for one in self._match(items)]
+
+    def search(self, templates: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Searches the gallery for each template: how many references were found and searched."""
+        items = [{"probe": {"template": one}, "search": True} for one in templates]
+        found = [one["identification"] for one in self._match(items)]
+        return [(int(one["found"]), int(one["searched"])) for one in found]
+
+    def _match(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        def match_some(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = self.ask("POST", "/v1/match", {"items": some})["items"]
+            return found
+
+        return _in_batches(match_some, items, ITEMS_A_CALL)
+
+    def ask(self, method: str, path: str, value: Any = None) -> Any:
+        """The body of a good answer; `LoadTestRefused` if there is none."""
+        return ask_until_answered(self._exchange, method, path, self._key, value).value
+
+
+def ask_again(
+    exchange: ConnectionPool, method: str, path: str, key: str | None, end: float, **more: Any
+) -> Reply:
+    """Repeats a request that is put off, until `end` (of the monotonic clock)."""
+    reply = Reply(OVERDUE)
+    while time.monotonic() < end:
+        reply = exchange.ask(method, path, key, **more)
+        if reply.status not in RETRIABLE:
+            break
+        gevent.sleep(WAIT_S)
+    return reply
+
+
+def ask_until_answered(
+    exchange: ConnectionPool,
+    method: str,
+    path: str,
+    key: str | None,
+    value: Any = None,
+    headers: dict[str, str] | None = None,
+) -> Reply:
+    """Repeats a request until it is answered; `LoadTestRefused` if the answer is not good."""
+    end = time.monotonic() + PATIENCE_S
+    reply = ask_again(exchange, method, path, key, end, value=value, headers=headers)
+    if 200 <= reply.status < 300 and reply.value is not None:
+        return reply
+    said = reply.code or (f"status {reply.status}" if reply.status > 0 else "no answer")
+    raise LoadTestRefused(f"the service at {exchange.target.url} answered {said} to {path}")
+
+
+def _in_batches(
+    work: Callable[[Sequence[Item]], list[Answer]], items: Sequence[Item], size: int
+) -> list[Answer]:
+    """Calls `work` with batches of `size` items, several at once; answers in the items' order."""
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    return [answer for answers in run_concurrently(work, parts) for answer in answers]

@@ -28,24 +28,32 @@ from locust.exception import StopUser
 from locust.html import get_html_report
 from locust.stats import stats_history
 
-from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing, choose_counts
-from loadtest.criteria import LoadRun, decide, is_failed
+from loadtest.config import (
+    Knee,
+    LoadStep,
+    LoadTestOptions,
+    LoadTestResult,
+    Pacing,
+    Shape,
+    choose_counts,
+    find_knee,
+    list_phases,
+)
+from loadtest.criteria import LoadRun, decide, is_failed, judge, mark_look_alikes
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import (
     NOT_STARTED,
     ConnectionPool,
     Keys,
+    ModelClient,
     Reply,
     ReportProgress,
     ServiceAddress,
 )
-from loadtest.judging import judge, mark_look_alikes
 from loadtest.local_service import start_local_service
-from loadtest.participants import ModelClient
 from loadtest.schedule import Outcome, Planner, Visit, draw_arrivals, require_planted
 from loadtest.service_calls import Access, read_answer
 from loadtest.setup import EnrollmentTracker, LoadSession, open_session
-from loadtest.shapes import Knee, Shape, find_knee, list_phases
 
 LEAD_IN_S = 0.3
 """Between the start of Locust's users and the start of the schedule."""

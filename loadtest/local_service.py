@@ -30,9 +30,9 @@ import psutil
 from numpy.typing import NDArray
 
 from engine.errors import advise_extra
-from loadtest.document_numbers import SpecimenNumbers
 from loadtest.errors import LoadTestRefused, signals_ignored
 from loadtest.exchange import Keys, ServiceAddress, service_environment
+from loadtest.participants import SpecimenNumbers
 
 DIMENSION = 128
 BATCH_ROWS = 8_192

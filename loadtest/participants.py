@@ -5,48 +5,98 @@ service's own model and the gallery does not know the face. A duplicate is plant
 of a second pair scores the review threshold with that of the first (`fused_score`), an impostor
 where no photograph of the one scores the threshold for one document with the other. Scores keep
 `MARGIN` from the thresholds.
+
+Their documents and phone numbers belong to nobody: passports of Utopia, whose state code UTO is
+reserved for specimens (ICAO Doc 9303), and an unused range.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import time
+import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import gevent
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from engine.errors import advise_extra
-from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import (
-    LOST,
-    OVERDUE,
-    Answer,
-    ConnectionPool,
-    Item,
-    Reply,
-    ReportProgress,
-    run_concurrently,
-)
+from loadtest.exchange import ModelClient, ReportProgress, Thresholds
+
+STATE = "UTO"
+BIRTH = "800101"
+VALID_YEARS = 5
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TAG_LENGTH, SERIAL_LENGTH = 4, 5
+NUMBERS = 1_000_000_000
+_WEIGHTS = (7, 3, 1)
 
 
-class Thresholds(NamedTuple):
-    """The thresholds of the deployment, as its API reports them."""
+@dataclass(frozen=True, slots=True)
+class Passport:
+    """A passport; `zone` is the second line of its machine readable zone."""
 
-    verify: float
-    same_document: float
-    review: float
-    certain: float
+    zone: str = field(repr=False)
+    name: str = field(repr=False)
+
+    def for_enrollment(self) -> dict[str, Any]:
+        return {"type": "passport", "number": self.zone, "name": self.name, "expires_on": None}
+
+    def for_query(self) -> dict[str, Any]:
+        return {"type": "passport", "number": self.zone}
+
+
+@dataclass(frozen=True, slots=True)
+class SpecimenNumbers:
+    """The documents and phone numbers of one run; runs with other tags have others.
+
+    `tag` is four of 0-9 and A-Z; `first_number` is the run's first number in the range.
+    """
+
+    tag: str
+    first_number: int
+    year: int
+
+    def passport(self, serial: int) -> Passport:
+        assert serial < len(DIGITS) ** SERIAL_LENGTH
+        number = self.tag + np.base_repr(serial, len(DIGITS)).zfill(SERIAL_LENGTH)
+        return Passport(write_zone(number, self.year + VALID_YEARS), f"Utopian {serial}")
+
+    def msisdn(self, serial: int) -> str:
+        return f"+8613{(self.first_number + serial) % NUMBERS:09d}"
+
+
+def make_numbers(year: int) -> SpecimenNumbers:
+    """Numbers with a random tag: the gallery may hold documents of other runs."""
+    tag = "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH))
+    return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), year)
+
+
+def write_zone(number: str, expiry_year: int) -> str:
+    """The second line of a TD3 zone (ICAO Doc 9303-4) with all five check digits."""
+    document = _with_digit(f"{number:<<9}")
+    birth, expiry = _with_digit(BIRTH), _with_digit(f"{expiry_year % 100:02d}1231")
+    personal = _with_digit("<" * 14)
+    composite = check_digit(document + birth + expiry + personal)
+    return f"{document}{STATE}{birth}<{expiry}{personal}{composite}"
+
+
+def check_digit(text: str) -> int:
+    """Weights 7, 3, 1, modulo 10; A is 10, `<` is 0 (9303-3, section 4.9)."""
+    values = (0 if sign == "<" else int(sign, 36) for sign in text)
+    return sum(value * _WEIGHTS[place % 3] for place, value in enumerate(values)) % 10
+
+
+def _with_digit(text: str) -> str:
+    return f"{text}{check_digit(text)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,106 +337,6 @@ def fuse_both(cross: float, within: float, within_other: float) -> float:
     # Of a + b, both of unit length. Opposite photographs have no mean.
     one, other = (math.sqrt(max(2 + 2 * score, 1e-12)) for score in (within, within_other))
     return cross / (one * other)
-
-
-IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
-RETRIABLE = frozenset({LOST, OVERDUE, 429, 503})
-PATIENCE_S, WAIT_S = 15.0, 0.5
-
-
-class ModelClient:
-    """The service's model over HTTP: templates, comparisons and searches with one API key.
-
-    Requests that are put off (429, 503, a lost connection) are repeated; every other answer must
-    be good, else `LoadTestRefused`.
-    """
-
-    def __init__(self, exchange: ConnectionPool, key: str) -> None:
-        self._exchange, self._key = exchange, key
-        self.expires_at = datetime.max.replace(tzinfo=UTC)
-        """When the first of the issued templates expires."""
-
-    def read_thresholds(self) -> Thresholds:
-        answer = self.ask("GET", "/v1/thresholds")["thresholds"]
-        return Thresholds(*(float(answer[name]) for name in Thresholds._fields))
-
-    def issue_templates(
-        self, photographs: Sequence[bytes], report: ReportProgress
-    ) -> list[bytes | str]:
-        """A template for each photograph, or the code of the error."""
-        done = 0
-
-        def issue_some(some: Sequence[bytes]) -> list[bytes | str]:
-            value = {"items": [{"image": one} for one in some]}
-            answer = self.ask("POST", "/v1/templates", value)
-            expires_at = datetime.fromisoformat(answer["expires_at"])
-            self.expires_at = min(self.expires_at, expires_at)
-            nonlocal done
-            done += len(some)
-            report("comparing photographs", done, len(photographs))
-            return [one.get("template") or str(one["error"]["code"]) for one in answer["items"]]
-
-        return _in_batches(issue_some, photographs, IMAGES_A_CALL)
-
-    def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
-        """The cosine of each pair of templates."""
-        items = [{"probe": {"template": a}, "reference": {"template": b}} for a, b in pairs]
-        return [float(one["verification"]["score"]) for one in self._match(items)]
-
-    def search(self, templates: Sequence[bytes]) -> list[tuple[int, int]]:
-        """Searches the gallery for each template: how many references were found and searched."""
-        items = [{"probe": {"template": one}, "search": True} for one in templates]
-        found = [one["identification"] for one in self._match(items)]
-        return [(int(one["found"]), int(one["searched"])) for one in found]
-
-    def _match(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        def match_some(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = self.ask("POST", "/v1/match", {"items": some})["items"]
-            return found
-
-        return _in_batches(match_some, items, ITEMS_A_CALL)
-
-    def ask(self, method: str, path: str, value: Any = None) -> Any:
-        """The body of a good answer; `LoadTestRefused` if there is none."""
-        return ask_until_answered(self._exchange, method, path, self._key, value).value
-
-
-def ask_again(
-    exchange: ConnectionPool, method: str, path: str, key: str | None, end: float, **more: Any
-) -> Reply:
-    """Repeats a request that is put off, until `end` (of the monotonic clock)."""
-    reply = Reply(OVERDUE)
-    while time.monotonic() < end:
-        reply = exchange.ask(method, path, key, **more)
-        if reply.status not in RETRIABLE:
-            break
-        gevent.sleep(WAIT_S)
-    return reply
-
-
-def ask_until_answered(
-    exchange: ConnectionPool,
-    method: str,
-    path: str,
-    key: str | None,
-    value: Any = None,
-    headers: dict[str, str] | None = None,
-) -> Reply:
-    """Repeats a request until it is answered; `LoadTestRefused` if the answer is not good."""
-    end = time.monotonic() + PATIENCE_S
-    reply = ask_again(exchange, method, path, key, end, value=value, headers=headers)
-    if 200 <= reply.status < 300 and reply.value is not None:
-        return reply
-    said = reply.code or (f"status {reply.status}" if reply.status > 0 else "no answer")
-    raise LoadTestRefused(f"the service at {exchange.target.url} answered {said} to {path}")
-
-
-def _in_batches(
-    work: Callable[[Sequence[Item]], list[Answer]], items: Sequence[Item], size: int
-) -> list[Answer]:
-    """Calls `work` with batches of `size` items, several at once; answers in the items' order."""
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
-    return [answer for answers in run_concurrently(work, parts) for answer in answers]
 
 
 MARGIN = 0.01

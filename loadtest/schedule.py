@@ -15,9 +15,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
-from loadtest.participants import LoadParticipants, PhotographPair
+from loadtest.participants import LoadParticipants, Passport, PhotographPair
 from loadtest.service_calls import (
     IMPOSTOR_REJECTED,
     NEW,
@@ -320,7 +319,7 @@ class Planner:
 
     def _plant(self, kind: Kind, first: Due, later: Due) -> Iterator[Visit]:
         if kind is Kind.RACE:
-            # One face under two new documents at one moment; `judging` compares both answers.
+            # One face under two new documents at one moment; `criteria` compares both answers.
             person = self._racers.pop()
             one = self._visit_enrolling(kind, first, person.first, NEW, person.number)
             yield one

@@ -11,10 +11,19 @@ from typing import Any
 
 import msgpack
 
-from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, ConnectionPool, Keys, Reply
-from loadtest.participants import MARGIN, ModelClient, PhotographPair, Thresholds
+from loadtest.exchange import (
+    LOST,
+    NOT_STARTED,
+    OVERDUE,
+    UNREADABLE,
+    ConnectionPool,
+    Keys,
+    ModelClient,
+    Reply,
+    Thresholds,
+)
+from loadtest.participants import MARGIN, Passport, PhotographPair, SpecimenNumbers
 
 ENROLLMENTS, MATCHES = "/v1/enrollments", "/v1/match"
 QUERIES, SEARCHES = "/v1/lines/query", "/v1/identifications"

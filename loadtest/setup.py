@@ -17,8 +17,16 @@ from urllib.parse import quote
 
 import gevent
 
-from loadtest.document_numbers import SpecimenNumbers, make_numbers
-from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, ReportProgress, run_concurrently
+from loadtest.exchange import (
+    NOT_STARTED,
+    ConnectionPool,
+    Keys,
+    ModelClient,
+    ReportProgress,
+    ask_again,
+    ask_until_answered,
+    run_concurrently,
+)
 from loadtest.participants import (
     RESERVE,
     Candidate,
@@ -26,14 +34,13 @@ from loadtest.participants import (
     Holder,
     ImpostorPair,
     LoadParticipants,
-    ModelClient,
     ParticipantCounts,
+    SpecimenNumbers,
     are_strangers,
-    ask_again,
-    ask_until_answered,
     choose_second,
     drop_known,
     list_cross_pairs,
+    make_numbers,
     open_dataset,
     require_enough,
     select_people,

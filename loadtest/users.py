@@ -37,11 +37,11 @@ from locust import User, events
 from locust.env import Environment
 from locust.exception import StopUser
 
+from loadtest.criteria import Correctness, judge, mark_look_alikes
 from loadtest.errors import Exit, LoadTestRefused, refuse
-from loadtest.exchange import ConnectionPool, read_keys, read_target
-from loadtest.judging import Correctness, judge, mark_look_alikes
+from loadtest.exchange import ConnectionPool, ModelClient, read_keys, read_target
 from loadtest.load import Sender, fire
-from loadtest.participants import ModelClient, ParticipantCounts
+from loadtest.participants import ParticipantCounts
 from loadtest.schedule import Kind, Outcome, Planner, Visit
 from loadtest.service_calls import Answer
 from loadtest.setup import LoadSession, open_session, tell_left

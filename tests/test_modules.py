@@ -67,7 +67,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "faiss": "indexes.flat bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
-        "hdrh": "loadtest.criteria loadtest.load_report",
+        "hdrh": "loadtest.criteria loadtest.commands",
         "httpcore": "serving.webhooks",
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "

@@ -6,21 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing
-from loadtest.criteria import LoadRun, Objective, decide
-from loadtest.document_numbers import SpecimenNumbers
-from loadtest.judging import judge
+from loadtest.config import (
+    DEFAULT_PROFILES,
+    Knee,
+    LoadStep,
+    LoadTestOptions,
+    LoadTestResult,
+    Pacing,
+    Shape,
+)
+from loadtest.criteria import LoadRun, Objective, decide, judge
+from loadtest.exchange import Thresholds
 from loadtest.participants import (
     Holder,
     ImpostorPair,
     LoadParticipants,
     Person,
     PhotographTemplate,
-    Thresholds,
+    SpecimenNumbers,
 )
 from loadtest.schedule import DEFAULT_MIX, Kind, LoadPhase, Outcome, Traffic, Visit
 from loadtest.service_calls import NEW, Answer, Enroll, match, search
-from loadtest.shapes import DEFAULT_PROFILES, Knee, Shape
 
 SPECIMENS = SpecimenNumbers("TEST", 0, 2026)
 THRESHOLDS = Thresholds(verify=0.45, same_document=0.46, review=0.57, certain=0.67)

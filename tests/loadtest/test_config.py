@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from loadtest.commands import main
-from loadtest.config import read_options
+from loadtest.config import DEFAULT_PROFILES, Shape, read_options
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import VARIABLES, read_keys, read_target, service_environment
 from loadtest.schedule import Traffic, read_mix
-from loadtest.shapes import DEFAULT_PROFILES, Shape
 
 
 @pytest.fixture(autouse=True)

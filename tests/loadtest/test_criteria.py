@@ -13,11 +13,11 @@ from loadtest.criteria import (
     count_good,
     decide,
     is_failed,
+    judge,
     measure,
     read_ms,
 )
 from loadtest.exchange import NOT_STARTED, OVERDUE
-from loadtest.judging import judge
 from loadtest.schedule import Kind, LoadPhase, Outcome
 from loadtest.service_calls import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
 from tests.loadtest.making import decided, make_outcome, make_visit

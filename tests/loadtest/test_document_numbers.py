@@ -4,7 +4,7 @@ from datetime import date
 
 from engine.matching.documents import check_documents, read_passport
 from engine.matching.requests import normalise_msisdn
-from loadtest.document_numbers import DIGITS, SERIAL_LENGTH, SpecimenNumbers
+from loadtest.participants import DIGITS, SERIAL_LENGTH, SpecimenNumbers
 from schema.documents import Document
 
 TODAY = date(2026, 11, 25)

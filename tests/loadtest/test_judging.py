@@ -5,10 +5,9 @@ from typing import Any, cast
 
 import pytest
 
+from loadtest.criteria import MOST_CHECKED, Correctness, JudgedVisit, judge, mark_look_alikes
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import LOST, NOT_STARTED
-from loadtest.judging import MOST_CHECKED, Correctness, JudgedVisit, judge, mark_look_alikes
-from loadtest.participants import ModelClient
+from loadtest.exchange import LOST, NOT_STARTED, ModelClient
 from loadtest.schedule import Kind
 from loadtest.service_calls import (
     APPROVED,

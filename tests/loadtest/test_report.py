@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.commands import report_result
-from loadtest.config import LoadStep
-from loadtest.load_report import write_page
+from loadtest.commands import report_result, write_page
+from loadtest.config import Knee, LoadStep
 from loadtest.service_calls import APPROVED, Answer
-from loadtest.shapes import Knee
 from tests.loadtest.making import decided, make_outcome, make_result, make_step, make_visit
 
 GOOD = make_step(10, [make_outcome(make_visit(1), decided(APPROVED))])

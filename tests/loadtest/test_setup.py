@@ -95,7 +95,7 @@ def test_only_keys_that_may_have_been_decided_are_looked_up(
 def test_a_service_that_is_busy_right_after_a_load_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("loadtest.participants.WAIT_S", 0)
+    monkeypatch.setattr("loadtest.exchange.WAIT_S", 0)
     registry = Registry({"lost": "d1"}, busy=4)
     assert clean(registry, make_tracker(("lost", Answer(LOST)))) == 0
     assert registry.holders == {}

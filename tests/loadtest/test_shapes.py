@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.config import CONFIRM_TIMES, MOST_STEPS, find_knee
 from loadtest.errors import LoadTestRefused
-from loadtest.shapes import CONFIRM_TIMES, MOST_STEPS, find_knee
 
 RESOLUTION = 0.04
 
