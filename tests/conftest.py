@@ -35,7 +35,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(migrate: Any) -> Iterator[Any]:
+def postgres(migrate) -> Iterator[Any]:
     """A PostgreSQL server of this session's own, on a socket only; stopped and gone at the end."""
     from bench.standby import start_server
     from tests.migrations import prepare_postgres
@@ -55,7 +55,7 @@ def postgres(migrate: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def postgres_url(postgres: Any) -> Iterator[str]:
+def postgres_url(postgres) -> Iterator[str]:
     """An empty PostgreSQL database, dropped after the test."""
     import psycopg
 
@@ -76,7 +76,7 @@ UNWATCHED = ("tests/bench/", "tests/serving/cluster/", "tests/serving/console/")
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_thread_is_left(request) -> Iterator[None]:
     """What a test starts has come to its end with it."""
     before = set(threading.enumerate())
     yield

@@ -234,9 +234,7 @@ def count_twice(names: Iterable[str]) -> int:
     return sum(count > 1 for count in Counter(names).values())
 
 
-def test_the_product_only_becomes_smaller(
-    texts: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_product_only_becomes_smaller(texts, capsys) -> None:
     figures = measure(texts)
     lower = {
         name: max(figures[name], goal)
@@ -248,7 +246,7 @@ def test_the_product_only_becomes_smaller(
     assert {name: one for name, one in figures.items() if one > BOUNDS[name][0]} == {}
 
 
-def test_two_modules_of_one_name_have_one_subject(texts: dict[str, str]) -> None:
+def test_two_modules_of_one_name_have_one_subject(texts) -> None:
     places = defaultdict(list)
     for path in map(Path, texts):
         is_module = path.suffix == ".py" and path.parts[0] in PACKAGES
@@ -277,7 +275,7 @@ def is_in(module: str, packages: Iterable[str]) -> bool:
     return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
-def test_each_library_is_imported_where_it_belongs(graph: grimp.ImportGraph) -> None:
+def test_each_library_is_imported_where_it_belongs(graph) -> None:
     assert find_strangers(graph) == set()
     unused = {
         (library, package)
@@ -317,7 +315,7 @@ def test_what_threads_decode_is_described_by_one_of_them() -> None:
                 assert not typed or "prepare(" in ast.unparse(one), f"{file}:{one.lineno}"
 
 
-def test_each_package_stands_on_its_foundations_alone(graph: grimp.ImportGraph) -> None:
+def test_each_package_stands_on_its_foundations_alone(graph) -> None:
     strangers = {
         (module, imported)
         for package, foundations in FOUNDATIONS.items()
@@ -338,13 +336,13 @@ def test_a_module_loads_no_more_than_its_process_needs(module: str) -> None:
     assert set(NEVER_LOADED[module].split()) & set(done.stdout.split()) == set()
 
 
-def test_no_test_imports_onnx_runtime(texts: dict[str, str]) -> None:
+def test_no_test_imports_onnx_runtime(texts) -> None:
     importing = re.compile(r"^\s*(import|from) onnxruntime\b", re.MULTILINE)
     assert [path for path, text in texts.items() if importing.search(text)] == [
         "indexes/runtime.py"
     ]
 
 
-def test_no_import_goes_in_a_circle(graph: grimp.ImportGraph) -> None:
+def test_no_import_goes_in_a_circle(graph) -> None:
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     TopologicalSorter(imports).prepare()

@@ -31,7 +31,7 @@ def photograph(picture: Any, folder: Path, count: int, rng: np.random.Generator)
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faces(tmp_path_factory) -> Path:
     """Four people with four photographs each."""
     folder = tmp_path_factory.mktemp("bench") / "faces"
     rng = np.random.default_rng(3)
@@ -41,7 +41,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def photographs(faces: Path) -> Iterator[PhotographPairs]:
+def photographs(faces) -> Iterator[PhotographPairs]:
     """Three pairs of them."""
     with open_pairs(faces, 3, seed=0) as pairs:
         yield pairs
@@ -53,7 +53,7 @@ def population() -> Population:
 
 
 @pytest.fixture
-def run_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run_here(capsys) -> Callable[..., tuple[int, str, str]]:
     """`run_here(*arguments)`: exit status, standard output and standard error of the bench."""
     from bench.__main__ import app
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from bench.core.reports import load_goals
@@ -9,7 +7,7 @@ from engine.errors import RequestError
 NAMES = {goal.name for goal in load_goals() if goal.suite == "accuracy"}
 
 
-def test_rates_that_a_small_folder_cannot_give_are_skipped_and_say_why(faces: Path) -> None:
+def test_rates_that_a_small_folder_cannot_give_are_skipped_and_say_why(faces) -> None:
     results, measured = run(AccuracyConfig(faces=faces))
     assert set(measured) == NAMES
     assert measured["fta"] == 0
@@ -18,11 +16,11 @@ def test_rates_that_a_small_folder_cannot_give_are_skipped_and_say_why(faces: Pa
     assert results[0].setup["people"] == 4
 
 
-def test_only_the_first_people_are_evaluated(faces: Path) -> None:
+def test_only_the_first_people_are_evaluated(faces) -> None:
     results, _ = run(AccuracyConfig(faces=faces, people=2))
     assert results[0].setup["people"] == 2
 
 
-def test_one_person_is_not_enough(faces: Path) -> None:
+def test_one_person_is_not_enough(faces) -> None:
     with pytest.raises(RequestError, match="two people"):
         run(AccuracyConfig(faces=faces, people=1))

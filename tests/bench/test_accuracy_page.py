@@ -21,22 +21,22 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="module")
-def page(images: Path) -> str:
+def page(images) -> str:
     return build_accuracy_page(REPORTS, images)
 
 
-def test_every_picture_of_the_page_is_drawn_and_committed(page: str, images: Path) -> None:
+def test_every_picture_of_the_page_is_drawn_and_committed(page, images) -> None:
     shown = set(re.findall(r"\(img/([^)]+)\)", page))
     assert shown == {path.name for path in images.iterdir()}
     assert all((DOCS / "img" / name).is_file() for name in shown)
 
 
-def test_a_figure_that_changes_in_the_report_changes_on_the_page(page: str, tmp_path: Path) -> None:
+def test_a_figure_that_changes_in_the_report_changes_on_the_page(page, tmp_path) -> None:
     for path in REPORTS.glob("*.json"):
         shutil.copy(path, tmp_path)
     report = json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
@@ -46,7 +46,7 @@ def test_a_figure_that_changes_in_the_report_changes_on_the_page(page: str, tmp_
     assert "| 88 % |" in build_model_card(tmp_path)
 
 
-def test_a_report_of_a_part_or_none_is_refused(tmp_path: Path) -> None:
+def test_a_report_of_a_part_or_none_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match=r"cannot read evaluation\.json"):
         build_model_card(tmp_path)
     report = json.loads((REPORTS / "evaluation.json").read_text("utf-8"))
@@ -55,7 +55,7 @@ def test_a_report_of_a_part_or_none_is_refused(tmp_path: Path) -> None:
         build_model_card(tmp_path)
 
 
-def test_nobody_is_named(page: str) -> None:
+def test_nobody_is_named(page) -> None:
     """LFW's folders are called after people."""
     report = (REPORTS / "evaluation.json").read_text("utf-8")
     for text in (page, report):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ Run = Callable[[list[str]], str]
 
 
 @pytest.fixture
-def figures(tmp_path: Path) -> Figures:
+def figures(tmp_path) -> Figures:
     save = (Figure("save", "s", 0.876), Figure("save", "MB", 652.3))
     batches = (Figure("batches of 32", "decisions/s", 981.0, ratio=6.4),)
     queries = (Figure("FAISS Flat", "ms", 54.4), Figure("exact8, the gallery", "ms", 4.1))
@@ -58,7 +57,7 @@ def figures(tmp_path: Path) -> Figures:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(monkeypatch) -> Run:
     """As the page is made: in the checkout, as wide, with nothing of this machine's settings."""
     from serving.cli.main import app
 
@@ -79,7 +78,7 @@ def list_pictures(page: str) -> list[str]:
     return re.findall(r"\(img/([^)]+\.png)\)", text)
 
 
-def test_the_committed_pages_are_what_the_reports_make(tmp_path: Path) -> None:
+def test_the_committed_pages_are_what_the_reports_make(tmp_path) -> None:
     made = build_documents(ROOT, REPORTS, tmp_path)
     assert {"README.md", "docs/performance.md", "docs/accuracy.md", "docs/sweeps.md"} <= set(made)
     for name, text in made.items():
@@ -95,7 +94,7 @@ def test_a_picture_of_accuracy_is_drawn_from_the_committed_report(picture: str) 
     assert read_stamp(IMAGES / picture) == digest_reports([REPORTS / source])
 
 
-def test_a_stamp_follows_the_reports_and_leaves_the_pixels_alone(tmp_path: Path) -> None:
+def test_a_stamp_follows_the_reports_and_leaves_the_pixels_alone(tmp_path) -> None:
     picture, report = tmp_path / "one.png", tmp_path / "one.json"
     pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
     Image.fromarray(pixels).save(picture)
@@ -109,7 +108,7 @@ def test_a_stamp_follows_the_reports_and_leaves_the_pixels_alone(tmp_path: Path)
     assert read_stamp(picture) != digest_reports([report])
 
 
-def test_without_documents_nothing_is_made(tmp_path: Path) -> None:
+def test_without_documents_nothing_is_made(tmp_path) -> None:
     with pytest.raises(RequestError, match="checkout"):
         build_documents(tmp_path, REPORTS, tmp_path)
 
@@ -122,9 +121,7 @@ def test_blocks_are_replaced_by_name_and_nothing_else_changes() -> None:
         fill_blocks("page.md", page, rendered.replace("one", "two"))
 
 
-def test_a_figure_is_found_by_its_names_and_one_that_is_not_there_is_named(
-    figures: Figures,
-) -> None:
+def test_a_figure_is_found_by_its_names_and_one_that_is_not_there_is_named(figures) -> None:
     assert figures.value("search", "One query", "exact8, the gallery") == 4.1
     assert figures.value("gallery", "Snapshot", "save", "MB") == 652.3
     assert figures.value("registrar", "Decisions", "batches of 32", field="ratio") == 6.4
@@ -150,7 +147,7 @@ def test_the_knee_of_a_load_test_is_within_a_tenth_of_the_benchmark() -> None:
     assert committed.knee["confirmed"]
 
 
-def test_the_largest_sweep_is_about_the_last_that_is_not_refused(figures: Figures) -> None:
+def test_the_largest_sweep_is_about_the_last_that_is_not_refused(figures) -> None:
     """Above it no threshold that is supported keeps to the budget."""
     largest = figures.names()["largest_sweep"]
     curve: CalibrationCurve = load_calibration(Settings()).curve(Comparison.FUSED)
@@ -163,7 +160,7 @@ def test_the_largest_sweep_is_about_the_last_that_is_not_refused(figures: Figure
     assert not is_within(round(largest * 1.6))
 
 
-def test_the_page_has_warnings_and_the_main_results(tmp_path: Path) -> None:
+def test_the_page_has_warnings_and_the_main_results(tmp_path) -> None:
     machine = replace(look(), warnings=("load 9.0 at the start",))
     figure = Figure("one", "ms", 1.0)
     results = tuple(Result(name, {"seed": 0}, (figure,)) for name in (SHOWN_OF_GALLERY, "Shards"))
@@ -183,7 +180,7 @@ def read(text: str) -> tuple[list[str], list[float]]:
 
 @pytest.mark.parametrize(("words", "shown"), SHOWN, ids=[words[:40] for words, _ in SHOWN])
 def test_the_examples_of_a_capacity_plan_are_what_the_command_prints(
-    words: str, shown: str, run: Run
+    words: str, shown: str, run
 ) -> None:
     printed_words, printed = read(print_words(words, run))
     shown_words, numbers = read(shown)

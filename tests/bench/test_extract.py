@@ -18,11 +18,11 @@ Run = tuple[tuple[Result, ...], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def done(faces: Path) -> Run:
+def done(faces) -> Run:
     return run(ExtractConfig(faces=faces, pairs=1, rounds=1))
 
 
-def test_every_goal_is_measured_or_skipped(done: Run) -> None:
+def test_every_goal_is_measured_or_skipped(done) -> None:
     _, measured = done
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "extract"}
     skipped = {name for name, value in measured.items() if isinstance(value, Skipped)}
@@ -33,7 +33,7 @@ HERE = Path(sys.executable)
 CPU = {"threads": 2}
 
 
-def test_a_worker_gives_the_scores_that_this_process_would(photographs: PhotographPairs) -> None:
+def test_a_worker_gives_the_scores_that_this_process_would(photographs) -> None:
     with open_extractor() as extractor:
         found = extractor.extract([path.read_bytes() for path in photographs.photographs])
     vectors = [one.vector for one in found]
@@ -46,12 +46,12 @@ def test_a_worker_gives_the_scores_that_this_process_would(photographs: Photogra
 
 
 @pytest.mark.skipif(find_spec("deepface") is not None, reason="deepface is installed here")
-def test_a_peer_whose_package_is_missing_says_so(photographs: PhotographPairs) -> None:
+def test_a_peer_whose_package_is_missing_says_so(photographs) -> None:
     with pytest.raises(PeerMissing, match="No module named 'deepface'"):
         Peer(HERE, "deepface", photographs, home="/nowhere")
 
 
-def test_a_peer_that_fails_on_a_photograph_says_on_what(photographs: PhotographPairs) -> None:
+def test_a_peer_that_fails_on_a_photograph_says_on_what(photographs) -> None:
     missing = (Path("/no/such/photograph"),) * 2
     broken = PhotographPairs((photographs.pairs[0], missing), "one of them is missing")
     with closing(Peer(HERE, SOSIE, broken, **CPU)) as peer:
@@ -60,7 +60,7 @@ def test_a_peer_that_fails_on_a_photograph_says_on_what(photographs: PhotographP
             peer.match(2)
 
 
-def test_a_worker_that_dies_is_unavailable(photographs: PhotographPairs, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_unavailable(photographs, tmp_path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 7\n")
     python.chmod(0o755)
@@ -68,13 +68,13 @@ def test_a_worker_that_dies_is_unavailable(photographs: PhotographPairs, tmp_pat
         Peer(python, SOSIE, photographs, **CPU)
 
 
-def test_what_is_no_python_is_refused(photographs: PhotographPairs, tmp_path: Path) -> None:
+def test_what_is_no_python_is_refused(photographs, tmp_path) -> None:
     with pytest.raises(RequestError, match="does not start as a Python"):
         Peer(tmp_path / "none", SOSIE, photographs)
 
 
 def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
-    photographs: PhotographPairs, tmp_path: Path
+    photographs, tmp_path
 ) -> None:
     # This interpreter's own path under another name: it lacks deepface.
     config = ExtractConfig(pairs=3, rounds=1, deepface_python=HERE)

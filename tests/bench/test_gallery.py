@@ -26,7 +26,7 @@ Run = tuple[Sequence[Result], Mapping[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def done(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("gallery")
     done = run(GallerySuiteConfig(folder=folder, **TINY))
     assert not list(folder.iterdir()), "the snapshot is gone afterwards"
@@ -38,7 +38,7 @@ def value_of(done: Run, result: str, figure: str) -> float | None:
     return next(found.value for found in one.figures if found.name == figure)
 
 
-def test_nothing_is_missed_and_every_goal_is_measured(done: Run) -> None:
+def test_nothing_is_missed_and_every_goal_is_measured(done) -> None:
     _, measured = done
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "gallery"}
     assert measured["missed_references"] == 0
@@ -46,23 +46,21 @@ def test_nothing_is_missed_and_every_goal_is_measured(done: Run) -> None:
     assert measured["snapshot_answers"] == 1
 
 
-def test_the_memory_of_a_reference_is_the_sum_of_its_parts(done: Run) -> None:
+def test_the_memory_of_a_reference_is_the_sum_of_its_parts(done) -> None:
     parts = ("codes", "plane", "rows", "ids", "residuals", "alive", "head")
     total = sum(value_of(done, "Memory", part) or 0.0 for part in parts)
     assert value_of(done, "Memory", "all") == pytest.approx(total)
     assert total > 32 * 5
 
 
-def test_references_are_looked_for_while_everything_changes(done: Run) -> None:
+def test_references_are_looked_for_while_everything_changes(done) -> None:
     name = "Searching while everything changes"
     assert value_of(done, name, "committed references looked for")
     assert value_of(done, name, "missed") == 0
 
 
 @pytest.mark.parametrize("first_lost", [700, 0])
-def test_a_gallery_that_loses_references_fails(
-    faces_and_scanner: tuple[Faces, Scanner], first_lost: int
-) -> None:
+def test_a_gallery_that_loses_references_fails(faces_and_scanner, first_lost: int) -> None:
     faces, scanner = faces_and_scanner
     gallery = build_gallery(faces.references, scanner)
     gallery.remove(np.arange(first_lost, 1_000), gallery.sequence + 1)
@@ -71,9 +69,7 @@ def test_a_gallery_that_loses_references_fails(
     assert found.missed > 0
 
 
-def test_an_add_that_is_not_visible_is_counted(
-    faces_and_scanner: tuple[Faces, Scanner], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_add_that_is_not_visible_is_counted(faces_and_scanner, monkeypatch) -> None:
     faces, scanner = faces_and_scanner
     gallery = open_empty(32, scanner)
     assert grow(gallery, faces.references[:64], 0, 8, 8)[1] == 0

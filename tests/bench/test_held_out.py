@@ -18,9 +18,7 @@ def singles() -> TemplateSet:
     return single_templates(rows.astype(np.float32), people)
 
 
-def test_everybody_is_measured_on_once_in_a_repeat_and_never_fitted_on_then(
-    singles: TemplateSet,
-) -> None:
+def test_everybody_is_measured_on_once_in_a_repeat_and_never_fitted_on_then(singles) -> None:
     folds = list(split_people(singles, seed=1))
     assert len(folds) == REPEATS * FOLDS
     for fitted, held in folds:
@@ -31,9 +29,7 @@ def test_everybody_is_measured_on_once_in_a_repeat_and_never_fitted_on_then(
         assert sorted(held) == sorted(singles.people)
 
 
-def test_verify_is_measured_on_people_it_was_not_fitted_on(
-    singles: TemplateSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verify_is_measured_on_people_it_was_not_fitted_on(singles, monkeypatch) -> None:
     _, few = check_verify(singles, 0.5, seed=0)
     assert {one.reason for one in few.values()} == {
         "100 people are too few for FMR 1e-04 in half of them"

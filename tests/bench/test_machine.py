@@ -20,7 +20,7 @@ def test_the_stamp_names_processor_memory_packages_and_what_all_cores_can_do() -
     assert (machine.python_mops or 0) > 0
 
 
-def test_variables_that_steer_the_arithmetic_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_steer_the_arithmetic_are_warned_of(monkeypatch) -> None:
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     assert not any("OPENBLAS_CORETYPE" in warning for warning in look().warnings)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
@@ -28,9 +28,7 @@ def test_variables_that_steer_the_arithmetic_are_warned_of(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("load", "is_warned"), [(0.1, False), (64.0, True)])
-def test_a_busy_machine_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, load: float, is_warned: bool
-) -> None:
+def test_a_busy_machine_is_warned_of(monkeypatch, load: float, is_warned: bool) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     assert any("other work" in warning for warning in look().warnings) == is_warned
 

@@ -11,9 +11,6 @@ from bench.core.reports import TARGETS
 TINY = ("--quick", "--n", "300", "--decisions", "64")
 
 
-RunHere = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A folder on a disk: in memory, as /tmp may be, no rate of durable decisions is measured."""
@@ -22,7 +19,7 @@ def disk() -> Iterator[Path]:
 
 
 @pytest.fixture
-def promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def promise(tmp_path, monkeypatch) -> Callable[[str, str], None]:
     """`promise(figure, goal)`: the project's targets with another goal, for any machine."""
 
     def change(wanted: str, goal: str) -> None:
@@ -39,7 +36,7 @@ def promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 
 def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
-    disk: Path, run_here: RunHere, promise: Callable[[str, str], None]
+    disk, run_here, promise
 ) -> None:
     # It promises fewer wrong decisions than none.
     promise("wrong_decisions", "-1")
@@ -61,7 +58,7 @@ def test_a_missed_goal_ends_with_1_and_the_document_says_what_was_measured(
     assert all(entry["extra_info"]["skipped"] for entry in document["skipped"])
 
 
-def test_goals_that_hold_end_with_0_and_are_ticked(disk: Path, run_here: RunHere) -> None:
+def test_goals_that_hold_end_with_0_and_are_ticked(disk, run_here) -> None:
     status, out, err = run_here("registrar", *TINY, "--folder", str(disk))
     assert status == 0, out + err
     assert out.count("✓") == 2
@@ -70,7 +67,7 @@ def test_goals_that_hold_end_with_0_and_are_ticked(disk: Path, run_here: RunHere
     assert "references: 300" in out
 
 
-def test_skipped_figures_are_shown_with_the_reason(faces: Path, run_here: RunHere) -> None:
+def test_skipped_figures_are_shown_with_the_reason(faces, run_here) -> None:
     status, out, err = run_here("accuracy", "--quick", "--faces", str(faces))
     assert status == 0, out + err
     assert "skipped" in out
@@ -78,7 +75,7 @@ def test_skipped_figures_are_shown_with_the_reason(faces: Path, run_here: RunHer
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=[suite.name for suite in SUITES])
-def test_every_suite_shows_its_options(suite: Suite, run_here: RunHere) -> None:
+def test_every_suite_shows_its_options(suite: Suite, run_here) -> None:
     status, out, err = run_here(suite.name, "--help")
     assert status == 0, err
     assert "--n " in out
@@ -97,21 +94,21 @@ def test_every_suite_shows_its_options(suite: Suite, run_here: RunHere) -> None:
         ("shards", "--only", "nothing"),
     ],
 )
-def test_bad_input_ends_with_2_and_one_line(arguments: tuple[str, ...], run_here: RunHere) -> None:
+def test_bad_input_ends_with_2_and_one_line(arguments: tuple[str, ...], run_here) -> None:
     status, out, err = run_here(*arguments)
     assert status == 2
     assert out == ""
     assert len(err.strip().splitlines()) == 1
 
 
-def test_bad_input_is_a_document_where_json_is_asked_for(run_here: RunHere) -> None:
+def test_bad_input_is_a_document_where_json_is_asked_for(run_here) -> None:
     status, out, _ = run_here("accuracy", "--faces", "/no/such/folder", "--json")
     assert status == 2
     assert json.loads(out)["error"]["code"] == "REQUEST.INVALID"
 
 
 def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(
-    run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+    run_here, monkeypatch
 ) -> None:
     monkeypatch.setattr("bench.__main__.NEEDED", ("scipy", "no_such_package"))
     status, out, err = run_here("docs", "--check")

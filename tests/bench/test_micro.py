@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,10 +14,8 @@ from bench.data.vectors import default_thresholds
 from bench.micro.test_kernels import has_found, make, make_case
 from indexes.exact.scanner import available_kernels
 
-RunHere = Callable[..., tuple[int, str, str]]
 
-
-def test_every_kernel_of_this_machine_is_timed_beside_numpy(run_here: RunHere) -> None:
+def test_every_kernel_of_this_machine_is_timed_beside_numpy(run_here) -> None:
     arguments = ("kernels", "--quick", "--n", "2048", "--dim", "64", "--json")
     status, out, err = run_here(*arguments)
     assert status == 0, err
@@ -36,7 +33,7 @@ def test_every_kernel_of_this_machine_is_timed_beside_numpy(run_here: RunHere) -
     }
 
 
-def test_a_dimension_that_no_kernel_takes_is_refused_in_one_line(run_here: RunHere) -> None:
+def test_a_dimension_that_no_kernel_takes_is_refused_in_one_line(run_here) -> None:
     status, _, err = run_here("kernels", "--quick", "--dim", "100")
     assert status == 2
     assert "multiple of 64" in err
@@ -93,7 +90,7 @@ def figures_of(report: Report, name: str) -> dict[str, Figure]:
 
 
 @pytest.mark.slow
-def test_every_goal_of_search_is_measured_or_skipped_for_the_size(searched: Report) -> None:
+def test_every_goal_of_search_is_measured_or_skipped_for_the_size(searched) -> None:
     checks = {check.name: check for check in searched.checks}
     assert set(checks) == {goal.name for goal in load_goals() if goal.suite == "search"}
     assert checks.pop("identical_answers").value == 1
@@ -102,7 +99,7 @@ def test_every_goal_of_search_is_measured_or_skipped_for_the_size(searched: Repo
 
 
 @pytest.mark.slow
-def test_ours_and_the_others_stand_in_one_table(searched: Report) -> None:
+def test_ours_and_the_others_stand_in_one_table(searched) -> None:
     names = list(figures_of(searched, "A batch"))
     assert names[0] == "FAISS Flat"
     for one in (*OURS, "FAISS Flat Panorama", "FAISS IVF", "FAISS RaBitQ", "usearch"):
@@ -111,19 +108,19 @@ def test_ours_and_the_others_stand_in_one_table(searched: Report) -> None:
 
 
 @pytest.mark.slow
-def test_the_exact_ones_find_every_mate_near_the_threshold(searched: Report) -> None:
+def test_the_exact_ones_find_every_mate_near_the_threshold(searched) -> None:
     figures = figures_of(searched, f"Recall of mates, score {default_thresholds().review:.2f}")
     assert [figures[name].value for name in OURS] == [1.0, 1.0]
 
 
 @pytest.mark.slow
-def test_setup_says_what_the_faces_are(searched: Report) -> None:
+def test_setup_says_what_the_faces_are(searched) -> None:
     for result in searched.results:
         assert result.setup["references"] == 3_000
         assert "stretched from 128" in str(result.setup["population"])
 
 
-def test_too_many_references_for_the_memory_are_refused(run_here: RunHere) -> None:
+def test_too_many_references_for_the_memory_are_refused(run_here) -> None:
     status, _, err = run_here("search", "--n", str(10**9))
     assert status == 2
     assert "lower --n" in err

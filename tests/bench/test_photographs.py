@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 import bench.data.photographs
@@ -8,9 +6,7 @@ from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 
 
-def test_without_lfw_portraits_are_made_and_the_source_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_lfw_portraits_are_made_and_the_source_says_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(bench.data.photographs, "LFW", tmp_path / "none")
     with open_pairs(None, 4, seed=1) as made, open_extractor() as extractor:
         assert "LFW is not here" in made.source
@@ -22,7 +18,7 @@ def test_without_lfw_portraits_are_made_and_the_source_says_so(
     assert not made.photographs[0].exists(), "the folder is gone afterwards"
 
 
-def test_a_folder_gives_as_many_pairs_as_asked_for_and_the_same_by_seed(faces: Path) -> None:
+def test_a_folder_gives_as_many_pairs_as_asked_for_and_the_same_by_seed(faces) -> None:
     drawn = []
     for seed in (1, 1, 2):
         with open_pairs(faces, 50, seed) as pairs:
@@ -31,6 +27,6 @@ def test_a_folder_gives_as_many_pairs_as_asked_for_and_the_same_by_seed(faces: P
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="--faces"):
         find_faces(tmp_path / "none")

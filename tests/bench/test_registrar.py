@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
@@ -33,7 +31,7 @@ def answer(decision: str, *reasons: str) -> Answer:
     return Answer(msgspec.convert(decided, DecidedEnrollment))
 
 
-def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path) -> None:
     results, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] == 0
     assert measured["gallery_difference"] == 0
@@ -70,7 +68,7 @@ def test_too_few_decisions_for_the_rounds_are_refused() -> None:
         list(plan_rounds(100, singles=3, rounds=3))
 
 
-def test_a_wrong_engine_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_engine_fails_the_suite(tmp_path, monkeypatch) -> None:
     # An engine that enrolls other faces than it is told to: its gallery knows nobody.
     load = workload.load_holders
     monkeypatch.setattr(

@@ -40,12 +40,12 @@ def test_a_figure_of_repeats_is_their_median_with_quartiles() -> None:
     assert figure == Figure("speed", "ms", 3.0, 2.0, 4.0, 1.5, samples=samples)
 
 
-def test_one_missed_goal_fails_the_report_and_a_skipped_one_does_not(machine: Machine) -> None:
+def test_one_missed_goal_fails_the_report_and_a_skipped_one_does_not(machine) -> None:
     assert Report(machine, (), (GOOD, SKIPPED)).holds
     assert not Report(machine, (), (GOOD, BAD, SKIPPED)).holds
 
 
-def test_the_document_is_that_of_pytest_benchmark_and_is_read_back(machine: Machine) -> None:
+def test_the_document_is_that_of_pytest_benchmark_and_is_read_back(machine) -> None:
     figures = (
         Figure.of("one", "ms", [1.0, 2.0, 4.0], 1.5),
         Figure("two", "GB", 3.0),
@@ -66,7 +66,7 @@ def test_the_document_is_that_of_pytest_benchmark_and_is_read_back(machine: Mach
     assert Report.from_dict(document) == report
 
 
-def test_pytest_benchmark_compares_two_reports(machine: Machine, tmp_path: Path) -> None:
+def test_pytest_benchmark_compares_two_reports(machine, tmp_path) -> None:
     figures = (Figure.of("one", "ms", [1.0, 2.0, 4.0]), Figure("two", "s", 3.0))
     report = Report(machine, (Result("Speed", {}, figures),), (), "search")
     paths = [tmp_path / name for name in ("before.json", "after.json")]
@@ -99,7 +99,7 @@ def make_goal(direction: Direction, goal: float = 2.0) -> Goal:
     return Goal("speed", "tiny", goal, direction, "times", "how fast")
 
 
-def test_a_measured_figure_is_held_against_its_goal(machine: Machine) -> None:
+def test_a_measured_figure_is_held_against_its_goal(machine) -> None:
     least, most = (make_goal(direction) for direction in Direction)
     for value, holds in ((2.5, True), (2.0, True), (1.5, False)):
         assert check_goals([least], "tiny", {"speed": value}, machine) == (
@@ -113,7 +113,7 @@ def test_a_measured_figure_is_held_against_its_goal(machine: Machine) -> None:
     assert check_goals([least], "other", {}, machine) == ()
 
 
-def test_a_goal_in_seconds_or_a_rate_is_the_slower_machines_own(machine: Machine) -> None:
+def test_a_goal_in_seconds_or_a_rate_is_the_slower_machines_own(machine) -> None:
     slow = replace(machine, python_mops=REFERENCE["python_mops"] / 2)
     rate, seconds = (replace(make_goal(direction), kernel="python_mops") for direction in Direction)
     assert check_goals([rate], "tiny", {"speed": 1.0}, slow) == (Check("speed", 1.0, 1.0, True),)
@@ -133,9 +133,7 @@ class TinyConfig:
     seed: int = 5
 
 
-def test_small_sizes_promise_no_speed_and_forgive_no_error(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_sizes_promise_no_speed_and_forgive_no_error(machine, monkeypatch) -> None:
     least, error = make_goal(Direction.AT_LEAST), make_goal(Direction.AT_MOST, 0.0)
     small = TinyConfig(references=99)
     assert not least.explain_unpromised(TinyConfig(references=200, seed=0))
@@ -153,7 +151,7 @@ def test_small_sizes_promise_no_speed_and_forgive_no_error(
     assert not error.explain_unpromised(TinyConfig())
 
 
-def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine: Machine) -> None:
+def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine) -> None:
     with pytest.raises(RequestError, match="has no figure speed"):
         check_goals([make_goal(Direction.AT_LEAST)], "tiny", {"sped": 1.0}, machine)
 
@@ -172,7 +170,7 @@ def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine: Machine)
     ],
 )
 def test_a_wrong_targets_file_is_refused_by_what_is_wrong(
-    tmp_path: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path, text: str, message: str, monkeypatch
 ) -> None:
     path = tmp_path / "targets.toml"
     monkeypatch.setattr("bench.core.reports.TARGETS", path)

@@ -12,7 +12,7 @@ from bench.suites.baselines import PANORAMA, build_gallery, build_segment
 from indexes.exact.scanner import Scanner
 
 
-def test_what_is_not_installed_is_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_missing_with_the_reason(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     faces = Faces(1_000, 32, 0)
     participants = bench.suites.baselines.build_participants(faces.references, Scanner(threads=1))

@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ REFERENCES, SEED = 400, 2
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(tmp_path_factory) -> Home:
     return make_home(tmp_path_factory.mktemp("homes") / "home", REFERENCES, SEED)
 
 
@@ -30,7 +29,7 @@ def open_tokens(home: Home, tokens: list[bytes]) -> np.ndarray:
         return np.stack(list(templates.open(tokens, tenant_of(CALLER))))
 
 
-def test_a_home_has_its_references_and_a_key_of_its_carrier(home: Home) -> None:
+def test_a_home_has_its_references_and_a_key_of_its_carrier(home) -> None:
     presented = parse_key(home.key)
     assert presented is not None
     with home.open() as deployment:
@@ -44,7 +43,7 @@ def test_a_home_has_its_references_and_a_key_of_its_carrier(home: Home) -> None:
     assert home.key not in repr(home)
 
 
-def test_pairs_are_mates_and_strangers_by_turns(home: Home) -> None:
+def test_pairs_are_mates_and_strangers_by_turns(home) -> None:
     items = pair_items(home, 64)
     one = open_tokens(home, [item["probe"]["template"] for item in items])
     other = open_tokens(home, [item["reference"]["template"] for item in items])
@@ -73,13 +72,13 @@ def answer_by_brute_force(home: Home, count: int) -> tuple[list[dict[str, object
     return answers, scores.max(axis=1).tolist()
 
 
-def test_right_searches_are_right_and_find_every_mate(home: Home) -> None:
+def test_right_searches_are_right_and_find_every_mate(home) -> None:
     answers, _ = answer_by_brute_force(home, 64)
     assert check_searches(home, draw_probes(home, 64, SEED), answers) == 0
     assert sum(bool(one["identification"]["candidates"]) for one in answers) > 10  # type: ignore[index]
 
 
-def test_a_missed_candidate_a_false_one_and_a_wrong_score_are_each_counted(home: Home) -> None:
+def test_a_missed_candidate_a_false_one_and_a_wrong_score_are_each_counted(home) -> None:
     probes = draw_probes(home, 64, SEED)
 
     def candidates(answer: dict[str, object]) -> list[dict[str, object]]:
@@ -100,7 +99,7 @@ def test_a_missed_candidate_a_false_one_and_a_wrong_score_are_each_counted(home:
     assert check_searches(home, probes, answers) == 1
 
 
-def test_the_audit_counts_what_is_lost_or_doubled(faces: Path, tmp_path: Path) -> None:
+def test_the_audit_counts_what_is_lost_or_doubled(faces, tmp_path) -> None:
     visitors = draw_people(faces, 4, SEED)
     home = make_home(tmp_path / "home", 300, SEED)
     with home.open() as deployment:
@@ -140,7 +139,7 @@ def read_acknowledgements(home: Home, people: Sequence[Person]) -> list[Acknowle
     ]
 
 
-def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> None:
+def test_people_are_different_and_have_documents_of_their_own(faces) -> None:
     visitors = draw_people(faces, 4, SEED)
     assert len(visitors) == 4
     assert len({person.document.number for person in visitors.people}) == 4
@@ -150,7 +149,7 @@ def test_people_are_different_and_have_documents_of_their_own(faces: Path) -> No
     )
 
 
-def test_portraits_of_one_face_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portraits_of_one_face_say_so(tmp_path, monkeypatch) -> None:
     for module in ("bench.suites.serve.fixtures", "bench.data.photographs"):
         monkeypatch.setattr(f"{module}.LFW", tmp_path / "none")
     visitors = draw_people(None, 3, SEED)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ RIGHT = {"wrong_searches", "lost_enrollments", "doubled_enrollments", "final_fai
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> dict[str, Any]:
+def document(tmp_path_factory, faces) -> dict[str, Any]:
     """Of two parts of the suite: services of its own, started, loaded, killed."""
     folder = tmp_path_factory.mktemp("serve")
     if "CI" in os.environ:
@@ -47,16 +46,14 @@ def values(document: dict[str, Any], result: str) -> dict[str, float | None]:
 
 
 @pytest.mark.slow
-def test_what_small_sizes_prove_holds_and_all_else_is_skipped(document: dict[str, Any]) -> None:
+def test_what_small_sizes_prove_holds_and_all_else_is_skipped(document) -> None:
     checks = {check["name"]: check["holds"] for check in document["checks"]}
     assert {name for name, holds in checks.items() if holds} == RIGHT
     assert {name for name, holds in checks.items() if holds is None} == set(checks) - RIGHT
 
 
 @pytest.mark.slow
-def test_the_service_answers_as_brute_force_does_behind_either_proxy(
-    document: dict[str, Any],
-) -> None:
+def test_the_service_answers_as_brute_force_does_behind_either_proxy(document) -> None:
     matched = values(document, "Matches, one 1:1 item a request")
     assert matched["as it comes"] > 0
     assert matched["behind Serve's own proxy"] > 0
@@ -65,12 +62,12 @@ def test_the_service_answers_as_brute_force_does_behind_either_proxy(
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_when_parts_are_killed(document: dict[str, Any]) -> None:
+def test_nothing_acknowledged_is_lost_when_parts_are_killed(document) -> None:
     books = values(document, "Enrollments after all kills")
     assert books["acknowledged"] > 0
     assert len(values(document, "Recovery from SIGKILL")) >= 2
 
 
-def test_a_missing_folder_is_refused_before_anything_starts(tmp_path: Path, faces: Path) -> None:
+def test_a_missing_folder_is_refused_before_anything_starts(tmp_path, faces) -> None:
     with pytest.raises(RequestError, match="--folder"):
         run(ServeConfig(folder=tmp_path / "none", faces=faces))

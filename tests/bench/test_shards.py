@@ -1,7 +1,6 @@
 """The suite `shards` on few references: what it kills comes back whole, a difference is seen."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def test_a_reference_that_one_of_two_lacks_is_a_difference() -> None:
 # tests/serving/cluster kills the same; CI has twenty minutes for everything.
 @pytest.mark.skipif("CI" in os.environ, reason="three minutes of Ray: run by hand")
 @pytest.mark.slow
-def test_parts_are_killed_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_parts_are_killed_and_nothing_is_lost(tmp_path) -> None:
     config = suite.ShardsConfig(
         references=500, visitors=1_000, probes=64, rounds=2, folder=tmp_path
     )

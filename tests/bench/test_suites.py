@@ -1,8 +1,6 @@
 """A run of several suites as a folder, real ones, small."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -24,13 +22,13 @@ def ran() -> Ran:
     return ran
 
 
-def test_a_suite_that_fails_costs_no_other_and_is_told(ran: Ran) -> None:
+def test_a_suite_that_fails_costs_no_other_and_is_told(ran) -> None:
     assert list(ran.reports) == ["join"]
     assert "/no/such/folder" in ran.failures["accuracy"]
     assert not ran.holds
 
 
-def test_a_folder_has_a_page_and_documents(ran: Ran, tmp_path: Path) -> None:
+def test_a_folder_has_a_page_and_documents(ran, tmp_path) -> None:
     stale = tmp_path / "search.json"
     stale.write_text("{}")
     mine = tmp_path / "mine.json"
@@ -61,7 +59,7 @@ def test_every_suite_of_the_issue_is_run_and_chosen_by_name() -> None:
         choose_suites("sieve")
 
 
-def test_what_is_no_report_is_refused(tmp_path: Path, ran: Ran) -> None:
+def test_what_is_no_report_is_refused(tmp_path, ran) -> None:
     path = tmp_path / "report.json"
     for text in ("", "[]", "{}", '{"machine_info": {}, "benchmarks": []}'):
         path.write_text(text)
@@ -75,10 +73,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path, ran: Ran) -> None:
     assert list(read_reports(path)) == ["join"]
 
 
-RunHere = Callable[..., tuple[int, str, str]]
-
-
-def test_an_unknown_suite_of_a_report_is_refused(tmp_path: Path, run_here: RunHere) -> None:
+def test_an_unknown_suite_of_a_report_is_refused(tmp_path, run_here) -> None:
     status, out, err = run_here("report", "--only", "sieve", "--output", str(tmp_path), "--json")
     assert status == 2, out + err
     assert json.loads(out)["error"]["code"] == "REQUEST.INVALID"

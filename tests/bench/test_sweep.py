@@ -1,7 +1,6 @@
 """The suite `sweep` on few references: what is hidden, and whether it is found."""
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ def planted() -> Planted:
     return plant(PLAN)
 
 
-def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path: Path) -> None:
+def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path) -> None:
     config = SweepConfig(references=4_000, rings=20, traps=6, newcomers=200, folder=tmp_path)
     results, measured = run(config)
     goals = {goal.name for goal in load_goals() if goal.suite == "sweep"}
@@ -40,7 +39,7 @@ def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path: Path)
 
 
 def test_a_grouping_that_joins_chains_and_a_join_that_loses_pairs_fail_the_suite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(sweep_suite, "label_groups", lambda size, _: np.zeros(size, np.int64))
     join = sweep_suite.join_gallery
@@ -58,7 +57,7 @@ def test_a_grouping_that_joins_chains_and_a_join_that_loses_pairs_fail_the_suite
     assert measured["new_pairs_found"] == 0
 
 
-def test_rings_are_one_person_and_everybody_else_is_somebody(planted: Planted) -> None:
+def test_rings_are_one_person_and_everybody_else_is_somebody(planted) -> None:
     assert len(planted.people) == len(planted.vectors) == 4_200
     assert np.allclose(np.linalg.norm(planted.vectors, axis=1), 1, atol=1e-5)
     sizes = [int((rows < planted.first_new).sum()) for rows in planted.rings]
@@ -73,7 +72,7 @@ def test_rings_are_one_person_and_everybody_else_is_somebody(planted: Planted) -
     assert sum((rows >= planted.first_new).sum() for rows in planted.rings) == 10
 
 
-def test_only_neighbours_of_a_trap_reach_the_threshold(planted: Planted) -> None:
+def test_only_neighbours_of_a_trap_reach_the_threshold(planted) -> None:
     assert sorted({len(rows) for rows in planted.traps}) == [3, 5]
     for rows in planted.traps:
         assert is_trap(planted.vectors[rows], THRESHOLD)
@@ -81,9 +80,7 @@ def test_only_neighbours_of_a_trap_reach_the_threshold(planted: Planted) -> None
     assert not is_trap(close, 0.55)
 
 
-def test_planted_pairs_are_those_of_rings_and_traps_that_reach_the_threshold(
-    planted: Planted,
-) -> None:
+def test_planted_pairs_are_those_of_rings_and_traps_that_reach_the_threshold(planted) -> None:
     found = {tuple(pair) for pair in planted_pairs(planted, THRESHOLD).tolist()}
     expected = set()
     for rows in (*planted.rings, *planted.traps):
@@ -94,7 +91,7 @@ def test_planted_pairs_are_those_of_rings_and_traps_that_reach_the_threshold(
     assert len(found) > 20 * 5
 
 
-def test_the_same_plan_gives_the_same_gallery(planted: Planted) -> None:
+def test_the_same_plan_gives_the_same_gallery(planted) -> None:
     again = plant(PLAN)
     assert np.array_equal(again.vectors, planted.vectors)
     assert np.array_equal(again.people, planted.people)

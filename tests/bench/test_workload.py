@@ -6,7 +6,6 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bench.suites.workload import MIX, Expected, VisitKind, Visits, draw_visits, expect_answers
-from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
 from schema.reasons import Decision, Reason
@@ -102,7 +101,7 @@ def test_a_score_on_a_threshold_is_not_asked() -> None:
     assert expect((VisitKind.NEWCOMER, -1, AXES[5], near(5, AT.verify))) == [None]
 
 
-def test_a_day_has_its_mix_and_nobody_of_the_gallery_comes_twice(population: Population) -> None:
+def test_a_day_has_its_mix_and_nobody_of_the_gallery_comes_twice(population) -> None:
     visits = draw_visits(population, 500, 2_000, seed=4)
     counts = Counter(visits.kinds)
     for kind, share in MIX.items():
@@ -116,9 +115,7 @@ def test_a_day_has_its_mix_and_nobody_of_the_gallery_comes_twice(population: Pop
     assert np.linalg.norm(visits.live, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_known_people_bring_their_own_faces_in_photographs_of_their_own(
-    population: Population,
-) -> None:
+def test_known_people_bring_their_own_faces_in_photographs_of_their_own(population) -> None:
     visits = draw_visits(population, 500, 1_000, seed=4)
     known = np.flatnonzero(visits.people >= 0)
     references = population.references(500, 4)[visits.people[known]]
@@ -129,6 +126,6 @@ def test_known_people_bring_their_own_faces_in_photographs_of_their_own(
     assert np.abs(np.einsum("nd,nd->n", references, visits.live[strangers])).mean() < 0.2
 
 
-def test_more_known_visitors_than_people_are_refused(population: Population) -> None:
+def test_more_known_visitors_than_people_are_refused(population) -> None:
     with pytest.raises(RequestError, match="raise --n"):
         draw_visits(population, 5, 1_000, seed=0)

@@ -1,7 +1,6 @@
 """An empty registry for every test below, on SQLite and PostgreSQL alike."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +17,13 @@ MODEL = "sha256:model-of-the-tests"
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path) -> str:
     """Where a new SQLite registry may be made."""
     return f"sqlite:///{tmp_path}/registry.db"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> str:
+def database_url(request) -> str:
     """An empty database of each kind in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
@@ -36,12 +35,12 @@ def key_ring() -> KeyRing:
 
 
 @pytest.fixture
-def vault(key_ring: KeyRing) -> Vault:
+def vault(key_ring) -> Vault:
     return Vault(key_ring, DIM)
 
 
 @pytest.fixture
-def store(database_url: str, vault: Vault) -> Iterator[Store]:
+def store(database_url, vault) -> Iterator[Store]:
     """A registry with two carriers: `red` with the outlets r1 and r2, `blue` with b1."""
     with Store.create(database_url, vault, model_digest=MODEL) as made:
         made.add_carrier(Carrier("red", "Red Mobile"), actor="test")
@@ -52,7 +51,7 @@ def store(database_url: str, vault: Vault) -> Iterator[Store]:
 
 
 @pytest.fixture
-def writer(store: Store) -> Iterator[Writer]:
+def writer(store) -> Iterator[Writer]:
     with store.writer() as held:
         yield held
 

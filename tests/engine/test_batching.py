@@ -60,7 +60,7 @@ def doubler() -> Doubler:
 
 
 @pytest.fixture
-def open_batcher(doubler: Doubler) -> Iterator[Open]:
+def open_batcher(doubler) -> Iterator[Open]:
     """`open_batcher(*lanes, **options)`: a batcher over `doubler`, closed after the test."""
     opened: list[Batcher[list[int], list[int]]] = []
 
@@ -89,7 +89,7 @@ def held(batcher: Batcher[Any, Any], doubler: Doubler, lane: int = 0) -> Iterato
 
 
 def test_what_gathers_during_a_batch_is_the_next_and_each_call_gets_its_own(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
     with held(batcher, doubler):
@@ -100,7 +100,7 @@ def test_what_gathers_during_a_batch_is_the_next_and_each_call_gets_its_own(
     assert batcher.queued() == 0
 
 
-def test_no_worker_takes_a_batch_before_it_may(open_batcher: Open, doubler: Doubler) -> None:
+def test_no_worker_takes_a_batch_before_it_may(open_batcher, doubler) -> None:
     may = threading.Event()
     asked = threading.Semaphore(0)
 
@@ -121,7 +121,7 @@ def test_no_worker_takes_a_batch_before_it_may(open_batcher: Open, doubler: Doub
 
 
 def test_a_call_that_would_not_fit_begins_the_next_batch_and_is_never_split(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher(Lane(3))
     with held(batcher, doubler):
@@ -131,7 +131,7 @@ def test_a_call_that_would_not_fit_begins_the_next_batch_and_is_never_split(
 
 
 def test_a_call_that_is_alone_shares_its_batch_with_nobody_and_keeps_its_turn(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
     with held(batcher, doubler):
@@ -141,7 +141,7 @@ def test_a_call_that_is_alone_shares_its_batch_with_nobody_and_keeps_its_turn(
 
 
 def test_a_full_lane_refuses_at_once_and_one_heavy_call_alone_is_taken(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher(Lane(2, capacity=3))
     with held(batcher, doubler):
@@ -153,7 +153,7 @@ def test_a_full_lane_refuses_at_once_and_one_heavy_call_alone_is_taken(
     assert batcher.submit(call(5)).result(ANSWER_S) == [10]
 
 
-def test_all_lanes_together_have_a_bound_of_their_own(open_batcher: Open, doubler: Doubler) -> None:
+def test_all_lanes_together_have_a_bound_of_their_own(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(4, capacity=2), Lane(4), capacity=4)
     with held(batcher, doubler):
         batcher.submit(call(1, 2))
@@ -164,9 +164,7 @@ def test_all_lanes_together_have_a_bound_of_their_own(open_batcher: Open, double
             batcher.submit(call(6, lane=1))
 
 
-def test_who_waits_for_room_is_let_in_when_there_is_some(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_who_waits_for_room_is_let_in_when_there_is_some(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1, capacity=1))
     with ThreadPoolExecutor(1) as pool:
         with held(batcher, doubler):
@@ -177,9 +175,7 @@ def test_who_waits_for_room_is_let_in_when_there_is_some(
     assert first.result(0) == [2]
 
 
-def test_who_waits_for_room_is_refused_when_the_queue_closes(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_who_waits_for_room_is_refused_when_the_queue_closes(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1, capacity=1))
     with ThreadPoolExecutor(2) as pool:
         with held(batcher, doubler):
@@ -192,7 +188,7 @@ def test_who_waits_for_room_is_refused_when_the_queue_closes(
 
 
 def test_what_is_cancelled_while_it_waits_is_never_done_and_frees_its_room(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     left: list[int] = []
 
@@ -214,7 +210,7 @@ def test_what_is_cancelled_while_it_waits_is_never_done_and_frees_its_room(
     assert left == [1, 2]
 
 
-def test_what_has_begun_cannot_be_cancelled(open_batcher: Open, doubler: Doubler) -> None:
+def test_what_has_begun_cannot_be_cancelled(open_batcher, doubler) -> None:
     batcher = open_batcher()
     doubler.gate.clear()
     begun = batcher.submit(call(1))
@@ -225,7 +221,7 @@ def test_what_has_begun_cannot_be_cancelled(open_batcher: Open, doubler: Doubler
 
 
 def test_what_is_late_when_it_is_taken_is_dropped_beside_its_neighbours(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
     with held(batcher, doubler):
@@ -236,7 +232,7 @@ def test_what_is_late_when_it_is_taken_is_dropped_beside_its_neighbours(
     assert doubler.batches == [[0], [2]]
 
 
-def test_lanes_take_turns_the_first_before_the_last(open_batcher: Open, doubler: Doubler) -> None:
+def test_lanes_take_turns_the_first_before_the_last(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1), Lane(2))
     with held(batcher, doubler, lane=1):
         calls = [batcher.submit(call(number, lane=1)) for number in (10, 11, 12, 13, 14)]
@@ -246,7 +242,7 @@ def test_lanes_take_turns_the_first_before_the_last(open_batcher: Open, doubler:
 
 
 def test_room_that_a_filled_lane_leaves_is_for_the_lanes_after_it_and_not_the_other_way(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher(Lane(3, filled=True), Lane(3))
     with held(batcher, doubler, lane=1):
@@ -261,7 +257,7 @@ def test_room_that_a_filled_lane_leaves_is_for_the_lanes_after_it_and_not_the_ot
 
 
 def test_a_split_call_lets_others_in_after_each_batch_and_comes_whole(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher(Lane(2, splits=True))
     with held(batcher, doubler):
@@ -271,9 +267,7 @@ def test_a_split_call_lets_others_in_after_each_batch_and_comes_whole(
     assert doubler.batches[1:] == [[1, 2], [6, 3], [4, 5]]
 
 
-def test_a_split_call_counts_for_no_more_than_its_places(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_a_split_call_counts_for_no_more_than_its_places(open_batcher, doubler) -> None:
     shown: list[int] = []
     batcher = open_batcher(Lane(2, capacity=4, places=3, splits=True), show=shown.append)
     with held(batcher, doubler):
@@ -287,9 +281,7 @@ def test_a_split_call_counts_for_no_more_than_its_places(
     assert shown[-1] == 0
 
 
-def test_of_a_split_call_that_leaves_midway_the_rest_is_not_done(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_of_a_split_call_that_leaves_midway_the_rest_is_not_done(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(2, splits=True))
     doubler.gate.clear()
     long = batcher.submit(call(1, 2, 3, 4))
@@ -301,9 +293,7 @@ def test_of_a_split_call_that_leaves_midway_the_rest_is_not_done(
     assert doubler.batches == [[1, 2], [5]]
 
 
-def test_of_a_split_call_that_fails_midway_the_rest_is_not_done(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_of_a_split_call_that_fails_midway_the_rest_is_not_done(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(2, splits=True))
     doubler.breaks_on[1] = ValueError("one")
     with held(batcher, doubler):
@@ -313,9 +303,7 @@ def test_of_a_split_call_that_fails_midway_the_rest_is_not_done(
     assert doubler.batches == [[0], [1, 2], [5]]
 
 
-def test_several_workers_carry_out_the_parts_of_one_call(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_several_workers_carry_out_the_parts_of_one_call(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(2, splits=True), workers=3)
     doubler.gate.clear()
     long = batcher.submit(call(*range(6)))
@@ -325,9 +313,7 @@ def test_several_workers_carry_out_the_parts_of_one_call(
     assert long.result(ANSWER_S) == [0, 2, 4, 6, 8, 10]
 
 
-def test_of_parts_that_fail_at_once_the_first_failure_is_told(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_of_parts_that_fail_at_once_the_first_failure_is_told(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1, splits=True), workers=3)
     doubler.breaks_on = {number: ValueError(str(number)) for number in range(3)}
     doubler.gate.clear()
@@ -341,7 +327,7 @@ def test_of_parts_that_fail_at_once_the_first_failure_is_told(
 
 
 def test_those_who_fail_together_get_an_exception_each_and_the_next_batch_is_tried(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
     doubler.breaks_on[1] = ValueError("one")
@@ -353,7 +339,7 @@ def test_those_who_fail_together_get_an_exception_each_and_the_next_batch_is_tri
     assert batcher.submit(call(4)).result(ANSWER_S) == [8]
 
 
-def test_a_result_that_is_an_exception_fails_its_call_alone(open_batcher: Open) -> None:
+def test_a_result_that_is_an_exception_fails_its_call_alone(open_batcher) -> None:
     def perform(batch: Batch[list[int], list[int]]) -> Sequence[Any]:
         return [ValueError() if call.payload == [1] else call.payload for call in batch]
 
@@ -363,7 +349,7 @@ def test_a_result_that_is_an_exception_fails_its_call_alone(open_batcher: Open) 
     assert good.result(ANSWER_S) == [2]
 
 
-def test_results_for_too_few_fail_the_batch(open_batcher: Open) -> None:
+def test_results_for_too_few_fail_the_batch(open_batcher) -> None:
     batcher = open_batcher(perform=lambda _batch: [])
     assert isinstance(batcher.submit(call(1)).exception(ANSWER_S), ValueError)
     with pytest.raises(ValueError, match="2 items came to 1"):
@@ -371,9 +357,7 @@ def test_results_for_too_few_fail_the_batch(open_batcher: Open) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_last_worker_that_ends_answers_all_who_wait_and_shows(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_the_last_worker_that_ends_answers_all_who_wait_and_shows(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1), workers=2)
     doubler.breaks_on = {1: SystemExit(), 2: SystemExit()}
     doubler.gate.clear()
@@ -392,9 +376,7 @@ def test_the_last_worker_that_ends_answers_all_who_wait_and_shows(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_worker_that_ends_leaves_the_others_to_do_what_waits(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_a_worker_that_ends_leaves_the_others_to_do_what_waits(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1), workers=2)
     doubler.breaks_on[1] = SystemExit()
     assert str(batcher.submit(call(1)).exception(ANSWER_S)) == "ended"
@@ -403,7 +385,7 @@ def test_a_worker_that_ends_leaves_the_others_to_do_what_waits(
 
 
 def test_a_failed_queue_tells_who_waits_and_who_comes_and_ends_what_has_begun(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
     doubler.gate.clear()
@@ -419,9 +401,7 @@ def test_a_failed_queue_tells_who_waits_and_who_comes_and_ends_what_has_begun(
     assert str(batcher.failure) == "gone"
 
 
-def test_a_closing_queue_does_what_waits_and_refuses_who_comes(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_a_closing_queue_does_what_waits_and_refuses_who_comes(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1))
     with held(batcher, doubler), ThreadPoolExecutor(1) as pool:
         calls = [batcher.submit(call(number)) for number in (1, 2)]
@@ -442,7 +422,7 @@ def gather_two(batcher: Batcher[Any, Any], doubler: Doubler) -> None:
 
 
 def test_after_a_batch_of_several_the_next_is_waited_for_until_it_is_full(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher(Lane(3, gather_s=LONG_S))
     gather_two(batcher, doubler)
@@ -453,15 +433,13 @@ def test_after_a_batch_of_several_the_next_is_waited_for_until_it_is_full(
     assert doubler.batches == [[0], [1, 2], [4, 5, 6]]
 
 
-def test_who_comes_alone_is_not_made_to_wait(open_batcher: Open) -> None:
+def test_who_comes_alone_is_not_made_to_wait(open_batcher) -> None:
     batcher = open_batcher(Lane(3, gather_s=LONG_S))
     for number in range(3):
         assert batcher.submit(call(number)).result(ANSWER_S) == [2 * number]
 
 
-def test_when_nobody_joins_the_batch_is_taken_and_the_next_at_once(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_when_nobody_joins_the_batch_is_taken_and_the_next_at_once(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(3, gather_s=0.02))
     gather_two(batcher, doubler)
     assert batcher.submit(call(4)).result(ANSWER_S) == [8]
@@ -470,7 +448,7 @@ def test_when_nobody_joins_the_batch_is_taken_and_the_next_at_once(
 
 @pytest.mark.parametrize("way", ["alone", "other lane", "closing"])
 def test_waiting_for_more_ends_when_it_would_keep_others_waiting(
-    open_batcher: Open, doubler: Doubler, way: str
+    open_batcher, doubler, way: str
 ) -> None:
     batcher = open_batcher(Lane(3, gather_s=LONG_S), Lane(1))
     gather_two(batcher, doubler)
@@ -484,9 +462,7 @@ def test_waiting_for_more_ends_when_it_would_keep_others_waiting(
     assert first.result(ANSWER_S) == [8]
 
 
-def test_who_leaves_while_a_batch_gathers_ends_no_worker(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_who_leaves_while_a_batch_gathers_ends_no_worker(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(3, gather_s=LONG_S))
     gather_two(batcher, doubler)
     assert batcher.submit(call(4)).cancel()
@@ -496,7 +472,7 @@ def test_who_leaves_while_a_batch_gathers_ends_no_worker(
 
 
 def test_each_batch_is_observed_and_an_observer_that_fails_stops_nothing(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     seen: list[int] = []
 
@@ -514,7 +490,7 @@ def test_each_batch_is_observed_and_an_observer_that_fails_stops_nothing(
     assert seen == [1, 1, 3]
 
 
-def test_a_call_that_takes_errors_as_values_gets_them(open_batcher: Open, doubler: Doubler) -> None:
+def test_a_call_that_takes_errors_as_values_gets_them(open_batcher, doubler) -> None:
     class Valued(Pending[list[int], Any]):
         def fail(self, error: Exception) -> None:
             self.set_result(error)
@@ -527,7 +503,7 @@ def test_a_call_that_takes_errors_as_values_gets_them(open_batcher: Open, double
 
 
 def test_coroutines_ask_and_one_that_is_cancelled_takes_what_waits_along(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
 
@@ -547,7 +523,7 @@ def test_coroutines_ask_and_one_that_is_cancelled_takes_what_waits_along(
 
 
 def test_a_coroutine_hears_that_its_time_is_over_whether_or_not_its_call_has_begun(
-    open_batcher: Open, doubler: Doubler
+    open_batcher, doubler
 ) -> None:
     batcher = open_batcher(Lane(1, splits=True))
 
@@ -566,9 +542,7 @@ def test_a_coroutine_hears_that_its_time_is_over_whether_or_not_its_call_has_beg
     assert doubler.batches == [[1], [4]]
 
 
-def test_what_coroutines_ask_in_one_go_is_for_all_workers(
-    open_batcher: Open, doubler: Doubler
-) -> None:
+def test_what_coroutines_ask_in_one_go_is_for_all_workers(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1), workers=3)
 
     async def ask() -> None:
@@ -582,7 +556,7 @@ def test_what_coroutines_ask_in_one_go_is_for_all_workers(
     asyncio.run(ask())
 
 
-def test_a_coroutine_is_refused_and_told_what_fails(open_batcher: Open, doubler: Doubler) -> None:
+def test_a_coroutine_is_refused_and_told_what_fails(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(8, capacity=1))
     doubler.breaks_on[1] = ValueError("one")
 
@@ -598,7 +572,7 @@ def test_a_coroutine_is_refused_and_told_what_fails(open_batcher: Open, doubler:
     asyncio.run(ask())
 
 
-def test_a_worker_outlives_a_loop_that_is_gone(open_batcher: Open, doubler: Doubler) -> None:
+def test_a_worker_outlives_a_loop_that_is_gone(open_batcher, doubler) -> None:
     batcher = open_batcher()
 
     async def leave(number: int) -> None:
@@ -615,7 +589,7 @@ def test_a_worker_outlives_a_loop_that_is_gone(open_batcher: Open, doubler: Doub
         assert doubler.entered.acquire(timeout=ANSWER_S)
 
 
-def test_many_threads_at_once_all_get_their_own(open_batcher: Open) -> None:
+def test_many_threads_at_once_all_get_their_own(open_batcher) -> None:
     batcher = open_batcher(Lane(16, splits=True, filled=True), Lane(16), workers=3)
 
     def ask(number: int) -> bool:

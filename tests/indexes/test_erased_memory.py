@@ -3,7 +3,6 @@
 import gc
 import sys
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,7 +240,7 @@ def test_memory_is_overwritten_with_the_last_array_over_it_or_given_back_to_the_
     assert seen["freed"] == dict.fromkeys(forms, 0)
 
 
-def test_memory_that_is_no_arrays_own_stays_as_it_is(tmp_path: Path) -> None:
+def test_memory_that_is_no_arrays_own_stays_as_it_is(tmp_path) -> None:
     path, kept = tmp_path / "rows", bytes(range(64))
     path.write_bytes(kept)
     for array in (np.memmap(path, mode="r+"), np.frombuffer(kept, np.uint8)):

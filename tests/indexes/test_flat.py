@@ -14,7 +14,6 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
-from tests.indexes.conftest import UnitRows
 from tests.indexes.sharding.local_shards import open_local
 
 NAN, INF = float("nan"), float("inf")
@@ -25,7 +24,7 @@ def as_ids(*keys: int) -> Ids:
 
 
 @pytest.fixture
-def rows(unit_rows: UnitRows) -> Vectors:
+def rows(unit_rows) -> Vectors:
     return unit_rows(10)
 
 
@@ -41,7 +40,7 @@ OPENERS: dict[str, Callable[[], VectorIndex]] = {
 
 
 @pytest.fixture(params=OPENERS)
-def index(request: pytest.FixtureRequest, rows: Vectors) -> Iterator[VectorIndex]:
+def index(request, rows) -> Iterator[VectorIndex]:
     """Ten references: of exact8 in a segment, in full heads and in the growing one."""
     index = OPENERS[request.param]()
     index.add(np.arange(100, 108), rows[:8])
@@ -76,7 +75,7 @@ INVALID_VECTORS = {
 
 @pytest.mark.parametrize("spoil", INVALID_VECTORS.values(), ids=INVALID_VECTORS.keys())
 def test_invalid_vectors_are_refused_and_change_nothing(
-    index: VectorIndex, rows: Vectors, spoil: Callable[[Vectors], Vectors]
+    index, rows, spoil: Callable[[Vectors], Vectors]
 ) -> None:
     spoilt, before = spoil(rows), index.vectors(index.ids)
     with pytest.raises(VectorInvalid):
@@ -98,7 +97,7 @@ def test_a_length_within_the_tolerance_is_let_in_as_it_is(length: float) -> None
     assert np.array_equal(index.vectors(as_ids(1)), row)
 
 
-def test_the_refusal_names_dtype_and_row(index: VectorIndex, rows: Vectors) -> None:
+def test_the_refusal_names_dtype_and_row(index, rows) -> None:
     with pytest.raises(VectorInvalid, match="float64; give float32"):
         index.search(rows.astype(np.float64), 1)
     with pytest.raises(VectorInvalid, match="vector 3 is not finite"):
@@ -120,9 +119,7 @@ INVALID_IDS = {
 
 
 @pytest.mark.parametrize("ids", INVALID_IDS.values(), ids=INVALID_IDS.keys())
-def test_invalid_ids_are_refused_and_add_nothing(
-    index: VectorIndex, rows: Vectors, ids: Ids
-) -> None:
+def test_invalid_ids_are_refused_and_add_nothing(index, rows, ids: Ids) -> None:
     with pytest.raises(IdInvalid):
         index.add(ids, rows[:2])
     assert index.ids.tolist() == list(range(100, 110))
@@ -130,34 +127,32 @@ def test_invalid_ids_are_refused_and_add_nothing(
 
 
 @pytest.mark.parametrize("ids", [as_ids(100, 99), as_ids(100, 100), as_ids(100, -1)])
-def test_an_invalid_removal_removes_nothing(index: VectorIndex, ids: Ids) -> None:
+def test_an_invalid_removal_removes_nothing(index, ids: Ids) -> None:
     with pytest.raises(IdInvalid):
         index.remove(ids)
     assert index.ids.tolist() == list(range(100, 110))
 
 
-def test_vectors_of_an_unknown_id_are_refused_by_name(index: VectorIndex) -> None:
+def test_vectors_of_an_unknown_id_are_refused_by_name(index) -> None:
     with pytest.raises(IdInvalid, match="id 7 is not in the index"):
         index.vectors(as_ids(100, 7))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.0, True, "1"])
-def test_k_below_one_or_not_whole_is_refused(index: VectorIndex, rows: Vectors, k: int) -> None:
+def test_k_below_one_or_not_whole_is_refused(index, rows, k: int) -> None:
     with pytest.raises(SearchInvalid):
         index.search(rows, k)
 
 
 @pytest.mark.parametrize("threshold", [NAN, INF, -INF, "0.5", None])
-def test_a_threshold_that_is_not_finite_is_refused(
-    index: VectorIndex, rows: Vectors, threshold: float
-) -> None:
+def test_a_threshold_that_is_not_finite_is_refused(index, rows, threshold: float) -> None:
     with pytest.raises(SearchInvalid):
         index.range_search(rows, threshold)
 
 
 @pytest.mark.parametrize(("threshold", "found"), [(1e300, 0), (-1e300, 10), (-2, 10)])
 def test_thresholds_beyond_all_scores_find_none_or_all(
-    index: VectorIndex, rows: Vectors, threshold: float, found: int
+    index, rows, threshold: float, found: int
 ) -> None:
     assert len(index.range_search(rows[:1], threshold).ids) == found
 
@@ -168,7 +163,7 @@ def test_dim_below_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("queries", [0, 1, 30])
-def test_an_empty_index_answers_every_query_with_nothing(unit_rows: UnitRows, queries: int) -> None:
+def test_an_empty_index_answers_every_query_with_nothing(unit_rows, queries: int) -> None:
     index = FlatIndex(16)
     for hits in (index.search(unit_rows(queries), 3), index.range_search(unit_rows(queries), -1.0)):
         assert len(hits) == queries
@@ -176,7 +171,7 @@ def test_an_empty_index_answers_every_query_with_nothing(unit_rows: UnitRows, qu
         assert (hits.ids.dtype, hits.scores.dtype) == (np.int64, np.float32)
 
 
-def test_empty_batches_are_fine(index: VectorIndex) -> None:
+def test_empty_batches_are_fine(index) -> None:
     none = np.empty((0, 16), np.float32)
     index.add(as_ids(), none)
     index.remove(as_ids())
@@ -196,7 +191,7 @@ def test_a_threshold_is_compared_as_the_caller_would_compare_it() -> None:
     assert len(index.range_search(query, float(score)).ids) == 1
 
 
-def test_a_pair_has_one_score_in_any_batch(unit_rows: UnitRows) -> None:
+def test_a_pair_has_one_score_in_any_batch(unit_rows) -> None:
     index = FlatIndex(128)
     index.add(np.arange(2000), unit_rows(2000, 128))
     queries = unit_rows(64, 128, seed=1)
@@ -210,7 +205,7 @@ def test_a_pair_has_one_score_in_any_batch(unit_rows: UnitRows) -> None:
         assert np.array_equal(ranged.scores, alone.scores)
 
 
-def test_strided_input_is_the_same_as_contiguous(unit_rows: UnitRows) -> None:
+def test_strided_input_is_the_same_as_contiguous(unit_rows) -> None:
     index = FlatIndex(16)
     wide = np.zeros((4, 32), np.float32)
     wide[:, ::2] = unit_rows(4, seed=2)
@@ -218,7 +213,7 @@ def test_strided_input_is_the_same_as_contiguous(unit_rows: UnitRows) -> None:
     assert np.array_equal(index.vectors(as_ids(0, 2, 4, 6)), unit_rows(4, seed=2))
 
 
-def test_removed_rows_are_overwritten_in_memory(unit_rows: UnitRows) -> None:
+def test_removed_rows_are_overwritten_in_memory(unit_rows) -> None:
     import faiss
 
     index = FlatIndex(16)
@@ -230,7 +225,7 @@ def test_removed_rows_are_overwritten_in_memory(unit_rows: UnitRows) -> None:
 
 
 @pytest.mark.parametrize("queries", [1, 3, 20])
-def test_each_query_may_have_a_floor_of_its_own(unit_rows: UnitRows, queries: int) -> None:
+def test_each_query_may_have_a_floor_of_its_own(unit_rows, queries: int) -> None:
     index = FlatIndex(16)
     index.add(np.arange(300), unit_rows(300))
     probes = unit_rows(queries, seed=1)
@@ -244,7 +239,7 @@ def test_each_query_may_have_a_floor_of_its_own(unit_rows: UnitRows, queries: in
         assert sorted(scores[mine]) == sorted(expected.scores)
 
 
-def test_the_account_counts_what_is_held(unit_rows: UnitRows) -> None:
+def test_the_account_counts_what_is_held(unit_rows) -> None:
     index = FlatIndex(16)
     assert index.account().total == 0
     index.add(np.arange(9), unit_rows(9))

@@ -28,28 +28,26 @@ from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
-from tests.indexes.conftest import UnitRows, assert_same
+from tests.indexes.conftest import assert_same
 from tests.indexes.sharding.local_shards import open_local
 
 BATCH = 8
 
 
 @pytest.fixture
-def gallery(unit_rows: UnitRows) -> Gallery:
+def gallery(unit_rows) -> Gallery:
     gallery = Gallery(FlatIndex(16))
     gallery.add(np.arange(10), unit_rows(10), sequence=5)
     return gallery
 
 
-def test_an_answer_states_the_gallery_that_was_searched(
-    gallery: Gallery, unit_rows: UnitRows
-) -> None:
+def test_an_answer_states_the_gallery_that_was_searched(gallery, unit_rows) -> None:
     for found in (gallery.search(unit_rows(2), 1), gallery.range_search(unit_rows(2), 0.99)):
         assert (found.sequence, found.searched) == (5, 10)
         assert found.hits.ids.tolist() == [0, 1]
 
 
-def test_it_holds_what_its_index_holds(gallery: Gallery, unit_rows: UnitRows) -> None:
+def test_it_holds_what_its_index_holds(gallery, unit_rows) -> None:
     gallery.remove(np.array([4]), sequence=6)
     assert (gallery.sequence, gallery.dim, gallery.kind, len(gallery)) == (6, 16, "flat", 9)
     assert gallery.look() == Standing(sequence=6, size=9, coming=None)
@@ -61,7 +59,7 @@ def test_it_holds_what_its_index_holds(gallery: Gallery, unit_rows: UnitRows) ->
 
 @pytest.mark.parametrize("sequence", [5, 4, 0, -1])
 def test_a_sequence_that_does_not_grow_is_refused_and_changes_nothing(
-    gallery: Gallery, unit_rows: UnitRows, sequence: int
+    gallery, unit_rows, sequence: int
 ) -> None:
     with pytest.raises(SequenceInvalid):
         gallery.add(np.array([50]), unit_rows(1), sequence)
@@ -71,9 +69,7 @@ def test_a_sequence_that_does_not_grow_is_refused_and_changes_nothing(
     assert gallery.sequence == 5
 
 
-def test_a_refused_batch_leaves_the_watermark_and_the_lock_free(
-    gallery: Gallery, unit_rows: UnitRows
-) -> None:
+def test_a_refused_batch_leaves_the_watermark_and_the_lock_free(gallery, unit_rows) -> None:
     with pytest.raises(IdInvalid):
         gallery.add(np.array([1]), unit_rows(1), sequence=6)
     with pytest.raises(VectorInvalid):
@@ -88,12 +84,12 @@ def test_a_refused_batch_leaves_the_watermark_and_the_lock_free(
     assert gallery.look() == Standing(sequence=6, size=11, coming=None)
 
 
-def test_an_empty_batch_moves_the_watermark(gallery: Gallery) -> None:
+def test_an_empty_batch_moves_the_watermark(gallery) -> None:
     gallery.add(np.empty(0, np.int64), np.empty((0, 16), np.float32), sequence=9)
     assert (gallery.sequence, len(gallery)) == (9, 10)
 
 
-def test_a_loaded_index_starts_at_the_sequence_of_its_store(unit_rows: UnitRows) -> None:
+def test_a_loaded_index_starts_at_the_sequence_of_its_store(unit_rows) -> None:
     index = FlatIndex(16)
     index.add(np.arange(10), unit_rows(10))
     assert Gallery(index, sequence=77).search(unit_rows(1), 1).sequence == 77
@@ -101,7 +97,7 @@ def test_a_loaded_index_starts_at_the_sequence_of_its_store(unit_rows: UnitRows)
         Gallery(index, sequence=-1)
 
 
-def test_contents_are_a_copy_of_one_moment(gallery: Gallery, unit_rows: UnitRows) -> None:
+def test_contents_are_a_copy_of_one_moment(gallery, unit_rows) -> None:
     contents = gallery.contents()
     gallery.remove(np.arange(10), sequence=6)
     assert contents.sequence == 5
@@ -111,7 +107,7 @@ def test_contents_are_a_copy_of_one_moment(gallery: Gallery, unit_rows: UnitRows
 
 @pytest.mark.parametrize("shards", [0, 2])
 def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(
-    unit_rows: UnitRows, shards: int
+    unit_rows, shards: int
 ) -> None:
     """Batches of one face under eight ids: a search finds eight or none, never some."""
     rounds = 300
@@ -169,7 +165,7 @@ HEAD_ROWS = 16
 
 
 @pytest.fixture
-def segmented(unit_rows: UnitRows) -> Gallery:
+def segmented(unit_rows) -> Gallery:
     """Ids 0 to 99: 64 in one segment, 36 in two full heads and a growing one."""
     gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER))
     rows = unit_rows(100)
@@ -191,7 +187,7 @@ def sealed_names(gallery: Gallery) -> set[str]:
     return {segment.name for segment in pinned.segments[: len(pinned.segments) - pinned.head]}
 
 
-def test_an_index_without_segments_needs_no_upkeep(gallery: Gallery) -> None:
+def test_an_index_without_segments_needs_no_upkeep(gallery) -> None:
     assert not gallery.maintain()
     gallery.settle()
     gallery.compact()
@@ -202,7 +198,7 @@ def test_an_index_without_segments_needs_no_upkeep(gallery: Gallery) -> None:
     assert account.total >= 10 * 16 * 4
 
 
-def test_a_flat_gallery_is_pinned_as_one_segment(gallery: Gallery, unit_rows: UnitRows) -> None:
+def test_a_flat_gallery_is_pinned_as_one_segment(gallery, unit_rows) -> None:
     pinned = gallery.pin(SCANNER)
     (segment,) = pinned.segments
     assert (pinned.sequence, pinned.head, pinned.removed_since) == (5, 1, {})
@@ -212,7 +208,7 @@ def test_a_flat_gallery_is_pinned_as_one_segment(gallery: Gallery, unit_rows: Un
     assert np.array_equal(segment.rows.take(rows), unit_rows(10))
 
 
-def test_upkeep_changes_no_answer_and_no_watermark(segmented: Gallery, unit_rows: UnitRows) -> None:
+def test_upkeep_changes_no_answer_and_no_watermark(segmented, unit_rows) -> None:
     queries = unit_rows(7, seed=1)
     before = segmented.search(queries, 20)
     jobs = 0
@@ -225,7 +221,7 @@ def test_upkeep_changes_no_answer_and_no_watermark(segmented: Gallery, unit_rows
     assert jobs > 0
 
 
-def test_compact_leaves_nothing_of_what_was_removed(segmented: Gallery) -> None:
+def test_compact_leaves_nothing_of_what_was_removed(segmented) -> None:
     names = sealed_names(segmented)
     segmented.remove(np.array([1, 70, 99]), sequence=200)
     segmented.compact()
@@ -237,7 +233,7 @@ def test_compact_leaves_nothing_of_what_was_removed(segmented: Gallery) -> None:
     assert len(segmented) == 97
 
 
-def test_compact_leaves_nothing_of_the_last_references(segmented: Gallery) -> None:
+def test_compact_leaves_nothing_of_the_last_references(segmented) -> None:
     segmented.remove(np.arange(100), sequence=200)
     assert segmented.segments
     segmented.compact()
@@ -245,7 +241,7 @@ def test_compact_leaves_nothing_of_the_last_references(segmented: Gallery) -> No
     assert segmented.account().codes == segmented.account().rows == 0
 
 
-def test_a_refused_large_batch_changes_nothing(segmented: Gallery, unit_rows: UnitRows) -> None:
+def test_a_refused_large_batch_changes_nothing(segmented, unit_rows) -> None:
     rows, ids = unit_rows(100, seed=2), np.r_[200:299, 70]
     with pytest.raises(IdInvalid, match="id 70"):
         segmented.add(ids, rows, sequence=200)
@@ -259,7 +255,7 @@ def test_a_refused_large_batch_changes_nothing(segmented: Gallery, unit_rows: Un
     assert (segmented.sequence, len(segmented)) == (200, 200)
 
 
-def test_pinned_flags_stay_as_of_their_moment(segmented: Gallery, unit_rows: UnitRows) -> None:
+def test_pinned_flags_stay_as_of_their_moment(segmented, unit_rows) -> None:
     segmented.remove(np.array([5]), sequence=100)
     pinned = segmented.pin()
     segmented.remove(np.arange(6, 40), sequence=101)
@@ -273,7 +269,7 @@ def test_pinned_flags_stay_as_of_their_moment(segmented: Gallery, unit_rows: Uni
     assert list(pinned.removed_since) == [pinned.segments[0].name]
 
 
-def test_rows_may_be_served_from_elsewhere(segmented: Gallery, unit_rows: UnitRows) -> None:
+def test_rows_may_be_served_from_elsewhere(segmented, unit_rows) -> None:
     (segment, _) = segmented.pin().segments
     copied = MemoryRows(segment.rows.take(np.arange(64)))
     assert segmented.replace_rows(segment.name, copied)
@@ -285,7 +281,7 @@ def test_rows_may_be_served_from_elsewhere(segmented: Gallery, unit_rows: UnitRo
 
 
 def test_rows_served_from_elsewhere_are_without_what_was_removed_since_they_were_copied(
-    segmented: Gallery, unit_rows: UnitRows
+    segmented, unit_rows
 ) -> None:
     (segment, _) = segmented.pin().segments
     copied = MemoryRows(segment.rows.take(np.arange(64)))
@@ -310,7 +306,7 @@ class HeldRows(MemoryRows):
 
 
 def test_who_reads_an_older_view_reads_its_rows_whole_and_then_they_are_wiped_everywhere(
-    unit_rows: UnitRows,
+    unit_rows,
 ) -> None:
     gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER))
     gallery.add(np.arange(64), unit_rows(128)[:64], sequence=1)
@@ -334,7 +330,7 @@ def test_who_reads_an_older_view_reads_its_rows_whole_and_then_they_are_wiped_ev
 
 
 def test_the_rows_that_are_served_from_elsewhere_are_freed_by_their_last_reader_and_wiped_in_both(
-    segmented: Gallery,
+    segmented,
 ) -> None:
     pinned = segmented.pin()
     (segment, _) = pinned.segments
@@ -352,9 +348,7 @@ def test_the_rows_that_are_served_from_elsewhere_are_freed_by_their_last_reader_
     assert older() is None
 
 
-def test_a_job_that_fails_leaves_the_gallery_as_it_was(
-    segmented: Gallery, unit_rows: UnitRows
-) -> None:
+def test_a_job_that_fails_leaves_the_gallery_as_it_was(segmented, unit_rows) -> None:
     segment = segmented.pin().segments[0]
     whole = segment.rows
     segmented.remove(np.array([7]), sequence=200)
@@ -369,9 +363,7 @@ def test_a_job_that_fails_leaves_the_gallery_as_it_was(
     assert segmented.pin().removed_since == {}
 
 
-def test_a_swap_that_fails_loses_nothing_and_is_made_later(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_swap_that_fails_loses_nothing_and_is_made_later(unit_rows, monkeypatch) -> None:
     gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=4, fan=2)))
     for start in range(0, 12, 4):
         ids = np.arange(start, start + 4)
@@ -407,7 +399,7 @@ class HeldScanner(Scanner):
 
 @pytest.mark.parametrize("k", [None, 3])
 def test_changes_do_not_wait_for_a_search_and_its_answer_leaves_out_what_they_removed(
-    unit_rows: UnitRows, k: int | None
+    unit_rows, k: int | None
 ) -> None:
     scanner, rows = HeldScanner(), unit_rows(100)
     gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner))
@@ -434,7 +426,7 @@ def test_changes_do_not_wait_for_a_search_and_its_answer_leaves_out_what_they_re
 
 
 def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_end(
-    unit_rows: UnitRows,
+    unit_rows,
 ) -> None:
     scanner, rows = HeldScanner(), unit_rows(100)
     gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner))
@@ -481,9 +473,7 @@ class FailingRows(MemoryRows):
         super().wipe(rows)
 
 
-def test_a_wipe_that_fails_keeps_no_other_from_being_done_and_is_done_later(
-    unit_rows: UnitRows,
-) -> None:
+def test_a_wipe_that_fails_keeps_no_other_from_being_done_and_is_done_later(unit_rows) -> None:
     scanner, rows = HeldScanner(), unit_rows(100)
     index = SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner)
     gallery = Gallery(index)
@@ -521,7 +511,7 @@ class HeldPreparing(HeldScanner):
         super().prepare(codes)
 
 
-def test_what_is_removed_is_wiped_from_the_pins_of_a_flat_gallery_too(gallery: Gallery) -> None:
+def test_what_is_removed_is_wiped_from_the_pins_of_a_flat_gallery_too(gallery) -> None:
     scanner = HeldPreparing()
     with ThreadPoolExecutor(2) as pool:
         pinning = pool.submit(gallery.pin, scanner)
@@ -541,9 +531,7 @@ def test_what_is_removed_is_wiped_from_the_pins_of_a_flat_gallery_too(gallery: G
         assert (segment.codes.bytes[at] == 128).all()
 
 
-def test_threads_that_a_flat_pin_has_made_end_with_it(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_a_flat_pin_has_made_end_with_it(gallery, monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
     before = set(threading.enumerate())
     pinned = gallery.pin()
@@ -568,7 +556,7 @@ STEPS = st.lists(
 
 
 @pytest.fixture(scope="module", params=["flat", "segmented", "sharded"])
-def open_gallery(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[Gallery]]:
+def open_gallery(request) -> Callable[[], AbstractContextManager[Gallery]]:
     @contextmanager
     def opened() -> Iterator[Gallery]:
         if request.param == "sharded":
@@ -585,8 +573,8 @@ def open_gallery(request: pytest.FixtureRequest) -> Callable[[], AbstractContext
 @settings(max_examples=40, deadline=None)
 @given(before=STEPS, after=STEPS, known=st.sampled_from([(64, 4096), (2, 4096), (64, 12)]))
 def test_an_answer_brought_up_to_date_is_the_one_of_a_new_search(
-    open_gallery: Callable[[], AbstractContextManager[Gallery]],
-    unit_rows: UnitRows,
+    open_gallery,
+    unit_rows,
     before: list[tuple[str, int, int]],
     after: list[tuple[str, int, int]],
     known: tuple[int, int],
@@ -621,9 +609,7 @@ def test_an_answer_brought_up_to_date_is_the_one_of_a_new_search(
         assert isinstance(renewed.hits, CertifiedHits) == isinstance(expected.hits, CertifiedHits)
 
 
-def test_of_ids_that_are_asked_for_only_those_there_are_read(
-    open_gallery: Callable[[], AbstractContextManager[Gallery]], unit_rows: UnitRows
-) -> None:
+def test_of_ids_that_are_asked_for_only_those_there_are_read(open_gallery, unit_rows) -> None:
     """In sealed segments and in heads, in the order asked for."""
     rows = unit_rows(40)
     with open_gallery() as gallery:

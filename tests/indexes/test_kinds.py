@@ -8,11 +8,10 @@ from indexes.flat import FlatIndex
 from indexes.gallery import Gallery, Standing
 from indexes.kinds import KINDS, open_index
 from indexes.segmented.merging import SegmentsConfig
-from tests.indexes.conftest import UnitRows
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_opens_by_its_name_and_serves_a_gallery(kind: str, unit_rows: UnitRows) -> None:
+def test_every_kind_opens_by_its_name_and_serves_a_gallery(kind: str, unit_rows) -> None:
     rows = unit_rows(3000, 64)
     gallery = Gallery(open_index(kind, 64))
     flat = FlatIndex(64)
@@ -29,7 +28,7 @@ def test_every_kind_opens_by_its_name_and_serves_a_gallery(kind: str, unit_rows:
     assert 256 < account.bytes_per_reference < 512
 
 
-def test_a_config_reaches_its_kind(unit_rows: UnitRows) -> None:
+def test_a_config_reaches_its_kind(unit_rows) -> None:
     index = open_index("exact8", 64, SegmentsConfig(rows="float16"))
     row = unit_rows(1, 64)
     index.add(np.arange(1), row)

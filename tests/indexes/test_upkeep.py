@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-import pytest
 
 from indexes.base import Positions, Vectors
 from indexes.exact.exact8 import MemoryRows
@@ -13,7 +12,6 @@ from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
-from tests.indexes.conftest import UnitRows
 from tests.waiting import wait_until
 
 SCANNER = Scanner(threads=1)
@@ -39,7 +37,7 @@ def build(index_rows: Vectors, **config: float) -> tuple[Gallery, SegmentedIndex
     return gallery, index
 
 
-def test_full_heads_are_sealed_and_segments_merged(unit_rows: UnitRows) -> None:
+def test_full_heads_are_sealed_and_segments_merged(unit_rows) -> None:
     gallery, index = build(unit_rows(0), fan=2)
     rows = unit_rows(400)
     with Upkeep(gallery):
@@ -51,14 +49,14 @@ def test_full_heads_are_sealed_and_segments_merged(unit_rows: UnitRows) -> None:
     assert gallery.search(rows, 1).hits.ids.tolist() == list(range(400))
 
 
-def test_what_was_due_before_it_began_is_done(unit_rows: UnitRows) -> None:
+def test_what_was_due_before_it_began_is_done(unit_rows) -> None:
     gallery, index = build(unit_rows(20))
     assert len(index.heads) == 2
     with Upkeep(gallery):
         wait_until(lambda: len(index.heads) == 1)
 
 
-def test_a_deadline_is_kept_while_nothing_changes(unit_rows: UnitRows) -> None:
+def test_a_deadline_is_kept_while_nothing_changes(unit_rows) -> None:
     gallery, index = build(unit_rows(100), erasure_deadline_s=0.2, dead_share=0.9)
     with Upkeep(gallery):
         gallery.remove(np.array([3]), sequence=2)
@@ -66,9 +64,7 @@ def test_a_deadline_is_kept_while_nothing_changes(unit_rows: UnitRows) -> None:
     assert 3 not in index.segments[0].row_ids
 
 
-def test_a_failed_job_is_logged_without_its_content_and_tried_again(
-    unit_rows: UnitRows, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failed_job_is_logged_without_its_content_and_tried_again(unit_rows, caplog) -> None:
     gallery, index = build(unit_rows(100), erasure_deadline_s=0)
     sick = SickRows(index.segments[0].rows.take(np.arange(100)))
     gallery.replace_rows(index.segments[0].name, sick)
@@ -83,7 +79,7 @@ def test_a_failed_job_is_logged_without_its_content_and_tried_again(
     assert "secret" not in caplog.text
 
 
-def test_it_ends_at_once_and_an_index_without_segments_is_left_alone(unit_rows: UnitRows) -> None:
+def test_it_ends_at_once_and_an_index_without_segments_is_left_alone(unit_rows) -> None:
     gallery = Gallery(FlatIndex(16))
     with Upkeep(gallery):
         gallery.add(np.arange(5), unit_rows(5), sequence=1)

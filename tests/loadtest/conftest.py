@@ -34,7 +34,7 @@ MANY = 1_000_000
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faces(tmp_path_factory) -> Path:
     """A folder for each part in LFW's layout: one picture of each person, shifted and lit
     differently."""
     folder = tmp_path_factory.mktemp("loadtest")
@@ -48,7 +48,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory) -> Iterator[Service]:
     """The application over an empty gallery; each load test erases whom it enrolled."""
     home = tmp_path_factory.mktemp("loaded") / "home"
     create_home(home, Settings())
@@ -72,7 +72,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def listen(service: Service) -> Iterator[Callable[..., str]]:
+def listen(service) -> Iterator[Callable[..., str]]:
     """`listen(app)` serves an application, by default the service's, and returns its URL."""
     with ExitStack() as stack:
 
@@ -84,9 +84,7 @@ def listen(service: Service) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture(scope="session")
-def begin(
-    service: Service, faces: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def begin(service, faces, tmp_path_factory) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`begin(shape, url, part, *options)` starts a load test in another process."""
     started: list[subprocess.Popen[str]] = []
     keys = tmp_path_factory.mktemp("keys") / "keys.json"

@@ -4,9 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from serving.errors import ExitCode
@@ -29,7 +27,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_missing_service_is_reported_at_once_and_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_service_is_reported_at_once_and_in_one_line(tmp_path) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text('{"enroll": "a", "fraud": "b"}')
     with socket.socket() as nobody:
@@ -40,9 +38,7 @@ def test_a_missing_service_is_reported_at_once_and_in_one_line(tmp_path: Path) -
     assert done.stderr == f"sosie: no service answers at {url}: is it running?\n"
 
 
-def test_an_internal_error_is_no_failed_load_test(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_internal_error_is_no_failed_load_test(monkeypatch, capsys) -> None:
     from loadtest import commands
 
     def fail(_: object) -> None:
@@ -55,9 +51,7 @@ def test_an_internal_error_is_no_failed_load_test(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "INTERNAL"
 
 
-def test_a_missing_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:
     from loadtest import __main__ as program
 
     monkeypatch.setattr(program, "NEEDED", ("gevent", "no_such_package"))

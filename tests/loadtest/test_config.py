@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from loadtest.schedule import Traffic, read_mix
 
 
 @pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def _keys(monkeypatch) -> None:
     for name in VARIABLES.values():
         monkeypatch.delenv(name, raising=False)
 
@@ -58,9 +57,7 @@ def test_every_shape_has_defaults(shape: Shape) -> None:
         (["steady", "--rate", "100000", "--seconds", "60"], "visits"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str, capsys) -> None:
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -86,9 +83,7 @@ def test_shares_of_a_mix_are_normalised() -> None:
     assert read_mix("enroll=3, match=1") == {Traffic.ENROLL: 0.75, Traffic.MATCH: 0.25}
 
 
-def test_keys_come_from_a_file_standard_input_or_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_come_from_a_file_standard_input_or_the_environment(tmp_path, monkeypatch) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"enroll": "a", "fraud": "b"}))
     assert (read_keys(str(file)).enroll, read_keys(str(file)).erase) == ("a", None)
@@ -102,7 +97,7 @@ def test_keys_come_from_a_file_standard_input_or_the_environment(
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"enroll": 1, "fraud": "b"}', '{"key": "a"}', "{}"])
-def test_a_file_without_keys_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+def test_a_file_without_keys_is_refused_without_showing_it(tmp_path, text: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(text)
     with pytest.raises(LoadTestRefused) as refused:
@@ -125,14 +120,12 @@ def test_a_file_without_keys_is_refused_without_showing_it(tmp_path: Path, text:
         "RAY_ADDRESS",
     ],
 )
-def test_a_local_service_never_sees_another_deployment(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_local_service_never_sees_another_deployment(monkeypatch, name: str) -> None:
     monkeypatch.setenv(name, "theirs")
     assert "theirs" not in service_environment({}).values()
 
 
-def test_a_local_service_uses_the_models_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_service_uses_the_models_of_the_machine(monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_MODELS__PROVIDER", "x")
     environment = service_environment({"SOSIE_SERVE__PORT": "1"})
     assert environment["SOSIE_MODELS__PROVIDER"] == "x"

@@ -15,7 +15,7 @@ def test_answers_are_in_the_order_of_the_items() -> None:
     assert run_concurrently(wait, range(9)) == [item * item for item in range(9)]
 
 
-def test_a_fault_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_raised_and_not_printed(capfd) -> None:
     done = []
 
     def refuse(item: int) -> None:

@@ -2,13 +2,11 @@
 
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
 
 from tests.loadtest.conftest import finish
-from tests.serving.api.conftest import Service
 
 LOAD = ("--class", "enroll", "--rate", 5, "--seconds", 12, "--arrivals", "constant")
 KEPT, LOST = 7, 3
@@ -47,9 +45,7 @@ class LosesAnswers:
             await send(message)
 
 
-def test_everybody_enrolled_is_erased_even_if_the_answer_was_lost(
-    service: Service, listen: Callable[..., str], begin: Any
-) -> None:
+def test_everybody_enrolled_is_erased_even_if_the_answer_was_lost(service, listen, begin) -> None:
     application = LosesAnswers(service.app)
     process = begin("steady", listen(application), "two", *LOAD)
     end = time.monotonic() + 120

@@ -8,12 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from loadtest.schedule import Kind
-from tests.serving.api.conftest import Service
 from tests.serving.sandbox.conftest import serve_sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +35,7 @@ def count(environment, **_):
 
 @pytest.fixture(scope="module")
 def run(
-    service: Service, listen: Callable[..., str], faces: Path, tmp_path_factory: Any
+    service, listen, faces, tmp_path_factory
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run(*arguments)` runs Locust headless against the service."""
     keys = tmp_path_factory.mktemp("locust") / "keys.json"
@@ -60,7 +58,7 @@ def run(
 
 
 def test_the_locustfile_and_a_scenario_of_ones_own_get_right_answers(
-    run: Any, service: Service, tmp_path: Path
+    run, service, tmp_path
 ) -> None:
     [scenario] = re.findall(r"```python\n(from locust .*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     own = tmp_path / "scenario.py"
@@ -82,13 +80,13 @@ def test_the_locustfile_and_a_scenario_of_ones_own_get_right_answers(
     assert service.parts.store.counts()["live_references"] == before
 
 
-def test_a_run_that_cannot_be_is_refused_in_one_line(run: Any) -> None:
+def test_a_run_that_cannot_be_is_refused_in_one_line(run) -> None:
     ended = run("-f", "loadtest/locustfile.py", "-u", 1, "-t", "9s", "--keys", "none.json")
     assert ended.returncode == 2, (ended.stdout, ended.stderr)
     assert "sosie: none.json cannot be read" in ended.stderr
 
 
-def test_a_sandbox_is_not_taken_for_a_service(run: Any, tmp_path: Path) -> None:
+def test_a_sandbox_is_not_taken_for_a_service(run, tmp_path) -> None:
     with serve_sandbox(tmp_path / "home") as sandbox:
         ended = run("-f", "loadtest/locustfile.py", "-u", 1, "-t", "9s", "--host", sandbox.url)
     assert ended.returncode == 2, (ended.stdout, ended.stderr)

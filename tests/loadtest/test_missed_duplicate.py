@@ -1,8 +1,6 @@
 """A duplicate that the service lets through fails the load test."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ SAME_PHOTOGRAPHS = 0.9999
 
 
 @pytest.fixture
-def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def misses(monkeypatch) -> list[str]:
     """Makes the search overlook the first planted duplicate; lists the document missed."""
     look, missed = FaceCheck.search, []
 
@@ -32,7 +30,7 @@ def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_missed_duplicate_fails_the_load_test_and_is_named_by_its_plan_number(
-    listen: Callable[..., str], begin: Any, misses: list[str], tmp_path: Path
+    listen, begin, misses, tmp_path
 ) -> None:
     report = tmp_path / "report.html"
     outcome = finish(begin("steady", listen(), "one", *LOAD, "--html", report))

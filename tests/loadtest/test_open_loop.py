@@ -2,11 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tests.loadtest.conftest import finish
-from tests.serving.api.conftest import Service
 
 STALL_AFTER_S, STALL_S = 1.0, 1.2
 RATE, SECONDS = 50, 4
@@ -37,9 +35,7 @@ class Stalls:
             await asyncio.sleep(self._until - now)
 
 
-def test_an_open_loop_measures_a_stall(
-    service: Service, listen: Callable[..., str], begin: Any
-) -> None:
+def test_an_open_loop_measures_a_stall(service, listen, begin) -> None:
     key = service.keys["enroll"]
     opened = finish(begin("steady", listen(Stalls(service.app, key)), "two", *LOAD))
     [step] = opened.json["steps"]

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ REFUSED = make_step(20, [make_outcome(make_visit(2), Answer(429, is_refusal=True
 
 @pytest.mark.parametrize("steps", [(REFUSED, GOOD), (GOOD, REFUSED), (REFUSED,)])
 def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
-    steps: tuple[LoadStep, ...], capsys: pytest.CaptureFixture[str]
+    steps: tuple[LoadStep, ...], capsys
 ) -> None:
     knee = Knee(rate=10, failed=20, steps=2, trouble="the service said no answer to /v1/match")
     result = make_result(*steps, knee=knee)
@@ -31,9 +30,7 @@ def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_page_that_cannot_be_written_loses_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
-) -> None:
+def test_a_page_that_cannot_be_written_loses_nothing(tmp_path, capsys, as_json: bool) -> None:
     assert report_result(make_result(GOOD, html=tmp_path, as_json=as_json)) == 2
     captured = capsys.readouterr()
     assert captured.err == f"sosie: {tmp_path} cannot be written: Is a directory\n"
@@ -42,9 +39,7 @@ def test_a_page_that_cannot_be_written_loses_nothing(
     assert report_result(make_result(REFUSED, html=tmp_path, as_json=as_json)) == 1
 
 
-def test_answers_of_a_service_are_printed_as_text_and_no_markup(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_answers_of_a_service_are_printed_as_text_and_no_markup(capsys) -> None:
     step = make_step(10, [make_outcome(make_visit(1), decided("[bold]new[/]"))])
     assert report_result(make_result(step)) == 1
     assert "answered [bold]new[/]" in capsys.readouterr().out

@@ -92,9 +92,7 @@ def test_only_keys_that_may_have_been_decided_are_looked_up(
     assert len(make_tracker(*(("key", answer) for answer in answers)).open) == open_keys
 
 
-def test_a_service_that_is_busy_right_after_a_load_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_service_that_is_busy_right_after_a_load_is_asked_again(monkeypatch) -> None:
     monkeypatch.setattr("loadtest.exchange.WAIT_S", 0)
     registry = Registry({"lost": "d1"}, busy=4)
     assert clean(registry, make_tracker(("lost", Answer(LOST)))) == 0

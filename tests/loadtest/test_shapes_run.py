@@ -1,9 +1,7 @@
 """Every shape, short, against the real service: structure and decisions, no times."""
 
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,12 +35,12 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("report") / "report.html"
 
 
 @pytest.fixture(scope="module")
-def outcomes(listen: Callable[..., str], begin: Any, page: Path) -> dict[str, Outcome]:
+def outcomes(listen, begin, page) -> dict[str, Outcome]:
     """All shapes at once, each with other people."""
     url = listen()
     more = {"smoke": ("--html", page)}
@@ -54,7 +52,7 @@ def outcomes(listen: Callable[..., str], begin: Any, page: Path) -> dict[str, Ou
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_answer_of_every_shape_is_right(outcomes: dict[str, Outcome], shape: str) -> None:
+def test_every_answer_of_every_shape_is_right(outcomes, shape: str) -> None:
     outcome = outcomes[shape]
     assert outcome.code == 0, (outcome.out, outcome.err)
     result = outcome.json
@@ -66,14 +64,14 @@ def test_every_answer_of_every_shape_is_right(outcomes: dict[str, Outcome], shap
         assert step["latency"]["all"]["histogram"].startswith("HISTF")
 
 
-def test_smoke_plants_every_kind(outcomes: dict[str, Outcome]) -> None:
+def test_smoke_plants_every_kind(outcomes) -> None:
     [step] = outcomes["smoke"].json["steps"]
     decisions = step["decisions"]
     assert {kind.value for kind in PLANTED} <= decisions.keys()
     assert all(decisions[kind.value]["right"] for kind in PLANTED)
 
 
-def test_a_report_needs_no_other_file(outcomes: dict[str, Outcome], page: Path) -> None:
+def test_a_report_needs_no_other_file(outcomes, page) -> None:
     assert outcomes["smoke"].code == 0
     links = Links()
     text = page.read_text(encoding="utf-8")
@@ -83,19 +81,19 @@ def test_a_report_needs_no_other_file(outcomes: dict[str, Outcome], page: Path) 
     assert all(f'"name": "{traffic}"' in text for traffic in Traffic)
 
 
-def test_a_spike_has_a_phase_without_objective(outcomes: dict[str, Outcome]) -> None:
+def test_a_spike_has_a_phase_without_objective(outcomes) -> None:
     [step] = outcomes["spike"].json["steps"]
     names = [one["name"] for one in step["criteria"]]
     assert "errors in the spike, refusals apart" in names
     assert not step["decisions"].keys() & {*PLANTED, Kind.NEWCOMER, Kind.RETURNING}
 
 
-def test_a_soak_is_one_long_phase(outcomes: dict[str, Outcome]) -> None:
+def test_a_soak_is_one_long_phase(outcomes) -> None:
     [step] = outcomes["soak"].json["steps"]
     assert list(step["decisions"]) == [Kind.RETURNING]
 
 
-def test_a_knee_is_the_highest_rate_that_held(outcomes: dict[str, Outcome]) -> None:
+def test_a_knee_is_the_highest_rate_that_held(outcomes) -> None:
     result = outcomes["knee"].json
     # With such an objective the highest rate allowed passes.
     assert result["knee"] == {

@@ -83,9 +83,7 @@ def test_the_largest_photograph_of_each_kind_takes_at_most_150_mb(name: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_a_kilobyte_of_25_megapixels_is_refused(
-    own_service: Any, activation: Callable[..., dict[str, Any]], kind: str
-) -> None:
+def test_a_kilobyte_of_25_megapixels_is_refused(own_service, activation, kind: str) -> None:
     bomb = write(grey(5000, 5000), kind, **({"lossless": True} if kind == "WEBP" else {}))
     body = activation(outlet="r1", live=bomb, portrait=bomb)
     headers = {"idempotency-key": kind}
@@ -98,9 +96,7 @@ def cut_png(width: int, height: int) -> bytes:
     return write(Image.new("L", (8, 8)), "PNG")[:16] + struct.pack(">II", width, height) + bytes(9)
 
 
-def test_pixels_count_against_the_rate_of_the_key(
-    own_service: Any, activation: Callable[..., dict[str, Any]]
-) -> None:
+def test_pixels_count_against_the_rate_of_the_key(own_service, activation) -> None:
     store, vault = own_service.parts.store, own_service.parts.vault
     refused = {}
     for name, size in (("large", (4000, 3000)), ("small", (400, 300))):

@@ -32,7 +32,7 @@ SCOPE = b"scope"
 
 
 @pytest.fixture
-def deployment(keyed_home: tuple[Path, Any], tmp_path: Path) -> Iterator[Deployment]:
+def deployment(keyed_home: tuple[Path, Any], tmp_path) -> Iterator[Deployment]:
     home = Path(shutil.copytree(keyed_home[0], tmp_path / "home"))
     with Deployment(home, load_settings(home)) as opened:
         yield opened
@@ -51,7 +51,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch) -> Clock:
     return Clock(monkeypatch)
 
 
@@ -83,9 +83,7 @@ def run_daily(
     return told, lines
 
 
-def test_a_clock_that_is_set_while_the_service_runs_deletes_nothing(
-    deployment: Deployment, clock: Clock
-) -> None:
+def test_a_clock_that_is_set_while_the_service_runs_deletes_nothing(deployment, clock) -> None:
     keep_answer(deployment)
 
     def set_forward() -> None:
@@ -99,9 +97,7 @@ def test_a_clock_that_is_set_while_the_service_runs_deletes_nothing(
     assert SCOPE in deployment.store.answers([SCOPE])
 
 
-def test_nor_does_one_by_which_things_were_recorded_since(
-    deployment: Deployment, clock: Clock
-) -> None:
+def test_nor_does_one_by_which_things_were_recorded_since(deployment, clock) -> None:
     """The process starts after the fault, and a decision has the wrong moment already."""
     keep_answer(deployment)
     clock.off = YEARS
@@ -115,7 +111,7 @@ def test_nor_does_one_by_which_things_were_recorded_since(
 
 
 def test_what_was_decided_while_the_clock_was_behind_does_not_leave_at_once(
-    deployment: Deployment, clock: Clock
+    deployment, clock
 ) -> None:
     note(deployment)
     clock.off = -YEARS
@@ -126,9 +122,7 @@ def test_what_was_decided_while_the_clock_was_behind_does_not_leave_at_once(
     assert told == [True]
 
 
-def test_a_machine_that_was_off_for_months_is_confirmed_and_goes_on(
-    deployment: Deployment, clock: Clock
-) -> None:
+def test_a_machine_that_was_off_for_months_is_confirmed_and_goes_on(deployment, clock) -> None:
     keep_answer(deployment)
     clock.off = 60 * DAY
     told, _ = run_daily(deployment, clock, setting=lambda: None)
@@ -142,9 +136,7 @@ def test_a_machine_that_was_off_for_months_is_confirmed_and_goes_on(
     assert deployment.store.answers([SCOPE]) == {}
 
 
-def test_a_step_is_settled_by_a_confirmation_after_it_alone(
-    deployment: Deployment, clock: Clock
-) -> None:
+def test_a_step_is_settled_by_a_confirmation_after_it_alone(deployment, clock) -> None:
     confirm_clock(deployment.store, clock().date(), clock(), "test")
     expected, now = clock(), clock() + YEARS
     with pytest.raises(ClockImplausible, match="was set from"):
@@ -155,9 +147,7 @@ def test_a_step_is_settled_by_a_confirmation_after_it_alone(
     check_step(deployment.store, expected, clock(), HOUR)
 
 
-def test_days_with_a_run_are_no_jump_and_a_run_settles_what_lies_before(
-    deployment: Deployment, clock: Clock
-) -> None:
+def test_days_with_a_run_are_no_jump_and_a_run_settles_what_lies_before(deployment, clock) -> None:
     for day in (5, 10, 15):
         clock.off = day * DAY
         note(deployment)
@@ -169,9 +159,7 @@ def test_days_with_a_run_are_no_jump_and_a_run_settles_what_lies_before(
     check_clock(deployment.store, clock())
 
 
-def test_a_wrong_clock_at_the_start_forgets_no_failures(
-    deployment: Deployment, clock: Clock
-) -> None:
+def test_a_wrong_clock_at_the_start_forgets_no_failures(deployment, clock) -> None:
     tally = Tally("key:test", 5.0, YEARS, 10)
     note(deployment, "test.done", tally)
     home = deployment.home
@@ -182,9 +170,7 @@ def test_a_wrong_clock_at_the_start_forgets_no_failures(
         assert "key:test" in later.store.tallies(["key:test"])
 
 
-def test_the_command_refuses_says_so_and_takes_a_confirmation(
-    deployment: Deployment, clock: Clock, sosie: Any
-) -> None:
+def test_the_command_refuses_says_so_and_takes_a_confirmation(deployment, clock, sosie) -> None:
     keep_answer(deployment)
     clock.off = -60 * DAY
     note(deployment)
@@ -208,7 +194,7 @@ def test_the_command_refuses_says_so_and_takes_a_confirmation(
     assert sosie("retention", "run", "--home", home).code == 0
 
 
-def test_a_refused_run_is_tried_again_within_the_hour(deployment: Deployment, clock: Clock) -> None:
+def test_a_refused_run_is_tried_again_within_the_hour(deployment, clock) -> None:
     told: list[bool] = []
     log = structlog.wrap_logger(None, processors=[LogCapture()])
     job = DailyRetention(

@@ -145,7 +145,7 @@ def card(serial: int, born_on: date | None = None) -> Document:
 
 
 @pytest.fixture(scope="module")
-def lab(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(empty_home, tmp_path_factory) -> Iterator[Lab]:
     if not LFW.is_dir():
         pytest.skip(f"LFW is not in {LFW}")
     home = tmp_path_factory.mktemp("blended") / "home"
@@ -178,7 +178,7 @@ def verifies(some: Sequence[Photograph], thresholds: Thresholds) -> bool:
 
 
 @pytest.fixture(scope="module")
-def attacks(lab: Lab) -> list[Attack]:
+def attacks(lab) -> list[Attack]:
     """For each victim the accomplice most like them of a hundred, and one at random; the first of
     them search, the others try eight weights."""
     chance = np.random.default_rng(27)
@@ -217,9 +217,7 @@ def choose(
     return found
 
 
-def test_a_blended_portrait_opens_no_line_on_anothers_document(
-    lab: Lab, attacks: list[Attack]
-) -> None:
+def test_a_blended_portrait_opens_no_line_on_anothers_document(lab, attacks) -> None:
     assert len(attacks) >= 30, "most accomplices make one that passes the 1:1"
     approved, by_mean = [], 0
     for number, attack in enumerate(attacks):
@@ -245,7 +243,7 @@ def test_a_blended_portrait_opens_no_line_on_anothers_document(
     assert by_mean >= 5, "the attack is one: the mean alone would have let these pass"
 
 
-def test_a_strangers_portrait_hides_no_second_identity(lab: Lab) -> None:
+def test_a_strangers_portrait_hides_no_second_identity(lab) -> None:
     """Of every enrolled person whose living face is known alone, as 98 in 100 are; the portrait is
     the one of all photographs here that hides it best, and one made to."""
     single = lab.thresholds.of(Comparison.FUSED_TO_ONE)
@@ -282,7 +280,7 @@ def test_a_strangers_portrait_hides_no_second_identity(lab: Lab) -> None:
     assert hidden >= 1, "the attack is one: the mean alone would have seen nobody"
 
 
-def test_a_holder_who_returns_on_another_day_is_known(lab: Lab) -> None:
+def test_a_holder_who_returns_on_another_day_is_known(lab) -> None:
     """Beside what the mean alone would refuse, at most one in two hundred."""
     lost = []
     for person in range(VICTIMS):

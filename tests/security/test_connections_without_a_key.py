@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -45,7 +44,7 @@ Activation = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def ports(own_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
+def ports(own_service, tmp_path_factory) -> Iterator[tuple[int, int]]:
     """Where the real service listens: behind the proxy, and itself."""
     with listening(own_service, tmp_path_factory.mktemp("p"), CONFIG) as found:
         yield found
@@ -87,13 +86,7 @@ def attacking(port: int, heads: Callable[[], bytes]) -> Iterator[Counter[int]]:
     ids=["no key", "made-up", "no such route", "readiness", "not allowed", "not looked at", "head"],
 )
 def test_an_answer_that_leaves_a_body_unread_closes_the_connection(
-    own_service: Any,
-    ports: tuple[int, int],
-    front: int,
-    make_key: Any,
-    path: str,
-    method: str,
-    expected: set[int],
+    own_service, ports, front: int, make_key: Any, path: str, method: str, expected: set[int]
 ) -> None:
     key = make_key(own_service.keys)
     status, headers, body = exchange(ports[front], begin(key, path, method=method))
@@ -110,7 +103,7 @@ def test_an_answer_that_leaves_a_body_unread_closes_the_connection(
     ids=["no key", "made-up keys", "a carrier's outlet"],
 )
 def test_honest_enrollments_are_decided_while_such_connections_are_made(
-    own_service: Any, ports: tuple[int, int], activation: Activation, make_key: Any
+    own_service, ports, activation, make_key: Any
 ) -> None:
     url, keys = f"http://127.0.0.1:{ports[0]}", own_service.keys
     with (
@@ -130,7 +123,7 @@ def test_honest_enrollments_are_decided_while_such_connections_are_made(
 
 @pytest.mark.parametrize("front", [0, 1], ids=["behind the proxy", "without a proxy"])
 def test_whoever_sends_a_large_body_without_a_key_in_force_still_gets_the_answer(
-    ports: tuple[int, int], front: int
+    ports, front: int
 ) -> None:
     body = bytes(2**21)
     for key in (make_up_key(), make_up_key(), "none") * 3:
@@ -143,9 +136,7 @@ def test_whoever_sends_a_large_body_without_a_key_in_force_still_gets_the_answer
         assert (answer.status_code, answer.json()["code"]) == (401, "ACCESS.UNAUTHENTICATED")
 
 
-def test_a_body_that_comes_too_slowly_gives_its_place_back(
-    own_service: Any, ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_comes_too_slowly_gives_its_place_back(own_service, ports, monkeypatch) -> None:
     monkeypatch.setattr(request, "BODY_GRACE_S", 0.05)
     key = own_service.keys["r1"]
     status, headers, body = exchange(ports[0], begin(key))
@@ -154,7 +145,7 @@ def test_a_body_that_comes_too_slowly_gives_its_place_back(
 
 
 def test_one_key_has_half_the_enrollment_places_whatever_brings_the_photographs(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory,
 ) -> None:
     config = replace(CONFIG, enroll_ongoing=4)
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
@@ -180,7 +171,7 @@ def test_one_key_has_half_the_enrollment_places_whatever_brings_the_photographs(
     ("path", "method"), [("/v1/enrollments", "POST"), ("/v1/match", "POST"), ("/v1/slow", "GET")]
 )
 def test_all_keys_of_a_carrier_leave_a_quarter_of_the_places_to_others(
-    tmp_path_factory: pytest.TempPathFactory, path: str, method: str
+    tmp_path_factory, path: str, method: str
 ) -> None:
     config = replace(CONFIG, ongoing=8, match_ongoing=8, enroll_ongoing=8)
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
@@ -197,7 +188,7 @@ def test_all_keys_of_a_carrier_leave_a_quarter_of_the_places_to_others(
 
 
 def test_whose_a_key_is_is_asked_before_its_body_and_one_not_in_force_is_told_so(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory,
 ) -> None:
     """However many such bodies come, they keep nobody waiting whose key was idle."""
     with run_proxy(tmp_path_factory.mktemp("p"), CONFIG) as proxied, ExitStack() as opened:
@@ -213,9 +204,7 @@ def test_whose_a_key_is_is_asked_before_its_body_and_one_not_in_force_is_told_so
         assert proxied.ask("/v1/enrollments", "POST", key=fresh)[0] == 200
 
 
-def test_an_encoded_path_counts_as_the_path_that_it_is(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_an_encoded_path_counts_as_the_path_that_it_is(tmp_path_factory) -> None:
     config = replace(CONFIG, match_ongoing=2, enroll_ongoing=2, key_share=1.0)
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
         held = proxied.hold(2, "/v1/m%61tch", "POST")
@@ -226,7 +215,7 @@ def test_an_encoded_path_counts_as_the_path_that_it_is(
         assert proxied.ask("/v1/%256datch", "POST")[0] == 200
 
 
-def test_pages_of_the_cluster_are_not_served(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_pages_of_the_cluster_are_not_served(tmp_path_factory) -> None:
     with run_proxy(tmp_path_factory.mktemp("p"), CONFIG) as proxied:
         for path in ("/-/routes", "/-/healthz", "/%2d/routes", "/-%2Fhealthz", "/-/Routes"):
             status, headers, body = proxied.ask(path)
@@ -235,7 +224,7 @@ def test_pages_of_the_cluster_are_not_served(tmp_path_factory: pytest.TempPathFa
         assert "server" not in proxied.ask("/v1/cases")[1]
 
 
-def test_one_address_opens_so_many_connections(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_one_address_opens_so_many_connections(tmp_path_factory) -> None:
     config = replace(CONFIG, connections_per_address=5)
 
     def is_answered(proxied: Proxied) -> bool:
@@ -258,7 +247,7 @@ def test_one_address_opens_so_many_connections(tmp_path_factory: pytest.TempPath
     ("trusted", "expected"), [((), 429), (("127.0.0.0/8",), 200)], ids=["not trusted", "trusted"]
 )
 def test_requests_without_a_key_are_counted_by_the_address_that_a_trusted_proxy_names(
-    tmp_path_factory: pytest.TempPathFactory, trusted: tuple[str, ...], expected: int
+    tmp_path_factory, trusted: tuple[str, ...], expected: int
 ) -> None:
     config = replace(CONFIG, trusted=trusted)
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
@@ -277,7 +266,7 @@ def test_both_ends_use_the_same_headers() -> None:
     assert (request.ADMITTED.decode(), request.UNREAD[0].decode()) == (ADMITTED, UNREAD)
 
 
-def test_settings_reach_the_proxy(tmp_path: Path) -> None:
+def test_settings_reach_the_proxy(tmp_path) -> None:
     given = {"serve": {"trusted_proxies": "10.0.0.5, 10.1.0.0/16", "key_share": 0.25}}
     settings = make_settings(given).serve
     make_variables(settings, tmp_path, tmp_path / "log")

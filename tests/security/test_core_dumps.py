@@ -50,7 +50,7 @@ def run(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProce
     )
 
 
-def test_a_crash_with_a_key_ring_leaves_no_core_file(tmp_path: Path) -> None:
+def test_a_crash_with_a_key_ring_leaves_no_core_file(tmp_path) -> None:
     path, folder = tmp_path / "keyring.json", tmp_path / "crashed"
     KeyRing.create(path)
     folder.mkdir()
@@ -60,6 +60,6 @@ def test_a_crash_with_a_key_ring_leaves_no_core_file(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_another_process_of_the_same_user_does_not_read_its_memory(tmp_path: Path) -> None:
+def test_another_process_of_the_same_user_does_not_read_its_memory(tmp_path) -> None:
     # Before it has a ring it is read: what is refused then, too, would prove nothing.
     assert run(READ, tmp_path).stdout.split() == ["0", "13"]

@@ -6,7 +6,6 @@ SQL, as an administrator of PostgreSQL or a thief of the disk may.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +41,7 @@ Alter = Callable[..., None]
 
 
 @pytest.fixture
-def attack(service: Service) -> Alter:  # noqa: F811 - the fixture
+def attack(service) -> Alter:  # noqa: F811 - the fixture
     """`attack(statement, **values)`: SQL of whoever writes the database; it alters something."""
 
     def alter(statement: str, **values: Any) -> None:
@@ -92,7 +91,7 @@ def assert_broken(service: Service, database_url: str) -> None:  # noqa: F811 - 
     assert isinstance(service.registrar.failure, ChainBroken)
 
 
-def test_a_tail_that_was_cut_off(service: Service, database_url: str) -> None:  # noqa: F811
+def test_a_tail_that_was_cut_off(service, database_url) -> None:  # noqa: F811
     service.enroll(2)
     before = service.store.audit_head()
     service.enroll(1)
@@ -104,8 +103,8 @@ def test_a_tail_that_was_cut_off(service: Service, database_url: str) -> None:  
 
 
 def test_a_tail_cut_off_with_the_head_of_then_is_found_by_the_writer_and_an_anchor(
-    service: Service,  # noqa: F811 - the fixture
-    tmp_path: Path,
+    service,  # noqa: F811 - the fixture
+    tmp_path,
 ) -> None:
     """The head is one that the key ring has authenticated: only what was seen later tells."""
     service.enroll(2)
@@ -130,9 +129,9 @@ def test_a_tail_cut_off_with_the_head_of_then_is_found_by_the_writer_and_an_anch
 
 
 def test_a_row_beyond_the_head(
-    service: Service,  # noqa: F811 - the fixture
-    attack: Alter,
-    database_url: str,  # noqa: F811 - the fixture
+    service,  # noqa: F811 - the fixture
+    attack,
+    database_url,  # noqa: F811 - the fixture
 ) -> None:
     service.enroll(1)
     attack(
@@ -143,8 +142,8 @@ def test_a_row_beyond_the_head(
 
 
 def test_two_references_whose_documents_were_swapped(
-    service: Service,  # noqa: F811 - the fixture
-    attack: Alter,
+    service,  # noqa: F811 - the fixture
+    attack,
 ) -> None:
     faces = [service.lab.people.person() for _ in range(2)]
     requests = [service.lab.request(face) for face in faces]
@@ -173,7 +172,7 @@ DECIDED = {
 
 
 @pytest.mark.parametrize("what", DECIDED)
-def test_a_decision_and_its_evidence(service: Service, attack: Alter, what: str) -> None:  # noqa: F811
+def test_a_decision_and_its_evidence(service, attack, what: str) -> None:  # noqa: F811
     (body,) = service.enroll(1)
     with found_by(service, "enrollments: row"):
         attack(DECIDED[what])
@@ -181,7 +180,7 @@ def test_a_decision_and_its_evidence(service: Service, attack: Alter, what: str)
         service.store.enrollment(body.enrollment_id)
 
 
-def test_an_answer_that_is_given_again(service: Service, attack: Alter) -> None:  # noqa: F811
+def test_an_answer_that_is_given_again(service, attack) -> None:  # noqa: F811
     person = service.lab.people.person()
     request = service.lab.request(person)
     service.registrar.enroll([request])
@@ -192,8 +191,8 @@ def test_an_answer_that_is_given_again(service: Service, attack: Alter) -> None:
 
 
 def test_a_block_that_was_lifted_and_one_that_was_put_back_to_before(
-    service: Service,  # noqa: F811 - the fixture
-    attack: Alter,
+    service,  # noqa: F811 - the fixture
+    attack,
 ) -> None:
     person = service.lab.people.person()
     request = service.lab.request(person)
@@ -222,7 +221,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("what", LINES)
-def test_a_line(service: Service, attack: Alter, what: str) -> None:  # noqa: F811 - the fixture
+def test_a_line(service, attack, what: str) -> None:  # noqa: F811 - the fixture
     line = min(service.enroll(2), key=lambda one: str(one.document_id)).line_id
     with found_by(service, "lines: row"):
         attack(f"UPDATE lines SET {LINES[what]} WHERE id = :id", id=line)
@@ -233,9 +232,9 @@ def test_a_line(service: Service, attack: Alter, what: str) -> None:  # noqa: F8
 
 
 def test_a_note_a_verdict_and_a_watched_face(
-    service: Service,  # noqa: F811 - the fixture
-    attack: Alter,
-    make_pair: Any,  # noqa: F811 - the fixture
+    service,  # noqa: F811 - the fixture
+    attack,
+    make_pair,  # noqa: F811 - the fixture
 ) -> None:
     one, two = make_pair()
     case = service.open(one.document_id, two.document_id)
@@ -271,8 +270,8 @@ def found_by_more(service: Service, word: str) -> Iterator[None]:  # noqa: F811 
 
 
 def test_what_is_altered_is_not_vouched_for_by_the_next_change(
-    service: Service,  # noqa: F811 - the fixture
-    attack: Alter,
+    service,  # noqa: F811 - the fixture
+    attack,
 ) -> None:
     (body,) = service.enroll(1)
     attack("UPDATE lines SET carrier = 'red', outlet = 'red-1'")
@@ -282,9 +281,9 @@ def test_what_is_altered_is_not_vouched_for_by_the_next_change(
 
 
 def test_the_daily_examination_tells_by_metric_and_log(
-    service: Service,  # noqa: F811 - the fixture
-    attack: Alter,
-    monkeypatch: pytest.MonkeyPatch,
+    service,  # noqa: F811 - the fixture
+    attack,
+    monkeypatch,
 ) -> None:
     monkeypatch.setattr(registrar_service, "PAUSE_S", 0)
     meter = Meter()
@@ -308,7 +307,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("what", KEYS)
-def test_a_key_that_may_do_more(own_service: Any, what: str) -> None:
+def test_a_key_that_may_do_more(own_service, what: str) -> None:
     key = own_service.keys["b2"]
     store, key_id = own_service.parts.store, key.split("_")[-2]
     asked = {"method": "GET", "path": "/v1/thresholds", "key": "b2"}
@@ -332,7 +331,7 @@ def test_a_key_that_may_do_more(own_service: Any, what: str) -> None:
     assert own_service.ask(**asked).status_code == 200
 
 
-def test_a_key_that_was_revoked_stays_so(own_service: Any) -> None:
+def test_a_key_that_was_revoked_stays_so(own_service) -> None:
     store, key = own_service.parts.store, own_service.keys["r1"]
     key_id = key.split("_")[-2]
     store.revoke_api_key(key_id, actor="test")
@@ -344,7 +343,7 @@ def test_a_key_that_was_revoked_stays_so(own_service: Any) -> None:
     assert any(one.startswith("api_keys: row") for one in find_damage(store))
 
 
-def test_readiness_tells_of_a_row_beyond_the_head_before_anybody_meets_it(fresh: Any) -> None:
+def test_readiness_tells_of_a_row_beyond_the_head_before_anybody_meets_it(fresh) -> None:
     store = fresh.parts.store
     with changing(store.engine) as connection:
         connection.execute(

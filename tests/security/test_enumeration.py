@@ -33,12 +33,12 @@ def grey() -> bytes:
 
 
 @pytest.fixture
-def bounded(start_service: Callable[..., Service]) -> Service:
+def bounded(start_service) -> Service:
     return start_service(limits=Limits())
 
 
 @pytest.fixture
-def enroll(bounded: Service, activation: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+def enroll(bounded, activation) -> Callable[..., Any]:
     """`enroll(key, **changes)`: the answer."""
     count = iter(range(10_000))
 
@@ -59,9 +59,7 @@ def tell_alike(answers: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("key", ["b2", "r1"])
-def test_an_unusable_photograph_is_the_only_thing_told(
-    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes], key: str
-) -> None:
+def test_an_unusable_photograph_is_the_only_thing_told(bounded, enroll, faces, key: str) -> None:
     answers = [
         bounded.read(enroll(key, document=document, msisdn=number, live=live, portrait=portrait))
         for document in DOCUMENTS
@@ -75,7 +73,7 @@ def test_an_unusable_photograph_is_the_only_thing_told(
 
 @pytest.mark.parametrize("key", ["b2", "r1"])
 def test_two_peoples_faces_are_told_of_neither_document_nor_number(
-    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes], key: str
+    bounded, enroll, faces, key: str
 ) -> None:
     answers = [
         bounded.read(
@@ -102,9 +100,7 @@ def test_two_peoples_faces_are_told_of_neither_document_nor_number(
     assert {one["reason"] for one in whole["reasons"]} > {"FACE_MISMATCH"}
 
 
-def test_a_face_with_a_document_of_its_own_cannot_try_out_others(
-    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes]
-) -> None:
+def test_a_face_with_a_document_of_its_own_cannot_try_out_others(bounded, enroll, faces) -> None:
     """Each answer that nobody holds a document counts with the face that is shown."""
     assert bounded.read(enroll("b1", document=STRANGERS))["decision"] == "approved"
     mine = {"live": faces["later"], "portrait": faces["portrait"]}
@@ -127,9 +123,7 @@ def test_a_face_with_a_document_of_its_own_cannot_try_out_others(
     assert 0 < told <= Limits().holder_failures
 
 
-def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(
-    bounded: Service, enroll: Callable[..., Any]
-) -> None:
+def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(bounded, enroll) -> None:
     for key, told in (("b2", "DOCUMENT_HELD_BY_ANOTHER_FACE"), ("r1", "WITHHELD")):
         shown = bounded.read(enroll(key, document=HELD))
         assert [one["reason"] for one in shown["reasons"]] == [told]
@@ -138,18 +132,14 @@ def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(
         assert kinds == (["stolen_document"] if key == "b2" else [])
 
 
-def test_where_face_and_document_agree_everything_is_told(
-    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes]
-) -> None:
+def test_where_face_and_document_agree_everything_is_told(bounded, enroll, faces) -> None:
     mine = {"live": faces["later"], "portrait": faces["portrait"]}
     shown = bounded.read(enroll("r1", document=NAMED_OTHERWISE, msisdn=IN_USE, **mine))
     assert [one["reason"] for one in shown["reasons"]] == ["NAME_MISMATCH", "LINE_IN_USE"]
 
 
 def test_rejections_are_counted_by_key_and_an_approval_takes_one_off(
-    start_service: Callable[..., Service],
-    activation: Callable[..., dict[str, Any]],
-    faces: dict[str, bytes],
+    start_service, activation, faces
 ) -> None:
     service = start_service(limits=Limits(outlet_key_failures=3))
 

@@ -229,8 +229,8 @@ def enroll_victims(to: Attacker, people: Iterator[list[Vector]]) -> list[Victim]
 )
 @pytest.mark.parametrize("carrier", ["red", "blue"])
 def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
-    attacker: Attacker,  # noqa: F811 - the fixture
-    extractor: Extractor,
+    attacker,  # noqa: F811 - the fixture
+    extractor,
     carrier: str,
     source: str,
 ) -> None:

@@ -6,7 +6,7 @@ an equation, and least squares solve them. With scores 160 answers gave the face
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -102,7 +102,7 @@ def find_scores(answer: Any, name: str = "") -> Iterator[float]:
 
 
 @pytest.fixture
-def attacker(start_service: Callable[..., Service], enrolled: dict[str, Any]) -> Attacker:
+def attacker(start_service, enrolled) -> Attacker:
     """In reach of a service with the bounds that it has by default."""
     service = start_service(limits=Limits())
     parts = service.parts
@@ -161,7 +161,7 @@ def search_by_match(attacker: Attacker, key: str, probes: Sequence[Vector]) -> i
     return answer.status_code
 
 
-def test_no_route_of_a_tenant_gives_a_face_in_ten_thousand_answers(attacker: Attacker) -> None:
+def test_no_route_of_a_tenant_gives_a_face_in_ten_thousand_answers(attacker) -> None:
     for key in ("blue", "red"):
         for _ in range(20):
             assert search_by_match(attacker, key, [attacker.stranger() for _ in range(256)]) == 200
@@ -174,7 +174,7 @@ def test_no_route_of_a_tenant_gives_a_face_in_ten_thousand_answers(attacker: Att
 
 
 @pytest.mark.parametrize("key", ["b2", "blue"])
-def test_a_candidate_and_a_match_are_shown_without_a_score(attacker: Attacker, key: str) -> None:
+def test_a_candidate_and_a_match_are_shown_without_a_score(attacker, key: str) -> None:
     alike = attacker.alike(attacker.victim)
     image = {"image": alike.tobytes()}
     for path, body in (
@@ -203,7 +203,7 @@ def test_a_candidate_and_a_match_are_shown_without_a_score(attacker: Attacker, k
     assert attacker.scores == []
 
 
-def test_two_pictures_of_the_callers_own_keep_their_score(attacker: Attacker) -> None:
+def test_two_pictures_of_the_callers_own_keep_their_score(attacker) -> None:
     first = attacker.stranger()
     body = {"probe": {"image": first.tobytes()}, "reference": {"image": first.tobytes()}}
     answer = attacker.service.read(attacker.service.ask("POST", VERIFY, key="b2", body=body))
@@ -218,7 +218,7 @@ def probing_cases(attacker: Attacker) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", [VERIFY, QUERY, f"/v1/lines/{MSISDN}/dispute"])
 def test_a_holder_that_others_fail_with_is_blocked_and_people_have_a_case(
-    attacker: Attacker, path: str
+    attacker, path: str
 ) -> None:
     service = attacker.service
     failures = 0
@@ -257,9 +257,7 @@ def test_a_holder_that_others_fail_with_is_blocked_and_people_have_a_case(
     assert len(probing_cases(attacker)) == 1
 
 
-def test_enrollments_under_anothers_document_count_as_failures_with_its_holder(
-    attacker: Attacker,
-) -> None:
+def test_enrollments_under_anothers_document_count_as_failures_with_its_holder(attacker) -> None:
     statuses = []
     for place in range(Limits().holder_failures + 1):
         claimed = enrollment(attacker, attacker.stranger(), place)
@@ -273,7 +271,7 @@ def test_enrollments_under_anothers_document_count_as_failures_with_its_holder(
     assert [case["document_ids"] for case in cases] == [[attacker.document_id]]
 
 
-def test_a_document_that_nobody_holds_is_blocked_alike(attacker: Attacker) -> None:
+def test_a_document_that_nobody_holds_is_blocked_alike(attacker) -> None:
     unheld = {"type": "cn-ric", "number": "110105198503071257"}
     for place in range(Limits().holder_failures + 1):
         body = {"probe": {"image": attacker.stranger().tobytes()}, "document": unheld}
@@ -281,7 +279,7 @@ def test_a_document_that_nobody_holds_is_blocked_alike(attacker: Attacker) -> No
         assert answer.status_code == (429 if place == Limits().holder_failures else 200)
 
 
-def test_failures_at_once_are_no_more_than_the_bound(attacker: Attacker) -> None:
+def test_failures_at_once_are_no_more_than_the_bound(attacker) -> None:
     def fail() -> int:
         body = {"probe": {"image": attacker.stranger().tobytes()}, "document": DOCUMENT}
         return attacker.service.ask("POST", VERIFY, key="b2", body=body).status_code
@@ -304,9 +302,7 @@ def near(attacker: Attacker, score: float) -> Vector:
     return np.asarray(score * attacker.victim + np.sqrt(1 - score**2) * aside, np.float32)
 
 
-def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
-    attacker: Attacker,
-) -> None:
+def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(attacker) -> None:
     review = attacker.service.parts.thresholds.review
     bound, told = Limits().holder_failures, 0
     while search_by_match(attacker, "blue", [near(attacker, review + 0.02)]) == 200:
@@ -321,7 +317,7 @@ def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
     assert search_by_match(attacker, "red", [attacker.stranger()]) == 200
 
 
-def test_misses_of_a_search_that_are_nearly_hits_are_as_few(attacker: Attacker) -> None:
+def test_misses_of_a_search_that_are_nearly_hits_are_as_few(attacker) -> None:
     review = attacker.service.parts.thresholds.review
     bound, asked = Limits().holder_failures, 0
     probe = near(attacker, review - MISSED / 2)
@@ -332,14 +328,14 @@ def test_misses_of_a_search_that_are_nearly_hits_are_as_few(attacker: Attacker) 
     assert search_by_match(attacker, "red", [probe] * (bound + 1)) == 200
 
 
-def test_one_search_of_many_faces_tells_no_more_than_many_of_one(attacker: Attacker) -> None:
+def test_one_search_of_many_faces_tells_no_more_than_many_of_one(attacker) -> None:
     review = attacker.service.parts.thresholds.review
     probes = [near(attacker, review + (-1) ** place * 0.02) for place in range(256)]
     assert search_by_match(attacker, "blue", probes) == 429
     assert search_by_match(attacker, "blue", [attacker.stranger()]) == 429
 
 
-def test_a_carriers_search_tells_of_its_own_holders_alone(attacker: Attacker) -> None:
+def test_a_carriers_search_tells_of_its_own_holders_alone(attacker) -> None:
     probe = {"probe": {"image": attacker.alike(attacker.victim).tobytes()}, "search": True}
     for key, found in (("blue", 1), ("red", 0)):
         answer = attacker.service.ask("POST", MATCH, key=key, body={"items": [probe]})
@@ -348,7 +344,7 @@ def test_a_carriers_search_tells_of_its_own_holders_alone(attacker: Attacker) ->
         assert len(item["identification"]["candidates"]) == found
 
 
-def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker: Attacker) -> None:
+def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker) -> None:
     """Such an attempt costs nothing and stores nothing: whoever has no document has many."""
     shown = []
     for place, probe in enumerate((attacker.alike(attacker.victim), attacker.stranger())):
@@ -367,9 +363,7 @@ def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker: Attac
 
 
 @pytest.mark.parametrize("path", [VERIFY, QUERY, "/v1/identifications", "/v1/people/search"])
-def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(
-    attacker: Attacker, path: str
-) -> None:
+def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(attacker, path: str) -> None:
     bound, told = Limits().holder_shown, 0
     while True:
         probe = {"image": attacker.alike(attacker.victim).tobytes()}
@@ -391,9 +385,7 @@ def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(
         assert attacker.service.ask("POST", path, key="fraud", body=body).status_code == 429
 
 
-def test_failures_of_one_key_are_bounded_over_all_holders(
-    start_service: Callable[..., Service], attacker: Attacker
-) -> None:
+def test_failures_of_one_key_are_bounded_over_all_holders(start_service, attacker) -> None:
     del start_service
     service = attacker.service
     bound = Limits().outlet_key_failures

@@ -38,7 +38,7 @@ CHILD = "import sys; from tests.security import test_full_disk as it; it.{part}(
 
 
 @pytest.fixture
-def on_small_disk(tmp_path: Path) -> Callable[..., None]:
+def on_small_disk(tmp_path) -> Callable[..., None]:
     """`on_small_disk(part, size, *arguments)`: runs a function of this module in a child, on an
     empty disk of that size; what it raises fails the test."""
 
@@ -76,7 +76,7 @@ def fill(disk: Path, left_bytes: int) -> Path:
 
 
 def test_a_home_whose_disk_fills_up_keeps_what_it_acknowledged_and_goes_on(
-    on_small_disk: Callable[..., None], keyed_home: Any, faces: Any, tmp_path: Path
+    on_small_disk, keyed_home, faces, tmp_path
 ) -> None:
     for name, content in faces.items():
         (tmp_path / name).write_bytes(content)
@@ -149,7 +149,7 @@ def fill_up_a_home(disk: str, base: str, key: str, pictures: str) -> None:
 
 
 def test_a_backup_whose_disk_fills_up_leaves_nothing_and_the_registry_goes_on(
-    on_small_disk: Callable[..., None], keyed_home: Any, tmp_path: Path
+    on_small_disk, keyed_home, tmp_path
 ) -> None:
     home = Path(shutil.copytree(keyed_home[0], tmp_path / "home"))
     on_small_disk(fill_up_a_backup, "80m", home)
@@ -176,7 +176,7 @@ def fill_up_a_backup(disk: str, home: str) -> None:
 
 
 def test_a_disk_that_fills_up_while_a_snapshot_is_sealed_after_an_erasure_has_it_once_there_is_room(
-    on_small_disk: Callable[..., None], keyed_home: Any
+    on_small_disk, keyed_home
 ) -> None:
     on_small_disk(fill_up_a_snapshot, "16m", keyed_home[0])
 

@@ -7,16 +7,14 @@ import shutil
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from engine.faces.extractor import Extractor
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from serving.access.authentication import make_key
@@ -41,11 +39,7 @@ CARRIER_AT_ONCE = SETTINGS.enrollments_admitted * 3 // 4
 
 
 @pytest.fixture(scope="module")
-def served(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Any, int, list[str]]]:
+def served(keyed_home, extractor, tmp_path_factory) -> Iterator[tuple[Any, int, list[str]]]:
     """A service behind the proxy, its port, and keys of one carrier's outlet."""
     home = tmp_path_factory.mktemp("many") / "served"
     shutil.copytree(keyed_home[0], home)
@@ -78,10 +72,7 @@ def attacking(port: int, keys: list[str], each: int) -> Iterator[Counter[int]]:
 
 @pytest.mark.parametrize(("count", "each"), [(2, 24), (10, 24), (50, 12)])
 def test_enrollments_of_another_carrier_are_decided_beside_slow_and_large_bodies_of_many_keys(
-    served: tuple[Any, int, list[str]],
-    activation: Callable[..., dict[str, Any]],
-    count: int,
-    each: int,
+    served, activation, count: int, each: int
 ) -> None:
     service, port, keys = served
     held, budget = service.app._places._held, service.app._budget._held

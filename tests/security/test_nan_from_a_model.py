@@ -1,7 +1,7 @@
 """Fault: a model gives NaN. The service says so of itself, and not that the photograph is bad."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,7 @@ def embedder() -> BrokenEmbedder:
 
 
 @pytest.fixture(scope="module")
-def service(
-    keyed_home: tuple[Path, dict[str, str]],
-    embedder: BrokenEmbedder,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Any]:
+def service(keyed_home, embedder, tmp_path_factory) -> Iterator[Any]:
     home = Path(shutil.copytree(keyed_home[0], tmp_path_factory.mktemp("broken") / "served"))
     with (
         Extractor(open_detector(), embedder) as extractor,
@@ -52,9 +48,7 @@ def service(
 
 
 @pytest.fixture(params=[np.nan, np.inf, 1000.0], ids=["nan", "infinite", "long"])
-def broken(
-    request: pytest.FixtureRequest, embedder: BrokenEmbedder, faces: dict[str, bytes]
-) -> Iterator[bytes]:
+def broken(request, embedder, faces) -> Iterator[bytes]:
     """A photograph of which the embedder makes no unit vector."""
     with Extractor(open_detector(), embedder) as extractor:
         (one,) = extractor.extract([faces["stranger"]])
@@ -63,9 +57,7 @@ def broken(
     embedder.broken = None
 
 
-def test_it_is_an_internal_error_and_no_decision(
-    service: Any, activation: Callable[..., dict[str, Any]], broken: bytes
-) -> None:
+def test_it_is_an_internal_error_and_no_decision(service, activation, broken) -> None:
     answer = service.ask(
         "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "nan"}
     )
@@ -77,9 +69,7 @@ def test_it_is_an_internal_error_and_no_decision(
     assert "a model gave no finite numbers" in service.log_text
 
 
-def test_its_neighbours_in_a_batch_are_answered(
-    service: Any, faces: dict[str, bytes], broken: bytes
-) -> None:
+def test_its_neighbours_in_a_batch_are_answered(service, faces, broken) -> None:
     good = {"image": faces["live"]}
     items = [{"probe": good, "reference": good}, {"probe": {"image": broken}, "reference": good}]
     answer = service.read(service.ask("POST", "/v1/match", body={"items": items}))
@@ -89,7 +79,7 @@ def test_its_neighbours_in_a_batch_are_answered(
 
 
 def test_a_detector_that_gives_nan_has_not_found_that_there_is_no_face(
-    embedder: BrokenEmbedder, faces: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    embedder, faces, monkeypatch
 ) -> None:
     detector = open_detector()
     run = detector._session.run

@@ -65,7 +65,7 @@ def way() -> list[str]:
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> Path:
+def user(tmp_path) -> Path:
     """A home of a user who has never run anything."""
     made = tmp_path / "user"
     made.mkdir()
@@ -73,7 +73,7 @@ def user(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def alone(way: list[str], user: Path, tmp_path: Path) -> Alone:
+def alone(way, user, tmp_path) -> Alone:
     def run(*command: object) -> dict[str, Any]:
         environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -97,7 +97,7 @@ def alone(way: list[str], user: Path, tmp_path: Path) -> Alone:
 
 
 @pytest.fixture
-def home(alone: Alone, tmp_path: Path) -> Path:
+def home(alone, tmp_path) -> Path:
     assert alone(SOSIE, "init", tmp_path / "home", *OUTLET)["code"] == 0
     return tmp_path / "home"
 
@@ -106,13 +106,11 @@ def left(user: Path) -> list[str]:
     return sorted(str(one.relative_to(user)) for one in user.rglob("*"))
 
 
-def test_a_name_that_is_looked_up_is_heard(alone: Alone) -> None:
+def test_a_name_that_is_looked_up_is_heard(alone) -> None:
     assert alone(sys.executable, "-c", A_NAME)["asked"] == ["a.example"]
 
 
-def test_a_model_that_runs_makes_no_file_no_thread_and_no_connection(
-    alone: Alone, user: Path
-) -> None:
+def test_a_model_that_runs_makes_no_file_no_thread_and_no_connection(alone, user) -> None:
     told = alone(sys.executable, "-c", ONE_FACE)
     assert told["code"] == 0, told["errors"]
     assert told["is_silent"], told
@@ -120,10 +118,10 @@ def test_a_model_that_runs_makes_no_file_no_thread_and_no_connection(
 
 
 def test_verify_and_enroll_leave_nothing_and_ask_nobody(
-    alone: Alone,
-    user: Path,
-    home: Path,
-    photographs: Any,  # noqa: F811 - the fixture
+    alone,
+    user,
+    home,
+    photographs,  # noqa: F811 - the fixture
 ) -> None:
     faces = (photographs.live, photographs.portrait)
     options = [part for name, value in NEWCOMER.items() for part in (f"--{name}", value)]
@@ -139,7 +137,7 @@ def test_verify_and_enroll_leave_nothing_and_ask_nobody(
         assert left(user) == []
 
 
-def test_a_benchmark_leaves_nothing_and_asks_nobody(alone: Alone, user: Path) -> None:
+def test_a_benchmark_leaves_nothing_and_asks_nobody(alone, user) -> None:
     told = alone(SOSIE, "bench", "extract", "--quick")
     assert told["code"] in (0, 1), told["errors"]  # 1: a goal of a quiet machine is missed
     assert told["is_silent"], told
@@ -147,7 +145,7 @@ def test_a_benchmark_leaves_nothing_and_asks_nobody(alone: Alone, user: Path) ->
 
 
 def test_a_service_leaves_nothing_and_asks_nobody_but_the_clouds_metadata(
-    alone: Alone, user: Path, home: Path
+    alone, user, home
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

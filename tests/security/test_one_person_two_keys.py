@@ -1,6 +1,5 @@
 """One fraud key, or two of one person: nobody watches a face, or hides one, alone."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from schema.actors import Actor, Caller
 from serving.access.authentication import make_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture
 
-Open = Callable[..., str]
 JUDGED = ("fraud", "twins", "mistake", "unfounded")
 
 
@@ -51,7 +49,7 @@ def test_a_name_is_one_person_however_it_is_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)
-def test_nobody_is_named_so_that_they_could_pass_as_another(own_service: Any, name: str) -> None:
+def test_nobody_is_named_so_that_they_could_pass_as_another(own_service, name: str) -> None:
     store, made = own_service.parts.store, make_key(own_service.parts.vault)
     fields = (made.id, made.digest, "", "fraud", None, None, None, utc_now())
     known = len(store.api_keys())
@@ -72,7 +70,7 @@ def test_what_people_are_called_is_taken(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def keys(own_service: Any) -> dict[str, str]:
+def keys(own_service) -> dict[str, str]:
     """Keys of two people: Kim has two, and spells the name in another way."""
     store, made = own_service.parts.store, {}
     for name, person in (("one", "Kim Lee"), ("other", " kim  LEE"), ("second", "Ada")):
@@ -84,7 +82,7 @@ def keys(own_service: Any) -> dict[str, str]:
 
 
 @pytest.fixture
-def case(own_service: Any, open_case: Open) -> str:  # noqa: F811 - the fixture
+def case(own_service, open_case) -> str:  # noqa: F811 - the fixture
     return open_case(own_service)
 
 
@@ -95,7 +93,7 @@ def step(service: Any, case: str, name: str, key: str, outcome: str) -> Any:
 
 
 def test_what_judges_people_takes_two_of_them_however_many_keys_one_has(
-    own_service: Any, keys: dict[str, str], case: str
+    own_service, keys, case
 ) -> None:
     store = own_service.parts.store
 
@@ -119,7 +117,7 @@ def test_what_judges_people_takes_two_of_them_however_many_keys_one_has(
 
 
 def test_a_key_of_fraud_or_operators_is_a_persons_and_its_making_is_audited(
-    own_service: Any, keys: dict[str, str]
+    own_service, keys
 ) -> None:
     store = own_service.parts.store
     made = make_key(own_service.parts.vault)

@@ -46,7 +46,7 @@ def decoder() -> Any:
 
 
 def test_every_route_refuses_the_jpeg_and_the_next_enrollment_is_decided(
-    own_service: Any, activation: Activation, bomb: bytes
+    own_service, activation, bomb
 ) -> None:
     body = activation(outlet="r1", live=bomb, portrait=bomb)
     headers = {"idempotency-key": "bomb"}
@@ -88,9 +88,7 @@ def test_many_segments_and_compressed_texts_cost_nothing() -> None:
     decoder.close()
 
 
-def test_decoding_that_spends_its_cpu_time_is_ended_and_its_process_replaced(
-    decoder: Decoder, bomb: bytes
-) -> None:
+def test_decoding_that_spends_its_cpu_time_is_ended_and_its_process_replaced(decoder, bomb) -> None:
     (first,) = decoder.processes
     with pytest.raises(ImageTooCostly):
         decoder._decode(bomb)
@@ -101,7 +99,7 @@ def test_decoding_that_spends_its_cpu_time_is_ended_and_its_process_replaced(
     assert not Path(f"/proc/{first}").exists()
 
 
-def test_a_process_that_does_not_answer_is_ended_and_replaced(decoder: Decoder) -> None:
+def test_a_process_that_does_not_answer_is_ended_and_replaced(decoder) -> None:
     (stopped,) = decoder.processes
     os.kill(stopped, signal.SIGSTOP)
     with pytest.raises(ImageTooCostly):
@@ -111,9 +109,7 @@ def test_a_process_that_does_not_answer_is_ended_and_replaced(decoder: Decoder) 
     assert not Path(f"/proc/{stopped}").exists()
 
 
-def test_a_photograph_does_not_pay_for_a_process_that_something_else_has_killed(
-    decoder: Decoder,
-) -> None:
+def test_a_photograph_does_not_pay_for_a_process_that_something_else_has_killed(decoder) -> None:
     with decoder.decode(SMALL):
         pass
     (killed,) = decoder.processes
@@ -123,9 +119,7 @@ def test_a_photograph_does_not_pay_for_a_process_that_something_else_has_killed(
     assert killed not in decoder.processes
 
 
-def test_a_process_that_cannot_run_is_not_the_photographs_fault(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_process_that_cannot_run_is_not_the_photographs_fault(monkeypatch) -> None:
     monkeypatch.setattr(images, "_BOOT", "raise SystemExit(1)")
     decoder = Decoder()
     with pytest.raises(SosieError) as caught:
@@ -134,9 +128,7 @@ def test_a_process_that_cannot_run_is_not_the_photographs_fault(
     decoder.close()
 
 
-def test_an_import_goes_on_past_the_jpeg(
-    sosie: Any, home: Path, photographs: Any, tmp_path: Path, bomb: bytes
-) -> None:
+def test_an_import_goes_on_past_the_jpeg(sosie, home, photographs, tmp_path, bomb) -> None:
     (tmp_path / "bomb.jpg").write_bytes(bomb)
     files = (tmp_path / "bomb.jpg", photographs.live, tmp_path / "bomb.jpg")
     with (tmp_path / "base.csv").open("w", newline="") as file:
@@ -172,10 +164,7 @@ class _Stuck:
 
 
 def test_a_stuck_worker_is_seen_in_readiness_and_its_ingress_is_replaced(
-    keyed_home: tuple[Path, dict[str, str]],
-    tmp_path: Path,
-    activation: Activation,
-    monkeypatch: pytest.MonkeyPatch,
+    keyed_home, tmp_path, activation, monkeypatch
 ) -> None:
     home = Path(shutil.copytree(keyed_home[0], tmp_path / "served"))
     stuck: Any = _Stuck()

@@ -37,7 +37,7 @@ def draw_constant_graph() -> bytes:
 
 
 @pytest.fixture
-def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def user_cache(tmp_path, monkeypatch) -> Iterator[Path]:
     """Folders where a cache of this user might lie."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -51,12 +51,12 @@ def embed_two_strangers() -> float:
     return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 
-def test_no_graph_is_kept_that_could_be_replaced(user_cache: Path) -> None:
+def test_no_graph_is_kept_that_could_be_replaced(user_cache) -> None:
     assert embed_two_strangers() < 0.99
     assert [path for path in user_cache.rglob("*") if path.is_file()] == []
 
 
-def test_a_model_is_the_one_that_was_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_the_one_that_was_verified(monkeypatch) -> None:
     """The file is replaced between the check of its digest and the next time that it is read."""
     real, reads = Path.read_bytes, []
 
@@ -74,7 +74,7 @@ def doubled(number: int) -> int:
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
 def test_machine_code_that_others_may_have_written_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+    tmp_path, monkeypatch, mode: int
 ) -> None:
     monkeypatch.setattr(intrinsics._settings, "CACHE_DIR", str(tmp_path))
     kept = intrinsics.machine_code_folder()
@@ -90,7 +90,7 @@ def test_machine_code_that_others_may_have_written_is_not_run(
     assert [path.read_bytes() for path in written] == [b"not machine code at all"] * len(written)
 
 
-def test_a_folder_whose_parent_others_may_write_to_is_not_private(tmp_path: Path) -> None:
+def test_a_folder_whose_parent_others_may_write_to_is_not_private(tmp_path) -> None:
     kept = tmp_path / "parent" / "kept"
     kept.mkdir(mode=0o700, parents=True)
     assert is_private(kept)
@@ -101,14 +101,14 @@ def test_a_folder_whose_parent_others_may_write_to_is_not_private(tmp_path: Path
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-def test_a_folder_of_another_user_is_not_private(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_not_private(tmp_path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir(mode=0o700)
     os.chown(kept, 12345, 12345)
     assert not is_private(kept)
 
 
-def test_a_link_to_another_folder_is_not_private(tmp_path: Path) -> None:
+def test_a_link_to_another_folder_is_not_private(tmp_path) -> None:
     (tmp_path / "real").mkdir(mode=0o777)
     (tmp_path / "real").chmod(0o777)
     (tmp_path / "kept").symlink_to(tmp_path / "real")

@@ -39,7 +39,7 @@ def enroll(service: Any, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", COPIES)
 def test_one_picture_as_both_photographs_is_refused(
-    fresh: Any, activation: Callable[..., dict[str, Any]], astronaut: Image.Image, name: str
+    fresh, activation, astronaut, name: str
 ) -> None:
     live = encode(astronaut, quality=92)
     shown = enroll(fresh, activation(live=live, portrait=COPIES[name](astronaut)))
@@ -51,7 +51,5 @@ def test_one_picture_as_both_photographs_is_refused(
     assert (shown["duplicate_search"]["ran"], shown["cases"]) == (False, [])
 
 
-def test_two_pictures_of_one_person_are_two(
-    fresh: Any, activation: Callable[..., dict[str, Any]]
-) -> None:
+def test_two_pictures_of_one_person_are_two(fresh, activation) -> None:
     assert enroll(fresh, activation())["decision"] == "approved"

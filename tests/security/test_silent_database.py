@@ -10,14 +10,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
-from engine.faces.extractor import Extractor
 from engine.matching.requests import EnrollmentRequest
 from engine.registry import postgresql, transactions, writer
 from engine.registry.accounts import ApiKey
@@ -42,7 +40,7 @@ WAIT_S = 120
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(monkeypatch) -> None:
     """The same bounds in the same order, and shorter."""
     for name, value in {"LOOK_S": 2.0, "STATEMENT_S": 2.5, "SILENCE_S": 3.5, "POOL_S": 5}.items():
         monkeypatch.setattr(postgresql, name, value)
@@ -52,7 +50,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def proxy(postgres: Any) -> Iterator[SilentProxy]:
+def proxy(postgres) -> Iterator[SilentProxy]:
     with open_proxy(postgres) as opened:
         yield opened
 
@@ -63,14 +61,14 @@ def vault() -> Vault:
 
 
 @pytest.fixture
-def direct(postgres_url: str, vault: Vault) -> Iterator[Store]:
+def direct(postgres_url, vault) -> Iterator[Store]:
     """A registry, not by way of the proxy."""
     with Store.create(postgres_url, vault, model_digest=MODEL) as made:
         yield made
 
 
 @pytest.fixture
-def distant(direct: Store, proxy: SilentProxy, vault: Vault) -> Iterator[Store]:
+def distant(direct, proxy, vault) -> Iterator[Store]:
     """The same registry, by way of the proxy."""
     url = proxy.url(str(direct.engine.url.database))
     with Store.open(url, vault, model_digest=MODEL) as opened:
@@ -94,7 +92,7 @@ def before_commits(store: Store, do: Callable[..., Any]) -> Iterator[None]:
 
 @pytest.mark.parametrize("way", Way)
 def test_a_commit_whose_connection_falls_silent_is_known_to_be_kept_or_not(
-    direct: Store, distant: Store, proxy: SilentProxy, way: Way
+    direct, distant, proxy, way: Way
 ) -> None:
     with distant.writer() as held:
         before = commit(held)
@@ -114,7 +112,7 @@ def test_a_commit_whose_connection_falls_silent_is_known_to_be_kept_or_not(
 
 @pytest.mark.parametrize("newcomers", [Newcomers.NOT_ANSWERED, Newcomers.DROPPED])
 def test_a_database_that_takes_no_connection_is_an_error_and_no_hang(
-    direct: Store, distant: Store, proxy: SilentProxy, newcomers: Newcomers
+    direct, distant, proxy, newcomers: Newcomers
 ) -> None:
     distant.counts()
     proxy.fall_silent(*Way, newcomers=newcomers)
@@ -127,7 +125,7 @@ def test_a_database_that_takes_no_connection_is_an_error_and_no_hang(
 
 
 def test_a_commit_that_cannot_be_looked_up_ends_the_writer_and_not_the_process(
-    direct: Store, distant: Store, proxy: SilentProxy
+    direct, distant, proxy
 ) -> None:
     with distant.writer() as held:
 
@@ -151,9 +149,7 @@ def take_when_free(store: Store) -> writer.Writer:
             time.sleep(0.05)
 
 
-def test_the_lease_of_a_host_that_fell_silent_is_free_soon(
-    direct: Store, distant: Store, proxy: SilentProxy
-) -> None:
+def test_the_lease_of_a_host_that_fell_silent_is_free_soon(direct, distant, proxy) -> None:
     with distant.writer() as dead:
         commit(dead)
         with pytest.raises(WriterBusy):
@@ -169,9 +165,7 @@ def test_the_lease_of_a_host_that_fell_silent_is_free_soon(
     assert verify_chain(direct).intact
 
 
-def test_a_lease_whose_session_ended_is_taken_anew(
-    direct: Store, distant: Store, proxy: SilentProxy
-) -> None:
+def test_a_lease_whose_session_ended_is_taken_anew(direct, distant, proxy) -> None:
     def holder() -> int | None:
         with direct.engine.connect() as connection:
             found = connection.scalar(
@@ -189,7 +183,7 @@ def test_a_lease_whose_session_ended_is_taken_anew(
     direct.writer().close()
 
 
-def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant: Store) -> None:
+def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant) -> None:
     with distant.engine.connect() as connection:
         with pytest.raises(Exception, match="statement timeout"):
             connection.execute(text("SELECT pg_sleep(30)"))
@@ -253,9 +247,7 @@ class Load:
 
 
 @pytest.fixture
-def served(
-    postgres_url: str, proxy: SilentProxy, sosie: Any, extractor: Extractor, tmp_path: Path
-) -> Iterator[Any]:
+def served(postgres_url, proxy, sosie, extractor, tmp_path) -> Iterator[Any]:
     """A service whose registrar and whose readers reach PostgreSQL by way of the proxy."""
     home, url = tmp_path / "home", proxy.url(postgres_url.partition("?")[0].rpartition("/")[2])
     made = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--registry-url", url)
@@ -287,7 +279,7 @@ def wait_until_ready(service: Any) -> None:
     ],
 )
 def test_a_service_under_load_recovers_by_itself_and_loses_nothing_acknowledged(
-    served: Any, proxy: SilentProxy, way: Way, newcomers: Newcomers
+    served, proxy, way: Way, newcomers: Newcomers
 ) -> None:
     load = Load(served)
     with load.running():
@@ -302,7 +294,7 @@ def test_a_service_under_load_recovers_by_itself_and_loses_nothing_acknowledged(
     load.assert_kept(served.parts.store)
 
 
-def test_readiness_log_and_metric_name_a_silent_database(served: Any, proxy: SilentProxy) -> None:
+def test_readiness_log_and_metric_name_a_silent_database(served, proxy) -> None:
     proxy.fall_silent(*Way, newcomers=Newcomers.NOT_ANSWERED)
     wait_until(lambda: readiness(served)["phase"] == "silent")
     found = readiness(served)
@@ -317,7 +309,7 @@ def test_readiness_log_and_metric_name_a_silent_database(served: Any, proxy: Sil
     wait_until_ready(served)
 
 
-def test_nothing_acknowledged_is_lost_while_postgresql_restarts(served: Any, postgres: Any) -> None:
+def test_nothing_acknowledged_is_lost_while_postgresql_restarts(served, postgres) -> None:
     load = Load(served)
     with load.running():
         load.wait_for_more()

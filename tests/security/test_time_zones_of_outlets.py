@@ -1,10 +1,9 @@
 """A document expires with its last day at the outlet: by the UTC date it was refused at 20:00 of
 its last valid day in Mexico, and accepted the next morning in Shanghai."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ MEXICO, SHANGHAI = "America/Mexico_City", "Asia/Shanghai"
 
 
 @pytest.fixture
-def lab(make_lab: Callable[[str], Lab], tmp_path: Path) -> Iterator[Lab]:
+def lab(make_lab, tmp_path) -> Iterator[Lab]:
     made = make_lab(f"sqlite:///{tmp_path / 'registry.sqlite'}")
     yield made
     made.store.close()
@@ -46,14 +45,14 @@ def decide(lab: Lab, now: datetime, default: str = "UTC") -> Any:
     return answer
 
 
-def test_the_last_valid_evening_is_valid_and_the_next_morning_is_not(lab: Lab) -> None:
+def test_the_last_valid_evening_is_valid_and_the_next_morning_is_not(lab) -> None:
     lab.store.set_outlet_time_zone("blue-1", MEXICO, actor="test")
     assert decide(lab, EVENING_IN_MEXICO).decision is Decision.APPROVED
     lab.store.set_outlet_time_zone("blue-1", SHANGHAI, actor="test")
     assert decide(lab, MORNING_IN_SHANGHAI).reasons == (Reason.DOCUMENT_EXPIRED,)
 
 
-def test_an_outlet_without_a_zone_has_its_carriers_and_else_the_deployments(lab: Lab) -> None:
+def test_an_outlet_without_a_zone_has_its_carriers_and_else_the_deployments(lab) -> None:
     assert decide(lab, EVENING_IN_MEXICO).reasons == (Reason.DOCUMENT_EXPIRED,)
     assert decide(lab, EVENING_IN_MEXICO, MEXICO).decision is Decision.APPROVED
     lab.store.set_carrier_time_zone("blue", SHANGHAI, actor="test")
@@ -64,7 +63,7 @@ def test_an_outlet_without_a_zone_has_its_carriers_and_else_the_deployments(lab:
     assert decide(lab, EVENING_IN_MEXICO, MEXICO).reasons == (Reason.DOCUMENT_EXPIRED,)
 
 
-def test_a_decision_replays_when_the_zone_has_changed_since(lab: Lab) -> None:
+def test_a_decision_replays_when_the_zone_has_changed_since(lab) -> None:
     lab.store.set_outlet_time_zone("blue-1", MEXICO, actor="test")
     answer = decide(lab, EVENING_IN_MEXICO)
     lab.store.set_outlet_time_zone("blue-1", SHANGHAI, actor="test")
@@ -74,7 +73,7 @@ def test_a_decision_replays_when_the_zone_has_changed_since(lab: Lab) -> None:
     assert replay(record).agrees
 
 
-def test_two_outlets_of_one_batch_have_their_own_dates(lab: Lab) -> None:
+def test_two_outlets_of_one_batch_have_their_own_dates(lab) -> None:
     lab.store.set_outlet_time_zone("blue-1", MEXICO, actor="test")
     lab.store.set_outlet_time_zone("red-1", SHANGHAI, actor="test")
     documents = [Document("cn-ric", resident_number(n), f"Holder {n}", LAST_DAY) for n in (91, 92)]
@@ -90,7 +89,7 @@ def test_two_outlets_of_one_batch_have_their_own_dates(lab: Lab) -> None:
     assert there.reasons == (Reason.DOCUMENT_EXPIRED,)
 
 
-def test_the_zone_that_was_set_is_audited_and_read_again(lab: Lab) -> None:
+def test_the_zone_that_was_set_is_audited_and_read_again(lab) -> None:
     lab.store.set_outlet_time_zone("blue-1", MEXICO, actor="test")
     assert lab.store.outlets(["blue-1"])["blue-1"].time_zone == MEXICO
     *_, entry = lab.store.audit_entries()

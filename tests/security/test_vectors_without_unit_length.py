@@ -1,9 +1,8 @@
 """A vector longer than 1 scores higher with everybody: one of length 1000 passed every 1:1, with a
 score of 1,000,000. It is refused wherever vectors come in, and nothing of it is kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,14 @@ LENGTHS = (1000.0, 1.01, 0.5, 0.0, np.nan, np.inf)
 
 
 @pytest.fixture
-def lab(make_lab: Callable[[str], Lab], tmp_path: Path) -> Iterator[Lab]:
+def lab(make_lab, tmp_path) -> Iterator[Lab]:
     made = make_lab(f"sqlite:///{tmp_path / 'registry.sqlite'}")
     yield made
     made.store.close()
 
 
 @pytest.fixture(params=LENGTHS, ids=str)
-def length(request: pytest.FixtureRequest) -> float:
+def length(request) -> float:
     return float(request.param)
 
 
@@ -51,9 +50,7 @@ def stretch(vector: Any, length: float) -> Any:
 
 
 @pytest.mark.parametrize("which", ["live", "portrait"])
-def test_an_enrollment_is_refused_and_its_neighbours_are_not(
-    lab: Lab, length: float, which: str
-) -> None:
+def test_an_enrollment_is_refused_and_its_neighbours_are_not(lab, length, which: str) -> None:
     honest = lab.request()
     # A stranger's face that is weakly like the portrait: stretched, it passed.
     request = lab.request()
@@ -68,7 +65,7 @@ def test_an_enrollment_is_refused_and_its_neighbours_are_not(
     assert len(restore_gallery(lab.store, lab.folder).gallery) == 1
 
 
-def test_no_comparison_with_a_holder_takes_one(lab: Lab, length: float) -> None:
+def test_no_comparison_with_a_holder_takes_one(lab, length) -> None:
     request = lab.request()
     with lab.registrar() as registrar:
         (answer,) = registrar.enroll([request])
@@ -82,7 +79,7 @@ def test_no_comparison_with_a_holder_takes_one(lab: Lab, length: float) -> None:
         assert lab.store.audit_head() == before
 
 
-def test_none_is_watched_stored_or_imported(lab: Lab, length: float) -> None:
+def test_none_is_watched_stored_or_imported(lab, length) -> None:
     forged = stretch(lab.people.person(), length)
     document = Document("cn-ric", "110105199003071239", "Somebody")
     with lab.registrar() as registrar:
@@ -111,7 +108,7 @@ def test_none_is_watched_stored_or_imported(lab: Lab, length: float) -> None:
         assert len(reopened.gallery) == 0
 
 
-def test_no_template_of_one_is_issued_or_taken(lab: Lab, length: float) -> None:
+def test_no_template_of_one_is_issued_or_taken(lab, length) -> None:
     """By the seal of an older version that issued such tokens."""
     templates = SealedTemplates(lab.vault, "d" * 64, 24)
     person = lab.people.person()
@@ -127,7 +124,7 @@ def test_no_template_of_one_is_issued_or_taken(lab: Lab, length: float) -> None:
     assert isinstance(refused, TemplateInvalid)
 
 
-def test_no_search_and_no_index_takes_one(lab: Lab, length: float) -> None:
+def test_no_search_and_no_index_takes_one(lab, length) -> None:
     person = lab.people.person()
     forged = stretch(person, length)
     ids = np.arange(2, dtype=np.int64)

@@ -58,7 +58,7 @@ Sosie = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
+def photographs(tmp_path_factory) -> Photographs:
     folder = tmp_path_factory.mktemp("photographs")
     names = ("live.jpg", "portrait.png", "later.jpg", "stranger.png", "again.png", "none.jpg")
     made = Photographs(*(folder / name for name in names))
@@ -81,14 +81,14 @@ def astronaut() -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+def environment(tmp_path_factory) -> dict[str, str | None]:
     """No variable of the machine's that Sosie would read."""
     foreign = {name: None for name in os.environ if name.startswith("SOSIE_")}
     return {**foreign, "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="session")
-def sosie(environment: dict[str, str | None]) -> Iterator[Sosie]:
+def sosie(environment) -> Iterator[Sosie]:
     """`sosie(*arguments, env={}, given="")` runs a command in this process."""
     from engine.models import graph
     from serving.cli.main import app
@@ -127,9 +127,7 @@ def sosie(environment: dict[str, str | None]) -> Iterator[Sosie]:
 
 
 @pytest.fixture
-def start(
-    environment: dict[str, str | None], tmp_path: Path
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`start(*arguments)` runs the command in another process, its output piped."""
     started: list[subprocess.Popen[str]] = []
     # A background job of a shell ignores interrupts, and its children would too.
@@ -157,7 +155,7 @@ def start(
 
 
 @pytest.fixture(scope="session")
-def empty_home(sosie: Sosie, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_home(sosie, tmp_path_factory) -> Path:
     """Carriers blue and red with an outlet each, no one enrolled; not to be changed."""
     home = tmp_path_factory.mktemp("homes") / "empty"
     assert sosie("init", home, "--carrier", "blue", "--outlet", "b1").code == 0
@@ -167,9 +165,7 @@ def empty_home(sosie: Sosie, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def enrolled_home(
-    sosie: Sosie, empty_home: Path, photographs: Photographs
-) -> tuple[Path, dict[str, Any]]:
+def enrolled_home(sosie, empty_home, photographs) -> tuple[Path, dict[str, Any]]:
     """The same with the astronaut enrolled, and that answer; not to be changed."""
     home = empty_home.with_name("enrolled")
     shutil.copytree(empty_home, home)
@@ -179,19 +175,19 @@ def enrolled_home(
 
 
 @pytest.fixture
-def home(empty_home: Path, tmp_path: Path) -> Path:
+def home(empty_home, tmp_path) -> Path:
     """A copy of the empty deployment, for this test alone."""
     return Path(shutil.copytree(empty_home, tmp_path / "home"))
 
 
 @pytest.fixture
-def full_home(enrolled_home: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+def full_home(enrolled_home, tmp_path) -> Path:
     """A copy of the deployment with one person, for this test alone."""
     return Path(shutil.copytree(enrolled_home[0], tmp_path / "full"))
 
 
 @pytest.fixture
-def caught_home(full_home: Path, sosie: Sosie, photographs: Photographs) -> Path:
+def caught_home(full_home, sosie, photographs) -> Path:
     """The same, where the astronaut has come again under another document."""
     changes = {"document_number": OTHER_NUMBER, "msisdn": "+8613800138001", "consent_ref": "form 7"}
     again = enrollment(full_home, photographs, live=photographs.later, **changes)
@@ -200,7 +196,7 @@ def caught_home(full_home: Path, sosie: Sosie, photographs: Photographs) -> Path
 
 
 @pytest.fixture
-def enrolled(enrolled_home: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+def enrolled(enrolled_home) -> dict[str, Any]:
     """The answer that the astronaut's enrollment got."""
     return enrolled_home[1]
 

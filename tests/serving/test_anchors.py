@@ -5,7 +5,6 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from engine.registry.audit import AuditEntry
 from engine.registry.damage import read_anchors, write_anchor
 from engine.registry.store import Store
 from engine.registry.transactions import recorded
-from engine.registry.vault import Vault
 from serving.jobs.audit_export import Anchoring, open_sink
 from serving.telemetry.metrics import Meter
 from tests.engine.conftest import MODEL, key_ring, sqlite_url, vault  # noqa: F401 - fixtures
@@ -63,9 +61,7 @@ def listen() -> Iterator[Callable[..., Any]]:
 LINE = write_anchor("d", 7, b"\xab" * 32)
 
 
-def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(
-    tmp_path: Path, listen: Callable[..., Any]
-) -> None:
+def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(tmp_path, listen) -> None:
     send = open_sink("anchors", tmp_path)
     for _ in range(2):
         send(LINE)
@@ -93,8 +89,8 @@ def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(
 
 
 def test_each_head_is_sent_once_and_a_failure_is_told_and_passes(
-    sqlite_url: str,  # noqa: F811 - the fixtures
-    vault: Vault,  # noqa: F811
+    sqlite_url,  # noqa: F811 - the fixtures
+    vault,  # noqa: F811
 ) -> None:
     sent: list[int] = []
     works = threading.Event()
@@ -123,7 +119,7 @@ def test_each_head_is_sent_once_and_a_failure_is_told_and_passes(
 
 
 def test_readiness_names_a_sink_that_fails_and_stays_ready(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
     start_service: Callable[..., Any],  # noqa: F811 - the fixture
 ) -> None:
     monkeypatch.setenv("SOSIE_AUDIT__ANCHOR", "no/such/folder/anchors")

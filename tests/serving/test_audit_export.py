@@ -73,7 +73,7 @@ class Server:
 
 
 @pytest.fixture
-def server(certificate: Path) -> Iterator[Server]:  # noqa: F811
+def server(certificate) -> Iterator[Server]:  # noqa: F811
     made = Server(certificate)
     yield made
     made.close()
@@ -90,9 +90,9 @@ def export(source: Store, server: Server, authority: str, meter: Meter) -> Audit
 
 
 def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
-    store: Store,  # noqa: F811
-    server: Server,
-    certificate: Path,  # noqa: F811
+    store,  # noqa: F811
+    server,
+    certificate,  # noqa: F811
 ) -> None:
     meter = Meter()
     head = store.audit_head()[0]
@@ -115,9 +115,9 @@ def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
 
 
 def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
-    store: Store,  # noqa: F811
-    server: Server,
-    certificate: Path,  # noqa: F811
+    store,  # noqa: F811
+    server,
+    certificate,  # noqa: F811
 ) -> None:
     store.note(AuditEntry("Ann (key:1)", "outlet.suspended", "b1", {"case": "é"}))
     (*_, record) = store.audit_entries()
@@ -137,7 +137,7 @@ def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
 
 
 def test_an_activity_goes_by_the_whole_action_before_its_last_word(
-    store: Store,  # noqa: F811
+    store,  # noqa: F811
 ) -> None:
     create, read, update, other = 1, 2, 3, 99
     expected = {
@@ -161,8 +161,8 @@ def test_an_activity_goes_by_the_whole_action_before_its_last_word(
 
 
 def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(
-    store: Store,  # noqa: F811
-    server: Server,
+    store,  # noqa: F811
+    server,
 ) -> None:
     meter = Meter()
     with export(store, server, "", meter):
@@ -171,8 +171,8 @@ def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(
 
 
 def test_nobody_is_asked_at_the_terminal_for_the_passphrase_of_a_key(
-    certificate: Path,  # noqa: F811
-    tmp_path: Path,
+    certificate,  # noqa: F811
+    tmp_path,
 ) -> None:
     key = serialization.load_pem_private_key(certificate.read_bytes(), None)
     sealed = key.private_bytes(

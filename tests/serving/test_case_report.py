@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def desk(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def desk(empty_home, tmp_path_factory) -> Iterator[Deployment]:
     """105 documents of faces alike, one with lines of two carriers; of the first a face is kept."""
     home = tmp_path_factory.mktemp("reported") / "home"
     shutil.copytree(empty_home, home)
@@ -122,7 +121,7 @@ def enter(deployment: Deployment) -> None:
 
 
 @pytest.fixture(scope="module")
-def case(desk: Deployment) -> CaseRecord:
+def case(desk) -> CaseRecord:
     """A case of all of them, noted, proposed by Anna and closed by Bob."""
     references, _ = desk.store.facts.document_owner_array()
     owners = desk.store.documents_of(references.tolist())
@@ -155,7 +154,7 @@ def report(desk: Deployment, case: CaseRecord, **terms: Any) -> tuple[Page, Any]
     return Page(made.html), made
 
 
-def test_it_says_who_what_when_and_what_a_score_means(desk: Deployment, case: CaseRecord) -> None:
+def test_it_says_who_what_when_and_what_a_score_means(desk, case) -> None:
     page, made = report(desk, case, has_faces=True)
     text = page.text
     assert "One face, many documents" in text
@@ -176,9 +175,7 @@ def test_it_says_who_what_when_and_what_a_score_means(desk: Deployment, case: Ca
         assert whole not in text
 
 
-def test_a_later_case_of_them_says_what_was_decided_before(
-    desk: Deployment, case: CaseRecord
-) -> None:
+def test_a_later_case_of_them_says_what_was_decided_before(desk, case) -> None:
     first, second, _, fourth, *_ = case.document_ids
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
@@ -198,7 +195,7 @@ def test_a_later_case_of_them_says_what_was_decided_before(
     assert case_file(desk.store, case.id).decided == ()
 
 
-def test_a_large_case_says_what_it_leaves_out(desk: Deployment, case: CaseRecord) -> None:
+def test_a_large_case_says_what_it_leaves_out(desk, case) -> None:
     page, made = report(desk, case)
     assert (made.documents, made.left_out, made.faces) == (MOST_DOCUMENTS, 5, 0)
     assert "5 further documents of this case are left out" in page.text
@@ -206,9 +203,7 @@ def test_a_large_case_says_what_it_leaves_out(desk: Deployment, case: CaseRecord
     assert page.images == []
 
 
-def test_numbers_and_names_are_whole_where_they_are_asked_for(
-    desk: Deployment, case: CaseRecord
-) -> None:
+def test_numbers_and_names_are_whole_where_they_are_asked_for(desk, case) -> None:
     page, _ = report(desk, case, is_revealed=True)
     assert RIGHT_TO_LEFT in page.text
     assert "img" not in page.tags
@@ -218,9 +213,7 @@ def test_numbers_and_names_are_whole_where_they_are_asked_for(
     assert (told["revealed"], told["faces"]) == (True, 0)
 
 
-def test_what_a_carrier_may_not_see_is_counted_and_not_shown(
-    desk: Deployment, case: CaseRecord
-) -> None:
+def test_what_a_carrier_may_not_see_is_counted_and_not_shown(desk, case) -> None:
     page, made = report(desk, case, carrier="blue", is_revealed=True, has_faces=True)
     # The first document has a line of each; every second of the others is red's alone.
     assert made.documents == 1 + PEOPLE // 2
@@ -238,7 +231,7 @@ def test_what_a_carrier_may_not_see_is_counted_and_not_shown(
 
 
 def test_what_a_carrier_may_see_is_looked_up_once_for_all_documents(
-    desk: Deployment, case: CaseRecord, monkeypatch: pytest.MonkeyPatch
+    desk, case, monkeypatch
 ) -> None:
     asked: list[int] = []
     read = Reader.lines_of_each
@@ -253,7 +246,7 @@ def test_what_a_carrier_may_see_is_looked_up_once_for_all_documents(
 
 
 def test_its_entries_stand_in_the_audit_chain_and_are_compared_with_it(
-    desk: Deployment, case: CaseRecord, sosie: Any, tmp_path: Path
+    desk, case, sosie, tmp_path
 ) -> None:
     page, made = report(desk, case)
     for action in ("case.opened", "case.noted", "case.proposed", "case.closed", "case.reported"):
@@ -282,7 +275,7 @@ def test_a_score_is_said_as_one_of_so_many_strangers() -> None:
 
 
 def test_a_list_of_people_is_masked_unless_revealed_and_audited(
-    desk: Deployment, case: CaseRecord, sosie: Any, tmp_path: Path, assert_refused: Any
+    desk, case, sosie, tmp_path, assert_refused
 ) -> None:
     own = tmp_path / "own.toml"
     own.write_text(
@@ -311,12 +304,7 @@ def test_a_list_of_people_is_masked_unless_revealed_and_audited(
 
 
 def test_many_people_are_revealed_by_two(
-    desk: Deployment,
-    case: CaseRecord,
-    sosie: Any,
-    tmp_path: Path,
-    assert_refused: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    desk, case, sosie, tmp_path, assert_refused, monkeypatch
 ) -> None:
     own = tmp_path / "own.toml"
     text = 'lists = "people"\ntitle = "Own"\nmost_lines = %d\n[columns]\nName = "name"\n'

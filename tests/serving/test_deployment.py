@@ -45,7 +45,7 @@ Open = Callable[..., Deployment]
 
 
 @pytest.fixture
-def open_home(full_home: Path, tmp_path: Path) -> Open:
+def open_home(full_home, tmp_path) -> Open:
     """`open_home(warn, open_index)` opens the deployment with one person."""
 
     def build(
@@ -58,19 +58,19 @@ def open_home(full_home: Path, tmp_path: Path) -> Open:
 
 
 @pytest.fixture
-def _always_save(monkeypatch: pytest.MonkeyPatch) -> None:
+def _always_save(monkeypatch) -> None:
     monkeypatch.setattr(opened, "SNAPSHOT_AFTER", -1)
 
 
 @pytest.fixture
-def unsavable_home(full_home: Path) -> Path:
+def unsavable_home(full_home) -> Path:
     """A home in which no snapshot can be saved: its folder's name leads nowhere."""
     (full_home / "gallery").symlink_to("nowhere")
     return full_home
 
 
 def test_a_watch_that_another_process_added_is_seen_once_the_lease_is_taken(
-    open_home: Open, full_home: Path, sosie: Any, photographs: Any
+    open_home, full_home, sosie, photographs
 ) -> None:
     with open_home() as deployment:
         assert len(deployment.judge.watch) == 0
@@ -81,9 +81,7 @@ def test_a_watch_that_another_process_added_is_seen_once_the_lease_is_taken(
 
 
 @pytest.mark.usefixtures("_always_save")
-def test_a_snapshot_is_saved_under_the_lease(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_is_saved_under_the_lease(open_home, full_home, monkeypatch) -> None:
     refused = []
 
     def save(*arguments: Any) -> None:
@@ -99,9 +97,7 @@ def test_a_snapshot_is_saved_under_the_lease(
     assert (full_home / "gallery" / "manifest").is_file()
 
 
-def test_what_was_erased_meanwhile_is_not_left_by_a_late_save(
-    open_home: Open, full_home: Path, sosie: Any
-) -> None:
+def test_what_was_erased_meanwhile_is_not_left_by_a_late_save(open_home, full_home, sosie) -> None:
     with open_home() as deployment:
         assert len(deployment.restored.gallery) == 1
         assert sosie(*ERASE, "--home", full_home).code == 0
@@ -110,7 +106,7 @@ def test_what_was_erased_meanwhile_is_not_left_by_a_late_save(
 
 
 def test_an_erasure_leaves_no_snapshot_that_was_saved_meanwhile(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home, full_home, monkeypatch
 ) -> None:
     def erase(*arguments: Any) -> holders.ErasureCertificate:
         # A process that has lost the lease, and does not know it yet.
@@ -125,7 +121,7 @@ def test_an_erasure_leaves_no_snapshot_that_was_saved_meanwhile(
 
 
 def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home, full_home, monkeypatch
 ) -> None:
     def erase(*arguments: Any) -> holders.ErasureCertificate:
         made = holders.erase_holder(*arguments)
@@ -145,7 +141,7 @@ def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
 
 
 def test_the_registrar_does_not_wait_while_a_snapshot_is_sealed_after_an_erasure(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home, full_home, monkeypatch
 ) -> None:
     begun, released = threading.Event(), threading.Event()
 
@@ -173,7 +169,7 @@ def test_the_registrar_does_not_wait_while_a_snapshot_is_sealed_after_an_erasure
 @pytest.mark.parametrize("step", ["compact", "pin"])
 @pytest.mark.parametrize("has_snapshot", [True, False])
 def test_what_fails_after_an_erasure_is_told_and_tried_again_until_it_is_done(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch, step: str, has_snapshot: bool
+    open_home, full_home, monkeypatch, step: str, has_snapshot: bool
 ) -> None:
     monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
     monkeypatch.setattr(opened, "RESEAL_AGAIN_S", 0.01)
@@ -213,7 +209,7 @@ def test_what_fails_after_an_erasure_is_told_and_tried_again_until_it_is_done(
 
 @pytest.mark.usefixtures("_always_save")
 def test_an_erasure_beside_the_end_of_a_deployment_leaves_no_snapshot_with_the_face(
-    open_home: Open, monkeypatch: pytest.MonkeyPatch
+    open_home, monkeypatch
 ) -> None:
     begun, at_snapshot, lock = threading.Event(), threading.Event(), threading.Lock()
     erase_holder, save_snapshot = opened.erase_holder, snapshots.save_snapshot
@@ -251,7 +247,7 @@ def test_an_erasure_beside_the_end_of_a_deployment_leaves_no_snapshot_with_the_f
 
 
 def test_what_fails_after_an_erasure_does_not_keep_a_deployment_from_closing(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home, full_home, monkeypatch
 ) -> None:
     monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
     attempts, told = threading.Semaphore(0), []
@@ -276,7 +272,7 @@ def test_what_fails_after_an_erasure_does_not_keep_a_deployment_from_closing(
 
 
 def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_has_passed(
-    full_home: Path, monkeypatch: pytest.MonkeyPatch
+    full_home, monkeypatch
 ) -> None:
     failed = threading.Event()
 
@@ -303,7 +299,7 @@ def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_ha
 
 
 def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home, full_home, monkeypatch
 ) -> None:
     class Crash(BaseException):
         pass
@@ -324,7 +320,7 @@ def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(
 
 
 def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_killed(
-    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_home, tmp_path, monkeypatch
 ) -> None:
     """A copy of the home is what a process that is killed at that moment leaves."""
     merging, released = threading.Event(), threading.Event()
@@ -398,9 +394,7 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             assert has_any[5] != is_erased, step
 
 
-def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(
-    open_home: Open, full_home: Path
-) -> None:
+def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(open_home, full_home) -> None:
     (full_home / "gallery").write_text("no folder")
     with open_home() as deployment:
         with pytest.raises(RegistryError, match="nothing was erased"):
@@ -409,9 +403,7 @@ def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(
 
 
 @pytest.mark.usefixtures("_always_save")
-def test_a_save_that_fails_leaves_the_snapshot_before_it(
-    open_home: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_fails_leaves_the_snapshot_before_it(open_home, monkeypatch) -> None:
     def fill_the_disk(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -428,7 +420,7 @@ def test_a_save_that_fails_leaves_the_snapshot_before_it(
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_failed_save_of_the_snapshot_loses_no_answer(
-    unsavable_home: Path, sosie: Any, photographs: Any, request_of: Any
+    unsavable_home, sosie, photographs, request_of
 ) -> None:
     request = request_of(
         unsavable_home,
@@ -448,10 +440,7 @@ def test_a_failed_save_of_the_snapshot_loses_no_answer(
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_refused_snapshot_is_reported_and_removed_by_the_writer(
-    open_home: Open,
-    full_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    open_home, full_home, monkeypatch, caplog
 ) -> None:
     with open_home() as deployment:
         assert deployment.registrar is not None
@@ -483,7 +472,7 @@ def test_the_settings_say_what_gallery_is_opened() -> None:
 
 @pytest.mark.parametrize("kind", ["exact8", "flat"])
 def test_every_kind_comes_from_its_snapshot_at_the_next_start(
-    kind: str, full_home: Path, tmp_path: Path
+    kind: str, full_home, tmp_path
 ) -> None:
     settings = make_settings({"gallery": {"kind": kind}})
     for loaded in (0, 1):
@@ -494,7 +483,7 @@ def test_every_kind_comes_from_its_snapshot_at_the_next_start(
 
 
 def test_what_was_removed_leaves_the_snapshot_when_the_writer_closes(
-    full_home: Path, open_home: Open, monkeypatch: pytest.MonkeyPatch
+    full_home, open_home, monkeypatch
 ) -> None:
     with open_home() as deployment:
         deployment.save_snapshot()
@@ -509,7 +498,7 @@ def test_what_was_removed_leaves_the_snapshot_when_the_writer_closes(
 
 @pytest.mark.parametrize("kind", ["exact8", "flat"])
 def test_a_removal_that_was_replayed_and_compacted_leaves_the_disk_too(
-    kind: str, full_home: Path, tmp_path: Path
+    kind: str, full_home, tmp_path
 ) -> None:
     settings = make_settings({"gallery": {"kind": kind}})
     folder = full_home / "gallery"
@@ -545,7 +534,7 @@ def shards_in(opened: list[ShardedIndex]) -> OpenIndex:
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_gallery_on_shards_comes_from_the_store_and_leaves_nothing_on_the_disk(
-    open_home: Open, full_home: Path
+    open_home, full_home
 ) -> None:
     with open_home() as deployment:
         assert len(deployment.registrar.gallery) == 1
@@ -562,7 +551,7 @@ def test_a_gallery_on_shards_comes_from_the_store_and_leaves_nothing_on_the_disk
 
 
 def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
-    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+    open_home, full_home, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     opened: list[ShardedIndex] = []
@@ -581,7 +570,7 @@ def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasure(
-    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_home, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     places = tmp_path / "node"
@@ -624,7 +613,7 @@ def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasur
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later(
-    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_home, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     monkeypatch.setattr("serving.deployment.deployment.RESEAL_AGAIN_S", 0.01)
@@ -663,7 +652,7 @@ def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later
 
 @pytest.mark.usefixtures("_always_save")
 def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps_what_was_moved(
-    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_home, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     monkeypatch.setattr(snapshots, "LOOK_AT_SETTINGS_S", 0)
@@ -726,7 +715,7 @@ def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_snapshot_that_was_away_is_of_no_use_once_its_shard_is_built_from_the_store(
-    full_home: Path, tmp_path: Path
+    full_home, tmp_path
 ) -> None:
     """What it holds may be another shard's by then, and an erasure there would not find it."""
     places, away = tmp_path / "node", tmp_path / "away"
@@ -750,9 +739,7 @@ def test_a_snapshot_that_was_away_is_of_no_use_once_its_shard_is_built_from_the_
     assert not set(before) & set(after)
 
 
-def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(
-    open_home: Open,
-) -> None:
+def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(open_home) -> None:
     opened: list[ShardedIndex] = []
     with open_home(open_index=shards_in(opened)) as deployment:
         gallery = deployment.registrar.gallery
@@ -766,7 +753,7 @@ def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again
         assert len(deployment.registrar.gallery) == 0
 
 
-def test_shards_keep_the_erasure_deadline_of_the_settings(full_home: Path, tmp_path: Path) -> None:
+def test_shards_keep_the_erasure_deadline_of_the_settings(full_home, tmp_path) -> None:
     settings = make_settings({"gallery": {"erasure_deadline_h": 2}})
     plans: list[ShardPlan] = []
 
@@ -781,7 +768,7 @@ def test_shards_keep_the_erasure_deadline_of_the_settings(full_home: Path, tmp_p
     assert config.erasure_deadline_s == 7200
 
 
-def test_settings_override_the_card_and_the_card_the_defaults(tmp_path: Path) -> None:
+def test_settings_override_the_card_and_the_card_the_defaults(tmp_path) -> None:
     assert threshold_rates(Settings()) == ThresholdRates()
     card = tmp_path / "own.toml"
     card.write_text(

@@ -44,12 +44,12 @@ class Log:
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
+def database_url(sqlite_url) -> str:
     return sqlite_url
 
 
 @pytest.fixture
-def lines(store: Any, writer: Any, monkeypatch: pytest.MonkeyPatch) -> Lines:
+def lines(store, writer, monkeypatch) -> Lines:
     monkeypatch.setattr(retention, "LOOK_EVERY_S", 0.01)
     return Lines(store, writer, now=utc_now())
 
@@ -94,7 +94,7 @@ class Time:
 
 
 @pytest.fixture
-def time(lines: Lines, tmp_path: Path) -> Time:
+def time(lines, tmp_path) -> Time:
     return Time(lines, tmp_path / "clock.json")
 
 
@@ -103,7 +103,7 @@ def serve(lines: Lines, log: Any, time: Time, told: list[bool]) -> LineSteps:
     return LineSteps(*given, time.watch(), told.append)
 
 
-def test_a_step_is_done_at_its_time_and_once(lines: Lines, time: Time) -> None:
+def test_a_step_is_done_at_its_time_and_once(lines, time) -> None:
     line, log = ask(lines), Log()
     with serve(lines, log, time, []):
         time.wait_for_looks()
@@ -114,9 +114,7 @@ def test_a_step_is_done_at_its_time_and_once(lines: Lines, time: Time) -> None:
     assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
 
 
-def test_what_fails_is_told_and_done_later(
-    lines: Lines, time: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_is_told_and_done_later(lines, time, monkeypatch) -> None:
     line, log, told = ask(lines), Log(), list[bool]()
     time.go_by(2 * HOUR)
     commit, fails = type(lines.writer).commit, [True]
@@ -139,7 +137,7 @@ def test_what_fails_is_told_and_done_later(
 @pytest.mark.parametrize("is_restarted", [False, True])
 @pytest.mark.parametrize("days", [1, 6, 8, 400, -3])
 def test_by_a_wrong_clock_no_step_is_done_too_early(
-    lines: Lines, time: Time, days: int, is_restarted: bool
+    lines, time, days: int, is_restarted: bool
 ) -> None:
     """Nor by a service that has done none yet, or that was started while the clock was wrong; and
     once it is right each is done at its time."""
@@ -165,7 +163,7 @@ def test_by_a_wrong_clock_no_step_is_done_too_early(
 
 
 @pytest.mark.parametrize("days", [6, 400])
-def test_a_campaign_is_not_over_by_a_wrong_clock(lines: Lines, time: Time, days: int) -> None:
+def test_a_campaign_is_not_over_by_a_wrong_clock(lines, time, days: int) -> None:
     lines.open(3)
     given: dict[str, Any] = {"carrier": "red", "name": "all", "chosen": {}, "actor": "test"}
     given |= {"deadline": lines.now + 48 * HOUR, "steps": ()}

@@ -23,9 +23,7 @@ from serving.settings.sections import GallerySettings, ModelSettings
 from serving.settings.settings import Settings
 
 
-def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     found, source = measure_photographs(Settings(), None, rounds=1)
     assert "drawn pictures" in source
@@ -33,7 +31,7 @@ def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(
     assert found[Quantity.PAIR] > 1e-3
 
 
-def test_photographs_of_ones_own_are_read_from_a_folder(tmp_path: Path) -> None:
+def test_photographs_of_ones_own_are_read_from_a_folder(tmp_path) -> None:
     for name in ("a.jpg", "b.png"):
         Image.new("RGB", (120, 120), (90, 90, 90)).save(tmp_path / name)
     _, source = measure_photographs(Settings(), tmp_path, rounds=1)
@@ -48,7 +46,7 @@ def test_photographs_of_ones_own_are_read_from_a_folder(tmp_path: Path) -> None:
         measure_photographs(Settings(), tmp_path / "none", rounds=1)
 
 
-def test_each_round_takes_other_photographs(tmp_path: Path) -> None:
+def test_each_round_takes_other_photographs(tmp_path) -> None:
     for number in range(16):
         Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / f"{number:02d}.jpg")
     (tmp_path / "16.jpg").write_bytes(b"no image")
@@ -65,14 +63,12 @@ def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
     assert saved == pytest.approx(256, rel=0.02)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="cannot be written"):
         measure_decisions(Settings(), tmp_path / "none")
 
 
-def test_what_fails_in_between_is_not_blamed_on_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_in_between_is_not_blamed_on_the_folder(tmp_path, monkeypatch) -> None:
     def fail(_home: Path, _settings: Settings) -> None:
         raise OSError(errno.EIO, "a disk fails")
 
@@ -105,7 +101,7 @@ def test_vectors_of_half_the_bytes_are_not_planned_without_a_measurement() -> No
         join_figures(settings, {})
 
 
-def test_longer_vectors_take_what_their_length_takes(tmp_path: Path) -> None:
+def test_longer_vectors_take_what_their_length_takes(tmp_path) -> None:
     card = tmp_path / "long.toml"
     text = (CARDS_FOLDER / "sface.toml").read_text("utf-8")
     card.write_text(text.replace("dimension = 128", "dimension = 512"))

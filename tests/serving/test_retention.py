@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from functools import partial
-from pathlib import Path
 from threading import Semaphore
 from typing import Any
 
@@ -50,13 +49,13 @@ def lines() -> LogCapture:
 
 
 @pytest.fixture
-def log(lines: LogCapture) -> Any:
+def log(lines) -> Any:
     wrapper = structlog.make_filtering_bound_logger(0)
     return structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
 
 
 @pytest.fixture
-def deployment(home: Path, tmp_path: Path) -> Iterator[Deployment]:
+def deployment(home, tmp_path) -> Iterator[Deployment]:
     with Deployment(home, load_settings(home)) as opened:
         yield opened
 
@@ -73,7 +72,7 @@ def runs(deployment: Deployment, action: str = "retention.run") -> int:
 
 
 @pytest.fixture
-def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
+def retain(deployment, log) -> Callable[..., Any]:
     """`with retain(at, ...)`: retention on this test's registrar, starting at once."""
 
     @contextmanager
@@ -90,9 +89,7 @@ def at_other_time() -> str:
     return (datetime.now(UTC) - timedelta(hours=2)).time().isoformat()
 
 
-def test_a_run_that_was_missed_is_made_up_for(
-    deployment: Deployment, retain: Any, lines: LogCapture
-) -> None:
+def test_a_run_that_was_missed_is_made_up_for(deployment, retain, lines) -> None:
     keep_answer(deployment, timedelta(days=31, hours=1))
     examined = Semaphore(0)
     with retain(at_other_time(), examine=examined.release):
@@ -104,9 +101,7 @@ def test_a_run_that_was_missed_is_made_up_for(
     assert (told["event"], told["rows"], told["is_complete"]) == ("retention", 1, True)
 
 
-def test_what_is_due_for_less_than_a_day_waits_for_its_time(
-    deployment: Deployment, retain: Any
-) -> None:
+def test_what_is_due_for_less_than_a_day_waits_for_its_time(deployment, retain) -> None:
     keep_answer(deployment, timedelta(days=30, hours=1))
     asked = Semaphore(0)
 
@@ -121,7 +116,7 @@ def test_what_is_due_for_less_than_a_day_waits_for_its_time(
     assert runs(deployment) == 0
 
 
-def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapture) -> None:
+def test_it_runs_at_its_time(deployment, retain, lines) -> None:
     keep_answer(deployment, timedelta(days=30, hours=1))
     started = datetime.now(UTC)
     # However late its thread starts, the time is still to come when it first looks.
@@ -133,7 +128,7 @@ def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapt
     assert runs(deployment) == 1
 
 
-def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, retain: Any) -> None:
+def test_a_service_that_has_just_started_is_left_alone(deployment, retain) -> None:
     keep_answer(deployment, timedelta(days=90))
     with retain(at_other_time(), settle_s=WAIT_S):
         # Time for a run that would not wait; too short, it only hides that.
@@ -141,16 +136,14 @@ def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, r
     assert runs(deployment) == 0
 
 
-def test_without_a_time_nothing_runs(deployment: Deployment, retain: Any) -> None:
+def test_without_a_time_nothing_runs(deployment, retain) -> None:
     keep_answer(deployment, timedelta(days=90))
     with retain("") as opened:
         assert not opened._thread.is_alive()
     assert runs(deployment) == 0
 
 
-def test_a_failure_is_told_by_its_code_and_ends_nothing(
-    deployment: Deployment, retain: Any, lines: LogCapture
-) -> None:
+def test_a_failure_is_told_by_its_code_and_ends_nothing(deployment, retain, lines) -> None:
     keep_answer(deployment, timedelta(days=90))
     deployment.registrar.stop(GalleryBehind("a text with a name in it"))
     started = datetime.now(UTC)
@@ -162,9 +155,7 @@ def test_a_failure_is_told_by_its_code_and_ends_nothing(
     assert "name in it" not in str(lines.entries)
 
 
-def test_a_store_that_cannot_be_read_is_told_too(
-    deployment: Deployment, log: Any, lines: LogCapture
-) -> None:
+def test_a_store_that_cannot_be_read_is_told_too(deployment, log, lines) -> None:
     class Unreadable:
         def rows(self, _query: Any) -> Any:
             raise OSError("a path")
@@ -179,9 +170,7 @@ def test_a_store_that_cannot_be_read_is_told_too(
     assert runs(deployment) == 0
 
 
-def test_the_service_has_it_run(
-    home: Path, tmp_path: Path, log: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_service_has_it_run(home, tmp_path, log, monkeypatch) -> None:
     monkeypatch.setattr(retention, "SETTLE_S", 0.0)
     settings = load_settings(home)
     with Deployment(home, settings) as deployment:
@@ -199,9 +188,7 @@ def test_the_service_has_it_run(
         service.close()
 
 
-def test_what_else_the_registrar_has_to_do_goes_on_between_the_batches(
-    deployment: Deployment,
-) -> None:
+def test_what_else_the_registrar_has_to_do_goes_on_between_the_batches(deployment) -> None:
     for number in range(20):
         keep_answer(deployment, timedelta(days=90), b"%d" % number)
     others: list[Any] = []
@@ -236,7 +223,7 @@ def test_a_time_that_is_none_is_refused(daily_at: str) -> None:
 
 
 def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
-    deployment: Deployment, log: Any, lines: LogCapture
+    deployment, log, lines
 ) -> None:
     store, meter = deployment.store, Meter()
     webhooks = Webhooks(store.engine, store.vault)
@@ -257,7 +244,7 @@ def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
     assert b"sosie_webhook_events_left_total 5.0" in meter.render()[0]
 
 
-def test_damaged_rows_that_are_met_are_counted_by_table(deployment: Deployment) -> None:
+def test_damaged_rows_that_are_met_are_counted_by_table(deployment) -> None:
     meter, found = Meter(), deployment.vault.set_aside
     found.add("lines", "row a")
     show_set_aside(deployment.vault, meter)

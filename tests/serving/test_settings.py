@@ -1,7 +1,5 @@
 """Settings: one file, overridden by the environment; what is misspelt is refused."""
 
-from pathlib import Path
-
 import pytest
 
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
@@ -19,13 +17,13 @@ from serving.settings.settings import (
 
 
 @pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_variables(monkeypatch) -> None:
     for name in ("SOSIE_HOME", "SOSIE_MODELS__EMBEDDER"):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_a_file_written_without_choices_means_the_defaults_and_the_first_calibration(
-    tmp_path: Path,
+    tmp_path,
 ) -> None:
     write_settings(tmp_path, {})
     first = {"models": Settings().models.model_copy(update={"calibration": 1})}
@@ -42,7 +40,7 @@ def test_every_setting_has_a_description() -> None:
         assert [key for key, description in list_fields(section) if not description] == []
 
 
-def test_chosen_settings_are_read_back_and_nothing_else_is_set(tmp_path: Path) -> None:
+def test_chosen_settings_are_read_back_and_nothing_else_is_set(tmp_path) -> None:
     awkward = 'sqlite:////tmp/a "b" \\ ü.db'
     write_settings(tmp_path, {"registry": {"url": awkward}, "models": {"flip": True, "threads": 3}})
     found = load_settings(tmp_path)
@@ -51,16 +49,14 @@ def test_chosen_settings_are_read_back_and_nothing_else_is_set(tmp_path: Path) -
     assert found.thresholds == Settings().thresholds
 
 
-def test_the_environment_overrides_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
     write_settings(tmp_path, {"models": {"threads": 3, "flip": True}})
     monkeypatch.setenv("SOSIE_MODELS__THREADS", "5")
     found = load_settings(tmp_path)
     assert (found.models.threads, found.models.flip) == (5, True)
 
 
-def test_a_variable_fills_a_table_of_an_engine_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_fills_a_table_of_an_engine_type(monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_CASES__DUE_DAYS", '{"dispute": 5}')
     assert Settings().cases.due_days == {"dispute": 5}
 
@@ -74,15 +70,13 @@ def test_a_variable_fills_a_table_of_an_engine_type(monkeypatch: pytest.MonkeyPa
         ("[quality.live]\nmin_contrast = -1", "quality.live.min_contrast: Input should be"),
     ],
 )
-def test_types_of_the_engine_are_bounded_as_sections_are(
-    tmp_path: Path, given: str, fault: str
-) -> None:
+def test_types_of_the_engine_are_bounded_as_sections_are(tmp_path, given: str, fault: str) -> None:
     (tmp_path / SETTINGS_FILE).write_text(given)
     with pytest.raises(RequestError, match=f"setting {fault}"):
         load_settings(tmp_path)
 
 
-def test_a_card_named_in_the_file_lies_in_the_home(tmp_path: Path) -> None:
+def test_a_card_named_in_the_file_lies_in_the_home(tmp_path) -> None:
     write_settings(tmp_path, {"models": {"embedder": "cards/own.toml", "folder": "kept"}})
     found = load_settings(tmp_path).models
     assert found.embedder == str(tmp_path / "cards" / "own.toml")
@@ -91,14 +85,14 @@ def test_a_card_named_in_the_file_lies_in_the_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cards/own", "own.toml", "cards/own.toml"])
-def test_what_is_read_as_a_file_is_looked_for_in_the_home(name: str, tmp_path: Path) -> None:
+def test_what_is_read_as_a_file_is_looked_for_in_the_home(name: str, tmp_path) -> None:
     write_settings(tmp_path, {"models": {"embedder": name}})
     with pytest.raises(ModelError) as refused:
         embedder_card(load_settings(tmp_path))
     assert str(tmp_path / name) in str(refused.value)
 
 
-def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
+def test_a_settings_file_is_never_overwritten(tmp_path) -> None:
     write_settings(tmp_path, {"models": {"threads": 3}})
     with pytest.raises(RegistryExists):
         write_settings(tmp_path, {})
@@ -128,7 +122,7 @@ def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
         '[gallery]\ndevice = "gpu"\n',
     ],
 )
-def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path: Path) -> None:
+def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path) -> None:
     (tmp_path / SETTINGS_FILE).write_text(text)
     with pytest.raises(RequestError, match=SETTINGS_FILE):
         load_settings(tmp_path)
@@ -142,15 +136,13 @@ def test_the_url_of_a_service_is_one_for_ipv6_too(host: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fastscan", "ivf", "hnsw"])
-def test_a_kind_that_misses_faces_is_refused_with_what_to_set_instead(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_kind_that_misses_faces_is_refused_with_what_to_set_instead(kind: str, tmp_path) -> None:
     (tmp_path / SETTINGS_FILE).write_text(f'[gallery]\nkind = "{kind}"\n')
     with pytest.raises(RequestError, match=rf"gallery\.kind: {kind} .* set exact8; mend sosie"):
         load_settings(tmp_path)
 
 
-def test_a_file_without_a_gallery_section_means_exact8(tmp_path: Path) -> None:
+def test_a_file_without_a_gallery_section_means_exact8(tmp_path) -> None:
     (tmp_path / SETTINGS_FILE).write_text("[models]\nthreads = 3\n")
     gallery = load_settings(tmp_path).gallery
     assert (gallery.kind, gallery.rows, gallery.mapped) == ("exact8", "float32", False)
@@ -165,27 +157,27 @@ def test_a_file_without_a_gallery_section_means_exact8(tmp_path: Path) -> None:
     ],
 )
 def test_an_embedder_apart_has_more_enrollments_at_once_where_none_is_set(
-    text: str, ongoing: int, tmp_path: Path
+    text: str, ongoing: int, tmp_path
 ) -> None:
     (tmp_path / SETTINGS_FILE).write_text(f"[serve]\n{text}")
     assert load_settings(tmp_path).serve.enrollments_ongoing == ongoing
 
 
-def test_no_secret_shows_in_the_text_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_shows_in_the_text_of_settings(monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_REGISTRY__URL", "postgresql+psycopg://me:s3cret@host/base")
     settings = load_settings(None)
     assert "s3cret" in settings.registry.url.get_secret_value()
     assert "s3cret" not in repr(settings) + str(settings)
 
 
-def test_a_refused_setting_does_not_repeat_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_setting_does_not_repeat_its_value(monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_REGISTRY", "s3cret")
     with pytest.raises(RequestError) as refused:
         load_settings(None)
     assert "s3cret" not in str(refused.value)
 
 
-def test_the_home_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_must_be_one(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_home(None) is None
     with pytest.raises(RegistryMissing, match="sosie init"):
@@ -197,7 +189,7 @@ def test_the_home_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         find_home(None)
 
 
-def test_a_benchmarks_environment_is_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmarks_environment_is_not_tuned(monkeypatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("OTHER", "kept")
     found = benchmark_environment()

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +25,7 @@ WAIT_S = 120
 
 
 @pytest.fixture
-def open_single(
-    full_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Deployment, ReplicatedShard]]:
+def open_single(full_home, monkeypatch) -> Callable[..., tuple[Deployment, ReplicatedShard]]:
     """`open_single(open_copy, warn)`: a deployment, and its one shard, which lacks a copy."""
     monkeypatch.setattr(snapshots, "LOOK_AT_SHARDS_S", 0.01)
     monkeypatch.setattr(snapshots, "_AGAIN_S", 0.01)
@@ -80,7 +77,7 @@ class LastStep(LocalShard):
 
 @pytest.mark.parametrize("failure", [ShardLost("it has ended"), RuntimeError("it fails")])
 def test_a_copy_that_fails_as_it_joins_stops_no_decision_and_is_made_again(
-    open_single: Any, failure: Exception
+    open_single, failure: Exception
 ) -> None:
     made: list[Shard] = []
     told: list[str] = []
@@ -103,9 +100,7 @@ def test_a_copy_that_fails_as_it_joins_stops_no_decision_and_is_made_again(
         assert states[0] == states[1]
 
 
-def test_a_copy_that_is_ended_with_the_upkeep_as_it_joins_stops_no_decision(
-    open_single: Any,
-) -> None:
+def test_a_copy_that_is_ended_with_the_upkeep_as_it_joins_stops_no_decision(open_single) -> None:
     made: list[LastStep] = []
     joining = threading.Event()
 
@@ -125,9 +120,7 @@ def test_a_copy_that_is_ended_with_the_upkeep_as_it_joins_stops_no_decision(
         assert (len(made), len(shard.copies), told) == (1, 1, [])
 
 
-def test_a_copy_that_has_joined_outlives_the_upkeep(
-    open_single: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_that_has_joined_outlives_the_upkeep(open_single, monkeypatch) -> None:
     joined, ended, run = threading.Event(), threading.Event(), Registrar.run
 
     def linger(registrar: Registrar, perform: Any) -> Any:

@@ -34,18 +34,18 @@ def draw_faces() -> Callable[..., Labelled]:
 
 
 @pytest.fixture(scope="session")
-def singles(draw_faces: Callable[..., Labelled]) -> TemplateSet:
+def singles(draw_faces) -> TemplateSet:
     """120 people with four photographs."""
     return single_templates(*draw_faces(120, 4))
 
 
 @pytest.fixture(scope="session")
-def scores(singles: TemplateSet) -> PairScores:
+def scores(singles) -> PairScores:
     return compare_all(singles)
 
 
 @pytest.fixture(scope="session")
-def extractor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extractor]:
+def extractor(tmp_path_factory) -> Iterator[Extractor]:
     """The real one, on the built-in models."""
     with open_extractor(
         config=ExtractorConfig(threads=2), session=SessionOptions(provider="cpu")
@@ -54,7 +54,7 @@ def extractor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extractor]:
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faces(tmp_path_factory) -> Path:
     """Six people of scikit-image's free faces, each with four variants of one photograph; not to
     be changed."""
     root = tmp_path_factory.mktemp("drawn") / "faces"
@@ -77,7 +77,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def faces_folder(faces: Path, tmp_path: Path) -> Path:
+def faces_folder(faces, tmp_path) -> Path:
     """A copy of them, for this test alone."""
     return Path(shutil.copytree(faces, tmp_path / "faces"))
 

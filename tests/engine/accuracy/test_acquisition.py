@@ -38,7 +38,7 @@ def generalise(embeddings: Embeddings, threshold: float | None) -> Share | None:
     return found["it"]
 
 
-def test_where_all_are_acquired_it_is_the_share_of_comparisons(embeddings: Embeddings) -> None:
+def test_where_all_are_acquired_it_is_the_share_of_comparisons(embeddings) -> None:
     found = generalise(embeddings, 0.5)
     assert found is not None
     assert (found.events, found.trials, found.people) == (0, PEOPLE * 3, PEOPLE)
@@ -48,7 +48,7 @@ def test_where_all_are_acquired_it_is_the_share_of_comparisons(embeddings: Embed
     assert every.value == 1
 
 
-def test_a_photograph_without_a_face_misses_all_of_its_own_person(embeddings: Embeddings) -> None:
+def test_a_photograph_without_a_face_misses_all_of_its_own_person(embeddings) -> None:
     failed = np.array([0, 3, 4, PEOPLE * PHOTOGRAPHS])
     found = generalise(replace(embeddings, failed=failed), 0.5)
     assert found is not None
@@ -57,5 +57,5 @@ def test_a_photograph_without_a_face_misses_all_of_its_own_person(embeddings: Em
     assert 0 <= found.low < found.value < found.high < 0.2
 
 
-def test_without_a_threshold_there_is_no_rate(embeddings: Embeddings) -> None:
+def test_without_a_threshold_there_is_no_rate(embeddings) -> None:
     assert generalise(embeddings, None) is None

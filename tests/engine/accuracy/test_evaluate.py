@@ -2,18 +2,14 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from engine.accuracy.evaluate import evaluate
 from engine.errors import RequestError
-from engine.faces.extractor import Extractor
 
 
-def test_variants_of_one_photograph_are_told_from_other_people(
-    faces_folder: Path, extractor: Extractor
-) -> None:
+def test_variants_of_one_photograph_are_told_from_other_people(faces_folder, extractor) -> None:
     progress: list[tuple[int, int]] = []
     found = evaluate(faces_folder, extractor, lambda done, total: progress.append((done, total)))
     assert (found.people, found.photographs) == (6, 24)
@@ -26,17 +22,13 @@ def test_variants_of_one_photograph_are_told_from_other_people(
     assert progress[-1] == (24, 24)
 
 
-def test_rates_that_a_small_folder_cannot_support_are_null(
-    faces_folder: Path, extractor: Extractor
-) -> None:
+def test_rates_that_a_small_folder_cannot_support_are_null(faces_folder, extractor) -> None:
     printed = json.loads(json.dumps(evaluate(faces_folder, extractor).to_dict()))
     assert printed["fnmr_at_fmr"] == {"1e-3": None, "1e-4": None, "1e-5": None, "1e-6": None}
     assert printed["lowest_fmr"] == pytest.approx(10 / 240)
 
 
-def test_a_folder_too_small_for_any_rate_still_has_its_counts(
-    faces_folder: Path, extractor: Extractor
-) -> None:
+def test_a_folder_too_small_for_any_rate_still_has_its_counts(faces_folder, extractor) -> None:
     for number in range(2, 6):
         shutil.rmtree(faces_folder / f"Person_{number}")
     found = evaluate(faces_folder, extractor)
@@ -45,9 +37,7 @@ def test_a_folder_too_small_for_any_rate_still_has_its_counts(
     assert found.to_dict()["lowest_fmr"] is None
 
 
-def test_photographs_that_give_no_face_are_counted_and_not_named(
-    faces_folder: Path, extractor: Extractor
-) -> None:
+def test_photographs_that_give_no_face_are_counted_and_not_named(faces_folder, extractor) -> None:
     one, other, plain = (faces_folder / f"Person_{k}" / f"Person_{k}_0001.png" for k in range(3))
     one.write_bytes(b"")
     other.write_bytes(other.read_bytes()[:500])
@@ -64,7 +54,7 @@ def test_photographs_that_give_no_face_are_counted_and_not_named(
     ]
 
 
-def test_nothing_to_compare_is_one_line(faces_folder: Path, extractor: Extractor) -> None:
+def test_nothing_to_compare_is_one_line(faces_folder, extractor) -> None:
     for path in faces_folder.glob("*/*_000[234].png"):
         path.unlink()
     with pytest.raises(RequestError, match="two of one of them") as refused:
@@ -73,9 +63,7 @@ def test_nothing_to_compare_is_one_line(faces_folder: Path, extractor: Extractor
 
 
 @pytest.mark.lfw
-def test_a_part_of_lfw_reaches_what_the_whole_does(
-    lfw: Path, extractor: Extractor, tmp_path: Path
-) -> None:
+def test_a_part_of_lfw_reaches_what_the_whole_does(lfw, extractor, tmp_path) -> None:
     """The first 64 people with 3 to 8 photographs, some 250 of them."""
     chosen = [p for p in sorted((lfw / "images").iterdir()) if 3 <= len(list(p.iterdir())) <= 8]
     for person in chosen[:64]:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from engine.accuracy.evaluate import compare_fusion
-from engine.accuracy.pair_scores import TemplateSet, single_templates
+from engine.accuracy.pair_scores import single_templates
 from schema.decisions import Comparison
 
 
-def test_each_further_photograph_lowers_the_fnmr(singles: TemplateSet) -> None:
+def test_each_further_photograph_lowers_the_fnmr(singles) -> None:
     gain = compare_fusion(singles, rounds=5)
     assert gain is not None
     assert (gain.people, gain.mated_pairs, gain.nonmated_pairs) == (120, 600, 600 * 119)

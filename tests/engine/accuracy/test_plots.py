@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,10 @@ from PIL import Image
 from engine.accuracy.evaluate import evaluate
 from engine.accuracy.evaluation_report import draw_det, times
 from engine.errors import RequestError, SosieError
-from engine.faces.extractor import Extractor
 
 
 @pytest.fixture(scope="module")
-def report(faces: Path, extractor: Extractor) -> dict[str, Any]:
+def report(faces, extractor) -> dict[str, Any]:
     """As it comes out of a file."""
     report: dict[str, Any] = json.loads(
         json.dumps(evaluate(faces, extractor).to_dict(), allow_nan=False)
@@ -24,7 +22,7 @@ def report(faces: Path, extractor: Extractor) -> dict[str, Any]:
     return report
 
 
-def test_the_picture_is_a_png_with_something_drawn(report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_picture_is_a_png_with_something_drawn(report, tmp_path) -> None:
     draw_det(report, tmp_path / "det.png")
     with Image.open(tmp_path / "det.png") as picture:
         assert picture.format == "PNG"
@@ -33,21 +31,19 @@ def test_the_picture_is_a_png_with_something_drawn(report: dict[str, Any], tmp_p
     assert [11, 110, 117] in colours.tolist(), "the curve"
 
 
-def test_the_same_report_gives_the_same_file(report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_same_report_gives_the_same_file(report, tmp_path) -> None:
     for name in ("one.png", "two.png"):
         draw_det(report, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
-def test_a_missing_matplotlib_says_what_to_install(
-    report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_matplotlib_says_what_to_install(report, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SosieError, match=r"pip install -e '\.\[bench\]'"):
         draw_det(report, tmp_path / "det.png")
 
 
-def test_too_few_pairs_give_no_picture(report: dict[str, Any], tmp_path: Path) -> None:
+def test_too_few_pairs_give_no_picture(report, tmp_path) -> None:
     with pytest.raises(RequestError, match="no DET curve"):
         draw_det(report | {"det": []}, tmp_path / "det.png")
     with pytest.raises(RequestError, match=r"can't write det\.png"):

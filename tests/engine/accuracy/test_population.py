@@ -1,7 +1,5 @@
 """Synthetic people: the same for a seed, however cut, and as alike as LFW's."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -27,7 +25,7 @@ def population() -> Population:
 
 
 @pytest.fixture(scope="module")
-def shipped(population: Population) -> Calibration:
+def shipped(population) -> Calibration:
     """Loading it shows that it belongs to the population's model."""
     path = builtin_card("sface").calibration_path
     assert path is not None
@@ -35,7 +33,7 @@ def shipped(population: Population) -> Calibration:
 
 
 @pytest.fixture(scope="module")
-def synthetic(population: Population) -> TemplateSet:
+def synthetic(population) -> TemplateSet:
     """2,500 people with four photographs."""
     latent = population.people(PEOPLE, seed=3)
     faces = [population.samples(latent, 3, photograph) for photograph in range(4)]
@@ -43,18 +41,18 @@ def synthetic(population: Population) -> TemplateSet:
 
 
 @pytest.fixture(scope="module")
-def single_scores(synthetic: TemplateSet) -> PairScores:
+def single_scores(synthetic) -> PairScores:
     return compare_all(TemplateSet(synthetic.vectors[::2], synthetic.people[::2],
                                  synthetic.photographs[::2], PEOPLE))  # fmt: skip
 
 
-def test_rows_are_unit_float32(population: Population) -> None:
+def test_rows_are_unit_float32(population) -> None:
     for rows in (population.references(10, 1), population.mates(np.arange(10), 1)):
         assert rows.dtype == np.float32
         assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_row_depends_on_its_seed_and_number_alone(population: Population) -> None:
+def test_a_row_depends_on_its_seed_and_number_alone(population) -> None:
     many = population.references(2 * BLOCK + 7, 5)
     assert np.array_equal(population.references(BLOCK - 1, 5), many[: BLOCK - 1])
     assert np.array_equal(population.references(BLOCK + 1, 5), many[: BLOCK + 1])
@@ -65,14 +63,14 @@ def test_a_row_depends_on_its_seed_and_number_alone(population: Population) -> N
     assert np.allclose(population.samples(latent, 5)[:9], few, atol=1e-6)
 
 
-def test_a_mate_does_not_depend_on_who_else_was_asked_for(population: Population) -> None:
+def test_a_mate_does_not_depend_on_who_else_was_asked_for(population) -> None:
     rows = np.array([BLOCK + 3, 0, BLOCK + 3, 5])
     together = population.mates(rows, 5)
     for row, probe in zip(rows, together, strict=True):
         assert np.array_equal(population.mates(np.array([row]), 5)[0], probe)
 
 
-def test_mates_are_close_and_strangers_are_not(population: Population) -> None:
+def test_mates_are_close_and_strangers_are_not(population) -> None:
     references = population.references(1000, 7)
     for photographs, median in ((2, 0.80), (1, 0.71)):
         probes = population.mates(np.arange(1000), 7, photographs=photographs)
@@ -85,7 +83,7 @@ def test_mates_are_close_and_strangers_are_not(population: Population) -> None:
 
 @pytest.mark.parametrize("rate", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_strangers_reach_the_fmr_that_the_calibration_measured(
-    single_scores: PairScores, shipped: Calibration, rate: float
+    single_scores, shipped, rate: float
 ) -> None:
     threshold = shipped.threshold_at(rate, Comparison.ONE_TO_ONE)
     measured = shipped.fmr_at(threshold, Comparison.ONE_TO_ONE)
@@ -93,9 +91,7 @@ def test_strangers_reach_the_fmr_that_the_calibration_measured(
     assert measured.low * 0.8 <= found <= measured.high * 1.2
 
 
-def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(
-    synthetic: TemplateSet, shipped: Calibration
-) -> None:
+def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(synthetic, shipped) -> None:
     fused = compare_all(fused_templates(synthetic, 2))
     for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
         threshold = shipped.threshold_at(rate, Comparison.FUSED)
@@ -104,7 +100,7 @@ def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(
         assert measured.low * 0.8 <= found <= measured.high * 1.2
 
 
-def test_mates_are_as_hard_as_those_of_lfw(population: Population) -> None:
+def test_mates_are_as_hard_as_those_of_lfw(population) -> None:
     """Of LFW's development half 2.1 % of fused mates are below 0.602, and 0.22 % below 0.472."""
     references = population.references(20_000, 7)
     scores = np.einsum("nd,nd->n", references, population.mates(np.arange(20_000), 7))
@@ -112,7 +108,7 @@ def test_mates_are_as_hard_as_those_of_lfw(population: Population) -> None:
     assert (scores < 0.472).mean() == pytest.approx(0.0022, abs=0.001)
 
 
-def test_a_population_of_an_earlier_version_is_read(population: Population, tmp_path: Path) -> None:
+def test_a_population_of_an_earlier_version_is_read(population, tmp_path) -> None:
     fields = {name: getattr(population, name) for name in population.__slots__}
     del fields["hard_share"], fields["hard_noise"]
     np.savez(tmp_path / "older.npz", **fields)
@@ -121,9 +117,7 @@ def test_a_population_of_an_earlier_version_is_read(population: Population, tmp_
     assert older.references(3, 1).shape == (3, population.dim)
 
 
-def test_a_population_survives_its_file_and_nothing_else_is_one(
-    population: Population, tmp_path: Path
-) -> None:
+def test_a_population_survives_its_file_and_nothing_else_is_one(population, tmp_path) -> None:
     population.save(tmp_path / "saved.npz")
     again = Population.read(tmp_path / "saved.npz")
     assert np.array_equal(again.references(5, 1), population.references(5, 1))
@@ -134,7 +128,7 @@ def test_a_population_survives_its_file_and_nothing_else_is_one(
         Population.load("unheard-of")
 
 
-def test_the_file_holds_statistics_and_no_rows_of_people(population: Population) -> None:
+def test_the_file_holds_statistics_and_no_rows_of_people(population) -> None:
     shapes = {name: np.shape(getattr(population, name)) for name in population.__slots__}
     assert shapes == {
         "mean": (128,), "between": (128, 128), "within": (128, 128), "noise_log_mean": (),

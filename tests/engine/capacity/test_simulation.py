@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simpy import Environment
 
-from engine.capacity.model import Costs, Demand, MachineLayout, Node
+from engine.capacity.model import Demand, MachineLayout
 from engine.capacity.simulation import Cores, Trial, quantile, simulate
 
 SMALL = Trial(requests=4_000, seed=1)
@@ -18,20 +18,18 @@ def demand(**changes: float) -> Demand:
 
 
 @pytest.fixture
-def machine(node: Node) -> MachineLayout:
+def machine(node) -> MachineLayout:
     return MachineLayout(node=replace(node, cores=4))
 
 
-def test_a_seed_repeats_its_run(machine: MachineLayout, costs: Costs) -> None:
+def test_a_seed_repeats_its_run(machine, costs) -> None:
     one, same = (simulate(machine, demand(), costs, SMALL) for _ in range(2))
     other = simulate(machine, demand(), costs, replace(SMALL, seed=2))
     assert np.array_equal(one.enroll_s, same.enroll_s)
     assert not np.array_equal(one.enroll_s, other.enroll_s)
 
 
-def test_without_load_a_latency_is_the_sum_of_its_steps(
-    machine: MachineLayout, costs: Costs
-) -> None:
+def test_without_load_a_latency_is_the_sum_of_its_steps(machine, costs) -> None:
     steady = replace(costs, pair_spread=0, decision_spread=0, scan_spread=0)
     run = simulate(machine, demand(enrollments=0.01), steady, Trial(requests=50))
     scan_s = costs.scan_s(100_000, 1, machine.node)
@@ -43,7 +41,7 @@ def test_without_load_a_latency_is_the_sum_of_its_steps(
 
 
 def test_the_rate_of_answers_is_that_of_arrivals_and_cores_are_busy_accordingly(
-    machine: MachineLayout, costs: Costs
+    machine, costs
 ) -> None:
     run = simulate(machine, demand(enrollments=60), costs, Trial(requests=12_000))
     assert run.rate == pytest.approx(60, rel=0.05)
@@ -54,9 +52,7 @@ def test_the_rate_of_answers_is_that_of_arrivals_and_cores_are_busy_accordingly(
     assert 0.8 * lone < run.ingress <= 1.02 * lone
 
 
-def test_overload_is_refused_and_the_others_are_not_late(
-    machine: MachineLayout, costs: Costs
-) -> None:
+def test_overload_is_refused_and_the_others_are_not_late(machine, costs) -> None:
     run = simulate(machine, demand(enrollments=600), costs, Trial(requests=3_000, max_ongoing=8))
     assert run.refused > 0.5
     assert run.rate < 4 / (costs.http_s + costs.photographs.item_s)
@@ -65,7 +61,7 @@ def test_overload_is_refused_and_the_others_are_not_late(
     assert quantile(simulate(machine, demand(enrollments=600), costs, unbound).enroll_s, 0.99) > 5
 
 
-def test_the_writer_batches_simultaneous_requests(node: Node, costs: Costs) -> None:
+def test_the_writer_batches_simultaneous_requests(node, costs) -> None:
     layout = MachineLayout(node=node, ingress_nodes=8)
     calm = simulate(layout, demand(enrollments=20), costs, SMALL)
     rush = simulate(layout, demand(enrollments=900), costs, SMALL)
@@ -73,7 +69,7 @@ def test_the_writer_batches_simultaneous_requests(node: Node, costs: Costs) -> N
     assert rush.batch > 8
 
 
-def test_scans_of_searches_slow_decisions(node: Node, costs: Costs) -> None:
+def test_scans_of_searches_slow_decisions(node, costs) -> None:
     layout = MachineLayout(node=node, ingress_nodes=2, shards=4)
     large = demand(faces=400_000_000, enrollments=20)
     quiet = simulate(layout, large, costs, SMALL)
@@ -81,7 +77,7 @@ def test_scans_of_searches_slow_decisions(node: Node, costs: Costs) -> None:
     assert quantile(busy.enroll_s, 0.5) > 1.1 * quantile(quiet.enroll_s, 0.5)
 
 
-def test_the_inner_latency_is_part_of_the_whole(node: Node, costs: Costs) -> None:
+def test_the_inner_latency_is_part_of_the_whole(node, costs) -> None:
     layout = MachineLayout(node=node, ingress_nodes=2, shards=4)
     run = simulate(layout, demand(searches=5), costs, SMALL)
     assert (run.enroll_inner_s < run.enroll_s).all()
@@ -126,7 +122,7 @@ def test_threads_count_each() -> None:
     assert busy == pytest.approx(3)
 
 
-def test_the_slowest_of_many_scans_is_the_median_of_their_greatest(costs: Costs) -> None:
+def test_the_slowest_of_many_scans_is_the_median_of_their_greatest(costs) -> None:
     drawn = np.exp(np.random.default_rng(2).normal(0, 0.2, (20_000, 12))).max(axis=1)
     spread = replace(costs, scan_spread=0.2)
     assert spread.slowest_of(12) == pytest.approx(float(np.median(drawn)), rel=0.01)

@@ -89,13 +89,13 @@ class Service:
 
 
 @pytest.fixture
-def service(lab: Lab) -> Iterator[Service]:
+def service(lab) -> Iterator[Service]:
     with lab.registrar() as registrar:
         yield Service(lab, registrar)
 
 
 @pytest.fixture
-def make_pair(service: Service) -> Callable[..., tuple[DecidedEnrollment, DecidedEnrollment]]:
+def make_pair(service) -> Callable[..., tuple[DecidedEnrollment, DecidedEnrollment]]:
     """`make_pair(score)`: two people, enrolled one after the other, with this score exactly.
 
     It must lie below the threshold of review.

@@ -65,7 +65,7 @@ class Couple:
         self._service.registrar.run(perform)
 
 
-def test_a_twin_who_was_decided_on_is_no_finding_again(service: Any) -> None:
+def test_a_twin_who_was_decided_on_is_no_finding_again(service) -> None:
     twins = Couple(service)
     before = twins.come_again(0.05)
     assert before.reasons == (Reason.POSSIBLE_DUPLICATE,)
@@ -88,7 +88,7 @@ def test_a_twin_who_was_decided_on_is_no_finding_again(service: Any) -> None:
     assert len(service.store.cases.newest()) == 1
 
 
-def test_who_is_not_the_holder_gains_nothing_by_what_was_decided_of_them(service: Any) -> None:
+def test_who_is_not_the_holder_gains_nothing_by_what_was_decided_of_them(service) -> None:
     twins = Couple(service)
     twins.decide(Outcome.TWINS)
     stranger = service.lab.people.between(twins.second, 0.62)
@@ -96,7 +96,7 @@ def test_who_is_not_the_holder_gains_nothing_by_what_was_decided_of_them(service
     assert set(refused.reasons) == {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.POSSIBLE_DUPLICATE}
 
 
-def test_what_was_found_to_be_fraud_is_not_asked_again(service: Any) -> None:
+def test_what_was_found_to_be_fraud_is_not_asked_again(service) -> None:
     couple = Couple(service)
     decided = couple.decide(Outcome.FRAUD)
     again = couple.come_again(0.05)
@@ -108,7 +108,7 @@ def test_what_was_found_to_be_fraud_is_not_asked_again(service: Any) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TWINS, Outcome.FRAUD])
-def test_a_later_group_asks_about_the_new_pairs_alone(service: Any, outcome: Outcome) -> None:
+def test_a_later_group_asks_about_the_new_pairs_alone(service, outcome: Outcome) -> None:
     couple = Couple(service)
     earlier = couple.decide(outcome)
     [third], [fourth] = ([one.document_id] for one in service.enroll(2))
@@ -130,7 +130,7 @@ def test_a_later_group_asks_about_the_new_pairs_alone(service: Any, outcome: Out
     assert open_sweep_cases(*service.context, service.store_sweep(0.5), [grown], ANNA) == cases
 
 
-def test_other_evidence_makes_it_a_question_again(service: Any) -> None:
+def test_other_evidence_makes_it_a_question_again(service) -> None:
     couple = Couple(service)
     first = couple.decide(Outcome.TWINS)
     assert read_decided(service.store).exceptions == {couple.pair}
@@ -150,7 +150,7 @@ def test_other_evidence_makes_it_a_question_again(service: Any) -> None:
     assert read_decided(service.store).standing == {couple.pair: Outcome.FRAUD}
 
 
-def test_a_case_of_decided_pairs_alone_decides_them_anew(service: Any) -> None:
+def test_a_case_of_decided_pairs_alone_decides_them_anew(service) -> None:
     couple = Couple(service)
     couple.decide(Outcome.MISTAKE)
     again = service.open(*couple.ids, origin=CaseOrigin.DECISION)
@@ -183,7 +183,7 @@ class Newcomer:
 
 @pytest.mark.parametrize("score", [0.62, 0.8])
 def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
-    service: Any, score: float
+    service, score: float
 ) -> None:
     new = Newcomer(service, score)
     refused = new.come()
@@ -205,7 +205,7 @@ def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
     assert service.store.rows(select(tables.attempt_templates)) == []
 
 
-def test_no_other_face_is_let_through_by_what_was_decided_of_an_attempt(service: Any) -> None:
+def test_no_other_face_is_let_through_by_what_was_decided_of_an_attempt(service) -> None:
     new = Newcomer(service)
     case = new.come().decided.cases[0].id
     service.decide(case, Outcome.TWINS)
@@ -222,7 +222,7 @@ def test_no_other_face_is_let_through_by_what_was_decided_of_an_attempt(service:
         assert new.come(face).decision is not Decision.APPROVED
 
 
-def test_what_was_found_to_be_fraud_of_an_attempt_is_not_asked_again(service: Any) -> None:
+def test_what_was_found_to_be_fraud_of_an_attempt_is_not_asked_again(service) -> None:
     new = Newcomer(service)
     [case] = new.come().decided.cases
     service.decide(case.id, Outcome.FRAUD)
@@ -235,7 +235,7 @@ def test_what_was_found_to_be_fraud_of_an_attempt_is_not_asked_again(service: An
     assert service.store.rows(select(tables.attempt_templates)) == []
 
 
-def test_a_photograph_of_the_day_that_was_decided_on_is_not_asked_about_again(service: Any) -> None:
+def test_a_photograph_of_the_day_that_was_decided_on_is_not_asked_about_again(service) -> None:
     twins = Couple(service)
     twins.decide(Outcome.TWINS)
     asked = twins.come_again(0.2)

@@ -27,7 +27,7 @@ def new_case(*documents: str, **values: Any) -> NewCase:
     return NewCase(**fields | values)
 
 
-def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service: Any) -> None:
+def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service) -> None:
     first = service.open("a", "b", score=0.61, line_ids=("l1",))
     second = service.open("b", "c", score=0.72, line_ids=("l2",), suspect_ids=("c",))
     apart = service.open("d")
@@ -51,13 +51,13 @@ def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service: Any)
     assert service.entries("case.merged")[0].detail["into"] == first.id
 
 
-def test_nothing_is_merged_into_a_closed_case(service: Any) -> None:
+def test_nothing_is_merged_into_a_closed_case(service) -> None:
     first = service.open("a", "b")
     service.decide(first.id, Outcome.MISTAKE)
     assert service.open("b", "c").id != first.id
 
 
-def test_a_case_that_joins_two_merges_them(service: Any) -> None:
+def test_a_case_that_joins_two_merges_them(service) -> None:
     first, second = service.open("a"), service.open("b")
     assign(*service.context, second.id, ANNA.name, ANNA)
     third = service.open("a", "b")
@@ -70,9 +70,7 @@ def test_a_case_that_joins_two_merges_them(service: Any) -> None:
     assert len(service.store.cases.merged_into(case.id)) == 2
 
 
-def test_a_proposal_stays_and_what_comes_about_others_gathers_in_the_next_case(
-    service: Any,
-) -> None:
+def test_a_proposal_stays_and_what_comes_about_others_gathers_in_the_next_case(service) -> None:
     case = service.open("a", "b")
     propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     same = service.open("a", score=0.9)
@@ -90,15 +88,13 @@ def test_a_proposal_stays_and_what_comes_about_others_gathers_in_the_next_case(
     assert (whole.id, set(whole.document_ids)) == (case.id, set("abcde"))
 
 
-def test_more_suspects_among_the_same_documents_do_not_come_into_what_is_proposed(
-    service: Any,
-) -> None:
+def test_more_suspects_among_the_same_documents_do_not_come_into_what_is_proposed(service) -> None:
     case = service.open("a", "b", suspect_ids=())
     propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     assert service.open("a", "b").id != case.id
 
 
-def test_disputes_are_never_merged(service: Any) -> None:
+def test_disputes_are_never_merged(service) -> None:
     (body,) = service.enroll(1)
     face = service.open(body.document_id)
     dispute = service.open(
@@ -108,7 +104,7 @@ def test_disputes_are_never_merged(service: Any) -> None:
     assert dispute.id != face.id == again.id
 
 
-def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(service: Any) -> None:
+def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(service) -> None:
     case = service.open("a")
     hour = timedelta(hours=1)
     assert date_change(case, case.updated_at + hour) == case.updated_at + hour
@@ -120,7 +116,7 @@ def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(servic
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def registry(tmp_path_factory) -> Any:
     """An empty registry on SQLite for many examples."""
     url = f"sqlite:///{tmp_path_factory.mktemp('cases')}/registry.db"
     with Store.create(url, Vault(keyring.KeyRing.generate(), 8), model_digest="m") as store:

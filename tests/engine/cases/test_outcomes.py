@@ -40,9 +40,7 @@ def reference_of(service: Any, document_id: str) -> Any:
     return service.registrar.gallery.vectors(np.array(keys, np.int64))[0]
 
 
-def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
-    service: Any, make_pair: Any
-) -> None:
+def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(service, make_pair) -> None:
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
     service.decide(case.id, Outcome.FRAUD)
@@ -62,7 +60,7 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
     assert len(restarted) == len(service.registrar.watchlist) == 2
 
 
-def test_a_face_is_put_on_the_watch_list_once(service: Any) -> None:
+def test_a_face_is_put_on_the_watch_list_once(service) -> None:
     face = service.lab.people.person()
     same = service.lab.people.sample(face, noise=0.0)
     portrait = service.lab.people.sample(face, noise=0.0)
@@ -78,7 +76,7 @@ def test_a_face_is_put_on_the_watch_list_once(service: Any) -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE])
 def test_pairs_of_suspects_are_judged_with_their_score(
-    service: Any, make_pair: Any, outcome: Outcome
+    service, make_pair, outcome: Outcome
 ) -> None:
     one, two = make_pair(0.55)
     (other,) = service.enroll(1)
@@ -104,9 +102,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
     assert len(service.store.watchlist()) == (0 if is_exception else 3)
 
 
-def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(
-    service: Any, make_pair: Any
-) -> None:
+def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(service, make_pair) -> None:
     one, two = make_pair(0.55)
     (other,) = service.enroll(1)
     sweep = service.store_sweep(0.5)
@@ -126,7 +122,7 @@ def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(
     assert set(found.values()) == {None}
 
 
-def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
+def test_the_victim_of_a_stolen_document_is_not_watched(service) -> None:
     holder, impostor = service.lab.people.person(), service.lab.people.person()
     first, own = service.lab.request(holder), service.lab.request(impostor)
     service.registrar.enroll([first, own])
@@ -143,7 +139,7 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
         assert (len(found.hits.ids) > 0) == is_watched
 
 
-def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
+def test_an_unfounded_dispute_leaves_its_line_active(service) -> None:
     person = service.lab.people.person()
     request = service.lab.request(person)
     answer = service.registrar.enroll([request])[0]
@@ -158,7 +154,7 @@ def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE])
 def test_a_founded_dispute_closes_its_line_by_two_people_and_watches_nobody(
-    service: Any, outcome: Outcome
+    service, outcome: Outcome
 ) -> None:
     person = service.lab.people.person()
     request = service.lab.request(person)
@@ -174,7 +170,7 @@ def line_status(service: Any, line_id: str) -> LineStatus:
     return service.store.lines_by_id([line_id])[line_id].status
 
 
-def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service: Any, make_pair: Any) -> None:
+def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service, make_pair) -> None:
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
     erase_holder(*service.context, one.document_id, "test")
@@ -184,9 +180,7 @@ def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service: Any, make_
     assert np.array_equal(entry.template, reference_of(service, two.document_id))
 
 
-def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
-    service: Any, make_pair: Any
-) -> None:
+def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(service, make_pair) -> None:
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
     other = service.open(two.document_id, kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
@@ -229,7 +223,7 @@ def erase(service: Any, document_id: str, carrier: str | None = None, **more: An
     return erase_holder(*service.context, document_id, "key:asker", carrier, hold)
 
 
-def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(service: Any) -> None:
+def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(service) -> None:
     person, request = service.lab.newcomer()
     (answer,) = service.registrar.enroll([request])
     document_id = answer.decided.document_id
@@ -269,7 +263,7 @@ def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(servic
     assert find_damage(service.store) == []
 
 
-def test_when_its_time_has_come_an_erasure_is_done_and_the_open_case_says_so(service: Any) -> None:
+def test_when_its_time_has_come_an_erasure_is_done_and_the_open_case_says_so(service) -> None:
     document_id, kept = (one.document_id for one in service.enroll(2))
     case = service.open(document_id, kept)
     assert isinstance(erase(service, document_id, hold=timedelta()), ErasureCertificate)
@@ -280,7 +274,7 @@ def test_when_its_time_has_come_an_erasure_is_done_and_the_open_case_says_so(ser
     assert not service.store.documents_by_id([kept])[kept].is_erased
 
 
-def test_no_carrier_asks_alone_for_what_is_of_two(service: Any) -> None:
+def test_no_carrier_asks_alone_for_what_is_of_two(service) -> None:
     person, request = service.lab.newcomer()
     changes = {"document": request.document, "carrier": "red", "outlet": "red-1"}
     first, _ = service.registrar.enroll([request, service.lab.request(person, **changes)])

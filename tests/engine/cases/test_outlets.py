@@ -18,7 +18,7 @@ SAME_ANNA = Actor("key:anna-2", "Anna")
 CODE, WHY = "blue-1", "the same three faces, all night"
 
 
-def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(service: Any) -> None:
+def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(service) -> None:
     (body,) = service.enroll(1)
     case = service.open(body.document_id)
     with pytest.raises(FourEyes, match="suspend it"):
@@ -63,7 +63,7 @@ def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(serv
     assert find_damage(service.store) == []
 
 
-def test_what_is_no_outlet_no_case_or_no_reason_restricts_nothing(service: Any) -> None:
+def test_what_is_no_outlet_no_case_or_no_reason_restricts_nothing(service) -> None:
     case = service.open(service.enroll(1)[0].document_id)
     for given, error in (
         (("nowhere", case.id, WHY), NotFound),
@@ -82,7 +82,7 @@ def test_what_is_no_outlet_no_case_or_no_reason_restricts_nothing(service: Any) 
     assert service.entries("outlet.suspended") == []
 
 
-def test_the_past_attempts_of_an_outlet_are_listed_by_their_cases(service: Any) -> None:
+def test_the_past_attempts_of_an_outlet_are_listed_by_their_cases(service) -> None:
     person, request = service.lab.newcomer()
     first, second = service.registrar.enroll([request, service.lab.request(person)])
     (third,) = service.enroll(1)
@@ -108,7 +108,7 @@ def test_the_past_attempts_of_an_outlet_are_listed_by_their_cases(service: Any) 
 
 
 def test_what_was_in_the_queue_before_a_suspension_is_decided_and_what_came_after_is_refused(
-    service: Any, busy: Any
+    service, busy
 ) -> None:
     case = service.open(service.enroll(1)[0].document_id)
     registrar = service.registrar

@@ -1,7 +1,6 @@
 """What decisions teach: what counts, with its interval, and the threshold that is proposed."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -131,7 +130,7 @@ def test_closed_cases_are_counted_by_kind_and_by_month() -> None:
 
 
 def test_decisions_are_read_once_until_another_case_is_closed(
-    service: Any, make_pair: Any, monkeypatch: pytest.MonkeyPatch
+    service, make_pair, monkeypatch
 ) -> None:
     decisions = DecisionReader(service.store)
     assert decisions.read().closed == []

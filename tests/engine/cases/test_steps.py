@@ -33,7 +33,7 @@ def history(service: Any, case_id: str) -> list[tuple[NoteKind, str, str]]:
     return [(entry.kind, entry.actor, entry.text) for entry in notes][1:]
 
 
-def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
+def test_a_case_is_assigned_reassigned_and_returned(service) -> None:
     case = service.open("a")
     assigned = assign(*service.context, case.id, ANNA.person, BOB)
     assert (assigned.state, assigned.assignee) == (CaseState.ASSIGNED, ANNA.person)
@@ -74,7 +74,7 @@ def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
         "x" * MAX_NOTE_LENGTH,
     ],
 )
-def test_a_note_is_stored_unchanged_and_not_in_the_audit(service: Any, text: str) -> None:
+def test_a_note_is_stored_unchanged_and_not_in_the_audit(service, text: str) -> None:
     case = service.open("a")
     note(*service.context, case.id, text, ANNA)
     assert history(service, case.id) == [(NoteKind.NOTE, ANNA.person, text)]
@@ -85,7 +85,7 @@ def test_a_note_is_stored_unchanged_and_not_in_the_audit(service: Any, text: str
 @pytest.mark.parametrize(
     "text", ["", " \n", "x" * (MAX_NOTE_LENGTH + 1), "a\0b", "\x1b[2J", "\x9b", "\ud800", "a\rb"]
 )
-def test_an_invalid_note_is_refused(service: Any, text: str) -> None:
+def test_an_invalid_note_is_refused(service, text: str) -> None:
     case = service.open("a")
     with pytest.raises(RequestError):
         note(*service.context, case.id, text, ANNA)
@@ -93,14 +93,14 @@ def test_an_invalid_note_is_refused(service: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("assignee", ["", " ", "x" * 201, "a\nb", "\0"])
-def test_an_invalid_assignee_is_refused(service: Any, assignee: str) -> None:
+def test_an_invalid_assignee_is_refused(service, assignee: str) -> None:
     case = service.open("a")
     with pytest.raises(RequestError):
         assign(*service.context, case.id, assignee, ANNA)
     assert service.store.cases.get(case.id) == case
 
 
-def test_one_person_never_closes_lines(service: Any) -> None:
+def test_one_person_never_closes_lines(service) -> None:
     (body,) = service.enroll(1)
     line = body.line_id
     case = service.open(body.document_id)
@@ -123,7 +123,7 @@ def test_one_person_never_closes_lines(service: Any) -> None:
     assert entry.detail["closed_lines"] == [line]
 
 
-def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(service: Any) -> None:
+def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(service) -> None:
     fraud, dead, gone, erased = (body.line_id for body in service.enroll(4))
     lines = service.store.lines_by_id([fraud, dead, gone, erased])
     case = service.open(lines[fraud].document_id)
@@ -156,7 +156,7 @@ def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(serv
     assert feed == {fraud: "case", gone: "request", erased: "erasure"}
 
 
-def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(service: Any) -> None:
+def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(service) -> None:
     bodies = service.enroll(2)
     case = service.open(*(one.document_id for one in bodies))
     said = (*service.context, case.id, Outcome.FRAUD, [])
@@ -176,7 +176,7 @@ def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(serv
     assert told == [True, True]
 
 
-def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service: Any) -> None:
+def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service) -> None:
     face = service.lab.people.person()
     first = service.lab.request(face)
     (answer,) = service.registrar.enroll([first])
@@ -197,7 +197,7 @@ def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service: 
     assert status_of(service, line) is LineStatus.CLOSED
 
 
-def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service: Any) -> None:
+def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service) -> None:
     one, two, victim, twin = service.enroll(4)
     documents = [body.document_id for body in (one, two, victim)]
     # The victim's document was misused, and is no suspect.
@@ -222,7 +222,7 @@ def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service: Any
     assert cases.count_fraud() == 0
 
 
-def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:
+def test_lines_are_closed_exactly_as_proposed(service) -> None:
     first, second = service.enroll(2)
     lines = [first.line_id, second.line_id]
     case = service.open(first.document_id, second.document_id)
@@ -238,7 +238,7 @@ def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:
     assert service.store.cases.get(case.id).state is CaseState.PROPOSED
 
 
-def test_one_person_closes_a_dispute_as_unfounded_and_nothing_else(service: Any) -> None:
+def test_one_person_closes_a_dispute_as_unfounded_and_nothing_else(service) -> None:
     (body,) = service.enroll(1)
     for kind in (CaseKind.ONE_FACE, CaseKind.PROBING):
         # A later sweep would ask nobody about it, and a hold would be over.
@@ -257,7 +257,7 @@ def test_one_person_closes_a_dispute_as_unfounded_and_nothing_else(service: Any)
     assert status_of(service, body.line_id) is LineStatus.ACTIVE
 
 
-def test_a_line_that_was_closed_meanwhile_is_no_obstacle(service: Any) -> None:
+def test_a_line_that_was_closed_meanwhile_is_no_obstacle(service) -> None:
     first, second = service.enroll(2)
     lines = [first.line_id, second.line_id]
     case = service.open(first.document_id, second.document_id)
@@ -268,7 +268,7 @@ def test_a_line_that_was_closed_meanwhile_is_no_obstacle(service: Any) -> None:
     assert service.entries("case.closed")[0].detail["closed_lines"] == [lines[1]]
 
 
-def test_only_lines_in_use_under_documents_of_the_case_are_proposed(service: Any) -> None:
+def test_only_lines_in_use_under_documents_of_the_case_are_proposed(service) -> None:
     mine, other, gone = service.enroll(3)
     close_line(*service.context, gone.line_id, "test")
     case = service.open(mine.document_id, gone.document_id)
@@ -278,7 +278,7 @@ def test_only_lines_in_use_under_documents_of_the_case_are_proposed(service: Any
     assert service.store.cases.get(case.id) == case
 
 
-def test_one_outcome_is_proposed_at_a_time(service: Any) -> None:
+def test_one_outcome_is_proposed_at_a_time(service) -> None:
     case = service.open("a")
     with pytest.raises(CaseMoved):
         withdraw(*service.context, case.id, ANNA)
@@ -288,7 +288,7 @@ def test_one_outcome_is_proposed_at_a_time(service: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [propose, close])
-def test_a_case_that_has_grown_must_be_read_again(service: Any, step: Any) -> None:
+def test_a_case_that_has_grown_must_be_read_again(service, step: Any) -> None:
     seen = service.open("a")
     grown = service.open("a", "b")
     assert (grown.id, grown.document_ids) == (seen.id, ("a", "b"))
@@ -301,14 +301,14 @@ def test_a_case_that_has_grown_must_be_read_again(service: Any, step: Any) -> No
     assert step(*asked, grown.updated_at).state is not CaseState.OPEN
 
 
-def test_a_step_without_seen_at_is_taken(service: Any) -> None:
+def test_a_step_without_seen_at_is_taken(service) -> None:
     case = service.open("a")
     service.open("a", "b")
     assert propose(*service.context, case.id, Outcome.TWINS, (), ANNA).state is CaseState.PROPOSED
     assert close(*service.context, case.id, Outcome.TWINS, (), BOB).state is CaseState.CLOSED
 
 
-def test_a_step_based_on_an_older_read_is_refused(service: Any) -> None:
+def test_a_step_based_on_an_older_read_is_refused(service) -> None:
     case = service.open("a", kind=CaseKind.DISPUTE)
     noted = note(*service.context, case.id, "the man with the scar", BOB)
     asked = (*service.context, case.id, Outcome.UNFOUNDED, (), ANNA)
@@ -328,7 +328,7 @@ def steps(case_id: str) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", list(steps("")))
-def test_every_step_on_an_unknown_case_is_refused(service: Any, name: str) -> None:
+def test_every_step_on_an_unknown_case_is_refused(service, name: str) -> None:
     for case_id in (new_id(), "no id", ""):
         step, *rest = steps(case_id)[name]
         with pytest.raises(NotFound):
@@ -336,7 +336,7 @@ def test_every_step_on_an_unknown_case_is_refused(service: Any, name: str) -> No
 
 
 @pytest.mark.parametrize("name", list(steps("")))
-def test_a_merged_case_names_the_other(service: Any, name: str) -> None:
+def test_a_merged_case_names_the_other(service, name: str) -> None:
     first = service.open("a")
     service.open("a")
     (merged,) = service.store.cases.merged_into(first.id)
@@ -345,7 +345,7 @@ def test_a_merged_case_names_the_other(service: Any, name: str) -> None:
         step(*service.context, *rest)
 
 
-def test_a_closed_case_takes_notes_and_nothing_else(service: Any) -> None:
+def test_a_closed_case_takes_notes_and_nothing_else(service) -> None:
     case = service.open("a", kind=CaseKind.DISPUTE)
     close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB)
     for name, (step, *rest) in steps(case.id).items():
@@ -357,7 +357,7 @@ def test_a_closed_case_takes_notes_and_nothing_else(service: Any) -> None:
     assert [kind for kind, *_ in history(service, case.id)] == [NoteKind.CLOSED, NoteKind.NOTE]
 
 
-def test_concurrent_steps_are_taken_one_after_another(service: Any) -> None:
+def test_concurrent_steps_are_taken_one_after_another(service) -> None:
     case = service.open("a", kind=CaseKind.DISPUTE)
 
     def try_close(place: int) -> bool:

@@ -1,7 +1,5 @@
 """Cases for the groups of a sweep: one for each face, and none of what people have decided."""
 
-from typing import Any
-
 from engine.cases.decided import open_sweep_cases
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import Group, GroupKind, Identity, Link
@@ -31,7 +29,7 @@ def group_of(
     )
 
 
-def test_each_group_of_a_sweep_has_a_case_and_overlapping_ones_share_it(service: Any) -> None:
+def test_each_group_of_a_sweep_has_a_case_and_overlapping_ones_share_it(service) -> None:
     sweep = service.store_sweep(0.6)
     known = service.open("e")
     groups = [
@@ -56,7 +54,7 @@ def test_each_group_of_a_sweep_has_a_case_and_overlapping_ones_share_it(service:
     assert set(service.store.cases.get(known.id).document_ids) == {"c", "d", "e"}
 
 
-def test_a_sweep_reported_twice_opens_nothing_twice(service: Any) -> None:
+def test_a_sweep_reported_twice_opens_nothing_twice(service) -> None:
     sweep = service.store_sweep(0.6)
     groups = [group_of(GroupKind.ONE_FACE, f"k{n}", f"a{n}", f"b{n}") for n in range(230)]
     first = open_sweep_cases(*service.context, sweep, groups[:150], ANNA)
@@ -70,7 +68,7 @@ def test_a_sweep_reported_twice_opens_nothing_twice(service: Any) -> None:
     assert service.store.cases.get(again["k0"]).sweep_id == later
 
 
-def test_judged_pairs_open_no_case_again(service: Any, make_pair: Any) -> None:
+def test_judged_pairs_open_no_case_again(service, make_pair) -> None:
     one, two = make_pair()
     documents = (one.document_id, two.document_id)
     (third,) = service.enroll(1)
@@ -90,7 +88,7 @@ def test_judged_pairs_open_no_case_again(service: Any, make_pair: Any) -> None:
     assert set(service.store.cases.get(opened).document_ids) == {*documents, third.document_id}
 
 
-def test_a_later_group_that_joins_earlier_ones_merges_their_cases(service: Any) -> None:
+def test_a_later_group_that_joins_earlier_ones_merges_their_cases(service) -> None:
     sweep = service.store_sweep(0.6)
     groups = [group_of(GroupKind.ONE_FACE, f"k{n}", f"a{n}", f"b{n}") for n in range(120)] + [
         group_of(GroupKind.ONE_FACE, "last", "a0", "a119")

@@ -47,7 +47,7 @@ def decoder() -> Iterator[Decoder]:
 
 
 @pytest.fixture(scope="session")
-def decode(decoder: Decoder) -> Callable[[bytes], Image]:
+def decode(decoder) -> Callable[[bytes], Image]:
     """`decode(data)`: the picture of a file, for good."""
 
     def decode(data: bytes) -> Image:
@@ -58,7 +58,7 @@ def decode(decoder: Decoder) -> Callable[[bytes], Image]:
 
 
 @pytest.fixture(scope="session")
-def photo(astronaut: Pixels, encode: Encode) -> bytes:
+def photo(astronaut, encode) -> bytes:
     return encode(astronaut)
 
 

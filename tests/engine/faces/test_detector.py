@@ -1,8 +1,6 @@
 """Detection equals OpenCV's own decoding of the same model, and looks twice only if it must."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,12 +15,9 @@ from engine.faces.detector import (
     choose_main_face,
     has_competing_face,
 )
-from engine.faces.images import Image, Pixels
+from engine.faces.images import Pixels
 from engine.models.catalog import builtin_card, locate
 from engine.models.session import Session
-
-Decode = Callable[[bytes], Image]
-
 
 AS_FOUND = DetectorConfig(max_tilt_deg=180, weak_score=0, sure_score=0)
 """Turns nothing."""
@@ -55,7 +50,7 @@ def shrink(pixels: Pixels, side: int) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def single_size(detector_session: Session) -> FaceDetector:
+def single_size(detector_session) -> FaceDetector:
     return FaceDetector(
         detector_session, replace(AS_FOUND, input_sides_px=(10_000,), shared_overlap=1)
     )
@@ -79,7 +74,7 @@ def check_against_opencv(detector: FaceDetector, pictures: list[Pixels]) -> int:
     return faces
 
 
-def test_faces_equal_opencvs_at_every_size(single_size: FaceDetector, astronaut: Pixels) -> None:
+def test_faces_equal_opencvs_at_every_size(single_size, astronaut) -> None:
     sizes = (512, 431, 300, 250, 161, 96)
     wide = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
     pictures = [shrink(picture, side) for side in sizes for picture in (astronaut, wide)]
@@ -87,16 +82,12 @@ def test_faces_equal_opencvs_at_every_size(single_size: FaceDetector, astronaut:
 
 
 @pytest.mark.lfw
-def test_faces_equal_opencvs_on_lfw(
-    single_size: FaceDetector, lfw_photos: list[Path], decode: Decode
-) -> None:
+def test_faces_equal_opencvs_on_lfw(single_size, lfw_photos, decode) -> None:
     pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:150]]
     assert check_against_opencv(single_size, pictures) >= 150
 
 
-def test_coordinates_are_those_of_the_full_picture(
-    detector_session: Session, astronaut: Pixels
-) -> None:
+def test_coordinates_are_those_of_the_full_picture(detector_session, astronaut) -> None:
     detector = FaceDetector(detector_session)
     (small,) = detector.detect(shrink(astronaut, 300))
     big = np.kron(astronaut, np.ones((4, 4, 1), dtype=np.uint8))
@@ -108,11 +99,7 @@ def test_coordinates_are_those_of_the_full_picture(
 
 @pytest.mark.lfw
 def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
-    detector_session: Session,
-    single_size: FaceDetector,
-    lfw_photos: list[Path],
-    encode: Callable[..., bytes],
-    decode: Decode,
+    detector_session, single_size, lfw_photos, encode, decode
 ) -> None:
     sharing = FaceDetector(detector_session)
     moves: dict[FaceDetector, list[float]] = {sharing: [], single_size: []}
@@ -125,16 +112,14 @@ def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
     assert np.mean(np.sort(moves[sharing])[-20:]) < 0.8 * np.mean(np.sort(moves[single_size])[-20:])
 
 
-def test_one_size_suffices_where_a_face_is_found(
-    detector_session: Session, astronaut: Pixels
-) -> None:
+def test_one_size_suffices_where_a_face_is_found(detector_session, astronaut) -> None:
     session = CountingSession(detector_session)
     assert FaceDetector(session).detect(astronaut)
     assert session.seen == [(320, 320)]
 
 
 def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
-    detector_session: Session, astronaut: Pixels
+    detector_session, astronaut
 ) -> None:
     picture = np.full((1400, 1000, 3), 90, dtype=np.uint8)
     picture[900:1060, 400:560] = shrink(astronaut, 160)
@@ -150,15 +135,13 @@ def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
     assert 400 < x < x + width < 560
 
 
-def test_small_picture_is_not_enlarged_nor_tried_twice(detector_session: Session) -> None:
+def test_small_picture_is_not_enlarged_nor_tried_twice(detector_session) -> None:
     session = CountingSession(detector_session)
     assert FaceDetector(session).detect(np.zeros((100, 60, 3), dtype=np.uint8)) == ()
     assert session.seen == [(128, 64), (64, 128), (128, 64), (64, 128)]
 
 
-def test_no_picture_is_looked_at_more_than_sixteen_times(
-    detector_session: Session, astronaut: Pixels
-) -> None:
+def test_no_picture_is_looked_at_more_than_sixteen_times(detector_session, astronaut) -> None:
     """Half hidden and turned, the face is found in no turn as an upright one is."""
     hidden = astronaut.copy()
     hidden[130:] = 0
@@ -171,7 +154,7 @@ def test_no_picture_is_looked_at_more_than_sixteen_times(
 
 @pytest.mark.lfw
 def test_upright_faces_are_looked_at_once_and_keep_their_landmarks(
-    detector_session: Session, lfw_photos: list[Path], decode: Decode
+    detector_session, lfw_photos, decode
 ) -> None:
     pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:200]]
     session = CountingSession(detector_session)
@@ -191,13 +174,11 @@ def test_upright_faces_are_looked_at_once_and_keep_their_landmarks(
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 2, 3)])
-def test_picture_of_an_odd_shape_has_no_face(
-    detector_session: Session, shape: tuple[int, int, int]
-) -> None:
+def test_picture_of_an_odd_shape_has_no_face(detector_session, shape: tuple[int, int, int]) -> None:
     assert FaceDetector(detector_session).detect(np.zeros(shape, dtype=np.uint8)) == ()
 
 
-def test_model_of_another_kind_is_refused(embedder_session: Session) -> None:
+def test_model_of_another_kind_is_refused(embedder_session) -> None:
     with pytest.raises(ModelCardInvalid, match="not YuNet's outputs"):
         FaceDetector(embedder_session)
 

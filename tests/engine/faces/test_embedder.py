@@ -25,7 +25,6 @@ from engine.faces.embedder import (
     plan_batches,
     prepare,
 )
-from engine.faces.images import Pixels
 from engine.models.catalog import InputContract, builtin_card, without_transform
 from engine.models.session import Session, SessionOptions, open_session
 
@@ -50,7 +49,7 @@ class RecordingSession:
 
 
 @pytest.fixture(scope="module")
-def crops(astronaut: Pixels) -> Crops:
+def crops(astronaut) -> Crops:
     """Ten different pieces of a photograph, the first of them around the face."""
     corners = [(60, 165), *((20 * i, 30 * i) for i in range(9))]
     return np.stack([astronaut[y : y + 112, x : x + 112] for y, x in corners])
@@ -63,7 +62,7 @@ def contract(**changes: Any) -> Any:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_vectors_do_not_depend_on_their_neighbours_and_tell_a_face_by_their_length(
-    embedder_session: Session, crops: Crops, flip: bool
+    embedder_session, crops, flip: bool
 ) -> None:
     embedder = Embedder(embedder_session, builtin_card("sface"), flip)
     together = embedder.embed(crops)
@@ -75,9 +74,7 @@ def test_vectors_do_not_depend_on_their_neighbours_and_tell_a_face_by_their_leng
     np.testing.assert_allclose(measure_lengths(normalise(together)), 1, atol=1e-6)
 
 
-def test_sface_agrees_with_opencvs_runtime(
-    embedder_session: Session, crops: Crops, tmp_path: Any
-) -> None:
+def test_sface_agrees_with_opencvs_runtime(embedder_session, crops, tmp_path) -> None:
     """The same weights, rewritten, in another inference engine."""
     from engine.models.catalog import Step, locate
     from engine.models.graph import rewrite
@@ -93,19 +90,17 @@ def test_sface_agrees_with_opencvs_runtime(
     assert found @ wanted / lengths > 0.9999
 
 
-def test_flip_makes_a_face_and_its_mirror_image_the_same(
-    embedder_session: Session, crops: Crops
-) -> None:
+def test_flip_makes_a_face_and_its_mirror_image_the_same(embedder_session, crops) -> None:
     embedder = Embedder(embedder_session, builtin_card("sface"), flip=True)
     np.testing.assert_allclose(embedder.embed(crops), embedder.embed(crops[:, :, ::-1]), atol=1e-4)
 
 
-def test_no_crops_give_no_vectors(embedder_session: Session, crops: Crops) -> None:
+def test_no_crops_give_no_vectors(embedder_session, crops) -> None:
     found = Embedder(embedder_session, builtin_card("sface")).embed(crops[:0])
     assert found.shape == (0, 128)
 
 
-def test_contract_of_sface_is_rgb_planes_of_0_to_255(crops: Crops) -> None:
+def test_contract_of_sface_is_rgb_planes_of_0_to_255(crops) -> None:
     session = RecordingSession()
     Embedder(session, builtin_card("sface")).embed(crops[:2])
     (given,) = session.inputs
@@ -114,7 +109,7 @@ def test_contract_of_sface_is_rgb_planes_of_0_to_255(crops: Crops) -> None:
     assert np.array_equal(given, crops[:2].transpose(0, 3, 1, 2))
 
 
-def test_contract_of_another_model_is_kept(crops: Crops) -> None:
+def test_contract_of_another_model_is_kept(crops) -> None:
     session = RecordingSession()
     card = contract(channels="bgr", layout="nhwc", mean=(10.0, 20.0, 30.0), scale=(0.1, 0.2, 0.5))
     Embedder(session, card).embed(crops[:2])
@@ -134,7 +129,7 @@ def fixed_session() -> Session:
 
 
 def test_pixels_that_the_graph_prepares_give_the_same_vectors_bit_for_bit(
-    embedder_session: Session, fixed_session: Session, crops: Crops
+    embedder_session, fixed_session, crops
 ) -> None:
     card = builtin_card("sface")
     (wanted,) = embedder_session.run(prepare(card.input, crops[:8]))
@@ -143,7 +138,7 @@ def test_pixels_that_the_graph_prepares_give_the_same_vectors_bit_for_bit(
 
 
 def test_padded_batches_give_the_vectors_of_whole_ones(
-    embedder_session: Session, fixed_session: Session, crops: Crops
+    embedder_session, fixed_session, crops
 ) -> None:
     card = builtin_card("sface")
     wanted = normalise(Embedder(embedder_session, card).embed(crops))
@@ -205,7 +200,7 @@ def test_sixty_four_callers_of_pairs_make_three_shapes_and_hardly_any_padding() 
     assert sum(sizes) <= 1.15 * sum(batches)
 
 
-def test_model_with_a_batch_of_one_is_run_face_by_face(crops: Crops) -> None:
+def test_model_with_a_batch_of_one_is_run_face_by_face(crops) -> None:
     session = RecordingSession(fixed_batch=1)
     vectors = Embedder(session, builtin_card("sface")).embed(crops)
     assert [given.shape[0] for given in session.inputs] == [1] * 10
@@ -217,7 +212,7 @@ def test_model_with_another_fixed_batch_is_refused() -> None:
         Embedder(RecordingSession(fixed_batch=8), builtin_card("sface"))
 
 
-def test_model_of_another_dimension_than_its_card_says_is_refused(crops: Crops) -> None:
+def test_model_of_another_dimension_than_its_card_says_is_refused(crops) -> None:
     card = structs.replace(without_transform(builtin_card("sface")), dimension=512)
     with pytest.raises(ModelCardInvalid, match="gives 128 numbers, its card says dimension 512"):
         Embedder(RecordingSession(), card).embed(crops[:1])
@@ -251,7 +246,7 @@ def test_similarity_is_umeyamas(seed: int, scale: float, angle: float) -> None:
     np.testing.assert_allclose(points @ found.T, points @ wanted.params[:2].T, atol=2e-3)
 
 
-def test_landmarks_on_the_template_leave_the_picture_as_it_is(astronaut: Pixels) -> None:
+def test_landmarks_on_the_template_leave_the_picture_as_it_is(astronaut) -> None:
     crop = np.ascontiguousarray(astronaut[:112, :112])
     assert np.array_equal(align(crop, arcface_template(112), 112), crop)
 
@@ -261,7 +256,7 @@ def test_the_template_scales_with_the_crop() -> None:
     assert arcface_template(112).shape == (5, 2)
 
 
-def test_what_lies_outside_of_the_picture_is_black(astronaut: Pixels) -> None:
+def test_what_lies_outside_of_the_picture_is_black(astronaut) -> None:
     shifted = arcface_template(112) - np.float32([56, 0])
     crop = align(astronaut, shifted, 112)
     assert (crop[:, :55] == 0).all()
@@ -269,7 +264,7 @@ def test_what_lies_outside_of_the_picture_is_black(astronaut: Pixels) -> None:
 
 
 @pytest.mark.parametrize("enlarged", [2, 3, 5])
-def test_large_noisy_face_is_averaged_not_sampled(astronaut: Pixels, enlarged: int) -> None:
+def test_large_noisy_face_is_averaged_not_sampled(astronaut, enlarged: int) -> None:
     landmarks = arcface_template(112) + np.float32([150, 40])
     wanted = align(astronaut, landmarks, 112).astype(int)
     big = np.kron(astronaut, np.ones((enlarged, enlarged, 1), dtype=np.uint8)).astype(float)
@@ -281,9 +276,7 @@ def test_large_noisy_face_is_averaged_not_sampled(astronaut: Pixels, enlarged: i
 
 
 @pytest.mark.parametrize("shift", [-2000, -300, -60, 60, 300, 2000])
-def test_large_face_over_the_edge_is_black_where_the_picture_ends(
-    astronaut: Pixels, shift: int
-) -> None:
+def test_large_face_over_the_edge_is_black_where_the_picture_ends(astronaut, shift: int) -> None:
     landmarks = arcface_template(112) * 4 + np.float32([shift, 40])
     crop = align(astronaut, landmarks, 112)
     for column in range(2, 110):
@@ -294,5 +287,5 @@ def test_large_face_over_the_edge_is_black_where_the_picture_ends(
             assert crop[:, column].any()
 
 
-def test_landmarks_on_one_point_give_a_crop_instead_of_an_error(astronaut: Pixels) -> None:
+def test_landmarks_on_one_point_give_a_crop_instead_of_an_error(astronaut) -> None:
     assert align(astronaut, np.full((5, 2), 100, dtype=np.float32), 112).shape == (112, 112, 3)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import math
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -28,13 +27,11 @@ from engine.faces.extractor import (
     digest_embedding,
     open_extractor,
 )
-from engine.faces.images import Pixels
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
 from schema.options import QUALITY_LIMITS
 from schema.reasons import SECOND_FACE, PhotographKind, Reason
 
-Encode = Callable[..., bytes]
 CPU = SessionOptions(provider="cpu")
 
 
@@ -51,11 +48,11 @@ def vector(extracted: Extracted) -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def portrait(extractor: Extractor, photo: bytes) -> Extraction:
+def portrait(extractor, photo) -> Extraction:
     return found(extractor.extract([photo])[0])
 
 
-def test_a_portrait_gives_a_unit_vector_and_where_the_face_is(portrait: Extraction) -> None:
+def test_a_portrait_gives_a_unit_vector_and_where_the_face_is(portrait) -> None:
     assert portrait.vector is not None
     assert portrait.vector.shape == (128,)
     assert portrait.vector.dtype == np.float32
@@ -74,14 +71,14 @@ def test_a_portrait_gives_a_unit_vector_and_where_the_face_is(portrait: Extracti
     assert portrait.quality.inter_eye_px == pytest.approx(42, abs=2)
 
 
-def test_every_stage_is_timed(portrait: Extraction) -> None:
+def test_every_stage_is_timed(portrait) -> None:
     times = dataclasses.asdict(portrait.stages)
     assert list(times) == ["decode_ms", "detect_ms", "align_ms", "quality_ms", "embed_ms"]
     assert all(0 < value < 60_000 for value in times.values())
 
 
 def test_large_jpeg_reports_the_face_in_its_full_size(
-    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
+    extractor, portrait, astronaut, encode
 ) -> None:
     big = found(extractor.extract([encode(np.kron(astronaut, np.ones((6, 6, 1), np.uint8)))])[0])
     assert big.size_px == (3072, 3072)
@@ -97,7 +94,7 @@ def test_large_jpeg_reports_the_face_in_its_full_size(
 
 @pytest.mark.parametrize("share", [1, 4])
 def test_a_small_face_in_a_large_photograph_is_cut_from_all_its_pixels(
-    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode, share: int
+    extractor, portrait, astronaut, encode, share: int
 ) -> None:
     """Where the detector looks first, its eyes are 6 pixels apart: eyes and crop need them all."""
     card = np.full((1800, 2400, 3), 200, dtype=np.uint8)
@@ -109,9 +106,7 @@ def test_a_small_face_in_a_large_photograph_is_cut_from_all_its_pixels(
     assert vector(extracted) @ vector(portrait) > 0.95
 
 
-def test_picture_without_a_face_is_an_extraction_with_its_reason(
-    extractor: Extractor, encode: Encode
-) -> None:
+def test_picture_without_a_face_is_an_extraction_with_its_reason(extractor, encode) -> None:
     (faceless,) = extractor.extract([encode(np.full((300, 200, 3), 120, dtype=np.uint8))])
     assert isinstance(faceless, Extraction)
     assert faceless.problems == (Reason.NO_FACE,)
@@ -128,7 +123,7 @@ def test_picture_without_a_face_is_an_extraction_with_its_reason(
 
 @pytest.mark.parametrize("angle_deg", [-20, 10, 15, 20])
 def test_a_small_face_on_a_card_that_lies_askew_is_turned_upright(
-    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode, angle_deg: int
+    extractor, portrait, astronaut, encode, angle_deg: int
 ) -> None:
     table = PillowImage.new("RGB", (1600, 1200), (120, 96, 70))
     card = PillowImage.new("RGBA", (540, 360), (222, 228, 230, 255))
@@ -140,24 +135,20 @@ def test_a_small_face_on_a_card_that_lies_askew_is_turned_upright(
     assert vector(extracted) @ vector(portrait) > 0.8
 
 
-def test_of_a_picture_too_dark_for_any_face_the_dark_is_told_first(
-    extractor: Extractor, encode: Encode
-) -> None:
+def test_of_a_picture_too_dark_for_any_face_the_dark_is_told_first(extractor, encode) -> None:
     dark, grey = (np.full((200, 200, 3), level, dtype=np.uint8) for level in (5, 128))
     told = [getattr(one, "problems", ()) for one in extractor.extract([encode(dark), encode(grey)])]
     assert told == [(Reason.TOO_DARK, Reason.NO_FACE), (Reason.NO_FACE,)]
 
 
-def test_two_people_are_several_faces(
-    extractor: Extractor, astronaut: Pixels, encode: Encode
-) -> None:
+def test_two_people_are_several_faces(extractor, astronaut, encode) -> None:
     both = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
     (extracted,) = extractor.extract([encode(both)])
     assert found(extracted).problems == (Reason.SEVERAL_FACES,)
 
 
 def test_small_face_beside_the_subject_does_not_count(
-    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
+    extractor, portrait, astronaut, encode
 ) -> None:
     card = np.full((512, 700, 3), 230, dtype=np.uint8)
     card[:, :512] = astronaut
@@ -168,7 +159,7 @@ def test_small_face_beside_the_subject_does_not_count(
 
 
 def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_strict(
-    astronaut: Pixels, portrait: Extraction, encode: Encode
+    astronaut, portrait, encode
 ) -> None:
     card = np.full((512, 850, 3), 230, dtype=np.uint8)
     card[:, :512] = astronaut
@@ -182,9 +173,7 @@ def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_str
         assert vector(extracted) @ vector(portrait) > 0.9
 
 
-def test_the_kind_of_a_photograph_decides_which_limits_it_is_held_to(
-    astronaut: Pixels, encode: Encode
-) -> None:
+def test_the_kind_of_a_photograph_decides_which_limits_it_is_held_to(astronaut, encode) -> None:
     small = PillowImage.fromarray(astronaut).resize((126, 126), PillowImage.Resampling.LANCZOS)
     kinds = [None, *PhotographKind]
     strict = dataclasses.replace(QUALITY_LIMITS[PhotographKind.LIVE], min_inter_eye_px=12)
@@ -203,9 +192,7 @@ def test_the_kind_of_a_photograph_decides_which_limits_it_is_held_to(
     }
 
 
-def test_a_face_that_compression_has_taken_is_told(
-    extractor: Extractor, astronaut: Pixels, encode: Encode
-) -> None:
+def test_a_face_that_compression_has_taken_is_told(extractor, astronaut, encode) -> None:
     small = PillowImage.fromarray(astronaut[:336, 100:372]).resize((102, 126))
     options = {"irreversible": True, "quality_mode": "rates"}
     files = [encode(small, "JPEG2000", quality_layers=[ratio], **options) for ratio in (8, 40)]
@@ -216,7 +203,7 @@ def test_a_face_that_compression_has_taken_is_told(
 
 @pytest.mark.parametrize("turn_deg", [-44, -30, 15, 60, 90, 135, 180, -90])
 def test_a_turned_photograph_is_its_person_and_shows_its_roll(
-    extractor: Extractor, portrait: Extraction, photo: bytes, encode: Encode, turn_deg: int
+    extractor, portrait, photo, encode, turn_deg: int
 ) -> None:
     picture = PillowImage.open(BytesIO(photo)).rotate(
         -turn_deg, PillowImage.Resampling.BICUBIC, expand=True
@@ -230,9 +217,7 @@ def test_a_turned_photograph_is_its_person_and_shows_its_roll(
     assert (error_deg + 180) % 360 - 180 == pytest.approx(0, abs=16)
 
 
-def test_a_covered_face_is_less_clear(
-    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
-) -> None:
+def test_a_covered_face_is_less_clear(extractor, portrait, astronaut, encode) -> None:
     assert portrait.landmarks_px is not None
     covered = astronaut.copy()
     x, y = portrait.landmarks_px[2].astype(int)
@@ -244,9 +229,7 @@ def test_a_covered_face_is_less_clear(
     assert quality.clarity < 0.9 * portrait.quality.clarity
 
 
-def test_bad_photograph_in_a_batch_is_a_value_in_its_place(
-    extractor: Extractor, photo: bytes
-) -> None:
+def test_bad_photograph_in_a_batch_is_a_value_in_its_place(extractor, photo) -> None:
     batch = [photo, b"not an image", photo[: len(photo) // 2], photo, b""]
     good, text, cut, again, empty = extractor.extract(batch)
     assert isinstance(text, ImageUnsupported)
@@ -255,13 +238,13 @@ def test_bad_photograph_in_a_batch_is_a_value_in_its_place(
     np.testing.assert_allclose(vector(good), vector(again), atol=1e-6)
 
 
-def test_no_photographs_give_no_extractions(extractor: Extractor) -> None:
+def test_no_photographs_give_no_extractions(extractor) -> None:
     assert extractor.extract([]) == []
 
 
 @pytest.mark.parametrize(("threads", "chunk_size"), [(1, 1), (3, 2), (2, 100)])
 def test_threads_and_chunks_do_not_change_a_vector(
-    photo: bytes, portrait: Extraction, threads: int, chunk_size: int
+    photo, portrait, threads: int, chunk_size: int
 ) -> None:
     config = ExtractorConfig(threads=threads, chunk_size=chunk_size)
     with open_extractor(config=config, session=CPU) as other:
@@ -269,7 +252,7 @@ def test_threads_and_chunks_do_not_change_a_vector(
             np.testing.assert_allclose(vector(extracted), vector(portrait), atol=1e-5)
 
 
-def test_it_says_whether_a_thread_is_free_and_when_one_is_again(photo: bytes) -> None:
+def test_it_says_whether_a_thread_is_free_and_when_one_is_again(photo) -> None:
     told = threading.Semaphore(0)
     config = ExtractorConfig(threads=1)
     with open_extractor(config=config, session=CPU) as extractor, ThreadPoolExecutor(1) as pool:
@@ -282,9 +265,7 @@ def test_it_says_whether_a_thread_is_free_and_when_one_is_again(photo: bytes) ->
         assert extractor.has_free_thread()
 
 
-def test_callers_in_many_threads_get_their_own_answers(
-    extractor: Extractor, astronaut: Pixels, encode: Encode
-) -> None:
+def test_callers_in_many_threads_get_their_own_answers(extractor, astronaut, encode) -> None:
     photos = [encode(np.roll(astronaut, 15 * i, axis=1)) for i in range(6)]
     alone = [vector(one) for one in extractor.extract(photos)]
     with ThreadPoolExecutor(6) as pool:
@@ -310,7 +291,7 @@ def test_digest_follows_whatever_shapes_a_vector_and_nothing_else() -> None:
     assert digest == digest_embedding(structs.replace(card, name="other"), flip=False)
 
 
-def test_corrupt_model_file_is_refused_by_its_digest(tmp_path: Path) -> None:
+def test_corrupt_model_file_is_refused_by_its_digest(tmp_path) -> None:
     card = builtin_card("sface")
     data = bytearray(locate(card).read_bytes())
     data[5_000_000] ^= 1
@@ -364,7 +345,7 @@ scale = [0.0078125, 0.0078125, 0.0078125]
     return card
 
 
-def test_own_model_needs_one_toml_file(tmp_path: Path, photo: bytes, extractor: Extractor) -> None:
+def test_own_model_needs_one_toml_file(tmp_path, photo, extractor) -> None:
     card = load_card(make_own_embedder(tmp_path))
     with open_extractor(session=CPU, embedder=card) as own:
         assert own.dim == 64
@@ -384,9 +365,7 @@ def test_own_model_needs_one_toml_file(tmp_path: Path, photo: bytes, extractor: 
 
 
 @pytest.mark.lfw
-def test_lfw_photographs_have_faces_and_few_problems(
-    extractor: Extractor, lfw_photos: list[Path]
-) -> None:
+def test_lfw_photographs_have_faces_and_few_problems(extractor, lfw_photos) -> None:
     extractions = [found(one) for one in extractor.extract([p.read_bytes() for p in lfw_photos])]
     excused = {Reason.SEVERAL_FACES, Reason.POSE}
     rejected = [one for one in extractions if set(one.problems) - excused]
@@ -396,7 +375,7 @@ def test_lfw_photographs_have_faces_and_few_problems(
 @pytest.mark.lfw
 @pytest.mark.parametrize("share", [0.4, 0.6, 1.3])
 def test_where_somebody_else_is_compared_a_second_face_is_told_of(
-    extractor: Extractor, lfw_photos: list[Path], encode: Encode, share: float
+    extractor, lfw_photos, encode, share: float
 ) -> None:
     """A child before a guardian, and a person before a poster, on either side."""
     pictures = [PillowImage.open(path).convert("RGB") for path in lfw_photos[:9]]
@@ -413,9 +392,7 @@ def test_where_somebody_else_is_compared_a_second_face_is_told_of(
 
 
 @pytest.mark.lfw
-def test_lfw_mates_score_higher_than_strangers(
-    extractor: Extractor, lfw_photos: list[Path]
-) -> None:
+def test_lfw_mates_score_higher_than_strangers(extractor, lfw_photos) -> None:
     folders = [p.parent for p in lfw_photos if len(list(p.parent.iterdir())) > 1]
     people = sorted(set(folders))[:40]
     pairs = [sorted(folder.iterdir())[:2] for folder in people]
@@ -455,7 +432,7 @@ class LargeBatchSession:
 
 
 def test_accelerator_gets_the_whole_batch_in_one_call(
-    detector_session: Session, embedder_session: Session, photo: bytes, portrait: Extraction
+    detector_session, embedder_session, photo, portrait
 ) -> None:
     session = LargeBatchSession(embedder_session)
     embedder = Embedder(session, builtin_card("sface"))

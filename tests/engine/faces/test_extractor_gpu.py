@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import RuntimeMissing
 from engine.faces.embedder import Embedder
-from engine.faces.extractor import Extraction, Extractor, ExtractorConfig, open_extractor
+from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
 from engine.models.catalog import builtin_card
 from engine.models.session import SessionOptions, open_session
 
@@ -33,9 +33,7 @@ def test_cuda_session_opens_and_prefers_large_batches() -> None:
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-3), ("tf32", 1e-2), ("float16", 1e-2)]
 )
-def test_cuda_batch_equals_the_cpus(
-    extractor: Extractor, photo: bytes, precision: str, tolerance: float
-) -> None:
+def test_cuda_batch_equals_the_cpus(extractor, photo, precision: str, tolerance: float) -> None:
     batch = [photo, b"not an image", photo] * 5
     options = SessionOptions(provider="cuda", precision=precision)
     with open_extractor(config=ExtractorConfig(), session=options) as on_gpu:
@@ -49,7 +47,7 @@ def test_cuda_batch_equals_the_cpus(
             assert np.abs(one.vector - other.vector).max() < tolerance
 
 
-def test_faces_per_second_by_batch_size(capsys: pytest.CaptureFixture[str]) -> None:
+def test_faces_per_second_by_batch_size(capsys) -> None:
     card = builtin_card("sface")
     embedder = Embedder(open_session(card, CUDA), card)
     rng = np.random.default_rng(0)

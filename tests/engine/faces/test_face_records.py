@@ -13,7 +13,6 @@ from PIL import Image as PillowImage
 from engine.errors import ImageDamaged, ImageError, ImageUnsupported
 from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
 from engine.faces.face_records import find_image, is_record
-from engine.faces.images import Image, Pixels
 from engine.models.session import SessionOptions
 from schema.options import QUALITY_LIMITS
 from schema.reasons import PhotographKind, Reason
@@ -25,9 +24,6 @@ from tests.engine.faces.records import (
     write_data_group_2,
     write_piv,
 )
-
-Encode = Callable[..., bytes]
-Decode = Callable[[bytes], Image]
 
 # Around an image; the codes are those of JPEG 2000.
 WRITERS: dict[str, Callable[[bytes], bytes]] = {
@@ -50,13 +46,13 @@ WRITERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def chip(astronaut: Pixels, encode: Encode) -> bytes:
+def chip(astronaut, encode) -> bytes:
     """A portrait as chips hold it: JPEG 2000."""
     return encode(astronaut[:320, 100:340], "JPEG2000", no_jp2=True)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_image_in_a_record_is_found_as_it_is(name: str, chip: bytes, decode: Decode) -> None:
+def test_the_image_in_a_record_is_found_as_it_is(name: str, chip, decode) -> None:
     record = WRITERS[name](chip)
     assert is_record(record)
     assert find_image(record) == (chip, "JPEG2000")
@@ -64,14 +60,14 @@ def test_the_image_in_a_record_is_found_as_it_is(name: str, chip: bytes, decode:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_truncated_record_is_damaged(name: str, chip: bytes, decode: Decode) -> None:
+def test_a_truncated_record_is_damaged(name: str, chip, decode) -> None:
     record = WRITERS[name](chip).rstrip(b"\0")
     for count in (5, 20, 60, len(record) // 2, len(record) - 1):
         with pytest.raises(ImageDamaged, match="read the document again"):
             decode(record[:count])
 
 
-def test_lengths_that_lie_are_damage(chip: bytes, decode: Decode) -> None:
+def test_lengths_that_lie_are_damage(chip, decode) -> None:
     old, new = write_19794_2005(chip, 1), write_19794_2011(chip, 1)
     for record, place in ((old, 8), (old, 14), (new, 8), (new, 17), (new, 69)):
         for false in (0, 1, len(record) + 1, 2**32 - 1):
@@ -85,9 +81,7 @@ def test_lengths_that_lie_are_damage(chip: bytes, decode: Decode) -> None:
         decode(write_data_group_2(old) + b"more")
 
 
-def test_an_image_that_the_record_denies_is_refused(
-    astronaut: Pixels, encode: Encode, chip: bytes, decode: Decode
-) -> None:
+def test_an_image_that_the_record_denies_is_refused(astronaut, encode, chip, decode) -> None:
     jpeg = encode(astronaut)
     denied = {
         "says that its image is JPEG2000, and it is JPEG;": write_19794_2011(jpeg, 1),
@@ -103,7 +97,7 @@ def test_an_image_that_the_record_denies_is_refused(
     assert decode(write_39794(jpeg, 0)).size_px == (512, 512)
 
 
-def test_what_holds_no_or_several_images_is_refused(chip: bytes, decode: Decode) -> None:
+def test_what_holds_no_or_several_images_is_refused(chip, decode) -> None:
     record = write_19794_2011(chip, 1)
     refused = {
         "holds 2 images": write_19794_2011(chip, 1, count=2),
@@ -120,7 +114,7 @@ def test_what_holds_no_or_several_images_is_refused(chip: bytes, decode: Decode)
             decode(data)
 
 
-def test_text_is_no_record(decode: Decode) -> None:
+def test_text_is_no_record(decode) -> None:
     for text in (b"unknown", b"e", b"FAC is no record"):
         with pytest.raises(ImageUnsupported, match="not a JPEG"):
             decode(text)
@@ -128,9 +122,7 @@ def test_text_is_no_record(decode: Decode) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_damaged_record_gives_an_image_or_an_image_error(
-    chip: bytes, data: st.DataObject
-) -> None:
+def test_a_damaged_record_gives_an_image_or_an_image_error(chip, data: st.DataObject) -> None:
     record = bytearray(WRITERS[data.draw(st.sampled_from(list(WRITERS)))](chip))
     for _ in range(data.draw(st.integers(1, 4))):
         # Among the headers.
@@ -145,9 +137,7 @@ def test_a_damaged_record_gives_an_image_or_an_image_error(
     assert len(image) < len(record)
 
 
-def test_a_portrait_in_a_record_is_held_to_the_limits_of_a_chip(
-    astronaut: Pixels, encode: Encode
-) -> None:
+def test_a_portrait_in_a_record_is_held_to_the_limits_of_a_chip(astronaut, encode) -> None:
     image = encode(PillowImage.fromarray(astronaut).resize((126, 126)), "JPEG2000")
     record = write_19794_2005(image, 2)
     limits = {kind: replace(one, min_clarity=0) for kind, one in QUALITY_LIMITS.items()}

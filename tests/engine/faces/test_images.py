@@ -4,7 +4,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -14,10 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageTooLarge, ImageUnsupported
-from engine.faces.images import Decoder, Image, Pixels
-
-Encode = Callable[..., bytes]
-Decode = Callable[[bytes], Image]
+from engine.faces.images import Pixels
 
 # How a camera stores an upright picture under each EXIF orientation.
 STORED = {
@@ -33,7 +29,7 @@ STORED = {
 
 
 @pytest.fixture(scope="module")
-def tall(astronaut: Pixels) -> Pixels:
+def tall(astronaut) -> Pixels:
     """uint8[200, 120, 3]"""
     return np.ascontiguousarray(astronaut[:200, 150:270])
 
@@ -57,7 +53,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_eight_orientations_come_out_upright(
-    tall: Pixels, encode: Encode, kind: str, orientation: int, decode: Decode
+    tall, encode, kind: str, orientation: int, decode
 ) -> None:
     stored = np.ascontiguousarray(STORED[orientation](tall))
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -69,9 +65,7 @@ def test_all_eight_orientations_come_out_upright(
     assert np.abs(image.pixels.astype(int) - tall).mean() <= tolerance
 
 
-def test_damaged_exif_does_not_refuse_a_good_photograph(
-    tall: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_damaged_exif_does_not_refuse_a_good_photograph(tall, encode, decode) -> None:
     good = encode(tall, exif=orientation_exif(6))
     start = good.index(b"Exif\0\0") + 6
     for broken in (b"\xff" * 8, b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08"):
@@ -79,9 +73,7 @@ def test_damaged_exif_does_not_refuse_a_good_photograph(
         assert decode(data).pixels.size == tall.size
 
 
-def test_large_jpeg_is_decoded_at_the_scale_that_leaves_enough(
-    astronaut: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_large_jpeg_is_decoded_at_the_scale_that_leaves_enough(astronaut, encode, decode) -> None:
     big = np.kron(astronaut, np.ones((6, 6, 1), dtype=np.uint8))[:3001]
     image = decode(encode(big))
     assert image.size_px == (3072, 3001)
@@ -90,9 +82,7 @@ def test_large_jpeg_is_decoded_at_the_scale_that_leaves_enough(
     assert decode(encode(astronaut)).reduction == 1
 
 
-def test_reduced_and_turned_jpeg_reports_its_upright_full_size(
-    encode: Encode, decode: Decode
-) -> None:
+def test_reduced_and_turned_jpeg_reports_its_upright_full_size(encode, decode) -> None:
     lying = np.zeros((1000, 2600, 3), dtype=np.uint8)
     image = decode(encode(lying, exif=orientation_exif(6)))
     assert image.size_px == (1000, 2600)
@@ -102,22 +92,20 @@ def test_reduced_and_turned_jpeg_reports_its_upright_full_size(
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
 def test_truncated_file_is_refused_as_damaged(
-    tall: Pixels, encode: Encode, kind: str, share: float, decode: Decode
+    tall, encode, kind: str, share: float, decode
 ) -> None:
     data = encode(tall, kind)
     with pytest.raises(ImageDamaged, match="truncated or damaged; send it again"):
         decode(data[: int(len(data) * share)])
 
 
-def test_truncated_progressive_jpeg_is_refused_as_damaged(
-    tall: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_truncated_progressive_jpeg_is_refused_as_damaged(tall, encode, decode) -> None:
     data = encode(tall, progressive=True)
     with pytest.raises(ImageDamaged):
         decode(data[: len(data) * 9 // 10])
 
 
-def test_empty_file_is_refused_as_damaged(decode: Decode) -> None:
+def test_empty_file_is_refused_as_damaged(decode) -> None:
     with pytest.raises(ImageDamaged, match="empty"):
         decode(b"")
 
@@ -134,19 +122,17 @@ def test_empty_file_is_refused_as_damaged(decode: Decode) -> None:
         b"RIFF\0\0\0\0WAVE",
     ],
 )
-def test_what_is_not_an_image_is_refused_as_unsupported(data: bytes, decode: Decode) -> None:
+def test_what_is_not_an_image_is_refused_as_unsupported(data: bytes, decode) -> None:
     with pytest.raises(ImageUnsupported, match="JPEG, JPEG 2000, PNG or WebP"):
         decode(data)
 
 
-def test_too_many_bytes_are_refused_before_reading(decode: Decode) -> None:
+def test_too_many_bytes_are_refused_before_reading(decode) -> None:
     with pytest.raises(ImageTooLarge, match=r"9 MiB; send at most 8 MiB"):
         decode(b"\xff\xd8\xff" + b"\0" * 9 * 2**20)
 
 
-def test_a_huge_header_is_refused_before_anything_is_allocated(
-    tall: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_a_huge_header_is_refused_before_anything_is_allocated(tall, encode, decode) -> None:
     jpeg = encode(tall)
     start = jpeg.index(b"\xff\xc0") + 5
     chunk = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff\x3f\x00" * 2
@@ -160,7 +146,7 @@ def test_a_huge_header_is_refused_before_anything_is_allocated(
             decode(data)
 
 
-def test_zero_size_is_refused_as_damaged(decode: Decode) -> None:
+def test_zero_size_is_refused_as_damaged(decode) -> None:
     with pytest.raises(ImageDamaged):
         decode(png_header(0, 10))
 
@@ -169,34 +155,28 @@ def test_zero_size_is_refused_as_damaged(decode: Decode) -> None:
     ("kind", "name"),
     [("WEBP", "animated WebP"), ("PNG", "animated PNG"), ("MPO", "several pictures")],
 )
-def test_several_frames_are_refused_by_name(
-    tall: Pixels, encode: Encode, kind: str, name: str, decode: Decode
-) -> None:
+def test_several_frames_are_refused_by_name(tall, encode, kind: str, name: str, decode) -> None:
     second = PillowImage.fromarray(255 - tall)
     data = encode(tall, kind, save_all=True, append_images=[second])
     with pytest.raises(ImageUnsupported, match=name):
         decode(data)
 
 
-def test_hdr_gain_map_behind_a_photograph_is_ignored(
-    tall: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_hdr_gain_map_behind_a_photograph_is_ignored(tall, encode, decode) -> None:
     second = PillowImage.fromarray(255 - tall)
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf hdrgm:Version="1.0"/></x:xmpmeta>'
     data = encode(tall, "MPO", save_all=True, append_images=[second], xmp=xmp, quality=95)
     assert np.abs(decode(data).pixels.astype(int) - tall).mean() < 4
 
 
-def test_data_after_the_end_of_a_jpeg_is_ignored(
-    tall: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_data_after_the_end_of_a_jpeg_is_ignored(tall, encode, decode) -> None:
     data = encode(tall)
     expected = decode(data).pixels
     for tail in (b"\0" * 100, b"ftypmp42" * 500, data):
         assert np.array_equal(decode(data + tail).pixels, expected)
 
 
-def test_cmyk_jpeg_becomes_the_same_colours(tall: Pixels, encode: Encode, decode: Decode) -> None:
+def test_cmyk_jpeg_becomes_the_same_colours(tall, encode, decode) -> None:
     cmyk = PillowImage.fromarray(tall).convert("CMYK")
     image = decode(encode(cmyk))
     assert np.abs(image.pixels.astype(int) - tall).mean() < 4
@@ -204,25 +184,21 @@ def test_cmyk_jpeg_becomes_the_same_colours(tall: Pixels, encode: Encode, decode
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_grey_bilevel_and_palette_become_rgb(
-    tall: Pixels, encode: Encode, mode: str, kind: str, decode: Decode
-) -> None:
+def test_grey_bilevel_and_palette_become_rgb(tall, encode, mode: str, kind: str, decode) -> None:
     picture = PillowImage.fromarray(tall).convert(mode)
     options = {"lossless": True} if kind == "WEBP" else {}
     image = decode(encode(picture, kind, **options))
     assert np.array_equal(image.pixels, np.asarray(picture.convert("RGB")))
 
 
-def test_16_bit_grey_png_keeps_its_upper_eight_bits(
-    encode: Encode, tall: Pixels, decode: Decode
-) -> None:
+def test_16_bit_grey_png_keeps_its_upper_eight_bits(encode, tall, decode) -> None:
     grey = tall[:, :, 0].astype(np.uint16)
     data = encode(grey * 256 + 77, "PNG")
     assert struct.unpack(">B", data[24:25]) == (16,)
     assert np.array_equal(decode(data).pixels, np.repeat(grey[:, :, None], 3, axis=2))
 
 
-def test_16_bit_rgb_png_keeps_its_upper_eight_bits(tall: Pixels, decode: Decode) -> None:
+def test_16_bit_rgb_png_keeps_its_upper_eight_bits(tall, decode) -> None:
     import cv2
 
     deep = tall.astype(np.uint16)[:, :, ::-1] * 256 + 77
@@ -232,9 +208,7 @@ def test_16_bit_rgb_png_keeps_its_upper_eight_bits(tall: Pixels, decode: Decode)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_transparent_background_becomes_white(
-    tall: Pixels, encode: Encode, kind: str, decode: Decode
-) -> None:
+def test_transparent_background_becomes_white(tall, encode, kind: str, decode) -> None:
     layers = np.dstack([tall, np.full(tall.shape[:2], 255, dtype=np.uint8)])
     layers[:50, :, 3] = 0
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
@@ -243,9 +217,7 @@ def test_transparent_background_becomes_white(
     assert np.array_equal(pixels[50:], tall[50:])
 
 
-def test_transparent_palette_entry_becomes_white(
-    tall: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_transparent_palette_entry_becomes_white(tall, encode, decode) -> None:
     picture = PillowImage.fromarray(tall).quantize(16)
     clear = np.asarray(picture) == 3
     pixels = decode(encode(picture, "PNG", transparency=3)).pixels
@@ -257,7 +229,7 @@ def test_transparent_palette_entry_becomes_white(
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_give_a_picture_or_an_image_error_never_anything_else(
-    mutable: Pixels, data: st.DataObject, decode: Decode
+    mutable, data: st.DataObject, decode
 ) -> None:
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
     file = BytesIO()
@@ -277,11 +249,11 @@ def test_damaged_bytes_give_a_picture_or_an_image_error_never_anything_else(
 
 
 @pytest.fixture(scope="module")
-def mutable(astronaut: Pixels) -> Pixels:
+def mutable(astronaut) -> Pixels:
     return np.ascontiguousarray(astronaut[100:132, 200:224])
 
 
-def test_refusing_and_reading_leave_nothing_on_standard_error(tall: Pixels, encode: Encode) -> None:
+def test_refusing_and_reading_leave_nothing_on_standard_error(tall, encode) -> None:
     """A process of its own, since pytest turns warnings into errors."""
     exif = encode(tall, exif=orientation_exif(6))
     start = exif.index(b"Exif\0\0") + 6
@@ -305,9 +277,7 @@ def test_refusing_and_reading_leave_nothing_on_standard_error(tall: Pixels, enco
     assert done.stderr == b""
 
 
-def test_a_progressive_jpeg_is_read_once_at_its_final_scale(
-    astronaut: Pixels, encode: Encode, decoder: Decoder
-) -> None:
+def test_a_progressive_jpeg_is_read_once_at_its_final_scale(astronaut, encode, decoder) -> None:
     big = np.kron(astronaut, np.ones((4, 4, 1), dtype=np.uint8))
     for is_progressive, reduction in ((False, 4), (True, 1)):
         with decoder.decode(encode(big, progressive=is_progressive), 320) as image:

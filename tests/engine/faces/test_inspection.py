@@ -74,7 +74,7 @@ def try_out(model: onnx.ModelProto, folder: Path) -> Examined:
     return examine(describe_file(path, sha256, RGB, shape.dimension, "made"), make_crops(SIDE))
 
 
-def test_a_sound_embedder_is_described_by_what_it_gives(tmp_path: Path) -> None:
+def test_a_sound_embedder_is_described_by_what_it_gives(tmp_path) -> None:
     found = try_out(make(SHOWN, PLAIN), tmp_path)
     assert found.card.dimension == 8
     assert found.card.rewriting
@@ -91,18 +91,18 @@ def test_a_sound_embedder_is_described_by_what_it_gives(tmp_path: Path) -> None:
     ],
 )
 def test_an_embedder_that_is_none_is_refused_with_what_is_wrong(
-    before: list[onnx.NodeProto], after: list[onnx.NodeProto], fault: str, tmp_path: Path
+    before: list[onnx.NodeProto], after: list[onnx.NodeProto], fault: str, tmp_path
 ) -> None:
     with pytest.raises(ModelCardInvalid, match=fault):
         try_out(make(before, after), tmp_path)
 
 
-def test_a_graph_that_has_its_batch_in_its_nodes_is_run_face_by_face(tmp_path: Path) -> None:
+def test_a_graph_that_has_its_batch_in_its_nodes_is_run_face_by_face(tmp_path) -> None:
     found = try_out(make(SHOWN, [node("Reshape", "dense_out", "one_row", "vector")], 1), tmp_path)
     assert found.session.fixed_batch == 1
 
 
-def test_what_is_no_embedder_is_refused_before_it_runs(tmp_path: Path) -> None:
+def test_what_is_no_embedder_is_refused_before_it_runs(tmp_path) -> None:
     path = tmp_path / "made.onnx"
     path.write_bytes(b"not a graph")
     with pytest.raises(ModelDamaged, match="no ONNX file"):

@@ -1,7 +1,6 @@
 """JPEG 2000: what documents hold is decoded, and what would cost too much is not begun."""
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,25 @@ from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
 from engine.faces import jpeg2000
-from engine.faces.images import Decoder, Image, Pixels
+from engine.faces.images import Pixels
 
-Encode = Callable[..., bytes]
-Decode = Callable[[bytes], Image]
 SIZE = 4 + 4  # of a codestream: markers SOC and SIZ, then length and capabilities
 
 
 @pytest.fixture(scope="module")
-def face(astronaut: Pixels) -> Pixels:
+def face(astronaut) -> Pixels:
     """uint8[252, 204, 3]"""
     return np.ascontiguousarray(astronaut[:252, 130:334])
 
 
 @pytest.fixture(scope="module")
-def stream(face: Pixels, encode: Encode) -> bytes:
+def stream(face, encode) -> bytes:
     """A codestream without boxes."""
     return encode(face, "JPEG2000", no_jp2=True)
 
 
 @pytest.fixture(scope="module")
-def boxed(face: Pixels, encode: Encode) -> bytes:
+def boxed(face, encode) -> bytes:
     return encode(face, "JPEG2000")
 
 
@@ -58,16 +55,14 @@ def find_coding(stream: bytes) -> int:
     ],
 )
 def test_boxed_and_bare_streams_are_decoded_exactly(
-    face: Pixels, encode: Encode, decode: Decode, options: dict[str, Any]
+    face, encode, decode, options: dict[str, Any]
 ) -> None:
     image = decode(encode(face, "JPEG2000", **options))
     assert image.size_px == (204, 252)
     assert np.array_equal(image.pixels, face)
 
 
-def test_grey_and_strong_compression_are_decoded(
-    face: Pixels, encode: Encode, decode: Decode
-) -> None:
+def test_grey_and_strong_compression_are_decoded(face, encode, decode) -> None:
     grey = PillowImage.fromarray(face).convert("L")
     assert np.array_equal(decode(encode(grey, "JPEG2000")).pixels, np.asarray(grey.convert("RGB")))
     lossy = encode(face, "JPEG2000", irreversible=True, quality_mode="rates", quality_layers=[20])
@@ -75,9 +70,7 @@ def test_grey_and_strong_compression_are_decoded(
     assert np.abs(decode(lossy).pixels.astype(int) - face).mean() < 6
 
 
-def test_a_large_one_is_decoded_at_the_scale_that_was_asked_for(
-    astronaut: Pixels, encode: Encode, decoder: Decoder
-) -> None:
+def test_a_large_one_is_decoded_at_the_scale_that_was_asked_for(astronaut, encode, decoder) -> None:
     for side in (511, 512):  # of 511, Pillow expects other sizes than OpenJPEG
         data = encode(np.ascontiguousarray(astronaut[:side, :side]), "JPEG2000")
         with decoder.decode(data, 100) as image:
@@ -90,7 +83,7 @@ def test_a_large_one_is_decoded_at_the_scale_that_was_asked_for(
 
 
 def test_declared_sizes_and_parts_are_refused_before_anything_is_allocated(
-    stream: bytes, boxed: bytes, decode: Decode
+    stream, boxed, decode
 ) -> None:
     coding = find_coding(stream)
     header = boxed.index(b"ihdr") + 4
@@ -110,7 +103,7 @@ def test_declared_sizes_and_parts_are_refused_before_anything_is_allocated(
             decode(data)
 
 
-def test_precincts_of_a_pixel_are_too_many_parts(stream: bytes, decode: Decode) -> None:
+def test_precincts_of_a_pixel_are_too_many_parts(stream, decode) -> None:
     coding = find_coding(stream)
     levels = stream[coding + 5]
     # The style says that sizes of precincts follow, one for each resolution.
@@ -121,7 +114,7 @@ def test_precincts_of_a_pixel_are_too_many_parts(stream: bytes, decode: Decode) 
         decode(data)
 
 
-def test_a_tile_that_says_otherwise_is_counted_too(stream: bytes, decode: Decode) -> None:
+def test_a_tile_that_says_otherwise_is_counted_too(stream, decode) -> None:
     """A coding style may stand in the header of a tile as well."""
     start = stream.index(b"\xff\x90")
     coding = find_coding(stream)
@@ -132,14 +125,14 @@ def test_a_tile_that_says_otherwise_is_counted_too(stream: bytes, decode: Decode
         decode(data[: start + 12] + style + data[start + 12 :])
 
 
-def test_many_bytes_are_refused(encode: Encode, decode: Decode) -> None:
+def test_many_bytes_are_refused(encode, decode) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1050, 1050, 3), dtype=np.uint8)
     with pytest.raises(ImageTooLarge, match="compress it more"):
         decode(encode(noise, "JPEG2000", num_resolutions=1))
 
 
 def test_what_no_portrait_is_made_of_is_refused_by_name(
-    face: Pixels, encode: Encode, decode: Decode, boxed: bytes, stream: bytes
+    face, encode, decode, boxed, stream
 ) -> None:
     picture = PillowImage.fromarray(face)
     deep = face[:, :, 0].astype(np.uint16) * 256
@@ -161,16 +154,14 @@ def test_what_no_portrait_is_made_of_is_refused_by_name(
 
 
 @pytest.mark.parametrize("kind", ["stream", "boxed"])
-def test_a_truncated_file_is_damaged(
-    kind: str, decode: Decode, request: pytest.FixtureRequest
-) -> None:
+def test_a_truncated_file_is_damaged(kind: str, decode, request) -> None:
     data = request.getfixturevalue(kind)
     for count in (13, 40, 90, 150, len(data) // 2, len(data) - 200):
         with pytest.raises(ImageDamaged, match="send it again"):
             decode(data[:count])
 
 
-def test_what_follows_the_end_is_ignored(stream: bytes, boxed: bytes, decode: Decode) -> None:
+def test_what_follows_the_end_is_ignored(stream, boxed, decode) -> None:
     for data in (stream, boxed):
         assert np.array_equal(decode(data + b"\0" * 100).pixels, decode(data).pixels)
     assert decode(stream.removesuffix(b"\xff\xd9")).size_px == (204, 252)
@@ -179,7 +170,7 @@ def test_what_follows_the_end_is_ignored(stream: bytes, boxed: bytes, decode: De
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_give_a_picture_or_an_image_error(
-    encode: Encode, astronaut: Pixels, decode: Decode, data: st.DataObject
+    encode, astronaut, decode, data: st.DataObject
 ) -> None:
     small = np.ascontiguousarray(astronaut[100:132, 200:224])
     content = bytearray(encode(small, "JPEG2000", no_jp2=data.draw(st.booleans())))

@@ -19,7 +19,6 @@ from engine.faces.quality import (
     judge_clarity,
     measure_quality,
 )
-from engine.models.session import Session
 from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Reason
 from serving.settings.settings import make_settings
@@ -52,21 +51,21 @@ def turn_head(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Points:
 
 
 @pytest.fixture(scope="module")
-def landmarks(detector_session: Session, astronaut: Pixels) -> Points:
+def landmarks(detector_session, astronaut) -> Points:
     return FaceDetector(detector_session).detect(astronaut)[0].landmarks_px
 
 
 @pytest.fixture(scope="module")
-def crop(astronaut: Pixels, landmarks: Points) -> Pixels:
+def crop(astronaut, landmarks) -> Pixels:
     return align(astronaut, landmarks, 112)
 
 
 @pytest.fixture(scope="module")
-def measured(crop: Pixels, landmarks: Points) -> Quality:
+def measured(crop, landmarks) -> Quality:
     return measure_quality(crop, landmarks, 0.9, 100_000, (512, 512))
 
 
-def test_a_good_portrait_has_no_problem(measured: Quality) -> None:
+def test_a_good_portrait_has_no_problem(measured) -> None:
     assert find_problems(measured, QualityLimits()) == ()
 
 
@@ -87,16 +86,14 @@ def test_landmarks_on_one_point_give_no_pose_instead_of_an_error() -> None:
 
 
 @pytest.mark.parametrize("sigma", [3, 4])
-def test_a_blurred_face_is_blurred(crop: Pixels, landmarks: Points, sigma: float) -> None:
+def test_a_blurred_face_is_blurred(crop, landmarks, sigma: float) -> None:
     blurred = np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma))
     quality = measure_quality(blurred, landmarks, 0.9, 100_000, (512, 512))
     assert find_problems(quality, QualityLimits()) == (Reason.BLURRED,)
 
 
 @pytest.mark.parametrize("direction", ["along", "across", "down", "up"])
-def test_motion_in_any_direction_costs_sharpness(
-    crop: Pixels, landmarks: Points, measured: Quality, direction: str
-) -> None:
+def test_motion_in_any_direction_costs_sharpness(crop, landmarks, measured, direction: str) -> None:
     kernel = np.zeros((11, 11), dtype=np.float32)
     kernel[5] = 1
     kernel = {
@@ -110,9 +107,7 @@ def test_motion_in_any_direction_costs_sharpness(
     assert found.sharpness < 0.7 * measured.sharpness
 
 
-def test_light_does_not_pass_for_sharpness_nor_for_blur(
-    crop: Pixels, landmarks: Points, measured: Quality
-) -> None:
+def test_light_does_not_pass_for_sharpness_nor_for_blur(crop, landmarks, measured) -> None:
     from_one_side = np.linspace(0.1, 1, crop.shape[1])[None, :, None]
     for gain, offset in ((0.5, 0), (0.5, 100), (0.8, 30), (from_one_side, 0)):
         changed = np.clip(crop * gain + offset, 0, 255).round().astype(np.uint8)
@@ -124,26 +119,20 @@ def test_light_does_not_pass_for_sharpness_nor_for_blur(
     ("gain", "offset", "reason"),
     [(0.05, 0, Reason.TOO_DARK), (0.2, 210, Reason.TOO_BRIGHT), (0.05, 120, Reason.LOW_CONTRAST)],
 )
-def test_bad_light_is_named(
-    crop: Pixels, landmarks: Points, gain: float, offset: float, reason: Reason
-) -> None:
+def test_bad_light_is_named(crop, landmarks, gain: float, offset: float, reason: Reason) -> None:
     changed = np.clip(crop * gain + offset, 0, 255).round().astype(np.uint8)
     quality = measure_quality(changed, landmarks, 0.9, 100_000, (512, 512))
     assert reason in find_problems(quality, QualityLimits())
 
 
-def test_eye_distance_is_in_pixels_of_the_picture_given(
-    crop: Pixels, landmarks: Points, measured: Quality
-) -> None:
+def test_eye_distance_is_in_pixels_of_the_picture_given(crop, landmarks, measured) -> None:
     wanted = np.linalg.norm(landmarks[1] - landmarks[0])
     assert measured.inter_eye_px == pytest.approx(wanted, rel=1e-6)
     doubled = measure_quality(crop, landmarks * 2, 0.9, 100_000, (512, 512))
     assert doubled.inter_eye_px == pytest.approx(2 * wanted, rel=1e-6)
 
 
-def test_crop_of_another_size_is_measured_alike(
-    astronaut: Pixels, landmarks: Points, measured: Quality
-) -> None:
+def test_crop_of_another_size_is_measured_alike(astronaut, landmarks, measured) -> None:
     large = measure_quality(align(astronaut, landmarks, 224), landmarks, 0.9, 100_000, (512, 512))
     assert large.exposure == pytest.approx(measured.exposure, abs=0.01)
     assert large.contrast == pytest.approx(measured.contrast, abs=0.03)
@@ -212,7 +201,7 @@ def test_a_small_face_is_too_small_before_it_is_compressed() -> None:
     assert find_problems(shown, QualityLimits()) == reasons
 
 
-def test_what_covers_burns_or_shades_a_face_is_measured(crop: Pixels, landmarks: Points) -> None:
+def test_what_covers_burns_or_shades_a_face_is_measured(crop, landmarks) -> None:
     masked, lit, shaded = crop.copy(), crop.copy(), crop.astype(np.float32)
     masked[68:104] = (150, 180, 205)
     lit[50:80, 40:72] = 255

@@ -245,12 +245,12 @@ class Importer:
 
 
 @pytest.fixture
-def importer(store: Store, vault: Vault, tmp_path: Path) -> Importer:
+def importer(store, vault, tmp_path) -> Importer:
     return Importer(store, vault, tmp_path)
 
 
 @pytest.fixture
-def base(tmp_path: Path, vault: Vault) -> Base:
+def base(tmp_path, vault) -> Base:
     folder = tmp_path / "base"
     folder.mkdir()
     return Base(folder, vault.dim)

@@ -28,7 +28,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_line_for_each_fault_with_row_column_and_code(tmp_path: Path) -> None:
+def test_a_line_for_each_fault_with_row_column_and_code(tmp_path) -> None:
     path = tmp_path / "report.csv"
     report = FaultReport(path, COLUMNS)
     warning = RowFault(None, Reason.WATCHLISTED, is_failure=False)
@@ -47,7 +47,7 @@ def test_a_line_for_each_fault_with_row_column_and_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\tx", " =1+1", "\uff1d1", "a,=b", '"=1"']
 )
-def test_no_cell_is_a_formula(name: str, tmp_path: Path) -> None:
+def test_no_cell_is_a_formula(name: str, tmp_path) -> None:
     path = tmp_path / "report.csv"
     report = FaultReport(path, Columns({Field.NAME: 0}, {Field.NAME: name}))
     report.add([1], [(MISSING,)])
@@ -57,7 +57,7 @@ def test_no_cell_is_a_formula(name: str, tmp_path: Path) -> None:
     assert cell.lstrip()[0] not in "=+-@\uff1d\uff0b\uff0d\uff20\t"
 
 
-def test_it_continues_after_what_the_journal_knows(tmp_path: Path) -> None:
+def test_it_continues_after_what_the_journal_knows(tmp_path) -> None:
     path = tmp_path / "report.csv"
     first = FaultReport(path, COLUMNS)
     first.add([1], [(MISSING,)])
@@ -70,12 +70,12 @@ def test_it_continues_after_what_the_journal_knows(tmp_path: Path) -> None:
     assert [one["row"] for one in read(path)] == ["1", "2", "3"]
 
 
-def test_a_report_that_was_cut_or_removed_is_refused(tmp_path: Path) -> None:
+def test_a_report_that_was_cut_or_removed_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="--no-resume"):
         FaultReport(tmp_path / "report.csv", COLUMNS, 10_000)
 
 
-def test_an_earlier_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+def test_an_earlier_report_is_replaced_and_nothing_else_is(tmp_path) -> None:
     path = tmp_path / "report.csv"
     for _ in range(2):
         report = FaultReport(path, COLUMNS)
@@ -89,7 +89,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else_is(tmp_path: Path) -> No
     assert other.read_text() == "name\nAileen\n"
 
 
-def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="cannot be"):
         FaultReport(tmp_path / "none" / "report.csv", COLUMNS)
 

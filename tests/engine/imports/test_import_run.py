@@ -47,7 +47,7 @@ def state(importer: Any) -> dict[str, Any]:
     }
 
 
-def test_an_import_adds_documents_lines_and_faces(importer: Any, base: Any) -> None:
+def test_an_import_adds_documents_lines_and_faces(importer, base) -> None:
     rows = [base.add(serial) for serial in range(10)]
     path = base.write()
     ending, tally = importer.run(path)
@@ -64,7 +64,7 @@ def test_an_import_adds_documents_lines_and_faces(importer: Any, base: Any) -> N
     assert verify_chain(importer.store).intact
 
 
-def test_imported_subscribers_count_in_every_later_decision(importer: Any, base: Any) -> None:
+def test_imported_subscribers_count_in_every_later_decision(importer, base) -> None:
     first, second = base.add(1), base.add(2)
     importer.run(base.write())
     faces = {
@@ -99,7 +99,7 @@ def test_imported_subscribers_count_in_every_later_decision(importer: Any, base:
     assert answers[2].reasons == (Reason.LINE_IN_USE,)
 
 
-def test_one_document_may_have_many_lines_and_has_one_reference(importer: Any, base: Any) -> None:
+def test_one_document_may_have_many_lines_and_has_one_reference(importer, base) -> None:
     for place in range(6):
         live = base.photograph("person1", str(place))
         base.add(1, live=live, msisdn=f"+861380000000{place}")
@@ -111,7 +111,7 @@ def test_one_document_may_have_many_lines_and_has_one_reference(importer: Any, b
 
 @pytest.mark.parametrize("chunk_rows", [1, 10])
 def test_one_document_with_two_faces_fails_from_the_second_on(
-    chunk_rows: int, importer: Any, base: Any
+    chunk_rows: int, importer, base
 ) -> None:
     base.add(1)
     base.add(1, "stranger", msisdn="+8613800000099")
@@ -125,7 +125,7 @@ def test_one_document_with_two_faces_fails_from_the_second_on(
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 10])
-def test_repeated_rows_leave_nothing_twice(chunk_rows: int, importer: Any, base: Any) -> None:
+def test_repeated_rows_leave_nothing_twice(chunk_rows: int, importer, base) -> None:
     for _ in range(3):
         base.add(1)
     path = base.write()
@@ -138,7 +138,7 @@ def test_repeated_rows_leave_nothing_twice(chunk_rows: int, importer: Any, base:
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 10])
-def test_a_number_belongs_to_one_document(chunk_rows: int, importer: Any, base: Any) -> None:
+def test_a_number_belongs_to_one_document(chunk_rows: int, importer, base) -> None:
     first = base.add(1)
     base.add(2, msisdn=first["msisdn"])
     path = base.write()
@@ -148,7 +148,7 @@ def test_a_number_belongs_to_one_document(chunk_rows: int, importer: Any, base: 
     assert importer.store.counts()["documents"] == 1, "what is refused leaves nothing"
 
 
-def test_one_face_under_two_documents_is_imported_and_counted(importer: Any, base: Any) -> None:
+def test_one_face_under_two_documents_is_imported_and_counted(importer, base) -> None:
     base.add(1, "same")
     base.add(2, live=base.photograph("same", "2"))
     base.add(3)
@@ -159,7 +159,7 @@ def test_one_face_under_two_documents_is_imported_and_counted(importer: Any, bas
     assert importer.faults(path) == []
 
 
-def test_two_photographs_are_compared_and_fused(importer: Any, base: Any) -> None:
+def test_two_photographs_are_compared_and_fused(importer, base) -> None:
     base.columns = (*base.columns, "portrait")
     base.add(1, portrait=base.photograph("person1", "2"))
     base.add(2, portrait=base.photograph("stranger"))
@@ -178,7 +178,7 @@ def test_two_photographs_are_compared_and_fused(importer: Any, base: Any) -> Non
     assert tally.warnings == {"BLURRED": 1}
 
 
-def test_a_bad_row_never_stops_the_rest(importer: Any, base: Any) -> None:
+def test_a_bad_row_never_stops_the_rest(importer, base) -> None:
     base.add(1)
     base.add(2, document_number="110105199003071238")
     base.add(3, live="../outside.jpg")
@@ -204,7 +204,7 @@ def test_a_bad_row_never_stops_the_rest(importer: Any, base: Any) -> None:
     assert (tally.rows, tally.admitted, tally.failed) == (9, 2, 7)
 
 
-def test_damaged_rows_fail_the_rows_that_need_them_and_no_other(importer: Any, base: Any) -> None:
+def test_damaged_rows_fail_the_rows_that_need_them_and_no_other(importer, base) -> None:
     kept = [base.add(serial) for serial in range(6)]
     importer.run(base.write())
     ids = [find(importer, row).id for row in kept]
@@ -230,7 +230,7 @@ def test_damaged_rows_fail_the_rows_that_need_them_and_no_other(importer: Any, b
     assert importer.vault.set_aside.count() == {"documents": 1, "references": 1, "lines": 1}
 
 
-def test_a_document_known_from_attempts_alone_gets_its_holder(importer: Any, base: Any) -> None:
+def test_a_document_known_from_attempts_alone_gets_its_holder(importer, base) -> None:
     row = base.add(1)
     look = importer.extract([(base.folder / row["live"]).read_bytes()])[0]
     other = importer.extract([(base.folder / base.photograph("twin")).read_bytes()])[0]
@@ -260,7 +260,7 @@ def test_a_document_known_from_attempts_alone_gets_its_holder(importer: Any, bas
 
 
 def test_a_blocked_document_and_one_that_awaits_erasure_are_refused_and_a_watched_face_is_reported(
-    importer: Any, base: Any
+    importer, base
 ) -> None:
     blocked, watched, leaving = base.add(1), base.add(2), base.add(3)
     importer.run(base.write("first.csv"))
@@ -281,7 +281,7 @@ def test_a_blocked_document_and_one_that_awaits_erasure_are_refused_and_a_watche
     assert (tally.failed, tally.present, tally.warned) == (2, 1, 1)
 
 
-def test_another_name_for_a_known_document_is_a_warning(importer: Any, base: Any) -> None:
+def test_another_name_for_a_known_document_is_a_warning(importer, base) -> None:
     base.add(1)
     base.add(1, name="Another Name", msisdn="+8613800000001")
     path = base.write()
@@ -291,14 +291,14 @@ def test_another_name_for_a_known_document_is_a_warning(importer: Any, base: Any
     assert importer.store.identity(find(importer, base.rows[0]).id).name == "Holder 1"
 
 
-def test_names_in_right_to_left_script_come_back_as_they_were(importer: Any, base: Any) -> None:
+def test_names_in_right_to_left_script_come_back_as_they_were(importer, base) -> None:
     name = "محمد بن \u200fعبد الله"
     row = base.add(1, name=name)
     importer.run(base.write())
     assert importer.store.identity(find(importer, row).id).name == name
 
 
-def test_a_chunk_is_in_the_audit_chain_without_personal_data(importer: Any, base: Any) -> None:
+def test_a_chunk_is_in_the_audit_chain_without_personal_data(importer, base) -> None:
     row = base.add(1)
     base.add(2)
     path = base.write()
@@ -312,7 +312,7 @@ def test_a_chunk_is_in_the_audit_chain_without_personal_data(importer: Any, base
         assert value not in text
 
 
-def test_mapped_and_defaulted_columns_are_imported(importer: Any, base: Any) -> None:
+def test_mapped_and_defaulted_columns_are_imported(importer, base) -> None:
     base.add(1)
     path = base.write()
     header, *rows = path.read_text().splitlines()
@@ -322,7 +322,7 @@ def test_mapped_and_defaulted_columns_are_imported(importer: Any, base: Any) -> 
     assert tally.admitted == 1
 
 
-def test_a_formula_in_the_data_stays_out_of_the_report(importer: Any, base: Any) -> None:
+def test_a_formula_in_the_data_stays_out_of_the_report(importer, base) -> None:
     base.add(1, name="=HYPERLINK(1)", outlet='=cmd|"/C calc"!A0')
     path = base.write()
     importer.run(path)
@@ -332,7 +332,7 @@ def test_a_formula_in_the_data_stays_out_of_the_report(importer: Any, base: Any)
     assert importer.failures(path) == {1: [Code.OUTLET_UNKNOWN]}
 
 
-def test_a_check_finds_the_faults_of_an_import_and_stores_nothing(importer: Any, base: Any) -> None:
+def test_a_check_finds_the_faults_of_an_import_and_stores_nothing(importer, base) -> None:
     base.add(1)
     base.add(1, "stranger", msisdn="+8613800000099")
     base.add(2, msisdn=base.rows[0]["msisdn"])
@@ -352,7 +352,7 @@ def test_a_check_finds_the_faults_of_an_import_and_stores_nothing(importer: Any,
     assert imported == checked
 
 
-def test_the_faces_of_imported_references_are_held_for_a_case(importer: Any, base: Any) -> None:
+def test_the_faces_of_imported_references_are_held_for_a_case(importer, base) -> None:
     """Of photographs that made no reference none is, nor where nothing is to be kept."""
     importer.crops = CropPolicy(CropScope.CASES, 30, hold_days=7)
     rows = [base.add(serial) for serial in range(3)]
@@ -409,7 +409,7 @@ def stored(importer: Any) -> str:
     return repr([importer.store.rows(select(table)) for table in parts])
 
 
-def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer: Any, base: Any) -> None:
+def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer, base) -> None:
     rows = [base.add(1, consent_ref=CONSENT), base.add(2, consent_ref="")]
     # Of a document that is there already only a line is new.
     base.add(1, consent_ref="C-2024-99", msisdn="+8613800000099")
@@ -420,7 +420,7 @@ def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer: Any, base:
     assert CONSENT not in importer.report(path).read_text() + importer.journal(path).read_text()
 
 
-def test_an_erasure_leaves_nothing_of_it(importer: Any, base: Any) -> None:
+def test_an_erasure_leaves_nothing_of_it(importer, base) -> None:
     row = base.add(1, consent_ref=CONSENT)
     importer.run(base.write())
     record = find_document(importer.store, document_of(row), TODAY)
@@ -435,7 +435,7 @@ def test_an_erasure_leaves_nothing_of_it(importer: Any, base: Any) -> None:
     assert CONSENT not in stored(importer)
 
 
-def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer: Any, base: Any) -> None:
+def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer, base) -> None:
     row = base.add(1, consent_ref=CONSENT)
     (checked,) = check_documents([document_of(row)], TODAY)
     attempted = DocumentRecord(

@@ -1,6 +1,5 @@
 """Where the next run continues after a stop, a kill or a change."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from engine.imports.import_run import Ending
 from engine.registry.audit import verify_chain
 
 
-def test_too_many_failures_stop_it_and_the_next_run_continues(importer: Any, base: Any) -> None:
+def test_too_many_failures_stop_it_and_the_next_run_continues(importer, base) -> None:
     for serial in range(20):
         base.add(serial, **({"live": "none.jpg"} if serial % 2 else {}))
     path = base.write()
@@ -25,7 +24,7 @@ def test_too_many_failures_stop_it_and_the_next_run_continues(importer: Any, bas
     assert len(importer.faults(path)) == 10
 
 
-def test_progress_names_the_rows_in_their_order(importer: Any, base: Any) -> None:
+def test_progress_names_the_rows_in_their_order(importer, base) -> None:
     for serial in range(10):
         base.add(serial)
     seen: list[int] = []
@@ -37,7 +36,7 @@ def test_progress_names_the_rows_in_their_order(importer: Any, base: Any) -> Non
 @pytest.mark.parametrize("is_committed", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_a_kill_before_or_after_a_commit_changes_nothing_in_the_end(
-    chunk: int, is_committed: bool, importer: Any, base: Any, monkeypatch: pytest.MonkeyPatch
+    chunk: int, is_committed: bool, importer, base, monkeypatch
 ) -> None:
     for serial in range(14):
         base.add(serial, **({"live": "none.jpg"} if serial % 5 == 0 else {}))
@@ -69,7 +68,7 @@ def test_a_kill_before_or_after_a_commit_changes_nothing_in_the_end(
     assert verify_chain(importer.store).intact
 
 
-def test_a_finished_import_has_nothing_left_to_do(importer: Any, base: Any) -> None:
+def test_a_finished_import_has_nothing_left_to_do(importer, base) -> None:
     base.add(1)
     path = base.write()
     first = importer.run(path)
@@ -78,7 +77,7 @@ def test_a_finished_import_has_nothing_left_to_do(importer: Any, base: Any) -> N
     assert importer.store.audit_head() == head
 
 
-def test_a_restored_registry_gets_its_rows_again(importer: Any, base: Any, tmp_path: Path) -> None:
+def test_a_restored_registry_gets_its_rows_again(importer, base, tmp_path) -> None:
     """The journal says more than an older backup holds: the audit chain decides."""
     for serial in range(8):
         base.add(serial)
@@ -92,7 +91,7 @@ def test_a_restored_registry_gets_its_rows_again(importer: Any, base: Any, tmp_p
     assert tally.present == 4, "the rows that were there are recognised"
 
 
-def test_changed_data_is_not_continued(importer: Any, base: Any) -> None:
+def test_changed_data_is_not_continued(importer, base) -> None:
     base.add(1)
     path = base.write()
     importer.run(path)

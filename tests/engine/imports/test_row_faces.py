@@ -22,7 +22,7 @@ from schema.reasons import Reason
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path) -> Path:
     folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
     (folder / "below" / "a.jpg").write_bytes(b"inside")
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", ["below/a.jpg", "./below/../below/a.jpg", "below//a.jpg"])
-def test_a_file_below_the_folder_is_read(text: str, root: Path) -> None:
+def test_a_file_below_the_folder_is_read(text: str, root) -> None:
     assert PhotographFolder(root).read(text) == b"inside"
     assert PhotographFolder(root).read(str(root / "below" / "a.jpg")) == b"inside"
 
@@ -41,13 +41,13 @@ def test_a_file_below_the_folder_is_read(text: str, root: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["../outside.jpg", "below/../../outside.jpg", "../images-too/a.jpg"]
 )
-def test_a_path_that_leads_out_is_refused_unless_allowed(text: str, root: Path) -> None:
+def test_a_path_that_leads_out_is_refused_unless_allowed(text: str, root) -> None:
     assert PhotographFolder(root).read(text) is Code.PATH_OUTSIDE
     assert PhotographFolder(root).read(str(root / text)) is Code.PATH_OUTSIDE
     assert isinstance(PhotographFolder(root, allows_outside=True).read(text), bytes)
 
 
-def test_a_link_that_leads_out_is_refused_unless_allowed(root: Path) -> None:
+def test_a_link_that_leads_out_is_refused_unless_allowed(root) -> None:
     (root / "file.jpg").symlink_to(root.parent / "outside.jpg")
     (root / "folder").symlink_to(root.parent)
     for text in ("file.jpg", "folder/outside.jpg"):
@@ -55,12 +55,12 @@ def test_a_link_that_leads_out_is_refused_unless_allowed(root: Path) -> None:
         assert PhotographFolder(root, allows_outside=True).read(text) == b"outside"
 
 
-def test_a_link_within_the_folder_is_followed(root: Path) -> None:
+def test_a_link_within_the_folder_is_followed(root) -> None:
     (root / "b.jpg").symlink_to("below/a.jpg")
     assert PhotographFolder(root).read("b.jpg") == b"inside"
 
 
-def test_a_folder_that_is_a_link_itself_is_where_it_leads(root: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_link_itself_is_where_it_leads(root, tmp_path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert PhotographFolder(tmp_path / "link").read("below/a.jpg") == b"inside"
 
@@ -77,17 +77,17 @@ def test_a_folder_that_is_a_link_itself_is_where_it_leads(root: Path, tmp_path: 
         ("\ud800", Code.PATH_INVALID),
     ],
 )
-def test_an_unreadable_path_has_its_code(text: str, code: Code, root: Path) -> None:
+def test_an_unreadable_path_has_its_code(text: str, code: Code, root) -> None:
     (root / "loop").symlink_to("loop")
     assert PhotographFolder(root).read(text) is code
 
 
-def test_a_pipe_does_not_block(root: Path) -> None:
+def test_a_pipe_does_not_block(root) -> None:
     os.mkfifo(root / "pipe")
     assert PhotographFolder(root).read("pipe") is Code.FILE_UNREADABLE
 
 
-def test_no_more_than_a_photograph_may_have_is_read(root: Path) -> None:
+def test_no_more_than_a_photograph_may_have_is_read(root) -> None:
     (root / "large").write_bytes(bytes(100))
     data = PhotographFolder(root, max_size_bytes=10).read("large")
     assert isinstance(data, bytes)
@@ -152,7 +152,7 @@ def load_all(importer: Any, base: Any, rows: list[Row], **parts: Any) -> list[An
         return [one for group in loader.stream(group_rows(rows, 3, 100)) for one in group]
 
 
-def test_every_row_gets_its_own_faces_in_order(importer: Any, base: Any) -> None:
+def test_every_row_gets_its_own_faces_in_order(importer, base) -> None:
     rows = rows_of(base, 25)
     faces = load_all(importer, base, rows)
     assert [one.row for one in faces] == rows
@@ -165,7 +165,7 @@ def test_every_row_gets_its_own_faces_in_order(importer: Any, base: Any) -> None
         assert one.photographs == 2
 
 
-def test_a_vector_is_normalised_and_rotated(importer: Any, base: Any) -> None:
+def test_a_vector_is_normalised_and_rotated(importer, base) -> None:
     given = np.random.default_rng(0).standard_normal(importer.vault.dim).astype(np.float32)
     (one,) = load_all(importer, base, [Row(1, (), vector=given * 7)])
     unit = given / np.linalg.norm(given)
@@ -174,7 +174,7 @@ def test_a_vector_is_normalised_and_rotated(importer: Any, base: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", ["short", "nan", "zero", "infinite"])
-def test_a_vector_of_another_model_is_refused(fault: str, importer: Any, base: Any) -> None:
+def test_a_vector_of_another_model_is_refused(fault: str, importer, base) -> None:
     vectors = {
         "short": np.ones(3),
         "nan": np.full(importer.vault.dim, np.nan),
@@ -186,7 +186,7 @@ def test_a_vector_of_another_model_is_refused(fault: str, importer: Any, base: A
     assert one.live == (RowFault(Field.TEMPLATE, Code.VECTOR_INVALID),)
 
 
-def test_a_template_opens_for_its_carrier_alone(importer: Any, base: Any) -> None:
+def test_a_template_opens_for_its_carrier_alone(importer, base) -> None:
     vector = importer.vault.rotate(np.eye(importer.vault.dim, dtype=np.float32)[:1])[0]
 
     def open_templates(
@@ -202,7 +202,7 @@ def test_a_template_opens_for_its_carrier_alone(importer: Any, base: Any) -> Non
     assert load_all(importer, base, rows)[0].live == foreign.live
 
 
-def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> None:
+def test_files_are_read_while_others_are_extracted(importer, base) -> None:
     """Two groups are extracted and two more are read; no further one is."""
     began, release, waiting = threading.Semaphore(0), threading.Event(), []
 
@@ -232,7 +232,7 @@ def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> 
     assert len(waiting) == 12
 
 
-def test_an_extractor_that_fails_fails_the_import(importer: Any, base: Any) -> None:
+def test_an_extractor_that_fails_fails_the_import(importer, base) -> None:
     def extract(images: Sequence[bytes], _: Kinds) -> list[Sample | ImageError]:
         raise MemoryError
 
@@ -241,7 +241,7 @@ def test_an_extractor_that_fails_fails_the_import(importer: Any, base: Any) -> N
         list(loader.stream([rows_of(base, 2)]))
 
 
-def test_groups_are_bounded_by_photographs_and_by_rows(base: Any) -> None:
+def test_groups_are_bounded_by_photographs_and_by_rows(base) -> None:
     pairs = rows_of(base, 5)
     assert [len(group) for group in group_rows(pairs, 4, 100)] == [2, 2, 1]
     bare = [Row(place, ()) for place in range(5)]

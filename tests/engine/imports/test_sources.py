@@ -43,9 +43,7 @@ def write(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 @given(names=st.lists(CELL, min_size=1, max_size=20))
-def test_every_cell_is_read_as_it_was_written(
-    names: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_every_cell_is_read_as_it_was_written(names: list[str], tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("cells") / "base.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
@@ -56,7 +54,7 @@ def test_every_cell_is_read_as_it_was_written(
 
 @given(shape=st.lists(st.sampled_from([3, 4, 5]), max_size=30))
 def test_a_row_with_other_cells_than_the_header_is_numbered_and_stops_no_other(
-    shape: list[int], tmp_path_factory: pytest.TempPathFactory
+    shape: list[int], tmp_path_factory
 ) -> None:
     path = tmp_path_factory.mktemp("shapes") / "base.csv"
     lines = [
@@ -70,7 +68,7 @@ def test_a_row_with_other_cells_than_the_header_is_numbered_and_stops_no_other(
         assert row.is_malformed or row.texts[Field.NAME] == f"n{place}"
 
 
-def test_rows_keep_their_numbers_over_many_pieces(tmp_path: Path) -> None:
+def test_rows_keep_their_numbers_over_many_pieces(tmp_path) -> None:
     count = 2 * BLOCK_BYTES // 1000 + 10
     long = "x" * 1000
     lines = [f"t,1,{long},a\n" if place % 1000 else "short,row\n" for place in range(count)]
@@ -90,7 +88,7 @@ def test_rows_keep_their_numbers_over_many_pieces(tmp_path: Path) -> None:
     ],
 )
 def test_other_forms_of_csv_are_read(
-    encoding: str, delimiter: str, end: str, name: str, tmp_path: Path
+    encoding: str, delimiter: str, end: str, name: str, tmp_path
 ) -> None:
     lines = (HEADER.strip().split(","), ["t", "1", name, "a"])
     text = "".join(delimiter.join(line) + end for line in lines)
@@ -99,7 +97,7 @@ def test_other_forms_of_csv_are_read(
     assert (row.texts[Field.DOCUMENT_TYPE], row.texts[Field.NAME]) == ("t", name)
 
 
-def test_another_encoding_is_refused_with_its_line_and_the_option(tmp_path: Path) -> None:
+def test_another_encoding_is_refused_with_its_line_and_the_option(tmp_path) -> None:
     rows = "".join(f"t,{place},Name,a\n" for place in range(90_000))
     path = tmp_path / "base.csv"
     path.write_bytes(f"{HEADER}{rows}".encode() + "t,1,王小明,a\n".encode("gb18030"))
@@ -108,25 +106,25 @@ def test_another_encoding_is_refused_with_its_line_and_the_option(tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
-def test_a_character_between_two_pieces_is_no_fault(tmp_path: Path) -> None:
+def test_a_character_between_two_pieces_is_no_fault(tmp_path) -> None:
     name = "é" * (1 << 20)
     path = write(tmp_path, f"{HEADER}t,1,a{name},a\n")
     assert len(read(path)[0].texts[Field.NAME]) == len(name) + 1
 
 
 @pytest.mark.parametrize("name", ["no-such", "hex", ""])
-def test_an_unknown_encoding_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_unknown_encoding_is_refused(name: str, tmp_path) -> None:
     with pytest.raises(RequestError, match="no encoding has this name"):
         read(write(tmp_path, HEADER), CsvForm(name))
 
 
-def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+def test_a_header_alone_has_no_rows(tmp_path) -> None:
     assert read(write(tmp_path, HEADER)) == []
     assert read(write(tmp_path, HEADER.rstrip())) == []
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
-def test_an_empty_file_is_refused(text: str, tmp_path: Path) -> None:
+def test_an_empty_file_is_refused(text: str, tmp_path) -> None:
     with pytest.raises(RequestError, match="header"):
         read(write(tmp_path, text))
 
@@ -134,7 +132,7 @@ def test_an_empty_file_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("swallowed", [MAX_LINES + 1, BLOCK_BYTES // 10])
 @pytest.mark.parametrize("end", ["", '"\n'])
 def test_an_open_quote_is_refused_by_its_row_without_showing_it(
-    swallowed: int, end: str, tmp_path: Path
+    swallowed: int, end: str, tmp_path
 ) -> None:
     """Or the rows behind it would count as one."""
     text = HEADER + 't,0,N,z\nt,1,"Aileen Probe,a\n' + "t,2,Someone Else,b\n" * swallowed + end
@@ -144,7 +142,7 @@ def test_an_open_quote_is_refused_by_its_row_without_showing_it(
     assert caught.value.__cause__ is None
 
 
-def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_file_is_refused(tmp_path) -> None:
     path = tmp_path / "base.csv.gz"
     path.write_bytes(gzip.compress(HEADER.encode()))
     with pytest.raises(RequestError, match="is a gzip file"):
@@ -152,13 +150,13 @@ def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda _: None])
-def test_an_unreadable_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(make: Callable[[Path], None], tmp_path) -> None:
     make(tmp_path / "base")
     with pytest.raises(RequestError, match="is not a file"):
         read(tmp_path / "base")
 
 
-def test_only_known_columns_are_read(tmp_path: Path) -> None:
+def test_only_known_columns_are_read(tmp_path) -> None:
     path = write(tmp_path, "salary," + HEADER + "100,t,1,N,a\n")
     source = CsvSource(path, "digest", ColumnMapping(), CsvForm())
     (row,) = source.rows()
@@ -194,15 +192,13 @@ def open_table(
         (pa.nulls(3), ["", "", ""]),
     ],
 )
-def test_values_are_read_as_a_csv_would_hold_them(
-    column: Any, texts: list[str], tmp_path: Path
-) -> None:
+def test_values_are_read_as_a_csv_would_hold_them(column: Any, texts: list[str], tmp_path) -> None:
     source = open_table(tmp_path, {"expires_on": column})
     assert [row.texts[Field.EXPIRES_ON] for row in source.rows()] == texts
     assert source.count_rows() == 3
 
 
-def test_rows_are_numbered_over_many_batches(tmp_path: Path) -> None:
+def test_rows_are_numbered_over_many_batches(tmp_path) -> None:
     count = 2 * BATCH_ROWS + 3
     source = open_table(tmp_path, {"name": [f"N{place}" for place in range(count)]})
     rows = list(source.rows())
@@ -214,7 +210,7 @@ def test_rows_are_numbered_over_many_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_fixed", [True, False])
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.float16()])
 def test_a_column_of_vectors_is_read_as_float32(
-    kind: pa.DataType, is_fixed: bool, tmp_path: Path
+    kind: pa.DataType, is_fixed: bool, tmp_path
 ) -> None:
     values = [np.array([1, 0, 0.5], np.float32), None, np.array([0, 1, 0], np.float32)]
     list_kind = pa.list_(kind, 3) if is_fixed else pa.list_(kind)
@@ -231,7 +227,7 @@ def test_a_column_of_vectors_is_read_as_float32(
     assert all(Field.TEMPLATE not in row.texts for row in source.rows())
 
 
-def test_a_column_of_tokens_is_text(tmp_path: Path) -> None:
+def test_a_column_of_tokens_is_text(tmp_path) -> None:
     source = open_table(tmp_path, {"template": ["dG9rZW4"]})
     assert not source.has_vectors
     assert next(source.rows()).texts[Field.TEMPLATE] == "dG9rZW4"
@@ -248,21 +244,21 @@ def test_a_column_of_tokens_is_text(tmp_path: Path) -> None:
     ],
 )
 def test_a_column_of_another_type_is_refused_by_name(
-    name: str, column: list[Any], tmp_path: Path
+    name: str, column: list[Any], tmp_path
 ) -> None:
     extra = {"outlet": ["r1"], "opened_at": ["2020-01-01"]}
     with pytest.raises(RequestError, match=f"the column of {name} holds .*as text"):
         open_table(tmp_path, {**extra, name: column})
 
 
-def test_a_missing_column_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path) -> None:
     parquet.write_table(pa.table({"name": ["A"]}), tmp_path / "base.parquet")
     with pytest.raises(RequestError, match="no column document_type, document_number"):
         open_source(tmp_path / "base.parquet", ColumnMapping(), CsvForm())
 
 
 @pytest.mark.parametrize("kept", [6, 200])
-def test_a_damaged_file_is_refused_in_one_line(kept: int, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_in_one_line(kept: int, tmp_path) -> None:
     open_table(tmp_path, {"name": ["A"] * 100})
     path = tmp_path / "base.parquet"
     path.write_bytes(path.read_bytes()[:kept])

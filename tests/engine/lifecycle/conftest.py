@@ -87,5 +87,5 @@ class Lines:
 
 
 @pytest.fixture
-def lines(store: Store, writer: Writer) -> Lines:
+def lines(store, writer) -> Lines:
     return Lines(store, writer)

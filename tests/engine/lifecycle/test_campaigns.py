@@ -39,7 +39,7 @@ def fill(lines: Lines) -> None:
         pass
 
 
-def test_the_lines_of_an_outlet_are_asked_for_and_the_overdue_are_suspended(lines: Lines) -> None:
+def test_the_lines_of_an_outlet_are_asked_for_and_the_overdue_are_suspended(lines) -> None:
     chosen = lines.open(203)
     lines.open(2, outlet="r2")
     steps = ((0, "suspended_outgoing"), (86_400, "closed"))
@@ -65,7 +65,7 @@ def test_the_lines_of_an_outlet_are_asked_for_and_the_overdue_are_suspended(line
     ] == [chosen[0]]
 
 
-def test_lines_of_a_file_are_added_once_and_strangers_told_by_their_place(lines: Lines) -> None:
+def test_lines_of_a_file_are_added_once_and_strangers_told_by_their_place(lines) -> None:
     ids = lines.open(3)
     numbers = lines.store.numbers(ids)
     campaign = start(lines)
@@ -81,7 +81,7 @@ def test_lines_of_a_file_are_added_once_and_strangers_told_by_their_place(lines:
         add_lines(*given, texts, "key:k", "red")
 
 
-def test_a_campaign_that_cannot_be_is_refused(lines: Lines) -> None:
+def test_a_campaign_that_cannot_be_is_refused(lines) -> None:
     with pytest.raises(EventRefused, match="less than an hour"):
         start(lines, deadline=START)
     with pytest.raises(NotFound):
@@ -90,7 +90,7 @@ def test_a_campaign_that_cannot_be_is_refused(lines: Lines) -> None:
         start(lines, chosen={"colour": "red"})
 
 
-def test_a_carrier_with_many_lines_does_not_keep_back_the_campaign_of_another(lines: Lines) -> None:
+def test_a_carrier_with_many_lines_does_not_keep_back_the_campaign_of_another(lines) -> None:
     lines.open(3 * LINES_PER_BATCH)
     few = lines.open(10, "b1", "blue")
     device_changed = lines.open(1)[0]
@@ -112,7 +112,7 @@ def test_a_carrier_with_many_lines_does_not_keep_back_the_campaign_of_another(li
 
 
 def test_a_turn_looks_through_so_many_lines_and_the_next_goes_on_from_there(
-    lines: Lines, monkeypatch: pytest.MonkeyPatch
+    lines, monkeypatch
 ) -> None:
     monkeypatch.setattr(campaigns, "WINDOW", 2)
     monkeypatch.setattr(campaigns, "MOST_WINDOWS", 3)
@@ -128,9 +128,7 @@ def test_a_turn_looks_through_so_many_lines_and_the_next_goes_on_from_there(
     assert progress(lines, campaign) == {"asked": 1}
 
 
-def test_a_campaign_that_was_ended_asks_nobody_else_and_who_was_asked_stays_so(
-    lines: Lines,
-) -> None:
+def test_a_campaign_that_was_ended_asks_nobody_else_and_who_was_asked_stays_so(lines) -> None:
     ids = lines.open(LINES_PER_BATCH + 3)
     campaign = start(lines, chosen={}, steps=((0, "suspended_outgoing"),))
     fill_campaigns(lines.runner, lines.store, lines.rules)
@@ -164,7 +162,7 @@ def test_a_campaign_that_was_ended_asks_nobody_else_and_who_was_asked_stays_so(
         end_campaign(lines.runner, lines.store, late.id, "key:k", "red")
 
 
-def test_to_end_campaigns_and_start_others_is_no_way_round_their_bound(lines: Lines) -> None:
+def test_to_end_campaigns_and_start_others_is_no_way_round_their_bound(lines) -> None:
     alive = [start(lines) for _ in range(campaigns.MOST_ALIVE)]
     for ended in reversed(alive[-2:]):
         with pytest.raises(EventRefused, match="end one that"):
@@ -175,7 +173,7 @@ def test_to_end_campaigns_and_start_others_is_no_way_round_their_bound(lines: Li
         start(lines)
 
 
-def test_a_campaign_that_was_ended_counts_while_lines_wait_for_it(lines: Lines) -> None:
+def test_a_campaign_that_was_ended_counts_while_lines_wait_for_it(lines) -> None:
     """Or a line would wait in any number of them, and each of its events reads them all."""
     (line,) = lines.open(1)
     for _ in range(campaigns.MOST_ALIVE):
@@ -189,7 +187,7 @@ def test_a_campaign_that_was_ended_counts_while_lines_wait_for_it(lines: Lines) 
 
 
 def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows_for_them(
-    lines: Lines,
+    lines,
 ) -> None:
     early, first = lines.open(10), sorted(lines.open(LINES_PER_BATCH))
     late, later = lines.open(10), sorted(lines.open(60))

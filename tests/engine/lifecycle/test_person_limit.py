@@ -34,7 +34,7 @@ def judge(writer: Any, left: str, right: str, case_id: str) -> None:
     writer.commit([AuditEntry("test", "test", "x"), pair])
 
 
-def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab: Any) -> None:
+def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab) -> None:
     person, red = lab.people.person(), {"carrier": "red", "outlet": "red-1"}
     first = lab.request(person)
     with lab.registrar(person_limit=3) as registrar:

@@ -30,7 +30,7 @@ def report(lines: Lines, line: str, kind: LineEventKind, at: datetime, **more: A
     return report_event(lines.runner, lines.store, lines.rules, **given)
 
 
-def test_a_change_of_device_that_nobody_answers_ends_the_line_by_the_rule(lines: Lines) -> None:
+def test_a_change_of_device_that_nobody_answers_ends_the_line_by_the_rule(lines) -> None:
     (line,) = lines.open(1)
     lines.now += HOUR
     report(lines, line, DEVICE_CHANGE, lines.now)
@@ -64,7 +64,7 @@ def test_a_change_of_device_that_nobody_answers_ends_the_line_by_the_rule(lines:
 
 
 def test_every_step_of_many_lines_comes_at_its_hour_and_none_is_missed_after_a_day_of_downtime(
-    lines: Lines,
+    lines,
 ) -> None:
     ids = lines.open(MANY)
     spread = [START + HOUR * (place % 48) for place in range(MANY)]
@@ -103,7 +103,7 @@ def test_every_step_of_many_lines_comes_at_its_hour_and_none_is_missed_after_a_d
     }
 
 
-def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines: Lines) -> None:
+def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines) -> None:
     (line,) = lines.open(1)
     report(lines, line, DEVICE_CHANGE, START)
     assert lines.advance(400 * DAY) == 1
@@ -112,7 +112,7 @@ def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines: Line
     assert lines.advance(HOUR) == 1
 
 
-def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(lines: Lines) -> None:
+def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(lines) -> None:
     (line,) = lines.open(1)
     report(lines, line, DEVICE_CHANGE, START)
     lines.advance(3 * HOUR)
@@ -126,7 +126,7 @@ def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(li
     assert lines.line(line).service is LineService.SUSPENDED
 
 
-def test_what_happens_again_gives_nobody_more_time(lines: Lines) -> None:
+def test_what_happens_again_gives_nobody_more_time(lines) -> None:
     (line,) = lines.open(1)
     first = report(lines, line, DEVICE_CHANGE, START)
     lines.now += HOUR
@@ -136,7 +136,7 @@ def test_what_happens_again_gives_nobody_more_time(lines: Lines) -> None:
     assert len(lines.story(line)) == 3
 
 
-def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines: Lines) -> None:
+def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines) -> None:
     lines.rules = LineRules(load_rules("thailand"))
     (line,) = lines.open(1)
     asking = LifeBatch(lines.store, lines.rules, [lines.line(line)], lines.now, "test")
@@ -151,7 +151,7 @@ def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines:
     assert lines.line(line).state is LineState.SUSPENDED
 
 
-def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(lines: Lines) -> None:
+def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(lines) -> None:
     (line,) = lines.open(1)
     lines.now += DAY
     report(lines, line, LineEventKind.SIM_SWAP, START + 2 * HOUR)
@@ -168,7 +168,7 @@ def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(li
         report(lines, line, LineEventKind.SIM_SWAP, lines.now, carrier="blue")
 
 
-def test_a_number_that_is_ported_out_ends_its_line_once(lines: Lines) -> None:
+def test_a_number_that_is_ported_out_ends_its_line_once(lines) -> None:
     (line,) = lines.open(1)
     number = lines.store.numbers([line])[line]
     report(lines, line, DEVICE_CHANGE, START)
@@ -181,7 +181,7 @@ def test_a_number_that_is_ported_out_ends_its_line_once(lines: Lines) -> None:
     assert lines.advance(90 * DAY) == 0
 
 
-def test_what_waits_for_a_line_that_is_closed_otherwise_ends_without_a_step(lines: Lines) -> None:
+def test_what_waits_for_a_line_that_is_closed_otherwise_ends_without_a_step(lines) -> None:
     (line,) = lines.open(1)
     report(lines, line, DEVICE_CHANGE, START)
     close_line(lines.runner, lines.store, line, "test")  # type: ignore[arg-type]
@@ -203,9 +203,7 @@ def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bo
     return verification.check_line(registrar, lab.store, line, probe, lambda *_: None, guard)
 
 
-def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_line(
-    lab: Any,
-) -> None:
+def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_line(lab) -> None:
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)
     rules = Lines(lab.store, None).rules  # type: ignore[arg-type]

@@ -7,13 +7,13 @@ import pytest
 from engine.errors import NotFound, NotReported
 from engine.lifecycle.reverification import SimChangeTerms
 from schema.lines import LineEventKind
-from tests.engine.lifecycle.conftest import START, Lines
+from tests.engine.lifecycle.conftest import START
 
 DAY = timedelta(days=1)
 SINCE = {"red": START.date()}
 
 
-def test_a_change_counts_and_a_change_of_device_does_not(lines: Lines) -> None:
+def test_a_change_counts_and_a_change_of_device_does_not(lines) -> None:
     (line,) = lines.open(1)
     number = lines.store.numbers([line])[line]
     terms = SimChangeTerms(SINCE)
@@ -31,7 +31,7 @@ def test_a_change_counts_and_a_change_of_device_does_not(lines: Lines) -> None:
         find("blue")
 
 
-def test_what_is_not_known_is_not_told_as_never(lines: Lines) -> None:
+def test_what_is_not_known_is_not_told_as_never(lines) -> None:
     (line,) = lines.open(1)
     number, now = lines.store.numbers([line])[line], START + 100 * DAY
     later = SimChangeTerms({"red": (START + 90 * DAY).date()})

@@ -161,7 +161,7 @@ def people() -> People:
 
 
 @pytest.fixture
-def make_lab(tmp_path: Path) -> Callable[[str], Lab]:
+def make_lab(tmp_path) -> Callable[[str], Lab]:
     def make(url: str) -> Lab:
         vault = Vault(KeyRing.create(tmp_path / "keyring.json"), DIM)
         store = Store.create(url, vault, model_digest=MODEL_DIGEST)
@@ -174,7 +174,7 @@ def make_lab(tmp_path: Path) -> Callable[[str], Lab]:
 
 
 @pytest.fixture
-def lab(make_lab: Callable[[str], Lab], database_url: str) -> Iterator[Lab]:
+def lab(make_lab, database_url) -> Iterator[Lab]:
     made = make_lab(database_url)
     yield made
     made.store.close()

@@ -19,14 +19,14 @@ def subjects(lab: Any) -> list[str]:
     return [item.subject for item in found if item.action == "lines.read"]
 
 
-def test_an_acknowledged_entry_is_durable(lab: Any) -> None:
+def test_an_acknowledged_entry_is_durable(lab) -> None:
     with lab.registrar() as registrar:
         registrar.audit(entry(1))
         assert subjects(lab) == ["subject-1"]
         assert registrar.submit_audit([]).done()
 
 
-def test_notes_that_gather_share_transactions_and_all_are_kept(lab: Any, busy: Any) -> None:
+def test_notes_that_gather_share_transactions_and_all_are_kept(lab, busy) -> None:
     sizes: list[int] = []
 
     class Sizes(Observer):
@@ -49,6 +49,6 @@ def test_notes_that_gather_share_transactions_and_all_are_kept(lab: Any, busy: A
     assert verify_chain(lab.store).intact
 
 
-def test_a_read_that_cannot_be_audited_in_time_is_refused(lab: Any, busy: Any) -> None:
+def test_a_read_that_cannot_be_audited_in_time_is_refused(lab, busy) -> None:
     with lab.registrar() as registrar, busy(registrar), pytest.raises(DeadlinePassed):
         registrar.audit(entry(1), 0.1)

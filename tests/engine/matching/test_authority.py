@@ -4,7 +4,6 @@ import asyncio
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,11 +63,7 @@ def said(code: str, **more: Any) -> AuthorityResult:
     ],
 )
 def test_what_was_looked_up_decides_and_replays_without_asking_again(
-    lab: Any,
-    terms: AuthorityTerms,
-    result: AuthorityResult | None,
-    decision: str,
-    reason: Reason | None,
+    lab, terms: AuthorityTerms, result: AuthorityResult | None, decision: str, reason: Reason | None
 ) -> None:
     with lab.registrar(look_ups=terms) as registrar:
         _, request = lab.newcomer()
@@ -109,7 +104,7 @@ def all_confirmed(**others: AuthorityResult) -> dict[DocumentRole, AuthorityResu
     ],
 )
 def test_a_guardians_document_is_looked_up_as_the_minors_own(
-    lab: Any, result: AuthorityResult | None, decision: str, reason: Reason | None
+    lab, result: AuthorityResult | None, decision: str, reason: Reason | None
 ) -> None:
     parent = lab.people.person()
     shown = GuardianShown(
@@ -152,7 +147,7 @@ def test_a_guardians_document_is_looked_up_as_the_minors_own(
     ],
 )
 def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
-    lab: Any, result: AuthorityResult | None, decision: str, reason: Reason | None
+    lab, result: AuthorityResult | None, decision: str, reason: Reason | None
 ) -> None:
     person = lab.people.person()
     given = all_confirmed(replaced=result) if result else all_confirmed()
@@ -181,7 +176,7 @@ def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
     ],
 )
 def test_an_exception_gets_nobody_past_an_authority_that_rejects(
-    lab: Any, result: AuthorityResult, is_granted: bool
+    lab, result: AuthorityResult, is_granted: bool
 ) -> None:
     rules = PeopleRules(exceptions=True)
     excused = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
@@ -197,7 +192,7 @@ def test_an_exception_gets_nobody_past_an_authority_that_rejects(
     assert len(lab.store.lines_of(answer.decided.document_id)) == is_granted
 
 
-def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any) -> None:
+def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab) -> None:
     shown = GuardianShown(document=card(2), live=lab.people.sample(lab.people.person()))
     intake, liveness = Intake(lab.store, lab.vault), LivenessTerms()
 
@@ -223,7 +218,7 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any
     assert [*roles(document=card(1), live=ABSENT)] == [DocumentRole.OWN]
 
 
-def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab: Any) -> None:
+def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab) -> None:
     with lab.registrar(look_ups=TERMS) as registrar:
         _, request = lab.newcomer()
         dark = replace(request.live, problems=(Reason.TOO_DARK,))
@@ -232,7 +227,7 @@ def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab: Any) -
     assert answer.reasons == (Reason.TOO_DARK,)
 
 
-def test_without_an_authority_a_result_has_no_say(lab: Any) -> None:
+def test_without_an_authority_a_result_has_no_say(lab) -> None:
     with lab.registrar() as registrar:
         _, request = lab.newcomer()
         [answer] = registrar.enroll(
@@ -242,7 +237,7 @@ def test_without_an_authority_a_result_has_no_say(lab: Any) -> None:
     assert lab.store.enrollment(answer.enrollment_id).evidence.authority is None
 
 
-def test_a_list_is_read_anew_when_it_changes_and_holds_no_number(lab: Any, tmp_path: Path) -> None:
+def test_a_list_is_read_anew_when_it_changes_and_holds_no_number(lab, tmp_path) -> None:
     path = tmp_path / "list.csv"
     first, second = "110105198503071257", "11010519491231002X"
     path.write_text(
@@ -272,9 +267,7 @@ def test_a_list_is_read_anew_when_it_changes_and_holds_no_number(lab: Any, tmp_p
     assert look_up(first) == "UNREADABLE"
 
 
-def test_a_list_with_a_bad_line_answers_none_of_those_who_ask_at_once(
-    lab: Any, tmp_path: Path
-) -> None:
+def test_a_list_with_a_bad_line_answers_none_of_those_who_ask_at_once(lab, tmp_path) -> None:
     path = tmp_path / "list.csv"
     number = "110105198503071257"
     good = "type,number,standing\n" + 1_000 * f"cn-ric,{number},valid\n"

@@ -1,7 +1,6 @@
 """Planned admissions: what a row of an existing base leaves behind."""
 
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,7 @@ def admit(store: Store, gallery: Any, writer: Any, chunk: list[Subscriber]) -> l
     return list(plan.admissions)
 
 
-def test_a_chunk_is_durable_visible_and_audited_at_once(lab: Any) -> None:
+def test_a_chunk_is_durable_visible_and_audited_at_once(lab) -> None:
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:
         admissions = admit(lab.store, gallery, writer, [subscriber(1, 1, 1), subscriber(2, 2)])
@@ -74,7 +73,7 @@ def test_a_chunk_is_durable_visible_and_audited_at_once(lab: Any) -> None:
     assert record.entry.detail == {"chunk": 1, "references": 2, "lines": 1, "gallery_sequence": 1}
 
 
-def test_a_chunk_that_adds_no_face_moves_no_sequence_and_is_audited(lab: Any) -> None:
+def test_a_chunk_that_adds_no_face_moves_no_sequence_and_is_audited(lab) -> None:
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:
         admit(lab.store, gallery, writer, [subscriber(1, 1, 1)])
@@ -85,7 +84,7 @@ def test_a_chunk_that_adds_no_face_moves_no_sequence_and_is_audited(lab: Any) ->
     assert (counts["lines"], counts["references"]) == (2, 1)
 
 
-def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab: Any) -> None:
+def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab) -> None:
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:
         stale = plan_admission(lab.store, gallery, HolderCache(), [subscriber(1, 1, 1)], SAME)
@@ -96,7 +95,7 @@ def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab: Any) -> 
         assert admit(lab.store, gallery, writer, [subscriber(2, 2)])[0].adds_reference
 
 
-def test_an_erased_holder_may_come_again(lab: Any) -> None:
+def test_an_erased_holder_may_come_again(lab) -> None:
     from engine.matching.holders import erase_holder
 
     with lab.registrar() as registrar:
@@ -119,7 +118,7 @@ ROWS = st.lists(
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, chunk_rows=st.integers(1, 5))
 def test_however_rows_come_a_document_has_one_face_and_a_number_one_document(
-    rows: list[tuple[int, int, int | None]], chunk_rows: int, tmp_path: Path
+    rows: list[tuple[int, int, int | None]], chunk_rows: int, tmp_path
 ) -> None:
     """Held against a model of two dictionaries, in chunks of any size, and then all once more."""
     faces: dict[int, int] = {}
@@ -175,7 +174,7 @@ def draw_people(lab: Any, count: int) -> NDArray[np.float32]:
     return np.stack([lab.people.person() for _ in range(count)])
 
 
-def test_admitted_references_are_searched_and_survive_a_restart(lab: Any) -> None:
+def test_admitted_references_are_searched_and_survive_a_restart(lab) -> None:
     documents, vectors = draw_documents(25), draw_people(lab, 25)
     reported: list[tuple[int, int]] = []
     with lab.registrar() as registrar:
@@ -204,7 +203,7 @@ def test_admitted_references_are_searched_and_survive_a_restart(lab: Any) -> Non
     assert np.array_equal(contents.vectors, vectors)
 
 
-def test_an_admitted_holder_is_known_by_document_name_and_face(lab: Any) -> None:
+def test_an_admitted_holder_is_known_by_document_name_and_face(lab) -> None:
     documents, vectors = draw_documents(3), draw_people(lab, 3)
     with lab.registrar() as registrar:
         registrar.run(
@@ -222,7 +221,7 @@ def test_an_admitted_holder_is_known_by_document_name_and_face(lab: Any) -> None
     assert lab.store.counts()["live_references"] == 3
 
 
-def test_each_chunk_leaves_an_audit_entry_without_a_name_or_number(lab: Any) -> None:
+def test_each_chunk_leaves_an_audit_entry_without_a_name_or_number(lab) -> None:
     documents, vectors = draw_documents(4), draw_people(lab, 4)
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:
@@ -236,7 +235,7 @@ def test_each_chunk_leaves_an_audit_entry_without_a_name_or_number(lab: Any) -> 
 
 
 @pytest.mark.parametrize("fault", ["malformed", "twice", "not a unit row"])
-def test_what_is_refused_admits_nobody(lab: Any, fault: str) -> None:
+def test_what_is_refused_admits_nobody(lab, fault: str) -> None:
     documents, vectors = draw_documents(4), draw_people(lab, 4)
     refusal: type[Exception] = RequestError
     if fault == "malformed":
@@ -253,7 +252,7 @@ def test_what_is_refused_admits_nobody(lab: Any, fault: str) -> None:
     assert len(gallery) == lab.store.counts()["live_references"] == 0
 
 
-def test_a_known_document_undoes_its_chunk_and_leaves_gallery_and_store_equal(lab: Any) -> None:
+def test_a_known_document_undoes_its_chunk_and_leaves_gallery_and_store_equal(lab) -> None:
     documents, vectors = draw_documents(6), draw_people(lab, 6)
     gallery = restore_gallery(lab.store, lab.folder).gallery
     with lab.store.writer() as writer:

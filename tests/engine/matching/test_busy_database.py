@@ -22,12 +22,12 @@ BATCH = 16
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 100)
 
 
 @pytest.fixture
-def commits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def commits(monkeypatch) -> list[Any]:
     """What the writer was asked to commit."""
     asked: list[Any] = []
     commit = Writer.commit
@@ -57,9 +57,7 @@ def locked(url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def test_a_locked_database_fails_a_batch_with_one_wait(
-    lab: Any, busy: Any, database_url: str, commits: list[Any]
-) -> None:
+def test_a_locked_database_fails_a_batch_with_one_wait(lab, busy, database_url, commits) -> None:
     with lab.registrar() as registrar:
         with locked(database_url):
             with busy(registrar):
@@ -73,7 +71,7 @@ def test_a_locked_database_fails_a_batch_with_one_wait(
 
 
 def test_a_bad_row_splits_a_batch_and_a_database_that_then_fails_is_asked_once(
-    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+    lab, busy, monkeypatch
 ) -> None:
     asked: list[int] = []
     commit = Writer.commit
@@ -97,7 +95,7 @@ def test_a_bad_row_splits_a_batch_and_a_database_that_then_fails_is_asked_once(
     assert len({id(outcome) for outcome in outcomes}) == BATCH
 
 
-def test_only_errors_of_a_row_are_told_as_such(lab: Any, database_url: str) -> None:
+def test_only_errors_of_a_row_are_told_as_such(lab, database_url) -> None:
     with locked(database_url), pytest.raises(StorageFailed) as busy:
         lab.store.add_outlet("new", "blue", actor="test")
     assert not isinstance(busy.value, RowRefused)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -103,12 +102,12 @@ def test_expected_false_candidates_grow_with_the_gallery() -> None:
     )
 
 
-def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
+def test_a_calibration_survives_its_file(tmp_path) -> None:
     CALIBRATION.save(tmp_path / "calibration.json")
     assert Calibration.load(tmp_path / "calibration.json", DIGEST) == CALIBRATION
 
 
-def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_calibration_of_another_model_is_refused(tmp_path) -> None:
     CALIBRATION.save(tmp_path / "calibration.json")
     with pytest.raises(CalibrationError, match="another model: aaaaaaaaaaaa, not bbbbbbbbbbbb"):
         Calibration.load(tmp_path / "calibration.json", "b" * 64)
@@ -134,9 +133,7 @@ def _swap_points(fields: dict) -> None:
         (_swap_points, "not in order"),
     ],
 )
-def test_a_spoilt_file_is_refused(
-    spoil: Callable[[dict], None], message: str, tmp_path: Path
-) -> None:
+def test_a_spoilt_file_is_refused(spoil: Callable[[dict], None], message: str, tmp_path) -> None:
     path = tmp_path / "calibration.json"
     CALIBRATION.save(path)
     fields = json.loads(path.read_text())
@@ -147,7 +144,7 @@ def test_a_spoilt_file_is_refused(
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "\0\xff", '{"format": 1, "curves": 3}'])
-def test_a_file_that_is_no_calibration_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_calibration_is_refused(content: str, tmp_path) -> None:
     (tmp_path / "some.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(CalibrationError, match=r"some\.json is not a calibration"):
         Calibration.load(tmp_path / "some.json", DIGEST)
@@ -200,7 +197,7 @@ def test_review_follows_the_gallery_as_far_as_the_data_support_it() -> None:
     assert large.review == CALIBRATION.threshold_at(1e-6, Comparison.FUSED)
 
 
-def test_shipped_thresholds_make_sense_in_a_gallery_of_100_000(shipped: Calibration) -> None:
+def test_shipped_thresholds_make_sense_in_a_gallery_of_100_000(shipped) -> None:
     chosen = Thresholds.from_calibration(shipped)
     assert 0.3 < chosen.verify < chosen.review < chosen.certain < 0.75
     assert chosen.certain > shipped.curve(Comparison.FUSED).highest_nonmated
@@ -209,14 +206,14 @@ def test_shipped_thresholds_make_sense_in_a_gallery_of_100_000(shipped: Calibrat
     assert shipped.expected_false_candidates(100_000, chosen.certain, Comparison.FUSED).is_bound
 
 
-def test_the_shipped_calibration_supports_1e_6_and_refuses_1e_7(shipped: Calibration) -> None:
+def test_the_shipped_calibration_supports_1e_6_and_refuses_1e_7(shipped) -> None:
     for kind in Comparison:
         assert shipped.curve(kind).lowest_fmr <= 1e-6
         with pytest.raises(RateUnsupported, match="1e-07"):
             shipped.threshold_at(1e-7, kind)
 
 
-def test_shipped_fused_references_miss_fewer_than_single_photographs(shipped: Calibration) -> None:
+def test_shipped_fused_references_miss_fewer_than_single_photographs(shipped) -> None:
     def fnmr(kind: Comparison) -> float:
         return next(p.fnmr for p in shipped.curve(kind).points if abs(p.fmr / 1e-5 - 1) < 1e-6)
 

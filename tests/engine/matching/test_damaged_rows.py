@@ -19,16 +19,14 @@ DAMAGED = {
 
 
 @pytest.fixture
-def lab(make_lab: Any, sqlite_url: str) -> Iterator[Any]:
+def lab(make_lab, sqlite_url) -> Iterator[Any]:
     made = make_lab(sqlite_url)
     yield made
     made.store.close()
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_whoever_comes_with_a_damaged_document_is_refused_and_nobody_else(
-    lab: Any, what: str
-) -> None:
+def test_whoever_comes_with_a_damaged_document_is_refused_and_nobody_else(lab, what: str) -> None:
     faces = [lab.people.person() for _ in range(PEOPLE)]
     first = [lab.request(face) for face in faces]
     with lab.registrar() as registrar:

@@ -109,7 +109,7 @@ def test_any_altered_field_of_a_passport_is_invalid(place: int) -> None:
 
 
 @given(st.text(max_size=100))
-def test_whatever_is_typed_as_a_number_is_a_finding_and_never_a_crash(text: str) -> None:
+def test_whatever_is_typed_as_a_number_is_a_finding_and_never_a_crash(text) -> None:
     for document_type in DOCUMENT_TYPES:
         findings = check(Document(document_type, text, "A Name"))
         assert set(findings) <= {Reason.DOCUMENT_INVALID, Reason.DOCUMENT_EXPIRED}

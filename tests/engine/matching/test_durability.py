@@ -121,7 +121,7 @@ def check_events(store: Store) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("database", "kills"), [("sqlite", 50), ("postgres", 15)])
 def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_killed(
-    request: pytest.FixtureRequest, tmp_path: Path, database: str, kills: int
+    request, tmp_path, database: str, kills: int
 ) -> None:
     url: str = request.getfixturevalue(f"{database}_url")
     ring, folder = tmp_path / "keyring.json", tmp_path / "gallery"

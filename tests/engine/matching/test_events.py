@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -29,7 +28,7 @@ def told(events: list[Event]) -> list[tuple[str, str]]:
     return [(one.type.value, one.subject) for one in events]
 
 
-def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> None:
+def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         body = registrar.enroll([request])[0].decided
@@ -55,7 +54,7 @@ def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> N
     assert told(read_events(lab.store, 0, 2)) == told(events)[:2]
 
 
-def test_a_carrier_is_told_of_its_own_alone(lab: Any) -> None:
+def test_a_carrier_is_told_of_its_own_alone(lab) -> None:
     _, request = lab.newcomer()
     with lab.registrar() as registrar:
         body = registrar.enroll([request])[0].decided
@@ -68,7 +67,7 @@ def test_a_carrier_is_told_of_its_own_alone(lab: Any) -> None:
     assert [one.type.value for one in only] == ["line.opened", "line.closed"]
 
 
-def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab: Any) -> None:
+def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         watch_face(registrar, person, "seen before", "test")
@@ -80,7 +79,7 @@ def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab: Any) -> None:
     ]
 
 
-def test_what_is_not_kept_has_no_event(lab: Any) -> None:
+def test_what_is_not_kept_has_no_event(lab) -> None:
     changes = [
         AuditEntry("test", "test", "test"),
         LineChange(["no such line"], LineEventKind.CLOSED, "test", "test"),
@@ -90,7 +89,7 @@ def test_what_is_not_kept_has_no_event(lab: Any) -> None:
     assert read_events(lab.store, 0) == []
 
 
-def test_an_altered_event_is_told_to_nobody_and_keeps_no_other_back(lab: Any) -> None:
+def test_an_altered_event_is_told_to_nobody_and_keeps_no_other_back(lab) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request()])
         place = read_page(lab.store, BEGINNING, carrier="blue").next
@@ -107,7 +106,7 @@ def test_an_altered_event_is_told_to_nobody_and_keeps_no_other_back(lab: Any) ->
         assert after[1] == after[0]
 
 
-def test_a_place_is_known_while_nothing_after_it_can_have_left(lab: Any) -> None:
+def test_a_place_is_known_while_nothing_after_it_can_have_left(lab) -> None:
     def keep_days(days: int) -> None:
         with lab.store.writer() as writer:
             runner = DirectRunner(writer, lambda: utc_now() + timedelta(days=days))
@@ -128,7 +127,7 @@ def test_a_place_is_known_while_nothing_after_it_can_have_left(lab: Any) -> None
     assert [one.number for one in read_page(lab.store, last.next).events] == [5, 6]
 
 
-def test_a_case_is_opened_and_closed_once(lab: Any) -> None:
+def test_a_case_is_opened_and_closed_once(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])

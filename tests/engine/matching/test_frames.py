@@ -26,7 +26,7 @@ def frames_of(people: People, person: Any, count: int) -> list[Sample]:
     return [people.sample(person) for _ in range(count)]
 
 
-def test_one_photograph_is_itself(people: People) -> None:
+def test_one_photograph_is_itself(people) -> None:
     sample = people.sample(people.person())
     assert fuse_frames([sample], ONE_PERSON) is sample
     assert (sample.length, describe_frames(sample)) == (1, [])
@@ -34,7 +34,7 @@ def test_one_photograph_is_itself(people: People) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_fit_frames_are_fused_to_their_normalised_mean_and_unfit_ones_left_out(
-    people: People, count: int
+    people, count: int
 ) -> None:
     person = people.person()
     fit = frames_of(people, person, count)
@@ -50,14 +50,14 @@ def test_fit_frames_are_fused_to_their_normalised_mean_and_unfit_ones_left_out(
     assert told[1].image_sha256 == fit[0].digest.hex()
 
 
-def test_a_single_fit_frame_is_compared_as_one_photograph(people: People) -> None:
+def test_a_single_fit_frame_is_compared_as_one_photograph(people) -> None:
     fit = people.sample(people.person())
     sample = fuse_frames([FACELESS, fit], ONE_PERSON)
     assert np.array_equal(sample.vector, fit.vector)
     assert (sample.length, sample.digest) == (1, fit.digest)
 
 
-def test_where_no_frame_is_fit_the_best_ones_problems_are_told(people: People) -> None:
+def test_where_no_frame_is_fit_the_best_ones_problems_are_told(people) -> None:
     person = people.person()
     two = people.sample(person, Reason.BLURRED, Reason.POSE)
     one = people.sample(person, Reason.TOO_DARK)
@@ -65,7 +65,7 @@ def test_where_no_frame_is_fit_the_best_ones_problems_are_told(people: People) -
     assert fuse_frames([FACELESS, FACELESS], ONE_PERSON).problems == (Reason.NO_FACE,)
 
 
-def test_a_frame_far_behind_the_best_one_is_left_out(people: People) -> None:
+def test_a_frame_far_behind_the_best_one_is_left_out(people) -> None:
     person = people.person()
     frames = [
         replace(people.sample(person), quality={"detection_score": score})
@@ -75,7 +75,7 @@ def test_a_frame_far_behind_the_best_one_is_left_out(people: People) -> None:
     assert [one.is_fused for one in told] == [True, True, False]
 
 
-def test_the_crop_that_is_kept_is_the_best_frames(lab: Any) -> None:
+def test_the_crop_that_is_kept_is_the_best_frames(lab) -> None:
     person = lab.people.person()
     frames = []
     for grey, score in ((10, 0.90), (200, 0.93), (90, 0.91)):
@@ -96,16 +96,14 @@ def test_the_crop_that_is_kept_is_the_best_frames(lab: Any) -> None:
 
 
 @pytest.mark.parametrize(("own", "others"), [(1, 1), (2, 1), (7, 1), (4, 4)])
-def test_frames_with_somebody_else_among_them_are_refused(
-    people: People, own: int, others: int
-) -> None:
+def test_frames_with_somebody_else_among_them_are_refused(people, own: int, others: int) -> None:
     mixed = frames_of(people, people.person(), own) + frames_of(people, people.person(), others)
     sample = fuse_frames(mixed, ONE_PERSON)
     assert (sample.problems, sample.is_usable) == ((Reason.LIVE_FRAMES_DIFFER,), False)
     assert not any(one.is_fused for one in describe_frames(sample))
 
 
-def test_one_turned_frame_need_not_look_like_every_other(people: People) -> None:
+def test_one_turned_frame_need_not_look_like_every_other(people) -> None:
     person = people.person()
     # Both match the first frame, and hardly one another.
     one, other = (people.between(person, 0.6) for _ in range(2))
@@ -115,7 +113,7 @@ def test_one_turned_frame_need_not_look_like_every_other(people: People) -> None
     assert not fuse_frames(apart[1:], 0.55).is_usable
 
 
-def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab: Any) -> None:
+def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab) -> None:
     people = lab.people
     frames = [people.sample(people.person()) for _ in range(8)]
     request = lab.request(live=fuse_frames(frames, ONE_PERSON))
@@ -127,7 +125,7 @@ def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab:
     assert replay(lab.store.enrollment(outcome.enrollment_id)).agrees
 
 
-def test_evidence_keeps_every_frame_and_the_decision_replays(lab: Any) -> None:
+def test_evidence_keeps_every_frame_and_the_decision_replays(lab) -> None:
     person = lab.people.person()
     frames = [*frames_of(lab.people, person, 3), FACELESS]
     with lab.registrar() as registrar:
@@ -143,9 +141,7 @@ def test_evidence_keeps_every_frame_and_the_decision_replays(lab: Any) -> None:
     assert replay(record).agrees
 
 
-def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their_mean(
-    lab: Any,
-) -> None:
+def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their_mean(lab) -> None:
     people, person = lab.people, lab.people.person()
     frame = replace(people.sample(person), vector=person)
     apart = [replace(people.sample(person), vector=people.between(person, 0.5)) for _ in range(2)]
@@ -168,7 +164,7 @@ def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their
         assert replay(record).agrees
 
 
-def test_every_frame_is_part_of_what_a_key_stands_for(lab: Any) -> None:
+def test_every_frame_is_part_of_what_a_key_stands_for(lab) -> None:
     person = lab.people.person()
     frames = frames_of(lab.people, person, 3)
     request = lab.request(person, live=fuse_frames(frames, ONE_PERSON))
@@ -185,7 +181,7 @@ def test_every_frame_is_part_of_what_a_key_stands_for(lab: Any) -> None:
     assert all(isinstance(one, IdempotencyMismatch) for one in others)
 
 
-def test_a_portrait_among_the_frames_is_the_same_photograph(lab: Any) -> None:
+def test_a_portrait_among_the_frames_is_the_same_photograph(lab) -> None:
     person = lab.people.person()
     frames = frames_of(lab.people, person, 3)
     request = lab.request(

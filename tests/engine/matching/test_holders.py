@@ -46,7 +46,7 @@ def read(
     )
 
 
-def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> None:
+def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         first = registrar.enroll([request, lab.request()])[0]
@@ -65,7 +65,7 @@ def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab: Any) -> N
     assert verify_chain(lab.store).intact
 
 
-def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab: Any) -> None:
+def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request, lab.request()])
@@ -80,7 +80,7 @@ def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab: A
     assert identify(person[None], restored.gallery, lab.store, threshold=0.6)[0].candidates == ()
 
 
-def test_nobody_can_be_erased_who_is_not_enrolled(lab: Any) -> None:
+def test_nobody_can_be_erased_who_is_not_enrolled(lab) -> None:
     before = lab.store.counts()
     with lab.registrar() as registrar:
         with pytest.raises(NotFound):
@@ -90,7 +90,7 @@ def test_nobody_can_be_erased_who_is_not_enrolled(lab: Any) -> None:
     assert lab.store.counts() == before
 
 
-def test_a_blocked_document_is_refused(lab: Any) -> None:
+def test_a_blocked_document_is_refused(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
@@ -100,7 +100,7 @@ def test_a_blocked_document_is_refused(lab: Any) -> None:
     assert outcome.reasons == (Reason.DOCUMENT_BLOCKED,)
 
 
-def test_an_erasure_does_not_lift_a_block(lab: Any) -> None:
+def test_an_erasure_does_not_lift_a_block(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
@@ -117,7 +117,7 @@ def test_an_erasure_does_not_lift_a_block(lab: Any) -> None:
     assert later.decision is Decision.APPROVED
 
 
-def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab: Any) -> None:
+def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
         watch_face(registrar, person, "seen at a resale ring", "test")
@@ -130,7 +130,7 @@ def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab: Any) -> None
     assert second.reasons == (Reason.WATCHLISTED,)
 
 
-def test_a_watched_document_goes_to_review(lab: Any) -> None:
+def test_a_watched_document_goes_to_review(lab) -> None:
     request = lab.request()
     checked = check_documents([request.document], date(2026, 1, 1))[0]
     watchlist = WatchList(lab.vault.dim)
@@ -150,7 +150,7 @@ def test_a_watched_document_goes_to_review(lab: Any) -> None:
     assert later.decision is Decision.APPROVED
 
 
-def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
+def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request, lab.request(person, document=request.document)])
@@ -171,7 +171,7 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab: Any) -> None:
     ]
 
 
-def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab: Any) -> None:
+def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab) -> None:
     person, stranger = lab.people.person(), lab.people.person()
     held, erased, unknown = lab.request(person), lab.request(), lab.request()
     entries: list[AuditEntry] = []
@@ -198,7 +198,7 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab:
 
 
 def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
-    lab: Any, monkeypatch: pytest.MonkeyPatch
+    lab, monkeypatch
 ) -> None:
     request = lab.request()
     commit = Writer.commit
@@ -218,7 +218,7 @@ def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
     assert lab.store.audit_head()[0] > certificate.audit_number
 
 
-def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
+def test_lines_that_cannot_be_audited_are_not_shown(lab) -> None:
     person, request = lab.newcomer()
 
     def fail(_entry: AuditEntry) -> None:
@@ -230,7 +230,7 @@ def test_lines_that_cannot_be_audited_are_not_shown(lab: Any) -> None:
             read(lab, registrar, request.document, person, fail)
 
 
-def test_lines_are_read_while_the_writer_is_busy(lab: Any, busy: Any) -> None:
+def test_lines_are_read_while_the_writer_is_busy(lab, busy) -> None:
     person, request = lab.newcomer()
     entries: list[AuditEntry] = []
     with lab.registrar() as registrar:
@@ -241,7 +241,7 @@ def test_lines_are_read_while_the_writer_is_busy(lab: Any, busy: Any) -> None:
     assert [entry.subject for entry in entries] == [shown.lines[0].document_id]
 
 
-def test_a_tenant_erases_only_whom_it_alone_serves(lab: Any) -> None:
+def test_a_tenant_erases_only_whom_it_alone_serves(lab) -> None:
     mine, shared = lab.people.person(), lab.people.person()
     own, common = lab.request(mine), lab.request(shared)
     elsewhere = lab.request(shared, document=common.document, carrier="red", outlet="red-1")

@@ -22,7 +22,7 @@ from schema.reasons import Decision, Photograph, Reason
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 
-def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab: Any) -> None:
+def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
         first = registrar.enroll([lab.request(person)])[0]
@@ -35,7 +35,7 @@ def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab: Any) -
     assert [item.document_id for item in candidates] == [first.decided.document_id]
 
 
-def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
+def test_the_grey_zone_is_for_people_to_judge(lab) -> None:
     person = lab.people.person()
     alike = lab.people.between(person, 0.65)
     with lab.registrar() as registrar:
@@ -47,9 +47,7 @@ def test_the_grey_zone_is_for_people_to_judge(lab: Any) -> None:
     assert [case.kind for case in lab.store.cases.newest(CaseState.OPEN)] == ["possible_duplicate"]
 
 
-def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
-    lab: Any,
-) -> None:
+def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(lab) -> None:
     impostor, holder = lab.people.person(), lab.people.person()
     own = lab.request(impostor)
     with lab.registrar() as registrar:
@@ -66,7 +64,7 @@ def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_ho
     assert lab.store.identity(outcome.decided.document_id).name == "The True Holder"
 
 
-def test_a_returning_subscriber_is_approved_until_the_line_limit(lab: Any) -> None:
+def test_a_returning_subscriber_is_approved_until_the_line_limit(lab) -> None:
     person = lab.people.person()
     first = lab.request(person)
     with lab.registrar() as registrar:
@@ -82,7 +80,7 @@ def test_a_returning_subscriber_is_approved_until_the_line_limit(lab: Any) -> No
 
 
 def test_the_references_of_all_who_return_in_a_batch_are_read_in_one_call(
-    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+    lab, busy, monkeypatch
 ) -> None:
     """Each call of a sharded gallery goes to other nodes and back."""
     people = [lab.people.person() for _ in range(4)]
@@ -105,7 +103,7 @@ def test_the_references_of_all_who_return_in_a_batch_are_read_in_one_call(
     assert sizes == [4]
 
 
-def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
+def test_a_stolen_document_opens_a_case_for_its_holder(lab) -> None:
     holder, impostor = lab.people.person(), lab.people.person()
     first = lab.request(holder)
     theft = lab.request(impostor, document=first.document, portrait=lab.people.sample(holder))
@@ -117,7 +115,7 @@ def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:
     assert [case.document_ids for case in cases] == [(outcomes[0].decided.document_id,)]
 
 
-def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab: Any) -> None:
+def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
         known = registrar.enroll([lab.request(person)])[0]
@@ -143,7 +141,7 @@ def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab: 
     ]
 
 
-def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab: Any) -> None:
+def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab) -> None:
     known, portrayed = lab.people.person(), lab.people.person()
     with lab.registrar() as registrar:
         registrar.enroll([lab.request(known), lab.request(portrayed)])
@@ -158,7 +156,7 @@ def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab: 
     assert len(outcome[1].decided.duplicate_search.candidates) == 1
 
 
-def test_whose_face_may_be_another_in_the_picture_is_told_beside_a_mismatch(lab: Any) -> None:
+def test_whose_face_may_be_another_in_the_picture_is_told_beside_a_mismatch(lab) -> None:
     for second_face, count in ((0.29, 1), (0.3, 2)):
         live = replace(lab.people.sample(lab.people.person()), quality={"second_face": second_face})
         with lab.registrar() as registrar:
@@ -166,7 +164,7 @@ def test_whose_face_may_be_another_in_the_picture_is_told_beside_a_mismatch(lab:
         assert outcome.reasons == (Reason.SEVERAL_FACES, Reason.FACE_MISMATCH)[-count:]
 
 
-def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> None:
+def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
         registrar.enroll([lab.request(person)])
@@ -181,7 +179,7 @@ def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> 
         assert outcome.decided.scores.live_portrait is None
 
 
-def test_evidence_keeps_the_hashes_of_a_documents_record(lab: Any) -> None:
+def test_evidence_keeps_the_hashes_of_a_documents_record(lab) -> None:
     person = lab.people.person()
     plain = lab.request(person)
     portrait = replace(lab.people.sample(person), record_digest=bytes(range(32)))
@@ -195,7 +193,7 @@ def test_evidence_keeps_the_hashes_of_a_documents_record(lab: Any) -> None:
     assert replay(lab.store.enrollment(second.enrollment_id)).agrees
 
 
-def test_a_forged_number_is_refused_without_a_search(lab: Any) -> None:
+def test_a_forged_number_is_refused_without_a_search(lab) -> None:
     forged = Document("cn-ric", "110105194912310021", "A Name")
     with lab.registrar() as registrar:
         outcome = registrar.enroll([lab.request(document=forged)])[0]
@@ -204,7 +202,7 @@ def test_a_forged_number_is_refused_without_a_search(lab: Any) -> None:
     assert outcome.decided.duplicate_search == FoundReferences(ran=False)
 
 
-def test_another_name_on_a_known_document_is_for_people_to_judge(lab: Any) -> None:
+def test_another_name_on_a_known_document_is_for_people_to_judge(lab) -> None:
     person = lab.people.person()
     first = lab.request(person)
     spaced = structs.replace(first.document, name=f" {first.document.name.upper()} ")
@@ -218,7 +216,7 @@ def test_another_name_on_a_known_document_is_for_people_to_judge(lab: Any) -> No
     assert outcomes[2].reasons == (Reason.NAME_MISMATCH,)
 
 
-def test_a_number_in_use_cannot_be_opened_twice(lab: Any) -> None:
+def test_a_number_in_use_cannot_be_opened_twice(lab) -> None:
     first = lab.request()
     again = lab.request(msisdn=first.msisdn.replace("+86", "+86 "))
     with lab.registrar() as registrar:
@@ -228,7 +226,7 @@ def test_a_number_in_use_cannot_be_opened_twice(lab: Any) -> None:
     assert later[0].reasons == (Reason.LINE_IN_USE,)
 
 
-def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab: Any) -> None:
+def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab) -> None:
     def find(references: int) -> Thresholds:
         return structs.replace(THRESHOLDS, review=0.5 + 0.01 * references)
 
@@ -241,7 +239,7 @@ def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab: Any) 
     assert all(replay(one).agrees for one in recorded)
 
 
-def test_every_recorded_decision_replays(lab: Any) -> None:
+def test_every_recorded_decision_replays(lab) -> None:
     person, other = lab.people.person(), lab.people.person()
     first = lab.request(person)
     with lab.registrar() as registrar:
@@ -275,7 +273,7 @@ def exact(person: Any) -> dict[str, Sample]:
     }
 
 
-def test_a_batch_that_is_decided_leaves_nothing_to_the_garbage_collector(lab: Any) -> None:
+def test_a_batch_that_is_decided_leaves_nothing_to_the_garbage_collector(lab) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request()])
         gc.collect()

@@ -77,7 +77,7 @@ def test_the_wait_is_until_one_more_fits(level: float, parts: float) -> None:
     assert Bound(0, DAY).wait(1e9) == timedelta()
 
 
-def test_a_count_leaks_away_evenly_and_is_kept_by_the_database(lab: Any) -> None:
+def test_a_count_leaks_away_evenly_and_is_kept_by_the_database(lab) -> None:
     name = name_keys(SHOP)[1]
     with lab.registrar() as registrar:
         count(lab, registrar, name, 4.0)
@@ -88,14 +88,14 @@ def test_a_count_leaks_away_evenly_and_is_kept_by_the_database(lab: Any) -> None
             assert levels.level(name, SHOP) == pytest.approx(level, abs=0.01)
 
 
-def test_one_call_never_blocks_for_longer_than_the_bound(lab: Any) -> None:
+def test_one_call_never_blocks_for_longer_than_the_bound(lab) -> None:
     name = name_holder("a document", FRAUD)
     with lab.registrar() as registrar:
         count(lab, registrar, name, 1_000.0)
     assert lab.store.tallies([name])[name].level == LIMITS.holder_shown
 
 
-def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
+def test_a_batch_is_bounded_as_single_calls_are(lab) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
         held = registrar.enroll([request])[0].decided.document_id
@@ -112,9 +112,7 @@ def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
     assert case.document_ids == (held,)
 
 
-def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_audit(
-    lab: Any,
-) -> None:
+def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_audit(lab) -> None:
     _, request = lab.newcomer()
     typed = Caller("cli:anna")
     with lab.registrar(limits=LIMITS) as registrar:
@@ -129,7 +127,7 @@ def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_a
     assert decided[0].entry.actor == f"outlet:{request.outlet}"
 
 
-def test_an_approval_takes_one_failure_off_its_key(lab: Any) -> None:
+def test_an_approval_takes_one_failure_off_its_key(lab) -> None:
     name = name_keys(SHOP)[1]
     with lab.registrar(limits=LIMITS) as registrar:
         count(lab, registrar, name, 2.0)
@@ -138,7 +136,7 @@ def test_an_approval_takes_one_failure_off_its_key(lab: Any) -> None:
     assert not lab.store.tallies([name_keys(OTHER)[1]])
 
 
-def test_an_erased_holder_leaves_no_count(lab: Any) -> None:
+def test_an_erased_holder_leaves_no_count(lab) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
         held = registrar.enroll([request])[0].decided.document_id
@@ -151,7 +149,7 @@ def test_an_erased_holder_leaves_no_count(lab: Any) -> None:
     assert not lab.store.tallies(names)
 
 
-def test_what_is_in_flight_counts_until_it_is_counted(lab: Any) -> None:
+def test_what_is_in_flight_counts_until_it_is_counted(lab) -> None:
     held, in_flight = "a document", InFlight()
     with lab.registrar() as registrar:
         count(lab, registrar, name_holder(held, SHOP), 1.0)
@@ -165,7 +163,7 @@ def test_what_is_in_flight_counts_until_it_is_counted(lab: Any) -> None:
             again.require(held)
 
 
-def test_a_carriers_count_of_a_holder_is_no_others(lab: Any) -> None:
+def test_a_carriers_count_of_a_holder_is_no_others(lab) -> None:
     with lab.registrar() as registrar:
         count(lab, registrar, name_holder("a document", SHOP), 3.0)
         with pytest.raises(TooManyFailures):
@@ -174,7 +172,7 @@ def test_a_carriers_count_of_a_holder_is_no_others(lab: Any) -> None:
             Guard(LIMITS, lab.store, registrar, other, InFlight()).require("a document")
 
 
-def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab: Any) -> None:
+def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab) -> None:
     limits = Limits(key_failures=2)
     of_carrier, of_key = name_keys(SHOP)
     with lab.registrar() as registrar:
@@ -190,7 +188,7 @@ def probing(lab: Any) -> list[tuple[str, ...]]:
     return sorted(one.document_ids for one in found)
 
 
-def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab: Any) -> None:
+def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab) -> None:
     _, request = lab.newcomer()
     with lab.registrar() as registrar:
         held = registrar.enroll([request])[0].decided.document_id
@@ -218,7 +216,7 @@ def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab: A
         search(RIVAL, held)
 
 
-def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) -> None:
+def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=Limits(holder_failures=1 + 2 * SEARCHED, holder_h=24)) as registrar:
         held = registrar.enroll([request])[0].decided.document_id
@@ -250,7 +248,7 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
         assert ask(SHOP, lab.people.person()).decided.decision == "approved"
 
 
-def test_a_watched_face_tells_a_key_no_more_than_a_holders(lab: Any) -> None:
+def test_a_watched_face_tells_a_key_no_more_than_a_holders(lab) -> None:
     face = lab.people.person()
     asked = [(SHOP, 0.99), (SHOP, 0.66), (SHOP, 0.99), (SHOP, 0.1), (SHOP, 0.66), (SHOP, 0.1)]
     asked += [(OTHER, 0.1), (RIVAL, 0.66)]
@@ -264,14 +262,14 @@ def test_a_watched_face_tells_a_key_no_more_than_a_holders(lab: Any) -> None:
     assert probing(lab) == [()]
 
 
-def test_a_key_that_had_ended_goes_on_once_nothing_is_bounded(lab: Any) -> None:
+def test_a_key_that_had_ended_goes_on_once_nothing_is_bounded(lab) -> None:
     with lab.registrar(limits=replace(NO_LIMITS, key_h=12)) as registrar:
         count(lab, registrar, name_ended(SHOP), 1.0)
         assert lab.store.tallies([name_ended(SHOP)])
         assert enroll(lab, registrar, lab.people.person(), caller=SHOP)[1].decision == "approved"
 
 
-def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:
+def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab) -> None:
     _, request = lab.newcomer()
     with lab.registrar(limits=Limits(holder_failures=SEARCHED, holder_h=24)) as registrar:
         registrar.enroll([request])
@@ -294,7 +292,7 @@ def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> Non
 
 @pytest.mark.parametrize("carrier", ["blue", None])
 def test_a_document_of_ones_own_tells_nothing_of_the_faces_that_were_tried_with_it(
-    lab: Any, carrier: str | None
+    lab, carrier: str | None
 ) -> None:
     victim = lab.people.person()
     own = lab.people.between(victim, 0.3)
@@ -318,7 +316,7 @@ def test_a_document_of_ones_own_tells_nothing_of_the_faces_that_were_tried_with_
             assert isinstance(done, ErasureCertificate)
 
 
-def test_a_document_that_nobody_holds_tells_nothing_of_them_either(lab: Any) -> None:
+def test_a_document_that_nobody_holds_tells_nothing_of_them_either(lab) -> None:
     victim, today = lab.people.person(), utc_now().date()
     with lab.registrar() as registrar:
         taken, _ = enroll(lab, registrar, victim)

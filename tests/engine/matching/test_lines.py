@@ -45,7 +45,7 @@ def line_of(lab: Any, line_id: str) -> Any:
     return lab.store.lines_by_id([line_id])[line_id]
 
 
-def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
+def test_a_holder_disputes_a_line_and_a_case_is_open(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         answer = registrar.enroll([request])[0]
@@ -63,7 +63,7 @@ def test_a_holder_disputes_a_line_and_a_case_is_open(lab: Any) -> None:
     assert verify_chain(lab.store).intact
 
 
-def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
+def test_disputed_again_by_number_or_id_it_is_the_same_case(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
@@ -79,7 +79,7 @@ def test_disputed_again_by_number_or_id_it_is_the_same_case(lab: Any) -> None:
     assert read == [("key:k1", line_id, {"case": made[0].case_id})] * 2
 
 
-def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
+def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         document_id = registrar.enroll([request])[0].decided.document_id
@@ -95,7 +95,7 @@ def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab: Any) -> None:
     assert line_of(lab, line_id).status is LineStatus.CLOSED
 
 
-def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab: Any) -> None:
+def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab) -> None:
     person = lab.people.person()
     first = lab.request(person)
     second = lab.request(person, document=first.document, carrier="red", outlet="red-1")
@@ -108,7 +108,7 @@ def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab: Any) -> Non
     assert len(lab.store.cases.newest()) == 2
 
 
-def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> None:
+def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab) -> None:
     person, stranger = lab.people.person(), lab.people.person()
     request = lab.request(person)
     with lab.registrar() as registrar:
@@ -129,7 +129,7 @@ def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab: Any) -> N
     assert {one.detail["cause"] for one in refused} == {"holder_mismatch"}
 
 
-def test_a_document_that_nobody_holds_is_refused_like_another_face(lab: Any) -> None:
+def test_a_document_that_nobody_holds_is_refused_like_another_face(lab) -> None:
     held, erased, unknown = (lab.request() for _ in range(3))
     stranger = lab.people.person()
     said = set()
@@ -149,7 +149,7 @@ def test_a_document_that_nobody_holds_is_refused_like_another_face(lab: Any) -> 
     ]
 
 
-def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
+def test_a_line_under_another_document_or_none_is_not_found(lab) -> None:
     person, other = lab.people.person(), lab.people.person()
     mine, theirs = lab.request(person), lab.request(other)
     with lab.registrar() as registrar:
@@ -168,9 +168,7 @@ def test_a_line_under_another_document_or_none_is_not_found(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "12", "no number", "x" * 100_000, "\udcff", "a\0"])
-def test_a_text_that_is_no_line_is_refused_before_anything_is_looked_up(
-    lab: Any, text: str
-) -> None:
+def test_a_text_that_is_no_line_is_refused_before_anything_is_looked_up(lab, text: str) -> None:
     with lab.registrar() as registrar:
         before = lab.store.audit_head()
         with pytest.raises(RequestError) as disputed:
@@ -182,7 +180,7 @@ def test_a_text_that_is_no_line_is_refused_before_anything_is_looked_up(
     assert lab.store.audit_head() == before
 
 
-def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab: Any) -> None:
+def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab) -> None:
     request = lab.request()
     with lab.registrar() as registrar:
         registrar.enroll([request])
@@ -200,7 +198,7 @@ def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab: Any) -> N
     assert len(entries_of(lab, "line.closed")) == 1
 
 
-def test_an_erased_holder_leaves_the_case_without_a_number(lab: Any) -> None:
+def test_an_erased_holder_leaves_the_case_without_a_number(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])

@@ -76,7 +76,7 @@ def make_checker(folder: Path, terms: LivenessTerms | None = None) -> LivenessCh
 
 
 @pytest.fixture(scope="module")
-def checker(tmp_path_factory: pytest.TempPathFactory) -> LivenessChecker:
+def checker(tmp_path_factory) -> LivenessChecker:
     return make_checker(tmp_path_factory.mktemp("keys"))
 
 
@@ -99,7 +99,7 @@ def unsigned(header: object) -> str:
 
 
 def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_not(
-    tmp_path: Path,
+    tmp_path,
 ) -> None:
     enrollment, asked = LivenessUse.ENROLLMENT, ("iso30107-3:2", "cen18099:substantial")
     least = {(None, enrollment): ("iso30107-3:3",), ("blue", enrollment): asked}
@@ -121,7 +121,7 @@ def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_
 
 
 @pytest.mark.parametrize(("key", "alg"), [(KEY, "ES256"), (EDWARDS, "EdDSA"), (EDWARDS, "Ed25519")])
-def test_a_result_of_a_known_issuer_is_taken(checker: LivenessChecker, key: Key, alg: str) -> None:
+def test_a_result_of_a_known_issuer_is_taken(checker, key: Key, alg: str) -> None:
     result = check(checker, sign(key, alg))
     assert result is not None
     assert (result.problem, result.issuer, result.jti) == (None, "capture", "session-1")
@@ -162,12 +162,12 @@ def test_a_result_of_a_known_issuer_is_taken(checker: LivenessChecker, key: Key,
     ],
 )
 def test_what_is_wrong_with_a_result_is_named(
-    checker: LivenessChecker, changes: dict[str, Any], problem: Reason | None
+    checker, changes: dict[str, Any], problem: Reason | None
 ) -> None:
     assert problem_of(checker, sign(**changes)) is problem
 
 
-def test_what_no_known_key_has_signed_is_nobodys_word(checker: LivenessChecker) -> None:
+def test_what_no_known_key_has_signed_is_nobodys_word(checker) -> None:
     own_secret = OctKey.import_key(json.dumps(KEY.as_dict(private=False)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -202,7 +202,7 @@ HEADERS = st.fixed_dictionaries(
 
 
 @given(st.text(max_size=200) | st.builds(".".join, st.lists(st.text(max_size=40), min_size=3)))
-def test_no_text_is_more_than_an_invalid_result(text: str) -> None:
+def test_no_text_is_more_than_an_invalid_result(text) -> None:
     checker = LivenessChecker(LivenessTerms(REQUIRED), {}, US)
     assert problem_of(checker, text) is Reason.LIVENESS_INVALID
 
@@ -211,11 +211,11 @@ def test_no_text_is_more_than_an_invalid_result(text: str) -> None:
 @given(HEADERS | JSON)
 @example({"alg": "ES256", "kid": "one", "crit": 5})
 @example(["kid", "alg"])
-def test_no_header_is_more_than_an_invalid_result(checker: LivenessChecker, header: object) -> None:
+def test_no_header_is_more_than_an_invalid_result(checker, header: object) -> None:
     assert problem_of(checker, unsigned(header)) is Reason.LIVENESS_INVALID
 
 
-def test_a_result_names_what_it_was_made_for_where_that_is_asked(tmp_path: Path) -> None:
+def test_a_result_names_what_it_was_made_for_where_that_is_asked(tmp_path) -> None:
     both = {"use": "enrollment", "document_sha256": hashlib.sha256(b"passport:P1").hexdigest()}
     for must in ({"use"}, {"document_sha256"}, {"use", "document_sha256"}):
         checker = make_checker(tmp_path, LivenessTerms(REQUIRED, must_name=frozenset(must)))
@@ -226,14 +226,14 @@ def test_a_result_names_what_it_was_made_for_where_that_is_asked(tmp_path: Path)
             assert problem_of(checker, sign(**without)) is Reason.LIVENESS_MISBOUND
 
 
-def test_every_frame_must_be_one_that_was_judged(checker: LivenessChecker) -> None:
+def test_every_frame_must_be_one_that_was_judged(checker) -> None:
     both = [hashlib.sha256(one).hexdigest() for one in (LIVE, OTHER)]
     assert problem_of(checker, sign(live_sha256=both), LIVE, OTHER) is None
     assert problem_of(checker, sign(live_sha256=both), LIVE) is None
     assert problem_of(checker, sign(), LIVE, OTHER) is Reason.LIVENESS_MISBOUND
 
 
-def test_only_public_keys_of_two_kinds_are_an_issuers(tmp_path: Path) -> None:
+def test_only_public_keys_of_two_kinds_are_an_issuers(tmp_path) -> None:
     nameless = ECKey.generate_key("P-256", auto_kid=False)
     for keys, private, fault in (
         ([KEY], True, "has a private key"),
@@ -271,7 +271,7 @@ def result(jti: str = "a", problem: Reason | None = None) -> LivenessResult:
     ],
 )
 def test_required_evidence_decides_and_replays(
-    lab: Any, shown: LivenessResult | None, decision: Decision
+    lab, shown: LivenessResult | None, decision: Decision
 ) -> None:
     reason = Reason.LIVENESS_MISSING if shown is None else shown.problem
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
@@ -287,14 +287,14 @@ def test_required_evidence_decides_and_replays(
     assert (row.jti, row.decision) == ((shown.jti, shown.decision) if shown else (None, None))
 
 
-def test_missing_evidence_may_go_to_people(lab: Any) -> None:
+def test_missing_evidence_may_go_to_people(lab) -> None:
     terms = LivenessTerms(REQUIRED, missing=Decision.REVIEW)
     with lab.registrar(liveness=terms) as registrar:
         answer = registrar.enroll([lab.request()])[0]
     assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.LIVENESS_MISSING,))
 
 
-def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab: Any) -> None:
+def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab) -> None:
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
         first, twin, other = registrar.enroll(
             [lab.request(liveness=result(jti)) for jti in ("a", "a", "b")]
@@ -317,7 +317,7 @@ def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab: Any) -> None
         )
 
 
-def test_observing_changes_no_answer_and_keeps_what_came(lab: Any) -> None:
+def test_observing_changes_no_answer_and_keeps_what_came(lab) -> None:
     terms = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.OBSERVE})
     shown = [None, result("a", Reason.LIVENESS_FAILED), result("b"), result("b")]
     with lab.registrar(liveness=terms) as registrar:
@@ -328,7 +328,7 @@ def test_observing_changes_no_answer_and_keeps_what_came(lab: Any) -> None:
     assert [one.is_repeated for one in kept] == [False, False, False, True]
 
 
-def test_what_is_asked_differs_by_carrier(lab: Any) -> None:
+def test_what_is_asked_differs_by_carrier(lab) -> None:
     terms = LivenessTerms(carriers={"blue": REQUIRED})
     assert terms.mode(LivenessUse.ENROLLMENT, "blue") is LivenessMode.REQUIRED
     assert terms.mode(LivenessUse.VERIFICATION, "blue") is LivenessMode.OFF
@@ -340,7 +340,7 @@ def test_what_is_asked_differs_by_carrier(lab: Any) -> None:
     assert lab.store.rows(select(tables.liveness)) == []
 
 
-def test_results_leave_when_their_time_is_over(lab: Any) -> None:
+def test_results_leave_when_their_time_is_over(lab) -> None:
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
         registrar.enroll([lab.request(liveness=result())])
     with lab.store.writer() as writer:
@@ -351,7 +351,7 @@ def test_results_leave_when_their_time_is_over(lab: Any) -> None:
     assert lab.store.rows(select(tables.liveness)) == []
 
 
-def test_the_name_of_a_capture_session_leaves_with_the_holder(lab: Any) -> None:
+def test_the_name_of_a_capture_session_leaves_with_the_holder(lab) -> None:
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
         answer = registrar.enroll([lab.request(liveness=result())])[0]
         record = lab.store.enrollment(answer.enrollment_id)
@@ -364,7 +364,7 @@ def test_the_name_of_a_capture_session_leaves_with_the_holder(lab: Any) -> None:
     assert isinstance(again, LivenessReplayed)
 
 
-def test_an_issuer_signs_for_the_carriers_that_name_it(tmp_path: Path) -> None:
+def test_an_issuer_signs_for_the_carriers_that_name_it(tmp_path) -> None:
     terms = LivenessTerms(REQUIRED, issuers={"blue": frozenset({"another"}), "red": frozenset()})
     checker = make_checker(tmp_path, terms)
     assert problem_of(checker, sign()) is Reason.LIVENESS_INVALID
@@ -372,7 +372,7 @@ def test_an_issuer_signs_for_the_carriers_that_name_it(tmp_path: Path) -> None:
     assert problem_of(make_checker(tmp_path, own), sign()) is None
 
 
-def test_what_is_rejected_for_its_liveness_is_no_failure_of_the_key(lab: Any) -> None:
+def test_what_is_rejected_for_its_liveness_is_no_failure_of_the_key(lab) -> None:
     caller = Caller("key:a", "blue-1")
     limits = replace(NO_LIMITS, outlet_key_failures=2)
     shown = [None] * 5 + [result()]
@@ -398,7 +398,7 @@ NAN = float("nan")
     ],
 )
 def test_what_a_judge_of_the_picture_found_decides_and_replays(
-    lab: Any, judged: Judged | None, decision: str, reason: Reason | None
+    lab, judged: Judged | None, decision: str, reason: Reason | None
 ) -> None:
     with lab.registrar(liveness=LivenessTerms(judge=JUDGE)) as registrar:
         _, request = lab.newcomer()
@@ -439,7 +439,7 @@ def test_what_a_judge_of_the_picture_found_decides_and_replays(
     ],
 )
 def test_of_a_minor_and_a_guardian_the_face_that_seems_least_live_counts(
-    lab: Any, own: float | None, theirs: float | None, decision: str, reason: Reason | None
+    lab, own: float | None, theirs: float | None, decision: str, reason: Reason | None
 ) -> None:
     def judged(sample: Sample, score: float | None) -> Sample:
         return replace(sample, judged=None if score is None else Judged("d1", score))
@@ -466,7 +466,7 @@ def test_of_a_minor_and_a_guardian_the_face_that_seems_least_live_counts(
     assert row.problem == reason
 
 
-def test_of_several_frames_the_one_that_seems_least_live_counts(lab: Any) -> None:
+def test_of_several_frames_the_one_that_seems_least_live_counts(lab) -> None:
     _, request = lab.newcomer()
     for scores, least in (((0.9, 0.3, 0.8), 0.3), ((0.9, NAN), NAN), ((0.9,), 0.9)):
         frames = tuple(replace(request.live, judged=Judged("d1", one)) for one in scores)

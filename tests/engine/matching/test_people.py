@@ -54,7 +54,7 @@ CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
 
 
 @pytest.fixture
-def registrar(lab: Lab) -> Iterator[Registrar]:
+def registrar(lab) -> Iterator[Registrar]:
     terms = replace(RULES, carriers={"red": CarrierPeople(minor_face="guardian")})
     with lab.registrar(people=terms) as opened:
         yield opened
@@ -87,7 +87,7 @@ def assert_replays(lab: Lab, *answers: Answer) -> None:
         assert replay(lab.store.enrollment(one.enrollment_id)).agrees
 
 
-def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab: Lab, registrar: Registrar) -> None:
+def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab, registrar) -> None:
     child, parent = lab.people.person(), lab.people.person()
     alone = lab.request(child, document=card(1, CHILD))
     together = lab.request(child, document=card(1, CHILD), guardian=guardian(lab, parent, 2))
@@ -109,9 +109,7 @@ def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab: Lab, registrar: R
     assert_replays(lab, refused, answer, again, other)
 
 
-def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(lab, registrar) -> None:
     child, parent, stranger = (lab.people.person() for _ in range(3))
     known = ask(registrar, lab.request(parent, document=card(2)))[0]
     assert known.decision is Decision.APPROVED
@@ -144,9 +142,7 @@ def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(
     assert attempt(honest) == ()
 
 
-def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(lab, registrar) -> None:
     parent, stranger = lab.people.person(), lab.people.person()
     known = ask(registrar, lab.request(parent, document=card(2)))[0]
     assert known.decision is Decision.APPROVED
@@ -176,9 +172,7 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(
     assert attempt(guardian(lab, parent, 2)).decision is Decision.APPROVED
 
 
-def test_one_new_guardian_is_one_identity_within_a_batch_too(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_one_new_guardian_is_one_identity_within_a_batch_too(lab, registrar) -> None:
     parent = lab.people.person()
     requests = [
         lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 90 + serial))
@@ -188,7 +182,7 @@ def test_one_new_guardian_is_one_identity_within_a_batch_too(
     assert decisions.count(Decision.APPROVED) == 1
 
 
-def test_whose_age_is_not_known_is_asked_for_it(lab: Lab, registrar: Registrar) -> None:
+def test_whose_age_is_not_known_is_asked_for_it(lab, registrar) -> None:
     unknown, told = ask(
         registrar, lab.request(document=card(1, None)), lab.request(document=card(2))
     )
@@ -199,9 +193,7 @@ def test_whose_age_is_not_known_is_asked_for_it(lab: Lab, registrar: Registrar) 
     assert "1980" not in str(record.evidence)
 
 
-def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(lab, registrar) -> None:
     parent = lab.people.person()
     faceless = lab.request(
         document=card(1, CHILD), live=ABSENT, portrait=ABSENT, guardian=guardian(lab, parent, 2)
@@ -215,7 +207,7 @@ def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(
     assert_replays(lab, strict, answer)
 
 
-def test_without_rules_nobody_is_asked_for_anything(lab: Lab) -> None:
+def test_without_rules_nobody_is_asked_for_anything(lab) -> None:
     with lab.registrar(people=NO_RULES) as registrar:
         child, excused = ask(
             registrar,
@@ -234,9 +226,7 @@ def close(registrar: Registrar, lab: Lab, case_id: str, outcome: Outcome) -> Non
     steps.close(*given, BORIS, keep_lines=True)
 
 
-def test_an_exception_opens_its_line_when_two_people_grant_it(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_an_exception_opens_its_line_when_two_people_grant_it(lab, registrar) -> None:
     person = lab.people.person()
     request = lab.request(
         person, document=card(1), portrait=ABSENT, exception=ExceptionCause.PORTRAIT_UNREADABLE
@@ -263,7 +253,7 @@ def test_an_exception_opens_its_line_when_two_people_grant_it(
 
 
 def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forgotten(
-    lab: Lab, registrar: Registrar
+    lab, registrar
 ) -> None:
     asked = [
         lab.request(
@@ -288,9 +278,7 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     assert lab.store.lines_of(second.decided.document_id) == []
 
 
-def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_granted_exception_activates_the_document_of_who_asked_for_it(lab, registrar) -> None:
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     person, store = lab.people.person(), lab.store
     # Tried first by somebody of another name, who asks for an exception as well.
@@ -311,9 +299,7 @@ def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
     assert ask(registrar, later)[0].decision is Decision.APPROVED
 
 
-def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(lab, registrar) -> None:
     request = lab.request(document=card(1), live=ABSENT, exception=ExceptionCause.INJURY)
     asked = ask(registrar, request)[0]
     case = asked.decided.cases[0].id
@@ -336,7 +322,7 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
     assert lab.store.lines_of(asked.decided.document_id) == []
 
 
-def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab: Lab) -> None:
+def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab) -> None:
     rules = replace(RULES, exceptions_per_outlet=9)
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
@@ -375,9 +361,7 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
                 close(registrar, lab, case.id, Outcome.UNFOUNDED)
 
 
-def test_an_exception_takes_nobody_past_a_guardian_or_a_face(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_an_exception_takes_nobody_past_a_guardian_or_a_face(lab, registrar) -> None:
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     child = lab.request(document=card(1, CHILD), **excused)
     assert ask(registrar, child)[0].reasons == (Reason.EXCEPTION_NOT_OFFERED,)
@@ -386,7 +370,7 @@ def test_an_exception_takes_nobody_past_a_guardian_or_a_face(
     assert isinstance(refused, RequestError)
 
 
-def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar) -> None:
+def test_an_exception_is_no_way_round_the_search(lab, registrar) -> None:
     person = lab.people.person()
     assert ask(registrar, lab.request(person, document=card(1)))[0].decision is Decision.APPROVED
     excused = ExceptionCause.PORTRAIT_UNREADABLE
@@ -405,7 +389,7 @@ def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar)
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
 
 
-def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: Lab) -> None:
+def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab) -> None:
     rules = replace(RULES, exceptions_per_outlet=9)
     excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     holder, other = lab.people.person(), lab.people.person()
@@ -428,7 +412,7 @@ def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: La
         assert len(lab.store.lines_of(document_id)) == 1
 
 
-def test_the_dead_enroll_nobody_and_are_still_searched(lab: Lab, registrar: Registrar) -> None:
+def test_the_dead_enroll_nobody_and_are_still_searched(lab, registrar) -> None:
     person = lab.people.person()
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     document_id, store = first.decided.document_id, lab.store
@@ -449,7 +433,7 @@ def test_the_dead_enroll_nobody_and_are_still_searched(lab: Lab, registrar: Regi
     assert [one.status for one in store.lines_of(document_id)] == [LineStatus.CLOSED]
 
 
-def test_a_report_of_a_death_is_taken_back_by_two_people(lab: Lab, registrar: Registrar) -> None:
+def test_a_report_of_a_death_is_taken_back_by_two_people(lab, registrar) -> None:
     person = lab.people.person()
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     document_id, store = first.decided.document_id, lab.store
@@ -466,9 +450,7 @@ def test_a_report_of_a_death_is_taken_back_by_two_people(lab: Lab, registrar: Re
     assert ask(registrar, lab.request(person, document=card(1)))[0].decision is Decision.APPROVED
 
 
-def test_a_document_takes_the_place_of_another_of_the_same_face(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_document_takes_the_place_of_another_of_the_same_face(lab, registrar) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     number = lab.request(person, document=card(1))
@@ -497,7 +479,7 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(
     assert found == []
 
 
-def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) -> None:
+def test_a_stranger_replaces_nobodys_document(lab, registrar) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     stranger = lab.request(document=card(2), replaces=card(1))
@@ -516,7 +498,7 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
     assert [one.id for one in store.cases.newest()] == [case.id]
 
 
-def test_a_minor_does_not_take_the_place_of_their_guardian(lab: Lab, registrar: Registrar) -> None:
+def test_a_minor_does_not_take_the_place_of_their_guardian(lab, registrar) -> None:
     parent, store = lab.people.person(), lab.store
     own = ask(registrar, lab.request(parent, document=card(2)))[0]
     # As much like the parent as kin are: the same face to a document, and nobody to a search.
@@ -535,7 +517,7 @@ def test_a_minor_does_not_take_the_place_of_their_guardian(lab: Lab, registrar: 
 
 @pytest.mark.parametrize("is_claimed_first", [True, False])
 def test_who_is_looked_into_does_not_leave_under_another_number(
-    lab: Lab, registrar: Registrar, is_claimed_first: bool
+    lab, registrar, is_claimed_first: bool
 ) -> None:
     holder, other, store = lab.people.person(), lab.people.person(), lab.store
     first = ask(registrar, lab.request(holder, document=card(1)))[0]
@@ -554,7 +536,7 @@ def test_who_is_looked_into_does_not_leave_under_another_number(
     assert again.decision is Decision.APPROVED, again.reasons
 
 
-def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
+def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab) -> None:
     holder, store = lab.people.person(), lab.store
     limits = replace(NO_LIMITS, holder_failures=1, holder_h=1 / 3600)
     caller = Caller("key:a", "blue-1", "blue")
@@ -572,9 +554,7 @@ def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
             close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
 
 
-def test_the_face_of_lines_does_not_drift_from_document_to_document(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_the_face_of_lines_does_not_drift_from_document_to_document(lab, registrar) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     own = store.document(first.decided.document_id).reference_ids
@@ -600,7 +580,7 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(
 
 @pytest.mark.parametrize("doubt", ["the name", "the face", "the portrait"])
 def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_then(
-    lab: Lab, registrar: Registrar, doubt: str
+    lab, registrar, doubt: str
 ) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
@@ -635,7 +615,7 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
 
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE, Outcome.TWINS])
 def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
-    lab: Lab, registrar: Registrar, outcome: Outcome
+    lab, registrar, outcome: Outcome
 ) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
@@ -660,7 +640,7 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
     assert own.decision is Decision.APPROVED, own.reasons
 
 
-def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab: Lab) -> None:
+def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab) -> None:
     person = lab.people.person()
     rules = replace(RULES, replacement_delay_h=48)
     renewed = lab.request(person, document=card(2), replaces=card(1))
@@ -680,7 +660,7 @@ def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab: La
     assert moved.decision is Decision.APPROVED, moved.reasons
 
 
-def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> None:
+def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab) -> None:
     child, parent, other = (lab.people.person() for _ in range(3))
     faceless = {"document": card(1, CHILD), "live": ABSENT, "portrait": ABSENT}
     waived = replace(RULES, minor_face="guardian")
@@ -711,7 +691,7 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> N
     assert {one.kind for one in lab.store.cases.newest()} == {CaseKind.STOLEN_DOCUMENT}
 
 
-def test_people_are_asked_of_what_is_in_doubt_alone(lab: Lab) -> None:
+def test_people_are_asked_of_what_is_in_doubt_alone(lab) -> None:
     child, store = lab.people.person(), lab.store
     waived = replace(RULES, minor_face="guardian")
     faceless = {"live": ABSENT, "portrait": ABSENT}
@@ -734,7 +714,7 @@ def test_people_are_asked_of_what_is_in_doubt_alone(lab: Lab) -> None:
         assert moved.decision is Decision.APPROVED, moved.reasons
 
 
-def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: Lab) -> None:
+def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab) -> None:
     person, store = lab.people.person(), lab.store
     with lab.registrar(people=RULES, person_limit=1) as registrar:
         first = ask(registrar, lab.request(person, document=card(1)))[0]
@@ -756,7 +736,7 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: La
 
 @pytest.mark.parametrize("is_one_batch", [True, False])
 def test_a_guardian_answers_for_the_same_lines_under_a_renewed_document(
-    lab: Lab, registrar: Registrar, is_one_batch: bool
+    lab, registrar, is_one_batch: bool
 ) -> None:
     parent, store = lab.people.person(), lab.store
     children = [
@@ -779,7 +759,7 @@ def test_a_guardian_answers_for_the_same_lines_under_a_renewed_document(
 
 
 def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
-    lab: Lab, registrar: Registrar
+    lab, registrar
 ) -> None:
     child, parent = lab.people.person(), lab.people.person()
     shown = guardian(lab, parent, 2)
@@ -793,9 +773,7 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
     assert len(bound) == 2
 
 
-def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(lab, registrar) -> None:
     child, parents = lab.people.person(), [lab.people.person(), lab.people.person()]
     before, now = (guardian(lab, one, 2 + place) for place, one in enumerate(parents))
     old = lab.request(child, document=card(1, CHILD), guardian=before)
@@ -816,7 +794,7 @@ def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
     assert made.references == 1
 
 
-def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:
+def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab) -> None:
     person = lab.people.person()
     limits = replace(NO_LIMITS, holder_failures=3, holder_h=96)
     caller = Caller("key:a", "blue-1", "blue")
@@ -836,9 +814,7 @@ def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) ->
     assert isinstance(fourth, TooManyFailures)
 
 
-def test_a_document_on_the_watch_list_is_not_shed_by_another(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_document_on_the_watch_list_is_not_shed_by_another(lab, registrar) -> None:
     person = lab.people.person()
     ask(registrar, lab.request(person, document=card(1)))
     lookup = document_look_up(lab.vault, check_documents([card(1)], NOW.date())[0])
@@ -851,9 +827,7 @@ def test_a_document_on_the_watch_list_is_not_shed_by_another(
     assert_replays(lab, answer, other)
 
 
-def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(lab, registrar) -> None:
     parent, store = lab.people.person(), lab.store
     child = lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2))
     answer = ask(registrar, child)[0]
@@ -874,9 +848,7 @@ def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(
         read_erasure(store, document_id, "red")
 
 
-def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(lab, registrar) -> None:
     parent, store = lab.people.person(), lab.store
     red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
     answers = ask(
@@ -892,9 +864,7 @@ def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(
     assert erase_holder(registrar, store, document_id, "test").references == 1
 
 
-def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(lab, registrar) -> None:
     person = lab.people.person()
     ask(registrar, lab.request(person, document=card(1), carrier="red", outlet="red-1"))
     refused = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
@@ -906,9 +876,7 @@ def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
     assert_replays(lab, refused, answer)
 
 
-def test_a_guardian_answers_for_no_more_lines_than_one_person_may_have(
-    lab: Lab, registrar: Registrar
-) -> None:
+def test_a_guardian_answers_for_no_more_lines_than_one_person_may_have(lab, registrar) -> None:
     parent = lab.people.person()
     children = [
         lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 2))

@@ -3,8 +3,6 @@ import logging
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +29,7 @@ from tests.indexes.sharding.local_shards import open_local
 SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
 
 
-def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab: Any) -> None:
+def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request()])
         save_snapshot(lab.store, registrar.gallery, lab.folder)
@@ -43,9 +41,7 @@ def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab
         np.testing.assert_array_equal(replayed.gallery.ids, registrar.gallery.ids)
 
 
-def test_a_damaged_snapshot_means_a_rebuild_that_says_why(
-    lab: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_snapshot_means_a_rebuild_that_says_why(lab, caplog) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(3)])
         save_snapshot(lab.store, registrar.gallery, lab.folder)
@@ -64,7 +60,7 @@ def test_a_damaged_snapshot_means_a_rebuild_that_says_why(
 
 
 def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
-    lab: Any, sqlite_url: str
+    lab, sqlite_url
 ) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
@@ -100,7 +96,7 @@ def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
     ],
 )
 def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(
-    lab: Any, config: GalleryConfig, other: GalleryConfig, fault: str
+    lab, config: GalleryConfig, other: GalleryConfig, fault: str
 ) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(3)])
@@ -137,7 +133,7 @@ pause("removed")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
 @pytest.mark.parametrize("is_saved", [False, True])
 def test_a_start_leaves_no_copy_of_a_face_that_is_removed_later(
-    lab: Any, tmp_path: Path, database_url: str, is_saved: bool
+    lab, tmp_path, database_url, is_saved: bool
 ) -> None:
     with lab.registrar() as registrar:
         for _ in range(10):
@@ -152,9 +148,7 @@ def test_a_start_leaves_no_copy_of_a_face_that_is_removed_later(
     assert seen == {"started": {"vectors": len(rows)}, "removed": {"vectors": 0}}
 
 
-def test_a_rebuild_in_pieces_is_the_rebuild_in_one(
-    lab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rebuild_in_pieces_is_the_rebuild_in_one(lab, monkeypatch) -> None:
     with lab.registrar() as registrar:
         for size in (1, 5, 2, 3, 1, 4):
             registrar.enroll([lab.request() for _ in range(size)])
@@ -169,7 +163,7 @@ def test_a_rebuild_in_pieces_is_the_rebuild_in_one(
         np.testing.assert_array_equal(found.vectors, expected.vectors)
 
 
-def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab: Any) -> None:
+def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab) -> None:
     requests = [lab.request() for _ in range(9)]
     with lab.registrar() as registrar:
         registrar.enroll(requests)
@@ -185,9 +179,7 @@ def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab: Any) -> None:
     np.testing.assert_array_equal(found.vectors, expected.vectors)
 
 
-def test_a_long_rebuild_says_in_the_log_how_far_it_is(
-    lab: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_long_rebuild_says_in_the_log_how_far_it_is(lab, monkeypatch, caplog) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(5)])
     monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 2)
@@ -199,7 +191,7 @@ def test_a_long_rebuild_says_in_the_log_how_far_it_is(
     ]
 
 
-def test_a_rebuild_makes_one_segment_of_many_references(lab: Any) -> None:
+def test_a_rebuild_makes_one_segment_of_many_references(lab) -> None:
     with lab.registrar() as registrar:
         for _ in range(3):
             registrar.enroll([lab.request() for _ in range(8)])
@@ -209,7 +201,7 @@ def test_a_rebuild_makes_one_segment_of_many_references(lab: Any) -> None:
 
 @pytest.mark.parametrize("bulk_bytes", [1, 1 << 20])
 def test_removals_and_additions_are_replayed_whichever_came_last(
-    lab: Any, monkeypatch: pytest.MonkeyPatch, bulk_bytes: int
+    lab, monkeypatch, bulk_bytes: int
 ) -> None:
     monkeypatch.setattr(recovery, "BULK_BYTES", bulk_bytes)
     requests = [lab.request() for _ in range(4)]
@@ -227,7 +219,7 @@ def test_removals_and_additions_are_replayed_whichever_came_last(
             np.testing.assert_array_equal(found.vectors, expected.vectors)
 
 
-def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab: Any) -> None:
+def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab) -> None:
     gallery = restore_gallery(lab.store, lab.folder, SMALL).gallery
     with lab.registrar(gallery=gallery) as registrar:
         for _ in range(3):
@@ -246,7 +238,7 @@ def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab: Any) -> Non
     assert len(list(lab.folder.glob("segment-*"))) == 3
 
 
-def test_a_mapped_gallery_is_that_of_the_store(lab: Any) -> None:
+def test_a_mapped_gallery_is_that_of_the_store(lab) -> None:
     mapped = replace(SMALL, mapped=True)
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(12)])
@@ -260,9 +252,7 @@ def test_a_mapped_gallery_is_that_of_the_store(lab: Any) -> None:
         np.testing.assert_array_equal(each.contents().vectors, expected.vectors)
 
 
-def test_a_snapshot_that_the_disk_does_not_give_means_a_rebuild(
-    lab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_that_the_disk_does_not_give_means_a_rebuild(lab, monkeypatch) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(3)])
         save_snapshot(lab.store, registrar.gallery, lab.folder)

@@ -22,7 +22,7 @@ from schema.documents import Document
 from schema.reasons import Decision
 
 
-def test_a_batch_is_compared_with_itself_in_arrival_order(lab: Any) -> None:
+def test_a_batch_is_compared_with_itself_in_arrival_order(lab) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
         outcomes = registrar.enroll([*(lab.request(person) for _ in range(8))])
@@ -31,7 +31,7 @@ def test_a_batch_is_compared_with_itself_in_arrival_order(lab: Any) -> None:
     assert lab.store.counts()["live_references"] == 1
 
 
-def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab: Any) -> None:
+def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab) -> None:
     rounds = 50
     with lab.registrar() as registrar, ThreadPoolExecutor(16) as pool:
         for _ in range(rounds):
@@ -51,9 +51,7 @@ def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab: Any) 
     assert lab.store.counts()["live_references"] == rounds
 
 
-def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(
-    lab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(lab, monkeypatch) -> None:
     def check(given: list[Document], dates: list[date]) -> list[CheckedDocument]:
         if any(one.name == "Unlucky" for one in given):
             raise OSError("as no check of ours should: unlucky")
@@ -86,7 +84,7 @@ class BrokenGallery(Gallery):
 
 
 @pytest.mark.parametrize("change", ["enroll", "erase"])
-def test_what_is_durable_but_not_visible_stops_the_registrar(lab: Any, change: str) -> None:
+def test_what_is_durable_but_not_visible_stops_the_registrar(lab, change: str) -> None:
     gallery = BrokenGallery(FlatIndex(lab.vault.dim))
     first, second = lab.request(), lab.request()
     with lab.registrar(gallery=gallery) as registrar:
@@ -107,7 +105,7 @@ def test_what_is_durable_but_not_visible_stops_the_registrar(lab: Any, change: s
         assert reopened.enroll([second])[0].is_repeated == (change == "enroll")
 
 
-def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab: Any) -> None:
+def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request()])
     lagging = Gallery(FlatIndex(lab.vault.dim))
@@ -117,7 +115,7 @@ def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab: Any) -> None:
         assert len(registrar.gallery) == 1
 
 
-def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab: Any) -> None:
+def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab) -> None:
     person = lab.people.person()
     first, again = lab.request(person), lab.request(person)
     others = [lab.request() for _ in range(20)]

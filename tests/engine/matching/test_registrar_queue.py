@@ -48,7 +48,7 @@ def enroll(registrar: Registrar, *requests: EnrollmentRequest) -> list[Any]:
     return registrar.enroll(requests)
 
 
-def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab: Any, busy: Any) -> None:
+def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab, busy) -> None:
     request = lab.request()
     with lab.registrar(RegistrarConfig(queue_size=2)) as registrar:
         with busy(registrar):
@@ -63,7 +63,7 @@ def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab: Any, busy: 
 
 
 def test_what_is_cancelled_while_it_waits_is_never_judged_and_frees_its_key_and_place(
-    lab: Any, busy: Any
+    lab, busy
 ) -> None:
     request = lab.request()
     with lab.registrar(RegistrarConfig(queue_size=2)) as registrar:
@@ -81,7 +81,7 @@ def test_what_is_cancelled_while_it_waits_is_never_judged_and_frees_its_key_and_
 
 
 def test_what_is_late_when_its_batch_is_taken_is_dropped_beside_its_neighbours(
-    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+    lab, busy, monkeypatch
 ) -> None:
     late, good = lab.request(), lab.request()
     with lab.registrar() as registrar:
@@ -95,9 +95,7 @@ def test_what_is_late_when_its_batch_is_taken_is_dropped_beside_its_neighbours(
         assert not enroll(registrar, late)[0].is_repeated
 
 
-def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(
-    lab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab, monkeypatch) -> None:
     judging, go_on = threading.Event(), threading.Event()
     request = lab.request()
 
@@ -117,7 +115,7 @@ def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(
         assert enroll(registrar, request)[0].is_repeated
 
 
-def test_those_who_audit_and_those_who_change_take_turns(lab: Any, busy: Any) -> None:
+def test_those_who_audit_and_those_who_change_take_turns(lab, busy) -> None:
     done: list[str] = []
     with lab.registrar(RegistrarConfig(queue_size=3)) as registrar:
         with busy(registrar):
@@ -130,9 +128,7 @@ def test_those_who_audit_and_those_who_change_take_turns(lab: Any, busy: Any) ->
 
 
 @pytest.mark.parametrize("way", ["deadline", "given up before", "given up meanwhile"])
-def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
-    lab: Any, busy: Any, way: str
-) -> None:
+def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(lab, busy, way: str) -> None:
     request = lab.request()
     with lab.registrar() as registrar:
         enroll(registrar, request)
@@ -150,7 +146,7 @@ def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
             close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
 
 
-def test_each_batch_is_observed_with_its_times_and_outcomes(lab: Any, busy: Any) -> None:
+def test_each_batch_is_observed_with_its_times_and_outcomes(lab, busy) -> None:
     batches: list[DecidedBatch] = []
 
     class Counting(Observer):
@@ -169,7 +165,7 @@ def test_each_batch_is_observed_with_its_times_and_outcomes(lab: Any, busy: Any)
     assert min(batches[0].judge_s, batches[0].publish_s, batches[0].waited_s) > 0
 
 
-def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab: Any) -> None:
+def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab) -> None:
     sizes: list[int] = []
 
     class Counting(Observer):
@@ -192,7 +188,7 @@ def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab: Any) -> None:
     assert sizes == [3]
 
 
-def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab: Any) -> None:
+def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab) -> None:
     class Torn(Gallery):
         is_torn = False
 
@@ -214,7 +210,7 @@ def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab: Any) -> None:
     assert lab.store.counts()["enrollments"] == 1
 
 
-def test_a_registry_that_was_upgraded_stops_the_registrar(lab: Any) -> None:
+def test_a_registry_that_was_upgraded_stops_the_registrar(lab) -> None:
     with lab.registrar() as registrar:
         enroll(registrar, lab.request())
         with restructuring(lab.store.engine) as connection:
@@ -226,7 +222,7 @@ def test_a_registry_that_was_upgraded_stops_the_registrar(lab: Any) -> None:
     assert lab.store.counts()["enrollments"] == 1
 
 
-def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab: Any, busy: Any) -> None:
+def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab, busy) -> None:
     with lab.registrar() as registrar:
         with busy(registrar):
             waiting = registrar.submit(lab.request())
@@ -237,9 +233,7 @@ def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab: Any, busy:
     assert lab.store.counts()["enrollments"] == 0
 
 
-def test_those_who_fail_in_one_batch_get_an_error_each(
-    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_those_who_fail_in_one_batch_get_an_error_each(lab, busy, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise StorageFull("the disk is full")
 
@@ -258,7 +252,7 @@ SMALL = RegistrarConfig(batch_size=4, queue_size=4, gather_s=0.001)
 REFUSALS = (DeadlinePassed, IdempotencyInFlight, IdempotencyMismatch, Overloaded)
 
 
-def test_of_two_payloads_under_one_key_one_at_most_is_ever_decided(lab: Any) -> None:
+def test_of_two_payloads_under_one_key_one_at_most_is_ever_decided(lab) -> None:
     """However they come: together, given up, out of time, refused, again after an answer."""
     one = [lab.request() for _ in range(KEYS)]
     payloads = [one, [replace(request, msisdn=lab.request().msisdn) for request in one]]

@@ -46,9 +46,7 @@ from tests.engine.faces.records import write_19794_2011
 @pytest.mark.parametrize(
     "changes", [{"outlet": "nowhere"}, {"outlet": "red-1"}, {"carrier": "red"}]
 )
-def test_a_foreign_outlet_is_refused_and_nothing_is_stored(
-    lab: Any, changes: dict[str, str]
-) -> None:
+def test_a_foreign_outlet_is_refused_and_nothing_is_stored(lab, changes: dict[str, str]) -> None:
     before = lab.store.counts()
     with lab.registrar() as registrar:
         outcome = registrar.enroll([lab.request(**changes)])[0]
@@ -56,13 +54,13 @@ def test_a_foreign_outlet_is_refused_and_nothing_is_stored(
     assert lab.store.counts() == before
 
 
-def test_a_closed_outlet_is_refused(lab: Any) -> None:
+def test_a_closed_outlet_is_refused(lab) -> None:
     lab.store.close_outlet("blue-1", actor="test")
     with lab.registrar() as registrar:
         assert isinstance(registrar.enroll([lab.request()])[0], OutletRefused)
 
 
-def test_the_same_key_and_payload_give_the_stored_answer(lab: Any) -> None:
+def test_the_same_key_and_payload_give_the_stored_answer(lab) -> None:
     request = lab.request()
     with lab.registrar() as registrar:
         first = registrar.enroll([request])[0]
@@ -76,7 +74,7 @@ def test_the_same_key_and_payload_give_the_stored_answer(lab: Any) -> None:
     assert lab.store.counts() == before
 
 
-def test_the_same_key_with_another_payload_is_refused(lab: Any) -> None:
+def test_the_same_key_with_another_payload_is_refused(lab) -> None:
     request = lab.request()
     changed = [
         replace(request, msisdn="+8613800138000"),
@@ -92,7 +90,7 @@ def test_the_same_key_with_another_payload_is_refused(lab: Any) -> None:
     assert lab.store.counts() == before
 
 
-def test_two_carriers_may_use_one_key(lab: Any) -> None:
+def test_two_carriers_may_use_one_key(lab) -> None:
     with lab.registrar() as registrar:
         outcomes = registrar.enroll(
             [
@@ -121,7 +119,7 @@ def test_two_carriers_may_use_one_key(lab: Any) -> None:
     ],
 )
 def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
-    lab: Any, changes: dict[str, Any]
+    lab, changes: dict[str, Any]
 ) -> None:
     with lab.registrar() as registrar:
         outcomes = registrar.enroll([lab.request(), lab.request(**changes), lab.request()])
@@ -137,7 +135,7 @@ def extractor() -> Iterator[Extractor]:
 
 
 @pytest.fixture
-def face_vault(extractor: Extractor) -> Vault:
+def face_vault(extractor) -> Vault:
     return Vault(keyring.KeyRing.generate(), extractor.dim)
 
 
@@ -147,9 +145,7 @@ def encode(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def test_each_image_gives_its_sample_or_its_error_in_order(
-    extractor: Extractor, face_vault: Vault
-) -> None:
+def test_each_image_gives_its_sample_or_its_error_in_order(extractor, face_vault) -> None:
     face = Image.fromarray(data.astronaut())
     images = [
         encode(Image.new("RGB", (64, 64), "grey")),
@@ -172,9 +168,7 @@ def test_each_image_gives_its_sample_or_its_error_in_order(
     assert float(one.vector @ other.vector) > 0.8
 
 
-def test_a_samples_vector_is_rotated_and_keeps_its_scores(
-    extractor: Extractor, face_vault: Vault
-) -> None:
+def test_a_samples_vector_is_rotated_and_keeps_its_scores(extractor, face_vault) -> None:
     face = Image.fromarray(data.astronaut())
     images = [encode(face), encode(face.rotate(5))]
     plain = extractor.extract(images)
@@ -187,7 +181,7 @@ def test_a_samples_vector_is_rotated_and_keeps_its_scores(
 
 
 def test_a_portrait_in_a_record_is_known_by_its_image_and_by_its_record(
-    extractor: Extractor, face_vault: Vault
+    extractor, face_vault
 ) -> None:
     image = encode(Image.fromarray(data.astronaut()))
     record = write_19794_2011(image, 3)
@@ -202,9 +196,7 @@ def test_a_portrait_in_a_record_is_known_by_its_image_and_by_its_record(
     assert inside.kind is PhotographKind.CHIP
 
 
-def test_crops_go_with_the_samples_only_where_they_are_asked_for(
-    extractor: Extractor, face_vault: Vault
-) -> None:
+def test_crops_go_with_the_samples_only_where_they_are_asked_for(extractor, face_vault) -> None:
     images = [encode(Image.new("RGB", (64, 64))), encode(Image.fromarray(data.astronaut()))]
     plain = take_samples(images, extractor, face_vault)
     assert [one.crop for one in plain if isinstance(one, Sample)] == [None, None]
@@ -264,7 +256,7 @@ def choose(
     ],
 )
 def test_crops_are_kept_or_held_only_of_the_photographs_that_the_policy_names(
-    keep: CropScope, hold_days: int, has_case: bool, kept_days: int | None, vault: Vault, face: Any
+    keep: CropScope, hold_days: int, has_case: bool, kept_days: int | None, vault, face
 ) -> None:
     policy = CropPolicy(keep, 7, hold_days)
     chosen = choose(policy, vault, attempt(vault, face), has_case=has_case)
@@ -276,7 +268,7 @@ def test_crops_are_kept_or_held_only_of_the_photographs_that_the_policy_names(
         assert (crop.case_days, crop.document_id, crop.received_at) == (7, "d", NOW)
 
 
-def test_a_crop_is_the_face_as_it_was_aligned(vault: Vault, face: Any) -> None:
+def test_a_crop_is_the_face_as_it_was_aligned(vault, face) -> None:
     chosen = choose(CropPolicy(CropScope.ALL), vault, attempt(vault, face))
     assert [crop.photograph for crop in chosen] == ["live", "portrait"]
     with Image.open(io.BytesIO(chosen[0].image)) as image:
@@ -285,19 +277,19 @@ def test_a_crop_is_the_face_as_it_was_aligned(vault: Vault, face: Any) -> None:
     assert difference < 2
 
 
-def test_an_attempt_without_crops_leaves_none(vault: Vault, face: Any) -> None:
+def test_an_attempt_without_crops_leaves_none(vault, face) -> None:
     request = attempt(vault, face, with_crops=False)
     assert choose(CropPolicy(CropScope.ALL), vault, request) == []
 
 
-def test_a_crop_on_its_way_to_the_registrar_is_sealed(vault: Vault, face: Any) -> None:
+def test_a_crop_on_its_way_to_the_registrar_is_sealed(vault, face) -> None:
     request = attempt(vault, face)
     image = choose(CropPolicy(CropScope.ALL), vault, request)[0].image
     assert image not in pickle.dumps(request)
     assert "crop" not in repr(request.live)
 
 
-def test_a_crop_of_another_photograph_is_not_taken(vault: Vault, face: Any) -> None:
+def test_a_crop_of_another_photograph_is_not_taken(vault, face) -> None:
     request = attempt(vault, face)
     moved = Sample(None, b"x" * 32, crop=request.live.crop)
     swapped = EnrollmentRequest(
@@ -307,7 +299,7 @@ def test_a_crop_of_another_photograph_is_not_taken(vault: Vault, face: Any) -> N
         choose(CropPolicy(CropScope.ALL), vault, swapped)
 
 
-def test_a_second_model_that_fails_fails_nobody(vault: Any, caplog: Any) -> None:
+def test_a_second_model_that_fails_fails_nobody(vault, caplog) -> None:
     class Broken:
         def embed(self, crops: Any) -> Any:
             if len(crops) == 1:

@@ -105,9 +105,7 @@ class Oracle:
         self.enrolled.pop(number, None)
 
 
-def test_decisions_that_overlap_are_those_of_brute_force_one_after_the_other(
-    lab: Any, busy: Any
-) -> None:
+def test_decisions_that_overlap_are_those_of_brute_force_one_after_the_other(lab, busy) -> None:
     chance, oracle, gallery = random.Random(7), Oracle(), WatchedGallery()
     asked: list[tuple[Any, Any, Decision, float | None]] = []
     stale = 0
@@ -141,7 +139,7 @@ def test_decisions_that_overlap_are_those_of_brute_force_one_after_the_other(
     assert len(registrar.gallery) == lab.store.counts()["live_references"] == len(oracle.enrolled)
 
 
-def test_who_is_added_after_the_search_is_compared(lab: Any, busy: Any) -> None:
+def test_who_is_added_after_the_search_is_compared(lab, busy) -> None:
     person, gallery = lab.people.person(), WatchedGallery()
     with lab.registrar(RegistrarConfig(batch_size=1), gallery=gallery) as registrar:
         with busy(registrar):
@@ -153,7 +151,7 @@ def test_who_is_added_after_the_search_is_compared(lab: Any, busy: Any) -> None:
     assert watermarks(lab, second.result()) == (0, 1)
 
 
-def test_who_is_erased_after_the_search_is_no_candidate(lab: Any, busy: Any) -> None:
+def test_who_is_erased_after_the_search_is_no_candidate(lab, busy) -> None:
     person, first = lab.newcomer()
     gallery = WatchedGallery()
     with lab.registrar(gallery=gallery) as registrar:
@@ -166,7 +164,7 @@ def test_who_is_erased_after_the_search_is_no_candidate(lab: Any, busy: Any) -> 
     assert watermarks(lab, again.result()) == (1, 2)
 
 
-def test_a_threshold_that_falls_after_the_search_is_searched_at(lab: Any, busy: Any) -> None:
+def test_a_threshold_that_falls_after_the_search_is_searched_at(lab, busy) -> None:
     def find(references: int) -> Thresholds:
         return structs.replace(THRESHOLDS, review=0.6 if references > 1 else 0.5)
 
@@ -189,7 +187,7 @@ def test_a_threshold_that_falls_after_the_search_is_searched_at(lab: Any, busy: 
 
 
 def test_a_search_ahead_that_fails_is_made_again_and_one_before_a_failed_commit_holds(
-    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+    lab, busy, monkeypatch
 ) -> None:
     person, gallery = lab.people.person(), WatchedGallery()
     commit, commits = Writer.commit, threading.Event()
@@ -217,7 +215,7 @@ def test_a_search_ahead_that_fails_is_made_again_and_one_before_a_failed_commit_
 
 
 def test_what_was_searched_for_is_still_given_up_and_late_until_its_batch_is_taken(
-    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+    lab, busy, monkeypatch
 ) -> None:
     gallery = WatchedGallery()
     with lab.registrar(gallery=gallery) as registrar:

@@ -61,7 +61,7 @@ def assert_as_the_store(lab: Any, restored: Restored) -> None:
 
 
 @pytest.fixture
-def left(lab: Any) -> list[ShardHost]:
+def left(lab) -> list[ShardHost]:
     """Shards with 20 people, whose writer is gone."""
     index = open_index(1)
     restored = restore_shards(lab.store, index)
@@ -73,9 +73,7 @@ def left(lab: Any) -> list[ShardHost]:
     return hosts
 
 
-def test_shards_that_outlived_their_writer_get_only_what_they_lack(
-    lab: Any, left: list[ShardHost]
-) -> None:
+def test_shards_that_outlived_their_writer_get_only_what_they_lack(lab, left) -> None:
     requests = enroll(lab, 5)
     with lab.registrar() as registrar:
         erase_holder(registrar, lab.store, requests[0].document, "test")
@@ -129,9 +127,7 @@ def be_ahead(hosts: list[ShardHost]) -> None:
     "spoil",
     [lose, stop_in_a_change, miss_a_reference, hold_another, be_of_another_history, be_ahead],
 )
-def test_a_shard_that_cannot_go_on_is_built_again_alone(
-    lab: Any, left: list[ShardHost], spoil: Any
-) -> None:
+def test_a_shard_that_cannot_go_on_is_built_again_alone(lab, left, spoil) -> None:
     own = left[1].count()
     spoil(left)
     told: list[str] = []
@@ -142,9 +138,7 @@ def test_a_shard_that_cannot_go_on_is_built_again_alone(
         assert_as_the_store(lab, restored)
 
 
-def test_a_shard_that_missed_the_last_changes_gets_those_of_its_ids(
-    lab: Any, left: list[ShardHost]
-) -> None:
+def test_a_shard_that_missed_the_last_changes_gets_those_of_its_ids(lab, left) -> None:
     """As one whose writer died between the shards of a change."""
     behind = LocalShard(replace(PLAN, epoch=2), left[0])
     before = behind.state().result()
@@ -161,9 +155,7 @@ def test_a_shard_that_missed_the_last_changes_gets_those_of_its_ids(
         assert_as_the_store(lab, restored)
 
 
-def test_of_two_writers_with_the_shards_of_a_third_only_the_later_is_obeyed(
-    lab: Any, left: list[ShardHost]
-) -> None:
+def test_of_two_writers_with_the_shards_of_a_third_only_the_later_is_obeyed(lab, left) -> None:
     second = open_index(2, left)
     of_second = restore_shards(lab.store, second)
     third = open_index(3, left)
@@ -184,9 +176,7 @@ def test_of_two_writers_with_the_shards_of_a_third_only_the_later_is_obeyed(
         assert_as_the_store(lab, restored)
 
 
-def test_shards_of_a_store_that_went_back_forget_what_they_held(
-    lab: Any, left: list[ShardHost], sqlite_url: str
-) -> None:
+def test_shards_of_a_store_that_went_back_forget_what_they_held(lab, left, sqlite_url) -> None:
     """A restored backup has other people under the same numbers, and a writer of a lower epoch."""
     path = sqlite_url.replace("registry.db", "backup.db")
     with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
@@ -231,7 +221,7 @@ def be_as_before(folder: Path, old: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("spoil", [None, cut, flip, keep_an_older_state, be_as_before])
 def test_a_lost_shard_comes_from_its_snapshot_and_one_that_is_not_sound_from_the_store(
-    lab: Any, tmp_path: Path, spoil: Any
+    lab, tmp_path, spoil
 ) -> None:
     sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
     origin = origin_of(lab.store)
@@ -272,9 +262,7 @@ def open_pairs(epoch: int) -> tuple[ShardedIndex, list[ReplicatedShard]]:
     return ShardedIndex(plan, pairs, copies=2), pairs
 
 
-def test_with_two_copies_a_lost_one_fails_no_call_and_is_made_again_beside_decisions(
-    lab: Any,
-) -> None:
+def test_with_two_copies_a_lost_one_fails_no_call_and_is_made_again_beside_decisions(lab) -> None:
     index, pairs = open_pairs(1)
     with index:
         restored = restore_shards(lab.store, index)
@@ -304,7 +292,7 @@ def test_with_two_copies_a_lost_one_fails_no_call_and_is_made_again_beside_decis
             restored.gallery.search(np.eye(1, DIM, dtype=np.float32), 1)
 
 
-def test_a_copy_that_does_not_do_what_the_other_did_is_ended(lab: Any) -> None:
+def test_a_copy_that_does_not_do_what_the_other_did_is_ended(lab) -> None:
     index, pairs = open_pairs(1)
     with index:
         restored = restore_shards(lab.store, index)
@@ -316,9 +304,7 @@ def test_a_copy_that_does_not_do_what_the_other_did_is_ended(lab: Any) -> None:
         assert_as_the_store(lab, restored)
 
 
-def test_of_two_copies_the_one_that_can_go_on_does_and_no_search_waits_for_the_other(
-    lab: Any,
-) -> None:
+def test_of_two_copies_the_one_that_can_go_on_does_and_no_search_waits_for_the_other(lab) -> None:
     index, pairs = open_pairs(1)
     enroll(lab, 10, restore_shards(lab.store, index))
     hosts = [[copy.host for copy in pair.copies if isinstance(copy, LocalShard)] for pair in pairs]
@@ -382,7 +368,7 @@ STEPS = [
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("step", STEPS, ids="-".join)
 def test_after_a_crash_at_any_step_of_a_move_every_reference_is_there_once(
-    lab: Any, step: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    lab, step: tuple[str, str], monkeypatch
 ) -> None:
     plan = replace(PLAN, virtual_shards=16)
 
@@ -431,7 +417,7 @@ def test_after_a_crash_at_any_step_of_a_move_every_reference_is_there_once(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_shard_that_was_moved_to_and_is_lost_leaves_only_its_own_to_be_read(lab: Any) -> None:
+def test_a_shard_that_was_moved_to_and_is_lost_leaves_only_its_own_to_be_read(lab) -> None:
     plan = replace(PLAN, virtual_shards=16, epoch=1)
     index = ShardedIndex(plan, [LocalShard(plan) for _ in range(2)])
     restored = restore_shards(lab.store, index)
@@ -455,7 +441,7 @@ def test_a_shard_that_was_moved_to_and_is_lost_leaves_only_its_own_to_be_read(la
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_with_two_copies_a_move_outlives_the_loss_of_one_at_either_end(lab: Any) -> None:
+def test_with_two_copies_a_move_outlives_the_loss_of_one_at_either_end(lab) -> None:
     index, pairs = open_pairs(1)
     with index:
         restored = restore_shards(lab.store, index)
@@ -496,7 +482,7 @@ def test_with_two_copies_a_move_outlives_the_loss_of_one_at_either_end(lab: Any)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab: Any) -> None:
+def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab) -> None:
     index, pairs = open_pairs(1)
     restored = restore_shards(lab.store, index)
     enroll(lab, 20, restored)
@@ -520,7 +506,7 @@ def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab: An
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_shards_snapshot_of_a_version_without_virtual_shards_is_built_anew_and_told(
-    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lab, tmp_path, monkeypatch, caplog
 ) -> None:
     sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
     origin = origin_of(lab.store)

@@ -46,7 +46,7 @@ def probe_of(vector: Any, carrier: str | None = None) -> HolderProbe:
     return replace(ANY, vector=vector, carrier=carrier)
 
 
-def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab: Any) -> None:
+def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab) -> None:
     person, request = lab.newcomer()
     entries: list[AuditEntry] = []
     probe = lab.people.sample(person).vector
@@ -80,7 +80,7 @@ def entries_of(lab: Any) -> list[AuditEntry]:
     return [row.entry for row in lab.store.audit_entries()]
 
 
-def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) -> None:
+def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab) -> None:
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)
     with lab.registrar() as registrar:
@@ -107,7 +107,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab: Any) 
     assert actions == ["holder.checked", "case.opened", "holder.checked", "holder.checked"]
 
 
-def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> None:
+def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab) -> None:
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)
     with lab.registrar() as registrar:
@@ -127,7 +127,7 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
     assert [one.kind for one in lab.store.cases.notes(case.id)][1:] == [NoteKind.MERGED]
 
 
-def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
+def test_where_no_face_is_on_file_a_check_is_no_evidence(lab) -> None:
     impostor, stranger = lab.people.person(), lab.people.person()
     entries: list[AuditEntry] = []
     with lab.registrar() as registrar:
@@ -142,7 +142,7 @@ def test_where_no_face_is_on_file_a_check_is_no_evidence(lab: Any) -> None:
     assert lab.store.cases.newest() == opened
 
 
-def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
+def test_a_tenant_checks_only_its_own_lines_and_holders(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         registrar.enroll([request])
@@ -166,7 +166,7 @@ def test_a_tenant_checks_only_its_own_lines_and_holders(lab: Any) -> None:
         assert check_document(registrar, lab.store, request.document, probe_of(person), print)
 
 
-def test_an_erased_holder_is_not_found(lab: Any) -> None:
+def test_an_erased_holder_is_not_found(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         document_id = registrar.enroll([request])[0].decided.document_id
@@ -176,7 +176,7 @@ def test_an_erased_holder_is_not_found(lab: Any) -> None:
                 check_document(registrar, lab.store, target, probe_of(person), print)
 
 
-def test_a_check_that_cannot_be_audited_is_not_told(lab: Any) -> None:
+def test_a_check_that_cannot_be_audited_is_not_told(lab) -> None:
     person, request = lab.newcomer()
 
     def fail(_entry: AuditEntry) -> None:
@@ -188,7 +188,7 @@ def test_a_check_that_cannot_be_audited_is_not_told(lab: Any) -> None:
             check_document(registrar, lab.store, request.document, probe_of(person), fail)
 
 
-def test_what_is_no_face_or_no_line_is_refused_as_input(lab: Any) -> None:
+def test_what_is_no_face_or_no_line_is_refused_as_input(lab) -> None:
     request = lab.request()
     with lab.registrar() as registrar:
         registrar.enroll([request])
@@ -213,9 +213,7 @@ class Lagging(Gallery):
         return super().vectors(ids)
 
 
-def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
-    lab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(lab, monkeypatch) -> None:
     person, request = lab.newcomer()
     gallery = Lagging(FlatIndex(lab.vault.dim))
     with lab.registrar(gallery=gallery) as registrar:
@@ -230,7 +228,7 @@ def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
             check_document(registrar, lab.store, request.document, probe_of(person), pytest.fail)
 
 
-def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does(lab: Any) -> None:
+def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does(lab) -> None:
     person, request = lab.newcomer()
     vector = lab.people.sample(person).vector
     other = lab.people.between(vector, 0.2)

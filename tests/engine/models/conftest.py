@@ -1,6 +1,5 @@
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -93,7 +92,7 @@ def tiny_model() -> onnx.ModelProto:
 
 
 @pytest.fixture
-def make_card(tmp_path: Path) -> MakeCard:
+def make_card(tmp_path) -> MakeCard:
     """Write a model and a card of one's own beside it."""
 
     def make(

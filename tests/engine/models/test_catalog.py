@@ -3,8 +3,6 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -13,7 +11,6 @@ from engine.errors import ModelCardInvalid, ModelDamaged, ModelMissing
 from engine.models.catalog import (
     DEFAULT_STEPS,
     FileSource,
-    ModelCard,
     Role,
     Step,
     builtin_card,
@@ -21,8 +18,6 @@ from engine.models.catalog import (
     load_card,
     locate,
 )
-
-MakeCard = Callable[..., ModelCard]
 
 
 @pytest.mark.parametrize(("name", "role"), [("sface", Role.EMBEDDER), ("yunet", Role.DETECTOR)])
@@ -55,7 +50,7 @@ def test_unknown_builtin_is_refused_with_the_names_to_choose_from() -> None:
         builtin_card("arcface")
 
 
-def test_own_card_needs_no_more_than_the_file_and_its_contract(make_card: MakeCard) -> None:
+def test_own_card_needs_no_more_than_the_file_and_its_contract(make_card) -> None:
     card = make_card(dimension=64, side=96)
     assert card.file == FileSource(wheel="", path="tiny.onnx")
     assert (card.input.width_px, card.input.height_px) == (96, 96)
@@ -66,17 +61,17 @@ def test_own_card_needs_no_more_than_the_file_and_its_contract(make_card: MakeCa
     assert locate(card) == card.folder / "tiny.onnx"
 
 
-def test_steps_are_put_in_the_order_of_application(make_card: MakeCard) -> None:
+def test_steps_are_put_in_the_order_of_application(make_card) -> None:
     card = make_card(extra='rewriting = ["expand-prelu", "fold-weights"]\n')
     assert card.rewriting == (Step.FOLD_WEIGHTS, Step.EXPAND_PRELU)
 
 
-def test_missing_card_is_reported_with_its_path(tmp_path: Path) -> None:
+def test_missing_card_is_reported_with_its_path(tmp_path) -> None:
     with pytest.raises(ModelMissing, match=r"none\.toml"):
         load_card(tmp_path / "none.toml")
 
 
-def test_missing_model_file_is_reported_with_its_path(make_card: MakeCard) -> None:
+def test_missing_model_file_is_reported_with_its_path(make_card) -> None:
     card = make_card()
     (card.folder / "tiny.onnx").unlink()
     with pytest.raises(ModelMissing, match=r"tiny\.onnx; install or copy it there"):
@@ -89,7 +84,7 @@ def test_missing_wheel_is_reported_with_what_to_do() -> None:
         locate(card)
 
 
-def test_one_changed_byte_makes_the_model_damaged(make_card: MakeCard) -> None:
+def test_one_changed_byte_makes_the_model_damaged(make_card) -> None:
     card = make_card()
     path = card.folder / "tiny.onnx"
     data = bytearray(path.read_bytes())
@@ -118,7 +113,7 @@ def test_one_changed_byte_makes_the_model_damaged(make_card: MakeCard) -> None:
     ],
 )
 def test_wrong_card_is_refused_with_the_key_at_fault(
-    make_card: MakeCard, old: str, new: str, message: str
+    make_card, old: str, new: str, message: str
 ) -> None:
     path = make_card().folder / "tiny.toml"
     text = path.read_text()
@@ -128,7 +123,7 @@ def test_wrong_card_is_refused_with_the_key_at_fault(
         load_card(path)
 
 
-def test_exported_models_are_what_their_cards_and_sums_say(tmp_path: Path) -> None:
+def test_exported_models_are_what_their_cards_and_sums_say(tmp_path) -> None:
     folder = tmp_path / "models"
     written = export_models(folder)
     assert {path.name for path in written} == {path.name for path in folder.iterdir()}
@@ -144,7 +139,7 @@ def test_exported_models_are_what_their_cards_and_sums_say(tmp_path: Path) -> No
         assert own.calibration_path is None or own.calibration_path.is_file()
 
 
-def test_who_changes_an_exported_model_and_its_card_is_refused(tmp_path: Path) -> None:
+def test_who_changes_an_exported_model_and_its_card_is_refused(tmp_path) -> None:
     export_models(tmp_path)
     card = tmp_path / "yunet.toml"
     model = locate(load_card(card))

@@ -52,9 +52,7 @@ def runtime_whose_provider_needs(name: bytes, folder: Path) -> ModuleType:
         (b"libcublas.so.13", "run pip install -e '.[gpu]' in Sosie's folder"),
     ],
 )
-def test_a_missing_library_is_named_with_what_to_do(
-    tmp_path: Path, name: bytes, advice: str
-) -> None:
+def test_a_missing_library_is_named_with_what_to_do(tmp_path, name: bytes, advice: str) -> None:
     fault = find_cuda_fault(runtime_whose_provider_needs(name, tmp_path))
     assert fault == f"{name.decode()} is missing: {advice}"
 

@@ -1,8 +1,6 @@
 """Each rewriting computes the same function."""
 
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -47,15 +45,13 @@ def image() -> Array:
     return np.random.default_rng(0).normal(0, 1, (3, 3, 16, 16)).astype(np.float32)
 
 
-def test_folded_batch_norms_compute_the_same(tiny_model: onnx.ModelProto, image: Array) -> None:
+def test_folded_batch_norms_compute_the_same(tiny_model, image) -> None:
     folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     assert count(folded)["BatchNormalization"] == 0
     np.testing.assert_allclose(run(folded, image)[0], run(tiny_model, image)[0], atol=2e-5)
 
 
-def test_batch_norm_that_shares_its_conv_is_left_alone(
-    tiny_model: onnx.ModelProto, image: Array
-) -> None:
+def test_batch_norm_that_shares_its_conv_is_left_alone(tiny_model, image) -> None:
     tiny_model.graph.output.append(
         helper.make_tensor_value_info("extra", TensorProto.FLOAT, ["n", 4, 14, 14])
     )
@@ -66,9 +62,7 @@ def test_batch_norm_that_shares_its_conv_is_left_alone(
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
-def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(
-    tiny_model: onnx.ModelProto, image: Array
-) -> None:
+def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(tiny_model, image) -> None:
     tiny_model.graph.output.append(
         helper.make_tensor_value_info("c1", TensorProto.FLOAT, ["n", 4, 14, 14])
     )
@@ -78,9 +72,7 @@ def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(
 
 
 @pytest.mark.parametrize("norms_first", [True, False])
-def test_expanded_prelu_computes_the_same(
-    tiny_model: onnx.ModelProto, image: Array, norms_first: bool
-) -> None:
+def test_expanded_prelu_computes_the_same(tiny_model, image, norms_first: bool) -> None:
     before = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS]) if norms_first else tiny_model
     expanded = graph.apply(before, [Step.EXPAND_PRELU])
     assert count(expanded)["PRelu"] == 0
@@ -90,9 +82,7 @@ def test_expanded_prelu_computes_the_same(
 
 
 @pytest.mark.parametrize("slope", [1.0, 1.0 + 1e-8, -1.0, 0.0, 1.12])
-def test_expanded_prelu_is_right_for_every_slope(
-    tiny_model: onnx.ModelProto, image: Array, slope: float
-) -> None:
+def test_expanded_prelu_is_right_for_every_slope(tiny_model, image, slope: float) -> None:
     for tensor in tiny_model.graph.initializer:
         if tensor.name.startswith("slope"):
             shape = numpy_helper.to_array(tensor).shape
@@ -102,9 +92,7 @@ def test_expanded_prelu_is_right_for_every_slope(
     np.testing.assert_allclose(run(expanded, image)[0], run(tiny_model, image)[0], atol=2e-5)
 
 
-def test_freed_batch_takes_any_number_of_images(
-    make_tiny: Callable[..., onnx.ModelProto], image: Array
-) -> None:
+def test_freed_batch_takes_any_number_of_images(make_tiny, image) -> None:
     fixed = make_tiny(batch=1)
     with pytest.raises(Exception, match="invalid dimensions"):
         run(fixed, image)
@@ -113,9 +101,7 @@ def test_freed_batch_takes_any_number_of_images(
     np.testing.assert_allclose(freed, one_by_one, atol=1e-5)
 
 
-def test_float16_is_close_and_keeps_float32_at_both_ends(
-    tiny_model: onnx.ModelProto, image: Array
-) -> None:
+def test_float16_is_close_and_keeps_float32_at_both_ends(tiny_model, image) -> None:
     half = graph.apply(tiny_model, [Step.FLOAT16])
     types = {tensor.data_type for tensor in half.graph.initializer}
     assert types == {TensorProto.FLOAT16}
@@ -163,7 +149,7 @@ def test_folded_weights_are_what_the_standard_says(
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_a_rewriting_leaves_its_argument_alone(tiny_model: onnx.ModelProto) -> None:
+def test_a_rewriting_leaves_its_argument_alone(tiny_model) -> None:
     before = tiny_model.SerializeToString(deterministic=True)
     graph.rewrite(before, DEFAULT_STEPS)
     graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
@@ -172,7 +158,7 @@ def test_a_rewriting_leaves_its_argument_alone(tiny_model: onnx.ModelProto) -> N
     assert tiny_model.SerializeToString(deterministic=True) == before
 
 
-def test_the_same_model_and_steps_give_the_same_bytes(tiny_model: onnx.ModelProto) -> None:
+def test_the_same_model_and_steps_give_the_same_bytes(tiny_model) -> None:
     data = tiny_model.SerializeToString()
     assert graph.rewrite(data, DEFAULT_STEPS) == graph.rewrite(data, DEFAULT_STEPS)
 
@@ -182,7 +168,7 @@ def test_what_is_not_an_onnx_graph_is_damaged() -> None:
         graph.rewrite(b"\xff\xfe nonsense" * 10, DEFAULT_STEPS)
 
 
-def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path: Path) -> None:
+def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path) -> None:
     card = builtin_card("sface")
     plain = structs.replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
     options = SessionOptions(provider="cpu")
@@ -203,7 +189,7 @@ def test_rewritten_sface_has_no_prelu_and_few_batch_norms() -> None:
     assert [value.name for value in rewritten.graph.input] == ["data"]
 
 
-def test_float16_sface_points_in_the_same_direction(tmp_path: Path) -> None:
+def test_float16_sface_points_in_the_same_direction(tmp_path) -> None:
     data = locate(builtin_card("sface")).read_bytes()
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
     faces = np.random.default_rng(0).uniform(0, 255, (2, 3, 112, 112)).astype(np.float32)
@@ -214,9 +200,7 @@ def test_float16_sface_points_in_the_same_direction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_a_scanned_graph_computes_the_same_for_any_batch(
-    tiny_model: onnx.ModelProto, batch: int
-) -> None:
+def test_a_scanned_graph_computes_the_same_for_any_batch(tiny_model, batch: int) -> None:
     image = np.random.default_rng(batch).normal(0, 1, (batch, 3, 16, 16)).astype(np.float32)
     scanned = graph.apply(tiny_model, [Step.SCAN_BATCH])
     assert [node.op_type for node in scanned.graph.node] == ["Scan", "MatMul"]

@@ -2,16 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnx
 import pytest
 from msgspec import structs
 
 from engine.errors import ModelDamaged, ModelError, RuntimeMissing
-from engine.models.catalog import ModelCard, Step, builtin_card
+from engine.models.catalog import Step, builtin_card
 from engine.models.session import (
     PROVIDERS,
     SessionOptions,
@@ -20,7 +18,6 @@ from engine.models.session import (
     runtime_version,
 )
 
-MakeCard = Callable[..., ModelCard]
 CPU = SessionOptions(provider="cpu")
 
 needs_openvino = pytest.mark.skipif(
@@ -35,7 +32,7 @@ def test_runtime_names_its_version_and_providers() -> None:
     assert "cpu" in available_providers()
 
 
-def test_session_runs_a_batch_and_names_its_outputs(make_card: MakeCard) -> None:
+def test_session_runs_a_batch_and_names_its_outputs(make_card) -> None:
     session = open_session(make_card(), CPU)
     (vectors,) = session.run(np.zeros((3, 3, 16, 16), dtype=np.float32))
     assert vectors.shape == (3, 8)
@@ -45,14 +42,12 @@ def test_session_runs_a_batch_and_names_its_outputs(make_card: MakeCard) -> None
     assert not session.prefers_large_batches
 
 
-def test_graph_whose_batch_was_not_freed_says_so(
-    make_card: MakeCard, make_tiny: Callable[..., onnx.ModelProto]
-) -> None:
+def test_graph_whose_batch_was_not_freed_says_so(make_card, make_tiny) -> None:
     card = make_card(make_tiny(batch=1), extra='rewriting = ["fold-weights"]\n')
     assert open_session(card, CPU).fixed_batch == 1
 
 
-def test_threads_share_a_session(make_card: MakeCard) -> None:
+def test_threads_share_a_session(make_card) -> None:
     session = open_session(make_card(), CPU)
     images = np.random.default_rng(0).normal(size=(32, 1, 3, 16, 16)).astype(np.float32)
     with ThreadPoolExecutor(4) as pool:
@@ -60,7 +55,7 @@ def test_threads_share_a_session(make_card: MakeCard) -> None:
     np.testing.assert_array_equal(together, [session.run(image)[0] for image in images])
 
 
-def test_input_of_another_shape_is_an_error_of_the_card(make_card: MakeCard) -> None:
+def test_input_of_another_shape_is_an_error_of_the_card(make_card) -> None:
     session = open_session(make_card(), CPU)
     with pytest.raises(ModelError, match=r"shape \(1, 3, 20, 20\).*check its card") as caught:
         session.run(np.zeros((1, 3, 20, 20), dtype=np.float32))
@@ -90,9 +85,7 @@ def test_impossible_options_are_refused_before_a_model_is_read(
         open_session(builtin_card("sface"), options)
 
 
-def test_graph_that_the_runtime_cannot_load_is_refused_in_one_line(
-    make_card: MakeCard, tiny_model: onnx.ModelProto
-) -> None:
+def test_graph_that_the_runtime_cannot_load_is_refused_in_one_line(make_card, tiny_model) -> None:
     tiny_model.graph.node[0].op_type = "Convolve"
     with pytest.raises(ModelDamaged, match="refuses the graph") as caught:
         open_session(make_card(tiny_model), CPU)

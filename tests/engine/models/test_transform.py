@@ -1,7 +1,6 @@
 """Transforms of vectors: applied, undone, and kept in a file that is checked."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def transform() -> Transform:
     return Transform(np.random.default_rng(1).normal(0, 0.02, DIM).astype(np.float32))
 
 
-def test_rows_are_of_unit_length_and_have_the_same_bits_in_any_batch(transform: Transform) -> None:
+def test_rows_are_of_unit_length_and_have_the_same_bits_in_any_batch(transform) -> None:
     rows = units(50)
     together = transform.apply(rows)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
@@ -39,9 +38,7 @@ def test_rows_are_of_unit_length_and_have_the_same_bits_in_any_batch(transform: 
     np.testing.assert_allclose(transform.undo(together), rows, atol=1e-6)
 
 
-def test_a_file_is_believed_by_the_digest_on_the_card_alone(
-    transform: Transform, tmp_path: Path
-) -> None:
+def test_a_file_is_believed_by_the_digest_on_the_card_alone(transform, tmp_path) -> None:
     content = transform.to_bytes()
     (tmp_path / "own.npz").write_bytes(content)
     card = structs.replace(
@@ -74,7 +71,7 @@ def test_what_is_no_transform_of_these_vectors_is_refused(content: bytes, fault:
         Transform.from_bytes(content, DIM)
 
 
-def test_vectors_before_and_after_a_transform_are_of_two_models(transform: Transform) -> None:
+def test_vectors_before_and_after_a_transform_are_of_two_models(transform) -> None:
     card = name_transform(builtin_card("sface"), "own.npz", transform)
     other = name_transform(card, "own.npz", Transform(transform.mean / 2))
     cards = (without_transform(card), card, other)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,7 +186,7 @@ def listening() -> Callable[..., AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def in_child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+def in_child(tmp_path) -> Callable[..., subprocess.Popen[str]]:
     """`in_child(script, *arguments)`: runs Python in another process, its output piped."""
 
     def start(script: str, *arguments: str) -> subprocess.Popen[str]:

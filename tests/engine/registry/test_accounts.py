@@ -8,7 +8,6 @@ import pytest
 from engine.errors import NotFound, RegistryError, SealBroken
 from engine.registry import audit
 from engine.registry.accounts import Session
-from engine.registry.store import Store
 from schema.actors import describe_actor
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -21,7 +20,7 @@ def session(place: int, person: str = "anna", **changes: object) -> Session:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def test_an_account_keeps_its_first_person_and_its_name_to_itself(store: Store) -> None:
+def test_an_account_keeps_its_first_person_and_its_name_to_itself(store) -> None:
     accounts = store.accounts
     assert accounts.sign_in(session(1), "u1", "c-1")
     assert accounts.sign_in(session(2, "anna b."), "u1", "c-2")
@@ -42,7 +41,7 @@ def test_an_account_keeps_its_first_person_and_its_name_to_itself(store: Store) 
     assert actions == ["account.forgotten"]
 
 
-def test_a_new_account_by_whose_name_one_could_pass_as_another_is_not_kept(store: Store) -> None:
+def test_a_new_account_by_whose_name_one_could_pass_as_another_is_not_kept(store) -> None:
     accounts = store.accounts
     assert accounts.sign_in(session(1, "kim"), "u1", "c-1")
     for name in ("\uff2b\uff49m", "k\u0456m", "\u738b kim"):
@@ -52,9 +51,7 @@ def test_a_new_account_by_whose_name_one_could_pass_as_another_is_not_kept(store
     assert [one.person for one in accounts.everyone(NOW)] == ["kim"]
 
 
-def test_an_account_that_an_earlier_version_took_signs_in_as_before(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_account_that_an_earlier_version_took_signs_in_as_before(store, monkeypatch) -> None:
     monkeypatch.setattr("engine.registry.accounts.mixes_scripts", lambda _: False)
     assert store.accounts.sign_in(session(1, "k\u0456m"), "u1", "c-1")
     monkeypatch.undo()
@@ -62,7 +59,7 @@ def test_an_account_that_an_earlier_version_took_signs_in_as_before(
     assert store.accounts.sign_out_person("K\u0456m", actor="test") == 2
 
 
-def test_a_new_sign_in_sweeps_out_what_has_expired(store: Store) -> None:
+def test_a_new_sign_in_sweeps_out_what_has_expired(store) -> None:
     store.accounts.sign_in(session(1), "u1", "c-1")
     later = NOW + timedelta(hours=10)
     new = session(2, created_at=later, seen_at=later, expires_at=later + timedelta(hours=1))
@@ -71,7 +68,7 @@ def test_a_new_sign_in_sweeps_out_what_has_expired(store: Store) -> None:
         store.accounts.find("s00000000001")
 
 
-def test_a_session_of_an_unknown_outlet_or_an_altered_account_is_not_kept(store: Store) -> None:
+def test_a_session_of_an_unknown_outlet_or_an_altered_account_is_not_kept(store) -> None:
     accounts = store.accounts
     bounds = {"role": "outlet", "carrier": "red", "outlet": "nowhere"}
     with pytest.raises(RegistryError, match="is not here"):
@@ -84,7 +81,7 @@ def test_a_session_of_an_unknown_outlet_or_an_altered_account_is_not_kept(store:
         accounts.sign_in(session(3), "u1", "c-3")
 
 
-def test_the_audit_is_asked_for_a_person_whichever_key_or_session_they_used(store: Store) -> None:
+def test_the_audit_is_asked_for_a_person_whichever_key_or_session_they_used(store) -> None:
     by = [describe_actor("a_na 100%", f"{what}:0123456789ab") for what in ("key", "session")]
     others = ["axna 100%", "a_na 1000", "a_na 100% (key:0123456789abc)"]
     for actor in (*by, *(describe_actor(one, "key:0123456789ab") for one in others), "a_na 100%"):

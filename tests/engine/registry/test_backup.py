@@ -34,7 +34,6 @@ from engine.registry.references import RemovedReference
 from engine.registry.retention import DocumentErasure
 from engine.registry.store import Store, every_table
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, committed, erasure
 from tests.tables import tables
 
@@ -50,9 +49,7 @@ def restore(url: str, vault: Vault, place: Path, *, replaces: bool = False) -> A
     return restore_backup(url, vault, place, model_digest=MODEL, actor="test", replaces=replaces)
 
 
-def test_a_backup_has_every_row_and_says_up_to_where(
-    store: Store, writer: Writer, enroll: Any, tmp_path: Path
-) -> None:
+def test_a_backup_has_every_row_and_says_up_to_where(store, writer, enroll, tmp_path) -> None:
     made = committed(writer, enroll(writer, 20))
     writer.commit(erasure(made, 0, writer.sequence + 1))
     number, head = store.audit_head()
@@ -74,7 +71,7 @@ def test_a_backup_has_every_row_and_says_up_to_where(
 
 
 def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
-    store: Store, writer: Writer, enroll: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store, writer, enroll, tmp_path, monkeypatch
 ) -> None:
     """The documented `.backup` failed 15 times of 15 at one commit a second. Here the writer
     commits without a pause, and faster than so few pages at a time are copied."""
@@ -115,7 +112,7 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_backup_waits_for_a_long_transaction(
-    store: Store, writer: Writer, enroll: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store, writer, enroll, tmp_path, monkeypatch
 ) -> None:
     """Each wait once counted as a step without gain: the last attempt gave up, an empty file was
     called damaged."""
@@ -145,7 +142,7 @@ def test_a_backup_waits_for_a_long_transaction(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_backup_comes_to_its_end_beside_another_process_that_writes(
-    store: Store, writer: Writer, enroll: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store, writer, enroll, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
     writer.commit(enroll(writer, 50))
@@ -168,7 +165,7 @@ def test_a_backup_comes_to_its_end_beside_another_process_that_writes(
 
 
 def test_a_backup_is_restored_and_what_was_lost_is_told(
-    store: Store, database_url: str, vault: Vault, enroll: Any, tmp_path: Path
+    store, database_url, vault, enroll, tmp_path
 ) -> None:
     with store.writer() as writer:
         made = committed(writer, enroll(writer, 10))
@@ -201,7 +198,7 @@ def test_a_backup_is_restored_and_what_was_lost_is_told(
 
 
 def test_erasures_since_the_backup_are_named_those_that_wait_too_and_those_before_are_in_it(
-    store: Store, database_url: str, vault: Vault, enroll: Any, tmp_path: Path
+    store, database_url, vault, enroll, tmp_path
 ) -> None:
     with store.writer() as writer:
         made = committed(writer, enroll(writer, 3))
@@ -231,7 +228,7 @@ def test_erasures_since_the_backup_are_named_those_that_wait_too_and_those_befor
 
 
 def test_a_backup_of_one_database_is_restored_into_the_other(
-    store: Store, vault: Vault, enroll: Any, tmp_path: Path, request: Any, database_url: str
+    store, vault, enroll, tmp_path, request, database_url
 ) -> None:
     with store.writer() as writer:
         writer.commit(enroll(writer, 5))
@@ -249,7 +246,7 @@ def test_a_backup_of_one_database_is_restored_into_the_other(
 
 
 def test_a_backup_of_long_templates_has_the_pages_of_a_new_registry_of_them(
-    postgres_url: str, tmp_path: Path
+    postgres_url, tmp_path
 ) -> None:
     vault = Vault(KeyRing.generate(), 512)
     with Store.create(postgres_url, vault, model_digest=MODEL) as store, store.writer() as writer:
@@ -259,14 +256,14 @@ def test_a_backup_of_long_templates_has_the_pages_of_a_new_registry_of_them(
 
 
 @pytest.fixture
-def on_sqlite(sqlite_url: str, vault: Vault) -> Iterator[Store]:
+def on_sqlite(sqlite_url, vault) -> Iterator[Store]:
     with Store.create(sqlite_url, vault, model_digest=MODEL) as store:
         yield store
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "lost"])
 def test_a_left_over_journal_is_not_rolled_back_into_the_backup(
-    on_sqlite: Store, sqlite_url: str, vault: Vault, tmp_path: Path, is_there: bool
+    on_sqlite, sqlite_url, vault, tmp_path, is_there: bool
 ) -> None:
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     journal = file.with_name(file.name + "-journal")
@@ -304,7 +301,7 @@ def backup_carrier(code: str) -> Carrier:
 
 
 def test_what_is_no_sound_backup_is_refused_and_changes_nothing(
-    on_sqlite: Store, sqlite_url: str, vault: Vault, tmp_path: Path
+    on_sqlite, sqlite_url, vault, tmp_path
 ) -> None:
     with on_sqlite.writer() as writer:
         make_backup(on_sqlite, writer, tmp_path / "copy", actor="test")
@@ -350,7 +347,7 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(
 
 
 def test_a_broken_chain_goes_along_and_is_told_and_a_full_disk_leaves_no_backup(
-    on_sqlite: Store, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_sqlite, vault, tmp_path, monkeypatch
 ) -> None:
     with on_sqlite.writer() as writer:
         with monkeypatch.context() as patch:

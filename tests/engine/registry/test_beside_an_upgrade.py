@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from engine.errors import SchemaMismatch, StorageFailed
-from engine.registry import database, keyring, references
+from engine.registry import database, references
 from engine.registry import store as stores
 from engine.registry.accounts import ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
@@ -91,7 +91,7 @@ WRITES: dict[str, Callable[[Opened], object]] = {
 
 
 @pytest.fixture
-def opened(store: Store, writer: Writer, tmp_path: Path) -> Opened:
+def opened(store, writer, tmp_path) -> Opened:
     webhooks = Webhooks(store.engine, store.vault)
     hook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
     hold_cursor(store, hook.id, "w", NOW, MINUTE)
@@ -107,7 +107,7 @@ def rows_of(store: Store) -> dict[str, list[Any]]:
         }
 
 
-def test_whatever_writes_looks_at_the_schema_in_its_own_transaction(opened: Opened) -> None:
+def test_whatever_writes_looks_at_the_schema_in_its_own_transaction(opened) -> None:
     store = opened.store
     before = rows_of(store)
     with restructuring(store.engine) as connection:
@@ -176,11 +176,7 @@ ROUNDS = 20
 
 
 def test_of_twenty_upgrades_beside_processes_that_write_none_breaks_the_chain(
-    store: Store,
-    database_url: str,
-    key_ring: keyring.KeyRing,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    store, database_url, key_ring, tmp_path, monkeypatch
 ) -> None:
     folder = Path(shutil.copytree(stores._MIGRATIONS, tmp_path / "migrations"))
     key_ring.save(ring := tmp_path / "keys.json")
@@ -250,7 +246,7 @@ OLD_WRITES = (
 
 
 @pytest.fixture
-def of_0023(store: Store) -> Store:
+def of_0023(store) -> Store:
     """A registry as the last version left it that does not look."""
     with restructuring(store.engine) as connection:
         for statement in (
@@ -263,9 +259,7 @@ def of_0023(store: Store) -> Store:
     return store
 
 
-def test_nor_does_a_process_of_a_version_that_does_not_look(
-    of_0023: Store, database_url: str
-) -> None:
+def test_nor_does_a_process_of_a_version_that_does_not_look(of_0023, database_url) -> None:
     def write(statement: str) -> None:
         with storage_errors(), of_0023.engine.connect() as connection:
             connection.execute(text(statement)).close()

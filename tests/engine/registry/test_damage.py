@@ -29,7 +29,7 @@ IN_THE_CLEAR = {"deployment"}
 
 
 @pytest.fixture
-def filled(store: Store, writer: Any, enroll: Any) -> Any:
+def filled(store, writer, enroll) -> Any:
     made = committed(writer, enroll(writer, 30))
     for place in range(3):
         writer.commit(erasure(made, place, writer.sequence + 1))
@@ -52,7 +52,7 @@ def filled(store: Store, writer: Any, enroll: Any) -> Any:
     return Writes([*made, closed, merged, cases[2]])
 
 
-def test_nothing_is_found_in_a_sound_registry(store: Store, filled: Any) -> None:
+def test_nothing_is_found_in_a_sound_registry(store, filled) -> None:
     seen: list[tuple[int, int]] = []
     assert find_damage(store, progress=lambda *at: seen.append(at)) == []
     assert seen
@@ -159,7 +159,7 @@ def spoil_a_time(store: Store, filled: Any) -> None:
     ],
 )
 def test_damage_of_a_row_is_found_and_no_value_is_told(
-    store: Store, filled: Any, spoil: Callable[..., None], words: str
+    store, filled, spoil: Callable[..., None], words: str
 ) -> None:
     spoil(store, filled)
     found = find_damage(store)
@@ -190,7 +190,7 @@ def everything(store: Store) -> dict[str, Any]:
 
 
 def test_a_flipped_bit_is_found_or_changes_nothing_that_is_vouched_for(
-    tmp_path: Path, vault: Vault, enroll: Any
+    tmp_path, vault, enroll
 ) -> None:
     url = f"sqlite:///{tmp_path}/sound.db"
     with Store.create(url, vault, model_digest=MODEL) as store:

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -37,7 +36,7 @@ with Store.open(url, vault, model_digest=model).writer() as writer:
 
 
 def test_acknowledged_commits_survive_sigkill_whole(
-    store, database_url, key_ring, in_child, tmp_path: Path
+    store, database_url, key_ring, in_child, tmp_path
 ) -> None:
     path = tmp_path / "keys.json"
     key_ring.save(path)

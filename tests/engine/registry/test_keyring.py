@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from engine.registry.keyring import Key, KeyRing
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path) -> Path:
     return tmp_path / "keys.json"
 
 
@@ -20,14 +18,14 @@ def secrets_of(ring: KeyRing) -> list[str]:
     return [text for key in keys for text in (key.secret.hex(), repr(key.secret))]
 
 
-def test_created_ring_is_readable_by_its_owner_alone_and_loads_again(path: Path) -> None:
+def test_created_ring_is_readable_by_its_owner_alone_and_loads_again(path) -> None:
     ring = KeyRing.create(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert KeyRing.load(path) == ring
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_create_never_overwrites(path: Path) -> None:
+def test_create_never_overwrites(path) -> None:
     ring = KeyRing.create(path)
     with pytest.raises(KeyRingError, match="exists already"):
         KeyRing.create(path)
@@ -36,20 +34,20 @@ def test_create_never_overwrites(path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602, 0o644])
-def test_ring_open_to_others_is_refused_with_the_command_to_run(path: Path, mode: int) -> None:
+def test_ring_open_to_others_is_refused_with_the_command_to_run(path, mode: int) -> None:
     KeyRing.create(path)
     path.chmod(mode)
     with pytest.raises(KeyRingInvalid, match=f"run chmod 600 {path}"):
         KeyRing.load(path)
 
 
-def test_missing_ring_is_named(path: Path) -> None:
+def test_missing_ring_is_named(path) -> None:
     with pytest.raises(KeyRingMissing, match="restore your backup") as caught:
         KeyRing.load(path)
     assert "sosie init" not in str(caught.value)
 
 
-def test_folder_in_place_of_the_ring_is_refused(tmp_path: Path) -> None:
+def test_folder_in_place_of_the_ring_is_refused(tmp_path) -> None:
     with pytest.raises(KeyRingInvalid):
         KeyRing.load(tmp_path)
 
@@ -71,7 +69,7 @@ def test_folder_in_place_of_the_ring_is_refused(tmp_path: Path) -> None:
         lambda content: content | {"audit": {"version": 0, "secret": content["audit"]["secret"]}},
     ],
 )
-def test_malformed_ring_is_refused_in_one_line_without_its_secrets(path: Path, damage) -> None:
+def test_malformed_ring_is_refused_in_one_line_without_its_secrets(path, damage) -> None:
     ring = KeyRing.create(path)
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(KeyRingInvalid) as caught:
@@ -82,7 +80,7 @@ def test_malformed_ring_is_refused_in_one_line_without_its_secrets(path: Path, d
     assert caught.value.__cause__ is None
 
 
-def test_ring_cut_at_any_byte_is_refused(path: Path) -> None:
+def test_ring_cut_at_any_byte_is_refused(path) -> None:
     KeyRing.create(path)
     whole = path.read_bytes()
     for length in range(0, len(whole) - 2, 7):
@@ -91,7 +89,7 @@ def test_ring_cut_at_any_byte_is_refused(path: Path) -> None:
             KeyRing.load(path)
 
 
-def test_new_data_key_becomes_active_and_the_old_one_stays(path: Path) -> None:
+def test_new_data_key_becomes_active_and_the_old_one_stays(path) -> None:
     ring = KeyRing.generate()
     wider = ring.with_new_data_key()
     wider.save(path)
@@ -112,7 +110,7 @@ def test_versions_are_never_used_again() -> None:
     assert ring.with_new_data_key().active_data_key.version == 3
 
 
-def test_a_kept_key_is_saved_and_leaves_with_what_needs_it(path: Path) -> None:
+def test_a_kept_key_is_saved_and_leaves_with_what_needs_it(path) -> None:
     ring = KeyRing.generate().with_new_data_key()
     kept = ring.with_active_alone([1])
     kept.save(path)
@@ -149,9 +147,7 @@ except KeyRingError as error:
 """
 
 
-def test_save_without_room_leaves_the_old_ring_whole(
-    path: Path, in_child: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_save_without_room_leaves_the_old_ring_whole(path, in_child) -> None:
     ring = KeyRing.create(path)
     said, failure = in_child(WITHOUT_ROOM, str(path)).communicate(timeout=120)
     assert "cannot be written" in said, failure

@@ -262,7 +262,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory) -> World:
     return World(tmp_path_factory.mktemp("flips") / "registry.db")
 
 
@@ -400,7 +400,7 @@ def is_named(line: str, table: Table, row: str) -> bool:
 
 @pytest.mark.parametrize("table", [*authenticated_tables(), tables.audit], ids=lambda one: one.name)
 def test_one_flipped_bit_is_named_and_touches_nothing_that_belongs_to_others(
-    world: World, table: Table, monkeypatch: pytest.MonkeyPatch
+    world, table: Table, monkeypatch
 ) -> None:
     monkeypatch.setattr(damage, "MOST_SHOWN", 1000)
     with world.open() as store:
@@ -413,7 +413,7 @@ def test_one_flipped_bit_is_named_and_touches_nothing_that_belongs_to_others(
 
 @pytest.mark.parametrize("table", [*authenticated_tables(), tables.audit], ids=lambda one: one.name)
 def test_a_backup_has_damaged_rows_as_they_are_and_names_them(
-    world: World, table: Table, tmp_path: Path
+    world, table: Table, tmp_path
 ) -> None:
     with world.open(table, range(ROWS)) as store, store.writer() as writer:
         damaged = read_rows(store, table)
@@ -479,7 +479,7 @@ WORKED_ON = (
 
 @pytest.mark.parametrize("table", WORKED_ON, ids=lambda one: one.name)
 def test_steps_campaigns_and_retention_go_on_beside_twenty_damaged_rows(
-    world: World, table: Table
+    world, table: Table
 ) -> None:
     with world.open(table, range(ROWS)) as store:
         with store.writer() as writer:

@@ -41,7 +41,7 @@ operation fails in its turn, in CI every fifth."""
 
 
 @pytest.fixture(params=["its journal", "no journal yet"])
-def base(request: Any, tmp_path: Path, vault: Vault, enroll: Any) -> Path:
+def base(request, tmp_path, vault, enroll) -> Path:
     """A folder with a registry of a few people, and the journal that SQLite keeps beside it, or as
     an older version of ours has left it."""
     folder = tmp_path / "base"
@@ -137,9 +137,7 @@ class Run:
 
 
 @pytest.fixture
-def play(
-    base: Path, tmp_path: Path, vault: Vault, enroll: Any, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Run, FaultyDisk]]:
+def play(base, tmp_path, vault, enroll, monkeypatch) -> Callable[..., tuple[Run, FaultyDisk]]:
     """`play(fails_at, stays_broken)`: a run on a copy of the base, then power cuts; checks what
     each left."""
     folder = tmp_path / "played"
@@ -160,9 +158,7 @@ def play(
     return once
 
 
-def test_no_failure_of_the_disk_loses_what_was_acknowledged(
-    request: Any, play: Callable[..., tuple[Run, FaultyDisk]]
-) -> None:
+def test_no_failure_of_the_disk_loses_what_was_acknowledged(request, play) -> None:
     run, disk = play(None)
     assert (len(run.kept), run.refused, run.in_doubt) == (5, [], [])
     points = len(disk.operations)
@@ -177,7 +173,7 @@ def test_no_failure_of_the_disk_loses_what_was_acknowledged(
 
 
 def test_nothing_erased_is_left_in_any_block_that_the_database_had(
-    tmp_path: Path, vault: Vault, enroll: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path, vault, enroll, monkeypatch
 ) -> None:
     """Enrolls and erases at random, and looks for each sealed value that was erased in the raw
     bytes of all files that SQLite wrote, deleted ones too."""

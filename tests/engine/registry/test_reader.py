@@ -18,7 +18,6 @@ from engine.registry.database import Moment, new_id, prepare, utc_now
 from engine.registry.documents import DOCUMENTS
 from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference, RemovedWatchEntry, WatchEntry
-from engine.registry.store import Store
 from schema.cases import CaseState
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus
@@ -90,9 +89,7 @@ def test_look_ups_of_many_keys_are_whole(store, writer, enroll) -> None:
     assert store.documents_of([np.int64(key) for key in wanted]) == wanted
 
 
-def test_references_come_in_the_order_they_were_added(
-    store, writer, enroll, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_references_come_in_the_order_they_were_added(store, writer, enroll, monkeypatch) -> None:
     monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 7)
     changes = committed(writer, enroll(writer, 30))
     gallery = list(store.references())
@@ -107,7 +104,7 @@ def test_references_come_in_the_order_they_were_added(
 
 
 def test_references_of_one_sequence_are_not_split_by_a_chunk(
-    store, writer, enroll, monkeypatch: pytest.MonkeyPatch
+    store, writer, enroll, monkeypatch
 ) -> None:
     monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 4)
     changes = enroll(writer, 10)
@@ -283,7 +280,7 @@ def test_identity_moved_to_another_document_is_refused(store, writer, enroll) ->
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_bulk_load_leaves_statistics_that_keep_look_ups_quick(
-    store, writer, enroll, monkeypatch: pytest.MonkeyPatch
+    store, writer, enroll, monkeypatch
 ) -> None:
     monkeypatch.setattr(writers, "BULK_WRITES", 300)
     writer.commit(enroll(writer, 300))
@@ -306,7 +303,7 @@ ENTRIES[15] = replace(ENTRIES[15], detail={"outlet": 'b_1 "é"'})
 
 
 @pytest.fixture
-def start(store: Store, writer: Any, monkeypatch: pytest.MonkeyPatch) -> int:
+def start(store, writer, monkeypatch) -> int:
     """The number before the first of 20 entries; a read looks through 7 at a time."""
     monkeypatch.setattr(audit, "WINDOW_ENTRIES", 7)
     before = store.audit_head()[0]
@@ -318,7 +315,7 @@ def numbers(found: list[Any], start: int) -> list[int]:
     return [record.number - start - 1 for record in found]
 
 
-def test_pages_follow_one_another_and_leave_nothing_out(store: Store, start: int) -> None:
+def test_pages_follow_one_another_and_leave_nothing_out(store, start) -> None:
     seen, after = [], start
     while page := read_audit(store, after, 6):
         seen += [record.entry for record in page]
@@ -342,7 +339,7 @@ def test_pages_follow_one_another_and_leave_nothing_out(store: Store, start: int
     ],
 )
 def test_filters_match_exactly_and_all_at_once(
-    filters: dict[str, str], wanted: list[int], store: Store, start: int
+    filters: dict[str, str], wanted: list[int], store, start
 ) -> None:
     assert numbers(read_audit(store, start, 100, **filters), start) == wanted
     assert numbers(read_audit(store, None, 100, **filters), start) == wanted
@@ -350,14 +347,12 @@ def test_filters_match_exactly_and_all_at_once(
     assert numbers(read_audit(store, None, 2, **filters), start) == wanted[-2:]
 
 
-def test_above_the_end_there_is_nothing(store: Store, start: int) -> None:
+def test_above_the_end_there_is_nothing(store, start) -> None:
     assert read_audit(store, store.audit_head()[0], 10) == []
     assert read_audit(store, 10**15, 10) == []
 
 
-def test_progress_is_told_of_a_long_chain(
-    store: Store, start: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_told_of_a_long_chain(store, start, monkeypatch) -> None:
     monkeypatch.setattr(audit, "_PAGE_ROWS", 5)
     told: list[tuple[int, int]] = []
     verify_chain(store, progress=lambda done, total: told.append((done, total)))

@@ -97,7 +97,7 @@ def contents(store: Store, changes: Writes) -> tuple[object, ...]:
 
 
 @pytest.fixture
-def wider(key_ring: KeyRing) -> KeyRing:
+def wider(key_ring) -> KeyRing:
     return key_ring.with_new_data_key()
 
 
@@ -169,7 +169,7 @@ def test_key_in_use_is_not_retired(store, filled, database_url, wider) -> None:
 
 
 def test_stop_after_any_batch_loses_nothing_and_goes_on(
-    store, filled, database_url, wider, monkeypatch: pytest.MonkeyPatch
+    store, filled, database_url, wider, monkeypatch
 ) -> None:
     before = contents(store, filled)
     with reopened(store, database_url, wider) as widened:

@@ -36,9 +36,7 @@ def set_revision(url: str, revision: str) -> None:
 
 
 @pytest.mark.parametrize("noted", [False, True])
-def test_migrations_give_exactly_the_metadata(
-    database_url: str, migrate: Upgrade, noted: bool
-) -> None:
+def test_migrations_give_exactly_the_metadata(database_url, migrate: Upgrade, noted: bool) -> None:
     """By themselves and, as in most registries of these tests, as what they left elsewhere."""
     engine, bring_up = connect(database_url), migrate
     if noted:
@@ -67,13 +65,13 @@ def test_newest_revision_is_the_last_migration() -> None:
     assert {step.revision for step in script.walk_revisions()} == set(REVISIONS)
 
 
-def test_registry_is_made_once(store: Store, database_url: str, vault: Vault) -> None:
+def test_registry_is_made_once(store, database_url, vault) -> None:
     with pytest.raises(RegistryExists):
         Store.create(database_url, vault, model_digest=MODEL)
     assert store.counts()["outlets"] == 3
 
 
-def test_failed_making_leaves_nothing_behind(database_url: str, vault: Vault) -> None:
+def test_failed_making_leaves_nothing_behind(database_url, vault) -> None:
     with pytest.raises(RegistryError):
         Store.create(
             database_url, vault, model_digest="x" * 200 if "post" in database_url else None
@@ -87,25 +85,25 @@ def test_failed_making_leaves_nothing_behind(database_url: str, vault: Vault) ->
     Store.create(database_url, vault, model_digest=MODEL).close()
 
 
-def test_new_sqlite_file_is_readable_by_its_owner_alone(sqlite_url: str, vault: Vault) -> None:
+def test_new_sqlite_file_is_readable_by_its_owner_alone(sqlite_url, vault) -> None:
     Store.create(sqlite_url, vault, model_digest=MODEL).close()
     assert Path(sqlite_url.removeprefix("sqlite:///")).stat().st_mode & 0o777 == 0o600
 
 
-def test_missing_file_is_refused_and_not_made(sqlite_url: str, vault: Vault) -> None:
+def test_missing_file_is_refused_and_not_made(sqlite_url, vault) -> None:
     with pytest.raises(RegistryMissing, match="sosie init"):
         Store.open(sqlite_url, vault, model_digest=MODEL)
     assert not Path(sqlite_url.removeprefix("sqlite:///")).exists()
 
 
-def test_database_without_a_registry_is_refused(database_url: str, vault: Vault) -> None:
+def test_database_without_a_registry_is_refused(database_url, vault) -> None:
     if "sqlite" in database_url:
         Path(database_url.removeprefix("sqlite:///")).touch()
     with pytest.raises(RegistryMissing, match="sosie init"):
         Store.open(database_url, vault, model_digest=MODEL)
 
 
-def test_server_or_database_that_is_not_there_is_refused(postgres_url: str, vault: Vault) -> None:
+def test_server_or_database_that_is_not_there_is_refused(postgres_url, vault) -> None:
     for url in (
         postgres_url.replace("/sosie_", "/missing_"),
         postgres_url + "-elsewhere",
@@ -119,16 +117,14 @@ def test_server_or_database_that_is_not_there_is_refused(postgres_url: str, vaul
             )
 
 
-def test_driver_that_is_not_installed_is_named(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_driver_that_is_not_installed_is_named(vault, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(RegistryError, match=r"run pip install -e '\.\[postgres\]'") as caught:
         Store.open("postgresql+psycopg://user@host/registry", vault, model_digest=MODEL)
     assert "\n" not in str(caught.value)
 
 
-def test_file_that_is_no_database_is_refused(sqlite_url: str, vault: Vault) -> None:
+def test_file_that_is_no_database_is_refused(sqlite_url, vault) -> None:
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     path.write_bytes(b"GIF89a" * 1000)
     with pytest.raises(RegistryError, match="SQLITE_NOTADB"):
@@ -139,17 +135,17 @@ def test_file_that_is_no_database_is_refused(sqlite_url: str, vault: Vault) -> N
 @pytest.mark.parametrize(
     "url", ["", "registry.db", "mysql://x/y", "sqlite://", "sqlite:///:memory:"]
 )
-def test_url_of_anything_else_is_refused(url: str, vault: Vault) -> None:
+def test_url_of_anything_else_is_refused(url: str, vault) -> None:
     with pytest.raises(RegistryError, match="sqlite:///"):
         Store.create(url, vault, model_digest=MODEL)
 
 
-def test_folder_that_is_not_there_is_refused(tmp_path: Path, vault: Vault) -> None:
+def test_folder_that_is_not_there_is_refused(tmp_path, vault) -> None:
     with pytest.raises(RegistryError, match="cannot be made"):
         Store.create(f"sqlite:///{tmp_path}/no/registry.db", vault, model_digest=MODEL)
 
 
-def test_wrong_key_ring_is_refused(store: Store, database_url: str, key_ring: KeyRing) -> None:
+def test_wrong_key_ring_is_refused(store, database_url, key_ring) -> None:
     other = KeyRing.generate()
     same_name = KeyRing(
         key_ring.deployment_id, other.rotation, other.lookup, other.audit, other.data
@@ -162,14 +158,14 @@ def test_wrong_key_ring_is_refused(store: Store, database_url: str, key_ring: Ke
             Store.open(database_url, Vault(ring, store.vault.dim), model_digest=MODEL)
 
 
-def test_other_model_or_dimension_is_refused(store: Store, database_url: str, key_ring) -> None:
+def test_other_model_or_dimension_is_refused(store, database_url, key_ring) -> None:
     with pytest.raises(ModelMismatch, match="sha256:other"):
         Store.open(database_url, store.vault, model_digest="sha256:other")
     with pytest.raises(ModelMismatch, match="dimensions"):
         Store.open(database_url, Vault(key_ring, 64), model_digest=MODEL)
 
 
-def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str) -> None:
+def test_newer_schema_is_refused_and_left_alone(store, database_url) -> None:
     set_revision(database_url, "9999")
     for attempt in (
         lambda: Store.open(database_url, store.vault, model_digest=MODEL),
@@ -181,20 +177,20 @@ def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str)
     Store.open(database_url, store.vault, model_digest=MODEL).close()
 
 
-def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_url: str) -> None:
+def test_upgrade_of_a_current_registry_changes_nothing(store, database_url) -> None:
     store.add_carrier(Carrier("green", "Green"), actor="test")
     assert upgrade(database_url, store.vault) == (REVISIONS[-1], REVISIONS[-1], False)
     assert store.counts()["carriers"] == 3
 
 
-def test_upgrade_of_nothing_is_refused(database_url: str, vault: Vault) -> None:
+def test_upgrade_of_nothing_is_refused(database_url, vault) -> None:
     with pytest.raises(RegistryMissing):
         upgrade(database_url, vault)
 
 
 @pytest.mark.parametrize(("dim", "page_bytes"), [(128, 4_096), (512, 16_384)])
 def test_a_new_sqlite_registry_has_room_for_several_templates_on_a_page(
-    tmp_path: Path, dim: int, page_bytes: int
+    tmp_path, dim: int, page_bytes: int
 ) -> None:
     """Half of a page of 4,096 bytes stays empty beside one template of 512 floats."""
     vault = Vault(KeyRing.generate(), dim)

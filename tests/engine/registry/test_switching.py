@@ -1,7 +1,6 @@
 """A second model fills in beside the first, and the two change places."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from engine.registry.audit import AuditEntry
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.documents import DocumentRecord, Identity
-from engine.registry.keyring import KeyRing
 from engine.registry.references import NewReference, RemovedWatchEntry, SecondTemplate, WatchEntry
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.upgrade import remove_missing, switch_models
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from tests.engine.registry.conftest import MODEL, Enroll, Writes, committed, erasure
+from tests.engine.registry.conftest import MODEL, Writes, committed, erasure
 from tests.tables import tables
 
 SECOND, DIM = "sha256:second-model-of-the-tests", 48
@@ -31,7 +29,7 @@ Units = Callable[..., Any]
 
 
 @pytest.fixture
-def fill(vault: Vault, random_units: Units) -> Callable[..., Any]:
+def fill(vault, random_units: Units) -> Callable[..., Any]:
     """`fill(store, ids)`: gives references second templates, and returns these float32[n, DIM]."""
 
     def do(store: Store, ids: list[int], seed: int = 9) -> Any:
@@ -52,7 +50,7 @@ def open_switched(url: str, vault: Vault) -> Store:
 
 
 def test_a_registry_of_ten_thousand_switches_and_switches_back(
-    tmp_path: Path, vault: Vault, fill: Callable[..., Any], random_units: Units
+    tmp_path, vault, fill, random_units: Units
 ) -> None:
     url = f"sqlite:///{tmp_path}/registry.db"
     with Store.create(url, vault, model_digest=MODEL) as store:
@@ -109,13 +107,7 @@ def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000)
 
 
 def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
-    database_url: str,
-    store: Store,
-    vault: Vault,
-    enroll: Enroll,
-    fill: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    random_units: Units,
+    database_url, store, vault, enroll, fill, monkeypatch, random_units: Units
 ) -> None:
     monkeypatch.setattr("engine.registry.upgrade.ROWS_PER_BATCH", 2)
     with store.writer() as writer:
@@ -157,12 +149,7 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
 
 
 def test_damaged_templates_go_along_open_nowhere_and_nobody_leaves_the_watch_list_by_one(
-    database_url: str,
-    store: Store,
-    vault: Vault,
-    enroll: Enroll,
-    fill: Callable[..., Any],
-    random_units: Units,
+    database_url, store, vault, enroll, fill, random_units: Units
 ) -> None:
     table, watched = tables.references, tables.watchlist
     with store.writer() as writer:
@@ -203,7 +190,7 @@ def test_damaged_templates_go_along_open_nowhere_and_nobody_leaves_the_watch_lis
 
 
 def test_an_erased_face_is_gone_in_both_models_and_an_altered_row_is_not_vouched_for(
-    store: Store, vault: Vault, writer: Writer, enroll: Enroll, fill: Callable[..., Any]
+    store, vault, writer, enroll, fill
 ) -> None:
     enrolled = committed(writer, enroll(writer, 2))
     gone, kept = (one.id for one in enrolled.references)
@@ -224,12 +211,7 @@ def test_an_erased_face_is_gone_in_both_models_and_an_altered_row_is_not_vouched
 
 
 def test_a_rotation_of_the_data_key_seals_second_templates_anew(
-    database_url: str,
-    store: Store,
-    vault: Vault,
-    key_ring: KeyRing,
-    enroll: Enroll,
-    fill: Callable[..., Any],
+    database_url, store, vault, key_ring, enroll, fill
 ) -> None:
     with store.writer() as writer:
         ids = [one.id for one in committed(writer, enroll(writer, 3)).references]
@@ -251,11 +233,7 @@ def vector_of(dim: int) -> Any:
 
 
 def test_the_models_are_compared_over_every_pair_of_references(
-    tmp_path: Path,
-    vault: Vault,
-    random_units: Units,
-    fill: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path, vault, random_units: Units, fill, monkeypatch
 ) -> None:
     monkeypatch.setattr(second_model, "_BLOCK", 7)
     with Store.create(f"sqlite:///{tmp_path}/registry.db", vault, model_digest=MODEL) as store:
@@ -278,7 +256,7 @@ def test_the_models_are_compared_over_every_pair_of_references(
 
 
 def test_those_whom_the_second_model_has_not_seen_are_removed_where_that_is_asked(
-    database_url: str, store: Store, vault: Vault, enroll: Enroll, fill: Callable[..., Any]
+    database_url, store, vault, enroll, fill
 ) -> None:
     with store.writer() as writer:
         enrolled = committed(writer, enroll(writer, 3))

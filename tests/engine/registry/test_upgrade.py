@@ -1,6 +1,5 @@
 """Registries that older versions made: brought to this one with all their rows."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
 
 from engine.errors import ChainBroken, ModelMismatch, RowRefused, SchemaMismatch, StorageFailed
@@ -28,17 +26,8 @@ from engine.registry.rows import changing_rows, metadata
 from engine.registry.store import Store, authenticated_tables
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
-from engine.registry.writer import Writer
 from schema.cases import CaseOrigin, CaseState
-from tests.engine.registry.conftest import (
-    ENTRY,
-    MODEL,
-    Enroll,
-    Writes,
-    committed,
-    erasure,
-    make_crop,
-)
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure, make_crop
 from tests.tables import tables
 
 
@@ -122,7 +111,7 @@ def rows_of_old(ids: dict[str, str]) -> list[tuple[Table, dict[str, object]]]:
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
-    database_url: str, vault: Vault, revision: str
+    database_url, vault, revision: str
 ) -> None:
     newest = REVISIONS[-1]
     ids = make_revision(database_url, vault, revision)
@@ -155,7 +144,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
         assert len(named) == (1 if revision == "0001" else 2)
 
 
-def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault: Vault) -> None:
+def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url, vault) -> None:
     ids = make_revision(database_url, vault, "0002")
     upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
@@ -242,9 +231,7 @@ OLD_DIGEST = bytes(range(32))
 
 
 @pytest.fixture
-def older(
-    database_url: str, vault: Vault, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
-) -> Writes:
+def older(database_url, vault, enroll, monkeypatch) -> Writes:
     """What stands in a registry of 0006, beside keys."""
     with monkeypatch.context() as patch:
         # Its chain does not say that its rows have codes.
@@ -270,7 +257,7 @@ KEYS = (("k1", "carrier", "red"), ("k2", "fraud", None), ("k3", "operator", None
 
 
 def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
-    database_url: str, vault: Vault, older: Writes, monkeypatch: pytest.MonkeyPatch
+    database_url, vault, older, monkeypatch
 ) -> None:
     monkeypatch.setattr(upgrades, "ROWS_PER_BATCH", 2)
 
@@ -311,9 +298,7 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
     assert upgrade(database_url, vault).before == REVISIONS[-1]
 
 
-def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
-    database_url: str, vault: Vault, older: Writes
-) -> None:
+def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(database_url, vault, older) -> None:
     engine = connect(database_url)
     with restructuring(engine) as connection:
         connection.execute(text("UPDATE api_keys SET role = 'operator', carrier = NULL"))
@@ -324,7 +309,7 @@ def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
 
 
 def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
-    store: Store, database_url: str, writer: Writer, enroll: Enroll
+    store, database_url, writer, enroll
 ) -> None:
     """Whoever takes the codes away wants them made anew, over what was altered."""
     committed(writer, enroll(writer, 2))
@@ -335,9 +320,7 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
             upgrade(database_url, store.vault)
 
 
-def test_an_upgrade_vouches_for_no_entry_beyond_the_head(
-    database_url: str, vault: Vault, older: Writes
-) -> None:
+def test_an_upgrade_vouches_for_no_entry_beyond_the_head(database_url, vault, older) -> None:
     engine = connect(database_url)
     with restructuring(engine) as connection:
         connection.execute(
@@ -352,14 +335,14 @@ def test_an_upgrade_vouches_for_no_entry_beyond_the_head(
 
 
 @pytest.fixture
-def conversion(vault: Vault) -> Conversion:
+def conversion(vault) -> Conversion:
     mean = np.random.default_rng(5).normal(0, 0.05, vault.dim)
     transform = Transform(mean.astype(np.float32))
     return Conversion(MODEL, "model-with-transform", transform)
 
 
 @pytest.fixture
-def of_the_model_before(store: Store, enroll: Enroll) -> Writes:
+def of_the_model_before(store, enroll) -> Writes:
     """Seven references, one of them removed, and a watched face."""
     with store.writer() as writer:
         enrolled = committed(writer, enroll(writer, 7))
@@ -371,12 +354,7 @@ def of_the_model_before(store: Store, enroll: Enroll) -> Writes:
 
 
 def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
-    store: Store,
-    database_url: str,
-    of_the_model_before: Writes,
-    conversion: Conversion,
-    random_units: Callable[..., NDArray[np.float32]],
-    monkeypatch: pytest.MonkeyPatch,
+    store, database_url, of_the_model_before, conversion, random_units, monkeypatch
 ) -> None:
     vault = store.vault
     store.close()
@@ -415,7 +393,7 @@ def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
 
 
 def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(
-    store: Store, database_url: str, of_the_model_before: Writes, conversion: Conversion
+    store, database_url, of_the_model_before, conversion
 ) -> None:
     upgrade(database_url, store.vault, conversion=conversion)
     with changing(store.engine) as connection:
@@ -425,7 +403,7 @@ def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(
 
 
 def test_an_altered_reference_is_converted_and_not_vouched_for_and_a_damaged_one_stays_so(
-    store: Store, database_url: str, of_the_model_before: Writes, conversion: Conversion
+    store, database_url, of_the_model_before, conversion
 ) -> None:
     altered, damaged, *rest = [one.id for one in of_the_model_before.references[1:]]
     changed = {altered: {"model_digest": "another"}, damaged: {"template": b"\1"}}
@@ -442,7 +420,7 @@ def test_an_altered_reference_is_converted_and_not_vouched_for_and_a_damaged_one
 
 
 def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(
-    store: Store, database_url: str, of_the_model_before: Writes, conversion: Conversion
+    store, database_url, of_the_model_before, conversion
 ) -> None:
     other = replace(conversion, before="another")
     with pytest.raises(ModelMismatch, match="there is no conversion to"):
@@ -453,9 +431,7 @@ def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(
     assert np.array_equal(chunk.vectors, np.stack(wanted))
 
 
-def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
-    database_url: str, vault: Vault
-) -> None:
+def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(database_url, vault) -> None:
     with Store.create(database_url, vault, model_digest=MODEL) as store:
         store.add_carrier(Carrier("red", "Red"), actor="test")
         store.add_outlet("r1", "red", actor="test")
@@ -480,7 +456,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
 
 
 def test_an_upgraded_registry_takes_keys_for_metrics_and_refuses_what_it_refused(
-    database_url: str, vault: Vault
+    database_url, vault
 ) -> None:
     make_revision(database_url, vault, "0002")
     upgrade(database_url, vault)

@@ -25,7 +25,7 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def webhooks(store: Store) -> Webhooks:
+def webhooks(store) -> Webhooks:
     store.add_carrier(Carrier("of webhooks", "Of webhooks"), actor="test")
     return Webhooks(store.engine, store.vault)
 
@@ -43,9 +43,7 @@ def happen(store: Store, count: int, *, opened: bool = False, at: Any = None) ->
         write_events(connection, store.vault, found, at or utc_now())
 
 
-def test_a_carrier_is_told_of_no_type_of_event_that_is_not_for_carriers(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_a_carrier_is_told_of_no_type_of_event_that_is_not_for_carriers(store, webhooks) -> None:
     found = [NewEvent(one, new_id(), "of webhooks", {}) for one in EventType]
     with changing(store.engine) as connection:
         write_events(connection, store.vault, found, utc_now())
@@ -63,7 +61,7 @@ def waits(number: int, due: bool = True) -> Undelivered:
 
 
 def test_one_worker_holds_a_webhook_and_another_takes_over_when_its_time_is_over(
-    store: Store, webhooks: Webhooks
+    store, webhooks
 ) -> None:
     webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
     now = utc_now()
@@ -81,9 +79,7 @@ def test_one_worker_holds_a_webhook_and_another_takes_over_when_its_time_is_over
     assert hold_cursor(store, webhook.id, "a", now, MINUTE) is not None
 
 
-def test_what_a_clock_that_was_ahead_held_is_free_once_it_is_right(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_what_a_clock_that_was_ahead_held_is_free_once_it_is_right(store, webhooks) -> None:
     webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
     now = utc_now()
     assert hold_cursor(store, webhook.id, "a", now + timedelta(days=6), MINUTE) is not None
@@ -91,9 +87,7 @@ def test_what_a_clock_that_was_ahead_held_is_free_once_it_is_right(
     assert hold_cursor(store, webhook.id, "a", now, MINUTE) is None
 
 
-def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(store, webhooks) -> None:
     webhook, _ = webhooks.create(SINK, (), carrier="of webhooks", actor="test")
     lines, _ = webhooks.create(SINK, [EventType.LINE_OPENED], carrier=None, actor="test")
     happen(store, 3, opened=True)
@@ -121,9 +115,7 @@ def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
         webhooks.find(webhook.id)
 
 
-def test_events_of_one_row_keep_their_places_however_they_are_read(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_events_of_one_row_keep_their_places_however_they_are_read(store, webhooks) -> None:
     happen(store, 2, opened=True)
     happen(store, 1)
     happen(store, 1, opened=True)
@@ -141,9 +133,7 @@ def test_events_of_one_row_keep_their_places_however_they_are_read(
     assert webhooks.last_event() == 7
 
 
-def test_a_webhook_that_was_altered_sends_nothing_anywhere(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_a_webhook_that_was_altered_sends_nothing_anywhere(store, webhooks) -> None:
     webhook, secret = webhooks.create(SINK, (), carrier="of webhooks", actor="test")
     columns = store.rows(select(tables.webhooks))[0]
     assert not any(str(one).encode() in columns.sink for one in (SINK, secret))
@@ -155,9 +145,7 @@ def test_a_webhook_that_was_altered_sends_nothing_anywhere(
         webhooks.find(webhook.id)
 
 
-def test_events_leave_by_their_age_whichever_rows_hold_them(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_events_leave_by_their_age_whichever_rows_hold_them(store, webhooks) -> None:
     now = utc_now()
     until = now - timedelta(days=30)
     for opened in (True, False):
@@ -182,7 +170,7 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
     assert webhooks.measure(webhook).dead == 0
 
 
-def test_an_outbox_of_the_version_before_keeps_its_events(database_url: str) -> None:
+def test_an_outbox_of_the_version_before_keeps_its_events(database_url) -> None:
     engine = connect(database_url)
     row = {"id": "a", "type": "line.closed", "at": utc_now(), "subject": "s", "data": b"x"}
     with restructuring(engine) as connection:

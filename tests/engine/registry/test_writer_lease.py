@@ -2,15 +2,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from engine.errors import LeaseLost, WriterBusy
-from engine.registry import audit, keyring
+from engine.registry import audit
 from engine.registry.store import Store
-from engine.registry.vault import Vault
 from tests.engine.registry.conftest import ENTRY, MODEL
 
 TAKE_THE_LEASE = """
@@ -36,11 +34,7 @@ Child = subprocess.Popen[str]
 
 @pytest.fixture
 def rival(
-    in_child: Callable[..., Child],
-    database_url: str,
-    key_ring: keyring.KeyRing,
-    vault: Vault,
-    tmp_path: Path,
+    in_child: Callable[..., Child], database_url, key_ring, vault, tmp_path
 ) -> Callable[[], Child]:
     """Starts another process that wants to write to the same registry."""
     path = tmp_path / "keys.json"

@@ -240,18 +240,18 @@ def is_known(store: Store, document_id: str) -> bool:
 
 
 @pytest.fixture
-def builder(store: Store, writer: Writer) -> RegistryBuilder:
+def builder(store, writer) -> RegistryBuilder:
     return RegistryBuilder(store, writer)
 
 
 @pytest.fixture
-def count(store: Store) -> Callable[[], dict[str, int]]:
+def count(store) -> Callable[[], dict[str, int]]:
     """`count()`: rows by table."""
     return store.counts
 
 
 @pytest.fixture
-def run(builder: RegistryBuilder) -> Callable[..., Any]:
+def run(builder) -> Callable[..., Any]:
     """`run(schedule, now, **more)` runs the job as a command on a home does."""
 
     def start(schedule: Retention = MONTH, now: datetime = NOW, **more: Any) -> Any:

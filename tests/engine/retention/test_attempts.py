@@ -1,7 +1,6 @@
 """Attempts, their documents and the notes of their cases expire with their periods."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from msgspec import to_builtins
@@ -22,7 +21,7 @@ REMARK = "she says that she has a twin"
 
 
 def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_person(
-    store: Store, builder: Any, run: Any
+    store, builder, run
 ) -> None:
     attempt = builder.attempt(OLD, crops_until=NOW + DAY)
     before = store.counts()
@@ -48,9 +47,7 @@ def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_pers
     assert {name: before[name] - after[name] for name in gone} == gone
 
 
-def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(store, builder, run) -> None:
     old = builder.attempt(OLD)
     kept = [builder.attempt(YOUNG), *(builder.attempt(OLD, one) for one in list(Decision)[:2])]
     run()
@@ -60,9 +57,7 @@ def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(
         replay(store.enrollment(old.id))
 
 
-def test_a_document_leaves_with_the_last_attempt_under_it(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_document_leaves_with_the_last_attempt_under_it(store, builder, run) -> None:
     first = builder.attempt(OLD)
     builder.attempt(YOUNG, document_id=first.document_id)
     run()
@@ -73,9 +68,7 @@ def test_a_document_leaves_with_the_last_attempt_under_it(
 
 
 @pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
-def test_a_document_that_somebody_may_hold_stays(
-    decision: Decision, store: Store, builder: Any, run: Any
-) -> None:
+def test_a_document_that_somebody_may_hold_stays(decision: Decision, store, builder, run) -> None:
     attempt = builder.attempt(OLD)
     builder.attempt(OLD, decision, document_id=attempt.document_id)
     run()
@@ -83,15 +76,13 @@ def test_a_document_that_somebody_may_hold_stays(
     assert is_known(store, attempt.document_id)
 
 
-def test_a_document_without_attempts_is_not_one_that_was_attempted(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_document_without_attempts_is_not_one_that_was_attempted(store, builder, run) -> None:
     document_id = builder.document(DocumentStatus.ATTEMPTED)
     run()
     assert is_known(store, document_id)
 
 
-def test_a_block_outlives_the_document(store: Store, builder: Any, run: Any) -> None:
+def test_a_block_outlives_the_document(store, builder, run) -> None:
     attempt = builder.attempt(OLD)
     builder.change(
         tables.documents.update()
@@ -105,9 +96,7 @@ def test_a_block_outlives_the_document(store: Store, builder: Any, run: Any) -> 
     assert (found.status, found.is_erased) == (DocumentStatus.BLOCKED, True)
 
 
-def test_a_review_without_a_case_leaves_by_its_decision(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_review_without_a_case_leaves_by_its_decision(store, builder, run) -> None:
     old = builder.attempt(NOW - 30 * DAY, Decision.REVIEW, crops_until=NOW + DAY)
     young = builder.attempt(NOW - 30 * DAY + MOMENT, Decision.REVIEW)
     rejected = builder.attempt(LONG_AGO)
@@ -123,9 +112,7 @@ def test_a_review_without_a_case_leaves_by_its_decision(
     assert [is_known(store, one.document_id) for one in (old, young)] == [False, True]
 
 
-def test_a_review_with_a_case_leaves_by_the_closing_of_it(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_review_with_a_case_leaves_by_the_closing_of_it(store, builder, run) -> None:
     edge = NOW - 30 * DAY
     attempts = [builder.attempt(LONG_AGO, Decision.REVIEW) for _ in range(2)]
     for attempt, closed_at in zip(attempts, (edge, edge + MOMENT), strict=True):
@@ -137,9 +124,7 @@ def test_a_review_with_a_case_leaves_by_the_closing_of_it(
     assert [is_expired(store, one) for one in attempts] == [True, True]
 
 
-def test_a_review_whose_case_went_into_another_leaves_by_that_one(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_review_whose_case_went_into_another_leaves_by_that_one(store, builder, run) -> None:
     attempt, other = (builder.attempt(LONG_AGO, Decision.REVIEW) for _ in range(2))
     own = builder.open_case(attempt.document_id, enrollment_id=attempt.id)
     standing = builder.open_case(other.document_id, attempt.document_id, enrollment_id=other.id)
@@ -153,9 +138,7 @@ def test_a_review_whose_case_went_into_another_leaves_by_that_one(
     assert is_expired(store, other)
 
 
-def test_a_document_leaves_with_the_last_attempt_of_either_kind(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_document_leaves_with_the_last_attempt_of_either_kind(store, builder, run) -> None:
     both = only(rejected_days=10, review_days=30)
     rejected = builder.attempt(YOUNG)
     review = builder.attempt(YOUNG, Decision.REVIEW, rejected.document_id)
@@ -166,9 +149,7 @@ def test_a_document_leaves_with_the_last_attempt_of_either_kind(
     assert not is_known(store, rejected.document_id)
 
 
-def test_the_review_of_a_holder_leaves_and_the_document_stays(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_the_review_of_a_holder_leaves_and_the_document_stays(store, builder, run) -> None:
     holder = builder.document(DocumentStatus.ACTIVE)
     attempt = builder.attempt(OLD, Decision.REVIEW, holder)
     run(REVIEWS)
@@ -180,9 +161,7 @@ def read_notes(store: Store, case_id: str) -> list[str]:
     return [one.text for one in store.cases.notes(case_id) if one.kind is NoteKind.NOTE]
 
 
-def test_texts_leave_with_the_last_document_that_their_case_names(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_texts_leave_with_the_last_document_that_their_case_names(store, builder, run) -> None:
     first, second = builder.attempt(OLD), builder.attempt(YOUNG)
     case = builder.open_case(first.document_id, second.document_id, remark=REMARK)
     builder.close_case(case)
@@ -196,7 +175,7 @@ def test_texts_leave_with_the_last_document_that_their_case_names(
 
 
 def test_texts_stay_while_the_case_names_a_holder_and_those_of_others_stay(
-    store: Store, builder: Any, run: Any
+    store, builder, run
 ) -> None:
     attempt, holder = builder.attempt(OLD), builder.document(DocumentStatus.ACTIVE)
     cases = [
@@ -210,7 +189,7 @@ def test_texts_stay_while_the_case_names_a_holder_and_those_of_others_stay(
     assert [read_notes(store, case.id) for case in cases] == [[REMARK], [REMARK]]
 
 
-def test_all_of_a_batch_leave_together(store: Store, builder: Any, run: Any) -> None:
+def test_all_of_a_batch_leave_together(store, builder, run) -> None:
     attempts = [builder.attempt(OLD) for _ in range(3)]
     case = builder.open_case(*(one.document_id for one in attempts), remark=REMARK)
     builder.close_case(case)

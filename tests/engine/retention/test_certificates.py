@@ -9,7 +9,6 @@ import pytest
 from engine.matching.holders import ErasureCertificate
 from engine.registry import audit
 from engine.registry.retention import DocumentErasure
-from engine.registry.store import Store
 from engine.retention.job import (
     DirectRunner,
     RetentionCertificate,
@@ -22,12 +21,12 @@ from tests.tables import tables
 
 
 @pytest.fixture
-def retained(builder: Any) -> RetentionCertificate:
+def retained(builder) -> RetentionCertificate:
     return run_retention(DirectRunner(builder.writer), only(closed_lines_days=1), "test")
 
 
 @pytest.fixture
-def erased(builder: Any) -> ErasureCertificate:
+def erased(builder) -> ErasureCertificate:
     document_id = builder.document(DocumentStatus.ACTIVE)
     detail = {"references": 0, "lines": 0, "gallery_sequence": 0}
     kept = builder.writer.commit(
@@ -46,9 +45,7 @@ def erased(builder: Any) -> ErasureCertificate:
 
 
 @pytest.mark.parametrize("made", ["retained", "erased"])
-def test_a_certificate_stays_valid(
-    made: str, store: Store, builder: Any, request: pytest.FixtureRequest
-) -> None:
+def test_a_certificate_stays_valid(made: str, store, builder, request) -> None:
     certificate = request.getfixturevalue(made)
     assert check_certificate(store, certificate) is None
     builder.document()
@@ -63,43 +60,33 @@ def test_a_certificate_stays_valid(
         {"erased_at": timedelta(seconds=1)},
     ],
 )
-def test_an_altered_erasure_is_refused(
-    change: dict[str, Any], store: Store, erased: ErasureCertificate
-) -> None:
+def test_an_altered_erasure_is_refused(change: dict[str, Any], store, erased) -> None:
     if "erased_at" in change:
         change = {"erased_at": erased.erased_at + change["erased_at"]}
     assert "was altered" in str(check_certificate(store, replace(erased, **change)))
 
 
-def test_an_altered_run_is_refused(store: Store, retained: RetentionCertificate) -> None:
+def test_an_altered_run_is_refused(store, retained) -> None:
     more = {**retained.left, "lines": 7}
     assert "was altered" in str(check_certificate(store, replace(retained, left=more)))
 
 
-def test_a_certificate_of_another_registry_is_refused(
-    store: Store, retained: RetentionCertificate
-) -> None:
+def test_a_certificate_of_another_registry_is_refused(store, retained) -> None:
     foreign = replace(retained, audit_hash="00" * 32)
     assert "another registry" in str(check_certificate(store, foreign))
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_an_impossible_entry_number_is_refused(
-    number: int, store: Store, retained: RetentionCertificate
-) -> None:
+def test_an_impossible_entry_number_is_refused(number: int, store, retained) -> None:
     assert check_certificate(store, replace(retained, audit_number=number)) is not None
 
 
-def test_a_registry_restored_to_before_the_erasure_is_detected(
-    store: Store, erased: ErasureCertificate
-) -> None:
+def test_a_registry_restored_to_before_the_erasure_is_detected(store, erased) -> None:
     beyond = replace(erased, audit_number=erased.audit_number + 1_000)
     assert "erased again" in str(check_certificate(store, beyond))
 
 
-def test_a_document_that_is_back_is_detected(
-    store: Store, builder: Any, erased: ErasureCertificate
-) -> None:
+def test_a_document_that_is_back_is_detected(store, builder, erased) -> None:
     other = builder.document(DocumentStatus.ACTIVE)
     row = store.rows(tables.documents.select().where(tables.documents.c.id == other))[0]
     builder.change(
@@ -110,8 +97,6 @@ def test_a_document_that_is_back_is_detected(
     assert "no longer erased" in str(check_certificate(store, erased))
 
 
-def test_under_a_broken_chain_no_certificate_is_valid(
-    store: Store, builder: Any, retained: RetentionCertificate
-) -> None:
+def test_under_a_broken_chain_no_certificate_is_valid(store, builder, retained) -> None:
     builder.change(tables.audit.update().where(tables.audit.c.number == 2).values(actor="nobody"))
     assert "broken at entry 2" in str(check_certificate(store, retained))

@@ -12,7 +12,6 @@ from sqlalchemy import event
 
 from engine.registry.audit import verify_chain
 from engine.registry.retention import Due
-from engine.registry.store import Store
 from engine.retention.job import DirectRunner, find_until, preview, run_retention
 from schema.cases import CaseState, NoteKind
 from schema.documents import DocumentStatus
@@ -24,9 +23,7 @@ from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expi
 from tests.tables import tables
 
 
-def test_a_closed_line_loses_its_number_and_stays_a_line(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_closed_line_loses_its_number_and_stays_a_line(store, builder, run) -> None:
     old, young, open_line = builder.line(OLD), builder.line(YOUNG), builder.line(None)
     run()
     assert set(store.numbers([old, young, open_line])) == {young, open_line}
@@ -34,9 +31,7 @@ def test_a_closed_line_loses_its_number_and_stays_a_line(
     assert (left.status, left.msisdn_lookup, left.closed_at) == (LineStatus.CLOSED, None, OLD)
 
 
-def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(store, builder, run) -> None:
     edge, short = NOW - 30 * DAY, NOW - 30 * DAY + timedelta(microseconds=1)
     rejected = [builder.attempt(moment) for moment in (edge, short)]
     approved = [builder.attempt(moment, Decision.APPROVED) for moment in (edge, short)]
@@ -52,7 +47,7 @@ def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
 
 
 def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_they_leave(
-    store: Store, builder: Any, run: Any
+    store, builder, run
 ) -> None:
     over, held = (builder.attempt(NOW, crops_until=NOW - DAY) for _ in range(2))
     late = builder.attempt(NOW, crops_until=NOW - 10 * DAY)
@@ -77,7 +72,7 @@ def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_
 
 @pytest.mark.parametrize("state", [CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED])
 def test_what_an_open_case_names_is_held_until_it_is_closed(
-    state: CaseState, store: Store, builder: Any, run: Any
+    state: CaseState, store, builder, run
 ) -> None:
     attempt = builder.attempt(OLD)
     line = builder.line(OLD, attempt.document_id)
@@ -95,7 +90,7 @@ def test_what_an_open_case_names_is_held_until_it_is_closed(
 
 
 def test_a_run_is_bounded_transactions_with_an_entry_each_and_one_for_the_whole(
-    store: Store, builder: Any, run: Any
+    store, builder, run
 ) -> None:
     for _ in range(5):
         builder.attempt(OLD)
@@ -115,15 +110,13 @@ def test_a_run_is_bounded_transactions_with_an_entry_each_and_one_for_the_whole(
     assert verify_chain(store).intact
 
 
-def test_a_run_that_finds_nothing_says_so_in_the_chain(store: Store, run: Any) -> None:
+def test_a_run_that_finds_nothing_says_so_in_the_chain(store, run) -> None:
     made = run()
     assert set(made.left.values()) == {0}
     assert store.audit_head() == (made.audit_number, bytes.fromhex(made.audit_hash))
 
 
-def test_a_run_that_is_stopped_says_so_and_the_next_goes_on(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_run_that_is_stopped_says_so_and_the_next_goes_on(store, builder, run) -> None:
     attempts = [builder.attempt(OLD) for _ in range(5)]
     batches = itertools.count(1)
     made = run(rows_per_batch=1, is_stopped=lambda: next(batches) == 3)
@@ -140,7 +133,7 @@ class EndedError(Exception):
 
 @pytest.mark.parametrize("failing", range(1, 9))
 def test_a_process_that_ends_anywhere_leaves_whole_batches_and_the_next_goes_on(
-    failing: int, store: Store, builder: Any, run: Any
+    failing: int, store, builder, run
 ) -> None:
     attempts = [builder.attempt(OLD) for _ in range(3)]
     calls = itertools.count()
@@ -161,9 +154,7 @@ def test_a_process_that_ends_anywhere_leaves_whole_batches_and_the_next_goes_on(
     assert not any(is_known(store, one.document_id) for one in attempts)
 
 
-def test_a_preview_changes_nothing_and_counts_what_a_run_expires(
-    store: Store, builder: Any, run: Any
-) -> None:
+def test_a_preview_changes_nothing_and_counts_what_a_run_expires(store, builder, run) -> None:
     for moment in (OLD, OLD, YOUNG):
         attempt = builder.attempt(moment, crops_until=moment)
         builder.line(moment)
@@ -180,7 +171,7 @@ def test_a_preview_changes_nothing_and_counts_what_a_run_expires(
     assert (made.left["attempts"], made.left["documents"], made.left["lines"]) == (3, 2, 2)
 
 
-def test_due_rows_are_found_by_their_indexes(store: Store, builder: Any, run: Any) -> None:
+def test_due_rows_are_found_by_their_indexes(store, builder, run) -> None:
     """Or the job would read whole tables on the writer's thread."""
     if store._engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL reads small tables whole, whatever their indexes")
@@ -283,8 +274,8 @@ ROWS = st.lists(
     batch=st.integers(1, 4),
 )
 def check_schedule(
-    builder: Any,
-    store: Store,
+    builder,
+    store,
     model: Model,
     rows: Any,
     lines: Any,
@@ -316,9 +307,7 @@ def check_schedule(
     assert set(shown) == {line for line, *_ in model.lines} - model.gone
 
 
-def test_under_any_schedule_and_clock_exactly_what_is_due_expires(
-    builder: Any, store: Store
-) -> None:
+def test_under_any_schedule_and_clock_exactly_what_is_due_expires(builder, store) -> None:
     model = Model()
     check_schedule(builder, store, model)
     assert verify_chain(store).intact

@@ -1,6 +1,5 @@
 """Lists for a regulator: who counts as one person, over which lines, and what a file shows."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +51,7 @@ def people_of(service: Service, **values: Any) -> Any:
 
 
 def test_documents_of_one_confirmed_face_count_together_and_other_decisions_do_not(
-    service: Service, make_pair: Any
+    service, make_pair
 ) -> None:
     alone = open_lines(service, 3)
     one, two = make_pair()
@@ -76,14 +75,14 @@ def test_documents_of_one_confirmed_face_count_together_and_other_decisions_do_n
     assert people_of(service, most_lines=1).people == 1
 
 
-def test_a_limit_of_each_carrier_counts_its_lines_alone(service: Service) -> None:
+def test_a_limit_of_each_carrier_counts_its_lines_alone(service) -> None:
     open_lines(service, 3)
     each = people_of(service, most_lines=2, scope=Scope.EACH_CARRIER)
     assert (each.people, {row["carrier"] for row in each.rows}) == (1, {"blue"})
     assert people_of(service, most_lines=3, scope=Scope.EACH_CARRIER).people == 0
 
 
-def test_outlets_are_listed_by_cases_of_confirmed_fraud(service: Service, make_pair: Any) -> None:
+def test_outlets_are_listed_by_cases_of_confirmed_fraud(service, make_pair) -> None:
     layout = read_layout("outlets", "outlets", OUTLET_FIELDS)
     assert list_outlets(service.store, layout).rows == []
     one, two = make_pair()
@@ -97,7 +96,7 @@ def test_outlets_are_listed_by_cases_of_confirmed_fraud(service: Service, make_p
 
 
 def test_a_file_is_written_as_its_layout_says_and_no_spreadsheet_computes_it(
-    service: Service, tmp_path: Path
+    service, tmp_path
 ) -> None:
     own = tmp_path / "own.toml"
     own.write_text(OWN)
@@ -135,7 +134,7 @@ def test_each_built_in_layout_can_be_read(name: str) -> None:
         (OWN.replace('"people"', '"outlets"'), "lists outlets"),
     ],
 )
-def test_a_layout_that_is_none_is_refused(text: str, word: str, tmp_path: Path) -> None:
+def test_a_layout_that_is_none_is_refused(text: str, word: str, tmp_path) -> None:
     file = tmp_path / "layout.toml"
     file.write_text(text)
     with pytest.raises(RequestError, match=word):

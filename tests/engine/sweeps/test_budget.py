@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ from indexes.joining.join import join_gallery
 from schema.cases import Outcome
 from schema.sweeps import Identity, SweepScope, SweepTerms
 from tests.engine.curves import make_curve
-from tests.engine.sweeps.synthetic_registry import SyntheticRegistry, faces, other_photographs
+from tests.engine.sweeps.synthetic_registry import faces, other_photographs
 from tests.engine.sweeps.test_estimate import CURVE, LAST
 
 THRESHOLD = 0.5
@@ -155,9 +154,7 @@ def test_of_many_lines_the_most_telling_two_count_and_without_lines_nothing_is_k
     assert known.list_disputes(np.array([0, 0]), np.array([2, 1])).tolist() == [0, 1]
 
 
-def test_the_lines_of_many_pairs_are_compared_a_part_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_lines_of_many_pairs_are_compared_a_part_at_a_time(monkeypatch) -> None:
     generator = np.random.default_rng(5)
     documents = np.sort(generator.integers(0, 20, 90))
     known = Openings(
@@ -324,7 +321,7 @@ def test_the_share_of_true_ones_needs_decided_groups_of_like_risk() -> None:
 
 
 @pytest.fixture
-def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepResult]:
+def sweep(registry, tmp_path) -> Callable[..., SweepResult]:
     """Sweeps the registry with a budget of three, all of it or what is new since another sweep."""
 
     def run(after: SweepResult | None = None) -> SweepResult:
@@ -351,9 +348,7 @@ def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepRes
     return run
 
 
-def test_a_registry_is_swept_within_its_budget_and_then_what_is_new(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_a_registry_is_swept_within_its_budget_and_then_what_is_new(registry, sweep) -> None:
     rows = faces(40, 32)
     first = registry.enroll(rows)
     second = registry.enroll(other_photographs(rows[:8], seed=1))
@@ -372,9 +367,7 @@ def test_a_registry_is_swept_within_its_budget_and_then_what_is_new(
     assert {one.document_id for one in grown.identities} == {first[0], second[0], third[0]}
 
 
-def test_an_erasure_leaves_the_terms_by_which_a_group_was_chosen(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_an_erasure_leaves_the_terms_by_which_a_group_was_chosen(registry, sweep) -> None:
     rows = faces(3, 32)
     registry.enroll(rows)
     registry.enroll(other_photographs(rows[:1], seed=1))

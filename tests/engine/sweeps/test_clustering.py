@@ -330,7 +330,7 @@ def test_documents_of_two_components_are_never_compared() -> None:
     assert pairs_of(found) == [(0, 2), (3, 5)]
 
 
-def test_many_components_are_scored_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_components_are_scored_in_batches(monkeypatch) -> None:
     count = 50
     rows = np.concatenate([turned(0, 27, 55) for _ in range(count)])
     chains = links(*((3 * i + j, 3 * i + j + 1) for i in range(count) for j in range(2)))
@@ -350,7 +350,7 @@ def test_many_components_are_scored_in_batches(monkeypatch: pytest.MonkeyPatch) 
     assert sum(asked) == 3 * count
 
 
-def test_a_component_that_is_too_large_is_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_that_is_too_large_is_not_scored(monkeypatch) -> None:
     monkeypatch.setattr(clustering, "MOST_DOCUMENTS", 2)
     rows = turned(0, 27, 55)
     chain = links((10, 11), (11, 12))

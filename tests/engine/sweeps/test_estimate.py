@@ -166,7 +166,7 @@ def test_impossible_terms_are_refused(terms: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(("pace_per_s", "rows"), [(1e8, 8944), (1e12, 65_536)])
 def test_a_pace_is_measured_with_rows_for_less_than_a_second(
-    monkeypatch: pytest.MonkeyPatch, pace_per_s: float, rows: int
+    monkeypatch, pace_per_s: float, rows: int
 ) -> None:
     sizes: list[int] = []
 
@@ -180,7 +180,7 @@ def test_a_pace_is_measured_with_rows_for_less_than_a_second(
     assert sizes == [4096, 4096, rows]
 
 
-def test_for_few_comparisons_a_first_look_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_few_comparisons_a_first_look_is_enough(monkeypatch) -> None:
     sizes: list[int] = []
     timed = join._time_join
 

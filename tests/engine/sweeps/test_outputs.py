@@ -94,7 +94,7 @@ def test_a_pair_with_an_erased_person_is_left_out() -> None:
     assert table["right_reference"].to_pylist() == [2]
 
 
-def test_no_pair_and_no_group_are_tables_without_rows(tmp_path: Path) -> None:
+def test_no_pair_and_no_group_are_tables_without_rows(tmp_path) -> None:
     write_table(tmp_path, "pairs", pair_table(pairs(), [], {}), {})
     write_table(tmp_path, "groups", group_table([], {}), {})
     write_csv(tmp_path, "outlets", seller_table(summarise([]).outlets))
@@ -127,7 +127,7 @@ def test_a_group_without_links_and_lines_has_no_score_and_no_date() -> None:
     assert row["first_opened"] is row["last_opened"] is row["case"] is None
 
 
-def test_parquet_keeps_texts_and_describes_the_sweep(tmp_path: Path) -> None:
+def test_parquet_keeps_texts_and_describes_the_sweep(tmp_path) -> None:
     table = group_table([group("=cmd|' /C calc'!A0")], {})
     write_table(tmp_path, "groups", table, {"sweep": "s1", "sequence": "7"})
     table = parquet.read_table(tmp_path / "groups.parquet")
@@ -136,13 +136,13 @@ def test_parquet_keeps_texts_and_describes_the_sweep(tmp_path: Path) -> None:
     assert table.schema.metadata[b"sosie.sequence"] == b"7"
 
 
-def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+def test_files_are_their_owners_alone(tmp_path) -> None:
     write_table(tmp_path, "groups", group_table([group()], {}), {})
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {"groups.parquet": 0o600, "groups.csv": 0o600}
 
 
-def test_csv_keeps_every_text(tmp_path: Path) -> None:
+def test_csv_keeps_every_text(tmp_path) -> None:
     write_csv(tmp_path, "groups", group_table([group('東京, \u202e\n"x"')], {}))
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["outlets"] == '東京, \u202e\n"x"'
@@ -155,16 +155,14 @@ def test_csv_keeps_every_text(tmp_path: Path) -> None:
         "\ufeff=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\ttab", "\rreturn", "\u202e=1",
     ],
 )  # fmt: skip
-def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(
-    tmp_path: Path, harmful: str
-) -> None:
+def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(tmp_path, harmful: str) -> None:
     write_csv(tmp_path, "groups", group_table([group(harmful)], {"g1": harmful}))
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["case"] == f"'{harmful}"
     assert row["outlets"] == f"'{harmful}"
 
 
-def test_outlets_and_carriers_are_summed_up(tmp_path: Path) -> None:
+def test_outlets_and_carriers_are_summed_up(tmp_path) -> None:
     summary = summarise([group("-n1")])
     write_csv(tmp_path, "outlets", seller_table(summary.outlets))
     (outlet,) = read_csv(tmp_path / "outlets.csv")
@@ -173,7 +171,7 @@ def test_outlets_and_carriers_are_summed_up(tmp_path: Path) -> None:
     assert (carrier["carrier"], carrier["lines"], carrier["highest_risk"]) == ("north", 1, 21)
 
 
-def test_outlets_where_liveness_failed_are_a_table(tmp_path: Path) -> None:
+def test_outlets_where_liveness_failed_are_a_table(tmp_path) -> None:
     outlets = rank_outlets([LivenessCount("north", "=n1", True, 10, 4)])
     write_csv(tmp_path, "liveness", liveness_table(outlets))
     (row,) = read_csv(tmp_path / "liveness.csv")

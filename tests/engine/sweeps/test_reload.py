@@ -14,13 +14,11 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord
-from engine.registry.store import Store
-from engine.registry.writer import Writer
 from engine.sweeps.folder import GroupFile, write_groups
 from engine.sweeps.reload import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
-from tests.engine.registry.conftest import Enroll, enroll
+from tests.engine.registry.conftest import enroll
 
 __all__ = ["enroll"]
 
@@ -47,7 +45,7 @@ def crops_of(attempt: EnrollmentRecord, name: str) -> list[NewCrop]:
 
 
 def test_the_face_of_the_reference_is_shown_else_the_newest_that_was_not_refused(
-    store: Store, writer: Writer, enroll: Enroll
+    store, writer, enroll
 ) -> None:
     changes = enroll(writer, 3)
     writer.commit(changes)
@@ -119,9 +117,7 @@ def write(tmp_path: Path, kinds: str = "fffff") -> GroupFile:
 
 @settings(max_examples=50)
 @given(st.lists(groups, max_size=5, unique_by=lambda group: group.key))
-def test_groups_are_read_as_they_were_written(
-    tmp_path_factory: pytest.TempPathFactory, written: list[Group]
-) -> None:
+def test_groups_are_read_as_they_were_written(tmp_path_factory, written: list[Group]) -> None:
     path = tmp_path_factory.mktemp("sweep") / "groups.json"
     write_groups(path, written)
     file = GroupFile.open(path)
@@ -131,7 +127,7 @@ def test_groups_are_read_as_they_were_written(
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
-def test_pages_follow_one_another_without_gap_or_overlap(tmp_path: Path, size: int) -> None:
+def test_pages_follow_one_another_without_gap_or_overlap(tmp_path, size: int) -> None:
     file = write(tmp_path)
     read: list[str] = []
     while page := file.page(size, after=read[-1] if read else None):
@@ -141,13 +137,13 @@ def test_pages_follow_one_another_without_gap_or_overlap(tmp_path: Path, size: i
     assert len(file) == 5
 
 
-def test_a_page_may_be_of_one_kind(tmp_path: Path) -> None:
+def test_a_page_may_be_of_one_kind(tmp_path) -> None:
     file = write(tmp_path, "fdfdd")
     page = file.page(2, after="g1", kind=GroupKind.ONE_DOCUMENT)
     assert [group.key for group in page] == ["g3", "g4"]
 
 
-def test_a_key_of_no_group_is_not_found(tmp_path: Path) -> None:
+def test_a_key_of_no_group_is_not_found(tmp_path) -> None:
     file = write(tmp_path)
     with pytest.raises(NotFound):
         file.group("g9")
@@ -156,7 +152,7 @@ def test_a_key_of_no_group_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.99])
-def test_a_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_file_cut_short_is_refused(tmp_path, share: float) -> None:
     write(tmp_path)
     path = tmp_path / "groups.json"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
@@ -164,12 +160,12 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
         GroupFile.open(path)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path) -> None:
     with pytest.raises(RegistryError, match="sweep again"):
         GroupFile.open(tmp_path / "groups.json")
 
 
-def test_a_line_overwritten_later_is_refused(tmp_path: Path) -> None:
+def test_a_line_overwritten_later_is_refused(tmp_path) -> None:
     file = write(tmp_path)
     path = tmp_path / "groups.json"
     path.write_bytes(path.read_bytes().replace(b'"key":"g2"', b'"kez":"g2"'))

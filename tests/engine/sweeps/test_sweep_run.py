@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ PEOPLE = 120
 
 
 @pytest.fixture
-def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepResult]:
+def sweep(registry, tmp_path) -> Callable[..., SweepResult]:
     """`sweep(after=None)` compares the whole registry, or what is new since an earlier sweep."""
 
     def run(
@@ -66,9 +65,7 @@ def members_of(result: SweepResult) -> set[frozenset[str]]:
     return {frozenset(one.document_id for one in group.identities) for group in result.groups}
 
 
-def test_people_with_several_documents_are_found_and_nobody_else(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_people_with_several_documents_are_found_and_nobody_else(registry, sweep) -> None:
     rows = faces(PEOPLE, DIM)
     first = registry.enroll(rows)
     second = registry.enroll(other_photographs(rows[:10], seed=1))
@@ -87,9 +84,7 @@ def test_people_with_several_documents_are_found_and_nobody_else(
     )
 
 
-def test_pairs_of_one_document_are_left_out(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_pairs_of_one_document_are_left_out(registry, sweep) -> None:
     rows = faces(10, DIM)
     documents = registry.enroll(rows)
     registry.add_references(documents[:3], other_photographs(rows[:3], seed=1))
@@ -97,9 +92,7 @@ def test_pairs_of_one_document_are_left_out(
     assert (pairs_of(result), result.groups, result.same_document_pairs) == (set(), [], 3)
 
 
-def test_a_document_with_two_references_is_one_identity_of_its_group(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_a_document_with_two_references_is_one_identity_of_its_group(registry, sweep) -> None:
     rows = faces(10, DIM)
     documents = registry.enroll(rows)
     registry.add_references(documents[:1], other_photographs(rows[:1], seed=1))
@@ -113,10 +106,7 @@ def test_a_document_with_two_references_is_one_identity_of_its_group(
 
 @pytest.mark.parametrize("looked_up", [0, 50_000])
 def test_judged_pairs_are_marked_and_make_no_group(
-    registry: SyntheticRegistry,
-    sweep: Callable[..., SweepResult],
-    monkeypatch: pytest.MonkeyPatch,
-    looked_up: int,
+    registry, sweep, monkeypatch, looked_up: int
 ) -> None:
     monkeypatch.setattr(sweep_run, "_LOOKED_UP", looked_up)
     rows = faces(20, DIM)
@@ -138,9 +128,7 @@ def test_judged_pairs_are_marked_and_make_no_group(
     assert excepted == {(first[0], second[0]), (first[1], second[1])}
 
 
-def test_an_empty_gallery_and_a_gallery_of_one_have_nothing(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_an_empty_gallery_and_a_gallery_of_one_have_nothing(registry, sweep) -> None:
     seen: list[Progress] = []
     result = sweep(progress=seen.append)
     assert (result.groups, len(result.pairs), result.compared) == ([], 0, 0)
@@ -149,9 +137,7 @@ def test_an_empty_gallery_and_a_gallery_of_one_have_nothing(
     assert sweep().compared == 1
 
 
-def test_a_sweep_of_what_is_new_completes_the_groups_of_earlier_ones(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
-) -> None:
+def test_a_sweep_of_what_is_new_completes_the_groups_of_earlier_ones(registry, sweep) -> None:
     rows = faces(PEOPLE, DIM)
     first, second = registry.enroll(rows), registry.enroll(other_photographs(rows[:6], seed=1))
     earlier = sweep()
@@ -180,7 +166,7 @@ def test_a_sweep_of_what_is_new_completes_the_groups_of_earlier_ones(
 
 
 def test_a_gallery_that_changes_meanwhile_is_covered_as_of_the_stated_sequence(
-    registry: SyntheticRegistry, sweep: Callable[..., SweepResult]
+    registry, sweep
 ) -> None:
     rows = faces(PEOPLE, DIM)
     first, second = registry.enroll(rows), registry.enroll(other_photographs(rows[:4], seed=1))
@@ -201,9 +187,7 @@ def test_a_gallery_that_changes_meanwhile_is_covered_as_of_the_stated_sequence(
     assert len(members_of(later)) == 4
 
 
-def test_its_check_stops_it_before_a_tile_is_made(
-    registry: SyntheticRegistry, tmp_path: Path
-) -> None:
+def test_its_check_stops_it_before_a_tile_is_made(registry, tmp_path) -> None:
     registry.enroll(faces(100, DIM))
     task = SweepTask(
         id=new_id(), terms=SweepTerms(threshold=THRESHOLD), folder=SweepFolder(tmp_path / "one")
@@ -259,7 +243,7 @@ print(json.dumps([[group.key for group in result.groups], list(rows)]), flush=Tr
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_finds_the_same_and_repeats_a_tile_at_most(
-    sqlite_url: str, tmp_path: Path
+    sqlite_url, tmp_path
 ) -> None:
     ring = tmp_path / "keyring.json"
     vault = Vault(KeyRing.create(ring), DIM)

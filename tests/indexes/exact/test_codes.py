@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from indexes.exact import codes as coding
 from indexes.exact.codes import CodedQueries, Codes, code_limit, fill_plane
 from indexes.exact.kernels import Plane
-from tests.indexes.conftest import UnitRows, make_plane
+from tests.indexes.conftest import make_plane
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -41,7 +41,7 @@ def test_the_bound_holds_for_vectors_and_for_rows_as_queries(
         assert (np.abs(vectors @ stored.T - approximate) <= margin).all()
 
 
-def test_restored_codes_are_those_that_were_stored(unit_rows: UnitRows) -> None:
+def test_restored_codes_are_those_that_were_stored(unit_rows) -> None:
     codes = Codes(unit_rows(1500, 100), code_limit(100))
     restored = Codes.restore(codes.bytes.copy(), codes.residuals, 100, codes.limit)
     assert np.array_equal(restored.bytes, codes.bytes)
@@ -49,7 +49,7 @@ def test_restored_codes_are_those_that_were_stored(unit_rows: UnitRows) -> None:
     assert restored.longest >= codes.longest
 
 
-def test_a_threshold_for_each_query_is_the_same_as_one_for_all(unit_rows: UnitRows) -> None:
+def test_a_threshold_for_each_query_is_the_same_as_one_for_all(unit_rows) -> None:
     codes = Codes(unit_rows(100, 64), code_limit(64))
     queries = CodedQueries.of_vectors(unit_rows(5, 64))
     thresholds = np.array([-np.inf, -0.5, 0.0, 0.57, 9.0])
@@ -61,7 +61,7 @@ def test_a_threshold_for_each_query_is_the_same_as_one_for_all(unit_rows: UnitRo
 
 
 def test_rows_that_are_wiped_while_the_plane_is_made_are_wiped_in_it(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
+    unit_rows, monkeypatch
 ) -> None:
     codes = Codes(unit_rows(200, 128), 0.4)
     gone: list[int] = []
@@ -97,7 +97,7 @@ def test_the_codes_of_a_segment_are_offered_large_pages() -> None:
     assert "hg" in flags_of_mapping(middle)
 
 
-def test_what_is_read_of_codes_stays_when_their_segment_is_gone(unit_rows: UnitRows) -> None:
+def test_what_is_read_of_codes_stays_when_their_segment_is_gone(unit_rows) -> None:
     codes = Codes(unit_rows(4096, 128), 0.4)
     held, before = codes.bytes[1000:], codes.bytes[1000:].copy()
     del codes

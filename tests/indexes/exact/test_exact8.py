@@ -29,13 +29,13 @@ from indexes.flat import FlatIndex
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import KERNELS, UnitRows, ask, assert_same, open_kernel, remove_ids
+from tests.indexes.conftest import KERNELS, ask, assert_same, open_kernel, remove_ids
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])
 
 
 @pytest.fixture(scope="module", params=KERNELS)
-def scanner(request: pytest.FixtureRequest) -> Iterator[Scanner]:
+def scanner(request) -> Iterator[Scanner]:
     scanner = open_kernel(request.param, threads=2)
     yield scanner
     scanner.close()
@@ -80,14 +80,7 @@ def population(seed: int, n: int, dim: int) -> Vectors:
     k=st.sampled_from([1, 2, 10, 100, 5000]),
 )
 def test_answers_are_those_of_the_flat_index(
-    scanners: dict[str, Scanner],
-    seed: int,
-    dim: int,
-    n: int,
-    queries: int,
-    kernel: str,
-    removed: float,
-    k: int,
+    scanners, seed: int, dim: int, n: int, queries: int, kernel: str, removed: float, k: int
 ) -> None:
     if queries * n > 100_000:
         k = min(k, 10)
@@ -117,16 +110,14 @@ def test_answers_are_those_of_the_flat_index(
 
 @pytest.mark.parametrize("threshold", [-5.0, 5.0, -1e300, 1e300])
 def test_thresholds_beyond_any_score_find_all_or_nothing(
-    unit_rows: UnitRows, scanner: Scanner, threshold: float
+    unit_rows, scanner, threshold: float
 ) -> None:
     index = Exact8Segment(np.arange(40), unit_rows(40, 64), scanner=scanner)
     found = ask(index).range_search(unit_rows(3, 64, seed=1), threshold)
     assert len(found.ids) == (120 if threshold < 0 else 0)
 
 
-def test_the_certificate_has_the_bound_and_the_rows_rescored(
-    unit_rows: UnitRows, scanner: Scanner
-) -> None:
+def test_the_certificate_has_the_bound_and_the_rows_rescored(unit_rows, scanner) -> None:
     rows, probes = unit_rows(5000, 128), unit_rows(20, 128, seed=1)
     index = Exact8Segment(np.arange(5000), rows, scanner=scanner)
     scores = probes.astype(np.float64) @ rows.T.astype(np.float64)
@@ -152,9 +143,7 @@ def test_the_certificate_has_the_bound_and_the_rows_rescored(
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.1, 1.0])
-def test_any_code_limit_gives_the_same_answers(
-    unit_rows: UnitRows, scanner: Scanner, limit: float
-) -> None:
+def test_any_code_limit_gives_the_same_answers(unit_rows, scanner, limit: float) -> None:
     rows, probes = unit_rows(600, 64), unit_rows(40, 64, seed=1)
     index = Exact8Segment(np.arange(600), rows, scanner=scanner, limit=limit)
     flat = FlatIndex(64)
@@ -163,9 +152,7 @@ def test_any_code_limit_gives_the_same_answers(
     assert_same(ask(index).range_search(probes, 0.3), flat.range_search(probes, 0.3))
 
 
-def test_an_empty_segment_and_an_empty_batch_are_fine(
-    unit_rows: UnitRows, scanner: Scanner
-) -> None:
+def test_an_empty_segment_and_an_empty_batch_are_fine(unit_rows, scanner) -> None:
     nothing = np.empty((0, 64), np.float32)
     empty = Exact8Segment(np.empty(0, np.int64), nothing, scanner=scanner)
     assert len(ask(empty).search(unit_rows(3, 64), 2)) == 3
@@ -176,9 +163,7 @@ def test_an_empty_segment_and_an_empty_batch_are_fine(
     assert len(ask(full).range_search(nothing, 0.5)) == 0
 
 
-def test_a_code_limit_or_a_dimension_that_codes_cannot_have_is_refused(
-    unit_rows: UnitRows, scanner: Scanner
-) -> None:
+def test_a_code_limit_or_a_dimension_that_codes_cannot_have_is_refused(unit_rows, scanner) -> None:
     rows, ids = unit_rows(5, 64), np.arange(5)
     for limit in (0.0, 1e-6, 1.5, math.nan):
         with pytest.raises(VectorInvalid):
@@ -195,7 +180,7 @@ def test_kernels_that_are_not_here_are_refused() -> None:
 
 
 def test_a_processor_without_vector_instructions_falls_back_and_says_so(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    unit_rows, monkeypatch, caplog
 ) -> None:
     rows = unit_rows(300, 64)
     expected = ask(Exact8Segment(np.arange(300), rows, scanner=Scanner())).search(rows[:40], 3)
@@ -211,7 +196,7 @@ def test_a_processor_without_vector_instructions_falls_back_and_says_so(
         assert_same(ask(index).search(rows[:40], 3), expected)
 
 
-def test_answers_do_not_depend_on_the_number_of_threads(unit_rows: UnitRows) -> None:
+def test_answers_do_not_depend_on_the_number_of_threads(unit_rows) -> None:
     rows, probes = unit_rows(40_000, 64), unit_rows(50, 64, seed=1)
     answers = []
     for threads in (1, 2, 5):
@@ -232,13 +217,7 @@ def test_answers_do_not_depend_on_the_number_of_threads(unit_rows: UnitRows) -> 
     share=st.floats(0, 1),
 )
 def test_the_best_above_known_scores_complete_the_best_of_all(
-    scanners: dict[str, Scanner],
-    seed: int,
-    dim: int,
-    queries: int,
-    k: int,
-    kernel: str,
-    share: float,
+    scanners, seed: int, dim: int, queries: int, k: int, kernel: str, share: float
 ) -> None:
     """What two segments give, the second knowing the k-th best of the first, is what one gives."""
     rows, probes = population(seed, 1200, dim), population(seed + 1, queries, dim)
@@ -294,9 +273,7 @@ class OnDevice(DeviceScanner):
         return array
 
 
-def test_rows_on_the_device_are_wiped_with_the_codes_and_go_with_their_segment(
-    unit_rows: UnitRows,
-) -> None:
+def test_rows_on_the_device_are_wiped_with_the_codes_and_go_with_their_segment(unit_rows) -> None:
     device = Device()
     scanner = OnDevice(device)
     index = SegmentedIndex(64, SegmentsConfig(head_rows=100), scanner=scanner)
@@ -326,7 +303,7 @@ def test_rows_on_the_device_are_wiped_with_the_codes_and_go_with_their_segment(
     [(MemoryError("out of memory"), "no room"), (RuntimeError("cudaErrorLaunchFailure"), "failed")],
 )
 def test_without_room_or_after_a_failure_this_processor_gives_the_same_answers_and_it_is_said(
-    unit_rows: UnitRows, caplog: pytest.LogCaptureFixture, refusal: Exception, told: str
+    unit_rows, caplog, refusal: Exception, told: str
 ) -> None:
     rows, ids, device = unit_rows(2500, 64), np.arange(2500), Device()
     scanner = OnDevice(device)

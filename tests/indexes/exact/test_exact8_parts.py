@@ -5,13 +5,13 @@ import pytest
 
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
-from tests.indexes.conftest import UnitRows, ask, assert_same, remove_ids
+from tests.indexes.conftest import ask, assert_same, remove_ids
 
 SCANNER = Scanner(threads=2)
 
 
 @pytest.mark.parametrize("kept", ["float32", "float16"])
-def test_a_segment_comes_back_from_its_parts(unit_rows: UnitRows, kept: str) -> None:
+def test_a_segment_comes_back_from_its_parts(unit_rows, kept: str) -> None:
     rows, probes = unit_rows(700, 100), unit_rows(20, 100, seed=1)
     index = Exact8Segment(np.arange(700), rows.astype(kept), scanner=SCANNER)
     parts = index.parts()
@@ -31,7 +31,7 @@ def test_a_segment_comes_back_from_its_parts(unit_rows: UnitRows, kept: str) -> 
     assert (ours.epsilon <= theirs.epsilon + 0.001).all()
 
 
-def test_every_build_has_a_name_of_its_own(unit_rows: UnitRows) -> None:
+def test_every_build_has_a_name_of_its_own(unit_rows) -> None:
     rows = unit_rows(5, 64)
     names = {Exact8Segment(np.arange(5), rows, scanner=SCANNER).name for _ in range(3)}
     assert len(names) == 3
@@ -39,7 +39,7 @@ def test_every_build_has_a_name_of_its_own(unit_rows: UnitRows) -> None:
 
 
 @pytest.mark.parametrize("kept", ["float32", "float16"])
-def test_removed_rows_are_wiped_from_memory(unit_rows: UnitRows, kept: str) -> None:
+def test_removed_rows_are_wiped_from_memory(unit_rows, kept: str) -> None:
     rows = unit_rows(50, 64)
     index = Exact8Segment(np.arange(50), rows.astype(kept), scanner=SCANNER)
     remove_ids(index, np.arange(10))

@@ -75,7 +75,7 @@ def test_after_warming_nothing_that_searches_and_upkeep_run_is_compiled() -> Non
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
+def package(tmp_path) -> Path:
     folder = tmp_path / "kept"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -92,7 +92,7 @@ def run_calling(package: Path) -> list[str]:
 
 
 def test_machine_code_that_came_with_the_installation_is_used_elsewhere(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
     assert run_calling(package) == ["11", "0", "0o40700"]
@@ -104,7 +104,7 @@ def test_machine_code_that_came_with_the_installation_is_used_elsewhere(
     assert [one.name for one in (tmp_path / "cache" / "numba").iterdir()] == [made.name]
 
 
-def test_a_kernel_is_made_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_is_made_where_nothing_can_be_cached(monkeypatch) -> None:
     def doubled(number: int) -> int:
         return 2 * number
 
@@ -113,7 +113,7 @@ def test_a_kernel_is_made_where_nothing_can_be_cached(monkeypatch: pytest.Monkey
     assert compiled(doubled)(21) == 42
 
 
-def test_a_change_of_what_a_kernel_calls_is_a_change_of_the_kernel(package: Path) -> None:
+def test_a_change_of_what_a_kernel_calls_is_a_change_of_the_kernel(package) -> None:
     def answer(times: int) -> str:
         (package / "called.py").write_text(CALLED.format(times=times))
         return run_calling(package)[0]

@@ -18,13 +18,13 @@ from indexes.exact.kernels import Found
 from indexes.exact.scanner import PRECEDENCE, Part, Precedence, Scanner
 from indexes.joining.join import join
 from indexes.joining.tiling import References
-from tests.indexes.conftest import UnitRows, ask
+from tests.indexes.conftest import ask
 
 ROWS, QUERIES = 4096, 64
 """Enough to be shared by two threads, in a part each."""
 
 
-def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) -> None:
+def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows) -> None:
     rows = unit_rows(ROWS, 64)
     scanner, release = Scanner(threads=2), threading.Event()
     index = Exact8Segment(np.arange(ROWS), rows, scanner=scanner)
@@ -38,9 +38,7 @@ def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) ->
     assert hits.ids.tolist() == list(range(QUERIES))
 
 
-def test_a_scan_of_many_queries_pauses_while_one_of_few_runs(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_of_many_queries_pauses_while_one_of_few_runs(unit_rows, monkeypatch) -> None:
     monkeypatch.setattr("indexes.exact.scanner._GIVE_WAY_S", 120)
     rows = unit_rows(ROWS, 64)
     few, many = Scanner(threads=2), Scanner(threads=2)
@@ -82,9 +80,7 @@ class CountedPrecedence(Precedence):
         return super().give_way(parts)
 
 
-def test_a_join_of_few_goes_before_no_other_scan(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_join_of_few_goes_before_no_other_scan(unit_rows, monkeypatch) -> None:
     counted, scanner = CountedPrecedence(), Scanner(threads=1)
     monkeypatch.setattr("indexes.exact.scanner.PRECEDENCE", counted)
     rows = unit_rows(ROWS, 64)
@@ -98,7 +94,7 @@ def test_a_join_of_few_goes_before_no_other_scan(
     scanner.close()
 
 
-def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: UnitRows) -> None:
+def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows) -> None:
     rows = unit_rows(ROWS, 64)
     scanner = Scanner(threads=2)
     index = Exact8Segment(np.arange(ROWS), rows, scanner=scanner)

@@ -38,14 +38,14 @@ def filled(folder: Path | None, tiles: list[list[bytes]]) -> Checkpoint:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_runs_come_back_in_their_order(tmp_path: Path, in_memory: bool) -> None:
+def test_runs_come_back_in_their_order(tmp_path, in_memory: bool) -> None:
     with filled(None if in_memory else tmp_path, TILES) as kept:
         assert kept.next_tile == len(TILES)
         assert content(kept) == [run for runs in TILES for run in runs]
         assert kept.size_bytes == sum(len(run) for runs in TILES for run in runs)
 
 
-def test_what_was_put_for_a_tile_that_did_not_end_is_gone(tmp_path: Path) -> None:
+def test_what_was_put_for_a_tile_that_did_not_end_is_gone(tmp_path) -> None:
     with filled(tmp_path, TILES[:2]) as kept:
         kept.put(b"half")
         assert content(kept) == [b"one"]
@@ -54,7 +54,7 @@ def test_what_was_put_for_a_tile_that_did_not_end_is_gone(tmp_path: Path) -> Non
         assert content(kept) == [run for runs in TILES for run in runs]
 
 
-def test_the_subject_is_that_of_the_first_start(tmp_path: Path) -> None:
+def test_the_subject_is_that_of_the_first_start(tmp_path) -> None:
     assert stored_subject(tmp_path) is None
     filled(tmp_path, TILES[:1]).close()
     assert stored_subject(tmp_path) == b"subject"
@@ -62,7 +62,7 @@ def test_the_subject_is_that_of_the_first_start(tmp_path: Path) -> None:
         assert (kept.subject, kept.next_tile) == (b"subject", 1)
 
 
-def test_the_bounds_are_those_of_all_tiles_that_ended(tmp_path: Path) -> None:
+def test_the_bounds_are_those_of_all_tiles_that_ended(tmp_path) -> None:
     with Checkpoint(tmp_path, "terms", b"subject") as kept:
         kept.end_tile(["bytes"])
     with Checkpoint(tmp_path, "terms", b"subject") as kept:
@@ -79,13 +79,13 @@ def test_the_bounds_are_those_of_all_tiles_that_ended(tmp_path: Path) -> None:
         assert kept.bounds == ("bytes", "not recorded")
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused(tmp_path) -> None:
     with filled(tmp_path, TILES[:1]), pytest.raises(CheckpointInvalid, match="in use"):
         Checkpoint(tmp_path, "terms", b"subject")
     filled(tmp_path, TILES).close()
 
 
-def test_a_folder_of_other_terms_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_terms_is_refused_and_left_alone(tmp_path) -> None:
     filled(tmp_path, TILES[:2]).close()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(CheckpointInvalid, match="of another join"):
@@ -93,7 +93,7 @@ def test_a_folder_of_other_terms_is_refused_and_left_alone(tmp_path: Path) -> No
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_any_flipped_bit_and_any_lost_byte_is_found(tmp_path: Path) -> None:
+def test_any_flipped_bit_and_any_lost_byte_is_found(tmp_path) -> None:
     filled(tmp_path, TILES).close()
     random = np.random.default_rng(0)
     for name in ("results.bin", "state.json", "subject.bin"):
@@ -114,7 +114,7 @@ def test_any_flipped_bit_and_any_lost_byte_is_found(tmp_path: Path) -> None:
         assert len(content(kept)) == 4
 
 
-def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_files_are_for_their_owner_alone(tmp_path) -> None:
     folder = tmp_path / "new" / "folder"
     filled(folder, TILES).close()
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -136,7 +136,7 @@ except OSError:
 """
 
 
-def test_a_disk_that_is_full_loses_no_tile_that_ended(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_loses_no_tile_that_ended(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _FULL, str(tmp_path)], capture_output=True, text=True, check=True
     )

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -23,7 +22,7 @@ from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.tiling import Block, Records, sort_records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import KERNELS, UnitRows, open_kernel, remove_ids
+from tests.indexes.conftest import KERNELS, open_kernel, remove_ids
 
 SCANNER = Scanner(threads=2)
 DIM, ROWS, THRESHOLD = 64, 3000, 0.5
@@ -214,7 +213,7 @@ print(len(pairs), read, grown // 1024)
 """
 
 
-def test_a_threshold_that_all_pairs_reach_takes_bounded_memory(tmp_path: Path) -> None:
+def test_a_threshold_that_all_pairs_reach_takes_bounded_memory(tmp_path) -> None:
     # 160 MB of pairs, which are read from a mapped file and so are partly counted too.
     done = subprocess.run(
         [sys.executable, "-c", _DENSE, str(tmp_path)], capture_output=True, text=True, check=True
@@ -224,7 +223,7 @@ def test_a_threshold_that_all_pairs_reach_takes_bounded_memory(tmp_path: Path) -
     assert grown_mib < 600
 
 
-def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_path: Path) -> None:
+def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_path) -> None:
     rows, ids = random_rows(8, 1000), np.arange(1000)
     segments = segmented(ids, rows, ids % 2)
     with pytest.raises(SearchInvalid, match="more than 5000 pairs reach the threshold"):
@@ -233,7 +232,7 @@ def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_pa
     assert np.array_equal(pairs.records, brute_force(ids, rows, 0.0))
 
 
-def test_invalid_joins_are_refused(unit_rows: UnitRows) -> None:
+def test_invalid_joins_are_refused(unit_rows) -> None:
     index = Exact8Segment(np.arange(9), unit_rows(9, 64), scanner=SCANNER)
     other = Exact8Segment(np.arange(9, 18), unit_rows(9), scanner=SCANNER)
     with pytest.raises(VectorInvalid, match="of one dimension"):
@@ -251,7 +250,7 @@ def test_invalid_joins_are_refused(unit_rows: UnitRows) -> None:
             join([index], None, 0.5, limit=wrong)
 
 
-def test_nothing_joins_to_nothing(tmp_path: Path) -> None:
+def test_nothing_joins_to_nothing(tmp_path) -> None:
     assert len(join([], None, 0.5)) == 0
     assert join([], [], 0.5, checkpoint=tmp_path).left.dtype == np.int64
     assert join_gallery(Gallery(SegmentedIndex(DIM)), 0.5).ids.tolist() == []
@@ -262,9 +261,7 @@ def _halves() -> tuple[slice, slice]:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_join_along_other_axes_finds_the_same_pairs(
-    kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_join_along_other_axes_finds_the_same_pairs(kernel: str, monkeypatch) -> None:
     dim = 128
     rows = random_rows(11, ROWS, dim) * np.float32(np.arange(1, dim + 1) ** -0.5)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -293,7 +290,7 @@ def test_a_join_along_other_axes_finds_the_same_pairs(
 @pytest.mark.parametrize("axes_from", [1 << 62, 0])
 @pytest.mark.parametrize("kernel", [None, "device"])
 def test_a_running_join_holds_no_code_of_what_was_removed_before_its_last_check(
-    kernel: str | None, axes_from: int, monkeypatch: pytest.MonkeyPatch
+    kernel: str | None, axes_from: int, monkeypatch
 ) -> None:
     dim, count, gone = 128, 2000, np.array([5, 700])
     rows = random_rows(12, count, dim) * np.float32(np.arange(1, dim + 1) ** -0.5)

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from indexes.joining.tiling import Records
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import UnitRows, change_beside_digests, remove_ids
+from tests.indexes.conftest import change_beside_digests, remove_ids
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
 TILES = 8 * 9 // 2
@@ -39,7 +38,7 @@ def faces() -> tuple[Ids, Vectors]:
 
 
 @pytest.fixture(scope="module")
-def expected(faces: tuple[Ids, Vectors]) -> Records:
+def expected(faces) -> Records:
     records = join([Exact8Segment(*faces, scanner=SCANNER)], None, THRESHOLD).records
     assert len(records) > 2000
     return records
@@ -58,9 +57,7 @@ def stop_after(tiles: int):
     return stop
 
 
-def test_a_join_goes_on_after_any_tile_in_other_segments(
-    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
-) -> None:
+def test_a_join_goes_on_after_any_tile_in_other_segments(faces, expected, tmp_path) -> None:
     for parts, tiles in ((1, 0), (2, 1), (4, 2), (3, 17), (1, TILES - 1)):
         with pytest.raises(Stopped):
             join(
@@ -81,7 +78,7 @@ def test_a_join_goes_on_after_any_tile_in_other_segments(
 
 
 def test_other_terms_more_references_and_other_vectors_are_refused(
-    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
+    faces, expected, tmp_path
 ) -> None:
     ids, rows = faces
     kept, terms = cut(faces, 2), {"checkpoint": tmp_path, "tile_rows": TILE}
@@ -105,7 +102,7 @@ def test_other_terms_more_references_and_other_vectors_are_refused(
 
 @pytest.mark.parametrize("between", [False, True])
 def test_references_removed_while_it_was_stopped_are_in_no_pair(
-    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path, between: bool
+    faces, expected, tmp_path, between: bool
 ) -> None:
     ids, rows = faces
     left = cut(faces, 2)
@@ -125,9 +122,7 @@ def test_references_removed_while_it_was_stopped_are_in_no_pair(
     assert len(pairs) == stays.sum()
 
 
-def test_a_sweep_goes_on_in_a_gallery_that_has_changed(
-    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
-) -> None:
+def test_a_sweep_goes_on_in_a_gallery_that_has_changed(faces, expected, tmp_path) -> None:
     ids, rows = faces
     gallery = Gallery(SegmentedIndex(DIM, SegmentsConfig(head_rows=200, fan=3), scanner=SCANNER))
     for start in range(0, 2000, 100):
@@ -154,11 +149,7 @@ def test_a_sweep_goes_on_in_a_gallery_that_has_changed(
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("between", [False, True])
 def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
-    faces: tuple[Ids, Vectors],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    between: bool,
-    before: bool,
+    faces, tmp_path, monkeypatch, between: bool, before: bool
 ) -> None:
     ids, rows = faces
     left = cut(faces, 2)
@@ -185,12 +176,7 @@ def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("kind", ["exact8", "flat"])
 def test_a_sweep_leaves_what_is_removed_while_it_starts_to_the_next_one(
-    faces: tuple[Ids, Vectors],
-    expected: Records,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    before: bool,
+    faces, expected, tmp_path, monkeypatch, kind: str, before: bool
 ) -> None:
     ids, rows = faces
     config = SegmentsConfig(head_rows=500, fan=3)
@@ -223,9 +209,7 @@ def test_a_sweep_leaves_what_is_removed_while_it_starts_to_the_next_one(
     assert is_left.any()
 
 
-def test_a_gallery_older_than_its_checkpoint_is_refused(
-    faces: tuple[Ids, Vectors], tmp_path: Path
-) -> None:
+def test_a_gallery_older_than_its_checkpoint_is_refused(faces, tmp_path) -> None:
     ids, rows = faces
     for sequence in (7, 6):
         gallery = Gallery(SegmentedIndex(DIM, scanner=SCANNER))
@@ -256,9 +240,7 @@ join(segments, None, 0.35, checkpoint=Path(sys.argv[2]), tile_rows=40, progress=
 """
 
 
-def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(
-    faces: tuple[Ids, Vectors], expected: Records, tmp_path: Path
-) -> None:
+def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(faces, expected, tmp_path) -> None:
     ids, rows = faces
     np.savez(tmp_path / "faces.npz", ids=ids, rows=rows)
     folder, random, reported = tmp_path / "checkpoint", np.random.default_rng(5), [0]
@@ -290,9 +272,7 @@ def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(
     assert np.array_equal(pairs.records, expected)
 
 
-def test_an_exception_of_check_stops_a_join_within_a_tile(
-    unit_rows: UnitRows, tmp_path: Path
-) -> None:
+def test_an_exception_of_check_stops_a_join_within_a_tile(unit_rows, tmp_path) -> None:
     gallery = Gallery(SegmentedIndex(64))
     gallery.add(np.arange(4000), unit_rows(4000, 64), 1)
     asked = 0

@@ -20,7 +20,7 @@ from indexes.flat import FlatIndex
 from indexes.segmented import merging
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import UnitRows, ask, assert_same
+from tests.indexes.conftest import ask, assert_same
 
 SCANNER = Scanner(threads=2)
 HEAD_ROWS = 16
@@ -150,7 +150,7 @@ TestSegmentedHistory.settings = settings(
 
 
 @pytest.fixture
-def index(unit_rows: UnitRows) -> SegmentedIndex:
+def index(unit_rows) -> SegmentedIndex:
     """Ids 0 to 99: 64 in a bulk segment, 32 in two full heads, 4 in the growing one."""
     index = SegmentedIndex(64, SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER)
     rows = unit_rows(100, 64)
@@ -162,7 +162,7 @@ def index(unit_rows: UnitRows) -> SegmentedIndex:
     return index
 
 
-def test_the_certificate_covers_all_parts(index: SegmentedIndex, unit_rows: UnitRows) -> None:
+def test_the_certificate_covers_all_parts(index, unit_rows) -> None:
     queries = unit_rows(3, 64, seed=1)
     found = index.range_search(queries, 0.1)
     assert isinstance(found, CertifiedHits)
@@ -177,7 +177,7 @@ def test_the_certificate_covers_all_parts(index: SegmentedIndex, unit_rows: Unit
     assert flat_only.search(queries, 2).certificate.compared == 9
 
 
-def test_thousands_of_equal_rows_in_all_parts_keep_the_order_of_ids(unit_rows: UnitRows) -> None:
+def test_thousands_of_equal_rows_in_all_parts_keep_the_order_of_ids(unit_rows) -> None:
     row = unit_rows(1, 64)
     index = SegmentedIndex(64, SegmentsConfig(head_rows=50, fan=3), scanner=SCANNER)
     ids = np.random.default_rng(0).permutation(2000)
@@ -191,16 +191,14 @@ def test_thousands_of_equal_rows_in_all_parts_keep_the_order_of_ids(unit_rows: U
     assert index.search(row, 5000).ids.tolist() == list(range(2000))
 
 
-def test_a_large_batch_is_sealed_at_once_and_a_full_head_waits(index: SegmentedIndex) -> None:
+def test_a_large_batch_is_sealed_at_once_and_a_full_head_waits(index) -> None:
     while rewrite(index):
         pass
     assert sorted(len(segment) for segment in index.segments) == [32, 64]
     assert [len(head) for head in index.heads] == [4]
 
 
-def test_what_is_replaced_is_freed_at_once_without_the_garbage_collector(
-    unit_rows: UnitRows,
-) -> None:
+def test_what_is_replaced_is_freed_at_once_without_the_garbage_collector(unit_rows) -> None:
     index = SegmentedIndex(64, SegmentsConfig(HEAD_ROWS, 2), scanner=SCANNER)
     rows = unit_rows(8 * HEAD_ROWS, 64)
     gc.collect()
@@ -220,9 +218,7 @@ def test_what_is_replaced_is_freed_at_once_without_the_garbage_collector(
         gc.enable()
 
 
-def test_merged_rows_keep_their_codes_and_a_large_batch_becomes_several_segments(
-    unit_rows: UnitRows,
-) -> None:
+def test_merged_rows_keep_their_codes_and_a_large_batch_becomes_several_segments(unit_rows) -> None:
     for kept in ("float32", "float16"):
         config = SegmentsConfig(head_rows=HEAD_ROWS, fan=2, segment_rows=500, rows=kept)
         index = SegmentedIndex(100, config, scanner=SCANNER)
@@ -246,9 +242,7 @@ def test_merged_rows_keep_their_codes_and_a_large_batch_becomes_several_segments
         assert np.array_equal(built.row_ids, merged.row_ids)
 
 
-def test_full_heads_that_wait_are_sealed_into_no_segment_larger_than_it_may_be(
-    unit_rows: UnitRows,
-) -> None:
+def test_full_heads_that_wait_are_sealed_into_no_segment_larger_than_it_may_be(unit_rows) -> None:
     rows = unit_rows(4 * HEAD_ROWS, 64)
     for most, expected in ((16, [16] * 4), (40, [32, 32]), (64, [64])):
         config = SegmentsConfig(head_rows=HEAD_ROWS, fan=4, segment_rows=most)
@@ -290,7 +284,7 @@ class TellingScanner(Scanner):
 @pytest.mark.parametrize("kept", ["float32", "float16"])
 @pytest.mark.parametrize("of_heads", [False, True])
 def test_what_is_removed_beside_a_rewrite_is_in_nothing_of_what_it_makes_and_all_else_is_right(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, kept: str, of_heads: bool
+    unit_rows, monkeypatch, kept: str, of_heads: bool
 ) -> None:
     scanner = TellingScanner(threads=1)
     config = SegmentsConfig(head_rows=100, fan=2, rows=kept)
@@ -351,9 +345,7 @@ def test_what_is_removed_beside_a_rewrite_is_in_nothing_of_what_it_makes_and_all
     scanner.close()
 
 
-def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(
-    index: SegmentedIndex, unit_rows: UnitRows
-) -> None:
+def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(index, unit_rows) -> None:
     rows = unit_rows(100, 64, seed=3)
     for taken in (5, 70, 98):
         with pytest.raises(IdInvalid, match=f"id {taken} is in the index already"):
@@ -368,7 +360,7 @@ def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(
     assert all(held in index for held in (5, np.int64(70), 98))
 
 
-def test_an_unknown_id_is_refused_and_nothing_is_removed(index: SegmentedIndex) -> None:
+def test_an_unknown_id_is_refused_and_nothing_is_removed(index) -> None:
     with pytest.raises(IdInvalid, match="id 100 is not"):
         index.remove(np.array([5, 70, 98, 100]))
     with pytest.raises(IdInvalid, match="id 100 is not"):
@@ -382,7 +374,7 @@ def test_an_unknown_id_is_refused_and_nothing_is_removed(index: SegmentedIndex) 
     assert len(index) == 97
 
 
-def test_a_score_never_changes_in_the_life_of_a_float16_reference(unit_rows: UnitRows) -> None:
+def test_a_score_never_changes_in_the_life_of_a_float16_reference(unit_rows) -> None:
     config = SegmentsConfig(head_rows=HEAD_ROWS, rows="float16")
     index = SegmentedIndex(100, config, scanner=SCANNER)
     row = unit_rows(1, 100)
@@ -398,7 +390,7 @@ def test_a_score_never_changes_in_the_life_of_a_float16_reference(unit_rows: Uni
     assert np.array_equal(index.search(row, 1).scores, before)
 
 
-def test_a_removed_reference_is_rewritten_away_at_its_deadline(unit_rows: UnitRows) -> None:
+def test_a_removed_reference_is_rewritten_away_at_its_deadline(unit_rows) -> None:
     now = 1000.0
     config = SegmentsConfig(head_rows=HEAD_ROWS, dead_share=0.5, erasure_deadline_s=60)
     index = SegmentedIndex(64, config, scanner=SCANNER, clock=lambda: now)
@@ -419,9 +411,7 @@ def test_a_removed_reference_is_rewritten_away_at_its_deadline(unit_rows: UnitRo
     assert index.deadline_s() is None
 
 
-def test_what_is_removed_while_its_segment_is_rewritten_keeps_its_deadline(
-    unit_rows: UnitRows,
-) -> None:
+def test_what_is_removed_while_its_segment_is_rewritten_keeps_its_deadline(unit_rows) -> None:
     now = 1000.0
     config = SegmentsConfig(head_rows=HEAD_ROWS)
     index = SegmentedIndex(64, config, scanner=SCANNER, clock=lambda: now)
@@ -438,9 +428,7 @@ def test_what_is_removed_while_its_segment_is_rewritten_keeps_its_deadline(
     assert not product.rows.take(np.flatnonzero(~product.alive_rows)).any()
 
 
-def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(
-    index: SegmentedIndex, unit_rows: UnitRows
-) -> None:
+def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(index, unit_rows) -> None:
     index.remove(np.array([3, 70, 98]))
     (segment,) = index.segments
     restored = Exact8Segment.restore(segment.parts(), scanner=SCANNER)
@@ -464,7 +452,7 @@ def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(
         SegmentedIndex.restore(64, [restored], taken, removed_since={}, scanner=SCANNER)
 
 
-def test_the_memory_account_names_every_part(unit_rows: UnitRows) -> None:
+def test_the_memory_account_names_every_part(unit_rows) -> None:
     for kept, width in (("float32", 4), ("float16", 2)):
         config = SegmentsConfig(head_rows=1000, rows=kept)
         index = SegmentedIndex(128, config, scanner=SCANNER)

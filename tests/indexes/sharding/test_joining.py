@@ -3,7 +3,6 @@
 import time
 from concurrent.futures import Future
 from contextlib import closing
-from pathlib import Path
 from threading import Lock
 from typing import Any, cast
 
@@ -112,7 +111,7 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
 
 @pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
 def test_a_join_says_by_which_bounds_its_shards_dropped_pairs(
-    plan: ShardPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plan: ShardPlan, monkeypatch, tmp_path
 ) -> None:
     rows = random_rows(7, 2400) * np.float32(np.arange(1, DIM + 1) ** -1.0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -129,7 +128,7 @@ def test_a_join_says_by_which_bounds_its_shards_dropped_pairs(
         assert again.pairs.bounds == bounds
 
 
-def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: Path) -> None:
+def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path) -> None:
     rows, ids = random_rows(3, 900), np.arange(900)
     with open_local(KINDS[0], 3) as index:
         twins = Twins(index)
@@ -165,7 +164,7 @@ def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
 def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
-    plan: ShardPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+    plan: ShardPlan, tmp_path, monkeypatch, before: bool
 ) -> None:
     rows, ids = random_rows(9, 900), np.arange(900)
     with open_local(plan, 3) as index:
@@ -199,7 +198,7 @@ def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_
 
 
 def test_tiles_of_more_pairs_than_a_message_holds_are_joined_in_parts_and_the_whole_has_its_limit(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
 ) -> None:
     rows, ids = random_rows(8, 600), np.arange(600)
     with open_local(KINDS[0], 3) as index:
@@ -234,7 +233,7 @@ class CountedShard:
         return getattr(self._shard, name)
 
 
-def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path: Path) -> None:
+def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path) -> None:
     rows, ids = random_rows(6, 900), np.arange(900)
     with open_local(KINDS[0], 3) as index:
         counted = [
@@ -277,9 +276,7 @@ def test_references_that_come_and_go_meanwhile_leave_the_pairs_of_the_others() -
     assert set(everything[stays].tolist()) <= set(found.tolist())
 
 
-def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refused(tmp_path) -> None:
     rows, ids = random_rows(5, 200), np.arange(200)
 
     def begin(shards: int, vectors: Vectors, changes: int = 1) -> None:

@@ -16,7 +16,7 @@ from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.joining import join_shards
 from indexes.sharding.shards import Placement, ShardPlan
-from tests.indexes.conftest import UnitRows, assert_same
+from tests.indexes.conftest import assert_same
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 
 DIM = 16
@@ -143,7 +143,7 @@ TestMoves.settings = settings(max_examples=30, stateful_step_count=30, deadline=
 
 
 def test_searches_beside_moves_from_two_shards_to_five_and_three_miss_and_repeat_nothing(
-    unit_rows: UnitRows,
+    unit_rows,
 ) -> None:
     rows, ended = unit_rows(900), Event()
     plan = replace(PLAN, virtual_shards=64)
@@ -195,7 +195,7 @@ def test_searches_beside_moves_from_two_shards_to_five_and_three_miss_and_repeat
         assert np.array_equal(np.sort(np.concatenate([gallery.ids])), index.ids)
 
 
-def test_nothing_is_moved_while_a_join_asks_the_shards_for_their_own(unit_rows: UnitRows) -> None:
+def test_nothing_is_moved_while_a_join_asks_the_shards_for_their_own(unit_rows) -> None:
     with open_local(PLAN, 2) as index:
         gallery = Gallery(index)
         gallery.add(np.arange(100), unit_rows(100), 1)

@@ -22,7 +22,7 @@ from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery, Standing
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.sharded_index import ShardedIndex, merge_hits
 from indexes.sharding.shards import ShardPlan, virtual_shards_of
-from tests.indexes.conftest import UnitRows, ask, assert_same
+from tests.indexes.conftest import ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd, open_local
 from tests.indexes.test_upkeep import SickRows
 from tests.waiting import wait_until
@@ -120,15 +120,13 @@ def test_answers_are_those_of_one_flat_index(
 
 
 @pytest.fixture
-def index(unit_rows: UnitRows) -> Iterator[ShardedIndex]:
+def index(unit_rows) -> Iterator[ShardedIndex]:
     with open_local(PLAN, 3) as index:
         index.add(np.arange(60), unit_rows(60))
         yield index
 
 
-def test_more_hits_than_a_shard_holds_come_from_all(
-    index: ShardedIndex, unit_rows: UnitRows
-) -> None:
+def test_more_hits_than_a_shard_holds_come_from_all(index, unit_rows) -> None:
     assert all(len(ids) < 50 for ids in contents(index))
     flat = FlatIndex(16)
     flat.add(np.arange(60), unit_rows(60))
@@ -136,7 +134,7 @@ def test_more_hits_than_a_shard_holds_come_from_all(
         assert_same(index.search(unit_rows(3, seed=1), k), flat.search(unit_rows(3, seed=1), k))
 
 
-def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index: ShardedIndex) -> None:
+def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index) -> None:
     places = index.placement.shard_of(np.arange(60))
     assert contents(index) == [np.flatnonzero(places == shard).tolist() for shard in range(3)]
     assert (index.kind, index.dim) == ("flat x 3", 16)
@@ -146,7 +144,7 @@ def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index: ShardedInd
 
 @pytest.mark.parametrize("call", EVERY_CALL)
 def test_a_lost_shard_is_never_answered_around(
-    index: ShardedIndex, unit_rows: UnitRows, call: Callable[[ShardedIndex, Vectors], object]
+    index, unit_rows, call: Callable[[ShardedIndex, Vectors], object]
 ) -> None:
     index.shards[1].close()
     with pytest.raises(ShardLost):
@@ -155,7 +153,7 @@ def test_a_lost_shard_is_never_answered_around(
         call(index, unit_rows(4))
 
 
-def test_a_shard_known_to_be_lost_is_reported_before_any_call(index: ShardedIndex) -> None:
+def test_a_shard_known_to_be_lost_is_reported_before_any_call(index) -> None:
     assert [shard.lost for shard in index.shards] == [None] * 3
     index.shards[1].close()
     with pytest.raises(ShardLost, match="closed"):
@@ -173,7 +171,7 @@ class FailingShard(LocalShard):
 
 @pytest.mark.parametrize("call", EVERY_CALL)
 def test_a_change_that_reached_some_shards_only_breaks_the_index(
-    unit_rows: UnitRows, call: Callable[[ShardedIndex, Vectors], Any]
+    unit_rows, call: Callable[[ShardedIndex, Vectors], Any]
 ) -> None:
     with ShardedIndex(PLAN, [LocalShard(PLAN), FailingShard(PLAN)]) as index:
         with pytest.raises(ShardLost, match=r"MemoryError.*restart"):
@@ -183,16 +181,14 @@ def test_a_change_that_reached_some_shards_only_breaks_the_index(
             call(index, unit_rows(4))
 
 
-def test_a_closed_index_says_so_and_closes_again(index: ShardedIndex, unit_rows: UnitRows) -> None:
+def test_a_closed_index_says_so_and_closes_again(index, unit_rows) -> None:
     index.close()
     index.close()
     with pytest.raises(ShardLost, match="closed"):
         index.search(unit_rows(1), 1)
 
 
-def test_a_row_that_float16_takes_out_of_the_tolerance_changes_no_shard(
-    unit_rows: UnitRows,
-) -> None:
+def test_a_row_that_float16_takes_out_of_the_tolerance_changes_no_shard(unit_rows) -> None:
     rows = unit_rows(9)
     rows[8] = np.random.default_rng(2).standard_normal(16)
     rows[8] *= 1.00099 / np.linalg.norm(rows[8])
@@ -206,7 +202,7 @@ def test_a_row_that_float16_takes_out_of_the_tolerance_changes_no_shard(
         index.add(np.arange(8), rows[:8])
 
 
-def test_removed_references_leave_the_memory_of_all_shards(unit_rows: UnitRows) -> None:
+def test_removed_references_leave_the_memory_of_all_shards(unit_rows) -> None:
     config = SegmentsConfig(head_rows=8, dead_share=0.9)
     with open_local(ShardPlan("exact8", 16, threads=1, config=config), 2) as index:
         index.add(np.arange(400), unit_rows(400))
@@ -218,7 +214,7 @@ def test_removed_references_leave_the_memory_of_all_shards(unit_rows: UnitRows) 
         assert index.search(unit_rows(1), 5).ids.tolist() == [0]
 
 
-def test_a_gallery_over_shards_has_a_watermark(unit_rows: UnitRows) -> None:
+def test_a_gallery_over_shards_has_a_watermark(unit_rows) -> None:
     with open_local(PLAN, 2) as index:
         gallery = Gallery(index)
         gallery.add(np.arange(20), unit_rows(20), sequence=5)
@@ -230,9 +226,7 @@ def test_a_gallery_over_shards_has_a_watermark(unit_rows: UnitRows) -> None:
         assert np.array_equal(gallery.contents().vectors, unit_rows(20)[5:])
 
 
-def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(
-    unit_rows: UnitRows,
-) -> None:
+def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(unit_rows) -> None:
     with open_local(PLANS[1], 2) as index:
         gallery = Gallery(index)
         gallery.add(np.arange(20), unit_rows(20), sequence=5)
@@ -258,7 +252,7 @@ class SlowToCompact(LocalShard):
         return self.ended
 
 
-def test_shards_compact_beside_searches_and_changes(unit_rows: UnitRows) -> None:
+def test_shards_compact_beside_searches_and_changes(unit_rows) -> None:
     slow = SlowToCompact(PLAN)
     with ShardedIndex(PLAN, [slow]) as index, ThreadPoolExecutor(2) as pool:
         gallery = Gallery(index)
@@ -274,9 +268,7 @@ def test_shards_compact_beside_searches_and_changes(unit_rows: UnitRows) -> None
         assert gallery.range_search(unit_rows(1), -1.0).searched == 6
 
 
-def test_how_far_a_gallery_is_can_be_read_while_a_change_waits_for_a_shard(
-    unit_rows: UnitRows,
-) -> None:
+def test_how_far_a_gallery_is_can_be_read_while_a_change_waits_for_a_shard(unit_rows) -> None:
     slow = SlowToAdd(PLAN)
     with ShardedIndex(PLAN, [slow]) as index, ThreadPoolExecutor(2) as pool:
         gallery = Gallery(index)
@@ -294,7 +286,7 @@ def test_how_far_a_gallery_is_can_be_read_while_a_change_waits_for_a_shard(
         assert gallery.look() == Standing(sequence=2, size=6, coming=None)
 
 
-def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows: UnitRows) -> None:
+def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows) -> None:
     slow = SlowToCompact(PLAN)
     with ShardedIndex(PLAN, [LocalShard(PLAN)]) as index, ThreadPoolExecutor(1) as pool:
         index.add(np.arange(4), unit_rows(4))
@@ -370,9 +362,7 @@ def look_beside(
     return found
 
 
-def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
-    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
-) -> None:
+def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(held, unit_rows) -> None:
     changes = 2 * RECENT_CHANGES
     rows, flat = unit_rows(3 * changes), FlatIndex(16)
     index = ShardedIndex(PLANS[1], held)
@@ -395,7 +385,7 @@ def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
 
 
 def test_changes_end_while_ids_are_listed_and_the_list_is_that_of_one_moment(
-    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+    held, unit_rows
 ) -> None:
     rows = unit_rows(60)
     gallery = Gallery(ShardedIndex(PLANS[1], held))
@@ -413,7 +403,7 @@ def change_thrice(gallery: Gallery, rows: Vectors) -> None:
 
 
 def test_rows_are_read_without_what_is_gone_in_one_call_to_each_shard_beside_changes(
-    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+    held, unit_rows
 ) -> None:
     rows = unit_rows(60)
     gallery = Gallery(ShardedIndex(PLANS[1], held))
@@ -440,7 +430,7 @@ class CountedShard(HeldShard):
 
 @pytest.mark.parametrize("too_many", ["changes", "ids"])
 def test_beside_a_long_search_rows_are_read_in_parts_and_answers_renewed_as_ever(
-    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, too_many: str
+    unit_rows, monkeypatch, too_many: str
 ) -> None:
     limit = 16 if too_many == "ids" else RECENT_IDS
     monkeypatch.setattr(galleries, "RECENT_IDS", limit)
@@ -472,7 +462,7 @@ def test_beside_a_long_search_rows_are_read_in_parts_and_answers_renewed_as_ever
 
 
 def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_the_move(
-    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+    held, unit_rows
 ) -> None:
     rows, order = unit_rows(60), list[str]()
     gallery = Gallery(ShardedIndex(PLANS[1], held))
@@ -494,7 +484,7 @@ def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_
     assert set(order) == {"added", "searched", "moved"}
 
 
-def test_a_search_beside_changes_is_that_of_one_moment(unit_rows: UnitRows) -> None:
+def test_a_search_beside_changes_is_that_of_one_moment(unit_rows) -> None:
     """Every answer is the oracle's for the sequence that it names, to the last bit."""
     rows, queries, random = unit_rows(800), unit_rows(9, seed=1), np.random.default_rng(0)
     whole = FlatIndex(16)
@@ -535,7 +525,7 @@ def test_a_search_beside_changes_is_that_of_one_moment(unit_rows: UnitRows) -> N
         assert np.array_equal(one.hits.scores, everything.scores[kept])
 
 
-def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:
+def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows) -> None:
     rows, queries, scanner = unit_rows(500, 64), unit_rows(5, 64, seed=1), Scanner(threads=1)
     halves = [Exact8Segment(np.arange(at, 500, 2), rows[at::2], scanner=scanner) for at in (0, 1)]
     flat = FlatIndex(64)
@@ -566,9 +556,7 @@ def test_a_shard_whose_device_failed_is_named() -> None:
         assert gallery.search_fault == "shard 1: CUDA error 700"
 
 
-def test_a_shard_is_open_when_what_its_searches_run_is_compiled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_shard_is_open_when_what_its_searches_run_is_compiled(monkeypatch) -> None:
     compiled: list[Scanner] = []
     monkeypatch.setattr(galleries, "compile_kernels", compiled.append)
     with open_local(PLANS[1], 2) as index:
@@ -576,7 +564,7 @@ def test_a_shard_is_open_when_what_its_searches_run_is_compiled(
         assert compiled == [host._scanner for host in hosts]
 
 
-def test_a_shard_whose_upkeep_fails_is_named(unit_rows: UnitRows) -> None:
+def test_a_shard_whose_upkeep_fails_is_named(unit_rows) -> None:
     plan = replace(PLANS[1], config=replace(SEGMENTS, erasure_deadline_s=0))
     with open_local(plan, 2) as index:
         gallery = Gallery(index)

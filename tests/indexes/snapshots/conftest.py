@@ -15,7 +15,6 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Origin, Sealer
 from indexes.snapshots.snapshot import Opening
-from tests.indexes.conftest import UnitRows
 
 DIM = 16
 ORIGIN = Origin("exact8", DIM, model_digest="5face", key_id="key-1", deployment_id="here")
@@ -29,7 +28,7 @@ SEALER = Vault(RING, DIM).sealer()
 
 
 @pytest.fixture
-def gallery(unit_rows: UnitRows) -> Gallery:
+def gallery(unit_rows) -> Gallery:
     """Segments of the ids 0-15, 16-31, 32-47 and 48-63, and 64-69 in the head."""
     made = Gallery(SegmentedIndex(DIM, CONFIG, scanner=SCANNER))
     rows = unit_rows(70)
@@ -42,7 +41,7 @@ def gallery(unit_rows: UnitRows) -> Gallery:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, gallery: Gallery) -> Path:
+def folder(tmp_path, gallery) -> Path:
     snapshot.save(tmp_path / "gallery", gallery, ORIGIN, SEALER)
     return tmp_path / "gallery"
 

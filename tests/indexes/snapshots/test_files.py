@@ -15,14 +15,14 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.snapshots.files import map_rows, read_segment, write_segment
 from indexes.snapshots.manifest import Sealer, SegmentEntry
-from tests.indexes.conftest import UnitRows, ask
+from tests.indexes.conftest import ask
 from tests.indexes.snapshots.unsealed import Unsealed
 
 SEALERS = [Unsealed(), Vault(KeyRing.generate(), 16).sealer()]
 
 
 @pytest.fixture(params=SEALERS, ids=["unsealed", "vault"])
-def sealer(request: pytest.FixtureRequest) -> Sealer:
+def sealer(request) -> Sealer:
     return request.param
 
 
@@ -34,7 +34,7 @@ def scanner() -> Scanner:
 @pytest.mark.parametrize("store", ["float32", "float16"])
 @pytest.mark.parametrize("dim", [1, 13, 16, 100])
 def test_a_mapped_segment_answers_as_the_one_in_memory(
-    store: str, dim: int, tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
+    store: str, dim: int, tmp_path, sealer, unit_rows, scanner
 ) -> None:
     index = Exact8Segment(np.arange(700), unit_rows(700, dim).astype(store), scanner=scanner)
     entry = write_segment(tmp_path, index.parts(), sealer)
@@ -54,12 +54,7 @@ def test_a_mapped_segment_answers_as_the_one_in_memory(
 
 
 @pytest.fixture(scope="module", params=SEALERS, ids=["unsealed", "vault"])
-def mapped_rows(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    unit_rows: UnitRows,
-    scanner: Scanner,
-):
+def mapped_rows(request, tmp_path_factory, unit_rows, scanner):
     """A segment of 300 rows of 13 numbers in memory, and the same in its file."""
     folder = tmp_path_factory.mktemp("mapped")
     index = Exact8Segment(np.arange(300), unit_rows(300, 13), scanner=scanner)
@@ -100,9 +95,7 @@ def test_a_wiped_row_is_zeros_however_it_is_read_and_the_others_stay(mapped_rows
     assert matrix[places].any(axis=1).tolist() == [False, True, False]
 
 
-def test_a_mapping_outlives_the_name_of_its_file(
-    tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
-) -> None:
+def test_a_mapping_outlives_the_name_of_its_file(tmp_path, sealer, unit_rows, scanner) -> None:
     index = Exact8Segment(np.arange(300), unit_rows(300), scanner=scanner)
     rows = map_rows(tmp_path, write_segment(tmp_path, index.parts(), sealer), 16, sealer)
     for path in tmp_path.iterdir():
@@ -112,25 +105,19 @@ def test_a_mapping_outlives_the_name_of_its_file(
 
 
 @pytest.fixture
-def written(
-    tmp_path: Path, sealer: Sealer, unit_rows: UnitRows, scanner: Scanner
-) -> tuple[Path, SegmentEntry]:
+def written(tmp_path, sealer, unit_rows, scanner) -> tuple[Path, SegmentEntry]:
     index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
     return tmp_path, write_segment(tmp_path, index.parts(), sealer)
 
 
-def test_codes_with_another_layout_are_foreign(
-    written: tuple[Path, SegmentEntry], sealer: Sealer
-) -> None:
+def test_codes_with_another_layout_are_foreign(written, sealer) -> None:
     folder, entry = written
     for other in ({"padded_rows": entry.padded_rows + 1}, {"width": entry.width * 2}):
         with pytest.raises(SnapshotForeign, match="another version"):
             read_segment(folder, replace(entry, **other), 16, sealer, mapped=False)
 
 
-def test_the_same_segment_written_twice_shows_no_common_bytes(
-    tmp_path: Path, unit_rows: UnitRows, scanner: Scanner
-) -> None:
+def test_the_same_segment_written_twice_shows_no_common_bytes(tmp_path, unit_rows, scanner) -> None:
     """Two files under one name and key would betray what changed between them."""
     sealer = SEALERS[1]
     index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)

@@ -19,7 +19,6 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import FileEntry, Origin, Sealer, SnapshotManifest
 from indexes.snapshots.snapshot import Opening
-from tests.indexes.conftest import UnitRows
 from tests.indexes.snapshots import conftest
 from tests.indexes.snapshots.conftest import DIM, ORIGIN, SCANNER, named
 from tests.indexes.snapshots.unsealed import Unsealed
@@ -36,7 +35,7 @@ def another_key() -> Sealer:
 
 
 @pytest.fixture(params=[Unsealed(), VAULT], ids=["unsealed", "vault"])
-def sealer(request: pytest.FixtureRequest) -> Sealer:
+def sealer(request) -> Sealer:
     return request.param
 
 
@@ -52,12 +51,12 @@ def build_gallery(rows: Vectors, config: SegmentsConfig = CONFIG) -> Gallery:
 
 
 @pytest.fixture
-def gallery(unit_rows: UnitRows) -> Gallery:
+def gallery(unit_rows) -> Gallery:
     return build_gallery(unit_rows(90))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, gallery: Gallery, sealer: Sealer) -> Path:
+def folder(tmp_path, gallery, sealer) -> Path:
     snapshot.save(tmp_path / "gallery", gallery, ORIGIN, sealer)
     return tmp_path / "gallery"
 
@@ -83,7 +82,7 @@ def assert_same(loaded: Gallery, gallery: Gallery) -> None:
             assert np.array_equal(found.scores, expected.scores)
 
 
-def test_what_is_saved_comes_back(folder: Path, gallery: Gallery, sealer: Sealer) -> None:
+def test_what_is_saved_comes_back(folder, gallery, sealer) -> None:
     assert len(named(folder, "segment")) > 1
     loaded = load(folder, sealer)
     assert_same(loaded, gallery)
@@ -94,9 +93,7 @@ def test_what_is_saved_comes_back(folder: Path, gallery: Gallery, sealer: Sealer
     assert one.removed_since == other.removed_since
 
 
-def test_an_index_without_segments_comes_back_too(
-    tmp_path: Path, sealer: Sealer, unit_rows: UnitRows
-) -> None:
+def test_an_index_without_segments_comes_back_too(tmp_path, sealer, unit_rows) -> None:
     gallery = Gallery(FlatIndex(DIM))
     gallery.add(np.arange(0, 180, 3), unit_rows(60), sequence=1)
     gallery.remove(np.arange(30, 60, 3), sequence=7)
@@ -106,9 +103,7 @@ def test_an_index_without_segments_comes_back_too(
     assert not named(tmp_path, "segment")
 
 
-def test_rows_rounded_to_float16_come_back_as_they_are(
-    tmp_path: Path, sealer: Sealer, unit_rows: UnitRows
-) -> None:
+def test_rows_rounded_to_float16_come_back_as_they_are(tmp_path, sealer, unit_rows) -> None:
     config = replace(CONFIG, rows="float16")
     gallery = build_gallery(unit_rows(90), config)
     origin = replace(ORIGIN, precision="float16")
@@ -118,14 +113,12 @@ def test_rows_rounded_to_float16_come_back_as_they_are(
         load(tmp_path, sealer)
 
 
-def test_the_header_states_what_was_saved(tmp_path: Path, gallery: Gallery, sealer: Sealer) -> None:
+def test_the_header_states_what_was_saved(tmp_path, gallery, sealer) -> None:
     header = snapshot.save(tmp_path, gallery, ORIGIN, sealer)
     assert (header.origin, header.count, header.sequence) == (ORIGIN, 80, 17)
 
 
-def test_a_snapshot_whose_mark_is_declined_is_foreign(
-    tmp_path: Path, gallery: Gallery, sealer: Sealer
-) -> None:
+def test_a_snapshot_whose_mark_is_declined_is_foreign(tmp_path, gallery, sealer) -> None:
     snapshot.save(tmp_path, gallery, ORIGIN, sealer, read_mark=lambda _: "here")
     loaded = snapshot.load(tmp_path, ORIGIN, sealer, lambda header: header.mark == "here", OPENING)
     assert_same(loaded, gallery)
@@ -133,14 +126,14 @@ def test_a_snapshot_whose_mark_is_declined_is_foreign(
         snapshot.load(tmp_path, ORIGIN, sealer, lambda header: header.mark == "there")
 
 
-def test_an_empty_gallery_keeps_its_watermark(tmp_path: Path, sealer: Sealer) -> None:
+def test_an_empty_gallery_keeps_its_watermark(tmp_path, sealer) -> None:
     empty = Gallery(SegmentedIndex(DIM, CONFIG, scanner=SCANNER), sequence=3)
     snapshot.save(tmp_path, empty, ORIGIN, sealer)
     loaded = load(tmp_path, sealer)
     assert (len(loaded), loaded.sequence) == (0, 3)
 
 
-def test_only_the_owner_reads_the_files(tmp_path: Path, gallery: Gallery, sealer: Sealer) -> None:
+def test_only_the_owner_reads_the_files(tmp_path, gallery, sealer) -> None:
     before = os.umask(0)
     try:
         snapshot.save(tmp_path / "new", gallery, ORIGIN, sealer)
@@ -151,7 +144,7 @@ def test_only_the_owner_reads_the_files(tmp_path: Path, gallery: Gallery, sealer
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
-def test_sealed_files_do_not_show_the_vectors(tmp_path: Path, gallery: Gallery) -> None:
+def test_sealed_files_do_not_show_the_vectors(tmp_path, gallery) -> None:
     rows = [row.tobytes() for row in gallery.contents().vectors]
     rows += [row[:DIM].tobytes() for row in gallery.segments[0].parts().codes[:5]]
     for sealer, shown in ((Unsealed(), True), (VAULT, False)):
@@ -160,7 +153,7 @@ def test_sealed_files_do_not_show_the_vectors(tmp_path: Path, gallery: Gallery) 
         assert [row in whole for row in rows] == [shown] * len(rows)
 
 
-def test_no_folder_and_an_empty_folder_hold_no_snapshot(tmp_path: Path, sealer: Sealer) -> None:
+def test_no_folder_and_an_empty_folder_hold_no_snapshot(tmp_path, sealer) -> None:
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(SnapshotMissing):
             load(folder, sealer)
@@ -168,7 +161,7 @@ def test_no_folder_and_an_empty_folder_hold_no_snapshot(tmp_path: Path, sealer: 
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_every_flipped_bit_is_found(folder: Path, sealer: Sealer, mapped: bool) -> None:
+def test_every_flipped_bit_is_found(folder, sealer, mapped: bool) -> None:
     opening = replace(OPENING, mapped=mapped)
     files = contents(folder)
     ends = np.cumsum([len(content) for content in files.values()])
@@ -187,9 +180,7 @@ def test_every_flipped_bit_is_found(folder: Path, sealer: Sealer, mapped: bool) 
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("kind", ["manifest", "state", "segment"])
-def test_every_truncation_and_extension_is_found(
-    folder: Path, sealer: Sealer, kind: str, mapped: bool
-) -> None:
+def test_every_truncation_and_extension_is_found(folder, sealer, kind: str, mapped: bool) -> None:
     path = next(folder.glob(f"{kind}*"))
     whole, random = path.read_bytes(), np.random.default_rng(0)
     lengths = {0, len(whole) - 1, *random.integers(0, len(whole), 100).tolist()}
@@ -200,13 +191,13 @@ def test_every_truncation_and_extension_is_found(
 
 
 @pytest.mark.parametrize("kind", ["state", "segment"])
-def test_a_missing_file_is_damage(folder: Path, sealer: Sealer, kind: str) -> None:
+def test_a_missing_file_is_damage(folder, sealer, kind: str) -> None:
     next(folder.glob(f"{kind}-*")).unlink()
     with pytest.raises(SnapshotDamaged):
         load(folder, sealer)
 
 
-def test_files_cannot_change_places(folder: Path, sealer: Sealer) -> None:
+def test_files_cannot_change_places(folder, sealer) -> None:
     one, other = sorted(folder.glob("segment-*"), key=lambda path: path.stat().st_size)[:2]
     content = one.read_bytes(), other.read_bytes()
     one.write_bytes(content[1])
@@ -216,9 +207,7 @@ def test_files_cannot_change_places(folder: Path, sealer: Sealer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["state", "segment"])
-def test_a_file_of_another_snapshot_does_not_fit(
-    kind: str, tmp_path: Path, gallery: Gallery
-) -> None:
+def test_a_file_of_another_snapshot_does_not_fit(kind: str, tmp_path, gallery) -> None:
     """The same gallery saved twice under the same key: all equal but the names of the files."""
     sealer, folder = VAULT, tmp_path / "gallery"
     for each in (folder, tmp_path / "twin"):
@@ -231,7 +220,7 @@ def test_a_file_of_another_snapshot_does_not_fit(
 
 
 def test_a_forgers_manifest_is_found_though_every_digest_in_it_is_right(
-    folder: Path, gallery: Gallery, tmp_path: Path
+    folder, gallery, tmp_path
 ) -> None:
     """A forger without the key, who knows the format and our names for everything."""
     forger = another_key()
@@ -243,7 +232,7 @@ def test_a_forgers_manifest_is_found_though_every_digest_in_it_is_right(
             load(folder, sealer)
 
 
-def test_a_dropped_segment_is_found_though_the_manifest_is_made_to_match(folder: Path) -> None:
+def test_a_dropped_segment_is_found_though_the_manifest_is_made_to_match(folder) -> None:
     manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
     forged = replace(manifest, segments=manifest.segments[:-1])
     (folder / "manifest").write_bytes(forged.encode(another_key()))
@@ -263,9 +252,7 @@ def test_a_dropped_segment_is_found_though_the_manifest_is_made_to_match(folder:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_a_foreign_snapshot_is_named_and_left_alone(
-    folder: Path, sealer: Sealer, other: dict[str, str]
-) -> None:
+def test_a_foreign_snapshot_is_named_and_left_alone(folder, sealer, other: dict[str, str]) -> None:
     before = contents(folder)
     with pytest.raises(SnapshotForeign, match=next(iter(other))):
         load(folder, sealer, replace(ORIGIN, **other))
@@ -273,9 +260,7 @@ def test_a_foreign_snapshot_is_named_and_left_alone(
 
 
 @pytest.mark.parametrize("version", [1, 3])
-def test_another_format_is_foreign_even_to_its_own_key(
-    version: int, folder: Path, sealer: Sealer
-) -> None:
+def test_another_format_is_foreign_even_to_its_own_key(version: int, folder, sealer) -> None:
     manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
     other = replace(manifest, header=replace(manifest.header, version=version))
     (folder / "manifest").write_bytes(other.encode(sealer))
@@ -283,22 +268,20 @@ def test_another_format_is_foreign_even_to_its_own_key(
         load(folder, sealer)
 
 
-def test_another_key_under_the_same_name_opens_nothing(tmp_path: Path, gallery: Gallery) -> None:
+def test_another_key_under_the_same_name_opens_nothing(tmp_path, gallery) -> None:
     snapshot.save(tmp_path, gallery, ORIGIN, VAULT)
     with pytest.raises(SnapshotDamaged):
         load(tmp_path, another_key())
 
 
-def test_a_gallery_is_not_saved_under_an_origin_of_another_kind(
-    tmp_path: Path, gallery: Gallery, sealer: Sealer
-) -> None:
+def test_a_gallery_is_not_saved_under_an_origin_of_another_kind(tmp_path, gallery, sealer) -> None:
     for origin in (replace(ORIGIN, dim=32), replace(ORIGIN, index_kind="flat")):
         with pytest.raises(SnapshotForeign):
             snapshot.save(tmp_path / "new", gallery, origin, sealer)
     assert not (tmp_path / "new").exists()
 
 
-def test_what_no_index_takes_is_damage(tmp_path: Path, unit_rows: UnitRows) -> None:
+def test_what_no_index_takes_is_damage(tmp_path, unit_rows) -> None:
     """Written under the right key, as a fault of our own would be."""
     gallery = Gallery(FlatIndex(DIM))
     gallery.add(np.arange(3), unit_rows(3), sequence=1)

@@ -46,9 +46,7 @@ def states_of_a_save(folder: Path, gallery: Gallery) -> Iterator[str]:
     yield "new"
 
 
-def test_a_crash_between_steps_leaves_the_old_or_the_new(
-    folder: Path, tmp_path: Path, gallery: Gallery
-) -> None:
+def test_a_crash_between_steps_leaves_the_old_or_the_new(folder, tmp_path, gallery) -> None:
     galleries = {"old": load(folder), "new": gallery}
     add(gallery, 100, 16)
     gallery.settle()
@@ -63,7 +61,7 @@ def test_a_crash_between_steps_leaves_the_old_or_the_new(
         assert len(list(crashed.iterdir())) == len(named(crashed, "segment")) + 2 == 7
 
 
-def test_a_sweep_keeps_foreign_files(folder: Path) -> None:
+def test_a_sweep_keeps_foreign_files(folder) -> None:
     (folder / "notes").write_text("an operator's")
     (folder / ("data-" + "0" * 32)).write_text("of the format before")
     snapshot.sweep(folder)
@@ -72,7 +70,7 @@ def test_a_sweep_keeps_foreign_files(folder: Path) -> None:
 
 
 def test_saves_while_the_gallery_changes_hold_their_moment_and_no_half_wiped_row(
-    tmp_path: Path, gallery: Gallery
+    tmp_path, gallery
 ) -> None:
     stop = threading.Event()
     added = {1: np.arange(70)}
@@ -154,7 +152,7 @@ def run_child(
     )
 
 
-def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path: Path) -> None:
+def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path) -> None:
     script = """
         while True:
             snapshot.save(folder, gallery, origin, Unsealed())
@@ -192,7 +190,7 @@ def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path: Path) -> None:
     ],
 )
 def test_a_full_disk_leaves_the_old_snapshot_and_nothing_else(
-    tmp_path: Path, gallery: Gallery, head_rows: int, rows: int, limit: int, failing: str
+    tmp_path, gallery, head_rows: int, rows: int, limit: int, failing: str
 ) -> None:
     """The limit on a file's size is the full disk that every machine has."""
     snapshot.save(tmp_path, gallery, ORIGIN, Unsealed())

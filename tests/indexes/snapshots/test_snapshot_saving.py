@@ -1,7 +1,6 @@
 """Saving: unchanged files are kept, and files that no verified manifest names are not used."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from tests.indexes.snapshots.conftest import (
     ORIGIN,
     RING,
     SEALER,
-    UnitRows,
     add,
     assert_same,
     load,
@@ -30,7 +28,7 @@ from tests.indexes.snapshots.conftest import (
 )
 
 
-def test_a_save_writes_the_state_and_what_was_sealed_since(folder: Path, gallery: Gallery) -> None:
+def test_a_save_writes_the_state_and_what_was_sealed_since(folder, gallery) -> None:
     segments, states = named(folder, "segment"), named(folder, "state")
     times = {path: path.stat().st_mtime_ns for path in folder.glob("segment-*")}
     add(gallery, 100, 3)
@@ -49,7 +47,7 @@ def test_a_save_writes_the_state_and_what_was_sealed_since(folder: Path, gallery
     assert_same(load(folder), gallery)
 
 
-def test_a_gallery_that_was_loaded_writes_no_segment_again(folder: Path) -> None:
+def test_a_gallery_that_was_loaded_writes_no_segment_again(folder) -> None:
     segments = named(folder, "segment")
     for opening in (OPENING, MAPPED):
         loaded = load(folder, opening)
@@ -58,7 +56,7 @@ def test_a_gallery_that_was_loaded_writes_no_segment_again(folder: Path) -> None
         assert_same(load(folder), loaded)
 
 
-def test_segments_that_were_merged_leave_no_file(folder: Path, gallery: Gallery) -> None:
+def test_segments_that_were_merged_leave_no_file(folder, gallery) -> None:
     gallery.remove(np.arange(0, 64, 16), gallery.sequence + 1)
     gallery.compact()
     old = named(folder, "segment")
@@ -67,7 +65,7 @@ def test_segments_that_were_merged_leave_no_file(folder: Path, gallery: Gallery)
     assert_same(load(folder), gallery)
 
 
-def test_a_new_key_seals_every_file_anew(folder: Path, gallery: Gallery) -> None:
+def test_a_new_key_seals_every_file_anew(folder, gallery) -> None:
     before = {path.name for path in folder.iterdir()}
     ring = RING.with_new_data_key()
     for opening in (OPENING, MAPPED):
@@ -83,9 +81,7 @@ def test_a_new_key_seals_every_file_anew(folder: Path, gallery: Gallery) -> None
 
 
 @pytest.mark.parametrize("spoil", ["foreign", "damaged", "missing", "short"])
-def test_only_files_of_a_verified_manifest_are_named_again(
-    folder: Path, gallery: Gallery, spoil: str
-) -> None:
+def test_only_files_of_a_verified_manifest_are_named_again(folder, gallery, spoil: str) -> None:
     segments = named(folder, "segment")
     if spoil == "foreign":
         manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
@@ -105,9 +101,7 @@ def test_only_files_of_a_verified_manifest_are_named_again(
     assert len(named(folder, "segment")) == 4
 
 
-def test_what_was_removed_is_dead_and_its_row_zero_once_loaded(
-    folder: Path, gallery: Gallery
-) -> None:
+def test_what_was_removed_is_dead_and_its_row_zero_once_loaded(folder, gallery) -> None:
     """The file has the row until its segment is compacted, for it is written once."""
     gallery.remove(np.array([5, 20]), gallery.sequence + 1)
     snapshot.save(folder, gallery, ORIGIN, SEALER)
@@ -120,9 +114,7 @@ def test_what_was_removed_is_dead_and_its_row_zero_once_loaded(
     assert loaded.pin().removed_since == gallery.pin().removed_since
 
 
-def test_a_withdrawn_snapshot_keeps_the_files_of_what_did_not_change(
-    folder: Path, gallery: Gallery
-) -> None:
+def test_a_withdrawn_snapshot_keeps_the_files_of_what_did_not_change(folder, gallery) -> None:
     segments = {segment.name: segment for segment in gallery.pin().segments[:4]}
     keep = [name for name, segment in segments.items() if 20 not in segment]
     before = named(folder, "segment")
@@ -142,13 +134,13 @@ def test_a_withdrawn_snapshot_keeps_the_files_of_what_did_not_change(
     assert_same(load(folder), gallery)
 
 
-def test_what_a_withdrawal_left_is_swept_where_no_save_came(folder: Path) -> None:
+def test_what_a_withdrawal_left_is_swept_where_no_save_came(folder) -> None:
     snapshot.withdraw(folder, ORIGIN, SEALER, [])
     assert list(folder.iterdir()) == []
     assert snapshot.withdraw(folder / "none", ORIGIN, SEALER, []) == ()
 
 
-def test_files_swept_after_a_withdrawal_are_written_again(folder: Path, gallery: Gallery) -> None:
+def test_files_swept_after_a_withdrawal_are_written_again(folder, gallery) -> None:
     names = [segment.name for segment in gallery.pin().segments]
     trusted = snapshot.withdraw(folder, ORIGIN, SEALER, names)
     assert len(trusted) == 4
@@ -164,7 +156,7 @@ def is_mapped(gallery: Gallery) -> list[bool]:
 
 
 def test_segments_are_served_from_their_files_once_these_are_written(
-    tmp_path: Path, gallery: Gallery, unit_rows: UnitRows
+    tmp_path, gallery, unit_rows
 ) -> None:
     queries = unit_rows(9, seed=3)
     before = gallery.search(queries, 5).hits
@@ -176,9 +168,7 @@ def test_segments_are_served_from_their_files_once_these_are_written(
         assert np.array_equal(found.scores, before.scores)
 
 
-def test_a_mapped_gallery_outlives_its_folder_and_is_written_whole_again(
-    folder: Path, gallery: Gallery
-) -> None:
+def test_a_mapped_gallery_outlives_its_folder_and_is_written_whole_again(folder, gallery) -> None:
     loaded = load(folder, MAPPED)
     shutil.rmtree(folder)
     assert_same(loaded, gallery)
@@ -188,7 +178,7 @@ def test_a_mapped_gallery_outlives_its_folder_and_is_written_whole_again(
 
 
 def test_what_is_removed_is_zeros_in_a_mapped_pin_though_its_file_lives_as_long(
-    folder: Path, gallery: Gallery, unit_rows: UnitRows
+    folder, gallery, unit_rows
 ) -> None:
     loaded = load(folder, MAPPED)
     pinned = loaded.pin()

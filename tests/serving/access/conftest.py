@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +39,7 @@ def vault() -> Vault:
 
 
 @pytest.fixture
-def store(tmp_path: Path, vault: Vault) -> Iterator[WatchedStore]:
+def store(tmp_path, vault) -> Iterator[WatchedStore]:
     with WatchedStore.create(f"sqlite:///{tmp_path}/r.db", vault, model_digest="m") as made:
         for code, carrier in (("r1", "red"), ("b1", "blue")):
             made.add_carrier(Carrier(carrier, carrier.title()), actor="test")
@@ -50,7 +49,7 @@ def store(tmp_path: Path, vault: Vault) -> Iterator[WatchedStore]:
 
 
 @pytest.fixture
-def add_key(store: WatchedStore, vault: Vault) -> Callable[..., str]:
+def add_key(store, vault) -> Callable[..., str]:
     """`add_key(role, **changes)`: the text of a key that the registry has, of the carrier red."""
 
     def add(role: str = "carrier", **changes: Any) -> str:
@@ -92,7 +91,7 @@ def time() -> Time:
 
 
 @pytest.fixture
-def make_auth(store: Any, time: Time) -> Callable[..., Authenticator]:
+def make_auth(store, time) -> Callable[..., Authenticator]:
     def make(**changes: Any) -> Authenticator:
         return Authenticator(
             store, **{"cache_s": CACHE_S, "clock": time.monotonic, "now": time.now} | changes
@@ -102,5 +101,5 @@ def make_auth(store: Any, time: Time) -> Callable[..., Authenticator]:
 
 
 @pytest.fixture
-def auth(make_auth: Callable[..., Authenticator]) -> Authenticator:
+def auth(make_auth) -> Authenticator:
     return make_auth()

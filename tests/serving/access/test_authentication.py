@@ -52,12 +52,7 @@ def with_other_secret(key: str) -> str:
     [("outlet", "red", "r1"), ("carrier", "red", None), ("fraud", None, None)],
 )
 def test_a_key_is_its_principal_looked_up_once_in_the_cache_time(
-    role: str,
-    carrier: str | None,
-    outlet: str | None,
-    auth: Authenticator,
-    store: Any,
-    add_key: Any,
+    role: str, carrier: str | None, outlet: str | None, auth, store, add_key
 ) -> None:
     key = add_key(role, rate_limit=1000.0)
     assert auth.admit_known(key) is None
@@ -70,9 +65,7 @@ def test_a_key_is_its_principal_looked_up_once_in_the_cache_time(
     assert store.looked_up == [id_of(key)]
 
 
-def test_another_secret_is_refused_before_and_after_the_look_up(
-    auth: Authenticator, store: Any, add_key: Any
-) -> None:
+def test_another_secret_is_refused_before_and_after_the_look_up(auth, store, add_key) -> None:
     key = add_key()
     for _ in range(2):
         with pytest.raises(Unauthenticated):
@@ -82,9 +75,7 @@ def test_another_secret_is_refused_before_and_after_the_look_up(
     assert len(store.looked_up) == 1
 
 
-def test_a_revoked_key_is_refused_within_the_cache_time(
-    auth: Authenticator, store: Any, add_key: Any, time: Any
-) -> None:
+def test_a_revoked_key_is_refused_within_the_cache_time(auth, store, add_key, time) -> None:
     key = add_key()
     admit(auth, key)
     store.revoke_api_key(id_of(key), actor="test")
@@ -99,7 +90,7 @@ def test_a_revoked_key_is_refused_within_the_cache_time(
 
 
 def test_the_key_of_a_closed_outlet_is_refused_within_the_cache_time(
-    auth: Authenticator, store: Any, add_key: Any, time: Any
+    auth, store, add_key, time
 ) -> None:
     outlets, carriers = add_key("outlet"), add_key()
     admit(auth, outlets)
@@ -113,9 +104,7 @@ def test_the_key_of_a_closed_outlet_is_refused_within_the_cache_time(
     assert admit(auth, carriers).role is Role.CARRIER
 
 
-def test_a_key_expires_to_the_moment_whatever_the_cache(
-    auth: Authenticator, store: Any, add_key: Any, time: Any
-) -> None:
+def test_a_key_expires_to_the_moment_whatever_the_cache(auth, store, add_key, time) -> None:
     key = add_key(expires_at=START + timedelta(seconds=2))
     admit(auth, key)
     time.passed_s += 1.99
@@ -127,7 +116,7 @@ def test_a_key_expires_to_the_moment_whatever_the_cache(
 
 
 def test_a_key_that_is_added_is_taken_within_the_cache_time(
-    auth: Authenticator, store: Any, add_key: Any, vault: Vault, time: Any
+    auth, store, add_key, vault, time
 ) -> None:
     made = make_key(vault)
     with pytest.raises(Unauthenticated):
@@ -140,7 +129,7 @@ def test_a_key_that_is_added_is_taken_within_the_cache_time(
     assert admit(auth, made.text).key_id == made.id
 
 
-def test_made_up_keys_cost_no_look_up_and_no_memory(auth: Authenticator, store: Any) -> None:
+def test_made_up_keys_cost_no_look_up_and_no_memory(auth, store) -> None:
     for number in range(2000):
         with pytest.raises(Unauthenticated):
             admit(auth, f"sosie_{number:012d}_{'x' * 43}")
@@ -149,7 +138,7 @@ def test_made_up_keys_cost_no_look_up_and_no_memory(auth: Authenticator, store: 
 
 
 def test_unknown_ids_are_looked_up_so_many_times_a_second_and_known_ones_always(
-    auth: Authenticator, store: Any, vault: Vault, add_key: Any, time: Any
+    auth, store, vault, add_key, time
 ) -> None:
     known = add_key()
     admit(auth, known)
@@ -175,9 +164,7 @@ def test_unknown_ids_are_looked_up_so_many_times_a_second_and_known_ones_always(
     assert admit(auth, known).key_id == id_of(known)
 
 
-def test_no_more_is_remembered_than_was_agreed(
-    auth: Authenticator, vault: Vault, add_key: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_is_remembered_than_was_agreed(auth, vault, add_key, monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_KNOWN", 3)
     keys = [add_key() for _ in range(5)]
     for key in keys:
@@ -189,7 +176,7 @@ def test_no_more_is_remembered_than_was_agreed(
 
 
 def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(
-    auth: Authenticator, store: Any, add_key: Any
+    auth, store, add_key
 ) -> None:
     key = add_key()
     store.may_answer.clear()
@@ -208,9 +195,7 @@ def test_calls_at_once_share_one_look_up_and_one_that_leaves_stops_no_other(
     assert len(store.looked_up) == 1
 
 
-def test_a_look_up_that_fails_is_told_and_tried_again(
-    auth: Authenticator, store: Any, add_key: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_up_that_fails_is_told_and_tried_again(auth, store, add_key, monkeypatch) -> None:
     key = add_key()
     with monkeypatch.context() as patch:
         patch.setattr(store, "_place", None)
@@ -219,9 +204,7 @@ def test_a_look_up_that_fails_is_told_and_tried_again(
     assert admit(auth, key).role is Role.CARRIER
 
 
-def test_no_refusal_and_no_text_form_shows_a_key(
-    auth: Authenticator, add_key: Any, vault: Vault
-) -> None:
+def test_no_refusal_and_no_text_form_shows_a_key(auth, add_key, vault) -> None:
     key = add_key(rate_limit=1.0)
     auth.charge(admit(auth, key), MIN_BURST)
     made = make_key(vault)
@@ -240,7 +223,7 @@ def test_no_refusal_and_no_text_form_shows_a_key(
 KEY = "sosie_" + "a" * 12 + "_" + "B" * 43
 
 
-def test_a_key_is_read_back_and_its_digest_is_made_again(vault: Vault) -> None:
+def test_a_key_is_read_back_and_its_digest_is_made_again(vault) -> None:
     made = make_key(vault)
     assert re.fullmatch(r"sosie_live_[0-9a-z]{12}_[0-9A-Za-z]{43}", made.text)
     parsed = parse_key(made.text)
@@ -258,7 +241,7 @@ def test_a_key_is_read_back_and_its_digest_is_made_again(vault: Vault) -> None:
     assert all(re.fullmatch(haproxy._KEY, one) for one in (made.text, tested.text, earlier))
 
 
-def test_keys_differ_in_id_and_secret(vault: Vault) -> None:
+def test_keys_differ_in_id_and_secret(vault) -> None:
     made = [make_key(vault) for _ in range(200)]
     assert len({key.id for key in made}) == 200
     assert len({key.text[-43:] for key in made}) == 200
@@ -266,7 +249,7 @@ def test_keys_differ_in_id_and_secret(vault: Vault) -> None:
     assert len(set("".join(key.text[-43:] for key in made))) == 62
 
 
-def test_the_digest_is_of_id_and_secret_and_of_one_deployment(vault: Vault) -> None:
+def test_the_digest_is_of_id_and_secret_and_of_one_deployment(vault) -> None:
     digest = digest_key(vault, "ab", "cd")
     others = [
         digest_key(vault, "a", "bcd"),
@@ -306,21 +289,19 @@ def test_what_is_no_key_is_rejected(text: str | None) -> None:
 
 
 @given(st.text(max_size=300))
-def test_no_text_makes_the_parser_fail(text: str) -> None:
+def test_no_text_makes_the_parser_fail(text) -> None:
     parsed = parse_key(text)
     assert parsed is None or text == f"sosie_{parsed.id}_{parsed.secret}"
 
 
-def test_ids_of_this_deployment_alone_are_taken_for_issued(vault: Vault) -> None:
+def test_ids_of_this_deployment_alone_are_taken_for_issued(vault) -> None:
     other = Vault(KeyRing.generate(), 8)
     for _ in range(50):
         assert is_issued_id(vault, make_key(vault).id)
     assert sum(is_issued_id(vault, make_key(other).id) for _ in range(50)) == 0
 
 
-def test_a_spent_rate_is_refused_until_it_fills_again(
-    auth: Authenticator, add_key: Any, time: Any
-) -> None:
+def test_a_spent_rate_is_refused_until_it_fills_again(auth, add_key, time) -> None:
     key = add_key(rate_limit=10.0)
     admit(auth, key)
     for _ in range(MIN_BURST - 1):
@@ -334,7 +315,7 @@ def test_a_spent_rate_is_refused_until_it_fills_again(
     assert auth.admit_known(key) is not None
 
 
-def test_a_look_up_brings_no_new_allowance(auth: Authenticator, add_key: Any, time: Any) -> None:
+def test_a_look_up_brings_no_new_allowance(auth, add_key, time) -> None:
     key = add_key(rate_limit=1.0)
     principal = admit(auth, key)
     auth.charge(principal, MIN_BURST - 1)
@@ -356,8 +337,8 @@ def test_a_look_up_brings_no_new_allowance(auth: Authenticator, add_key: Any, ti
     ],
 )
 def test_a_keys_own_rate_or_else_the_setting_is_shared_by_as_many_replicas_as_there_are(
-    make_auth: Any,
-    add_key: Any,
+    make_auth,
+    add_key,
     own_rate: float | None,
     options: Any,
     replicas: tuple[int, ...],
@@ -382,7 +363,7 @@ def test_a_keys_own_rate_or_else_the_setting_is_shared_by_as_many_replicas_as_th
     ("replicas", "enrolling", "passing"), [(4, 4, 1000), (4, 2, 2000), (2, 1, 4000), (3, 2, 2000)]
 )
 def test_a_key_enrolls_as_often_however_few_replicas_are_sent_enrollments(
-    make_auth: Any, add_key: Any, replicas: int, enrolling: int, passing: int
+    make_auth, add_key, replicas: int, enrolling: int, passing: int
 ) -> None:
     key, auth = add_key(rate_limit=4000.0), make_auth()
     auth.share(replicas, enrolling)
@@ -406,7 +387,7 @@ def ask_until_refused(auth: Authenticator, key: str, most: int = 20_000) -> int:
 
 
 def test_all_keys_of_a_carrier_share_a_rate_and_other_carriers_have_theirs(
-    make_auth: Any, add_key: Any
+    make_auth, add_key
 ) -> None:
     auth = make_auth(rate_limit=300.0)
     keys = [add_key("carrier") for _ in range(2 * KEYS_OF_CARRIER)]
@@ -422,14 +403,14 @@ def test_all_keys_of_a_carrier_share_a_rate_and_other_carriers_have_theirs(
     assert ask_until_refused(auth, other) == 299
 
 
-def test_a_carriers_rate_is_at_least_that_of_its_fastest_key(make_auth: Any, add_key: Any) -> None:
+def test_a_carriers_rate_is_at_least_that_of_its_fastest_key(make_auth, add_key) -> None:
     auth = make_auth(rate_limit=300.0)
     gateway = add_key("carrier", rate_limit=8000.0)
     admit(auth, gateway)
     assert ask_until_refused(auth, gateway) == 7999
 
 
-def test_photographs_of_an_enrollment_weigh_as_it_does(make_auth: Any, add_key: Any) -> None:
+def test_photographs_of_an_enrollment_weigh_as_it_does(make_auth, add_key) -> None:
     key, auth = add_key(rate_limit=4000.0), make_auth()
     auth.share(2, 1)
     principal = admit(auth, key, enrolls=True)

@@ -102,7 +102,7 @@ def test_a_kind_of_case_that_nobody_gave_an_audience_is_told_to_no_tenant() -> N
     assert show(FRAUD, stored).cases == tuple(cases)
 
 
-def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault: Vault) -> None:
+def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault) -> None:
     others = Vault(KeyRing.generate(), 8)
     names = [
         name_holder(keys, carrier, document)

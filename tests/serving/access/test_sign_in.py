@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,8 +12,6 @@ from joserfc.jwk import ECKey, KeySet, OctKey
 from joserfc.jws import JWSRegistry
 
 from engine.errors import RegistryError, RequestError
-from engine.registry.store import Store
-from engine.registry.vault import Vault
 from schema.actors import Role, describe_actor, person_of
 from serving.access import sign_in as module
 from serving.access.authentication import Authenticator
@@ -47,7 +44,7 @@ SETTINGS = SignInSettings(
 
 
 @pytest.fixture
-def sign_in(vault: Vault, tmp_path: Path) -> SignIn:
+def sign_in(vault, tmp_path) -> SignIn:
     """The way to a provider whose key is known."""
     made = SignIn(SETTINGS, URL, vault, tmp_path, clock=lambda: 0.0, now=lambda: NOW)
     metadata = {"issuer": ISSUER, "authorization_endpoint": f"{ISSUER}/authorize"}
@@ -65,7 +62,7 @@ def verify(sign_in: SignIn, text: object, nonce: str = "once") -> dict[str, Any]
     return asyncio.run(sign_in._verify({"id_token": text}, nonce))
 
 
-def test_a_sound_token_is_of_its_account(sign_in: SignIn) -> None:
+def test_a_sound_token_is_of_its_account(sign_in) -> None:
     for audience in ("sosie", ["sosie"]):
         assert verify(sign_in, sign(CLAIMS | {"aud": audience}))["sub"] == "u1"
     who = sign_in._recognize(CLAIMS, None)
@@ -88,16 +85,14 @@ def test_a_sound_token_is_of_its_account(sign_in: SignIn) -> None:
         {"nonce": None},
     ],
 )
-def test_a_token_that_proves_something_else_is_refused(
-    sign_in: SignIn, changed: dict[str, Any]
-) -> None:
+def test_a_token_that_proves_something_else_is_refused(sign_in, changed: dict[str, Any]) -> None:
     with pytest.raises(SignInFailed) as caught:
         verify(sign_in, sign(CLAIMS | changed))
     assert caught.value.reason == "unproven"
     assert "anna" not in str(caught.value)
 
 
-def test_a_token_that_the_provider_has_not_signed_is_refused(sign_in: SignIn) -> None:
+def test_a_token_that_the_provider_has_not_signed_is_refused(sign_in) -> None:
     other = ECKey.generate_key("P-256", {"kid": "1"})
     shared = OctKey.import_key("x" * 64)
     head, claims, _ = sign(CLAIMS).split(".")
@@ -116,9 +111,7 @@ def test_a_token_that_the_provider_has_not_signed_is_refused(sign_in: SignIn) ->
         assert caught.value.reason == "unproven", text
 
 
-def test_a_new_key_of_the_provider_is_asked_for_and_not_too_often(
-    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_key_of_the_provider_is_asked_for_and_not_too_often(sign_in, monkeypatch) -> None:
     newer, asked = ECKey.generate_key("P-256", {"kid": "2"}), []
     sign_in._asked_at = -60.0
 
@@ -155,7 +148,7 @@ def test_a_new_key_of_the_provider_is_asked_for_and_not_too_often(
         ({"preferred_username": "cli:root"}, "noperson"),
     ],
 )
-def test_odd_claims_sign_nobody_in(sign_in: SignIn, changed: dict[str, Any], reason: str) -> None:
+def test_odd_claims_sign_nobody_in(sign_in, changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(SignInFailed) as caught:
         sign_in._recognize(CLAIMS | changed, None)
     assert caught.value.reason == reason
@@ -163,7 +156,7 @@ def test_odd_claims_sign_nobody_in(sign_in: SignIn, changed: dict[str, Any], rea
 
 @pytest.mark.parametrize("verified", [False, "false", 0])
 def test_an_address_that_the_provider_has_not_verified_names_nobody(
-    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch, verified: object
+    sign_in, monkeypatch, verified: object
 ) -> None:
     sign_in.settings = SETTINGS.model_copy(update={"person_claim": "email"})
     told = {"sub": "u1", "email": "anna@example.com", "groups": ["desk"]}
@@ -183,9 +176,7 @@ def test_an_address_that_the_provider_has_not_verified_names_nobody(
             asyncio.run(complete(claims))
 
 
-def test_an_address_is_verified_where_the_provider_says_so_of_it(
-    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_is_verified_where_the_provider_says_so_of_it(sign_in, monkeypatch) -> None:
     sign_in.settings = SETTINGS.model_copy(update={"person_claim": "email"})
     told = {"sub": "u1", "email": "anna@example.com", "groups": ["desk"]}
     other = {"email": "bo@example.com", "email_verified": True}
@@ -215,16 +206,14 @@ def test_an_address_is_verified_where_the_provider_says_so_of_it(
             come({"sub": "u1"} | claims, more)
 
 
-def test_cookies_are_this_hosts_alone_and_unseen_by_scripts(sign_in: SignIn) -> None:
+def test_cookies_are_this_hosts_alone_and_unseen_by_scripts(sign_in) -> None:
     session = sign_in.write_cookie(sign_in.session_cookie, "v")
     assert session == "__Host-sosie_session=v; Path=/; HttpOnly; SameSite=Strict; Secure"
     flow = sign_in.write_cookie(sign_in.flow_cookie, "v")
     assert flow == ("__Host-sosie_sign_in=v; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=600")
 
 
-def test_made_up_codes_wait_for_the_provider_in_bounded_numbers(
-    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_made_up_codes_wait_for_the_provider_in_bounded_numbers(sign_in, monkeypatch) -> None:
     async def come_back_often() -> list[str]:
         answers, asked = asyncio.Event(), 0
 
@@ -256,7 +245,7 @@ def test_made_up_codes_wait_for_the_provider_in_bounded_numbers(
     assert (first, others) == ("unavailable", ["denied"] * module.MOST_ENDING)
 
 
-def test_a_sign_in_that_took_too_long_is_stale(sign_in: SignIn) -> None:
+def test_a_sign_in_that_took_too_long_is_stale(sign_in) -> None:
     _, cookie = asyncio.run(sign_in.begin(None))
     sign_in._now = lambda: NOW + module.LASTS
     with pytest.raises(SignInFailed) as caught:
@@ -312,7 +301,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def opened(store: Store, sign_in: SignIn, clock: Clock) -> Callable[..., tuple[Any, str]]:
+def opened(store, sign_in, clock) -> Callable[..., tuple[Any, str]]:
     """`opened(person, grant)`: an authenticator, and the text of a new session."""
 
     def make(person: str = "anna", grant: Grant = ANALYST) -> tuple[Any, str]:
@@ -326,7 +315,7 @@ def opened(store: Store, sign_in: SignIn, clock: Clock) -> Callable[..., tuple[A
 
 
 def test_a_session_ends_when_it_is_idle_and_after_its_longest_time_however_busy(
-    store: Store, opened: Callable[..., tuple[Any, str]], clock: Clock
+    store, opened, clock
 ) -> None:
     auth, text = opened()
 
@@ -353,24 +342,20 @@ def test_a_session_ends_when_it_is_idle_and_after_its_longest_time_however_busy(
         ask()
 
 
-def test_a_group_of_a_carrier_that_is_not_here_signs_nobody_in(
-    store: Store, opened: Callable[..., tuple[Any, str]]
-) -> None:
+def test_a_group_of_a_carrier_that_is_not_here_signs_nobody_in(store, opened) -> None:
     with pytest.raises(RegistryError, match="is not here"):
         opened("cleo", Grant(Role.CARRIER, "green"))
     assert store.accounts.everyone(NOW) == []
 
 
-def test_what_groups_are_given_but_is_not_here_is_found(store: Store, sign_in: SignIn) -> None:
+def test_what_groups_are_given_but_is_not_here_is_found(store, sign_in) -> None:
     assert sign_in.find_unknown(store) == []
     groups = {"a": "carrier:green", "b": "outlet:blue/r1", "c": "outlet:red/r1", "d": "fraud"}
     sign_in.settings = SETTINGS.model_copy(update={"groups": groups})
     assert sign_in.find_unknown(store) == ["carrier:green", "outlet:blue/r1"]
 
 
-def test_closing_an_outlet_ends_the_sessions_of_its_people(
-    store: Store, opened: Callable[..., tuple[Any, str]]
-) -> None:
+def test_closing_an_outlet_ends_the_sessions_of_its_people(store, opened) -> None:
     auth, text = opened("cleo", Grant(Role.OUTLET, "red", "r1"))
     assert asyncio.run(auth.admit_session(text)).outlet == "r1"
     store.close_outlet("r1", actor="test")
@@ -378,9 +363,7 @@ def test_closing_an_outlet_ends_the_sessions_of_its_people(
         asyncio.run(auth.admit_session(text))
 
 
-def test_an_account_that_is_forgotten_leaves_its_name_to_another(
-    store: Store, opened: Callable[..., tuple[Any, str]], sign_in: SignIn
-) -> None:
+def test_an_account_that_is_forgotten_leaves_its_name_to_another(store, opened, sign_in) -> None:
     opened("anna")
     session, _ = sign_in.open_session(SignedIn("another", "Anna", Grant(Role.FRAUD), None))
     assert not store.accounts.sign_in(session, "another", "c-2")

@@ -36,16 +36,14 @@ settings.register_profile("long", max_examples=1000)
 
 
 @pytest.fixture(scope="session")
-def extractor(enrolled_home: tuple[Path, dict[str, Any]]) -> Iterator[Extractor]:
+def extractor(enrolled_home) -> Iterator[Extractor]:
     home, _ = enrolled_home
     with Deployment(home, load_settings(home)) as deployment:
         yield deployment.extractor
 
 
 @pytest.fixture(scope="session")
-def keyed_home(
-    enrolled_home: tuple[Path, dict[str, Any]], sosie: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, str]]:
+def keyed_home(enrolled_home, sosie, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """The home with one person, with an outlet more and every key of KEYS; not to be changed."""
     # Each folder of tests that takes this fixture makes one of its own.
     home = tmp_path_factory.mktemp("keyed") / "home"
@@ -137,7 +135,7 @@ def wait_until_ready(service: Service) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(keyed_home: tuple[Path, dict[str, str]], extractor: Extractor) -> Iterator[Service]:
+def service(keyed_home, extractor) -> Iterator[Service]:
     """One service for all tests that leave it as it is."""
     home = keyed_home[0].with_name("served")
     shutil.copytree(keyed_home[0], home)
@@ -146,11 +144,7 @@ def service(keyed_home: tuple[Path, dict[str, str]], extractor: Extractor) -> It
 
 
 @pytest.fixture(scope="module")
-def own_service(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
+def own_service(keyed_home, extractor, tmp_path_factory) -> Iterator[Service]:
     """One service for the tests of a module, which may change it."""
     home = tmp_path_factory.mktemp("own") / "served"
     shutil.copytree(keyed_home[0], home)
@@ -159,9 +153,7 @@ def own_service(
 
 
 @pytest.fixture
-def start_service(
-    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
-) -> Iterator[Start]:
+def start_service(keyed_home, extractor, tmp_path) -> Iterator[Start]:
     """`start_service(**settings)`: a service over a copy that this test may change."""
     home = tmp_path / "served"
     shutil.copytree(keyed_home[0], home)
@@ -170,20 +162,20 @@ def start_service(
 
 
 @pytest.fixture
-def fresh(start_service: Start) -> Service:
+def fresh(start_service) -> Service:
     """A service that this test may change."""
     return start_service()
 
 
 @pytest.fixture(scope="session")
-def faces(photographs: Any) -> dict[str, bytes]:
+def faces(photographs) -> dict[str, bytes]:
     """The bytes of each photograph, by name."""
     names = ("live", "portrait", "later", "stranger", "stranger_again", "faceless")
     return {name: getattr(photographs, name).read_bytes() for name in names}
 
 
 @pytest.fixture
-def activation(faces: dict[str, bytes]) -> Callable[..., dict[str, Any]]:
+def activation(faces) -> Callable[..., dict[str, Any]]:
     """`activation(**changes)`: the body of a stranger's honest enrollment at outlet b1."""
 
     def make(**changes: Any) -> dict[str, Any]:
@@ -208,9 +200,7 @@ def case_of(service: Any, enrollment: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def open_case(
-    faces: dict[str, bytes], activation: Callable[..., dict[str, Any]]
-) -> Callable[..., str]:
+def open_case(faces, activation) -> Callable[..., str]:
     """`open_case(service)`: a duplicate is enrolled; the id of the case about both documents."""
 
     def make(service: Any, key: str = "k") -> str:

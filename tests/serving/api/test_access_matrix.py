@@ -47,9 +47,7 @@ def all_but_operators(status: int) -> Statuses:
 
 
 @pytest.fixture
-def matrix(
-    faces: dict[str, bytes], enrolled: dict[str, Any], activation: Callable[..., dict[str, Any]]
-) -> Matrix:
+def matrix(faces, enrolled, activation) -> Matrix:
     """`matrix(key)`: the requests with that key, and what all keys are answered.
 
     The astronaut is enrolled at blue's outlet b1. To a fraud team 404 is a case, sweep or group
@@ -186,9 +184,7 @@ def matrix(
     return list_all
 
 
-def test_each_key_is_answered_as_its_role_and_tenant_allow(
-    own_service: Any, matrix: Matrix
-) -> None:
+def test_each_key_is_answered_as_its_role_and_tenant_allow(own_service, matrix) -> None:
     requests = {key: [call for call, _ in matrix(key)] for key in NAMES}
     for place, ((method, path, _), statuses) in enumerate(matrix("b1")):
         answered = []
@@ -202,7 +198,7 @@ def test_each_key_is_answered_as_its_role_and_tenant_allow(
     "key", [None, "", "sosie", "sosie_aaaaaaaaaaaa_" + "b" * 43, "é", "x" * 10_000]
 )
 def test_who_brings_no_known_key_is_refused_before_anything_else(
-    service: Any, matrix: Matrix, key: str | None
+    service, matrix, key: str | None
 ) -> None:
     headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
     for (method, path, options), _ in matrix("b1"):
@@ -216,11 +212,11 @@ def test_who_brings_no_known_key_is_refused_before_anything_else(
 
 
 @pytest.mark.parametrize("name", OPEN)
-def test_what_needs_no_key_is_answered_without(service: Any, name: str) -> None:
+def test_what_needs_no_key_is_answered_without(service, name: str) -> None:
     assert service.ask("GET", OPEN[name], key=None).status_code == 200
 
 
-def test_a_key_may_come_in_its_own_header(service: Any) -> None:
+def test_a_key_may_come_in_its_own_header(service) -> None:
     response = service.ask("GET", "/v1/me", key=None, headers={"x-api-key": service.keys["b1"]})
     key_id = service.keys["b1"].split("_")[-2]
     assert service.read(response) == {
@@ -234,7 +230,7 @@ def test_a_key_may_come_in_its_own_header(service: Any) -> None:
     }
 
 
-def test_a_revoked_key_is_refused_at_the_next_call(own_service: Any) -> None:
+def test_a_revoked_key_is_refused_at_the_next_call(own_service) -> None:
     assert own_service.ask("GET", "/v1/me", key="b2").status_code == 200
     key_id = own_service.keys["b2"].split("_")[-2]
     own_service.parts.store.revoke_api_key(key_id, actor="test")
@@ -254,9 +250,7 @@ def endpoint_at(method: str, path: str) -> Endpoint:
     return found
 
 
-def test_the_matrix_has_every_endpoint_of_the_table_and_says_what_its_action_allows(
-    matrix: Matrix,
-) -> None:
+def test_the_matrix_has_every_endpoint_of_the_table_and_says_what_its_action_allows(matrix) -> None:
     asked = {("GET", path) for path in OPEN.values()} - {("GET", "/openapi.json")}
     for (method, path, _), statuses in matrix("b1"):
         endpoint = endpoint_at(method, path)

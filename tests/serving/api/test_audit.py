@@ -23,7 +23,7 @@ def ask(service: Any, path: str = "", **asked: Any) -> Any:
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
-def test_the_chain_is_read_page_by_page(service: Any, accept: str) -> None:
+def test_the_chain_is_read_page_by_page(service, accept: str) -> None:
     known = {record.number: record for record in service.parts.store.audit_entries()}
     seen, after = [], 0
     while len(seen) < len(known):
@@ -47,7 +47,7 @@ def test_the_chain_is_read_page_by_page(service: Any, accept: str) -> None:
     assert [one["number"] for one in seen] == list(range(1, len(seen) + 1))
 
 
-def test_without_a_number_the_newest_are_shown_and_the_reading_is_audited(service: Any) -> None:
+def test_without_a_number_the_newest_are_shown_and_the_reading_is_audited(service) -> None:
     ask(service)
     page = ask(service, limit=2)
     assert page["entries"][-1]["action"] == "audit.read"
@@ -55,7 +55,7 @@ def test_without_a_number_the_newest_are_shown_and_the_reading_is_audited(servic
     assert page["next"] is None
 
 
-def test_entries_are_found_by_what_they_say(service: Any, enrolled: dict[str, Any]) -> None:
+def test_entries_are_found_by_what_they_say(service, enrolled) -> None:
     decided = ask(service, after=0, limit=200, subject=enrolled["enrollment_id"])["entries"]
     assert decided
     assert {one["subject"] for one in decided} == {enrolled["enrollment_id"]}
@@ -73,7 +73,7 @@ def verify_all(service: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_chain_is_verified_part_by_part(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chain_is_verified_part_by_part(service, monkeypatch) -> None:
     [whole] = verify_all(service)
     assert (whole["intact"], whole["first_bad"]) == (True, None)
     assert whole["verified_to"] == whole["head"]
@@ -88,9 +88,7 @@ def test_the_chain_is_verified_part_by_part(service: Any, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'nobody' WHERE number = :number",
                                     "DELETE FROM audit WHERE number = :number"])  # fmt: skip
-def test_an_entry_that_was_altered_or_removed_is_named(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
+def test_an_entry_that_was_altered_or_removed_is_named(fresh, monkeypatch, change: str) -> None:
     home = fresh.log_file.parent
     engine = create_engine(registry_url(home, load_settings(home)))
     with engine.begin() as connection:
@@ -107,7 +105,7 @@ def test_an_entry_that_was_altered_or_removed_is_named(
     assert later["intact"] is change.startswith("UPDATE")
 
 
-def test_a_long_chain_is_read_in_bounded_pieces(fresh: Any) -> None:
+def test_a_long_chain_is_read_in_bounded_pieces(fresh) -> None:
     entries = tuple(audit.AuditEntry("test", "test.entry", str(number)) for number in range(500))
     life = fresh.match._lifecycle
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,6 @@ import pytest
 from engine.matching.checks.order import replay
 from schema.options import PeopleRules
 from serving.settings.terms import AuthoritySettings
-from tests.serving.api.conftest import Start
 from tests.serving.authority_service import Handler, Question, Service, answer, serve_authority
 from tests.serving.conftest import NAME as HOLDER
 
@@ -24,7 +23,7 @@ def authority() -> Iterator[Service]:
 
 
 @pytest.fixture
-def asking(start_service: Start, authority: Service) -> Any:
+def asking(start_service, authority) -> Any:
     settings = AuthoritySettings(kind="http", url=authority.url, timeout_s=10, breaker_failures=2)
     return start_service(authority=settings)
 
@@ -35,7 +34,7 @@ def enroll(service: Any, body: dict[str, Any], key: str) -> Any:
 
 
 def test_an_activation_is_looked_up_once_and_its_evidence_shown(
-    asking: Any, authority: Service, activation: Callable[..., dict[str, Any]]
+    asking, authority, activation
 ) -> None:
     authority.behave = answer({"standing": "valid", "reference": "R-1", "face_score": 0.5})
     body = activation()
@@ -54,10 +53,7 @@ def test_an_activation_is_looked_up_once_and_its_evidence_shown(
 
 
 def test_all_documents_of_an_activation_are_looked_up_at_once(
-    start_service: Start,
-    authority: Service,
-    activation: Callable[..., dict[str, Any]],
-    faces: dict[str, bytes],
+    start_service, authority, activation, faces
 ) -> None:
     settings = AuthoritySettings(kind="http", url=authority.url, timeout_s=10)
     people = PeopleRules(age_of_majority=17)
@@ -91,7 +87,7 @@ def test_all_documents_of_an_activation_are_looked_up_at_once(
 
 
 def test_while_the_authority_is_silent_decisions_of_others_go_on_and_its_own_waits(
-    asking: Any, authority: Service, activation: Callable[..., dict[str, Any]]
+    asking, authority, activation
 ) -> None:
     entered = []
 
@@ -113,7 +109,7 @@ PASSED = {"type": "cn-ric", "number": "11010519491231002X", "name": "Passed Stra
 
 
 def test_an_authority_that_is_down_brings_reviews_and_leaves_readiness_alone(
-    asking: Any, authority: Service, activation: Callable[..., dict[str, Any]]
+    asking, authority, activation
 ) -> None:
     authority.behave = lambda handler, _: handler.send(b"", 500)
     ids = []
@@ -133,10 +129,7 @@ def test_an_authority_that_is_down_brings_reviews_and_leaves_readiness_alone(
 
 
 def test_a_tenant_learns_nothing_of_documents_without_their_face(
-    asking: Any,
-    authority: Service,
-    activation: Callable[..., dict[str, Any]],
-    faces: dict[str, bytes],
+    asking, authority, activation, faces
 ) -> None:
     authority.behave = answer({"standing": "deceased"})
     told = enroll(asking, activation(portrait=faces["portrait"]), "one")
@@ -148,9 +141,7 @@ def test_a_tenant_learns_nothing_of_documents_without_their_face(
     assert whole["authority"]["standings"] == ["deceased"]
 
 
-def test_number_and_name_are_in_no_log_metric_or_path(
-    asking: Any, authority: Service, activation: Callable[..., dict[str, Any]]
-) -> None:
+def test_number_and_name_are_in_no_log_metric_or_path(asking, authority, activation) -> None:
     authority.behave = answer({"standing": ["valid", "revoked"]})
     given = enroll(asking, activation(), "one")
     assert [one["reason"] for one in given["reasons"]] == ["AUTHORITY_CONTRADICTS"]
@@ -163,7 +154,7 @@ def test_number_and_name_are_in_no_log_metric_or_path(
 
 
 def test_a_caller_in_a_hurry_is_not_spared_the_look_up(
-    authority: Service, start_service: Start, activation: Callable[..., dict[str, Any]]
+    authority, start_service, activation
 ) -> None:
     settings = AuthoritySettings(kind="http", url=authority.url, timeout_s=60)
     service = start_service(authority=settings.model_copy(update={"unavailable": "proceed"}))

@@ -1,10 +1,6 @@
 """An operator's backups: made beside decisions, checked, listed, audited."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from engine.registry import backup
 from serving.wire.fields import read
@@ -23,10 +19,7 @@ def wait_for(service: Any, name: str) -> dict[str, Any]:
 
 
 def test_a_backup_is_made_beside_enrollments_and_lies_in_the_home(
-    fresh: Any,
-    tmp_path: Path,
-    activation: Callable[..., dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    fresh, tmp_path, activation, monkeypatch
 ) -> None:
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
     monkeypatch.setattr(backup, "PAUSE_S", 0.02)
@@ -54,7 +47,7 @@ def test_a_backup_is_made_beside_enrollments_and_lies_in_the_home(
     assert entry["detail"]["audit_number"] == made["audit_number"]
 
 
-def test_a_backup_that_fails_says_why_and_leaves_nothing(fresh: Any, tmp_path: Path) -> None:
+def test_a_backup_that_fails_says_why_and_leaves_nothing(fresh, tmp_path) -> None:
     (tmp_path / "served" / "backups").write_text("a file in its place")
     started = fresh.read(fresh.ask("POST", "/v1/backups", key="operator"))
     failed = wait_for(fresh, started["name"])
@@ -62,9 +55,7 @@ def test_a_backup_that_fails_says_why_and_leaves_nothing(fresh: Any, tmp_path: P
     assert failed["fault"]
 
 
-def test_closing_stops_a_backup_of_which_nothing_stays(
-    fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_stops_a_backup_of_which_nothing_stays(fresh, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
     monkeypatch.setattr(backup, "PAUSE_S", 0.05)
     fresh.ask("POST", "/v1/backups", key="operator")

@@ -16,11 +16,9 @@ QUEUE = "/v1/cases"
 MSISDN = "+8613800138000"
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 
-Open = Callable[..., str]
-
 
 @pytest.fixture
-def dispute(faces: dict[str, bytes]) -> Callable[..., str]:
+def dispute(faces) -> Callable[..., str]:
     """`dispute(service)`: the astronaut disputes their line; the id of the case."""
 
     def make(service: Any) -> str:
@@ -53,9 +51,7 @@ def entries(service: Any, before: int) -> list[Any]:
     return [record.entry for record in service.parts.store.audit_entries(before)]
 
 
-def test_the_queue_is_read_page_by_page_filtered_and_audited(
-    fresh: Any, open_case: Open, dispute: Open
-) -> None:
+def test_the_queue_is_read_page_by_page_filtered_and_audited(fresh, open_case, dispute) -> None:
     first, second = open_case(fresh), dispute(fresh)
     before = fresh.parts.store.audit_head()[0]
     seen, after = [], None
@@ -93,9 +89,7 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(
     )
 
 
-def test_what_tells_cases_apart_is_masked(
-    fresh: Any, dispute: Open, enrolled: dict[str, Any]
-) -> None:
+def test_what_tells_cases_apart_is_masked(fresh, dispute, enrolled) -> None:
     dispute(fresh)
 
     def only() -> Any:
@@ -117,7 +111,7 @@ def test_what_tells_cases_apart_is_masked(
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_a_case_is_read_with_its_history_and_masked_lines_and_audited(
-    fresh: Any, dispute: Open, enrolled: dict[str, Any], accept: str
+    fresh, dispute, enrolled, accept: str
 ) -> None:
     case = dispute(fresh)
     before = fresh.parts.store.audit_head()[0]
@@ -137,7 +131,7 @@ def test_a_case_is_read_with_its_history_and_masked_lines_and_audited(
     assert entry.detail == {"documents": [enrolled["document_id"]]}
 
 
-def test_what_people_write_comes_back_as_they_wrote_it(fresh: Any, dispute: Open) -> None:
+def test_what_people_write_comes_back_as_they_wrote_it(fresh, dispute) -> None:
     case = dispute(fresh)
     texts = ["<script>alert('x')</script>", "שלום עולם", "=cmd|'/c calc'!A0", "两人\n相似"]
     for text in texts:
@@ -148,9 +142,7 @@ def test_what_people_write_comes_back_as_they_wrote_it(fresh: Any, dispute: Open
     assert {note["actor"] for note in notes[1:]} == {"fraud"}
 
 
-def test_lines_are_closed_by_two_people(
-    fresh: Any, dispute: Open, enrolled: dict[str, Any]
-) -> None:
+def test_lines_are_closed_by_two_people(fresh, dispute, enrolled) -> None:
     case = dispute(fresh)
     found = {"outcome": "fraud", "close_lines": [enrolled["line_id"]]}
     alone = step(fresh, case, "close", **found)
@@ -178,7 +170,7 @@ def test_lines_are_closed_by_two_people(
 
 
 def test_a_client_of_before_is_told_what_fraud_has_to_say_of_numbers_in_use(
-    fresh: Any, dispute: Open, enrolled: dict[str, Any]
+    fresh, dispute, enrolled
 ) -> None:
     case = dispute(fresh)
     for found in ({"outcome": "fraud"}, {"outcome": "fraud", "close_lines": []}):
@@ -193,7 +185,7 @@ def test_a_client_of_before_is_told_what_fraud_has_to_say_of_numbers_in_use(
 
 
 def test_a_case_that_has_changed_since_it_was_read_is_neither_proposed_nor_closed(
-    fresh: Any, open_case: Open
+    fresh, open_case
 ) -> None:
     case = open_case(fresh)
     path = f"{QUEUE}/{case}"
@@ -214,7 +206,7 @@ def test_a_case_that_has_changed_since_it_was_read_is_neither_proposed_nor_close
     assert fresh.read(closed)["state"] == "closed"
 
 
-def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case: Open) -> None:
+def test_every_step_is_answered_with_the_case_and_audited(fresh, open_case) -> None:
     case = open_case(fresh)
     before = fresh.parts.store.audit_head()[0]
     other = "second"
@@ -240,9 +232,7 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
     assert (kind["name"], kind["unfounded"]) == ("duplicate_identity", 1)
 
 
-def test_a_line_of_nobody_in_the_case_is_not_closed(
-    fresh: Any, open_case: Open, enrolled: dict[str, Any]
-) -> None:
+def test_a_line_of_nobody_in_the_case_is_not_closed(fresh, open_case, enrolled) -> None:
     case = open_case(fresh)
     response = step(fresh, case, "propose", outcome="fraud", close_lines=[UNKNOWN])
     assert response.status_code in (400, 404)
@@ -251,7 +241,7 @@ def test_a_line_of_nobody_in_the_case_is_not_closed(
 
 
 def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_erasure_is_told(
-    fresh: Any, open_case: Open, activation: Any
+    fresh, open_case, activation
 ) -> None:
     case = open_case(fresh)
     why = {"case_id": case, "reason": "One face, two documents"}

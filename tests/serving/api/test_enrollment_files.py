@@ -10,12 +10,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
-
-import pytest
 
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -73,12 +71,7 @@ def trace_enrollment(home: Path, keys: dict[str, str], body: dict[str, Any]) -> 
     return {"status": answer.status_code, "files": [*trace.files], "moves": trace.moves}
 
 
-def test_one_enrollment_passes_through_few_files(
-    keyed_home: tuple[Path, dict[str, str]],
-    activation: Callable[..., dict[str, Any]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_one_enrollment_passes_through_few_files(keyed_home, activation, tmp_path, capsys) -> None:
     home = shutil.copytree(keyed_home[0], tmp_path / "served")
     # In a process of its own, where no thread runs before it is traced.
     child = subprocess.run(

@@ -21,9 +21,7 @@ Activation = Callable[..., dict[str, Any]]
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
-def test_an_activation_is_decided_in_every_type(
-    fresh: Any, activation: Activation, kind: str, accept: str
-) -> None:
+def test_an_activation_is_decided_in_every_type(fresh, activation, kind: str, accept: str) -> None:
     response = fresh.ask(
         "POST", PATH, key="b1", body=activation(), kind=kind, headers={**KEY, "accept": accept}
     )
@@ -40,7 +38,7 @@ KNOWN = {"type": "cn-ric", "number": "110105199003071239", "name": "Aileen Probe
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 def test_frames_are_fused_in_every_type_and_what_was_left_out_is_told(
-    fresh: Any, activation: Activation, faces: dict[str, bytes], kind: str
+    fresh, activation, faces, kind: str
 ) -> None:
     frames = [faces["live"], faces["faceless"], faces["later"]]
     body = activation(document=KNOWN, live=frames, portrait=faces["portrait"])
@@ -60,9 +58,7 @@ def test_frames_are_fused_in_every_type_and_what_was_left_out_is_told(
     fresh.assert_refused(other, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
 
 
-def test_frames_of_several_people_are_a_rejection_of_their_own(
-    fresh: Any, activation: Activation, faces: dict[str, bytes]
-) -> None:
+def test_frames_of_several_people_are_a_rejection_of_their_own(fresh, activation, faces) -> None:
     body = activation(live=[faces["stranger"], faces["live"]])
     answer = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
     [told] = answer["reasons"]
@@ -71,7 +67,7 @@ def test_frames_of_several_people_are_a_rejection_of_their_own(
     assert not any(one["is_fused"] for one in answer["frames"])
 
 
-def test_a_repeated_request_gets_the_stored_answer(fresh: Any, activation: Activation) -> None:
+def test_a_repeated_request_gets_the_stored_answer(fresh, activation) -> None:
     body = activation()
     first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
     # Another encoding of the same request, by another key of the same carrier.
@@ -81,7 +77,7 @@ def test_a_repeated_request_gets_the_stored_answer(fresh: Any, activation: Activ
     assert fresh.read(again) == {**fresh.read(first), "is_repeated": True}
 
 
-def test_a_repeated_request_costs_no_extraction(fresh: Any, activation: Activation) -> None:
+def test_a_repeated_request_costs_no_extraction(fresh, activation) -> None:
     body = activation()
     fresh.ask("POST", PATH, body=body, headers=KEY)
     counted = _count_extractions(fresh)
@@ -98,14 +94,14 @@ def _count_extractions(service: Any) -> float:
     return sum(float(line[len(start) :]) for line in text.splitlines() if line.startswith(start))
 
 
-def test_a_key_used_with_another_payload_is_refused(fresh: Any, activation: Activation) -> None:
+def test_a_key_used_with_another_payload_is_refused(fresh, activation) -> None:
     assert fresh.ask("POST", PATH, body=activation(), headers=KEY).status_code == 201
     other = activation(msisdn="+8613800138777")
     response = fresh.ask("POST", PATH, body=other, headers=KEY)
     fresh.assert_refused(response, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
 
 
-def test_a_key_is_a_tenants_own(fresh: Any, activation: Activation) -> None:
+def test_a_key_is_a_tenants_own(fresh, activation) -> None:
     body = activation()
     first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
     other = fresh.ask(
@@ -118,7 +114,7 @@ def test_a_key_is_a_tenants_own(fresh: Any, activation: Activation) -> None:
     assert (first.status_code, other.status_code) == (201, 201)
 
 
-def test_of_two_requests_with_one_key_one_is_in_flight(fresh: Any, activation: Activation) -> None:
+def test_of_two_requests_with_one_key_one_is_in_flight(fresh, activation) -> None:
     body = activation()
 
     async def race() -> list[Any]:
@@ -139,7 +135,7 @@ def test_of_two_requests_with_one_key_one_is_in_flight(fresh: Any, activation: A
     assert len(ids) == 1
 
 
-def test_two_carriers_cannot_have_one_number(fresh: Any, activation: Activation) -> None:
+def test_two_carriers_cannot_have_one_number(fresh, activation) -> None:
     # The astronaut has it, at blue.
     body = activation(msisdn="+8613800138000", outlet="r1")
     answer = fresh.read(fresh.ask("POST", PATH, key="red", body=body, headers=KEY))
@@ -147,9 +143,7 @@ def test_two_carriers_cannot_have_one_number(fresh: Any, activation: Activation)
     assert [finding["reason"] for finding in answer["reasons"]] == ["LINE_IN_USE"]
 
 
-def test_a_face_under_another_document_is_a_duplicate(
-    fresh: Any, activation: Activation, faces: dict[str, bytes]
-) -> None:
+def test_a_face_under_another_document_is_a_duplicate(fresh, activation, faces) -> None:
     body = activation(live=faces["live"], portrait=faces["portrait"])
     answer = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
     assert answer["decision"] == "rejected"
@@ -159,9 +153,7 @@ def test_a_face_under_another_document_is_a_duplicate(
     assert answer["cases"] == []
 
 
-def test_a_photograph_without_a_face_is_a_decision(
-    fresh: Any, activation: Activation, faces: dict[str, bytes]
-) -> None:
+def test_a_photograph_without_a_face_is_a_decision(fresh, activation, faces) -> None:
     response = fresh.ask("POST", PATH, body=activation(live=faces["faceless"]), headers=KEY)
     answer = fresh.read(response)
     assert (response.status_code, answer["decision"]) == (201, "rejected")
@@ -173,7 +165,7 @@ def test_a_photograph_without_a_face_is_a_decision(
     assert set(search.values()) == {None}
 
 
-def test_an_outlets_key_enrolls_there_alone(fresh: Any, activation: Activation) -> None:
+def test_an_outlets_key_enrolls_there_alone(fresh, activation) -> None:
     other = fresh.ask("POST", PATH, key="b1", body=activation(outlet="b2"), headers=KEY)
     fresh.assert_refused(other, 403, "ACCESS.FORBIDDEN")
     without = fresh.ask("POST", PATH, key="b1", body=activation(outlet=None), headers=KEY)
@@ -182,9 +174,7 @@ def test_an_outlets_key_enrolls_there_alone(fresh: Any, activation: Activation) 
     fresh.assert_refused(left_out, 400, "REQUEST.MALFORMED")
 
 
-def test_the_answer_to_a_late_retry_is_still_given(
-    fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_answer_to_a_late_retry_is_still_given(fresh, activation, monkeypatch) -> None:
     body = activation()
     first = fresh.ask("POST", PATH, body=body, headers=KEY)
     later = datetime.now(UTC) + timedelta(hours=30)
@@ -198,9 +188,7 @@ def test_the_answer_to_a_late_retry_is_still_given(
     fresh.assert_refused(fresh_one, 400, "REQUEST.CAPTURE_TIME")
 
 
-def test_what_was_decided_is_read_by_id_without_name_or_number(
-    service: Any, enrolled: dict[str, Any]
-) -> None:
+def test_what_was_decided_is_read_by_id_without_name_or_number(service, enrolled) -> None:
     response = service.ask("GET", f"{PATH}/{enrolled['enrollment_id']}", key="blue")
     answer = service.read(response)
     shown = read(answer, EnrollmentRecord)
@@ -212,7 +200,7 @@ def test_what_was_decided_is_read_by_id_without_name_or_number(
     assert "110105199003071239" not in response.text
 
 
-def test_what_was_decided_is_found_by_its_key(fresh: Any, activation: Activation) -> None:
+def test_what_was_decided_is_found_by_its_key(fresh, activation) -> None:
     first = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
     for key in ("b1", "blue"):
         again = fresh.ask("GET", PATH, key=key, params={"idempotency_key": "key-1"})
@@ -224,7 +212,7 @@ def test_what_was_decided_is_found_by_its_key(fresh: Any, activation: Activation
     assert len(texts) == 1
 
 
-def test_reads_are_audited(fresh: Any, activation: Activation) -> None:
+def test_reads_are_audited(fresh, activation) -> None:
     answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
     before = fresh.parts.store.audit_head()[0]
     fresh.ask("GET", f"{PATH}/{answer['enrollment_id']}", key="fraud")
@@ -239,7 +227,7 @@ def test_reads_are_audited(fresh: Any, activation: Activation) -> None:
 
 
 def test_a_repeated_request_is_audited_before_it_is_answered(
-    fresh: Any, activation: Activation, monkeypatch: pytest.MonkeyPatch
+    fresh, activation, monkeypatch
 ) -> None:
     body = activation()
     answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=body, headers=KEY))
@@ -265,9 +253,7 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
     assert answer["enrollment_id"] not in unaudited.text
 
 
-def test_a_deadline_that_passed_commits_nothing_or_is_found_again(
-    fresh: Any, activation: Activation
-) -> None:
+def test_a_deadline_that_passed_commits_nothing_or_is_found_again(fresh, activation) -> None:
     headers = {**KEY, "x-timeout-ms": "1"}
     response = fresh.ask("POST", PATH, body=activation(), headers=headers)
     fresh.assert_refused(response, 503, "REQUEST.DEADLINE_PASSED")

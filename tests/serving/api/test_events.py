@@ -1,11 +1,9 @@
 """`/v1/events`: the feed, for whoever may read it."""
 
-from typing import Any
-
 PATH = "/v1/events"
 
 
-def test_the_feed_is_read_from_where_it_was_left(own_service: Any, activation: Any) -> None:
+def test_the_feed_is_read_from_where_it_was_left(own_service, activation) -> None:
     begin = own_service.read(own_service.ask("GET", f"{PATH}?limit=500"))["next"]
     own_service.ask("POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "e"})
     first = own_service.read(own_service.ask("GET", f"{PATH}?after={begin}&limit=1"))
@@ -29,7 +27,7 @@ def test_the_feed_is_read_from_where_it_was_left(own_service: Any, activation: A
     )
 
 
-def test_another_carrier_and_an_outlet_are_told_nothing(own_service: Any, activation: Any) -> None:
+def test_another_carrier_and_an_outlet_are_told_nothing(own_service, activation) -> None:
     body = activation(msisdn="+8613800138007")
     own_service.ask("POST", "/v1/enrollments", body=body, headers={"idempotency-key": "f"})
     for key, is_told in (("blue", True), ("fraud", True), ("operator", True), ("red", False)):
@@ -38,9 +36,7 @@ def test_another_carrier_and_an_outlet_are_told_nothing(own_service: Any, activa
     own_service.assert_refused(own_service.ask("GET", PATH, key="b1"), 403, "ACCESS.FORBIDDEN")
 
 
-def test_a_place_in_the_feed_tells_nothing_of_what_others_did(
-    own_service: Any, activation: Any
-) -> None:
+def test_a_place_in_the_feed_tells_nothing_of_what_others_did(own_service, activation) -> None:
     page = own_service.read(own_service.ask("GET", PATH, key="red"))
     again = own_service.read(own_service.ask("GET", f"{PATH}?after={page['next']}", key="red"))
     # Nothing was, and yet they differ: so a difference is no sign.

@@ -2,10 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from engine.retention.job import run_retention
@@ -29,7 +27,7 @@ def enroll(service: Any, key: str, body: dict[str, Any]) -> Any:
 
 
 def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
-    start_service: Any, activation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    start_service, activation, monkeypatch
 ) -> None:
     monkeypatch.setenv("SOSIE_CROPS__KEEP", "cases")
     monkeypatch.setenv("SOSIE_CROPS__HOLD_DAYS", "7")
@@ -89,9 +87,7 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     assert later["likenesses"] == []
 
 
-def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(
-    fresh: Any, activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]
-) -> None:
+def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(fresh, activation, faces) -> None:
     def try_out(key: str, **changes: Any) -> Any:
         body = activation(outlet="r1", msisdn=f"+861380013800{key}", **changes)
         headers = {"idempotency-key": key}
@@ -125,9 +121,7 @@ def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(
     assert "Stan Stranger" not in page
 
 
-def test_faces_are_for_the_fraud_team_and_of_those_who_are_there(
-    fresh: Any, activation: Callable[..., dict[str, Any]]
-) -> None:
+def test_faces_are_for_the_fraud_team_and_of_those_who_are_there(fresh, activation) -> None:
     """Whoever holds lines of two carriers is nobody's to look at but theirs who see both."""
     document = enroll(fresh, "k1", activation())["document_id"]
     for key in ("blue", "red", "b1", "operator"):

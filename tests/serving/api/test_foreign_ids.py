@@ -1,6 +1,6 @@
 """No answer to a tenant has an id of another carrier's holder, whatever is asked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,12 +30,7 @@ def enrollments(
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
 @pytest.mark.parametrize("key", ["r1", "red"])
 def test_a_tenant_is_told_no_id_of_another_carriers_holder(
-    own_service: Any,
-    faces: dict[str, bytes],
-    activation: Callable[..., dict[str, Any]],
-    enrolled: dict[str, Any],
-    key: str,
-    kind: str,
+    own_service, faces, activation, enrolled, key: str, kind: str
 ) -> None:
     # The astronaut is blue's.
     holders_face = {"live": faces["live"], "portrait": faces["portrait"]}
@@ -79,12 +74,7 @@ def test_a_tenant_is_told_no_id_of_another_carriers_holder(
             assert enrolled[name].encode() not in answer.content
 
 
-def test_fraud_teams_are_told_the_ids(
-    own_service: Any,
-    faces: dict[str, bytes],
-    activation: Callable[..., dict[str, Any]],
-    enrolled: dict[str, Any],
-) -> None:
+def test_fraud_teams_are_told_the_ids(own_service, faces, activation, enrolled) -> None:
     body = activation(live=faces["live"], portrait=faces["portrait"], outlet="r1")
     headers = {"idempotency-key": "for-fraud"}
     made = own_service.ask("POST", ENROLLMENTS, key="red", body=body, headers=headers)

@@ -1,6 +1,5 @@
 """`/v1/identifications`: candidates for fraud teams, with what stands in their names, masked."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ PATH = "/v1/identifications"
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 def test_a_face_is_identified_in_every_type(
-    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], kind: str, accept: str
+    service, faces, enrolled, kind: str, accept: str
 ) -> None:
     response = service.ask(
         "POST",
@@ -49,10 +48,7 @@ def test_a_face_is_identified_in_every_type(
 
 
 def test_a_threshold_that_follows_the_gallery_is_one_for_all_searches(
-    start_service: Any,
-    faces: dict[str, bytes],
-    enrolled: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    start_service, faces, enrolled, monkeypatch
 ) -> None:
     monkeypatch.setenv("SOSIE_THRESHOLDS__REVIEW_FALSE_CANDIDATES", "0.00005")
     service = start_service()
@@ -69,15 +65,13 @@ def test_a_threshold_that_follows_the_gallery_is_one_for_all_searches(
     assert service.ask("POST", PATH, key="fraud", body=lower).status_code == 400
 
 
-def test_nobody_is_an_empty_list(service: Any, faces: dict[str, bytes]) -> None:
+def test_nobody_is_an_empty_list(service, faces) -> None:
     body = {"probe": {"image": faces["stranger"]}}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
     assert (answer["candidates"], answer["found"], answer["searched"]) == ([], 0, 1)
 
 
-def test_documents_that_the_registrar_left_out_are_counted(
-    service: Any, faces: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_that_the_registrar_left_out_are_counted(service, faces, monkeypatch) -> None:
     search = service.registrar.identify
 
     async def cut(*given: Any) -> list[FoundHolders]:
@@ -93,9 +87,7 @@ def test_documents_that_the_registrar_left_out_are_counted(
     assert (len(found["candidates"]), found["found"]) == (1, 10)
 
 
-def test_the_open_cases_of_a_candidate_are_shown(
-    fresh: Any, faces: dict[str, bytes], activation: Callable[..., dict[str, Any]]
-) -> None:
+def test_the_open_cases_of_a_candidate_are_shown(fresh, faces, activation) -> None:
     duplicate = activation(live=faces["live"], portrait=faces["portrait"])
     enrolled = fresh.read(
         fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
@@ -110,7 +102,7 @@ def test_the_open_cases_of_a_candidate_are_shown(
     assert entries[1].detail == {"documents": [holder["document_id"]]}
 
 
-def test_a_threshold_above_review_is_taken(service: Any, faces: dict[str, bytes]) -> None:
+def test_a_threshold_above_review_is_taken(service, faces) -> None:
     body = {"probe": {"image": faces["stranger"]}, "threshold": 1}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
     assert (answer["threshold"], answer["found"]) == (1.0, 0)

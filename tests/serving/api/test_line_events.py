@@ -19,7 +19,7 @@ LONG_AGO = (datetime.now(UTC) - timedelta(days=200)).date()
 
 
 @pytest.fixture
-def rich(start_service: Any) -> Service:
+def rich(start_service) -> Service:
     """A service where blue's lines follow Vietnam's rules, and blue reports changes of SIM."""
     settings = LinesSettings(carriers={"blue": "vietnam"}, sim_changes_since={"blue": LONG_AGO})
     service: Service = start_service(lines=settings)
@@ -32,7 +32,7 @@ def report(service: Service, kind: str, key: str = "blue", at: str | None = None
 
 
 def test_a_change_of_device_asks_for_the_holder_whose_photograph_ends_that(
-    rich: Service, enrolled: dict[str, Any], faces: dict[str, bytes]
+    rich, enrolled, faces
 ) -> None:
     moment = datetime.now(UTC).isoformat()
     made = [rich.read(report(rich, "device_change", at=moment)) for _ in range(2)]
@@ -56,7 +56,7 @@ def test_a_change_of_device_asks_for_the_holder_whose_photograph_ends_that(
 
 
 def test_a_carrier_is_told_that_its_holder_did_not_come_and_not_of_the_case(
-    rich: Service, enrolled: dict[str, Any], faces: dict[str, bytes]
+    rich, enrolled, faces
 ) -> None:
     rich.read(report(rich, "device_change"))
     asked = {"probe": {"image": faces["stranger"]}, "line": MSISDN}
@@ -74,9 +74,7 @@ def test_a_carrier_is_told_that_its_holder_did_not_come_and_not_of_the_case(
         assert told["cause"] == cause
 
 
-def test_a_campaign_asks_for_its_lines_and_says_who_has_come(
-    rich: Service, enrolled: dict[str, Any], faces: dict[str, bytes]
-) -> None:
+def test_a_campaign_asks_for_its_lines_and_says_who_has_come(rich, enrolled, faces) -> None:
     deadline = (datetime.now(UTC) + timedelta(days=30)).isoformat()
     terms = {"name": "all of b1", "deadline": deadline, "then": "suspended_outgoing"}
     body: dict[str, Any] = {**terms, "chosen": {"outlet": "b1"}}
@@ -113,7 +111,7 @@ def ask(service: Service, operation: str, body: Any, key: str | None = "blue") -
     return service.ask("POST", f"{SIM_SWAP}/{operation}", key=key, body=body, headers=headers)
 
 
-def test_the_scenarios_of_camaras_sim_swap_hold(rich: Service, enrolled: dict[str, Any]) -> None:
+def test_the_scenarios_of_camaras_sim_swap_hold(rich, enrolled) -> None:
     number = {"phoneNumber": MSISDN}
     for operation, fields in (("retrieve-date", {"latestSimChange"}), ("check", {"swapped"})):
         response = ask(rich, operation, number)
@@ -157,9 +155,7 @@ def test_the_scenarios_of_camaras_sim_swap_hold(rich: Service, enrolled: dict[st
     rich.assert_refused(response, 400, "INVALID_ARGUMENT")
 
 
-def test_what_is_older_than_the_age_or_than_what_is_known_is_no_change(
-    rich: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_older_than_the_age_or_than_what_is_known_is_no_change(rich, monkeypatch) -> None:
     number = {"phoneNumber": MSISDN}
     swapped = datetime.now(UTC)
     assert report(rich, "sim_swap", at=swapped.isoformat()).status_code == 200
@@ -176,7 +172,7 @@ def test_what_is_older_than_the_age_or_than_what_is_known_is_no_change(
     rich.assert_refused(ask(rich, "check", number | {"maxAge": 25}), 400, "OUT_OF_RANGE")
 
 
-def test_another_carriers_number_is_as_unknown_as_none(rich: Service) -> None:
+def test_another_carriers_number_is_as_unknown_as_none(rich) -> None:
     """Also where the other carrier reports its changes, and the asking one does not."""
     for operation in ("retrieve-date", "check"):
         said = {
@@ -190,8 +186,6 @@ def test_another_carriers_number_is_as_unknown_as_none(rich: Service) -> None:
     assert not any(MSISDN in str(one) for one in asked)
 
 
-def test_a_carrier_that_reports_no_changes_cannot_be_asked_for_them(
-    service: Service, enrolled: dict[str, Any]
-) -> None:
+def test_a_carrier_that_reports_no_changes_cannot_be_asked_for_them(service, enrolled) -> None:
     refused = ask(service, "check", {"phoneNumber": MSISDN})
     service.assert_refused(refused, 422, "SERVICE_NOT_APPLICABLE")

@@ -21,7 +21,7 @@ def holder(data: bytes, **document: str) -> dict[str, Any]:
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 def test_a_holder_sees_the_lines_masked_in_every_type(
-    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], kind: str, accept: str
+    service, faces, enrolled, kind: str, accept: str
 ) -> None:
     # At another carrier's outlet: the face is the proof.
     response = service.ask(
@@ -43,7 +43,7 @@ def test_a_holder_sees_the_lines_masked_in_every_type(
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 @pytest.mark.parametrize("key", ["b1", "r1", "red", "fraud"])
 def test_another_face_sees_nothing_not_even_whether_somebody_is_enrolled(
-    service: Any, faces: dict[str, bytes], key: str, accept: str
+    service, faces, key: str, accept: str
 ) -> None:
     before = service.parts.store.audit_head()[0]
     wrong_face, unknown = (
@@ -65,9 +65,7 @@ def test_another_face_sees_nothing_not_even_whether_somebody_is_enrolled(
     assert len({one.actor for one in entries}) == 1
 
 
-def test_a_dispute_does_not_tell_whether_somebody_is_enrolled(
-    service: Any, faces: dict[str, bytes]
-) -> None:
+def test_a_dispute_does_not_tell_whether_somebody_is_enrolled(service, faces) -> None:
     path = f"/v1/lines/{MSISDN}/dispute"
     wrong_face, unknown = (
         service.ask("POST", path, key="r1", body=holder(faces["stranger"], **document))
@@ -79,9 +77,7 @@ def test_a_dispute_does_not_tell_whether_somebody_is_enrolled(
 
 @pytest.mark.parametrize("by", ["number", "id"])
 @pytest.mark.parametrize("key", ["r1", "fraud"])
-def test_a_line_is_disputed_by_its_holder(
-    fresh: Any, faces: dict[str, bytes], enrolled: dict[str, Any], by: str, key: str
-) -> None:
+def test_a_line_is_disputed_by_its_holder(fresh, faces, enrolled, by: str, key: str) -> None:
     target = MSISDN if by == "number" else enrolled["line_id"]
     path = f"/v1/lines/{target}/dispute"
     first = fresh.ask("POST", path, key=key, body=holder(faces["later"]))
@@ -97,9 +93,7 @@ def test_a_line_is_disputed_by_its_holder(
 @pytest.mark.parametrize("by", ["number", "id"])
 @pytest.mark.parametrize("key", ["blue", "operator"])
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
-def test_a_line_is_closed_once(
-    fresh: Any, enrolled: dict[str, Any], by: str, key: str, accept: str
-) -> None:
+def test_a_line_is_closed_once(fresh, enrolled, by: str, key: str, accept: str) -> None:
     path = f"/v1/lines/{MSISDN if by == 'number' else enrolled['line_id']}"
     response = fresh.ask("DELETE", path, key=key, headers={"accept": accept})
     answer = fresh.read(response)
@@ -109,9 +103,7 @@ def test_a_line_is_closed_once(
     fresh.assert_refused(again, 404, "REQUEST.NOT_FOUND")
 
 
-def test_another_carriers_line_is_not_closed(
-    service: Any, enrolled: dict[str, Any], faces: dict[str, bytes]
-) -> None:
+def test_another_carriers_line_is_not_closed(service, enrolled, faces) -> None:
     for target in (MSISDN, enrolled["line_id"]):
         response = service.ask("DELETE", f"/v1/lines/{target}", key="red")
         service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
@@ -123,7 +115,7 @@ def test_another_carriers_line_is_not_closed(
 @pytest.mark.parametrize("key", ["blue", "operator"])
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_a_holder_is_erased_with_a_certificate(
-    fresh: Any, enrolled: dict[str, Any], faces: dict[str, bytes], key: str, accept: str
+    fresh, enrolled, faces, key: str, accept: str
 ) -> None:
     path = f"/v1/documents/{enrolled['document_id']}"
     hidden = fresh.ask("DELETE", path, key="red")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from tests.tables import tables
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
 MSISDN = "+8613800138000"
-Sign = Callable[..., str]
 
 
 @pytest.fixture
-def required(start_service: Start, tmp_path: Any) -> Any:
+def required(start_service, tmp_path) -> Any:
     """A service that asks one carrier for evidence, and all for it with verifications."""
     keys = tmp_path / "capture.json"
     keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
@@ -62,9 +60,7 @@ def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> An
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
-def test_an_activation_brings_its_evidence_once(
-    required: Any, activation: Any, faces: dict[str, bytes], kind: str
-) -> None:
+def test_an_activation_brings_its_evidence_once(required, activation, faces, kind: str) -> None:
     token = sign(required, faces["stranger"], level="iso30107-3:2")
     body = activation(liveness=token)
     first = required.read(enroll(required, body, "first", kind))
@@ -80,9 +76,7 @@ def test_an_activation_brings_its_evidence_once(
     assert 'sosie_liveness_results_total{issuer="capture",result="PASSED"} 1.0' in counted
 
 
-def test_an_activation_without_it_is_told_that_and_of_nobody(
-    required: Any, activation: Any, faces: dict[str, bytes]
-) -> None:
+def test_an_activation_without_it_is_told_that_and_of_nobody(required, activation, faces) -> None:
     # Another's document, number and face: none of it is looked at.
     changes = {"live": faces["live"], "portrait": faces["portrait"], "msisdn": MSISDN}
     for place, (token, reason) in enumerate(
@@ -103,7 +97,7 @@ def test_an_activation_without_it_is_told_that_and_of_nobody(
 
 
 def test_an_outlet_is_shown_with_how_many_results_it_brought_failed_and_lacked(
-    required: Any, activation: Any, faces: dict[str, bytes]
+    required, activation, faces
 ) -> None:
     live = faces["stranger"]
     for place, token in enumerate((None, sign(required, live, "spoof"), sign(required, live))):
@@ -115,9 +109,7 @@ def test_an_outlet_is_shown_with_how_many_results_it_brought_failed_and_lacked(
     assert other["liveness"] == dict.fromkeys(counts, 0) | {"days": 90}
 
 
-def test_a_verification_is_refused_before_anybody_is_looked_up(
-    required: Any, faces: dict[str, bytes]
-) -> None:
+def test_a_verification_is_refused_before_anybody_is_looked_up(required, faces) -> None:
     def verify(line: str, token: str | None, face: str = "later") -> Any:
         body: dict[str, Any] = {"probe": {"image": faces[face]}, "line": line}
         return required.ask(
@@ -144,7 +136,7 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(
 
 
 def test_a_result_that_was_made_for_something_else_is_taken_for_nothing(
-    required: Any, activation: Any, faces: dict[str, bytes]
+    required, activation, faces
 ) -> None:
     """What an app had signed to list somebody's lines opens no line under another document."""
 
@@ -184,7 +176,7 @@ def test_a_result_that_was_made_for_something_else_is_taken_for_nothing(
             assert answer.is_success is is_taken, (path, asked, named, answer.text)
 
 
-def test_so_are_a_list_of_lines_and_a_dispute(required: Any, faces: dict[str, bytes]) -> None:
+def test_so_are_a_list_of_lines_and_a_dispute(required, faces) -> None:
     document = {"type": "cn-ric", "number": NUMBER}
 
     def ask(path: str, token: str | None) -> Any:
@@ -211,7 +203,7 @@ DARK = {"half": 1.0}
 
 
 def test_a_judge_that_is_observed_changes_no_answer_and_its_scores_are_on_record(
-    start_service: Start, activation: Any, tmp_path: Path, faces: dict[str, bytes]
+    start_service, activation, tmp_path, faces
 ) -> None:
     service = judging(start_service, tmp_path, "observe", **DARK)
     frames = [faces["stranger"], faces["stranger"]]
@@ -236,7 +228,7 @@ def test_a_judge_that_is_observed_changes_no_answer_and_its_scores_are_on_record
 
 
 def test_a_judge_that_enforces_rejects_and_nothing_else_is_told(
-    start_service: Start, activation: Any, tmp_path: Path, faces: dict[str, bytes]
+    start_service, activation, tmp_path, faces
 ) -> None:
     service = judging(start_service, tmp_path, "enforce", **DARK)
     body = activation(portrait=faces["portrait"], msisdn=MSISDN)
@@ -258,12 +250,7 @@ def test_a_judge_that_enforces_rejects_and_nothing_else_is_told(
     ],
 )
 def test_a_judge_that_is_not_certain_or_gives_no_probability_asks_a_person(
-    start_service: Start,
-    activation: Any,
-    tmp_path: Path,
-    model: dict[str, Any],
-    decision: str,
-    reasons: list[str],
+    start_service, activation, tmp_path, model: dict[str, Any], decision: str, reasons: list[str]
 ) -> None:
     service = judging(start_service, tmp_path, "enforce", **model)
     given = service.read(enroll(service, activation(), "one"))

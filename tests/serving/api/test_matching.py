@@ -50,14 +50,14 @@ def templates_of(service: Any, rows: Any, tenant: str = "role:fraud") -> list[di
 
 
 @pytest.fixture
-def images(faces: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
+def images(faces) -> dict[str, dict[str, bytes]]:
     return {name: {"image": data} for name, data in faces.items()}
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 def test_two_images_of_a_person_match_and_those_of_two_people_do_not_in_every_type(
-    service: Any, images: dict[str, Any], kind: str, accept: str
+    service, images: dict[str, Any], kind: str, accept: str
 ) -> None:
     items = [
         {"id": "same", "probe": images["live"], "reference": images["portrait"]},
@@ -79,7 +79,7 @@ def test_two_images_of_a_person_match_and_those_of_two_people_do_not_in_every_ty
 
 
 def test_where_a_picture_without_a_match_shows_another_face_the_answer_says_so(
-    service: Any, images: dict[str, Any], faces: dict[str, bytes]
+    service, images: dict[str, Any], faces
 ) -> None:
     stranger, live = (Image.open(BytesIO(faces[name])) for name in ("stranger", "live"))
     both = Image.new("RGB", (600, 400), "grey")
@@ -94,9 +94,7 @@ def test_where_a_picture_without_a_match_shows_another_face_the_answer_says_so(
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
-def test_a_template_stands_for_its_photograph(
-    service: Any, images: dict[str, Any], kind: str
-) -> None:
+def test_a_template_stands_for_its_photograph(service, images: dict[str, Any], kind: str) -> None:
     items = [images["live"], images["portrait"]]
     made = service.read(service.ask("POST", TEMPLATES, body={"items": items}, kind=kind))
     live, portrait = ({"template": one["template"]} for one in made["items"])
@@ -114,7 +112,7 @@ def test_a_template_stands_for_its_photograph(
     assert others == pytest.approx([by_image] * 3, abs=1e-5)
 
 
-def test_every_score_is_the_one_that_the_pair_has_alone(service: Any) -> None:
+def test_every_score_is_the_one_that_the_pair_has_alone(service) -> None:
     probes, references = unit_rows(256, 1), unit_rows(256, 2)
     references[::2] = probes[::2] + references[::2] / 2
     references /= np.linalg.norm(references, axis=1, keepdims=True)
@@ -133,7 +131,7 @@ def test_every_score_is_the_one_that_the_pair_has_alone(service: Any) -> None:
         assert result["verification"]["is_match"] is (score >= service.parts.thresholds.verify)
 
 
-def test_what_is_wrong_with_one_item_is_its_own(service: Any, images: dict[str, Any]) -> None:
+def test_what_is_wrong_with_one_item_is_its_own(service, images: dict[str, Any]) -> None:
     good, other = templates_of(service, unit_rows(2))
     (foreign,) = templates_of(service, unit_rows(1), "carrier:blue")
     damaged = {"image": b"no image"}
@@ -162,7 +160,7 @@ def test_what_is_wrong_with_one_item_is_its_own(service: Any, images: dict[str, 
 
 
 def test_templates_come_with_quality_and_an_end_and_what_is_wrong(
-    service: Any, images: dict[str, Any]
+    service, images: dict[str, Any]
 ) -> None:
     items = [
         {"id": "good", **images["live"]},
@@ -182,7 +180,7 @@ def test_templates_come_with_quality_and_an_end_and_what_is_wrong(
 
 
 def test_a_search_finds_who_is_enrolled_and_says_what_it_searched(
-    service: Any, images: dict[str, Any], enrolled: dict[str, Any]
+    service, images: dict[str, Any], enrolled
 ) -> None:
     found, nobody = match(
         service,
@@ -216,7 +214,7 @@ def test_a_search_finds_who_is_enrolled_and_says_what_it_searched(
 
 
 def test_all_probes_of_a_call_are_searched_at_once_with_its_correlator_and_time(
-    service: Any, monkeypatch: pytest.MonkeyPatch
+    service, monkeypatch
 ) -> None:
     search, calls = service.registrar.identify, []
 
@@ -250,7 +248,7 @@ def test_all_probes_of_a_call_are_searched_at_once_with_its_correlator_and_time(
     ],
 )
 def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
-    service: Any, monkeypatch: pytest.MonkeyPatch, fault: Exception, status: int
+    service, monkeypatch, fault: Exception, status: int
 ) -> None:
     async def fail(*_: Any) -> Any:
         raise fault
@@ -268,7 +266,7 @@ def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
     assert "verification" in alone
 
 
-def test_frames_of_an_item_are_one_face(service: Any, faces: dict[str, bytes]) -> None:
+def test_frames_of_an_item_are_one_face(service, faces) -> None:
     both = {"image": [faces["live"], faces["later"]]}
     mixed = {"image": [faces["live"], faces["stranger"]]}
     portrait = {"image": faces["portrait"]}
@@ -290,7 +288,7 @@ def test_frames_of_an_item_are_one_face(service: Any, faces: dict[str, bytes]) -
     assert "identification" not in refused
 
 
-def test_photographs_are_bounded_and_every_frame_is_charged(service: Any) -> None:
+def test_photographs_are_bounded_and_every_frame_is_charged(service) -> None:
     item = {"probe": {"image": [b"no image"] * 8}, "search": True}
     many = service.ask("POST", MATCH, body={"items": [item] * 65}, kind=MSGPACK)
     service.assert_refused(many, 422, "MATCH.TOO_MANY_ITEMS")
@@ -302,7 +300,7 @@ def test_photographs_are_bounded_and_every_frame_is_charged(service: Any) -> Non
     assert [one.status_code for one in answers] == [200, 429]
 
 
-def test_a_batch_is_charged_by_its_items(service: Any) -> None:
+def test_a_batch_is_charged_by_its_items(service) -> None:
     authenticator = Authenticator(service.parts.store, cache_s=5, rate_limit=1)
     parts = replace(service.parts, authenticator=authenticator)
     limited = replace(service, parts=parts, app=build_app(parts))

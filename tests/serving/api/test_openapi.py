@@ -15,7 +15,7 @@ from serving.wire.fields import read
 
 
 @pytest.fixture(scope="module")
-def document(service: Any) -> dict[str, Any]:
+def document(service) -> dict[str, Any]:
     response = service.ask("GET", "/openapi.json", key=None)
     assert response.headers["content-type"] == JSON
     return dict(response.json())
@@ -38,7 +38,7 @@ def refs(value: Any) -> Iterator[str]:
             yield from refs(one)
 
 
-def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document) -> None:
     assert document["openapi"].startswith("3.1")
     for ref in set(refs(document)):
         place = document
@@ -50,7 +50,7 @@ def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document: dict[st
     assert len(set(names)) == len(names)
 
 
-def test_every_schema_is_a_schema(document: dict[str, Any]) -> None:
+def test_every_schema_is_a_schema(document) -> None:
     for name in document["components"]["schemas"]:
         jsonschema_rs.meta.validate(
             {
@@ -60,7 +60,7 @@ def test_every_schema_is_a_schema(document: dict[str, Any]) -> None:
         )
 
 
-def test_every_route_documents_its_errors_headers_and_types(document: dict[str, Any]) -> None:
+def test_every_route_documents_its_errors_headers_and_types(document) -> None:
     for path, _, operation in operations(document):
         responses = operation["responses"]
         for status, response in responses.items():
@@ -88,7 +88,7 @@ def test_every_route_documents_its_errors_headers_and_types(document: dict[str, 
 
 
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
-def test_every_example_is_valid(document: dict[str, Any], kind: Any) -> None:
+def test_every_example_is_valid(document, kind: Any) -> None:
     schema = document["components"]["schemas"][kind.__name__]
     assert schema["examples"] == EXAMPLES[kind]
     checker = jsonschema_rs.validator_for(
@@ -103,7 +103,7 @@ def test_every_request_has_an_example() -> None:
     assert {one.body for one in ENDPOINTS} - {None} <= EXAMPLES.keys()
 
 
-def test_operations_have_short_names_and_tags_that_are_explained(document: dict[str, Any]) -> None:
+def test_operations_have_short_names_and_tags_that_are_explained(document) -> None:
     for _, _, operation in operations(document):
         assert re.fullmatch("[a-z]+(?:[A-Z][a-z]+)*", operation["operationId"])
         assert set(operation["tags"]) <= TAGS.keys()
@@ -114,7 +114,7 @@ def test_operations_have_short_names_and_tags_that_are_explained(document: dict[
         assert not name.endswith(("Answer", "Shown", "Body"))
 
 
-def test_a_form_names_its_images_as_the_fields_are_named(document: dict[str, Any]) -> None:
+def test_a_form_names_its_images_as_the_fields_are_named(document) -> None:
     def parts(path: str) -> set[str]:
         body = document["paths"][path]["post"]["requestBody"]
         return set(body["content"][FORM]["schema"]["properties"]) - {"request"}

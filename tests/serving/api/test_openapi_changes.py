@@ -27,7 +27,7 @@ def baseline() -> Json:
     return dict(json.loads(BASELINE.read_text("utf-8")))
 
 
-def test_the_document_has_all_that_it_had_when_version_1_was_first_kept(baseline: Json) -> None:
+def test_the_document_has_all_that_it_had_when_version_1_was_first_kept(baseline) -> None:
     assert changes.Comparison(baseline, build_document("1")).list_breaks() == []
 
 
@@ -215,7 +215,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_every_kind_of_breaking_change_is_seen(baseline: Json, kind: str) -> None:
+def test_every_kind_of_breaking_change_is_seen(baseline, kind: str) -> None:
     change, line = BREAKS[kind]
     changed = copy.deepcopy(baseline)
     change(changed)
@@ -243,7 +243,7 @@ GROWTH = {
 
 
 @pytest.mark.parametrize("kind", GROWTH)
-def test_growth_breaks_nothing(baseline: Json, kind: str) -> None:
+def test_growth_breaks_nothing(baseline, kind: str) -> None:
     changed = copy.deepcopy(baseline)
     GROWTH[kind](changed)
     assert changed != baseline

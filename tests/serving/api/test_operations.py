@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ def forget_readiness(service: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
-def test_a_service_that_is_up_says_so(service: Any, kind: str) -> None:
+def test_a_service_that_is_up_says_so(service, kind: str) -> None:
     headers = {"accept": kind}
     live = service.ask("GET", "/health/live", key=None, headers=headers)
     assert service.read(live) == {"status": "live"}
@@ -42,13 +41,13 @@ def test_a_service_that_is_up_says_so(service: Any, kind: str) -> None:
     assert version == {"version": "0.1.0", "api": "v1", "model_digest": service.parts.model_digest}
 
 
-def test_a_probe_that_takes_no_type_of_ours_still_gets_an_answer(service: Any) -> None:
+def test_a_probe_that_takes_no_type_of_ours_still_gets_an_answer(service) -> None:
     response = service.ask("GET", "/health/live", key=None, headers={"accept": "text/plain"})
     assert (response.status_code, response.headers["content-type"]) == (200, JSON)
 
 
 def test_readiness_is_true_only_when_it_decides(
-    start_service: Callable[..., Any], tmp_path: Path, activation: Callable[..., dict[str, Any]]
+    start_service: Callable[..., Any], tmp_path, activation
 ) -> None:
     home = tmp_path / "served"
     with Deployment(home, load_settings(home)) as other:
@@ -79,9 +78,7 @@ def test_readiness_is_true_only_when_it_decides(
     assert answer["checks"]["store"]["is_ok"] is True
 
 
-def test_readiness_is_false_where_the_registrar_does_not_answer(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_is_false_where_the_registrar_does_not_answer(fresh, monkeypatch) -> None:
     async def never() -> Any:
         await asyncio.sleep(60)
 
@@ -93,9 +90,7 @@ def test_readiness_is_false_where_the_registrar_does_not_answer(
     assert answer["checks"]["registrar"]["is_ok"] is False
 
 
-def test_readiness_is_false_where_no_photographs_are_looked_at(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_is_false_where_no_photographs_are_looked_at(fresh, monkeypatch) -> None:
     forget_readiness(fresh)
     monkeypatch.setattr(type(fresh.parts.faces), "is_alive", False)
     response = fresh.ask("GET", "/health/ready", key=None)
@@ -104,7 +99,7 @@ def test_readiness_is_false_where_no_photographs_are_looked_at(
 
 
 def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_one_that_fails(
-    fresh: Any,
+    fresh,
 ) -> None:
     told = EmbedderStatus("cpu", "float32", fault="CUDA is installed and not used: no driver")
 
@@ -128,9 +123,7 @@ def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_on
     assert fresh.read(response)["checks"]["models"]["detail"] == told.failure
 
 
-def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(fresh, monkeypatch) -> None:
     forget_readiness(fresh)
     fault = property(lambda _: "cudaErrorLaunchFailure")
     monkeypatch.setattr("indexes.gallery.Gallery.search_fault", fault)
@@ -141,7 +134,7 @@ def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(
 
 
 def test_a_gallery_that_is_not_rewritten_since_an_erasure_is_named_and_stops_nothing(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
+    fresh, monkeypatch
 ) -> None:
     fault = property(lambda _: "the gallery has no snapshot")
     with monkeypatch.context() as patched:
@@ -161,7 +154,7 @@ def read_readiness(fresh: Any) -> Any:
 
 
 def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
+    fresh, monkeypatch
 ) -> None:
     reads: list[str] = []
     free = threading.Event()
@@ -193,7 +186,7 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
     free.set()
 
 
-def test_metrics_count_routes_by_their_template(service: Any) -> None:
+def test_metrics_count_routes_by_their_template(service) -> None:
     service.ask("DELETE", "/v1/lines/+8613800138555", key="red")
     response = service.ask("GET", "/metrics", key="operator")
     assert response.headers["content-type"].startswith("text/plain")
@@ -212,7 +205,7 @@ def test_metrics_count_routes_by_their_template(service: Any) -> None:
     ],
 )
 def test_a_method_that_a_route_lacks_is_405(
-    service: Any, method: str, path: str, allow: set[str]
+    service, method: str, path: str, allow: set[str]
 ) -> None:
     response = service.ask(method, path)
     service.assert_refused(response, 405, "REQUEST.METHOD_UNSUPPORTED")
@@ -222,20 +215,20 @@ def test_a_method_that_a_route_lacks_is_405(
 @pytest.mark.parametrize(
     "path", ["/", "/v1", "/v2/enrollments", "/redoc", "/v1/enrollments/", "/%00"]
 )
-def test_a_path_that_is_no_route_is_404(service: Any, path: str) -> None:
+def test_a_path_that_is_no_route_is_404(service, path: str) -> None:
     for accept in (JSON, MSGPACK):
         response = service.ask("GET", path, headers={"accept": accept})
         service.assert_refused(response, 404, "REQUEST.ROUTE_UNKNOWN")
 
 
 @pytest.mark.parametrize("path", ["/v1/me", "/v1/enrollments/x", "/v1/nowhere"])
-def test_a_client_that_takes_neither_type_is_told(service: Any, path: str) -> None:
+def test_a_client_that_takes_neither_type_is_told(service, path: str) -> None:
     response = service.ask("GET", path, headers={"accept": "text/html"})
     service.assert_refused(response, 406, "REQUEST.NOT_ACCEPTABLE")
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
-def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept: str) -> None:
+def test_the_thresholds_are_shown_on_the_calibrated_curves(service, accept: str) -> None:
     response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     shown = service.read(response)
@@ -257,14 +250,14 @@ def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept:
         assert beyond.value == curve["fmr_bound"]
 
 
-def test_a_weak_calibration_is_told_with_the_version(service: Any) -> None:
+def test_a_weak_calibration_is_told_with_the_version(service) -> None:
     parts = replace(service.parts, warnings=("verify stands at FMR 0.01, not 0.0001",))
     service = replace(service, parts=parts, app=build_app(parts))
     told = service.read(service.ask("GET", "/version", key=None))
     assert told["warnings"] == list(parts.warnings)
 
 
-def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
+def test_without_a_calibration_no_rate_is_told(service) -> None:
     parts = replace(service.parts, calibration=None)
     service = replace(service, parts=parts, app=build_app(parts))
     shown = service.read(service.ask("GET", "/v1/thresholds"))

@@ -1,6 +1,5 @@
 """`/v1/people` and `/v1/documents/{id}`: found by face, document or number; masked; audited."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ def entries(service: Any, before: int) -> list[Any]:
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 @pytest.mark.parametrize("by", ["face", "document", "number"])
 def test_a_person_is_found_masked_and_audited_in_every_type(
-    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], by: str, kind: str, accept: str
+    service, faces, enrolled, by: str, kind: str, accept: str
 ) -> None:
     before = service.parts.store.audit_head()[0]
     response = service.ask(
@@ -71,7 +70,7 @@ def test_a_person_is_found_masked_and_audited_in_every_type(
         {"msisdn": "+8613800138777"},
     ],
 )
-def test_nobody_is_an_empty_list_and_audited(service: Any, body: dict[str, Any]) -> None:
+def test_nobody_is_an_empty_list_and_audited(service, body: dict[str, Any]) -> None:
     before = service.parts.store.audit_head()[0]
     answer = service.read(service.ask("POST", SEARCH, key="fraud", body=body))
     assert (answer["people"], answer["found"]) == ([], 0)
@@ -79,12 +78,7 @@ def test_nobody_is_an_empty_list_and_audited(service: Any, body: dict[str, Any])
     assert (entry.action, entry.detail) == ("people.searched", {"documents": []})
 
 
-def test_a_document_is_read_with_what_was_closed(
-    fresh: Any,
-    faces: dict[str, bytes],
-    activation: Callable[..., dict[str, Any]],
-    enrolled: dict[str, Any],
-) -> None:
+def test_a_document_is_read_with_what_was_closed(fresh, faces, activation, enrolled) -> None:
     duplicate = activation(live=faces["live"], portrait=faces["portrait"])
     opened = fresh.read(
         fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
@@ -106,9 +100,7 @@ def test_a_document_is_read_with_what_was_closed(
     assert (entry.action, entry.subject) == ("document.read", enrolled["document_id"])
 
 
-def test_an_erased_holder_is_nobody(
-    fresh: Any, faces: dict[str, bytes], enrolled: dict[str, Any]
-) -> None:
+def test_an_erased_holder_is_nobody(fresh, faces, enrolled) -> None:
     path = f"/v1/documents/{enrolled['document_id']}"
     assert fresh.ask("DELETE", path, key="operator").status_code == 200
     fresh.assert_refused(fresh.ask("GET", path, key="fraud"), 404, "REQUEST.NOT_FOUND")

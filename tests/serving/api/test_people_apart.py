@@ -6,7 +6,6 @@ import pytest
 
 from schema.options import CarrierPeople, PeopleRules
 from serving.api.body import JSON, MSGPACK
-from tests.serving.api.conftest import Start
 from tests.serving.conftest import MSISDN, NAME
 
 
@@ -17,7 +16,7 @@ def card(serial: int, born_on: str = "1980-05-01") -> dict[str, Any]:
 
 
 @pytest.fixture
-def service(start_service: Start) -> Any:
+def service(start_service) -> Any:
     """A service that asks for guardians and takes exceptions, of one carrier alone."""
     rules = CarrierPeople(age_of_majority=17, exceptions=True)
     return start_service(people=PeopleRules(carriers={"blue": rules}))
@@ -35,9 +34,7 @@ def _without_ids(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
-def test_a_minor_comes_with_a_guardian(
-    service: Any, activation: Any, faces: dict[str, bytes], kind: str
-) -> None:
+def test_a_minor_comes_with_a_guardian(service, activation, faces, kind: str) -> None:
     child = card(1, "2015-01-01")
     alone = service.read(enroll(service, activation(document=child), "alone", kind))
     assert [one["reason"] for one in alone["reasons"]] == ["GUARDIAN_MISSING"]
@@ -62,7 +59,7 @@ def test_a_minor_comes_with_a_guardian(
     assert [one["reason"] for one in refused["reasons"]] == ["GUARDIAN_DUPLICATE"]
 
 
-def test_an_exception_waits_for_two_people_and_is_counted(service: Any, activation: Any) -> None:
+def test_an_exception_waits_for_two_people_and_is_counted(service, activation) -> None:
     body = activation(document=card(1), portrait=None, exception="portrait_unreadable")
     asked = service.read(enroll(service, body, "asked"))
     assert (asked["decision"], asked["line_id"]) == ("review", None)
@@ -94,7 +91,7 @@ def test_an_exception_waits_for_two_people_and_is_counted(service: Any, activati
 
 
 def test_a_holder_is_reported_dead_by_one_person_and_confirmed_by_another(
-    service: Any, activation: Any
+    service, activation
 ) -> None:
     first = service.read(enroll(service, activation(document=card(1)), "first"))
     path = f"/v1/documents/{first['document_id']}/death"
@@ -111,7 +108,7 @@ def test_a_holder_is_reported_dead_by_one_person_and_confirmed_by_another(
     assert service.read(service.ask("GET", path, key="fraud"))["state"] == "confirmed"
 
 
-def test_a_renewed_document_takes_its_lines_along(service: Any, activation: Any) -> None:
+def test_a_renewed_document_takes_its_lines_along(service, activation) -> None:
     first = service.read(enroll(service, activation(document=card(1)), "first"))
     old = {"type": "id-kitas", "number": card(1)["number"]}
     renewed = activation(document=card(2), replaces=old)

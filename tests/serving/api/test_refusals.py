@@ -68,7 +68,7 @@ QUERIES: dict[str, list[dict[str, str]]] = {
 @pytest.mark.parametrize(
     ("path", "asked"), [(path, asked) for path, several in QUERIES.items() for asked in several]
 )
-def test_a_question_that_is_none_is_refused(service: Any, path: str, asked: dict[str, str]) -> None:
+def test_a_question_that_is_none_is_refused(service, path: str, asked: dict[str, str]) -> None:
     key = "operator" if path.startswith("/v1/audit") else key_of(path)
     response = service.ask("GET", path, key=key, params=asked)
     service.assert_refused(response, 400, "REQUEST.MALFORMED")
@@ -163,7 +163,7 @@ WITH_PROBE = ("/v1/identifications", "/v1/verifications", "/v1/lines")
     ("path", "body", "code"), [(path, *one) for path, several in BODIES.items() for one in several]
 )
 def test_a_body_that_asks_for_nothing_possible_is_refused(
-    service: Any, faces: dict[str, bytes], path: str, body: Any, code: str
+    service, faces, path: str, body: Any, code: str
 ) -> None:
     if path.startswith(WITH_PROBE):
         body = {"probe": {"image": faces["later"]}} | body
@@ -174,7 +174,7 @@ def test_a_body_that_asks_for_nothing_possible_is_refused(
     assert not any(secret in message for secret in SECRETS)
 
 
-def test_a_problem_is_told_to_who_asks_for_it_with_what_an_error_tells(service: Any) -> None:
+def test_a_problem_is_told_to_who_asks_for_it_with_what_an_error_tells(service) -> None:
     accept = {"accept": "application/json, application/problem+json"}
     body = {"items": [{"probe": {"image": "data:image/png;base64,aGk="}}]}
     response = service.ask("POST", "/v1/match", body=body, headers=accept)
@@ -195,7 +195,7 @@ def test_a_problem_is_told_to_who_asks_for_it_with_what_an_error_tells(service: 
     ],
 )
 def test_who_may_not_call_is_told_so_before_the_body_is_looked_at(
-    service: Any, key: str, path: str, status: int, code: str
+    service, key: str, path: str, status: int, code: str
 ) -> None:
     headers = {"content-type": MSGPACK, "idempotency-key": "k"}
     response = service.ask("POST", path, key=key, content=b"\xc1", headers=headers)
@@ -250,7 +250,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_that_cannot_be_judged_is_refused(
-    service: Any, activation: Activation, name: str, kind: str
+    service, activation, name: str, kind: str
 ) -> None:
     change, code = ACTIVATIONS[name]
     response = service.ask(
@@ -271,7 +271,7 @@ def test_an_activation_that_cannot_be_judged_is_refused(
     ],
 )
 def test_an_idempotency_key_has_1_to_255_printable_characters(
-    service: Any, activation: Activation, key: Any, code: str
+    service, activation, key: Any, code: str
 ) -> None:
     headers = {} if key is None else {"idempotency-key": key}
     response = service.ask("POST", ENROLLMENTS, body=activation(), headers=headers)
@@ -280,7 +280,7 @@ def test_an_idempotency_key_has_1_to_255_printable_characters(
 
 @pytest.mark.parametrize("outlet", ["nowhere", "b3", "r1"])
 def test_an_outlet_that_is_unknown_closed_or_foreign_is_refused(
-    service: Any, activation: Activation, outlet: str
+    service, activation, outlet: str
 ) -> None:
     body, headers = activation(outlet=outlet), {"idempotency-key": "k"}
     response = service.ask("POST", ENROLLMENTS, body=body, headers=headers)
@@ -311,7 +311,7 @@ PHOTOGRAPHS: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_an_enrollment_with_such_a_photograph_changes_nothing(
-    service: Any, faces: dict[str, bytes], activation: Activation, name: str, kind: str
+    service, faces, activation, name: str, kind: str
 ) -> None:
     make, status, code = PHOTOGRAPHS[name]
     before = service.parts.store.counts()
@@ -333,7 +333,7 @@ def test_an_enrollment_with_such_a_photograph_changes_nothing(
     ],
 )
 def test_such_a_probe_and_one_without_a_face_are_refused(
-    service: Any, faces: dict[str, bytes], path: str, more: dict[str, Any]
+    service, faces, path: str, more: dict[str, Any]
 ) -> None:
     probes = [(make(faces["live"]), status, code) for make, status, code in PHOTOGRAPHS.values()]
     for image, status, code in (*probes, (faces["faceless"], 422, "MATCH.NO_FACE")):
@@ -365,7 +365,7 @@ def test_such_a_probe_and_one_without_a_face_are_refused(
     ],
 )
 def test_an_id_that_nothing_has_is_not_found(
-    service: Any, method: str, path: str, key: str, body: Any, target: str
+    service, method: str, path: str, key: str, body: Any, target: str
 ) -> None:
     response = service.ask(method, path.format(target), key=key, body=body)
     service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
@@ -382,7 +382,7 @@ def test_an_id_that_nothing_has_is_not_found(
     ],
 )
 def test_a_line_that_the_holder_does_not_have_is_not_disputed(
-    service: Any, faces: dict[str, bytes], target: str, status: int, code: str
+    service, faces, target: str, status: int, code: str
 ) -> None:
     body = {"document": DOCUMENT, "probe": {"image": faces["later"]}}
     response = service.ask("POST", f"/v1/lines/{target}/dispute", body=body)

@@ -30,9 +30,7 @@ class NextYear:
         return self._registrar.run(lambda writer, now: perform(writer, now + 365 * DAY))
 
 
-def test_an_attempt_that_has_left_is_still_a_decision(
-    fresh: Any, activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]
-) -> None:
+def test_an_attempt_that_has_left_is_still_a_decision(fresh, activation, faces) -> None:
     body = activation(portrait=faces["live"])
     decided = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
     assert decided["decision"] == "rejected"
@@ -50,9 +48,7 @@ def test_an_attempt_that_has_left_is_still_a_decision(
     assert shown["expired_at"] > decided["decided_at"]
 
 
-def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(
-    fresh: Any, activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]
-) -> None:
+def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(fresh, activation, faces) -> None:
     body = activation(live=faces["faceless"])
     first = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
     run_retention(NextYear(fresh), only(answers_days=30), "test")
@@ -65,10 +61,7 @@ def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
-    start_service: Any,
-    activation: Callable[..., dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    accept: str,
+    start_service, activation, monkeypatch, accept: str
 ) -> None:
     monkeypatch.setenv("SOSIE_CROPS__KEEP", "all")
     service = start_service()
@@ -91,7 +84,7 @@ def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
     assert service.read(service.ask("GET", path, key="fraud"))["crops"] == []
 
 
-def test_where_none_are_kept_the_list_is_empty(service: Any, enrolled: dict[str, Any]) -> None:
+def test_where_none_are_kept_the_list_is_empty(service, enrolled) -> None:
     path = f"/v1/enrollments/{enrolled['enrollment_id']}/crops"
     shown = service.read(service.ask("GET", path, key="fraud"))
     assert shown == {"enrollment_id": enrolled["enrollment_id"], "crops": []}

@@ -61,11 +61,11 @@ OPERATIONS = [(one.method, one.path) for one in ENDPOINTS]
 
 
 @pytest.fixture(scope="module")
-def described(own_service: Any) -> Any:
+def described(own_service) -> Any:
     return schemathesis.openapi.from_asgi("/openapi.json", own_service.app)
 
 
-def test_every_operation_is_asked(described: Any) -> None:
+def test_every_operation_is_asked(described) -> None:
     found = {(one.ok().method.upper(), one.ok().path) for one in described.get_all_operations()}
     assert found == set(OPERATIONS)
 
@@ -73,7 +73,7 @@ def test_every_operation_is_asked(described: Any) -> None:
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_every_answer_is_one_that_the_document_describes(
-    described: Any, own_service: Any, method: str, path: str, mode: GenerationMode
+    described, own_service, method: str, path: str, mode: GenerationMode
 ) -> None:
     cases = described[path][method].as_strategy(generation_mode=mode)
     assert ask_all(own_service, method, path, cases, is_hasty=mode is GenerationMode.NEGATIVE)
@@ -92,13 +92,7 @@ def test_every_answer_is_one_that_the_document_describes(
     ],
 )
 def test_so_is_every_answer_beyond_a_photograph_that_is_one(
-    described: Any,
-    own_service: Any,
-    faces: dict[str, bytes],
-    open_case: Any,
-    enrolled: dict[str, Any],
-    method: str,
-    path: str,
+    described, own_service, faces, open_case, enrolled, method: str, path: str
 ) -> None:
     image = base64.b64encode(faces["later"]).decode()
     is_about_case = any(name in path for name in ("{case_id}", "{outlet}"))

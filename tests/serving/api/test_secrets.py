@@ -109,12 +109,7 @@ def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, by
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
 def test_nothing_personal_is_logged_counted_or_told_in_an_error(
-    fresh: Any,
-    activation: Callable[..., dict[str, Any]],
-    faces: dict[str, bytes],
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-    kind: str,
+    fresh, activation, faces, caplog, capfd, kind: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told = []
@@ -143,7 +138,7 @@ def test_nothing_personal_is_logged_counted_or_told_in_an_error(
 
 
 def test_the_text_of_an_unforeseen_error_is_neither_told_nor_logged(
-    fresh: Any, activation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    fresh, activation, monkeypatch
 ) -> None:
     async def fail(*_: Any) -> Any:
         raise ValueError(f"{NAME} {NUMBER} {MSISDN}")

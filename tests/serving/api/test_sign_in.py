@@ -2,17 +2,15 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
-from engine.faces.extractor import Extractor
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from serving.access.authentication import make_key
@@ -53,11 +51,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Place]:
+def place(keyed_home, extractor, tmp_path_factory) -> Iterator[Place]:
     home = tmp_path_factory.mktemp("sign-in") / "served"
     shutil.copytree(keyed_home[0], home)
     port = free_port()
@@ -83,7 +77,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 ENDED, CROSS = (401, "ACCESS.SESSION_ENDED"), (403, "ACCESS.CROSS_SITE")
 
 
-def test_a_person_signs_in_as_their_group_allows_and_out_again(place: Place) -> None:
+def test_a_person_signs_in_as_their_group_allows_and_out_again(place) -> None:
     browser = place.browser()
     address = browser.begin()
     asked = {name: value for name, [value] in parse_qs(urlsplit(address).query).items()}
@@ -113,12 +107,12 @@ def test_a_person_signs_in_as_their_group_allows_and_out_again(place: Place) -> 
     assert kept["sosie_session"] not in place.service.log_text
 
 
-def test_an_outlet_signs_in_for_its_own_alone(place: Place) -> None:
+def test_an_outlet_signs_in_for_its_own_alone(place) -> None:
     me = place.signed_in("u3").call("GET", "/v1/me").json()
     assert (me["role"], me["carrier"], me["outlet"]) == ("outlet", "blue", "b1")
 
 
-def test_a_call_that_our_own_page_did_not_make_is_refused(place: Place) -> None:
+def test_a_call_that_our_own_page_did_not_make_is_refused(place) -> None:
     browser = place.signed_in("u1")
     evil = {"origin": "http://evil.example"}
     sites = [{"sec-fetch-site": site} for site in ("cross-site", "same-site", "none")]
@@ -129,7 +123,7 @@ def test_a_call_that_our_own_page_did_not_make_is_refused(place: Place) -> None:
     assert browser.get("/v1/me", headers={"origin": place.url}).status_code == 200
 
 
-def test_a_session_is_no_key_and_a_key_no_session(place: Place) -> None:
+def test_a_session_is_no_key_and_a_key_no_session(place) -> None:
     browser = place.signed_in("u1")
     text = browser.cookies["sosie_session"]
     bearer = {"authorization": f"Bearer {text}"}
@@ -142,7 +136,7 @@ def test_a_session_is_no_key_and_a_key_no_session(place: Place) -> None:
     assert refusal(httpx.get(f"{place.url}/v1/me", headers=both))[0] == 401
 
 
-def test_a_sign_in_is_ended_once_and_by_the_browser_that_began_it(place: Place) -> None:
+def test_a_sign_in_is_ended_once_and_by_the_browser_that_began_it(place) -> None:
     victim, attacker = place.browser(), place.browser()
     back = attacker.consent(attacker.begin(), "u2")
     for browser in (victim, place.browser()):
@@ -157,7 +151,7 @@ def test_a_sign_in_is_ended_once_and_by_the_browser_that_began_it(place: Place) 
     assert attacker.call("GET", "/v1/me").status_code == 200
 
 
-def test_another_site_begins_no_sign_in_and_no_address_leads_elsewhere(place: Place) -> None:
+def test_another_site_begins_no_sign_in_and_no_address_leads_elsewhere(place) -> None:
     browser = place.browser()
     for address in ("/console/sign-in?to=//evil.example", "/console/sign-in?next=https://evil"):
         there = urlsplit(browser.get(address).headers["location"])
@@ -168,7 +162,7 @@ def test_another_site_begins_no_sign_in_and_no_address_leads_elsewhere(place: Pl
     assert cookies_of(answer) == {}
 
 
-def test_a_new_sign_in_has_a_new_session_and_ends_the_one_before(place: Place) -> None:
+def test_a_new_sign_in_has_a_new_session_and_ends_the_one_before(place) -> None:
     browser = place.signed_in("u1")
     first = dict(browser.cookies)
     assert browser.sign_in("u2").headers["location"] == "/console"
@@ -178,7 +172,7 @@ def test_a_new_sign_in_has_a_new_session_and_ends_the_one_before(place: Place) -
     assert refusal(browser.call("GET", "/v1/me")) == ENDED
 
 
-def test_whoever_has_no_group_of_ours_is_not_signed_in_and_not_named(place: Place) -> None:
+def test_whoever_has_no_group_of_ours_is_not_signed_in_and_not_named(place) -> None:
     browser = place.browser()
     assert browser.sign_in("u4").headers["location"] == "/console#/signin/norole"
     assert "sosie_session" not in browser.cookies
@@ -189,7 +183,7 @@ def test_whoever_has_no_group_of_ours_is_not_signed_in_and_not_named(place: Plac
         assert text not in place.service.log_text, text
 
 
-def test_a_renamed_account_stays_its_person_and_none_takes_a_name_that_is_had(place: Place) -> None:
+def test_a_renamed_account_stays_its_person_and_none_takes_a_name_that_is_had(place) -> None:
     place.signed_in("u2")
     set_claims(place.issuer, "u2", PEOPLE["u2"] | {"preferred_username": "anna"})
     set_claims(place.issuer, "u9", PEOPLE["u2"] | {"preferred_username": " BO"})
@@ -203,7 +197,7 @@ def test_a_renamed_account_stays_its_person_and_none_takes_a_name_that_is_had(pl
         set_claims(place.issuer, "u2", PEOPLE["u2"])
 
 
-def test_a_role_that_is_altered_in_the_database_makes_a_session_useless(place: Place) -> None:
+def test_a_role_that_is_altered_in_the_database_makes_a_session_useless(place) -> None:
     browser = place.signed_in("u3")
     with place.accounts.engine.begin() as connection:
         connection.exec_driver_sql(
@@ -213,7 +207,7 @@ def test_a_role_that_is_altered_in_the_database_makes_a_session_useless(place: P
     assert refusal(browser.call("GET", "/v1/me")) == ENDED
 
 
-def test_a_page_acts_in_nobodys_name_but_whose_it_shows(place: Place) -> None:
+def test_a_page_acts_in_nobodys_name_but_whose_it_shows(place) -> None:
     browser = place.signed_in("u1")
     own = browser.call("GET", "/v1/me").json()["key_id"]
     for headers, status in (({"x-session": own}, 200), ({"x-session": "0123456789ab"}, 401)):
@@ -221,7 +215,7 @@ def test_a_page_acts_in_nobodys_name_but_whose_it_shows(place: Place) -> None:
 
 
 def test_an_operator_ends_the_sessions_of_a_person_and_closing_an_outlet_those_of_its_people(
-    place: Place,
+    place,
 ) -> None:
     browsers = [place.signed_in("u1"), place.signed_in("u1")]
     assert place.accounts.sign_out_person("ANNA", actor="test") >= 2
@@ -229,9 +223,7 @@ def test_an_operator_ends_the_sessions_of_a_person_and_closing_an_outlet_those_o
         assert refusal(browser.call("GET", "/v1/me")) == ENDED
 
 
-def test_two_people_are_two_people_however_each_has_signed_in(
-    place: Place, open_case: Callable[..., str]
-) -> None:
+def test_two_people_are_two_people_however_each_has_signed_in(place, open_case) -> None:
     service = place.service
     case_id = open_case(service)
     made = make_key(service.parts.vault)
@@ -263,9 +255,7 @@ def test_two_people_are_two_people_however_each_has_signed_in(
     ]
 
 
-def test_a_provider_that_is_down_is_one_line_and_nothing_else_fails(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_provider_that_is_down_is_one_line_and_nothing_else_fails(place, monkeypatch) -> None:
     service, browser = place.service, place.signed_in("u1")
     sign_in = service.parts.sign_in
     assert sign_in is not None
@@ -284,7 +274,7 @@ def test_a_provider_that_is_down_is_one_line_and_nothing_else_fails(
     assert "the provider does not answer" in told[0]
 
 
-def test_without_a_provider_there_is_nothing_to_sign_in_to(service: Service) -> None:
+def test_without_a_provider_there_is_nothing_to_sign_in_to(service) -> None:
     assert service.ask("GET", "/console/session", key=None).json() == {
         "provider": None,
         "is_sandbox": False,

@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.faces.extractor import Extractor
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id, utc_now
 from engine.registry.lines import LineRecord
@@ -36,11 +35,7 @@ HONEST = 30
 
 
 @pytest.fixture(scope="module")
-def ringed(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
+def ringed(keyed_home, extractor, tmp_path_factory) -> Iterator[Service]:
     """A service whose gallery has three people under several documents, and 31 others; it was
     stopped with a sweep that somebody had paused."""
     home = tmp_path_factory.mktemp("ringed") / "served"
@@ -81,14 +76,14 @@ def leave_paused(home: Path, actor: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def second(ringed: Service) -> httpx.Response:
+def second(ringed) -> httpx.Response:
     """The answer to a sweep that is asked for while another is alive."""
     response: httpx.Response = ask(ringed, "POST", body=BODY)
     return response
 
 
 @pytest.fixture(scope="module")
-def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
+def done(ringed, second) -> dict[str, Any]:
     """The sweep of the whole gallery, after it went on to its end."""
     resumed = ringed.read(ask(ringed, "POST", f"/{LEFT}/resume"))
     read(resumed, SweepReport)
@@ -96,7 +91,7 @@ def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.fixture
-def paused(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
+def paused(ringed, monkeypatch) -> Iterator[PausedJoin]:
     """Holds a sweep at work until it is opened."""
     deployment = ringed.match._lifecycle.require().deployment
     made = PausedJoin(deployment)
@@ -106,7 +101,7 @@ def paused(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJ
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
-def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed: Service, accept: str) -> None:
+def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed, accept: str) -> None:
     before = len(ringed.read(ask(ringed, "GET"))["sweeps"])
     body = {"threshold": 0.47, "dry_run": True}
     response = ask(ringed, "POST", body=body, headers={"accept": accept})
@@ -123,9 +118,7 @@ def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed: Service, accep
     assert len(ringed.read(ask(ringed, "GET"))["sweeps"]) == before
 
 
-def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
-    ringed: Service, done: dict[str, Any]
-) -> None:
+def test_a_sweep_finds_the_rings_and_says_how_far_it_is(ringed, done) -> None:
     assert (done["state"], done["fault"]) == ("done", None)
     assert done["progress"]["share"] == 1
     assert done["progress"]["pairs"] == sum(one * (one - 1) // 2 for one in RINGS)
@@ -137,9 +130,7 @@ def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
     assert all("summary" not in one for one in listed["sweeps"])
 
 
-def test_metrics_tell_of_the_newest_sweep_and_of_nobody_in_it(
-    ringed: Service, done: dict[str, Any]
-) -> None:
+def test_metrics_tell_of_the_newest_sweep_and_of_nobody_in_it(ringed, done) -> None:
 
     def read_done() -> str:
         text = ringed.ask("GET", "/metrics", key="operator").text
@@ -161,7 +152,7 @@ def test_metrics_tell_of_the_newest_sweep_and_of_nobody_in_it(
     }
 
 
-def test_groups_are_read_page_by_page_and_audited(ringed: Service, done: dict[str, Any]) -> None:
+def test_groups_are_read_page_by_page_and_audited(ringed, done) -> None:
     path = f"/{done['sweep_id']}/groups"
     before = ringed.parts.store.audit_head()[0]
     groups, after = [], 0
@@ -180,9 +171,7 @@ def test_groups_are_read_page_by_page_and_audited(ringed: Service, done: dict[st
     assert [key for one in kept for key in one.detail["groups"]] == [one["key"] for one in groups]
 
 
-def test_a_group_is_read_with_members_and_links_and_audited(
-    ringed: Service, done: dict[str, Any]
-) -> None:
+def test_a_group_is_read_with_members_and_links_and_audited(ringed, done) -> None:
     path = f"/{done['sweep_id']}/groups"
     listed = ringed.read(ask(ringed, "GET", path))["groups"]
     whole = next(one for one in listed if one["identities"] == 4)
@@ -201,15 +190,11 @@ def test_a_group_is_read_with_members_and_links_and_audited(
     assert entry.detail == {"group": whole["key"], "documents": documents}
 
 
-def test_a_second_sweep_is_refused_and_the_first_is_named(
-    ringed: Service, second: httpx.Response
-) -> None:
+def test_a_second_sweep_is_refused_and_the_first_is_named(ringed, second) -> None:
     assert LEFT in ringed.assert_refused(second, 409, "SWEEP.BUSY")
 
 
-def test_a_sweep_is_paused_and_resumed(
-    ringed: Service, done: dict[str, Any], paused: PausedJoin
-) -> None:
+def test_a_sweep_is_paused_and_resumed(ringed, done, paused) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
     assert paused.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/pause"))["state"] == "paused"
@@ -222,9 +207,7 @@ def test_a_sweep_is_paused_and_resumed(
         ringed.assert_refused(response, 409, "SWEEP.STATE")
 
 
-def test_a_cancelled_sweep_is_over(
-    ringed: Service, done: dict[str, Any], paused: PausedJoin
-) -> None:
+def test_a_cancelled_sweep_is_over(ringed, done, paused) -> None:
     sweep = ringed.read(ask(ringed, "POST", body=BODY))["sweep_id"]
     assert paused.reached.wait(120)
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/cancel"))["state"] == "cancelled"
@@ -234,14 +217,12 @@ def test_a_cancelled_sweep_is_over(
     assert ringed.read(ask(ringed, "GET", f"/{done['sweep_id']}"))["state"] == "done"
 
 
-def test_a_threshold_beyond_the_calibration_is_refused_unless_allowed(ringed: Service) -> None:
+def test_a_threshold_beyond_the_calibration_is_refused_unless_allowed(ringed) -> None:
     response = ask(ringed, "POST", body={"threshold": 0.95})
     ringed.assert_refused(response, 422, "CALIBRATION.RATE_UNSUPPORTED")
 
 
-def test_the_precision_is_that_of_the_pairs_that_people_judged(
-    ringed: Service, done: dict[str, Any]
-) -> None:
+def test_the_precision_is_that_of_the_pairs_that_people_judged(ringed, done) -> None:
     def measure() -> dict[str, Any]:
         return dict(ringed.read(ringed.ask("GET", "/v1/precision", key="fraud")))
 

@@ -7,14 +7,12 @@ import shutil
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from engine.faces.extractor import Extractor
 from serving.api.app import build_app
 from serving.cluster.registrar_client import RayRegistrar
 from serving.registrar.operations import Operations
@@ -58,9 +56,7 @@ Drive = Callable[[Service], None]
 
 
 @pytest.fixture
-def trace(
-    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
-) -> Callable[[Drive], Traces]:
+def trace(keyed_home, extractor, tmp_path) -> Callable[[Drive], Traces]:
     """`trace(drive)`: what arrives of what `drive` asks a service that is then stopped."""
 
     def run(drive: Drive) -> Traces:
@@ -75,11 +71,7 @@ def trace(
     return run
 
 
-def test_a_clients_trace_goes_through_the_hop_to_the_registrar(
-    trace: Callable[[Drive], Traces],
-    faces: dict[str, bytes],
-    activation: Callable[..., dict[str, Any]],
-) -> None:
+def test_a_clients_trace_goes_through_the_hop_to_the_registrar(trace, faces, activation) -> None:
     image = {"image": faces["later"]}
 
     def drive(service: Service) -> None:
@@ -131,11 +123,7 @@ def test_a_clients_trace_goes_through_the_hop_to_the_registrar(
     assert found.find(2, "search") == {"sosie.items": 1, "sosie.references": 2}
 
 
-def test_no_span_says_anything_personal(
-    trace: Callable[[Drive], Traces],
-    faces: dict[str, bytes],
-    activation: Callable[..., dict[str, Any]],
-) -> None:
+def test_no_span_says_anything_personal(trace, faces, activation) -> None:
     keys: list[str] = []
 
     def drive(service: Service) -> None:
@@ -160,7 +148,7 @@ def test_no_span_says_anything_personal(
 
 
 def test_one_correlator_names_a_request_in_every_line_about_it(
-    fresh: Service, activation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    fresh, activation, monkeypatch
 ) -> None:
     def ask(correlator: str) -> int:
         headers = {"idempotency-key": correlator, "x-correlator": correlator}

@@ -20,9 +20,7 @@ def image(data: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
-def test_two_photographs_are_compared_in_every_type(
-    service: Any, faces: dict[str, bytes], kind: str, accept: str
-) -> None:
+def test_two_photographs_are_compared_in_every_type(service, faces, kind: str, accept: str) -> None:
     body = {"probe": image(faces["live"]), "reference": image(faces["portrait"])}
     response = service.ask("POST", PATH, body=body, kind=kind, headers={"accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
@@ -32,9 +30,7 @@ def test_two_photographs_are_compared_in_every_type(
     assert answer["score"] >= answer["threshold"] == service.parts.thresholds.verify
 
 
-def test_frames_are_one_face_held_to_a_threshold_of_its_own(
-    service: Any, faces: dict[str, bytes]
-) -> None:
+def test_frames_are_one_face_held_to_a_threshold_of_its_own(service, faces) -> None:
     probe = {"image": [faces["live"], faces["later"]]}
     body = {"probe": probe, "reference": image(faces["portrait"])}
     for kind in (JSON, MSGPACK, "form"):
@@ -52,14 +48,14 @@ def test_frames_are_one_face_held_to_a_threshold_of_its_own(
     assert "a reference is one photograph" in message
 
 
-def test_a_frame_that_is_no_image_is_named(service: Any, faces: dict[str, bytes]) -> None:
+def test_a_frame_that_is_no_image_is_named(service, faces) -> None:
     body = {"probe": {"image": [faces["live"], b"no image"]}, "line": MSISDN}
     refused = service.ask("POST", PATH, body=body)
     assert refused.status_code == 415
     assert "probe.1: " in service.read(refused)["message"]
 
 
-def test_frames_of_too_many_pixels_are_refused_before_any_is_decoded(service: Any) -> None:
+def test_frames_of_too_many_pixels_are_refused_before_any_is_decoded(service) -> None:
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 4000, 3000)
     body = {"probe": {"image": [head] * 8}, "line": MSISDN}
     refused = service.ask("POST", PATH, body=body, kind=MSGPACK)
@@ -67,7 +63,7 @@ def test_frames_of_too_many_pixels_are_refused_before_any_is_decoded(service: An
     assert message.startswith("probe: ")
 
 
-def test_a_template_stands_for_its_photograph(service: Any, faces: dict[str, bytes]) -> None:
+def test_a_template_stands_for_its_photograph(service, faces) -> None:
     issued = service.read(
         service.ask("POST", "/v1/templates", body={"items": [{"image": faces["live"]}]})
     )
@@ -96,9 +92,7 @@ def against(enrolled: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["line", "line_id", "document", "document_id"])
 @pytest.mark.parametrize("key", ["b2", "blue", "fraud"])
-def test_a_holder_is_verified(
-    service: Any, faces: dict[str, bytes], enrolled: dict[str, Any], name: str, key: str
-) -> None:
+def test_a_holder_is_verified(service, faces, enrolled, name: str, key: str) -> None:
     target = against(enrolled)[name]
     for photograph, is_match in (("later", True), ("stranger", False)):
         body = {"probe": image(faces[photograph]), **target}

@@ -5,7 +5,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import psutil
-import pytest
 from standardwebhooks import Webhook as Referee
 
 from serving.webhooks import keeper
@@ -21,7 +20,7 @@ def create(service: Any, key: str = "blue", **body: Any) -> Any:
     return service.read(made)
 
 
-def test_a_carrier_manages_its_own_alone(own_service: Any) -> None:
+def test_a_carrier_manages_its_own_alone(own_service) -> None:
     made = create(own_service, types=["line.opened"])
     path = f"{PATH}/{made['webhook']['webhook_id']}"
     for key, status in (("blue", 200), ("operator", 200), ("red", 404), ("fraud", 403)):
@@ -44,7 +43,7 @@ def test_a_carrier_manages_its_own_alone(own_service: Any) -> None:
     own_service.ask("DELETE", path, key="blue")
 
 
-def test_a_secret_is_told_once_and_every_step_is_audited(own_service: Any) -> None:
+def test_a_secret_is_told_once_and_every_step_is_audited(own_service) -> None:
     made = create(own_service, key="operator")
     webhook = made["webhook"]
     assert made["secret"].startswith("whsec_")
@@ -74,7 +73,7 @@ def test_a_secret_is_told_once_and_every_step_is_audited(own_service: Any) -> No
 
 
 def test_an_address_inside_the_network_an_unknown_type_and_the_eleventh_are_refused(
-    own_service: Any,
+    own_service,
 ) -> None:
     for sink in ("https://169.254.169.254/", "http://example.com/", "https://[::1]/"):
         refused = own_service.ask("POST", PATH, key="red", body={"sink": sink})
@@ -100,7 +99,7 @@ class _Receiver(BaseHTTPRequestHandler):
 
 
 def test_the_service_delivers_by_a_process_that_ends_with_it(
-    start_service: Any, activation: Any, monkeypatch: pytest.MonkeyPatch
+    start_service, activation, monkeypatch
 ) -> None:
     monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", '{"blue": ["127.0.0.0/8"]}')
     monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
@@ -15,7 +14,7 @@ PEOPLE, PHOTOGRAPHS = 12, 4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """A folder a person: small faces enlarged, each in four versions; and a picture of none."""
     root = tmp_path_factory.mktemp("people")
     for person, pixels in enumerate(data.lfw_subset()[:PEOPLE]):
@@ -35,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def labels(folder: Path, tmp_path: Path) -> Path:
+def labels(folder, tmp_path) -> Path:
     """Two sides."""
     keys = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*_000[1-4].png"))]
     rows = [f"{key},{'left' if key < 'person_06' else 'right'}" for key in keys]
@@ -44,9 +43,7 @@ def labels(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_evaluate_gives_rates_with_their_intervals(
-    folder: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_evaluate_gives_rates_with_their_intervals(folder, sosie, tmp_path) -> None:
     plot = tmp_path / "curve.png"
     outcome = sosie("evaluate", folder, "--plot", plot, "--json")
     assert (outcome.code, outcome.err) == (0, "")
@@ -61,7 +58,7 @@ def test_evaluate_gives_rates_with_their_intervals(
 
 
 def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
-    folder: Path, sosie: Any, tmp_path: Path, labels: Path
+    folder, sosie, tmp_path, labels
 ) -> None:
     report, spoilt = tmp_path / "report", tmp_path / "people"
     shutil.copytree(folder, spoilt)
@@ -92,7 +89,7 @@ def test_what_people_read_says_what_is_not_supported_and_what_looks_wrong(
 
 
 def test_a_calibration_serves_the_model_that_it_was_fitted_for(
-    folder: Path, sosie: Any, photographs: Any, tmp_path: Path, assert_refused: Any
+    folder, sosie, photographs, tmp_path, assert_refused
 ) -> None:
     own = tmp_path / "own"
     own.mkdir()
@@ -119,9 +116,7 @@ def test_a_calibration_serves_the_model_that_it_was_fitted_for(
 
 
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])
-def test_a_folder_without_people_is_refused(
-    command: str, sosie: Any, tmp_path: Path, assert_refused: Any
-) -> None:
+def test_a_folder_without_people_is_refused(command: str, sosie, tmp_path, assert_refused) -> None:
     output = ("--output", tmp_path / "out.json") if command == "calibrate" else ()
     assert_refused(sosie(command, tmp_path / "none", *output), "not a folder")
     assert_refused(sosie(command, tmp_path, *output), "people found")
@@ -129,7 +124,7 @@ def test_a_folder_without_people_is_refused(
 
 
 def test_minutes_of_work_do_not_end_in_a_wrong_file_or_an_unsupported_rate(
-    folder: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+    folder, sosie, tmp_path, assert_refused
 ) -> None:
     nowhere = tmp_path / "none" / "file"
     assert_refused(sosie("calibrate", folder, "--output", nowhere), "cannot be written")
@@ -143,7 +138,7 @@ def test_minutes_of_work_do_not_end_in_a_wrong_file_or_an_unsupported_rate(
 
 
 def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(
-    folder: Path, sosie: Any, photographs: Any, tmp_path: Path
+    folder, sosie, photographs, tmp_path
 ) -> None:
     card = tmp_path / "own.toml"
     made = sosie("calibrate", folder, "--card", card, "--source", "toys", "--json")

@@ -1,7 +1,6 @@
 """`sosie apikey`: who may call the service."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ from serving.access.authentication import Credential, digest_key, make_key, pars
 from serving.cli.inputs import open_deployment
 
 
-def test_a_key_is_shown_once_and_is_the_one_that_was_kept(
-    home: Path, sosie: Any, contents: Any
-) -> None:
+def test_a_key_is_shown_once_and_is_the_one_that_was_kept(home, sosie, contents) -> None:
     day = (datetime.now(UTC) + timedelta(days=30)).date()
     command = ["apikey", "add", "--role", "outlet", "--carrier", "blue", "--outlet", "b1"]
     command += ["--label", "Till [3]", "--rate-limit", 12.5, "--expires-on", day, "--home", home]
@@ -40,7 +37,7 @@ def test_a_key_is_shown_once_and_is_the_one_that_was_kept(
     assert stored.digest.hex() not in as_json.out
 
 
-def test_a_key_for_people_stands_alone_in_its_line(home: Path, sosie: Any) -> None:
+def test_a_key_for_people_stands_alone_in_its_line(home, sosie) -> None:
     outcome = sosie(
         "apikey", "add", "--role", "fraud", "--person", "kim", "--home", home, env={"COLUMNS": "20"}
     )
@@ -48,7 +45,7 @@ def test_a_key_for_people_stands_alone_in_its_line(home: Path, sosie: Any) -> No
     assert parse_key(outcome.out.splitlines()[-1]) is not None
 
 
-def test_a_revoked_or_expired_key_is_listed_as_such(home: Path, sosie: Any) -> None:
+def test_a_revoked_or_expired_key_is_listed_as_such(home, sosie) -> None:
     at = ("--home", home, "--json")
     ids = [
         sosie("apikey", "add", "--role", "operator", "--person", "kim", *at).json["key_id"]
@@ -64,7 +61,7 @@ def test_a_revoked_or_expired_key_is_listed_as_such(home: Path, sosie: Any) -> N
     assert "revoked" in sosie("apikey", "list", "--home", home).out
 
 
-def test_the_key_of_a_closed_outlet_is_listed_as_such(home: Path, sosie: Any) -> None:
+def test_the_key_of_a_closed_outlet_is_listed_as_such(home, sosie) -> None:
     at = ("--home", home, "--json")
     bound = ("--role", "outlet", "--carrier", "blue", "--outlet", "b1")
     assert sosie("apikey", "add", *bound, *at).json["state"] == "in force"
@@ -72,7 +69,7 @@ def test_the_key_of_a_closed_outlet_is_listed_as_such(home: Path, sosie: Any) ->
     assert [key["state"] for key in sosie("apikey", "list", *at).json["keys"]] == ["outlet closed"]
 
 
-def test_keys_are_managed_while_another_process_decides(home: Path, sosie: Any) -> None:
+def test_keys_are_managed_while_another_process_decides(home, sosie) -> None:
     with open_deployment(home) as deployment:
         assert deployment.registrar.gallery is not None
         made = sosie("apikey", "add", "--role", "carrier", "--carrier", "red", "--home", home)
@@ -110,7 +107,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "words"), BAD)
 def test_a_key_that_cannot_be_is_refused_in_one_line(
-    arguments: list[str], words: str, home: Path, sosie: Any, assert_refused: Any, contents: Any
+    arguments: list[str], words: str, home, sosie, assert_refused, contents
 ) -> None:
     before = contents(home)
     assert_refused(sosie("apikey", "add", *arguments, "--home", home), words)
@@ -118,7 +115,7 @@ def test_a_key_that_cannot_be_is_refused_in_one_line(
 
 
 def test_a_name_that_could_be_anothers_is_refused_and_one_of_an_earlier_version_told_of(
-    home: Path, sosie: Any, assert_refused: Any, monkeypatch: pytest.MonkeyPatch
+    home, sosie, assert_refused, monkeypatch
 ) -> None:
     command = ["apikey", "add", "--role", "fraud", "--person", "k\u0456m", "--home", home]
     assert_refused(sosie(*command), "letters of one script")
@@ -130,7 +127,7 @@ def test_a_name_that_could_be_anothers_is_refused_and_one_of_an_earlier_version_
 
 
 def test_an_unknown_key_is_not_revoked_and_none_is_revoked_twice(
-    home: Path, sosie: Any, assert_refused: Any
+    home, sosie, assert_refused
 ) -> None:
     at = ("--home", home)
     key_id = sosie("apikey", "add", "--role", "fraud", "--person", "kim", *at, "--json").json[
@@ -142,7 +139,7 @@ def test_an_unknown_key_is_not_revoked_and_none_is_revoked_twice(
         assert_refused(sosie("apikey", "revoke", unknown, *at))
 
 
-def test_a_deployment_without_keys_says_how_to_add_one(home: Path, sosie: Any) -> None:
+def test_a_deployment_without_keys_says_how_to_add_one(home, sosie) -> None:
     assert "sosie apikey add" in sosie("apikey", "list", "--home", home).out
     assert sosie("apikey", "list", "--home", home, "--json").json == {"keys": []}
 
@@ -150,7 +147,7 @@ def test_a_deployment_without_keys_says_how_to_add_one(home: Path, sosie: Any) -
 OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
 
 
-def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home: Path, sosie: Any) -> None:
+def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home, sosie) -> None:
     at = ("--home", home)
     assert sosie("carrier", "add", "green", "--name", "[Green]", "--line-limit", 2, *at).code == 0
     assert sosie("outlet", "close", "r1", *at).code == 0
@@ -174,7 +171,7 @@ def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home: Path, so
     assert none == "There is no outlet of green: sosie outlet add makes one.\n"
 
 
-def test_time_zones_are_set_unset_and_listed(home: Path, sosie: Any, assert_refused: Any) -> None:
+def test_time_zones_are_set_unset_and_listed(home, sosie, assert_refused) -> None:
     at = ("--home", home)
 
     def zone() -> Any:
@@ -197,7 +194,7 @@ def test_time_zones_are_set_unset_and_listed(home: Path, sosie: Any, assert_refu
 
 @pytest.mark.parametrize("name", ["", " ", "n" * 201, "two\nlines"])
 def test_a_carriers_name_that_no_database_takes_is_refused(
-    name: str, home: Path, sosie: Any, assert_refused: Any, contents: Any
+    name: str, home, sosie, assert_refused, contents
 ) -> None:
     before = contents(home)
     assert_refused(sosie("carrier", "add", "x", "--name", name, "--home", home), "1 to 200")
@@ -208,7 +205,7 @@ def test_a_carriers_name_that_no_database_takes_is_refused(
     assert contents(home) == before
 
 
-def test_accounts_are_listed_signed_out_and_forgotten(home: Path, sosie: Any) -> None:
+def test_accounts_are_listed_signed_out_and_forgotten(home, sosie) -> None:
     now, at = datetime.now(UTC), ("--home", home, "--json")
     with open_deployment(home) as deployment:
         made = make_key(deployment.vault, Credential.SESSION)

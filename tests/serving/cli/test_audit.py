@@ -19,7 +19,7 @@ def alter(home: Path, statement: str) -> None:
     database.close()
 
 
-def test_entries_are_shown_by_filter_and_page_by_page(full_home: Path, sosie: Any) -> None:
+def test_entries_are_shown_by_filter_and_page_by_page(full_home, sosie) -> None:
     show = ("audit", "show", "--home", full_home, "--json")
     whole = sosie(*show, "--after", 0, "--limit", 1000).json
     assert [one["number"] for one in whole["entries"]] == list(range(1, whole["head"] + 1))
@@ -40,7 +40,7 @@ def test_entries_are_shown_by_filter_and_page_by_page(full_home: Path, sosie: An
     assert sosie(*show, "--actor", "nobody").json["entries"] == []
 
 
-def test_entries_are_shown_as_a_table(full_home: Path, sosie: Any) -> None:
+def test_entries_are_shown_as_a_table(full_home, sosie) -> None:
     show = ("audit", "show", "--home", full_home)
     shown = sosie(*show, "--after", 0, "--limit", 2).out
     assert "registry.created" in shown
@@ -52,12 +52,12 @@ def test_entries_are_shown_as_a_table(full_home: Path, sosie: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [("--limit", "0"), ("--after", "-1"), ("--limit", "x")])
 def test_a_page_that_is_none_is_refused(
-    wrong: tuple[str, str], home: Path, sosie: Any, assert_refused: Any
+    wrong: tuple[str, str], home, sosie, assert_refused
 ) -> None:
     assert_refused(sosie("audit", "show", *wrong, "--home", home), wrong[0])
 
 
-def test_an_untouched_audit_chain_is_intact(full_home: Path, sosie: Any) -> None:
+def test_an_untouched_audit_chain_is_intact(full_home, sosie) -> None:
     outcome = sosie("audit", "verify", "--home", full_home, "--json")
     assert outcome.code == 0
     assert (outcome.json["intact"], outcome.json["first_bad"]) == (True, None)
@@ -66,7 +66,7 @@ def test_an_untouched_audit_chain_is_intact(full_home: Path, sosie: Any) -> None
     assert newest["hash"] == outcome.json["head"]["hash"]
 
 
-def test_an_altered_audit_entry_is_found(full_home: Path, sosie: Any) -> None:
+def test_an_altered_audit_entry_is_found(full_home, sosie) -> None:
     alter(full_home, "UPDATE audit SET actor = 'somebody' WHERE number = 3")
     outcome = sosie("audit", "verify", "--home", full_home)
     assert outcome.code == 1
@@ -74,7 +74,7 @@ def test_an_altered_audit_entry_is_found(full_home: Path, sosie: Any) -> None:
 
 
 @pytest.fixture
-def erased(full_home: Path, sosie: Any, tmp_path: Path) -> Path:
+def erased(full_home, sosie, tmp_path) -> Path:
     """The certificate of the astronaut's erasure; `before` is the home as it was."""
     shutil.copytree(full_home, tmp_path / "before")
     file = tmp_path / "erased.json"
@@ -89,13 +89,13 @@ def check(sosie: Any, file: Path, home: Path) -> Any:
     return sosie("audit", "certificate", file, "--home", home, "--json")
 
 
-def test_a_certificate_of_an_erasure_holds(full_home: Path, sosie: Any, erased: Path) -> None:
+def test_a_certificate_of_an_erasure_holds(full_home, sosie, erased) -> None:
     outcome = check(sosie, erased, full_home)
     assert (outcome.code, outcome.json["holds"], outcome.json["fault"]) == (0, True, None)
     assert "It holds" in sosie("audit", "certificate", erased, "--home", full_home).out
 
 
-def test_an_altered_certificate_does_not_hold(full_home: Path, sosie: Any, erased: Path) -> None:
+def test_an_altered_certificate_does_not_hold(full_home, sosie, erased) -> None:
     values = json.loads(erased.read_text())
     erased.write_text(json.dumps(values | {"references": 7}))
     outcome = check(sosie, erased, full_home)
@@ -105,17 +105,13 @@ def test_an_altered_certificate_does_not_hold(full_home: Path, sosie: Any, erase
     assert (told.code, "does not hold" in told.out) == (1, True)
 
 
-def test_a_restored_backup_is_told_by_the_certificate(
-    sosie: Any, erased: Path, tmp_path: Path
-) -> None:
+def test_a_restored_backup_is_told_by_the_certificate(sosie, erased, tmp_path) -> None:
     outcome = check(sosie, erased, tmp_path / "before")
     assert outcome.code == 1
     assert "erased again" in outcome.json["fault"]
 
 
-def test_a_certificate_of_another_registry_does_not_hold(
-    sosie: Any, erased: Path, tmp_path: Path
-) -> None:
+def test_a_certificate_of_another_registry_does_not_hold(sosie, erased, tmp_path) -> None:
     other = tmp_path / "other"
     assert sosie("init", other, "--carrier", "blue", "--outlet", "b1").code == 0
     for code in ("b2", "b3", "b4", "b5", "b6", "b7", "b8"):
@@ -129,7 +125,7 @@ def test_a_certificate_of_another_registry_does_not_hold(
     "content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"document_id": 1}', b"x" * 100_000]
 )
 def test_what_is_no_certificate_is_refused(
-    content: bytes, home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+    content: bytes, home, sosie, assert_refused, tmp_path
 ) -> None:
     file = tmp_path / "no.json"
     file.write_bytes(content)
@@ -140,7 +136,7 @@ def test_what_is_no_certificate_is_refused(
 
 
 @pytest.fixture
-def keys(full_home: Path, sosie: Any) -> dict[str, str]:
+def keys(full_home, sosie) -> dict[str, str]:
     """Of three operators, two of one name, and of a fraud team's, before the chain was broken."""
     people = {"anna": "Anna", "too": "ANNA", "bob": "Bob"}
     made = {
@@ -155,7 +151,7 @@ def keys(full_home: Path, sosie: Any) -> dict[str, str]:
 
 
 def test_two_operators_let_a_broken_chain_go_on_and_every_verification_says_so(
-    full_home: Path, sosie: Any, keys: dict[str, str], assert_refused: Any
+    full_home, sosie, keys, assert_refused
 ) -> None:
     alter(full_home, "UPDATE deployment SET audit_mac = key_check")
     carrier = ("carrier", "add", "green", "--name", "Green", "--home", full_home)

@@ -4,13 +4,12 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from tests.serving.conftest import OTHER_NUMBER, enrollment
 
 
 def test_a_home_is_backed_up_and_restored_and_the_loss_is_told(
-    full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
+    full_home, sosie, photographs, tmp_path
 ) -> None:
     copy = tmp_path / "copy"
     made = sosie("backup", copy, "--home", full_home, "--json")
@@ -31,7 +30,7 @@ def test_a_home_is_backed_up_and_restored_and_the_loss_is_told(
     assert sosie(*later, "--json").json["decision"] == "rejected"
 
 
-def test_a_lost_registry_comes_back(full_home: Path, sosie: Any, tmp_path: Path) -> None:
+def test_a_lost_registry_comes_back(full_home, sosie, tmp_path) -> None:
     copy = tmp_path / "copy"
     assert sosie("backup", copy, "--home", full_home).code == 0
     for one in full_home.glob("registry.sqlite*"):
@@ -43,9 +42,7 @@ def test_a_lost_registry_comes_back(full_home: Path, sosie: Any, tmp_path: Path)
     assert sosie("doctor", "--home", full_home).code == 0
 
 
-def test_damaged_rows_go_along_and_both_ways_say_so(
-    full_home: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_damaged_rows_go_along_and_both_ways_say_so(full_home, sosie, tmp_path) -> None:
     copy = tmp_path / "copy"
     with closing(sqlite3.connect(full_home / "registry.sqlite")) as connection, connection:
         connection.execute("UPDATE carriers SET name = 'another'")

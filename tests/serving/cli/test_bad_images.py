@@ -3,7 +3,6 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ def _write_huge(path: Path) -> None:
 
 
 @pytest.fixture
-def bad_image(request: pytest.FixtureRequest, photographs: Any, tmp_path: Path) -> Path:
+def bad_image(request, photographs, tmp_path) -> Path:
     path = tmp_path / "bad.jpg"
     whole = photographs.live.read_bytes()
     match request.param:
@@ -52,7 +51,7 @@ WORDS = {
     ("bad_image", "kind"), [(one, one) for one in WORDS], indirect=["bad_image"]
 )
 def test_verify_refuses_it_and_names_the_file(
-    bad_image: Path, kind: str, sosie: Any, photographs: Any, assert_refused: Any
+    bad_image: Path, kind: str, sosie, photographs, assert_refused
 ) -> None:
     outcome = sosie("verify", photographs.live, bad_image)
     assert_refused(outcome, "bad.jpg", *WORDS[kind])
@@ -65,14 +64,7 @@ def test_verify_refuses_it_and_names_the_file(
     indirect=["bad_image"],
 )
 def test_enroll_refuses_it_and_changes_nothing(
-    bad_image: Path,
-    kind: str,
-    home: Path,
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    assert_refused: Any,
-    contents: Any,
+    bad_image: Path, kind: str, home, sosie, photographs, request_of, assert_refused, contents
 ) -> None:
     before = contents(home)
     assert_refused(sosie(*request_of(home, photographs, portrait=bad_image)), *WORDS[kind])
@@ -80,7 +72,7 @@ def test_enroll_refuses_it_and_changes_nothing(
 
 
 @pytest.mark.parametrize("bad_image", ["truncated"], indirect=True)
-def test_with_json_the_error_is_the_document(bad_image: Path, sosie: Any, photographs: Any) -> None:
+def test_with_json_the_error_is_the_document(bad_image: Path, sosie, photographs) -> None:
     outcome = sosie("verify", bad_image, photographs.live, "--json")
     assert (outcome.code, outcome.err) == (2, "")
     assert outcome.json["error"]["code"] == "IMAGE.DAMAGED"
@@ -89,7 +81,7 @@ def test_with_json_the_error_is_the_document(bad_image: Path, sosie: Any, photog
 
 @pytest.mark.parametrize("command", ["search", "watch", "lines"])
 def test_a_face_that_cannot_be_matched_is_not_silently_nobody(
-    command: str, full_home: Path, sosie: Any, photographs: Any, assert_refused: Any, contents: Any
+    command: str, full_home, sosie, photographs, assert_refused, contents
 ) -> None:
     before = contents(full_home)
     arguments = {

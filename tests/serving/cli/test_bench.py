@@ -2,16 +2,13 @@
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def test_options_and_output_of_a_suite_pass_through(start: Start) -> None:
+def test_options_and_output_of_a_suite_pass_through(start) -> None:
     direct = start("extract", "--help", module="bench").communicate()
     process = start("bench", "extract", "--", "--help")
     assert process.communicate() == direct
@@ -19,16 +16,14 @@ def test_options_and_output_of_a_suite_pass_through(start: Start) -> None:
     assert "--quick" in direct[0]
 
 
-def test_the_exit_code_of_a_suite_is_the_commands(start: Start) -> None:
+def test_the_exit_code_of_a_suite_is_the_commands(start) -> None:
     process = start("bench", "no-such-suite", "--json")
     out, _ = process.communicate()
     assert process.returncode == 2
     assert "no-such-suite" in out
 
 
-def test_nothing_tunes_the_blas_of_a_benchmark(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_tunes_the_blas_of_a_benchmark(start, tmp_path, monkeypatch) -> None:
     shown = "print(sorted({'OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE', 'OTHER'} & set(os.environ)))"
     (tmp_path / "bench.py").write_text(f"import os, sys\n{shown}\nsys.exit(7)\n")
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OTHER"):
@@ -39,7 +34,7 @@ def test_nothing_tunes_the_blas_of_a_benchmark(
     assert process.returncode == 7
 
 
-def test_the_help_names_the_options_of_the_suites(sosie: Any) -> None:
+def test_the_help_names_the_options_of_the_suites(sosie) -> None:
     from bench.__main__ import app
 
     shown = CliRunner().invoke(app, ["extract", "--help"], env={"COLUMNS": "200"}).stdout
@@ -49,8 +44,6 @@ def test_the_help_names_the_options_of_the_suites(sosie: Any) -> None:
     assert all(option in told for option in options)
 
 
-def test_the_size_of_the_demos_gallery_is_its_option_gallery(
-    sosie: Any, assert_refused: Any
-) -> None:
+def test_the_size_of_the_demos_gallery_is_its_option_gallery(sosie, assert_refused) -> None:
     assert_refused(sosie("demo", "--gallery", "-1"), "--gallery")
     assert_refused(sosie("demo", "--gallery-size", "1"), "--help`")

@@ -1,7 +1,6 @@
 """`sosie cases` and `sosie case`: a case is listed, shown, worked on and decided."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,13 @@ MISSING = "01a2124d-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def case_id(caught_home: Path, sosie: Any) -> str:
+def case_id(caught_home, sosie) -> str:
     (case,) = sosie("cases", "--home", caught_home, "--json").json["cases"]
     return str(case["case_id"])
 
 
 @pytest.fixture
-def take(caught_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
+def take(caught_home, sosie, case_id) -> Callable[..., Any]:
     """`take(step, *arguments)` takes a step of the case."""
 
     def step(name: str, *arguments: object, **more: Any) -> Any:
@@ -34,13 +33,13 @@ def take(caught_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def become(monkeypatch) -> Callable[[str], None]:
     """`become(name)`: the commands of this test are run by that account from now on."""
     return lambda name: monkeypatch.setattr(output, "name_actor", lambda: f"cli:{name}")
 
 
 def test_who_comes_again_adds_to_the_case_that_is_open(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Any
+    full_home, sosie, photographs, request_of
 ) -> None:
     at = ("--home", full_home)
     assert sosie("cases", *at, "--json").json == {"cases": [], "next": None, "fraud_in_use": 0}
@@ -61,9 +60,7 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
     assert case["case_id"] in sosie("cases", *at).out
 
 
-def test_a_disputed_line_is_a_case_that_names_it(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any
-) -> None:
+def test_a_disputed_line_is_a_case_that_names_it(full_home, enrolled, sosie) -> None:
     from schema.documents import Document
     from serving.cli.inputs import open_deployment
 
@@ -82,7 +79,7 @@ def test_a_disputed_line_is_a_case_that_names_it(
 
 
 def test_a_case_is_shown_with_its_documents_and_masked_numbers(
-    take: Any, enrolled: dict[str, Any], caught_home: Path, sosie: Any
+    take, enrolled, caught_home, sosie
 ) -> None:
     shown = take("show", "--json").json
     assert (shown["kind"], shown["state"]) == ("duplicate_identity", "open")
@@ -101,7 +98,7 @@ def test_a_case_is_shown_with_its_documents_and_masked_numbers(
 
 
 def test_steps_are_taken_one_after_another_and_kept_in_the_history(
-    take: Any, become: Any, caught_home: Path, sosie: Any
+    take, become, caught_home, sosie
 ) -> None:
     become("ada")
     assigned = take("assign", "--json").json
@@ -139,9 +136,7 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     assert sosie("audit", "verify", "--home", caught_home).code == 0
 
 
-def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
-    take: Any, assert_refused: Any
-) -> None:
+def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(take, assert_refused) -> None:
     seen = take("show", "--json").json["updated_at"]
     noted = take("note", "look again", "--json").json["updated_at"]
     for name in ("propose", "close"):
@@ -152,9 +147,7 @@ def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
         assert_refused(wrong, "--seen-at is none")
 
 
-def test_fraud_that_is_in_use_is_told_whatever_is_listed(
-    take: Any, become: Any, caught_home: Path, sosie: Any
-) -> None:
+def test_fraud_that_is_in_use_is_told_whatever_is_listed(take, become, caught_home, sosie) -> None:
     listed = ("cases", "--home", caught_home)
     assert "Decided as fraud" not in sosie(*listed).err + sosie(*listed).out
     end = ("--outcome", "fraud", "--keep-lines")
@@ -169,9 +162,7 @@ def test_fraud_that_is_in_use_is_told_whatever_is_listed(
     assert "1 of fraud, said to stay" in shown
 
 
-def test_one_account_alone_closes_no_line(
-    take: Any, become: Any, caught_home: Path, sosie: Any, assert_refused: Any
-) -> None:
+def test_one_account_alone_closes_no_line(take, become, caught_home, sosie, assert_refused) -> None:
     shown = take("show", "--json").json
     (line,) = [line["line_id"] for one in shown["documents"] for line in one["lines"]]
     end = ("--outcome", "fraud", "--close-line", line)
@@ -195,7 +186,7 @@ def test_one_account_alone_closes_no_line(
 
 
 def test_cases_are_listed_by_state_kind_and_person(
-    take: Any, become: Any, caught_home: Path, case_id: str, sosie: Any
+    take, become, caught_home, case_id, sosie
 ) -> None:
     def listed(*filters: object) -> list[str]:
         found = sosie("cases", *filters, "--home", caught_home, "--json").json["cases"]
@@ -236,17 +227,15 @@ def test_cases_are_listed_by_state_kind_and_person(
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
-    arguments: tuple[str, ...], word: str, caught_home: Path, sosie: Any, assert_refused: Any
+    arguments: tuple[str, ...], word: str, caught_home, sosie, assert_refused
 ) -> None:
     assert_refused(sosie("case", *arguments, "--home", caught_home), word)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "n" * 5000, "\x1b[31mred"])
-def test_a_note_that_nobody_could_read_is_refused(
-    text: str, take: Any, assert_refused: Any
-) -> None:
+def test_a_note_that_nobody_could_read_is_refused(text: str, take, assert_refused) -> None:
     assert_refused(take("note", text), "note")
 
 
-def test_a_state_that_is_none_is_refused(home: Path, sosie: Any, assert_refused: Any) -> None:
+def test_a_state_that_is_none_is_refused(home, sosie, assert_refused) -> None:
     assert_refused(sosie("cases", "--state", "lost", "--home", home), "lost", "alive")

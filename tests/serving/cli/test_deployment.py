@@ -19,7 +19,7 @@ from tests.serving.identity_provider import free_port
 
 
 @pytest.fixture
-def ring_path(full_home: Path) -> Path:
+def ring_path(full_home) -> Path:
     return full_home / "keyring.json"
 
 
@@ -35,7 +35,7 @@ def assert_whole(home: Path, sosie: Any, photographs: Any, tmp_path: Path) -> No
 
 
 def test_a_rotation_loses_no_value_and_retires_the_old_key(
-    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
+    full_home, ring_path, sosie, photographs, tmp_path
 ) -> None:
     before = KeyRing.load(ring_path)
     with Deployment(full_home, load_settings(full_home)) as deployment:
@@ -55,7 +55,7 @@ def test_a_rotation_loses_no_value_and_retires_the_old_key(
 
 
 def test_a_rotation_that_stopped_after_its_new_key_is_finished(
-    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
+    full_home, ring_path, sosie, photographs, tmp_path
 ) -> None:
     KeyRing.load(ring_path).with_new_data_key().save(ring_path)
     warned = sosie("doctor", "--home", full_home)
@@ -68,7 +68,7 @@ def test_a_rotation_that_stopped_after_its_new_key_is_finished(
 
 
 def test_a_rotation_that_stopped_before_the_ring_was_saved_is_finished(
-    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
+    full_home, ring_path, sosie, photographs, tmp_path
 ) -> None:
     both = KeyRing.load(ring_path).with_new_data_key()
     both.save(ring_path)
@@ -79,7 +79,7 @@ def test_a_rotation_that_stopped_before_the_ring_was_saved_is_finished(
 
 
 def test_the_ring_from_before_a_rotation_is_refused(
-    full_home: Path, ring_path: Path, sosie: Any, photographs: Any, assert_refused: Any
+    full_home, ring_path, sosie, photographs, assert_refused
 ) -> None:
     old = ring_path.read_bytes()
     assert sosie("keys", "rotate", "--home", full_home).code == 0
@@ -93,7 +93,7 @@ def states(outcome: Any) -> dict[str, str]:
     return {check["subject"]: check["state"] for check in outcome.json["checks"]}
 
 
-def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
+def test_a_sound_deployment_is_well(full_home, sosie) -> None:
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert (outcome.code, outcome.json["ok"]) == (0, True)
     found = states(outcome)
@@ -106,9 +106,7 @@ def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
     assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
 
 
-def test_what_onnx_runtime_kept_for_its_maker_is_told_of(
-    tmp_path: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_onnx_runtime_kept_for_its_maker_is_told_of(tmp_path, sosie, monkeypatch) -> None:
     def examine() -> dict[str, str]:
         checks = sosie("doctor", "--json", env={"HOME": str(tmp_path)}).json["checks"]
         (found,) = [check for check in checks if check["subject"] == "telemetry"]
@@ -120,9 +118,7 @@ def test_what_onnx_runtime_kept_for_its_maker_is_told_of(
     assert (examine()["state"], str(tmp_path) in examine()["detail"]) == ("warning", True)
 
 
-def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(
-    full_home: Path, sosie: Any
-) -> None:
+def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(full_home, sosie) -> None:
     def examine(asked: str) -> dict[str, str]:
         env = {"SOSIE_THRESHOLDS__REVIEW_FALSE_CANDIDATES": asked}
         checks = sosie("doctor", "--home", full_home, "--json", env=env).json["checks"]
@@ -136,7 +132,7 @@ def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(
     assert "review_false_candidates" in warned["advice"]
 
 
-def test_a_provider_that_is_down_is_a_warning_of_one_line(full_home: Path, sosie: Any) -> None:
+def test_a_provider_that_is_down_is_a_warning_of_one_line(full_home, sosie) -> None:
     issuer = f"http://127.0.0.1:{free_port()}"
     given = {"ISSUER": issuer, "CLIENT_ID": "s", "CLIENT_SECRET": "pst"}
     env = {f"SOSIE_SIGN_IN__{name}": value for name, value in given.items()}
@@ -149,7 +145,7 @@ def test_a_provider_that_is_down_is_a_warning_of_one_line(full_home: Path, sosie
 
 
 def test_the_rows_of_a_large_registry_are_read_where_that_is_asked_for(
-    full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+    full_home, sosie, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.doctor.QUICK_ROWS", 3)
     quick = sosie("doctor", "--home", full_home)
@@ -159,7 +155,7 @@ def test_the_rows_of_a_large_registry_are_read_where_that_is_asked_for(
 
 
 def test_without_a_home_the_machine_and_the_models_are_examined(
-    sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sosie, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = sosie("doctor", "--json")
@@ -168,7 +164,7 @@ def test_without_a_home_the_machine_and_the_models_are_examined(
     assert states(outcome)["embedder"] == "ok"
 
 
-def test_a_key_ring_that_others_can_read_is_broken(full_home: Path, sosie: Any) -> None:
+def test_a_key_ring_that_others_can_read_is_broken(full_home, sosie) -> None:
     (full_home / "keyring.json").chmod(0o640)
     outcome = sosie("doctor", "--home", full_home)
     assert outcome.code == 1
@@ -176,7 +172,7 @@ def test_a_key_ring_that_others_can_read_is_broken(full_home: Path, sosie: Any) 
 
 
 def test_a_data_key_that_has_sealed_half_of_what_is_safe_is_told_long_before(
-    full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+    full_home, sosie, monkeypatch
 ) -> None:
     def examine() -> dict[str, str]:
         checks = sosie("doctor", "--home", full_home, "--json").json["checks"]
@@ -199,7 +195,7 @@ def test_a_data_key_that_has_sealed_half_of_what_is_safe_is_told_long_before(
     ],
 )
 def test_what_was_altered_in_the_registry_is_broken(
-    statement: str, broken: str, sound: str, full_home: Path, sosie: Any
+    statement: str, broken: str, sound: str, full_home, sosie
 ) -> None:
     with sqlite3.connect(full_home / "registry.sqlite") as database:
         database.execute(statement)
@@ -210,7 +206,7 @@ def test_what_was_altered_in_the_registry_is_broken(
 
 
 def test_doctor_tells_that_there_is_no_snapshot_and_that_removed_references_are_overdue(
-    full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+    full_home, sosie, monkeypatch
 ) -> None:
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert states(outcome)["snapshot"] == "ok"
@@ -223,7 +219,7 @@ def test_doctor_tells_that_there_is_no_snapshot_and_that_removed_references_are_
 
 
 def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
-    full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
+    full_home, sosie, photographs, tmp_path
 ) -> None:
     with Deployment(full_home, load_settings(full_home)) as deployment:
         deployment.save_snapshot()
@@ -247,7 +243,7 @@ def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
     ids=str,
 )
 def test_every_choice_of_gallery_is_equal_to_the_store(
-    chosen: dict[str, str], full_home: Path, sosie: Any, photographs: Any
+    chosen: dict[str, str], full_home, sosie, photographs
 ) -> None:
     variables = {f"SOSIE_GALLERY__{name}": value for name, value in chosen.items()}
     outcome = sosie("doctor", "--home", full_home, "--json", env=variables)
@@ -274,7 +270,7 @@ def replace_reference(home: Path, tmp_path: Path, new_id: int, vector: NDArray[n
 
 @pytest.mark.parametrize("new_id", [1, 3])
 def test_a_gallery_of_as_many_but_other_references_is_broken(
-    new_id: int, full_home: Path, sosie: Any, tmp_path: Path
+    new_id: int, full_home, sosie, tmp_path
 ) -> None:
     with Deployment(full_home, load_settings(full_home)) as deployment:
         deployment.save_snapshot()
@@ -286,7 +282,7 @@ def test_a_gallery_of_as_many_but_other_references_is_broken(
 
 
 def test_a_template_that_no_index_takes_is_broken_and_hides_nothing(
-    full_home: Path, sosie: Any, tmp_path: Path
+    full_home, sosie, tmp_path
 ) -> None:
     replace_reference(full_home, tmp_path, 1, np.zeros(128, np.float32))
     outcome = sosie("doctor", "--home", full_home, "--json")

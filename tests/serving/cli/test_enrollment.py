@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
 NAME, MSISDN, OTHER_MSISDN = "Aileen Probe", "+8613800138000", "+8613800138001"
 
 
-def test_an_honest_subscriber_is_approved(enrolled: dict[str, Any]) -> None:
+def test_an_honest_subscriber_is_approved(enrolled) -> None:
     assert enrolled["decision"] == "approved"
     assert enrolled["reasons"] == []
     assert enrolled["duplicate_search"]["ran"] is True
@@ -27,7 +26,7 @@ def test_an_honest_subscriber_is_approved(enrolled: dict[str, Any]) -> None:
 
 
 def test_one_face_under_another_document_is_caught(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any, photographs: Any, request_of: Any
+    full_home, enrolled, sosie, photographs, request_of
 ) -> None:
     request = request_of(full_home, photographs, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
     outcome = sosie(*request, "--json")
@@ -40,7 +39,7 @@ def test_one_face_under_another_document_is_caught(
 
 
 def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
-    home: Path, sosie: Any, photographs: Any, request_of: Any
+    home, sosie, photographs, request_of
 ) -> None:
     outcome = sosie(*request_of(home, photographs, live=photographs.faceless))
     assert outcome.code == 1
@@ -49,7 +48,7 @@ def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
 
 
 def test_frames_are_given_by_repeating_the_option_or_as_a_folder(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
+    home, sosie, photographs, request_of, tmp_path
 ) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -65,7 +64,7 @@ def test_frames_are_given_by_repeating_the_option_or_as_a_folder(
 
 
 def test_nine_frames_and_a_folder_without_any_are_refused(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any, tmp_path: Path
+    home, sosie, photographs, request_of, assert_refused, tmp_path
 ) -> None:
     nine = request_of(home, photographs) + ["--live", photographs.later] * 8
     assert_refused(sosie(*nine), "9 frames", "at most 8")
@@ -73,16 +72,14 @@ def test_nine_frames_and_a_folder_without_any_are_refused(
     assert_refused(sosie(*empty), "holds no photograph")
 
 
-def test_a_wrong_check_digit_is_an_answer(
-    home: Path, sosie: Any, photographs: Any, request_of: Any
-) -> None:
+def test_a_wrong_check_digit_is_an_answer(home, sosie, photographs, request_of) -> None:
     outcome = sosie(*request_of(home, photographs, document_number="110105199003071238"), "--json")
     assert outcome.code == 1
     assert [one["reason"] for one in outcome.json["reasons"]] == ["DOCUMENT_INVALID"]
 
 
 def test_the_same_key_and_request_gives_the_stored_answer(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    home, sosie, photographs, request_of, assert_refused
 ) -> None:
     request = request_of(home, photographs, idempotency_key="k-1")
     first, second = (sosie(*request, "--json").json for _ in range(2))
@@ -93,7 +90,7 @@ def test_the_same_key_and_request_gives_the_stored_answer(
 
 
 def test_a_key_that_was_made_up_is_told_before_the_answer(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, monkeypatch: pytest.MonkeyPatch
+    home, sosie, photographs, request_of, monkeypatch
 ) -> None:
     outcome = sosie(*request_of(home, photographs), "--json")
     assert outcome.err == f"idempotency key {outcome.json['idempotency_key']}\n"
@@ -111,12 +108,7 @@ def test_a_key_that_was_made_up_is_told_before_the_answer(
 
 @pytest.mark.parametrize("from_standard_input", [True, False])
 def test_a_document_can_be_kept_off_the_command_line(
-    from_standard_input: bool,
-    home: Path,
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    tmp_path: Path,
+    from_standard_input: bool, home, sosie, photographs, request_of, tmp_path
 ) -> None:
     written = json.dumps({"type": "cn-ric", "number": NUMBER, "name": NAME, "msisdn": MSISDN})
     source = tmp_path / "document.json"
@@ -148,13 +140,7 @@ def test_a_document_can_be_kept_off_the_command_line(
     ],
 )
 def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
-    changes: dict[str, Any],
-    advice: str,
-    home: Path,
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    assert_refused: Any,
+    changes: dict[str, Any], advice: str, home, sosie, photographs, request_of, assert_refused
 ) -> None:
     outcome = sosie(*request_of(home, photographs, **changes))
     assert_refused(outcome, advice)
@@ -171,22 +157,20 @@ def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
 
 @pytest.mark.parametrize("text", ["[]", '{"number": 7}', '{"numbr": "7"}', "no json"])
 def test_a_document_file_that_is_not_one_is_refused(
-    text: str, home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    text: str, home, sosie, photographs, request_of, assert_refused
 ) -> None:
     request = request_of(home, photographs, document="-", document_number=None)
     assert_refused(sosie(*request, given=text))
 
 
 def test_a_closed_outlet_enrolls_nobody(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    home, sosie, photographs, request_of, assert_refused
 ) -> None:
     assert sosie("outlet", "close", "b1", "--home", home).code == 0
     assert_refused(sosie(*request_of(home, photographs)), "closed")
 
 
-def test_show_has_the_evidence_and_no_name_or_number(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any
-) -> None:
+def test_show_has_the_evidence_and_no_name_or_number(full_home, enrolled, sosie) -> None:
     outcome = sosie("show", enrolled["enrollment_id"], "--home", full_home, "--json")
     assert outcome.code == 0
     assert outcome.json["decision"] == "approved"
@@ -195,9 +179,7 @@ def test_show_has_the_evidence_and_no_name_or_number(
         assert secret not in outcome.out
 
 
-def test_a_decision_replays_from_its_record(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any
-) -> None:
+def test_a_decision_replays_from_its_record(full_home, enrolled, sosie) -> None:
     command = ("show", enrolled["enrollment_id"], "--replay", "--home", full_home)
     outcome = sosie(*command, "--json")
     assert outcome.code == 0
@@ -206,7 +188,7 @@ def test_a_decision_replays_from_its_record(
 
 
 def test_a_record_that_was_altered_does_not_replay(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any, assert_refused: Any
+    full_home, enrolled, sosie, assert_refused
 ) -> None:
     with sqlite3.connect(full_home / "registry.sqlite") as database:
         database.execute("UPDATE enrollments SET decision = 'rejected'")
@@ -222,12 +204,12 @@ def test_a_record_that_was_altered_does_not_replay(
     assert "decides approved" in outcome.out
 
 
-def test_an_unknown_enrollment_is_refused(home: Path, sosie: Any, assert_refused: Any) -> None:
+def test_an_unknown_enrollment_is_refused(home, sosie, assert_refused) -> None:
     assert_refused(sosie("show", "no-such-id", "--home", home), "no enrollment has this id")
 
 
 def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
-    home: Path, sosie: Any, photographs: Any, request_of: Any
+    home, sosie, photographs, request_of
 ) -> None:
     with serve_authority() as authority:
         env = {"SOSIE_AUTHORITY__KIND": "http", "SOSIE_AUTHORITY__URL": authority.url}
@@ -251,7 +233,7 @@ def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
 
 
 def test_a_judge_of_liveness_is_opened_by_the_doctor_and_asked_about_the_live_face(
-    home: Path, sosie: Any, photographs: Any, request_of: Any
+    home, sosie, photographs, request_of
 ) -> None:
     write_judge(home, half=1.0)
     env = {

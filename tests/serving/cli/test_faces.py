@@ -2,15 +2,12 @@
 
 import shutil
 import stat
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 
-def test_two_photographs_of_one_person_match(sosie: Any, photographs: Any) -> None:
+def test_two_photographs_of_one_person_match(sosie, photographs) -> None:
     outcome = sosie("verify", photographs.live, photographs.portrait, "--json")
     answer = outcome.json
     assert (outcome.code, outcome.err) == (0, "")
@@ -21,15 +18,13 @@ def test_two_photographs_of_one_person_match(sosie: Any, photographs: Any) -> No
     assert answer["quality"]["a"]["inter_eye_px"] == pytest.approx(43.8, abs=1)
 
 
-def test_beyond_the_data_the_rate_at_the_score_is_only_a_bound(
-    sosie: Any, photographs: Any
-) -> None:
+def test_beyond_the_data_the_rate_at_the_score_is_only_a_bound(sosie, photographs) -> None:
     rate = sosie("verify", photographs.live, photographs.portrait, "--json").json["fmr_at_score"]
     assert rate["is_bound"] is True
     assert 0 < rate["value"] < 1e-4
 
 
-def test_a_folder_holds_frames_of_one_face(sosie: Any, photographs: Any, tmp_path: Path) -> None:
+def test_a_folder_holds_frames_of_one_face(sosie, photographs, tmp_path) -> None:
     for path in (photographs.live, photographs.later):
         shutil.copy(path, tmp_path)
     single = sosie("verify", photographs.live, photographs.portrait, "--json").json
@@ -44,14 +39,14 @@ def test_a_folder_holds_frames_of_one_face(sosie: Any, photographs: Any, tmp_pat
     assert "not judged" in mixed.out
 
 
-def test_two_people_do_not_match(sosie: Any, photographs: Any) -> None:
+def test_two_people_do_not_match(sosie, photographs) -> None:
     outcome = sosie("verify", photographs.live, photographs.stranger, "--json")
     assert outcome.code == 1
     assert outcome.json["match"] is False
     assert outcome.json["score"] < outcome.json["threshold"]
 
 
-def test_a_rarer_false_match_costs_a_higher_threshold(sosie: Any, photographs: Any) -> None:
+def test_a_rarer_false_match_costs_a_higher_threshold(sosie, photographs) -> None:
     pair = (photographs.live, photographs.portrait)
     usual = sosie("verify", *pair, "--json").json
     strict = sosie("verify", *pair, "--fmr", "1e-6", "--json").json
@@ -60,13 +55,13 @@ def test_a_rarer_false_match_costs_a_higher_threshold(sosie: Any, photographs: A
 
 
 def test_a_rate_that_the_data_cannot_support_is_refused_by_name(
-    sosie: Any, photographs: Any, assert_refused: Any
+    sosie, photographs, assert_refused
 ) -> None:
     outcome = sosie("verify", photographs.live, photographs.portrait, "--fmr", "1e-12")
     assert_refused(outcome, "1e-12", "not supported")
 
 
-def test_a_photograph_without_a_face_is_an_answer(sosie: Any, photographs: Any) -> None:
+def test_a_photograph_without_a_face_is_an_answer(sosie, photographs) -> None:
     outcome = sosie("verify", photographs.live, photographs.faceless, "--json")
     assert outcome.code == 1
     assert (outcome.json["score"], outcome.json["match"]) == (None, None)
@@ -75,7 +70,7 @@ def test_a_photograph_without_a_face_is_an_answer(sosie: Any, photographs: Any) 
 
 
 def test_a_photograph_that_is_not_fit_never_matches(
-    sosie: Any, photographs: Any, astronaut: Image.Image, tmp_path: Path
+    sosie, photographs, astronaut, tmp_path
 ) -> None:
     small = tmp_path / "small.png"
     astronaut.resize((126, 126)).save(small)
@@ -87,16 +82,14 @@ def test_a_photograph_that_is_not_fit_never_matches(
     assert outcome.json["problems"]["b"] == ["FACE_TOO_SMALL"]
 
 
-def test_what_people_read_has_verdict_score_and_rate(sosie: Any, photographs: Any) -> None:
+def test_what_people_read_has_verdict_score_and_rate(sosie, photographs) -> None:
     outcome = sosie("verify", photographs.live, photographs.portrait)
     assert outcome.out.startswith("match  score 0.")
     assert "FMR" in outcome.out
     assert "\x1b" not in outcome.out
 
 
-def test_extract_measures_every_photograph_and_shows_no_vector(
-    sosie: Any, photographs: Any
-) -> None:
+def test_extract_measures_every_photograph_and_shows_no_vector(sosie, photographs) -> None:
     outcome = sosie("extract", photographs.live, photographs.portrait, "--json")
     assert outcome.code == 0
     first, second = outcome.json["images"]
@@ -107,15 +100,13 @@ def test_extract_measures_every_photograph_and_shows_no_vector(
     assert set(first) == {"image", "problems", "quality", "box_px", "size_px", "stages_ms"}
 
 
-def test_extract_says_1_for_a_photograph_that_is_not_fit(sosie: Any, photographs: Any) -> None:
+def test_extract_says_1_for_a_photograph_that_is_not_fit(sosie, photographs) -> None:
     outcome = sosie("extract", photographs.live, photographs.faceless)
     assert outcome.code == 1
     assert "NO_FACE" in outcome.out
 
 
-def test_extract_looks_at_the_others_when_one_is_no_image(
-    sosie: Any, photographs: Any, tmp_path: Path
-) -> None:
+def test_extract_looks_at_the_others_when_one_is_no_image(sosie, photographs, tmp_path) -> None:
     wrong = tmp_path / "notes.txt"
     wrong.write_text("no picture")
     outcome = sosie("extract", wrong, tmp_path / "missing.jpg", photographs.live, "--json")
@@ -126,7 +117,7 @@ def test_extract_looks_at_the_others_when_one_is_no_image(
 
 
 def test_vectors_are_written_only_when_asked_and_only_for_their_owner(
-    sosie: Any, photographs: Any, tmp_path: Path, assert_refused: Any
+    sosie, photographs, tmp_path, assert_refused
 ) -> None:
     target = tmp_path / "vectors.npz"
     arguments = ("extract", photographs.live, photographs.later, "--vectors", target)

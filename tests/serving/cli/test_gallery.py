@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +31,7 @@ with Deployment(home, load_settings(home)) as deployment:
 
 
 @pytest.fixture
-def held_home(full_home: Path, tmp_path: Path) -> Iterator[Path]:
+def held_home(full_home, tmp_path) -> Iterator[Path]:
     """The home, while another process holds the writer's lease."""
     command = [sys.executable, "-c", HOLD, str(full_home)]
     with subprocess.Popen(
@@ -47,9 +46,7 @@ def open_home(home: Path, tmp_path: Path) -> Deployment:
     return Deployment(home, load_settings(home))
 
 
-def test_a_known_face_is_found_with_its_document(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any, photographs: Any
-) -> None:
+def test_a_known_face_is_found_with_its_document(full_home, enrolled, sosie, photographs) -> None:
     outcome = sosie("search", photographs.later, "--home", full_home, "--json")
     assert outcome.code == 0
     answer = outcome.json
@@ -60,7 +57,7 @@ def test_a_known_face_is_found_with_its_document(
 
 
 def test_a_stranger_is_nobody_and_the_answer_says_what_was_searched(
-    full_home: Path, sosie: Any, photographs: Any
+    full_home, sosie, photographs
 ) -> None:
     outcome = sosie("search", photographs.stranger, "--home", full_home)
     assert outcome.code == 1
@@ -71,7 +68,7 @@ def test_a_stranger_is_nobody_and_the_answer_says_what_was_searched(
 
 
 def test_who_searches_is_in_the_audit_chain_with_whom_it_showed(
-    full_home: Path, enrolled: Any, sosie: Any, photographs: Any
+    full_home, enrolled, sosie, photographs
 ) -> None:
     for face in (photographs.later, photographs.stranger):
         sosie("search", face, "--home", full_home)
@@ -87,7 +84,7 @@ def test_who_searches_is_in_the_audit_chain_with_whom_it_showed(
 
 
 def test_the_threshold_is_given_or_follows_a_rate(
-    full_home: Path, sosie: Any, photographs: Any, assert_refused: Any
+    full_home, sosie, photographs, assert_refused
 ) -> None:
     command = ("search", photographs.later, "--home", full_home)
     loose = sosie(*command, "--fmr", "1e-2", "--json").json
@@ -100,19 +97,14 @@ def test_the_threshold_is_given_or_follows_a_rate(
     assert_refused(sosie(*command, "--fmr", "1e-11"), "not supported")
 
 
-def test_an_empty_gallery_is_searched_and_says_so(home: Path, sosie: Any, photographs: Any) -> None:
+def test_an_empty_gallery_is_searched_and_says_so(home, sosie, photographs) -> None:
     outcome = sosie("search", photographs.live, "--home", home, "--json")
     assert outcome.code == 1
     assert (outcome.json["searched"], outcome.json["candidates"]) == (0, [])
 
 
 def test_a_second_writer_stays_out_while_searches_go_on(
-    held_home: Path,
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    assert_refused: Any,
-    contents: Any,
+    held_home, sosie, photographs, request_of, assert_refused, contents
 ) -> None:
     before = contents(held_home)
     request = request_of(held_home, photographs, msisdn="+8613800138001")
@@ -127,8 +119,8 @@ def test_a_second_writer_stays_out_while_searches_go_on(
 
 
 def test_an_erased_holder_is_found_no_more_and_the_certificate_says_so(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any, photographs: Any, tmp_path: Path,
-    assert_refused: Any,
+    full_home, enrolled, sosie, photographs, tmp_path,
+    assert_refused,
 ) -> None:  # fmt: skip
     target = tmp_path / "certificate.json"
     command = ("erase", *DOCUMENT, "--yes", "--home", full_home)
@@ -141,9 +133,7 @@ def test_an_erased_holder_is_found_no_more_and_the_certificate_says_so(
     assert_refused(sosie(*command), "nobody is enrolled")
 
 
-def test_a_certificate_that_cannot_be_written_was_printed(
-    full_home: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_a_certificate_that_cannot_be_written_was_printed(full_home, sosie, tmp_path) -> None:
     target = tmp_path / "certificate.json"
     target.symlink_to("/dev/full")
     command = ("erase", *DOCUMENT, "--yes", "--home", full_home, "--certificate", target, "--json")
@@ -154,7 +144,7 @@ def test_a_certificate_that_cannot_be_written_was_printed(
     assert outcome.err.count("\n") == 1
 
 
-def test_an_erased_face_is_in_no_snapshot(full_home: Path, sosie: Any, tmp_path: Path) -> None:
+def test_an_erased_face_is_in_no_snapshot(full_home, sosie, tmp_path) -> None:
     with open_home(full_home, tmp_path) as deployment:
         deployment.save_snapshot()
         assert deployment.restored.replayed == 1
@@ -170,7 +160,7 @@ def test_an_erased_face_is_in_no_snapshot(full_home: Path, sosie: Any, tmp_path:
 
 
 def test_nothing_is_erased_without_being_confirmed(
-    full_home: Path, sosie: Any, assert_refused: Any, contents: Any
+    full_home, sosie, assert_refused, contents
 ) -> None:
     before = contents(full_home)
     assert_refused(sosie("erase", *DOCUMENT, "--home", full_home), "--yes")
@@ -179,12 +169,7 @@ def test_nothing_is_erased_without_being_confirmed(
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 1), ("y", 0, 0)])
 def test_a_person_at_a_terminal_is_asked(
-    answer: str,
-    code: int,
-    left: int,
-    full_home: Path,
-    tmp_path: Path,
-    environment: dict[str, str | None],
+    answer: str, code: int, left: int, full_home, tmp_path, environment
 ) -> None:
     person, terminal = os.openpty()
     os.write(person, f"{answer}\n".encode())
@@ -202,7 +187,7 @@ def test_a_person_at_a_terminal_is_asked(
 
 
 def test_an_erasure_that_finds_nobody_keeps_the_snapshot(
-    full_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any, contents: Any
+    full_home, sosie, tmp_path, assert_refused, contents
 ) -> None:
     with open_home(full_home, tmp_path) as deployment:
         deployment.save_snapshot()
@@ -213,7 +198,7 @@ def test_an_erasure_that_finds_nobody_keeps_the_snapshot(
 
 
 def test_the_snapshot_of_another_deployment_is_never_used(
-    full_home: Path, sosie: Any, tmp_path: Path, photographs: Any
+    full_home, sosie, tmp_path, photographs
 ) -> None:
     assert sosie("init", tmp_path / "other").code == 0
     with open_home(tmp_path / "other", tmp_path) as deployment:

@@ -24,7 +24,7 @@ OTHER_NUMBER, OTHER_MSISDN = "110105198503071257", "+8613800138001"
 
 
 def test_init_makes_a_home_that_only_its_owner_reads(
-    sosie: Any, tmp_path: Path, photographs: Any, request_of: Any
+    sosie, tmp_path, photographs, request_of
 ) -> None:
     home = tmp_path / "new" / "home"
     outcome = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--json")
@@ -38,7 +38,7 @@ def test_init_makes_a_home_that_only_its_owner_reads(
     assert sosie(*request_of(home, photographs)).code == 0
 
 
-def test_an_empty_folder_becomes_its_owners_alone(sosie: Any, tmp_path: Path) -> None:
+def test_an_empty_folder_becomes_its_owners_alone(sosie, tmp_path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o755)
@@ -46,9 +46,7 @@ def test_an_empty_folder_becomes_its_owners_alone(sosie: Any, tmp_path: Path) ->
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
-def test_init_says_what_losing_the_key_ring_means_and_what_to_do_next(
-    sosie: Any, tmp_path: Path
-) -> None:
+def test_init_says_what_losing_the_key_ring_means_and_what_to_do_next(sosie, tmp_path) -> None:
     out = sosie("init", tmp_path / "home").out
     assert "keyring.json" in out
     assert "loses" in out
@@ -70,7 +68,7 @@ CROPS = {
 
 @pytest.mark.parametrize("case", CROPS)
 def test_init_keeps_no_face_unless_somebody_says_whose(
-    case: str, sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, sosie, tmp_path, monkeypatch
 ) -> None:
     options, typed, wanted, state = CROPS[case]
     monkeypatch.setattr("serving.cli.deployment._is_terminal", lambda: typed is not None)
@@ -88,7 +86,7 @@ def test_init_keeps_no_face_unless_somebody_says_whose(
 
 
 def test_days_are_held_of_no_setting_but_the_one_that_holds(
-    sosie: Any, assert_refused: Any, tmp_path: Path
+    sosie, assert_refused, tmp_path
 ) -> None:
     for options in (("--crops", "all", "--hold-days", "3"), ("--hold-days", "3")):
         assert_refused(sosie("init", tmp_path / "home", *options), "--crops cases")
@@ -96,17 +94,13 @@ def test_days_are_held_of_no_setting_but_the_one_that_holds(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_home_is_never_made_twice(
-    home: Path, sosie: Any, assert_refused: Any, contents: Any
-) -> None:
+def test_a_home_is_never_made_twice(home, sosie, assert_refused, contents) -> None:
     before = contents(home)
     assert_refused(sosie("init", home), "is a Sosie home already")
     assert contents(home) == before
 
 
-def test_init_in_a_place_that_is_a_file_is_refused(
-    sosie: Any, tmp_path: Path, assert_refused: Any
-) -> None:
+def test_init_in_a_place_that_is_a_file_is_refused(sosie, tmp_path, assert_refused) -> None:
     place = tmp_path / "file"
     place.write_text("mine")
     assert_refused(sosie("init", place), "cannot be a folder")
@@ -117,16 +111,14 @@ def test_init_in_a_place_that_is_a_file_is_refused(
     "url",
     ["mysql://host/base", "sqlite:////missing/folder/r.db", "postgresql+psycopg:///no?host=/x"],
 )
-def test_init_that_fails_leaves_no_home(
-    url: str, sosie: Any, tmp_path: Path, assert_refused: Any
-) -> None:
+def test_init_that_fails_leaves_no_home(url: str, sosie, tmp_path, assert_refused) -> None:
     home = tmp_path / "home"
     assert_refused(sosie("init", home, "--registry-url", url))
     assert not home.exists()
 
 
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(
-    sosie: Any, tmp_path: Path, assert_refused: Any
+    sosie, tmp_path, assert_refused
 ) -> None:
     url = "postgresql+psycopg://me:s3cret@host/base"
     outcome = sosie("init", tmp_path / "home", "--registry-url", url)
@@ -135,7 +127,7 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_chosen_registry_is_found_again(sosie: Any, tmp_path: Path) -> None:
+def test_a_chosen_registry_is_found_again(sosie, tmp_path) -> None:
     home = tmp_path / "home"
     url = f"sqlite:///{tmp_path}/elsewhere.db"
     assert sosie("init", home, "--registry-url", url).code == 0
@@ -145,7 +137,7 @@ def test_a_chosen_registry_is_found_again(sosie: Any, tmp_path: Path) -> None:
 
 
 def test_the_home_is_taken_from_option_environment_or_current_folder(
-    home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, assert_refused: Any
+    home, sosie, monkeypatch, tmp_path, assert_refused
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ("audit", "verify")
@@ -159,7 +151,7 @@ def test_the_home_is_taken_from_option_environment_or_current_folder(
 
 
 def test_a_carrier_or_outlet_that_is_there_already_is_refused(
-    home: Path, sosie: Any, assert_refused: Any, contents: Any
+    home, sosie, assert_refused, contents
 ) -> None:
     before = contents(home)
     assert_refused(sosie("carrier", "add", "blue", "--name", "B", "--home", home), "already")
@@ -178,7 +170,7 @@ def test_a_carrier_or_outlet_that_is_there_already_is_refused(
     ],
 )
 def test_init_changes_nothing_of_a_home_without_its_key_ring_and_says_what_to_do(
-    lost: list[str], advice: str, home: Path, sosie: Any, assert_refused: Any, contents: Any
+    lost: list[str], advice: str, home, sosie, assert_refused, contents
 ) -> None:
     for name in lost:
         (home / name).unlink()
@@ -190,7 +182,7 @@ def test_init_changes_nothing_of_a_home_without_its_key_ring_and_says_what_to_do
 @pytest.mark.parametrize("option", ["--carrier", "--outlet"])
 @pytest.mark.parametrize("code", [" ", "c" * 65, "two\nlines"])
 def test_a_code_that_is_none_is_refused_before_a_home_is_made(
-    option: str, code: str, sosie: Any, tmp_path: Path, assert_refused: Any
+    option: str, code: str, sosie, tmp_path, assert_refused
 ) -> None:
     given = {"--carrier": "blue", option: code}
     options = [word for pair in given.items() for word in pair]
@@ -199,7 +191,7 @@ def test_a_code_that_is_none_is_refused_before_a_home_is_made(
 
 
 @pytest.fixture
-def spoil(home: Path, sosie: Any, tmp_path: Path) -> Any:
+def spoil(home, sosie, tmp_path) -> Any:
     """`spoil(kind)` makes the home one that must not be opened."""
 
     def do(kind: str) -> None:
@@ -248,14 +240,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_what_does_not_belong_together_is_not_opened_and_not_changed(
-    kind: str,
-    home: Path,
-    spoil: Any,
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    assert_refused: Any,
-    contents: Any,
+    kind: str, home, spoil, sosie, photographs, request_of, assert_refused, contents
 ) -> None:
     spoil(kind)
     before = contents(home)
@@ -268,9 +253,7 @@ def test_what_does_not_belong_together_is_not_opened_and_not_changed(
     assert contents(home) == before
 
 
-def test_upgrade_of_a_registry_of_this_version_changes_nothing(
-    home: Path, sosie: Any, contents: Any
-) -> None:
+def test_upgrade_of_a_registry_of_this_version_changes_nothing(home, sosie, contents) -> None:
     before = contents(home)
     newest = REVISIONS[-1]
     upgraded = sosie("upgrade", "--home", home, "--json")
@@ -281,7 +264,7 @@ def test_upgrade_of_a_registry_of_this_version_changes_nothing(
 
 
 @pytest.fixture
-def two_calibrations(tmp_path: Path) -> Path:
+def two_calibrations(tmp_path) -> Path:
     """A card of one's own whose first calibration has higher thresholds than its second."""
     (folder := tmp_path / "models").mkdir()
     newest = json.loads((CARDS_FOLDER / "sface.calibration.json").read_text())
@@ -301,7 +284,7 @@ def two_calibrations(tmp_path: Path) -> Path:
 
 
 def test_a_home_keeps_its_thresholds_and_is_told_how_to_take_newer_ones(
-    home: Path, two_calibrations: Path, sosie: Any, tmp_path: Path
+    home, two_calibrations, sosie, tmp_path
 ) -> None:
     settings = home / "sosie.toml"
     own = f'[models]\nembedder = "{two_calibrations}"\n'
@@ -328,7 +311,7 @@ def test_a_home_keeps_its_thresholds_and_is_told_how_to_take_newer_ones(
 
 
 @pytest.fixture
-def plain_card(tmp_path: Path) -> Path:
+def plain_card(tmp_path) -> Path:
     """The built-in embedder as it was before its transform."""
     (folder := tmp_path / "plain").mkdir()
     lines = (CARDS_FOLDER / "sface.toml").read_text().splitlines(keepends=True)
@@ -343,7 +326,7 @@ def plain_card(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("pinned", ["", "calibration = 2\n"])
 def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
-    pinned: str, plain_card: Path, sosie: Any, tmp_path: Path, photographs: Any, request_of: Any
+    pinned: str, plain_card, sosie, tmp_path, photographs, request_of
 ) -> None:
     home = tmp_path / "home"
     tenant = ("--carrier", "blue", "--outlet", "b1")
@@ -377,9 +360,7 @@ def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
         assert sosie("audit", "verify", "--home", home).code == 0
 
 
-def test_upgrade_refuses_a_newer_schema(
-    home: Path, spoil: Any, sosie: Any, assert_refused: Any
-) -> None:
+def test_upgrade_refuses_a_newer_schema(home, spoil, sosie, assert_refused) -> None:
     spoil("newer-schema")
     assert_refused(sosie("upgrade", "--home", home), "install the version that made it")
 
@@ -406,9 +387,7 @@ for words in {commands}:
 """
 
 
-def test_the_commands_of_a_deployment_need_no_package_of_the_service(
-    home: Path, tmp_path: Path
-) -> None:
+def test_the_commands_of_a_deployment_need_no_package_of_the_service(home, tmp_path) -> None:
     commands = [
         ["audit", "verify"],
         ["retention", "show"],

@@ -9,7 +9,6 @@ import stat
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,7 +91,7 @@ def count(home: Path, table: str) -> int:
 
 
 @pytest.fixture
-def base(photographs: Any, tmp_path: Path) -> Path:
+def base(photographs, tmp_path) -> Path:
     """A folder with the photographs, and a base of two people, one row of each kind of fault."""
     folder = tmp_path / "base"
     shutil.copytree(photographs.live.parent, folder)
@@ -110,14 +109,12 @@ def base(photographs: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def digest(home: Path, tmp_path: Path) -> str:
+def digest(home, tmp_path) -> str:
     with Deployment(home, load_settings(home)) as deployment:
         return deployment.store.model_digest
 
 
-def test_good_rows_are_in_and_bad_ones_in_the_report(
-    home: Path, base: Path, sosie: Any, photographs: Any
-) -> None:
+def test_good_rows_are_in_and_bad_ones_in_the_report(home, base, sosie, photographs) -> None:
     outcome = sosie("import", base, "--home", home, "--json")
     assert outcome.code == 1, outcome.err
     answer = outcome.json
@@ -143,7 +140,7 @@ def test_good_rows_are_in_and_bad_ones_in_the_report(
 
 
 def test_a_second_run_has_nothing_to_do_and_a_fresh_one_takes_nobody_twice(
-    home: Path, base: Path, sosie: Any
+    home, base, sosie
 ) -> None:
     first = sosie("import", base, "--home", home, "--json").json
     again = sosie("import", base, "--home", home, "--json").json
@@ -153,9 +150,7 @@ def test_a_second_run_has_nothing_to_do_and_a_fresh_one_takes_nobody_twice(
     assert (count(home, "documents"), count(home, "lines"), count(home, "references")) == (2, 2, 2)
 
 
-def test_a_check_stores_nothing_and_needs_no_lease(
-    home: Path, base: Path, sosie: Any, contents: Any, tmp_path: Path
-) -> None:
+def test_a_check_stores_nothing_and_needs_no_lease(home, base, sosie, contents, tmp_path) -> None:
     before = contents(home)
     with Deployment(home, load_settings(home)) as deployment:
         writer = deployment.store.writer()
@@ -172,9 +167,7 @@ def test_a_check_stores_nothing_and_needs_no_lease(
     assert count(home, "documents") == 0
 
 
-def test_where_no_terminal_is_its_progress_comes_in_lines(
-    home: Path, base: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_terminal_is_its_progress_comes_in_lines(home, base, sosie, monkeypatch) -> None:
     monkeypatch.setattr(output, "TELL_EVERY_S", 0.0)
     outcome = sosie("import", base, "--check", "--home", home)
     told = [line for line in outcome.err.splitlines() if line.startswith("check: ")]
@@ -182,7 +175,7 @@ def test_where_no_terminal_is_its_progress_comes_in_lines(
     assert told
 
 
-def test_people_are_told_in_a_table(home: Path, base: Path, sosie: Any) -> None:
+def test_people_are_told_in_a_table(home, base, sosie) -> None:
     outcome = sosie("import", base, "--home", home)
     assert outcome.code == 1
     assert "The import is done" in outcome.out
@@ -192,20 +185,18 @@ def test_people_are_told_in_a_table(home: Path, base: Path, sosie: Any) -> None:
         assert value not in outcome.out + outcome.err
 
 
-def test_a_base_without_a_fault_ends_with_0(home: Path, base: Path, sosie: Any) -> None:
+def test_a_base_without_a_fault_ends_with_0(home, base, sosie) -> None:
     write(base, [row(1, "live.jpg")])
     assert sosie("import", base, "--home", home).code == 0
 
 
-def test_another_encoding_is_refused_until_it_is_named(
-    home: Path, base: Path, sosie: Any, assert_refused: Any
-) -> None:
+def test_another_encoding_is_refused_until_it_is_named(home, base, sosie, assert_refused) -> None:
     write(base, [row(1, "live.jpg"), row(2, "stranger.png", name="王小明")], "gb18030")
     assert_refused(sosie("import", base, "--home", home), "line 3", "--encoding")
     assert sosie("import", base, "--encoding", "gb18030", "--home", home).code == 0
 
 
-def test_columns_are_mapped_and_defaulted(home: Path, base: Path, sosie: Any) -> None:
+def test_columns_are_mapped_and_defaulted(home, base, sosie) -> None:
     base.write_text(f"id_no;holder;photo\n{number(1)};Holder;live.jpg\n")
     options = ("--map", "document_number=id_no", "--map", "name=holder", "--map", "live=photo")
     outcome = sosie(
@@ -216,7 +207,7 @@ def test_columns_are_mapped_and_defaulted(home: Path, base: Path, sosie: Any) ->
     assert outcome.json["admitted"] == 1
 
 
-def test_photographs_may_lie_elsewhere(home: Path, base: Path, sosie: Any, tmp_path: Path) -> None:
+def test_photographs_may_lie_elsewhere(home, base, sosie, tmp_path) -> None:
     data = write(tmp_path / "data.csv", [row(1, "live.jpg"), row(2, "../base/stranger.png")])
     assert sosie("import", data, "--images", base.parent, "--home", home).code == 0
     outside = write(tmp_path / "out.csv", [row(3, str(base.parent / ".." / "far.png"))])
@@ -226,9 +217,7 @@ def test_photographs_may_lie_elsewhere(home: Path, base: Path, sosie: Any, tmp_p
     assert sosie(*command, "--no-resume", "--allow-outside").code == 0
 
 
-def test_issued_templates_are_taken_from_the_carrier_that_got_them(
-    home: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_issued_templates_are_taken_from_the_carrier_that_got_them(home, sosie, tmp_path) -> None:
     with Deployment(home, load_settings(home)) as deployment:
         sealed = SealedTemplates(deployment.vault, deployment.store.model_digest, 24)
         faces = np.eye(deployment.vault.dim, dtype=np.float32)[:3]
@@ -252,7 +241,7 @@ def test_issued_templates_are_taken_from_the_carrier_that_got_them(
 
 
 def test_vectors_need_the_name_of_their_model(
-    home: Path, sosie: Any, digest: str, tmp_path: Path, assert_refused: Any
+    home, sosie, digest, tmp_path, assert_refused
 ) -> None:
     path = write_vectors(tmp_path / "base.parquet", 10)
     assert_refused(sosie("import", path, "--home", home), "--model-digest", digest)
@@ -264,9 +253,7 @@ def test_vectors_need_the_name_of_their_model(
     assert_refused(sosie("import", path, *other), "bring photographs")
 
 
-def test_vectors_of_the_model_without_its_transform_are_converted(
-    home: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_vectors_of_the_model_without_its_transform_are_converted(home, sosie, tmp_path) -> None:
     conversion = find_conversion(Settings())
     path = write_vectors(tmp_path / "base.parquet", 10)
     options = ("--model-digest", conversion.before, "--country", "CN", "--home", home, "--json")
@@ -279,7 +266,7 @@ def test_vectors_of_the_model_without_its_transform_are_converted(
 
 @pytest.mark.slow
 def test_an_import_killed_again_and_again_ends_as_one_that_was_not(
-    home: Path, start: Any, digest: str, tmp_path: Path, sosie: Any
+    home, start, digest, tmp_path, sosie
 ) -> None:
     rows = 3_584
     path = write_vectors(tmp_path / "base.parquet", rows)
@@ -303,9 +290,7 @@ def test_an_import_killed_again_and_again_ends_as_one_that_was_not(
     assert sosie("audit", "verify", "--home", home).code == 0
 
 
-def test_an_interrupt_says_that_it_can_go_on(
-    home: Path, base: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_says_that_it_can_go_on(home, base, sosie, monkeypatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -337,15 +322,13 @@ def test_an_interrupt_says_that_it_can_go_on(
     ],
 )
 def test_bad_options_are_refused_in_one_line(
-    options: tuple[str, ...], words: str, home: Path, base: Path, sosie: Any, assert_refused: Any
+    options: tuple[str, ...], words: str, home, base, sosie, assert_refused
 ) -> None:
     assert_refused(sosie("import", base, *options, "--home", home), words)
     assert count(home, "documents") == 0
 
 
-def test_the_data_itself_is_never_written_over(
-    home: Path, base: Path, sosie: Any, assert_refused: Any
-) -> None:
+def test_the_data_itself_is_never_written_over(home, base, sosie, assert_refused) -> None:
     before = base.read_bytes()
     assert_refused(sosie("import", base, "--report", base, "--home", home), "overwrite the data")
     other = base.with_name("other.csv")
@@ -357,7 +340,7 @@ def test_the_data_itself_is_never_written_over(
 
 
 def test_a_writer_elsewhere_keeps_an_import_out(
-    home: Path, base: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+    home, base, sosie, tmp_path, assert_refused
 ) -> None:
     with Deployment(home, load_settings(home)) as deployment:
         writer = deployment.store.writer()

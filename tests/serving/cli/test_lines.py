@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ NUMBER, MSISDN = "110105199003071239", "+8613800138000"
 
 
 def test_the_holders_face_reads_the_lines_with_their_numbers_masked(
-    full_home: Path, sosie: Any, photographs: Any
+    full_home, sosie, photographs
 ) -> None:
     command = ("lines", "--live", photographs.later, "--home", full_home, "--document", "-")
     document = json.dumps({"type": "cn-ric", "number": NUMBER})
@@ -22,7 +21,7 @@ def test_the_holders_face_reads_the_lines_with_their_numbers_masked(
     assert MSISDN in sosie(*command, "--reveal", given=document).out
 
 
-def test_another_face_reads_no_line(full_home: Path, sosie: Any, photographs: Any) -> None:
+def test_another_face_reads_no_line(full_home, sosie, photographs) -> None:
     command = ["lines", "--live", photographs.stranger, "--home", full_home]
     command += ["--document-type", "cn-ric", "--document-number", NUMBER, "--reveal"]
     outcome = sosie(*command, "--json")
@@ -33,7 +32,7 @@ def test_another_face_reads_no_line(full_home: Path, sosie: Any, photographs: An
 
 
 def test_a_closed_line_frees_its_number(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    full_home, sosie, photographs, request_of, assert_refused
 ) -> None:
     again = request_of(full_home, photographs, live=photographs.later, msisdn=MSISDN)
     taken = sosie(*again, "--json").json["reasons"]
@@ -60,12 +59,7 @@ def reasons(outcome: Any) -> list[str]:
 
 
 def test_a_blocked_document_is_refused_until_it_is_unblocked(
-    full_home: Path,
-    enrolled: dict[str, Any],
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    assert_refused: Any,
+    full_home, enrolled, sosie, photographs, request_of, assert_refused
 ) -> None:
     request = request_of(full_home, photographs, live=photographs.later, msisdn=OTHER_MSISDN)
     home = ("--home", full_home)
@@ -86,7 +80,7 @@ def test_a_blocked_document_is_refused_until_it_is_unblocked(
 
 
 def test_a_watched_face_goes_to_review_until_it_is_removed(
-    full_home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    full_home, sosie, photographs, request_of, assert_refused
 ) -> None:
     home = ("--home", full_home)
     assert "empty" in sosie("watch", "list", *home).out
@@ -110,7 +104,7 @@ def test_a_watched_face_goes_to_review_until_it_is_removed(
 
 @pytest.mark.parametrize("reason", ["", " ", "r" * 201, "two\nlines"])
 def test_a_reason_that_no_reviewer_could_read_is_refused(
-    reason: str, home: Path, sosie: Any, photographs: Any, assert_refused: Any, contents: Any
+    reason: str, home, sosie, photographs, assert_refused, contents
 ) -> None:
     before = contents(home)
     watch = ("watch", "add", photographs.stranger, "--reason", reason, "--home", home)
@@ -119,7 +113,7 @@ def test_a_reason_that_no_reviewer_could_read_is_refused(
 
 
 def test_what_happens_to_a_line_is_reported_shown_and_asked_for(
-    full_home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+    full_home, sosie, assert_refused, tmp_path
 ) -> None:
     home = ("--home", full_home)
     now = datetime.now(UTC).isoformat()
@@ -145,7 +139,7 @@ def test_what_happens_to_a_line_is_reported_shown_and_asked_for(
     assert (ended["state"], ended["asked"]) == ("ended", 1)
 
 
-def test_rules_are_shown_with_their_source_and_how_far_they_follow_it(sosie: Any) -> None:
+def test_rules_are_shown_with_their_source_and_how_far_they_follow_it(sosie) -> None:
     shown = sosie("line", "rules", "vietnam").out
     assert "Source: Circular 08/2026/TT-BKHCN" in shown
     assert "No legal advice" in shown
@@ -155,9 +149,7 @@ def test_rules_are_shown_with_their_source_and_how_far_they_follow_it(sosie: Any
     assert "180 days" in answer["note"]
 
 
-def test_rules_that_loop_are_refused_by_name(
-    full_home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
-) -> None:
+def test_rules_that_loop_are_refused_by_name(full_home, sosie, assert_refused, tmp_path) -> None:
     assert "30 d" in sosie("line", "rules", "vietnam").out
     file = tmp_path / "loop.toml"
     rule = '[[reverify]]\non = "suspended"\nname = "again"\nthen = ["1d suspended"]\n'
@@ -168,7 +160,7 @@ def test_rules_that_loop_are_refused_by_name(
     assert_refused(sosie(*given, env=env), "the rule again loops")
 
 
-def test_rules_of_a_carrier_that_is_not_there_are_told(full_home: Path, sosie: Any) -> None:
+def test_rules_of_a_carrier_that_is_not_there_are_told(full_home, sosie) -> None:
     env = {"SOSIE_LINES__CARRIERS": json.dumps({"blue": "vietnam", "rde": "vietnam"})}
     found = sosie("doctor", "--home", full_home, "--json", env=env).json
     [told] = [one for one in found["checks"] if one["subject"] == "lines"]

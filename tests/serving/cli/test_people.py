@@ -1,10 +1,7 @@
 """`sosie death`, `sosie exceptions`, and `sosie enroll` for people whom rules treat apart."""
 
 import json
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from serving.cli import output
 
@@ -16,13 +13,7 @@ def reasons(outcome: Any) -> list[str]:
 
 
 def test_a_death_that_one_person_reports_another_confirms(
-    full_home: Path,
-    enrolled: dict[str, Any],
-    sosie: Any,
-    photographs: Any,
-    request_of: Any,
-    assert_refused: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    full_home, enrolled, sosie, photographs, request_of, assert_refused, monkeypatch
 ) -> None:
     document, at = enrolled["document_id"], ("--home", full_home)
 
@@ -42,7 +33,7 @@ def test_a_death_that_one_person_reports_another_confirms(
 
 
 def test_a_minor_is_enrolled_with_a_guardian_alone(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
+    home, sosie, photographs, request_of, tmp_path
 ) -> None:
     env = {"SOSIE_PEOPLE__AGE_OF_MAJORITY": "18"}
     faces = {"live": photographs.stranger, "portrait": photographs.stranger_again}
@@ -58,7 +49,7 @@ def test_a_minor_is_enrolled_with_a_guardian_alone(
 
 
 def test_an_exception_goes_to_review_and_its_outlet_is_listed(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    home, sosie, photographs, request_of, assert_refused
 ) -> None:
     env, at = {"SOSIE_PEOPLE__EXCEPTIONS": "true"}, ("--home", home)
     # The authority is asked without a photograph, too.

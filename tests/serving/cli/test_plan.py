@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +13,7 @@ from serving.cli.plan import _interval
 SMALL = ("plan", "--faces", "1e6", "--arrivals", "20", "--searches", "2", "--requests", "2000")
 
 
-def test_a_plan_needs_no_deployment_and_is_one_json_document(
-    sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_needs_no_deployment_and_is_one_json_document(sosie, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = sosie(*SMALL, "--node-cores", "16", "--json")
     assert (outcome.code, outcome.err) == (0, "")
@@ -40,7 +36,7 @@ def test_a_plan_needs_no_deployment_and_is_one_json_document(
     [(1, "a lost shard, from the store"), (2, "a lost copy, made again; nothing waits")],
 )
 def test_over_shards_a_loss_a_failover_and_a_start_are_told_apart(
-    copies: int, words: str, sosie: Any, home: Path
+    copies: int, words: str, sosie, home
 ) -> None:
     (home / "sosie.toml").write_text(f"[gallery]\nshard_copies = {copies}\n")
     asked = ("plan", "--faces", "2e8", "--arrivals", "10", "--requests", "1000", "--home", home)
@@ -54,14 +50,14 @@ def test_over_shards_a_loss_a_failover_and_a_start_are_told_apart(
     assert told["layout"]["shard_copies"] == copies
 
 
-def test_where_no_layout_will_do_the_answer_is_no(sosie: Any) -> None:
+def test_where_no_layout_will_do_the_answer_is_no(sosie) -> None:
     outcome = sosie("plan", "--faces", "1e6", "--arrivals", "50000")
     assert outcome.code == 1
     assert "No layout will do: one writer orders all decisions" in " ".join(outcome.out.split())
 
 
 def test_measured_figures_stand_over_assumed_ones_and_no_registry_is_touched(
-    sosie: Any, tmp_path: Path
+    sosie, tmp_path
 ) -> None:
     home = tmp_path / "home"
     assert sosie("init", home).code == 0
@@ -88,7 +84,7 @@ def test_measured_figures_stand_over_assumed_ones_and_no_registry_is_touched(
     assert not used.exists()
 
 
-def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refused: Any) -> None:
+def test_a_deployments_settings_are_heeded(sosie, home, assert_refused) -> None:
     (home / "sosie.toml").write_text("[gallery]\nkind = 'flat'\n")
     assert_refused(sosie(*SMALL, "--home", home), "exact8")
     (home / "sosie.toml").write_text("[gallery]\nrows = 'float16'\n")
@@ -119,7 +115,7 @@ def test_a_deployments_settings_are_heeded(sosie: Any, home: Path, assert_refuse
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
-    wrong: tuple[str, ...], word: str, sosie: Any, assert_refused: Any
+    wrong: tuple[str, ...], word: str, sosie, assert_refused
 ) -> None:
     assert_refused(sosie("plan", *wrong), word)
 

@@ -32,7 +32,7 @@ def alter(home: Path, *statements: str) -> None:
 
 
 @pytest.fixture
-def aged_home(caught_home: Path, sosie: Any) -> Path:
+def aged_home(caught_home, sosie) -> Path:
     """A duplicate that was caught, a closed line, and for each a time that is over since days."""
 
     def days_ago(days: int) -> str:
@@ -61,7 +61,7 @@ def close_cases(home: Path, sosie: Any) -> None:
             assert taken.code == 0
 
 
-def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, contents: Any) -> None:
+def test_what_would_leave_is_shown_and_stays(aged_home, sosie, contents) -> None:
     before = contents(aged_home)
     at = ("--home", aged_home)
     shown = sosie("retention", "show", *at, "--json").json
@@ -91,7 +91,7 @@ def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, conten
 
 
 def test_what_is_due_leaves_and_its_certificate_holds(
-    aged_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+    aged_home, sosie, tmp_path, assert_refused
 ) -> None:
     at, file = ("--home", aged_home), tmp_path / "left.json"
     close_cases(aged_home, sosie)
@@ -134,9 +134,7 @@ def test_what_is_due_leaves_and_its_certificate_holds(
     assert sosie("doctor", *at).code == 0
 
 
-def test_an_altered_certificate_of_a_run_does_not_hold(
-    aged_home: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_an_altered_certificate_of_a_run_does_not_hold(aged_home, sosie, tmp_path) -> None:
     file = tmp_path / "left.json"
     run = sosie("retention", "run", "--certificate", file, "--home", aged_home)
     assert "Held by open cases: 1 rejected attempts" in run.out
@@ -147,7 +145,7 @@ def test_an_altered_certificate_of_a_run_does_not_hold(
 
 
 def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
-    aged_home: Path, sosie: Any, tmp_path: Path, assert_refused: Any, contents: Any
+    aged_home, sosie, tmp_path, assert_refused, contents
 ) -> None:
     before = contents(aged_home)
     run = ("retention", "run", "--certificate", tmp_path / "none" / "c.json")
@@ -155,7 +153,7 @@ def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
     assert contents(aged_home) == before
 
 
-def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> None:
+def test_a_kind_that_is_set_to_nought_is_kept(aged_home, sosie) -> None:
     kept = {
         f"SOSIE_RETENTION__{name}": "0"
         for name in (
@@ -169,7 +167,7 @@ def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> No
 
 
 def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
-    full_home: Path, sosie: Any, tmp_path: Path
+    full_home, sosie, tmp_path
 ) -> None:
     rules = tmp_path / "quick.toml"
     rules.write_text(
@@ -192,7 +190,7 @@ def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
 
 @pytest.mark.parametrize("keep", ["none", "cases", "all"])
 def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
-    keep: str, home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
+    keep: str, home, sosie, photographs, request_of, tmp_path
 ) -> None:
     env = {"SOSIE_CROPS__KEEP": keep, "SOSIE_CROPS__DAYS": "7"}
     ids = []
@@ -218,7 +216,7 @@ def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
 
 
 def test_erasing_somebody_erases_the_crops_too(
-    home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
+    home, sosie, photographs, request_of, tmp_path
 ) -> None:
     env = {"SOSIE_CROPS__KEEP": "all"}
     enrolled = sosie(*request_of(home, photographs), "--json", env=env).json
@@ -231,7 +229,7 @@ def test_erasing_somebody_erases_the_crops_too(
 
 
 def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it(
-    caught_home: Path, sosie: Any
+    caught_home, sosie
 ) -> None:
     at = ("--home", caught_home)
     erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
@@ -255,7 +253,7 @@ def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it
 
 
 def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
-    caught_home: Path, sosie: Any, request_of: Any, photographs: Any, assert_refused: Any
+    caught_home, sosie, request_of, photographs, assert_refused
 ) -> None:
     at = ("--home", caught_home)
     (case,) = sosie("cases", *at, "--json").json["cases"]
@@ -286,7 +284,7 @@ def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
 
 
 def test_an_erasure_that_fails_when_its_case_is_closed_stays_and_is_done_by_the_next_run(
-    caught_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+    caught_home, sosie, monkeypatch
 ) -> None:
     at = ("--home", caught_home)
     erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")

@@ -20,7 +20,7 @@ NEXT = ("+8613800138010", "+8613800138011", "+8613800138012")
 
 
 @pytest.fixture(scope="module")
-def card(sosie: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def card(sosie, tmp_path_factory) -> Path:
     """The second embedder's card, with the calibration of the model that it is made of."""
     folder = tmp_path_factory.mktemp("second")
     file = write_embedder(folder / "second.onnx")
@@ -43,7 +43,7 @@ def choose(home: Path, **models: object) -> None:
 
 
 @pytest.fixture
-def doubled(full_home: Path, card: Path) -> Path:
+def doubled(full_home, card) -> Path:
     """The deployment with one person, and a second model named."""
     choose(full_home, embedder="sface", second=str(card))
     return full_home
@@ -55,7 +55,7 @@ def find_check(sosie: Any, home: Path, subject: str) -> dict[str, str]:
 
 
 def test_a_switch_to_a_model_whose_calibration_supports_less_is_asked_about(
-    doubled: Path, card: Path, tmp_path: Path, sosie: Any, assert_refused: Any
+    doubled, card, tmp_path, sosie, assert_refused
 ) -> None:
     fewer = Path(shutil.copytree(card.parent, tmp_path / "fewer"))
     path = fewer / "second.calibration.json"
@@ -69,7 +69,7 @@ def test_a_switch_to_a_model_whose_calibration_supports_less_is_asked_about(
 
 
 def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
-    doubled: Path, card: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+    doubled, card, sosie, photographs, request_of, assert_refused
 ) -> None:
     told = find_check(sosie, doubled, "second model")
     assert (told["state"], "0 of 1 references" in told["detail"]) == ("ok", True)
@@ -125,7 +125,7 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
 
 
 def test_photographs_and_kept_crops_fill_it_and_another_s_face_does_not(
-    doubled: Path, sosie: Any, photographs: Any, request_of: Any, enrolled: Any, tmp_path: Path
+    doubled, sosie, photographs, request_of, enrolled, tmp_path
 ) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -155,9 +155,7 @@ def test_photographs_and_kept_crops_fill_it_and_another_s_face_does_not(
     assert from_crops["without_photograph"] == 0
 
 
-def test_an_import_of_photographs_brings_both_templates(
-    home: Path, card: Path, sosie: Any, photographs: Any
-) -> None:
+def test_an_import_of_photographs_brings_both_templates(home, card, sosie, photographs) -> None:
     choose(home, embedder="sface", second=str(card))
     rows = [row(1, "live.jpg", "portrait.png"), row(2, "stranger.png"), row(3, "none.jpg")]
     base = write(photographs.live.parent / "base.csv", rows)
@@ -168,7 +166,7 @@ def test_an_import_of_photographs_brings_both_templates(
 
 
 def test_a_second_model_that_cannot_be_one_is_refused(
-    full_home: Path, card: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+    full_home, card, sosie, assert_refused, tmp_path
 ) -> None:
     switch = ("model", "switch", "--home", full_home)
     assert_refused(sosie(*switch), "no second model is named")

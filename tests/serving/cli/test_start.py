@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -47,7 +46,7 @@ except SystemExit:
     assert json.loads(done.stderr) == []
 
 
-def test_verify_loads_no_database_and_no_index(photographs: Any, tmp_path: Path) -> None:
+def test_verify_loads_no_database_and_no_index(photographs, tmp_path) -> None:
     script = f"""
 import sys
 from serving.cli.main import app
@@ -73,7 +72,7 @@ def test_the_installed_command_tells_its_version() -> None:
     assert done.stdout.startswith("sosie 0.")
 
 
-def test_a_command_without_arguments_shows_the_help(sosie: Any) -> None:
+def test_a_command_without_arguments_shows_the_help(sosie) -> None:
     assert "enroll" in sosie().out
     assert sosie().code == 0
 
@@ -83,7 +82,7 @@ def test_a_command_without_arguments_shows_the_help(sosie: Any) -> None:
     [["bogus"], ["verify", "a.jpg"], ["search", "--top", "none", "a"], ["verify", "-z"]],
 )
 def test_wrong_usage_is_one_line_that_names_the_help(
-    arguments: list[str], sosie: Any, assert_refused: Any
+    arguments: list[str], sosie, assert_refused
 ) -> None:
     assert_refused(sosie(*arguments), "--help`")
 
@@ -99,7 +98,7 @@ def test_wrong_usage_is_one_line_that_names_the_help(
     ],
 )
 def test_an_argument_of_bytes_that_are_no_text_is_refused(
-    arguments: list[str], place: str, sosie: Any, assert_refused: Any
+    arguments: list[str], place: str, sosie, assert_refused
 ) -> None:
     outcome = sosie(*arguments)
     assert_refused(outcome, place, "UTF-8")
@@ -113,16 +112,14 @@ def test_bytes_that_are_no_text_are_refused_in_another_process() -> None:
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
 
 
-def test_a_group_without_a_command_shows_its_help(sosie: Any) -> None:
+def test_a_group_without_a_command_shows_its_help(sosie) -> None:
     outcome = sosie("carrier")
     assert outcome.code == 2
     assert "add" in outcome.out
     assert outcome.err.count("\n") == 1
 
 
-def test_an_unforeseen_error_shows_its_type_alone(
-    sosie: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unforeseen_error_shows_its_type_alone(sosie, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("Aileen Probe, 110105199003071239")
 
@@ -137,7 +134,7 @@ def test_an_unforeseen_error_shows_its_type_alone(
     assert "Traceback" in debugged.err
 
 
-def test_a_fault_in_another_process_has_exit_code_2_and_one_line(start: Start) -> None:
+def test_a_fault_in_another_process_has_exit_code_2_and_one_line(start) -> None:
     process = start("verify", "missing.jpg", "missing.jpg")
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
@@ -147,7 +144,7 @@ def test_a_fault_in_another_process_has_exit_code_2_and_one_line(start: Start) -
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["doctor"], ["doctor", "--json"], ["verify", "--json"]]
 )
-def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], start: Start) -> None:
+def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], start) -> None:
     process = start(*arguments)
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -155,7 +152,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], sta
     process.stdout = None  # there is nothing left to collect
 
 
-def test_an_interrupt_ends_it_quietly_with_130(start: Start, tmp_path: Path) -> None:
+def test_an_interrupt_ends_it_quietly_with_130(start, tmp_path) -> None:
     waiting = tmp_path / "document.json"
     os.mkfifo(waiting)
     process = start(
@@ -169,7 +166,7 @@ def test_an_interrupt_ends_it_quietly_with_130(start: Start, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_no_json_is_not_begun(value: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_json_is_not_begun(value: float, capsys) -> None:
     with pytest.raises(ValueError, match="JSON"):
         print_json({"known": 1.0, "unknown": [value]})
     assert capsys.readouterr().out == ""

@@ -6,7 +6,6 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,18 +29,16 @@ AT = ("--threshold", "0.47")
 
 
 @pytest.fixture(scope="module")
-def people_template(empty_home: Path) -> Path:
+def people_template(empty_home) -> Path:
     return make_people_home(empty_home, "population-of-the-commands")
 
 
 @pytest.fixture
-def people_home(people_template: Path, tmp_path: Path) -> Path:
+def people_home(people_template, tmp_path) -> Path:
     return Path(shutil.copytree(people_template, tmp_path / "population"))
 
 
-def test_a_plan_says_what_to_expect_and_changes_nothing(
-    sosie: Any, people_home: Path, contents: Any
-) -> None:
+def test_a_plan_says_what_to_expect_and_changes_nothing(sosie, people_home, contents) -> None:
     before = contents(people_home)
     told = sosie("sweep", "--plan", "--home", people_home, "--json")
     assert told.code == 0, told.err
@@ -57,7 +54,7 @@ def test_a_plan_says_what_to_expect_and_changes_nothing(
     assert contents(people_home) == before
 
 
-def test_a_sweep_shows_its_groups_and_files(sosie: Any, people_home: Path, tmp_path: Path) -> None:
+def test_a_sweep_shows_its_groups_and_files(sosie, people_home, tmp_path) -> None:
     done = sosie(
         "sweep", *AT, "--top", 3, "--report", tmp_path / "r.html", "--home", people_home, "--json"
     )
@@ -81,7 +78,7 @@ def test_a_sweep_shows_its_groups_and_files(sosie: Any, people_home: Path, tmp_p
     assert len({one["key"] for one in (*page["groups"], *rest["groups"])}) == TWICE
 
 
-def test_a_budget_ranks_the_cases_and_each_says_why(sosie: Any, people_home: Path) -> None:
+def test_a_budget_ranks_the_cases_and_each_says_why(sosie, people_home) -> None:
     plan = sosie("sweep", "--budget", 3, "--plan", "--home", people_home)
     assert "likelihood ratio" in plan.out
     done = sosie("sweep", "--budget", 3, "--home", people_home, "--json")
@@ -104,7 +101,7 @@ def test_a_budget_ranks_the_cases_and_each_says_why(sosie: Any, people_home: Pat
     assert "kept only what its budget had room for" in " ".join(again.err.split())
 
 
-def test_people_read_a_table_and_where_the_files_are(sosie: Any, people_home: Path) -> None:
+def test_people_read_a_table_and_where_the_files_are(sosie, people_home) -> None:
     done = sosie("sweep", *AT, "--home", people_home)
     assert done.code == 0, done.err
     assert "one face many documents" in done.out
@@ -120,7 +117,7 @@ def test_people_read_a_table_and_where_the_files_are(sosie: Any, people_home: Pa
         assert sosie("sweep", *command, "--home", people_home).code == 0
 
 
-def test_what_is_new_is_swept_alone(sosie: Any, people_home: Path) -> None:
+def test_what_is_new_is_swept_alone(sosie, people_home) -> None:
     assert sosie("sweep", *AT, "--home", people_home).code == 0
     with Deployment(people_home, load_settings(people_home)) as deployment:
         fill(deployment, second_documents(strangers(PEOPLE)[50:53]), first=1000)
@@ -131,7 +128,7 @@ def test_what_is_new_is_swept_alone(sosie: Any, people_home: Path) -> None:
 
 
 def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
-    sosie: Any, people_home: Path, assert_refused: Any
+    sosie, people_home, assert_refused
 ) -> None:
     beyond = ("sweep", "--threshold", "0.8", "--home", people_home)
     refused = sosie(*beyond, "--json")
@@ -144,9 +141,7 @@ def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
     assert "at most" in loud.out
 
 
-def test_wrong_terms_are_refused_in_a_line(
-    sosie: Any, people_home: Path, assert_refused: Any, tmp_path: Path
-) -> None:
+def test_wrong_terms_are_refused_in_a_line(sosie, people_home, assert_refused, tmp_path) -> None:
     at = ("--home", people_home)
     assert_refused(sosie("sweep", *AT, "--fmr", "1e-5", *at), "two thresholds")
     assert_refused(sosie("sweep", "--threshold", "2", *at))
@@ -158,7 +153,7 @@ def test_wrong_terms_are_refused_in_a_line(
 
 
 def test_a_home_that_a_service_has_open_is_swept_over_http(
-    sosie: Any, people_home: Path, assert_refused: Any
+    sosie, people_home, assert_refused
 ) -> None:
     with Deployment(people_home, load_settings(people_home)) as holder:
         assert holder.writer
@@ -190,9 +185,7 @@ main.main()
 
 
 @pytest.fixture
-def begin(
-    environment: dict[str, str | None], tmp_path: Path
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def begin(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`begin(*arguments)`: the command in another process, with small tiles that take their time;
     returns when the second tile is made."""
     import os
@@ -224,7 +217,7 @@ def begin(
 
 
 def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
-    sosie: Any, people_home: Path, begin: Any, assert_refused: Any
+    sosie, people_home, begin, assert_refused
 ) -> None:
     process = begin("sweep", *AT, "--home", people_home)
     process.kill()
@@ -239,9 +232,7 @@ def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
     assert f'"total": {TWICE}' in out
 
 
-def test_an_interrupt_pauses_it_and_says_how_to_go_on(
-    sosie: Any, people_home: Path, begin: Any
-) -> None:
+def test_an_interrupt_pauses_it_and_says_how_to_go_on(sosie, people_home, begin) -> None:
     process = begin("sweep", *AT, "--home", people_home)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -259,9 +250,7 @@ FACE = "data:image/jpeg;base64,"
 
 
 @pytest.fixture(scope="module")
-def pictured_home(
-    empty_home: Path, sosie: Any, photographs: Any, environment: dict[str, str | None]
-) -> Path:
+def pictured_home(empty_home, sosie, photographs, environment) -> Path:
     """The astronaut is enrolled, with aligned faces kept, and was imported under another document
     without any."""
     home = empty_home.with_name("pictured")
@@ -282,7 +271,7 @@ def pictured_home(
 
 
 def test_a_report_has_the_faces_that_are_kept_where_they_are_asked_for(
-    sosie: Any, pictured_home: Path, tmp_path: Path
+    sosie, pictured_home, tmp_path
 ) -> None:
     target, at = tmp_path / "faces.html", ("--home", pictured_home)
     done = sosie("sweep", *AT, "--report", target, "--faces", *at, "--json")
@@ -305,7 +294,7 @@ def test_a_report_has_the_faces_that_are_kept_where_they_are_asked_for(
 
 
 def test_a_report_is_written_anew_later_with_faces_or_without(
-    sosie: Any, pictured_home: Path, tmp_path: Path
+    sosie, pictured_home, tmp_path
 ) -> None:
     at = ("--home", pictured_home)
     assert sosie("sweep", *AT, *at).code == 0
@@ -323,9 +312,7 @@ def test_a_report_is_written_anew_later_with_faces_or_without(
     assert FACE in pictured.read_text("utf-8")
 
 
-def test_where_no_face_is_kept_a_line_says_so(
-    sosie: Any, empty_home: Path, tmp_path: Path, assert_refused: Any
-) -> None:
+def test_where_no_face_is_kept_a_line_says_so(sosie, empty_home, tmp_path, assert_refused) -> None:
     home = make_people_home(empty_home, "crowd-without-faces")
     at = ("--home", home)
     assert sosie("sweep", *AT, *at).code == 0

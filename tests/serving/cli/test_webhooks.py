@@ -1,10 +1,9 @@
 """`sosie webhooks`: made, changed and ended by command, and what `sosie doctor` says of them."""
 
-from pathlib import Path
 from typing import Any
 
 
-def test_a_webhook_by_command(sosie: Any, home: Path) -> None:
+def test_a_webhook_by_command(sosie, home) -> None:
     def run(*words: str) -> Any:
         return sosie("webhooks", *words, "--home", home, "--json")
 

@@ -108,13 +108,13 @@ def listening(app: Any, loop: asyncio.AbstractEventLoop, port: int = 0) -> Itera
 
 
 @pytest.fixture(scope="module")
-def service(own_service: Service) -> Service:
+def service(own_service) -> Service:
     """The whole application over a deployment of this module's own."""
     return own_service
 
 
 @pytest.fixture
-def listen(service: Service) -> Iterator[Callable[..., str]]:
+def listen(service) -> Iterator[Callable[..., str]]:
     """`listen(app)`: the address of a real server of an application; the service's by default."""
     with ExitStack() as stack:
 
@@ -126,7 +126,7 @@ def listen(service: Service) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def relay(service: Service) -> Iterator[Callable[..., Relay]]:
+def relay(service) -> Iterator[Callable[..., Relay]]:
     """`relay(*plans)`: a way to the service that fails as planned."""
     with ExitStack() as stack:
         port = stack.enter_context(listening(service.app, service.loop))
@@ -140,7 +140,7 @@ def relay(service: Service) -> Iterator[Callable[..., Relay]]:
 
 
 @pytest.fixture
-def make_activation(photographs: Any) -> Callable[..., Activation]:
+def make_activation(photographs) -> Callable[..., Activation]:
     """`make_activation(**changes)`: a stranger's honest activation at outlet b1."""
 
     def make(**changes: Any) -> Activation:

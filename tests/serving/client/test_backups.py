@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -28,9 +27,7 @@ with leave_address(Path(sys.argv[1]), ServeSettings(port=18700)):
 """
 
 
-def test_a_home_that_is_served_is_copied_by_its_service(
-    service: Any, listen: Callable[..., str], sosie: Any, tmp_path: Path
-) -> None:
+def test_a_home_that_is_served_is_copied_by_its_service(service, listen, sosie, tmp_path) -> None:
     home = service.log_file.parent
     port = listen().rpartition(":")[2]
     before = {one["key_id"] for one in keys_of(sosie, home)}
@@ -51,7 +48,7 @@ def test_a_home_that_is_served_is_copied_by_its_service(
 
 
 def test_the_operators_key_goes_to_no_proxy_of_the_environment(
-    service: Any, listen: Callable[..., str], sosie: Any, tmp_path: Path
+    service, listen, sosie, tmp_path
 ) -> None:
     port = listen().rpartition(":")[2]
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -68,7 +65,7 @@ def test_the_operators_key_goes_to_no_proxy_of_the_environment(
 
 
 def test_a_service_is_found_where_it_has_said_that_it_listens(
-    service: Any, listen: Callable[..., str], sosie: Any, tmp_path: Path
+    service, listen, sosie, tmp_path
 ) -> None:
     home = service.log_file.parent
     port = int(listen().rpartition(":")[2])
@@ -80,7 +77,7 @@ def test_a_service_is_found_where_it_has_said_that_it_listens(
     assert not (home / ADDRESS_FILE).exists()
 
 
-def test_an_address_that_a_killed_service_has_left_counts_no_more(tmp_path: Path) -> None:
+def test_an_address_that_a_killed_service_has_left_counts_no_more(tmp_path) -> None:
     settings = ServeSettings(port=18701)
     command = [sys.executable, "-c", LEAVE, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as left:
@@ -95,7 +92,7 @@ def test_an_address_that_a_killed_service_has_left_counts_no_more(tmp_path: Path
 
 
 def test_a_service_that_does_not_answer_is_told_with_what_to_do(
-    service: Any, sosie: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service, sosie, monkeypatch, tmp_path
 ) -> None:
     home = service.log_file.parent
     monkeypatch.setattr(operator_client, "START_S", 0.5)
@@ -112,7 +109,7 @@ def test_a_service_that_does_not_answer_is_told_with_what_to_do(
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", b"\0"])
 def test_whatever_else_listens_there_is_no_internal_error(
-    service: Any, sosie: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: bytes
+    service, sosie, monkeypatch, tmp_path, said: bytes
 ) -> None:
     monkeypatch.setattr(operator_client, "START_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as other:

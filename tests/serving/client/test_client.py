@@ -4,7 +4,6 @@ import inspect
 import re
 import runpy
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from serving.client import (
-    Activation,
-    ApiError,
-    Client,
-    KnownDocument,
-    MatchItem,
-    Options,
-    SweepTerms,
-    Template,
-)
+from serving.client import ApiError, Client, KnownDocument, MatchItem, Options, SweepTerms, Template
 from serving.client.transport import delete, get
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import Moment
@@ -30,12 +20,10 @@ from serving.wire.lines import CampaignRequest, ClosedLine
 from tests.serving.api.conftest import Service
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
-Listen = Callable[..., str]
-Make = Callable[..., Activation]
 
 
 @pytest.fixture
-def url(listen: Listen) -> str:
+def url(listen) -> str:
     return listen()
 
 
@@ -43,9 +31,7 @@ def client_of(service: Service, url: str, key: str, **options: Any) -> Client:
     return Client(url, service.keys[key], **options)
 
 
-def test_an_activation_is_decided_found_and_read(
-    service: Service, url: str, make_activation: Make
-) -> None:
+def test_an_activation_is_decided_found_and_read(service, url, make_activation) -> None:
     sent = make_activation()
     with client_of(service, url, "b1") as client:
         decided = client.enroll(sent)
@@ -62,9 +48,7 @@ def test_an_activation_is_decided_found_and_read(
         assert record.captured_at == sent.captured_at
 
 
-def test_a_face_may_be_several_frames(
-    service: Service, url: str, photographs: Any, make_activation: Make
-) -> None:
+def test_a_face_may_be_several_frames(service, url, photographs, make_activation) -> None:
     frames = tuple(path.read_bytes() for path in (photographs.live, photographs.later))
     portrait = photographs.portrait.read_bytes()
     with client_of(service, url, "b1") as client:
@@ -79,7 +63,7 @@ def test_a_face_may_be_several_frames(
         assert len(decided.frames) == 3
 
 
-def test_templates_are_issued_and_matched(service: Service, url: str, photographs: Any) -> None:
+def test_templates_are_issued_and_matched(service, url, photographs) -> None:
     files = [photographs.live, photographs.later, photographs.stranger, photographs.faceless]
     with client_of(service, url, "fraud") as client:
         made = client.make_templates([file.read_bytes() for file in files])
@@ -107,9 +91,7 @@ def test_templates_are_issued_and_matched(service: Service, url: str, photograph
         assert verified.document_id is None
 
 
-def test_a_holder_is_identified_verified_listed_and_disputes(
-    service: Service, url: str, photographs: Any
-) -> None:
+def test_a_holder_is_identified_verified_listed_and_disputes(service, url, photographs) -> None:
     face = photographs.later.read_bytes()
     with client_of(service, url, "fraud") as client:
         holder = client.identify(face).candidates[0]
@@ -124,7 +106,7 @@ def test_a_holder_is_identified_verified_listed_and_disputes(
         assert client.dispute(line.line_id, ASTRONAUT, face) == opened
 
 
-def test_what_a_key_may_not_do_is_an_api_error(service: Service, url: str) -> None:
+def test_what_a_key_may_not_do_is_an_api_error(service, url) -> None:
     with client_of(service, url, "b1") as client:
         with pytest.raises(ApiError) as raised:
             client.identify(b"x", options=Options(correlator="c-42"))
@@ -137,16 +119,14 @@ def test_what_a_key_may_not_do_is_an_api_error(service: Service, url: str) -> No
     assert unknown.value.code == "ACCESS.UNAUTHENTICATED"
 
 
-def test_health_and_version_need_no_key(url: str) -> None:
+def test_health_and_version_need_no_key(url) -> None:
     with Client(url) as client:
         assert client.ready().is_ready
         assert client.ready().phase == "ready"
         assert client.version().api == "v1"
 
 
-def test_the_correlator_of_an_error_is_the_one_in_the_services_log(
-    service: Service, url: str
-) -> None:
+def test_the_correlator_of_an_error_is_the_one_in_the_services_log(service, url) -> None:
     with client_of(service, url, "b1") as client, pytest.raises(ApiError) as raised:
         client.read_enrollment("nothing")
     # The line is written after the answer: the test ends by its own limit if it never is.
@@ -154,9 +134,7 @@ def test_the_correlator_of_an_error_is_the_one_in_the_services_log(
         time.sleep(0.01)
 
 
-def test_a_line_is_closed_and_a_holder_erased(
-    service: Service, url: str, make_activation: Make
-) -> None:
+def test_a_line_is_closed_and_a_holder_erased(service, url, make_activation) -> None:
     sent = make_activation()
     with client_of(service, url, "b1") as outlet:
         outlet.enroll(sent)  # or is rejected: others enrolled this person before
@@ -173,9 +151,7 @@ def test_a_line_is_closed_and_a_holder_erased(
         assert certificate.references == 1
 
 
-def test_every_endpoint_of_the_service_has_a_method(
-    service: Service, make_activation: Make
-) -> None:
+def test_every_endpoint_of_the_service_has_a_method(service, make_activation) -> None:
     samples: dict[str, Any] = {
         "str": "X",
         "Face": b"x",
@@ -227,16 +203,14 @@ def test_every_endpoint_of_the_service_has_a_method(
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_client_for_threads_is_up_to_date(tmp_path: Path) -> None:
+def test_the_client_for_threads_is_up_to_date(tmp_path) -> None:
     (tmp_path / "async_client.py").symlink_to(ROOT / "serving/client/async_client.py")
     runpy.run_path(str(ROOT / "hatch_build.py"))["make_client"](tmp_path)
     made = (tmp_path / "client.py").read_text()
     assert (ROOT / "serving/client/client.py").read_text() == made, "run `make client`"
 
 
-def test_every_activation_has_a_key_of_its_own_before_it_is_sent(
-    make_activation: Callable[..., Activation],
-) -> None:
+def test_every_activation_has_a_key_of_its_own_before_it_is_sent(make_activation) -> None:
     keys = {make_activation().idempotency_key for _ in range(100)}
     assert len(keys) == 100
     assert make_activation(idempotency_key="mine").idempotency_key == "mine"

@@ -54,17 +54,17 @@ def write_base(path: Path, serials: range, vectors: NDArray[np.float32]) -> Path
 
 
 @pytest.fixture
-def home(service: Any) -> Path:
+def home(service) -> Path:
     return Path(service.log_file.parent)
 
 
 @pytest.fixture
-def port(listen: Callable[..., str]) -> int:
+def port(listen) -> int:
     return int(listen().rpartition(":")[2])
 
 
 @pytest.fixture
-def take_in(home: Path, port: int) -> Callable[[Path], Summary]:
+def take_in(home, port) -> Callable[[Path], Summary]:
     """`take_in(path)` imports a file of vectors as the command does."""
 
     def run(path: Path, report: Path | None = None) -> Summary:
@@ -85,7 +85,7 @@ def take_in(home: Path, port: int) -> Callable[[Path], Summary]:
 
 
 def test_a_base_is_loaded_while_the_service_runs(
-    service: Any, home: Path, port: int, sosie: Any, photographs: Any, tmp_path: Path
+    service, home, port, sosie, photographs, tmp_path
 ) -> None:
     for name in ("stranger.png", "again.png", "none.jpg"):
         (tmp_path / name).write_bytes((photographs.live.parent / name).read_bytes())
@@ -108,7 +108,7 @@ def test_a_base_is_loaded_while_the_service_runs(
 
 
 def test_two_imports_at_once_beside_enrollments_of_the_same_people(
-    service: Any, take_in: Callable[..., Summary], tmp_path: Path
+    service, take_in: Callable[..., Summary], tmp_path
 ) -> None:
     first = 1000
     vectors = draw(2 * ROWS, 1)
@@ -178,7 +178,7 @@ def test_two_imports_at_once_beside_enrollments_of_the_same_people(
 
 
 def test_an_answer_that_is_lost_loses_and_doubles_no_row(
-    take_in: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    take_in: Callable[..., Summary], tmp_path, monkeypatch
 ) -> None:
     base = write_base(tmp_path / "lost.parquet", range(5000, 5000 + ROWS), draw(ROWS, 4))
     admit, calls = imports._admit, iter(range(100))
@@ -200,7 +200,7 @@ def test_an_answer_that_is_lost_loses_and_doubles_no_row(
 
 
 def test_two_imports_of_one_file_are_not_at_once(
-    take_in: Callable[..., Summary], home: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+    take_in: Callable[..., Summary], home, sosie, tmp_path, assert_refused
 ) -> None:
     base = write(tmp_path / "base.csv", [])
     with imports._claim(tmp_path / "base.csv.import.csv"):
@@ -210,9 +210,7 @@ def test_two_imports_of_one_file_are_not_at_once(
         raise BlockingIOError
 
 
-def test_a_service_that_cannot_be_asked_is_named(
-    service: Any, home: Path, sosie: Any, tmp_path: Path
-) -> None:
+def test_a_service_that_cannot_be_asked_is_named(service, home, sosie, tmp_path) -> None:
     base = write(tmp_path / "base.csv", [row(9, "none.jpg")])
     (tmp_path / "none.jpg").write_bytes(b"no picture")
     with pytest.MonkeyPatch.context() as patch:

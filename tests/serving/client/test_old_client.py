@@ -5,13 +5,9 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from tests.serving.api.conftest import Service
 
 ROOT = Path(__file__).parents[3]
 RELEASE = "cefaf149711e43dbd5130f3a176426e501faa415"
@@ -54,7 +50,7 @@ print(json.dumps(shown))
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(tmp_path_factory) -> Path:
     """A folder with the client of that release alone."""
     packed = subprocess.run(
         ["git", "archive", RELEASE, "serving/__init__.py", "serving/client", "serving/wire"],
@@ -71,7 +67,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_client_of_an_earlier_release_works_unchanged(
-    service: Service, listen: Callable[..., str], release: Path, photographs: Any
+    service, listen, release, photographs
 ) -> None:
     given = [listen(), service.keys, str(photographs.stranger), str(photographs.stranger_again)]
     ran = subprocess.run(

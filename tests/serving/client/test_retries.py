@@ -1,18 +1,13 @@
 """Calls over connections that break, proxies that answer, and queues that are full."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from serving.client import Activation, ApiError, AsyncClient, Client, Unavailable
+from serving.client import ApiError, AsyncClient, Client, Unavailable
 from tests.serving.api.conftest import Service
-from tests.serving.client.conftest import Relay
-
-Listen = Callable[..., str]
-Make = Callable[..., Activation]
 
 
 def client_of(service: Service, url: str, key: str, **options: Any) -> Client:
@@ -49,7 +44,7 @@ BUSY = (
 
 
 def test_an_answer_that_was_cut_off_after_the_commit_is_fetched_by_the_retry(
-    service: Service, relay: Callable[..., Relay], make_activation: Make
+    service, relay, make_activation
 ) -> None:
     way = relay("cut")
     sent = make_activation(msisdn="+8613800138002")
@@ -60,9 +55,7 @@ def test_an_answer_that_was_cut_off_after_the_commit_is_fetched_by_the_retry(
     assert answer.idempotency_key == sent.idempotency_key
 
 
-def test_a_connection_that_is_closed_or_hangs_is_tried_again(
-    service: Service, relay: Callable[..., Relay]
-) -> None:
+def test_a_connection_that_is_closed_or_hangs_is_tried_again(service, relay) -> None:
     way = relay("refuse", "refuse", "hang")
     # A connection that hangs has a share of the time, and a busy machine needs some of it too.
     with client_of(service, way.url, "b1", timeout_s=20) as client:
@@ -70,9 +63,7 @@ def test_a_connection_that_is_closed_or_hangs_is_tried_again(
     assert way.connections == 4
 
 
-def test_a_service_that_is_not_there_is_unavailable_within_the_time(
-    service: Service, relay: Callable[..., Relay]
-) -> None:
+def test_a_service_that_is_not_there_is_unavailable_within_the_time(service, relay) -> None:
     way = relay(*["refuse"] * 1000)
     client = client_of(service, way.url, "b1", timeout_s=1, retries=1000)
     with client, pytest.raises(Unavailable) as raised:
@@ -82,7 +73,7 @@ def test_a_service_that_is_not_there_is_unavailable_within_the_time(
 
 
 def test_a_proxys_plain_text_500_and_a_429_are_tried_again_with_the_same_key(
-    service: Service, listen: Listen, make_activation: Make
+    service, listen, make_activation
 ) -> None:
     flaky = Flaky(service.app, HAPROXY, BUSY)
     sent = make_activation(msisdn="+8613800138003")
@@ -94,7 +85,7 @@ def test_a_proxys_plain_text_500_and_a_429_are_tried_again_with_the_same_key(
 
 
 def test_without_retries_the_first_failure_is_told_with_its_key(
-    service: Service, listen: Listen, make_activation: Make
+    service, listen, make_activation
 ) -> None:
     sent = make_activation()
     url = listen(Flaky(service.app, HAPROXY))
@@ -104,9 +95,7 @@ def test_without_retries_the_first_failure_is_told_with_its_key(
     assert raised.value.idempotency_key == sent.idempotency_key
 
 
-def test_the_async_client_does_the_same_in_process(
-    service: Service, make_activation: Make, photographs: Any
-) -> None:
+def test_the_async_client_does_the_same_in_process(service, make_activation, photographs) -> None:
     flaky = Flaky(service.app, HAPROXY)
     sent = make_activation(msisdn="+8613800138004")
 

@@ -1,26 +1,22 @@
 """What fraud teams and operators ask through the client, of the real application."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from serving.client import ApiError, Client, KnownDocument, SweepTerms
-from tests.serving.api.conftest import Service
 from tests.waiting import wait_until
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
 
 
 @pytest.fixture
-def client_of(service: Service, listen: Callable[..., str]) -> Callable[[str], Client]:
+def client_of(service, listen) -> Callable[[str], Client]:
     url = listen()
     return lambda key: Client(url, service.keys[key])
 
 
-def test_a_person_is_found_by_face_document_and_number(
-    client_of: Callable[[str], Client], photographs: Any
-) -> None:
+def test_a_person_is_found_by_face_document_and_number(client_of, photographs) -> None:
     with client_of("fraud") as team:
         by_face = team.search_people(probe=photographs.later.read_bytes())
         [person] = by_face.people
@@ -41,9 +37,7 @@ def test_a_person_is_found_by_face_document_and_number(
         assert (subject.is_reference, subject.photographs) == (True, ())
 
 
-def test_a_case_is_worked_by_two_people(
-    client_of: Callable[[str], Client], photographs: Any
-) -> None:
+def test_a_case_is_worked_by_two_people(client_of, photographs) -> None:
     with client_of("fraud") as first, client_of("second") as second:
         [person] = first.search_people(document=ASTRONAUT).people
         [line] = person.lines
@@ -81,7 +75,7 @@ def test_a_case_is_worked_by_two_people(
         assert first.measure_precision().precision is None
 
 
-def test_a_sweep_is_expected_started_and_read(client_of: Callable[[str], Client]) -> None:
+def test_a_sweep_is_expected_started_and_read(client_of) -> None:
     terms = SweepTerms(threshold=0.47)
     with client_of("fraud") as team:
         expected = team.expect_sweep(terms)
@@ -103,7 +97,7 @@ def test_a_sweep_is_expected_started_and_read(client_of: Callable[[str], Client]
         assert unknown.value.status == 404
 
 
-def test_thresholds_and_the_audit_chain_are_read(client_of: Callable[[str], Client]) -> None:
+def test_thresholds_and_the_audit_chain_are_read(client_of) -> None:
     with client_of("operator") as operator:
         shown = operator.read_thresholds()
         assert len(shown.calibration.curves) == 3

@@ -56,7 +56,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def begin(clock: Clock) -> Begin:
+def begin(clock) -> Begin:
     def make(call: Any = None, options: Options = PLAIN, **changes: Any) -> Exchange[Any]:
         settings: dict[str, Any] = {"api_key": KEY, "timeout_s": 30.0, "retries": 3}
         return Exchange(call or ASK_VERSION, options, **settings | changes, now=clock)
@@ -65,7 +65,7 @@ def begin(clock: Clock) -> Begin:
 
 
 @pytest.fixture
-def begun(begin: Begin) -> Begin:
+def begun(begin) -> Begin:
     """The same, with its first attempt made."""
 
     def make(*given: Any, **changes: Any) -> Exchange[Any]:
@@ -90,9 +90,7 @@ LINES = {"is_holder": True, "score": 1, "threshold": 0.4, "lines": [LINE]}
 
 
 @pytest.mark.parametrize("is_json", [False, True])
-def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
-    begun: Begin, is_json: bool
-) -> None:
+def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(begun, is_json: bool) -> None:
     exchange = begun(post(HolderLines, "lines", "query"))
     response = httpx.Response(200, json=LINES) if is_json else answer(200, LINES)
     read = exchange.judge_response(response)
@@ -117,7 +115,7 @@ def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(
         LINES | {"lines": [LINE | {"opened_at": "yesterday"}]},
     ],
 )
-def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(begun: Begin, value: Any) -> None:
+def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(begun, value: Any) -> None:
     exchange = begun(post(HolderLines, "lines", "query"))
     with pytest.raises(ApiError, match="not one that this client reads") as raised:
         exchange.judge_response(answer(200, value))
@@ -146,7 +144,7 @@ def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(begun: Begin, valu
         answer(200, b"\xc1", kind="application/msgpack; x=y"),
     ],
 )
-def test_what_may_pass_is_tried_again(begun: Begin, response: httpx.Response) -> None:
+def test_what_may_pass_is_tried_again(begun, response: httpx.Response) -> None:
     exchange = begun()
     assert isinstance(exchange.judge_response(response), Wait)
 
@@ -170,7 +168,7 @@ def test_what_may_pass_is_tried_again(begun: Begin, response: httpx.Response) ->
     ],
 )
 def test_what_would_come_again_is_raised_at_once(
-    begun: Begin, response: httpx.Response, code: str
+    begun, response: httpx.Response, code: str
 ) -> None:
     exchange = begun(options=Options(correlator="c-9"))
     with pytest.raises(ApiError) as raised:
@@ -197,20 +195,18 @@ def test_what_would_come_again_is_raised_at_once(
         httpx.RemoteProtocolError(""),
     ],
 )
-def test_a_broken_connection_is_tried_again(begun: Begin, error: httpx.TransportError) -> None:
+def test_a_broken_connection_is_tried_again(begun, error: httpx.TransportError) -> None:
     exchange = begun()
     assert isinstance(exchange.judge_failure(error), Wait)
 
 
-def test_a_wrong_address_is_not(begun: Begin) -> None:
+def test_a_wrong_address_is_not(begun) -> None:
     exchange = begun()
     with pytest.raises(httpx.UnsupportedProtocol):
         exchange.judge_failure(httpx.UnsupportedProtocol(""))
 
 
-def test_every_attempt_has_the_same_key_and_correlator(
-    begin: Begin, make_activation: Callable[..., Activation]
-) -> None:
+def test_every_attempt_has_the_same_key_and_correlator(begin, make_activation) -> None:
     sent = make_activation()
     exchange = begin(enrollment_of(sent), Options(traceparent="00-1-2-01"))
     first, _ = exchange.begin_attempt()
@@ -223,7 +219,7 @@ def test_every_attempt_has_the_same_key_and_correlator(
     assert exchange.trail.attempts == 2
 
 
-def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun: Begin) -> None:
+def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun) -> None:
     waits = set()
     for _ in range(50):
         exchange = begun()
@@ -236,7 +232,7 @@ def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun: Begi
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
-def test_a_retry_after_that_is_no_number_counts_as_none(begun: Begin, text: str) -> None:
+def test_a_retry_after_that_is_no_number_counts_as_none(begun, text: str) -> None:
     exchange = begun()
     verdict = exchange.judge_response(
         answer(503, error_body(503, "SERVICE.NOT_READY"), retry_after=text)
@@ -245,7 +241,7 @@ def test_a_retry_after_that_is_no_number_counts_as_none(begun: Begin, text: str)
     assert verdict.seconds <= 0.1
 
 
-def test_waits_grow(begin: Begin) -> None:
+def test_waits_grow(begin) -> None:
     exchange, waits = begin(retries=8), []
     for _ in range(8):
         exchange.begin_attempt()
@@ -257,7 +253,7 @@ def test_waits_grow(begin: Begin) -> None:
     assert 2.5 <= waits[-1] <= 5
 
 
-def test_after_its_retries_a_call_is_unavailable(begun: Begin) -> None:
+def test_after_its_retries_a_call_is_unavailable(begun) -> None:
     exchange = begun(retries=1)
     exchange.judge_failure(httpx.ConnectError(""))
     exchange.begin_attempt()
@@ -267,21 +263,21 @@ def test_after_its_retries_a_call_is_unavailable(begun: Begin) -> None:
     assert raised.value.attempts == 2
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun(begun: Begin, clock: Clock) -> None:
+def test_a_wait_beyond_the_deadline_is_not_begun(begun, clock) -> None:
     exchange = begun(timeout_s=10)
     clock.now += 8
     with pytest.raises(Unavailable):
         exchange.judge_response(answer(429, error_body(429, "SERVICE.BUSY"), retry_after="3"))
 
 
-def test_a_call_may_have_a_time_of_its_own(begun: Begin, clock: Clock) -> None:
+def test_a_call_may_have_a_time_of_its_own(begun, clock) -> None:
     exchange = begun(timeout_s=600, options=Options(timeout_s=1))
     clock.now += 2
     with pytest.raises(Unavailable):
         exchange.judge_failure(httpx.ReadTimeout(""))
 
 
-def test_the_service_is_told_how_long_the_client_waits(begin: Begin, clock: Clock) -> None:
+def test_the_service_is_told_how_long_the_client_waits(begin, clock) -> None:
     exchange = begin(timeout_s=20, retries=1)
     headers, timeout = exchange.begin_attempt()
     # Half, so that a hung attempt leaves time for another; the last has all that is left.
@@ -294,7 +290,7 @@ def test_the_service_is_told_how_long_the_client_waits(begin: Begin, clock: Cloc
     assert timeout.connect == pytest.approx(5)
 
 
-def test_not_being_ready_is_an_answer(begun: Begin) -> None:
+def test_not_being_ready_is_an_answer(begun) -> None:
     exchange = begun(READY)
     body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
     verdict = exchange.judge_response(answer(503, body))
@@ -303,9 +299,7 @@ def test_not_being_ready_is_an_answer(begun: Begin) -> None:
     assert verdict.checks["store"].is_ok
 
 
-def test_nothing_personal_and_no_key_shows_in_a_text(
-    begun: Begin, make_activation: Callable[..., Activation]
-) -> None:
+def test_nothing_personal_and_no_key_shows_in_a_text(begun, make_activation) -> None:
     sent = make_activation()
     known = KnownDocument("cn-ric", "110105199003071239")
     body = HolderRequest(known, write_face(Template(b"secret-token")))

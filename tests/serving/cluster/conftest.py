@@ -136,7 +136,7 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def serve_home(empty_home: Path, sosie: Any) -> tuple[Path, dict[str, str]]:
+def serve_home(empty_home, sosie) -> tuple[Path, dict[str, str]]:
     """A home with keys; served, and so changed, by the one service of this folder."""
     home = empty_home.with_name("cluster")
     shutil.copytree(empty_home, home)
@@ -168,7 +168,7 @@ def sealed() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def start_serve(environment: dict[str, str | None], sealed: list[str]) -> Iterator[Start]:
+def start_serve(environment, sealed) -> Iterator[Start]:
     """`start_serve(*arguments)`: the command in a process, ended with all that it started."""
     started: list[subprocess.Popen[str]] = []
     # A pipe of ours, since `communicate` would close that of a process.
@@ -203,7 +203,7 @@ def start_serve(environment: dict[str, str | None], sealed: list[str]) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Iterator[Served]:
+def served(serve_home, start_serve) -> Iterator[Served]:
     """The one service of this folder, ready; of its traces those that a client samples are kept."""
     home, keys = serve_home
     port = find_port()
@@ -239,13 +239,13 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="session")
-def pictures(photographs: Any) -> dict[str, bytes]:
+def pictures(photographs) -> dict[str, bytes]:
     names = ("live", "portrait", "stranger", "stranger_again")
     return {name: getattr(photographs, name).read_bytes() for name in names}
 
 
 @pytest.fixture(scope="session")
-def activation(pictures: dict[str, bytes]) -> Callable[[int], dict[str, Any]]:
+def activation(pictures) -> Callable[[int], dict[str, Any]]:
     """`activation(n)`: the body of an enrollment, for another document and number each."""
 
     def make(number: int) -> dict[str, Any]:

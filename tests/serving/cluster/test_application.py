@@ -1,7 +1,6 @@
 """The application that `sosie serve` and a Serve file deploy."""
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ def _deployments(application: Any) -> dict[str, Any]:
 
 
 def test_the_printed_file_is_what_ray_accepts_and_has_the_settings_once(
-    empty_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+    empty_home, sosie, monkeypatch
 ) -> None:
     environment = {"SOSIE_SERVE__PORT": "9000", "SOSIE_SERVE__INGRESS_REPLICAS": "3"}
     printed = sosie("serve-config", "--home", empty_home, env=environment)
@@ -41,9 +40,7 @@ def test_the_printed_file_is_what_ray_accepts_and_has_the_settings_once(
     assert known["Ingress"].num_replicas == 3
 
 
-def test_other_settings_or_another_version_replace_every_replica(
-    empty_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_settings_or_another_version_replace_every_replica(empty_home, monkeypatch) -> None:
     def revision() -> Any:
         return describe(Site.of(empty_home, None))["applications"][0]["args"]["revision"]
 
@@ -55,9 +52,7 @@ def test_other_settings_or_another_version_replace_every_replica(
     assert revision() != before
 
 
-def test_a_node_with_other_settings_is_refused_by_name(
-    empty_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_with_other_settings_is_refused_by_name(empty_home, monkeypatch) -> None:
     site = Site.of(empty_home, None)
     agreed = site.agreed_with(site.load())
     monkeypatch.setenv("SOSIE_SERVE__METRICS_PORT", "9100")  # a matter of each node
@@ -75,7 +70,7 @@ def test_why_a_replica_does_not_start_is_the_reason_that_is_given() -> None:
     assert "node.log" in other
 
 
-def test_what_is_agreed_has_no_secret(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_agreed_has_no_secret(empty_home, monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_REGISTRY__URL", "postgresql+psycopg://sosie:hidden@db/sosie")
     site = Site.of(empty_home, None)
     agreed = site.agreed_with(site.load())
@@ -84,7 +79,7 @@ def test_what_is_agreed_has_no_secret(empty_home: Path, monkeypatch: pytest.Monk
 
 
 def test_the_load_may_ask_for_more_replicas_where_the_settings_allow_it(
-    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+    empty_home, monkeypatch
 ) -> None:
     monkeypatch.setenv("SOSIE_SERVE__INGRESS_REPLICAS", "2")
     monkeypatch.setenv("SOSIE_SERVE__MAX_INGRESS_REPLICAS", "8")
@@ -99,26 +94,24 @@ def test_the_load_may_ask_for_more_replicas_where_the_settings_allow_it(
         build({"home": str(empty_home)})
 
 
-def test_there_is_one_registrar_for_any_settings(empty_home: Path) -> None:
+def test_there_is_one_registrar_for_any_settings(empty_home) -> None:
     known = _deployments(build({"home": str(empty_home)}))
     assert set(known) == {"Ingress", "Registrar"}
     assert known["Registrar"].num_replicas == 1
 
 
-def test_every_queue_of_the_application_has_a_bound(
-    empty_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_queue_of_the_application_has_a_bound(empty_home, monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", "deployment")
     for deployment in _deployments(build({"home": str(empty_home)})).values():
         assert deployment.max_queued_requests > 0
         assert deployment.max_ongoing_requests > 5  # the default of Serve
 
 
-def test_misspelt_arguments_are_refused(empty_home: Path) -> None:
+def test_misspelt_arguments_are_refused(empty_home) -> None:
     with pytest.raises(RequestError, match="hoem"):
         build({"hoem": str(empty_home)})
 
 
-def test_a_folder_that_is_no_home_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_home_is_refused(tmp_path) -> None:
     with pytest.raises(RegistryMissing):
         build({"home": str(tmp_path)})

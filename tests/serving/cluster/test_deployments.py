@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -72,7 +71,7 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
 
 
 def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fails(
-    empty_home: Path,
+    empty_home,
 ) -> None:
     replica = Embedder(Site.of(empty_home, None))
     real = replica._model._embedder.session
@@ -102,7 +101,7 @@ def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fail
     replica._queue.close(10)
 
 
-def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_home: Path) -> None:
+def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_home) -> None:
     replica = Embedder(Site.of(empty_home, None))
     real = replica._model._embedder.session
 
@@ -176,9 +175,7 @@ def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
         ask_after_photograph(SystemExit())
 
 
-def test_no_collection_looks_at_what_an_ingress_was_made_of(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_collection_looks_at_what_an_ingress_was_made_of(monkeypatch) -> None:
     monkeypatch.setattr(deployments, "build_app", lambda parts: [parts])
     try:
         assert Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts="p")) == ["p"]

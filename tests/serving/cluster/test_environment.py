@@ -12,7 +12,7 @@ from serving.cluster.haproxy import read_config
 from serving.settings.sections import ServeSettings
 
 
-def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path: Path) -> None:
+def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path) -> None:
     for folder in (None, tmp_path):
         with pytest.raises(RequestError, match="ray-environment"):
             renew_proxy_config(ServeSettings(), folder)
@@ -29,7 +29,7 @@ def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path: Path)
 
 
 def test_workers_start_with_the_default_priority_where_it_is_set_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ) -> None:
     def read(*, is_local: bool) -> str | None:
         made = make_environment(ServeSettings(), tmp_path, tmp_path / "log", is_local=is_local)
@@ -44,7 +44,7 @@ def test_workers_start_with_the_default_priority_where_it_is_set_afterwards(
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "OPENBLAS_THREAD_TIMEOUT"])
 def test_blas_threads_do_not_spin_unless_the_operator_sets_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path, monkeypatch, name: str
 ) -> None:
     def read() -> str | None:
         made = make_environment(ServeSettings(), tmp_path, tmp_path / "log", is_local=False)

@@ -1,19 +1,17 @@
 """Sweeps and cases through the proxy and over the hop to the registrar's process."""
 
 import base64
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from serving.sweeps.sweep_states import ITSELF
-from tests.serving.cluster.conftest import Served
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_sweep_is_expected_started_and_found_by_another_request(served: Served) -> None:
+def test_a_sweep_is_expected_started_and_found_by_another_request(served) -> None:
     def ask(method: str, path: str = "", **options: Any) -> Any:
         return served.ask(method, f"/v1/sweeps{path}", key="fraud", **options)
 
@@ -32,9 +30,7 @@ def test_a_sweep_is_expected_started_and_found_by_another_request(served: Served
     assert "retry-after" not in over.headers
 
 
-def test_a_case_of_a_duplicate_is_worked(
-    served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
-) -> None:
+def test_a_case_of_a_duplicate_is_worked(served, activation, pictures) -> None:
     # A face of its own: other tests enroll the one of `activation` as new.
     live, portrait = (
         base64.b64encode(pictures[name]).decode() for name in ("stranger", "stranger_again")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray.serve._private.haproxy import ServerConfig
@@ -46,12 +45,12 @@ BATCH = b" " * 20_000
 
 
 @pytest.fixture
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+def proxied(tmp_path_factory) -> Iterator[Proxied]:
     with run_proxy(tmp_path_factory.mktemp("p")) as started:
         yield started
 
 
-def test_its_own_answers_have_the_format_of_the_api(proxied: Proxied) -> None:
+def test_its_own_answers_have_the_format_of_the_api(proxied) -> None:
     proxied.stop_server()
     for body in (b"{}", BATCH):
         asked = ("/v1/match", "POST", {"x-correlator": "c1"})
@@ -63,7 +62,7 @@ def test_its_own_answers_have_the_format_of_the_api(proxied: Proxied) -> None:
         assert headers["x-correlator"] == "c1"
 
 
-def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
+def test_an_answer_of_the_server_passes_as_it_is(proxied) -> None:
     status, headers, body = proxied.ask("/v1/")
     assert (status, body) == (200, b"ok")
     assert "x-correlator" not in headers
@@ -81,7 +80,7 @@ def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
     ],
 )
 def test_a_cookie_of_the_form_of_a_session_passes_where_no_key_is_sent(
-    proxied: Proxied, headers: dict[str, str], status: int
+    proxied, headers: dict[str, str], status: int
 ) -> None:
     assert proxied.ask("/v1/", headers=headers, key=None)[0] == status
 
@@ -91,7 +90,7 @@ def test_a_cookie_of_the_form_of_a_session_passes_where_no_key_is_sent(
     [(2, "/v1/match", "POST"), (1, "/v1/enrollments", "POST"), (3, "/v1/slow", "GET")],
 )
 def test_what_is_above_the_bound_is_refused_and_does_not_wait(
-    proxied: Proxied, count: int, path: str, method: str
+    proxied, count: int, path: str, method: str
 ) -> None:
     held = proxied.hold(count, path, method)
     status, headers, body = proxied.ask(path, method, {"x-correlator": "a" * 300})
@@ -104,9 +103,7 @@ def test_what_is_above_the_bound_is_refused_and_does_not_wait(
     assert proxied.ask(path, method)[0] == 200
 
 
-def test_batches_wait_in_the_proxy_and_single_matches_pass_them(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_batches_wait_in_the_proxy_and_single_matches_pass_them(tmp_path_factory) -> None:
     bounds = {"match_ongoing": 9, "key_share": 0.9, "batch_ongoing": 1, "batch_wait_ms": 60_000}
     config = replace(CONFIG, **bounds)
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
@@ -126,9 +123,7 @@ def test_batches_wait_in_the_proxy_and_single_matches_pass_them(
         assert proxied.server.posted == [KEY, KEY, KEY, OTHER_KEY, KEY, KEY]
 
 
-def test_a_batch_whose_turn_does_not_come_is_refused(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_batch_whose_turn_does_not_come_is_refused(tmp_path_factory) -> None:
     config = replace(CONFIG, batch_ongoing=1, batch_wait_ms=1)
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
         held = proxied.hold(1, "/v1/match", "POST", KEY, BATCH)
@@ -138,7 +133,7 @@ def test_a_batch_whose_turn_does_not_come_is_refused(
         proxied.release(held)
 
 
-def test_reading_an_enrollment_is_not_bounded_by_enrolling(proxied: Proxied) -> None:
+def test_reading_an_enrollment_is_not_bounded_by_enrolling(proxied) -> None:
     held = proxied.hold(CONFIG.enroll_ongoing, "/v1/enrollments", "POST")
     for path in ("/v1/enrollments?idempotency_key=k", "/v1/enrollments/1"):
         assert proxied.ask(path)[0] == 200
@@ -148,7 +143,7 @@ def test_reading_an_enrollment_is_not_bounded_by_enrolling(proxied: Proxied) -> 
 
 @pytest.mark.parametrize("given", [{}, {UNWATCHED: "?0", ARRIVED: "1"}, {UNWATCHED: "?1"}])
 def test_serve_watches_no_client_beside_the_application_which_is_told_when_requests_came(
-    proxied: Proxied, given: dict[str, str]
+    proxied, given: dict[str, str]
 ) -> None:
     proxied.release([])
     for path in ("/v1/match", "/v1/enrollments", "/v1/verifications"):
@@ -157,7 +152,7 @@ def test_serve_watches_no_client_beside_the_application_which_is_told_when_reque
         assert 0 <= time.time() * 1e3 - int(headers["x-came-ms"]) < 1e5
 
 
-def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:
+def test_a_bound_of_0_is_no_bound(tmp_path) -> None:
     path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
     config = replace(CONFIG, ongoing=0, match_ongoing=0, enroll_ongoing=0)
     assert prepare(path, config, Path(get_haproxy_binary())) is None
@@ -173,7 +168,7 @@ def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:
     ],
 )
 def test_the_bounds_are_for_so_many_ingresses_as_the_proxys_node_has_now(
-    tmp_path: Path, hosts: list[str], ingresses: int
+    tmp_path, hosts: list[str], ingresses: int
 ) -> None:
     servers = [ServerConfig(f"s{port}", host, port) for port, host in enumerate(hosts, start=1)]
     amended = amend(generate(tmp_path, find_port(), servers).read_text(), CONFIG, tmp_path)
@@ -185,7 +180,7 @@ def test_the_bounds_are_for_so_many_ingresses_as_the_proxys_node_has_now(
     ("enrolling", "spare"), [(0, ""), (1, "bcde"), (2, "cde"), (4, "e"), (9, "")]
 )
 def test_enrollments_go_to_so_many_ingresses_of_each_node(
-    enrolling: int, spare: str, tmp_path: Path
+    enrolling: int, spare: str, tmp_path
 ) -> None:
     servers = [ServerConfig(name, "127.0.0.1", ord(name)) for name in "abcde"]
     servers += [ServerConfig(name, "10.0.0.2", ord(name)) for name in "vw"]
@@ -201,9 +196,7 @@ def test_enrollments_go_to_so_many_ingresses_of_each_node(
     assert not any(found.values())
 
 
-def test_enrollments_go_to_another_ingress_where_theirs_is_gone(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_enrollments_go_to_another_ingress_where_theirs_is_gone(tmp_path_factory) -> None:
     other = HoldingServer()
     threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
     other.is_open.set()
@@ -221,7 +214,7 @@ def test_enrollments_go_to_another_ingress_where_theirs_is_gone(
     other.server_close()
 
 
-def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxied: Proxied) -> None:
+def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxied) -> None:
     answers: list[int] = []
     running = threading.Thread(target=lambda: answers.append(proxied.ask("/v1/slow")[0]))
     running.start()
@@ -239,9 +232,7 @@ def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxie
     assert answers == [200]
 
 
-def test_a_node_that_is_to_go_is_drained_by_a_command(
-    tmp_path_factory: pytest.TempPathFactory, empty_home: Path, sosie: Any
-) -> None:
+def test_a_node_that_is_to_go_is_drained_by_a_command(tmp_path_factory, empty_home, sosie) -> None:
     folder = tmp_path_factory.mktemp("n")
     (folder / PLACE).mkdir()
     with run_proxy(folder / PLACE) as proxied:
@@ -254,12 +245,12 @@ def test_a_node_that_is_to_go_is_drained_by_a_command(
         assert sosie("drain", folder, "--home", empty_home, env=environment).code == 0
 
 
-def test_where_no_proxy_answers_nothing_is_waited_for(tmp_path: Path) -> None:
+def test_where_no_proxy_answers_nothing_is_waited_for(tmp_path) -> None:
     (tmp_path / "admin.sock").touch()
     assert drain_proxies(tmp_path, 10.0)
 
 
-def test_headers_that_do_not_come_end_the_connection(proxied: Proxied) -> None:
+def test_headers_that_do_not_come_end_the_connection(proxied) -> None:
     with socket.create_connection(("127.0.0.1", proxied.port), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: so")
         answer = connection.recv(65536)
@@ -267,7 +258,7 @@ def test_headers_that_do_not_come_end_the_connection(proxied: Proxied) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_nothing_but_the_frontend_listens_and_no_path_is_logged(tmp_path: Path) -> None:
+def test_nothing_but_the_frontend_listens_and_no_path_is_logged(tmp_path) -> None:
     port = find_port()
     path = generate(tmp_path, port, [ServerConfig("one", "127.0.0.1", 1)])
     generated = path.read_text()
@@ -281,7 +272,7 @@ def test_nothing_but_the_frontend_listens_and_no_path_is_logged(tmp_path: Path) 
     assert "fallback 127" not in amended
 
 
-def test_without_an_application_every_path_is_not_ready(tmp_path: Path) -> None:
+def test_without_an_application_every_path_is_not_ready(tmp_path) -> None:
     path = generate(tmp_path, find_port(), [])
     assert prepare(path, CONFIG, Path(get_haproxy_binary())) is None
     assert "SERVICE.NOT_READY" in path.read_text()
@@ -291,7 +282,7 @@ def test_without_an_application_every_path_is_not_ready(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "lost", ["frontend prometheus", "errorfile 503", "use_backend http-sosie if"]
 )
-def test_a_changed_template_is_an_error(tmp_path: Path, lost: str) -> None:
+def test_a_changed_template_is_an_error(tmp_path, lost: str) -> None:
     path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
     text = path.read_text()
     assert lost in text
@@ -300,7 +291,7 @@ def test_a_changed_template_is_an_error(tmp_path: Path, lost: str) -> None:
         amend(changed, CONFIG, tmp_path)
 
 
-def test_an_unknown_template_runs_unamended_and_is_logged(tmp_path: Path) -> None:
+def test_an_unknown_template_runs_unamended_and_is_logged(tmp_path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text("global\n    maxconn 7\n")
     log = tmp_path / "service.jsonl"
@@ -319,20 +310,20 @@ def test_an_unknown_template_runs_unamended_and_is_logged(tmp_path: Path) -> Non
     assert "time" in line  # as in the service's own lines
 
 
-def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
+def test_it_needs_the_standard_library_only(tmp_path) -> None:
     """It runs before each reload of the proxy, so it must be there in milliseconds."""
     variables = wrapper_variables(tmp_path, CONFIG, Path("/bin/true"), tmp_path / "log")
     assert '"$SOSIE_PROXY_PYTHON" -I -S ' in WRAPPER.read_text()
     assert subprocess.run([WRAPPER], env=variables, check=False).returncode == 0
 
 
-def test_health_checks_do_not_count_as_requests(proxied: Proxied) -> None:
+def test_health_checks_do_not_count_as_requests(proxied) -> None:
     held = proxied.hold(3, "/health/slow", "GET")
     assert proxied.ask("/v1/")[0] == 200
     proxied.release(held)
 
 
-def test_it_listens_at_its_address_and_replicas_elsewhere(tmp_path: Path) -> None:
+def test_it_listens_at_its_address_and_replicas_elsewhere(tmp_path) -> None:
     port = find_port()
     path = generate(tmp_path, port, [ServerConfig("one", "127.0.0.1", 1)])
     for address, expected in (("127.0.0.2", f"127.0.0.2:{port}"), ("::", f"[::]:{port}")):
@@ -341,9 +332,7 @@ def test_it_listens_at_its_address_and_replicas_elsewhere(tmp_path: Path) -> Non
     assert prepare(path, replace(CONFIG, address="::"), Path(get_haproxy_binary())) is None
 
 
-def test_an_application_beside_ours_is_neither_bounded_nor_drained(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_an_application_beside_ours_is_neither_bounded_nor_drained(tmp_path_factory) -> None:
     with run_proxy(tmp_path_factory.mktemp("p"), beside=True) as proxied:
         held = proxied.hold(3, "/v1/slow", "GET")
         assert proxied.ask("/v1/")[0] == 429

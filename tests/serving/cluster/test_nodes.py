@@ -22,7 +22,7 @@ import pytest
 from serving.client.transport import RETRIED
 from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, list_descendants
-from tests.serving.cluster.conftest import KEYS, Start
+from tests.serving.cluster.conftest import KEYS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -172,14 +172,14 @@ class Callers:
 
 
 @pytest.fixture(scope="module")
-def database(postgres: Any) -> Iterator[dict[str, str]]:
+def database(postgres) -> Iterator[dict[str, str]]:
     postgres.psql("CREATE DATABASE nodes;")
     yield {"SOSIE_REGISTRY__URL": postgres.get_uri(database="nodes", driver="psycopg")}
     postgres.psql("DROP DATABASE nodes WITH (FORCE);")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, database: dict[str, str], sosie: Any) -> Path:
+def home(tmp_path_factory, database, sosie) -> Path:
     folder = tmp_path_factory.mktemp("nodes") / "home"
     made = sosie("init", folder, "--carrier", "blue", "--outlet", "b1", env=database)
     assert made.code == 0, made.err
@@ -187,9 +187,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, database: dict[str, str], sos
 
 
 @pytest.fixture(scope="module")
-def nodes(
-    home: Path, sosie: Any, environment: dict[str, str | None], database: dict[str, str]
-) -> Iterator[Nodes]:
+def nodes(home, sosie, environment, database) -> Iterator[Nodes]:
     place = Path(tempfile.mkdtemp(prefix="n", dir="/tmp"))
     (place / "token").write_text("t" * 64)
     port, urls = find_port(), (find_port(), find_port())
@@ -286,14 +284,7 @@ def _wait_until_ready(client: httpx.Client, url: str, process: subprocess.Popen[
 
 
 def test_two_nodes_answer_as_one_while_all_of_it_changes(
-    nodes: Nodes,
-    home: Path,
-    sosie: Any,
-    database: dict[str, str],
-    postgres: Any,
-    start_serve: Start,
-    activation: Callable[[int], dict[str, Any]],
-    pictures: dict[str, bytes],
+    nodes, home, sosie, database, postgres, start_serve, activation, pictures
 ) -> None:
     key = sosie("apikey", "add", *KEYS["blue"], "--home", home, "--json", env=database).json["key"]
     settings = {"SOSIE_SERVE__RAY_ADDRESS": nodes.address}

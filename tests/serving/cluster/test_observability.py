@@ -2,12 +2,9 @@
 
 import base64
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.serving.cluster.conftest import Served
 from tests.serving.telemetry.collector import ROOT, trace_of
 from tests.waiting import wait_until
 
@@ -17,9 +14,7 @@ WITHIN_S = 300
 """Spans are sent every five seconds."""
 
 
-def test_a_trace_joins_the_ingress_and_the_registrar(
-    served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
-) -> None:
+def test_a_trace_joins_the_ingress_and_the_registrar(served, activation, pictures) -> None:
     # Two people: it is rejected, and leaves no reference that another test would find.
     body = activation(700) | {"live": base64.b64encode(pictures["stranger"]).decode()}
     headers = trace_of(7) | {"idempotency-key": "traced", "x-correlator": "traced-7"}
@@ -33,14 +28,14 @@ def test_a_trace_joins_the_ingress_and_the_registrar(
     assert {("request", "ingress"), ("hop", "ingress"), ("judge", "registrar")} <= processes
 
 
-def test_the_log_of_all_processes_comes_to_standard_output(served: Served) -> None:
+def test_the_log_of_all_processes_comes_to_standard_output(served) -> None:
     served.ask("GET", "/v1/me", headers={"x-correlator": "logged-8"})
     wait_until(lambda: any(line.get("correlator") == "logged-8" for line in served.events))
     assert {line.get("process") for line in served.events} >= {"ingress", "registrar"}
     assert not (served.home / "log/service.jsonl").exists()
 
 
-def test_what_the_proxy_refuses_is_among_the_metrics(served: Served) -> None:
+def test_what_the_proxy_refuses_is_among_the_metrics(served) -> None:
     def count() -> float:
         text = served.ask("GET", "/metrics", key="operator").text
         start = 'sosie_proxy_refused_total{status="4xx"} '

@@ -25,9 +25,7 @@ FOREIGN = {"SOSIE_SERVE__RAY_ADDRESS": "127.0.0.1:1", "RAY_ADDRESS": "127.0.0.1:
 
 # CI has twenty minutes for everything, and what is killed below leaves nothing either.
 @pytest.mark.skipif("CI" in os.environ, reason="most of a minute: run by hand")
-def test_nothing_is_left_of_a_service_of_its_own(
-    environment: dict[str, str | None], tmp_path: Path
-) -> None:
+def test_nothing_is_left_of_a_service_of_its_own(environment, tmp_path) -> None:
     variables = {**os.environ, **environment, **FOREIGN}
     folder, out = tmp_path / "disk", tmp_path / "out.json"
     folder.mkdir()
@@ -64,9 +62,7 @@ STARTERS = (
 )
 
 
-def test_a_service_ends_with_its_starter_even_where_that_is_killed(
-    environment: dict[str, str | None], tmp_path: Path
-) -> None:
+def test_a_service_ends_with_its_starter_even_where_that_is_killed(environment, tmp_path) -> None:
     variables = {**os.environ, **environment}
     for starter in STARTERS:
         (tmp_path / starter[0]).mkdir()

@@ -12,12 +12,11 @@ import pytest
 from ray.serve.generated import serve_pb2, serve_pb2_grpc
 
 from serving.cluster.processes import Role, list_descendants
-from tests.serving.cluster.conftest import Served
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_proxy_has_no_port_of_its_own_but_the_services(served: Served) -> None:
+def test_the_proxy_has_no_port_of_its_own_but_the_services(served) -> None:
     (proxy,) = served.roles[Role.PROXY]
     port = int(served.url.rsplit(":", 1)[1])
     assert _list_ports(proxy) == {("127.0.0.1", port)}
@@ -29,7 +28,7 @@ as_root = pytest.mark.skipif(
 
 
 @as_root
-def test_nothing_listens_beyond_loopback(served: Served) -> None:
+def test_nothing_listens_beyond_loopback(served) -> None:
     family = list_descendants(served.process.pid)
     listening = {process.pid: _list_ports(process.pid) for process in family}
     assert sum(map(len, listening.values())) > 5
@@ -38,9 +37,7 @@ def test_nothing_listens_beyond_loopback(served: Served) -> None:
 
 
 @as_root
-def test_a_call_without_the_token_is_refused_before_it_is_unpickled(
-    served: Served, tmp_path: Path
-) -> None:
+def test_a_call_without_the_token_is_refused_before_it_is_unpickled(served, tmp_path) -> None:
     witness = tmp_path / "unpickled"
     harmful = pickle.dumps(_Touch(witness))
     call = serve_pb2.ASGIRequest(

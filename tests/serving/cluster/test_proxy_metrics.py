@@ -24,7 +24,7 @@ UNKNOWN = "http-sosie-unknown"
 
 
 @pytest.fixture
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+def proxied(tmp_path_factory) -> Iterator[Proxied]:
     with run_proxy(tmp_path_factory.mktemp("p")) as started:
         yield started
 
@@ -55,7 +55,7 @@ def wait_for(folder: Path, name: str, label: str, value: float) -> dict[tuple[st
     ],
 )
 def test_overload_that_the_proxy_refuses_is_counted(
-    proxied: Proxied, backend: str, path: str, bound: int
+    proxied, backend: str, path: str, bound: int
 ) -> None:
     held = proxied.hold(bound, path, "POST")
     assert [proxied.ask(path, "POST")[0] for _ in range(3)] == [429] * 3
@@ -71,7 +71,7 @@ def test_overload_that_the_proxy_refuses_is_counted(
     assert found["sosie_proxy_requests_total", APP] >= 2
 
 
-def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> None:
+def test_answers_for_ingresses_that_are_gone_are_counted(proxied) -> None:
     proxied.stop_server()
     assert [proxied.ask(path)[0] for path in ("/v1/", "/v1/lines", "/v1/match")] == [503] * 3
     wait_for(proxied.folder, "sosie_proxy_failed_total", APP, 2)
@@ -79,7 +79,7 @@ def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> No
     assert found["sosie_proxy_refused_total", "5xx"] == 0
 
 
-def test_what_an_ingress_refuses_is_not_the_proxys(proxied: Proxied) -> None:
+def test_what_an_ingress_refuses_is_not_the_proxys(proxied) -> None:
     asked = "sosie_proxy_requests_total"
     # Not while requests of the start are still to be counted.
     for backend in (APP, UNKNOWN):
@@ -90,7 +90,7 @@ def test_what_an_ingress_refuses_is_not_the_proxys(proxied: Proxied) -> None:
     assert found[asked, UNKNOWN] == before[asked, UNKNOWN]
 
 
-def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> None:
+def test_without_a_proxy_nothing_is_shown(proxied, tmp_path) -> None:
     assert scrape(proxied.folder)
     assert scrape(tmp_path) == {}
     assert scrape(tmp_path / "missing") == {}
@@ -98,7 +98,7 @@ def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> N
     assert scrape(tmp_path) == {}
 
 
-def test_proxies_that_hang_share_one_bounded_time(tmp_path: Path) -> None:
+def test_proxies_that_hang_share_one_bounded_time(tmp_path) -> None:
     opened = []
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
@@ -113,9 +113,7 @@ def test_proxies_that_hang_share_one_bounded_time(tmp_path: Path) -> None:
         one.close()
 
 
-def test_a_process_of_the_node_shows_what_its_proxy_counts(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_process_of_the_node_shows_what_its_proxy_counts(tmp_path_factory) -> None:
     node = tmp_path_factory.mktemp("n")
     # As `make_environment` has it, with a folder that Serve makes.
     (node / "p" / "0a1b").mkdir(parents=True)

@@ -164,9 +164,7 @@ def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
     asyncio.run(run())
 
 
-def test_a_call_past_its_deadline_is_interrupted_and_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_call_past_its_deadline_is_interrupted_and_cancelled(monkeypatch) -> None:
     monkeypatch.setattr(module, "HOP_TIMEOUT_S", 0.05)
 
     async def run() -> None:

@@ -44,15 +44,13 @@ def _supervise(tmp_path: Path, home: Path, node: str, **environment: str) -> tup
     return run.returncode, run.stdout.splitlines()
 
 
-def test_a_node_that_dies_repeatedly_is_given_up(tmp_path: Path, home: Path) -> None:
+def test_a_node_that_dies_repeatedly_is_given_up(tmp_path, home) -> None:
     code, events = _supervise(tmp_path, home, "raise SystemExit(1)")
     assert code == 3
     assert events == ["starting", "lost"] * 6
 
 
-def test_a_node_that_reports_why_it_cannot_start_is_not_restarted(
-    tmp_path: Path, home: Path
-) -> None:
+def test_a_node_that_reports_why_it_cannot_start_is_not_restarted(tmp_path, home) -> None:
     fault: dict[str, Any] = {"code": "C", "message": "no key ring", "status": 503, "exit_code": 2}
     node = f"""
 import json, os, sys, time
@@ -65,7 +63,7 @@ time.sleep(60)
     assert events == ["starting", "C no key ring"]
 
 
-def test_what_a_dead_node_started_is_ended_before_the_next(tmp_path: Path, home: Path) -> None:
+def test_what_a_dead_node_started_is_ended_before_the_next(tmp_path, home) -> None:
     left = tmp_path / "left"
     node = f"""
 import subprocess
@@ -80,7 +78,7 @@ open({str(left)!r}, "a").write(f"{{child.pid}}\\n")
             os.kill(pid, 0)
 
 
-def test_a_node_reads_its_token_from_a_file_of_its_owners(tmp_path: Path, home: Path) -> None:
+def test_a_node_reads_its_token_from_a_file_of_its_owners(tmp_path, home) -> None:
     seen = tmp_path / "seen"
     node = f"""
 import os, json

@@ -30,9 +30,7 @@ pytestmark = pytest.mark.slow
 Make = Callable[[int], dict[str, Any]]
 
 
-def test_an_enrollment_is_answered_and_its_key_brings_the_same_answer(
-    served: Served, activation: Make
-) -> None:
+def test_an_enrollment_is_answered_and_its_key_brings_the_same_answer(served, activation) -> None:
     body, key = activation(1), {"idempotency-key": "first"}
     first = served.ask("POST", "/v1/enrollments", json=body, headers=key)
     again = served.ask("POST", "/v1/enrollments", json=body, headers=key)
@@ -44,7 +42,7 @@ def test_an_enrollment_is_answered_and_its_key_brings_the_same_answer(
     assert found.json()["enrollment_id"] == first.json()["enrollment_id"]
 
 
-def test_it_says_where_it_listens_and_when_it_is_ready(served: Served) -> None:
+def test_it_says_where_it_listens_and_when_it_is_ready(served) -> None:
     starting, *_ = [one for one in served.events if one["event"] == "starting"]
     ready, *_ = [one for one in served.events if one["event"] == "ready"]
     assert starting["url"] == ready["url"] == served.url
@@ -52,15 +50,13 @@ def test_it_says_where_it_listens_and_when_it_is_ready(served: Served) -> None:
     assert ready["home"] == str(served.home)
 
 
-def test_a_command_beside_it_finds_it_where_it_listens(
-    served: Served, sosie: Any, tmp_path: Path
-) -> None:
+def test_a_command_beside_it_finds_it_where_it_listens(served, sosie, tmp_path) -> None:
     made = sosie("backup", tmp_path / "copy", "--home", served.home)
     assert made.code == 0, made.err
 
 
 def test_it_runs_where_all_is_read_only_but_tmp_and_nothing_there_can_be_executed(
-    served: Served, sealed: list[str]
+    served, sealed
 ) -> None:
     if not sealed:
         pytest.skip("this machine allows no mount namespace")
@@ -70,16 +66,14 @@ def test_it_runs_where_all_is_read_only_but_tmp_and_nothing_there_can_be_execute
     assert "noexec" in options["/tmp"]
 
 
-def test_no_process_of_it_leaves_its_memory_in_a_core_file(served: Served) -> None:
+def test_no_process_of_it_leaves_its_memory_in_a_core_file(served) -> None:
     for pid in (served.process.pid, *(pid for pids in served.roles.values() for pid in pids)):
         limits = Path(f"/proc/{pid}/limits").read_text()
         (line,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
         assert line.split()[4:6] == ["0", "0"], pid
 
 
-def test_an_enrollment_whose_client_hangs_up_is_not_decided(
-    served: Served, activation: Make
-) -> None:
+def test_an_enrollment_whose_client_hangs_up_is_not_decided(served, activation) -> None:
     body = json.dumps(activation(7)).encode()
     host, port = served.url.removeprefix("http://").split(":")
     lines = (
@@ -98,9 +92,7 @@ def test_an_enrollment_whose_client_hangs_up_is_not_decided(
     assert found.status_code == 404, found.text
 
 
-def test_templates_are_issued_and_matched_in_messagepack(
-    served: Served, pictures: dict[str, bytes]
-) -> None:
+def test_templates_are_issued_and_matched_in_messagepack(served, pictures) -> None:
     kind = {"content-type": "application/msgpack"}
     items = [{"image": pictures[name]} for name in ("live", "portrait", "stranger")]
     issued = served.ask(
@@ -142,9 +134,7 @@ def _speak(served: Served, *parts: bytes, pause_s: float = 0.0, timeout_s: float
         return answer
 
 
-def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_read(
-    served: Served,
-) -> None:
+def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_read(served) -> None:
     size_bytes = 63 * 2**19  # between the limit and its default
     key = served.keys["blue"].encode()
     answer = _speak(
@@ -156,7 +146,7 @@ def test_a_body_over_the_limit_of_the_given_settings_is_refused_before_it_is_rea
     assert b"REQUEST.BODY_TOO_LARGE" in answer
 
 
-def test_a_client_that_sends_its_body_or_headers_too_slowly_is_refused(served: Served) -> None:
+def test_a_client_that_sends_its_body_or_headers_too_slowly_is_refused(served) -> None:
     key = served.keys["blue"].encode()
     bodiless = (
         b"POST /v1/match HTTP/1.1\r\nHost: sosie\r\nAuthorization: Bearer " + key + b"\r\n"
@@ -171,7 +161,7 @@ def test_a_client_that_sends_its_body_or_headers_too_slowly_is_refused(served: S
     assert headers.result().startswith(b"HTTP/1.1 408 ")
 
 
-def test_matches_above_the_bound_are_refused_at_once(served: Served) -> None:
+def test_matches_above_the_bound_are_refused_at_once(served) -> None:
     """Requests whose bodies are not finished hold their places; the next ones see a 429."""
     key = served.keys["blue"].encode()
     head = (
@@ -233,7 +223,7 @@ KILLS = [
 
 
 @pytest.fixture(scope="module")
-def hearing(served: Served, activation: Make) -> Iterator[Hearing]:
+def hearing(served, activation) -> Iterator[Hearing]:
     # Another line of the holder whom the first test has enrolled.
     again = served.enroll("heard", activation(1) | {"msisdn": "+8613899990001"})
     assert again["decision"] == "approved", again
@@ -243,7 +233,7 @@ def hearing(served: Served, activation: Make) -> Iterator[Hearing]:
 
 @pytest.mark.parametrize(("number", "part"), list(enumerate(KILLS, start=1)))
 def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(
-    served: Served, activation: Make, hearing: Hearing, number: int, part: Role | str
+    served, activation, hearing, number: int, part: Role | str
 ) -> None:
     before = _read_enrollments(served)
     carriers = [
@@ -272,7 +262,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill(
         assert found.json()["enrollment_id"] == enrollment_id
 
 
-def test_no_event_of_all_that_is_lost_or_out_of_order(hearing: Hearing) -> None:
+def test_no_event_of_all_that_is_lost_or_out_of_order(hearing) -> None:
     hearing.finish()
     sys.stdout.write(f"{len(KILLS)} kills: {hearing.check()}\n")
 
@@ -295,9 +285,7 @@ def _read_enrollments(served: Served) -> set[str]:
         return {one for (one,) in database.execute("SELECT id FROM enrollments")}
 
 
-def test_it_stops_on_a_signal_with_no_process_left(
-    served: Served, activation: Make, pictures: dict[str, bytes]
-) -> None:
+def test_it_stops_on_a_signal_with_no_process_left(served, activation, pictures) -> None:
     """What runs is answered, what comes later is refused for a time, and no process stays."""
     family = [process.pid for process in list_descendants(served.process.pid)]
     statuses: list[int] = []

@@ -102,7 +102,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, postgres: Any) -> Iterator[Pair]:
+def pair(tmp_path, postgres) -> Iterator[Pair]:
     folder = tmp_path / f"p{os.urandom(4).hex()}"
     folder.mkdir()
     made = Pair(folder, postgres)
@@ -186,7 +186,7 @@ def assert_unavailable(error: Exception) -> None:
     assert (fault.status, fault.retry_after_s is None) == (503, False), error
 
 
-def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pair) -> None:
+def test_two_nodes_decide_and_find_what_one_process_does(nodes, pair) -> None:
     probes = likenesses(FACES[: PEOPLE + 20], seed=7)
 
     async def call_all(registrar: LocalRegistrar) -> tuple[Any, ...]:
@@ -259,7 +259,7 @@ async def ask_until_whole_again(registrar: LocalRegistrar, whole: list[FoundHold
 
 
 def test_of_four_shards_one_that_is_killed_is_built_again_alone_and_a_lost_registrar_builds_none(
-    nodes: Nodes, pair: Pair
+    nodes, pair
 ) -> None:
     async def lose_both(registrar: LocalRegistrar) -> None:
         await reach_ready(registrar)
@@ -284,7 +284,7 @@ def test_of_four_shards_one_that_is_killed_is_built_again_alone_and_a_lost_regis
 
 
 def test_a_registrar_that_another_replaces_leaves_it_the_shards_but_not_those_of_other_settings(
-    nodes: Nodes, pair: Pair
+    nodes, pair
 ) -> None:
     def open_anywhere() -> Deployment:
         return pair.open(pair.first, shards=2, shard_resource="")
@@ -313,7 +313,7 @@ def test_a_registrar_that_another_replaces_leaves_it_the_shards_but_not_those_of
 
 
 def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_is_made(
-    nodes: Nodes, pair: Pair
+    nodes, pair
 ) -> None:
     requests = iter(mixed_requests())
 
@@ -361,7 +361,7 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
 
 
 def test_another_shard_takes_its_share_beside_decisions_and_searches_and_none_fails_or_differs(
-    nodes: Nodes, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    nodes, pair, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.snapshots.LOOK_AT_SETTINGS_S", 0.2)
     monkeypatch.setattr(
@@ -422,7 +422,7 @@ def test_another_shard_takes_its_share_beside_decisions_and_searches_and_none_fa
 
 
 def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_missing(
-    nodes: Nodes, pair: Pair
+    nodes, pair
 ) -> None:
     probes = likenesses(FACES, seed=7)
     requests = mixed_requests()

@@ -79,7 +79,7 @@ def shard(index: ShardedIndex, number: int) -> RayShard:
     return chosen
 
 
-def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(nodes: Nodes) -> None:
+def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(nodes) -> None:
     nodes.leave()
     try:
         assert shard_opener(make_settings({})) is None
@@ -92,11 +92,11 @@ def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(no
         nodes.join()
 
 
-def test_a_cluster_of_the_tests_is_no_other_rays_default(nodes: Nodes) -> None:
+def test_a_cluster_of_the_tests_is_no_other_rays_default(nodes) -> None:
     assert read_ray_address() != nodes.address
 
 
-def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
+def test_each_node_has_a_shard_and_the_answers_are_exact(nodes) -> None:
     ids, rows = np.arange(3000), unit_rows(3000)
     with open_ray_shards(PLAN, 2, PLACING, PATIENT) as index:
         asked = [shard(index, number)._actor.place.remote() for number in range(2)]
@@ -109,7 +109,7 @@ def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
         assert_exact(index, ids[1000:], rows[1000:])
 
 
-def test_a_refusal_of_a_shard_arrives_with_its_type_and_breaks_nothing(nodes: Nodes) -> None:
+def test_a_refusal_of_a_shard_arrives_with_its_type_and_breaks_nothing(nodes) -> None:
     with open_ray_shards(PLAN, 1, timing=PATIENT) as index:
         index.add(np.arange(5), unit_rows(5))
         with pytest.raises(IdInvalid):
@@ -143,7 +143,7 @@ class LateIds:
 
 
 def test_a_piece_that_arrives_while_a_later_writer_adopts_the_shard_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
 ) -> None:
     # It is Ray that knows the place, and none is here.
     monkeypatch.setattr(ShardActor, "place", lambda _: Place("node", 1))
@@ -156,7 +156,7 @@ def test_a_piece_that_arrives_while_a_later_writer_adopts_the_shard_is_not_kept(
 
 
 def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+    nodes, monkeypatch
 ) -> None:
     monkeypatch.setattr(shards, "MESSAGE_BYTES", 64 << 10)
     ids, rows = np.arange(20_000), unit_rows(20_000)
@@ -171,13 +171,13 @@ def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
         assert_exact(index, ids, rows)
 
 
-def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes: Nodes) -> None:
+def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes) -> None:
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
         open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
     open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
 
 
-def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
+def test_a_closed_gallery_says_so_and_closes_again(nodes) -> None:
     index = open_ray_shards(PLAN, 2, PLACING, PATIENT)
     index.close()
     index.close()
@@ -190,7 +190,7 @@ def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
             call()
 
 
-def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes: Nodes) -> None:
+def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes) -> None:
     # Rows of no other test: what Ray copies of a message is freed and not overwritten. So vectors
     # are looked for of rows that came by none, and what a shard makes of them of all.
     count, made, seed = 6000, 3000, 77
@@ -230,7 +230,7 @@ def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes: Node
     assert left == dict.fromkeys(gone, 0)
 
 
-def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None:
+def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes) -> None:
     with open_ray_shards(PLAN, 1, PLACING, QUICK) as index, ThreadPoolExecutor(1) as pool:
         index.add(np.arange(10), unit_rows(10))
         pid = ray.get(shard(index, 0)._actor.__ray_call__.remote(lambda _: os.getpid()))
@@ -245,7 +245,7 @@ def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
+def test_a_call_that_takes_too_long_loses_the_shard(nodes) -> None:
     with open_ray_shards(PLAN, 1, PLACING, PATIENT) as index:
         chosen = shard(index, 0)
         chosen._timing = Timing(answered_within_s=1.0)
@@ -280,9 +280,7 @@ def held_open(index: ShardedIndex, operation: str, path: Path) -> Iterator[None]
 
 
 @pytest.mark.parametrize("operation", ["join", "digests", "compact", "range_search"])
-def test_long_calls_take_no_decisions_place_in_a_shard(
-    nodes: Nodes, tmp_path: Path, operation: str
-) -> None:
+def test_long_calls_take_no_decisions_place_in_a_shard(nodes, tmp_path, operation: str) -> None:
     ids, rows = np.arange(100), unit_rows(100)
     arguments = {"join": (ids, rows, 0.5, 0), "range_search": (rows, 0.5)}.get(operation, ())
     with open_ray_shards(PLAN, 1, PLACING, Timing(answered_within_s=60)) as index:
@@ -303,9 +301,7 @@ def test_long_calls_take_no_decisions_place_in_a_shard(
 
 
 @pytest.mark.parametrize("operation", ["join", "digests"])
-def test_a_sweeps_call_may_take_longer_than_a_search(
-    nodes: Nodes, tmp_path: Path, operation: str
-) -> None:
+def test_a_sweeps_call_may_take_longer_than_a_search(nodes, tmp_path, operation: str) -> None:
     with open_ray_shards(PLAN, 1, PLACING, QUICK) as index, held_open(index, operation, tmp_path):
         chosen = shard(index, 0)
         chosen._timing = replace(QUICK, answered_within_s=0.5)
@@ -347,7 +343,7 @@ def killed_owner(nodes: Nodes, content: str) -> Iterator[None]:
         owner.kill()
 
 
-def test_shards_without_content_end_with_the_process_that_opened_them(nodes: Nodes) -> None:
+def test_shards_without_content_end_with_the_process_that_opened_them(nodes) -> None:
     with killed_owner(nodes, ""), pytest.raises(ShardLost):
         open_ray_shards(PLAN, 1, PLACING, IMPATIENT)
     open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
@@ -357,7 +353,7 @@ ORIGIN = Origin("exact8", DIM, "model", "keys", "one")
 
 
 def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no_more(
-    nodes: Nodes, tmp_path: Path
+    nodes, tmp_path
 ) -> None:
     sealer = ShardSealer(Key.generate(1), b"one")
     own = replace(PLAN, content="one:of this test", epoch=2)
@@ -396,7 +392,7 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
 
 
 def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_one(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+    nodes, monkeypatch
 ) -> None:
     own = replace(PLAN, content="one:of an earlier version", epoch=1)
     with monkeypatch.context() as earlier:
@@ -411,7 +407,7 @@ def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_
         assert_exact(index, np.arange(100), unit_rows(100))
 
 
-def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
+def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes) -> None:
     with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
         (copied,) = index.shards
         assert index.open_copy is not None
@@ -436,9 +432,7 @@ def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
         assert len(nodes_of(copied)) == 2
 
 
-def test_of_two_copies_left_on_one_node_one_is_kept(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
     own = replace(PLAN, content="one:of copies on one node", epoch=1)
     # A node that has just come back starts its first actor slowly.
     ample = Timing(placed_within_s=60.0)

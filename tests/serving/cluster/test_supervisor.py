@@ -52,7 +52,7 @@ def _refuse_at_once(sosie: Any, *arguments: object) -> dict[str, str]:
     return error
 
 
-def test_a_taken_port_is_reported_in_one_line(start_serve: Start, home: Path) -> None:
+def test_a_taken_port_is_reported_in_one_line(start_serve, home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error = _refuse(start_serve, "--home", home, "--port", port)
@@ -61,14 +61,14 @@ def test_a_taken_port_is_reported_in_one_line(start_serve: Start, home: Path) ->
 
 
 def test_embedders_that_no_gpu_is_there_for_are_refused_and_not_waited_for(
-    start_serve: Start, home: Path
+    start_serve, home
 ) -> None:
     settings = {"SOSIE_SERVE__EMBEDDER": "deployment", "SOSIE_SERVE__EMBEDDER_GPUS": "64"}
     error = _refuse(start_serve, "--home", home, "--port", find_port(), env=settings)
     assert "1 embedders take 64 GPUs each, and Ray finds 0" in error["message"]
 
 
-def test_a_stop_is_heeded_while_gpus_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_heeded_while_gpus_are_waited_for(monkeypatch) -> None:
     looked, stop = threading.Event(), threading.Event()
 
     def list_nodes() -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_a_stop_is_heeded_while_gpus_are_waited_for(monkeypatch: pytest.MonkeyPa
         waiting.result(60)
 
 
-def test_gpus_of_two_nodes_are_not_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_two_nodes_are_not_those_of_one(monkeypatch) -> None:
     nodes = [{"Alive": True, "Resources": {"GPU": 1.0}}] * 2
     monkeypatch.setattr("ray.nodes", lambda: nodes)
 
@@ -106,37 +106,37 @@ def test_the_port_of_rays_own_agent_is_refused_before_ray_starts() -> None:
         require_port("127.0.0.1", 52365)
 
 
-def test_a_home_that_is_served_already_names_the_process(start_serve: Start, home: Path) -> None:
+def test_a_home_that_is_served_already_names_the_process(start_serve, home) -> None:
     with claim(home):
         error = _refuse(start_serve, "--home", home)
     assert f"process {os.getpid()} " in error["message"]
 
 
-def test_a_home_is_free_again_when_its_service_has_ended(home: Path) -> None:
+def test_a_home_is_free_again_when_its_service_has_ended(home) -> None:
     for _ in range(2):
         with claim(home):
             pass
 
 
-def test_settings_that_are_not_valid_are_named(sosie: Any, home: Path, tmp_path: Path) -> None:
+def test_settings_that_are_not_valid_are_named(sosie, home, tmp_path) -> None:
     file = tmp_path / "other.toml"
     file.write_text("[serve]\nprot = 1\n")
     error = _refuse_at_once(sosie, "--home", home, "--config", file)
     assert "serve.prot" in error["message"]
 
 
-def test_a_settings_file_that_is_missing_is_named(sosie: Any, home: Path) -> None:
+def test_a_settings_file_that_is_missing_is_named(sosie, home) -> None:
     error = _refuse_at_once(sosie, "--home", home, "--config", home / "none.toml")
     assert "none.toml" in error["message"]
 
 
-def test_a_home_without_its_key_ring_is_refused(start_serve: Start, home: Path) -> None:
+def test_a_home_without_its_key_ring_is_refused(start_serve, home) -> None:
     (home / "keyring.json").unlink()
     error = _refuse(start_serve, "--home", home, "--port", find_port())
     assert "key ring" in error["message"]
 
 
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RequestError, match=r"pip install -e '\.\[serve\]'"):
         require_ray()
@@ -222,9 +222,7 @@ def test_an_orphan_of_a_dead_node_is_found_and_ended() -> None:
     assert run.stdout.split("\n")[0] == "True [] []"
 
 
-def test_what_a_killed_service_left_is_removed_at_the_next_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_a_killed_service_left_is_removed_at_the_next_start(monkeypatch) -> None:
     shared = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     monkeypatch.setattr(environment, "LONGEST_FOLDER", 100)
     monkeypatch.setattr(tempfile, "tempdir", str(shared))
@@ -245,16 +243,14 @@ def test_what_a_killed_service_left_is_removed_at_the_next_start(
         shutil.rmtree(shared)
 
 
-def test_a_long_temporary_folder_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_temporary_folder_is_not_used(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = NodeFolder()
     folder.close()
     assert len(str(folder.path)) <= environment.LONGEST_FOLDER
 
 
-def test_a_shell_can_read_the_environment_for_an_own_cluster(sosie: Any, home: Path) -> None:
+def test_a_shell_can_read_the_environment_for_an_own_cluster(sosie, home) -> None:
     folder = Path("/tmp") / f"sosie-test-{os.getpid()}"
     try:
         outcome = sosie("ray-environment", folder, "--home", home)
@@ -278,7 +274,7 @@ def test_a_shell_can_read_the_environment_for_an_own_cluster(sosie: Any, home: P
     assert "shorter" in refused.err
 
 
-def test_files_in_a_home_are_readable_by_their_owner_only(home: Path) -> None:
+def test_files_in_a_home_are_readable_by_their_owner_only(home) -> None:
     with claim(home):
         assert (home / "serve.lock").stat().st_mode & 0o777 == 0o600
     old = home / "node.log"
@@ -287,9 +283,7 @@ def test_files_in_a_home_are_readable_by_their_owner_only(home: Path) -> None:
         assert old.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_folder_of_another_user_is_refused(
-    home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_another_user_is_refused(home, sosie, monkeypatch) -> None:
     folder = Path("/tmp") / f"sosie-alien-{os.getpid()}"[:20]
     folder.mkdir(mode=0o700)
     try:
@@ -303,7 +297,7 @@ def test_a_folder_of_another_user_is_refused(
 
 
 @pytest.mark.parametrize("drain_s", [0.5, 30.0])
-def test_the_time_limits_of_a_stop_contain_each_other(home: Path, drain_s: float) -> None:
+def test_the_time_limits_of_a_stop_contain_each_other(home, drain_s: float) -> None:
     """The proxies drain, then the application ends with its snapshot, then Serve and Ray do."""
     registrar = dict(_list_grace(home, drain_s))["Registrar"]
     assert registrar >= drain_s + 30

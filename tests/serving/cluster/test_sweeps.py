@@ -1,7 +1,5 @@
 """A sweep over a gallery on two nodes: what one process finds."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,21 +13,13 @@ from serving.cluster.shards import open_ray_shards, shard_opener
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import make_settings
 from serving.sweeps.manager import SweepManager
-from tests.serving.cluster.two_nodes import (
-    DIM,
-    PLACING,
-    PLAN,
-    RESOURCE,
-    Nodes,
-    likenesses,
-    unit_rows,
-)
+from tests.serving.cluster.two_nodes import DIM, PLACING, PLAN, RESOURCE, likenesses, unit_rows
 from tests.serving.sweeps.synthetic_people import TWICE, make_people_home
 
 THRESHOLD = 0.5
 
 
-def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> None:
+def test_two_nodes_join_what_one_process_does(nodes, tmp_path) -> None:
     strangers = unit_rows(6000)
     rows = np.concatenate([strangers, likenesses(strangers[:500], seed=1)])
     ids = np.arange(len(rows))
@@ -62,9 +52,7 @@ def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> N
     assert seen[-1].comparisons_total == 6400 * 6399 // 2
 
 
-def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
-    nodes: Nodes, empty_home: Path
-) -> None:
+def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(nodes, empty_home) -> None:
     home = make_people_home(empty_home, "people-on-nodes")
     folders = []
     for shards in (0, 2):

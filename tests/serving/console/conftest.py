@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, sync_playwright
 
-from engine.faces.extractor import Extractor
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -47,11 +46,7 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Site]:
+def site(keyed_home, extractor, tmp_path_factory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("console") / "home"
     shutil.copytree(keyed_home[0], home)
     settings = home / SETTINGS_FILE

@@ -5,14 +5,12 @@ import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Route, expect
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.faces.extractor import Extractor
 from engine.registry.cases import CaseRecord
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
@@ -45,7 +43,7 @@ NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u0645\u062d\u06
 
 
 def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
-    browser: Browser, site: Site, photographs: Any
+    browser, site, photographs
 ) -> None:
     with visiting(browser, site) as clerk:
         clerk.page.goto(f"{site.url}/console")
@@ -85,9 +83,7 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
         verify_the_chain(operator)
 
 
-def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
-    browser: Browser, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(browser, site, monkeypatch) -> None:
     deployment = site.service.match._lifecycle.require().deployment
 
     def start_and_hold(analyst: Visitor, budget: str = "") -> PausedJoin:
@@ -617,9 +613,7 @@ def verify_the_chain(operator: Visitor) -> None:
 
 
 @pytest.fixture
-def strict_site(
-    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
-) -> Iterator[Site]:
+def strict_site(keyed_home, extractor, tmp_path) -> Iterator[Site]:
     """A site that asks for guardians and takes exceptions."""
     shutil.copytree(keyed_home[0], tmp_path / "home")
     rules = CarrierPeople(age_of_majority=17, exceptions=True)
@@ -630,7 +624,7 @@ def strict_site(
 
 
 def test_a_guardian_an_exception_and_the_document_before_are_asked_for_where_they_are_ticked(
-    browser: Browser, strict_site: Site, photographs: Any
+    browser, strict_site, photographs
 ) -> None:
     with visiting(browser, strict_site) as clerk:
         clerk.sign_in("b1")
@@ -723,9 +717,7 @@ def replace_a_document(clerk: Visitor, photographs: Any) -> None:
     clerk.fill(replaces_type="id-kitas", replaces_number="2C1100000077")
 
 
-def test_a_sandbox_says_on_every_page_that_it_is_one(
-    browser: Browser, site: Site, tmp_path: Path
-) -> None:
+def test_a_sandbox_says_on_every_page_that_it_is_one(browser, site, tmp_path) -> None:
     banner = re.compile("nothing here is about a real person")
     with serve_sandbox(tmp_path / "home") as served:
         sandbox = Site(served.url, served.keys, site.service)

@@ -5,18 +5,17 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from serving.api.endpoints import ENDPOINTS
 from serving.console.routes import POLICY, read_files
-from tests.serving.console.conftest import Site
 
 FILES = read_files("docs")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/", *(f"/docs/{one}" for one in FILES)])
 def test_its_files_come_without_a_key_and_with_the_policy_of_the_console(
-    service: Any, path: str
+    service, path: str
 ) -> None:
     answer = service.ask("GET", path, key=None)
     assert answer.status_code == 200
@@ -24,7 +23,7 @@ def test_its_files_come_without_a_key_and_with_the_policy_of_the_console(
     assert answer.headers["content-security-policy"] == POLICY
 
 
-def test_nothing_else_can_be_asked_for(service: Any) -> None:
+def test_nothing_else_can_be_asked_for(service) -> None:
     answer = service.ask("GET", "/docs/routes.py", key=None)
     service.assert_refused(answer, 404, "REQUEST.ROUTE_UNKNOWN")
 
@@ -39,7 +38,7 @@ def test_nothing_comes_from_elsewhere_and_no_text_becomes_markup() -> None:
 
 
 @pytest.fixture
-def page(site: Site, browser: Browser) -> Any:
+def page(site, browser) -> Any:
     context = browser.new_context()
     opened = context.new_page()
     faults: list[str] = []
@@ -51,7 +50,7 @@ def page(site: Site, browser: Browser) -> Any:
     assert faults == []
 
 
-def test_every_operation_and_every_type_is_on_the_page(page: Page, site: Site) -> None:
+def test_every_operation_and_every_type_is_on_the_page(page: Page, site) -> None:
     document = site.service.ask("GET", "/openapi.json", key=None).json()
     shown = {one.get_attribute("id") for one in page.locator("main details").all()}
     assert shown == {one.operation_id for one in ENDPOINTS} | {

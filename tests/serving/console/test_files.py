@@ -3,7 +3,6 @@
 import gzip
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ def texts() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/console", "/console/", *(f"/console/{one}" for one in FILES)])
-def test_every_file_comes_without_a_key_and_with_strict_headers(service: Any, path: str) -> None:
+def test_every_file_comes_without_a_key_and_with_strict_headers(service, path: str) -> None:
     answer = service.ask("GET", path, key=None)
     assert answer.status_code == 200
     assert answer.content == FILES[path.removeprefix("/console").strip("/") or "index.html"].body
@@ -53,12 +52,12 @@ def test_the_policy_allows_nothing_but_what_the_console_needs() -> None:
     "path",
     ["nothing.js", "..%2f..%2froutes.py", "../routes.py", "js", "js/", "index.html/", "%00", "é"],
 )
-def test_nothing_else_can_be_asked_for(service: Any, path: str) -> None:
+def test_nothing_else_can_be_asked_for(service, path: str) -> None:
     answer = service.ask("GET", f"/console/{path}", key=None)
     service.assert_refused(answer, 404, "REQUEST.ROUTE_UNKNOWN")
 
 
-def test_who_unpacks_gzip_gets_the_same_files_smaller(service: Any) -> None:
+def test_who_unpacks_gzip_gets_the_same_files_smaller(service) -> None:
     packed = service.ask("GET", "/console", key=None, headers={"accept-encoding": "gzip"})
     plain = service.ask("GET", "/console", key=None, headers={"accept-encoding": "identity"})
     assert packed.headers["content-encoding"] == "gzip"

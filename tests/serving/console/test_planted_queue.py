@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
@@ -78,11 +78,7 @@ class Photograph(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def queue(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Site, list[Planted]]]:
+def queue(keyed_home, extractor, tmp_path_factory) -> Iterator[tuple[Site, list[Planted]]]:
     home = tmp_path_factory.mktemp("planted") / "home"
     shutil.copytree(keyed_home[0], home)
     settings = home / SETTINGS_FILE
@@ -95,7 +91,7 @@ def queue(
 
 
 def test_a_newcomer_decides_a_queue_of_real_faces_and_a_second_person_approves(
-    browser: Browser, queue: tuple[Site, list[Planted]]
+    browser, queue
 ) -> None:
     site, planted = queue
     with visiting(browser, site) as analyst:

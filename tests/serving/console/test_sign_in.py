@@ -2,13 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from engine.faces.extractor import Extractor
 from tests.serving.api.conftest import serving
 from tests.serving.client.conftest import listening
 from tests.serving.console.conftest import Site
@@ -25,12 +23,7 @@ def provider() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def site(
-    provider: str,
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Site]:
+def site(provider, keyed_home, extractor, tmp_path_factory) -> Iterator[Site]:
     """A site that people sign in to."""
     home = tmp_path_factory.mktemp("sign-in") / "home"
     shutil.copytree(keyed_home[0], home)
@@ -52,9 +45,7 @@ def consent_there(page: Page, subject: str) -> None:
     page.get_by_role("button", name="Authorize").click()
 
 
-def test_a_person_signs_in_to_the_view_they_asked_for_and_out_again(
-    browser: Browser, site: Site
-) -> None:
+def test_a_person_signs_in_to_the_view_they_asked_for_and_out_again(browser, site) -> None:
     with visiting(browser, site) as visitor:
         page = visitor.page
         page.goto(f"{site.url}/console#/sweeps")
@@ -82,9 +73,7 @@ def test_a_person_signs_in_to_the_view_they_asked_for_and_out_again(
         assert visitor.faults == []
 
 
-def test_whoever_may_do_nothing_is_told_so_and_a_key_still_works(
-    browser: Browser, site: Site
-) -> None:
+def test_whoever_may_do_nothing_is_told_so_and_a_key_still_works(browser, site) -> None:
     with visiting(browser, site) as visitor:
         visitor.page.goto(f"{site.url}/console")
         consent(visitor.page, "u4")
@@ -95,7 +84,7 @@ def test_whoever_may_do_nothing_is_told_so_and_a_key_still_works(
 
 
 def test_a_session_that_ends_in_the_middle_of_a_note_loses_nothing_of_it(
-    browser: Browser, site: Site, photographs: Any
+    browser, site, photographs
 ) -> None:
     store: Any = site.service.parts.store
     case_id = open_case(site, photographs)
@@ -123,7 +112,7 @@ def test_a_session_that_ends_in_the_middle_of_a_note_loses_nothing_of_it(
 
 
 def test_a_tab_goes_on_for_the_same_person_and_does_nothing_in_anothers_name(
-    browser: Browser, site: Site, photographs: Any
+    browser, site, photographs
 ) -> None:
     case_id = open_case(site, photographs)
     with visiting(browser, site) as visitor:

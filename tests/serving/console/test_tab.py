@@ -3,13 +3,12 @@
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Route, expect
 
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from schema.decisions import Comparison
 from serving.access.authentication import make_key
-from tests.serving.console.conftest import Site
 from tests.serving.console.driving import Visitor, visiting
 
 STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie]"
@@ -20,9 +19,7 @@ VIEWS = {
 }
 
 
-def test_the_key_is_in_the_session_alone_and_goes_with_a_sign_out(
-    browser: Browser, site: Site
-) -> None:
+def test_the_key_is_in_the_session_alone_and_goes_with_a_sign_out(browser, site) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("b1")
         session, local, cookie = visitor.page.evaluate(STORED)
@@ -35,9 +32,7 @@ def test_the_key_is_in_the_session_alone_and_goes_with_a_sign_out(
         assert visitor.page.evaluate(STORED)[0] == []
 
 
-def test_a_key_that_ends_keeps_what_was_typed_for_its_person_alone(
-    browser: Browser, site: Site
-) -> None:
+def test_a_key_that_ends_keeps_what_was_typed_for_its_person_alone(browser, site) -> None:
     store: Any = site.service.parts.store
     texts = []
     for place in range(2):
@@ -77,7 +72,7 @@ def test_a_key_that_ends_keeps_what_was_typed_for_its_person_alone(
         visitor.expect_heading("Sweeps")
 
 
-def test_a_key_that_is_none_is_refused_in_words(browser: Browser, site: Site) -> None:
+def test_a_key_that_is_none_is_refused_in_words(browser, site) -> None:
     with visiting(browser, site) as visitor:
         visitor.page.goto(f"{site.url}/console#/audit")
         visitor.page.get_by_label("API key").fill("sosie_nothing")
@@ -85,7 +80,7 @@ def test_a_key_that_is_none_is_refused_in_words(browser: Browser, site: Site) ->
         expect(visitor.page.get_by_role("alert")).to_contain_text("not a key in force")
 
 
-def test_a_view_of_another_role_is_not_opened(browser: Browser, site: Site) -> None:
+def test_a_view_of_another_role_is_not_opened(browser, site) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("b1")
         for place in ("audit", "cases", "sweep/x", "nothing", "%zz", "__proto__"):
@@ -95,7 +90,7 @@ def test_a_view_of_another_role_is_not_opened(browser: Browser, site: Site) -> N
 
 
 def test_the_keyboard_alone_goes_past_the_navigation_and_switches_single_keys_off(
-    browser: Browser, site: Site
+    browser, site
 ) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("fraud")
@@ -117,7 +112,7 @@ def test_the_keyboard_alone_goes_past_the_navigation_and_switches_single_keys_of
 
 
 def test_an_activation_without_an_answer_is_sent_again_under_its_key(
-    browser: Browser, site: Site, photographs: Any
+    browser, site, photographs
 ) -> None:
     sent: list[str] = []
 
@@ -155,7 +150,7 @@ def fill_in(visitor: Visitor, photographs: Any) -> None:
 
 
 def test_a_photograph_that_is_missing_or_too_large_is_said_before_it_is_sent(
-    browser: Browser, site: Site, tmp_path: Any
+    browser, site, tmp_path
 ) -> None:
     large = tmp_path / "large.jpg"
     large.write_bytes(b"\xff\xd8" + bytes(8 * 2**20))
@@ -171,9 +166,7 @@ def test_a_photograph_that_is_missing_or_too_large_is_said_before_it_is_sent(
         expect(picture.get_by_role("img")).to_have_count(0)
 
 
-def test_several_frames_are_chosen_sent_and_their_outcome_shown(
-    browser: Browser, site: Site, photographs: Any
-) -> None:
+def test_several_frames_are_chosen_sent_and_their_outcome_shown(browser, site, photographs) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("b1")
         fill_in(visitor, photographs)
@@ -192,7 +185,7 @@ def test_several_frames_are_chosen_sent_and_their_outcome_shown(
         expect(frames.get_by_role("row", name="fused")).to_have_count(2)
 
 
-def test_the_camera_takes_three_frames_in_a_row(browser: Browser, site: Site) -> None:
+def test_the_camera_takes_three_frames_in_a_row(browser, site) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("b1")
         picture = visitor.page.get_by_role("group", name="Live photograph")
@@ -204,7 +197,7 @@ def test_the_camera_takes_three_frames_in_a_row(browser: Browser, site: Site) ->
         assert visitor.faults == []
 
 
-def test_the_curve_reads_as_the_calibration_does(browser: Browser, site: Site) -> None:
+def test_the_curve_reads_as_the_calibration_does(browser, site) -> None:
     calibration = site.service.parts.calibration
     curve = calibration.curve(Comparison.FUSED)
     inside = [curve.points[0].threshold, curve.points[-1].threshold - 1e-6]
@@ -227,7 +220,7 @@ def test_the_curve_reads_as_the_calibration_does(browser: Browser, site: Site) -
 @pytest.mark.parametrize("language", ["zh", "ko"])
 @pytest.mark.parametrize("key", VIEWS)
 def test_every_view_is_whole_in_another_language_on_a_dark_telephone_too(
-    browser: Browser, site: Site, photographs: Any, key: str, language: str
+    browser, site, photographs, key: str, language: str
 ) -> None:
     is_narrow = language == "ko"
     with visiting(browser, site, scheme="dark" if is_narrow else "light") as visitor:
@@ -265,9 +258,7 @@ def decide(visitor: Visitor, photographs: Any) -> None:
     expect(visitor.page.locator(".verdict")).to_be_visible()
 
 
-def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(
-    browser: Browser, site: Site
-) -> None:
+def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(browser, site) -> None:
     draw = """async () => {
         const { groupFigure, showFace } = await import("/console/js/graph.js");
         const ids = Array.from({ length: 500 }, (_, place) => `d${place}`);
@@ -286,9 +277,7 @@ def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(
         assert visitor.page.evaluate(draw) == [500, True]
 
 
-def test_a_case_of_hundreds_of_numbers_is_no_page_without_an_end(
-    browser: Browser, site: Site
-) -> None:
+def test_a_case_of_hundreds_of_numbers_is_no_page_without_an_end(browser, site) -> None:
     draw = """async (proposal) => {
         const { caseActions } = await import("/console/js/casework.js");
         const line = { number: "••••1", carrier: "blue", outlet: "b1", status: "active" };

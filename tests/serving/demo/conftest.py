@@ -28,7 +28,7 @@ class DemoResult:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DemoResult]:
+def demo(tmp_path_factory) -> Callable[..., DemoResult]:
     """`demo(faces=None, gallery_size=500, as_json=True, **environment)` runs it."""
 
     def run(
@@ -47,7 +47,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DemoResult]:
 
 
 @pytest.fixture(scope="session")
-def finished(demo: Any) -> DemoResult:
+def finished(demo) -> DemoResult:
     """The demo on the wheel's faces, in JSON."""
     return demo()
 
@@ -64,7 +64,7 @@ def extractor() -> Iterator[Extractor]:
 
 
 @pytest.fixture(scope="session")
-def make_folder(wheel: Source, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def make_folder(wheel, tmp_path_factory) -> Callable[..., Path]:
     """`make_folder({"ann": "face 0, face 90", "b.png": "astronaut"})`: photographs on disk.
 
     A name with a suffix is a single photograph, any other the folder of a person.

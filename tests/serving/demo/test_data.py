@@ -2,8 +2,6 @@ import io
 import sys
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,22 +26,20 @@ from serving.demo.data import (
 )
 
 
-def test_the_wheel_brings_every_face_once(wheel: Any) -> None:
+def test_the_wheel_brings_every_face_once(wheel) -> None:
     labels = [picture.label for person in wheel.people for picture in person.pictures]
     assert len(labels) == len(set(labels)) == 101
     assert [len(person.pictures) for person in wheel.people[:4]] == [4, 2, 1, 1]
 
 
-def test_without_scikit_image_the_error_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_scikit_image_the_error_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(RequestError, match=r"\.\[demo\]"):
         open_wheel()
 
 
 def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
-    make_folder: Any,
+    make_folder,
 ) -> None:
     four = "face 0, face 90, face 36, face 73"
     folder = make_folder(
@@ -58,14 +54,14 @@ def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(
     ]
 
 
-def test_of_a_large_folder_no_more_than_a_hundred_photographs_are_read(tmp_path: Path) -> None:
+def test_of_a_large_folder_no_more_than_a_hundred_photographs_are_read(tmp_path) -> None:
     for number in range(MAX_PHOTOGRAPHS + 5):
         (tmp_path / f"{number}.png").write_bytes(b"any")
     people = open_folder(tmp_path).people
     assert sum(len(person.pictures) for person in people) == MAX_PHOTOGRAPHS
 
 
-def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="no photograph in"):
         open_folder(tmp_path)
     with pytest.raises(RequestError, match="is not a folder"):
@@ -73,12 +69,12 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def astronaut(wheel: Any) -> Picture:
+def astronaut(wheel) -> Picture:
     found: Picture = next(one.pictures[0] for one in wheel.people if one.label == "astronaut")
     return found
 
 
-def test_a_retake_is_another_picture_of_the_same_face(astronaut: Picture, extractor: Any) -> None:
+def test_a_retake_is_another_picture_of_the_same_face(astronaut, extractor) -> None:
     again = [retake(astronaut, serial) for serial in (1, 2, 3)]
     assert all(one.is_made for one in again)
     assert len({one.data for one in again} | {astronaut.data}) == 4
@@ -87,7 +83,7 @@ def test_a_retake_is_another_picture_of_the_same_face(astronaut: Picture, extrac
     assert all(0.7 < score < 0.999 for score in scores)
 
 
-def test_a_blurred_photograph_is_refused_by_quality(astronaut: Picture, extractor: Any) -> None:
+def test_a_blurred_photograph_is_refused_by_quality(astronaut, extractor) -> None:
     (sharp,) = extractor.extract([astronaut.data])
     blurred = blur(replace(astronaut, inter_eye_px=sharp.quality.inter_eye_px))
     (seen,) = extractor.extract([blurred.data])

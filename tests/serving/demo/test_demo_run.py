@@ -10,9 +10,7 @@ from serving.errors import ExitCode, describe
 
 
 @pytest.mark.parametrize("columns", [100, 140])
-def test_no_cell_is_cut_or_wrapped(
-    finished: Any, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_cell_is_cut_or_wrapped(finished, columns: int, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     print_report(finished.report)
     lines = capsys.readouterr().out.splitlines()
@@ -25,26 +23,20 @@ def test_no_cell_is_cut_or_wrapped(
     assert sum("DOCUMENT_HELD_BY_ANOTHER_FACE" in line for line in lines) == 2
 
 
-def test_it_is_wide_enough_where_the_output_is_no_terminal(
-    finished: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_wide_enough_where_the_output_is_no_terminal(finished, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     print_report(finished.report)
     assert "swaps the portrait in it" in capsys.readouterr().out
 
 
-def test_labels_of_files_are_not_read_as_markup(
-    finished: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_of_files_are_not_read_as_markup(finished, capsys) -> None:
     report = finished.report
     report["faces"]["people"]["A"] = "[bold]ann[/nonsense]"
     print_report(report)
     assert "[bold]ann[/nonsense]" in capsys.readouterr().out
 
 
-def test_a_step_that_did_not_end_as_expected_is_marked(
-    finished: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_that_did_not_end_as_expected_is_marked(finished, capsys) -> None:
     report = finished.report
     report["scenes"][4]["as_told"] = False
     print_report(report)
@@ -76,14 +68,14 @@ def read_decisions(report: dict[str, Any]) -> list[tuple[str, str, set[str]]]:
     ]
 
 
-def test_every_step_on_the_wheels_faces_ends_as_expected(finished: Any) -> None:
+def test_every_step_on_the_wheels_faces_ends_as_expected(finished) -> None:
     assert read_decisions(finished.report) == SCENARIO
     assert all(step["as_told"] for step in finished.report["scenes"])
     assert finished.report["as_told"]
     assert finished.code == ExitCode.FINE
 
 
-def test_only_newcomers_leave_a_reference_and_a_retry_gets_the_stored_answer(finished: Any) -> None:
+def test_only_newcomers_leave_a_reference_and_a_retry_gets_the_stored_answer(finished) -> None:
     steps = finished.report["scenes"]
     assert [step["references_added"] for step in steps] == [1, 0, 0, 0, 0, 0, 1, 0, 0]
     assert [step["is_repeated"] for step in steps] == [False] * 8 + [True]
@@ -91,13 +83,13 @@ def test_only_newcomers_leave_a_reference_and_a_retry_gets_the_stored_answer(fin
     assert finished.report["gallery"] == {"synthetic": 500, "references": 502, "index": "exact8"}
 
 
-def test_subscriber_and_impostor_have_true_second_photographs(finished: Any) -> None:
+def test_subscriber_and_impostor_have_true_second_photographs(finished) -> None:
     assert finished.report["faces"]["made"] == ["astronaut*1 blurred", "astronaut*1"]
     scores = [step["scores"]["live_portrait"] for step in finished.report["scenes"][:2]]
     assert all(score < 0.7 for score in scores)
 
 
-def test_the_json_document_holds_thresholds_rates_stages_and_seconds(finished: Any) -> None:
+def test_the_json_document_holds_thresholds_rates_stages_and_seconds(finished) -> None:
     report = finished.report
     thresholds = report["thresholds"]
     assert thresholds["verify"]["fmr"] == 1e-4
@@ -124,7 +116,7 @@ def test_the_json_document_holds_thresholds_rates_stages_and_seconds(finished: A
 
 
 def test_the_registry_that_the_environment_names_is_not_touched(
-    demo: Any, make_folder: Any, tmp_path: Path
+    demo, make_folder, tmp_path
 ) -> None:
     folder = make_folder(PEOPLE)
     url = f"sqlite:///{tmp_path}/real.sqlite"
@@ -134,14 +126,14 @@ def test_the_registry_that_the_environment_names_is_not_touched(
     assert finished.left_behind == []
 
 
-def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(demo: Any) -> None:
+def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(demo) -> None:
     finished = demo(gallery_size=0, as_json=False, SOSIE_THRESHOLDS__VERIFY_FMR="1e-6")
     assert finished.code == ExitCode.NEGATIVE
     assert "not as expected" in finished.output
 
 
 def test_a_folder_of_people_and_single_photographs_runs_the_same_scenario(
-    demo: Any, make_folder: Any
+    demo, make_folder
 ) -> None:
     folder = make_folder(PEOPLE)
     (folder / "notes.txt").write_text("no photograph")
@@ -156,7 +148,7 @@ def test_a_folder_of_people_and_single_photographs_runs_the_same_scenario(
     assert not any(label.startswith("ann") for label in faces["made"])
 
 
-def test_too_few_faces_are_counted_and_give_exit_code_2(demo: Any, make_folder: Any) -> None:
+def test_too_few_faces_are_counted_and_give_exit_code_2(demo, make_folder) -> None:
     folder = make_folder({"ann": "face 0, face 90", "again.png": "face 36", "c.png": "face 30"})
     with pytest.raises(RequestError) as caught:
         demo(folder)
@@ -168,19 +160,19 @@ def test_too_few_faces_are_counted_and_give_exit_code_2(demo: Any, make_folder: 
 
 
 @pytest.mark.parametrize("size", [-1, 1_000_001])
-def test_a_gallery_out_of_range_is_refused(demo: Any, size: int) -> None:
+def test_a_gallery_out_of_range_is_refused(demo, size: int) -> None:
     with pytest.raises(RequestError, match="0 to 1,000,000"):
         demo(gallery_size=size)
 
 
-def test_a_population_of_another_model_is_refused(demo: Any) -> None:
+def test_a_population_of_another_model_is_refused(demo) -> None:
     with pytest.raises(CalibrationError, match="another model"):
         demo(SOSIE_MODELS__FLIP="true")
 
 
 @pytest.mark.lfw
 @pytest.mark.skipif(not LFW.is_dir(), reason=f"no photographs at {LFW}")
-def test_people_of_lfw_need_no_derived_photographs(demo: Any, tmp_path: Path) -> None:
+def test_people_of_lfw_need_no_derived_photographs(demo, tmp_path) -> None:
     people = [folder for folder in sorted(LFW.iterdir()) if len(list(folder.iterdir())) >= 4]
     for folder in people[:5]:
         shutil.copytree(folder, tmp_path / folder.name)

@@ -11,7 +11,7 @@ def find(wheel: Any, *labels: str) -> tuple[Picture, ...]:
     return tuple(pictures[label] for label in labels)
 
 
-def test_one_person_under_two_labels_takes_part_once(wheel: Any, extractor: Any) -> None:
+def test_one_person_under_two_labels_takes_part_once(wheel, extractor) -> None:
     source = Source(
         "test",
         (
@@ -25,7 +25,7 @@ def test_one_person_under_two_labels_takes_part_once(wheel: Any, extractor: Any)
     assert [person.label for person in participants.people] == ["first", "second", "third"]
 
 
-def test_missing_photographs_are_derived_and_fit(wheel: Any, extractor: Any) -> None:
+def test_missing_photographs_are_derived_and_fit(wheel, extractor) -> None:
     source = Source(
         "test",
         tuple(Person(label, find(wheel, label)) for label in ("face 0", "face 3", "astronaut")),

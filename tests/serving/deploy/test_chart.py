@@ -90,7 +90,7 @@ class Rendered:
 
 
 @pytest.fixture(scope="module", params=[{}, EVERYTHING], ids=["defaults", "everything"])
-def rendered(request: pytest.FixtureRequest) -> Rendered:
+def rendered(request) -> Rendered:
     return Rendered(request.param)
 
 
@@ -99,7 +99,7 @@ def test_helm_finds_no_fault() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_every_object_and_every_pod(rendered: Rendered, version: str) -> None:
+def test_kubernetes_takes_every_object_and_every_pod(rendered, version: str) -> None:
     own = [one for one in rendered.objects if one["kind"] != "RayService"]
     for one in (*own, *rendered.pods()):
         kubernetes_validate.validate(one, version, strict=True)
@@ -108,7 +108,7 @@ def test_kubernetes_takes_every_object_and_every_pod(rendered: Rendered, version
     assert all(set(group) == GROUP for group in rendered.groups.values())
 
 
-def test_serve_is_told_what_sosie_itself_would_tell_it(rendered: Rendered, tmp_path: Path) -> None:
+def test_serve_is_told_what_sosie_itself_would_tell_it(rendered, tmp_path) -> None:
     told = yaml.safe_load(rendered.service["serveConfigV2"])
     ServeDeploySchema.model_validate(told)
     own = describe(rendered.make_home(tmp_path))
@@ -120,7 +120,7 @@ def test_serve_is_told_what_sosie_itself_would_tell_it(rendered: Rendered, tmp_p
 
 
 def test_kubernetes_has_the_cores_memory_and_shards_that_ray_will_ask_for(
-    rendered: Rendered, tmp_path: Path
+    rendered, tmp_path
 ) -> None:
     site = rendered.make_home(tmp_path)
     settings = site.load()
@@ -147,7 +147,7 @@ def test_kubernetes_has_the_cores_memory_and_shards_that_ray_will_ask_for(
         assert int(start["memory"]) == held * gallery.shard_memory_gib * (1 << 30)
 
 
-def test_no_pod_may_more_than_it_must(rendered: Rendered) -> None:
+def test_no_pod_may_more_than_it_must(rendered) -> None:
     for pod in rendered.pods():
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"]
@@ -183,7 +183,7 @@ def reach(rendered: Rendered, component: str) -> dict[int, list[Any]]:
     return found
 
 
-def test_each_component_reaches_what_it_needs_and_nothing_else(rendered: Rendered) -> None:
+def test_each_component_reaches_what_it_needs_and_nothing_else(rendered) -> None:
     first, *more = rendered.of("NetworkPolicy")
     assert first["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert all(rule.get("from") for rule in first["spec"]["ingress"])
@@ -206,9 +206,7 @@ def test_each_component_reaches_what_it_needs_and_nothing_else(rendered: Rendere
     assert not has_redis or (head[6380] and workers[5432])
 
 
-def test_only_pods_with_ingresses_are_asked_and_only_while_they_are_ready(
-    rendered: Rendered,
-) -> None:
+def test_only_pods_with_ingresses_are_asked_and_only_while_they_are_ready(rendered) -> None:
     (service,) = rendered.of("Service")
     selector = service["spec"]["selector"]
     chosen = [
@@ -227,7 +225,7 @@ def test_secrets_are_named_and_never_rendered() -> None:
     assert rendered.of("Secret") == []
 
 
-def test_settings_that_change_reach_running_pods(rendered: Rendered) -> None:
+def test_settings_that_change_reach_running_pods(rendered) -> None:
     # Kubernetes renews a ConfigMap that is mounted as a folder, and no single file of it.
     for pod in rendered.pods():
         (main,) = pod["spec"]["containers"]

@@ -103,7 +103,7 @@ def test_the_installation_is_the_locked_one_from_wheels_alone() -> None:
     ]
 
 
-def test_what_searches_run_is_compiled_when_it_is_built(tmp_path: Path) -> None:
+def test_what_searches_run_is_compiled_when_it_is_built(tmp_path) -> None:
     (step,) = (line for line in BUILD.of("RUN") if "compile_kernels" in line)
     (program,) = re.findall(r'python -c "(.+?)"', step)
     folder = tmp_path / "numba"
@@ -131,7 +131,7 @@ def test_it_runs_as_nobody_in_particular_and_writes_to_its_volumes_alone() -> No
     assert any(variables["NUMBA_CACHE_DIR"].startswith(volume) for volume in volumes)
 
 
-def test_it_serves_and_its_settings_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_serves_and_its_settings_are_ours(monkeypatch) -> None:
     entry, command = (json.loads(FINAL.of(word)[0]) for word in ("ENTRYPOINT", "CMD"))
     assert [entry[-1], *command] == ["/opt/sosie/bin/sosie", "serve"]
     for name, value in environment().items():
@@ -237,7 +237,7 @@ def test_what_the_compose_file_mounts_is_there_and_its_database_is_hidden() -> N
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
-def test_systemd_takes_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
+def test_systemd_takes_the_unit_and_finds_it_confined(tmp_path) -> None:
     text = (DEPLOY / "systemd/sosie.service").read_text()
     assert f"ExecStart={sys.prefix}/bin/sosie serve\n" in text.replace("/opt/sosie", sys.prefix)
     unit = tmp_path / "sosie.service"

@@ -209,7 +209,7 @@ def test_promtool_takes_the_rules() -> None:
 
 
 @needs_promtool
-def test_promtool_takes_the_dashboards_expressions(tmp_path: Path) -> None:
+def test_promtool_takes_the_dashboards_expressions(tmp_path) -> None:
     asked = [
         e.replace("$__rate_interval", "5m").replace("$instance", ".*").replace("$route", ".*")
         for e in dashboard_expressions()

@@ -87,7 +87,7 @@ def ring() -> KeyRing:
 
 
 @pytest.fixture(scope="session")
-def vault(ring: KeyRing) -> Vault:
+def vault(ring) -> Vault:
     return Vault(ring, DIM)
 
 
@@ -97,9 +97,7 @@ def meter() -> RecordingMeter:
 
 
 @pytest.fixture
-def queue(
-    extractor: BlockedExtractor, vault: Vault, meter: RecordingMeter
-) -> Iterator[ExtractionQueue]:
+def queue(extractor, vault, meter) -> Iterator[ExtractionQueue]:
     log = structlog.get_logger()
     made = ExtractionQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=log)
     yield made

@@ -47,7 +47,7 @@ def local() -> Embedder:
 
 
 @pytest.fixture
-def session(local: Embedder) -> Iterator[Any]:
+def session(local) -> Iterator[Any]:
     """The model's session; what a test sets to be raised is raised by its next calls."""
 
     class Session:
@@ -75,7 +75,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_device_that_fails_is_told_by_name_until_it_embeds_again(
-    local: Embedder, session: Any, tmp_path: Path
+    local, session, tmp_path
 ) -> None:
     meter, wanted = RecordingMeter(), local.embed(CROPS)
     log = open_log(tmp_path / "log", "info", "test")
@@ -102,9 +102,7 @@ def test_a_device_that_fails_is_told_by_name_until_it_embeds_again(
     assert lines[-1]["detail"] == str(DEAD)
 
 
-def test_a_model_that_cannot_embed_one_crop_is_not_there(
-    local: Embedder, session: Any, tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_embed_one_crop_is_not_there(local, session, tmp_path) -> None:
     session.raised = DEAD
     log = open_log(tmp_path / "log", "error", "test")
     with pytest.raises(DeviceFailed):
@@ -114,7 +112,7 @@ def test_a_model_that_cannot_embed_one_crop_is_not_there(
 
 @pytest.mark.parametrize("raised", [Interrupted("the embedder was lost"), DEAD])
 def test_the_cpu_embeds_while_the_embedder_is_away_and_its_vectors_are_the_same(
-    local: Embedder, raised: Exception
+    local, raised: Exception
 ) -> None:
     asked: list[int] = []
 
@@ -130,7 +128,7 @@ def test_the_cpu_embeds_while_the_embedder_is_away_and_its_vectors_are_the_same(
     assert noted == [raised]
 
 
-def test_an_embedder_that_is_busy_is_there(local: Embedder) -> None:
+def test_an_embedder_that_is_busy_is_there(local) -> None:
     def call(_: Crops) -> Vectors:
         raise Busy("too many photographs wait")
 
@@ -140,9 +138,7 @@ def test_an_embedder_that_is_busy_is_there(local: Embedder) -> None:
         )
 
 
-def test_an_ingress_takes_no_gpu_and_says_that_it_leaves_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_ingress_takes_no_gpu_and_says_that_it_leaves_one(monkeypatch, tmp_path) -> None:
     settings = make_settings({})
     monkeypatch.setattr("serving.deployment.models.available_providers", lambda: ("cpu",))
     assert settle_ingress(settings) == (settings, "")

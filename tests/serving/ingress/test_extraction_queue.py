@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from engine.errors import DeadlinePassed, ImageDamaged, ImageError, ModelError
 from engine.matching.samples import Sample, take_samples
-from engine.registry.vault import Vault
 from schema.reasons import Reason
 from serving.access.authorization import Holder
 from serving.errors import Busy, Interrupted, NotReady
@@ -66,7 +65,7 @@ def depth(meter: RecordingMeter) -> float:
 
 
 def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_value(
-    queue: ExtractionQueue, extractor: Any, vault: Vault
+    queue, extractor, vault
 ) -> None:
     names = many("p", 40)
     got = run(lambda: queue.sample([*names, b"bad", b"nobody"]))
@@ -101,11 +100,7 @@ def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_value(
     ],
 )
 def test_what_waits_is_extracted_in_full_batches_and_each_kind_in_its_turn(
-    queue: ExtractionQueue,
-    extractor: Any,
-    meter: RecordingMeter,
-    calls: list[list[bytes]],
-    batches: list[tuple[bytes, int]],
+    queue, extractor, meter, calls: list[list[bytes]], batches: list[tuple[bytes, int]]
 ) -> None:
     async def body() -> None:
         held = await hold_worker(queue, extractor)
@@ -129,9 +124,7 @@ def large(*names: str) -> list[bytes]:
     return [head + name.encode() for name in names]
 
 
-def test_large_photographs_are_taken_two_at_a_time_between_the_others(
-    queue: ExtractionQueue, extractor: Any
-) -> None:
+def test_large_photographs_are_taken_two_at_a_time_between_the_others(queue, extractor) -> None:
     async def body() -> None:
         held = await hold_worker(queue, extractor)
         waiting = await start(queue, large("a", "b", "c", "d"), images("x", "y"))
@@ -148,9 +141,7 @@ def test_large_photographs_are_taken_two_at_a_time_between_the_others(
     assert extractor.batches.index(images("x", "y", "z")) <= 2
 
 
-def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(
-    queue: ExtractionQueue, extractor: Any
-) -> None:
+def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(queue, extractor) -> None:
     frames = many("frame", 9)
 
     async def body() -> None:
@@ -170,7 +161,7 @@ def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(
 
 
 def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_it_is_busy(
-    queue: ExtractionQueue, extractor: Any, meter: RecordingMeter
+    queue, extractor, meter
 ) -> None:
     async def body() -> None:
         held = await hold_worker(queue, extractor)
@@ -198,7 +189,7 @@ def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_i
 
 
 def test_a_call_past_its_deadline_is_answered_then_and_never_extracted(
-    queue: ExtractionQueue, extractor: Any, meter: RecordingMeter
+    queue, extractor, meter
 ) -> None:
     async def body() -> None:
         held = await hold_worker(queue, extractor)
@@ -215,7 +206,7 @@ def test_a_call_past_its_deadline_is_answered_then_and_never_extracted(
 
 
 def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
-    queue: ExtractionQueue, extractor: Any
+    queue, extractor
 ) -> None:
     async def body() -> None:
         queue._pace.note(1.0, 10.0)  # ten seconds for each photograph
@@ -234,9 +225,7 @@ def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
     assert extractor.batches == [images("held"), images("other")]
 
 
-def test_closing_answers_what_waited_and_takes_no_more(
-    queue: ExtractionQueue, extractor: Any
-) -> None:
+def test_closing_answers_what_waited_and_takes_no_more(queue, extractor) -> None:
     async def body() -> None:
         held = await hold_worker(queue, extractor)
         (waiting,) = await start(queue, many("waiting", 20))
@@ -254,7 +243,7 @@ def test_closing_answers_what_waited_and_takes_no_more(
     run(body)
 
 
-def test_the_worker_outlives_a_loop_that_is_gone(queue: ExtractionQueue, extractor: Any) -> None:
+def test_the_worker_outlives_a_loop_that_is_gone(queue, extractor) -> None:
     async def leave() -> None:
         await hold_worker(queue, extractor)
 
@@ -278,7 +267,7 @@ def lost() -> Exception:
     ],
 )
 def test_a_failure_is_told_to_each_of_its_batch_logged_by_type_and_ends_no_worker(
-    queue: ExtractionQueue, extractor: Any, failure: Exception, logged: list[str], is_alive: bool
+    queue, extractor, failure: Exception, logged: list[str], is_alive: bool
 ) -> None:
     async def body() -> list[Any]:
         held = await hold_worker(queue, extractor)
@@ -302,7 +291,7 @@ def test_a_failure_is_told_to_each_of_its_batch_logged_by_type_and_ends_no_worke
 
 
 def test_the_next_batch_begins_as_soon_as_a_thread_is_free_and_not_before(
-    extractor: Any, vault: Vault, meter: RecordingMeter
+    extractor, vault, meter
 ) -> None:
     extractor.threads, free = 2, threading.Event()
     extractor.has_free_thread = free.is_set
@@ -330,7 +319,7 @@ def test_the_next_batch_begins_as_soon_as_a_thread_is_free_and_not_before(
 
 
 def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_brings_many(
-    extractor: Any, vault: Vault, meter: RecordingMeter
+    extractor, vault, meter
 ) -> None:
     log = structlog.get_logger()
     queue = ExtractionQueue(
@@ -369,7 +358,7 @@ def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_bring
 
 
 def test_a_call_that_is_given_up_while_it_waits_in_the_line_leaves_its_place(
-    queue: ExtractionQueue, extractor: Any
+    queue, extractor
 ) -> None:
     async def body() -> int:
         held = await hold_worker(queue, extractor)
@@ -386,9 +375,7 @@ def test_a_call_that_is_given_up_while_it_waits_in_the_line_leaves_its_place(
     assert not queue._lines[1]._inside
 
 
-def test_who_leaves_calls_nobody_who_was_given_up_at_the_same_moment(
-    queue: ExtractionQueue, extractor: Any
-) -> None:
+def test_who_leaves_calls_nobody_who_was_given_up_at_the_same_moment(queue, extractor) -> None:
     async def body() -> Any:
         held = await hold_worker(queue, extractor)
         inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
@@ -405,7 +392,7 @@ def test_who_leaves_calls_nobody_who_was_given_up_at_the_same_moment(
 
 
 def test_what_would_be_late_when_its_turn_comes_is_not_extracted_and_others_are(
-    queue: ExtractionQueue, extractor: Any, monkeypatch: pytest.MonkeyPatch
+    queue, extractor, monkeypatch
 ) -> None:
     async def body() -> Any:
         held = await hold_worker(queue, extractor)

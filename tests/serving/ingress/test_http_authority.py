@@ -41,7 +41,7 @@ VALID = {"standing": "valid"}
 
 
 @pytest.fixture(scope="module")
-def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
+def vault(tmp_path_factory) -> Vault:
     return Vault(KeyRing.create(tmp_path_factory.mktemp("ring") / "ring"), 4)
 
 
@@ -142,9 +142,7 @@ TWICE = b'{"request_id": "x", "records": [], "records": [{"standing": "valid"}]}
         (hang_up, "UNREACHABLE"),
     ],
 )
-def test_whatever_the_service_answers_is_a_result(
-    service: Service, vault: Vault, behave: Any, code: str
-) -> None:
+def test_whatever_the_service_answers_is_a_result(service, vault, behave: Any, code: str) -> None:
     service.behave = behave
     [result] = look_up(settle(service), vault)
     assert result.code == code
@@ -153,14 +151,14 @@ def test_whatever_the_service_answers_is_a_result(
 
 @pytest.mark.parametrize("behave", [wait, drip])
 def test_a_service_that_takes_its_time_is_waited_for_no_longer_than_the_setting(
-    service: Service, vault: Vault, behave: Any
+    service, vault, behave: Any
 ) -> None:
     service.behave = behave
     [result] = look_up(settle(service, timeout_s=0.2), vault)
     assert result.code == "TIMEOUT"
 
 
-def test_a_service_that_is_not_there_is_unreachable(vault: Vault) -> None:
+def test_a_service_that_is_not_there_is_unreachable(vault) -> None:
     with serve_authority() as gone:
         settings = settle(gone)
     [result] = look_up(settings, vault)
@@ -170,7 +168,7 @@ def test_a_service_that_is_not_there_is_unreachable(vault: Vault) -> None:
 
 
 def test_the_question_has_the_document_and_the_photograph_only_where_it_is_to_be_compared(
-    service: Service, vault: Vault
+    service, vault
 ) -> None:
     service.behave = answer({"standing": "valid", "face_score": 0.97, "reference": "R-7"})
     [result] = look_up(settle(service, token="s3cret"), vault, ask_about(live=b"picture"))
@@ -193,7 +191,7 @@ def test_the_question_has_the_document_and_the_photograph_only_where_it_is_to_be
 
 
 def test_no_more_look_ups_are_made_at_once_than_allowed_and_who_finds_no_place_is_told(
-    service: Service, vault: Vault
+    service, vault
 ) -> None:
     second_told = threading.Event()
 
@@ -221,9 +219,7 @@ def test_no_more_look_ups_are_made_at_once_than_allowed_and_who_finds_no_place_i
     assert len(service.asked) == 1
 
 
-def test_a_service_that_fails_is_spared_for_a_while_and_then_tried_once(
-    service: Service, vault: Vault
-) -> None:
+def test_a_service_that_fails_is_spared_for_a_while_and_then_tried_once(service, vault) -> None:
     service.behave = send(b"", 500)
     settings = settle(service, breaker_failures=2, breaker_pause_s=3600)
     results = look_up(settings, vault, *[ask_about()] * 4)
@@ -257,7 +253,7 @@ def test_the_breaker_closes_when_its_trial_succeeds_and_waits_again_when_it_fail
     assert breaker.enter()
 
 
-def test_the_state_of_the_breaker_is_measured(service: Service, vault: Vault) -> None:
+def test_the_state_of_the_breaker_is_measured(service, vault) -> None:
     service.behave, meter = send(b"", 500), Meter()
 
     async def ask() -> None:
@@ -271,9 +267,7 @@ def test_the_state_of_the_breaker_is_measured(service: Service, vault: Vault) ->
     assert 'sosie_stage_seconds_count{stage="authority"} 1.0' in shown
 
 
-def test_answers_are_kept_by_their_kind_and_for_the_very_question_alone(
-    service: Service, vault: Vault
-) -> None:
+def test_answers_are_kept_by_their_kind_and_for_the_very_question_alone(service, vault) -> None:
     kept = settle(service, cache_s={"confirmed": 60})
     another = (ask_about("Another Name"), ask_about(born_on=datetime.date(1985, 3, 8)))
     # Another carrier's question is its own.
@@ -286,9 +280,7 @@ def test_answers_are_kept_by_their_kind_and_for_the_very_question_alone(
     assert not any(one.is_kept for one in look_up(settle(service), vault, *[ask_about()] * 2))
 
 
-def test_an_answer_that_contradicts_one_that_still_holds_ends_both(
-    service: Service, vault: Vault
-) -> None:
+def test_an_answer_that_contradicts_one_that_still_holds_ends_both(service, vault) -> None:
     async def ask() -> list[AuthorityResult]:
         authority = HttpAuthority(settle(service, cache_s={"confirmed": 60}), vault, Path())
         first = await authority.look_up(ask_about())
@@ -302,9 +294,7 @@ def test_an_answer_that_contradicts_one_that_still_holds_ends_both(
     assert codes == [("CONFIRMED", False), ("INCONSISTENT", False), ("NOT_VALID", False)]
 
 
-def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(
-    service: Service, vault: Vault, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(service, vault, caplog) -> None:
     caplog.set_level("DEBUG")
     question = ask_about()
 
@@ -328,9 +318,7 @@ def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(
     assert repr(BORN_ON) not in shown
 
 
-def test_a_look_up_goes_to_no_proxy_of_the_environment(
-    service: Service, vault: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_up_goes_to_no_proxy_of_the_environment(service, vault, monkeypatch) -> None:
     for name in ("HTTP_PROXY", "ALL_PROXY"):
         for variable in (name, name.lower()):
             monkeypatch.setenv(variable, "http://127.0.0.1:1")
@@ -383,9 +371,7 @@ def certify(folder: Path, name: str, issuer: tuple[Any, Any] | None = None) -> t
     return made, key
 
 
-def test_both_sides_prove_themselves_by_the_operators_own_authority(
-    vault: Vault, tmp_path: Path
-) -> None:
+def test_both_sides_prove_themselves_by_the_operators_own_authority(vault, tmp_path) -> None:
     own = certify(tmp_path, "own")
     certify(tmp_path, "server", own)
     certify(tmp_path, "client", own)

@@ -50,7 +50,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def remote(settings: Settings) -> Recorded:
+def remote(settings) -> Recorded:
     return Recorded(open_embedder(settings))
 
 
@@ -71,7 +71,7 @@ def crops_of(count: int, side: int = 112) -> Crops:
 
 
 def test_faces_embedded_elsewhere_are_those_embedded_here_and_only_crops_travel(
-    settings: Settings, remote: Recorded, photographs: Any
+    settings, remote, photographs
 ) -> None:
     files = [getattr(photographs, name).read_bytes() for name in ("live", "faceless", "stranger")]
     with (
@@ -91,9 +91,7 @@ def test_faces_embedded_elsewhere_are_those_embedded_here_and_only_crops_travel(
     assert there[1].vector is None  # type: ignore[union-attr]
 
 
-def test_an_ingress_reads_no_weights_of_the_embedder(
-    settings: Settings, remote: Recorded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_ingress_reads_no_weights_of_the_embedder(settings, remote, monkeypatch) -> None:
     read: list[str] = []
 
     def read_and_note(card: ModelCard) -> bytes:
@@ -105,7 +103,7 @@ def test_an_ingress_reads_no_weights_of_the_embedder(
     assert read == ["yunet"]
 
 
-def test_many_crops_travel_in_parts(remote: Recorded) -> None:
+def test_many_crops_travel_in_parts(remote) -> None:
     embedder = RemoteEmbedder(CARD, False, remote)
     crops = crops_of(MAX_PART_CROPS + 3)
     vectors = embedder.embed(crops)
@@ -114,14 +112,12 @@ def test_many_crops_travel_in_parts(remote: Recorded) -> None:
     assert np.allclose(vectors[-3:], remote(crops[-3:]), atol=1e-5)
 
 
-def test_no_crops_are_no_call(remote: Recorded) -> None:
+def test_no_crops_are_no_call(remote) -> None:
     assert RemoteEmbedder(CARD, False, remote).embed(crops_of(0)).shape == (0, 128)
     assert remote.shapes == []
 
 
-def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(monkeypatch) -> None:
     sizes: list[int] = []
 
     def call(crops: Crops) -> Vectors:
@@ -147,9 +143,7 @@ def test_an_answer_that_is_none_of_this_model_is_refused(answer: Any) -> None:
         RemoteEmbedder(CARD, False, lambda _: answer).embed(crops_of(2))
 
 
-def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(
-    loop: asyncio.AbstractEventLoop, remote: Recorded
-) -> None:
+def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(loop, remote) -> None:
     seen: list[asyncio.AbstractEventLoop] = []
 
     async def send(crops: Crops) -> Vectors:
@@ -161,9 +155,7 @@ def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(
     assert seen == [loop]
 
 
-def test_crops_of_requests_that_wait_travel_in_one_call_and_each_gets_its_own(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def test_crops_of_requests_that_wait_travel_in_one_call_and_each_gets_its_own(loop) -> None:
     sizes: list[int] = []
     gates = {0: threading.Event(), 1: threading.Event(), 2: threading.Event()}
     begun, arrived = threading.Semaphore(0), threading.Semaphore(0)
@@ -207,7 +199,7 @@ def test_crops_of_requests_that_wait_travel_in_one_call_and_each_gets_its_own(
     assert sizes == [2, 2, MAX_PART_CROPS, 3]
 
 
-def test_a_call_without_an_answer_in_time_is_interrupted(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_call_without_an_answer_in_time_is_interrupted(loop) -> None:
     cancelled = threading.Event()
 
     async def send(_: Crops) -> Vectors:
@@ -227,7 +219,7 @@ def test_a_call_without_an_answer_in_time_is_interrupted(loop: asyncio.AbstractE
     [(OSError("lost"), Interrupted), (ModelDamaged("a file is damaged"), ModelDamaged)],
 )
 def test_a_lost_embedder_may_be_asked_again_and_an_error_of_ours_stays_what_it_is(
-    loop: asyncio.AbstractEventLoop, failure: Exception, expected: type[Exception]
+    loop, failure: Exception, expected: type[Exception]
 ) -> None:
     async def send(_: Crops) -> Vectors:
         raise failure

@@ -35,12 +35,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def templates(vault: Vault, clock: Clock) -> SealedTemplates:
+def templates(vault, clock) -> SealedTemplates:
     return SealedTemplates(vault, MODEL, TTL_H, clock)
 
 
 @pytest.fixture
-def token(templates: SealedTemplates, units: Callable[..., Any]) -> bytes:
+def token(templates, units: Callable[..., Any]) -> bytes:
     return templates.issue(units(1), "blue")[0]
 
 
@@ -49,7 +49,7 @@ def assert_refused(opened: object) -> None:
 
 
 def test_a_batch_opens_to_the_vectors_that_it_was_issued_for(
-    templates: SealedTemplates, units: Callable[..., Any]
+    templates, units: Callable[..., Any]
 ) -> None:
     rows = units(7)
     tokens = templates.issue(rows, "blue")
@@ -61,14 +61,14 @@ def test_a_batch_opens_to_the_vectors_that_it_was_issued_for(
 
 
 def test_the_same_face_twice_gives_tokens_that_cannot_be_linked(
-    templates: SealedTemplates, units: Callable[..., Any]
+    templates, units: Callable[..., Any]
 ) -> None:
     first, second = templates.issue(np.repeat(units(1), 2, axis=0), "blue")
     assert first[3:] != second[3:]
 
 
 def test_a_token_opens_for_its_tenant_under_its_model_in_its_deployment_alone(
-    templates: SealedTemplates, vault: Vault, ring: KeyRing, clock: Clock, token: bytes
+    templates, vault, ring, clock, token
 ) -> None:
     for tenant in ("red", "", "blue\0", "b", "4:blue"):
         assert_refused(templates.open([token], tenant)[0])
@@ -79,7 +79,7 @@ def test_a_token_opens_for_its_tenant_under_its_model_in_its_deployment_alone(
 
 
 def test_a_value_sealed_for_another_place_is_no_token(
-    templates: SealedTemplates, vault: Vault, units: Callable[..., Any], token: bytes
+    templates, vault, units: Callable[..., Any], token
 ) -> None:
     plain = vault.open_token(PLACE, f"4:blue:{MODEL}", token)
     for seal in (vault.seal, vault.seal_token):
@@ -88,9 +88,7 @@ def test_a_value_sealed_for_another_place_is_no_token(
 
 
 @given(place=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_a_token_with_any_byte_altered_is_refused(
-    vault_for_tokens: tuple[SealedTemplates, bytes], place: int, flip: int
-) -> None:
+def test_a_token_with_any_byte_altered_is_refused(vault_for_tokens, place: int, flip: int) -> None:
     templates, token = vault_for_tokens
     altered = bytearray(token)
     altered[place % len(token)] ^= flip
@@ -104,26 +102,20 @@ def vault_for_tokens() -> tuple[SealedTemplates, bytes]:
 
 
 @given(data=st.binary(max_size=300))
-def test_any_other_bytes_are_refused(
-    vault_for_tokens: tuple[SealedTemplates, bytes], data: bytes
-) -> None:
+def test_any_other_bytes_are_refused(vault_for_tokens, data: bytes) -> None:
     templates, token = vault_for_tokens
     for made in (data, token + data[:1] + b"x", token[: len(data)]):
         if made != token:
             assert_refused(templates.open([made], "blue")[0])
 
 
-def test_a_sealed_value_of_another_length_is_no_token(
-    templates: SealedTemplates, vault: Vault
-) -> None:
+def test_a_sealed_value_of_another_length_is_no_token(templates, vault) -> None:
     for size in (0, 7, 8, 135, 137):
         sealed = vault.seal_token(PLACE, f"4:blue:{MODEL}", bytes(size))
         assert_refused(templates.open([sealed], "blue")[0])
 
 
-def test_a_token_expires_with_its_time_and_not_before(
-    templates: SealedTemplates, clock: Clock, token: bytes
-) -> None:
+def test_a_token_expires_with_its_time_and_not_before(templates, clock, token) -> None:
     clock.now += TTL_H * 3600
     assert isinstance(templates.open([token], "blue")[0], np.ndarray)
     clock.now += 1
@@ -131,7 +123,7 @@ def test_a_token_expires_with_its_time_and_not_before(
 
 
 def test_a_token_from_the_future_is_taken_within_the_allowance_for_clocks(
-    templates: SealedTemplates, clock: Clock, token: bytes
+    templates, clock, token
 ) -> None:
     clock.now -= MAX_AHEAD_S
     assert isinstance(templates.open([token], "blue")[0], np.ndarray)
@@ -139,9 +131,7 @@ def test_a_token_from_the_future_is_taken_within_the_allowance_for_clocks(
     assert_refused(templates.open([token], "blue")[0])
 
 
-def test_every_refusal_says_the_same(
-    templates: SealedTemplates, clock: Clock, token: bytes
-) -> None:
+def test_every_refusal_says_the_same(templates, clock, token) -> None:
     foreign = templates.open([token], "red")[0]
     wrong = templates.open([b"", token[:-1]], "blue")
     clock.now += 1e6
@@ -149,9 +139,7 @@ def test_every_refusal_says_the_same(
     assert len({str(one) for one in (foreign, expired, *wrong)}) == 1
 
 
-def test_tokens_of_an_older_data_key_open_as_long_as_the_ring_has_it(
-    ring: KeyRing, clock: Clock, token: bytes
-) -> None:
+def test_tokens_of_an_older_data_key_open_as_long_as_the_ring_has_it(ring, clock, token) -> None:
     newer = Key(2, bytes(range(32)))
     rotating = replace(ring, data=(*ring.data, newer))
     retired = replace(ring, data=(newer,))

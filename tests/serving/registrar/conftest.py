@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,12 +43,12 @@ def context() -> CallContext:
 
 
 @pytest.fixture
-def settings(home: Path) -> Settings:
+def settings(home) -> Settings:
     return load_settings(home)
 
 
 @pytest.fixture
-def open_home(home: Path, settings: Settings, tmp_path: Path) -> Callable[..., Deployment]:
+def open_home(home, settings, tmp_path) -> Callable[..., Deployment]:
     """`open_home(settings=..., **more)` opens this test's deployment."""
 
     def build(chosen: Settings | None = None, **more: Any) -> Deployment:
@@ -77,13 +76,13 @@ class Kept:
 
 
 @pytest.fixture
-def keep(open_home: Callable[..., Deployment]) -> Callable[..., Kept]:
+def keep(open_home) -> Callable[..., Kept]:
     """`keep(**more)` opens this test's deployment for a service, and keeps it."""
     return lambda **more: Kept(open_home, **more)
 
 
 @pytest.fixture
-def kept(keep: Callable[..., Kept]) -> Kept:
+def kept(keep) -> Kept:
     return keep()
 
 
@@ -94,7 +93,7 @@ def lines() -> LogCapture:
 
 
 @pytest.fixture
-def log(lines: LogCapture) -> FilteringBoundLogger:
+def log(lines) -> FilteringBoundLogger:
     wrapper = structlog.make_filtering_bound_logger(0)
     made: FilteringBoundLogger = structlog.wrap_logger(
         None, processors=[lines], wrapper_class=wrapper
@@ -103,9 +102,7 @@ def log(lines: LogCapture) -> FilteringBoundLogger:
 
 
 @pytest.fixture
-def serve(
-    open_home: Callable[..., Deployment], log: FilteringBoundLogger
-) -> Iterator[Callable[..., LocalRegistrar]]:
+def serve(open_home, log) -> Iterator[Callable[..., LocalRegistrar]]:
     """`serve(open_deployment, meter=, **serve settings)`: a registrar, closed after the test."""
     services: list[RegistrarService] = []
 
@@ -122,7 +119,7 @@ def serve(
 
 
 @pytest.fixture
-async def registrar(serve: Any, kept: Kept) -> LocalRegistrar:
+async def registrar(serve, kept) -> LocalRegistrar:
     """A service that is ready, on the deployment of `kept`."""
     opened: LocalRegistrar = serve(kept)
     await reach(opened)

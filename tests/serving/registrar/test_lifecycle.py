@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from schema.reasons import Decision
 from serving.deployment.deployment import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
-from serving.registrar.protocol import CallContext
 from serving.registrar.service import LOOKS_BEHIND
 from serving.settings.settings import load_settings
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
@@ -48,7 +46,7 @@ time.sleep(60)
 
 
 @pytest.fixture
-def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
+def other_writer(home) -> Iterator[subprocess.Popen[str]]:
     """Another process that has the writer's lease."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD_LEASE, str(home)], stdout=subprocess.PIPE, text=True
@@ -60,9 +58,7 @@ def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-async def test_it_is_not_ready_before_what_searches_run_is_compiled(
-    serve: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_is_not_ready_before_what_searches_run_is_compiled(serve, monkeypatch) -> None:
     compiling, released = threading.Event(), threading.Event()
 
     def compile_slowly(scanner: Scanner) -> None:
@@ -79,7 +75,7 @@ async def test_it_is_not_ready_before_what_searches_run_is_compiled(
 
 
 async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
-    serve: Any, population: Any, context: CallContext, other_writer: subprocess.Popen[str]
+    serve, population, context, other_writer
 ) -> None:
     registrar: LocalRegistrar = serve()
     await reach(registrar, Phase.WAITING)
@@ -97,7 +93,7 @@ async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
 
 
 async def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
-    serve: Any, open_home: Callable[..., Deployment], lines: Any, monkeypatch: pytest.MonkeyPatch
+    serve, open_home, lines, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.registrar.service.FIRST_RETRY_S", 0.1)
     failures = [OSError("secret 1"), SosieError("the database cannot be opened")] * 2
@@ -125,7 +121,7 @@ class Unadopted(LocalShard):
 
 
 @pytest.fixture
-def shards(open_home: Callable[..., Deployment]) -> tuple[Callable[[], Deployment], list[Any]]:
+def shards(open_home) -> tuple[Callable[[], Deployment], list[Any]]:
     """Opens the deployment on two shards, and the indexes that it has opened so."""
     opened: list[ShardedIndex] = []
 
@@ -137,7 +133,7 @@ def shards(open_home: Callable[..., Deployment]) -> tuple[Callable[[], Deploymen
 
 
 async def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_opened_again(
-    serve: Any, population: Any, context: CallContext, shards: Any
+    serve, population, context, shards
 ) -> None:
     open_sharded, opened = shards
     people = [population.person() for _ in range(8)]
@@ -163,7 +159,7 @@ async def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_ope
     assert len(opened) == 2
 
 
-async def test_a_shard_that_ends_while_nobody_calls_is_noticed(serve: Any, shards: Any) -> None:
+async def test_a_shard_that_ends_while_nobody_calls_is_noticed(serve, shards) -> None:
     open_sharded, opened = shards
     registrar: LocalRegistrar = serve(open_sharded)
     before = await reach(registrar)
@@ -173,7 +169,7 @@ async def test_a_shard_that_ends_while_nobody_calls_is_noticed(serve: Any, shard
 
 
 async def test_a_change_that_waits_for_a_shard_takes_neither_readiness_nor_the_store_away(
-    serve: Any, keep: Any, population: Any, context: CallContext, monkeypatch: pytest.MonkeyPatch
+    serve, keep, population, context, monkeypatch
 ) -> None:
     slow: list[SlowToAdd] = []
     looks, look = [0], OpenRegistry.read_watermark
@@ -207,7 +203,7 @@ async def test_a_change_that_waits_for_a_shard_takes_neither_readiness_nor_the_s
 
 @pytest.mark.parametrize("column", ["writer_epoch", "sequence"])
 async def test_a_registry_that_another_process_has_changed_is_read_again(
-    serve: Any, population: Any, context: CallContext, home: Path, column: str
+    serve, population, context, home, column: str
 ) -> None:
     request = population.request()
     registrar: LocalRegistrar = serve()
@@ -231,9 +227,7 @@ async def test_a_registry_that_another_process_has_changed_is_read_again(
     assert not (await registrar.enroll(request, context)).is_repeated
 
 
-async def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
-    serve: Any, home: Path
-) -> None:
+async def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(serve, home) -> None:
     registrar: LocalRegistrar = serve()
     ready = await reach(registrar)
     assert ready.is_ready
@@ -248,7 +242,7 @@ async def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(
 
 
 async def test_readiness_holds_while_enrollments_move_the_watermark(
-    serve: Any, population: Any, context: CallContext
+    serve, population, context
 ) -> None:
     registrar: LocalRegistrar = serve()
     await reach(registrar)
@@ -267,9 +261,7 @@ async def test_readiness_holds_while_enrollments_move_the_watermark(
     assert all(seen)
 
 
-async def test_a_service_that_waits_for_the_lease_can_be_closed(
-    serve: Any, other_writer: subprocess.Popen[str]
-) -> None:
+async def test_a_service_that_waits_for_the_lease_can_be_closed(serve, other_writer) -> None:
     assert other_writer.poll() is None
     registrar: LocalRegistrar = serve()
     await reach(registrar, Phase.WAITING)
@@ -280,7 +272,7 @@ async def test_a_service_that_waits_for_the_lease_can_be_closed(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("thread", ["searches", "registrar"])
 async def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
-    serve: Any, population: Any, context: CallContext, kept: Any, thread: str
+    serve, population, context, kept, thread: str
 ) -> None:
     def end(*_: object, **__: object) -> None:
         raise SystemExit
@@ -301,7 +293,7 @@ async def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
 
 
 async def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
-    serve: Any, population: Any, context: CallContext, monkeypatch: pytest.MonkeyPatch
+    serve, population, context, monkeypatch
 ) -> None:
     looks, look = threading.Semaphore(0), OpenRegistry.read_watermark
 

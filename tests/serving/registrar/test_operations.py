@@ -2,12 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC
 from time import monotonic
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,14 +25,12 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from schema.cases import Outcome
 from schema.decisions import Comparison
-from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, Close, LineTarget
 from serving.wire.cases import OutcomeRequest
 from serving.wire.fields import Moment
 from tests.indexes.sharding.local_shards import SlowToAdd
-from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.registrar.conftest import WAIT_S, wait_for_queued
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +40,7 @@ RED = replace(BLUE, actor="key:red", carrier="red")
 
 
 async def test_an_identification_is_audited_with_whom_it_showed(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
+    registrar, kept, population, context
 ) -> None:
     person = population.person()
     answer = await registrar.enroll(population.request(person), context)
@@ -57,7 +54,7 @@ async def test_an_identification_is_audited_with_whom_it_showed(
 
 
 async def test_nobody_is_shown_before_the_audit_is_durable(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, busy: Any
+    registrar, kept, population, context, busy
 ) -> None:
     request = population.request()
     await registrar.enroll(request, context)
@@ -81,7 +78,7 @@ async def test_nobody_is_shown_before_the_audit_is_durable(
 
 
 async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
+    registrar, kept, population, context
 ) -> None:
     person, stranger = population.person(), population.person()
     request = population.request(person)
@@ -107,7 +104,7 @@ async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenan
 
 
 async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_threshold(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
+    registrar, kept, population, context
 ) -> None:
     request = population.request()
     await registrar.enroll(request, context)
@@ -129,7 +126,7 @@ async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_t
 
 
 async def test_lines_are_read_disputed_closed_and_a_holder_erased(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
+    registrar, kept, population, context
 ) -> None:
     person, stranger = population.person(), population.person()
     request = population.request(person)
@@ -165,9 +162,7 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     assert reads == [{"shown": True, "lines": 2}, {"shown": False, "lines": 0}]
 
 
-async def test_a_tenant_erases_whom_it_alone_serves(
-    registrar: LocalRegistrar, population: Any, context: CallContext
-) -> None:
+async def test_a_tenant_erases_whom_it_alone_serves(registrar, population, context) -> None:
     request = population.request()
     document_id = (await registrar.enroll(request, context)).decided.document_id
     with pytest.raises(NotFound):
@@ -178,7 +173,7 @@ async def test_a_tenant_erases_whom_it_alone_serves(
 
 
 async def test_a_change_that_cannot_begin_in_time_is_not_made(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, busy: Any
+    registrar, kept, population, context, busy
 ) -> None:
     request = population.request()
     await registrar.enroll(request, context)
@@ -194,9 +189,7 @@ async def test_a_change_that_cannot_begin_in_time_is_not_made(
     assert (await registrar.check_line(target, FaceVector(population.person()), context)).line_id
 
 
-async def test_probes_that_are_no_faces_are_refused(
-    registrar: LocalRegistrar, population: Any, context: CallContext
-) -> None:
+async def test_probes_that_are_no_faces_are_refused(registrar, population, context) -> None:
     request = population.request()
     await registrar.enroll(request, context)
     for probe in (np.zeros(128, np.float32), np.ones(7, np.float32)):
@@ -207,15 +200,13 @@ async def test_probes_that_are_no_faces_are_refused(
 
 
 @pytest.fixture
-def opened(open_home: Callable[..., Deployment]) -> Iterator[OpenRegistry]:
+def opened(open_home) -> Iterator[OpenRegistry]:
     registry = OpenRegistry(open_home(), 64)
     yield registry
     registry.close()
 
 
-def test_a_change_between_the_two_readings_is_no_lag(
-    opened: OpenRegistry, population: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_between_the_two_readings_is_no_lag(opened, population, monkeypatch) -> None:
     read = opened.store.sequence
 
     def read_and_move() -> int:
@@ -229,16 +220,14 @@ def test_a_change_between_the_two_readings_is_no_lag(
     assert opened.gallery.sequence == 1
 
 
-def test_a_gallery_that_lacks_a_change_of_the_store_is_behind(
-    opened: OpenRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gallery_that_lacks_a_change_of_the_store_is_behind(opened, monkeypatch) -> None:
     monkeypatch.setattr(opened.store, "sequence", lambda: 7)
     mark = opened.read_watermark()
     assert (mark.sequence, mark.store_sequence, mark.is_behind) == (0, 7, True)
 
 
 def test_a_change_that_the_gallery_is_making_is_neither_waited_for_nor_a_lag(
-    open_home: Callable[..., Deployment], population: Any
+    open_home, population
 ) -> None:
     slow: list[SlowToAdd] = []
 
@@ -264,9 +253,7 @@ def test_a_change_that_the_gallery_is_making_is_neither_waited_for_nor_a_lag(
     assert (after.size, after.sequence, after.store_sequence) == (2, 2, 2)
 
 
-def test_a_store_that_cannot_be_read_is_not_taken_for_a_lag(
-    opened: OpenRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_read_is_not_taken_for_a_lag(opened, monkeypatch) -> None:
     def fail() -> int:
         raise StorageFailed("the database is gone")
 

@@ -1,7 +1,7 @@
 """Searches of many callers: one pass for all who wait, and never behind the writer."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class Passes:
 
 
 @pytest.fixture
-def deployment(open_home: Callable[..., Deployment], population: Any) -> Iterator[Deployment]:
+def deployment(open_home, population) -> Iterator[Deployment]:
     with open_home() as opened:
         opened.registrar.enroll([population.request() for _ in range(3)])
         yield opened
@@ -43,7 +43,7 @@ def passes() -> Passes:
 
 
 @pytest.fixture
-def searches(deployment: Deployment, passes: Passes) -> Iterator[SearchQueue]:
+def searches(deployment, passes) -> Iterator[SearchQueue]:
     gallery = deployment.registrar.gallery
     queue = SearchQueue(gallery, deployment.store, CAPACITY, passes)
     yield queue
@@ -52,7 +52,7 @@ def searches(deployment: Deployment, passes: Passes) -> Iterator[SearchQueue]:
 
 
 @pytest.fixture
-def held(searches: SearchQueue, passes: Passes, population: Any) -> Passes:
+def held(searches, passes, population) -> Passes:
     """The thread of the searches is held up after a pass; `go_on` lets it."""
     passes.go_on.clear()
     searches.submit(population.person()[None], 0.5).result(120)
@@ -60,11 +60,7 @@ def held(searches: SearchQueue, passes: Passes, population: Any) -> Passes:
 
 
 def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
-    deployment: Deployment,
-    searches: SearchQueue,
-    held: Passes,
-    population: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    deployment, searches, held, population, monkeypatch
 ) -> None:
     gallery = deployment.registrar.gallery
     known = gallery.vectors(gallery.ids)
@@ -93,7 +89,7 @@ def test_what_gathers_during_a_search_is_the_next_search_with_one_look_up(
 
 
 def test_calls_with_their_own_thresholds_get_their_own_answers(
-    deployment: Deployment, searches: SearchQueue, held: Passes, monkeypatch: pytest.MonkeyPatch
+    deployment, searches, held, monkeypatch
 ) -> None:
     gallery = deployment.registrar.gallery
     probe = gallery.vectors(gallery.ids[:1])
@@ -111,7 +107,7 @@ def test_calls_with_their_own_thresholds_get_their_own_answers(
 
 
 def test_searches_answer_while_the_writer_is_blocked(
-    deployment: Deployment, searches: SearchQueue, population: Any, busy: Any
+    deployment, searches, population, busy
 ) -> None:
     with busy(deployment.registrar):
         answers = searches.submit(population.person()[None], 0.5).result(120)
@@ -119,7 +115,7 @@ def test_searches_answer_while_the_writer_is_blocked(
 
 
 def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
-    searches: SearchQueue, held: Passes, population: Any
+    searches, held, population
 ) -> None:
     probes = np.stack([population.person() for _ in range(CAPACITY + 1)])
     large = searches.submit(probes, 0.5)
@@ -129,9 +125,7 @@ def test_a_full_queue_refuses_at_once_and_a_large_call_alone_is_taken(
     assert len(large.result(120)) == len(probes)
 
 
-def test_one_bad_probe_spoils_no_other_search(
-    searches: SearchQueue, held: Passes, population: Any
-) -> None:
+def test_one_bad_probe_spoils_no_other_search(searches, held, population) -> None:
     good = searches.submit(population.person()[None], 0.5)
     for probes in (np.zeros((1, 128), np.float32), np.ones((1, 3), np.float32)):
         with pytest.raises(VectorInvalid):
@@ -143,7 +137,7 @@ def test_one_bad_probe_spoils_no_other_search(
 
 
 def test_of_very_many_candidates_the_best_are_answered_and_all_are_counted(
-    deployment: Deployment, searches: SearchQueue, monkeypatch: pytest.MonkeyPatch
+    deployment, searches, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.registrar.search_queue.MOST_CANDIDATES", 2)
     gallery = deployment.registrar.gallery

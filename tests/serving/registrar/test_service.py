@@ -15,9 +15,9 @@ from engine.matching.judge import Judge
 from schema.phases import Phase
 from schema.reasons import Decision
 from serving.errors import NotReady
-from serving.registrar.protocol import CallContext, LineTarget
+from serving.registrar.protocol import LineTarget
 from serving.registrar.service import open_pool
-from serving.settings.settings import Settings, make_settings
+from serving.settings.settings import make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
 from tests.serving.local_registrar import LocalRegistrar
@@ -28,12 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_are_decided_together(
-    serve: Any,
-    keep: Any,
-    population: Any,
-    context: CallContext,
-    busy: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    serve, keep, population, context, busy, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.registrar.service.GATHER_S", WAIT_S)
     meter, kept = RecordingMeter(), keep(chosen=make_settings({"registrar": {"batch_size": 2}}))
@@ -55,7 +50,7 @@ async def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_ar
 
 
 async def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, busy: Any
+    registrar, kept, population, context, busy
 ) -> None:
     late, left, good = population.request(), population.request(), population.request()
     with busy(kept.last.registrar):
@@ -76,10 +71,7 @@ async def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
 
 
 async def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
-    registrar: LocalRegistrar,
-    population: Any,
-    context: CallContext,
-    monkeypatch: pytest.MonkeyPatch,
+    registrar, population, context, monkeypatch
 ) -> None:
     request = population.request()
     release, judging = threading.Event(), threading.Event()
@@ -108,7 +100,7 @@ async def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
 
 
 async def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
-    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext, lines: Any
+    registrar, kept, population, context, lines
 ) -> None:
     def break_down(*_: object) -> None:
         raise KeyError("+8613800138000")
@@ -124,7 +116,7 @@ async def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
 
 
 def test_a_decision_is_one_line_of_the_log_without_the_person(
-    serve: Any, kept: Any, population: Any, context: CallContext, lines: Any
+    serve, kept, population, context, lines
 ) -> None:
     request = population.request()
 
@@ -143,12 +135,7 @@ def test_a_decision_is_one_line_of_the_log_without_the_person(
 
 
 async def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
-    registrar: LocalRegistrar,
-    kept: Any,
-    population: Any,
-    context: CallContext,
-    busy: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    registrar, kept, population, context, busy, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.deployment.SNAPSHOT_AFTER", -1)
     with busy(kept.last.registrar):
@@ -171,11 +158,7 @@ async def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapsho
 
 
 async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
-    registrar: LocalRegistrar,
-    kept: Any,
-    population: Any,
-    context: CallContext,
-    monkeypatch: pytest.MonkeyPatch,
+    registrar, kept, population, context, monkeypatch
 ) -> None:
     person, reading, go_on = population.person(), threading.Event(), threading.Event()
     request = population.request(person)
@@ -201,9 +184,7 @@ async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
     await drained
 
 
-async def test_every_queue_and_batch_is_metered(
-    serve: Any, kept: Any, population: Any, context: CallContext, settings: Settings
-) -> None:
+async def test_every_queue_and_batch_is_metered(serve, kept, population, context, settings) -> None:
     meter = RecordingMeter()
     registrar: LocalRegistrar = serve(kept, meter)
     await reach(registrar)

@@ -84,6 +84,6 @@ def serve_sandbox(home: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="package")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def sandbox(tmp_path_factory) -> Iterator[Served]:
     with serve_sandbox(tmp_path_factory.mktemp("sandboxes") / "home") as served:
         yield served

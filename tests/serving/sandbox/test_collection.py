@@ -17,7 +17,7 @@ def items(folder: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from items(one)
 
 
-def test_it_has_every_operation_and_every_outcome(sosie: Any) -> None:
+def test_it_has_every_operation_and_every_outcome(sosie) -> None:
     collection = sosie("sandbox", "--collection").json
     assert collection == build_collection("0.1.0")
     names = [one["name"] for one in items(collection)]

@@ -56,7 +56,7 @@ def lasting(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("outcome", DECIDED, ids=lambda one: f"{one.serial} {one.reason}")
-def test_a_serial_says_the_decision_whenever_it_is_asked(sandbox: Served, outcome: Any) -> None:
+def test_a_serial_says_the_decision_whenever_it_is_asked(sandbox, outcome: Any) -> None:
     first, second = (sandbox.enroll(sandbox.activation(outcome.serial)) for _ in range(2))
     assert first.status_code == second.status_code == 201, first.text
     answer = first.json()
@@ -70,13 +70,13 @@ def test_a_serial_says_the_decision_whenever_it_is_asked(sandbox: Served, outcom
 
 
 @pytest.mark.parametrize("outcome", REFUSED, ids=lambda one: str(one.serial))
-def test_a_serial_says_the_error(sandbox: Served, outcome: Any) -> None:
+def test_a_serial_says_the_error(sandbox, outcome: Any) -> None:
     refused = sandbox.enroll(sandbox.activation(outcome.serial))
     assert (refused.status_code, refused.json()["code"]) == (outcome.status, outcome.code)
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_other_number_is_approved_again_and_again(sandbox: Served, kind: str) -> None:
+def test_every_other_number_is_approved_again_and_again(sandbox, kind: str) -> None:
     for place in range(7):
         changes = {"msisdn": f"+86139001380{place:02d}"}
         answer = sandbox.enroll(sandbox.activation(7, kind, **changes)).json()
@@ -118,13 +118,13 @@ def ask_for(sandbox: Served, reason: Reason) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("reason", BY_REQUEST)
-def test_a_reason_without_a_serial_is_said_by_the_request(sandbox: Served, reason: Reason) -> None:
+def test_a_reason_without_a_serial_is_said_by_the_request(sandbox, reason: Reason) -> None:
     answer = sandbox.enroll(ask_for(sandbox, reason)).json()
     assert (answer["decision"], reasons(answer)) == ("rejected", {reason})
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_minor_is_approved_with_a_guardian_again_and_again(sandbox: Served, kind: str) -> None:
+def test_a_minor_is_approved_with_a_guardian_again_and_again(sandbox, kind: str) -> None:
     body = sandbox.activation(960, kind, guardian=sandbox.guardian())
     body["document"]["born_on"] = str(check(Document(**body["document"])).born_on or "2019-03-07")
     for place in range(7):
@@ -136,7 +136,7 @@ def test_a_minor_is_approved_with_a_guardian_again_and_again(sandbox: Served, ki
     assert sandbox.ask("DELETE", f"/v1/lines/{answer['line_id']}", "carrier").is_success
 
 
-def test_an_exception_is_granted_as_two_people_grant_it(sandbox: Served) -> None:
+def test_an_exception_is_granted_as_two_people_grant_it(sandbox) -> None:
     body = sandbox.activation(GRANTED)
     # A face is missing, which is what exceptions are for.
     del body["live"]
@@ -157,7 +157,7 @@ def test_an_exception_is_granted_as_two_people_grant_it(sandbox: Served) -> None
     assert answer["enrollment_id"] in found
 
 
-def test_a_serial_holds_for_its_own_document_alone(sandbox: Served) -> None:
+def test_a_serial_holds_for_its_own_document_alone(sandbox) -> None:
     assert sandbox.enroll(sandbox.activation(940)).json()["decision"] == "rejected"
     assert sandbox.enroll(sandbox.activation(14)).json()["decision"] == "approved"
     # Rules that a serial brings decide nothing where the person is none whom they are about.
@@ -194,7 +194,7 @@ def test_the_documentation_has_the_table_of_the_code() -> None:
         assert f"| {reason} | {way} |" in text
 
 
-def test_what_was_lost_is_asked_for_again_with_the_same_key(sandbox: Served) -> None:
+def test_what_was_lost_is_asked_for_again_with_the_same_key(sandbox) -> None:
     for serial, status in ((LOST_BEFORE, 201), (LOST_AFTER, 200)):
         key, body = str(uuid.uuid4()), sandbox.activation(serial)
         assert sandbox.enroll(body, key).status_code == 503
@@ -204,7 +204,7 @@ def test_what_was_lost_is_asked_for_again_with_the_same_key(sandbox: Served) -> 
         assert sandbox.enroll(body, key).status_code == 200
 
 
-def test_validation_idempotency_and_tenants_are_the_services_own(sandbox: Served) -> None:
+def test_validation_idempotency_and_tenants_are_the_services_own(sandbox) -> None:
     body, key = sandbox.activation(11), str(uuid.uuid4())
     assert sandbox.enroll(body, key).status_code == 201
     other = sandbox.enroll({**body, "consent_ref": "C-2"}, key)
@@ -215,7 +215,7 @@ def test_validation_idempotency_and_tenants_are_the_services_own(sandbox: Served
     assert found.status_code == 404
 
 
-def test_a_picture_says_whom_it_shows(sandbox: Served) -> None:
+def test_a_picture_says_whom_it_shows(sandbox) -> None:
     body = sandbox.activation(12)
     assert sandbox.enroll(body).json()["decision"] == "approved"
 
@@ -248,7 +248,7 @@ def ask_swap(sandbox: Served, operation: str, digits: int, **more: int) -> tuple
     return answer.status_code, answer.json()
 
 
-def test_a_number_says_when_it_got_its_sim_without_any_setting(sandbox: Served) -> None:
+def test_a_number_says_when_it_got_its_sim_without_any_setting(sandbox) -> None:
     for digits, before in SWAPPED_BEFORE.items():
         status, told = ask_swap(sandbox, "retrieve-date", digits)
         assert status == 200
@@ -271,14 +271,14 @@ def test_a_number_says_when_it_got_its_sim_without_any_setting(sandbox: Served) 
             assert (status, told["code"]) == refusal
 
 
-def test_another_number_got_its_sim_when_its_line_was_opened(sandbox: Served) -> None:
+def test_another_number_got_its_sim_when_its_line_was_opened(sandbox) -> None:
     assert ask_swap(sandbox, "check", 7016)[0] == 404
     body = sandbox.activation(16, msisdn="+8613800137016")
     assert sandbox.enroll(body).json()["decision"] == "approved"
     assert ask_swap(sandbox, "check", 7016) == (200, {"swapped": True})
 
 
-def test_decisions_have_events_and_cases(sandbox: Served) -> None:
+def test_decisions_have_events_and_cases(sandbox) -> None:
     for serial in (0, 904):
         sandbox.enroll(sandbox.activation(serial))
     events = sandbox.ask("GET", "/v1/events?limit=200", "carrier").json()["events"]
@@ -287,7 +287,7 @@ def test_decisions_have_events_and_cases(sandbox: Served) -> None:
     assert "possible_duplicate" in {one["kind"] for one in cases}
 
 
-def test_it_says_what_it_is(sandbox: Served) -> None:
+def test_it_says_what_it_is(sandbox) -> None:
     version = sandbox.client.get("/version").json()
     assert version["version"].endswith("+sandbox")
     assert version["warnings"] == [WARNING]
@@ -295,7 +295,7 @@ def test_it_says_what_it_is(sandbox: Served) -> None:
     assert "sandbox" in ready["checks"]["models"]["detail"]
 
 
-def test_each_of_its_answers_says_what_it_is(sandbox: Served) -> None:
+def test_each_of_its_answers_says_what_it_is(sandbox) -> None:
     for answer in (
         sandbox.enroll(sandbox.activation(17)),
         sandbox.enroll(sandbox.activation(BROKEN)),
@@ -306,9 +306,7 @@ def test_each_of_its_answers_says_what_it_is(sandbox: Served) -> None:
         assert answer.headers["sosie-sandbox"] == "no face is looked at", answer.url
 
 
-def test_what_the_environment_names_for_people_gets_nothing_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_environment_names_for_people_gets_nothing_of_it(tmp_path, monkeypatch) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     monkeypatch.setenv("SOSIE_REGISTRY__URL", f"sqlite:///{theirs}/registry.sqlite")
@@ -322,7 +320,7 @@ def test_what_the_environment_names_for_people_gets_nothing_of_it(
 
 
 def test_no_home_with_people_is_opened_as_one_and_none_of_its_as_a_service(
-    sandbox: Served, full_home: Path, sosie: Any, assert_refused: Any
+    sandbox, full_home, sosie, assert_refused
 ) -> None:
     assert_refused(sosie("sandbox", full_home), "no sandbox")
     # Not even with another's mark.
@@ -332,7 +330,7 @@ def test_no_home_with_people_is_opened_as_one_and_none_of_its_as_a_service(
         assert_refused(sosie(*command, "--home", sandbox.home), "sosie sandbox")
 
 
-def test_the_table_is_printed_for_every_type(sosie: Any) -> None:
+def test_the_table_is_printed_for_every_type(sosie) -> None:
     for kind in TYPES:
         numbers = sosie("sandbox", "--numbers", kind, "--json").json["numbers"]
         assert {one["serial"] for one in numbers} == {"000", *map(str, OUTCOMES)}
@@ -342,7 +340,7 @@ def test_the_table_is_printed_for_every_type(sosie: Any) -> None:
 
 
 def test_what_keeps_it_from_starting_is_said_in_one_line(
-    sandbox: Served, sosie: Any, assert_refused: Any, tmp_path: Path
+    sandbox, sosie, assert_refused, tmp_path
 ) -> None:
     port = sandbox.url.rpartition(":")[2]
     assert_refused(sosie("sandbox", tmp_path / "new", "--port", port), "choose another --port")
@@ -350,7 +348,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
 
 
 def test_its_settings_name_an_authority_and_since_when_changes_of_sim_are_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ) -> None:
     listed = tmp_path / "lost.csv"
     listed.write_text(f"type,number,standing\ncn-ric,{make_number('cn-ric', 8)},lost\n")
@@ -369,7 +367,7 @@ def test_its_settings_name_an_authority_and_since_when_changes_of_sim_are_report
         assert ask_swap(served, "check", number, maxAge=240)[1]["code"] == "OUT_OF_RANGE"
 
 
-def test_its_webhooks_are_delivered_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_webhooks_are_delivered_to(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", '{"sandbox": ["127.0.0.0/8"]}')
     monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
     got: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

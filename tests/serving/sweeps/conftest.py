@@ -15,32 +15,32 @@ from tests.serving.sweeps.synthetic_people import PausedJoin, make_people_home
 
 
 @pytest.fixture(scope="session")
-def people_template(empty_home: Path) -> Path:
+def people_template(empty_home) -> Path:
     """A home with 400 people, 12 of them under two documents; not to be changed."""
     return make_people_home(empty_home, "people")
 
 
 @pytest.fixture
-def people_home(people_template: Path, tmp_path: Path) -> Path:
+def people_home(people_template, tmp_path) -> Path:
     """A copy of it, for this test alone."""
     return Path(shutil.copytree(people_template, tmp_path / "people"))
 
 
 @pytest.fixture
-def deployment(people_home: Path) -> Iterator[Deployment]:
+def deployment(people_home) -> Iterator[Deployment]:
     with Deployment(people_home, load_settings(people_home)) as opened:
         yield opened
 
 
 @pytest.fixture
-def manager(deployment: Deployment) -> Iterator[SweepManager]:
+def manager(deployment) -> Iterator[SweepManager]:
     made = SweepManager(deployment)
     yield made
     made.close()
 
 
 @pytest.fixture
-def paused_join(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJoin]:
+def paused_join(deployment, monkeypatch) -> Iterator[PausedJoin]:
     """The join of this deployment's sweeps, which waits after its first tile."""
     made = PausedJoin(deployment)
     monkeypatch.setattr(deployment, "joiner", made.joiner)
@@ -49,7 +49,7 @@ def paused_join(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture
-def begun(manager: SweepManager, paused_join: PausedJoin) -> SweepRecord:
+def begun(manager, paused_join) -> SweepRecord:
     """A sweep that waits after its first tile."""
     record = manager.start(SweepOrder(threshold=0.47), "key:fraud")
     assert paused_join.reached.wait(120)

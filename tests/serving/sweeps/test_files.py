@@ -25,14 +25,7 @@ from serving.jobs.retention import EXPIRED, retire_sweeps
 from serving.settings.settings import load_settings
 from serving.sweeps.manager import SweepManager
 from serving.sweeps.sweep_states import SweepStates
-from tests.serving.sweeps.synthetic_people import (
-    PEOPLE,
-    TWICE,
-    PausedJoin,
-    fill,
-    second_documents,
-    strangers,
-)
+from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, fill, second_documents, strangers
 
 REQUEST = SweepOrder(threshold=0.47)
 ACTOR = "key:fraud"
@@ -58,19 +51,19 @@ def names_of(folder: SweepFolder) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def _no_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_hold(monkeypatch) -> None:
     """The cases that a sweep opens put off no erasure here."""
     monkeypatch.setenv("SOSIE_RETENTION__CASE_HOLD_DAYS", "0")
 
 
 @pytest.fixture
-def trio(deployment: Deployment) -> None:
+def trio(deployment) -> None:
     """The first person is there under a third document."""
     fill(deployment, second_documents(strangers(PEOPLE)[:1], seed=9), first=2000)
 
 
 def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
-    trio: None, manager: SweepManager, deployment: Deployment
+    trio, manager, deployment
 ) -> None:
     done = sweep(manager)
     folder = folder_of(deployment, done)
@@ -99,7 +92,7 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
 
 
 def test_a_holder_erased_while_a_sweep_ends_is_in_none_of_its_files(
-    manager: SweepManager, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    manager, deployment, monkeypatch
 ) -> None:
     erased: list[str] = []
 
@@ -153,9 +146,7 @@ class Killed:
 
 
 @pytest.fixture
-def killed(
-    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Killed]:
+def killed(deployment, tmp_path, monkeypatch) -> Iterator[Killed]:
     made = Killed(deployment.home, tmp_path)
     steps = ((Path, "replace"), (SweepStates, "move"), (SweepFolder, "drop_checkpoint"))
     with monkeypatch.context() as patch:
@@ -165,7 +156,7 @@ def killed(
 
 
 def test_a_sweep_killed_at_any_step_of_its_end_names_nobody_who_was_erased_meanwhile(
-    manager: SweepManager, deployment: Deployment, killed: Killed, monkeypatch: pytest.MonkeyPatch
+    manager, deployment, killed, monkeypatch
 ) -> None:
     erased: list[str] = []
 
@@ -194,7 +185,7 @@ def test_a_sweep_killed_at_any_step_of_its_end_names_nobody_who_was_erased_meanw
 
 
 def test_an_erasure_killed_at_any_file_of_a_sweep_leaves_none_when_it_is_done_again(
-    manager: SweepManager, deployment: Deployment, killed: Killed
+    manager, deployment, killed
 ) -> None:
     done = sweep(manager)
     [first] = GroupFile.open(folder_of(deployment, done).groups).page(1)
@@ -214,9 +205,7 @@ def test_an_erasure_killed_at_any_file_of_a_sweep_leaves_none_when_it_is_done_ag
             assert document not in text_of(folder_of(again, done)), home.name
 
 
-def test_files_that_cannot_be_written_anew_are_removed(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_files_that_cannot_be_written_anew_are_removed(manager, deployment) -> None:
     done = sweep(manager)
     folder = folder_of(deployment, done)
     [first] = GroupFile.open(folder.groups).page(1)
@@ -228,9 +217,7 @@ def test_files_that_cannot_be_written_anew_are_removed(
         manager.groups(done.id)
 
 
-def test_an_erasure_of_another_holder_leaves_the_files_unchanged(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_an_erasure_of_another_holder_leaves_the_files_unchanged(manager, deployment) -> None:
     done = sweep(manager)
     named = {
         one.document_id
@@ -253,9 +240,7 @@ def age(deployment: Deployment, record: SweepRecord, days: int) -> None:
     deployment.registrar.run(lambda writer, _: writer.commit([entry, SweepChange(aged)]))
 
 
-def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(manager, deployment) -> None:
     first, second = sweep(manager), sweep(manager)
     stay = deployment.settings.sweep.keep_days
     age(deployment, first, stay - 1)
@@ -275,9 +260,7 @@ def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
     assert retire_sweeps(deployment, deployment.registrar, "test", utc_now()) == []
 
 
-def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(manager, deployment) -> None:
     first, second = sweep(manager), sweep(manager)
     again = SweepManager(deployment)
     again.open()
@@ -286,9 +269,7 @@ def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(
     assert folder_of(deployment, second).load_covered() is not None
 
 
-def test_a_folder_of_another_registry_is_not_touched(
-    manager: SweepManager, paused_join: PausedJoin, deployment: Deployment
-) -> None:
+def test_a_folder_of_another_registry_is_not_touched(manager, paused_join, deployment) -> None:
     foreign: Path = deployment.sweep_folder / "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
     foreign.mkdir(parents=True)
     (foreign / "groups.json").touch()

@@ -33,14 +33,7 @@ from serving.settings.settings import load_settings
 from serving.sweeps import sweep_states
 from serving.sweeps.manager import MOST_STARTS, SweepManager
 from tests.row_codes import vouch
-from tests.serving.sweeps.synthetic_people import (
-    PEOPLE,
-    TWICE,
-    PausedJoin,
-    fill,
-    second_documents,
-    strangers,
-)
+from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, fill, second_documents, strangers
 
 REQUEST = SweepOrder(threshold=0.47)
 ACTOR = "key:fraud"
@@ -57,7 +50,7 @@ def actions(deployment: Deployment) -> list[tuple[str, str]]:
 
 
 def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
-    manager: SweepManager, deployment: Deployment
+    manager, deployment
 ) -> None:
     expectation = manager.plan(REQUEST)
     record = manager.start(REQUEST, ACTOR)
@@ -87,9 +80,7 @@ def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
     assert actions(deployment) == [("sweep.started", ACTOR), ("sweep.done", "sweep")]
 
 
-def test_a_second_sweep_asks_nothing_that_was_decided(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_a_second_sweep_asks_nothing_that_was_decided(manager, deployment) -> None:
     finish(manager, manager.start(REQUEST, ACTOR))
     context = (deployment.registrar, deployment.store)
     opened = deployment.store.cases.newest(limit=100)
@@ -107,9 +98,7 @@ def test_a_second_sweep_asks_nothing_that_was_decided(
     assert len(deployment.store.cases.newest(None, limit=100)) == TWICE
 
 
-def test_the_second_of_two_is_refused_and_the_first_is_named(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord
-) -> None:
+def test_the_second_of_two_is_refused_and_the_first_is_named(manager, paused_join, begun) -> None:
     with pytest.raises(SweepBusy, match=f"sweep {begun.id} is running"):
         manager.start(REQUEST, ACTOR)
     manager.pause(begun.id, ACTOR)
@@ -122,9 +111,7 @@ def test_the_second_of_two_is_refused_and_the_first_is_named(
     assert [record.id for record in manager.list()] == [second.id, begun.id]
 
 
-def test_a_paused_sweep_goes_on_where_it_was(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
-) -> None:
+def test_a_paused_sweep_goes_on_where_it_was(manager, paused_join, begun, deployment) -> None:
     paused = manager.pause(begun.id, ACTOR)
     assert paused.state is SweepState.PAUSED
     paused_join.opened.set()
@@ -146,18 +133,14 @@ def test_a_paused_sweep_goes_on_where_it_was(
     ]
 
 
-def test_paused_and_resumed_before_it_has_stopped_it_ends_once(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord
-) -> None:
+def test_paused_and_resumed_before_it_has_stopped_it_ends_once(manager, paused_join, begun) -> None:
     manager.pause(begun.id, ACTOR)
     manager.resume(begun.id, ACTOR)
     paused_join.opened.set()
     assert finish(manager, begun).state is SweepState.DONE
 
 
-def test_a_cancelled_sweep_leaves_nothing(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
-) -> None:
+def test_a_cancelled_sweep_leaves_nothing(manager, paused_join, begun, deployment) -> None:
     folder = deployment.sweep_folder / begun.id
     assert folder.exists()
     cancelled = manager.cancel(begun.id, ACTOR)
@@ -172,7 +155,7 @@ def test_a_cancelled_sweep_leaves_nothing(
         manager.groups(begun.id)
 
 
-def test_a_sweep_that_has_ended_is_neither_paused_nor_cancelled(manager: SweepManager) -> None:
+def test_a_sweep_that_has_ended_is_neither_paused_nor_cancelled(manager) -> None:
     record = manager.start(REQUEST, ACTOR)
     finish(manager, record)
     for act in (manager.pause, manager.resume, manager.cancel):
@@ -188,7 +171,7 @@ def test_a_sweep_that_has_ended_is_neither_paused_nor_cancelled(manager: SweepMa
 
 
 def test_a_sweep_stopped_with_the_service_continues_at_the_next_start(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
+    manager, paused_join, begun, deployment
 ) -> None:
     paused_join.opened.set()
     manager.close()
@@ -201,7 +184,7 @@ def test_a_sweep_stopped_with_the_service_continues_at_the_next_start(
 
 
 def test_a_paused_sweep_stays_paused_after_a_restart(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
+    manager, paused_join, begun, deployment
 ) -> None:
     manager.pause(begun.id, ACTOR)
     paused_join.opened.set()
@@ -215,7 +198,7 @@ def test_a_paused_sweep_stays_paused_after_a_restart(
 
 
 def test_a_sweep_that_ends_its_process_repeatedly_is_paused(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
+    manager, paused_join, begun, deployment
 ) -> None:
     paused_join.opened.set()
     manager.close()
@@ -231,9 +214,7 @@ def test_a_sweep_that_ends_its_process_repeatedly_is_paused(
     assert finish(again, begun).fault is None
 
 
-def test_starts_are_counted_until_a_tile_is_made(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord
-) -> None:
+def test_starts_are_counted_until_a_tile_is_made(manager, paused_join, begun) -> None:
     # The first tile is made but not reported: a kill here would count.
     run = manager._run
     assert run.folder.load_status().starts == 1
@@ -242,9 +223,7 @@ def test_starts_are_counted_until_a_tile_is_made(
     assert run.folder.load_status() == SweepStatus()
 
 
-def test_a_full_disk_pauses_a_sweep_and_says_what_to_do(
-    manager: SweepManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_pauses_a_sweep_and_says_what_to_do(manager, monkeypatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -266,11 +245,7 @@ TOO_MANY = "more than 5 pairs reach the threshold; raise it, or the limit"
     [(SearchInvalid(TOO_MANY), TOO_MANY), (KeyError("+8613800138000"), "KeyError")],
 )
 def test_a_sweep_that_cannot_be_done_fails_with_one_line_without_anything_personal(
-    error: Exception,
-    told: str,
-    manager: SweepManager,
-    deployment: Deployment,
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, told: str, manager, deployment, monkeypatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise error
@@ -284,7 +259,7 @@ def test_a_sweep_that_cannot_be_done_fails_with_one_line_without_anything_person
 
 
 def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_starts(
-    manager: SweepManager, monkeypatch: pytest.MonkeyPatch
+    manager, monkeypatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(NotInstalled, match=r"pip install -e '\.\[desk\]'"):
@@ -294,7 +269,7 @@ def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_
 
 
 def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
-    manager: SweepManager, deployment: Deployment
+    manager, deployment
 ) -> None:
     beyond = SweepOrder(threshold=0.9)
     assert not manager.plan(beyond).is_supported
@@ -308,16 +283,14 @@ def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
     assert done.summary["expected_false_pairs"]["is_bound"]
 
 
-def test_without_a_threshold_the_proposed_one_is_taken(manager: SweepManager) -> None:
+def test_without_a_threshold_the_proposed_one_is_taken(manager) -> None:
     record = manager.start(SweepOrder(), ACTOR)
     assert record.terms.threshold == manager.plan(SweepOrder()).proposal.threshold
     done = finish(manager, record)
     assert done.summary["pairs"] == TWICE
 
 
-def test_a_sweep_of_new_references_finds_their_pairs_with_known_ones(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_a_sweep_of_new_references_finds_their_pairs_with_known_ones(manager, deployment) -> None:
     assert finish(manager, manager.start(REQUEST, ACTOR)).state is SweepState.DONE
     again = second_documents(strangers(PEOPLE)[:2], seed=2)
     fill(deployment, again, first=1000)
@@ -334,9 +307,7 @@ def test_a_sweep_of_new_references_finds_their_pairs_with_known_ones(
     assert (nothing.summary["pairs"], nothing.summary["groups"]) == (0, 0)
 
 
-def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(manager, deployment) -> None:
     first = finish(manager, manager.start(REQUEST, ACTOR))
     with pytest.raises(RequestError, match=r"from 0\.4700 on"):
         manager.start(SweepOrder(threshold=0.42, scope=SweepScope.NEW), ACTOR)
@@ -354,7 +325,7 @@ def forget_model(deployment: Deployment) -> None:
 
 
 def test_a_sweep_from_before_a_conversion_does_not_go_on(
-    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
+    manager, paused_join, begun, deployment
 ) -> None:
     manager.pause(begun.id, ACTOR)
     paused_join.opened.set()
@@ -368,9 +339,7 @@ def test_a_sweep_from_before_a_conversion_does_not_go_on(
     assert not SweepFolder.of(deployment.sweep_folder, begun.id).path.exists()
 
 
-def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(
-    manager: SweepManager, deployment: Deployment
-) -> None:
+def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(manager, deployment) -> None:
     first = finish(manager, manager.start(REQUEST, ACTOR))
     forget_model(deployment)
     with pytest.raises(RegistryError, match=f"since sweep {first.id}: sweep all once"):
@@ -378,9 +347,7 @@ def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(
     assert finish(manager, manager.start(REQUEST, ACTOR)).summary["pairs"] == TWICE
 
 
-def test_a_plan_uses_the_pace_of_the_last_sweep(
-    manager: SweepManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_uses_the_pace_of_the_last_sweep(manager, monkeypatch) -> None:
     done = finish(manager, manager.start(REQUEST, ACTOR))
     assert done.summary["comparisons_per_s"] > 0
     monkeypatch.setattr(sweep_states, "REPRESENTATIVE_COMPARISONS", 1)
@@ -390,7 +357,7 @@ def test_a_plan_uses_the_pace_of_the_last_sweep(
     assert expectation.duration_s == pytest.approx(expectation.comparisons / pace)
 
 
-def test_an_empty_gallery_is_swept_in_no_time(home: Path) -> None:
+def test_an_empty_gallery_is_swept_in_no_time(home) -> None:
     with Deployment(home, load_settings(home)) as deployment:
         manager = SweepManager(deployment)
         for scope in SweepScope:

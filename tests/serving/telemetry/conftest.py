@@ -39,7 +39,7 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
+def node(tmp_path) -> Iterator[Node]:
     folder = tmp_path / "metrics"
     started: list[subprocess.Popen[str]] = []
 

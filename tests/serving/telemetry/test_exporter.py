@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from serving.telemetry.metrics import REFUSALS, Exporter, Meter
-from tests.serving.telemetry.conftest import Node
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_the_metrics_are_served_on_loopback_only(port: int) -> None:
+def test_the_metrics_are_served_on_loopback_only(port) -> None:
     meter = Meter()
     meter.add(REFUSALS, "SERVICE.BUSY")
     with Exporter(meter.node_registry, port) as exporter:
@@ -33,7 +32,7 @@ def test_the_metrics_are_served_on_loopback_only(port: int) -> None:
         assert listening == [f"0100007F:{port:04X}"]
 
 
-def test_another_process_takes_over_when_the_first_is_killed(node: Node, port: int) -> None:
+def test_another_process_takes_over_when_the_first_is_killed(node, port) -> None:
     code = f"""
 from serving.telemetry.metrics import Exporter
 meter.add(REFUSALS, "SERVICE.BUSY")
@@ -56,7 +55,7 @@ wait()
     assert 'sosie_refusals_total{code="SERVICE.BUSY"} 2.0' in text
 
 
-def test_a_closed_exporter_frees_its_port(port: int) -> None:
+def test_a_closed_exporter_frees_its_port(port) -> None:
     meter = Meter()
     for _ in range(2):
         with Exporter(meter.node_registry, port, retry_s=0.1) as exporter:
@@ -65,7 +64,7 @@ def test_a_closed_exporter_frees_its_port(port: int) -> None:
         httpx.get(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_a_taken_port_never_stops_the_process(port: int) -> None:
+def test_a_taken_port_never_stops_the_process(port) -> None:
     meter = Meter()
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))

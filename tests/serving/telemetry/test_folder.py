@@ -8,16 +8,14 @@ from serving.telemetry.metrics import FolderCollector
 from tests.serving.telemetry.conftest import Node
 
 
-def test_an_empty_file_of_a_process_that_was_killed_does_no_harm(node: Node) -> None:
+def test_an_empty_file_of_a_process_that_was_killed_does_no_harm(node) -> None:
     node.run("meter.add(REFUSALS, 'SERVICE.BUSY')")
     (node.folder / "counter_999999999.db").touch()
     names = {family.name for family in FolderCollector(node.folder).collect()}
     assert "sosie_refusals" in names
 
 
-def test_a_process_does_not_inherit_the_gauges_of_an_earlier_one_with_its_number(
-    node: Node,
-) -> None:
+def test_a_process_does_not_inherit_the_gauges_of_an_earlier_one_with_its_number(node) -> None:
     reused = """
 import os, shutil
 folder = find_metrics_folder()

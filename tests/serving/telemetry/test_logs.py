@@ -52,7 +52,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_line_has_time_event_and_process(tmp_path: Path) -> None:
+def test_a_line_has_time_event_and_process(tmp_path) -> None:
     path = tmp_path / "log" / "service.jsonl"
     before = datetime.now(UTC)
     with opened(path) as log:
@@ -70,7 +70,7 @@ def test_a_line_has_time_event_and_process(tmp_path: Path) -> None:
     }
 
 
-def test_lines_below_the_level_are_not_written(tmp_path: Path) -> None:
+def test_lines_below_the_level_are_not_written(tmp_path) -> None:
     path = tmp_path / "x"
     with opened(path, "warning") as log:
         log.info("quiet")
@@ -78,7 +78,7 @@ def test_lines_below_the_level_are_not_written(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(path)] == ["loud"]
 
 
-def test_without_a_file_lines_go_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_file_lines_go_to_standard_output(capfd) -> None:
     code = """
 from serving.telemetry.logs import open_log
 open_log(None, "info", "ingress").info("request", status=200)
@@ -88,7 +88,7 @@ open_log(None, "info", "ingress").info("request", status=200)
     assert json.loads(line)["status"] == 200
 
 
-def test_a_line_after_the_close_is_written_too(tmp_path: Path) -> None:
+def test_a_line_after_the_close_is_written_too(tmp_path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         pass
@@ -97,7 +97,7 @@ def test_a_line_after_the_close_is_written_too(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(path)] == ["late"]
 
 
-def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
+def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path) -> None:
     path = tmp_path / "service.jsonl"
     with opened(path) as log:
         log.warning("old")
@@ -109,7 +109,7 @@ def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
     assert [line["event"] for line in lines(path)] == ["newest"]
 
 
-def test_processes_never_mix_their_lines(tmp_path: Path) -> None:
+def test_processes_never_mix_their_lines(tmp_path) -> None:
     path = tmp_path / "x"
     code = f"""
 from pathlib import Path
@@ -129,7 +129,7 @@ for at in range(3000):
     assert list(by_pid.values()) == [list(range(3000))] * 4
 
 
-def test_only_the_owner_reads_the_log(tmp_path: Path) -> None:
+def test_only_the_owner_reads_the_log(tmp_path) -> None:
     path = tmp_path / "log" / "service.jsonl"
     with opened(path) as log:
         log.warning("x")
@@ -137,7 +137,7 @@ def test_only_the_owner_reads_the_log(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_long_file_is_rotated_and_the_oldest_is_removed(tmp_path: Path) -> None:
+def test_a_long_file_is_rotated_and_the_oldest_is_removed(tmp_path) -> None:
     path = tmp_path / "service.jsonl"
     file = Lines(path, Finisher("supervisor"), longest_bytes=1000)
     for at in range(100):
@@ -153,7 +153,7 @@ def test_a_long_file_is_rotated_and_the_oldest_is_removed(tmp_path: Path) -> Non
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in names} == {0o600}
 
 
-def test_processes_log_through_one_pipe_into_files_that_are_rotated(tmp_path: Path) -> None:
+def test_processes_log_through_one_pipe_into_files_that_are_rotated(tmp_path) -> None:
     pipe, path = tmp_path / "pipe", tmp_path / "log" / "service.jsonl"
     code = f"""
 import sys
@@ -210,7 +210,7 @@ for at in range(1000):
         assert own == list(range(1000))
 
 
-def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(tmp_path: Path) -> None:
+def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(tmp_path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -226,7 +226,7 @@ def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(tmp_path: Path)
     assert again["event"] == "again"
 
 
-def test_a_line_too_long_for_a_pipe_keeps_only_its_event(tmp_path: Path) -> None:
+def test_a_line_too_long_for_a_pipe_keeps_only_its_event(tmp_path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         log.info("much", **{f"field{at}": "z" * 900 for at in range(6)})
@@ -234,9 +234,7 @@ def test_a_line_too_long_for_a_pipe_keeps_only_its_event(tmp_path: Path) -> None
     assert (line["event"], line["is_cut"]) == ("much", True)
 
 
-def test_lines_that_the_disk_refused_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_that_the_disk_refused_are_counted(tmp_path, monkeypatch) -> None:
     path = tmp_path / "x"
     real = os.write
     with opened(path) as log:
@@ -254,9 +252,7 @@ def test_lines_that_the_disk_refused_are_counted(
     assert kept["event"] == "kept"
 
 
-def test_half_a_line_before_a_full_disk_damages_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_a_line_before_a_full_disk_damages_no_other(tmp_path, monkeypatch) -> None:
     path = tmp_path / "x"
     real = os.write
     calls = []
@@ -277,7 +273,7 @@ def test_half_a_line_before_a_full_disk_damages_no_other(
     assert [json.loads(line)["event"] for line in others] == ["log lines lost", "kept"]
 
 
-def test_nothing_personal_and_no_key_reaches_the_file(tmp_path: Path) -> None:
+def test_nothing_personal_and_no_key_reaches_the_file(tmp_path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         bound = log.bind(msisdn="+8613800138000", authorization="Bearer sosie_a_b")
@@ -294,7 +290,7 @@ def test_nothing_personal_and_no_key_reaches_the_file(tmp_path: Path) -> None:
     assert error["where"][0].startswith("test_logs.py:")
 
 
-def test_a_field_never_replaces_time_or_process(tmp_path: Path) -> None:
+def test_a_field_never_replaces_time_or_process(tmp_path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         log.info("x", pid=1, level="debug", time="never", process="none")
@@ -303,7 +299,7 @@ def test_a_field_never_replaces_time_or_process(tmp_path: Path) -> None:
     assert (line["pid_"], line["time_"]) == (1, "never")
 
 
-def test_control_characters_stay_inside_one_line(tmp_path: Path) -> None:
+def test_control_characters_stay_inside_one_line(tmp_path) -> None:
     path = tmp_path / "x"
     with opened(path) as log:
         log.warning('a\nb"c\u2028', correlator='x\r\n{"level":"error"}', lone="\ud800")

@@ -25,7 +25,6 @@ from serving.telemetry.metrics import (
     Meter,
 )
 from tests.serving.meters import BrokenMeter
-from tests.serving.telemetry.conftest import Node
 
 READ = "print(meter.render()[0].decode())"
 
@@ -62,7 +61,7 @@ def shown(meter: Meter) -> str:
     return meter.render()[0].decode()
 
 
-def test_what_is_recorded_is_text_as_prometheus_reads_it(meter: Meter) -> None:
+def test_what_is_recorded_is_text_as_prometheus_reads_it(meter) -> None:
     labels = {"route": "/v1/match", "method": "POST"}
     for status, seconds in (("200", 0.0007), ("429", 0.0001)):
         meter.add(REQUESTS, *labels.values(), status)
@@ -85,7 +84,7 @@ def test_what_is_recorded_is_text_as_prometheus_reads_it(meter: Meter) -> None:
     assert find(text, "sosie_queue_depth", queue="decisions") == 3
 
 
-def test_decisions_and_reasons_start_at_zero(meter: Meter) -> None:
+def test_decisions_and_reasons_start_at_zero(meter) -> None:
     before = shown(meter)
     assert {find(before, "sosie_decisions_total", decision=d.value) for d in Decision} == {0}
     assert {find(before, "sosie_decision_reasons_total", reason=r.value) for r in Reason} == {0}
@@ -96,7 +95,7 @@ def test_decisions_and_reasons_start_at_zero(meter: Meter) -> None:
     assert find(after, "sosie_decision_reasons_total", reason="BLURRED") == 1
 
 
-def test_every_state_that_a_metric_knows_is_shown(meter: Meter) -> None:
+def test_every_state_that_a_metric_knows_is_shown(meter) -> None:
     meter.set_state(SWEEP_STATE, "running")
     meter.set_state(SWEEP_STATE, "done")
     text = shown(meter)
@@ -104,7 +103,7 @@ def test_every_state_that_a_metric_knows_is_shown(meter: Meter) -> None:
     assert states == {state: float(state == "done") for state in SweepState}
 
 
-def test_endless_labels_share_one_series(meter: Meter) -> None:
+def test_endless_labels_share_one_series(meter) -> None:
     for at in range(SERIES_LIMIT + 200):
         meter.add(REQUESTS, f"/made-up/{at}", "GET", "404")
         meter.add(REFUSALS, "REQUEST.METHOD_UNSUPPORTED")
@@ -126,7 +125,7 @@ def test_a_metric_that_fails_raises_nothing_and_is_logged_once() -> None:
     assert "secret" not in str(logs)
 
 
-def test_no_count_is_lost_between_threads(meter: Meter) -> None:
+def test_no_count_is_lost_between_threads(meter) -> None:
     def work() -> None:
         for _ in range(2000):
             meter.add(REQUESTS, "/v1/match", "POST", "200")
@@ -143,7 +142,7 @@ def test_no_count_is_lost_between_threads(meter: Meter) -> None:
     assert find(text, "sosie_http_request_duration_seconds_count", **labels) == 16_000
 
 
-def test_what_a_killed_process_counted_stays_and_its_gauges_go(node: Node) -> None:
+def test_what_a_killed_process_counted_stays_and_its_gauges_go(node) -> None:
     code = """
 meter.add(REFUSALS, "SERVICE.BUSY")
 meter.add(IN_PROGRESS)
@@ -171,7 +170,7 @@ wait()
     assert find(text, "sosie_registrar_phase", phase="ready") is None
 
 
-def test_queues_of_all_ingresses_add_up_and_the_gallery_is_the_registrars(node: Node) -> None:
+def test_queues_of_all_ingresses_add_up_and_the_gallery_is_the_registrars(node) -> None:
     ingress = "meter.set(QUEUE_DEPTH, 2, 'photographs')\nsay('set')\nwait()"
     others = [node.start(ingress), node.start(ingress)]
     registrar = node.start("meter.set(REFERENCES, 100)\nsay('set')\nwait()")
@@ -183,7 +182,7 @@ def test_queues_of_all_ingresses_add_up_and_the_gallery_is_the_registrars(node: 
     assert find(text, "sosie_build_info", version="1.2.3", model="abc") == 1
 
 
-def test_a_new_registrar_takes_the_place_of_the_old_one(node: Node) -> None:
+def test_a_new_registrar_takes_the_place_of_the_old_one(node) -> None:
     code = "meter.set_state(PHASE, '{phase}')\nmeter.set(REFERENCES, {size})\nsay('set')\nwait()"
     old = node.start(code.format(phase="ready", size=100))
     await_line(old, "set")
@@ -195,13 +194,13 @@ def test_a_new_registrar_takes_the_place_of_the_old_one(node: Node) -> None:
     assert find(text, "sosie_gallery_references") == 0
 
 
-def test_a_meter_that_would_count_alone_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_meter_that_would_count_alone_says_so(tmp_path_factory) -> None:
     # This process was started without the variable.
     with pytest.raises(AssertionError, match="before its folder was set"):
         Meter(tmp_path_factory.mktemp("metrics"))
 
 
-def test_rendering_while_processes_start_and_die_never_fails(node: Node) -> None:
+def test_rendering_while_processes_start_and_die_never_fails(node) -> None:
     reader = node.start(
         """
 import threading

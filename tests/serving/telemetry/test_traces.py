@@ -58,13 +58,13 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
     assert done.stdout.strip() == "[]"
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)
     with pytest.raises(RequestError, match=r"\.\[tracing\]"):
         open_tracer(ServeSettings(trace_endpoint="http://127.0.0.1:1/v1/traces"), "ingress")
 
 
-def test_what_the_client_did_not_sample_is_not_sampled(kept: Kept) -> None:
+def test_what_the_client_did_not_sample_is_not_sampled(kept) -> None:
     with kept.tracer.span("request", UNSAMPLED) as span:
         assert span.traceparent is not None
         assert span.traceparent.endswith("-00")
@@ -72,7 +72,7 @@ def test_what_the_client_did_not_sample_is_not_sampled(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "x" * 10_000, "00-0-0-0", "00-" + "0" * 32 + "-1-01", "é"])
-def test_a_bad_header_begins_a_new_trace(kept: Kept, header: str) -> None:
+def test_a_bad_header_begins_a_new_trace(kept, header: str) -> None:
     with kept.tracer.span("request", header):
         pass
     assert kept.spans()["request"].parent is None
@@ -87,7 +87,7 @@ def test_a_share_of_the_requests_is_traced() -> None:
     half.tracer.close()
 
 
-def test_tasks_do_not_mix_their_spans(kept: Kept) -> None:
+def test_tasks_do_not_mix_their_spans(kept) -> None:
     async def serve(trace: int) -> None:
         with kept.tracer.span("request", f"00-{trace:032x}-{PARENT}-01"):
             await asyncio.sleep(0.001)
@@ -105,7 +105,7 @@ def test_tasks_do_not_mix_their_spans(kept: Kept) -> None:
         assert span.attributes == {"sosie.items": span.context.trace_id}
 
 
-def test_a_failed_span_has_its_code(kept: Kept) -> None:
+def test_a_failed_span_has_its_code(kept) -> None:
     with kept.tracer.span("request") as span:
         span.fail("SERVICE.BUSY")
     failed = kept.spans()["request"]
@@ -113,7 +113,7 @@ def test_a_failed_span_has_its_code(kept: Kept) -> None:
     assert failed.attributes == {"error.type": "SERVICE.BUSY"}
 
 
-def test_an_exception_fails_the_span_without_its_text(kept: Kept) -> None:
+def test_an_exception_fails_the_span_without_its_text(kept) -> None:
     with pytest.raises(ValueError, match="Aileen"), kept.tracer.span("judge"):
         raise ValueError("Aileen +8613800138000")
     text = kept.spans()["judge"].to_json()
@@ -122,7 +122,7 @@ def test_an_exception_fails_the_span_without_its_text(kept: Kept) -> None:
     assert "8613800138000" not in text
 
 
-def test_a_span_has_only_listed_attributes(kept: Kept) -> None:
+def test_a_span_has_only_listed_attributes(kept) -> None:
     with pytest.raises(AssertionError), kept.tracer.span("request", msisdn="+8613800138000"):
         pass
     with kept.tracer.span("request", correlator="call +8613800138000"):

@@ -40,7 +40,7 @@ LOOPBACK = WebhookSettings.model_validate(
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificate(tmp_path_factory) -> Path:
     """A key with its own certificate, of 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "syslog")])
@@ -63,7 +63,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path}/registry.sqlite"
     with Store.create(url, Vault(KeyRing.generate(), 8), model_digest="test") as store:
         for code in ("blue", "red"):
@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def webhooks(store: Store) -> Webhooks:
+def webhooks(store) -> Webhooks:
     return Webhooks(store.engine, store.vault)
 
 

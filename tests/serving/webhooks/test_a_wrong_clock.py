@@ -28,7 +28,7 @@ DAYS = (1, 6, 8, 400, -3)
 
 @pytest.mark.parametrize(("before", "after"), [*((days, 0) for days in DAYS), (0, -3)])
 def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+    tmp_path, monkeypatch, before: int, after: int
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (0.01,) * 50)
     monkeypatch.setattr(delivery, "utc_now", lambda: utc_now() + timedelta(days=after))
@@ -64,9 +64,7 @@ def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
 
 
 @pytest.mark.parametrize("days", DAYS)
-def test_no_event_waits_beyond_the_pause_after_its_failure(
-    store: Store, webhooks: Webhooks, days: int
-) -> None:
+def test_no_event_waits_beyond_the_pause_after_its_failure(store, webhooks, days: int) -> None:
     webhook, _ = webhooks.create("https://systems.example/a", (), carrier="blue", actor="test")
     now = utc_now()
     held = hold_cursor(store, webhook.id, "w", now, timedelta(minutes=1))

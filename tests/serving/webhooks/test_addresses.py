@@ -85,9 +85,7 @@ def test_a_public_one_is_taken_and_loopback_where_it_is_allowed() -> None:
         check_sink("http://example.com/", LOOPBACK.allowed_networks)
 
 
-def test_a_name_of_which_one_address_is_inner_is_refused_when_it_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_name_of_which_one_address_is_inner_is_refused_when_it_is_used(monkeypatch) -> None:
     def resolve(*_: Any, **__: Any) -> Any:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         return [(*kind, ("1.1.1.1", 443)), (*kind, ("169.254.169.254", 443))]
@@ -97,9 +95,7 @@ def test_a_name_of_which_one_address_is_inner_is_refused_when_it_is_used(
         asyncio.run(find_addresses("b.com", 443, ()))
 
 
-def test_the_address_that_was_checked_is_the_one_that_is_reached(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypatch) -> None:
     asked = []
     real = socket.getaddrinfo
 
@@ -125,9 +121,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_reached(
     assert asked.count("b.test") == 1
 
 
-def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(monkeypatch) -> None:
     asked, answers = [], threading.Event()
 
     def resolve(host: Any, *_: Any, **__: Any) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from operator import attrgetter
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -36,7 +35,7 @@ async def take(_: Mapping[str, Any]) -> int:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch) -> None:
     """Failures are tried again at once, eight times in all."""
     monkeypatch.setattr(delivery, "BACKOFF_S", (0.01,) * 7)
     monkeypatch.setattr(delivery, "PROBE_EVERY_S", 0.05)
@@ -44,9 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "SAVE_EVERY_S", 0.1)
 
 
-def test_the_referee_accepts_what_is_sent_also_during_a_rotation(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_the_referee_accepts_what_is_sent_also_during_a_rotation(store, webhooks) -> None:
     async def run() -> None:
         async with receiving(take) as receiver:
             webhook, secret = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
@@ -76,7 +73,7 @@ def test_the_referee_accepts_what_is_sent_also_during_a_rotation(
 
 
 def test_a_subject_that_fails_keeps_back_itself_alone_and_keeps_its_order(
-    store: Store, webhooks: Webhooks, quick: None
+    store, webhooks, quick
 ) -> None:
     refused = 0
 
@@ -104,7 +101,7 @@ def test_a_subject_that_fails_keeps_back_itself_alone_and_keeps_its_order(
 
 
 def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_again(
-    store: Store, webhooks: Webhooks, quick: None
+    store, webhooks, quick
 ) -> None:
     is_broken = True
 
@@ -135,7 +132,7 @@ def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_again(
 
 
 def test_one_that_answers_late_is_given_up_in_time_and_holds_up_nobody(
-    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+    store, webhooks, quick, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (0.01,))
 
@@ -158,7 +155,7 @@ def test_one_that_answers_late_is_given_up_in_time_and_holds_up_nobody(
     asyncio.run(run())
 
 
-def test_410_ends_it_until_people_set_it_to_active(store: Store, webhooks: Webhooks) -> None:
+def test_410_ends_it_until_people_set_it_to_active(store, webhooks) -> None:
     status = 410
 
     async def answer(_: Mapping[str, Any]) -> int:
@@ -187,9 +184,7 @@ def test_410_ends_it_until_people_set_it_to_active(store: Store, webhooks: Webho
     asyncio.run(run())
 
 
-def test_410_of_an_address_that_people_have_just_left_ends_nothing(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_410_of_an_address_that_people_have_just_left_ends_nothing(store, webhooks) -> None:
     async def run() -> None:
         async def leave(_: Mapping[str, Any]) -> int:
             change = WebhookChange(sink=new.sink)
@@ -209,7 +204,7 @@ def test_410_of_an_address_that_people_have_just_left_ends_nothing(
 
 @pytest.mark.parametrize("timeout_s", [0.2, 15.0, 60.0])
 def test_a_hold_is_renewed_before_it_is_too_short_to_send_anything(
-    store: Store, webhooks: Webhooks, timeout_s: float
+    store, webhooks, timeout_s: float
 ) -> None:
     settings = LOOPBACK.model_copy(update={"timeout_s": timeout_s})
 
@@ -230,7 +225,7 @@ def test_a_hold_is_renewed_before_it_is_too_short_to_send_anything(
 
 
 def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down(
-    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+    store, webhooks, quick, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     asked: list[str] = []
@@ -263,7 +258,7 @@ def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down(
 
 
 def test_every_event_that_expires_before_a_webhook_took_it_is_counted(
-    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+    store, webhooks, quick, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     monkeypatch.setattr(delivery, "MOST_WAITING", delivery.PAGE)
@@ -299,7 +294,7 @@ def expire_events(store: Store) -> RetentionCertificate:
 
 @pytest.mark.parametrize("table", ["events", "webhooks", "cursors", "undelivered"])
 def test_one_damaged_row_keeps_nothing_else_from_anybody(
-    store: Store, webhooks: Webhooks, quick: None, table: str
+    store, webhooks: Webhooks, quick, table: str
 ) -> None:
     sent: list[str] = []
 
@@ -340,7 +335,7 @@ DAMAGE = {
 
 
 def test_of_a_receiver_that_is_down_nothing_is_lost_and_all_of_it_comes_when_it_is_back(
-    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+    store, webhooks, quick, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     status = 503
@@ -366,7 +361,7 @@ def test_of_a_receiver_that_is_down_nothing_is_lost_and_all_of_it_comes_when_it_
 
 
 def test_a_receiver_that_refuses_many_events_in_a_row_is_sent_all_others(
-    store: Store, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+    store, webhooks, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     monkeypatch.setattr(delivery, "PROBE_FIRST_S", 0.01)
@@ -394,7 +389,7 @@ def test_a_receiver_that_refuses_many_events_in_a_row_is_sent_all_others(
 
 
 def test_after_events_that_are_refused_and_no_other_the_next_one_is_asked_with_soon(
-    store: Store, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+    store, webhooks, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "PROBE_FIRST_S", 0.05)
 
@@ -413,9 +408,7 @@ def test_after_events_that_are_refused_and_no_other_the_next_one_is_asked_with_s
     asyncio.run(run())
 
 
-def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(
-    store: Store, webhooks: Webhooks
-) -> None:
+def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(store, webhooks) -> None:
     async def run() -> None:
         async with receiving(take) as receiver, receiving(take) as other:
             webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
@@ -434,7 +427,7 @@ def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(
     asyncio.run(run())
 
 
-def test_the_webhook_of_a_carrier_is_sent_no_case(store: Store, webhooks: Webhooks) -> None:
+def test_the_webhook_of_a_carrier_is_sent_no_case(store, webhooks) -> None:
     async def run() -> None:
         async with receiving(take) as receiver, receiving(take) as whole:
             webhooks.create(receiver.sink, (), carrier="blue", actor="test")
@@ -449,7 +442,7 @@ def test_the_webhook_of_a_carrier_is_sent_no_case(store: Store, webhooks: Webhoo
     asyncio.run(run())
 
 
-def test_two_workers_never_deliver_one_webhook(store: Store, webhooks: Webhooks) -> None:
+def test_two_workers_never_deliver_one_webhook(store, webhooks) -> None:
     going: set[str] = set()
 
     async def answer(event: Mapping[str, Any]) -> int:
@@ -482,7 +475,7 @@ def test_two_workers_never_deliver_one_webhook(store: Store, webhooks: Webhooks)
     ],
 )
 def test_what_drips_or_is_no_http_is_a_failure(
-    store: Store, webhooks: Webhooks, quick: None, answer: bytes, fault: str
+    store, webhooks, quick, answer: bytes, fault: str
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
@@ -512,7 +505,7 @@ def test_what_drips_or_is_no_http_is_a_failure(
 
 
 def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of_what_is_inside(
-    store: Store, webhooks: Webhooks, quick: None
+    store, webhooks, quick
 ) -> None:
     only_blue = {"allowed_networks": NETWORKS, "carrier_networks": {"blue": NETWORKS}}
     settings = WebhookSettings.model_validate(only_blue)
@@ -554,7 +547,7 @@ def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of_what_
 
 
 def test_a_certificate_that_nobody_has_vouched_for_is_refused(
-    store: Store, webhooks: Webhooks, quick: None, certificate: Path
+    store, webhooks, quick, certificate
 ) -> None:
     async def run() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

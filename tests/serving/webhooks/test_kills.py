@@ -20,7 +20,6 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
-from engine.registry.writer import Writer
 from serving.webhooks import delivery
 from tests.engine.conftest import (
     database_url,
@@ -32,7 +31,7 @@ from tests.engine.conftest import (
     writer,
 )
 from tests.engine.matching.test_durability import DIM, MODEL_DIGEST, enroller
-from tests.engine.registry.conftest import Enroll, committed, enroll, erasure
+from tests.engine.registry.conftest import committed, enroll, erasure
 from tests.serving.webhooks.conftest import Receiver, delivering, happen, receiving, until
 from tests.serving.webhooks.deliverer import SETTINGS, hurry
 from tests.tables import tables
@@ -74,7 +73,7 @@ def check_received(store: Store, receiver: Receiver) -> int:
 
 @pytest.mark.slow
 def test_no_event_of_an_acknowledged_decision_is_lost_or_out_of_order_whatever_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path, monkeypatch
 ) -> None:
     for name in ("BACKOFF_S", "SKEW_S", "SAVE_EVERY_S", "PARK_AFTER_S", "POLL_S", "LOOK_EVERY_S"):
         monkeypatch.setattr(delivery, name, getattr(delivery, name))
@@ -162,7 +161,7 @@ __all__ = [
 
 
 def test_a_decision_that_is_refused_keeps_back_its_documents_events_and_no_other_documents(
-    writer: Writer, webhooks: Webhooks, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
+    writer, webhooks, enroll, monkeypatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (0.05,) * 100)
     monkeypatch.setattr(delivery, "PROBE_EVERY_S", 0.05)

@@ -98,7 +98,7 @@ def test_a_value_that_a_later_version_may_add_is_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["2026-01-31T12:00:00", "yesterday", "", 5, None])
-def test_a_moment_has_a_time_zone_and_its_error_no_value(text: Any) -> None:
+def test_a_moment_has_a_time_zone_and_its_error_no_value(text) -> None:
     with pytest.raises(Invalid) as caught:
         read({"outcome": "fraud", "seen_at": text or 0}, cases.OutcomeRequest)
     assert "yesterday" not in str(caught.value)

@@ -79,7 +79,7 @@ def make_group() -> MadeGroup:
 
 
 @pytest.fixture
-def make_contents(curve: CalibrationCurve, make_group: MadeGroup) -> Made:
+def make_contents(curve, make_group) -> Made:
     """A sweep with these groups, and any changes."""
 
     def make(*groups: Group, **changes: object) -> ReportInput:

@@ -1,6 +1,6 @@
 """Charts: what they count, where they draw it, and that the result is always the same."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.matching.calibration import CalibrationCurve, Rate
+from engine.matching.calibration import Rate
 from engine.sweeps.report.charts import (
     MapField,
     count_scores,
@@ -21,9 +21,8 @@ from engine.sweeps.report.charts import (
 )
 from engine.sweeps.report.views import MOST_EDGES, MOST_NODES, draw_group, lay_out
 from engine.sweeps.risk import fill_weeks, summarise
-from schema.sweeps import Group, Link
+from schema.sweeps import Link
 
-MadeGroup = Callable[..., Group]
 FIELD = MapField(10.0, 20.0, 300.0, 200.0)
 
 
@@ -32,7 +31,7 @@ def marks(drawing: str, class_name: str) -> list[ElementTree.Element]:
     return [one for one in root.iter() if class_name in one.get("class", "").split()]
 
 
-def test_every_pair_is_in_one_bar(curve: CalibrationCurve) -> None:
+def test_every_pair_is_in_one_bar(curve) -> None:
     scores = np.array([0.4999999, 0.5, 0.5049, 0.515, 0.999, 1.0, 1.0000001], np.float32)
     counted = count_scores(scores, 0.5, 100, curve)
     assert counted.found.sum() == len(scores)
@@ -41,9 +40,7 @@ def test_every_pair_is_in_one_bar(curve: CalibrationCurve) -> None:
     assert counted.found[-1] == 3
 
 
-def test_strangers_of_all_bins_are_those_that_the_calibration_expects(
-    curve: CalibrationCurve,
-) -> None:
+def test_strangers_of_all_bins_are_those_that_the_calibration_expects(curve) -> None:
     counted = count_scores(np.empty(0, np.float32), 0.405, 10**9, curve)
     is_known = ~np.isnan(counted.strangers[:, 0])
     known = counted.strangers[is_known]
@@ -55,9 +52,7 @@ def test_strangers_of_all_bins_are_those_that_the_calibration_expects(
     assert (known[:, 0] <= known[:, 2]).all()
 
 
-def test_beyond_the_calibration_strangers_are_bounded_and_not_counted(
-    curve: CalibrationCurve,
-) -> None:
+def test_beyond_the_calibration_strangers_are_bounded_and_not_counted(curve) -> None:
     counted = count_scores(np.empty(0, np.float32), 0.405, 10**9, curve)
     assert counted.ends_at == 0.6
     assert np.isnan(counted.strangers[counted.edges[1:] > 0.6]).all()
@@ -115,7 +110,7 @@ def test_fields_of_a_map_fill_it_by_size_without_overlap(sizes: list[float]) -> 
         assert inside in ([place], [])
 
 
-def test_many_outlets_share_a_field_by_carrier(make_group: MadeGroup) -> None:
+def test_many_outlets_share_a_field_by_carrier(make_group) -> None:
     groups = [make_group(f"g{number}", 2, f"o{number}") for number in range(100)]
     drawing = draw_outlets(summarise(groups).outlets, {"north": "North & Co"})
     titles = [one.text or "" for one in ElementTree.fromstring(drawing).iter("title")]
@@ -124,7 +119,7 @@ def test_many_outlets_share_a_field_by_carrier(make_group: MadeGroup) -> None:
     assert "North & Co" in titles[0]
 
 
-def test_the_busiest_week_is_named(make_group: MadeGroup) -> None:
+def test_the_busiest_week_is_named(make_group) -> None:
     weeks = fill_weeks(summarise([make_group(size=9)]).weeks, 104)
     drawing = draw_timeline(weeks)
     (peak,) = marks(drawing, "peak")
@@ -159,7 +154,7 @@ def test_linked_nodes_lie_nearer_than_others() -> None:
     assert apart[:4, :4].mean() < apart[:4, 4:].mean()
 
 
-def test_the_weakest_link_is_dashed_and_scored(make_group: MadeGroup) -> None:
+def test_the_weakest_link_is_dashed_and_scored(make_group) -> None:
     drawing = draw_group(make_group(size=4))
     assert len(marks(drawing, "edge")) == 3
     assert len(marks(drawing, "weakest")) == 1
@@ -167,7 +162,7 @@ def test_the_weakest_link_is_dashed_and_scored(make_group: MadeGroup) -> None:
     assert [one.text for one in marks(drawing, "node-name")] == ["A", "B", "C", "D"]
 
 
-def test_a_great_group_is_drawn_in_part_and_keeps_together(make_group: MadeGroup) -> None:
+def test_a_great_group_is_drawn_in_part_and_keeps_together(make_group) -> None:
     group = make_group(size=40)
     names = [one.document_id for one in group.identities]
     every = tuple(Link(a, b, 0.6) for n, a in enumerate(names) for b in names[n + 1 :])
@@ -176,7 +171,7 @@ def test_a_great_group_is_drawn_in_part_and_keeps_together(make_group: MadeGroup
     assert len(marks(drawing, "edge")) == MOST_EDGES
 
 
-def test_a_dispute_is_ringed(make_group: MadeGroup) -> None:
+def test_a_dispute_is_ringed(make_group) -> None:
     group = make_group(size=2)
     disputed = replace(group.identities[0], disputes=1)
     assert not marks(draw_group(group), "dispute")

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +18,7 @@ from engine.cases.precision import MeasuredPrecision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
-from engine.sweeps.report.contents import RATIO_TEXTS, Chance, ReportInput
+from engine.sweeps.report.contents import RATIO_TEXTS, Chance
 from engine.sweeps.report.page import (
     FEW_OUTLETS,
     OPEN_CARDS,
@@ -31,8 +31,6 @@ from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.risk import rank_outlets, summarise
 from schema.sweeps import Group, GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
 
-Made = Callable[..., ReportInput]
-MadeGroup = Callable[..., Group]
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 HARMFUL = "<img src=x onerror=alert(1)></script></style>\"'&{{ 7*7 }}"
 JPEG = b"\xff\xd8\xff\xe0 not a face"
@@ -71,7 +69,7 @@ class Reading(HTMLParser):
         return " ".join(words.split())
 
 
-def test_the_page_nests_and_its_links_lead_somewhere(make_contents: Made) -> None:
+def test_the_page_nests_and_its_links_lead_somewhere(make_contents) -> None:
     page = Reading(render_report(make_contents()))
     ids = page.values("id")
     assert len(ids) == len(set(ids))
@@ -84,7 +82,7 @@ def test_the_page_nests_and_its_links_lead_somewhere(make_contents: Made) -> Non
     assert page.tags["h1"] == page.tags["main"] == 1
 
 
-def test_nothing_is_loaded_from_anywhere(make_contents: Made) -> None:
+def test_nothing_is_loaded_from_anywhere(make_contents) -> None:
     source = render_report(make_contents())
     page = Reading(source)
     assert page.tags.keys().isdisjoint({"link", "iframe", "object", "embed", "base", "form", "img"})
@@ -94,7 +92,7 @@ def test_nothing_is_loaded_from_anywhere(make_contents: Made) -> None:
     assert not re.search(r"https?://", source)
 
 
-def test_the_policy_allows_this_style_and_this_script_alone(make_contents: Made) -> None:
+def test_the_policy_allows_this_style_and_this_script_alone(make_contents) -> None:
     page = Reading(render_report(make_contents()))
     policy = next(value for value in page.values("content") if "default-src" in value)
     assert "default-src 'none'" in policy
@@ -107,7 +105,7 @@ def test_the_policy_allows_this_style_and_this_script_alone(make_contents: Made)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
 
 
-def test_names_from_operators_are_inert(make_contents: Made, make_group: MadeGroup) -> None:
+def test_names_from_operators_are_inert(make_contents, make_group) -> None:
     group = make_group(outlet=HARMFUL)
     contents = make_contents(group, carrier_names={"north": HARMFUL}, cases={group.key: HARMFUL})
     page = Reading(render_report(contents))
@@ -117,9 +115,7 @@ def test_names_from_operators_are_inert(make_contents: Made, make_group: MadeGro
     assert "{{ 7*7 }}" in page.text()
 
 
-def test_a_name_written_from_right_to_left_is_isolated(
-    make_contents: Made, make_group: MadeGroup
-) -> None:
+def test_a_name_written_from_right_to_left_is_isolated(make_contents, make_group) -> None:
     name = "\u202eمنفذ\u2069\u202c 7"
     page = Reading(render_report(make_contents(make_group(outlet=name))))
     described = [(tag, text) for tag, text in page.texts if "منفذ" in text]
@@ -130,7 +126,7 @@ def test_a_name_written_from_right_to_left_is_isolated(
             assert text.count("\u2068") == text.count("\u2069") > 0
 
 
-def test_no_face_is_in_it_unless_asked(make_contents: Made, make_group: MadeGroup) -> None:
+def test_no_face_is_in_it_unless_asked(make_contents, make_group) -> None:
     group = make_group(size=3)
     plain = Reading(render_report(make_contents(group)))
     assert plain.tags["img"] == 0
@@ -144,7 +140,7 @@ def test_no_face_is_in_it_unless_asked(make_contents: Made, make_group: MadeGrou
 
 
 def test_ten_thousand_groups_take_less_than_five_megabytes(
-    make_contents: Made, make_group: MadeGroup, tmp_path: Path
+    make_contents, make_group, tmp_path
 ) -> None:
     # Groups beyond the table are only counted, however large they are.
     groups = [
@@ -163,12 +159,12 @@ def test_ten_thousand_groups_take_less_than_five_megabytes(
     assert f"{10**4 - MOST_ROWS:,} further groups with lower risk" in page.text()
 
 
-def test_the_same_contents_give_the_same_page(make_contents: Made, make_group: MadeGroup) -> None:
+def test_the_same_contents_give_the_same_page(make_contents, make_group) -> None:
     groups = [make_group("one", 7), make_group("two", 30)]
     assert render_report(make_contents(*groups)) == render_report(make_contents(*groups))
 
 
-def test_a_sweep_that_found_nothing_says_so(make_contents: Made) -> None:
+def test_a_sweep_that_found_nothing_says_so(make_contents) -> None:
     contents = make_contents()
     nothing = replace(contents, groups=(), scores=np.empty(0, np.float32), summary=summarise([]))
     text = Reading(render_report(nothing)).text()
@@ -177,7 +173,7 @@ def test_a_sweep_that_found_nothing_says_so(make_contents: Made) -> None:
     assert "0 pairs under different documents" in text
 
 
-def test_an_empty_gallery_makes_a_report(make_contents: Made) -> None:
+def test_an_empty_gallery_makes_a_report(make_contents) -> None:
     contents = make_contents()
     sweep = replace(contents.sweep, references=0, comparisons=0, seconds=0.0, sequence=0)
     empty = replace(
@@ -191,13 +187,13 @@ def test_an_empty_gallery_makes_a_report(make_contents: Made) -> None:
     assert "0 references" in Reading(render_report(empty)).text()
 
 
-def test_a_model_without_calibration_is_mentioned(make_contents: Made) -> None:
+def test_a_model_without_calibration_is_mentioned(make_contents) -> None:
     text = Reading(render_report(make_contents(chance=None))).text()
     assert "The model has no calibration" in text
     assert "sosie calibrate" in text
 
 
-def test_the_sweep_is_described(make_contents: Made) -> None:
+def test_the_sweep_is_described(make_contents) -> None:
     contents = make_contents()
     sweep = replace(
         contents.sweep,
@@ -223,9 +219,7 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
         assert text_part in text
 
 
-def test_a_group_shows_its_reasons_weakest_link_and_case(
-    make_contents: Made, make_group: MadeGroup
-) -> None:
+def test_a_group_shows_its_reasons_weakest_link_and_case(make_contents, make_group) -> None:
     group = make_group(size=3)
     text = Reading(render_report(make_contents(group, cases={group.key: "case-9"}))).text()
     assert "3 documents with one face" in text
@@ -233,9 +227,7 @@ def test_a_group_shows_its_reasons_weakest_link_and_case(
     assert "case case-9" in text
 
 
-def test_cases_are_linked_where_the_console_has_an_address(
-    make_contents: Made, make_group: MadeGroup
-) -> None:
+def test_cases_are_linked_where_the_console_has_an_address(make_contents, make_group) -> None:
     group = make_group()
     contents = make_contents(group, cases={group.key: "case-9"})
     assert "case-9" not in " ".join(Reading(render_report(contents)).values("href"))
@@ -244,9 +236,7 @@ def test_cases_are_linked_where_the_console_has_an_address(
     assert links.count("https://sosie.test/console#/case/case-9") == 3
 
 
-def test_few_outlets_are_a_table_and_many_have_a_map(
-    make_contents: Made, make_group: MadeGroup
-) -> None:
+def test_few_outlets_are_a_table_and_many_have_a_map(make_contents, make_group) -> None:
     def named(count: int) -> tuple[str, str]:
         groups = [make_group(f"g{number}", 2, f"outlet {number}") for number in range(count)]
         page = render_report(make_contents(*groups))
@@ -258,16 +248,14 @@ def test_few_outlets_are_a_table_and_many_have_a_map(
     assert 'class="map"' in named(FEW_OUTLETS + 1)[0]
 
 
-def test_sections_fold_and_the_first_groups_are_open(
-    make_contents: Made, make_group: MadeGroup
-) -> None:
+def test_sections_fold_and_the_first_groups_are_open(make_contents, make_group) -> None:
     groups = [make_group(f"g{number}", 2) for number in range(OPEN_CARDS + 3)]
     source = render_report(make_contents(*groups))
     assert source.count('<details class="fold" open>') == 9 + OPEN_CARDS
     assert source.count('<details class="fold">') == 3
 
 
-def test_a_group_without_links_is_shown_without_graph(make_contents: Made) -> None:
+def test_a_group_without_links_is_shown_without_graph(make_contents) -> None:
     document = Group(
         key="d", kind=GroupKind.ONE_DOCUMENT, identities=(Identity("doc", (1,)),), links=(),
         weakest=None, risk=15.0, terms=(),
@@ -278,7 +266,7 @@ def test_a_group_without_links_is_shown_without_graph(make_contents: Made) -> No
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.499, 0.6, 0.995, 1.0])
-def test_any_threshold_makes_a_report(make_contents: Made, threshold: float) -> None:
+def test_any_threshold_makes_a_report(make_contents, threshold: float) -> None:
     contents = make_contents()
     sweep = replace(contents.sweep, terms=SweepTerms(threshold=threshold))
     scores = np.linspace(threshold, 1, 50, dtype=np.float32)
@@ -289,18 +277,18 @@ def chance(curve: CalibrationCurve, rate: Rate) -> Chance:
     return Chance(false_pairs=rate, curve=curve, source="synthetic faces")
 
 
-def test_more_than_the_upper_end_needs_another_explanation(curve: CalibrationCurve) -> None:
+def test_more_than_the_upper_end_needs_another_explanation(curve) -> None:
     verdict = judge_chance(1000, chance(curve, Rate(40.0, 20.0, 100.0)))
     assert verdict.tone == "clear"
     assert "900 of the 1,000 found (90\N{NO-BREAK SPACE}%)" in verdict.text
 
 
 @pytest.mark.parametrize("found", [1, 50, 100])
-def test_pairs_that_chance_can_explain_are_doubted(curve: CalibrationCurve, found: int) -> None:
+def test_pairs_that_chance_can_explain_are_doubted(curve, found: int) -> None:
     assert judge_chance(found, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "doubt"
 
 
-def test_a_bound_is_never_shown_as_an_expectation(curve: CalibrationCurve) -> None:
+def test_a_bound_is_never_shown_as_an_expectation(curve) -> None:
     bound = chance(curve, Rate(100.0, 0.0, 100.0, is_bound=True))
     below, above = judge_chance(50, bound), judge_chance(150, bound)
     assert below.tone == "unknown"
@@ -309,7 +297,7 @@ def test_a_bound_is_never_shown_as_an_expectation(curve: CalibrationCurve) -> No
     assert "about" not in below.text + above.text
 
 
-def test_finding_nothing_is_no_reason_to_doubt(curve: CalibrationCurve) -> None:
+def test_finding_nothing_is_no_reason_to_doubt(curve) -> None:
     assert judge_chance(0, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "clear"
     assert judge_chance(0, None).title == "Nothing was found"
 
@@ -318,7 +306,7 @@ def test_without_calibration_nothing_is_known() -> None:
     assert judge_chance(50, None).tone == "unknown"
 
 
-def test_the_miss_rate_lies_between_calibrated_points(curve: CalibrationCurve) -> None:
+def test_the_miss_rate_lies_between_calibrated_points(curve) -> None:
     missed = miss_rate(curve, 0.45)
     assert missed is not None
     assert missed.value == pytest.approx(0.0045)
@@ -328,7 +316,7 @@ def test_the_miss_rate_lies_between_calibrated_points(curve: CalibrationCurve) -
 
 
 def test_a_budget_tells_every_term_and_where_its_ratio_comes_from(
-    make_contents: Made, make_group: MadeGroup
+    make_contents, make_group
 ) -> None:
     terms = (
         RiskTerm("prior", 4_472_200.0, 16.7),
@@ -365,7 +353,7 @@ def test_a_budget_tells_every_term_and_where_its_ratio_comes_from(
     assert {value for values in CIRCUMSTANCES.values() for value in values} <= set(RATIO_TEXTS)
 
 
-def test_outlets_where_liveness_failed_are_listed_by_rank(make_contents: Made) -> None:
+def test_outlets_where_liveness_failed_are_listed_by_rank(make_contents) -> None:
     counts = [
         LivenessCount("north", "=n1", False, 100, 30),
         LivenessCount("north", "<b>n2</b>", True, 100, 50),
@@ -395,7 +383,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def report(tmp_path: Path, make_contents: Made, make_group: MadeGroup) -> str:
+def report(tmp_path, make_contents, make_group) -> str:
     groups = [
         make_group(f"group {number}", size, f"outlet {number}", risk)
         for number, (size, risk) in enumerate([(3, 40.0), (12, 30.0), (2, 20.0)])
@@ -406,7 +394,7 @@ def report(tmp_path: Path, make_contents: Made, make_group: MadeGroup) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation(browser: Browser, report: str, scheme: str) -> None:
+def test_axe_finds_no_violation(browser, report, scheme: str) -> None:
     # The page's policy would refuse what axe adds to it.
     page = browser.new_page(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
     page.goto(report)
@@ -416,9 +404,7 @@ def test_axe_finds_no_violation(browser: Browser, report: str, scheme: str) -> N
     page.close()
 
 
-def test_nothing_is_logged_on_the_console_or_requested_from_the_network(
-    browser: Browser, report: str
-) -> None:
+def test_nothing_is_logged_on_the_console_or_requested_from_the_network(browser, report) -> None:
     page = browser.new_page()
     logged: list[str] = []
     requested: list[str] = []
@@ -432,7 +418,7 @@ def test_nothing_is_logged_on_the_console_or_requested_from_the_network(
     page.close()
 
 
-def test_groups_are_sorted_by_a_click_and_by_the_keyboard(browser: Browser, report: str) -> None:
+def test_groups_are_sorted_by_a_click_and_by_the_keyboard(browser, report) -> None:
     page = browser.new_page()
     page.goto(report)
     assert identities(page) == ["3", "12", "2"]
@@ -446,7 +432,7 @@ def test_groups_are_sorted_by_a_click_and_by_the_keyboard(browser: Browser, repo
     page.close()
 
 
-def test_what_is_folded_opens_for_a_link_and_for_print(browser: Browser, report: str) -> None:
+def test_what_is_folded_opens_for_a_link_and_for_print(browser, report) -> None:
     page = browser.new_page()
     page.goto(report)
     folds = "[...document.querySelectorAll('details.fold')]"
@@ -462,7 +448,7 @@ def test_what_is_folded_opens_for_a_link_and_for_print(browser: Browser, report:
     page.close()
 
 
-def test_without_script_the_groups_are_in_order_of_rank(browser: Browser, report: str) -> None:
+def test_without_script_the_groups_are_in_order_of_rank(browser, report) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report)
@@ -471,7 +457,7 @@ def test_without_script_the_groups_are_in_order_of_rank(browser: Browser, report
     context.close()
 
 
-def test_it_fits_a_small_screen(browser: Browser, report: str) -> None:
+def test_it_fits_a_small_screen(browser, report) -> None:
     page = browser.new_page(viewport={"width": 360, "height": 700})
     page.goto(report)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -170,9 +170,7 @@ def test_a_body_takes_memory_from_the_moment_that_it_is_waited_for() -> None:
     assert other == 200
 
 
-def test_a_body_that_comes_slower_than_the_least_rate_is_cut_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_body_that_comes_slower_than_the_least_rate_is_cut_off(monkeypatch) -> None:
     monkeypatch.setattr(edge, "BODY_GRACE_S", 0.1)
     slow = Rig(echo, body_kib_per_s=8).ask(b"x" * 100, 9.0, b"x")
     assert (slow.status, slow.json["code"]) == (408, "REQUEST.BODY_TIMEOUT")

@@ -19,7 +19,7 @@ async def _sleep_long(_: Request) -> Any:
 @pytest.mark.parametrize(
     ("settings", "headers"), [({}, {"x-timeout-ms": "80"}), ({"request_timeout_s": 0.08}, {})]
 )
-def test_a_call_ends_with_its_time(settings: Any, headers: Headers) -> None:
+def test_a_call_ends_with_its_time(settings, headers: Headers) -> None:
     rig = Rig(_sleep_long, **settings)
     answer = rig.ask(headers=headers)
     assert (answer.status, answer.json["code"]) == (503, "REQUEST.DEADLINE_PASSED")
