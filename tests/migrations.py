@@ -6,7 +6,7 @@ from sqlalchemy import Connection, create_engine
 
 from engine.registry.database import version
 
-Upgrade = Callable[[Connection], None]
+Upgrade = Callable[..., None]
 
 _PREPARED = "prepared"
 """Schema of a PostgreSQL database that is copied: what the migrations leave behind."""
@@ -23,10 +23,10 @@ class NotedMigrations:
         self._upgrade = upgrade
         self._dump: list[str] = []
 
-    def __call__(self, connection: Connection) -> None:
+    def __call__(self, connection: Connection, *last: str) -> None:
         is_sqlite = connection.dialect.name == "sqlite"
-        if version(connection) is not None:
-            self._upgrade(connection)
+        if last or version(connection) is not None:
+            self._upgrade(connection, *last)
         elif is_sqlite and self._dump:
             for statement in self._dump:
                 connection.connection.execute(statement)

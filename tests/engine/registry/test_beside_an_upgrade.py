@@ -1,6 +1,5 @@
 """A process that was opened before an upgrade writes nothing after it; the chain stays whole."""
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +14,6 @@ from sqlalchemy import text
 
 from engine.errors import SchemaMismatch, StorageFailed
 from engine.registry import database, references
-from engine.registry import store as stores
 from engine.registry.accounts import ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
@@ -138,17 +136,24 @@ def test_nothing_but_changing_and_making_a_registry_begins_a_transaction() -> No
 LATER = """
 import sys
 from pathlib import Path
+from alembic import op
 from engine.errors import RegistryError
-from engine.registry import database, store, upgrade
+from engine.registry import database, upgrade
 from engine.registry.keyring import KeyRing
+from engine.registry.migrations import from_0012
 from engine.registry.vault import Vault
 
-url, ring, dim, folder = sys.argv[1:]
-store._MIGRATIONS = Path(folder)
+url, ring, dim = sys.argv[1:]
 vault = Vault(KeyRing.load(Path(ring)), int(dim))
 print("ready", flush=True)
 for line in sys.stdin:
     newest = line.strip()
+
+    def migrate(after: str = newest) -> None:
+        op.execute(f"CREATE TABLE ended_{after} AS SELECT max(number) AS number FROM audit")
+        op.execute(f"ALTER TABLE carriers ADD COLUMN later_{after} INTEGER")
+
+    from_0012.MIGRATIONS[newest] = migrate
     database.REVISIONS = upgrade.REVISIONS = (*database.REVISIONS, newest)
     while True:
         try:
@@ -161,26 +166,14 @@ for line in sys.stdin:
     print(newest, flush=True)
 """
 """A later version of Sosie, which upgrades when it is told to which schema."""
-MIGRATION = """
-from alembic import op
-
-revision = "{after}"
-down_revision = "{before}"
-
-
-def upgrade():
-    op.execute("CREATE TABLE ended_{after} AS SELECT max(number) AS number FROM audit")
-    op.execute("ALTER TABLE carriers ADD COLUMN later_{after} INTEGER")
-"""
 ROUNDS = 20
 
 
 def test_of_twenty_upgrades_beside_processes_that_write_none_breaks_the_chain(
     store, database_url, key_ring, tmp_path, monkeypatch
 ) -> None:
-    folder = Path(shutil.copytree(stores._MIGRATIONS, tmp_path / "migrations"))
     key_ring.save(ring := tmp_path / "keys.json")
-    given = (database_url, str(ring), str(store.vault.dim), str(folder))
+    given = (database_url, str(ring), str(store.vault.dim))
     with subprocess.Popen(
         [sys.executable, "-c", LATER, *given],
         stdin=subprocess.PIPE,
@@ -190,8 +183,6 @@ def test_of_twenty_upgrades_beside_processes_that_write_none_breaks_the_chain(
         assert later.stdout.readline() == "ready\n"
         for number in range(ROUNDS):
             after = str(1000 + number)
-            made = MIGRATION.format(before=database.REVISIONS[-1], after=after)
-            (folder / "versions" / f"{after}_later.py").write_text(made)
             upgrade_beside_writers(store, later, after)
             newest = store.rows(text(f"SELECT number FROM ended_{after}"))[0].number  # type: ignore[arg-type]
             assert store.audit_head()[0] == newest

@@ -3,9 +3,7 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
 
 from engine.errors import (
@@ -16,10 +14,10 @@ from engine.errors import (
     RegistryMissing,
     SchemaMismatch,
 )
-from engine.registry import store as schema
 from engine.registry.accounts import Carrier
 from engine.registry.database import REVISIONS, connect, restructuring, version
 from engine.registry.keyring import KeyRing
+from engine.registry.migrations import from_0001, from_0012
 from engine.registry.rows import metadata
 from engine.registry.store import Store, every_table
 from engine.registry.upgrade import upgrade
@@ -58,11 +56,7 @@ def test_migrations_give_exactly_the_metadata(database_url, migrate: Upgrade, no
 
 
 def test_newest_revision_is_the_last_migration() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    script = ScriptDirectory.from_config(config)
-    assert script.get_current_head() == REVISIONS[-1]
-    assert {step.revision for step in script.walk_revisions()} == set(REVISIONS)
+    assert (*from_0001.MIGRATIONS, *from_0012.MIGRATIONS) == REVISIONS
 
 
 def test_registry_is_made_once(store, database_url, vault) -> None:

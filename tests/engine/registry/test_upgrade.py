@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
@@ -34,15 +32,12 @@ from tests.tables import tables
 def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
     """A registry as an older version made it: an enrollment, its case and, from 0002 on, a
     disputed line of it; their ids."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     ids = {name: new_id() for name in ("enrollment", "document", "line", "case", "dispute")}
     if "sqlite" in url:
         Path(url.removeprefix("sqlite:///")).touch()
     engine = connect(url)
     with restructuring(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        schema.upgrade_schema(connection, revision)
         write_old_deployment(connection, vault)
         for table, values in rows_of_old(ids):
             connection.execute(insert(table).values(**values))

@@ -4,12 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Column, MetaData, Table, func, insert, select, update
 
 from engine.errors import NotFound, SealBroken
-from engine.registry import store as store_module
 from engine.registry.accounts import Carrier
 from engine.registry.database import changing, connect, new_id, restructuring, utc_now
 from engine.registry.events import NewEvent, read_events, read_these, write_events
@@ -174,10 +171,7 @@ def test_an_outbox_of_the_version_before_keeps_its_events(database_url) -> None:
     engine = connect(database_url)
     row = {"id": "a", "type": "line.closed", "at": utc_now(), "subject": "s", "data": b"x"}
     with restructuring(engine) as connection:
-        config = Config()
-        config.set_main_option("script_location", str(store_module._MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0018")
+        upgrade_schema(connection, "0018")
         later = ("line_id", "document_id")
         columns = [one for one in tables.events.columns if one.name not in later]
         old = Table("events", MetaData(), *(Column(one.name, one.type) for one in columns))

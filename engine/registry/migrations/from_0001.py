@@ -1,0 +1,487 @@
+"""Revisions 0001 to 0011: identities, lines, the fraud desk, codes of rows.
+
+A revision says what it does to a schema of the one before, and stays as it was when it first ran,
+whatever the tables of today are. Names of constraints and indexes follow from `rows.metadata`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+JSON = sa.JSON(none_as_null=True)
+MOMENT = sa.String(27)
+ID = sa.String(36)
+CODE = sa.String(64)
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def index_some(
+    name: str, table: str, columns: list[str], where: str, *, unique: bool = False
+) -> None:
+    """Makes an index of the rows that a condition holds for, on both databases."""
+    condition = sa.text(where)
+    op.create_index(
+        name, table, columns, unique=unique, sqlite_where=condition, postgresql_where=condition
+    )
+
+
+VERSION = sa.table("alembic_version", sa.column("version_num"))
+"""Holds the revision of the schema that is there."""
+
+
+def make_registry() -> None:
+    """The first schema."""
+    op.create_table(
+        "alembic_version",
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name=op.f("alembic_version_pkc")),
+    )
+    op.bulk_insert(VERSION, [{"version_num": "0001"}])
+    make_tenants()
+    make_attempts()
+    make_lines()
+    make_audit()
+
+
+def make_tenants() -> None:
+    op.create_table(
+        "deployment",
+        sa.Column("singleton", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("deployment_id", ID, nullable=False),
+        sa.Column("key_check", sa.LargeBinary, nullable=False),
+        sa.Column("data_keys", JSON, nullable=False),
+        sa.Column("model_digest", sa.String(128), nullable=False),
+        sa.Column("dim", sa.Integer, nullable=False),
+        sa.Column("rotation_id", sa.String(32), nullable=False),
+        sa.Column("writer_epoch", sa.BigInteger, nullable=False),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+        sa.Column("audit_number", sa.BigInteger, nullable=False),
+        sa.Column("audit_head", sa.LargeBinary, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.CheckConstraint("singleton = 1", name="one_row"),
+    )
+    op.create_table(
+        "carriers",
+        sa.Column("code", CODE, primary_key=True),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("line_limit", sa.Integer, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.CheckConstraint("line_limit >= 0", name="line_limit"),
+    )
+    op.create_table(
+        "outlets",
+        sa.Column("code", CODE, primary_key=True),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
+        sa.Column("is_open", sa.Boolean, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("closed_at", MOMENT),
+    )
+
+
+def make_attempts() -> None:
+    op.create_table(
+        "documents",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("kind", CODE, nullable=False),
+        sa.Column("lookup", sa.LargeBinary, unique=True),
+        sa.Column("name_lookup", sa.LargeBinary),
+        sa.Column("identity", sa.LargeBinary),
+        sa.Column("expires_on", sa.Date),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("blocked_at", MOMENT),
+        sa.Column("erased_at", MOMENT),
+        sa.CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
+        sa.CheckConstraint(
+            "(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"
+        ),
+        sa.CheckConstraint("status IN ('attempted', 'active', 'erased')", name="status"),
+    )
+    index_some("ix_documents_blocked", "documents", ["blocked_at"], "blocked_at IS NOT NULL")
+    op.create_table(
+        "enrollments",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
+        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), index=True),
+        sa.Column("decision", sa.String(16), nullable=False),
+        sa.Column("reasons", JSON, nullable=False),
+        sa.Column("evidence", JSON, nullable=False),
+        sa.Column("consent_ref", sa.String(200)),
+        sa.Column("captured_at", MOMENT),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
+    )
+
+
+def make_lines() -> None:
+    op.create_table(
+        "references",
+        sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
+        sa.Column("template", sa.LargeBinary),
+        sa.Column("model_digest", sa.String(128), nullable=False),
+        sa.Column("rotation_id", sa.String(32), nullable=False),
+        sa.Column("added_sequence", sa.BigInteger, nullable=False),
+        sa.Column("removed_sequence", sa.BigInteger),
+        sa.CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
+    )
+    op.create_index("ix_references_added", "references", ["added_sequence", "id"])
+    is_removed = "removed_sequence IS NOT NULL"
+    index_some("ix_references_removed", "references", ["removed_sequence"], is_removed)
+    op.create_table(
+        "lines",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("msisdn_lookup", sa.LargeBinary),
+        sa.Column("msisdn", sa.LargeBinary),
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
+        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("opened_at", MOMENT, nullable=False),
+        sa.Column("closed_at", MOMENT),
+        sa.CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
+    )
+    in_use = "status <> 'closed'"
+    index_some("uq_lines_number_in_use", "lines", ["msisdn_lookup"], in_use, unique=True)
+    op.create_table(
+        "cases",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("kind", CODE, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False, index=True),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
+        sa.Column("document_ids", JSON, nullable=False),
+        sa.Column("score", sa.Float(53)),
+        sa.Column("opened_at", MOMENT, nullable=False),
+    )
+
+
+def make_audit() -> None:
+    op.create_table(
+        "watchlist",
+        sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
+        sa.Column("document_lookup", sa.LargeBinary, index=True),
+        sa.Column("template", sa.LargeBinary),
+        sa.Column("reason", sa.String(200), nullable=False),
+        sa.Column("added_at", MOMENT, nullable=False),
+        sa.Column("removed_at", MOMENT),
+    )
+    op.create_table(
+        "audit",
+        sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
+        sa.Column("at", MOMENT, nullable=False),
+        sa.Column("actor", sa.String(200), nullable=False),
+        sa.Column("action", CODE, nullable=False),
+        sa.Column("subject", sa.String(200), nullable=False),
+        sa.Column("detail", JSON, nullable=False),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "idempotency",
+        sa.Column("scope", sa.LargeBinary, primary_key=True),
+        sa.Column("payload_digest", sa.LargeBinary, nullable=False),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
+        sa.Column("response", JSON, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+    )
+
+
+def add_keys() -> None:
+    """Keys of the service, and cases about a line."""
+    op.create_table(
+        "api_keys",
+        sa.Column("id", CODE, primary_key=True),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("label", sa.String(200), nullable=False),
+        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
+        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
+        sa.Column("rate_limit", sa.Float(53)),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("expires_at", MOMENT),
+        sa.Column("revoked_at", MOMENT),
+        sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
+        sa.CheckConstraint(
+            "(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"
+        ),
+        sa.CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
+        sa.CheckConstraint("rate_limit > 0", name="rate_limit"),
+    )
+    with op.batch_alter_table("cases") as cases:
+        cases.add_column(sa.Column("line_id", ID))
+        cases.create_foreign_key("fk_cases_line_id", "lines", ["line_id"], ["id"])
+    is_open = "line_id IS NOT NULL AND state = 'open'"
+    index_some("uq_cases_open_of_line", "cases", ["line_id", "kind"], is_open, unique=True)
+
+
+ROWS_AT_ONCE = 5_000
+CASES = sa.table(
+    "cases",
+    sa.column("id"),
+    sa.column("kind"),
+    sa.column("line_id"),
+    sa.column("opened_at"),
+    sa.column("document_ids", JSON),
+    sa.column("origin"),
+    sa.column("suspect_ids", JSON),
+    sa.column("line_ids", JSON),
+    sa.column("updated_at"),
+)
+
+
+def add_fraud_desk() -> None:
+    """Sweeps, cases with a history and an outcome, judged pairs, crops."""
+    op.create_table(
+        "sweeps",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("terms", JSON, nullable=False),
+        sa.Column("requested_by", sa.String(200), nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("started_at", MOMENT),
+        sa.Column("ended_at", MOMENT),
+        sa.Column("sequence", sa.BigInteger),
+        sa.Column("progress", JSON, nullable=False),
+        sa.Column("summary", JSON),
+        sa.Column("fault", sa.Text),
+        sa.CheckConstraint(
+            "state IN ('queued', 'running', 'paused', 'done', 'cancelled', 'failed')", name="state"
+        ),
+    )
+    op.create_index("ix_sweeps_created", "sweeps", ["created_at", "id"])
+    widen_cases()
+    add_parts_of_cases()
+    op.create_table(
+        "crops",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False, index=True),
+        sa.Column("photograph", sa.String(16), nullable=False),
+        sa.Column("image", sa.LargeBinary, nullable=False),
+        sa.Column("kept_until", MOMENT, nullable=False, index=True),
+        sa.CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
+    )
+
+
+def add_parts_of_cases() -> None:
+    op.create_table(
+        "case_documents",
+        sa.Column("document_id", ID, primary_key=True),
+        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), primary_key=True, index=True),
+    )
+    link_documents()
+    op.create_table(
+        "case_notes",
+        sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
+        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False, index=True),
+        sa.Column("at", MOMENT, nullable=False),
+        sa.Column("actor", sa.String(200), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("text", sa.LargeBinary),
+    )
+    op.create_table(
+        "judged_pairs",
+        sa.Column("left_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
+        sa.Column("right_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
+        sa.Column("outcome", sa.String(16), nullable=False),
+        sa.Column("score", sa.Float(53), nullable=False),
+        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False),
+        sa.Column("sweep_id", ID, sa.ForeignKey("sweeps.id")),
+        sa.Column("decided_at", MOMENT, nullable=False),
+        sa.Column("decided_by", sa.String(200), nullable=False),
+        sa.CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
+    )
+
+
+def widen_cases() -> None:
+    op.drop_index("uq_cases_open_of_line", "cases")
+    with op.batch_alter_table("cases") as cases:
+        cases.add_column(sa.Column("origin", sa.String(16)))
+        cases.add_column(sa.Column("suspect_ids", JSON))
+        cases.add_column(sa.Column("line_ids", JSON))
+        cases.add_column(sa.Column("risk", sa.Float(53)))
+        cases.add_column(sa.Column("sweep_id", ID))
+        cases.add_column(sa.Column("group_key", sa.String(128), index=True))
+        cases.add_column(sa.Column("assignee", sa.String(200)))
+        cases.add_column(sa.Column("proposal", JSON))
+        cases.add_column(sa.Column("outcome", sa.String(16)))
+        cases.add_column(sa.Column("merged_into", ID, index=True))
+        cases.add_column(sa.Column("updated_at", MOMENT))
+        cases.add_column(sa.Column("closed_at", MOMENT))
+    fill_cases()
+    with op.batch_alter_table("cases") as cases:
+        cases.alter_column("origin", existing_type=sa.String(16), nullable=False)
+        cases.alter_column("suspect_ids", existing_type=JSON, nullable=False)
+        cases.alter_column("line_ids", existing_type=JSON, nullable=False)
+        cases.alter_column("updated_at", existing_type=MOMENT, nullable=False)
+        cases.create_foreign_key("fk_cases_sweep_id", "sweeps", ["sweep_id"], ["id"])
+        cases.create_foreign_key("fk_cases_merged_into", "cases", ["merged_into"], ["id"])
+        for name, condition in (
+            ("origin", "origin IN ('decision', 'dispute', 'reverification', 'sweep')"),
+            ("state", "state IN ('open', 'assigned', 'proposed', 'closed', 'merged')"),
+            (
+                "outcome",
+                "outcome IS NULL OR "
+                "(outcome IN ('fraud', 'twins', 'mistake', 'unfounded') AND state = 'closed')",
+            ),
+            ("merged", "(state = 'merged') = (merged_into IS NOT NULL)"),
+        ):
+            cases.create_check_constraint(op.f(f"ck_cases_{name}"), condition)
+    op.create_index("ix_cases_opened", "cases", ["opened_at", "id"])
+    is_alive = "line_id IS NOT NULL AND state IN ('open', 'assigned', 'proposed')"
+    index_some("uq_cases_open_of_line", "cases", ["line_id", "kind"], is_alive, unique=True)
+
+
+def fill_cases() -> None:
+    """What an older case says by itself: a dispute is about its line, a duplicate about all."""
+    names = ("origin", "suspect_ids", "line_ids", "updated_at")
+    fill = (
+        sa.update(CASES)
+        .where(CASES.c.id == sa.bindparam("key"))
+        .values({name: sa.bindparam(f"new_{name}") for name in names})
+    )
+    for rows in pages_of_cases():
+        op.get_bind().execute(
+            fill,
+            [
+                {
+                    "key": row.id,
+                    "new_origin": "dispute" if row.kind == "dispute" else "decision",
+                    "new_suspect_ids": row.document_ids if row.kind in ONE_PERSON else [],
+                    "new_line_ids": [] if row.line_id is None else [row.line_id],
+                    "new_updated_at": row.opened_at,
+                }
+                for row in rows
+            ],
+        )
+
+
+ONE_PERSON = ("duplicate_identity", "possible_duplicate")
+
+
+def pages_of_cases() -> Iterator[Sequence[sa.Row[Any]]]:
+    page = sa.select(CASES).order_by(CASES.c.id).limit(ROWS_AT_ONCE)
+    last = ""
+    while rows := op.get_bind().execute(page.where(CASES.c.id > last)).all():
+        yield rows
+        last = rows[-1].id
+
+
+def link_documents() -> None:
+    named = sa.table("case_documents", sa.column("document_id"), sa.column("case_id"))
+    for rows in pages_of_cases():
+        links = [
+            {"document_id": document_id, "case_id": row.id}
+            for row in rows
+            for document_id in dict.fromkeys(row.document_ids)
+        ]
+        if links:
+            op.get_bind().execute(sa.insert(named), links)
+
+
+def expire_attempts() -> None:
+    """Attempts whose evidence has left, and indexes by which retention finds its rows."""
+    op.add_column("enrollments", sa.Column("expired_at", MOMENT))
+    find_attempts("rejected")
+    index_some("ix_documents_attempted", "documents", ["id"], "status = 'attempted'")
+    is_closed = "status = 'closed' AND msisdn IS NOT NULL"
+    index_some("ix_lines_closed", "lines", ["closed_at", "id"], is_closed)
+    op.create_index("ix_idempotency_created_at", "idempotency", ["created_at"])
+    op.create_index("ix_idempotency_enrollment_id", "idempotency", ["enrollment_id"])
+
+
+def expire_reviews() -> None:
+    """An index by which retention finds attempts that went to review."""
+    find_attempts("review")
+
+
+def find_attempts(decision: str) -> None:
+    condition = f"decision = '{decision}' AND expired_at IS NULL"
+    index_some(f"ix_enrollments_{decision}", "enrollments", ["created_at", "id"], condition)
+
+
+def add_tallies() -> None:
+    """Counts of failed comparisons, by holder and by key, which bound how many there may be."""
+    op.create_table(
+        "tallies",
+        sa.Column("name", sa.String(200), primary_key=True),
+        sa.Column("level", sa.Float(53), nullable=False),
+        sa.Column("at", MOMENT, nullable=False),
+    )
+
+
+def add_codes() -> None:
+    """Codes of rows and of the audit head, for the key ring to fill (`engine.registry.upgrade`);
+    the label of a key, or its id where it has none, counts as its person."""
+    for table in (
+        *("cases", "case_notes", "judged_pairs", "carriers", "outlets", "documents"),
+        *("enrollments", "references", "lines", "watchlist", "idempotency"),
+    ):
+        op.add_column(table, sa.Column("mac", sa.LargeBinary))
+    op.add_column("deployment", sa.Column("audit_mac", sa.LargeBinary))
+    op.add_column("api_keys", sa.Column("person", sa.String(200)))
+    op.execute(
+        "UPDATE api_keys SET person = CASE WHEN label <> '' THEN label ELSE 'key:' || id END "
+        "WHERE role IN ('fraud', 'operator')"
+    )
+
+
+def add_time_zones() -> None:
+    """Time zones, null: the deployment's own holds until one is set."""
+    for table in ("carriers", "outlets"):
+        op.add_column(table, sa.Column("time_zone", sa.String(64)))
+
+
+def add_second_templates() -> None:
+    """Templates of a second model beside those of the model in force."""
+    for table in ("references", "watchlist"):
+        op.add_column(table, sa.Column("second_template", sa.LargeBinary))
+        op.add_column(table, sa.Column("second_model_digest", sa.String(128)))
+
+
+def add_weakest_link() -> None:
+    """The score of a case's weakest link, null where it is not known."""
+    op.add_column("cases", sa.Column("weakest", sa.Float(53)))
+
+
+def keep_faces_of_references() -> None:
+    """Faces of imported references, and faces held until a case names them; a crop that is there
+    gets the document of its attempt. Its code is for the key ring to make."""
+    with op.batch_alter_table("crops") as crops:
+        crops.alter_column("enrollment_id", existing_type=ID, nullable=True)
+        crops.add_column(sa.Column("document_id", ID))
+        crops.add_column(sa.Column("received_at", MOMENT))
+        crops.add_column(sa.Column("quality", JSON))
+        crops.add_column(sa.Column("is_held", sa.Boolean))
+        crops.add_column(sa.Column("case_days", sa.Integer))
+        crops.add_column(sa.Column("mac", sa.LargeBinary))
+    op.execute(
+        "UPDATE crops SET document_id = "
+        "(SELECT document_id FROM enrollments WHERE enrollments.id = crops.enrollment_id)"
+    )
+    with op.batch_alter_table("crops") as crops:
+        crops.create_foreign_key("fk_crops_document_id", "documents", ["document_id"], ["id"])
+        owner = "enrollment_id IS NOT NULL OR document_id IS NOT NULL"
+        crops.create_check_constraint(op.f("ck_crops_owner"), owner)
+    op.create_index("ix_crops_document_id", "crops", ["document_id"])
+
+
+MIGRATIONS: Mapping[str, Callable[[], None]] = {
+    "0001": make_registry,
+    "0002": add_keys,
+    "0003": add_fraud_desk,
+    "0004": expire_attempts,
+    "0005": expire_reviews,
+    "0006": add_tallies,
+    "0007": add_codes,
+    "0008": add_time_zones,
+    "0009": add_second_templates,
+    "0010": add_weakest_link,
+    "0011": keep_faces_of_references,
+}

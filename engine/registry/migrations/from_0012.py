@@ -1,0 +1,368 @@
+"""Revisions from 0012 on: accounts, liveness, events and webhooks, the life of lines, people.
+
+A new one goes to the end of `MIGRATIONS`, and its number to `database.REVISIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sqlalchemy as sa
+from alembic import op
+
+from engine.registry.migrations.from_0001 import CODE, ID, JSON, MOMENT, NUMBER, index_some
+
+
+def add_accounts() -> None:
+    """Accounts of an identity provider and the sessions that were signed in with them."""
+    op.create_table(
+        "accounts",
+        sa.Column("subject", sa.LargeBinary, primary_key=True),
+        sa.Column("person", sa.String(200), nullable=False),
+        sa.Column("name", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    account = sa.ForeignKey("accounts.subject")
+    op.create_table(
+        "sessions",
+        sa.Column("id", CODE, primary_key=True),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("subject", sa.LargeBinary, account, nullable=False, index=True),
+        sa.Column("person", sa.String(200), nullable=False),
+        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
+        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("expires_at", MOMENT, nullable=False),
+        sa.Column("seen_at", MOMENT, nullable=False),
+        sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
+        sa.CheckConstraint(IS_TENANT, name="carrier"),
+        sa.CheckConstraint(IS_OUTLET, name="outlet"),
+    )
+
+
+IS_TENANT = "(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)"
+IS_OUTLET = "(role = 'outlet') = (outlet IS NOT NULL)"
+
+
+def add_holds() -> None:
+    """Erasures that wait for open cases, outlets that may enroll nobody, attempts by outlet: null
+    everywhere, so that every row keeps its code."""
+    for table, name, kind in (
+        ("documents", "erasure_asked_at", MOMENT),
+        ("documents", "erasure_due_at", MOMENT),
+        ("documents", "erasure_asked_by", sa.String(200)),
+        ("documents", "erasure_number", sa.BigInteger()),
+        ("outlets", "restriction", sa.String(16)),
+        ("outlets", "restricted_at", MOMENT),
+        ("outlets", "restricted_by", sa.String(200)),
+        ("outlets", "restricted_person", sa.String(200)),
+        ("outlets", "restriction_case", ID),
+        ("outlets", "restriction_reason", sa.String(200)),
+        ("outlets", "refused_attempts", sa.Integer()),
+    ):
+        op.add_column(table, sa.Column(name, kind))
+    waits = "erasure_due_at IS NOT NULL"
+    index_some("ix_documents_erasure", "documents", ["erasure_due_at"], waits)
+    op.create_index("ix_enrollments_outlet", "enrollments", ["outlet", "created_at", "id"])
+
+
+def note_what_was_decided_on() -> None:
+    """The state of the gallery that a pair of documents was decided on."""
+    op.add_column("judged_pairs", sa.Column("sequence", sa.BigInteger))
+
+
+def count_seals() -> None:
+    """How many values each data key has sealed: `sosie upgrade` counts what is there."""
+    op.add_column("deployment", sa.Column("seals", sa.JSON))
+
+
+def keep_attempts_decided_on() -> None:
+    """What people decided on of attempts: templates of those without a reference, and scores."""
+    op.create_table(
+        "attempt_templates",
+        sa.Column("id", ID, sa.ForeignKey("enrollments.id"), primary_key=True),
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("template", sa.LargeBinary, nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    for side in ("left", "right"):
+        op.add_column("judged_pairs", sa.Column(f"{side}_attempt_score", sa.Float(53)))
+
+
+def add_liveness() -> None:
+    """Results of liveness checks, as capture systems signed them."""
+    op.create_table(
+        "liveness",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("use", sa.String(16), nullable=False),
+        sa.Column("received_at", MOMENT, nullable=False, index=True),
+        sa.Column("token", sa.LargeBinary, unique=True),
+        sa.Column("problem", sa.String(32)),
+        sa.Column("issuer", sa.String(200)),
+        sa.Column("jti", sa.String(200)),
+        sa.Column("decision", sa.String(16)),
+        sa.Column("level", sa.String(64)),
+        sa.Column("issued_at", MOMENT),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
+        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
+        sa.Column("mac", sa.LargeBinary),
+    )
+
+
+def add_events() -> None:
+    """An outbox of events, empty: of what happened before nobody is told."""
+    op.create_table(
+        "events",
+        sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
+        sa.Column("id", ID, nullable=False, unique=True),
+        sa.Column("type", sa.String(32), nullable=False),
+        sa.Column("at", MOMENT, nullable=False, index=True),
+        sa.Column("subject", ID, nullable=False),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_index("ix_events_carrier", "events", ["carrier", "number"])
+
+
+def add_webhooks() -> None:
+    """Webhooks and cursors; the outbox loses the indexes that nothing needs, which makes its rows
+    cheaper to write."""
+    with op.batch_alter_table("events") as events:
+        events.drop_constraint("uq_events_id", type_="unique")
+        events.drop_index("ix_events_at")
+        events.add_column(sa.Column("line_id", ID))
+        events.add_column(sa.Column("document_id", ID))
+    index_some("ix_events_marks", "events", ["at"], "number % 128 < 2")
+    op.create_table(
+        "webhooks",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), index=True),
+        sa.Column("sink", sa.LargeBinary, nullable=False),
+        sa.Column("types", sa.JSON),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("secret", sa.LargeBinary, nullable=False),
+        sa.Column("earlier_secret", sa.LargeBinary),
+        sa.Column("earlier_until", MOMENT),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("created_by", sa.String(200), nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+        sa.CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
+    )
+    op.create_table(
+        "cursors",
+        sa.Column("name", CODE, primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("generation", sa.BigInteger, nullable=False),
+        sa.Column("holder", ID),
+        sa.Column("held_until", MOMENT),
+    )
+    op.create_table(
+        "undelivered",
+        sa.Column("webhook_id", ID, sa.ForeignKey("webhooks.id"), primary_key=True),
+        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("queue", ID, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("due_at", MOMENT),
+        sa.Column("fault", sa.String(64)),
+        sa.Column("at", MOMENT, nullable=False),
+    )
+
+
+def add_life_of_lines() -> None:
+    """The service of lines, what happened to them, who is asked for, campaigns."""
+    op.add_column("lines", sa.Column("service", sa.String(24)))
+    is_closed = "status = 'closed' AND msisdn_lookup IS NOT NULL"
+    index_some("ix_lines_closed_number", "lines", ["msisdn_lookup"], is_closed)
+    op.create_table(
+        "line_events",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), nullable=False),
+        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("at", MOMENT, nullable=False),
+        sa.Column("recorded_at", MOMENT, nullable=False, index=True),
+        sa.Column("cause", CODE),
+        sa.Column("by", sa.String(200), nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_index("ix_line_events_line", "line_events", ["line_id", "at"])
+    add_campaigns()
+    op.create_table(
+        "limit_exemptions",
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
+        sa.Column("cause", CODE, nullable=False),
+        sa.Column("at", MOMENT, nullable=False),
+        sa.Column("by", sa.String(200), nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+
+
+def add_campaigns() -> None:
+    op.create_table(
+        "campaigns",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("deadline", MOMENT, nullable=False),
+        sa.Column("steps", JSON, nullable=False),
+        sa.Column("chosen", JSON, nullable=False),
+        sa.Column("filled_to", ID),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("created_by", sa.String(200), nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_table(
+        "campaign_lines",
+        sa.Column("campaign_id", ID, sa.ForeignKey("campaigns.id"), primary_key=True),
+        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), primary_key=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("at", MOMENT, nullable=False),
+    )
+    op.create_table(
+        "reverifications",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), nullable=False),
+        sa.Column("rule", CODE, nullable=False),
+        sa.Column("asked_at", MOMENT, nullable=False),
+        sa.Column("next_step_at", MOMENT),
+        sa.Column("steps", JSON, nullable=False),
+        sa.Column("overdue_at", MOMENT),
+        sa.Column("campaign_id", ID, sa.ForeignKey("campaigns.id")),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_index("uq_reverifications_line", "reverifications", ["line_id", "rule"], unique=True)
+    index_some("ix_reverifications_due", "reverifications", ["next_step_at", "id"], HAS_STEP)
+
+
+HAS_STEP = "next_step_at IS NOT NULL"
+
+
+def add_people() -> None:
+    """People whom rules treat apart: guardians, exceptions, the dead, replaced documents."""
+    add_guardians()
+    add_deaths()
+
+
+def add_guardians() -> None:
+    op.create_table(
+        "guardianships",
+        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), primary_key=True),
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("guardian_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False),
+        sa.Column("ends_in", sa.Integer, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_table(
+        "exceptions",
+        sa.Column("id", ID, sa.ForeignKey("enrollments.id"), primary_key=True),
+        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
+        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("cause", sa.String(32), nullable=False),
+        sa.Column("msisdn", sa.LargeBinary),
+        sa.Column("asked_at", MOMENT, nullable=False, index=True),
+        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False, index=True),
+        sa.Column("decided_at", MOMENT),
+        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), index=True),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_index("ix_exceptions_outlet", "exceptions", ["outlet", "asked_at"])
+
+
+def add_deaths() -> None:
+    op.create_table(
+        "deaths",
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
+        sa.Column("source", sa.String(32), nullable=False),
+        sa.Column("reported_at", MOMENT, nullable=False),
+        sa.Column("reported_by", sa.String(200), nullable=False),
+        sa.Column("reported_person", sa.String(200), nullable=False),
+        sa.Column("disputed_lines", sa.JSON, nullable=False),
+        sa.Column("confirmed_at", MOMENT),
+        sa.Column("confirmed_by", sa.String(200)),
+        sa.Column("contested_at", MOMENT),
+        sa.Column("contested_by", sa.String(200)),
+        sa.Column("contested_person", sa.String(200)),
+        sa.Column("lifted_at", MOMENT),
+        sa.Column("lifted_by", sa.String(200)),
+        sa.Column("mac", sa.LargeBinary),
+    )
+    op.create_table(
+        "replacements",
+        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
+        sa.Column("successor_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False),
+        sa.Column("score", sa.Float(53), nullable=False),
+        sa.Column("replaced_at", MOMENT, nullable=False),
+        sa.Column("mac", sa.LargeBinary),
+    )
+
+
+def add_liveness_judge() -> None:
+    """Results of a judge of the picture itself: which it was, null of what is there."""
+    op.add_column("liveness", sa.Column("judge", sa.String(64)))
+
+
+def index_campaigns_and_outlets() -> None:
+    """Indexes by which campaigns take turns, and outlets are shown with their results."""
+    columns = ["campaign_id", "next_step_at", "id"]
+    index_some("ix_reverifications_campaign", "reverifications", columns, HAS_STEP)
+    op.create_index("ix_liveness_outlet", "liveness", ["outlet", "received_at"])
+
+
+def rename_head_and_cursors() -> None:
+    """New names for what every write of an earlier version names: the head, and who holds a cursor.
+
+    A process that was opened before the upgrade goes on, and those versions do not look at the
+    schema as they write: this refuses it.
+    """
+    op.execute("ALTER TABLE deployment RENAME COLUMN audit_head TO chain_head")
+    op.execute("ALTER TABLE cursors RENAME COLUMN holder TO held_by")
+
+
+def add_role_metrics() -> None:
+    """Lets a key have the role `metrics`."""
+    # SQLite makes the table anew, and none of its checks is read back.
+    kept = {"carrier": IS_TENANT, "outlet": IS_OUTLET, "rate_limit": "rate_limit > 0"}
+    checks = tuple(
+        sa.CheckConstraint(text, name=op.f(f"ck_api_keys_{name}")) for name, text in kept.items()
+    )
+    with op.batch_alter_table("api_keys", table_args=checks) as keys:
+        if op.get_bind().dialect.name != "sqlite":
+            keys.drop_constraint(op.f("ck_api_keys_role"), type_="check")
+        role = "role IN ('outlet', 'carrier', 'fraud', 'operator', 'metrics')"
+        keys.create_check_constraint(op.f("ck_api_keys_role"), role)
+
+
+def add_codes_of_rows() -> None:
+    """Codes of the rows that had none, for the key ring to make (`engine.registry.upgrade`)."""
+    for table in (
+        *("sweeps", "case_documents", "cursors", "undelivered"),
+        *("campaign_lines", "tallies", "api_keys", "sessions"),
+    ):
+        op.add_column(table, sa.Column("mac", sa.LargeBinary))
+
+
+MIGRATIONS: Mapping[str, Callable[[], None]] = {
+    "0012": add_accounts,
+    "0013": add_holds,
+    "0014": note_what_was_decided_on,
+    "0015": count_seals,
+    "0016": keep_attempts_decided_on,
+    "0017": add_liveness,
+    "0018": add_events,
+    "0019": add_webhooks,
+    "0020": add_life_of_lines,
+    "0021": add_people,
+    "0022": add_liveness_judge,
+    "0023": index_campaigns_and_outlets,
+    "0024": rename_head_and_cursors,
+    "0025": add_role_metrics,
+    "0026": add_codes_of_rows,
+}
