@@ -101,7 +101,7 @@ SUITES = (
     Suite(
         "sweep",
         "Rings hidden in a million references: found, grouped, and told from chains.",
-        "sweep.sweep_suite",
+        "sweep",
     ),
     Suite(
         "serve",

@@ -62,7 +62,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "alembic": "engine.registry",
         "authlib": "serving.access.sign_in",
         "cryptography": "engine.registry",
-        "cv2": "engine.faces engine.matching.samples bench.suites.degraded",
+        "cv2": "engine.faces engine.matching.samples bench.suites.accuracy",
         "deepface": "bench.peers.worker",
         "faiss": "indexes.flat bench.suites",
         "gevent": "loadtest",

@@ -1,9 +1,11 @@
-"""Photographs decoded by the process that the service decodes in, by format and by size.
+"""Photographs decoded by the process that the service decodes in, by format and by size; a match
+request read and its answer written, in JSON and in MessagePack.
 
 The bounds of `ImageLimits` and the weight of a request follow from processor time and memory."""
 
 from __future__ import annotations
 
+import base64
 import io
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import skimage.data
@@ -22,6 +25,8 @@ from bench.core.machine import read_peak_bytes
 from bench.core.reports import Figure, Result, Setup
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder
+from serving.api.body import JSON, MSGPACK, decode, encode
+from serving.wire.matching import MatchRequest
 
 REPEATS = 3
 LIFTED = replace(
@@ -115,3 +120,50 @@ def read_cpu_s(*processes: int) -> float:
     """CPU time of these processes and of this one."""
     texts = [Path(f"/proc/{one}/schedstat").read_text(encoding="ascii") for one in processes]
     return sum(int(text.split()[0]) for text in texts) / 1e9 + time.process_time()
+
+
+ITEMS = {"one item": 1, "256 items": 256}
+TEMPLATE_BYTES = 564
+FORMATS = {"JSON": JSON, "MessagePack": MSGPACK}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("called", ITEMS)
+def test_request(called: str, form: str, clock: Clock, pytestconfig: pytest.Config) -> None:
+    items, seed = ITEMS[called], pytestconfig.getoption("--seed")
+    random = np.random.default_rng(seed)
+
+    def draw() -> Any:
+        template = random.bytes(TEMPLATE_BYTES)
+        if form == "MessagePack":
+            return template
+        return base64.urlsafe_b64encode(template).decode().rstrip("=")
+
+    asked = [
+        {"probe": {"template": draw()}, "reference": {"template": draw()}} for _ in range(items)
+    ]
+    body = (msgspec.json if form == "JSON" else msgspec.msgpack).encode({"items": asked})
+
+    def read() -> MatchRequest:
+        return decode(FORMATS[form], body, MatchRequest)
+
+    assert len(read().items) == items
+    setup = {"items": items, "template_bytes": TEMPLATE_BYTES, "seed": seed, "threads": 1}
+    clock(
+        f"A request of {called}, read", form, read, setup,
+        rounds=None, per=items, unit="us",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("called", ITEMS)
+def test_answer(called: str, form: str, clock: Clock) -> None:
+    items = ITEMS[called]
+    answer = {
+        "results": [{"verification": {"is_match": True, "band": "certain"}} for _ in range(items)]
+    }
+    setup = {"items": items, "threads": 1}
+    clock(
+        f"An answer of {called}, written", form, lambda: encode(answer, FORMATS[form]), setup,
+        rounds=None, per=items, unit="us",
+    )  # fmt: skip

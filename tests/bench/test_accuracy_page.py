@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.reports import REPORTS
-from bench.docs.accuracy_pages import (
+from bench.docs.pages import (
     LOOKED_AT,
     build_accuracy_page,
     build_model_card,

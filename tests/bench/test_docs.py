@@ -11,18 +11,20 @@ from typer.testing import CliRunner
 
 from bench.core.machine import look
 from bench.core.reports import REPORTS, Check, Figure, Report, Result, write_report
-from bench.docs.accuracy_pages import digest_reports, read_stamp, stamp
 from bench.docs.pages import (
     ROOT,
     WIDTH,
     Figures,
     build_documents,
     build_performance_page,
+    digest_reports,
     fill_blocks,
     find_shown,
     print_words,
+    read_stamp,
     refresh,
     run_sosie,
+    stamp,
 )
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve

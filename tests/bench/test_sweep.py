@@ -8,9 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.reports import load_goals
-from bench.suites.sweep import sweep_suite
-from bench.suites.sweep.planted import LARGEST, Planted, SweepConfig, is_trap, plant, planted_pairs
-from bench.suites.sweep.sweep_suite import adjusted_rand, run, sweep_planted
+from bench.suites import sweep
+from bench.suites.sweep import (
+    LARGEST,
+    Planted,
+    SweepConfig,
+    adjusted_rand,
+    is_trap,
+    plant,
+    planted_pairs,
+    run,
+    sweep_planted,
+)
 from engine.errors import RequestError
 
 THRESHOLD = 0.62
@@ -41,15 +50,15 @@ def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path) -> No
 def test_a_grouping_that_joins_chains_and_a_join_that_loses_pairs_fail_the_suite(
     tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(sweep_suite, "label_groups", lambda size, _: np.zeros(size, np.int64))
-    join = sweep_suite.join_gallery
+    monkeypatch.setattr(sweep, "label_groups", lambda size, _: np.zeros(size, np.int64))
+    join = sweep.join_gallery
 
     def forget(*arguments: object, **options: object) -> object:
         joined = join(*arguments, **options)  # type: ignore[arg-type]
         joined.pairs.records["left"] = -1
         return joined
 
-    monkeypatch.setattr(sweep_suite, "join_gallery", forget)
+    monkeypatch.setattr(sweep, "join_gallery", forget)
     _, measured = sweep_planted(PLAN, tmp_path)
     assert measured["sprung_traps"] == 6
     assert measured["adjusted_rand"] < 0.1
