@@ -101,7 +101,7 @@ SUITES = (
     Suite(
         "sweep",
         "Rings hidden in a million references: found, grouped, and told from chains.",
-        "sweep",
+        "sweeps",
     ),
     Suite(
         "serve",

@@ -14,7 +14,7 @@ import pytest
 from bench.conftest import Clock, Note
 from bench.core.machine import MemoryReader, cores
 from bench.core.reports import Figure, Measured, Result, Setup
-from bench.data import Answer, Faces, Vectors, default_thresholds, find_best, find_reaching
+from bench.datasets import Answer, Faces, Vectors, default_thresholds, find_best, find_reaching
 from bench.suites.baselines import (
     FLAT,
     FLAT_BLAS,

@@ -22,7 +22,7 @@ from PIL import Image
 
 from bench.core.machine import clock
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.data import find_faces
+from bench.datasets import find_faces
 from engine.accuracy.evaluate import Evaluation, evaluate
 from engine.accuracy.pair_scores import (
     MIN_EXPECTED_PAIRS,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.data import Faces, Vectors, find_best
+from bench.datasets import Faces, Vectors, find_best
 from engine.errors import RequestError
 from indexes.base import CertifiedHits
 from indexes.exact.exact8 import Exact8Segment

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.core.machine import Timed, interleave, speedup, timed
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.data import PhotographPairs, open_pairs
+from bench.datasets import PhotographPairs, open_pairs
 from engine.errors import RequestError
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.graph import rewrite

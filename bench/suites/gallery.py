@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.core.machine import DISK, clock, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
-from bench.data import Faces, Vectors
+from bench.datasets import Faces, Vectors
 from bench.suites.baselines import K, build_gallery, mix, refuse_too_much
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.core.machine import DISK, clock, open_folder
 from bench.core.reports import Figure, Result, Setup, SuiteOutput
-from bench.data import find_faces
+from bench.datasets import find_faces
 from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
 from engine.accuracy.dataset import LabelledFolder
 from engine.errors import RequestError

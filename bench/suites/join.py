@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench.core.machine import TILES, clock, measure_product, speedup
 from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
-from bench.data import Faces, Vectors, default_thresholds, find_pairs
+from bench.datasets import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.baselines import SCORE_TOLERANCE, build_segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join

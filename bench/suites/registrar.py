@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.core.machine import DISK, open_folder, speedup
 from bench.core.reports import Figure, Result, SuiteOutput
-from bench.data import describe_faces
+from bench.datasets import describe_faces
 from bench.suites.workload import VisitedHome, make_settings
 from engine.errors import RequestError
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig

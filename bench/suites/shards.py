@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 from bench.core.machine import DISK, interleave, open_folder, rested, speedup
 from bench.core.reports import Figure, Result, SuiteOutput
-from bench.data import Vectors, describe_faces
+from bench.datasets import Vectors, describe_faces
 from bench.suites.workload import VisitedHome, are_same, select
 from engine.matching.recovery import restore_gallery
 from indexes.errors import ShardLost

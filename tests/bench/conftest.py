@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from bench.data import PhotographPairs, open_pairs
+from bench.datasets import PhotographPairs, open_pairs
 from engine.accuracy.population import Population
 
 PEOPLE, PHOTOGRAPHS = 4, 4

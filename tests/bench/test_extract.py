@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.core.reports import Result, Skipped, load_goals
-from bench.data import PhotographPairs
+from bench.datasets import PhotographPairs
 from bench.suites.extract import SOSIE, ExtractConfig, Peer, PeerMissing, compare_pairs, run
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor

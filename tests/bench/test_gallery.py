@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.core.reports import Result, load_goals
-from bench.data import Faces
+from bench.datasets import Faces
 from bench.suites.baselines import build_gallery
 from bench.suites.gallery import ChangingGallery, GallerySuiteConfig, grow, open_empty, run
 from indexes.exact.scanner import Scanner

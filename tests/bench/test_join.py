@@ -3,7 +3,7 @@
 import numpy as np
 
 from bench.core.reports import load_goals
-from bench.data import Faces, find_pairs
+from bench.datasets import Faces, find_pairs
 from bench.suites.join import JoinConfig, run, share_same
 
 TINY = JoinConfig(references=4_000, dim=32, compared=2_000, rounds=1, product_s=0.01)

@@ -10,7 +10,7 @@ import pytest
 
 from bench.conftest import pytest_benchmark_compare_machine_info
 from bench.core.reports import Figure, Report, load_goals
-from bench.data import default_thresholds
+from bench.datasets import default_thresholds
 from bench.micro.test_kernels import has_found, make, make_case
 from indexes.exact.scanner import available_kernels
 

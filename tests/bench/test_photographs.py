@@ -1,13 +1,13 @@
 import pytest
 
-import bench.data
-from bench.data import find_faces, open_pairs
+import bench.datasets
+from bench.datasets import find_faces, open_pairs
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 
 
 def test_without_lfw_portraits_are_made_and_the_source_says_so(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(bench.data, "LFW", tmp_path / "none")
+    monkeypatch.setattr(bench.datasets, "LFW", tmp_path / "none")
     with open_pairs(None, 4, seed=1) as made, open_extractor() as extractor:
         assert "LFW is not here" in made.source
         assert len(made.pairs) == 4

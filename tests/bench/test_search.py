@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bench.suites.baselines
-from bench.data import Faces, find_best, find_reaching, population_of
+from bench.datasets import Faces, find_best, find_reaching, population_of
 from bench.micro.test_search import check_exactness
 from bench.suites.baselines import PANORAMA, build_gallery, build_segment
 from indexes.exact.scanner import Scanner

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.core.reports import load_goals
-from bench.data import Faces
+from bench.datasets import Faces
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 

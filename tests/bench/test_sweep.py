@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.reports import load_goals
-from bench.suites import sweep
-from bench.suites.sweep import (
+from bench.suites import sweeps
+from bench.suites.sweeps import (
     LARGEST,
     Planted,
     SweepConfig,
@@ -50,15 +50,15 @@ def test_a_small_suite_finds_what_it_hid_and_measures_every_goal(tmp_path) -> No
 def test_a_grouping_that_joins_chains_and_a_join_that_loses_pairs_fail_the_suite(
     tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(sweep, "label_groups", lambda size, _: np.zeros(size, np.int64))
-    join = sweep.join_gallery
+    monkeypatch.setattr(sweeps, "label_groups", lambda size, _: np.zeros(size, np.int64))
+    join = sweeps.join_gallery
 
     def forget(*arguments: object, **options: object) -> object:
         joined = join(*arguments, **options)  # type: ignore[arg-type]
         joined.pairs.records["left"] = -1
         return joined
 
-    monkeypatch.setattr(sweep, "join_gallery", forget)
+    monkeypatch.setattr(sweeps, "join_gallery", forget)
     _, measured = sweep_planted(PLAN, tmp_path)
     assert measured["sprung_traps"] == 6
     assert measured["adjusted_rand"] < 0.1

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import LFW, find_faces, open_pairs
+from bench.datasets import LFW, find_faces, open_pairs
 from bench.suites.workload import CARRIER, add_outlet, make_document
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.core.machine import DISK, clock, open_folder, read_peak_bytes, rested
 from bench.core.reports import Figure, Result, SuiteOutput
-from bench.data import Rows, Vectors, describe_faces, population_of, turn
+from bench.datasets import Rows, Vectors, describe_faces, population_of, turn
 from bench.suites.baselines import build_gallery
 from bench.suites.serve.process import Worker
 from engine.accuracy.pair_scores import fuse
