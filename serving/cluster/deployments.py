@@ -35,6 +35,7 @@ from engine.faces.extractor import Extractor
 from serving.api.app import build_app
 from serving.cluster.environment import Site, count_enrolling, renew_proxy_config
 from serving.cluster.haproxy import PLACE
+from serving.cluster.ingress_hook import set_application
 from serving.cluster.node import find_start_fault
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
@@ -228,6 +229,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = build_app(self._parts)
+        # Where there may be more of them, Serve adds replicas by what its wrapper counts.
+        if not self._parts.settings.max_ingress_replicas:
+            set_application(app)
         keep_objects()
         return app
 

@@ -22,6 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.capacity import EXTRACTING_THREADS
 from engine.errors import RequestError, advise_extra
+from serving.cluster import ingress_hook
 from serving.cluster.haproxy import (
     CONFIG_FILE,
     PLACE,
@@ -226,6 +227,7 @@ def _set_proxy(
     return wrapper_variables(folder, config, binary, log) | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        ingress_hook.VARIABLE: f"{ingress_hook.__name__}.list_middlewares",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(WRAPPER),
         # A socket that controls the proxy must not be in a folder that others can write to.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),

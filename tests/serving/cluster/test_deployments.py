@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import structlog
 from ray.exceptions import RayTaskError
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.batching import Pending
 from engine.errors import DeviceFailed
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.cluster import deployments
+from serving.cluster import deployments, ingress_hook
 from serving.cluster.deployments import IDLE_S, Embedder, Ingress, _call_embedder, open_crop_queue
 from serving.cluster.environment import Site
 from serving.errors import Interrupted, NotReady
 from serving.ingress.embedding import FAILURES, Crops, Vectors
 from serving.ingress.extraction_queue import ExtractionQueue
+from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import Meter
 
 
@@ -176,12 +178,42 @@ def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
 
 
 def test_no_collection_looks_at_what_an_ingress_was_made_of(monkeypatch) -> None:
+    parts = SimpleNamespace(settings=ServeSettings())
     monkeypatch.setattr(deployments, "build_app", lambda parts: [parts])
     try:
-        assert Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts="p")) == ["p"]
+        assert Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts=parts)) == [parts]
         assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(("most", "sent"), [(0, "ours"), (4, "serve")])
+def test_requests_pass_serves_wrapper_unless_it_counts_them_to_add_replicas(
+    monkeypatch, most: int, sent: str
+) -> None:
+    asked = []
+
+    def app(name: str) -> ASGIApp:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            asked.append((name, scope["path"]))
+
+        return answer
+
+    monkeypatch.setattr(ingress_hook, "_applications", [])
+    monkeypatch.setattr(deployments, "build_app", lambda _: app("ours"))
+    monkeypatch.setattr(deployments, "keep_objects", lambda: None)
+    (made,) = ingress_hook.list_middlewares()
+    hooked = made.cls(app("serve"))
+    parts = SimpleNamespace(settings=ServeSettings(ingress_replicas=1, max_ingress_replicas=most))
+
+    def ask(path: str) -> None:
+        asyncio.run(hooked({"type": "http", "path": path}, None, None))
+
+    ask("/v1/match")
+    Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts=parts))
+    ask("/v1/match")
+    ask("/-/healthz")
+    assert asked == [("serve", "/v1/match"), (sent, "/v1/match"), ("serve", "/-/healthz")]
 
 
 def test_an_ingress_whose_embedder_is_away_stays() -> None:

@@ -50,6 +50,25 @@ def test_it_says_where_it_listens_and_when_it_is_ready(served) -> None:
     assert ready["home"] == str(served.home)
 
 
+def test_serves_wrapper_is_passed_by_a_hook_that_serve_still_calls(served) -> None:
+    answer = served.ask("GET", "/version")
+    assert answer.is_success
+    # The wrapper would name the request; it stands around what Serve answers itself.
+    assert "x-request-id" not in answer.headers
+    ingress = psutil.Process(served.roles[Role.INGRESS][0])
+    ports = [one.laddr.port for one in ingress.net_connections() if one.status == "LISTEN"]
+    found = [_find_id(port) for port in ports]
+    assert any(found), ports
+
+
+def _find_id(port: int) -> str | None:
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/-/healthz")
+    except httpx.HTTPError:
+        return None
+    return answer.headers.get("x-request-id")
+
+
 def test_a_command_beside_it_finds_it_where_it_listens(served, sosie, tmp_path) -> None:
     made = sosie("backup", tmp_path / "copy", "--home", served.home)
     assert made.code == 0, made.err
