@@ -11,6 +11,15 @@ from pathlib import Path
 OWNER_ONLY = 0o600
 
 
+def flush(path: Path) -> None:
+    """Has the disk keep a file, or which files are in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which replaces `path` when the block ends.
@@ -22,8 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
     try:
         yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

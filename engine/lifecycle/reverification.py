@@ -14,10 +14,9 @@ from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import Campaign, ListedLine
 from engine.registry.database import is_id, new_id
+from engine.registry.documents import EndedExemption, ExemptDocument
 from engine.registry.lines import (
-    EndedExemption,
     EndedReverification,
-    ExemptDocument,
     LineEvent,
     LineRecord,
     Reverification,

@@ -50,7 +50,7 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     since the one before."""
 
     on: str
-    name: str | None = None
+    name: str = ""
     at_once: str | None = None
     then: tuple[str, ...]
 
@@ -74,14 +74,11 @@ class RuleFile(RulesAbout, frozen=True, forbid_unknown_fields=True, kw_only=True
     reverify: tuple[Reverify, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule that was checked."""
+class Rule(Reverify, frozen=True, kw_only=True):
+    """A rule that was checked; without a name of its own it has that of its event."""
 
-    name: str
     on: LineEventKind
     steps: tuple[Step, ...]
-    at_once: LineService | None = None
 
 
 class RuleSet(RulesAbout, frozen=True):
@@ -171,7 +168,16 @@ def _check(given: Reverify, file: str) -> Rule:
     steps = [_read_step(one, where) for one in given.then]
     if not steps:
         raise RequestError(f"{where}: then is empty: name what follows, as in then = ['2h closed']")
-    return Rule(name, LineEventKind(given.on), *_check_steps(steps, given.at_once, where))
+    if given.at_once == LineStatus.CLOSED:
+        raise RequestError(f"{where} closes at once: nobody could come; give a time before it")
+    _check_states([*filter(None, [given.at_once]), *(state for _, state in steps)], where)
+    return Rule(
+        name=name,
+        on=LineEventKind(given.on),
+        at_once=given.at_once,
+        then=given.then,
+        steps=tuple(steps),
+    )
 
 
 def _read_step(text: str, where: str) -> Step:
@@ -179,26 +185,21 @@ def _read_step(text: str, where: str) -> Step:
     return read_duration(duration, where), state
 
 
-def _check_steps(
-    steps: Sequence[Step], at_once: str | None, where: str
-) -> tuple[tuple[Step, ...], LineService | None]:
-    states = [*([] if at_once is None else [at_once]), *(state for _, state in steps)]
+def _check_states(states: Sequence[str], where: str) -> None:
     for state in states:
         if state not in _STATES:
             raise RequestError(f"{where}: {state} is no state: take {', '.join(_STATES)}")
-    if at_once == LineStatus.CLOSED:
-        raise RequestError(f"{where} closes at once: nobody could come; give a time before it")
     for before, after in pairwise(states):
         if _STATES.index(after) <= _STATES.index(before):
             raise RequestError(
                 f"{where} contradicts itself: {after} after {before}; each step must be stricter"
             )
-    return tuple(steps), None if at_once is None else LineService(at_once)
 
 
 def check_steps(steps: Sequence[Step], where: str) -> tuple[Step, ...]:
     """The steps; `RequestError` for what contradicts itself."""
-    return _check_steps(steps, None, where)[0]
+    _check_states([state for _, state in steps], where)
+    return tuple(steps)
 
 
 def read_duration(text: str, where: str) -> int:
@@ -221,7 +222,7 @@ def _refuse_loops(rules: Mapping[LineEventKind, Rule], file: str) -> None:
             LineEventKind.REVERIFIED,
             LineEventKind.UNSUSPENDED,
             *(LineEventKind(state) for _, state in rule.steps),
-            *([] if rule.at_once is None else [LineEventKind(rule.at_once)]),
+            *map(LineEventKind, filter(None, [rule.at_once])),
         }
         graph[rule.on] = brings & rules.keys()
     try:

@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select, text
 
+from engine.atomic_files import flush
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.catalog import Conversion
 from engine.registry import deployment
@@ -35,7 +36,6 @@ from engine.registry.database import (
     UNREADABLE,
     check,
     connect,
-    flush_folder,
     journal_of,
     long_statements,
     open_connection,
@@ -138,8 +138,8 @@ def make_backup(
             _copy_pages(writer, file, progress)
         manifest = _describe(file, source.vault, progress)
         _write(partial / MANIFEST_FILE, _signed(manifest, source.vault))
-        _flush(file)
-        flush_folder(partial)
+        flush(file)
+        flush(partial)
         detail = {"audit_number": manifest.audit_number, "bytes": manifest.bytes}
         if manifest.damage:
             detail["damage"] = len(manifest.damage)
@@ -156,8 +156,8 @@ def move_backup(place: Path, target: Path) -> None:
         for name in (DATABASE_FILE, MANIFEST_FILE):
             shutil.copyfile(place / name, partial / name)
             (partial / name).chmod(0o600)
-            _flush(partial / name)
-        flush_folder(partial)
+            flush(partial / name)
+        flush(partial)
     shutil.rmtree(place)
 
 
@@ -175,7 +175,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        flush_folder(target.parent)
+        flush(target.parent)
     except OSError as error:
         kind = StorageFull if error.errno == 28 else RegistryError
         raise kind(f"{target} cannot be written ({error.strerror}): choose another place") from None
@@ -419,7 +419,7 @@ def _stage(
             deployment.check(connection, vault, model_digest)
             require_head(vault, read_head(connection))
     manifest = _describe(staged, vault)
-    _flush(staged)
+    flush(staged)
     return replace(manifest, audit_number=number, audit_head=head.hex())
 
 
@@ -466,9 +466,9 @@ def _exchange(path: Path, staged: Path) -> Path | None:
                 moved = path.with_name(f"{path.name}.replaced-{stamp}{suffix}")
                 old.rename(moved)
                 aside = aside or (moved if not suffix else None)
-        flush_folder(path.parent)
+        flush(path.parent)
         staged.rename(path)
-        flush_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         raise RegistryError(
             f"{path} cannot be replaced ({error.strerror}): mend the folder, restore again"
@@ -529,14 +529,6 @@ def _write(path: Path, values: dict[str, Any]) -> None:
         file.write(json.dumps(values, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(file: Path) -> str:

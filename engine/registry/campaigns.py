@@ -19,10 +19,8 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     or_,
     select,
-    update,
 )
 
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks, is_id
@@ -40,7 +38,6 @@ from engine.registry.rows import (
     open_some,
     read_as,
     require_authentic,
-    with_macs,
 )
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineStatus
@@ -95,12 +92,9 @@ class Campaign(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        for row in with_macs(to.vault, CAMPAIGNS, [one.row(to) for one in written]):
-            # In its place, for its lines refer to it.
-            changed = update(CAMPAIGNS).where(CAMPAIGNS.c.id == row["id"]).values(**row)
-            if not to.connection.execute(changed).rowcount:
-                to.connection.execute(insert(CAMPAIGNS), row)
         for one in written:
+            # In its place, for its lines refer to it.
+            to.put(CAMPAIGNS, one.row(to))
             # Written as ended once.
             if one.state is CampaignState.ENDED:
                 to.events.append(NewEvent(EventType.CAMPAIGN_ENDED, one.id, one.carrier, {}))

@@ -225,8 +225,8 @@ class CaseChange(Change):
     def replace(self, to: Transaction) -> None:
         case = self.case
         (row,) = with_macs(to.vault, CASES, [case.row(to)])
-        values = {f"new_{name}": value for name, value in row.items() if name != "id"}
-        if to.connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
+        changed = update(CASES).where(CASES.c.id == case.id).values(row)
+        if to.connection.execute(changed).rowcount != 1:
             raise StorageFailed(
                 "a case to be changed is not there; nothing was kept: read it again"
             )
@@ -361,11 +361,6 @@ def keep_crops(to: Transaction, document_ids: Sequence[str]) -> None:
 
 
 CASE_NOTE = "case_notes.text"
-_REPLACE_CASE = (
-    update(CASES)
-    .where(CASES.c.id == bindparam("key"))
-    .values({c.name: bindparam(f"new_{c.name}") for c in CASES.columns if c.name != "id"})
-)
 # Cases merged into one that is now merged itself: merges never form a chain.
 _FOLLOW = (
     update(CASES)

@@ -45,6 +45,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
+from engine.atomic_files import flush
 from engine.errors import (
     RegistryError,
     RegistryMissing,
@@ -405,7 +406,7 @@ def keep_journal(engine: Engine) -> None:
             _flushed_journals.pop(path, None)
             inode = path.stat().st_ino
         if _flushed_journals.get(path) != inode:
-            flush_folder(path.parent)
+            flush(path.parent)
             _flushed_journals[path] = inode
     except OSError as error:
         raise StorageFailed(
@@ -437,15 +438,6 @@ def _overwrite(handle: int) -> None:
     os.fsync(handle)
     if size > _JOURNAL_BYTES:
         os.ftruncate(handle, _JOURNAL_BYTES)
-
-
-def flush_folder(folder: Path) -> None:
-    """Has the disk keep which files are in a folder."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def journal_of(engine: Engine) -> Path | None:

@@ -1,4 +1,4 @@
-"""Documents: identities, blocks, and erasures that wait."""
+"""Documents: identities, blocks, erasures that wait, and those that no limit on lines holds for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ForeignKey,
     LargeBinary,
     Row,
     Select,
@@ -37,6 +38,7 @@ from engine.registry.rows import (
     Transaction,
     UuidText,
     Write,
+    authentic_rows,
     mac_column,
     metadata,
     one_of,
@@ -84,6 +86,17 @@ partial_index("ix_documents_blocked", DOCUMENTS.c.blocked_at, where="blocked_at 
 partial_index("ix_documents_attempted", DOCUMENTS.c.id, where="status = 'attempted'")
 partial_index(
     "ix_documents_erasure", DOCUMENTS.c.erasure_due_at, where="erasure_due_at IS NOT NULL"
+)
+
+# Documents that no limit on lines holds for, as those of firms.
+LIMIT_EXEMPTIONS = Table(
+    "limit_exemptions",
+    metadata,
+    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
+    Column("cause", Code, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("by", String(200), nullable=False),
+    mac_column(),
 )
 
 
@@ -228,6 +241,36 @@ class AskedErasure(Change):
         return {"key": self.document_id, "at": to.at, "due": self.due_at, "by": self.by}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExemptDocument(Write):
+    """A document that no limit on lines holds for; `cause` says what it is."""
+
+    table = LIMIT_EXEMPTIONS
+
+    document_id: str
+    cause: str
+    at: datetime
+    by: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
+        to.add(written)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedExemption(Write):
+    """A document that limits hold for again."""
+
+    table = LIMIT_EXEMPTIONS
+
+    document_id: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
+
+
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
 """Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
 
@@ -286,6 +329,8 @@ _AWAITING_ERASURE = (
 )
 _IDENTITIES = select(DOCUMENTS.c.id, DOCUMENTS.c.identity).where(DOCUMENTS.c.id.in_(KEYS))
 
+_EXEMPT = select(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(KEYS))
+
 
 class DocumentReader(Source):
     """Reader of documents."""
@@ -318,6 +363,11 @@ class DocumentReader(Source):
         of_each = [list(rows) for _, rows in groupby(self.rows(query), attrgetter("id"))]
         found = open_each(of_each, partial(gather_documents, self.vault))
         return list(chain.from_iterable(found))
+
+    def exemptions(self, document_ids: Sequence[str]) -> dict[str, ExemptDocument]:
+        """Those of these documents that no limit holds for."""
+        rows = authentic_rows(self.vault, LIMIT_EXEMPTIONS, self._rows_of(_EXEMPT, document_ids))
+        return {row.document_id: read_as(ExemptDocument, row) for row in rows}
 
     def identity(self, document_id: str) -> Identity:
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""

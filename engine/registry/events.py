@@ -2,6 +2,11 @@
 
 What is acknowledged therefore has its events, whatever ends afterwards, and they have its order.
 An event says what happened to which id and no more: whoever may read that reads it by its id.
+
+A reader of events, or of the audit chain, has a cursor. One process at a time holds it, by its own
+clock, and is believed until then, so the clocks of hosts that share a registry must agree to within
+a few seconds. What is held for longer than anybody holds one was held by a clock that was ahead,
+and is free.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -20,6 +25,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -28,11 +34,16 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    and_,
+    insert,
+    or_,
     select,
+    true,
+    update,
 )
 
-from engine.errors import PlaceUnknown
-from engine.registry.database import Moment, Source, chunks, insert_rows, new_id, prepare
+from engine.errors import PlaceUnknown, RegistryError, SealBroken
+from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
 from engine.registry.rows import (
     Code,
     NewEvent,
@@ -46,8 +57,10 @@ from engine.registry.rows import (
     partial_index,
     require_authentic,
     sealed_column,
+    sound_rows,
     values_of,
     with_macs,
+    write_macs,
 )
 from engine.registry.vault import Vault
 from schema.events import EventType
@@ -290,3 +303,130 @@ _UNKNOWN = (
     "after: this place of the feed is not known or has left with its events: begin at after=0, "
     "and read what concerns you by its id"
 )
+
+
+# How far a reader has come: a webhook by its id, the export of the audit chain by its name. One
+# process at a time holds it, until `held_until`; `generation` rises when people change what it
+# stands for.
+CURSORS = Table(
+    "cursors",
+    metadata,
+    Column("name", Code, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("held_by", UuidText),
+    Column("held_until", Moment),
+    mac_column(),
+)
+LONGEST_HOLD = timedelta(minutes=3)
+"""Nobody holds a cursor for longer without asking anew."""
+
+
+class CursorLost(RegistryError):
+    """Another process holds the cursor, or people have changed it: read it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The place of a reader: everything up to `number` is done, or noted elsewhere."""
+
+    name: str
+    number: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CursorState:
+    """The state of a cursor: whether people have changed it, and who holds it until when."""
+
+    generation: int
+    holder: str | None
+    held_until: datetime | None
+
+    def is_free(self, holder: str, now: datetime) -> bool:
+        if self.holder in (None, holder) or self.held_until is None:
+            return True
+        return not now <= self.held_until <= now + LONGEST_HOLD
+
+
+def read_cursors(source: Source) -> dict[str, CursorState]:
+    """Every cursor, by its name; a damaged one is set aside."""
+    rows = sound_rows(source.vault, CURSORS, source.rows(select(CURSORS)))
+    return {row.name: CursorState(row.generation, row.held_by, row.held_until) for row in rows}
+
+
+def find_cursor(connection: Connection, vault: Vault, name: str) -> int:
+    """Finds a cursor's place; `SealBroken` where it is damaged, or not under its name."""
+    for row in connection.execute(select(CURSORS).where(CURSORS.c.name == name)):
+        return int(require_authentic(vault, CURSORS, row).number)
+    raise SealBroken("a cursor is damaged: run sosie doctor, then sosie webhooks replay")
+
+
+def hold_cursor(
+    source: Source, name: str, holder: str, now: datetime, held: timedelta
+) -> Cursor | None:
+    """The cursor, held from now on for so long; None where another process holds it, or it is
+    damaged."""
+    assert held <= LONGEST_HOLD, "or another process would take it for free"
+    by, until = CURSORS.c.held_by, CURSORS.c.held_until
+    is_free = or_(by.is_(None), by == holder, until < now, until > now + LONGEST_HOLD)
+    values = {"held_by": holder, "held_until": now + held}
+    with changing(source.engine) as connection:
+        row = _change_cursor(connection, source.vault, name, is_free, values)
+    return None if row is None else Cursor(row.name, row.number, row.generation)
+
+
+def advance_cursor(
+    connection: Connection, vault: Vault, cursor: Cursor, holder: str, number: int
+) -> None:
+    """Moves a held cursor; `CursorLost` where it is not held, or was changed."""
+    is_known = and_(CURSORS.c.held_by == holder, CURSORS.c.generation == cursor.generation)
+    if _change_cursor(connection, vault, cursor.name, is_known, {"number": number}) is None:
+        raise CursorLost(f"the cursor {cursor.name} was taken over or changed: read it again")
+
+
+def release_cursor(source: Source, name: str, holder: str) -> None:
+    """Lets the next process have the cursor at once."""
+    is_held, values = CURSORS.c.held_by == holder, {"held_by": None, "held_until": None}
+    with changing(source.engine) as connection:
+        _change_cursor(connection, source.vault, name, is_held, values)
+
+
+def touch_cursor(connection: Connection, vault: Vault, name: str) -> None:
+    """Has the process that holds the cursor read it anew."""
+    _change_cursor(connection, vault, name, true(), {"generation": CURSORS.c.generation + 1})
+
+
+def put_cursor(connection: Connection, vault: Vault, name: str, number: int) -> None:
+    """Makes the cursor, or sets it, whoever holds it: that process begins anew there. This mends a
+    damaged one."""
+    is_named = CURSORS.c.name == name
+    values = {"number": number, "generation": CURSORS.c.generation + 1}
+    if connection.execute(update(CURSORS).where(is_named).values(values)).rowcount == 0:
+        row = {"name": name, "number": number, "generation": 0}
+        connection.execute(insert(CURSORS), with_macs(vault, CURSORS, [row]))
+    else:
+        rows = connection.execute(select(CURSORS).where(is_named)).all()
+        write_macs(connection, vault, CURSORS, rows)
+
+
+def _change_cursor(
+    connection: Connection,
+    vault: Vault,
+    name: str,
+    condition: ColumnElement[bool],
+    values: Mapping[str, Any],
+) -> Row[Any] | None:
+    """The cursor after the change, with its code; None where the condition does not hold, or it is
+    damaged."""
+    found = select(CURSORS).where(CURSORS.c.name == name)
+    # Locked: its code is of what nobody else changes meanwhile.
+    known = connection.execute(found.with_for_update()).all()
+    if not list(sound_rows(vault, CURSORS, known)):
+        return None
+    changed = update(CURSORS).where(CURSORS.c.name == name, condition).values(values)
+    if connection.execute(changed).rowcount != 1:
+        return None
+    rows = connection.execute(found).all()
+    write_macs(connection, vault, CURSORS, rows)
+    return rows[0]

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from engine.atomic_files import OWNER_ONLY, flush
 from engine.errors import KeyRingError, KeyRingInvalid, KeyRingMissing
 
 SECRET_BYTES = 32
-MODE = 0o600
 _PR_SET_DUMPABLE = 4
 
 
@@ -39,12 +39,21 @@ def forbid_core_dumps() -> None:
             raise KeyRingError(f"core dumps cannot be switched off ({reason}): permit prctl(2)")
 
 
+_AS_FILE = ConfigDict(
+    extra="forbid", hide_input_in_errors=True, ser_json_bytes="hex", val_json_bytes="hex"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One version of one secret; its text form never shows the secret."""
 
-    version: int
-    secret: bytes = field(repr=False)
+    __pydantic_config__ = _AS_FILE
+
+    version: Annotated[int, Field(ge=1, le=0xFFFF)]
+    secret: Annotated[bytes, Field(min_length=SECRET_BYTES, max_length=SECRET_BYTES)] = field(
+        repr=False
+    )
 
     @property
     def fingerprint(self) -> str:
@@ -56,9 +65,9 @@ class Key:
         return cls(version, secrets.token_bytes(SECRET_BYTES))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRing:
-    """Versioned keys by purpose.
+    """Versioned keys by purpose, as their file has them.
 
     `rotation` turns templates, `lookup` and `audit` key the HMACs: these live as long as the
     deployment. `data` seals values at rest; it has several versions while a rotation of the data
@@ -67,7 +76,11 @@ class KeyRing:
     could keep it in force by damaging one value.
     """
 
-    deployment_id: str
+    __pydantic_config__ = _AS_FILE
+
+    format: Literal["sosie-keyring"] = "sosie-keyring"
+    format_version: Literal[1] = 1
+    deployment_id: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     rotation: Key
     lookup: Key
     audit: Key
@@ -76,8 +89,8 @@ class KeyRing:
 
     def __post_init__(self) -> None:
         versions = [key.version for key in self.data]
-        assert versions, "a ring has a data key"
-        assert versions == sorted(set(versions)), "data keys ascend by version"
+        if not versions or versions != sorted(set(versions)):
+            raise ValueError("a ring has data keys, which ascend by version")
 
     @property
     def active_data_key(self) -> Key:
@@ -116,7 +129,7 @@ class KeyRing:
             ) from None
         finally:
             beside.unlink()
-        _sync_folder(path.parent)
+        flush(path.parent)
         return ring
 
     @classmethod
@@ -146,7 +159,7 @@ class KeyRing:
         """Replaces the file in one step: a crash leaves the old ring or the new one, whole."""
         beside = _write_beside(path, self._to_json())
         beside.replace(path)
-        _sync_folder(path.parent)
+        flush(path.parent)
 
     def with_new_data_key(self) -> KeyRing:
         """The same ring with one more data key, which becomes the active one.
@@ -162,22 +175,14 @@ class KeyRing:
         return replace(self, data=self.data[-1:], kept=kept)
 
     def _to_json(self) -> bytes:
-        layout = _RingFile(
-            format="sosie-keyring",
-            format_version=1,
-            deployment_id=uuid.UUID(self.deployment_id),
-            rotation=_KeyEntry.of(self.rotation),
-            lookup=_KeyEntry.of(self.lookup),
-            audit=_KeyEntry.of(self.audit),
-            data=[_KeyEntry.of(key) for key in self.data],
-            kept=[_KeyEntry.of(key) for key in self.kept] or None,
-        )
-        return (layout.model_dump_json(indent=2, exclude_none=True) + "\n").encode()
+        # A version that kept none reads a ring without any.
+        absent = None if self.kept else {"kept"}
+        return _RING.dump_json(self, indent=2, exclude=absent) + b"\n"
 
     @classmethod
     def _from_json(cls, content: bytes, path: Path) -> KeyRing:
         try:
-            layout = _RingFile.model_validate_json(content, strict=True)
+            return _RING.validate_json(content, strict=True)
         except ValidationError as error:
             # Only the place and the kind of the fault: the input itself holds secrets.
             fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
@@ -185,51 +190,15 @@ class KeyRing:
             raise KeyRingInvalid(
                 f"{path} is not a key ring ({where}: {fault['type']}): restore your backup of it"
             ) from None
-        data = tuple(entry.key() for entry in layout.data)
-        versions = [key.version for key in data]
-        if versions != sorted(set(versions)):
-            raise KeyRingInvalid(f"{path} lists its data keys out of order: restore your backup")
-        return cls(
-            deployment_id=str(layout.deployment_id),
-            rotation=layout.rotation.key(),
-            lookup=layout.lookup.key(),
-            audit=layout.audit.key(),
-            data=data,
-            kept=tuple(entry.key() for entry in layout.kept or ()),
-        )
 
 
-class _KeyEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    version: Annotated[int, Field(ge=1, le=0xFFFF)]
-    secret: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$")]
-
-    @classmethod
-    def of(cls, key: Key) -> _KeyEntry:
-        return cls(version=key.version, secret=key.secret.hex())
-
-    def key(self) -> Key:
-        return Key(self.version, bytes.fromhex(self.secret))
-
-
-class _RingFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    format: Literal["sosie-keyring"]
-    format_version: Literal[1]
-    deployment_id: uuid.UUID
-    rotation: _KeyEntry
-    lookup: _KeyEntry
-    audit: _KeyEntry
-    data: Annotated[list[_KeyEntry], Field(min_length=1)]
-    kept: list[_KeyEntry] | None = None
+_RING = TypeAdapter(KeyRing)
 
 
 def _write_beside(path: Path, content: bytes) -> Path:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -238,11 +207,3 @@ def _write_beside(path: Path, content: bytes) -> Path:
         beside.unlink(missing_ok=True)
         raise KeyRingError(f"{path} cannot be written: {error.strerror}") from None
     return beside
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Lines, what happened to them, and the documents that no limit on lines holds for."""
+"""Lines, what happened to them, and whose holders are asked for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from engine.registry.rows import (
     Transaction,
     UuidText,
     Write,
-    authentic_rows,
     columns_of,
     mac_column,
     metadata,
@@ -128,17 +127,6 @@ partial_index(
     REVERIFICATIONS.c.next_step_at,
     REVERIFICATIONS.c.id,
     where="next_step_at IS NOT NULL",
-)
-
-# Documents that no limit on lines holds for, as those of firms.
-LIMIT_EXEMPTIONS = Table(
-    "limit_exemptions",
-    metadata,
-    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
-    Column("cause", Code, nullable=False),
-    Column("at", Moment, nullable=False),
-    Column("by", String(200), nullable=False),
-    mac_column(),
 )
 
 
@@ -300,36 +288,6 @@ class MovedLine(Change):
         to.change(LINES, cls.update, moved)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExemptDocument(Write):
-    """A document that no limit on lines holds for; `cause` says what it is."""
-
-    table = LIMIT_EXEMPTIONS
-
-    document_id: str
-    cause: str
-    at: datetime
-    by: str
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
-        to.add(written)
-
-
-@dataclass(frozen=True, slots=True)
-class EndedExemption(Write):
-    """A document that limits hold for again."""
-
-    table = LIMIT_EXEMPTIONS
-
-    document_id: str
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
-
-
 Step = tuple[int, str]
 """Seconds, and the state that a line is in after them."""
 
@@ -454,7 +412,6 @@ _CLOSED_WITH = (
     .order_by(LINES.c.closed_at.desc(), LINES.c.id)
     .limit(10)
 )
-_EXEMPT = select(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(KEYS))
 _TOTALS = (
     select(LINES.c.document_id, func.count().label("lines"))
     .where(LINES.c.document_id.in_(KEYS), LINES.c.status != LineStatus.CLOSED.value)
@@ -530,11 +487,6 @@ class LineReader(Source):
         """When the newest event of these kinds happened to each line; none of one without any."""
         given = [one.value for one in kinds]
         return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
-
-    def exemptions(self, document_ids: Sequence[str]) -> dict[str, ExemptDocument]:
-        """Those of these documents that no limit holds for."""
-        rows = authentic_rows(self.vault, LIMIT_EXEMPTIONS, self._rows_of(_EXEMPT, document_ids))
-        return {row.document_id: read_as(ExemptDocument, row) for row in rows}
 
     def count_lines_in_use(self, document_ids: Sequence[str]) -> dict[str, int]:
         """How many lines in use each document has over all carriers; none is left out."""

@@ -36,6 +36,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    insert,
     select,
     text,
     true,
@@ -351,6 +352,13 @@ class Transaction:
     def add(self, written: Sequence[Write]) -> None:
         """Inserts the rows of writes of one class."""
         self.insert(written[0].table, [one.row(self) for one in written])
+
+    def put(self, table: Table, row: RowValues) -> None:
+        """Writes a row in place of the one of its key, or beside all."""
+        (values,), (key,) = with_macs(self.vault, table, [row]), table.primary_key
+        changed = update(table).where(key == values[key.name]).values(values)
+        if not self.connection.execute(changed).rowcount:
+            self.connection.execute(insert(table), values)
 
     def delete(self, column: Column[Any], keys: Sequence[Any]) -> None:
         """Deletes the rows that have one of these keys in a column."""

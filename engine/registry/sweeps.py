@@ -25,10 +25,8 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     select,
     tuple_,
-    update,
 )
 
 from engine.errors import NotFound
@@ -53,7 +51,6 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sound_rows,
-    with_macs,
 )
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, Outcome
@@ -88,12 +85,6 @@ SWEEPS = Table(
 )
 Index("ix_sweeps_created", SWEEPS.c.created_at, SWEEPS.c.id)
 
-_REPLACE_SWEEP = (
-    update(SWEEPS)
-    .where(SWEEPS.c.id == bindparam("key"))
-    .values({column.name: bindparam(f"new_{column.name}") for column in SWEEPS.columns})
-)
-
 
 @dataclass(frozen=True, slots=True)
 class SweepChange(Write):
@@ -110,10 +101,7 @@ class SweepChange(Write):
             if sweep.ended_at is not None and to.connection.scalar(_UNFINISHED, {"id": sweep.id}):
                 told = {"state": sweep.state.value}
                 to.events.append(NewEvent(EventType.SWEEP_FINISHED, sweep.id, None, told))
-            (values,) = with_macs(to.vault, SWEEPS, [_sweep_row(sweep)])
-            known = {"key": sweep.id, **{f"new_{name}": value for name, value in values.items()}}
-            if to.connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
-                to.connection.execute(insert(SWEEPS), values)
+            to.put(SWEEPS, _sweep_row(sweep))
 
 
 def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:

@@ -52,6 +52,7 @@ from engine.registry.database import (
 )
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.enrollments import ENROLLMENTS, TALLIES
+from engine.registry.events import CURSORS
 from engine.registry.references import (
     ATTEMPT_TEMPLATES,
     REFERENCES,
@@ -72,7 +73,7 @@ from engine.registry.store import Reader, authenticated_tables, sealed_columns
 from engine.registry.sweeps import SWEEPS
 from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
-from engine.registry.webhooks import CURSORS, UNDELIVERED
+from engine.registry.webhooks import UNDELIVERED
 from engine.registry.writer import Writer
 
 ROWS_PER_BATCH = 2_000

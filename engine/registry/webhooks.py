@@ -1,10 +1,7 @@
 """Webhooks: where events are delivered, for whom, and what could not be delivered yet.
 
-A webhook has a cursor: every event up to it was delivered, or has a row in `undelivered`, to be
-tried again or as a dead letter. One process at a time holds a cursor, by its own clock, and is
-believed until then, so the clocks of hosts that share a registry must agree to within a few
-seconds. What is held for longer than anybody holds one was held by a clock that was ahead, and is
-free.
+Every event up to a webhook's cursor was delivered, or has a row in `undelivered`, to be tried again
+or as a dead letter.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -25,34 +22,44 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Delete,
     ForeignKey,
     Integer,
     Row,
     Select,
     String,
     Table,
-    Update,
-    bindparam,
     case,
     delete,
     func,
     insert,
     literal,
-    or_,
     select,
     true,
     update,
 )
 
-from engine.errors import NotFound, RegistryError, RequestError, SealBroken
+from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry.accounts import CARRIERS
 from engine.registry.audit import AuditEntry
 from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
-from engine.registry.events import EVENTS, Event, find_last, is_of_type, read_these
+from engine.registry.events import (
+    CURSORS,
+    EVENTS,
+    Cursor,
+    CursorLost,
+    Event,
+    advance_cursor,
+    find_cursor,
+    find_last,
+    is_of_type,
+    put_cursor,
+    read_these,
+    touch_cursor,
+)
 from engine.registry.rows import (
     Code,
     JsonValue,
+    RowValues,
     UuidText,
     changing_rows,
     mac_column,
@@ -64,7 +71,6 @@ from engine.registry.rows import (
     sealed_column,
     sound_rows,
     with_macs,
-    write_macs,
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
@@ -90,20 +96,6 @@ WEBHOOKS = Table(
     CheckConstraint(one_of("state", WebhookState), name="state"),
 )
 
-# How far a reader of events or of the audit chain has come: a webhook by its id, the export of the
-# chain by its name. One process at a time holds it, until `held_until`; `generation` rises when
-# people change what it stands for.
-CURSORS = Table(
-    "cursors",
-    metadata,
-    Column("name", Code, primary_key=True),
-    Column("number", BigInteger, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("held_by", UuidText),
-    Column("held_until", Moment),
-    mac_column(),
-)
-
 # Events up to a webhook's cursor that it has not taken: to be tried again, or given up.
 UNDELIVERED = Table(
     "undelivered",
@@ -119,149 +111,6 @@ UNDELIVERED = Table(
     Column("at", Moment, nullable=False),
     mac_column(),
 )
-
-LONGEST_HOLD = timedelta(minutes=3)
-"""Nobody holds a cursor for longer without asking anew."""
-_HOLD = (
-    update(CURSORS)
-    .where(
-        CURSORS.c.name == bindparam("key"),
-        or_(
-            CURSORS.c.held_by.is_(None),
-            CURSORS.c.held_by == bindparam("by"),
-            CURSORS.c.held_until < bindparam("now", type_=Moment),
-            CURSORS.c.held_until > bindparam("latest", type_=Moment),
-        ),
-    )
-    .values(held_by=bindparam("by"), held_until=bindparam("until", type_=Moment))
-)
-_FIND = select(CURSORS).where(CURSORS.c.name == bindparam("key"))
-_HELD = _FIND.with_for_update()
-_ADVANCE = (
-    update(CURSORS)
-    .where(
-        CURSORS.c.name == bindparam("key"),
-        CURSORS.c.held_by == bindparam("by"),
-        CURSORS.c.generation == bindparam("known"),
-    )
-    .values(number=bindparam("reached"))
-)
-_RELEASE = (
-    update(CURSORS)
-    .where(CURSORS.c.name == bindparam("key"), CURSORS.c.held_by == bindparam("by"))
-    .values(held_by=None, held_until=None)
-)
-_SET = (
-    update(CURSORS)
-    .where(CURSORS.c.name == bindparam("key"))
-    .values(number=bindparam("reached"), generation=CURSORS.c.generation + 1)
-)
-_TOUCH = (
-    update(CURSORS)
-    .where(CURSORS.c.name == bindparam("key"))
-    .values(generation=CURSORS.c.generation + 1)
-)
-
-
-class CursorLost(RegistryError):
-    """Another process holds the cursor, or people have changed it: read it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The place of a reader: everything up to `number` is done, or noted elsewhere."""
-
-    name: str
-    number: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class CursorState:
-    """The state of a cursor: whether people have changed it, and who holds it until when."""
-
-    generation: int
-    holder: str | None
-    held_until: datetime | None
-
-    def is_free(self, holder: str, now: datetime) -> bool:
-        if self.holder in (None, holder) or self.held_until is None:
-            return True
-        return not now <= self.held_until <= now + LONGEST_HOLD
-
-
-def read_cursors(source: Source) -> dict[str, CursorState]:
-    """Every cursor, by its name; a damaged one is set aside."""
-    rows = sound_rows(source.vault, CURSORS, source.rows(select(CURSORS)))
-    return {row.name: CursorState(row.generation, row.held_by, row.held_until) for row in rows}
-
-
-def find_cursor(connection: Connection, vault: Vault, name: str) -> int:
-    """Finds a cursor's place; `SealBroken` where it is damaged, or not under its name."""
-    for row in connection.execute(_FIND, {"key": name}):
-        return int(require_authentic(vault, CURSORS, row).number)
-    raise SealBroken("a cursor is damaged: run sosie doctor, then sosie webhooks replay")
-
-
-def hold_cursor(
-    source: Source, name: str, holder: str, now: datetime, held: timedelta
-) -> Cursor | None:
-    """The cursor, held from now on for so long; None where another process holds it, or it is
-    damaged."""
-    assert held <= LONGEST_HOLD, "or another process would take it for free"
-    given = {"key": name, "by": holder, "now": now, "until": now + held}
-    given["latest"] = now + LONGEST_HOLD
-    with changing(source.engine) as connection:
-        row = _change_cursor(connection, source.vault, _HOLD, given)
-    return None if row is None else Cursor(row.name, row.number, row.generation)
-
-
-def advance_cursor(
-    connection: Connection, vault: Vault, cursor: Cursor, holder: str, number: int
-) -> None:
-    """Moves a held cursor; `CursorLost` where it is not held, or was changed."""
-    given = {"key": cursor.name, "by": holder, "known": cursor.generation, "reached": number}
-    if _change_cursor(connection, vault, _ADVANCE, given) is None:
-        raise CursorLost(f"the cursor {cursor.name} was taken over or changed: read it again")
-
-
-def release_cursor(source: Source, name: str, holder: str) -> None:
-    """Lets the next process have the cursor at once."""
-    with changing(source.engine) as connection:
-        _change_cursor(connection, source.vault, _RELEASE, {"key": name, "by": holder})
-
-
-def touch_cursor(connection: Connection, vault: Vault, name: str) -> None:
-    """Has the process that holds the cursor read it anew."""
-    _change_cursor(connection, vault, _TOUCH, {"key": name})
-
-
-def put_cursor(connection: Connection, vault: Vault, name: str, number: int) -> None:
-    """Makes the cursor, or sets it, whoever holds it: that process begins anew there. This mends a
-    damaged one."""
-    if connection.execute(_SET, {"key": name, "reached": number}).rowcount == 0:
-        row = {"name": name, "number": number, "generation": 0}
-        connection.execute(insert(CURSORS), with_macs(vault, CURSORS, [row]))
-    else:
-        write_macs(connection, vault, CURSORS, connection.execute(_FIND, {"key": name}).all())
-
-
-def _change_cursor(
-    connection: Connection, vault: Vault, statement: Update, given: Mapping[str, Any]
-) -> Row[Any] | None:
-    """The cursor after the change, with its code; None where its conditions do not hold, or it is
-    damaged."""
-    key = {"key": given["key"]}
-    # Locked: its code is of what nobody else changes meanwhile.
-    known = connection.execute(_HELD, key).all()
-    if not list(sound_rows(vault, CURSORS, known)):
-        return None
-    if connection.execute(statement, given).rowcount != 1:
-        return None
-    rows = connection.execute(_FIND, key).all()
-    write_macs(connection, vault, CURSORS, rows)
-    return rows[0]
-
 
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins, in Standard Webhooks
@@ -432,7 +281,7 @@ class Webhooks(Source):
         """Ends it: what waits is delivered to nobody."""
         self.find(webhook_id, carrier)
         with self._recorded(actor, "webhook.removed", webhook_id, {}) as connection:
-            connection.execute(_of_webhook(webhook_id, true()))
+            _drop(connection, webhook_id, true())
             connection.execute(delete(CURSORS).where(CURSORS.c.name == webhook_id))
             connection.execute(delete(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id))
 
@@ -441,7 +290,7 @@ class Webhooks(Source):
         found = self.find(webhook_id, carrier)
         with self._recorded(actor, "webhook.replayed", webhook_id, {"after": after}) as connection:
             after = min(after, find_last(connection))
-            connection.execute(_of_webhook(webhook_id, UNDELIVERED.c.number > after))
+            _drop(connection, webhook_id, UNDELIVERED.c.number > after)
             put_cursor(connection, self.vault, webhook_id, after)
         return found
 
@@ -477,10 +326,7 @@ class Webhooks(Source):
             found = [row for one in asked for row in connection.execute(one)]
             again = {"attempts": 0, "due_at": utc_now()}
             rows = [row._asdict() | again for row in sound_rows(self.vault, UNDELIVERED, found)]
-            for part in chunks([row["number"] for row in rows]):
-                connection.execute(_of_webhook(webhook_id, UNDELIVERED.c.number.in_(part)))
-            if rows:
-                connection.execute(insert(UNDELIVERED), with_macs(self.vault, UNDELIVERED, rows))
+            self._replace(connection, webhook_id, [row["number"] for row in rows], rows)
             touch_cursor(connection, self.vault, webhook_id)
         return len(rows)
 
@@ -561,13 +407,21 @@ class Webhooks(Source):
                     lost.append(name)
                     continue
                 replaced = [*one.done, *(row.number for row in one.kept)]
-                for part in chunks(replaced):
-                    connection.execute(_of_webhook(name, UNDELIVERED.c.number.in_(part)))
-                if one.kept:
-                    rows = [{"webhook_id": name, **asdict(row)} for row in one.kept]
-                    kept = with_macs(self.vault, UNDELIVERED, rows)
-                    connection.execute(insert(UNDELIVERED), kept)
+                rows = [{"webhook_id": name, **asdict(row)} for row in one.kept]
+                self._replace(connection, name, replaced, rows)
         return lost
+
+    def _replace(
+        self,
+        connection: Connection,
+        webhook_id: str,
+        numbers: Sequence[int],
+        rows: Sequence[RowValues],
+    ) -> None:
+        for part in chunks(numbers):
+            _drop(connection, webhook_id, UNDELIVERED.c.number.in_(part))
+        if rows:
+            connection.execute(insert(UNDELIVERED), with_macs(self.vault, UNDELIVERED, rows))
 
     def end(self, cursor: Cursor, holder: str, *, actor: str) -> None:
         """Notes that its receiver wants nothing any more; `CursorLost` where people have changed
@@ -653,8 +507,8 @@ def _rows_of(webhook_id: str) -> Select[Any]:
     return select(UNDELIVERED).where(of_webhook).order_by(UNDELIVERED.c.number)
 
 
-def _of_webhook(webhook_id: str, condition: ColumnElement[bool]) -> Delete:
-    return delete(UNDELIVERED).where(UNDELIVERED.c.webhook_id == webhook_id, condition)
+def _drop(connection: Connection, webhook_id: str, condition: ColumnElement[bool]) -> None:
+    connection.execute(delete(UNDELIVERED).where(UNDELIVERED.c.webhook_id == webhook_id, condition))
 
 
 def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:

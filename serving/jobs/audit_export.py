@@ -38,8 +38,7 @@ from engine.errors import SosieError
 from engine.registry.audit import AuditReader, AuditRecord, read_audit
 from engine.registry.damage import write_anchor
 from engine.registry.database import changing, new_id, utc_now
-from engine.registry.store import Reader
-from engine.registry.webhooks import (
+from engine.registry.events import (
     Cursor,
     advance_cursor,
     hold_cursor,
@@ -47,6 +46,7 @@ from engine.registry.webhooks import (
     read_cursors,
     release_cursor,
 )
+from engine.registry.store import Reader
 from schema.lines import LineEventKind
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.sections import AuditSettings

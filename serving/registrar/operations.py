@@ -52,8 +52,9 @@ from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import Campaign
 from engine.registry.cases import CaseRecord
 from engine.registry.database import utc_now
+from engine.registry.documents import ExemptDocument
 from engine.registry.enrollments import Tally
-from engine.registry.lines import ExemptDocument, LineEvent
+from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
 from engine.registry.references import SecondTemplate
 from engine.registry.writer import Writer

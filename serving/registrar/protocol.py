@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from engine.registry.audit import AuditEntry
     from engine.registry.campaigns import Campaign
     from engine.registry.cases import CaseRecord
-    from engine.registry.lines import ExemptDocument, LineEvent
+    from engine.registry.documents import ExemptDocument
+    from engine.registry.lines import LineEvent
     from engine.registry.people import DeathRecord
     from engine.registry.references import SecondTemplate
     from engine.registry.webhooks import WebhookChange

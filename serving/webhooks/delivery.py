@@ -28,18 +28,17 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
 from engine.registry.database import new_id, utc_now
-from engine.registry.events import Event, read_events, read_these
-from engine.registry.webhooks import (
+from engine.registry.events import (
     Cursor,
     CursorLost,
-    Progress,
-    Undelivered,
-    Webhook,
-    Webhooks,
+    Event,
     hold_cursor,
     read_cursors,
+    read_events,
+    read_these,
     release_cursor,
 )
+from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks
 from schema.events import WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks.cloud_event import show_event

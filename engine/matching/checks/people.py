@@ -28,8 +28,8 @@ from engine.matching.policy import Evidence, EvidencePart, FaceScores
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
-from engine.registry.documents import DocumentRecord
-from engine.registry.lines import EndedExemption, ExemptDocument, MovedLine
+from engine.registry.documents import DocumentRecord, EndedExemption, ExemptDocument
+from engine.registry.lines import MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Replacement
 from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_confirmation
 from schema.decisions import Finding

@@ -18,16 +18,10 @@ from engine.registry.accounts import ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.database import restructuring, storage_errors, utc_now
+from engine.registry.events import Cursor, hold_cursor, release_cursor
 from engine.registry.store import Store, every_table
 from engine.registry.upgrade import _CODES_SINCE, upgrade
-from engine.registry.webhooks import (
-    Cursor,
-    Progress,
-    WebhookChange,
-    Webhooks,
-    hold_cursor,
-    release_cursor,
-)
+from engine.registry.webhooks import Progress, WebhookChange, Webhooks
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import ENTRY
 

@@ -26,10 +26,10 @@ from engine.registry.campaigns import Campaign, ListedLine
 from engine.registry.cases import AddedNote
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import DocumentBlock, DocumentRecord
+from engine.registry.documents import DocumentBlock, DocumentRecord, ExemptDocument
 from engine.registry.enrollments import LivenessRecord, Tally
-from engine.registry.events import BEGINNING, read_events, read_page
-from engine.registry.lines import ExemptDocument, LineChange, LineEvent, Reverification
+from engine.registry.events import BEGINNING, hold_cursor, read_cursors, read_events, read_page
+from engine.registry.lines import LineChange, LineEvent, Reverification
 from engine.registry.people import (
     AskedLine,
     DeathRecord,
@@ -43,7 +43,7 @@ from engine.registry.store import Reader, Store, authenticated_tables, every_tab
 from engine.registry.sweeps import JudgedPair as Judged
 from engine.registry.sweeps import SweepChange
 from engine.registry.vault import Vault
-from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, read_cursors
+from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseNote, NoteKind, Outcome

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,12 +142,8 @@ def test_folder_that_is_not_there_is_refused(tmp_path, vault) -> None:
 
 def test_wrong_key_ring_is_refused(store, database_url, key_ring) -> None:
     other = KeyRing.generate()
-    same_name = KeyRing(
-        key_ring.deployment_id, other.rotation, other.lookup, other.audit, other.data
-    )
-    stale = KeyRing(
-        key_ring.deployment_id, key_ring.rotation, key_ring.lookup, key_ring.audit, other.data
-    )
+    same_name = replace(other, deployment_id=key_ring.deployment_id)
+    stale = replace(key_ring, data=other.data)
     for ring, why in ((other, "deployment"), (same_name, "not its keys"), (stale, "data key 1")):
         with pytest.raises(KeyRingForeign, match=why):
             Store.open(database_url, Vault(ring, store.vault.dim), model_digest=MODEL)

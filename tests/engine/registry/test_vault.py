@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.extra.numpy as numpy_strategies
@@ -164,9 +165,7 @@ def test_sealed_value_moved_to_another_row_or_column_is_refused() -> None:
 
 def test_sealed_value_of_another_deployment_is_refused() -> None:
     sealed = VAULT.seal("lines.msisdn", "a", b"data")
-    same_keys = KeyRing(
-        KeyRing.generate().deployment_id, RING.rotation, RING.lookup, RING.audit, RING.data
-    )
+    same_keys = replace(RING, deployment_id=KeyRing.generate().deployment_id)
     for ring in (KeyRing.generate(), same_keys):
         with pytest.raises(SealBroken):
             Vault(ring, DIM).open("lines.msisdn", "a", sealed)

@@ -9,10 +9,17 @@ from sqlalchemy import Column, MetaData, Table, func, insert, select, update
 from engine.errors import NotFound, SealBroken
 from engine.registry.accounts import Carrier
 from engine.registry.database import changing, connect, new_id, restructuring, utc_now
-from engine.registry.events import NewEvent, read_events, read_these, write_events
+from engine.registry.events import (
+    NewEvent,
+    hold_cursor,
+    read_events,
+    read_these,
+    release_cursor,
+    write_events,
+)
 from engine.registry.retention import Job, expire
 from engine.registry.store import Store, upgrade_schema
-from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, release_cursor
+from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from schema.events import EventType
 from schema.phases import Retained
 from tests.tables import tables

@@ -12,10 +12,11 @@ import pytest
 
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
+from engine.registry.events import hold_cursor, read_cursors
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, read_cursors
+from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from serving.webhooks import delivery
 from serving.webhooks.delivery import BACKOFF_S, _Route
 from tests.serving.webhooks.conftest import delivering, happen, receiving, until
