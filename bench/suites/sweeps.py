@@ -264,7 +264,7 @@ def _sweep_all(
     pairs, and the seconds of the groups."""
     joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
     first = planted.first_new
-    pairs = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    pairs = PairTable.of_records(joined.pairs.records)
     group = partial(group_faces, pairs, threshold, make_facts(first), read_vectors=gallery.held)
     groups, group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
@@ -297,12 +297,7 @@ def _sweep_new(
     facts, found = make_facts(total), joined.pairs
 
     def group() -> PairTable:
-        both = PairTable(
-            *(
-                np.concatenate([getattr(one, name) for one in (earlier, found)])
-                for name in ("left", "right", "scores")
-            )
-        )
+        both = PairTable.joined([earlier, PairTable.of_records(found.records)])
         group_faces(both, threshold, facts, read_vectors=gallery.held, fresh=fresh)
         return both
 

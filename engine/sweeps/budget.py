@@ -21,14 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.pair_scores import wilson_interval
-from engine.sweeps.clustering import (
-    Documents,
-    PairTable,
-    ReadVectors,
-    mark_exceptions,
-    strongest_tree,
-)
-from engine.sweeps.groups import FaceFacts, group_faces
+from engine.sweeps.clustering import Documents, PairTable, ReadVectors, mark_exceptions
+from engine.sweeps.groups import FaceFacts, group_faces, strongest_tree
 from engine.sweeps.likelihood import (
     CIRCUMSTANCES,
     DISPUTE,
@@ -137,12 +131,7 @@ def rank_within_budget(
     all among the `decided` pairs of documents would be asked again: it takes no place.
     """
     candidates = choose_pairs(pieces, terms, facts)
-    pairs = PairTable(
-        *(
-            np.concatenate([getattr(one, name) for one in (earlier, candidates.pairs)])
-            for name in ("left", "right", "scores")
-        )
-    )
+    pairs = PairTable.joined([earlier, candidates.pairs])
     groups = group_faces(
         pairs, terms.threshold, facts, read_vectors=read_vectors, fresh=fresh, is_whole=False
     )
@@ -206,7 +195,7 @@ def _keep_best(
 ) -> PairTable:
     most = PAIRS_A_CASE * terms.budget
     values = np.empty(0)
-    kept = PairTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    kept = PairTable.joined([])
     for piece in pieces():
         one, other, is_between, is_excepted = _place(piece, facts)
         wanted = is_between & ~is_excepted
@@ -216,16 +205,11 @@ def _keep_best(
         for name, codes in near.items():
             found += log_ratios(codes, estimates[name], excess[places] if name == OPENING else 0.0)
         values = np.concatenate([values, found])
-        kept = PairTable(
-            *(
-                np.concatenate([getattr(some, column) for some in (kept, more)])
-                for column in ("left", "right", "scores")
-            )
-        )
+        kept = PairTable.joined([kept, more])
         # Ties by score, then by ids: the same gallery gives the same pairs.
         best = np.lexsort((kept.right, kept.left, -kept.scores, -values))[:most]
         values = values[best]
-        kept = PairTable(kept.left[best], kept.right[best], kept.scores[best])
+        kept = kept.at(best)
     return kept
 
 

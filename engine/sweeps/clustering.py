@@ -6,24 +6,22 @@ possible inside clusters, and as few that are not linked; near pairs (see `find_
 neither. That is hard to reach and easy to approximate:
 
 1. *Merge.* Two clusters may merge where more than half of the pairs between them are linked, of
-   those that are not near. The clusters with the greatest such share go first, then those with the
-   highest mean score, then the smallest documents.
+   those that are not near: first the greatest such share, then the highest mean score, then the
+   smallest documents.
 2. *Move.* One document at a time moves to the cluster where it is linked best, or out of its own
    if it is not linked to more than half of it: a stranger's high score may have brought it there.
 3. Repeat until nothing is gained; each step gains, so there is an end.
 
-Two strangers who are linked through a third are therefore never one cluster: of three pairs one is
-missing, so one of them would be linked to half of the others.
+So two strangers who are linked through a third are never one cluster: one pair of three is missing.
 
-Merging in that order is reducible: a merge never makes a third cluster a better partner than the
-better of the two was. So all clusters that are each other's best partner can merge at once, with
-the same result (Murtagh 1983). A round is a few passes over arrays, and a million links take a few
-dozen rounds.
+A merge never makes a third cluster a better partner than the better of the two was. So all clusters
+that are each other's best partner can merge at once, with the same result (Murtagh 1983): a million
+links take a few dozen rounds, each a few passes over arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -32,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import exact_scores
+from indexes.joining import RECORD, Records
 
 Documents = NDArray[np.int64]
 
@@ -40,7 +39,7 @@ Documents = NDArray[np.int64]
 class Owners:
     """The document of each live reference: `references` int64[n] ascending, `documents` int64[n].
 
-    Documents are numbers here; only their order matters, which decides between equal scores.
+    Documents are numbers; their order decides between equal scores.
     """
 
     references: NDArray[np.int64]
@@ -63,10 +62,7 @@ class Owners:
         return np.where(self.references[places] == references, self.documents[places], -1)
 
     def of_any(self, holdings: Sequence[Sequence[int]]) -> Documents:
-        """int64[k]: the document of each list of references, by those that are known here.
-
-        -1 if none is. No list is empty.
-        """
+        """int64[k]: the document of each list of references, none empty; -1 if none is known."""
         sizes = [len(references) for references in holdings]
         flat = np.array([key for references in holdings for key in references], np.int64)
         if not len(flat):
@@ -79,18 +75,39 @@ class Owners:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LinkTable:
-    """Pairs of documents with similar faces: int64[m], int64[m], float32[m].
+class PairTable:
+    """Pairs of references of different documents: int64[m], int64[m], float32[m]; left < right."""
 
-    left < right, ascending by both, each pair once.
-    """
-
-    left: Documents
-    right: Documents
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
     scores: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.left)
+
+    @classmethod
+    def of_records(cls, records: Records) -> Self:
+        """From pairs as a join keeps them."""
+        return cls(*(np.ascontiguousarray(records[name]) for name in RECORD.names or ()))
+
+    @classmethod
+    def joined(cls, tables: Sequence[PairTable]) -> Self:
+        """All of these, one after the other."""
+        return cls(
+            np.concatenate([np.empty(0, np.int64), *(table.left for table in tables)]),
+            np.concatenate([np.empty(0, np.int64), *(table.right for table in tables)]),
+            np.concatenate([np.empty(0, np.float32), *(table.scores for table in tables)]),
+        )
+
+    def at(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Self:
+        """The pairs in these rows, or marked in bool[m]."""
+        return type(self)(self.left[rows], self.right[rows], self.scores[rows])
+
+
+class LinkTable(PairTable):
+    """Pairs of documents with similar faces, ascending by both, each pair once."""
+
+    __slots__ = ()
 
     @classmethod
     def of(cls, one: Documents, other: Documents, scores: NDArray[np.float32]) -> Self:
@@ -98,27 +115,19 @@ class LinkTable:
         left, right = np.minimum(one, other), np.maximum(one, other)
         order = np.lexsort((-scores, right, left))
         left, right, scores = left[order], right[order], scores[order]
-        is_first = np.ones(len(left), np.bool_)
-        is_first[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+        is_first = _is_new(left) | _is_new(right)
         return cls(left[is_first], right[is_first], scores[is_first])
 
     @classmethod
-    def joined(cls, tables: Sequence[LinkTable]) -> Self:
+    def joined(cls, tables: Sequence[PairTable]) -> Self:
         """From tables that may share pairs."""
-        return cls.of(
-            np.concatenate([np.empty(0, np.int64), *(table.left for table in tables)]),
-            np.concatenate([np.empty(0, np.int64), *(table.right for table in tables)]),
-            np.concatenate([np.empty(0, np.float32), *(table.scores for table in tables)]),
-        )
+        both = PairTable.joined(tables)
+        return cls.of(both.left, both.right, both.scores)
 
     def ends(self) -> tuple[Documents, NDArray[np.int64], NDArray[np.int64]]:
         """The documents, ascending, and the indices of the left and the right ends among them."""
         documents, places = np.unique(np.concatenate([self.left, self.right]), return_inverse=True)
         return documents, places[: len(self)], places[len(self) :]
-
-    def at(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> LinkTable:
-        """The links in these rows, or marked in bool[m]."""
-        return LinkTable(self.left[rows], self.right[rows], self.scores[rows])
 
 
 def link_documents(pairs: PairTable, owners: Owners, exceptions: Documents) -> LinkTable:
@@ -150,19 +159,6 @@ def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> 
     return np.isin(pairs, low * width + high)
 
 
-def number_exceptions(
-    exceptions: Iterable[tuple[str, str]], references: Mapping[str, Sequence[int]], owners: Owners
-) -> Documents:
-    """int64[k, 2]: judged pairs of document ids as documents of `owners`.
-
-    `references` are the live references of each document; a pair with a document that has none is
-    left out.
-    """
-    known = [pair for pair in sorted(exceptions) if all(references.get(key) for key in pair)]
-    documents = owners.of_any([references[key] for pair in known for key in pair]).reshape(-1, 2)
-    return documents[(documents >= 0).all(axis=1)]
-
-
 SLACK = 0.05
 """In cosine. Two strangers who both score 0.6 with a third score 0.36 with each other, give or take
 0.06; of pairs of references of one person one in a thousand misses 0.55."""
@@ -184,11 +180,10 @@ def find_near(
 ) -> LinkTable:
     """Pairs of documents in one component of `links`, from `threshold - SLACK` to `threshold`.
 
-    The threshold of a sweep keeps strangers apart in half a million million comparisons. Among a
-    few documents that are linked already it asks too much: of three identities of one person the
-    third pair may lie just below, and looks like two strangers linked through a third. So every
-    pair inside a component is scored, and one at most `SLACK` below the threshold counts neither
-    for nor against. `exceptions` (see `link_documents`) are never near.
+    A sweep's threshold keeps strangers apart in half a million million comparisons, and asks too
+    much among documents that are linked already: of three identities of one person the third pair
+    may lie just below. So a pair inside a component at most `SLACK` below it counts neither for nor
+    against. `exceptions` (see `link_documents`) are never near.
     """
     best = score_components(links, owners, exceptions, read_vectors)
     scores = best.scores.astype(np.float64)
@@ -501,47 +496,3 @@ def _sort(
     starts = np.searchsorted(labels, names).tolist()
     ends = np.searchsorted(labels, names, side="right").tolist()
     return rows[order], [slice(start, end) for start, end in zip(starts, ends, strict=True)]
-
-
-Edge = tuple[int, int]
-"""Two node numbers, the smaller first."""
-
-
-def strongest_tree(count: int, edges: Sequence[Edge], scores: Sequence[float]) -> list[int]:
-    """Indices of the edges of the maximum spanning forest (Kruskal 1956), strongest first.
-
-    Of equal scores the edge of smaller nodes comes first.
-    """
-    parents = list(range(count))
-
-    def root_of(node: int) -> int:
-        while parents[node] != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
-        return node
-
-    tree: list[int] = []
-    for number in sorted(range(len(edges)), key=lambda one: (-scores[one], edges[one])):
-        one, other = (root_of(node) for node in edges[number])
-        if one != other:
-            parents[one] = other
-            tree.append(number)
-        if len(tree) == count - 1:
-            break
-    return tree
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PairTable:
-    """Pairs of references of different documents: int64[m], int64[m], float32[m]; left < right."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-    def at(self, rows: NDArray[np.bool_]) -> PairTable:
-        """The pairs marked in bool[m]."""
-        return PairTable(self.left[rows], self.right[rows], self.scores[rows])

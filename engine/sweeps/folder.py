@@ -153,7 +153,7 @@ class SweepFolder:
         try:
             sizes = [path.stat().st_size for path in paths]
             ids = np.fromfile(paths[0], _ID_TYPE).astype(np.int64)
-            found = _read_pairs(paths[1])
+            found = PairTable.of_records(np.fromfile(paths[1], RECORD))
         except OSError:
             return None
         if sizes != [ids.nbytes, RECORD.itemsize * len(found)] or not (ids[1:] > ids[:-1]).all():
@@ -163,7 +163,7 @@ class SweepFolder:
     def drop_references(self, references: Collection[int]) -> None:
         """Removes the pairs of these references from what the next sweep needs."""
         try:
-            found = _read_pairs(self.path / _PAIRS)
+            found = PairTable.of_records(np.fromfile(self.path / _PAIRS, RECORD))
         except OSError:
             return
         gone = np.fromiter(references, np.int64, len(references))
@@ -189,13 +189,6 @@ class SweepFolder:
             return SweepStatus(SweepProgress(**kept.pop("progress")), **kept)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return SweepStatus()
-
-
-def _read_pairs(path: Path) -> PairTable:
-    """Raises `OSError` if there is no file."""
-    records = np.fromfile(path, RECORD)
-    columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
-    return PairTable(*columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from engine.errors import NotFound, RegistryError, SweepOver
 from engine.matching.calibration import Calibration
 from engine.registry.database import is_id
 from engine.registry.store import Reader
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.groups import find_weakest, make_group
-from engine.sweeps.risk import rank
-from schema.sweeps import Group, GroupKind, SweepRecord, SweepState
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from engine.sweeps.reload import DoneSweep
+from schema.sweeps import SweepRecord, SweepState
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +132,7 @@ class SweepRetention:
     def _rewrite(self, record: SweepRecord, folder: SweepFolder, document_id: str | None) -> None:
         try:
             # Slow to import, and optional for a service.
-            from engine.sweeps.reload import DoneSweep  # noqa: PLC0415
+            from engine.sweeps.outputs import DoneSweep, erase_from_files  # noqa: PLC0415
 
             sweep = DoneSweep.of(record, folder)
         except (ImportError, RegistryError, SweepOver) as error:
@@ -178,93 +169,3 @@ class SweepRetention:
 
 def _has_stayed(record: SweepRecord, until: datetime) -> bool:
     return record.ended_at is not None and record.ended_at <= until
-
-
-_SIDES = ("left_document", "right_document")
-
-
-def erase_from_files(
-    sweep: DoneSweep,
-    reader: Reader,
-    calibration: Calibration,
-    document_id: str | None = None,
-    console: str = "",
-) -> None:
-    """Rewrites a sweep's files without a document, or without all erased ones: all of them, for
-    those that tell who is named may have been rewritten before a crash.
-
-    A group of one face keeps its key, by which its case is known, with the members left; with less
-    than two of them it is removed, and any other group with none. The counts in the registry's row
-    of the sweep stay: they name nobody.
-    """
-    named = set(_list_documents(sweep))
-    gone = _find_erased(named, reader) if document_id is None else named & {document_id}
-    # Not above: a service runs without pyarrow and Jinja2.
-    from engine.sweeps.outputs import write_findings  # noqa: PLC0415
-
-    threshold = sweep.record.terms.threshold
-    left = replace(
-        sweep,
-        pairs=_without(sweep.pairs, gone),
-        groups=rank(
-            without_documents(
-                sweep.groups, gone, threshold, is_ranked=sweep.record.terms.budget is not None
-            )
-        ),
-    )
-    contents = left.contents(reader, calibration, console=console)
-    write_findings(sweep.folder, sweep.about, left.pairs, contents)
-
-
-def without_documents(
-    groups: Iterable[Group], gone: Collection[str], threshold: float, *, is_ranked: bool = False
-) -> Iterable[Group]:
-    """The groups without these documents; groups of nothing else are removed.
-
-    Of a sweep with a budget (`is_ranked`) they keep the terms by which they were chosen.
-    """
-    for group in groups:
-        links, severed = (
-            [one for one in some if one.left not in gone and one.right not in gone]
-            for some in (group.links, group.severed)
-        )
-        members = [one for one in group.identities if one.document_id not in gone]
-        if group.kind is GroupKind.ONE_FACE:
-            if links and is_ranked:
-                weakest = find_weakest(links)
-                yield replace(
-                    group,
-                    identities=tuple(members),
-                    links=tuple(links),
-                    severed=tuple(severed),
-                    weakest=weakest,
-                )
-            elif links:
-                yield make_group(group.key, members, links, severed, threshold)
-        elif members:
-            yield replace(group, identities=tuple(members))
-
-
-def _find_erased(named: Collection[str], reader: Reader) -> set[str]:
-    asked = sorted(named)
-    known = reader.documents_by_id(asked)
-    return {key for key in asked if key not in known or known[key].is_erased}
-
-
-def _list_documents(sweep: DoneSweep) -> Iterable[str]:
-    for side in _SIDES:
-        yield from sweep.pairs[side].unique().to_pylist()
-    for group in sweep.groups:
-        yield from (one.document_id for one in group.identities)
-        for link in (*group.links, *group.severed):
-            yield from (link.left, link.right)
-
-
-def _without(pairs: pa.Table, gone: Collection[str]) -> pa.Table:
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.compute as pc  # noqa: PLC0415
-
-    erased = pa.array(sorted(gone), pa.string())
-    for side in _SIDES:
-        pairs = pairs.filter(pc.invert(pc.is_in(pairs[side], value_set=erased)))
-    return pairs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -28,7 +28,6 @@ from engine.sweeps.clustering import (
     label_components,
     link_documents,
     score_components,
-    strongest_tree,
 )
 from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
 from schema.sweeps import Group, GroupKind, Identity, Link, RiskTerm
@@ -88,6 +87,34 @@ def group_key(kind: GroupKind, document_ids: Iterable[str], line_ids: Iterable[s
     """32 hexadecimal digits, the same for the same kind and members in any order."""
     members = "\n".join([kind.value, *sorted(document_ids), "", *sorted(line_ids)])
     return hashlib.sha256(members.encode()).hexdigest()[:_KEY_HEX]
+
+
+Edge = tuple[int, int]
+"""Two node numbers, the smaller first."""
+
+
+def strongest_tree(count: int, edges: Sequence[Edge], scores: Sequence[float]) -> list[int]:
+    """Indices of the edges of the maximum spanning forest (Kruskal 1956), strongest first.
+
+    Of equal scores the edge of smaller nodes comes first.
+    """
+    parents = list(range(count))
+
+    def root_of(node: int) -> int:
+        while parents[node] != node:
+            parents[node] = parents[parents[node]]
+            node = parents[node]
+        return node
+
+    tree: list[int] = []
+    for number in sorted(range(len(edges)), key=lambda one: (-scores[one], edges[one])):
+        one, other = (root_of(node) for node in edges[number])
+        if one != other:
+            parents[one] = other
+            tree.append(number)
+        if len(tree) == count - 1:
+            break
+    return tree
 
 
 def find_weakest(links: Sequence[Link]) -> Link | None:
@@ -175,6 +202,27 @@ def make_group(
         terms=terms,
         severed=tuple(severed),
     )
+
+
+def without_documents(
+    groups: Iterable[Group], gone: Collection[str], threshold: float, *, is_ranked: bool = False
+) -> Iterable[Group]:
+    """The groups without these documents; groups of nothing else are removed.
+
+    Of a sweep with a budget (`is_ranked`) they keep the terms by which they were chosen.
+    """
+    for group in groups:
+        links, severed = (
+            [one for one in some if one.left not in gone and one.right not in gone]
+            for some in (group.links, group.severed)
+        )
+        members = [one for one in group.identities if one.document_id not in gone]
+        if group.kind is GroupKind.ONE_FACE:
+            if links:
+                made = make_group(group.key, members, links, severed, threshold)
+                yield replace(made, risk=group.risk, terms=group.terms) if is_ranked else made
+        elif members:
+            yield replace(group, identities=tuple(members))
 
 
 def _name(links: LinkTable, identities: Mapping[int, Identity]) -> tuple[Link, ...]:

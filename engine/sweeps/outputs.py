@@ -1,4 +1,5 @@
-"""The outputs of a sweep: tables, groups and report in its folder, and its summary.
+"""The outputs of a sweep: tables, groups and report in its folder, and its summary; and a done
+sweep, read from these for a new report or a rewrite.
 
 Tables are Parquet, and CSV that a spreadsheet opens without harm. Rows hold ids, codes, counts and
 scores, never a name or a number in the clear.
@@ -6,31 +7,37 @@ scores, never a name or a number in the clear.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import structs
+from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from engine.atomic_files import replacing
 from engine.cases.decided import read_decided
+from engine.cases.precision import measure_precision, read_plain
+from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration
 from engine.registry.store import Reader
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import Owners, PairTable
-from engine.sweeps.folder import SweepFolder, write_groups
-from engine.sweeps.reload import make_contents
-from engine.sweeps.report.contents import ReportedSweep, ReportInput
+from engine.sweeps.folder import GroupFile, SweepFolder, write_groups
+from engine.sweeps.groups import without_documents
+from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
-from engine.sweeps.risk import RankedOutlet, Seller
+from engine.sweeps.risk import LIVENESS_WINDOW, RankedOutlet, Seller, rank, rank_outlets, summarise
 from engine.sweeps.sweep_run import SweepResult
 from schema.cases import Outcome
-from schema.sweeps import Group, Identity, LineFact
+from schema.decisions import Comparison
+from schema.reasons import Decision
+from schema.sweeps import Group, Identity, LineFact, SweepRecord, SweepState
 
 
 def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:
@@ -139,32 +146,21 @@ def _link_columns(groups: Sequence[Group]) -> dict[str, pa.Array]:
 
 def seller_table(sellers: Sequence[Seller]) -> pa.Table:
     """One row per outlet or carrier, in the order given."""
-    return pa.table(
-        {
-            "carrier": pa.array([one.carrier for one in sellers], pa.string()),
-            "outlet": pa.array([one.outlet for one in sellers], pa.string()),
-            "groups": pa.array([one.groups for one in sellers], pa.int64()),
-            "identities": pa.array([one.identities for one in sellers], pa.int64()),
-            "lines": pa.array([one.lines for one in sellers], pa.int64()),
-            "disputed_lines": pa.array([one.disputed_lines for one in sellers], pa.int64()),
-            "highest_risk": pa.array([one.highest_risk for one in sellers], pa.float64()),
-        }
-    )
+    counts = ("groups", "identities", "lines", "disputed_lines")
+    return _tabulate(sellers, counts, "highest_risk")
 
 
 def liveness_table(outlets: Sequence[RankedOutlet]) -> pa.Table:
     """One row per outlet where liveness checks failed, in the order given."""
+    return _tabulate(outlets, ("signed", "signed_failed", "judged", "judged_failed"), "lowest")
+
+
+def _tabulate(rows: Sequence[Any], counts: Sequence[str], share: str) -> pa.Table:
+    """Columns `carrier` and `outlet`, these counts, and a float64."""
+    kinds = dict.fromkeys(("carrier", "outlet"), pa.string()) | dict.fromkeys(counts, pa.int64())
     columns: dict[str, pa.Array] = {
-        name: pa.array([getattr(one, name) for one in outlets], kind)
-        for name, kind in (
-            ("carrier", pa.string()),
-            ("outlet", pa.string()),
-            ("signed", pa.int64()),
-            ("signed_failed", pa.int64()),
-            ("judged", pa.int64()),
-            ("judged_failed", pa.int64()),
-            ("lowest", pa.float64()),
-        )
+        name: pa.array([getattr(one, name) for one in rows], kind)
+        for name, kind in (kinds | {share: pa.float64()}).items()
     }
     return pa.table(columns)
 
@@ -301,3 +297,185 @@ def _describe(result: SweepResult, cost: SweepCost) -> ReportedSweep:
         ),
         ranking=_tell(result),
     )
+
+
+_EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DoneSweep:
+    """A done sweep as read from its folder; `pairs` as made by `outputs.pair_table`."""
+
+    record: SweepRecord
+    folder: SweepFolder
+    pairs: pa.Table
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, record: SweepRecord, folder: SweepFolder) -> DoneSweep:
+        """Reads the files; `SweepOver` if the sweep is not done or its files are gone,
+        `RegistryError` if one is damaged."""
+        if record.state is not SweepState.DONE:
+            raise SweepOver(
+                f"the sweep is {record.state.value}: it has a report only when it is done"
+            )
+        if not folder.groups.exists():
+            raise SweepOver("what this sweep found is not kept any more: sweep again")
+        try:
+            pairs = parquet.read_table(folder.pairs)
+        except (OSError, pa.ArrowException) as error:
+            raise RegistryError(f"{folder.pairs} cannot be read: sweep again") from error
+        file = GroupFile.open(folder.groups)
+        return cls(record, folder, pairs, file.page(len(file)))
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """The metadata of the tables."""
+        kept = self.pairs.schema.metadata or {}
+        return {key.decode().removeprefix("sosie."): text.decode() for key, text in kept.items()}
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """float32[m]: scores of all pairs except those judged to be two persons."""
+        is_excepted = pc.is_in(self.pairs["outcome"], value_set=pa.array(_EXCEPTED))
+        scores: NDArray[np.float32] = self.pairs["score"].filter(pc.invert(is_excepted)).to_numpy()
+        return scores
+
+    def cases(self, reader: Reader) -> dict[str, str]:
+        """Current case ids by group key."""
+        found = reader.cases.of_groups([group.key for group in self.groups])
+        return {key: case.id for key, case in found.items()}
+
+    def contents(
+        self,
+        reader: Reader,
+        calibration: Calibration,
+        crops: Mapping[str, bytes] | None = None,
+        console: str = "",
+    ) -> ReportInput:
+        """The contents of a report, with the judgements made meanwhile."""
+        found = self.record.summary or {}
+        sweep = ReportedSweep(
+            id=self.record.id,
+            terms=self.record.terms,
+            made_at=self.record.ended_at or self.record.created_at,
+            sequence=self.record.sequence or 0,
+            references=found["references"],
+            comparisons=found["comparisons"],
+            seconds=found["seconds"],
+            same_document_pairs=found["same_document_pairs"],
+            excepted_pairs=found["excepted_pairs"],
+            ranking=found.get("ranking"),
+        )
+        return make_contents(
+            sweep, self.scores, self.groups, self.cases(reader), reader, calibration, crops, console
+        )
+
+
+def make_contents(
+    sweep: ReportedSweep,
+    scores: NDArray[np.float32],
+    groups: Sequence[Group],
+    cases: Mapping[str, str],
+    reader: Reader,
+    calibration: Calibration,
+    crops: Mapping[str, bytes] | None = None,
+    console: str = "",
+) -> ReportInput:
+    """The contents of a report; `cases`: case id by group key."""
+    rate = calibration.fmr_at(sweep.terms.threshold, Comparison.FUSED)
+    return ReportInput(
+        sweep=sweep,
+        chance=Chance(
+            false_pairs=rate.times(sweep.comparisons),
+            curve=calibration.curve(Comparison.FUSED),
+            source=calibration.source,
+        ),
+        scores=scores,
+        groups=groups,
+        summary=summarise(groups),
+        liveness=rank_outlets(
+            reader.liveness_counts(sweep.made_at - LIVENESS_WINDOW, sweep.made_at)
+        ),
+        fraud_in_use=reader.cases.count_fraud(),
+        judged=measure_precision(read_plain(reader)),
+        cases=cases,
+        carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
+        crops=crops or {},
+        console=console,
+    )
+
+
+_LIVE = "live"
+_MOST_FACES = 20
+
+
+def gather_faces(reader: Reader, document_ids: Sequence[str]) -> dict[str, bytes]:
+    """An aligned face that is kept of each document, as a JPEG or PNG file: one that its reference
+    was made of, else its newest; a live one before a portrait.
+
+    Refused attempts do not count, since they may show somebody else. A document without a kept face
+    is left out. The caller audits this access to personal data.
+    """
+    faces = {}
+    for document, found in reader.cases.faces(document_ids, _MOST_FACES).items():
+        sound = [one for one in found if one.decision != Decision.REJECTED]
+        sound.sort(key=lambda one: (not one.is_of_reference, one.crop.photograph != _LIVE))
+        if sound:
+            faces[document] = sound[0].image
+    return faces
+
+
+_SIDES = ("left_document", "right_document")
+
+
+def erase_from_files(
+    sweep: DoneSweep,
+    reader: Reader,
+    calibration: Calibration,
+    document_id: str | None = None,
+    console: str = "",
+) -> None:
+    """Rewrites a sweep's files without a document, or without all erased ones: all of them, for
+    those that tell who is named may have been rewritten before a crash.
+
+    A group of one face keeps its key, by which its case is known, with the members left; with less
+    than two of them it is removed, and any other group with none. The counts in the registry's row
+    of the sweep stay: they name nobody.
+    """
+    named = set(_list_documents(sweep))
+    gone = _find_erased(named, reader) if document_id is None else named & {document_id}
+    threshold = sweep.record.terms.threshold
+    left = replace(
+        sweep,
+        pairs=_without(sweep.pairs, gone),
+        groups=rank(
+            without_documents(
+                sweep.groups, gone, threshold, is_ranked=sweep.record.terms.budget is not None
+            )
+        ),
+    )
+    contents = left.contents(reader, calibration, console=console)
+    write_findings(sweep.folder, sweep.about, left.pairs, contents)
+
+
+def _find_erased(named: Collection[str], reader: Reader) -> set[str]:
+    asked = sorted(named)
+    known = reader.documents_by_id(asked)
+    return {key for key in asked if key not in known or known[key].is_erased}
+
+
+def _list_documents(sweep: DoneSweep) -> Iterable[str]:
+    for side in _SIDES:
+        yield from sweep.pairs[side].unique().to_pylist()
+    for group in sweep.groups:
+        yield from (one.document_id for one in group.identities)
+        for link in (*group.links, *group.severed):
+            yield from (link.left, link.right)
+
+
+def _without(pairs: pa.Table, gone: Collection[str]) -> pa.Table:
+    erased = pa.array(sorted(gone), pa.string())
+    for side in _SIDES:
+        pairs = pairs.filter(pc.invert(pc.is_in(pairs[side], value_set=erased)))
+    return pairs

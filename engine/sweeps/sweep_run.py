@@ -6,7 +6,7 @@ tile, and the steps after them take seconds and are repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,14 +21,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
-from engine.sweeps.clustering import (
-    Documents,
-    Owners,
-    PairTable,
-    ReadVectors,
-    mark_exceptions,
-    number_exceptions,
-)
+from engine.sweeps.clustering import Documents, Owners, PairTable, ReadVectors, mark_exceptions
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
     FaceFacts,
@@ -41,7 +34,6 @@ from engine.sweeps.likelihood import Openings, Particulars, ReadParticulars, Sco
 from engine.sweeps.risk import rank
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
-from indexes.joining.tiling import Records
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
 from schema.sweeps import Group, Identity, SweepTerms
@@ -96,7 +88,6 @@ def _cases(reader: Reader, kind: CaseKind) -> Iterator[CaseRecord]:
 
 
 _LOOKED_UP = 50_000
-_NOTHING = PairTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 class Join(Protocol):
@@ -167,6 +158,19 @@ def read_facts(reader: Reader, references: Ids | None) -> FaceFacts:
         else Owners(*reader.facts.document_owner_array())
     )
     return FaceFacts(owners, number_exceptions(judged, held, owners), reader.facts.identities_of)
+
+
+def number_exceptions(
+    exceptions: Iterable[tuple[str, str]], references: Mapping[str, Sequence[int]], owners: Owners
+) -> Documents:
+    """int64[k, 2]: judged pairs of document ids as documents of `owners`.
+
+    `references` are the live references of each document; a pair with a document that has none is
+    left out.
+    """
+    known = [pair for pair in sorted(exceptions) if all(references.get(key) for key in pair)]
+    documents = owners.of_any([references[key] for pair in known for key in pair]).reshape(-1, 2)
+    return documents[(documents >= 0).all(axis=1)]
 
 
 def run_sweep(
@@ -249,7 +253,7 @@ def _rank(
         judged=decisions.judged,
     )
     ranking = rank_within_budget(
-        lambda: map(_columns, joined.pairs.pieces()),
+        lambda: map(PairTable.of_records, joined.pairs.pieces()),
         terms,
         facts,
         earlier=_keep_earlier(task),
@@ -269,7 +273,7 @@ def _rank(
         compared=len(joined.ids),
         new=len(joined.ids) if fresh is None else len(fresh),
         bounds=joined.pairs.bounds,
-        covered=Covered(joined.ids, _join(_keep_earlier(task), chosen)),
+        covered=Covered(joined.ids, PairTable.joined([_keep_earlier(task), chosen])),
         ranking=ranking,
         expected_true=expect_true((group.risk for group in ranking.groups), decisions.decided),
     )
@@ -291,14 +295,9 @@ def _keep_within(pairs: PairTable, groups: Sequence[Group]) -> PairTable:
 
 
 def _keep_earlier(task: SweepTask) -> PairTable:
-    earlier = _NOTHING if task.known is None else task.known.pairs
+    earlier = PairTable.joined([]) if task.known is None else task.known.pairs
     # In float64, since numpy would round the threshold to the scores' float32.
     return earlier.at(earlier.scores.astype(np.float64) >= task.terms.threshold)
-
-
-def _columns(records: Records) -> PairTable:
-    columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
-    return PairTable(*columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -378,12 +377,12 @@ class _Found:
 
 
 def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
-    found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
+    found = PairTable.of_records(joined.pairs.records)
     earlier = _keep_earlier(task)
     ends = (found.left, found.right, earlier.left, earlier.right)
     facts = read_facts(reader, np.unique(np.concatenate(ends)))
     pairs, same_document = _part(found, facts.owners)
-    whole = _join(_part(earlier, facts.owners)[0], pairs)
+    whole = PairTable.joined([_part(earlier, facts.owners)[0], pairs])
     return _Found(facts, pairs, whole, same_document)
 
 
@@ -393,14 +392,6 @@ def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
     there = (left >= 0) & (right >= 0)
     between = there & (left != right)
     return pairs.at(between), int(there.sum() - between.sum())
-
-
-def _join(some: PairTable, others: PairTable) -> PairTable:
-    return PairTable(
-        np.concatenate([some.left, others.left]),
-        np.concatenate([some.right, others.right]),
-        np.concatenate([some.scores, others.scores]),
-    )
 
 
 def _find_excepted(pairs: PairTable, facts: FaceFacts) -> NDArray[np.bool_]:

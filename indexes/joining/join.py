@@ -16,7 +16,7 @@ from indexes.errors import IdInvalid, PairsExceeded, SearchInvalid, VectorInvali
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS
+from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS, Records
 from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
@@ -24,7 +24,7 @@ from indexes.joining.checkpoint import (
     split_ids,
     stored_subject,
 )
-from indexes.joining.tiling import Pairs, Records, References, Tiling, no_check
+from indexes.joining.tiling import Pairs, References, Tiling, no_check
 
 
 @dataclass(frozen=True, slots=True)

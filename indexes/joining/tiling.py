@@ -22,10 +22,7 @@ from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import STRETCH, Found
 from indexes.exact.prefix import Axes, find_axes
 from indexes.exact.scanner import Scanner
-from indexes.joining import PIECE_RECORDS, RECORD
-
-Records = NDArray[np.void]
-"""Pairs as `RECORD`s."""
+from indexes.joining import PIECE_RECORDS, RECORD, Records
 
 
 class Pairs:

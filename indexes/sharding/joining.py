@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from indexes.base import Ids, Vectors, check_threshold
 from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
-from indexes.joining import PAIRS_LIMIT, RECORD
+from indexes.joining import PAIRS_LIMIT, RECORD, Records
 from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
@@ -32,7 +32,7 @@ from indexes.joining.checkpoint import (
     stored_subject,
 )
 from indexes.joining.join import JoinedGallery, Report, make_tiles, name_known
-from indexes.joining.tiling import Pairs, Records, no_check, sort_records
+from indexes.joining.tiling import Pairs, no_check, sort_records
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import Placement, Shard
 

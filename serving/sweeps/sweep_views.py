@@ -271,7 +271,7 @@ def issue_report(
     expired.
     """
     # Not above: a service runs without pyarrow and Jinja2.
-    from engine.sweeps.reload import DoneSweep, gather_faces  # noqa: PLC0415
+    from engine.sweeps.outputs import DoneSweep, gather_faces  # noqa: PLC0415
     from engine.sweeps.report.page import write_report  # noqa: PLC0415
     from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from engine.formatting import plural
-from engine.sweeps.clustering import Edge, strongest_tree
+from engine.sweeps.groups import Edge, strongest_tree
 from engine.sweeps.report.contents import (
     KIND_NAMES,
     ReportInput,

@@ -17,8 +17,7 @@ from engine.sweeps import budget, likelihood
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
 from engine.sweeps.clustering import Owners, PairTable
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.folder_retention import without_documents
-from engine.sweeps.groups import FaceFacts
+from engine.sweeps.groups import FaceFacts, without_documents
 from engine.sweeps.likelihood import (
     CIRCUMSTANCES,
     NAME,

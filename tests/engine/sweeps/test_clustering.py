@@ -19,8 +19,8 @@ from engine.sweeps.clustering import (
     _Ties,
     cluster_links,
     find_near,
-    strongest_tree,
 )
+from engine.sweeps.groups import strongest_tree
 
 Scores = dict[tuple[int, int], float]
 

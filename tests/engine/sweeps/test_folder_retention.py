@@ -2,8 +2,7 @@
 
 from itertools import combinations
 
-from engine.sweeps.folder_retention import without_documents
-from engine.sweeps.groups import make_group
+from engine.sweeps.groups import make_group, without_documents
 from schema.sweeps import Group, GroupKind, Identity, Link
 
 THRESHOLD = 0.6

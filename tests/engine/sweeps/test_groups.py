@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sweeps.clustering import Owners, PairTable, number_exceptions
+from engine.sweeps.clustering import Owners, PairTable
 from engine.sweeps.groups import (
     FaceFacts,
     ForeignFace,
@@ -19,6 +19,7 @@ from engine.sweeps.groups import (
     groups_of_documents,
     groups_of_lines,
 )
+from engine.sweeps.sweep_run import number_exceptions
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link
 
 THRESHOLD = 0.6

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from engine.sweeps.clustering import LinkTable, Owners, PairTable, link_documents, number_exceptions
+from engine.sweeps.clustering import LinkTable, Owners, PairTable, link_documents
+from engine.sweeps.sweep_run import number_exceptions
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 

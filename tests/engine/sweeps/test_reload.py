@@ -15,7 +15,7 @@ from engine.registry.cases import NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord
 from engine.sweeps.folder import GroupFile, write_groups
-from engine.sweeps.reload import gather_faces
+from engine.sweeps.outputs import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from tests.engine.registry.conftest import enroll
