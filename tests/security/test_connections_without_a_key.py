@@ -40,7 +40,6 @@ CONFIG = ProxyConfig(
     connections_per_address=200,
     header_timeout_s=10,
 )
-Activation = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")

@@ -132,12 +132,6 @@ def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(bounded, enroll) -
         assert kinds == (["stolen_document"] if key == "b2" else [])
 
 
-def test_where_face_and_document_agree_everything_is_told(bounded, enroll, faces) -> None:
-    mine = {"live": faces["later"], "portrait": faces["portrait"]}
-    shown = bounded.read(enroll("r1", document=NAMED_OTHERWISE, msisdn=IN_USE, **mine))
-    assert [one["reason"] for one in shown["reasons"]] == ["NAME_MISMATCH", "LINE_IN_USE"]
-
-
 def test_rejections_are_counted_by_key_and_an_approval_takes_one_off(
     start_service, activation, faces
 ) -> None:

@@ -335,15 +335,6 @@ def test_one_search_of_many_faces_tells_no_more_than_many_of_one(attacker) -> No
     assert search_by_match(attacker, "blue", [attacker.stranger()]) == 429
 
 
-def test_a_carriers_search_tells_of_its_own_holders_alone(attacker) -> None:
-    probe = {"probe": {"image": attacker.alike(attacker.victim).tobytes()}, "search": True}
-    for key, found in (("blue", 1), ("red", 0)):
-        answer = attacker.service.ask("POST", MATCH, key=key, body={"items": [probe]})
-        [item] = attacker.service.read(answer)["items"]
-        assert (item["identification"]["found"], item["identification"]["searched"]) == (found, 1)
-        assert len(item["identification"]["candidates"]) == found
-
-
 def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker) -> None:
     """Such an attempt costs nothing and stores nothing: whoever has no document has many."""
     shown = []

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +28,6 @@ from tests.serving.api.conftest import serving
 LIFTED = replace(ImageLimits(), max_jpeg_scans=10_000, max_jpeg_block_visits=1 << 40)
 """As if the bounds had a gap."""
 SMALL = write(Image.new("RGB", (64, 48)), "JPEG")
-
-Activation = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from schema.options import NO_LIMITS
 from tests.engine.lifecycle.conftest import START, Lines
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-MANY = 300 if "CI" in os.environ else 10_000
+MANY = 300 if "CI" in os.environ else 2_000
 DEVICE_CHANGE = LineEventKind.DEVICE_CHANGE
 
 

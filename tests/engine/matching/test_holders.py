@@ -90,16 +90,6 @@ def test_nobody_can_be_erased_who_is_not_enrolled(lab) -> None:
     assert lab.store.counts() == before
 
 
-def test_a_blocked_document_is_refused(lab) -> None:
-    person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        block_document(registrar, lab.store, request.document, "test")
-        outcome = registrar.enroll([lab.request(person, document=request.document)])[0]
-    assert outcome.decision is Decision.REJECTED
-    assert outcome.reasons == (Reason.DOCUMENT_BLOCKED,)
-
-
 def test_an_erasure_does_not_lift_a_block(lab) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:

@@ -62,39 +62,6 @@ def test_a_key_in_flight_is_a_conflict_and_a_full_queue_refuses(lab, busy) -> No
         assert enroll(registrar, request)[0].is_repeated
 
 
-def test_what_is_cancelled_while_it_waits_is_never_judged_and_frees_its_key_and_place(
-    lab, busy
-) -> None:
-    request = lab.request()
-    with lab.registrar(RegistrarConfig(queue_size=2)) as registrar:
-        with busy(registrar):
-            futures = [registrar.submit(request), registrar.submit(lab.request())]
-            assert futures[0].cancel()
-            assert registrar.queued == 1
-            again = registrar.submit(request)
-        assert again.result(120).decision is Decision.APPROVED
-        assert not again.result().is_repeated
-        with pytest.raises(CancelledError):
-            futures[0].result(120)
-        assert enroll(registrar, lab.request())[0].decision is Decision.APPROVED
-    assert lab.store.counts()["enrollments"] == 3
-
-
-def test_what_is_late_when_its_batch_is_taken_is_dropped_beside_its_neighbours(
-    lab, busy, monkeypatch
-) -> None:
-    late, good = lab.request(), lab.request()
-    with lab.registrar() as registrar:
-        with busy(registrar):
-            dropped = registrar.submit(late, timeout_s=60)
-            kept = registrar.submit(good, timeout_s=2 * LATER_S)
-            monkeypatch.setattr(batching, "monotonic", lambda: time.monotonic() + LATER_S)
-        assert isinstance(dropped.result(120), DeadlinePassed)
-        assert kept.result(120).decision is Decision.APPROVED
-        assert lab.store.counts()["enrollments"] == 1
-        assert not enroll(registrar, late)[0].is_repeated
-
-
 def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab, monkeypatch) -> None:
     judging, go_on = threading.Event(), threading.Event()
     request = lab.request()

@@ -63,7 +63,6 @@ def test_a_tenants_key_without_a_tenant_may_do_nothing(role: Role) -> None:
         outlet_of(half, None)
 
 
-ELSEWHERE = Principal("k5", Role.CARRIER, "blue")
 STORED = replace(
     ANSWER,
     decision=Decision.REVIEW,

@@ -14,7 +14,6 @@ from tests.serving.conftest import NAME
 
 QUEUE = "/v1/cases"
 MSISDN = "+8613800138000"
-UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 
 
 @pytest.fixture
@@ -230,14 +229,6 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh, open_case) -> N
     assert (precision["judged"], precision["precision"], precision["thresholds"]) == (0, None, [])
     [kind] = precision["kinds"]
     assert (kind["name"], kind["unfounded"]) == ("duplicate_identity", 1)
-
-
-def test_a_line_of_nobody_in_the_case_is_not_closed(fresh, open_case, enrolled) -> None:
-    case = open_case(fresh)
-    response = step(fresh, case, "propose", outcome="fraud", close_lines=[UNKNOWN])
-    assert response.status_code in (400, 404)
-    line = fresh.parts.store.lines_by_id([enrolled["line_id"]])[enrolled["line_id"]]
-    assert line.status.value == "active"
 
 
 def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_erasure_is_told(

@@ -1,7 +1,6 @@
 """`/v1/enrollments`: decided once, told again for its key, read by whom it concerns."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,8 +14,6 @@ from serving.wire.fields import read
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}
-
-Activation = Callable[..., dict[str, Any]]
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
@@ -94,13 +91,6 @@ def _count_extractions(service: Any) -> float:
     return sum(float(line[len(start) :]) for line in text.splitlines() if line.startswith(start))
 
 
-def test_a_key_used_with_another_payload_is_refused(fresh, activation) -> None:
-    assert fresh.ask("POST", PATH, body=activation(), headers=KEY).status_code == 201
-    other = activation(msisdn="+8613800138777")
-    response = fresh.ask("POST", PATH, body=other, headers=KEY)
-    fresh.assert_refused(response, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
-
-
 def test_a_key_is_a_tenants_own(fresh, activation) -> None:
     body = activation()
     first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
@@ -133,14 +123,6 @@ def test_of_two_requests_with_one_key_one_is_in_flight(fresh, activation) -> Non
             fresh.assert_refused(answer, 409, "REQUEST.IN_FLIGHT")
     ids = {fresh.read(a)["enrollment_id"] for a in answers if a.status_code != 409}
     assert len(ids) == 1
-
-
-def test_two_carriers_cannot_have_one_number(fresh, activation) -> None:
-    # The astronaut has it, at blue.
-    body = activation(msisdn="+8613800138000", outlet="r1")
-    answer = fresh.read(fresh.ask("POST", PATH, key="red", body=body, headers=KEY))
-    assert answer["decision"] == "rejected"
-    assert [finding["reason"] for finding in answer["reasons"]] == ["LINE_IN_USE"]
 
 
 def test_a_face_under_another_document_is_a_duplicate(fresh, activation, faces) -> None:

@@ -103,15 +103,6 @@ def test_a_line_is_closed_once(fresh, enrolled, by: str, key: str, accept: str) 
     fresh.assert_refused(again, 404, "REQUEST.NOT_FOUND")
 
 
-def test_another_carriers_line_is_not_closed(service, enrolled, faces) -> None:
-    for target in (MSISDN, enrolled["line_id"]):
-        response = service.ask("DELETE", f"/v1/lines/{target}", key="red")
-        service.assert_refused(response, 404, "REQUEST.NOT_FOUND")
-    assert service.read(service.ask("POST", "/v1/lines/query", body=holder(faces["later"])))[
-        "lines"
-    ]
-
-
 @pytest.mark.parametrize("key", ["blue", "operator"])
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_a_holder_is_erased_with_a_certificate(

@@ -18,8 +18,6 @@ WRONG_DIGIT = {"document": DOCUMENT | {"number": "110105199003071230"}}
 LIBRARY_CARD = {"document": {"type": "library-card", "number": "7"}}
 SECRETS = ("Stan", "Aileen", "1101051", "13800138", "library")
 
-Activation = Callable[..., dict[str, Any]]
-
 
 def key_of(path: str) -> str:
     teams = ("/v1/cases", "/v1/sweeps", "/v1/people", "/v1/identifications")

@@ -63,24 +63,6 @@ def test_frames_of_too_many_pixels_are_refused_before_any_is_decoded(service) ->
     assert message.startswith("probe: ")
 
 
-def test_a_template_stands_for_its_photograph(service, faces) -> None:
-    issued = service.read(
-        service.ask("POST", "/v1/templates", body={"items": [{"image": faces["live"]}]})
-    )
-    token = {"template": issued["items"][0]["template"]}
-    scores = []
-    for probe, reference in (
-        (image(faces["live"]), image(faces["later"])),
-        (token, image(faces["later"])),
-        (image(faces["later"]), token),
-    ):
-        body = {"probe": probe, "reference": reference}
-        scores.append(service.read(service.ask("POST", PATH, key="b1", body=body))["score"])
-    assert scores == pytest.approx([scores[0]] * 3, abs=1e-6)
-    foreign = service.ask("POST", PATH, key="red", body={"probe": token, "line": MSISDN})
-    service.assert_refused(foreign, 400, "MATCH.TEMPLATE_INVALID")
-
-
 def against(enrolled: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         "line": {"line": MSISDN},

@@ -144,9 +144,6 @@ def test_a_deployment_without_keys_says_how_to_add_one(home, sosie) -> None:
     assert sosie("apikey", "list", "--home", home, "--json").json == {"keys": []}
 
 
-OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
-
-
 def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home, sosie) -> None:
     at = ("--home", home)
     assert sosie("carrier", "add", "green", "--name", "[Green]", "--line-limit", 2, *at).code == 0

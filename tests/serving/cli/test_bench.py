@@ -1,11 +1,6 @@
 """`sosie bench` runs the suites in a process of their own and passes on what they say."""
 
-import subprocess
-from collections.abc import Callable
-
 from typer.testing import CliRunner
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def test_options_and_output_of_a_suite_pass_through(start) -> None:

@@ -78,17 +78,6 @@ def test_a_rotation_that_stopped_before_the_ring_was_saved_is_finished(
     assert_whole(full_home, sosie, photographs, tmp_path)
 
 
-def test_the_ring_from_before_a_rotation_is_refused(
-    full_home, ring_path, sosie, photographs, assert_refused
-) -> None:
-    old = ring_path.read_bytes()
-    assert sosie("keys", "rotate", "--home", full_home).code == 0
-    ring_path.write_bytes(old)
-    assert_refused(
-        sosie("search", photographs.later, "--home", full_home), "newest backup of the key ring"
-    )
-
-
 def states(outcome: Any) -> dict[str, str]:
     return {check["subject"]: check["state"] for check in outcome.json["checks"]}
 
@@ -233,14 +222,7 @@ def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
 
 
 @pytest.mark.parametrize(
-    "chosen",
-    [
-        {"KIND": "flat"},
-        {"ROWS": "float16"},
-        {"MAPPED": "true"},
-        {"ROWS": "float16", "MAPPED": "true"},
-    ],
-    ids=str,
+    "chosen", [{"KIND": "flat"}, {"ROWS": "float16", "MAPPED": "true"}], ids=str
 )
 def test_every_choice_of_gallery_is_equal_to_the_store(
     chosen: dict[str, str], full_home, sosie, photographs

@@ -25,19 +25,6 @@ def test_an_honest_subscriber_is_approved(enrolled) -> None:
     assert enrolled["idempotency_key"]
 
 
-def test_one_face_under_another_document_is_caught(
-    full_home, enrolled, sosie, photographs, request_of
-) -> None:
-    request = request_of(full_home, photographs, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
-    outcome = sosie(*request, "--json")
-    assert outcome.code == 1
-    assert outcome.json["decision"] == "rejected"
-    assert [one["reason"] for one in outcome.json["reasons"]] == ["DUPLICATE_IDENTITY"]
-    candidates = outcome.json["duplicate_search"]["candidates"]
-    assert [one["document_id"] for one in candidates] == [enrolled["document_id"]]
-    assert outcome.json["cases"][0]["kind"] == "duplicate_identity"
-
-
 def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
     home, sosie, photographs, request_of
 ) -> None:
@@ -70,23 +57,6 @@ def test_nine_frames_and_a_folder_without_any_are_refused(
     assert_refused(sosie(*nine), "9 frames", "at most 8")
     empty = request_of(home, photographs, live=tmp_path)
     assert_refused(sosie(*empty), "holds no photograph")
-
-
-def test_a_wrong_check_digit_is_an_answer(home, sosie, photographs, request_of) -> None:
-    outcome = sosie(*request_of(home, photographs, document_number="110105199003071238"), "--json")
-    assert outcome.code == 1
-    assert [one["reason"] for one in outcome.json["reasons"]] == ["DOCUMENT_INVALID"]
-
-
-def test_the_same_key_and_request_gives_the_stored_answer(
-    home, sosie, photographs, request_of, assert_refused
-) -> None:
-    request = request_of(home, photographs, idempotency_key="k-1")
-    first, second = (sosie(*request, "--json").json for _ in range(2))
-    assert (first["is_repeated"], second["is_repeated"]) == (False, True)
-    assert second["enrollment_id"] == first["enrollment_id"]
-    another = request_of(home, photographs, idempotency_key="k-1", msisdn=OTHER_MSISDN)
-    assert_refused(sosie(*another), "Idempotency-Key", "fresh key")
 
 
 def test_a_key_that_was_made_up_is_told_before_the_answer(
@@ -161,13 +131,6 @@ def test_a_document_file_that_is_not_one_is_refused(
 ) -> None:
     request = request_of(home, photographs, document="-", document_number=None)
     assert_refused(sosie(*request, given=text))
-
-
-def test_a_closed_outlet_enrolls_nobody(
-    home, sosie, photographs, request_of, assert_refused
-) -> None:
-    assert sosie("outlet", "close", "b1", "--home", home).code == 0
-    assert_refused(sosie(*request_of(home, photographs)), "closed")
 
 
 def test_show_has_the_evidence_and_no_name_or_number(full_home, enrolled, sosie) -> None:

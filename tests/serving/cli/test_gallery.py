@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,21 +143,6 @@ def test_a_certificate_that_cannot_be_written_was_printed(full_home, sosie, tmp_
     assert outcome.err.count("\n") == 1
 
 
-def test_an_erased_face_is_in_no_snapshot(full_home, sosie, tmp_path) -> None:
-    with open_home(full_home, tmp_path) as deployment:
-        deployment.save_snapshot()
-        assert deployment.restored.replayed == 1
-    with open_home(full_home, tmp_path) as deployment:
-        assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
-    old = shutil.copytree(full_home / "gallery", tmp_path / "old")
-    assert sosie("erase", *DOCUMENT, "--yes", "--home", full_home).code == 0
-    kept = {path.name for path in (full_home / "gallery").iterdir()}
-    assert not kept & {path.name for path in old.glob("*-*")}
-    with open_home(full_home, tmp_path) as deployment:
-        assert (deployment.restored.loaded, deployment.restored.replayed) == (0, 0)
-        assert deployment.restored.fault is None
-
-
 def test_nothing_is_erased_without_being_confirmed(
     full_home, sosie, assert_refused, contents
 ) -> None:
@@ -195,15 +179,3 @@ def test_an_erasure_that_finds_nobody_keeps_the_snapshot(
     unknown = ("--document-type", "cn-ric", "--document-number", "110105198503071257")
     assert_refused(sosie("erase", *unknown, "--yes", "--home", full_home), "nobody is enrolled")
     assert contents(full_home / "gallery") == before
-
-
-def test_the_snapshot_of_another_deployment_is_never_used(
-    full_home, sosie, tmp_path, photographs
-) -> None:
-    assert sosie("init", tmp_path / "other").code == 0
-    with open_home(tmp_path / "other", tmp_path) as deployment:
-        deployment.save_snapshot()
-    shutil.copytree(tmp_path / "other" / "gallery", full_home / "gallery")
-    assert sosie("search", photographs.later, "--home", full_home, "--json").json["found"] == 1
-    checks = sosie("doctor", "--home", full_home, "--json").json["checks"]
-    assert {one["subject"]: one["state"] for one in checks}["snapshot"] == "warning"

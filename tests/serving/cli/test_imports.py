@@ -6,7 +6,6 @@ import re
 import shutil
 import sqlite3
 import stat
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -185,11 +184,6 @@ def test_people_are_told_in_a_table(home, base, sosie) -> None:
         assert value not in outcome.out + outcome.err
 
 
-def test_a_base_without_a_fault_ends_with_0(home, base, sosie) -> None:
-    write(base, [row(1, "live.jpg")])
-    assert sosie("import", base, "--home", home).code == 0
-
-
 def test_another_encoding_is_refused_until_it_is_named(home, base, sosie, assert_refused) -> None:
     write(base, [row(1, "live.jpg"), row(2, "stranger.png", name="王小明")], "gb18030")
     assert_refused(sosie("import", base, "--home", home), "line 3", "--encoding")
@@ -262,32 +256,6 @@ def test_vectors_of_the_model_without_its_transform_are_converted(home, sosie, t
         kept = deployment.restored.gallery.vectors(deployment.restored.gallery.ids)
         expected = deployment.vault.rotate(conversion.transform.apply(make_vectors(10)))
         assert np.allclose(kept, expected, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_an_import_killed_again_and_again_ends_as_one_that_was_not(
-    home, start, digest, tmp_path, sosie
-) -> None:
-    rows = 3_584
-    path = write_vectors(tmp_path / "base.parquet", rows)
-    options = ("--model-digest", digest, "--country", "CN", "--home", home, "--json")
-    journal = tmp_path / "base.parquet.import.journal"
-    for kill in (1, 2):
-        process = start("import", path, *options)
-        while process.poll() is None:
-            if journal.exists() and journal.read_bytes().count(b"\n") > 2 * kill:
-                time.sleep(0.003 * kill)
-                process.kill()
-                break
-            time.sleep(0.004)
-        process.communicate()
-        assert count(home, "documents") < rows, "it was killed on its way"
-    answer = sosie("import", path, *options).json
-    assert answer["resumed_after"] > 0
-    assert (answer["rows"], answer["admitted"], answer["lines"]) == (rows, rows, rows)
-    assert (answer["present"], answer["failed"]) == (0, 0)
-    assert [count(home, name) for name in ("documents", "references", "lines")] == [rows] * 3
-    assert sosie("audit", "verify", "--home", home).code == 0
 
 
 def test_an_interrupt_says_that_it_can_go_on(home, base, sosie, monkeypatch) -> None:

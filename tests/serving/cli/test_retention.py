@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,19 +64,8 @@ def test_what_would_leave_is_shown_and_stays(aged_home, sosie, contents) -> None
     before = contents(aged_home)
     at = ("--home", aged_home)
     shown = sosie("retention", "show", *at, "--json").json
-    assert shown["due"] == {
-        "attempts": 0,
-        "reviews": 0,
-        "documents": 0,
-        "lines": 0,
-        "answers": 2,
-        "crops": 0,
-        "liveness": 0,
-        "exceptions": 0,
-        "guardians": 0,
-        "events": 0,
-        "line_events": 0,
-    }
+    assert len(shown["due"]) == 11
+    assert {kind: count for kind, count in shown["due"].items() if count} == {"answers": 2}
     # The duplicate opened a case on both documents.
     assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
     assert (shown["crops"], shown["daily_at"]) == (
@@ -104,19 +92,8 @@ def test_what_is_due_leaves_and_its_certificate_holds(
     ]
     outcome = sosie("retention", "run", "--certificate", file, *at, "--json")
     assert outcome.code == 0
-    assert outcome.json["left"] == {
-        "attempts": 1,
-        "reviews": 0,
-        "documents": 1,
-        "lines": 1,
-        "answers": 1,
-        "crops": 0,
-        "liveness": 0,
-        "exceptions": 0,
-        "guardians": 0,
-        "events": 0,
-        "line_events": 0,
-    }
+    left = {kind: count for kind, count in outcome.json["left"].items() if count}
+    assert left == dict.fromkeys(("attempts", "documents", "lines", "answers"), 1)
     assert json.loads(file.read_text()) == outcome.json
     checked = sosie("audit", "certificate", file, *at, "--json")
     assert (checked.code, checked.json["holds"]) == (0, True)
@@ -126,22 +103,10 @@ def test_what_is_due_leaves_and_its_certificate_holds(
     assert (shown["consent_ref"], shown["captured_at"]) == (None, None)
     assert shown["expired_at"] > "2020"
     assert_refused(sosie("show", rejected, "--replay", *at), "left by retention")
-    approved = sosie("search", "--help")
-    assert approved.code == 0
     assert sosie("audit", "verify", *at).code == 0
     again = sosie("retention", "run", *at)
     assert "nothing" in again.out
     assert sosie("doctor", *at).code == 0
-
-
-def test_an_altered_certificate_of_a_run_does_not_hold(aged_home, sosie, tmp_path) -> None:
-    file = tmp_path / "left.json"
-    run = sosie("retention", "run", "--certificate", file, "--home", aged_home)
-    assert "Held by open cases: 1 rejected attempts" in run.out
-    values = json.loads(file.read_text())
-    values["left"]["lines"] += 1
-    file.write_text(json.dumps(values))
-    assert sosie("audit", "certificate", file, "--home", aged_home).code == 1
 
 
 def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
@@ -151,6 +116,8 @@ def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
     run = ("retention", "run", "--certificate", tmp_path / "none" / "c.json")
     assert_refused(sosie(*run, "--home", aged_home), "cannot be written")
     assert contents(aged_home) == before
+    whole = sosie("retention", "run", "--home", aged_home)
+    assert "Held by open cases: 1 rejected attempts" in whole.out
 
 
 def test_a_kind_that_is_set_to_nought_is_kept(aged_home, sosie) -> None:
@@ -213,19 +180,6 @@ def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
     assert sosie("retention", "run", "--home", home, "--json").json["left"]["crops"] == 0
     alter(home, "UPDATE crops SET kept_until = '2020-01-01T00:00:00.000000Z'")
     assert sosie("retention", "run", "--home", home, "--json").json["left"]["crops"] == sum(wanted)
-
-
-def test_erasing_somebody_erases_the_crops_too(
-    home, sosie, photographs, request_of, tmp_path
-) -> None:
-    env = {"SOSIE_CROPS__KEEP": "all"}
-    enrolled = sosie(*request_of(home, photographs), "--json", env=env).json
-    copy = Path(shutil.copytree(home, tmp_path / "copy"))
-    document = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
-    assert sosie("erase", *document, "--yes", "--home", home).code == 0
-    for folder, left in ((copy, 2), (home, 0)):
-        with Deployment(folder, load_settings(folder)) as deployment:
-            assert len(deployment.store.cases.crops(enrolled["enrollment_id"])) == left
 
 
 def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it(

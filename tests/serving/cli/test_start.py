@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,6 @@ HEAVY = (
     "authlib",
     "joserfc",
 )
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -10,7 +10,6 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-WITHIN_S = 300
 """Spans are sent every five seconds."""
 
 

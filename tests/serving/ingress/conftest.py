@@ -19,7 +19,6 @@ from tests.serving.meters import RecordingMeter
 
 CAPACITY = 64
 DIM = 32
-DIGEST = "d" * 64
 
 
 class BlockedExtractor:

@@ -112,6 +112,8 @@ def test_what_waits_is_extracted_in_full_batches_and_each_kind_in_its_turn(
 
     run(body)
     queue.close()
+    with pytest.raises(NotReady):
+        run(lambda: queue.sample(images("too late")))
     assert [(batch[0], len(batch)) for batch in extractor.batches] == [(b"held", 1), *batches]
     assert meter.values(BATCH_SIZE, "extract") == [len(batch) for batch in extractor.batches]
     assert len(meter.values(STAGE_SECONDS, "extract")) == len(extractor.batches)
@@ -188,23 +190,6 @@ def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_i
     assert depth(meter) == 0
 
 
-def test_a_call_past_its_deadline_is_answered_then_and_never_extracted(
-    queue, extractor, meter
-) -> None:
-    async def body() -> None:
-        held = await hold_worker(queue, extractor)
-        for timeout_s in (0.0, 0.05):
-            with pytest.raises(DeadlinePassed):
-                await queue.sample(images("late"), timeout_s=timeout_s)
-        assert not held.done()  # answered while the worker was still busy
-        assert depth(meter) == 0
-        extractor.released.set()
-        await held
-
-    run(body)
-    assert extractor.batches == [images("held")]
-
-
 def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
     queue, extractor
 ) -> None:
@@ -223,33 +208,6 @@ def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
 
     run(body)
     assert extractor.batches == [images("held"), images("other")]
-
-
-def test_closing_answers_what_waited_and_takes_no_more(queue, extractor) -> None:
-    async def body() -> None:
-        held = await hold_worker(queue, extractor)
-        (waiting,) = await start(queue, many("waiting", 20))
-        closing = asyncio.create_task(asyncio.to_thread(queue.close))
-        while not queue.is_closing:
-            await asyncio.sleep(0.001)
-        with pytest.raises(NotReady):
-            await queue.sample(images("too late"))
-        assert not closing.done()
-        extractor.released.set()
-        await closing
-        assert len(await waiting) == 20
-        assert len(await held) == 1
-
-    run(body)
-
-
-def test_the_worker_outlives_a_loop_that_is_gone(queue, extractor) -> None:
-    async def leave() -> None:
-        await hold_worker(queue, extractor)
-
-    asyncio.run(leave())
-    extractor.released.set()
-    assert len(run(lambda: queue.sample(images("next")))) == 1
 
 
 def lost() -> Exception:

@@ -11,15 +11,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from engine.errors import (
-    DeadlinePassed,
-    HolderMismatch,
-    NotFound,
-    RequestError,
-    StorageFailed,
-    TenantConflict,
-    VectorUnusable,
-)
+from engine.errors import DeadlinePassed, HolderMismatch, NotFound, StorageFailed, TenantConflict
 from engine.matching.checks.picture import FaceVector
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
@@ -31,7 +23,7 @@ from serving.registrar.protocol import CallContext, Close, LineTarget
 from serving.wire.cases import OutcomeRequest
 from serving.wire.fields import Moment
 from tests.indexes.sharding.local_shards import SlowToAdd
-from tests.serving.registrar.conftest import WAIT_S, wait_for_queued
+from tests.serving.registrar.conftest import WAIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -75,32 +67,6 @@ async def test_nobody_is_shown_before_the_audit_is_durable(
     await asyncio.gather(*calls)
     actions = {entry.action for entry in kept.actions()}
     assert {"faces.identified", "holder.checked", "lines.read"} <= actions
-
-
-async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenant(
-    registrar, kept, population, context
-) -> None:
-    person, stranger = population.person(), population.person()
-    request = population.request(person)
-    answer = await registrar.enroll(request, context)
-    document_id = answer.decided.document_id
-    line_id = kept.last.store.lines_of(document_id)[0].id
-    probe, other = (FaceVector(population.sample(one).vector) for one in (person, stranger))
-    for target in (request.msisdn, line_id):
-        check = await registrar.check_line(LineTarget(target), probe, BLUE)
-        assert (check.is_match, check.line_id) == (True, line_id)
-    for document in (request.document, document_id):
-        assert (await registrar.check_document(document, probe, BLUE)).is_match
-        assert not (await registrar.check_document(document, other, BLUE)).is_match
-        with pytest.raises(NotFound):
-            await registrar.check_document(document, probe, RED)
-    with pytest.raises(NotFound):
-        await registrar.check_line(LineTarget(line_id), probe, RED)
-    checks = [entry for entry in kept.actions() if entry.action == "holder.checked"]
-    matched = [entry.detail["matched"] for entry in checks]
-    assert matched == [True, True, *([True, False, False] * 2), False]
-    # What is not there for this tenant is a failure of its key, with nobody's document.
-    assert {entry.subject for entry in checks} == {document_id, "unheld"}
 
 
 async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_threshold(
@@ -160,43 +126,6 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
             await asyncio.sleep(0.01)
     reads = [entry.detail for entry in kept.actions() if entry.action == "lines.read"]
     assert reads == [{"shown": True, "lines": 2}, {"shown": False, "lines": 0}]
-
-
-async def test_a_tenant_erases_whom_it_alone_serves(registrar, population, context) -> None:
-    request = population.request()
-    document_id = (await registrar.enroll(request, context)).decided.document_id
-    with pytest.raises(NotFound):
-        await registrar.erase(document_id, RED)
-    assert (await registrar.erase(document_id, BLUE)).document_id == document_id
-    with pytest.raises(NotFound):
-        await registrar.erase(document_id, BLUE)
-
-
-async def test_a_change_that_cannot_begin_in_time_is_not_made(
-    registrar, kept, population, context, busy
-) -> None:
-    request = population.request()
-    await registrar.enroll(request, context)
-    target = LineTarget(request.msisdn)
-    with busy(kept.last.registrar):
-        with pytest.raises(DeadlinePassed):
-            await registrar.close_line(target, replace(context, timeout_s=0.2))
-        left = asyncio.create_task(registrar.close_line(target, context))
-        await wait_for_queued(kept, 1)
-        left.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await left
-    assert (await registrar.check_line(target, FaceVector(population.person()), context)).line_id
-
-
-async def test_probes_that_are_no_faces_are_refused(registrar, population, context) -> None:
-    request = population.request()
-    await registrar.enroll(request, context)
-    for probe in (np.zeros(128, np.float32), np.ones(7, np.float32)):
-        with pytest.raises((RequestError, VectorUnusable)):
-            await registrar.identify(probe[None], 0.5, context)
-        with pytest.raises((RequestError, VectorUnusable)):
-            await registrar.check_document(request.document, FaceVector(probe), context)
 
 
 @pytest.fixture
