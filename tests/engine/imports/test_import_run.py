@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
-from engine.imports.columns import Code, ColumnMapping, Field
+from engine.imports.columns import Code
 from engine.imports.import_run import Ending
 from engine.matching.checks.second_model import Filled, fill_from_crops
 from engine.matching.documents import check_documents
@@ -310,46 +310,6 @@ def test_a_chunk_is_in_the_audit_chain_without_personal_data(importer, base) -> 
     text = repr(entries) + importer.report(path).read_text() + importer.journal(path).read_text()
     for value in (row["document_number"], row["name"], row["msisdn"], row["live"]):
         assert value not in text
-
-
-def test_mapped_and_defaulted_columns_are_imported(importer, base) -> None:
-    base.add(1)
-    path = base.write()
-    header, *rows = path.read_text().splitlines()
-    path.write_text("\n".join([header.replace("document_number", "id_no"), *rows]) + "\n")
-    mapping = ColumnMapping({Field.DOCUMENT_NUMBER: "id_no"}, {Field.OUTLET: "r2"})
-    _, tally = importer.run(path, mapping=mapping)
-    assert tally.admitted == 1
-
-
-def test_a_formula_in_the_data_stays_out_of_the_report(importer, base) -> None:
-    base.add(1, name="=HYPERLINK(1)", outlet='=cmd|"/C calc"!A0')
-    path = base.write()
-    importer.run(path)
-    text = importer.report(path).read_text()
-    assert "HYPERLINK" not in text
-    assert "cmd" not in text
-    assert importer.failures(path) == {1: [Code.OUTLET_UNKNOWN]}
-
-
-def test_a_check_finds_the_faults_of_an_import_and_stores_nothing(importer, base) -> None:
-    base.add(1)
-    base.add(1, "stranger", msisdn="+8613800000099")
-    base.add(2, msisdn=base.rows[0]["msisdn"])
-    base.add(3, document_number="110105199003071238")
-    base.add(4, live="none.jpg")
-    for serial in range(5, 12):
-        base.add(serial)
-    path = base.write()
-    before = importer.store.audit_head()
-    _, checked = importer.run(path, is_check=True, chunk_rows=2)
-    found = importer.faults(path)
-    assert len(found) == 4
-    assert importer.store.counts()["documents"] == 0
-    assert importer.store.audit_head() == before
-    _, imported = importer.run(path, resumes=False, chunk_rows=2)
-    assert importer.faults(path) == found
-    assert imported == checked
 
 
 def test_the_faces_of_imported_references_are_held_for_a_case(importer, base) -> None:

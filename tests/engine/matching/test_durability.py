@@ -119,7 +119,7 @@ def check_events(store: Store) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("database", "kills"), [("sqlite", 50), ("postgres", 15)])
+@pytest.mark.parametrize(("database", "kills"), [("sqlite", 20), ("postgres", 8)])
 def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_killed(
     request, tmp_path, database: str, kills: int
 ) -> None:

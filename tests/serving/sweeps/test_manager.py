@@ -11,16 +11,7 @@ from typing import Any
 import pytest
 
 from engine.cases.steps import close, propose
-from engine.errors import (
-    NotFound,
-    NotInstalled,
-    RateUnsupported,
-    RegistryError,
-    RequestError,
-    SweepBusy,
-    SweepOver,
-)
-from engine.registry.database import new_id
+from engine.errors import NotInstalled, RegistryError, RequestError
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepOrder
 from engine.sweeps.folder import SweepFolder, SweepStatus
@@ -29,7 +20,6 @@ from schema.actors import Actor
 from schema.cases import Outcome
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
-from serving.settings.settings import load_settings
 from serving.sweeps import sweep_states
 from serving.sweeps.manager import MOST_STARTS, SweepManager
 from tests.row_codes import vouch
@@ -98,19 +88,6 @@ def test_a_second_sweep_asks_nothing_that_was_decided(manager, deployment) -> No
     assert len(deployment.store.cases.newest(None, limit=100)) == TWICE
 
 
-def test_the_second_of_two_is_refused_and_the_first_is_named(manager, paused_join, begun) -> None:
-    with pytest.raises(SweepBusy, match=f"sweep {begun.id} is running"):
-        manager.start(REQUEST, ACTOR)
-    manager.pause(begun.id, ACTOR)
-    with pytest.raises(SweepBusy, match=f"sweep {begun.id} is paused"):
-        manager.start(REQUEST, ACTOR)
-    manager.cancel(begun.id, ACTOR)
-    paused_join.opened.set()
-    second = manager.start(REQUEST, ACTOR)
-    assert finish(manager, second).state is SweepState.DONE
-    assert [record.id for record in manager.list()] == [second.id, begun.id]
-
-
 def test_a_paused_sweep_goes_on_where_it_was(manager, paused_join, begun, deployment) -> None:
     paused = manager.pause(begun.id, ACTOR)
     assert paused.state is SweepState.PAUSED
@@ -138,36 +115,6 @@ def test_paused_and_resumed_before_it_has_stopped_it_ends_once(manager, paused_j
     manager.resume(begun.id, ACTOR)
     paused_join.opened.set()
     assert finish(manager, begun).state is SweepState.DONE
-
-
-def test_a_cancelled_sweep_leaves_nothing(manager, paused_join, begun, deployment) -> None:
-    folder = deployment.sweep_folder / begun.id
-    assert folder.exists()
-    cancelled = manager.cancel(begun.id, ACTOR)
-    assert (cancelled.state, cancelled.ended_at is None) == (SweepState.CANCELLED, False)
-    paused_join.opened.set()
-    assert finish(manager, begun).state is SweepState.CANCELLED
-    assert not folder.exists()
-    assert deployment.store.cases.newest() == []
-    with pytest.raises(SweepOver, match="cancelled"):
-        manager.resume(begun.id, ACTOR)
-    with pytest.raises(SweepOver, match="cancelled"):
-        manager.groups(begun.id)
-
-
-def test_a_sweep_that_has_ended_is_neither_paused_nor_cancelled(manager) -> None:
-    record = manager.start(REQUEST, ACTOR)
-    finish(manager, record)
-    for act in (manager.pause, manager.resume, manager.cancel):
-        with pytest.raises(SweepOver, match="done"):
-            act(record.id, ACTOR)
-    for unknown in (new_id(), "../../etc"):
-        with pytest.raises(NotFound):
-            manager.status(unknown)
-        with pytest.raises(NotFound):
-            manager.groups(unknown)
-    with pytest.raises(NotFound):
-        manager.group(record.id, "0" * 32)
 
 
 def test_a_sweep_stopped_with_the_service_continues_at_the_next_start(
@@ -268,21 +215,6 @@ def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_
     subprocess.run([sys.executable, "-c", f"{absent} import serving.registrar.service"], check=True)
 
 
-def test_what_the_calibration_cannot_support_is_refused_or_allowed_by_name(
-    manager, deployment
-) -> None:
-    beyond = SweepOrder(threshold=0.9)
-    assert not manager.plan(beyond).is_supported
-    with pytest.raises(RateUnsupported, match="beyond the calibration"):
-        manager.start(beyond, ACTOR)
-    with pytest.raises(RateUnsupported, match="not supported"):
-        manager.start(SweepOrder(fmr=1e-12), ACTOR)
-    assert deployment.store.sweeps.newest() == []
-    record = manager.start(replace(beyond, is_unsupported_allowed=True), ACTOR)
-    done = finish(manager, record)
-    assert done.summary["expected_false_pairs"]["is_bound"]
-
-
 def test_without_a_threshold_the_proposed_one_is_taken(manager) -> None:
     record = manager.start(SweepOrder(), ACTOR)
     assert record.terms.threshold == manager.plan(SweepOrder()).proposal.threshold
@@ -355,13 +287,3 @@ def test_a_plan_uses_the_pace_of_the_last_sweep(manager, monkeypatch) -> None:
     expectation = manager.plan(REQUEST)
     pace = done.summary["comparisons_per_s"]
     assert expectation.duration_s == pytest.approx(expectation.comparisons / pace)
-
-
-def test_an_empty_gallery_is_swept_in_no_time(home) -> None:
-    with Deployment(home, load_settings(home)) as deployment:
-        manager = SweepManager(deployment)
-        for scope in SweepScope:
-            done = finish(manager, manager.start(SweepOrder(scope=scope), ACTOR))
-            assert done.state is SweepState.DONE
-            assert (done.summary["references"], done.summary["groups"]) == (0, 0)
-        manager.close()
