@@ -86,8 +86,7 @@ def test_the_largest_photograph_of_each_kind_takes_at_most_150_mb(name: str) -> 
 def test_a_kilobyte_of_25_megapixels_is_refused(own_service, activation, kind: str) -> None:
     bomb = write(grey(5000, 5000), kind, **({"lossless": True} if kind == "WEBP" else {}))
     body = activation(outlet="r1", live=bomb, portrait=bomb)
-    headers = {"idempotency-key": kind}
-    answer = own_service.ask("POST", "/v1/enrollments", key="r1", body=body, headers=headers)
+    answer = own_service.enroll(body, kind, key="r1")
     own_service.assert_refused(answer, 413, "IMAGE.TOO_LARGE")
 
 
@@ -106,14 +105,7 @@ def test_pixels_count_against_the_rate_of_the_key(own_service, activation) -> No
         picture = cut_png(*size)
         body = activation(outlet="r1", live=picture, portrait=picture)
         answers = [
-            own_service.ask(
-                "POST",
-                "/v1/enrollments",
-                key=made.text,
-                body=body,
-                headers={"idempotency-key": f"{name} {at}"},
-            )
-            for at in range(BURST_CALLS)
+            own_service.enroll(body, f"{name} {at}", key=made.text) for at in range(BURST_CALLS)
         ]
         assert {answer.status_code for answer in answers} <= {400, 429}
         refused[name] = sum(answer.status_code == 429 for answer in answers)

@@ -44,9 +44,8 @@ def enroll(bounded, activation) -> Callable[..., Any]:
 
     def ask(key: str, **changes: Any) -> Any:
         outlet = {"b1": "b1", "b2": "b2", "r1": "r1"}[key]
-        headers = {"idempotency-key": f"k{next(count)}"}
         body = activation(outlet=outlet, **changes)
-        return bounded.ask("POST", PATH, key=key, body=body, headers=headers)
+        return bounded.enroll(body, f"k{next(count)}", key=key)
 
     return ask
 
@@ -138,9 +137,8 @@ def test_rejections_are_counted_by_key_and_an_approval_takes_one_off(
     service = start_service(limits=Limits(outlet_key_failures=3))
 
     def enroll(serial: int, **changes: Any) -> int:
-        headers = {"idempotency-key": f"k{serial}"}
         body = activation(**changes)
-        return service.ask("POST", PATH, key="b1", body=body, headers=headers).status_code
+        return service.enroll(body, f"k{serial}", key="b1").status_code
 
     assert [enroll(serial, live=faces["faceless"]) for serial in range(2)] == [201] * 2
     assert enroll(2) == 201

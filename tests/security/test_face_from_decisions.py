@@ -126,8 +126,7 @@ def activate(
         "portrait": portrait.tobytes(),
         "outlet": {"blue": "b1", "red": "r1"}[carrier],
     }
-    headers = {"idempotency-key": f"attack-{serial}"}
-    answer = to.service.ask("POST", "/v1/enrollments", key=key, body=body, headers=headers)
+    answer = to.service.enroll(body, f"attack-{serial}", key=key)
     assert answer.status_code == 201, answer.text
     return document, to.service.read(answer)
 

@@ -192,10 +192,7 @@ def test_a_candidate_and_a_match_are_shown_without_a_score(attacker, key: str) -
         assert candidate["score"] is None
     outlet = {} if key == "b2" else {"outlet": "b1"}
     other = enrollment(attacker, alike, 7, number="110105198503071257") | outlet
-    headers = {"idempotency-key": "again"}
-    made = attacker.service.read(
-        attacker.service.ask("POST", "/v1/enrollments", key=key, body=other, headers=headers)
-    )
+    made = attacker.service.read(attacker.service.enroll(other, "again", key=key))
     assert [one["reason"] for one in made["reasons"]] == ["DUPLICATE_IDENTITY"]
     attacker.note(alike, made)
     path = f"/v1/enrollments/{made['enrollment_id']}"
@@ -244,8 +241,7 @@ def test_a_holder_that_others_fail_with_is_blocked_and_people_have_a_case(
         refused = service.ask("POST", other, key="b2", body=body)
         service.assert_refused(refused, 429, "REQUEST.TOO_MANY_FAILURES")
     claimed = enrollment(attacker, attacker.stranger(), 9)
-    headers = {"idempotency-key": "k"}
-    refused = service.ask("POST", "/v1/enrollments", key="b1", body=claimed, headers=headers)
+    refused = service.enroll(claimed, "k", key="b1")
     service.assert_refused(refused, 429, "REQUEST.TOO_MANY_FAILURES")
     # No other carrier is barred from its customer, nor are those who work on the case.
     mine = {"probe": mine}
@@ -261,10 +257,7 @@ def test_enrollments_under_anothers_document_count_as_failures_with_its_holder(a
     statuses = []
     for place in range(Limits().holder_failures + 1):
         claimed = enrollment(attacker, attacker.stranger(), place)
-        headers = {"idempotency-key": f"k{place}"}
-        answer = attacker.service.ask(
-            "POST", "/v1/enrollments", key="r1", body=claimed, headers=headers
-        )
+        answer = attacker.service.enroll(claimed, f"k{place}", key="r1")
         statuses.append(answer.status_code)
     assert statuses == [201] * Limits().holder_failures + [429]
     cases = probing_cases(attacker)
@@ -341,10 +334,7 @@ def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker) -> No
     for place, probe in enumerate((attacker.alike(attacker.victim), attacker.stranger())):
         expired = {"number": "110105198503071257", "expires_on": "2020-01-01"}
         claimed = enrollment(attacker, probe, place, **expired)
-        headers = {"idempotency-key": f"k{place}"}
-        answer = attacker.service.ask(
-            "POST", "/v1/enrollments", key="r1", body=claimed, headers=headers
-        )
+        answer = attacker.service.enroll(claimed, f"k{place}", key="r1")
         shown.append(attacker.service.read(answer))
     assert [[one["reason"] for one in each["reasons"]] for each in shown] == [
         ["DOCUMENT_EXPIRED"]

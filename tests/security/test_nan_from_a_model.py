@@ -58,9 +58,7 @@ def broken(request, embedder, faces) -> Iterator[bytes]:
 
 
 def test_it_is_an_internal_error_and_no_decision(service, activation, broken) -> None:
-    answer = service.ask(
-        "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "nan"}
-    )
+    answer = service.enroll(activation(), "nan")
     service.assert_refused(answer, 500, "MODEL.NOT_FINITE")
     body = {"probe": {"image": broken}, "reference": {"image": broken}}
     service.assert_refused(

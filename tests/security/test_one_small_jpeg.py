@@ -47,8 +47,7 @@ def test_every_route_refuses_the_jpeg_and_the_next_enrollment_is_decided(
     own_service, activation, bomb
 ) -> None:
     body = activation(outlet="r1", live=bomb, portrait=bomb)
-    headers = {"idempotency-key": "bomb"}
-    answer = own_service.ask("POST", "/v1/enrollments", key="r1", body=body, headers=headers)
+    answer = own_service.enroll(body, "bomb", key="r1")
     own_service.assert_refused(answer, 413, "IMAGE.TOO_COSTLY")
     face = {"image": bomb}
     answer = own_service.ask(
@@ -59,9 +58,7 @@ def test_every_route_refuses_the_jpeg_and_the_next_enrollment_is_decided(
     answer = own_service.ask("POST", "/v1/match", key="red", body={"items": items})
     codes = {item["error"]["code"] for item in own_service.read(answer)["items"]}
     assert codes == {"IMAGE.TOO_COSTLY"}
-    honest = own_service.ask(
-        "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "honest"}
-    )
+    honest = own_service.enroll(activation(), "honest")
     assert honest.status_code == 201
     assert own_service.ask("GET", "/health/ready", key=None).status_code == 200
     assert "cost too much to decode" in own_service.log_text
@@ -169,11 +166,7 @@ def test_a_stuck_worker_is_seen_in_readiness_and_its_ingress_is_replaced(
     extractor: Extractor = stuck
     with serving(home, keyed_home[1], extractor) as start:
         service = start()
-        call = threading.Thread(
-            target=lambda: service.ask(
-                "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "a"}
-            )
-        )
+        call = threading.Thread(target=lambda: service.enroll(activation(), "a"))
         call.start()
         try:
             assert stuck.entered.wait(60)

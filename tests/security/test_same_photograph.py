@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-PATH = "/v1/enrollments"
-
 
 def encode(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     file = BytesIO()
@@ -30,10 +28,7 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 def enroll(service: Any, body: dict[str, Any]) -> dict[str, Any]:
-    headers = {"idempotency-key": "k"}
-    shown: dict[str, Any] = service.read(
-        service.ask("POST", PATH, key="b1", body=body, headers=headers)
-    )
+    shown: dict[str, Any] = service.read(service.enroll(body, "k", key="b1"))
     return shown
 
 

@@ -205,8 +205,7 @@ def open_case(faces, activation) -> Callable[..., str]:
 
     def make(service: Any, key: str = "k") -> str:
         body = activation(live=faces["live"], portrait=faces["portrait"])
-        headers = {"idempotency-key": key}
-        answer = service.ask("POST", "/v1/enrollments", body=body, headers=headers)
+        answer = service.enroll(body, key)
         return case_of(service, service.read(answer))
 
     return make

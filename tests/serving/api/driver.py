@@ -77,6 +77,15 @@ class Service:
             self.run(self._send(method, path, headers=given, content=content, **more)),
         )
 
+    def enroll(self, body: Any, idempotency_key: str, **more: Any) -> httpx.Response:
+        return self.ask(
+            "POST",
+            "/v1/enrollments",
+            body=body,
+            headers={"idempotency-key": idempotency_key},
+            **more,
+        )
+
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sosie.test") as client:

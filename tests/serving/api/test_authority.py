@@ -29,7 +29,7 @@ def asking(start_service, authority) -> Any:
 
 
 def enroll(service: Any, body: dict[str, Any], key: str) -> Any:
-    answered = service.ask("POST", "/v1/enrollments", body=body, headers={"idempotency-key": key})
+    answered = service.enroll(body, key)
     return service.read(answered)
 
 

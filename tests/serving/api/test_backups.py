@@ -31,9 +31,7 @@ def test_a_backup_is_made_beside_enrollments_and_lies_in_the_home(
     # One at a time: whoever asks meanwhile is shown the one that runs.
     again = fresh.read(fresh.ask("POST", "/v1/backups", key="operator"))
     assert again["name"] == first["name"]
-    enrolled = fresh.ask(
-        "POST", "/v1/enrollments", key="b1", body=activation(), headers={"idempotency-key": "k"}
-    )
+    enrolled = fresh.enroll(activation(), "k", key="b1")
     assert enrolled.status_code == 201
     made = wait_for(fresh, first["name"])
     assert (made["state"], made["fault"]) == ("done", None)

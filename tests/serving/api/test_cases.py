@@ -241,8 +241,7 @@ def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_
     refused = fresh.ask("POST", f"{outlet}/bar", key="fraud", body=why)
     fresh.assert_refused(refused, 403, "CASE.FOUR_EYES")
     for key in ("one", "two"):
-        headers = {"idempotency-key": key}
-        given = fresh.ask("POST", "/v1/enrollments", key="b1", body=activation(), headers=headers)
+        given = fresh.enroll(activation(), key, key="b1")
         fresh.assert_refused(given, 403, "REQUEST.OUTLET_RESTRICTED")
     barred = fresh.read(fresh.ask("POST", f"{outlet}/bar", key="second", body=why))
     assert (barred["restriction"], barred["refused_attempts"]) == ("barred", 2)

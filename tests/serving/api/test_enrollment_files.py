@@ -65,8 +65,7 @@ def trace_enrollment(home: Path, keys: dict[str, str], body: dict[str, Any]) -> 
     ):
         service = start()
         trace.is_on = True
-        headers = {"idempotency-key": "files"}
-        answer = service.ask("POST", "/v1/enrollments", body=body, headers=headers)
+        answer = service.enroll(body, "files")
         trace.is_on = False
     return {"status": answer.status_code, "files": [*trace.files], "moves": trace.moves}
 

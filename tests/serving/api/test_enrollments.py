@@ -39,7 +39,7 @@ def test_frames_are_fused_in_every_type_and_what_was_left_out_is_told(
 ) -> None:
     frames = [faces["live"], faces["faceless"], faces["later"]]
     body = activation(document=KNOWN, live=frames, portrait=faces["portrait"])
-    response = fresh.ask("POST", PATH, key="b1", body=body, kind=kind, headers=KEY)
+    response = fresh.enroll(body, "key-1", key="b1", kind=kind)
     shown = read(fresh.read(response), Enrollment)
     assert (response.status_code, shown.decision, shown.reasons) == (201, "approved", ())
     assert [one.is_fused for one in shown.frames] == [True, False, True]
@@ -49,15 +49,15 @@ def test_frames_are_fused_in_every_type_and_what_was_left_out_is_told(
     assert thresholds.verify < shown.thresholds.verify <= thresholds.verify_fused
     record = fresh.read(fresh.ask("GET", f"{PATH}/{shown.enrollment_id}", key="b1"))
     assert read(record, EnrollmentRecord).frames == shown.frames
-    again = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    again = fresh.enroll(body, "key-1", key="b1")
     assert again.status_code == 200
-    other = fresh.ask("POST", PATH, key="b1", body=body | {"live": frames[:1]}, headers=KEY)
+    other = fresh.enroll(body | {"live": frames[:1]}, "key-1", key="b1")
     fresh.assert_refused(other, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
 
 
 def test_frames_of_several_people_are_a_rejection_of_their_own(fresh, activation, faces) -> None:
     body = activation(live=[faces["stranger"], faces["live"]])
-    answer = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    answer = fresh.read(fresh.enroll(body, "key-1"))
     [told] = answer["reasons"]
     assert told.pop("advice")["en"] == "Take all frames again, of one person alone."
     assert told == {"reason": "LIVE_FRAMES_DIFFER", "decision": "rejected", "photograph": "live"}
@@ -66,9 +66,9 @@ def test_frames_of_several_people_are_a_rejection_of_their_own(fresh, activation
 
 def test_a_repeated_request_gets_the_stored_answer(fresh, activation) -> None:
     body = activation()
-    first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    first = fresh.enroll(body, "key-1", key="b1")
     # Another encoding of the same request, by another key of the same carrier.
-    again = fresh.ask("POST", PATH, key="blue", body=body, kind="form", headers=KEY)
+    again = fresh.enroll(body, "key-1", key="blue", kind="form")
     assert (first.status_code, again.status_code) == (201, 200)
     assert again.headers["idempotency-replayed"] == "true"
     assert fresh.read(again) == {**fresh.read(first), "is_repeated": True}
@@ -76,11 +76,11 @@ def test_a_repeated_request_gets_the_stored_answer(fresh, activation) -> None:
 
 def test_a_repeated_request_costs_no_extraction(fresh, activation) -> None:
     body = activation()
-    fresh.ask("POST", PATH, body=body, headers=KEY)
+    fresh.enroll(body, "key-1")
     counted = _count_extractions(fresh)
     assert counted > 0
-    assert fresh.ask("POST", PATH, body=body, headers=KEY).status_code == 200
-    closed = fresh.ask("POST", PATH, key="blue", body=activation(outlet="b3"), headers=KEY)
+    assert fresh.enroll(body, "key-1").status_code == 200
+    closed = fresh.enroll(activation(outlet="b3"), "key-1", key="blue")
     assert closed.status_code in {403, 422}
     assert _count_extractions(fresh) == counted
 
@@ -93,14 +93,8 @@ def _count_extractions(service: Any) -> float:
 
 def test_a_key_is_a_tenants_own(fresh, activation) -> None:
     body = activation()
-    first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
-    other = fresh.ask(
-        "POST",
-        PATH,
-        key="r1",
-        body=body | {"outlet": "r1", "msisdn": "+8613800138002"},
-        headers=KEY,
-    )
+    first = fresh.enroll(body, "key-1", key="b1")
+    other = fresh.enroll(body | {"outlet": "r1", "msisdn": "+8613800138002"}, "key-1", key="r1")
     assert (first.status_code, other.status_code) == (201, 201)
 
 
@@ -127,7 +121,7 @@ def test_of_two_requests_with_one_key_one_is_in_flight(fresh, activation) -> Non
 
 def test_a_face_under_another_document_is_a_duplicate(fresh, activation, faces) -> None:
     body = activation(live=faces["live"], portrait=faces["portrait"])
-    answer = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    answer = fresh.read(fresh.enroll(body, "key-1"))
     assert answer["decision"] == "rejected"
     assert "DUPLICATE_IDENTITY" in [finding["reason"] for finding in answer["reasons"]]
     assert answer["duplicate_search"]["expected_false_candidates"]["value"] > 0
@@ -136,7 +130,7 @@ def test_a_face_under_another_document_is_a_duplicate(fresh, activation, faces) 
 
 
 def test_a_photograph_without_a_face_is_a_decision(fresh, activation, faces) -> None:
-    response = fresh.ask("POST", PATH, body=activation(live=faces["faceless"]), headers=KEY)
+    response = fresh.enroll(activation(live=faces["faceless"]), "key-1")
     answer = fresh.read(response)
     assert (response.status_code, answer["decision"]) == (201, "rejected")
     first = answer["reasons"][0]
@@ -148,25 +142,25 @@ def test_a_photograph_without_a_face_is_a_decision(fresh, activation, faces) -> 
 
 
 def test_an_outlets_key_enrolls_there_alone(fresh, activation) -> None:
-    other = fresh.ask("POST", PATH, key="b1", body=activation(outlet="b2"), headers=KEY)
+    other = fresh.enroll(activation(outlet="b2"), "key-1", key="b1")
     fresh.assert_refused(other, 403, "ACCESS.FORBIDDEN")
-    without = fresh.ask("POST", PATH, key="b1", body=activation(outlet=None), headers=KEY)
+    without = fresh.enroll(activation(outlet=None), "key-1", key="b1")
     assert without.status_code == 201
-    left_out = fresh.ask("POST", PATH, key="blue", body=activation(outlet=None), headers=KEY)
+    left_out = fresh.enroll(activation(outlet=None), "key-1", key="blue")
     fresh.assert_refused(left_out, 400, "REQUEST.MALFORMED")
 
 
 def test_the_answer_to_a_late_retry_is_still_given(fresh, activation, monkeypatch) -> None:
     body = activation()
-    first = fresh.ask("POST", PATH, body=body, headers=KEY)
+    first = fresh.enroll(body, "key-1")
     later = datetime.now(UTC) + timedelta(hours=30)
     monkeypatch.setattr("serving.api.routes.enrollments.utc_now", lambda: later)
-    again = fresh.ask("POST", PATH, body=body, headers=KEY)
+    again = fresh.enroll(body, "key-1")
     assert (again.status_code, fresh.read(again)["enrollment_id"]) == (
         200,
         fresh.read(first)["enrollment_id"],
     )
-    fresh_one = fresh.ask("POST", PATH, body=body, headers={"idempotency-key": "key-2"})
+    fresh_one = fresh.enroll(body, "key-2")
     fresh.assert_refused(fresh_one, 400, "REQUEST.CAPTURE_TIME")
 
 
@@ -183,7 +177,7 @@ def test_what_was_decided_is_read_by_id_without_name_or_number(service, enrolled
 
 
 def test_what_was_decided_is_found_by_its_key(fresh, activation) -> None:
-    first = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
+    first = fresh.read(fresh.enroll(activation(), "key-1", key="b1"))
     for key in ("b1", "blue"):
         again = fresh.ask("GET", PATH, key=key, params={"idempotency_key": "key-1"})
         assert fresh.read(again) == {**first, "is_repeated": True}
@@ -195,7 +189,7 @@ def test_what_was_decided_is_found_by_its_key(fresh, activation) -> None:
 
 
 def test_reads_are_audited(fresh, activation) -> None:
-    answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=activation(), headers=KEY))
+    answer = fresh.read(fresh.enroll(activation(), "key-1", key="b1"))
     before = fresh.parts.store.audit_head()[0]
     fresh.ask("GET", f"{PATH}/{answer['enrollment_id']}", key="fraud")
     fresh.ask("GET", PATH, key="b1", params={"idempotency_key": "key-1"})
@@ -212,13 +206,13 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
     fresh, activation, monkeypatch
 ) -> None:
     body = activation()
-    answer = fresh.read(fresh.ask("POST", PATH, key="b1", body=body, headers=KEY))
+    answer = fresh.read(fresh.enroll(body, "key-1", key="b1"))
     before = fresh.parts.store.audit_head()[0]
-    assert fresh.ask("POST", PATH, key="blue", body=body, headers=KEY).status_code == 200
+    assert fresh.enroll(body, "key-1", key="blue").status_code == 200
     # Found by the registrar, as where two race.
     find = enrollments._answer_early
     monkeypatch.setattr(enrollments, "_answer_early", lambda *given: (find(*given)[0], None))
-    assert fresh.ask("POST", PATH, key="blue", body=body, headers=KEY).status_code == 200
+    assert fresh.enroll(body, "key-1", key="blue").status_code == 200
     entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
     actor = f"key:{fresh.keys['blue'].split('_')[-2]}"
     assert [(one.actor, one.action, one.subject) for one in entries] == [
@@ -230,7 +224,7 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
         raise StorageFailed("the database is gone")
 
     monkeypatch.setattr(fresh.parts.registrar, "note", fail)
-    unaudited = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    unaudited = fresh.enroll(body, "key-1", key="b1")
     assert unaudited.status_code == 503
     assert answer["enrollment_id"] not in unaudited.text
 
@@ -239,6 +233,6 @@ def test_a_deadline_that_passed_commits_nothing_or_is_found_again(fresh, activat
     headers = {**KEY, "x-timeout-ms": "1"}
     response = fresh.ask("POST", PATH, body=activation(), headers=headers)
     fresh.assert_refused(response, 503, "REQUEST.DEADLINE_PASSED")
-    again = fresh.ask("POST", PATH, body=activation(), headers={"idempotency-key": "key-2"})
+    again = fresh.enroll(activation(), "key-2")
     assert again.status_code == 201
     assert fresh.read(again)["decision"] == "approved"

@@ -5,7 +5,7 @@ PATH = "/v1/events"
 
 def test_the_feed_is_read_from_where_it_was_left(own_service, activation) -> None:
     begin = own_service.read(own_service.ask("GET", f"{PATH}?limit=500"))["next"]
-    own_service.ask("POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "e"})
+    own_service.enroll(activation(), "e")
     first = own_service.read(own_service.ask("GET", f"{PATH}?after={begin}&limit=1"))
     (decided,) = first["events"]
     assert (decided["type"], decided["specversion"]) == ("enrollment.decided", "1.0")
@@ -29,7 +29,7 @@ def test_the_feed_is_read_from_where_it_was_left(own_service, activation) -> Non
 
 def test_another_carrier_and_an_outlet_are_told_nothing(own_service, activation) -> None:
     body = activation(msisdn="+8613800138007")
-    own_service.ask("POST", "/v1/enrollments", body=body, headers={"idempotency-key": "f"})
+    own_service.enroll(body, "f")
     for key, is_told in (("blue", True), ("fraud", True), ("operator", True), ("red", False)):
         shown = own_service.read(own_service.ask("GET", PATH, key=key))
         assert bool(shown["events"]) is is_told

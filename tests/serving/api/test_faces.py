@@ -23,7 +23,7 @@ def ask(service: Any, *document_ids: str, key: str = "fraud") -> Any:
 
 
 def enroll(service: Any, key: str, body: dict[str, Any]) -> Any:
-    return service.read(service.ask("POST", ENROLL, body=body, headers={"idempotency-key": key}))
+    return service.read(service.enroll(body, key))
 
 
 def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
@@ -90,8 +90,7 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
 def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(fresh, activation, faces) -> None:
     def try_out(key: str, **changes: Any) -> Any:
         body = activation(outlet="r1", msisdn=f"+861380013800{key}", **changes)
-        headers = {"idempotency-key": key}
-        return fresh.read(fresh.ask("POST", ENROLL, key="red", body=body, headers=headers))
+        return fresh.read(fresh.enroll(body, key, key="red"))
 
     def report(case: str, carrier: str) -> str:
         path, terms = f"/v1/cases/{case}/report", {"reveal": True, "carrier": carrier}

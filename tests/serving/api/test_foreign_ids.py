@@ -76,8 +76,7 @@ def test_a_tenant_is_told_no_id_of_another_carriers_holder(
 
 def test_fraud_teams_are_told_the_ids(own_service, faces, activation, enrolled) -> None:
     body = activation(live=faces["live"], portrait=faces["portrait"], outlet="r1")
-    headers = {"idempotency-key": "for-fraud"}
-    made = own_service.ask("POST", ENROLLMENTS, key="red", body=body, headers=headers)
+    made = own_service.enroll(body, "for-fraud", key="red")
     path = f"{ENROLLMENTS}/{own_service.read(made)['enrollment_id']}"
     for key in ("fraud", "operator"):
         record = own_service.read(own_service.ask("GET", path, key=key))

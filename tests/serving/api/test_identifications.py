@@ -89,9 +89,7 @@ def test_documents_that_the_registrar_left_out_are_counted(service, faces, monke
 
 def test_the_open_cases_of_a_candidate_are_shown(fresh, faces, activation) -> None:
     duplicate = activation(live=faces["live"], portrait=faces["portrait"])
-    enrolled = fresh.read(
-        fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
-    )
+    enrolled = fresh.read(fresh.enroll(duplicate, "k"))
     body = {"probe": {"image": faces["later"]}}
     before = fresh.parts.store.audit_head()[0]
     answer = fresh.read(fresh.ask("POST", PATH, key="fraud", body=body))

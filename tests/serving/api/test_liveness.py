@@ -54,20 +54,15 @@ def sign(service: Any, photograph: bytes, decision: str = "live", **changes: Any
     return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), KEY, ["ES256"])
 
 
-def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> Any:
-    headers = {"idempotency-key": key}
-    return service.ask("POST", "/v1/enrollments", body=body, kind=kind, headers=headers)
-
-
 @pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
 def test_an_activation_brings_its_evidence_once(required, activation, faces, kind: str) -> None:
     token = sign(required, faces["stranger"], level="iso30107-3:2")
     body = activation(liveness=token)
-    first = required.read(enroll(required, body, "first", kind))
+    first = required.read(required.enroll(body, "first", kind=kind))
     assert (first["decision"], first["reasons"]) == ("approved", [])
-    again = enroll(required, body, "first", kind)
+    again = required.enroll(body, "first", kind=kind)
     assert (again.status_code, required.read(again)["is_repeated"]) == (200, True)
-    used = enroll(required, activation(liveness=token, msisdn="+8613800138002"), "second", kind)
+    used = required.enroll(activation(liveness=token, msisdn="+8613800138002"), "second", kind=kind)
     required.assert_refused(used, 409, "LIVENESS.REPLAYED")
     shown = required.read(required.ask("GET", f"/v1/enrollments/{first['enrollment_id']}"))
     told = shown["liveness"]
@@ -88,7 +83,7 @@ def test_an_activation_without_it_is_told_that_and_of_nobody(required, activatio
             (sign(required, faces["live"], exp=1_000_000_000), "LIVENESS_STALE"),
         )
     ):
-        answer = enroll(required, activation(**changes, liveness=token), f"key-{place}")
+        answer = required.enroll(activation(**changes, liveness=token), f"key-{place}")
         body = required.read(answer)
         assert (answer.status_code, body["decision"]) == (201, "rejected")
         assert [one["reason"] for one in body["reasons"]] == [reason]
@@ -101,7 +96,7 @@ def test_an_outlet_is_shown_with_how_many_results_it_brought_failed_and_lacked(
 ) -> None:
     live = faces["stranger"]
     for place, token in enumerate((None, sign(required, live, "spoof"), sign(required, live))):
-        required.read(enroll(required, activation(liveness=token), f"key-{place}"))
+        required.read(required.enroll(activation(liveness=token), f"key-{place}"))
     shown = required.read(required.ask("GET", "/v1/outlets/b1", key="fraud"))
     counts = {"days": 90, "results": 2, "failed": 1, "absent": 1}
     assert shown["liveness"] == counts
@@ -153,7 +148,7 @@ def test_a_result_that_was_made_for_something_else_is_taken_for_nothing(
         )
     ):
         token = sign(required, faces["stranger"], **changes)
-        told = required.read(enroll(required, activation(liveness=token), f"key-{place}"))
+        told = required.read(required.enroll(activation(liveness=token), f"key-{place}"))
         assert told["decision"] == decision
         reasons = [one["reason"] for one in told["reasons"]]
         assert reasons == ([] if decision == "approved" else ["LIVENESS_MISBOUND"])
@@ -207,7 +202,7 @@ def test_a_judge_that_is_observed_changes_no_answer_and_its_scores_are_on_record
 ) -> None:
     service = judging(start_service, tmp_path, "observe", **DARK)
     frames = [faces["stranger"], faces["stranger"]]
-    given = service.read(enroll(service, activation(live=frames), "one"))
+    given = service.read(service.enroll(activation(live=frames), "one"))
     assert (given["decision"], given["reasons"]) == ("approved", [])
     path = f"/v1/enrollments/{given['enrollment_id']}"
     assert service.read(service.ask("GET", path))["liveness_judge"] is None
@@ -232,7 +227,7 @@ def test_a_judge_that_enforces_rejects_and_nothing_else_is_told(
 ) -> None:
     service = judging(start_service, tmp_path, "enforce", **DARK)
     body = activation(portrait=faces["portrait"], msisdn=MSISDN)
-    given = service.read(enroll(service, body, "one"))
+    given = service.read(service.enroll(body, "one"))
     assert [one["reason"] for one in given["reasons"]] == ["LIVENESS_FAILED"]
     assert given["duplicate_search"]["ran"] is False
     assert replay(service.parts.store.enrollment(given["enrollment_id"])).agrees
@@ -253,6 +248,6 @@ def test_a_judge_that_is_not_certain_or_gives_no_probability_asks_a_person(
     start_service, activation, tmp_path, model: dict[str, Any], decision: str, reasons: list[str]
 ) -> None:
     service = judging(start_service, tmp_path, "enforce", **model)
-    given = service.read(enroll(service, activation(), "one"))
+    given = service.read(service.enroll(activation(), "one"))
     assert given["decision"] == decision
     assert [one["reason"] for one in given["reasons"]] == reasons

@@ -63,9 +63,7 @@ def test_readiness_is_true_only_when_it_decides(
             seen.add(answer["phase"])
         assert "waiting" in seen
         assert service.ask("GET", "/health/live", key=None).status_code == 200
-        refused = service.ask(
-            "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "k"}
-        )
+        refused = service.enroll(activation(), "k")
         service.assert_refused(refused, 503, "SERVICE.NOT_READY")
     while service.ask("GET", "/health/ready", key=None).status_code != 200:
         assert time.monotonic() < deadline + 30

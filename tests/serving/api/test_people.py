@@ -80,9 +80,7 @@ def test_nobody_is_an_empty_list_and_audited(service, body: dict[str, Any]) -> N
 
 def test_a_document_is_read_with_what_was_closed(fresh, faces, activation, enrolled) -> None:
     duplicate = activation(live=faces["live"], portrait=faces["portrait"])
-    opened = fresh.read(
-        fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
-    )
+    opened = fresh.read(fresh.enroll(duplicate, "k"))
     case = case_of(fresh, opened)
     path = f"/v1/documents/{enrolled['document_id']}"
     assert fresh.ask("DELETE", f"/v1/lines/{MSISDN}").status_code == 200

@@ -22,11 +22,6 @@ def service(start_service) -> Any:
     return start_service(people=PeopleRules(carriers={"blue": rules}))
 
 
-def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> Any:
-    headers = {"idempotency-key": key}
-    return service.ask("POST", "/v1/enrollments", body=body, kind=kind, headers=headers)
-
-
 def _without_ids(answer: dict[str, Any]) -> dict[str, Any]:
     own = {"enrollment_id", "decided_at", "idempotency_key", "cases"}
     kinds = [one["kind"] for one in answer["cases"]]
@@ -36,32 +31,32 @@ def _without_ids(answer: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
 def test_a_minor_comes_with_a_guardian(service, activation, faces, kind: str) -> None:
     child = card(1, "2015-01-01")
-    alone = service.read(enroll(service, activation(document=child), "alone", kind))
+    alone = service.read(service.enroll(activation(document=child), "alone", kind=kind))
     assert [one["reason"] for one in alone["reasons"]] == ["GUARDIAN_MISSING"]
     # Enrolled before, so the face is enough.
     holder = {"type": "cn-ric", "number": "110105199003071239", "name": NAME}
     renamed = {"document": holder | {"name": "Any Name"}, "live": faces["later"]}
     doubted = activation(document=child, guardian=renamed)
-    reviewed = service.read(enroll(service, doubted, "renamed", kind))
+    reviewed = service.read(service.enroll(doubted, "renamed", kind=kind))
     assert (reviewed["decision"], reviewed["guardian_document_id"]) == ("review", None)
     assert [one["reason"] for one in reviewed["reasons"]] == ["NAME_MISMATCH"]
     guardian = {"document": holder, "live": faces["later"]}
     body = activation(document=child, guardian=guardian)
-    both = service.read(enroll(service, body, "both", kind))
+    both = service.read(service.enroll(body, "both", kind=kind))
     assert both["reasons"] == []
     assert both["guardian_document_id"] not in (None, both["document_id"])
-    again = enroll(service, body, "both", kind)
+    again = service.enroll(body, "both", kind=kind)
     assert service.read(again)["is_repeated"]
     # Under another document the same face is a second identity.
     other = {"document": card(2), "live": faces["live"], "portrait": faces["portrait"]}
     second = activation(document=child, guardian=other, msisdn="+8613800138009")
-    refused = service.read(enroll(service, second, "second", kind))
+    refused = service.read(service.enroll(second, "second", kind=kind))
     assert [one["reason"] for one in refused["reasons"]] == ["GUARDIAN_DUPLICATE"]
 
 
 def test_an_exception_waits_for_two_people_and_is_counted(service, activation) -> None:
     body = activation(document=card(1), portrait=None, exception="portrait_unreadable")
-    asked = service.read(enroll(service, body, "asked"))
+    asked = service.read(service.enroll(body, "asked"))
     assert (asked["decision"], asked["line_id"]) == ("review", None)
     assert [one["kind"] for one in asked["cases"]] == ["exception"]
     shown = service.read(service.ask("GET", f"/v1/enrollments/{asked['enrollment_id']}"))
@@ -75,7 +70,7 @@ def test_an_exception_waits_for_two_people_and_is_counted(service, activation) -
     # No face was shown to be the document's: nothing is told of documents or numbers.
     held = {"type": "cn-ric", "number": "110105199003071239", "name": "Another Name"}
     probing = activation(document=held, live=None, portrait=None, exception="injury")
-    told = service.read(enroll(service, probing, "probing"))
+    told = service.read(service.enroll(probing, "probing"))
     assert [one["reason"] for one in told["reasons"]] == ["EXCEPTION_ASKED"]
     # As of a document and a number that nobody has.
     unheld = activation(document=card(7), live=None, portrait=None, exception="injury")
@@ -83,17 +78,17 @@ def test_an_exception_waits_for_two_people_and_is_counted(service, activation) -
         document=card(8), live=None, portrait=None, exception="injury", msisdn=MSISDN
     )
     for key, body in (("unheld", unheld), ("in use", in_use)):
-        other = service.read(enroll(service, body, key))
+        other = service.read(service.enroll(body, key))
         assert told["document_id"] is None
         assert [_without_ids(one) for one in (told, other)] == [_without_ids(told)] * 2
     bare = activation(document=card(1), portrait=None)
-    service.assert_refused(enroll(service, bare, "bare"), 400, "REQUEST.MALFORMED")
+    service.assert_refused(service.enroll(bare, "bare"), 400, "REQUEST.MALFORMED")
 
 
 def test_a_holder_is_reported_dead_by_one_person_and_confirmed_by_another(
     service, activation
 ) -> None:
-    first = service.read(enroll(service, activation(document=card(1)), "first"))
+    first = service.read(service.enroll(activation(document=card(1)), "first"))
     path = f"/v1/documents/{first['document_id']}/death"
 
     def step(name: str, key: str, **more: str) -> Any:
@@ -102,18 +97,18 @@ def test_a_holder_is_reported_dead_by_one_person_and_confirmed_by_another(
     assert service.read(step("report", "fraud", source="registry"))["state"] == "reported"
     service.assert_refused(step("confirm", "fraud"), 403, "CASE.FOUR_EYES")
     again = activation(document=card(1), msisdn="+8613800138009")
-    refused = service.read(enroll(service, again, "again"))
+    refused = service.read(service.enroll(again, "again"))
     assert "HOLDER_DECEASED" in [one["reason"] for one in refused["reasons"]]
     assert service.read(step("confirm", "operator"))["state"] == "confirmed"
     assert service.read(service.ask("GET", path, key="fraud"))["state"] == "confirmed"
 
 
 def test_a_renewed_document_takes_its_lines_along(service, activation) -> None:
-    first = service.read(enroll(service, activation(document=card(1)), "first"))
+    first = service.read(service.enroll(activation(document=card(1)), "first"))
     old = {"type": "id-kitas", "number": card(1)["number"]}
     renewed = activation(document=card(2), replaces=old)
-    answer = service.read(enroll(service, renewed, "renewed"))
+    answer = service.read(service.enroll(renewed, "renewed"))
     assert (answer["decision"], answer["line_id"]) == ("approved", first["line_id"])
     retired = activation(document=card(1), msisdn="+8613800138009")
-    reasons = service.read(enroll(service, retired, "retired"))["reasons"]
+    reasons = service.read(service.enroll(retired, "retired"))["reasons"]
     assert [one["reason"] for one in reasons] == ["DOCUMENT_REPLACED"]

@@ -251,9 +251,7 @@ def test_an_activation_that_cannot_be_judged_is_refused(
     service, activation, name: str, kind: str
 ) -> None:
     change, code = ACTIVATIONS[name]
-    response = service.ask(
-        "POST", ENROLLMENTS, body=change(activation()), kind=kind, headers={"idempotency-key": "k"}
-    )
+    response = service.enroll(change(activation()), "k", kind=kind)
     message = service.assert_refused(response, 422 if code == TEXT else 400, code)
     assert not any(secret in message for secret in SECRETS)
 

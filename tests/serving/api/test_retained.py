@@ -16,7 +16,6 @@ from serving.wire.fields import read
 from tests.engine.retention.conftest import only
 
 PATH = "/v1/enrollments"
-KEY = {"idempotency-key": "key-1"}
 DAY = timedelta(days=1)
 
 
@@ -32,7 +31,7 @@ class NextYear:
 
 def test_an_attempt_that_has_left_is_still_a_decision(fresh, activation, faces) -> None:
     body = activation(portrait=faces["live"])
-    decided = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    decided = fresh.read(fresh.enroll(body, "key-1"))
     assert decided["decision"] == "rejected"
     assert decided["scores"]["live_portrait"] is not None
     run_retention(NextYear(fresh), only(rejected_days=180), "test")
@@ -50,11 +49,11 @@ def test_an_attempt_that_has_left_is_still_a_decision(fresh, activation, faces) 
 
 def test_a_key_whose_answer_has_left_is_unused_and_judged_anew(fresh, activation, faces) -> None:
     body = activation(live=faces["faceless"])
-    first = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    first = fresh.read(fresh.enroll(body, "key-1"))
     run_retention(NextYear(fresh), only(answers_days=30), "test")
     found = fresh.ask("GET", PATH, key="blue", params={"idempotency_key": "key-1"})
     assert found.status_code == 404
-    again = fresh.ask("POST", PATH, body=body, headers=KEY)
+    again = fresh.enroll(body, "key-1")
     assert again.status_code == 201
     assert fresh.read(again)["enrollment_id"] != first["enrollment_id"]
 
@@ -65,7 +64,7 @@ def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
 ) -> None:
     monkeypatch.setenv("SOSIE_CROPS__KEEP", "all")
     service = start_service()
-    decided = service.read(service.ask("POST", PATH, body=activation(), headers=KEY))
+    decided = service.read(service.enroll(activation(), "key-1"))
     path = f"{PATH}/{decided['enrollment_id']}/crops"
     before = service.parts.store.audit_head()[0]
     answer = service.read(service.ask("GET", path, key="fraud", headers={"accept": accept}))

@@ -117,9 +117,7 @@ def test_nothing_personal_is_logged_counted_or_told_in_an_error(
         response = fresh.ask(method, path, kind=kind, **options)
         assert 400 <= response.status_code < 500, (method, path, response.text)
         told.append(response.text + repr(response.headers))
-    good = fresh.ask(
-        "POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": f"{NAME} {MSISDN}"}
-    )
+    good = fresh.enroll(activation(), f"{NAME} {MSISDN}")
     assert good.status_code == 201
     metrics = fresh.ask("GET", "/metrics", key="operator").text
     written = fresh.log_text
@@ -144,10 +142,10 @@ def test_the_text_of_an_unforeseen_error_is_neither_told_nor_logged(
         raise ValueError(f"{NAME} {NUMBER} {MSISDN}")
 
     monkeypatch.setattr(Operations, "enroll", fail)
-    response = fresh.ask("POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": "k"})
+    response = fresh.enroll(activation(), "k")
     fresh.assert_refused(response, 500, "INTERNAL")
     monkeypatch.setattr(fresh.parts.faces, "sample", fail)
-    response = fresh.ask("POST", ENROLLMENTS, body=activation(), headers={"idempotency-key": "k"})
+    response = fresh.enroll(activation(), "k")
     fresh.assert_refused(response, 500, "INTERNAL")
     for fragment in FRAGMENTS:
         assert fragment not in response.text + fresh.log_text

@@ -81,7 +81,5 @@ def test_a_client_that_hangs_up_stops_its_work(impatient, activation, monkeypatc
     wait_until(lambda: '"status":499' in service.log_text)
     assert service.parts.store.counts() == before
     monkeypatch.undo()
-    again = service.ask(
-        "POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "k"}
-    )
+    again = service.enroll(activation(), "k")
     assert (again.status_code, service.read(again)["decision"]) == (201, "approved")
