@@ -75,6 +75,15 @@ class DecidingScores(Struct, frozen=True):
     certain_single: float | None = None
 
 
+class CalibrationSource(Struct, frozen=True):
+    """The source of a calibration's rates, and how large it is."""
+
+    version: int
+    source: str
+    people: int
+    photographs: int
+
+
 class Finding(Struct, frozen=True, omit_defaults=True):
     """One reason, the decision that it alone would bring, and the photograph it is about."""
 
@@ -165,12 +174,17 @@ class DecidedEnrollment(Struct, kw_only=True):
     policy_version: str
 
 
+_SPENT = (None, Reason.LIVENESS_FAILED, Reason.LIVENESS_UNCERTAIN)
+
+
 class RecordedLiveness(Struct, frozen=True, omit_defaults=True):
-    """What came of the evidence of liveness; `problem` is a reason, absent where all was well. Its
-    own name, behind which a vendor may have pictures, is kept apart and leaves with the holder."""
+    """What came of the evidence of liveness, as it was checked when it came; `problem` is absent
+    where all was well. Without a known signer all else is, too. `level` is what the issuer's
+    detector was tested to (as `iso30107-3:2`), `iad` the same of injected pictures. `jti`, its own
+    name, behind which a vendor may have pictures, is kept apart and leaves with the holder."""
 
     mode: str
-    problem: str | None = None
+    problem: Reason | None = None
     issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
     jti: str | None = None
     decision: str | None = None
@@ -179,6 +193,12 @@ class RecordedLiveness(Struct, frozen=True, omit_defaults=True):
     iad: str | None = None
     issued_at: datetime | None = None
     is_repeated: Annotated[bool, Meta(description="it had come before")] = False
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its name must not come again: not of one that speaks of another photograph, or
+        whoever has seen it could use it up."""
+        return self.jti is not None and self.problem in _SPENT
 
 
 class JudgeEvidence(Struct, frozen=True):

@@ -178,10 +178,28 @@ class AuthorityResult(Struct, frozen=True, omit_defaults=True):
     at: datetime
     standings: tuple[Standing, ...] = ()
     differs: tuple[Difference, ...] = ()
-    reference: str | None = None
-    face_score: float | None = None
+    reference: Annotated[str | None, Meta(description="the authority's name of its answer")] = None
+    face_score: Annotated[
+        float | None, Meta(description="the authority's, of the live photograph; null to a tenant")
+    ] = None
     min_face_score: float | None = None
-    is_kept: bool = False
+    is_kept: Annotated[bool, Meta(description="the answer was kept from before")] = False
+
+
+class ErasureCertificate(Struct, frozen=True):
+    """The certificate of an erasure, with its time and its entry in the audit chain.
+
+    From `gallery_sequence` on no search sees the holder. The enrollments stay as bare decisions:
+    scores and reasons, without template, name or number.
+    """
+
+    document_id: str
+    references: int
+    lines: int
+    gallery_sequence: int
+    erased_at: datetime
+    audit_number: int
+    audit_hash: str
 
 
 class RowOutcome(Struct, frozen=True):

@@ -95,7 +95,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "loadtest.local_service",
         "pydantic": "indexes.snapshots.manifest engine.registry.keyring "
-        "serving.cluster.application serving.jobs.retention serving.settings",
+        "serving.cluster.application serving.settings",
         "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",
         "rapidfuzz": "engine.sweeps.likelihood",

@@ -80,7 +80,7 @@ def operating_points(
     columns = np.stack([
         rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high
     ])  # fmt: skip
-    names = OperatingPoint.__slots__
+    names = OperatingPoint.__struct_fields__
     return tuple(
         OperatingPoint(**dict(zip(names, column, strict=True))) for column in columns.T.tolist()
     )

@@ -14,7 +14,7 @@ group were chosen after the fact. Rates weigh people, as all others do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -301,15 +301,6 @@ class Conditions:
     threshold: float | None
     quality: QualityBands | None
     attributes: tuple[AttributeReport, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The parts of an evaluation's report."""
-        return {
-            "common_fmr": self.common_fmr,
-            "common_threshold": self.threshold,
-            "quality_bands": self.quality and asdict(self.quality),
-            "attributes": [asdict(report) for report in self.attributes],
-        }
 
 
 def measure_conditions(

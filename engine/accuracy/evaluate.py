@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import (
@@ -51,7 +53,7 @@ from engine.accuracy.pair_scores import (
     wilson_interval,
 )
 from engine.errors import RequestError
-from engine.matching.calibration import OperatingPoint
+from engine.matching.calibration import ComparedPeople, OperatingPoint
 from schema.decisions import Comparison
 
 GALLERIES = (10_000, 100_000, 1_000_000)
@@ -61,24 +63,24 @@ FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class FusionPoint:
-    """FNMR at an FMR, over all rounds; the interval counts people, not comparisons."""
+class RatePoint(Struct, frozen=True):
+    """A threshold, and the FNMR there with its interval."""
 
-    fmr: float
     threshold: float
     fnmr: float
     low: float
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class FusionGain:
+class FusionPoint(RatePoint, frozen=True):
+    """FNMR at an FMR, over all rounds; the interval counts people, not comparisons."""
+
+    fmr: float
+
+
+class FusionGain(ComparedPeople, frozen=True):
     """Points of each kind of comparison over the same people and photographs."""
 
-    people: int
-    mated_pairs: int
-    nonmated_pairs: int
     points: dict[Comparison, tuple[FusionPoint, ...]]
 
 
@@ -122,7 +124,7 @@ def _fusion_points(scores: NDArray[np.float32]) -> tuple[FusionPoint, ...]:
         fnmr = float((mated < threshold).mean())
         # Rounds reduce the noise of the figure, but add no people.
         low, high = wilson_interval(round(fnmr * people), people)
-        points.append(FusionPoint(rate, threshold, fnmr, min(low, fnmr), max(high, fnmr)))
+        points.append(FusionPoint(threshold, fnmr, min(low, fnmr), max(high, fnmr), rate))
     return tuple(points)
 
 
@@ -298,7 +300,7 @@ class Evaluation:
 
     def to_dict(self, *, with_failed: bool = False, with_flagged: bool = False) -> dict[str, Any]:
         """The JSON of `sosie evaluate`; a rate that is not supported is null."""
-        report = {
+        report: dict[str, Any] = {
             "format": FORMAT,
             "model_digest": self.model_digest,
             "source": self.source,
@@ -308,22 +310,21 @@ class Evaluation:
             "fta_interval": [self.acquisition.failed.low, self.acquisition.failed.high],
             "failures": self.embeddings.failures,
             "problems": self.embeddings.problems,
-            "acquisition": asdict(self.acquisition),
+            "acquisition": self.acquisition,
             "mated_pairs": self.mated_pairs,
             "nonmated_pairs": self.nonmated_pairs,
             "lowest_fmr": self.points[-1].fmr if self.points else None,
             "fnmr_at_fmr": {
                 name: _summarize(self.point_at(rate)) for name, rate in TABLE_RATES.items()
             },
-            "generalised_fnmr_at_fmr": {
-                name: one and asdict(one) for name, one in self.generalised.items()
-            },
-            "det": [asdict(point) for point in self.points],
-            "galleries": {
-                str(size): one and asdict(one) for size, one in list_galleries(self.points)
-            },
-            "fusion": self.fusion and asdict(self.fusion),
-            **self.conditions.to_dict(),
+            "generalised_fnmr_at_fmr": self.generalised,
+            "det": self.points,
+            "galleries": {str(size): one for size, one in list_galleries(self.points)},
+            "fusion": self.fusion,
+            "common_fmr": self.conditions.common_fmr,
+            "common_threshold": self.conditions.threshold,
+            "quality_bands": self.conditions.quality,
+            "attributes": self.conditions.attributes,
             "flagged": self.flagged.to_dict(),
             "extract_seconds": self.extract_s,
             "seconds": self.seconds,
@@ -334,7 +335,8 @@ class Evaluation:
             ]
         if with_flagged:
             report["flagged_photographs"] = self.flagged.to_rows(self.embeddings)
-        return report
+        plain: dict[str, Any] = msgspec.to_builtins(report, str_keys=True, enc_hook=float)
+        return plain
 
 
 def evaluate(
@@ -422,12 +424,7 @@ def list_galleries(points: Sequence[OperatingPoint]) -> Iterator[tuple[int, Oper
         yield size, next((one for one in points if one.fmr <= fmr), None)
 
 
-def _summarize(point: OperatingPoint | None) -> dict[str, float] | None:
+def _summarize(point: OperatingPoint | None) -> RatePoint | None:
     if point is None:
         return None
-    return {
-        "threshold": point.threshold,
-        "fnmr": point.fnmr,
-        "low": point.fnmr_low,
-        "high": point.fnmr_high,
-    }
+    return RatePoint(point.threshold, point.fnmr, point.fnmr_low, point.fnmr_high)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +22,8 @@ from engine.faces.embedder import prepare
 from engine.faces.images import Pixels
 from engine.models.catalog import ModelCard, Role
 from engine.models.session import Session, SessionOptions, open_session
+from schema.decisions import JudgeEvidence
+from schema.reasons import Decision, Reason
 
 _BATCH = 16
 
@@ -30,6 +34,71 @@ class Judged:
 
     digest: str
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTerms:
+    """What is made of the scores of a judge that looks at the picture itself, of the model
+    `digest`: live from `live` on, not live below `spoof`. Its findings decide where it `enforces`.
+    """
+
+    digest: str
+    live: float
+    spoof: float
+    enforces: bool = False
+
+    def weigh(self, judged: Judged | None) -> Judgement:
+        """A face that was not judged, or by another model, is not passed over in silence."""
+        if judged is None:
+            return Judgement(self, None, "none", Reason.LIVENESS_MISSING, Decision.REVIEW)
+        score = judged.score
+        if judged.digest != self.digest or math.isnan(score):
+            return Judgement(self, None, "none", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
+        if score >= self.live:
+            return Judgement(self, score, "live", None, None)
+        if score < self.spoof:
+            return Judgement(self, score, "spoof", Reason.LIVENESS_FAILED, Decision.REJECTED)
+        return Judgement(self, score, "uncertain", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
+
+    def weigh_all(self, judged: Iterable[Judged | None]) -> Judgement:
+        """The gravest of what was found of several faces: one that lives speaks for no other."""
+        found = map(self.weigh, judged)
+        return max(found, key=lambda one: (_GRAVITY[one.gravity], -(one.score or 0.0)))
+
+
+_GRAVITY = {None: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge's finding on the picture itself; `found` is live, spoof, uncertain or none."""
+
+    terms: JudgeTerms
+    score: float | None
+    found: str
+    problem: Reason | None
+    gravity: Decision | None
+
+    @property
+    def brings(self) -> Decision | None:
+        """The reason that it brings to an enrollment, where it has a say."""
+        return self.gravity if self.terms.enforces else None
+
+    @property
+    def band(self) -> str:
+        """Which tenth its score is in, for metrics."""
+        return "none" if self.score is None else f"{min(int(self.score * 10), 9) / 10:.1f}"
+
+    def describe(self) -> JudgeEvidence:
+        """Describes it for the evidence."""
+        return JudgeEvidence(
+            mode="enforce" if self.terms.enforces else "observe",
+            model_digest=self.terms.digest,
+            found=self.found,
+            score=None if self.score is None else round(self.score, 4),
+            live=self.terms.live,
+            spoof=self.terms.spoof,
+        )
 
 
 class LivenessJudge:

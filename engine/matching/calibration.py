@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import msgspec
 import numpy as np
-from msgspec import structs
+from msgspec import Struct, structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
-from schema.decisions import Comparison, DecidingScores, Interval
+from schema.decisions import CalibrationSource, Comparison, DecidingScores, Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,8 +55,7 @@ class Rate(Interval, frozen=True):
         return with_interval(self.value, self.low, self.high, self.is_bound)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatingPoint:
+class OperatingPoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A false match rate, the smallest threshold that keeps it, and what it costs.
 
     `fmr_low`, `fmr_high`: interval of the FMR at that threshold. `threshold_low`,
@@ -73,17 +74,21 @@ class OperatingPoint:
     fnmr_high: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationCurve:
+class ComparedPeople(Struct, frozen=True):
+    """The people and pairs of photographs that rates were measured on."""
+
+    people: int
+    mated_pairs: int
+    nonmated_pairs: int
+
+
+class CalibrationCurve(ComparedPeople, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Operating points of one kind of comparison, FMR falling and thresholds rising.
 
     `stranger_pairs` counts pairs of different people, however many photographs they have;
     `highest_nonmated` is the highest score that two of them reached.
     """
 
-    people: int
-    mated_pairs: int
-    nonmated_pairs: int
     stranger_pairs: int
     highest_nonmated: float
     points: tuple[OperatingPoint, ...]
@@ -153,8 +158,7 @@ class CalibrationCurve:
         return Rate(value, min(low, value), max(high, value))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class Calibration(CalibrationSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The error rates of one model, measured on `source`; belongs to `model_digest` alone.
 
     `version` counts the calibrations of a card, and is recorded with every decision. Rates weigh
@@ -163,9 +167,6 @@ class Calibration:
     """
 
     model_digest: str
-    source: str
-    people: int
-    photographs: int
     curves: Mapping[Comparison, CalibrationCurve]
     version: int = 1
     most_photographs: int = 0
@@ -199,7 +200,8 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write the file that `load` reads; it holds rates and counts only, nothing of a person."""
-        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", "utf-8")
+        written = {"format": FORMAT, **msgspec.to_builtins(self, str_keys=True)}
+        path.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path, model_digest: str | None) -> Self:
@@ -212,13 +214,7 @@ class Calibration:
                 raise CalibrationError(
                     f"the calibration has format {found}, this version reads {FORMAT}: fit it again"
                 )
-            curves = {
-                Comparison(kind): CalibrationCurve(
-                    **curve | {"points": tuple(OperatingPoint(**one) for one in curve["points"])}
-                )
-                for kind, curve in fields.pop("curves").items()
-            }
-            calibration = cls(**fields, curves=curves)
+            calibration = msgspec.convert(fields, cls)
         except OSError as error:
             raise CalibrationError(
                 f"no calibration can be read at {path.name}: {error.strerror}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
-from schema.documents import Document
+from schema.documents import Document, ErasureCertificate
 from schema.lines import HolderShown, LineStatus
 
 if TYPE_CHECKING:
@@ -78,23 +78,6 @@ NOBODY = "nobody is enrolled under this document"
 """The same for a document unknown and for one that the caller may not see."""
 UNHELD = "unheld"
 """Subject of audit entries about a document without a holder: its number is not written."""
-
-
-@dataclass(frozen=True, slots=True)
-class ErasureCertificate:
-    """The certificate of an erasure, with its time and its entry in the audit chain.
-
-    From `gallery_sequence` on no search sees the holder. The enrollments stay as bare decisions:
-    scores and reasons, without template, name or number.
-    """
-
-    document_id: str
-    references: int
-    lines: int
-    gallery_sequence: int
-    erased_at: datetime
-    audit_number: int
-    audit_hash: str
 
 
 class FoundLines(HolderShown, frozen=True):

@@ -26,7 +26,7 @@ from engine.matching.documents import (
     find_date,
     require_checkable,
 )
-from engine.matching.samples import ABSENT, LivenessResult, Sample, is_same_photograph, require_unit
+from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_unit
 from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
 from engine.registry.audit import AuditEntry
 from engine.registry.documents import DocumentRecord
@@ -34,7 +34,7 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from schema.actors import Caller
-from schema.decisions import DecidedEnrollment
+from schema.decisions import DecidedEnrollment, RecordedLiveness
 from schema.documents import (
     MAX_CONSENT_LENGTH,
     AuthorityResult,
@@ -79,7 +79,7 @@ class EnrollmentRequest:
     consent_ref: str | None = None
     captured_at: datetime | None = None
     caller: Caller | None = None
-    liveness: LivenessResult | None = field(default=None, repr=False)
+    liveness: RecordedLiveness | None = field(default=None, repr=False)
     authority: Mapping[DocumentRole, AuthorityResult] = field(default_factory=dict)
     """What an authority said of the documents, where one is asked."""
     guardian: GuardianShown | None = None

@@ -102,33 +102,6 @@ ABSENT = Sample(None, b"")
 """Stands for a photograph that was not sent."""
 
 
-_SPENT = (None, Reason.LIVENESS_FAILED, Reason.LIVENESS_UNCERTAIN)
-
-
-@dataclass(frozen=True, slots=True)
-class LivenessResult:
-    """A result as it was checked when it came; `problem` is None where it says that all is well.
-
-    Who has not signed it is no issuer: then all else is None. `jti` is its own name, `level` what
-    the issuer's detector was tested to (as `iso30107-3:2`), `iad` the same of injected pictures.
-    """
-
-    problem: Reason | None = None
-    issuer: str | None = None
-    jti: str | None = None
-    decision: str | None = None
-    method: str | None = None
-    level: str | None = None
-    iad: str | None = None
-    issued_at: datetime | None = None
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether its name must not come again: not of one that speaks of another photograph, or
-        whoever has seen it could use it up."""
-        return self.jti is not None and self.problem in _SPENT
-
-
 _UNIT_TOLERANCE = 1e-3
 
 

@@ -16,10 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import NotFound
+from engine.errors import LivenessRefused, NotFound, RequestError
+from engine.faces.liveness_judge import Judged, Judgement
 from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.checks.limits import SEARCHED, Guard, is_near
+from engine.matching.checks.liveness import (
+    LIVENESS_CHECKED,
+    LivenessBatch,
+    LivenessTerms,
+    Weighed,
+    record_liveness,
+)
 from engine.matching.checks.second_model import FILLED
 from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
@@ -33,11 +41,13 @@ from engine.registry.lines import LineRecord
 from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import Write
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
+from engine.registry.vault import Vault
+from engine.registry.writer import ChangeRunner, Writer
 from schema.cases import CaseKind, CaseOrigin
-from schema.decisions import HolderScore
+from schema.decisions import HolderScore, RecordedLiveness
 from schema.documents import Document
 from schema.lines import LineEventKind
+from schema.reasons import LivenessUse
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery
@@ -250,6 +260,67 @@ class _Check:
             return case.id
 
         return self.registrar.run(perform)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessOfVerification:
+    """A verification's evidence of liveness, on whose behalf, and its result."""
+
+    runner: ChangeRunner
+    registry: Reader
+    vault: Vault
+    terms: LivenessTerms
+    result: RecordedLiveness | None
+    judged: Judged | None
+    actor: str
+    carrier: str | None
+    outlet: str | None
+
+    def require(self) -> None:
+        """Before anybody is looked up: `LivenessRefused` where evidence is required and something
+        is wrong with it, or where the judge of the picture enforces and finds something, and
+        `LivenessReplayed`; that is kept. Else nothing is used yet.
+        """
+        if _find_refusal(*self._weigh()) is not None:
+            self.use()
+
+    def use(self) -> None:
+        """Keeps what came, used from now on; raises as `require` where that has changed."""
+        if self._weigh() == (None, None):
+            return
+        if (error := self.runner.run(self._keep)) is not None:
+            raise error
+
+    def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
+        batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
+        weighed = batch.spend(batch.weigh(self.result, LivenessUse.VERIFICATION, self.carrier))
+        judge = self.terms.judge
+        return weighed, None if judge is None else judge.weigh(self.judged)
+
+    def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
+        weighed, judgement = self._weigh()
+        given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
+        writes: list[Write] = []
+        for one in (weighed, judgement):
+            if one is not None:
+                row = record_liveness(one, *given)
+                by = "judge" if one is judgement else row.issuer or "none"
+                entry = AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
+                writes += [entry, row]
+        writer.commit(writes)
+        return _find_refusal(weighed, judgement)
+
+
+def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> RequestError | None:
+    if weighed is not None and weighed.refusal is not None:
+        return weighed.refusal
+    found = None if weighed is None else weighed.problem
+    if found is None and judgement is not None and judgement.terms.enforces:
+        found = judgement.problem
+    if found is None:
+        return None
+    text = f"the evidence of liveness does not hold ({found.value}): capture the face again"
+    return LivenessRefused(text)
 
 
 @dataclass(frozen=True, slots=True)

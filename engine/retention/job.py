@@ -15,12 +15,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 from engine.errors import ClockImplausible, RequestError
-from engine.matching.holders import ErasureCertificate
 from engine.registry.audit import AuditEntry, newest_of, read_audit, read_moments, verify_chain
 from engine.registry.database import new_id, utc_now
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, count_due, expire
 from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
+from schema.documents import ErasureCertificate
 from schema.options import Retention
 from schema.phases import Retained
 

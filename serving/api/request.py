@@ -31,10 +31,11 @@ from engine.faces.liveness_judge import Judged
 from engine.matching.checks.liveness import REPLAYED
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.requests import MAX_KEY_LENGTH
-from engine.matching.samples import LivenessResult, Sample
+from engine.matching.samples import Sample
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.references import SecondTemplate
+from schema.decisions import RecordedLiveness
 from schema.documents import AuthorityCode, AuthorityResult, Document
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authentication import Places
@@ -508,7 +509,7 @@ async def note(parts: Parts, request: Request, action: str, subject: str, **deta
 
 
 def count_liveness(
-    parts: Parts, result: LivenessResult | None, error: SosieError | None = None
+    parts: Parts, result: RecordedLiveness | None, error: SosieError | None = None
 ) -> None:
     """Counts a result of a liveness check, once the call is answered, or ended in an error; an
     issuer that is not known has no name of its own."""
@@ -641,7 +642,7 @@ class HolderFace:
 
     face: FaceVector
     second: SecondTemplate | None
-    liveness: LivenessResult | None
+    liveness: RecordedLiveness | None
     judged: Judged | None
 
 
@@ -666,7 +667,7 @@ async def take_holder_face(
 
 
 @contextmanager
-def counting_liveness(parts: Parts, result: LivenessResult | None) -> Iterator[None]:
+def counting_liveness(parts: Parts, result: RecordedLiveness | None) -> Iterator[None]:
     """Counts a result once the call within is answered, or refused for it."""
     try:
         yield

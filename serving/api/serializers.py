@@ -36,7 +36,7 @@ from schema.actors import find_actor_kind
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
 from schema.decisions import Comparison, DecidedEnrollment
 from schema.decoding import prepare
-from schema.documents import DocumentRole
+from schema.documents import DocumentRole, ErasureCertificate
 from schema.sweeps import Outcomes, SweepRecord
 from serving.access.authorization import Principal, order_candidates, show_decision
 from serving.webhooks.cloud_event import show_event
@@ -186,7 +186,7 @@ def holder_lines(found: holders.FoundLines, *, is_masked: bool = True) -> lines.
     return of_record(lines.HolderLines, found, lines=shown)
 
 
-def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate:
+def erasure(found: ErasureCertificate) -> enrollments.ErasureCertificate:
     return of_record(enrollments.ErasureCertificate, found)
 
 

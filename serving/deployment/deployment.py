@@ -40,7 +40,6 @@ from engine.matching.checks.people import PeopleCheck
 from engine.matching.checks.second_model import SecondModelCheck
 from engine.matching.comparison import WatchList
 from engine.matching.holders import (
-    ErasureCertificate,
     PendingErasure,
     ask_erasure,
     erase_holder,
@@ -58,7 +57,7 @@ from engine.retention.job import check_clock
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
-from schema.documents import Document
+from schema.documents import Document, ErasureCertificate
 from schema.reasons import Decision
 from serving.deployment.models import (
     build_extractor,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
-    from engine.matching.checks.liveness import JudgeTerms
+    from engine.faces.liveness_judge import JudgeTerms
     from engine.matching.checks.second_model import SecondModel
     from engine.matching.samples import SecondEmbedder
     from engine.registry.vault import Vault
@@ -153,7 +153,7 @@ def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | N
 
 def judge_terms(settings: Settings) -> JudgeTerms | None:
     """The liveness judge's limits of scores, by its card; None where none is named."""
-    from engine.matching.checks.liveness import JudgeTerms  # noqa: PLC0415 - few name one
+    from engine.faces.liveness_judge import JudgeTerms  # noqa: PLC0415 - few name one
 
     card = _judge_card(settings)
     if card is None or card.liveness is None:

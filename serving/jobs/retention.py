@@ -3,25 +3,26 @@ erasures that were acknowledged, steps of lines."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from engine.errors import ClockImplausible, RequestError
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
-from engine.matching.holders import ErasureCertificate
 from engine.registry.audit import AuditEntry
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.retention.job import Certificate, RetentionCertificate, preview, run_retention
+from schema.documents import ErasureCertificate
 from schema.options import Retention
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch, PeriodicJob
@@ -273,12 +274,12 @@ def seconds_until(at: time, now: datetime) -> float:
 
 
 MAX_BYTES = 64 * 1024
-_KINDS = (TypeAdapter(ErasureCertificate), TypeAdapter(RetentionCertificate))
 
 
 def write_certificate(made: Certificate) -> dict[str, Any]:
     """A certificate as JSON values, for a file of its own."""
-    values: dict[str, Any] = _plain(asdict(made))
+    built = msgspec.to_builtins(made, builtin_types=(datetime,), str_keys=True)
+    values: dict[str, Any] = json.loads(json.dumps(built, default=datetime.isoformat))
     return values
 
 
@@ -289,19 +290,11 @@ def read_certificate(path: Path) -> Certificate:
             data = file.read(MAX_BYTES)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    for kind in _KINDS:
-        try:
-            found: Certificate = kind.validate_json(data, strict=False)
-        except ValidationError:
-            continue
-        return found
+    kinds: tuple[type[Certificate], ...] = (ErasureCertificate, RetentionCertificate)
+    for kind in kinds:
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(data, type=kind)
     raise RequestError(
         f"{path} holds no certificate: give a file that `sosie erase --certificate` or "
         "`sosie retention run --certificate` has written"
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return value.isoformat() if isinstance(value, datetime) else value

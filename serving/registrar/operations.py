@@ -31,13 +31,11 @@ from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.checks.limits import MISSED, Guard, InFlight
-from engine.matching.checks.liveness import LivenessOfVerification
 from engine.matching.checks.picture import FaceVector
-from engine.matching.holders import ErasureCertificate, FoundLines, PendingErasure
+from engine.matching.holders import FoundLines, PendingErasure
 from engine.matching.lines import OpenedDispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.samples import LivenessResult
 from engine.matching.verification import (
     FoundHolders,
     HolderCheck,
@@ -60,7 +58,8 @@ from engine.registry.references import SecondTemplate
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from schema.actors import Actor, Caller, person_of
-from schema.documents import Document
+from schema.decisions import RecordedLiveness
+from schema.documents import Document, ErasureCertificate
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord
@@ -314,7 +313,7 @@ class Operations:
         target: LineTarget,
         probe: FaceVector,
         second: SecondTemplate | None = None,
-        liveness: LivenessResult | None = None,
+        liveness: RecordedLiveness | None = None,
         judged: Judged | None = None,
     ) -> HolderCheck:
         alive = self._require_alive(liveness, judged)
@@ -333,7 +332,7 @@ class Operations:
         document: Document | str,
         probe: FaceVector,
         second: SecondTemplate | None = None,
-        liveness: LivenessResult | None = None,
+        liveness: RecordedLiveness | None = None,
         judged: Judged | None = None,
     ) -> HolderCheck:
         asked = replace(
@@ -345,12 +344,12 @@ class Operations:
             return verification.check_document(*given)
 
     def _require_alive(
-        self, liveness: LivenessResult | None, judged: Judged | None
+        self, liveness: RecordedLiveness | None, judged: Judged | None
     ) -> Callable[[], None]:
         """Uses up the evidence of liveness of a verification, once somebody is found; raises where
         what is asked for does not hold."""
         deployment, context = self._opened.deployment, self._context
-        shown = LivenessOfVerification(
+        shown = verification.LivenessOfVerification(
             runner=self._runner,
             registry=self._opened.store,
             vault=deployment.vault,
@@ -368,7 +367,7 @@ class Operations:
         self,
         document: Document,
         probe: FaceVector,
-        liveness: LivenessResult | None = None,
+        liveness: RecordedLiveness | None = None,
         judged: Judged | None = None,
     ) -> FoundLines:
         self._require_alive(liveness, judged)()
@@ -390,7 +389,7 @@ class Operations:
         target: LineTarget,
         document: Document,
         probe: FaceVector,
-        liveness: LivenessResult | None = None,
+        liveness: RecordedLiveness | None = None,
         judged: Judged | None = None,
     ) -> OpenedDispute:
         self._require_alive(liveness, judged)()

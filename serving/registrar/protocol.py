@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
     from engine.imports.online import ChunkAnswer
     from engine.matching.checks.picture import FaceVector
-    from engine.matching.holders import ErasureCertificate, FoundLines, PendingErasure
+    from engine.matching.holders import FoundLines, PendingErasure
     from engine.matching.lines import OpenedDispute
     from engine.matching.requests import Answer, EnrollmentRequest
-    from engine.matching.samples import LivenessResult
     from engine.matching.verification import FoundHolders, HolderCheck
     from engine.registry.accounts import Outlet, Session
     from engine.registry.audit import AuditEntry
@@ -45,7 +44,8 @@ if TYPE_CHECKING:
     from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import ExpectedSweep, SweepOrder
     from schema.actors import Restriction
-    from schema.documents import Document
+    from schema.decisions import RecordedLiveness
+    from schema.documents import Document, ErasureCertificate
     from schema.events import EventType
     from schema.lines import LineEventKind
     from schema.sweeps import SweepRecord
@@ -331,7 +331,7 @@ class RegistrarClient(ABC):
         target: LineTarget,
         probe: FaceVector,
         second: SecondTemplate | None,
-        liveness: LivenessResult | None,
+        liveness: RecordedLiveness | None,
         judged: Judged | None,
         context: CallContext,
     ) -> HolderCheck:
@@ -347,7 +347,7 @@ class RegistrarClient(ABC):
         document: Document | str,
         probe: FaceVector,
         second: SecondTemplate | None,
-        liveness: LivenessResult | None,
+        liveness: RecordedLiveness | None,
         judged: Judged | None,
         context: CallContext,
     ) -> HolderCheck:
@@ -359,7 +359,7 @@ class RegistrarClient(ABC):
         self,
         document: Document,
         probe: FaceVector,
-        liveness: LivenessResult | None,
+        liveness: RecordedLiveness | None,
         judged: Judged | None,
         context: CallContext,
     ) -> FoundLines:
@@ -373,7 +373,7 @@ class RegistrarClient(ABC):
         target: LineTarget,
         document: Document,
         probe: FaceVector,
-        liveness: LivenessResult | None,
+        liveness: RecordedLiveness | None,
         judged: Judged | None,
         context: CallContext,
     ) -> OpenedDispute:

@@ -51,7 +51,7 @@ from engine.matching.requests import (
     idempotency_scope,
     normalise_msisdn,
 )
-from engine.matching.samples import ABSENT, LivenessResult, Sample
+from engine.matching.samples import ABSENT, Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord
@@ -59,6 +59,7 @@ from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
+from schema.decisions import RecordedLiveness
 from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole, Standing
 from schema.options import PeopleRules
 from schema.people import DeathSource
@@ -337,10 +338,10 @@ def _show_guardian(
     )
 
 
-def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> LivenessResult | None:
+def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> RecordedLiveness | None:
     if outcome.reason is None or outcome.reason.row.about is not About.LIVENESS:
         return request.liveness
-    return LivenessResult(outcome.reason)
+    return RecordedLiveness("required", outcome.reason)
 
 
 def _tell_authority(

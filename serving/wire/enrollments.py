@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schema import reasons
+from schema import documents, reasons
 from schema.decisions import (
     DecidingScores,
     JudgeEvidence,
@@ -15,7 +15,7 @@ from schema.decisions import (
     Scores,
     SearchedGallery,
 )
-from schema.documents import MAX_CONSENT_LENGTH
+from schema.documents import MAX_CONSENT_LENGTH, AuthorityResult
 from schema.people import ExceptionCause
 from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
@@ -225,15 +225,15 @@ class LivenessEvidence(RecordedLiveness, AnswerBody, frozen=True, omit_defaults=
     """What came of the evidence of liveness; `problem` is a reason, absent where all was well."""
 
     mode: Annotated[str, known("observe", "required")]
-    problem: ShownReason | None = None
+    problem: ShownReason | None = None  # type: ignore[assignment]
     issued_at: Moment | None = None
 
 
-class AuthorityEvidence(AnswerBody, frozen=True, omit_defaults=True):
+class AuthorityEvidence(AuthorityResult, AnswerBody, frozen=True, omit_defaults=True):
     """What an authority said of the document: nothing about the person stands in it."""
 
     kind: Annotated[str, known("listed", "http", "none")]
-    code: Annotated[
+    code: Annotated[  # type: ignore[assignment]
         str,
         Meta(
             description="CONFIRMED, UNKNOWN_DOCUMENT, a contradiction (NOT_VALID, DIFFERS, "
@@ -241,14 +241,8 @@ class AuthorityEvidence(AnswerBody, frozen=True, omit_defaults=True):
         ),
     ]
     at: Moment
-    standings: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
-    reference: Annotated[str | None, Meta(description="the authority's name of its answer")] = None
-    face_score: Annotated[
-        float | None, Meta(description="the authority's, of the live photograph; null to a tenant")
-    ] = None
-    min_face_score: float | None = None
-    is_kept: Annotated[bool, Meta(description="the answer was kept from before")] = False
+    standings: tuple[str, ...] = ()  # type: ignore[assignment]
+    differs: tuple[str, ...] = ()  # type: ignore[assignment]
 
 
 class EnrollmentRecord(AnswerBody, frozen=True):
@@ -321,16 +315,11 @@ class Crops(AnswerBody, frozen=True):
     crops: tuple[Crop, ...]
 
 
-class ErasureCertificate(AnswerBody, frozen=True):
+class ErasureCertificate(documents.ErasureCertificate, AnswerBody, frozen=True):
     """The certificate of an erasure: from `gallery_sequence` on no search sees the holder."""
 
     document_id: Id
-    references: int
-    lines: int
-    gallery_sequence: int
     erased_at: Moment
-    audit_number: int
-    audit_hash: str
 
 
 class Erasure(AnswerBody, frozen=True):

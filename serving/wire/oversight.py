@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from schema.actors import Restriction, Role
-from schema.decisions import Comparison
+from schema.decisions import CalibrationSource, Comparison
 from schema.documents import AdmittedRow
 from schema.phases import BackupState, Phase
 from serving.wire.enrollments import Thresholds
@@ -138,13 +138,9 @@ class Curve(AnswerBody, frozen=True):
     points: Annotated[tuple[CurvePoint, ...], Meta(description="scores rise, rates fall")]
 
 
-class Calibration(AnswerBody, frozen=True):
+class Calibration(CalibrationSource, AnswerBody, frozen=True):
     """Where the rates were measured."""
 
-    version: int
-    source: str
-    people: int
-    photographs: int
     curves: tuple[Curve, ...]
 
 

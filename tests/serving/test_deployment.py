@@ -26,7 +26,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
-from schema.documents import Document
+from schema.documents import Document, ErasureCertificate
 from serving.deployment import deployment as opened
 from serving.deployment import snapshots
 from serving.deployment.deployment import Deployment
@@ -108,7 +108,7 @@ def test_what_was_erased_meanwhile_is_not_left_by_a_late_save(open_home, full_ho
 def test_an_erasure_leaves_no_snapshot_that_was_saved_meanwhile(
     open_home, full_home, monkeypatch
 ) -> None:
-    def erase(*arguments: Any) -> holders.ErasureCertificate:
+    def erase(*arguments: Any) -> ErasureCertificate:
         # A process that has lost the lease, and does not know it yet.
         with open_home() as other:
             other.save_snapshot()
@@ -123,7 +123,7 @@ def test_an_erasure_leaves_no_snapshot_that_was_saved_meanwhile(
 def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
     open_home, full_home, monkeypatch
 ) -> None:
-    def erase(*arguments: Any) -> holders.ErasureCertificate:
+    def erase(*arguments: Any) -> ErasureCertificate:
         made = holders.erase_holder(*arguments)
         (full_home / "gallery").rmdir()
         (full_home / "gallery").symlink_to("nowhere")

@@ -10,32 +10,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry, deserialize_compact
-from msgspec import Meta
+from msgspec import Meta, structs
 
-from engine.errors import LivenessRefused, LivenessReplayed, RequestError, SosieError
+from engine.errors import LivenessReplayed, RequestError, SosieError
+from engine.faces.liveness_judge import Judged, Judgement, JudgeTerms
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, EnrollmentRequest
-from engine.matching.samples import LivenessResult
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.enrollments import LivenessRecord
-from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
-from engine.registry.writer import ChangeRunner, Writer
-from schema.decisions import Finding, JudgeEvidence, RecordedLiveness
+from schema.decisions import Finding, RecordedLiveness
 from schema.decoding import prepare
 from schema.documents import Document
 from schema.reasons import (
@@ -48,98 +45,9 @@ from schema.reasons import (
     is_level_reached,
 )
 
-if TYPE_CHECKING:
-    from engine.faces.liveness_judge import Judged
-
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
 """How far the clocks of a capture system and of this machine may lie apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeTerms:
-    """What is made of the scores of a judge that looks at the picture itself, of the model
-    `digest`: live from `live` on, not live below `spoof`. Its findings decide where it `enforces`.
-    """
-
-    digest: str
-    live: float
-    spoof: float
-    enforces: bool = False
-
-    def weigh(self, judged: Judged | None) -> Judgement:
-        """A face that was not judged, or by another model, is not passed over in silence."""
-        if judged is None:
-            return Judgement(self, None, "none", Reason.LIVENESS_MISSING, Decision.REVIEW)
-        score = judged.score
-        if judged.digest != self.digest or math.isnan(score):
-            return Judgement(self, None, "none", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
-        if score >= self.live:
-            return Judgement(self, score, "live", None, None)
-        if score < self.spoof:
-            return Judgement(self, score, "spoof", Reason.LIVENESS_FAILED, Decision.REJECTED)
-        return Judgement(self, score, "uncertain", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
-
-    def weigh_all(self, judged: Iterable[Judged | None]) -> Judgement:
-        """The gravest of what was found of several faces: one that lives speaks for no other."""
-        found = map(self.weigh, judged)
-        return max(found, key=lambda one: (_GRAVITY[one.gravity], -(one.score or 0.0)))
-
-
-_GRAVITY = {None: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A judge's finding on the picture itself; `found` is live, spoof, uncertain or none."""
-
-    terms: JudgeTerms
-    score: float | None
-    found: str
-    problem: Reason | None
-    gravity: Decision | None
-
-    @property
-    def brings(self) -> Decision | None:
-        """The reason that it brings to an enrollment, where it has a say."""
-        return self.gravity if self.terms.enforces else None
-
-    @property
-    def band(self) -> str:
-        """Which tenth its score is in, for metrics."""
-        return "none" if self.score is None else f"{min(int(self.score * 10), 9) / 10:.1f}"
-
-    def describe(self) -> JudgeEvidence:
-        """Describes it for the evidence."""
-        return JudgeEvidence(
-            mode="enforce" if self.terms.enforces else "observe",
-            model_digest=self.terms.digest,
-            found=self.found,
-            score=None if self.score is None else round(self.score, 4),
-            live=self.terms.live,
-            spoof=self.terms.spoof,
-        )
-
-    def record(
-        self,
-        use: LivenessUse,
-        at: datetime,
-        carrier: str | None,
-        outlet: str | None,
-        enrollment_id: str | None = None,
-    ) -> LivenessRecord:
-        """The row that keeps it."""
-        return LivenessRecord(
-            id=new_id(),
-            use=use.value,
-            received_at=at,
-            problem=None if self.problem is None else self.problem.value,
-            decision=self.found,
-            carrier=carrier,
-            outlet=outlet,
-            enrollment_id=enrollment_id,
-            judge=self.terms.digest,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +85,16 @@ class LivenessTerms:
         return not all(any(is_level_reached(one, wanted) for one in told) for wanted in asked)
 
     def weigh(
-        self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
+        self, result: RecordedLiveness | None, use: LivenessUse, carrier: str | None
     ) -> Decision | None:
         """The reason that a result brings by itself; None where all is well with it, or none is
         required."""
-        problem = (result or NO_RESULT).problem
+        problem = Reason.LIVENESS_MISSING if result is None else result.problem
         if problem is None or self.mode(use, carrier) is not LivenessMode.REQUIRED:
             return None
-        return self.missing if problem is Reason.LIVENESS_MISSING else _DECISIONS[problem]
+        if problem is Reason.LIVENESS_MISSING:
+            return self.missing
+        return Decision.REVIEW if problem is Reason.LIVENESS_UNCERTAIN else Decision.REJECTED
 
     def judge_faces(self, judged: Sequence[Judged | None]) -> Judgement | None:
         """Judges the face that seems least live; None without a judge or face."""
@@ -196,17 +106,6 @@ LIVENESS_CHECKED = "liveness.checked"
 """In the audit chain: what came with a verification, or came again."""
 REPLAYED = "LIVENESS_REPLAYED"
 """Stands beside reasons in what is kept of results: one that had come before."""
-_DECISIONS = {
-    Reason.LIVENESS_INVALID: Decision.REJECTED,
-    Reason.LIVENESS_MISBOUND: Decision.REJECTED,
-    Reason.LIVENESS_FAILED: Decision.REJECTED,
-    Reason.LIVENESS_STALE: Decision.REJECTED,
-    Reason.LIVENESS_WEAK: Decision.REJECTED,
-    Reason.LIVENESS_UNCERTAIN: Decision.REVIEW,
-}
-
-
-NO_RESULT = LivenessResult(Reason.LIVENESS_MISSING)
 
 # What is kept of a result goes into a database: not every one takes every character.
 _Short = Annotated[str, Meta(max_length=64, pattern=r"^[ -~]*\Z")]
@@ -233,7 +132,7 @@ class _Claims(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def name_document(document: Document) -> str:
-    """The text that `document_sha256` is of, where a call names its document: as it is sent."""
+    """The text that `document_sha256` is of: the call's document, as it is sent."""
     return f"{document.type}:{document.number}"
 
 
@@ -269,34 +168,35 @@ class LivenessChecker:
         subject: str,
         carrier: str | None,
         now: datetime,
-    ) -> LivenessResult | None:
+    ) -> RecordedLiveness | None:
         """The result that came with a live photograph, or its frames; None where the carrier's
         are not looked at. `subject` is whom the call is about, as `name_document` says it.
 
         Whatever is wrong with it is its `problem`: a result is no reason to refuse the call.
         """
-        if self.terms.mode(use, carrier) is LivenessMode.OFF:
+        mode = self.terms.mode(use, carrier)
+        if mode is LivenessMode.OFF:
             return None
         if token is None:
-            return NO_RESULT
+            return RecordedLiveness(mode, Reason.LIVENESS_MISSING)
         claims = self._read(token)
         allowed = self.terms.issuers.get(carrier) if carrier is not None else None
         if claims is None or (allowed is not None and claims.iss not in allowed):
-            return LivenessResult(Reason.LIVENESS_INVALID)
+            return RecordedLiveness(mode, Reason.LIVENESS_INVALID)
         problem = self._find_problem(claims, photographs, use, subject, now)
         # A detector that is not good enough brings no review by being unsure, either.
         is_settled = problem not in (None, Reason.LIVENESS_UNCERTAIN)
         if not is_settled and self.terms.is_weak(claims, use, carrier):
             problem = Reason.LIVENESS_WEAK
-        return LivenessResult(
+        return RecordedLiveness(
+            mode,
             problem,
             issuer=claims.iss,
-            jti=claims.jti,
-            decision=claims.decision,
-            method=claims.method,
-            level=claims.level,
-            iad=claims.iad,
             issued_at=datetime.fromtimestamp(claims.iat, UTC),
+            **{
+                name: getattr(claims, name)
+                for name in ("jti", "decision", "method", "level", "iad")
+            },
         )
 
     def _read(self, token: str) -> _Claims | None:
@@ -326,9 +226,8 @@ class LivenessChecker:
         now: datetime,
     ) -> Reason | None:
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
-        photographed = claims.live_sha256
-        listed = [photographed] if isinstance(photographed, str) else photographed
-        named = {one.lower() for one in listed}
+        listed = claims.live_sha256
+        named = {one.lower() for one in ([listed] if isinstance(listed, str) else listed)}
         shown = set(map(_digest, photographs))
         # Every frame, or a picture could be slipped in beside the one that was judged.
         if self.audience not in audiences or not shown or not shown <= named:
@@ -339,9 +238,7 @@ class LivenessChecker:
         }
         for name, (told, asked) in made_for.items():
             # A face that was shown for one purpose is taken for no other.
-            if told is None and name in self.terms.must_name:
-                return Reason.LIVENESS_MISBOUND
-            if told is not None and told.lower() != asked:
+            if name in self.terms.must_name if told is None else told.lower() != asked:
                 return Reason.LIVENESS_MISBOUND
         if claims.decision == "spoof":
             return Reason.LIVENESS_FAILED
@@ -410,7 +307,7 @@ def _require_public(key: object) -> str:
     return kid
 
 
-def name_token(vault: Vault, result: LivenessResult) -> bytes | None:
+def name_token(vault: Vault, result: RecordedLiveness) -> bytes | None:
     """The keyed name under which a result is known to have come; None where it may come again."""
     if not result.is_spent:
         return None
@@ -422,7 +319,7 @@ class Weighed:
     """A result beside the carrier's mode; `problem` and `brings` are None where it has no say."""
 
     mode: LivenessMode
-    result: LivenessResult
+    result: RecordedLiveness
     token: bytes | None = None
     is_repeated: bool = False
     brings: Decision | None = None
@@ -441,34 +338,37 @@ class Weighed:
 
     def describe(self) -> RecordedLiveness:
         """Describes it for the evidence."""
-        told = {**asdict(self.result), "jti": None}
-        return RecordedLiveness(mode=self.mode, **told, is_repeated=self.is_repeated)
+        changed = {"mode": self.mode, "jti": None, "is_repeated": self.is_repeated}
+        return structs.replace(self.result, **changed)
 
-    def record(
-        self,
-        use: LivenessUse,
-        at: datetime,
-        carrier: str | None,
-        outlet: str | None,
-        enrollment_id: str | None = None,
-    ) -> LivenessRecord:
-        """The row that keeps it."""
-        result = self.result
-        return LivenessRecord(
-            id=new_id(),
-            use=use.value,
-            received_at=at,
-            token=None if self.is_repeated else self.token,
-            problem=REPLAYED if self.is_repeated else result.problem and result.problem.value,
-            issuer=result.issuer,
-            jti=result.jti,
-            decision=result.decision,
-            level=result.level,
-            issued_at=result.issued_at,
-            carrier=carrier,
-            outlet=outlet,
-            enrollment_id=enrollment_id,
-        )
+
+def record_liveness(
+    one: Weighed | Judgement,
+    use: LivenessUse,
+    at: datetime,
+    carrier: str | None,
+    outlet: str | None,
+    enrollment_id: str | None = None,
+) -> LivenessRecord:
+    """The row that keeps a result, or what a judge found."""
+    if isinstance(one, Judgement):
+        told: dict[str, Any] = {"decision": one.found, "judge": one.terms.digest}
+        problem = one.problem and one.problem.value
+    else:
+        names = ("issuer", "jti", "decision", "level", "issued_at")
+        told = {name: getattr(one.result, name) for name in names}
+        told["token"] = None if one.is_repeated else one.token
+        problem = REPLAYED if one.is_repeated else one.result.problem and one.result.problem.value
+    return LivenessRecord(
+        id=new_id(),
+        use=use.value,
+        received_at=at,
+        problem=problem,
+        carrier=carrier,
+        outlet=outlet,
+        enrollment_id=enrollment_id,
+        **told,
+    )
 
 
 class LivenessBatch:
@@ -479,22 +379,21 @@ class LivenessBatch:
         terms: LivenessTerms,
         vault: Vault,
         registry: Reader,
-        results: Sequence[LivenessResult | None],
+        results: Sequence[RecordedLiveness | None],
     ) -> None:
         self._terms = terms
         self._vault = vault
-        named = (name_token(vault, one) for one in results if one is not None)
-        names = [one for one in named if one is not None]
+        names = [name for one in results if one and (name := name_token(vault, one))]
         self._used = registry.used_liveness(names) if names else set()
 
     def weigh(
-        self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
+        self, result: RecordedLiveness | None, use: LivenessUse, carrier: str | None
     ) -> Weighed | None:
         """The reason that a result brings by itself; None where no evidence is looked at."""
         mode = self._terms.mode(use, carrier)
         if mode is LivenessMode.OFF:
             return None
-        shown = result or NO_RESULT
+        shown = result or RecordedLiveness(mode, Reason.LIVENESS_MISSING)
         brings = self._terms.weigh(shown, use, carrier)
         return Weighed(mode, shown, name_token(self._vault, shown), brings=brings)
 
@@ -506,67 +405,6 @@ class LivenessBatch:
             return replace(weighed, is_repeated=True)
         self._used.add(weighed.token)
         return weighed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LivenessOfVerification:
-    """A verification's evidence of liveness, on whose behalf, and its result."""
-
-    runner: ChangeRunner
-    registry: Reader
-    vault: Vault
-    terms: LivenessTerms
-    result: LivenessResult | None
-    judged: Judged | None
-    actor: str
-    carrier: str | None
-    outlet: str | None
-
-    def require(self) -> None:
-        """Before anybody is looked up: `LivenessRefused` where evidence is required and something
-        is wrong with it, or where the judge of the picture enforces and finds something, and
-        `LivenessReplayed`; that is kept. Else nothing is used yet.
-        """
-        if _find_refusal(*self._weigh()) is not None:
-            self.use()
-
-    def use(self) -> None:
-        """Keeps what came, used from now on; raises as `require` where that has changed."""
-        if self._weigh() == (None, None):
-            return
-        if (error := self.runner.run(self._keep)) is not None:
-            raise error
-
-    def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
-        batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
-        weighed = batch.spend(batch.weigh(self.result, LivenessUse.VERIFICATION, self.carrier))
-        judge = self.terms.judge
-        return weighed, None if judge is None else judge.weigh(self.judged)
-
-    def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
-        weighed, judgement = self._weigh()
-        given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
-        writes: list[Write] = []
-        for one in (weighed, judgement):
-            if one is not None:
-                row = one.record(*given)
-                by = "judge" if one is judgement else row.issuer or "none"
-                entry = AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
-                writes += [entry, row]
-        writer.commit(writes)
-        return _find_refusal(weighed, judgement)
-
-
-def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> RequestError | None:
-    if weighed is not None and weighed.refusal is not None:
-        return weighed.refusal
-    found = None if weighed is None else weighed.problem
-    if found is None and judgement is not None and judgement.terms.enforces:
-        found = judgement.problem
-    if found is None:
-        return None
-    text = f"the evidence of liveness does not hold ({found.value}): capture the face again"
-    return LivenessRefused(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -621,10 +459,9 @@ class LivenessCheck(DecisionCheck):
 
     def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
         del evidence
-        request, weighed = attempt.request, None
-        if not request.shows_nobody:
-            asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
-            weighed = self._results.weigh(*asked)
+        request = attempt.request
+        asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
+        weighed = None if request.shows_nobody else self._results.weigh(*asked)
         judged = self._terms.judge_faces(request.faces_judged)
         self._weighed[place] = weighed, judged
         part = LivenessPart()
@@ -660,4 +497,4 @@ class LivenessCheck(DecisionCheck):
     def _keep(self, one: Weighed | Judgement, attempt: Attempt, enrollment_id: str | None) -> None:
         outlet, at = attempt.outlet, self._batch.now
         given = (LivenessUse.ENROLLMENT, at, outlet.carrier, outlet.code, enrollment_id)
-        self._batch.writes.append(one.record(*given))
+        self._batch.writes.append(record_liveness(one, *given))

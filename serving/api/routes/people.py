@@ -12,11 +12,12 @@ from msgspec import structs
 from engine.cases import deaths
 from engine.errors import NotFound
 from engine.matching import holders
-from engine.matching.holders import ErasureCertificate, find_holder
+from engine.matching.holders import find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
+from schema.documents import ErasureCertificate
 from serving.api import serializers
 from serving.api.likeness import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face

@@ -12,18 +12,13 @@ from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
 from engine.errors import CaseMoved, NotFound, TenantConflict
 from engine.matching.comparison import WatchList
-from engine.matching.holders import (
-    ErasureCertificate,
-    PendingErasure,
-    erase_holder,
-    list_pending,
-    read_erasure,
-)
+from engine.matching.holders import PendingErasure, erase_holder, list_pending, read_erasure
 from engine.registry import cases
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
+from schema.documents import ErasureCertificate
 from schema.lines import LineStatus
 from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import ANNA, BOB

@@ -44,10 +44,10 @@ def shipped() -> Calibration:
 
 
 def test_with_few_single_photographs_no_threshold_is_reached_by_less_than_its_own() -> None:
-    few = replace(CURVE, points=CURVE.points[:3])
+    few = structs.replace(CURVE, points=CURVE.points[:3])
     curves = {**dict.fromkeys(Comparison, CURVE), Comparison.FUSED_TO_ONE: few}
     rates = ThresholdRates(same_document=1e-5, review=1e-6)
-    found = Thresholds.from_calibration(replace(CALIBRATION, curves=curves), rates)
+    found = Thresholds.from_calibration(structs.replace(CALIBRATION, curves=curves), rates)
     single = found.of(Comparison.FUSED_TO_ONE)
     below = single.same_document - 0.01
     assert found.on_fused_scale(below, Comparison.FUSED_TO_ONE) < found.same_document
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_calibration_is_refused(content: str, tmp_path) -> Non
 
 
 def test_a_kind_that_was_not_calibrated_is_refused() -> None:
-    only_single = replace(CALIBRATION, curves={Comparison.ONE_TO_ONE: CURVE})
+    only_single = structs.replace(CALIBRATION, curves={Comparison.ONE_TO_ONE: CURVE})
     with pytest.raises(CalibrationError, match="lacks fused"):
         Thresholds.from_calibration(only_single)
 

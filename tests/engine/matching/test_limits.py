@@ -25,18 +25,13 @@ from engine.matching.checks.limits import (
     name_holder,
     name_keys,
 )
-from engine.matching.holders import (
-    ErasureCertificate,
-    PendingErasure,
-    erase_holder,
-    find_counted,
-    watch_face,
-)
+from engine.matching.holders import PendingErasure, erase_holder, find_counted, watch_face
 from engine.matching.requests import Answer
 from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.database import utc_now
 from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
+from schema.documents import ErasureCertificate
 from schema.options import NO_LIMITS, Limits
 from schema.reasons import Decision, Reason
 

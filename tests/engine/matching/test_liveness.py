@@ -17,15 +17,16 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey
 from sqlalchemy import select
 
 from engine.errors import LivenessReplayed, RequestError
-from engine.faces.liveness_judge import Judged
-from engine.matching.checks.liveness import JudgeTerms, LivenessChecker, LivenessTerms, load_issuer
+from engine.faces.liveness_judge import Judged, JudgeTerms
+from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.checks.order import replay
 from engine.matching.holders import erase_holder
 from engine.matching.requests import GuardianShown
-from engine.matching.samples import LivenessResult, Sample
+from engine.matching.samples import Sample
 from engine.registry.enrollments import LivenessCount
 from engine.retention.job import DirectRunner, run_retention
 from schema.actors import Caller
+from schema.decisions import RecordedLiveness
 from schema.documents import Document
 from schema.options import NO_LIMITS, PeopleRules
 from schema.phases import Retained
@@ -82,7 +83,7 @@ def checker(tmp_path_factory) -> LivenessChecker:
 
 def check(
     checker: LivenessChecker, token: str | None, *photographs: bytes
-) -> LivenessResult | None:
+) -> RecordedLiveness | None:
     use = LivenessUse.ENROLLMENT
     return checker.check(token, photographs or (LIVE,), use, "passport:P1", "blue", NOW)
 
@@ -187,7 +188,7 @@ def test_what_no_known_key_has_signed_is_nobodys_word(checker) -> None:
         jws.serialize_compact({"alg": "ES256"}, json.dumps(claims()), KEY, ["ES256"]),
     ):
         result = check(checker, forged)
-        assert result == LivenessResult(Reason.LIVENESS_INVALID)
+        assert result == RecordedLiveness("required", Reason.LIVENESS_INVALID)
 
 
 JSON = st.recursive(
@@ -252,10 +253,12 @@ def test_only_public_keys_of_two_kinds_are_an_issuers(tmp_path) -> None:
         load_issuer(tmp_path / "missing.json")
 
 
-def result(jti: str = "a", problem: Reason | None = None) -> LivenessResult:
+def result(jti: str = "a", problem: Reason | None = None) -> RecordedLiveness:
     decision = {Reason.LIVENESS_FAILED: "spoof", Reason.LIVENESS_UNCERTAIN: "uncertain"}
     told = "live" if problem is None else decision.get(problem, "live")
-    return LivenessResult(problem, "capture", jti, told, level="iso30107-3:1", issued_at=NOW)
+    return RecordedLiveness(
+        "required", problem, "capture", jti, told, level="iso30107-3:1", issued_at=NOW
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ def result(jti: str = "a", problem: Reason | None = None) -> LivenessResult:
     [
         (result(), Decision.APPROVED),
         (None, Decision.REJECTED),
-        (LivenessResult(Reason.LIVENESS_INVALID), Decision.REJECTED),
+        (RecordedLiveness("required", Reason.LIVENESS_INVALID), Decision.REJECTED),
         (result(problem=Reason.LIVENESS_MISBOUND), Decision.REJECTED),
         (result(problem=Reason.LIVENESS_STALE), Decision.REJECTED),
         (result(problem=Reason.LIVENESS_FAILED), Decision.REJECTED),
@@ -271,7 +274,7 @@ def result(jti: str = "a", problem: Reason | None = None) -> LivenessResult:
     ],
 )
 def test_required_evidence_decides_and_replays(
-    lab, shown: LivenessResult | None, decision: Decision
+    lab, shown: RecordedLiveness | None, decision: Decision
 ) -> None:
     reason = Reason.LIVENESS_MISSING if shown is None else shown.problem
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:

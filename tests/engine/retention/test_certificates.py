@@ -5,8 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from engine.matching.holders import ErasureCertificate
 from engine.registry import audit
 from engine.registry.retention import DocumentErasure
 from engine.retention.job import (
@@ -15,7 +15,7 @@ from engine.retention.job import (
     check_certificate,
     run_retention,
 )
-from schema.documents import DocumentStatus
+from schema.documents import DocumentStatus, ErasureCertificate
 from tests.engine.retention.conftest import only
 from tests.tables import tables
 
@@ -63,7 +63,7 @@ def test_a_certificate_stays_valid(made: str, store, builder, request) -> None:
 def test_an_altered_erasure_is_refused(change: dict[str, Any], store, erased) -> None:
     if "erased_at" in change:
         change = {"erased_at": erased.erased_at + change["erased_at"]}
-    assert "was altered" in str(check_certificate(store, replace(erased, **change)))
+    assert "was altered" in str(check_certificate(store, structs.replace(erased, **change)))
 
 
 def test_an_altered_run_is_refused(store, retained) -> None:
@@ -82,7 +82,7 @@ def test_an_impossible_entry_number_is_refused(number: int, store, retained) -> 
 
 
 def test_a_registry_restored_to_before_the_erasure_is_detected(store, erased) -> None:
-    beyond = replace(erased, audit_number=erased.audit_number + 1_000)
+    beyond = structs.replace(erased, audit_number=erased.audit_number + 1_000)
     assert "erased again" in str(check_certificate(store, beyond))
 
 
