@@ -1,7 +1,6 @@
 """Calibrations, and the model cards that name them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
