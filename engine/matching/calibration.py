@@ -22,6 +22,7 @@ from msgspec import Struct, structs
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
 from schema.decisions import CalibrationSource, Comparison, DecidingScores, Interval
+from schema.decoding import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -214,7 +215,7 @@ class Calibration(CalibrationSource, frozen=True, kw_only=True, forbid_unknown_f
                 raise CalibrationError(
                     f"the calibration has format {found}, this version reads {FORMAT}: fit it again"
                 )
-            calibration = msgspec.convert(fields, cls)
+            calibration = msgspec.convert(fields, prepare(cls))
         except OSError as error:
             raise CalibrationError(
                 f"no calibration can be read at {path.name}: {error.strerror}"
