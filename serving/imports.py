@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RegistryError, RequestError
 from engine.faces.extractor import Extractor
-from engine.imports.columns import FACES, ColumnMapping, Field
 from engine.imports.import_report import Entry, FaultReport, Identity, Journal
 from engine.imports.import_run import (
     AdmissionTerms,
@@ -35,8 +34,8 @@ from engine.imports.import_run import (
 )
 from engine.imports.online import ONLINE_ROWS, ChunkAnswer, ServiceWriter
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
-from engine.imports.row_parser import ReadingTerms, RowReader
-from engine.imports.sources import CsvForm, RawRow, Source, open_source
+from engine.imports.row_parser import FACES, ColumnMapping, Field, RawRow, ReadingTerms, RowReader
+from engine.imports.sources import CsvForm, Source, open_source
 from engine.matching.samples import Sample, SecondEmbedder, take_samples
 from engine.models.catalog import Transform
 from engine.registry.database import utc_now

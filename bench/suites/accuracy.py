@@ -34,8 +34,8 @@ from engine.accuracy.pair_scores import (
     single_templates,
 )
 from engine.errors import RequestError
+from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extracted, Extraction, Extractor, open_extractor
-from engine.faces.images import Pixels
 from schema.reasons import PhotographKind
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings

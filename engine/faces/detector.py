@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, VectorUnusable
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels
 from engine.models.session import Session
 
 _STRIDES = (8, 16, 32)

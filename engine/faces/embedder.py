@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
-from engine.faces.images import Pixels
 from engine.models.catalog import InputContract, ModelCard, Role, read_transform
 from engine.models.session import Session
 
+Pixels = NDArray[np.uint8]
 Points = NDArray[np.float32]
 
 # Deng et al., "ArcFace" (2019), on 112x112: the eyes (left in the picture first), the tip of the

@@ -24,6 +24,7 @@ from engine.faces.detector import DetectedFace, FaceDetector, choose_main_face, 
 from engine.faces.embedder import (
     CropEmbedder,
     Embedder,
+    Pixels,
     align,
     measure_lengths,
     measure_scale,
@@ -31,7 +32,7 @@ from engine.faces.embedder import (
 )
 from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
-from engine.faces.images import Decoder, Image, Pixels
+from engine.faces.images import Decoder, Image
 from engine.faces.liveness_judge import Judged, LivenessJudge
 from engine.faces.quality import Quality, find_problems, is_dark, judge_clarity, measure_quality
 from engine.models.catalog import ModelCard, builtin_card

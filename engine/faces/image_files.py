@@ -1,31 +1,17 @@
-"""Image files: their headers, what decoding may cost, and their upright pixels by Pillow.
+"""Image files: their headers, and what decoding them may cost.
 
 Runs in processes of its own (`engine.faces.images.Decoder`) and therefore imports no numpy.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import mmap
 import re
-import resource
-import signal
-import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
 from typing import Literal, NamedTuple
-
-from PIL import Image as PillowImage
-from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
 from engine.faces import face_records, jpeg2000
@@ -147,7 +133,7 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     try:
         return read(data, limits)
     except (struct.error, IndexError, KeyError) as error:
-        raise _damaged() from error
+        raise damaged() from error
 
 
 def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
@@ -177,7 +163,7 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
     return None
 
 
-def _damaged() -> ImageDamaged:
+def damaged() -> ImageDamaged:
     return ImageDamaged("the image is truncated or damaged; send it again")
 
 
@@ -220,7 +206,7 @@ def _list_segments(data: bytes, most: int, place: int = 2) -> Iterator[_Segment]
     for _ in range(most):
         found = _MARKER.search(data, place)
         if found is None or data[place : found.start()].strip(b"\xff"):
-            raise _damaged()
+            raise damaged()
         part = _read_segment(data, found.start())
         yield part
         if part.marker in (_SCAN, _END):
@@ -236,7 +222,7 @@ def _read_segment(data: bytes, start: int) -> _Segment:
     (length,) = struct.unpack_from(">H", data, start + 2)
     end = start + 2 + length
     if length < 2 or end > len(data):
-        raise _damaged()
+        raise damaged()
     return _Segment(marker, start, start + 4, end)
 
 
@@ -254,12 +240,12 @@ class _Frame:
         precision, height, width, count = struct.unpack_from(">BHHB", data, part.body)
         fields = data[part.body + 6 : part.end]
         if precision != 8 or count not in (1, 3, 4) or len(fields) != 3 * count:
-            raise _damaged()
+            raise damaged()
         factors = {fields[at]: divmod(fields[at + 1], 16) for at in range(0, len(fields), 3)}
         if len(factors) != count or not all(
             1 <= one <= 4 for pair in factors.values() for one in pair
         ):
-            raise _damaged()
+            raise damaged()
         columns = -(-width // (8 * max(across for across, _ in factors.values())))
         rows = -(-height // (8 * max(down for _, down in factors.values())))
         blocks = {name: columns * across * rows * down for name, (across, down) in factors.items()}
@@ -276,7 +262,7 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> ImageHeader:
             raise ImageUnsupported("a JPEG of a rare kind; save it as a plain JPEG")
         if part.marker in _FRAMES:
             if frame is not None:
-                raise _damaged()
+                raise damaged()
             frame = _Frame.of(data, part)
             _check_size("JPEG", (frame.width, frame.height), limits)
         elif part.marker == _EXIF and data.startswith(b"Exif\0\0", part.body):
@@ -286,9 +272,9 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> ImageHeader:
         if part.marker in _NEEDED:
             kept.append(data[part.start : part.end])
         elif part.marker not in _SKIPPED:
-            raise _damaged()
+            raise damaged()
     if frame is None or part.marker != _SCAN:
-        raise _damaged()
+        raise damaged()
     if pictures > 1 and not has_gain_map(data):
         raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
     kept.append(data[part.start : _follow_scans(data, part, frame, limits)])
@@ -321,7 +307,7 @@ def _follow_scans(data: bytes, first: _Segment, frame: _Frame, limits: ImageLimi
                 )
         found = _MARKER.search(data, place)
         if found is None:
-            raise _damaged()
+            raise damaged()
         part = _read_segment(data, found.start())
     raise ImageTooCostly("the JPEG has too many segments; save it as a plain JPEG")
 
@@ -375,7 +361,7 @@ def _read_png(data: bytes, limits: ImageLimits) -> ImageHeader:
         length, name = struct.unpack_from(">I4s", data, place)
         body, end = place + 8, place + 12 + length
         if end > len(data):
-            raise _damaged()
+            raise damaged()
         if name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
             raise ImageUnsupported("an animated PNG image; send a single picture")
         if name == b"eXIf":
@@ -429,212 +415,3 @@ def _read_jpeg2000(data: bytes, limits: ImageLimits) -> ImageHeader:
             f"send at most {size(limits.max_jpeg2000_bytes)}: compress it more"
         )
     return ImageHeader("JPEG2000", found.size_px, found.data, reductions=found.reductions)
-
-
-# Pixels.
-
-_READERS: dict[Kind, Callable[[BytesIO], ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "JPEG2000": Jpeg2KImageFile,
-}
-
-# EXIF orientation to the transposition that makes the stored picture upright, and whether its
-# first rows come from the last rows (or columns) of the stored one.
-_UPRIGHT = {
-    2: (PillowImage.Transpose.FLIP_LEFT_RIGHT, False),
-    3: (PillowImage.Transpose.ROTATE_180, True),
-    4: (PillowImage.Transpose.FLIP_TOP_BOTTOM, True),
-    5: (PillowImage.Transpose.TRANSPOSE, False),
-    6: (PillowImage.Transpose.ROTATE_270, False),
-    7: (PillowImage.Transpose.TRANSVERSE, True),
-    8: (PillowImage.Transpose.ROTATE_90, True),
-}
-_SIDEWAYS = (5, 6, 7, 8)
-_STRIP_PIXELS = 1 << 18
-
-# What Pillow's readers raise on damaged files; OSError includes "image file is truncated".
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
-
-
-class Upright(NamedTuple):
-    """A decoded picture: `width`, `height`, those of the full picture, and `reduction` (1 to 8).
-
-    `least_reduction` is the finest scale at which the limits let it be decoded, `coded_bytes` what
-    the file spends on the pixels.
-    """
-
-    width: int
-    height: int
-    full_width: int
-    full_height: int
-    reduction: int
-    least_reduction: int
-    coded_bytes: int
-
-
-def decode_file(
-    header: ImageHeader, limits: ImageLimits, write: Callable[[bytes], object], side_px: int
-) -> Upright:
-    """Decodes a file: `write` gets its upright rows, RGB, from the top.
-
-    Its longer side has `side_px` or more, if that is less than the limits give it.
-
-    Transparency is laid on white. Raises an ImageError before anything is written. Rows are
-    converted, composited and turned a strip at a time: no second picture stands beside Pillow's.
-    """
-    orientation = header.orientation
-    try:
-        picture = _READERS[header.kind](BytesIO(header.data))
-        if picture.size != header.stored_px:
-            raise _damaged()
-        least = _choose_reduction(header, limits.reduced_side_px)
-        # All scans of a progressive one are read for the smallest picture, too: once is enough.
-        wanted = least if header.is_progressive else _choose_reduction(header, side_px)
-        reduction = _reduce_scale(picture, max(least, wanted))
-        if header.kind == "WEBP":
-            exif = picture.info.get("exif", b"")
-            orientation = read_tag(exif.removeprefix(b"Exif\0\0"), ORIENTATION) or 1
-        picture.load()
-    except _DAMAGE as error:
-        raise _damaged() from error
-    # The reader of WebP keeps two more pictures; where its name changes they merely stay.
-    vars(picture).pop("_decoder", None)
-    sizes = picture.size, header.stored_px
-    (width, height), (full_width, full_height) = (
-        (one[::-1] for one in sizes) if orientation in _SIDEWAYS else sizes
-    )
-    for strip in _list_strips(picture, orientation):
-        write(strip.tobytes())
-    least = min(least, reduction)
-    count = len(header.data)
-    return Upright(width, height, full_width, full_height, reduction, least, count)
-
-
-def _choose_reduction(header: ImageHeader, side_px: int) -> int:
-    """The smallest scale at which the longer side has so many pixels."""
-    longer, shorter = max(header.stored_px), min(header.stored_px)
-    wanted = (one for one in header.reductions if longer // one >= side_px and shorter >= one)
-    return next(wanted, 1)
-
-
-def _reduce_scale(picture: ImageFile, reduction: int) -> int:
-    """Set it to be decoded at that scale, by libjpeg's DCT or OpenJPEG's wavelets."""
-    if reduction == 1:
-        return 1
-    if isinstance(picture, Jpeg2KImageFile):
-        picture.reduce = reduction.bit_length() - 1
-        return reduction
-    width, height = picture.size
-    drafted = picture.draft("RGB", (width // reduction, height // reduction))
-    return reduction if drafted is not None else 1
-
-
-def _list_strips(picture: PillowImage.Image, orientation: int) -> Iterator[PillowImage.Image]:
-    """The upright picture in RGB, in strips of whole rows."""
-    width, height = picture.size
-    turn, is_reversed = _UPRIGHT.get(orientation, (None, False))
-    along, across = (width, height) if orientation in _SIDEWAYS else (height, width)
-    step = max(1, _STRIP_PIXELS // across)
-    for start in range(0, along, step):
-        first, last = start, min(start + step, along)
-        if is_reversed:
-            first, last = along - last, along - first
-        box = (first, 0, last, height) if orientation in _SIDEWAYS else (0, first, width, last)
-        strip = _to_rgb(picture.crop(box))
-        yield strip if turn is None else strip.transpose(turn)
-
-
-def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith("I"):
-        # 16-bit grey, its upper bytes: Pillow's own conversion would clip at 255.
-        upper = picture.tobytes("raw", "I;16B")[::2]
-        return PillowImage.frombytes("L", picture.size, upper).convert("RGB")
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
-        layers = picture.convert("RGBA")
-        white = PillowImage.new("RGBA", layers.size, (255, 255, 255, 255))
-        return PillowImage.alpha_composite(white, layers).convert("RGB")
-    return picture.convert("RGB")
-
-
-# A process that decodes what comes by its socket.
-
-REQUEST = struct.Struct("<II")
-"""Bytes of the file that lies in the shared memory, and `side_px` of `decode_file`."""
-REPLY = struct.Struct("<B7I")
-"""Index into `OUTCOMES`; then `Upright`, whose rows lie in the shared memory, or the length of the
-message that follows and six zeros."""
-OUTCOMES: tuple[type[ImageError] | None, ...] = (
-    None,
-    ImageDamaged,
-    ImageTooCostly,
-    ImageTooLarge,
-    ImageUnsupported,
-)
-
-
-_LARGE_BYTES = 6 << 20
-_KEPT_BY_MALLOC = {-1: 32 << 20, -3: 16 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-
-
-def serve(limits_json: str, memory: str) -> None:
-    """Decodes what the socket at standard input asks for, until its other end closes.
-
-    File and pixels lie in the memory file of this descriptor. The kernel ends this process when a
-    picture has spent its CPU time, in whatever code it is.
-    """
-    limits = ImageLimits(**json.loads(limits_json))
-    shared = mmap.mmap(int(memory), 0)
-    _keep_freed()
-    _bound_memory(limits.memory_mb)
-    with socket.socket(fileno=0) as link:
-        while len(request := link.recv(REQUEST.size, socket.MSG_WAITALL)) == REQUEST.size:
-            signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
-            length, side_px = REQUEST.unpack(request)
-            link.sendall(_answer(length, side_px, shared, limits))
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            if length > _LARGE_BYTES:
-                _give_back_freed()
-
-
-def _answer(length: int, side_px: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
-    shared.seek(0)
-    refusal: ImageError
-    try:
-        header = read_header(shared[:length], limits)
-        return REPLY.pack(0, *decode_file(header, limits, shared.write, side_px))
-    except ImageError as error:
-        refusal = error
-    except MemoryError:
-        refusal = ImageTooCostly("the image takes too much memory; send a smaller one")
-    except Exception:  # noqa: BLE001 - whatever a file does to its reader is about this file
-        refusal = _damaged()
-    text = str(refusal).encode()
-    return REPLY.pack(OUTCOMES.index(type(refusal)), len(text), *[0] * 6) + text
-
-
-def _keep_freed() -> None:
-    """Memory of one picture serves the next: to have it from the kernel anew takes as long as
-    decoding a small one does.
-    """
-    with suppress(AttributeError):  # a C library without it has its own ways
-        for parameter, count in _KEPT_BY_MALLOC.items():
-            ctypes.CDLL(None).mallopt(parameter, count)
-
-
-def _give_back_freed() -> None:
-    """Returns freed memory to the system: the pieces of a large picture would stand beside the next
-    one."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _bound_memory(memory_mb: int) -> None:
-    """No more address space than is in use and the limit; no core, which would hold a face."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most = pages * resource.getpagesize() + memory_mb * 1_000_000
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -18,8 +18,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
-from engine.faces.embedder import prepare
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels, prepare
 from engine.models.catalog import ModelCard, Role
 from engine.models.session import Session, SessionOptions, open_session
 from schema.decisions import JudgeEvidence

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.faces.embedder import arcface_template, estimate_similarity
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels, arcface_template, estimate_similarity
 from schema.options import QualityLimits
 from schema.reasons import Reason
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from engine.errors import RequestError
-from engine.imports.columns import Columns, RowFault
 from engine.imports.row_faces import JudgedRow
+from engine.imports.row_parser import Columns, RowFault
 from engine.registry.database import new_id
 from engine.spreadsheets import guard_cells
 from schema.documents import RowOutcome

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from engine.atomic_files import replacing
 from engine.errors import RequestError
-from engine.imports.columns import Field, RowFault
 from engine.imports.import_report import Entry, FaultReport, Journal, Tally, count_chunk
 from engine.imports.row_faces import FaceLoader, JudgedRow, group_rows, judge_row
-from engine.imports.row_parser import Row, RowReader
-from engine.imports.sources import RawRow
+from engine.imports.row_parser import Field, RawRow, Row, RowFault, RowReader
 from engine.matching.bulk_enrollment import (
     ADMITTED,
     AdmissionPlan,

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.faces.image_files import ImageLimits
-from engine.imports.columns import Code, Field, RowFault, is_sound
-from engine.imports.row_parser import Row
+from engine.imports.row_parser import Code, Field, Row, RowFault, is_sound
 from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.samples import Sample

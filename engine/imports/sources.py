@@ -7,8 +7,8 @@ import csv
 import hashlib
 import io
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.columns import ColumnMapping, Columns, Field, find_columns
+from engine.imports.row_parser import ColumnMapping, Columns, Field, RawRow, find_columns
 
 PARQUET_MAGIC = b"PAR1"
 _PIECE_BYTES = 1 << 20
@@ -30,19 +30,6 @@ _COMPRESSED = {
     b"PK\x03\x04": "zip (or a spreadsheet)",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RawRow:
-    """A row as in the file, numbered from 1 after the header.
-
-    A malformed one has no texts. `vector` float32[n] is the cell of a column of vectors.
-    """
-
-    number: int
-    texts: Mapping[Field, str] = field(default_factory=dict, repr=False)
-    vector: NDArray[np.float32] | None = field(default=None, repr=False)
-    is_malformed: bool = False
 
 
 class Source(Protocol):

@@ -26,9 +26,8 @@ from schema.phases import CropScope
 from schema.reasons import PhotographKind, Reason
 
 if TYPE_CHECKING:
-    from engine.faces.embedder import CropEmbedder
+    from engine.faces.embedder import CropEmbedder, Pixels
     from engine.faces.extractor import Extracted, Extractor, Kinds
-    from engine.faces.images import Pixels
     from engine.faces.liveness_judge import Judged
     from engine.registry.cases import NewCrop
     from engine.registry.references import SecondTemplate

@@ -16,8 +16,8 @@ from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import Answer, Call, Facts, command
 
 if TYPE_CHECKING:
-    from engine.imports.columns import ColumnMapping, Field
     from engine.imports.import_run import Summary
+    from engine.imports.row_parser import ColumnMapping, Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _choose_report(file: Path, given: Path | None, *, is_check: bool) -> Path:
 
 
 def _read_mapping(mapped: Sequence[str], defaults: Sequence[str]) -> ColumnMapping:
-    from engine.imports.columns import DEFAULTED, ColumnMapping
+    from engine.imports.row_parser import DEFAULTED, ColumnMapping
 
     names = dict(_read_pair(text, "--map") for text in mapped)
     values = dict(_read_pair(text, "--set") for text in defaults)
@@ -120,7 +120,7 @@ def _read_mapping(mapped: Sequence[str], defaults: Sequence[str]) -> ColumnMappi
 
 
 def _read_pair(text: str, option: str) -> tuple[Field, str]:
-    from engine.imports.columns import Field
+    from engine.imports.row_parser import Field
 
     name, sign, value = (part.strip() for part in text.partition("="))
     if not sign or not value or name not in list(Field):

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from engine.imports.row_parser import ReadingTerms, RowReader
-from engine.imports.sources import RawRow
+from engine.imports.row_parser import RawRow, ReadingTerms, RowReader
 from engine.matching.checks.order import replay
 from engine.matching.registrar import Registrar
 from engine.registry.accounts import Outlet

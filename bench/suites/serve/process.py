@@ -227,7 +227,7 @@ PARTS = {
     Role.EMBEDDER: "embedder",
 }
 OWN_PROXY, OTHERS, SUPERVISOR = "Serve's proxy", "the rest of Ray", "supervisor"
-_DECODER = "engine.faces.image_files"
+_DECODER = "engine.faces.images"
 
 
 Usage = dict[str, float]

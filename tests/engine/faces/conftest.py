@@ -9,8 +9,9 @@ import pytest
 import skimage.data
 from PIL import Image as PillowImage
 
+from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
-from engine.faces.images import Decoder, Image, Pixels
+from engine.faces.images import Decoder, Image
 from engine.models.catalog import builtin_card
 from engine.models.session import Session, SessionOptions, open_session
 

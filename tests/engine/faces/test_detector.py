@@ -15,7 +15,7 @@ from engine.faces.detector import (
     choose_main_face,
     has_competing_face,
 )
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels
 from engine.models.catalog import builtin_card, locate
 from engine.models.session import Session
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageTooLarge, ImageUnsupported
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels
 
 # How a camera stores an upright picture under each EXIF orientation.
 STORED = {

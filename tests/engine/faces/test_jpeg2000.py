@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
 from engine.faces import jpeg2000
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels
 
 SIZE = 4 + 4  # of a codestream: markers SOC and SIZ, then length and capabilities
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.faces.detector import FaceDetector
-from engine.faces.embedder import align, arcface_template
-from engine.faces.images import Pixels
+from engine.faces.embedder import Pixels, align, arcface_template
 from engine.faces.quality import (
     Quality,
     estimate_pose,

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.errors import ImageDamaged, ImageError
-from engine.imports.columns import ColumnMapping
 from engine.imports.import_report import FaultReport, Identity, Journal, Tally
 from engine.imports.import_run import (
     AdmissionTerms,
@@ -27,7 +26,7 @@ from engine.imports.import_run import (
     was_committed,
 )
 from engine.imports.row_faces import FaceLoader, PhotographFolder
-from engine.imports.row_parser import ReadingTerms, RowReader
+from engine.imports.row_parser import ColumnMapping, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
 from engine.matching.calibration import Rate, Thresholds
 from engine.matching.checks.order import CHECKS

@@ -1,7 +1,7 @@
 import pytest
 
 from engine.errors import RequestError
-from engine.imports.columns import ColumnMapping, Field, find_columns
+from engine.imports.row_parser import ColumnMapping, Field, find_columns
 
 SMALL = ["document_type", "document_number", "name", "live"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RequestError
-from engine.imports.columns import MESSAGES, Code, Columns, Field, RowFault
 from engine.imports.import_report import FaultReport, Tally
+from engine.imports.row_parser import MESSAGES, Code, Columns, Field, RowFault
 from schema.reasons import Reason
 
 

@@ -8,8 +8,8 @@ from sqlalchemy import select
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
-from engine.imports.columns import Code
 from engine.imports.import_run import Ending
+from engine.imports.row_parser import Code
 from engine.matching.checks.second_model import Filled, fill_from_crops
 from engine.matching.documents import check_documents
 from engine.matching.holders import block_document, erase_holder, find_document, watch_face

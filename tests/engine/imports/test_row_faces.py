@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.faces.extractor import Kinds
-from engine.imports.columns import Code, Field, RowFault
 from engine.imports.row_faces import FaceLoader, PhotographFolder, RowFaces, group_rows, judge_row
-from engine.imports.row_parser import Row
+from engine.imports.row_parser import Code, Field, Row, RowFault
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument
 from engine.matching.samples import Sample

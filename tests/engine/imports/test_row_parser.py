@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from stdnum.cn import ric
 
-from engine.imports.columns import MESSAGES, Code, Field, RowFault
-from engine.imports.row_parser import ReadingTerms, Row, RowReader
-from engine.imports.sources import RawRow
+from engine.imports.row_parser import (
+    MESSAGES,
+    Code,
+    Field,
+    RawRow,
+    ReadingTerms,
+    Row,
+    RowFault,
+    RowReader,
+)
 from engine.registry.accounts import Outlet
 from schema.reasons import Reason
 

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.columns import ColumnMapping, Field
+from engine.imports.row_parser import ColumnMapping, Field, RawRow
 from engine.imports.sources import (
     BATCH_ROWS,
     BLOCK_BYTES,
     MAX_LINES,
     CsvForm,
     CsvSource,
-    RawRow,
     Source,
     open_source,
 )

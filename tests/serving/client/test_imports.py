@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import RegistryError
-from engine.imports.columns import ColumnMapping
 from engine.imports.import_run import Ending, Summary
+from engine.imports.row_parser import ColumnMapping
 from engine.imports.sources import CsvForm
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
