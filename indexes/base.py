@@ -36,12 +36,10 @@ _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def overwrite_when_freed(array: Array, owner: object | None = None) -> Array:
-    """The same array, whose memory is overwritten when it is freed.
+    """The same array, whose memory is overwritten when it is freed, with the last array there.
 
-    malloc keeps what is freed, where little is needed for long: a face that is erased later would
-    be read there. Memory that arrays share is freed with the last of them. It is numpy's own or
-    numba's, or `owner` frees it. Other memory, as of a mapped file or Ray's store, stays as it is:
-    who has it overwrites it.
+    malloc keeps what is freed: a face that is erased later would be read there. Memory that is not
+    numpy's own, numba's or `owner`'s, as of a mapped file or Ray's store, stays as it is.
     """
     held: Any = array
     while isinstance(held.base, np.ndarray):
@@ -115,12 +113,10 @@ class Hits:
 class Certificate:
     """Proof that an answer computed from byte codes misses nothing.
 
-    `epsilon` float64[q]: the largest possible difference between a score and the score of the
-    codes, over all rows that were compared with the query. `rescored` int64[q]: how many rows came
-    within that of the threshold or of the k-th place, and had their score computed from the stored
-    vectors. `compared`: rows compared with each query. `bounds`: by what rows were dropped without
-    their score: `bytes`, the codes, or `half bytes`, the plane before them; several where parts of
-    a batch or of the gallery went different ways.
+    `epsilon` float64[q]: the largest possible difference between a score and that of the codes.
+    `rescored` int64[q]: rows that came within that of the threshold or of the k-th place, and were
+    scored by the stored vectors. `compared`: rows compared with each query. `bounds`: by what the
+    others were dropped: `bytes`, the codes, or `half bytes`, the plane before them, or both.
     """
 
     epsilon: NDArray[np.float64]
@@ -142,11 +138,9 @@ class CertifiedHits(Hits):
 class MemoryAccount:
     """Bytes of memory by part, for a number of references.
 
-    `codes`, `plane` (the codes once more, in half a byte a dimension), `rows` (the vectors; of a
-    mapped file only what is in memory), `ids` (with the order by which they are looked up),
-    `residuals` and `alive` are those of sealed segments, removed rows included; `head` is
-    everything for the references not sealed yet. `device`, the codes once more in the memory of an
-    accelerator, is no part of the total.
+    `head` has all of the references not sealed yet, the others those of sealed segments, removed
+    rows included: `plane` the codes in half a byte a dimension, `rows` the vectors in memory, `ids`
+    with their order. `device`, the codes on an accelerator, is no part of the total.
     """
 
     references: int
@@ -346,6 +340,13 @@ _PAIRS_AT_ONCE = 512
 # OpenBLAS makes a product of so many multiplications in the calling thread.
 _ALONE = 1 << 18
 _FEWEST_ROWS = 8
+# A product of fewer is made row by row, in this thread alone.
+_PRODUCT_FROM = 8
+# Large tiles: BLAS synchronises its threads at every product, costly where cores are shared.
+TILE_PRODUCTS = 1 << 22
+BEYOND_ANY_SCORE = 2.0
+ENTRY_BYTES = 104
+"""An entry of a dict and its two numbers."""
 
 
 def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: Positions) -> Scores:
@@ -386,8 +387,12 @@ def products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
     actively for 0.1 s after it, and take a core from others.
     """
     count, dim = queries.shape
-    size = _ALONE // max(1, count * dim)
-    if size < _FEWEST_ROWS or not count:
+    found: NDArray[np.float32]
+    if count < _PRODUCT_FROM:
+        found = np.vecdot(rows[None], queries[:, None])
+        return found
+    size = _ALONE // (count * dim)
+    if size < _FEWEST_ROWS:
         return queries @ rows.T
     found = np.empty((count, len(rows)), np.float32)
     whole = len(rows) // size * size
@@ -395,6 +400,24 @@ def products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
     np.matmul(queries, rows[:whole].reshape(-1, size, dim).transpose(0, 2, 1), out=tiles)
     np.matmul(queries, rows[whole:].T, out=found[:, whole:])
     return found
+
+
+def find_near(
+    queries: Vectors, rows: Vectors, floors: NDArray[np.float64]
+) -> tuple[Positions, Positions]:
+    """Pairs (query, row) whose float32 product reaches the floor of the query: int64[m] each."""
+    # A floor far beyond any score would not fit float32; rounding it there must not raise it.
+    near = floors.clip(-BEYOND_ANY_SCORE, BEYOND_ANY_SCORE).astype(np.float32)
+    below = np.nextafter(near, np.float32(-np.inf))[:, None]
+    tile = max(256, TILE_PRODUCTS // max(1, len(queries)))
+    query_of, row_of = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for start in range(0, len(rows), tile):
+        queries_above, rows_above = np.nonzero(
+            products(queries, rows[start : start + tile]) > below
+        )
+        query_of.append(queries_above)
+        row_of.append(rows_above + start)
+    return np.concatenate(query_of), np.concatenate(row_of)
 
 
 def rounding_bound(dim: int) -> float:

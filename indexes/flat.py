@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import (
+    BEYOND_ANY_SCORE,
+    ENTRY_BYTES,
     Hits,
     Ids,
     MemoryAccount,
@@ -22,22 +24,17 @@ from indexes.base import (
     check_threshold,
     check_vectors,
     exact_scores,
+    find_near,
     is_id,
     no_hits,
-    products,
     rounding_bound,
 )
 from indexes.errors import IdInvalid, VectorInvalid
 
 # Hits requested beyond k, so that ties with the k-th place rarely reach past the result.
 _SPARE_HITS = 16
-_BEYOND_ANY_SCORE = 2.0
 # From so many queries on, a matrix product takes a third of the time of faiss's range search.
 _PRODUCT_FROM = 8
-# Large tiles: BLAS synchronises its threads at every product, costly where cores are shared.
-_TILE_PRODUCTS = 1 << 22
-# An entry of a dict and its two numbers.
-_ENTRY_BYTES = 104
 
 
 class FlatIndex(VectorIndex):
@@ -123,7 +120,7 @@ class FlatIndex(VectorIndex):
         return MemoryAccount(
             references=len(self),
             rows=4 * self._dim * len(self),
-            ids=self._id_of.nbytes + _ENTRY_BYTES * len(self),
+            ids=self._id_of.nbytes + ENTRY_BYTES * len(self),
         )
 
     def search(self, queries: Vectors, k: int) -> Hits:
@@ -166,7 +163,7 @@ class FlatIndex(VectorIndex):
         """
         asked = k + _SPARE_HITS
         if asked >= len(self):
-            return self._at_or_above(queries, np.full(len(queries), -_BEYOND_ANY_SCORE))
+            return self._at_or_above(queries, np.full(len(queries), -BEYOND_ANY_SCORE))
         scores, rows = self._flat.search(queries, asked)
         floors = scores[:, k - 1].astype(np.float64) - 2 * rounding_bound(self._dim)
         is_cut = scores[:, -1] >= floors
@@ -183,29 +180,15 @@ class FlatIndex(VectorIndex):
         self, queries: Vectors, floors: NDArray[np.float64]
     ) -> tuple[Positions, Positions]:
         """Pairs (query, row) with a float32 inner product of at least the floor of the query."""
-        # A floor far beyond any score would not fit the float32 that faiss takes.
-        floors = floors.clip(-_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE)
-        # faiss returns what is strictly above, and the floor is rounded to float32.
-        below = np.nextafter(floors.astype(np.float32), np.float32(-np.inf))
         if len(queries) >= _PRODUCT_FROM:
-            return self._above_by_product(queries, below)
-        # One floor for all: the exact scores exclude what is too low for its query.
-        limits, _, row_of = self._flat.range_search(queries, float(below.min(initial=2)))
+            return find_near(queries, self._rows(), floors)
+        # One floor for all: the exact scores exclude what is too low for its query. faiss returns
+        # what is strictly above, and rounds to float32, which a floor far beyond would not fit.
+        least = np.float32(floors.min(initial=BEYOND_ANY_SCORE).clip(-BEYOND_ANY_SCORE))
+        below = float(np.nextafter(least, np.float32(-np.inf)))
+        limits, _, row_of = self._flat.range_search(queries, below)
         query_of = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
         return query_of, row_of
-
-    def _above_by_product(self, queries: Vectors, below: Scores) -> tuple[Positions, Positions]:
-        """The same for a batch, by matrix products over faiss's memory."""
-        rows = self._rows()
-        tile = max(256, _TILE_PRODUCTS // len(queries))
-        query_of, row_of = [], []
-        for start in range(0, len(rows), tile):
-            queries_above, rows_above = np.nonzero(
-                products(queries, rows[start : start + tile]) > below[:, None]
-            )
-            query_of.append(queries_above)
-            row_of.append(rows_above + start)
-        return np.concatenate(query_of), np.concatenate(row_of)
 
     def _rows(self) -> Vectors:
         """A view of faiss's memory: float32[n, dim]; valid until the next change."""

@@ -85,11 +85,9 @@ class SharedLock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """An answer and the state of the gallery that was searched.
+    """An answer, with the last change that it has seen and the number of references then.
 
-    `sequence` is the last change that the search has seen, `searched` the number of references
-    then. What was removed since, but before the answer, is left out of the hits: of the k best of
-    that moment there may be fewer than k.
+    What was removed before the answer is left out: of the k best there may be fewer than k.
     """
 
     hits: Hits
@@ -110,10 +108,9 @@ class Contents:
 class Pinned:
     """All references of a gallery at one moment as sealed segments, for long reads.
 
-    `alive` bool[n] says which rows of each segment were alive then: a row removed since is wiped,
-    and `alive_rows` of its segment says so before. `head` is the number of last segments that were
-    sealed for this alone (0 or 1). `removed_since` has the time of the oldest tombstone by the name
-    of its segment.
+    `alive` bool[n] says which rows of each were alive then: one removed since is wiped after its
+    segment's `alive_rows` says so. `head` counts the last segments, sealed for this alone (0 or 1).
+    `removed_since` has the time of the oldest tombstone by the name of its segment.
     """
 
     segments: tuple[Exact8Segment, ...]
@@ -125,11 +122,8 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A gallery at one moment: its watermark, and the number of references at it.
-
-    `coming` is the sequence of the change that is being made, which may wait for a search, or for a
-    shard that does not answer; None where there is none.
-    """
+    """A gallery's watermark and its references now; `coming` is the sequence of a change that is
+    being made, which may wait for a search or for a silent shard, else None."""
 
     sequence: int
     size: int
@@ -149,9 +143,9 @@ class _Change:
 class _State:
     """The state that readers read; replaced by one store, so that they see all of a change or none.
 
-    `recent` are all changes after the sequence `known_from`, the last one at the end: so many as
-    `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`. They have `recent_ids` ids.
-    `size` is how many references there are, for who may not ask an index that is being changed.
+    `recent` are all changes after the sequence `known_from`, in order: so many as `RECENT_CHANGES`
+    and `RECENT_IDS` allow, with `recent_ids` ids. `size` is for who may not ask an index that is
+    being changed.
     """
 
     index: View | VectorIndex
@@ -200,10 +194,8 @@ class _State:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Removal:
-    """References removed, whose rows wait for the searches that began before.
-
-    `removals` is the count of the state that is without them.
-    """
+    """References removed, whose rows wait for the searches that began before; `removals` is the
+    count of the state without them."""
 
     ids: Ids
     removals: int
@@ -230,14 +222,13 @@ class Gallery:
     A search that starts after a change returned sees it, and sees all of a change or none of it.
     The gallery owns its index: fill it before, or change it through `add`.
 
-    Over a `SegmentedIndex`, searches and changes do not wait for each other: a search reads a view
-    that does not change. What is removed is in no answer from then on, and is wiped when the last
-    search that began before has ended. Nor do range searches and lists of ids over shards, which
-    are brought up to date at their end. Other searches of an index without views, and changes, wait
-    for each other.
+    Over a `SegmentedIndex` no search and no change waits for the other: a search reads a view that
+    does not change. What is removed is in no answer from then on, and is wiped when the last search
+    that began before has ended. Range searches and lists of ids over shards are brought up to date
+    at their end. Other searches of an index without views, and changes, wait for each other.
 
-    A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes continue
-    meanwhile; only changes wait for its last step, which takes milliseconds. `Upkeep` calls it.
+    A `SegmentedIndex` needs upkeep, a job at each `maintain`, which `Upkeep` calls: only changes
+    wait, for its last step, which takes milliseconds.
     """
 
     def __init__(self, index: VectorIndex, sequence: int = 0) -> None:
@@ -363,10 +354,7 @@ class Gallery:
             return state.index.vectors(ids)
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
-        """The ids of these that are there, and their rows.
-
-        Over shards no change waits for it: what is added or removed meanwhile is there or not.
-        """
+        """The ids of these that are there, and their rows; over shards no change waits for it."""
         if self._index.searches_beside_changes:
             with self._places.reading():
                 return self._index.held(ids)
@@ -388,11 +376,8 @@ class Gallery:
             return Found(self._remaining(hits, state), state.sequence, len(state.index))
 
     def refresh(self, found: Found, queries: Vectors, threshold: float) -> Found:
-        """Brings the answer of an earlier `range_search` up to date, to the last bit.
-
-        It compares only what was added since, whatever the size of the gallery; after more than
-        `RECENT_CHANGES` changes, or of more ids than `RECENT_IDS`, it searches again.
-        """
+        """Brings the answer of an earlier `range_search` up to date, to the last bit, by what was
+        added since; after more than `RECENT_CHANGES`, or of `RECENT_IDS`, it searches again."""
         # An id that is looked up may be removed meanwhile.
         with suppress(IdInvalid), self._reading() as state:
             if found.sequence == state.sequence:
@@ -413,8 +398,7 @@ class Gallery:
     def pin(self, scanner: Scanner | None = None) -> Pinned:
         """All references as of one moment; what is removed later is wiped from it too.
 
-        `scanner` is for an index without segments, which becomes one segment, a copy: changes wait
-        until it is made. The threads of the default end with the copy.
+        An index without segments is copied into one, by this `scanner`; changes wait for that.
         """
         if self._segmented is None:
             with self._reading() as state:
@@ -449,8 +433,7 @@ class Gallery:
             return state.index.account()
 
     def warm(self) -> None:
-        """Has compiled what searches here run, so that none waits for it; shards do so when they
-        are opened."""
+        """Has compiled what searches here run, so that none waits for it; shards do so at once."""
         if self._segmented is not None:
             compile_kernels(self._segmented.scanner)
 
@@ -465,10 +448,7 @@ class Gallery:
             pass
 
     def compact(self) -> None:
-        """Frees the memory of all tombstones that there are at the start.
-
-        Searches and changes continue meanwhile.
-        """
+        """Frees the memory of all tombstones that there are at the start, beside other calls."""
         index = self._segmented
         if index is None:
             self._index.compact()
@@ -479,8 +459,7 @@ class Gallery:
                 pass
 
     def rearrange(self, perform: Callable[[], Value], *, beside_searches: bool = False) -> Value:
-        """Performs what changes where the references are, and not which there are, apart from all
-        searches and changes, or from changes alone; for an index without views."""
+        """Performs a change of places alone, apart from searches and changes, or from changes."""
         assert self._segmented is None, "one with views is rearranged by `maintain`"
         if beside_searches:
             with self._changes, self._lock.reading():

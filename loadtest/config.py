@@ -35,11 +35,8 @@ Probe = Callable[[float, float], bool]
 
 @dataclass(slots=True)
 class Knee:
-    """The highest rate that held, and the lowest one above it that failed.
-
-    `failed` is None if the highest rate allowed held: the knee lies beyond it. `rate` is 0 if none
-    held. `trouble` says what ended the search early.
-    """
+    """The highest rate that held, 0 if none, and the lowest one above it that failed, None if the
+    highest allowed held. `trouble` says what ended the search early."""
 
     rate: float = 0.0
     failed: float | None = None
@@ -49,10 +46,10 @@ class Knee:
 
 
 def find_knee(probe: Probe, first: float, most: float, resolution: float) -> Knee:
-    """Finds the highest rate that holds: a coarse ramp, bisection, and a longer step to confirm.
+    """The highest rate that holds: a coarse ramp, bisection until both rates differ by `resolution`
+    of the lower, and a longer step to confirm, in at most `MOST_STEPS`.
 
-    Takes at most `MOST_STEPS` steps, until both rates differ by `resolution` of the lower. A
-    `LoadTestRefused` by the probe ends the search; it is raised if it came in the first step.
+    A `LoadTestRefused` by the probe ends the search; it is raised if it came in the first step.
     """
     assert 0 < first <= most, "a knee starts at a rate above 0, and not above the highest"
     assert resolution > 0, "no two rates are the same"
@@ -94,11 +91,8 @@ class _Search:
             self._holds((knee.rate + knee.failed) / 2)
 
     def confirm(self) -> None:
-        """Tries the rate found, or a lower one, for longer: a short step may hold by luck.
-
-        One try each: the better of two would be luck again, and other work on the machine costs no
-        more than the resolution here, where it would end a ramp.
-        """
+        """Tries the rate found, or a lower one, for longer and once: a short step, or the better of
+        two, may hold by luck. Other work on the machine costs no more than the resolution here."""
         rate = self.knee.rate
         for _ in range(MOST_CONFIRMATIONS if rate else 0):
             self.knee.is_confirmed = self._try(rate, CONFIRM_TIMES)
@@ -149,10 +143,8 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProfile:
-    """Rate over time: `rate` in arrivals a second; a spike has `peak` for `peak_s` in its middle.
-
-    A knee starts at `rate` and ends at `most_rate`; each step takes `seconds`.
-    """
+    """Rate over time, in arrivals a second: a spike has `peak` for `peak_s` in its middle; a knee
+    goes from `rate` to `most_rate`, in steps of `seconds`."""
 
     rate: float
     seconds: float

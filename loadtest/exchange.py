@@ -173,10 +173,8 @@ class Reply:
 
 
 class ConnectionPool:
-    """A pool of at most `connections` connections that are kept alive.
-
-    A connection that the server closed while it was idle is opened again; no POST is sent twice.
-    """
+    """At most `connections` connections, kept alive; one that the server closed while idle is
+    opened again, and no POST is sent twice."""
 
     def __init__(self, target: ServiceAddress, connections: int, timeout_s: float) -> None:
         self.target, self.timeout_s = target, timeout_s
@@ -242,10 +240,8 @@ Answer = TypeVar("Answer")
 
 
 def run_concurrently(work: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
-    """Calls `work` for several items at once; answers in the items' order.
-
-    Raises the first exception when all are done. An interrupt ends the calls under way.
-    """
+    """Calls `work` for several items at once; answers in the items' order, or the first exception
+    when all are done. An interrupt ends the calls under way."""
 
     def attempt(item: Item) -> tuple[Answer | None, Exception | None]:
         try:
@@ -281,8 +277,7 @@ PATIENCE_S, WAIT_S = 15.0, 0.5
 class ModelClient:
     """The service's model over HTTP: templates, comparisons and searches with one API key.
 
-    Requests that are put off (429, 503, a lost connection) are repeated; every other answer must
-    be good, else `LoadTestRefused`.
+    What is put off (429, 503, a lost connection) is repeated; else `LoadTestRefused`.
     """
 
     def __init__(self, exchange: ConnectionPool, key: str) -> None:

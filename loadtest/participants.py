@@ -128,8 +128,7 @@ class PhotographPair:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person whose samples at `places` match; `samples` are all that are usable, and `cosines`
-    float64[n, n] what they score with each other."""
+    """A person whose samples at `places` match; `cosines` float64[n, n] of all that are usable."""
 
     number: int
     samples: tuple[PhotographTemplate, ...]
@@ -148,11 +147,8 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A person who can become a holder.
-
-    `second` is a pair that matches as well; `fused_score` is the cosine of both pairs' means, which
-    is the score of a search with the one for the other. `probe` is a photograph that finds them.
-    """
+    """A person who can become a holder, with a `second` pair that matches; `fused_score`, a cosine
+    of both pairs' means, is the score of a search; `probe` is a photograph that finds them."""
 
     person: Person
     second: PhotographPair
@@ -237,11 +233,8 @@ class FaceDataset:
 
 
 def open_dataset(faces: Path | None, most: int, full: int, seed: int) -> FaceDataset:
-    """Reads a folder in LFW's layout, else the faces that scikit-image brings.
-
-    Up to `most` people: the first `full` of them with all photographs, the others with two.
-    `LoadTestRefused` if there are none.
-    """
+    """Up to `most` people of a folder in LFW's layout, else of scikit-image's: the first
+    `full` with all photographs, the others with two. `LoadTestRefused` if there are none."""
     folder = faces or (LFW if LFW.is_dir() else None)
     rng = np.random.default_rng(seed)
     if folder is None:
@@ -405,8 +398,7 @@ def drop_known(
 
 
 def are_strangers(one: Person, other: Candidate, scores: Sequence[float], low: float) -> bool:
-    """True where no photograph of `other`, nor the mean of its second pair, scores `low` with
-    `one`.
+    """True where no photograph of `other`, nor the mean of its second pair, scores `low` with it.
 
     `scores` are the cosines of the pairs that `list_cross_pairs` lists.
     """

@@ -118,10 +118,7 @@ def choose_places(
     moments: Sequence[float], kinds: Iterable[Kind], rng: np.random.Generator
 ) -> tuple[dict[int, tuple[Kind, int]], list[int]]:
     """Random indices of sorted moments for planted visits, as far as there is room, each with the
-    index of its second (of most kinds itself); and the indices that are left.
-
-    The second of a race is the next free one, of the other kinds one that is later.
-    """
+    index of its second (of a race the next free one, of most kinds itself); and those left."""
     last = max(1, int(len(moments) * LAST_SHARE))
     order = rng.permutation(last).tolist() if moments else []
     free = dict.fromkeys(range(len(moments)))
@@ -151,11 +148,8 @@ class ArrivalProcess(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadPhase:
-    """A part of a run at one rate (arrivals a second).
-
-    In a phase that is not judged there is no latency objective, and requests may be refused; they
-    must still be decided rightly.
-    """
+    """A part of a run at one rate (arrivals a second); in one that is not judged requests may be
+    late or refused, and must still be decided rightly."""
 
     name: str
     seconds: float
@@ -188,11 +182,8 @@ def draw_arrivals(
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One planned request. `number` is its plan number, by which reports name it.
-
-    `partner` is the number of the visit that it repeats or races with; `has_repeat` says that a
-    later one uses its key; `person` is the number of the person whose face it shows.
-    """
+    """One planned request, with its plan number, that of the visit that it repeats or races with,
+    and that of the `person` whose face it shows; `has_repeat`: a later one uses its key."""
 
     number: int
     due_s: float
@@ -208,11 +199,8 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a visit, in seconds from the start of its run.
-
-    Latency counts from when it was due, so that a slow service cannot hide behind a load that waits
-    for it.
-    """
+    """The outcome of a visit, in seconds from the start of its run; latency counts from when it was
+    due, so that a slow service cannot hide behind a load that waits for it."""
 
     visit: Visit
     started_s: float

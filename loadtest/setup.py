@@ -62,11 +62,8 @@ TIMED_OUT = 408
 
 @dataclass(slots=True)
 class EnrollmentTracker:
-    """Everybody whom the load test has, or may have, enrolled.
-
-    `documents` are ids of documents that have a holder; `open` counts the requests without a clear
-    answer by their Idempotency-Key.
-    """
+    """Everybody whom the load test has, or may have, enrolled: ids of documents that have a holder,
+    and the number of requests without a clear answer by their Idempotency-Key."""
 
     documents: dict[str, None] = field(default_factory=dict)
     open: Counter[str] = field(default_factory=Counter)

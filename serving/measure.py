@@ -38,8 +38,8 @@ from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
 from indexes.gallery import Gallery
-from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import open_index
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment, create_home
 from serving.deployment.models import build_extractor, embedder_card, open_embedder

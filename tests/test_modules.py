@@ -133,7 +133,7 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
 NEVER_LOADED: Mapping[str, str] = MappingProxyType(
     {
         "engine.faces.extractor": "onnx onnxruntime pydantic scipy sqlalchemy faiss matplotlib",
-        "indexes.kinds": "faiss numba numpy",
+        "indexes.segmented.segments": "faiss",
         "serving.client": "numpy pydantic fastapi starlette ray sqlalchemy engine structlog",
         # What a supervisor, a node before Ray has started, and an ingress have.
         "serving.cluster.supervisor": "ray numpy cv2 cryptography sqlalchemy prometheus_client",

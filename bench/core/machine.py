@@ -207,10 +207,8 @@ def sum_words(words: NDArray[np.uint64]) -> np.uint64:
 
 
 class MemoryReader:
-    """Reads all of an array with all cores, each its share, and adds it up.
-
-    The least that any scan of it must do: LLVM makes the sum wide loads, and nothing is kept.
-    """
+    """Reads all of an array with all cores, each its share, and adds it up: the least that any scan
+    of it must do."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         words = data.reshape(-1)[: data.size // 8 * 8].view(np.uint64)
@@ -232,11 +230,8 @@ Kind = type[np.uint8] | type[np.float32]
 
 
 def measure_product(dim: int, tile: Tile, seconds: float, kind: Kind = np.uint8) -> float:
-    """Comparisons a second, each of them `dim` products and sums, by all cores.
-
-    Each core has a session of one thread, since ONNX Runtime's own pool is slower, and nothing
-    reads the sums.
-    """
+    """Comparisons a second, each of them `dim` products and sums, by all cores, each with a session
+    of one thread: ONNX Runtime's own pool is slower."""
     runs = [bind_product(dim, tile, seed, kind) for seed in range(cores())]
     for run in runs:
         run()

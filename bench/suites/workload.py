@@ -80,11 +80,8 @@ class Visits:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The one right answer; `adds_reference` where it leaves a new one behind.
-
-    By brute force over float32 scores and a second copy of the table of decisions: nothing of the
-    engine's search or policy is asked.
-    """
+    """The one right answer, by brute force over float32 scores and a second copy of the table of
+    decisions; `adds_reference` where it leaves a new one behind."""
 
     decision: Decision
     reasons: frozenset[Reason]
@@ -211,17 +208,14 @@ def add_outlet(store: Store, line_limit: int = 5) -> None:
     store.add_outlet(OUTLET, CARRIER, actor="bench")
 
 
-def load_holders(store: Store, references: NDArray[np.float32], *, first_serial: int = 0) -> None:
-    """Writes a document, a reference and a line for each unit row float32[n, d].
-
-    Their serials follow one another from `first_serial` on.
-    """
+def load_holders(store: Store, references: NDArray[np.float32]) -> None:
+    """Writes a document, a reference and a line for each unit row float32[n, d]."""
     # The deployment reads what was written when it is asked for its own.
     now, unread = utc_now(), Gallery(SegmentedIndex(references.shape[1]))
     with store.writer() as writer:
         for start in range(0, len(references), LOAD_ROWS):
             rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
-            serials = range(first_serial + start, first_serial + start + len(rotated))
+            serials = range(start, start + len(rotated))
             documents = check_documents([make_document(serial) for serial in serials], now.date())
             people = [
                 Subscriber(
@@ -271,10 +265,8 @@ def make_msisdn(serial: int) -> str:
 
 @dataclass(slots=True)
 class DecisionLog:
-    """Outcomes of the visits at `places`, in order, against the expected ones.
-
-    `difference`: references too few or too many in reopened galleries, in all.
-    """
+    """Outcomes of the visits at `places`, in order, against the expected ones; `difference`:
+    references too few or too many in reopened galleries, in all."""
 
     visits: Visits
     expected: Sequence[Expected | None]

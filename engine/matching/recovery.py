@@ -22,9 +22,8 @@ from engine.registry.store import Store
 from indexes.base import Ids, overwrite_when_freed
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
-from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.segments import SegmentedIndex, open_index
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import NOWHERE, Placement, Shard, ShardMark, ShardState
 from indexes.snapshots import snapshot

@@ -147,11 +147,10 @@ def expect(
 ) -> ExpectedSweep:
     """What to expect, at `pace` comparisons a second; `budget` is of false pairs a new reference.
 
-    `curve` is of fused references. `at_least` is the threshold of the sweep that this one goes on
-    from. Nobody asks for less than `review` or the proposal, whichever is lower: a sweep brings
-    people into cases, where their faces are shown, for being alike, and not because somebody wants
-    to see them. Raises `RateUnsupported` for a rate that the curve does not support,
-    `RequestError` for a threshold below these.
+    `curve` is of fused references, `at_least` the threshold of the sweep that this continues.
+    Nobody asks for less than `review` or the proposal, whichever is lower: a sweep shows people's
+    faces for being alike, and not because somebody wants to see them. `RateUnsupported` for a rate
+    that the curve does not support, `RequestError` for a threshold below these.
     """
     proposal = propose(size, curve, budget)
     lowest = -1.0 if request.is_open else min(review, proposal.threshold)

@@ -60,13 +60,12 @@ def group_faces(
 ) -> list[Group]:
     """Groups of documents with one face, highest risk first; `clustering` says what makes one.
 
-    `pairs` are all that reach `threshold`, in any order: a missing pair counts as below it. So a
-    sweep of new references must include the pairs of earlier sweeps, or two old members of a ring
-    would seem to be strangers; with `fresh`, its new references, only groups with a link to one of
-    them are returned. Pairs of one document, of references that are gone and of documents judged to
-    be two persons do not count. With `read_vectors`, pairs just below the threshold do not part
-    documents that are linked (see `find_near`); where not `is_whole`, they are only the pairs that
-    a budget has room for, and others of the same documents are looked for, too.
+    `pairs` are all that reach `threshold`, in any order, of earlier sweeps too: a missing
+    one counts as below it. With `fresh`, the new references, only groups with a link to one of them
+    are returned. Pairs of one document, of references that are gone and of documents judged to be
+    two persons do not count. With `read_vectors`, pairs just below the threshold do not part
+    documents that are linked (see `find_near`); where not `is_whole`, `pairs` are those that a
+    budget has room for, and others of the same documents are looked for, too.
     """
     owners = facts.owners
     links = link_documents(pairs, owners, facts.exceptions)
@@ -273,14 +272,14 @@ def groups_of_documents(
 
 
 def groups_of_lines(
-    changed: Iterable[ForeignFace], identities: Mapping[str, Identity], window: timedelta = WINDOW
+    changed: Iterable[ForeignFace], identities: Mapping[str, Identity]
 ) -> list[Group]:
     """Resale rings, highest risk first: at least `LEAST_LINES` lines that changed face.
 
-    Lines belong together if one outlet opened them or one document holds them, and if they changed
-    within `window` of the first one: changes over years at a large outlet are not one ring. Each
-    line counts once, by its last change. `identities` by document id have all their lines; in a
-    group they have only the changed ones. A line that is gone, or whose document is, is left out.
+    Lines belong together if one outlet opened them or one document holds them, and they changed
+    within `WINDOW` of the first one. Each line counts once, by its last change. `identities` by
+    document id have all their lines, in a group only the changed ones. A line that is gone, or
+    whose document is, is left out.
     """
     last: dict[str, ForeignFace] = {}
     for line in changed:
@@ -293,20 +292,18 @@ def groups_of_lines(
         and any(fact.line_id == line.line_id for fact in identities[line.document_id].lines)
     ]
     return rank(
-        _group_of_lines(ring, identities)
-        for ring in _find_rings(known, window)
-        if len(ring) >= LEAST_LINES
+        _group_of_lines(ring, identities) for ring in _find_rings(known) if len(ring) >= LEAST_LINES
     )
 
 
-def _find_rings(lines: Sequence[ForeignFace], window: timedelta) -> Iterable[list[ForeignFace]]:
+def _find_rings(lines: Sequence[ForeignFace]) -> Iterable[list[ForeignFace]]:
     """Joins lines, in order of time, that share an outlet or a document within the window."""
     edges: list[tuple[int, int]] = []
     begun: dict[Hashable, int] = {}
     for place, line in enumerate(lines):
         for shared in ((line.carrier, line.outlet), line.document_id):
             first = begun.get(shared)
-            if first is None or line.at - lines[first].at > window:
+            if first is None or line.at - lines[first].at > WINDOW:
                 begun[shared] = place
             else:
                 edges.append((first, place))

@@ -100,10 +100,9 @@ LEAST_STRANGERS = 200
 class ScoreRatio:
     """The likelihood ratio of a score, from a calibration's curve of fused references.
 
-    The density of strangers follows the false match rate, in a straight line of its logarithm
-    between decades, and beyond the last rate for `BEYOND_DECADES` in the same slope. That of
-    mates is measured only up to there; beyond, it rises in a straight line that holds the
-    remaining share of them. The ratio never falls with the score.
+    The density of strangers follows the false match rate, its logarithm straight between decades,
+    and beyond the last rate for `BEYOND_DECADES`. That of mates, measured up to there, rises beyond
+    it in a straight line that holds the rest of them. The ratio never falls with the score.
     """
 
     _scores: NDArray[np.float64]
@@ -174,9 +173,8 @@ class Openings:
     is_disputed: NDArray[np.bool_]
 
     def compare(self, one: Documents, other: Documents) -> tuple[Codes, NDArray[np.int64]]:
-        """Compares how their lines were opened: the most telling value of any two, unknown without
-        lines; and at which outlet, int64[m], -1 at none. Of a document's lines the first
-        `MOST_LINES` count."""
+        """How their lines were opened, of each document the first `MOST_LINES`: the most telling
+        value of any two, unknown without lines; and at which outlet, int64[m], -1 at none."""
         codes, places = np.full(len(one), UNKNOWN, np.int64), np.full(len(one), -1, np.int64)
         starts, counts = self._find(one)
         others, more = self._find(other)
@@ -239,8 +237,7 @@ class Openings:
 class Particulars:
     """A document's particulars of its holder, for comparison alone; its repr shows nothing.
 
-    `birth` where its number tells it. `serial`: the issuer and the number of a document whose
-    numbers are given out in order, and tell nothing of a person.
+    `birth` where its number tells it; `serial`: issuer and number, where these are given in order.
     """
 
     name: str = field(default="", repr=False)
@@ -295,11 +292,8 @@ def are_alike(one: str, other: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The ratio of one value of a circumstance, and where it comes from.
-
-    `mated` and `strangers` are shares; `compared` pairs of strangers gave the one, `judged` pairs
-    of fraud corrected the other.
-    """
+    """The ratio of one value of a circumstance: shares among `compared` pairs of strangers, and
+    among mates, corrected by `judged` pairs of fraud."""
 
     circumstance: str
     value: str

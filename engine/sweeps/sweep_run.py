@@ -183,13 +183,13 @@ def run_sweep(
     progress: Report | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> SweepResult:
-    """Compares the gallery and groups the pairs found; writes only to the checkpoint.
+    """Compares the gallery as of the first start and groups the pairs found; writes only to the
+    checkpoint.
 
-    Covers the gallery as of the first start: references added meanwhile are for the next sweep, and
-    those gone at the end are in no result. `read_vectors` is for `group_faces`; a budget needs it,
-    and the `curve` of fused references. `progress` is called after each tile, `check` several times
-    a second and between later steps; an exception from either stops the sweep. `CheckpointInvalid`
-    if the folder is of another gallery, `SearchInvalid` for more pairs than can be kept.
+    References gone at the end are in no result. `read_vectors` is for `group_faces`; a budget needs
+    it, and the `curve` of fused references. `progress` is called after each tile, `check` several
+    times a second and between later steps; an exception from either stops the sweep.
+    `CheckpointInvalid` if the folder is of another gallery, `SearchInvalid` for too many pairs.
     """
     joined = join(
         task.terms.threshold,

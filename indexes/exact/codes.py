@@ -37,15 +37,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import UNIT_TOLERANCE, Vectors, overwrite_when_freed, rounding_bound
+from indexes.base import (
+    BEYOND_ANY_SCORE,
+    UNIT_TOLERANCE,
+    Vectors,
+    overwrite_when_freed,
+    rounding_bound,
+)
 from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, STEP, compiled
-from indexes.exact.kernels import LOWEST, STRETCH, Plane, Rows, Wanted
-from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
+from indexes.exact.kernels import (
+    LOWEST,
+    STRETCH,
+    Axes,
+    Plane,
+    Rows,
+    Wanted,
+    tail_norms,
+    turn,
+    turning_bound,
+)
 
 HALF_STEP, HALF_ZERO = 10, 75
 """A half h stands for HALF_STEP * h - HALF_ZERO: 0 to 15 are -75 to 75, 2.7 standard deviations."""
-_ZERO_CODE = 128
+ZERO_CODE = 128
 _WIPED = 0x88
 
 
@@ -96,7 +111,7 @@ def _fill(
         for row in range(group * ROWS_AT_ONCE, (group + 1) * ROWS_AT_ONCE):
             across, own, other = 0, 0, 0
             for i in range(dim):
-                value = np.int32(codes[row, i]) - np.int32(_ZERO_CODE)
+                value = np.int32(codes[row, i]) - np.int32(ZERO_CODE)
                 half = (value + np.int32(HALF_ZERO + HALF_STEP // 2)) // np.int32(HALF_STEP)
                 coarse[i] = min(max(half, 0), 15)
                 signed[i] = value
@@ -122,14 +137,12 @@ def _fill(
 
 
 _HIGHEST_CODE = 127
-_ZERO_CODE = 128
 _MOST_DIMENSIONS = 16_384  # int32 holds the sums of twice as many
 # A component of a random unit vector has a standard deviation of 1 / sqrt(dim). 4.5 of them are
 # 0.40 at 128 dimensions, where seven components in a million are beyond.
 _DEVIATIONS = 4.5
 _LEAST_LIMIT = 0.01
 _ROWS_AT_ONCE = 8192
-_BEYOND_ANY_SCORE = 2.0
 _BEYOND_ANY_TAIL = 2.0**20
 # No accepted row is longer, rounded to float16 or not.
 _LONGEST = (1 + UNIT_TOLERANCE) * (1 + 2.0**-10)
@@ -156,7 +169,7 @@ def encode(rows: Vectors, limit: float) -> tuple[NDArray[np.uint8], NDArray[np.f
     """Codes of rows float32[n, dim] in their order: uint8[n, dim padded]; and their residuals,
     not rounded yet, and the length of the longest."""
     count, dim = rows.shape
-    codes = np.full((count, -(-dim // STEP) * STEP), _ZERO_CODE, np.uint8)
+    codes = np.full((count, -(-dim // STEP) * STEP), ZERO_CODE, np.uint8)
     overwrite_when_freed(codes)
     residuals = np.empty(count, np.float64)
     longest = _encode(rows, limit / _HIGHEST_CODE, codes, residuals)
@@ -232,7 +245,7 @@ class Codes:
         """
         count, dim = vectors.shape
         codes = cls.empty(count, dim, axes.limit)
-        unsorted = np.full((count, codes.bytes.shape[1]), _ZERO_CODE, np.uint8)
+        unsorted = np.full((count, codes.bytes.shape[1]), ZERO_CODE, np.uint8)
         overwrite_when_freed(unsorted)
         residuals, tails = np.empty(count), np.empty(count)
         columns, off = axes.columns.astype(np.float32), turning_bound(dim)
@@ -240,7 +253,7 @@ class Codes:
         def encode(part: slice) -> float:
             turned = turn(vectors[part], columns)
             longest = _encode(turned, codes.step, unsorted[part], residuals[part])
-            signed = overwrite_when_freed(unsorted[part] ^ _ZERO_CODE)
+            signed = overwrite_when_freed(unsorted[part] ^ ZERO_CODE)
             tails[part] = tail_norms(signed.view(np.int8), axes.prefix)
             return longest
 
@@ -277,7 +290,7 @@ class Codes:
         # In pages of 2 MiB where the system has them, for which numpy asks before it is written: a
         # scan enters a new page of 4 KiB every 32 rows of 128 bytes, where the processor's own
         # prefetch stops, and is up to twice as fast in large ones.
-        self.bytes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
+        self.bytes = np.full((-(-count // BLOCK) * BLOCK, width), ZERO_CODE, np.uint8)
         overwrite_when_freed(self.bytes)
 
     def _reach(self, residuals: NDArray[np.float32]) -> None:
@@ -308,7 +321,7 @@ class Codes:
         Beside `add_plane` in what is made of it, at once, and in the part that is being made when
         that is done (milliseconds): nobody waits, and what comes last overwrites.
         """
-        self.bytes[rows] = _ZERO_CODE
+        self.bytes[rows] = ZERO_CODE
         # In this order: a part that read them before is not done yet, and looks here at its end.
         wiped = self._wiped
         if wiped is not None:
@@ -334,7 +347,7 @@ def _encode(
             off = value - code * step
             lost += off * off
             own += value * value
-            codes[row, i] = np.uint8(np.int32(code) + _ZERO_CODE)
+            codes[row, i] = np.uint8(np.int32(code) + ZERO_CODE)
         residuals[row] = math.sqrt(lost)
         longest = max(longest, own)
     return math.sqrt(longest)
@@ -388,7 +401,7 @@ class CodedQueries:
     @classmethod
     def of_rows(cls, rows: Codes, part: slice) -> CodedQueries:
         """Rows of a segment as queries, by the codes that they have already."""
-        signed = overwrite_when_freed(rows.bytes[part] ^ _ZERO_CODE).view(np.int8)
+        signed = overwrite_when_freed(rows.bytes[part] ^ ZERO_CODE).view(np.int8)
         return cls(
             signed,
             np.full(len(signed), rows.step),
@@ -420,7 +433,7 @@ class CodedQueries:
         padded = -(-len(self) // BLOCK) * BLOCK
         levels = np.full(padded, LOWEST, np.int32)
         if threshold is not None:
-            floor = np.clip(threshold, -_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE)
+            floor = np.clip(threshold, -BEYOND_ANY_SCORE, BEYOND_ANY_SCORE)
             levels[: len(self)] = np.floor(floor / units) + self.zeros - 1
         return Wanted(
             codes=self.codes,
@@ -436,7 +449,7 @@ class CodedQueries:
 def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
     """The rows' codes' addition to each sum, being greater by 128 than their values: int64[q]."""
     sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
-    return _ZERO_CODE * sums
+    return ZERO_CODE * sums
 
 
 def _greatest(values: NDArray[np.float64]) -> NDArray[np.float64]:

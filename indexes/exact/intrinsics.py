@@ -93,11 +93,6 @@ def hold(builder: Any, value: Any) -> Any:
     return variable
 
 
-def hold_zeros(builder: Any) -> Any:
-    """The same, set to 0."""
-    return hold(builder, _NOTHING)
-
-
 def gather(builder: Any, variable: Any, codes: Any, queries: Any) -> None:
     """Adds to each of 16 sums the products of 4 unsigned and 4 signed bytes."""
     name = "llvm.x86.avx512.vpdpbusd.512"
@@ -305,7 +300,7 @@ def reach_one_vnni(builder: Any, codes: Any, dim: Any, query: Any, floor: Any, s
     what is just being read there, and the scan took half as long again on Zen 4.
     """
     ahead_bytes = builder.mul(dim, LONG(2 * ROWS_AT_ONCE))
-    gathered = [hold_zeros(builder) for _ in range(ROWS_AT_ONCE)]
+    gathered = [hold(builder, _NOTHING) for _ in range(ROWS_AT_ONCE)]
     with cgutils.for_range(builder, builder.udiv(dim, LONG(STEP))) as step:
         here = move(builder, codes, step.index, STEP)
         factor = load(builder, move(builder, query, step.index, STEP))
@@ -319,7 +314,7 @@ def reach_one_vnni(builder: Any, codes: Any, dim: Any, query: Any, floor: Any, s
 @instruction(types.int64)
 def sum_one_vnni(builder: Any, codes: Any, dim: Any, query: Any) -> Any:
     """The sum of one row and one query, int8[dim]."""
-    gathered = hold_zeros(builder)
+    gathered = hold(builder, _NOTHING)
     with cgutils.for_range(builder, builder.udiv(dim, LONG(STEP))) as step:
         factor = load(builder, move(builder, query, step.index, STEP))
         gather(builder, gathered, load(builder, move(builder, codes, step.index, STEP)), factor)
@@ -337,7 +332,7 @@ def reach_one_halves(
     """
     ahead_bytes = builder.mul(width, LONG(16 * ROWS_AT_ONCE))
     lower_bits, shift = ir.Constant(INTS, [0x0F0F0F0F] * 16), ir.Constant(INTS, [4] * 16)
-    gathered = [hold_zeros(builder) for _ in range(ROWS_AT_ONCE)]
+    gathered = [hold(builder, _NOTHING) for _ in range(ROWS_AT_ONCE)]
     with cgutils.for_range(builder, builder.udiv(width, LONG(STEP))) as step:
         here = move(builder, halves, step.index, STEP)
         factors = move(builder, query, step.index, 2 * STEP)

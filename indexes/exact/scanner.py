@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from indexes.errors import SearchInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, compiled
-from indexes.exact.kernels import STRETCH, Found, Plane, Rows, Wanted, keep, set_floors
-from indexes.exact.prefix import Grid
+from indexes.exact.kernels import STRETCH, Found, Grid, Plane, Rows, Wanted, keep, set_floors
 from indexes.exact.scans import Scan, pack, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 from indexes.runtime import import_runtime
 

@@ -29,11 +29,8 @@ from indexes.joining.tiling import Pairs, References, Tiling, no_check
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a join: what its first `tiles_done` tiles compared and found.
-
-    `comparisons` of `comparisons_total` pairs of references are decided; estimate the remaining
-    time from these, for tiles differ.
-    """
+    """Progress of a join: `comparisons` of `comparisons_total` pairs of references are decided, by
+    which the remaining time is estimated, for tiles differ."""
 
     tiles_done: int
     tiles: int

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, Positions, Scores, Vectors, exact_scores, overwrite_when_freed
 from indexes.errors import IdInvalid, VectorInvalid
-from indexes.exact.codes import CodedQueries, Codes, Each, parts_of
+from indexes.exact.codes import ZERO_CODE, CodedQueries, Codes, Each, parts_of
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.intrinsics import BLOCK
-from indexes.exact.kernels import STRETCH, Found
-from indexes.exact.prefix import Axes, find_axes
+from indexes.exact.kernels import STRETCH, Axes, Found, find_axes
 from indexes.exact.scanner import Scanner
 from indexes.joining import PIECE_RECORDS, RECORD, Records
 
@@ -112,7 +111,6 @@ def sort_records(records: Records) -> Records:
     return records[np.lexsort((records["right"], records["left"]))]
 
 
-_ZERO_CODE = 128
 # 64 bits of the golden ratio: odd, and without a pattern.
 _FACTOR = 0x9E3779B97F4A7C15
 
@@ -252,7 +250,7 @@ class Block:
         self._places = places[order]
         padded = -(-len(places) // BLOCK) * BLOCK
         first = next(side.split(places))[0].codes
-        codes = np.full((padded, first.bytes.shape[1]), _ZERO_CODE, np.uint8)
+        codes = np.full((padded, first.bytes.shape[1]), ZERO_CODE, np.uint8)
         overwrite_when_freed(codes)
         for segment, chosen, rows in side.split(self._places):
             # Twice as fast as indexing.

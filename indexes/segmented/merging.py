@@ -23,14 +23,12 @@ class SegmentsConfig:
     """When heads are sealed and segments rewritten.
 
     `head_rows`: a head of so many references is sealed. `fan`: a class of segments of similar size
-    has fewer than so many, and the segments of the next class are so many times larger; a reference
-    is rewritten once a class. `dead_share`: a segment with a larger share of removed rows is
-    rewritten. `erasure_deadline_s`: removed rows are overwritten at once; so many seconds later the
-    rewrite begins that leaves out their ids and flags, and their rows in a mapped file. `rows`: the
-    type of stored vectors; with float16 a reference is rounded once, when it is added.
-    `segment_rows`: no segment becomes larger, so that a rewrite never needs the memory of more than
-    so many references beside the gallery. `device`: where codes are compared, one of
-    `indexes.exact.device.DEVICES`.
+    has fewer than so many, those of the next class are so many times larger; a reference is
+    rewritten once a class. `dead_share`: a segment with a larger share of removed rows is
+    rewritten. `erasure_deadline_s`: so long after rows were removed, and overwritten, a rewrite
+    leaves out their ids and flags, and their rows in a mapped file. `rows`: the type of stored
+    vectors; to float16 they are rounded when they are added. `segment_rows`: no segment becomes
+    larger, nor what a rewrite needs beside the gallery. `device`: one of `device.DEVICES`.
     """
 
     head_rows: int = 8192
@@ -61,10 +59,7 @@ class SegmentsConfig:
 
 @dataclass(frozen=True, slots=True)
 class SegmentState:
-    """Input of the policy: rows alive and removed.
-
-    `removed_since` is the time of the oldest tombstone, in seconds of the caller's clock.
-    """
+    """Rows alive and removed, and since when, in seconds of the caller's clock."""
 
     alive: int
     removed: int
@@ -97,20 +92,14 @@ def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Pla
 
 
 def due_seal(sizes: Sequence[int], config: SegmentsConfig) -> int:
-    """The number of the full heads, the oldest first, that become one segment: as many as fit into
-    one.
-
-    At least one, for none is larger than a segment may be.
-    """
+    """How many full heads, the oldest first, become one segment: as many as fit into one."""
     totals = accumulate(sizes[: config.fan])
     return max(1, sum(total <= config.segment_rows for total in totals))
 
 
 def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:
-    """The segments of a full class, and of the classes that would overflow by merging it.
-
-    Together they are not larger than a segment may be. One of more than half of that stays.
-    """
+    """The segments of a full class, and of the classes that would overflow by merging it, together
+    not larger than a segment may be; one of more than half of that stays."""
     most = config.segment_rows
     classes: dict[int, list[int]] = {}
     for place, size in enumerate(sizes):
@@ -158,8 +147,7 @@ _ROWS_AT_ONCE = 1 << 12
 class Rewrite:
     """A job that makes one segment of parts, as of its begin; the parts stay in use meanwhile.
 
-    `removed` collects the ids removed while the job runs, which must be removed from the product
-    too; `wipe` overwrites their rows in it while it is made.
+    `removed` collects the ids removed while it runs, whose rows `wipe` overwrites in the product.
     """
 
     begun: float
@@ -169,10 +157,7 @@ class Rewrite:
     _product: _Product | None = field(default=None, init=False)
 
     def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Segment | None:
-        """Builds the segment while the parts are searched and changed; None if nothing is alive.
-
-        Where that fails, what was copied is overwritten.
-        """
+        """Builds the segment while the parts are searched and changed; None if nothing is alive."""
         parts: tuple[Part, ...] = (*self.sealed, *self.heads)
         if not any(map(len, parts)):
             return None
@@ -189,8 +174,7 @@ class Rewrite:
     def wipe(self, part: Part, rows: Positions) -> None:
         """Overwrites these rows of a part in the product; the part must have them as removed.
 
-        At once where they have been copied. A block of rows that is being copied, or coded, is
-        looked through when that is done, within milliseconds: nobody waits for it.
+        A block that is being copied, or coded, is looked through when that is done: nobody waits.
         """
         if self._product is not None:
             self._product.wipe(part, rows)
@@ -222,9 +206,8 @@ class _Product:
     The first pass finds the place of each row by its residual, the second writes it there: there is
     never more in memory than the product beside its parts.
 
-    Of a row that is removed meanwhile, whoever comes last overwrites what was copied. The flags of
-    its part change first; then `wipe` overwrites what is there. `fill` copies a block and reads the
-    flags again: if they have not changed by then, `wipe` begins later, and finds the block.
+    The flags of a removed row's part change first; then `wipe` overwrites what is there. `fill`
+    copies a block and reads the flags again: if they have not changed, `wipe` comes later.
     """
 
     def __init__(self, parts: Sequence[Part], dtype: np.dtype[Any], scanner: Scanner) -> None:
@@ -328,10 +311,7 @@ def narrowed(vectors: Vectors) -> Vectors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Checked references to add, whose ids may still be taken.
-
-    Where there are many they are in `segments` already.
-    """
+    """Checked references to add, whose ids may still be taken; many are in `segments` already."""
 
     keys: list[int]
     ids: Ids

@@ -24,7 +24,7 @@ from indexes.base import (
     check_vectors,
     overwrite_when_freed,
 )
-from indexes.errors import IdInvalid
+from indexes.errors import IdInvalid, KindInvalid
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
@@ -49,11 +49,10 @@ _BULK_HEADS = 4
 class SegmentedIndex(VectorIndex):
     """A `VectorIndex` whose answers are those of `FlatIndex` over the same vectors, bit for bit.
 
-    Adding costs O(rows added). Nothing is sealed or merged by itself: `begin_rewrite` returns the
-    job that is due, `Rewrite.build` makes the new segment, and `finish_rewrite` replaces the old
-    parts by it. `Gallery` does that. Removed references are wiped from memory, that of a segment
-    which is being made included, and that of parts which a rewrite replaced and somebody still
-    reads, and are tombstones until their segment is rewritten.
+    Adding costs O(rows added). `begin_rewrite` returns the job that is due, `Rewrite.build` makes
+    the new segment, and `finish_rewrite` replaces the old parts by it: `Gallery` does that. Removed
+    references are wiped from memory, also where a segment is being made, or was replaced and is
+    still read, and are tombstones until their segment is rewritten.
 
     `view` is the index at this moment: it does not change, and any number of threads may search it
     while one at a time changes the index, provided that what `withdraw` returns waits for them.
@@ -97,8 +96,8 @@ class SegmentedIndex(VectorIndex):
     ) -> SegmentedIndex:
         """An index from saved segments, with their tombstones, and the saved head.
 
-        `removed_since` is the property of the saved index; a segment with tombstones that is not in
-        it is rewritten at once. `IdInvalid` where an id is alive twice.
+        A segment with tombstones that is not in `removed_since` is rewritten at once. `IdInvalid`
+        where an id is alive twice.
         """
         index = cls(dim, config, scanner=scanner, clock=clock)
         index.view = replace(index.view, sealed=tuple(map(SealedView.of, segments)))
@@ -343,3 +342,21 @@ def _require_new(batch: Batch, view: View) -> None:
 
 def _refuse(key: int) -> None:
     raise IdInvalid(f"id {key} is in the index already; remove it first")
+
+
+KINDS = ("exact8", "flat")
+"""The default first."""
+
+
+def open_index(
+    kind: str, dim: int, config: SegmentsConfig | None = None, scanner: Scanner | None = None
+) -> VectorIndex:
+    """An empty index of this kind, `KindInvalid` if unknown; flat uses no `config` or `scanner`."""
+    if kind == "exact8":
+        return SegmentedIndex(dim, config, scanner=scanner)
+    if kind == "flat":
+        # Nobody else waits for FAISS to load.
+        from indexes.flat import FlatIndex  # noqa: PLC0415
+
+        return FlatIndex(dim)
+    raise KindInvalid(f"there is no index kind {kind!r}; give one of {', '.join(KINDS)}")

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import (
+    BEYOND_ANY_SCORE,
+    ENTRY_BYTES,
+    TILE_PRODUCTS,
     Certificate,
     CertifiedHits,
     Hits,
@@ -24,6 +27,7 @@ from indexes.base import (
     check_threshold,
     check_vectors,
     exact_scores,
+    find_near,
     is_id,
     no_hits,
     overwrite_when_freed,
@@ -35,21 +39,12 @@ from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.exact8 import Counts, Exact8Segment, ScannedPairs, passes
 from indexes.exact.scanner import Scanner
 
-_BEYOND_ANY_SCORE = 2.0
-# Large tiles: BLAS synchronises its threads at every product, costly where cores are shared.
-_TILE_PRODUCTS = 1 << 22
-# A product of fewer is made row by row, in this thread alone.
-_PRODUCT_FROM = 8
-# An entry of a dict and its two numbers.
-_ENTRY_BYTES = 104
-
 
 class Head:
     """Room for `capacity` references, which the system provides as they are written.
 
     One thread at a time appends, removes and takes a `view`, which others read: an append writes
     behind the rows of every earlier view, and a removal makes new flags, so no view ever changes.
-    The rows of removed references stay until they are wiped.
     """
 
     def __init__(self, dim: int, capacity: int) -> None:
@@ -66,8 +61,7 @@ class Head:
 
     @property
     def view(self) -> HeadView:
-        """A view of the present rows. It refers to the head, so the head keeps none: the rows of
-        both would stay until the garbage collector runs."""
+        """A view of the present rows, which the head does not keep: it refers to the head."""
         held = slice(self._length)
         return HeadView(
             self, self._ids[held], self._rows[held], self._alive[held], self._length - self._removed
@@ -155,7 +149,7 @@ class HeadView:
     def account(self) -> MemoryAccount:
         """Memory of what has been written."""
         n, dim = self.rows.shape
-        return MemoryAccount(self.count, head=n * (4 * dim + 9) + _ENTRY_BYTES * self.count)
+        return MemoryAccount(self.count, head=n * (4 * dim + 9) + ENTRY_BYTES * self.count)
 
     def best(self, queries: Vectors, k: int) -> tuple[Positions, Ids, Scores]:
         """Scored pairs (query, id) that may be among the k best, in no order.
@@ -163,13 +157,13 @@ class HeadView:
         With products within ε of the scores, the k-th best score is at least the k-th greatest
         product less ε.
         """
-        floors = np.full(len(queries), -_BEYOND_ANY_SCORE)
+        floors = np.full(len(queries), -BEYOND_ANY_SCORE)
         if k < self.count:
             rows = self.rows if self.alive.all() else self.contents()[1]
-            size = max(1, _TILE_PRODUCTS // len(rows))
+            size = max(1, TILE_PRODUCTS // len(rows))
             for start in range(0, len(queries), size):
                 part = slice(start, start + size)
-                kth = np.partition(_products(queries[part], rows), -k, axis=1)[:, -k]
+                kth = np.partition(products(queries[part], rows), -k, axis=1)[:, -k]
                 floors[part] = kth.astype(np.float64) - rounding_bound(rows.shape[1])
         return self.at_or_above(queries, floors)
 
@@ -177,32 +171,14 @@ class HeadView:
         self, queries: Vectors, floors: NDArray[np.float64]
     ) -> tuple[Positions, Ids, Scores]:
         """Scored pairs (query, id) that reach the floor of their query, in no order."""
-        bound = rounding_bound(self.rows.shape[1])
-        # A floor far beyond any score would not fit float32; rounding it there must not raise it.
-        near = (floors - bound).clip(-_BEYOND_ANY_SCORE, _BEYOND_ANY_SCORE).astype(np.float32)
-        below = np.nextafter(near, np.float32(-np.inf))[:, None]
-        tile = max(256, _TILE_PRODUCTS // max(1, len(queries)))
-        query_of, row_of = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for start in range(0, len(self.rows), tile):
-            found = _products(queries, self.rows[start : start + tile])
-            queries_above, rows_above = np.nonzero(found > below)
-            query_of.append(queries_above)
-            row_of.append(rows_above + start)
-        queries_found, rows_found = np.concatenate(query_of), np.concatenate(row_of)
-        alive = self.alive[rows_found]
-        queries_found, rows_found = queries_found[alive], rows_found[alive]
-        scores = exact_scores(queries, self.rows, queries_found, rows_found)
+        near = floors - rounding_bound(self.rows.shape[1])
+        query_of, row_of = find_near(queries, self.rows, near)
+        alive = self.alive[row_of]
+        query_of, row_of = query_of[alive], row_of[alive]
+        scores = exact_scores(queries, self.rows, query_of, row_of)
         # In float64, for numpy would round the floors to the scores' float32.
-        kept = scores.astype(np.float64) >= floors[queries_found]
-        return queries_found[kept], self.stored_ids[rows_found[kept]], scores[kept]
-
-
-def _products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
-    """Inner products within `rounding_bound` of the scores: float32[q, n]."""
-    if len(queries) >= _PRODUCT_FROM:
-        return products(queries, rows)
-    found: NDArray[np.float32] = np.vecdot(rows[None], queries[:, None])
-    return found
+        kept = scores.astype(np.float64) >= floors[query_of]
+        return query_of[kept], self.stored_ids[row_of[kept]], scores[kept]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,8 +20,8 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
-from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import open_index
 from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState, virtual_shards_of
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Header, Origin, Sealer

@@ -76,18 +76,16 @@ class _Move:
 class ShardedIndex(VectorIndex):
     """A `VectorIndex` over shards: each id is in one of them, a search runs in all at once.
 
-    Answers are those of one index with all references, bit for bit. A call is checked as a whole
-    before any shard changes, so a refused call changes none. Where a shard is lost, or a change has
-    reached some shards and not others, the index is broken for good: every later call raises
-    `ShardLost`, and there are no partial answers. It owns its shards: `close` ends them, `release`
-    leaves them to the next writer with what they hold. Upkeep, with the erasure deadline, is each
-    shard's own.
+    Answers are those of one index with all references, bit for bit; a refused call changes no
+    shard. Where a shard is lost, or a change has reached some shards and not others, every later
+    call raises `ShardLost`: there are no partial answers. `close` ends the shards, `release` leaves
+    them to the next writer. Upkeep, with the erasure deadline, is each shard's own.
 
     Each shard is to have so many `copies`; `open_copy` opens another one of that number, empty.
 
-    A virtual shard is moved while calls go on: `begin_move`, `copy_moving` and `finish_move`, of
-    which the caller keeps the last one apart from searches and changes (`Gallery.rearrange`). Until
-    then its old shard alone answers, and changes go to both.
+    A virtual shard is moved while calls go on: `begin_move`, `copy_moving` and `finish_move`, the
+    last one apart from searches and changes (`Gallery.rearrange`). Until then its old shard alone
+    answers, and changes go to both.
     """
 
     searches_beside_changes = True

@@ -26,8 +26,8 @@ NOWHERE = -1
 def virtual_shards_of(ids: Ids, count: int) -> NDArray[np.int64]:
     """The virtual shard of each id, from 0 to `count` - 1: int64[n].
 
-    The first number that SplitMix64 gives from the seed `id`, modulo the count. Ids that follow a
-    pattern, as those of one outlet do, spread evenly. The rule never changes.
+    The first number that SplitMix64 gives from the seed `id`, modulo the count, so that ids with a
+    pattern spread evenly. The rule never changes.
     """
     assert count >= 1
     mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -66,8 +66,7 @@ class Placement:
         return np.packbits(self.owners == shard).tobytes()
 
     def are_in(self, owned: bytes) -> NDArray[np.bool_]:
-        """Which virtual shards these octets of `owned` name, none if they are of another number of
-        virtual shards: bool[virtual shards]."""
+        """Which virtual shards these octets of `owned` name, none if of another number: bool[n]."""
         count = len(self.owners)
         if len(owned) != -(-count // 8):
             return np.zeros(count, np.bool_)
@@ -97,7 +96,7 @@ class Placement:
 class ShardPlan:
     """The index that every shard opens, empty.
 
-    `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, None for its defaults.
+    `kind` is one of `segments.KINDS`; `config` is for exact8, None for its defaults.
     `threads`: search threads of a shard; None for its share of the cores. Shards share references
     by `virtual_shards`, a number that never changes in a deployment.
 

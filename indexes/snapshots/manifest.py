@@ -110,10 +110,8 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Origin, number of references and watermark of a snapshot.
-
-    `mark` is the caller's: the position of its store, which identifies this history.
-    """
+    """Origin, number of references and watermark of a snapshot; `mark` is the caller's position of
+    its store, which identifies this history."""
 
     __pydantic_config__ = _STRICT
 

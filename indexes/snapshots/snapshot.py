@@ -35,9 +35,8 @@ from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.segments import SegmentedIndex, open_index
 from indexes.snapshots.files import (
     LooseState,
     Tombstones,
@@ -125,10 +124,7 @@ def _no_mark(_sequence: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Options for opening a gallery.
-
-    With `mapped`, the vectors of sealed segments stay in their files; see `MappedRows`.
-    """
+    """Options for opening a gallery; `mapped`: segments' vectors stay in files (`MappedRows`)."""
 
     segments: SegmentsConfig = field(default_factory=SegmentsConfig)
     scanner: Scanner | None = None

@@ -8,7 +8,7 @@ import pytest
 from bench.core.reports import load_goals
 from bench.datasets import Faces
 from indexes.gallery import Gallery
-from indexes.kinds import open_index
+from indexes.segmented.segments import open_index
 
 suite = pytest.importorskip("bench.suites.shards")
 

@@ -28,7 +28,7 @@ GALLERY = f"""{DRAWING}{PAUSING}
 from indexes.gallery import Gallery
 from indexes.joining import tiling
 from indexes.joining.join import join_gallery
-from indexes.kinds import open_index
+from indexes.segmented.segments import open_index
 from indexes.segmented.merging import SegmentsConfig
 
 gallery = Gallery(open_index("exact8", DIM, SegmentsConfig(head_rows=1024)))
@@ -90,7 +90,7 @@ from threading import Event, Thread
 from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.kinds import open_index
+from indexes.segmented.segments import open_index
 from indexes.segmented.merging import SegmentsConfig
 
 HEAD_ROWS, SEALED = 4096, 16_384

@@ -6,8 +6,8 @@ import pytest
 from indexes.errors import KindInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery, Standing
-from indexes.kinds import KINDS, open_index
 from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import KINDS, open_index
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.references import NewReference
 from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
-from indexes.kinds import KINDS, open_index
+from indexes.segmented.segments import KINDS, open_index
 from indexes.sharding.shards import ShardPlan
 from schema.documents import Document
 from schema.reasons import Decision

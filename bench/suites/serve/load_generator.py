@@ -73,12 +73,11 @@ Seconds = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Requests in a cycle, for `seconds` or until `count` are sent, whichever is first.
+    """Requests in a cycle, numbered from `serial` on, for `seconds` or until `count` are sent.
 
     Closed loop where `rate` is None: each connection sends again when it is answered. Else open
-    loop: `rate` arrivals a second, evenly spaced, whatever the server does; one that finds no free
-    connection waits for one, and its latency counts from its arrival.
-    `serial` numbers the requests, from there on.
+    loop: `rate` arrivals a second, evenly spaced; one that finds no free connection waits for one,
+    and its latency counts from its arrival.
     """
 
     host: str
@@ -113,12 +112,10 @@ ROW = np.dtype(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """`rows` like `ROW`, one a request, in order of their ends, in seconds after the start of the
-    load.
+    """`rows` like `ROW`, one a request, in order of their ends, in seconds after the load's start.
 
-    `retry_after_s` is NaN where the answer named none; `request` is the place in the load's
-    requests; `sent_s` is NaN where no connection became free in time; `bodies` is empty unless they
-    were kept. `seconds` from the first arrival to the last answer.
+    `retry_after_s` is NaN where the answer named none, `sent_s` where no connection became free in
+    time; `request` is a place in the load's requests. `seconds` from the first arrival to the end.
     """
 
     rows: np.recarray[Any, Any]
@@ -200,10 +197,8 @@ def write_visit(person: Person, msisdn: str) -> dict[str, Any]:
 def write_visits(
     caller: RequestWriter, people: Sequence[Person], name: str
 ) -> tuple[PreparedRequest, ...]:
-    """One enrollment request for each person; each time it is sent, for another phone number.
-
-    `name` keeps the keys of two loads apart.
-    """
+    """One enrollment request for each person, for another phone number each time it is sent; `name`
+    keeps the keys of two loads apart."""
     headers = {KEY_HEADER: f"{name}-{SERIAL_PLACE}"}
     return tuple(
         caller.post(ENROLLMENTS_PATH, write_visit(person, f"+8613{SERIAL_PLACE}"), headers)

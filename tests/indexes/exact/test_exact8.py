@@ -22,13 +22,11 @@ from indexes.exact import scanner as scanner_module
 from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.kernels import Found
-from indexes.exact.prefix import Axes, Grid, find_axes
+from indexes.exact.kernels import Axes, Found, Grid, find_axes
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.segments import SegmentedIndex, open_index
 from tests.indexes.conftest import KERNELS, ask, assert_same, open_kernel, remove_ids
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])

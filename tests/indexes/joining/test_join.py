@@ -14,7 +14,7 @@ from indexes.base import Ids, Vectors, exact_scores
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.prefix import find_axes
+from indexes.exact.kernels import find_axes
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import RECORD, tiling

@@ -15,9 +15,8 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.tiling import Records
-from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.segments import SegmentedIndex, open_index
 from tests.indexes.conftest import change_beside_digests, remove_ids
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
