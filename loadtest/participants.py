@@ -398,7 +398,7 @@ def drop_known(
 
 
 def are_strangers(one: Person, other: Candidate, scores: Sequence[float], low: float) -> bool:
-    """True where no photograph of `other`, nor the mean of its second pair, scores `low` with it.
+    """True if neither a photograph of `other` nor its second pair's mean scores `low` with `one`.
 
     `scores` are the cosines of the pairs that `list_cross_pairs` lists.
     """
