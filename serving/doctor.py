@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
-from engine.formatting import plural, size
+from engine.formatting import mixes_scripts, plural, size
 from engine.matching.checks.authority import ListedAuthority
 from engine.matching.holders import list_pending
 from engine.models.catalog import ModelCard, locate, read_transform_file
@@ -30,7 +30,6 @@ from engine.registry.database import utc_now
 from engine.registry.vault import MOST_SEALS
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import find_clock_fault
-from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
 from indexes.exact.intrinsics import is_private, machine_code_folder
 from indexes.segmented.merging import narrowed

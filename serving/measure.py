@@ -32,11 +32,11 @@ from engine.capacity.figures import (
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction
-from engine.matching.registrar import publish
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
+from engine.registry.writer import publish
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import open_index

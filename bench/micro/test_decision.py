@@ -9,9 +9,9 @@ import pytest
 from bench.conftest import Clock
 from bench.core.machine import DISK, filesystem_of, open_folder
 from bench.suites.workload import VisitedHome, make_settings
-from engine.matching.registrar import publish
 from engine.matching.requests import Answer
 from engine.registry.database import utc_now
+from engine.registry.writer import publish
 from serving.deployment.deployment import Deployment
 
 BATCHES = (1, 32)

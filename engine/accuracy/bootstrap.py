@@ -1,15 +1,11 @@
-"""Operating points and shares with intervals, by a bootstrap over people.
+"""Operating points and shares with 95 % intervals, by a bootstrap over people.
 
-Pairs that share a person are not independent: one odd face spoils all its comparisons. So people
-are drawn with replacement, not pairs (the subsets bootstrap of Bolle, Ratha and Pankanti 2004).
-A replicate gives person `p` the weight `w[p]`, how often it was drawn; the mated pairs of `p` weigh
-`w[p]` together, the non-mated pairs of `p` and `q` together `w[p] * w[q]`; two copies of one person
-are not strangers. Each replicate finds its own threshold for a rate and the FNMR there, so the
-interval of the FNMR includes the uncertainty of the threshold. Intervals are the 2.5 and 97.5
-percentiles; for non-mated pairs at least as wide as Wilson's of so many pairs of people.
-
-Of a share, where nothing happened, the upper end is three over the number of people (or of pairs of
-people): the rule of three.
+Pairs that share a person are not independent, so people are drawn with replacement, not pairs (the
+subsets bootstrap of Bolle, Ratha and Pankanti 2004). A replicate gives person `p` the weight
+`w[p]`, how often it was drawn; the mated pairs of `p` weigh `w[p]` together, the non-mated pairs of
+`p` and `q` `w[p] * w[q]`. Each replicate finds its own threshold for a rate and the FNMR there.
+For non-mated pairs intervals are at least as wide as Wilson's of so many pairs of people; of a
+share where nothing happened the upper end is three over the number of people: the rule of three.
 """
 
 from __future__ import annotations

@@ -1,21 +1,18 @@
-"""Error rates at one threshold by quality and by attributes.
+"""Error rates at one threshold by quality and by attributes; they weigh people, as all others do.
 
 Quality (ISO/IEC 29794-1 asks for FNMR by it): a comparison is as good as the worse of its two
 photographs. Photographs are ranked by each measure of `engine.faces.quality` and divided into bands
-by rank, not by value: every set of photographs has a worst tenth.
+by rank: every set of photographs has a worst tenth.
 
-Differentials by attribute are in the terms of ISO/IEC 19795-10: all groups are judged at one common
-threshold. A false negative differential is a difference of FNMR between groups, a false positive
-differential one of FMR between comparisons of strangers within a group. The interval of a ratio
-divides the ends of both groups' intervals: it is wide on purpose, since the worst and the best
-group were chosen after the fact. Rates weigh people, as all others do.
+Differentials by attribute are in the terms of ISO/IEC 19795-10, all groups at one threshold: of the
+FNMR (false negative), and of the FMR between strangers within a group (false positive). The
+interval of a ratio divides the ends of both groups' intervals: it is wide on purpose, since the
+worst and the best group were chosen after the fact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -348,45 +345,28 @@ def band_quality(
     people = singles.people[mated.left]
     weights = draw_people(people, singles.population)
     is_missed = mated.scores < threshold
-    rate = _rate_missed(people, is_missed, weights)
-    return QualityBands(
-        threshold=threshold,
-        photographs=MOST_PHOTOGRAPHS,
-        overall=share_of(people, is_missed, weights, is_mean=True),
-        measures=tuple(
-            _cut(one, qualities[:, QUALITIES.index(one)], mated, rate) for one in MEASURES
-        ),
-    )
 
-
-def _cut(
-    measure: str, values: NDArray[np.float32], mated: ComparedPairs, rate: Rate
-) -> MeasuredQuality:
-    badness = _badness(measure, values)
-    order = np.sort(badness)
-    places = np.minimum((np.array([end for _, end in BANDS]) * len(order)).astype(int), len(order))
-    ends = order[np.maximum(places, 1) - 1]
-    band_of = np.searchsorted(ends, np.maximum(badness[mated.left], badness[mated.right]))
-    bands = tuple(
-        QualityBand(name=name, worst=abs(float(end)), **rate(band_of == number))
-        for number, ((name, _), end) in enumerate(zip(BANDS, ends, strict=True))
-    )
-    return MeasuredQuality(measure, MEASURES[measure], bands)
-
-
-Rate = Callable[[NDArray[np.bool_]], dict[str, Any]]
-
-
-def _rate_missed(
-    people: NDArray[np.int64], is_missed: NDArray[np.bool_], weights: NDArray[np.float32]
-) -> Rate:
-    """Gives the fields of a band for some of the mated comparisons, a mask bool[k]."""
-
-    def rate(held: NDArray[np.bool_]) -> dict[str, Any]:
+    def measure(name: str, end: float, held: NDArray[np.bool_]) -> QualityBand:
         owners = people[held]
         count = len(np.unique(owners))
         refused = refuse_few(count)
         fnmr = None if refused else share_of(owners, is_missed[held], weights, is_mean=True)
-        return {"people": count, "mated_pairs": len(owners), "fnmr": fnmr, "refused": refused}
+        return QualityBand(name, abs(float(end)), count, len(owners), fnmr, refused)
 
-    return rate
+    measured = []
+    for quality, unit in MEASURES.items():
+        badness = _badness(quality, qualities[:, QUALITIES.index(quality)])
+        counts = (np.array([end for _, end in BANDS]) * len(badness)).astype(int)
+        ends = np.sort(badness)[np.clip(counts, 1, len(badness)) - 1]
+        band_of = np.searchsorted(ends, np.maximum(badness[mated.left], badness[mated.right]))
+        bands = (
+            measure(name, end, band_of == number)
+            for number, ((name, _), end) in enumerate(zip(BANDS, ends, strict=True))
+        )
+        measured.append(MeasuredQuality(quality, unit, tuple(bands)))
+    return QualityBands(
+        threshold=threshold,
+        photographs=MOST_PHOTOGRAPHS,
+        overall=share_of(people, is_missed, weights, is_mean=True),
+        measures=tuple(measured),
+    )

@@ -14,13 +14,13 @@ from typing import Any
 
 from engine.cases.opening import date_change
 from engine.errors import FourEyes, NotFound, OutletMoved, RequestError
+from engine.formatting import require_visible
 from engine.matching.registrar import Runner
 from engine.registry.accounts import Outlet, OutletChange
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
-from engine.texts import require_visible
 from schema.actors import Actor, Restriction
 from schema.cases import CaseNote, NoteKind
 

@@ -22,9 +22,9 @@ from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
-from engine.formatting import plural
+from engine.formatting import is_visible, plural, require_visible
 from engine.matching.checks.limits import lift_end
-from engine.matching.registrar import Runner, publish
+from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.lines import LineChange
@@ -32,8 +32,7 @@ from engine.registry.references import WatchEntry
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
-from engine.registry.writer import Writer
-from engine.texts import is_visible, require_visible
+from engine.registry.writer import Writer, publish
 from schema.actors import Actor
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
 from schema.lines import LineEventKind, LineStatus

@@ -251,3 +251,13 @@ def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit
+
+
+_UNIT_TOLERANCE = 1e-3
+
+
+def are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """For each row whether it is finite and of unit length, as far as float32 can be."""
+    lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    close: NDArray[np.bool_] = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
+    return close

@@ -26,14 +26,15 @@ from engine.faces.embedder import (
     Embedder,
     Pixels,
     align,
+    are_unit,
     measure_lengths,
     measure_scale,
     normalise,
 )
-from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image
 from engine.faces.liveness_judge import Judged, LivenessJudge
+from engine.faces.portraits import is_record
 from engine.faces.quality import Quality, find_problems, is_dark, judge_clarity, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
@@ -313,7 +314,7 @@ class Extractor:
         given = self.embedder.embed(np.stack(crops))
         share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
         vectors, clarities = normalise(given), self._measure_clarity(given)
-        is_usable = _are_unit(vectors) & (clarities < _HIGHEST_CLARITY)
+        is_usable = are_unit(vectors) & (clarities < _HIGHEST_CLARITY)
         made = zip(vectors, clarities.tolist(), is_usable, strict=True)
         finished: list[Extracted] = []
         for one in prepared:
@@ -373,15 +374,7 @@ class Extractor:
 
 _SEEN_SMALL_PX = 48
 """Of a face that the detector saw no higher the landmarks are rough, and a tilt hardly shows."""
-_UNIT_TOLERANCE = 1e-3
 _HIGHEST_CLARITY = 10
-
-
-def _are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """For each row whether it is finite and of unit length, as far as float32 can be."""
-    lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    close: NDArray[np.bool_] = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
-    return close
 
 
 def open_extractor(

@@ -20,6 +20,7 @@ import msgspec
 import pyarrow as pa
 from pyarrow import csv
 
+from engine.atomic_files import OWNER_ONLY
 from engine.errors import RequestError
 from engine.imports.row_faces import JudgedRow
 from engine.imports.row_parser import Columns, RowFault
@@ -58,14 +59,6 @@ class Tally:
                 for one in fields(self)
             }
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
-
-    @classmethod
-    def from_dict(cls, written: Mapping[str, Any]) -> Self:
-        return cls(**written)
 
 
 def count_chunk(
@@ -109,7 +102,6 @@ SCHEMA = pa.schema(
     ]
 )
 FAILURE, WARNING = "failure", "warning"
-_OWNER_ONLY = 0o600
 
 
 class FaultReport:
@@ -128,7 +120,7 @@ class FaultReport:
         self._columns = columns
         _require_report(path)
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWNER_ONLY)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
         except OSError as error:
             raise RequestError(f"{path} cannot be written: {error.strerror}") from None
         if self.size_bytes < (size_bytes or 0):
@@ -170,14 +162,24 @@ class FaultReport:
         os.close(self._handle)
 
     def _write(self, data: bytes) -> None:
-        try:
-            with open(self._handle, "ab", closefd=False) as file:
-                file.write(data)
-            os.fsync(self._handle)
-        except OSError as error:
-            raise RequestError(
-                f"{self._path} cannot be written ({error.strerror}): fix that, then import again"
-            ) from None
+        with _writing(self._path):
+            _append(self._handle, data)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written ({error.strerror}): fix that, then import again"
+        ) from None
+
+
+def _append(handle: int, data: bytes) -> None:
+    with open(handle, "ab", closefd=False) as file:
+        file.write(data)
+    os.fsync(handle)
 
 
 def _header() -> bytes:
@@ -251,7 +253,7 @@ class Journal:
         _read_journal(path)
         made = cls(path, new_id(), [], [])
         head = {"format": FORMAT, "import_id": made.import_id, **asdict(identity)}
-        with made._writing():
+        with _writing(path):
             path.unlink(missing_ok=True)
         made._append(head)
         return made
@@ -274,15 +276,7 @@ class Journal:
 
     def add(self, entry: Entry) -> None:
         """Append an entry, durably."""
-        self._append(
-            {
-                "chunk": entry.chunk,
-                "last_row": entry.last_row,
-                "report_bytes": entry.report_bytes,
-                "audit_number": entry.audit_number,
-                "tally": entry.tally.to_dict(),
-            }
-        )
+        self._append(msgspec.to_builtins(entry))
         self._entries.append(entry)
 
     def drop_uncommitted(self, was_committed: Callable[[Entry], bool]) -> None:
@@ -290,7 +284,7 @@ class Journal:
         while self._entries and not was_committed(self._entries[-1]):
             self._entries.pop()
             self._ends.pop()
-        with self._writing():
+        with _writing(self._path):
             # This also cuts a torn last line.
             os.truncate(self._path, self._ends[-1])
 
@@ -306,23 +300,12 @@ class Journal:
 
     def _append(self, content: Mapping[str, Any]) -> None:
         line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-        with self._writing():
+        with _writing(self._path):
             if self._handle is None:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-                self._handle = os.open(self._path, flags, _OWNER_ONLY)
-            with open(self._handle, "ab", closefd=False) as file:
-                file.write(line)
-            os.fsync(self._handle)
+                self._handle = os.open(self._path, flags, OWNER_ONLY)
+            _append(self._handle, line)
             self._ends.append(os.fstat(self._handle).st_size)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RequestError(
-                f"{self._path} cannot be written ({error.strerror}): fix that, then import again"
-            ) from None
 
 
 def _read_journal(path: Path) -> tuple[list[bytes], Mapping[str, Any] | None, list[Entry]]:
@@ -332,9 +315,9 @@ def _read_journal(path: Path) -> tuple[list[bytes], Mapping[str, Any] | None, li
         return [], None, []
     try:
         head, *written = [json.loads(line) for line in lines]
-        entries = [Entry(**{**one, "tally": Tally.from_dict(one["tally"])}) for one in written]
+        entries = msgspec.convert(written, list[Entry])
         is_ours = head["format"] == FORMAT and "import_id" in head
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, msgspec.ValidationError):
         is_ours = False
     if not is_ours:
         raise RequestError(f"{path} is not an import journal: move it, or choose another --report")

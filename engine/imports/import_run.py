@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -132,7 +133,14 @@ class RegistryWriter:
         watch, review = self._registrar.watchlist, self._terms.review
         watched = find_watched(self._registry.vault, watch, subscribers, review)
         counted = report_chunk(self._report, rows, plan.admissions, watched, alike)
-        entry = self._journal_entry(rows[-1].number, counted)
+        last = self._journal.entry
+        entry = Entry(
+            chunk=1 if last is None else last.chunk + 1,
+            last_row=rows[-1].number,
+            report_bytes=self._report.size_bytes,
+            audit_number=self._registry.audit_head()[0],
+            tally=self.tally.plus(counted),
+        )
         self._journal.add(entry)
         admit_planned(
             writer,
@@ -144,16 +152,6 @@ class RegistryWriter:
             crops=self._terms.crops,
         )
         self.tally = entry.tally
-
-    def _journal_entry(self, last_row: int, counted: Tally) -> Entry:
-        last = self._journal.entry
-        return Entry(
-            chunk=1 if last is None else last.chunk + 1,
-            last_row=last_row,
-            report_bytes=self._report.size_bytes,
-            audit_number=self._registry.audit_head()[0],
-            tally=self.tally.plus(counted),
-        )
 
 
 class DryRunWriter:
@@ -238,10 +236,16 @@ def count_look_alikes(
 ) -> int:
     """Counts the admitted rows that resemble another document's face; a search of the whole
     gallery."""
-    admitted = _admitted(subscribers, plan)
-    ids = [document_id for _, document_id in admitted]
-    vectors = np.stack([one.vector for one, _ in admitted]) if admitted else plan.vectors
-    return int(np.count_nonzero(find_look_alikes(registry, gallery, vectors, ids, review)))
+    admitted = [
+        (one.vector, admission.document_id)
+        for one, admission in zip(subscribers, plan.admissions, strict=True)
+        if admission.document_id is not None
+    ]
+    if not admitted:
+        return 0
+    vectors, ids = zip(*admitted, strict=True)
+    alike = find_look_alikes(registry, gallery, np.stack(vectors), ids, review)
+    return int(np.count_nonzero(alike))
 
 
 def list_subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
@@ -249,27 +253,13 @@ def list_subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
     return [row.subscriber for row in rows if row.subscriber is not None]
 
 
-def _admitted(
-    subscribers: Sequence[Subscriber], plan: AdmissionPlan
-) -> list[tuple[Subscriber, str]]:
-    """The subscribers that were not refused, with their document ids."""
-    return [
-        (one, admission.document_id)
-        for one, admission in zip(subscribers, plan.admissions, strict=True)
-        if admission.document_id is not None
-    ]
-
-
-def _name_field(refusal: str) -> Field | None:
-    if refusal == RECORD_DAMAGED:
-        return None
-    is_of_line = Reason(refusal).row.about is About.LINE
-    return Field.MSISDN if is_of_line else Field.DOCUMENT_NUMBER
-
-
 def _list_faults(admission: RowOutcome, *, is_watched: bool) -> tuple[RowFault, ...]:
+    if admission.refusal == RECORD_DAMAGED:
+        return (RowFault(None, RECORD_DAMAGED),)
     if admission.refusal is not None:
-        return (RowFault(_name_field(admission.refusal), admission.refusal),)
+        is_of_line = Reason(admission.refusal).row.about is About.LINE
+        where = Field.MSISDN if is_of_line else Field.DOCUMENT_NUMBER
+        return (RowFault(where, admission.refusal),)
     faults = []
     if admission.name_differs:
         faults.append(RowFault(Field.NAME, Reason.NAME_MISMATCH, is_failure=False))
@@ -403,7 +393,7 @@ class Summary:
             "ending": self.ending.value,
             "check": self.is_check,
             "rows_total": self.rows_total,
-            **self.tally.to_dict(),
+            **msgspec.to_builtins(self.tally),
             # A dry run stores no reference to compare a later face with.
             "look_alikes": None if self.is_check else self.tally.look_alikes,
             "resumed_after": self.resumed_after,

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -247,26 +247,33 @@ class ServiceWriter:
         self._worker.shutdown()
 
     def _perform(self, rows: Sequence[JudgedRow]) -> None:
-        subscribers = tuple(list_subscribers(rows))
         last, size_bytes = self._journal.entry, self._report.size_bytes
-        number = 1 if last is None else last.chunk + 1
-        audit_number = self._registry.audit_head()[0]
-        answer = self._admit(self._seal(rows, subscribers, number, 0, audit_number), None)
+        vault = self._registry.vault
+        chunk = Chunk(
+            import_id=self._journal.import_id,
+            number=1 if last is None else last.chunk + 1,
+            rows=len(rows),
+            failed=0,
+            audit_number=self._registry.audit_head()[0],
+            counts_look_alikes=self._counts_look_alikes,
+            subscribers=tuple(list_subscribers(rows)),
+        )
+        answer = self._admit(seal_chunk(vault, chunk), None)
         look_alikes = answer.look_alikes
         while True:
-            counted = self._count(rows, answer, look_alikes)
+            watched = [one.is_watched for one in answer.rows]
+            counted = report_chunk(self._report, rows, answer.rows, watched, look_alikes)
             entry = Entry(
-                number,
+                chunk.number,
                 rows[-1].number,
                 self._report.size_bytes,
-                audit_number,
+                chunk.audit_number,
                 self.tally.plus(counted),
             )
             self._journal.add(entry)
-            sealed = self._seal(rows, subscribers, number, counted.failed, audit_number)
+            sealed = seal_chunk(vault, replace(chunk, failed=counted.failed))
             began = time.monotonic()
-            planned = answer.digest
-            answer = self._admit(sealed, planned)
+            answer = self._admit(sealed, answer.digest)
             if answer.is_committed:
                 break
             # Somebody has enrolled one of them meanwhile.
@@ -274,26 +281,3 @@ class ServiceWriter:
             self._report.cut(size_bytes)
         self.tally = entry.tally
         time.sleep(REST * (time.monotonic() - began))
-
-    def _seal(
-        self,
-        rows: Sequence[JudgedRow],
-        subscribers: tuple[Subscriber, ...],
-        number: int,
-        failed: int,
-        audit_number: int,
-    ) -> bytes:
-        chunk = Chunk(
-            self._journal.import_id,
-            number,
-            len(rows),
-            failed,
-            audit_number,
-            self._counts_look_alikes,
-            subscribers,
-        )
-        return seal_chunk(self._registry.vault, chunk)
-
-    def _count(self, rows: Sequence[JudgedRow], answer: ChunkAnswer, look_alikes: int) -> Tally:
-        watched = [one.is_watched for one in answer.rows]
-        return report_chunk(self._report, rows, answer.rows, watched, look_alikes)

@@ -15,6 +15,7 @@ import phonenumbers
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError
+from engine.formatting import MARKS, is_visible
 from engine.matching.bulk_enrollment import OpenedLine
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
@@ -25,7 +26,6 @@ from engine.matching.documents import (
 )
 from engine.matching.requests import normalise_msisdn
 from engine.registry.accounts import Outlet
-from engine.texts import MARKS, is_visible
 from schema.documents import (
     DOCUMENT_TYPES,
     MAX_CONSENT_LENGTH,

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from engine.errors import EventRefused, NotFound, RequestError
+from engine.formatting import require_visible
 from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch, find_sound
 from engine.lifecycle.rules import LineRules
 from engine.matching.lines import normalise_line
@@ -18,7 +19,6 @@ from engine.registry.lines import LineRecord, Step
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
-from engine.texts import require_visible
 from schema.lines import CampaignState, LineStatus
 
 LEAST = timedelta(hours=1)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from engine.errors import RequestError
 from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import CheckedDocument, check_documents, require_checkable
-from engine.matching.registrar import publish
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import Sample, choose_crops
 from engine.registry.audit import AuditEntry
@@ -31,7 +30,7 @@ from engine.registry.references import NewReference
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer
+from engine.registry.writer import Writer, publish
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
 from schema.documents import Document, DocumentStatus, RowOutcome
@@ -177,21 +176,23 @@ class Admission(RowOutcome, frozen=True):
         return cls(refusal, adds_reference=False, adds_line=False, name_differs=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class AdmissionPlan:
     """An admission for each subscriber, in order, and the rows that make them durable.
 
-    `vectors` float32[n, d] are the new references, of the documents `referenced`, and `samples`
+    `vectors`, float32[d] each, are the new references, of the documents `referenced`, and `samples`
     their photographs, where there are any.
     """
 
-    admissions: tuple[Admission, ...]
-    documents: tuple[DocumentRecord, ...]
-    activated: tuple[DocumentRecord, ...]
-    referenced: tuple[str, ...]
-    vectors: NDArray[np.float32] = field(repr=False)
-    lines: tuple[LineRecord, ...]
-    samples: tuple[Mapping[str, Sample], ...] = field(default=(), repr=False)
+    admissions: list[Admission] = field(default_factory=list)
+    documents: list[DocumentRecord] = field(default_factory=list)
+    activated: list[DocumentRecord] = field(default_factory=list)
+    referenced: list[str] = field(default_factory=list)
+    vectors: Sequence[NDArray[np.float32]] | NDArray[np.float32] = field(
+        default_factory=list, repr=False
+    )
+    lines: list[LineRecord] = field(default_factory=list)
+    samples: list[Mapping[str, Sample]] = field(default_factory=list, repr=False)
 
 
 def plan_admission(
@@ -214,8 +215,8 @@ def plan_admission(
         for one in subscribers
     ]
     known.load(registry, gallery, keys, [key for key in numbers if key is not None])
-    admissions = tuple(map(planner.admit, subscribers, keys, numbers))
-    return planner.plan(admissions, gallery.dim)
+    planner.made.admissions += map(planner.admit, subscribers, keys, numbers)
+    return planner.made
 
 
 class _Planner:
@@ -225,12 +226,8 @@ class _Planner:
         self._vault = vault
         self._known = known
         self._same_document = same_document
-        self._documents: list[DocumentRecord] = []
-        self._activated: list[DocumentRecord] = []
-        self._referenced: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []
-        self._samples: list[Mapping[str, Sample]] = []
-        self._lines: list[LineRecord] = []
+        self.made = AdmissionPlan(vectors=self._vectors)
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
         if not self._known.has_read(lookup, msisdn_lookup):
@@ -249,26 +246,14 @@ class _Planner:
             holder = self._bind(one, lookup, name_lookup, holder)
         if adds_reference:
             holder.vectors = one.vector[None]
-            self._referenced.append(holder.document_id)
+            self.made.referenced.append(holder.document_id)
             self._vectors.append(one.vector)
-            self._samples.append(one.samples)
+            self.made.samples.append(one.samples)
         adds_line = False
         if one.line is not None and msisdn_lookup is not None and user is None:
             self._open_line(one.line, msisdn_lookup, holder.document_id)
             adds_line = True
         return Admission(None, adds_reference, adds_line, name_differs, holder.document_id)
-
-    def plan(self, admissions: tuple[Admission, ...], dim: int) -> AdmissionPlan:
-        vectors = np.stack(self._vectors) if self._vectors else np.empty((0, dim), np.float32)
-        return AdmissionPlan(
-            admissions=admissions,
-            documents=tuple(self._documents),
-            activated=tuple(self._activated),
-            referenced=tuple(self._referenced),
-            vectors=vectors,
-            lines=tuple(self._lines),
-            samples=tuple(self._samples),
-        )
 
     def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
         if holder is not None and holder.status is DocumentStatus.BLOCKED:
@@ -296,14 +281,14 @@ class _Planner:
             expires_on=one.document.expires_on,
             identity=Identity(one.document.number, one.name, one.consent_ref),
         )
-        (self._documents if known is None else self._activated).append(row)
+        (self.made.documents if known is None else self.made.activated).append(row)
         vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
         holder = Holder(row.id, DocumentStatus.ACTIVE, name_lookup, vectors)
         self._known.holders[lookup] = holder
         return holder
 
     def _open_line(self, line: OpenedLine, msisdn_lookup: bytes, document_id: str) -> None:
-        self._lines.append(
+        self.made.lines.append(
             LineRecord(
                 id=new_id(),
                 msisdn_lookup=msisdn_lookup,
@@ -351,8 +336,8 @@ def admit_references(
             _new_document(writer.vault, given, item)
             for given, item in zip(documents[part], checked[part], strict=True)
         ]
-        ids = tuple(one.id for one in new)
-        plan = AdmissionPlan((), tuple(new), (), ids, rows[part], ())
+        ids = [one.id for one in new]
+        plan = AdmissionPlan(documents=new, referenced=ids, vectors=rows[part])
         admit_planned(writer, gallery, plan, actor=actor, subject="references", detail={})
         if report is not None:
             report(min(start + chunk_size, len(documents)), len(documents))
@@ -374,7 +359,7 @@ def admit_planned(
     To be called on the writer's thread, in the call that made the plan. Raises what `publish` does.
     """
     sequence = writer.sequence + bool(plan.referenced)
-    photographs = plan.samples or ({},) * len(plan.referenced)
+    photographs = plan.samples or [{}] * len(plan.referenced)
     seconds = [fuse_seconds([one.second for one in samples.values()]) for samples in photographs]
     references = [
         NewReference(writer.next_reference_id(), document_id, None, vector, sequence, second)
@@ -404,7 +389,7 @@ def admit_planned(
         *plan.lines,
         *kept,
     ]
-    publish(writer, gallery, writes, plan.vectors)
+    publish(writer, gallery, writes, np.asarray(plan.vectors, np.float32))
 
 
 def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:

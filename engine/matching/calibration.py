@@ -289,15 +289,11 @@ class Thresholds(DecidingScores, frozen=True, kw_only=True):
       default 1e-6 a search of 100,000 references brings 0.1 false candidates; it may also follow
       the gallery's size (`ThresholdRates.review_in`).
     - `certain`: from here on it is a duplicate (fused). No rate is promised, because none can be
-      measured: LFW's fused references support 1e-6. It is the highest score that two strangers
-      reached, in all fused comparisons of the calibration, plus a margin. For SFace on LFW those
-      strangers are two brothers at 0.54, and a factor ten in FMR costs about 0.06 between 1e-3
-      and 1e-6, hence the default margin: the threshold, 0.60, stands about a decade beyond the
-      worst impostor known, and 2 % of fused mates fall between it and `review`. Single
-      photographs agree: every pair of LFW above 0.56 that is labelled non-mated is of one person
-      under two names; the next are two pairs of brothers, the same ones among them. Of fewer
-      than `CERTAIN_PEOPLE` it is `UNSET`: nothing is rejected by 1:N alone.
-
+      measured. It is the highest score that two strangers reached, in all fused comparisons of the
+      calibration, plus a margin. For SFace on LFW those are two brothers at 0.54, and a factor ten
+      in FMR costs about 0.06 between 1e-3 and 1e-6, hence the default margin: 0.60 stands about a
+      decade beyond the worst impostor known, and 2 % of fused mates fall between it and `review`.
+      Of fewer than `CERTAIN_PEOPLE` it is `UNSET`: nothing is rejected by 1:N alone.
     - `same_document_single`, `review_single`, `certain_single`: the same three where one
       photograph, live or portrait, is held against a fused reference (fused-to-one); its scores are
       lower. `on_fused_scale` lays such a score beside the fused ones. Where they are not set, as in

@@ -361,5 +361,4 @@ def fuse_seconds(templates: Sequence[SecondTemplate | None]) -> SecondTemplate |
     held = [one for one in templates if one is not None]
     if len(held) < 2:
         return held[0] if held else None
-    total = np.stack([one.vector for one in held]).sum(axis=0)
-    return SecondTemplate(held[0].digest, np.asarray(total / np.linalg.norm(total), np.float32))
+    return SecondTemplate(held[0].digest, fuse_vectors(*(one.vector for one in held)))

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stdnum import luhn, verhoeff
@@ -136,12 +137,8 @@ def _read_resident_birth(number: str) -> date | None:
     return None if number[0].isalpha() else ric.get_birth_date(number)
 
 
-def _has_thai_digit(number: str) -> bool:
-    return bool(pin.calc_check_digit(number) == number[-1])
-
-
-def _has_curp_digit(number: str) -> bool:
-    return bool(curp.calc_check_digit(number) == number[-1])
+def _ends_in_digit(rule: Any) -> Callable[[str], bool]:
+    return lambda number: bool(rule.calc_check_digit(number) == number[-1])
 
 
 def _read_leading_birth(number: str) -> date:
@@ -153,7 +150,7 @@ _PERMIT = NumberRule("(?=(?:[A-Z]*[0-9]){4})[A-Z0-9]{8,16}")
 NUMBER_RULES = {
     "cn-ric": NumberRule("[1-8][0-9]{16}[0-9X]", _has_resident_character, _read_resident_birth),
     "kr-rrn": NumberRule("[0-9]{6}[0-49][0-9]{6}", read_birth=rrn.get_birth_date),
-    "th-pin": NumberRule("[1-8][0-9]{12}", _has_thai_digit),
+    "th-pin": NumberRule("[1-8][0-9]{12}", _ends_in_digit(pin)),
     "id-nik": NumberRule(
         "[1-9][0-9]{5}[0-7][0-9]{9}", read_birth=nik.get_birth_date, is_short_year=True
     ),
@@ -169,14 +166,14 @@ NUMBER_RULES = {
     "es-nie": NumberRule("[XYZ][0-9]{7}[A-Z]", nie.is_valid),
     "bg-pnf": NumberRule("[0-9]{10}", pnf.is_valid),
     "kr-arc": NumberRule("[0-9]{6}[5-8][0-9]{6}", read_birth=rrn.get_birth_date),
-    "th-nti": NumberRule("[03-8][0-9]{12}", _has_thai_digit),
+    "th-nti": NumberRule("[03-8][0-9]{12}", _ends_in_digit(pin)),
     "id-kitas": _PERMIT,
     "id-kitap": _PERMIT,
     "cn-frp": NumberRule(
         "9[0-9]{16}[0-9X]|[A-Z]{3}[0-9]{12}", _has_resident_character, _read_resident_birth
     ),
     "mx-curp": NumberRule(
-        "[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", _has_curp_digit, curp.get_birth_date
+        "[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", _ends_in_digit(curp), curp.get_birth_date
     ),
     "vn-cccd": NumberRule("0[0-9]{2}[0-3][0-9]{8}"),
     "ng-nin": NumberRule("[0-9]{11}"),

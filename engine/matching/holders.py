@@ -17,7 +17,7 @@ from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, Te
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
 from engine.matching.documents import check_documents, require_checkable
-from engine.matching.registrar import Audit, CountingAudit, Runner, publish
+from engine.matching.registrar import Audit, CountingAudit, Runner
 from engine.matching.requests import document_look_up, name_counted
 from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
@@ -34,7 +34,7 @@ from engine.registry.references import RemovedReference, SecondTemplate, WatchEn
 from engine.registry.retention import DocumentErasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
+from engine.registry.writer import Writer, publish
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from schema.actors import person_of

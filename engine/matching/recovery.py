@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 # So much is read from the store before it is added, so that a rebuild makes large segments.
 BULK_BYTES = 1 << 29
 _LOG_EVERY_S = 5.0
+NEVER = np.iinfo(np.int64).max
 
 Value = TypeVar("Value")
 
@@ -50,6 +51,9 @@ class GalleryConfig:
     mapped: bool = False
 
 
+_USUAL = GalleryConfig()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Restored:
     """A gallery that equals the store.
@@ -64,14 +68,13 @@ class Restored:
     fault: str | None = None
 
 
-def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = None) -> Restored:
+def restore_gallery(store: Store, folder: Path, config: GalleryConfig = _USUAL) -> Restored:
     """Opens the snapshot in `folder` and replays the store above its watermark.
 
     Damage, a snapshot of another model, key ring or kind, or one of another history (the store
     was restored from a backup since) means a rebuild from the store and a line in the log: never
     a wrong answer.
     """
-    config = config or GalleryConfig()
     fault = None
     try:
         gallery = snapshot.load(
@@ -81,8 +84,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
             lambda header: _is_past(store, header.mark),
             Opening(config.segments, mapped=config.mapped),
         )
-        loaded = len(gallery)
-        return Restored(gallery, loaded, _replay(store, gallery))
+        return Restored(gallery, len(gallery), _replay(store, gallery))
     except SnapshotMissing:
         pass
     except DeviceMissing:
@@ -100,8 +102,6 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
 
 Tell = Callable[[str], None]
 """Called with a line on what cannot be searched meanwhile."""
-
-
 Load = Callable[[int, Shard], Future[None]]
 """Has a copy of a shard of that number read its snapshot; the future fails where there is none."""
 GiveUp = Callable[[Sequence[int]], None]
@@ -143,7 +143,7 @@ def restore_shards(
     if wrong:
         _log.warning("%d shards do not hold what the store has", len(wrong))
         for task in wrong:
-            task.start = None
+            task.start, task.owned = None, b""
         changed += _bring(store, wrong, placement, mark, tell)
         if _find_wrong(store, tasks, placement):
             raise ShardLost("the gallery's shards do not hold what the store has: report this")
@@ -161,7 +161,7 @@ def fill_copy(
     """
     mark = ShardMark(store.sequence(), _mark_of(store))
     owned = index.placement.owned(number)
-    task = _Task(number, copy, None if start < 0 else start, owned)
+    task = _Task(number, copy) if start < 0 else _Task(number, copy, start, owned)
     _bring(store, [task], index.placement, mark, whole=last)
     return mark.sequence
 
@@ -209,14 +209,14 @@ def _choose_copies(shard: Shard, copies: list[_Task]) -> list[_Task]:
     return useful or copies
 
 
-NEVER = np.iinfo(np.int64).max
-
-
 def _judge(store: Store, tasks: Sequence[_Task], sequence: int) -> None:
     """Notes from where each can go on, and with what."""
     for task, state in zip(tasks, _all([task.copy.state() for task in tasks]), strict=True):
-        task.start, task.count = _start_of(store, state, sequence), state.count
-        task.owned = b"" if task.start is None or state.mark is None else state.mark.owned
+        mark, task.count = state.mark, state.count
+        if mark is None or mark.sequence > sequence or not _is_past(store, mark.history):
+            task.start, task.owned = None, b""
+        else:
+            task.start, task.owned = mark.sequence, mark.owned
 
 
 def _place(tasks: Sequence[_Task], virtual_shards: int, wanted: int) -> Placement:
@@ -247,14 +247,6 @@ def _load_snapshots(load: Load, tasks: Sequence[_Task]) -> None:
         _log.warning("the snapshot of shard %d is not used: %s", task.number, why)
 
 
-def _start_of(store: Store, state: ShardState, sequence: int) -> int | None:
-    """The sequence up to which a shard has all; None where that is not certain."""
-    mark = state.mark
-    if mark is None or mark.sequence > sequence or not _is_past(store, mark.history):
-        return None
-    return mark.sequence
-
-
 def _bring(
     store: Store,
     tasks: Sequence[_Task],
@@ -266,8 +258,6 @@ def _bring(
 ) -> int:
     """Clears, removes and adds what is needed; returns how many references changed."""
     anew = [task for task in tasks if task.start is None]
-    for task in anew:
-        task.owned = b""
     _tell_missing(tasks, placement, tell)
     _all([task.copy.clear() for task in anew])
     kept = [task for task in tasks if task.start is not None]
@@ -308,17 +298,15 @@ def _tell_missing(tasks: Sequence[_Task], placement: Placement, tell: Tell) -> N
     """Says what cannot be searched before it is built from the store."""
     owners = set(placement.owners.tolist())
     anew = sorted({task.number for task in tasks if task.start is None} & owners)
-    if anew:
-        names = ", ".join(map(str, anew))
-        which = f"shards {names} of {placement.shards}"
-        tell(f"{which} are built from the store: nothing is searched meanwhile")
     missing = np.zeros(len(placement.owners), np.bool_)
     for task in tasks:
         if task.start is not None:
             missing |= (placement.owners == task.number) & ~placement.are_in(task.owned)
+    lacking = [f"shards {', '.join(map(str, anew))} of {placement.shards}"] if anew else []
     if missing.any():
-        part = f"{missing.sum()} of {len(missing)} virtual shards"
-        tell(f"{part} are built from the store: nothing is searched meanwhile")
+        lacking.append(f"{missing.sum()} of {len(missing)} virtual shards")
+    for one in lacking:
+        tell(f"{one} are built from the store: nothing is searched meanwhile")
 
 
 def _remove_gone(store: Store, tasks: Sequence[_Task], placement: Placement, sequence: int) -> int:
@@ -373,14 +361,13 @@ def save_snapshot(
     store: Store,
     gallery: Gallery,
     folder: Path,
-    config: GalleryConfig | None = None,
+    config: GalleryConfig = _USUAL,
     trusted: Collection[SegmentEntry] = (),
 ) -> None:
     """Saves the gallery for the next start; to be called by the writer.
 
     `config` is what the gallery was restored with, `trusted` what `withdraw_snapshot` returned.
     """
-    config = config or GalleryConfig()
     snapshot.save(
         folder,
         gallery,
@@ -397,7 +384,7 @@ def withdraw_snapshot(
     gallery: Gallery,
     folder: Path,
     ids: Collection[int],
-    config: GalleryConfig | None = None,
+    config: GalleryConfig = _USUAL,
     trusted: Collection[SegmentEntry] = (),
 ) -> tuple[SegmentEntry, ...]:
     """Takes the snapshot out of force and removes every file that may hold one of the references.
@@ -416,9 +403,8 @@ def withdraw_snapshot(
     return snapshot.withdraw(folder, origin, store.vault.sealer(), clean, trusted)
 
 
-def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:
+def origin_of(store: Store, config: GalleryConfig = _USUAL) -> Origin:
     """The origin that a snapshot must have for this store."""
-    config = config or GalleryConfig()
     return Origin(
         index_kind=config.kind,
         dim=store.vault.dim,

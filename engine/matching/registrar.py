@@ -11,9 +11,6 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.batching import Batch, Batcher, Lane, Pending, Refusals, weigh
 from engine.errors import (
     ChainBroken,
@@ -32,12 +29,10 @@ from engine.errors import (
 from engine.matching.comparison import Scanned, WatchList
 from engine.matching.judge import Judge
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry.audit import AuditEntry, AuditRecord, write_mark
+from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.enrollments import Tally
-from engine.registry.references import NewReference, RemovedReference
-from engine.registry.rows import Write, choose
-from engine.registry.writer import ChangeRunner, Writer
+from engine.registry.writer import ChangeRunner, Writer, publish
 from indexes.errors import ShardLost
 
 if TYPE_CHECKING:
@@ -48,44 +43,6 @@ def require_in_step(writer: Writer, gallery: Gallery) -> None:
     """`GalleryBehind` where the gallery is not at the sequence of the store."""
     if gallery.sequence != writer.sequence:
         raise GalleryBehind("the gallery has lost step with the store: restart to rebuild it")
-
-
-def publish(
-    writer: Writer,
-    gallery: Gallery,
-    writes: Sequence[Write],
-    vectors: NDArray[np.float32] | None = None,
-) -> AuditRecord:
-    """Commits the writes and applies what they do to references; their last audit entry.
-
-    `vectors` float32[n, d] are those of the new references, where the caller has them stacked.
-    Storage errors leave both sides as they were. `GalleryBehind`: the writes are (or may be)
-    durable but not visible, so the caller must stop.
-    """
-    added, left = choose(writes, NewReference), choose(writes, RemovedReference)
-    assert not (added and left), "one kind for each sequence"
-    try:
-        kept = writer.commit(writes)
-    except SosieError:
-        raise
-    except Exception as error:
-        raise GalleryBehind("a commit ended in an unknown state: restart to rebuild") from error
-    history = write_mark(kept.number, kept.hash)
-    try:
-        if added:
-            ids = np.array([reference.id for reference in added], dtype=np.int64)
-            if vectors is None:
-                vectors = np.stack([reference.template for reference in added])
-            gallery.add(ids, vectors, writer.sequence, history)
-        elif left:
-            removed = np.array([reference.id for reference in left], dtype=np.int64)
-            if writer.vault.set_aside.count():
-                # One that did not open never was in the gallery.
-                removed, _ = gallery.held(removed)
-            gallery.remove(removed, writer.sequence, history)
-    except Exception as error:
-        raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error
-    return kept
 
 
 @dataclass(frozen=True, slots=True)

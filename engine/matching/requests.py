@@ -18,6 +18,7 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.formatting import LINES, MARKS, require_visible
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
@@ -32,7 +33,6 @@ from engine.registry.audit import AuditEntry
 from engine.registry.documents import DocumentRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
-from engine.texts import LINES, MARKS, require_visible
 from schema.actors import Caller
 from schema.decisions import DecidedEnrollment, RecordedLiveness
 from schema.documents import (

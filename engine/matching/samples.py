@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, ModelError, VectorUnusable
-from engine.faces.embedder import normalise
-from engine.faces.face_records import find_image, is_record
+from engine.faces.embedder import are_unit, normalise
+from engine.faces.portraits import find_image, is_record
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, check_vectors
 from indexes.errors import VectorInvalid
@@ -101,9 +101,6 @@ ABSENT = Sample(None, b"")
 """Stands for a photograph that was not sent."""
 
 
-_UNIT_TOLERANCE = 1e-3
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class SecondEmbedder:
     """Embeds aligned faces by a second model; `vault` is that of its dimension."""
@@ -120,8 +117,7 @@ class SecondEmbedder:
         except ModelError as error:
             _log.error("the second model failed: %s", error)
             return [None] * len(crops)
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
+        is_unit = are_unit(vectors)
         rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())
         from engine.registry.references import SecondTemplate  # noqa: PLC0415 - a registry alone
 

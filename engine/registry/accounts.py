@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, RegistryError
+from engine.formatting import mixes_scripts
 from engine.registry.audit import AuditEntry
 from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
@@ -59,7 +60,6 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from engine.texts import mixes_scripts
 from schema.actors import Restriction, Role, describe_actor, fold_person
 
 CARRIERS = Table(

@@ -25,6 +25,7 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
+from engine.formatting import mixes_scripts
 from engine.registry import audit, deployment
 from engine.registry.accounts import (
     API_KEYS,
@@ -69,7 +70,6 @@ from engine.registry.transactions import recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
-from engine.texts import mixes_scripts
 
 
 def write_first(connection: Connection, vault: Vault, model_digest: str, at: datetime) -> None:

@@ -10,12 +10,14 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Row, Select, Table, func, select, text
 
-from engine.errors import StorageFailed
+from engine.errors import GalleryBehind, SosieError, StorageFailed
 from engine.registry import audit, deployment
 from engine.registry.accounts import count_refused
-from engine.registry.audit import AuditEntry, AuditRecord
+from engine.registry.audit import AuditEntry, AuditRecord, write_mark
 from engine.registry.database import (
     changing,
     long_statements,
@@ -37,6 +39,8 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     import sqlite3
+
+    from indexes.gallery import Gallery
 
 
 BULK_WRITES = 15_000
@@ -235,3 +239,41 @@ class ChangeRunner(Protocol):
     def run(self, perform: Callable[[Writer, datetime], T]) -> T:
         """Perform a change between two batches."""
         ...
+
+
+def publish(
+    writer: Writer,
+    gallery: Gallery,
+    writes: Sequence[Write],
+    vectors: NDArray[np.float32] | None = None,
+) -> AuditRecord:
+    """Commits the writes and applies what they do to references; their last audit entry.
+
+    `vectors` float32[n, d] are those of the new references, where the caller has them stacked.
+    Storage errors leave both sides as they were. `GalleryBehind`: the writes are (or may be)
+    durable but not visible, so the caller must stop.
+    """
+    added, left = choose(writes, NewReference), choose(writes, RemovedReference)
+    assert not (added and left), "one kind for each sequence"
+    try:
+        kept = writer.commit(writes)
+    except SosieError:
+        raise
+    except Exception as error:
+        raise GalleryBehind("a commit ended in an unknown state: restart to rebuild") from error
+    history = write_mark(kept.number, kept.hash)
+    try:
+        if added:
+            ids = np.array([reference.id for reference in added], dtype=np.int64)
+            if vectors is None:
+                vectors = np.stack([reference.template for reference in added])
+            gallery.add(ids, vectors, writer.sequence, history)
+        elif left:
+            removed = np.array([reference.id for reference in left], dtype=np.int64)
+            if writer.vault.set_aside.count():
+                # One that did not open never was in the gallery.
+                removed, _ = gallery.held(removed)
+            gallery.remove(removed, writer.sequence, history)
+    except Exception as error:
+        raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error
+    return kept

@@ -34,11 +34,11 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from engine.errors import RequestError, SealBroken
+from engine.formatting import is_visible
 from engine.registry.accounts import Session
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
-from engine.texts import is_visible
 from schema.actors import LONGEST_PERSON, Role, is_credential
 from serving.access.authentication import Credential, NewKey, make_key
 from serving.settings.sections import SignInSettings, is_private_address

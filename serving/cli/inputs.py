@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
-from engine.formatting import size
-from engine.texts import is_visible
+from engine.formatting import is_visible, size
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:

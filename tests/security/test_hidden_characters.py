@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import RequestError
-from engine.texts import MARKS, is_visible
+from engine.formatting import MARKS, is_visible
 from serving.cli.inputs import require_words
 
 HIDDEN = {

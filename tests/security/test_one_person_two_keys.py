@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
+from engine.formatting import mixes_scripts
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
-from engine.texts import mixes_scripts
 from schema.actors import Actor, Caller
 from serving.access.authentication import make_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture

@@ -92,7 +92,7 @@ def test_none_is_watched_stored_or_imported(lab, length) -> None:
                     writer, registrar.gallery, [document], forged[None], actor="test", on=now.date()
                 )
             )
-        plan = AdmissionPlan((), (), (), ("document",), forged[None], ())
+        plan = AdmissionPlan(referenced=["document"], vectors=forged[None])
         with pytest.raises(RowRefused):
             registrar.run(
                 lambda writer, _: admit_planned(

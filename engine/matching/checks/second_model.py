@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from engine.accuracy.dataset import SUFFIXES
 from engine.errors import CalibrationError, ImageError, RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart
@@ -270,7 +271,6 @@ def _require_thresholds(model: SecondModel) -> Thresholds:
 
 
 REFERENCES_AT_ONCE = 500
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ from sqlalchemy import select
 from engine.cases.decided import open_sweep_cases, read_decided
 from engine.matching.checks.order import replay
 from engine.matching.holders import erase_holder
-from engine.matching.registrar import publish
 from engine.registry import audit, references
+from engine.registry.writer import publish
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
 from schema.sweeps import GroupKind

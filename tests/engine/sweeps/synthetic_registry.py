@@ -8,7 +8,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.registrar import publish
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
@@ -17,7 +16,7 @@ from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.store import Store
 from engine.registry.sweeps import JudgedPair
-from engine.registry.writer import Writer
+from engine.registry.writer import Writer, publish
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
