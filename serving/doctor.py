@@ -23,7 +23,7 @@ from engine.formatting import mixes_scripts, plural, size
 from engine.matching.checks.authority import ListedAuthority
 from engine.matching.holders import list_pending
 from engine.models.catalog import ModelCard, locate, read_transform_file
-from engine.models.session import available_providers, describe_options, runtime_version
+from engine.models.onnx_sessions import available_providers, describe_options, runtime_version
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage, is_checked_whole
 from engine.registry.database import utc_now

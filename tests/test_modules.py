@@ -52,7 +52,7 @@ SHARED_NAMES = {
         "matching",
         "models",
     ),
-    *("outlets", "people", "plan", "registrar", "retention", "shards", "sweeps", "webhooks"),
+    *("outlets", "people", "registrar", "retention", "shards", "sweeps", "webhooks"),
 }
 # Who imports a library from outside: modules, or packages with all that is in them.
 IMPORTERS: Mapping[str, str] = MappingProxyType(

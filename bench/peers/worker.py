@@ -28,7 +28,7 @@ NOISELESS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 def open_sosie(setup: Setup) -> tuple[Match, str]:
     """Sosie's own extractor on this processor, with the threads that the setup names."""
     from engine.faces.extractor import ExtractorConfig, open_extractor
-    from engine.models.session import SessionOptions, runtime_version
+    from engine.models.onnx_sessions import SessionOptions, runtime_version
 
     extractor = open_extractor(
         config=ExtractorConfig(threads=setup["threads"]), session=SessionOptions(provider="cpu")

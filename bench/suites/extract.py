@@ -23,7 +23,7 @@ from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOu
 from bench.datasets import PhotographPairs, open_pairs
 from engine.errors import RequestError
 from engine.models.catalog import Step, builtin_card, locate, read_model
-from engine.models.graph import rewrite
+from engine.models.rewriting import rewrite
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]

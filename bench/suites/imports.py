@@ -20,7 +20,7 @@ from bench.suites.workload import OUTLET, make_document, make_home, make_msisdn
 from engine.accuracy.dataset import LabelledFolder
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
-from engine.models.session import SessionOptions
+from engine.models.onnx_sessions import SessionOptions
 
 COLUMNS = (
     "document_type",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, VectorUnusable
 from engine.faces.embedder import Pixels
-from engine.models.session import Session
+from engine.models.onnx_sessions import Session
 
 _STRIDES = (8, 16, 32)
 _KINDS = ("cls", "obj", "bbox", "kps")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.models.catalog import InputContract, ModelCard, Role, read_transform
-from engine.models.session import Session
+from engine.models.onnx_sessions import Session
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float32]

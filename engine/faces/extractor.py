@@ -37,7 +37,7 @@ from engine.faces.liveness_judge import Judged, LivenessJudge
 from engine.faces.portraits import is_record
 from engine.faces.quality import Quality, find_problems, is_dark, judge_clarity, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
-from engine.models.session import SessionOptions, open_session
+from engine.models.onnx_sessions import SessionOptions, open_session
 from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Reason
 

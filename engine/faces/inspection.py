@@ -32,7 +32,7 @@ from engine.models.catalog import (
     Role,
     Step,
 )
-from engine.models.session import Session, SessionOptions, open_session
+from engine.models.onnx_sessions import Session, SessionOptions, open_session
 
 Crops = NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ def read_graph(path: Path) -> tuple[GraphShape, str]:
     """
     import onnx  # noqa: PLC0415 - takes a while to import
 
-    from engine.models.graph import apply  # noqa: PLC0415 - it imports onnx
+    from engine.models.rewriting import apply  # noqa: PLC0415 - it imports onnx
 
     try:
         content = path.read_bytes()

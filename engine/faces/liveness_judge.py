@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import ModelCardInvalid
 from engine.faces.embedder import Pixels, prepare
 from engine.models.catalog import ModelCard, Role
-from engine.models.session import Session, SessionOptions, open_session
+from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from schema.decisions import JudgeEvidence
 from schema.reasons import Decision, Reason
 

@@ -40,7 +40,7 @@ class Role(StrEnum):
 
 
 class Step(StrEnum):
-    """A rewriting of `engine.models.graph`, in the order in which they are applied."""
+    """A rewriting of `engine.models.rewriting`, in the order in which they are applied."""
 
     FOLD_WEIGHTS = "fold-weights"
     FREE_BATCH = "free-batch"

@@ -11,7 +11,7 @@ import typer
 
 from engine.capacity.figures import PlanFigure, Quantity
 from engine.capacity.model import Costs, Demand, assume_node
-from engine.capacity.plan import (
+from engine.capacity.planning import (
     CapacityPlan,
     FalseCandidates,
     Simulated,

@@ -25,7 +25,7 @@ from engine.models.catalog import (
     read_transform_file,
     without_transform,
 )
-from engine.models.session import SessionOptions, available_providers
+from engine.models.onnx_sessions import SessionOptions, available_providers
 from schema.decisions import Comparison
 from serving.settings.sections import ThresholdSettings
 from serving.settings.settings import Settings, is_card_file

@@ -35,7 +35,7 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 before = threads()
 from engine.models.catalog import builtin_card
-from engine.models.session import SessionOptions, open_session
+from engine.models.onnx_sessions import SessionOptions, open_session
 session = open_session(builtin_card("sface"), SessionOptions(provider="cpu"))
 session.run(np.zeros((1, 3, 112, 112), np.float32))
 assert threads() == before, (threads(), before)

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.models.catalog import builtin_card
-from engine.models.session import SessionOptions, open_session
+from engine.models.onnx_sessions import SessionOptions, open_session
 from indexes.exact import intrinsics
 from indexes.exact.intrinsics import compiled, is_private
 

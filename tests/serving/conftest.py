@@ -21,7 +21,7 @@ from typer import testing
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from engine.models import session
+from engine.models import onnx_sessions
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
 NAME = "Aileen Probe"
@@ -90,10 +90,10 @@ def environment(tmp_path_factory) -> dict[str, str | None]:
 @pytest.fixture(scope="session")
 def sosie(environment) -> Iterator[Sosie]:
     """`sosie(*arguments, env={}, given="")` runs a command in this process."""
-    from engine.models import graph
+    from engine.models import rewriting
     from serving.cli.main import app
 
-    open_one, rewrite = session._open_one, graph.rewrite
+    open_one, rewrite = onnx_sessions._open_one, rewriting.rewrite
     opened: dict[tuple[object, ...], Any] = {}
 
     def rewrite_once(model: bytes, *how: Any) -> Any:
@@ -115,8 +115,8 @@ def sosie(environment) -> Iterator[Sosie]:
         with pytest.MonkeyPatch.context() as patch:
             # A graph is rewritten once by the same steps, which takes half of a command's time, and
             # one of the built-in models loaded once: it takes 100 MB and half a second.
-            patch.setattr(graph, "rewrite", rewrite_once)
-            patch.setattr(session, "_open_one", open_once)
+            patch.setattr(rewriting, "rewrite", rewrite_once)
+            patch.setattr(onnx_sessions, "_open_one", open_once)
             result = CliRunner().invoke(app, list(map(str, arguments)), input=given, env=variables)
         return Outcome(result.exit_code, result.stdout, result.stderr)
 

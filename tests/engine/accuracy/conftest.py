@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from engine.accuracy.pair_scores import PairScores, TemplateSet, compare_all, single_templates
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
-from engine.models.session import SessionOptions
+from engine.models.onnx_sessions import SessionOptions
 
 LFW = Path(__file__).parents[4] / "shared" / "lfw"
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]

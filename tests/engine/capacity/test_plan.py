@@ -27,7 +27,7 @@ from engine.capacity.model import (
     Waits,
     assume_node,
 )
-from engine.capacity.plan import (
+from engine.capacity.planning import (
     MAX_REFUSED,
     CapacityPlan,
     Shortfall,

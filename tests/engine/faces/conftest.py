@@ -13,7 +13,7 @@ from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
 from engine.faces.images import Decoder, Image
 from engine.models.catalog import builtin_card
-from engine.models.session import Session, SessionOptions, open_session
+from engine.models.onnx_sessions import Session, SessionOptions, open_session
 
 Encode = Callable[..., bytes]
 

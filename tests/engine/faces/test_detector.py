@@ -17,7 +17,7 @@ from engine.faces.detector import (
 )
 from engine.faces.embedder import Pixels
 from engine.models.catalog import builtin_card, locate
-from engine.models.session import Session
+from engine.models.onnx_sessions import Session
 
 AS_FOUND = DetectorConfig(max_tilt_deg=180, weak_score=0, sure_score=0)
 """Turns nothing."""

@@ -26,7 +26,7 @@ from engine.faces.embedder import (
     prepare,
 )
 from engine.models.catalog import InputContract, builtin_card, without_transform
-from engine.models.session import Session, SessionOptions, open_session
+from engine.models.onnx_sessions import Session, SessionOptions, open_session
 
 Crops = NDArray[np.uint8]
 
@@ -77,7 +77,7 @@ def test_vectors_do_not_depend_on_their_neighbours_and_tell_a_face_by_their_leng
 def test_sface_agrees_with_opencvs_runtime(embedder_session, crops, tmp_path) -> None:
     """The same weights, rewritten, in another inference engine."""
     from engine.models.catalog import Step, locate
-    from engine.models.graph import rewrite
+    from engine.models.rewriting import rewrite
 
     card = without_transform(builtin_card("sface"))
     path = tmp_path / "sface.onnx"

@@ -28,7 +28,7 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
-from engine.models.session import Session, SessionOptions
+from engine.models.onnx_sessions import Session, SessionOptions
 from schema.options import QUALITY_LIMITS
 from schema.reasons import SECOND_FACE, PhotographKind, Reason
 

@@ -10,7 +10,7 @@ from engine.errors import RuntimeMissing
 from engine.faces.embedder import Embedder
 from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
 from engine.models.catalog import builtin_card
-from engine.models.session import SessionOptions, open_session
+from engine.models.onnx_sessions import SessionOptions, open_session
 
 pytestmark = pytest.mark.gpu
 CUDA = SessionOptions(provider="cuda")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from engine.errors import DeviceFailed, ModelError
-from engine.models import session
+from engine.models import onnx_sessions
 from engine.models.catalog import builtin_card
-from engine.models.session import (
+from engine.models.onnx_sessions import (
     CUDA_BATCH_SIZES,
     Session,
     SessionOptions,
@@ -72,11 +72,11 @@ class Driver:
 
 
 def test_a_machine_without_a_gpu_is_told_from_one_with_a_fault() -> None:
-    assert session._find_device_fault(Driver(0, 1)) == ""
-    assert session._find_device_fault(Driver(0, 0)).startswith(
+    assert onnx_sessions._find_device_fault(Driver(0, 1)) == ""
+    assert onnx_sessions._find_device_fault(Driver(0, 0)).startswith(
         "no GPU is there: look at nvidia-smi"
     )
-    assert "no GPU is there (CUDA error 100)" in session._find_device_fault(Driver(100, 0))
+    assert "no GPU is there (CUDA error 100)" in onnx_sessions._find_device_fault(Driver(100, 0))
 
 
 @pytest.mark.skipif("cuda" not in available_providers(), reason="this ONNX Runtime has no CUDA")

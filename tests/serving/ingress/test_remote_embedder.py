@@ -98,7 +98,7 @@ def test_an_ingress_reads_no_weights_of_the_embedder(settings, remote, monkeypat
         read.append(card.name)
         return read_model(card)
 
-    monkeypatch.setattr("engine.models.session.read_model", read_and_note)
+    monkeypatch.setattr("engine.models.onnx_sessions.read_model", read_and_note)
     open_remote_extractor(settings, remote).close()
     assert read == ["yunet"]
 

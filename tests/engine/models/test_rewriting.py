@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from engine.errors import ModelDamaged
-from engine.models import graph
+from engine.models import rewriting
 from engine.models.catalog import DEFAULT_STEPS, Step, builtin_card, locate
-from engine.models.session import SessionOptions, open_session
+from engine.models.onnx_sessions import SessionOptions, open_session
 from indexes.runtime import import_runtime
 
 Array = NDArray[np.float32]
@@ -46,7 +46,7 @@ def image() -> Array:
 
 
 def test_folded_batch_norms_compute_the_same(tiny_model, image) -> None:
-    folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
+    folded = rewriting.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     assert count(folded)["BatchNormalization"] == 0
     np.testing.assert_allclose(run(folded, image)[0], run(tiny_model, image)[0], atol=2e-5)
 
@@ -56,7 +56,7 @@ def test_batch_norm_that_shares_its_conv_is_left_alone(tiny_model, image) -> Non
         helper.make_tensor_value_info("extra", TensorProto.FLOAT, ["n", 4, 14, 14])
     )
     tiny_model.graph.node.append(helper.make_node("Relu", ["c1"], ["extra"]))
-    folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
+    folded = rewriting.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     assert count(folded)["BatchNormalization"] == 1
     for found, wanted in zip(run(folded, image), run(tiny_model, image), strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
@@ -66,15 +66,15 @@ def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(tiny_model, i
     tiny_model.graph.output.append(
         helper.make_tensor_value_info("c1", TensorProto.FLOAT, ["n", 4, 14, 14])
     )
-    folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
+    folded = rewriting.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     for found, wanted in zip(run(folded, image), run(tiny_model, image), strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("norms_first", [True, False])
 def test_expanded_prelu_computes_the_same(tiny_model, image, norms_first: bool) -> None:
-    before = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS]) if norms_first else tiny_model
-    expanded = graph.apply(before, [Step.EXPAND_PRELU])
+    before = rewriting.apply(tiny_model, [Step.FOLD_BATCH_NORMS]) if norms_first else tiny_model
+    expanded = rewriting.apply(before, [Step.EXPAND_PRELU])
     assert count(expanded)["PRelu"] == 0
     # Two PRelus feed one Conv each and need one factor; the third needs two.
     assert count(expanded)["Mul"] == 1 + 1 + 2
@@ -88,7 +88,7 @@ def test_expanded_prelu_is_right_for_every_slope(tiny_model, image, slope: float
             shape = numpy_helper.to_array(tensor).shape
             filled = np.full(shape, slope, dtype=np.float32)
             tensor.CopyFrom(numpy_helper.from_array(filled, tensor.name))
-    expanded = graph.apply(tiny_model, [Step.EXPAND_PRELU])
+    expanded = rewriting.apply(tiny_model, [Step.EXPAND_PRELU])
     np.testing.assert_allclose(run(expanded, image)[0], run(tiny_model, image)[0], atol=2e-5)
 
 
@@ -96,13 +96,13 @@ def test_freed_batch_takes_any_number_of_images(make_tiny, image) -> None:
     fixed = make_tiny(batch=1)
     with pytest.raises(Exception, match="invalid dimensions"):
         run(fixed, image)
-    freed = run(graph.apply(fixed, [Step.FREE_BATCH]), image)[0]
+    freed = run(rewriting.apply(fixed, [Step.FREE_BATCH]), image)[0]
     one_by_one = np.concatenate([run(fixed, image[i : i + 1])[0] for i in range(3)])
     np.testing.assert_allclose(freed, one_by_one, atol=1e-5)
 
 
 def test_float16_is_close_and_keeps_float32_at_both_ends(tiny_model, image) -> None:
-    half = graph.apply(tiny_model, [Step.FLOAT16])
+    half = rewriting.apply(tiny_model, [Step.FLOAT16])
     types = {tensor.data_type for tensor in half.graph.initializer}
     assert types == {TensorProto.FLOAT16}
     found, wanted = run(half, image)[0], run(tiny_model, image)[0]
@@ -139,7 +139,7 @@ def test_folded_weights_are_what_the_standard_says(
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])
     made = helper.make_graph(nodes, "quantised", inputs, [output], initializers)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
-    folded = graph.apply(model, [Step.FOLD_WEIGHTS])
+    folded = rewriting.apply(model, [Step.FOLD_WEIGHTS])
     assert count(folded) == {"Mul": 1}
     assert [value.name for value in folded.graph.input] == ["x"]
     assert [tensor.name for tensor in folded.graph.initializer] == ["r"]
@@ -151,21 +151,21 @@ def test_folded_weights_are_what_the_standard_says(
 
 def test_a_rewriting_leaves_its_argument_alone(tiny_model) -> None:
     before = tiny_model.SerializeToString(deterministic=True)
-    graph.rewrite(before, DEFAULT_STEPS)
-    graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
-    graph.apply(tiny_model, [Step.EXPAND_PRELU])
-    graph.apply(tiny_model, [Step.FLOAT16])
+    rewriting.rewrite(before, DEFAULT_STEPS)
+    rewriting.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
+    rewriting.apply(tiny_model, [Step.EXPAND_PRELU])
+    rewriting.apply(tiny_model, [Step.FLOAT16])
     assert tiny_model.SerializeToString(deterministic=True) == before
 
 
 def test_the_same_model_and_steps_give_the_same_bytes(tiny_model) -> None:
     data = tiny_model.SerializeToString()
-    assert graph.rewrite(data, DEFAULT_STEPS) == graph.rewrite(data, DEFAULT_STEPS)
+    assert rewriting.rewrite(data, DEFAULT_STEPS) == rewriting.rewrite(data, DEFAULT_STEPS)
 
 
 def test_what_is_not_an_onnx_graph_is_damaged() -> None:
     with pytest.raises(ModelDamaged, match="not an ONNX graph"):
-        graph.rewrite(b"\xff\xfe nonsense" * 10, DEFAULT_STEPS)
+        rewriting.rewrite(b"\xff\xfe nonsense" * 10, DEFAULT_STEPS)
 
 
 def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path) -> None:
@@ -181,7 +181,7 @@ def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path) -> None:
 
 def test_rewritten_sface_has_no_prelu_and_few_batch_norms() -> None:
     card = builtin_card("sface")
-    rewritten = onnx.load_from_string(graph.rewrite(locate(card).read_bytes(), card.rewriting))
+    rewritten = onnx.load_from_string(rewriting.rewrite(locate(card).read_bytes(), card.rewriting))
     operators = count(rewritten)
     assert operators["PRelu"] == operators["DequantizeLinear"] == 0
     assert operators["BatchNormalization"] == 2  # they stand before and after the dense layer
@@ -193,8 +193,8 @@ def test_float16_sface_points_in_the_same_direction(tmp_path) -> None:
     data = locate(builtin_card("sface")).read_bytes()
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
     faces = np.random.default_rng(0).uniform(0, 255, (2, 3, 112, 112)).astype(np.float32)
-    half = onnx.load_from_string(graph.rewrite(data, (*steps, Step.FLOAT16)))
-    full = onnx.load_from_string(graph.rewrite(data, steps))
+    half = onnx.load_from_string(rewriting.rewrite(data, (*steps, Step.FLOAT16)))
+    full = onnx.load_from_string(rewriting.rewrite(data, steps))
     found, wanted = run(half, faces)[0], run(full, faces)[0]
     assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()
 
@@ -202,15 +202,17 @@ def test_float16_sface_points_in_the_same_direction(tmp_path) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_a_scanned_graph_computes_the_same_for_any_batch(tiny_model, batch: int) -> None:
     image = np.random.default_rng(batch).normal(0, 1, (batch, 3, 16, 16)).astype(np.float32)
-    scanned = graph.apply(tiny_model, [Step.SCAN_BATCH])
+    scanned = rewriting.apply(tiny_model, [Step.SCAN_BATCH])
     assert [node.op_type for node in scanned.graph.node] == ["Scan", "MatMul"]
     np.testing.assert_allclose(run(scanned, image)[0], run(tiny_model, image)[0], atol=1e-5)
 
 
 def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
-    model = onnx.load_from_string(graph.rewrite(locate(builtin_card("sface")).read_bytes(), steps))
-    scanned = graph.apply(model, [Step.SCAN_BATCH])
+    model = onnx.load_from_string(
+        rewriting.rewrite(locate(builtin_card("sface")).read_bytes(), steps)
+    )
+    scanned = rewriting.apply(model, [Step.SCAN_BATCH])
     operators = [node.op_type for node in scanned.graph.node]
     assert operators == ["Scan", "Gemm", "BatchNormalization"]
     assert max(np.prod(tensor.dims) for tensor in scanned.graph.initializer) == 128 * 50176
@@ -219,15 +221,15 @@ def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
 
 
 def test_a_fixed_batch_is_left_alone() -> None:
-    assert graph.apply(dense_model(batch=4, is_transposed=False), [Step.SCAN_BATCH]) == dense_model(
-        batch=4, is_transposed=False
-    )
+    assert rewriting.apply(
+        dense_model(batch=4, is_transposed=False), [Step.SCAN_BATCH]
+    ) == dense_model(batch=4, is_transposed=False)
 
 
 def test_a_transposed_dense_layer_keeps_its_width() -> None:
     model = dense_model(batch="n", is_transposed=True)
     image = np.random.default_rng(0).normal(0, 1, (3, 2, 3)).astype(np.float32)
-    scanned = graph.apply(model, [Step.SCAN_BATCH])
+    scanned = rewriting.apply(model, [Step.SCAN_BATCH])
     assert scanned.graph.node[0].op_type == "Scan"
     np.testing.assert_allclose(run(scanned, image)[0], run(model, image)[0], atol=1e-6)
 
@@ -235,13 +237,15 @@ def test_a_transposed_dense_layer_keeps_its_width() -> None:
 def test_a_trunk_that_is_read_beside_the_dense_layer_is_left_alone() -> None:
     model = dense_model(batch="n", is_transposed=False)
     model.graph.output.append(helper.make_tensor_value_info("bent", TensorProto.FLOAT, None))
-    assert graph.apply(model, [Step.SCAN_BATCH]) == model
+    assert rewriting.apply(model, [Step.SCAN_BATCH]) == model
 
 
 def test_a_graph_without_a_dense_layer_is_left_alone() -> None:
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH, Step.FREE_SIZE)
-    model = onnx.load_from_string(graph.rewrite(locate(builtin_card("yunet")).read_bytes(), steps))
-    assert graph.apply(model, [Step.SCAN_BATCH]) == model
+    model = onnx.load_from_string(
+        rewriting.rewrite(locate(builtin_card("yunet")).read_bytes(), steps)
+    )
+    assert rewriting.apply(model, [Step.SCAN_BATCH]) == model
 
 
 def dense_model(batch: int | str, is_transposed: bool) -> onnx.ModelProto:

@@ -75,7 +75,7 @@ def open_session(card: ModelCard, options: SessionOptions) -> Session:
         # A command shows it on standard error; the service says it in its own ways too.
         _log.warning(fault)
     # onnx takes a while to import: only when a model is opened.
-    from engine.models import graph  # noqa: PLC0415
+    from engine.models import rewriting  # noqa: PLC0415
 
     sizes = options.batch_sizes
     if card.role is not Role.EMBEDDER:
@@ -84,9 +84,9 @@ def open_session(card: ModelCard, options: SessionOptions) -> Session:
         sizes = sizes or CUDA_BATCH_SIZES
     contract = card.input if sizes else None
     steps = _choose_steps(card, provider, options)
-    rewritten = graph.rewrite(read_model(card), steps, contract)
+    rewritten = rewriting.rewrite(read_model(card), steps, contract)
     if sizes:
-        fixed = graph.read_batch(rewritten)
+        fixed = rewriting.read_batch(rewritten)
         sizes = (fixed,) if fixed else tuple(sorted(sizes))
     sessions = {
         size: _open_one(runtime, card, rewritten, provider, options, size, sizes)

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from engine.errors import ModelDamaged, ModelError, RuntimeMissing
 from engine.models.catalog import Step, builtin_card
-from engine.models.session import (
+from engine.models.onnx_sessions import (
     PROVIDERS,
     SessionOptions,
     available_providers,
@@ -96,10 +96,11 @@ def test_without_onnx_runtime_the_error_says_what_to_install() -> None:
     code = (
         "import sys\nsys.modules['onnxruntime'] = None\n"
         "from engine.errors import RuntimeMissing\n"
-        "from engine.models import session\nfrom engine.models.catalog import builtin_card\n"
-        "assert session.available_providers() == ()\nassert session.runtime_version() is None\n"
+        "from engine.models import onnx_sessions\nfrom engine.models.catalog import builtin_card\n"
+        "assert onnx_sessions.available_providers() == ()\n"
+        "assert onnx_sessions.runtime_version() is None\n"
         "try:\n"
-        "    session.open_session(builtin_card('sface'), session.SessionOptions())\n"
+        "    onnx_sessions.open_session(builtin_card('sface'), onnx_sessions.SessionOptions())\n"
         "except RuntimeMissing as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -109,7 +110,7 @@ def test_without_onnx_runtime_the_error_says_what_to_install() -> None:
 def test_opening_and_running_the_built_in_models_prints_nothing() -> None:
     code = (
         "import numpy as np\n"
-        "from engine.models.session import SessionOptions, open_session\n"
+        "from engine.models.onnx_sessions import SessionOptions, open_session\n"
         "from engine.models.catalog import builtin_card\n"
         "for name, side in (('yunet', 96), ('sface', 112)):\n"
         "    session = open_session(builtin_card(name), SessionOptions(provider='cpu'))\n"
