@@ -22,10 +22,10 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# CI asks the same questions each time, so that a landing does not depend on chance, and half as
-# many; a developer's runs go on looking for new ones.
+# CI asks the same questions each time, so that a landing does not depend on chance; a developer's
+# runs go on looking for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
-settings.register_profile("local", deadline=None)
+settings.register_profile("local", deadline=None, max_examples=50)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

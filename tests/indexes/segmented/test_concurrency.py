@@ -3,7 +3,6 @@
 What was removed after that state, and before the answer, may be left out, whole changes at a time.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,7 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from tests.indexes.conftest import open_kernel
 
-# CI has twenty minutes for everything.
-MANY = 2_000 if os.environ.get("CI") else 15_000
+MANY = 2_000
 FEW = 800
 DIM = 64
 HEAD_ROWS = 64

@@ -26,8 +26,7 @@ from tests.indexes.snapshots.unsealed import Unsealed
 CONFIG = SegmentsConfig(head_rows=16, fan=2)
 OPENING = Opening(CONFIG, SCANNER)
 VAULT = Vault(KeyRing.generate(), DIM).sealer()
-# CI has twenty minutes for everything.
-FLIPPED = 250 if "CI" in os.environ else 1_000
+FLIPPED = 250
 
 
 def another_key() -> Sealer:
