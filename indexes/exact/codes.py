@@ -185,10 +185,9 @@ def rounded_up(residuals: NDArray[np.float64]) -> NDArray[np.float32]:
 class Codes:
     """Byte codes of rows, sorted by residual norm: `bytes` uint8[n padded, dim padded].
 
-    Sorted, because a stretch of rows shares its greatest residual: the few rows that codes fit
-    badly lie together at the end and cost the others nothing. `order` int64[n] is the position of
-    each row in the vectors given, `residuals` float32[n] is rounded up. Rows and dimensions are
-    padded with zeros, which 128 stands for, to whole blocks.
+    A stretch of rows shares its greatest residual: the few that codes fit badly lie together at the
+    end. `order` int64[n] is the position of each row in the vectors given, `residuals` float32[n]
+    is rounded up. Rows and dimensions are padded with zeros, which 128 stands for, to whole blocks.
     """
 
     def __init__(self, vectors: Vectors, limit: float) -> None:
@@ -209,10 +208,8 @@ class Codes:
     def restore(
         cls, codes: NDArray[np.uint8], residuals: NDArray[np.float32], dim: int, limit: float
     ) -> Codes:
-        """Codes that were made before: uint8[n padded, dim padded], and their residuals.
-
-        It owns them from then on. They are not verified; their order is the rows' own.
-        """
+        """Codes that were made before, uint8[n padded, dim padded], which it owns from then on, and
+        their residuals; not verified, in the rows' own order."""
         restored = cls.__new__(cls)
         width = restored._begin(dim, limit)
         count = len(residuals)
@@ -238,11 +235,8 @@ class Codes:
 
     @classmethod
     def in_axes(cls, vectors: Vectors, axes: Axes, each: Each = map) -> Codes:
-        """Codes of the vectors' components along other axes, of which a prefix may be enough.
-
-        Rows are sorted by the norm of what the prefix leaves out, so that a stretch shares nearly
-        one, and those that codes fit badly come last.
-        """
+        """Codes of the vectors' components along other axes, of which a prefix may be enough; by
+        the norm of what it leaves out, which a stretch shares, then those that codes fit badly."""
         count, dim = vectors.shape
         codes = cls.empty(count, dim, axes.limit)
         unsorted = np.full((count, codes.bytes.shape[1]), ZERO_CODE, np.uint8)
@@ -316,11 +310,8 @@ class Codes:
         self.plane, self._wiped = plane._replace(longest=longest), None
 
     def wipe(self, rows: NDArray[np.int64]) -> None:
-        """Overwrites these rows, in the plane too.
-
-        Beside `add_plane` in what is made of it, at once, and in the part that is being made when
-        that is done (milliseconds): nobody waits, and what comes last overwrites.
-        """
+        """Overwrites these rows, in the plane too; beside `add_plane` also in the part that is
+        being made, when that is done: nobody waits."""
         self.bytes[rows] = ZERO_CODE
         # In this order: a part that read them before is not done yet, and looks here at its end.
         wiped = self._wiped
@@ -423,11 +414,8 @@ class CodedQueries:
     def wanted(
         self, rows: Codes, threshold: float | NDArray[np.float64] | None, k: int = 0
     ) -> Wanted:
-        """The scan for rows at or above the threshold (float64[q] or one for all), or the k best.
-
-        With both, k rows elsewhere are known to reach the threshold, and the scan looks for rows
-        that may be among the k best with them.
-        """
+        """The scan for rows at or above the threshold (float64[q] or one for all), or the k best;
+        with both, for rows that may be among the k best with k others that reach the threshold."""
         units = self.steps * rows.step
         fixed, slope = self.bound(rows)
         padded = -(-len(self) // BLOCK) * BLOCK

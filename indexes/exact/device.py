@@ -79,10 +79,9 @@ class _Query(NamedTuple):
 class DeviceScanner(Scanner):
     """A `Scanner` that compares on a device; `arrays` is CuPy, or numpy for none.
 
-    Codes are sent when a segment is made, or first scanned, and overwritten there when they are on
-    the host or when the segment is gone. A segment for which the device has no room is scanned by
-    this processor. After an error of the device so are all: `kernel` then names what scans, and
-    `fault` has the error.
+    Codes are sent when a segment is made, or first scanned, and overwritten there as on the host,
+    or when the segment is gone. A segment for which the device has no room is scanned by this
+    processor; after an error of the device all are: see `kernel` and `fault`.
     """
 
     def __init__(self, arrays: Any, threads: int | None = None) -> None:

@@ -182,10 +182,9 @@ def passes(queries: int, coarse: int, k: int = 0) -> Iterator[slice]:
 class SegmentParts:
     """The content of a segment without tombstones, as snapshots store it; by ascending residual.
 
-    `name` is 32 hex digits, new for every build and merge: segments of one name have one content.
-    `limit` is the component that has the highest code. `ids` int64[n], `residuals` float32[n],
-    `codes` uint8[n padded, dim padded], 128 standing for zero. Codes and rows of removed
-    references are wiped where they are in memory.
+    `name` is 32 hex digits, new for every build and merge. `limit` is the component that has the
+    highest code. `ids` int64[n], `residuals` float32[n], `codes` uint8[n padded, dim padded], 128
+    standing for zero. Of removed references codes and rows are wiped where they are in memory.
     """
 
     name: str
@@ -206,17 +205,15 @@ Counts = NDArray[np.int64]
 class Exact8Segment:
     """Unit vectors under int64 ids, all given at once; afterwards they can only be removed.
 
-    `indexes.segmented.segments.SegmentSearch` makes answers of what it finds. `rows`, float32 or
-    float16[n, dim], were checked when they were added. With float16, the rounded vectors are what
-    is searched, exactly. `limit` is the component that gets the highest code. Memory: dim + 4 * dim
-    (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64; and where the
-    kernel reads planes dim / 2 + 1, that dim rounded up to a multiple of 128. Searches may run
-    concurrently; removals one at a time.
+    `rows`, float32 or float16[n, dim], were checked when they were added; of float16 the rounded
+    vectors are searched, exactly. `limit` is the component that gets the highest code. Memory: dim
+    + 4 * dim (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64; and
+    where the kernel reads planes dim / 2 + 1, that dim rounded up to a multiple of 128. Searches
+    may run concurrently; removals one at a time.
 
     `name` is 32 hex digits: segments of one name were the same when they were built. `row_ids` and
-    `rows` have the id and the vector of each row, removed ones too; `alive` bool[rows padded] says
-    which have not been removed: another array after each removal, so that who holds an earlier one
-    goes on with what it says.
+    `rows` have all rows, removed ones too; `alive` bool[rows padded] is another array after each
+    removal: who holds an earlier one goes on with what it says.
     """
 
     def __init__(
@@ -364,11 +361,8 @@ class Exact8Segment:
         floors: Floors,
         alive: NDArray[np.bool_] | None = None,
     ) -> tuple[ScannedPairs, Counts]:
-        """Pairs that may be among the k best of a pass, where k rows elsewhere reach the floors.
-
-        Also returns how many pairs of each query were scored for it. `alive` are the flags to go
-        by, the present ones by default.
-        """
+        """Pairs that may be among the k best of a pass, where k rows elsewhere reach the floors,
+        and how many of each query were scored; `alive` are the flags to go by, else the present."""
         alive = self.alive if alive is None else alive
         if k >= len(self):
             return self.at_or_above(queries, coded, floors, alive)
@@ -416,8 +410,7 @@ def _counts(found: Found, queries: int) -> Counts:
 
 
 def compile_kernels(scanner: Scanner) -> None:
-    """Has compiled all that making and searching segments by this scanner runs, a minute's work
-    after an installation, so that no caller waits for it."""
+    """Has compiled all that this scanner's segments run: a minute's work after an installation."""
     rows = np.eye(BLOCK, STEP, dtype=np.float32)
     segment = Exact8Segment(np.arange(BLOCK), rows, scanner=scanner)
     # By the kernels for few queries and for many.

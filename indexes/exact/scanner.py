@@ -238,9 +238,7 @@ PRECEDENCE = Precedence()
 class Scanner:
     """The threads and the kernel that segments share; thread-safe.
 
-    Scans of few queries have threads of their own, and the scans of many, with this scanner or
-    another, pause while they run.
-
+    Scans of few queries have threads of their own; those of many, by any scanner, pause meanwhile.
     `kernel` is one of `KERNELS`, by default the first that runs on this machine; `SearchInvalid`
     for one that does not. Where the default is not a vector kernel, a log line says so.
     """
@@ -300,9 +298,8 @@ class Scanner:
     ) -> list[Part]:
         """`finish` of what each part of the codes holds at or above the levels, in their order.
 
-        `alive` bool[n padded] are the rows that count. `finish` runs in the scanning threads.
-        `first` is the stretch to begin at. `gives_way` is for a scan that goes before no other,
-        however few its queries are.
+        `alive` bool[n padded] are the rows that count, `first` the stretch to begin at. `finish`
+        runs in the scanning threads. A scan that `gives_way` goes before no other.
         """
         rows = codes.rows(alive)
         scan = self._scan_for(codes, rows, wanted)
@@ -425,10 +422,8 @@ def _chosen(kernel: str | None) -> str:
 
 
 def _room(parts: list[tuple[int, int]], wanted: Wanted) -> Found:
-    """Space for every pair of any part; the system provides memory only for what is written.
-
-    Shared by all parts of a thread: the first page of a new array, a large one, must be cleared.
-    """
+    """Space for every pair of any part, for all parts of a thread: the system provides only what is
+    written, and clears the first page of a new array, a large one."""
     most = max((last - first for first, last in parts), default=0)
     return np.empty((most * STRETCH * len(wanted.codes), 3), np.int32)
 

@@ -46,11 +46,10 @@ _UNKNOWN = "not recorded"
 class Checkpoint:
     """Results of tiles in order; in memory only where no folder is given.
 
-    A tile puts any number of runs of bytes and ends; the state is replaced as a whole once its runs
-    are on the disk. Bytes beyond its size in the file of results belong to a tile that never ended,
-    and are removed at the next start. `subject` describes the input of the computation; a folder
-    keeps that of its first start. `CheckpointInvalid`, with nothing changed, for a folder that has
-    another fingerprint, is damaged or in use.
+    A tile puts runs of bytes and ends; the state is replaced once these are on the disk. What a
+    tile that never ended has left is removed at the next start. `subject` describes the input of
+    the computation, by its first start. `CheckpointInvalid`, with nothing changed, for a folder
+    that has another fingerprint, is damaged or in use.
     """
 
     def __init__(self, folder: Path | None, fingerprint: str, subject: bytes = b"") -> None:
@@ -277,11 +276,9 @@ def merge_ids(some: Ids, others: Ids) -> Ids:
 def split_ids(
     ids: Ids, sequence: int, known: Ids | None, stored: JoinCoverage | None
 ) -> tuple[Ids, Ids, int]:
-    """The ids of a gallery that a join takes as new, those it takes as known, and its sequence.
-
-    `stored` is what an earlier start covered, None at the first: references added since are left to
-    the next join. Without `known` all are new. `CheckpointInvalid` where the gallery is older.
-    """
+    """The ids of a gallery that a join takes as new, without `known` all, those it takes as known,
+    and its sequence; references added since an earlier start, `stored`, are left to the next join.
+    `CheckpointInvalid` where the gallery is older."""
     if stored is not None:
         if sequence < stored.sequence:
             raise CheckpointInvalid(
@@ -338,10 +335,8 @@ class JoinCoverage:
         )
 
     def remaining(self, now: JoinCoverage, *, mixed: bool) -> tuple[Ids, Ids] | None:
-        """The left and right ids that a pair may still have; None where none are gone.
-
-        `mixed` says that ids of each side occur on both sides of a pair.
-        """
+        """The left and right ids that a pair may still have, any of both where `mixed`; None where
+        none are gone."""
         if len(now) == len(self):
             return None
         if mixed or now.right is None:

@@ -53,10 +53,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """Parameters of a join; `known` is the digest of the references taken as known.
-
-    `scanner` has the threads, by default that of the segments.
-    """
+    """Parameters of a join; `known` is a digest, `scanner` by default that of the segments."""
 
     threshold: float
     within: bool
@@ -209,11 +206,8 @@ def make_tiles(
     limit: int,
     progress: Report | None,
 ) -> None:
-    """Adds the runs of the tiles that are not in the checkpoint yet, in their order, each tile with
-    its bounds.
-
-    `comparisons` are those of all tiles. `PairsExceeded` at more than `limit` pairs.
-    """
+    """Adds the runs and bounds of the tiles that are not in the checkpoint yet, in their order;
+    `comparisons` are those of all tiles. `PairsExceeded` at more than `limit` pairs."""
     compared = [0, *accumulate(comparisons)]
 
     def report() -> None:
@@ -253,11 +247,8 @@ _THRESHOLD = 0.9
 
 
 def measure_pace(dim: int, scanner: Scanner, comparisons: int | None = None) -> float:
-    """Measures a join on this machine, in comparisons per second; takes a second at most.
-
-    The first call in a process also loads the machine code. For no more `comparisons` than the
-    short first measurement makes, that one is enough.
-    """
+    """Comparisons a second of a join here, measured in a second at most; for no more `comparisons`
+    than the short first measurement makes, that one is enough."""
     _time_join(_FIRST_ROWS, dim, scanner)
     pace = _comparisons(_FIRST_ROWS) / _time_join(_FIRST_ROWS, dim, scanner)
     rows = min(_MOST_ROWS, int((2 * pace * _MEASURED_S) ** 0.5))

@@ -193,10 +193,9 @@ _MAPPED_ROWS_AT_ONCE = 1 << 14
 class MappedRows:
     """A `RowStore` over a verified file; only the pages read are in memory, decrypted row by row.
 
-    The file is verified once, when it is opened: who can write into the folder can alter it
-    afterwards. It must never be truncated while it is mapped, which would end the process; its name
-    may be removed, for the content lives as long as the mapping. A wiped row is read as zeros; in
-    the file, encrypted, it stays until nobody has the segment any more.
+    Who can write into the folder can alter the file after it was verified. It must never be
+    truncated while it is mapped, which would end the process; its name may be removed. A wiped row
+    is read as zeros; in the file, encrypted, it stays until nobody has the segment any more.
     """
 
     def __init__(
@@ -358,10 +357,8 @@ def _require_layout(entry: SegmentEntry, dim: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tombstones:
-    """Which rows of a segment are alive, bool[n], and when the first of the others was removed.
-
-    `removed_at` is in seconds since 1970, 0 if none was.
-    """
+    """Which rows of a segment are alive, bool[n], and when the first of the others was removed, in
+    seconds since 1970, 0 if none was."""
 
     alive: NDArray[np.bool_]
     removed_at: float
