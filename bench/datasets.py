@@ -176,11 +176,8 @@ Answer = tuple[Rows, Vectors]
 
 
 def find_best(queries: Vectors, rows: Vectors, k: int) -> list[Answer]:
-    """By numpy, the k best rows of each query, or all where there are fewer.
-
-    A float32 product finds the candidates, with a margin for its rounding; their scores are
-    computed in float64 and rounded once. Nothing of `indexes` is used.
-    """
+    """By numpy alone, the k best rows of each query, or all where there are fewer. A product of
+    float32 finds candidates, with a margin; their scores are computed in float64, rounded once."""
     few = min(k, len(rows))
     found = _answer(queries, rows, lambda scores: float(np.partition(scores, -few)[-few]))
     return [(best[:k], scores[:k]) for best, scores in found]

@@ -103,6 +103,11 @@ class Hits:
         """The number of queries, not of hits."""
         return len(self.offsets) - 1
 
+    @property
+    def query_of(self) -> NDArray[np.int64]:
+        """The query of each hit: int64[m]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def of(self, query: int) -> tuple[Ids, Scores]:
         """The ids and scores of one query."""
         rows = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
@@ -124,7 +129,6 @@ class Certificate:
     compared: int
     kernel: str
     bounds: tuple[str, ...]
-    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -575,8 +575,7 @@ class Gallery:
         removed."""
         changed, new = _sum_up(state.since(found.sequence))
         kept = ~np.isin(found.hits.ids, changed)
-        query_of = np.repeat(np.arange(len(queries)), np.diff(found.hits.offsets))[kept]
-        pairs = [(query_of, found.hits.ids[kept], found.hits.scores[kept])]
+        pairs = [(found.hits.query_of[kept], found.hits.ids[kept], found.hits.scores[kept])]
         for start in range(0, len(new) if len(queries) else 0, RECENT_IDS):
             # In parts: beside a long search a whole file may have been imported.
             part = new[start : start + RECENT_IDS]

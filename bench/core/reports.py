@@ -33,9 +33,8 @@ Setup = dict[str, str | int | float | bool]
 class Figure:
     """One measured number, or why there is none.
 
-    `low` and `high` are the quartiles of its repeats, `samples` the repeats themselves. `ratio`
-    says how many times as good it is as the figure it is compared with, by default the first of its
-    result.
+    `low` and `high` are the quartiles of its repeats, the `samples`. `ratio`: how many times as
+    good it is as what it is compared with, by default the first figure of its result.
     """
 
     name: str
@@ -101,11 +100,8 @@ class Report:
         return all(check.holds is not False for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of pytest-benchmark: a benchmark a figure, its result the group.
-
-        Beside it `suite`, `checks`, and `skipped` with the figures that could not be measured.
-        Times are in seconds there, all else in its unit; `scale` gives the value in its unit.
-        """
+        """The JSON of pytest-benchmark, a benchmark a figure, its result the group, times in
+        seconds; beside it `suite`, `checks`, and `skipped` with figures that were not measured."""
         entries = [
             _write_figure(self.suite, result, figure)
             for result in self.results
@@ -198,10 +194,7 @@ REPORTS = Path(__file__).parents[1] / "reports"
 
 
 def read_report(path: Path) -> Report:
-    """What `--json` wrote; `RequestError` where it is no report.
-
-    A report that does not name its suite is of the one that its file is named after.
-    """
+    """What `--json` wrote; `RequestError` where it is no report."""
     try:
         return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -213,10 +206,7 @@ def read_report(path: Path) -> Report:
 
 
 def read_reports(path: Path) -> dict[str, Report]:
-    """A file's report, or those of a folder's `*.json`, by the name of the file without `.json`.
-
-    `RequestError` where there is none. Other documents in the folder are left alone.
-    """
+    """A file's report, or those among a folder's `*.json`, by name; `RequestError` without any."""
     if not path.is_dir():
         report = read_report(path)
         return {report.suite or path.stem: report}
@@ -272,9 +262,9 @@ REFERENCE = {"int8_gops": 840.0, "float_gflops": 220.0, "read_gb_per_s": 30.0, "
 class Goal:
     """A figure that the project promises, and the suite that measures it.
 
-    One in seconds or a rate names the `kernel` that bounds it: on a machine whose kernel is half
-    as fast as the reference it is twice as many seconds, or half the rate. `n`: promised for so
-    many references, where not for what the suite takes by default.
+    One in seconds or a rate names the `kernel` that bounds it: where that is half as fast as the
+    reference it is twice as many seconds, or half the rate. `n`: promised for so many references,
+    where not for the suite's default.
     """
 
     name: str
@@ -314,11 +304,8 @@ class Goal:
         return self.goal <= 0
 
     def explain_unpromised(self, config: Any) -> str:
-        """Why a run of a suite with this configuration proves nothing; empty where it does.
-
-        A goal that allows no error holds at any size. The others are for the suite's own sizes at
-        least, and on a disk.
-        """
+        """Why a run of a suite with this configuration proves nothing; empty where it does: a goal
+        that allows no error at any size, the others at the suite's own sizes, and on a disk."""
         size, *_ = (getattr(config, one.name) for one in fields(config))
         if self.n:
             return "" if size >= self.n else f"promised for {self.n:,} references or more"
@@ -387,8 +374,7 @@ def check_goals(
     """A check for each goal of the suite, as it is on this machine, in the file's order; skipped
     where a run with this configuration proves nothing.
 
-    Raises `RequestError` for a goal whose figure the suite does not know: a misspelt one would
-    silently never be checked.
+    `RequestError` for a goal whose figure the suite does not know, which else nobody would check.
     """
     checks = []
     for goal in goals:

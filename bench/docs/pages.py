@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -147,7 +147,7 @@ def list_curves(calibration: Calibration) -> Evaluated:
     """Of each kind of comparison the points for galleries of several sizes."""
     return {
         kind.value.replace("_", " "): {
-            str(size): one and asdict(one)
+            str(size): one and msgspec.structs.asdict(one)
             for size, one in list_galleries(calibration.curve(kind).points)
         }
         for kind in Comparison

@@ -308,12 +308,8 @@ SHARES = (0.5, 0.65, 0.8)
 def check_bystander(
     extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]]
 ) -> tuple[float, float]:
-    """Somebody else beside the main face: the shares of which the bystander was taken, and of
-    which it was sent back for a small one.
-
-    The main face is the middle of a photograph, or the left one of two side by side. It is wrong
-    where the vector is the bystander's and no reason was told.
-    """
+    """Somebody beside the main face, which is in the middle or on the left: the shares where the
+    vector is the bystander's and no reason was told, and that were sent back for a small one."""
     wrong = refused = 0.0
     fit = _extract_fit(extractor, [second for _, second in pairs])
     alone = [(_open(pairs[place][1]), one) for place, one in fit.items()]

@@ -71,11 +71,8 @@ class Peer:
         self.runtime = str(ready["ready"])
 
     def match(self, pairs: int) -> tuple[float, Sequence[float | None]]:
-        """Match the first so many pairs: the seconds, and the scores, None where a photograph
-        showed no face.
-
-        Raises `PeerMissing` where it fails; it has ended then.
-        """
+        """Matches the first so many pairs: the seconds, and the scores, None where a photograph
+        showed no face; `PeerMissing` where it fails, and has ended."""
         answer = self._ask({"pairs": pairs})
         return answer["seconds"], answer["scores"]
 
@@ -171,10 +168,8 @@ def compare_pairs(
 
 
 def _lay_out_weights(home: Path) -> Path:
-    """The folder where deepface keeps its downloads, with our two models under its names.
-
-    Its ONNX Runtime refuses our SFace file as it is, so it gets the same weights dequantised.
-    """
+    """The folder where deepface keeps its downloads, with our two models under its names, SFace's
+    weights dequantised, since its ONNX Runtime refuses our file."""
     weights = home / ".deepface" / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     sface = rewrite(read_model(builtin_card("sface")), DEQUANTISED_STEPS)

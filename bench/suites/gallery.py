@@ -71,10 +71,9 @@ class GallerySuiteConfig:
 class ChangingGallery:
     """A gallery of `references` under ids from 0, and `newcomers` to add after them.
 
-    The first half may be removed, in order; the second half stays and is looked for, with all
-    that has been added. `missed`: searches for a reference that was committed before and not yet
-    to be removed, and did not come back as the best; `ghosts`: references found though they had
-    been removed; `lost`: how far the number of references is off at the end.
+    The first half is removed, in order; the second half is looked for, with all that was added.
+    `missed`: searches whose committed reference was not the best; `ghosts`: references found though
+    they had been removed; `lost`: how far the number of references is off at the end.
     """
 
     gallery: Gallery

@@ -345,8 +345,7 @@ class VisitedHome:
 def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:
     """Query, id and score of each hit among ids up to this one."""
     kept = hits.ids <= most_id
-    queries = np.repeat(np.arange(len(hits)), np.diff(hits.offsets))
-    return queries[kept], hits.ids[kept], hits.scores[kept]
+    return hits.query_of[kept], hits.ids[kept], hits.scores[kept]
 
 
 def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[Any, Any]]) -> bool:

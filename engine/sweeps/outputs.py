@@ -64,11 +64,8 @@ _MOMENT = pa.timestamp("us", "UTC")
 
 
 def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
-    """One row per pair, highest score first; `same_carrier` is null if a side has no line.
-
-    `identities` own the references. A pair with a reference of none of them is left out: its person
-    was erased meanwhile.
-    """
+    """One row per pair, highest score first; `same_carrier` is null if a side has no line. Left
+    out is a pair with a reference of none of the `identities`: its person was erased meanwhile."""
     owners = Owners.numbered([one.reference_ids for one in identities])
     order = np.lexsort((pairs.right, pairs.left, -pairs.scores))
     order = order[(owners.of(pairs.left[order]) >= 0) & (owners.of(pairs.right[order]) >= 0)]
@@ -198,10 +195,8 @@ def _describe_terms(group: Group) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepCost:
-    """The cost of a sweep: comparisons, seconds over all its runs; and when it was done.
-
-    `pace` is the comparisons per second of its last run, None if that made none.
-    """
+    """The cost of a sweep over all its runs, and when it was done; `pace` in comparisons a second
+    of its last run, None if that made none."""
 
     comparisons: int
     seconds: float
@@ -258,11 +253,8 @@ def write_outputs(
 def write_findings(
     folder: SweepFolder, about: Mapping[str, str], pairs: pa.Table, contents: ReportInput
 ) -> None:
-    """Writes all outputs, only their owner can read them; `about` goes into Parquet files.
-
-    Files by which an erasure finds whom they name (`SweepFolder.names`) come after the others that
-    name the same: killed in between, it finds them again.
-    """
+    """Writes all outputs, which only their owner can read; `about` goes into Parquet files. Last
+    come those by which an erasure that was killed in between finds whom they name (`names`)."""
     summary = contents.summary
     write_table(folder.path, "pairs", pairs, about)
     write_table(folder.path, "groups", group_table(contents.groups, contents.cases), about)

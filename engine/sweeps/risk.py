@@ -268,10 +268,8 @@ def rank(groups: Iterable[Group]) -> list[Group]:
 
 @dataclass(frozen=True, slots=True)
 class RankedOutlet:
-    """Liveness results of an outlet, signed ones and those of a judge of the picture.
-
-    `lowest` is the lower end of the 95 % interval of the share that failed.
-    """
+    """Liveness results of an outlet, signed ones and those of a judge of the picture; `lowest` is
+    the lower end of the 95 % interval of the share that failed."""
 
     carrier: str
     outlet: str
@@ -283,11 +281,8 @@ class RankedOutlet:
 
 
 def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[RankedOutlet, ...]:
-    """The outlets with failed liveness results, those first whose share is surely high.
-
-    By the lower end of its interval, and those with fewer than `FEW_FAILED` last: neither the
-    outlet with most customers comes first, nor one whose only customer failed.
-    """
+    """The outlets with failed liveness results, by the lower end of their share's interval, those
+    with fewer than `FEW_FAILED` last: not by customers, nor one whose only customer failed."""
     sellers: dict[tuple[str, str], dict[bool, LivenessCount]] = {}
     for one in counts:
         sellers.setdefault((one.carrier, one.outlet), {})[one.is_judged] = one

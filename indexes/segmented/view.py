@@ -439,18 +439,15 @@ class _PassHits:
         return not self._size
 
     def keep_best(self, k: int) -> None:
-        """Raises the floors to the k-th best scores, where that is worth sorting.
-
-        That is after the first part, and when later ones have doubled the hits.
-        """
+        """Raises the floors to the k-th best scores, after the first part, and when later ones have
+        doubled the hits."""
         if self._size < 2 * k * len(self.queries) and len(self._found) > 1:
             return
         best = self.hits(k)
         counts = np.diff(best.offsets)
         full = np.flatnonzero(counts == k)
         self.floors[full] = best.scores[best.offsets[1:][full] - 1]
-        query_of = np.repeat(np.arange(len(self.queries)), counts)
-        self._found = [(query_of, best.ids, best.scores)]
+        self._found = [(best.query_of, best.ids, best.scores)]
         self._size = len(best.ids)
 
     def hits(self, k: int | None = None) -> Hits:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from threading import Condition, Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -319,13 +319,8 @@ class ShardedIndex(VectorIndex):
     def vectors(self, ids: Ids) -> Vectors:
         self._check_whole()
         check_ids(ids)
-        parts = self._split(ids)
-        found = self._results(
-            [self._shards[number].vectors(ids[places]) for number, places in parts]
-        )
         rows = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
-        for (_, places), part in zip(parts, found, strict=True):
-            rows[places] = part
+        self._fill(rows, ids, lambda shard, some: shard.vectors(some))
         return rows
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
@@ -391,14 +386,18 @@ class ShardedIndex(VectorIndex):
         return (move, places) if len(places) else None
 
     def _contained(self, ids: Ids) -> NDArray[np.bool_]:
-        parts = self._split(ids)
-        found = self._results(
-            [self._shards[number].contains(ids[places]) for number, places in parts]
-        )
         present = np.zeros(len(ids), np.bool_)
-        for (_, places), part in zip(parts, found, strict=True):
-            present[places] = part
+        self._fill(present, ids, lambda shard, some: shard.contains(some))
         return present
+
+    def _fill(
+        self, room: NDArray[Any], ids: Ids, ask: Callable[[Shard, Ids], Future[NDArray[Any]]]
+    ) -> None:
+        """Writes what the shards answer to these ids."""
+        parts = self._split(ids)
+        found = self._results([ask(self._shards[number], ids[places]) for number, places in parts])
+        for (_, places), part in zip(parts, found, strict=True):
+            room[places] = part
 
     def _check_known(self, ids: Ids) -> None:
         present = self._contained(ids)
@@ -453,7 +452,7 @@ def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
     assert all(len(answer) == queries for answer in answers)
     hits = arrange(
         queries,
-        np.concatenate([np.repeat(np.arange(queries), np.diff(hits.offsets)) for hits in answers]),
+        np.concatenate([hits.query_of for hits in answers]),
         np.concatenate([hits.ids for hits in answers]),
         np.concatenate([hits.scores for hits in answers]),
         k,
@@ -471,5 +470,4 @@ def _merge_certificates(certificates: Sequence[Certificate]) -> Certificate:
         compared=sum(each.compared for each in certificates),
         kernel="+".join(sorted({each.kernel for each in certificates})),
         bounds=tuple(sorted({bound for each in certificates for bound in each.bounds})),
-        exact=all(each.exact for each in certificates),
     )

@@ -239,12 +239,9 @@ def _count_parts(service: Service) -> Counter[Role]:
 
 
 def audit_store(home: Home, log: AnswerLog) -> tuple[int, int]:
-    """Holds the store of a service that has ended against what its clients were told.
-
-    How many acknowledged enrollments it has lost; and how much it has beyond one row an
-    acknowledged key, one line an approval and one reference an approved document, or its gallery
-    more or less than it.
-    """
+    """How many acknowledged enrollments the store of a service that has ended has lost; and how
+    much it has beyond one row an acknowledged key, one line an approval and one reference an
+    approved document, or its gallery more or less than it."""
     acknowledged = {one.key: one for one in log.acknowledged}
     with home.open() as deployment:
         counts = deployment.store.counts()

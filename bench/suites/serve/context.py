@@ -38,10 +38,8 @@ MOST_REFUSED = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How long a closed loop goes on, how often, and over how many connections.
-
-    By default as many as the proxy lets through: more of them would measure its refusals.
-    """
+    """How long a closed loop goes on, how often, and over how many connections: by default as many
+    as the proxy lets through, for more would measure its refusals."""
 
     seconds: float = 5.0
     rounds: int = 3

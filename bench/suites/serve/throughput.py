@@ -197,11 +197,8 @@ TURNS = 4
 def enroll_here(
     deployment: Deployment, people: Sequence[Person], first_serial: int = 0
 ) -> tuple[list[Outcome], float, Usage]:
-    """Enrolls in this process, without a service: outcomes, seconds, and processor time.
-
-    Extracts on all cores while the registrar's thread decides what was extracted before. Every
-    decision is durable at the end, as over HTTP.
-    """
+    """Enrolls in this process, durably as over HTTP: outcomes, seconds, and processor time.
+    Extracts on all cores while the registrar's thread decides what was extracted before."""
     registrar = deployment.registrar
     futures: deque[Future[Outcome]] = deque()
     outcomes: list[Outcome] = []

@@ -174,10 +174,8 @@ _MARK = 8.0
 
 
 def draw_chance(expected: Rate, found: int) -> Markup:
-    """A band for the interval of what is expected by chance, a diamond for what was found.
-
-    A scale of powers of ten has no zero: it stands by itself on the left.
-    """
+    """A band for the interval of what is expected by chance, a diamond for what was found; zero,
+    which a scale of powers of ten lacks, stands by itself on the left."""
     seen = [value for value in (expected.low, expected.value, expected.high, found) if value > 0]
     low, high = whole_decades(max(min(seen, default=1.0), _LEAST), max([*seen, 10.0]))
     scale = Scale(low, high, _CHANCE_LEFT, _CHANCE_RIGHT, is_log=True)

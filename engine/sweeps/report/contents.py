@@ -40,11 +40,8 @@ class ReportedSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chance:
-    """Pairs expected by chance, and the calibration behind them.
-
-    `false_pairs` are expected of this sweep's comparisons at its threshold. `curve` is the one of
-    fused references; `source` describes the data.
-    """
+    """Pairs expected by chance of this sweep's comparisons at its threshold, and the calibration
+    behind them: its curve of fused references, and its data."""
 
     false_pairs: Rate
     curve: CalibrationCurve

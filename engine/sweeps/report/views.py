@@ -221,10 +221,8 @@ class _Drawn:
 
 
 def draw_group(group: Group) -> Markup:
-    """Draws at most `MOST_NODES` identities, in the group's order, lettered A, B, C…
-
-    Of many links only the strongest are drawn, and those that hold the group together.
-    """
+    """Draws at most `MOST_NODES` identities, in the group's order, lettered A, B, C…; of many links
+    only the strongest, and those that hold the group together."""
     drawn = _choose(group)
     places = _place(lay_out(len(drawn.identities), drawn.edges))
     parts = [*_draw_edges(drawn, places), *_draw_nodes(drawn.identities, places)]

@@ -122,7 +122,6 @@ def test_the_certificate_has_the_bound_and_the_rows_rescored(unit_rows, scanner)
     found = ask(index).range_search(probes, 0.2)
     certificate = found.certificate
     assert isinstance(found, CertifiedHits)
-    assert certificate.exact
     assert certificate.compared == 5000
     assert certificate.epsilon.shape == certificate.rescored.shape == (20,)
     assert (certificate.rescored >= (scores >= 0.2).sum(axis=1)).all()

@@ -80,7 +80,7 @@ class Oracle:
         entries = self.at(found.sequence)
         by_id = entries[np.argsort(self.ids[entries])]
         removed = self.removed[by_id[np.searchsorted(self.ids[by_id], expected.ids)]]
-        found_of = np.repeat(np.arange(len(found.hits)), np.diff(found.hits.offsets))
+        found_of = found.hits.query_of
         expected_of = np.repeat(np.arange(len(expected)), np.diff(expected.offsets))
         pairs = set(zip(found_of.tolist(), found.hits.ids.tolist(), strict=True))
         wanted = zip(expected_of.tolist(), expected.ids.tolist(), strict=True)
