@@ -172,13 +172,13 @@ class Registrar:
         self._writer = writer
         self._judge = judge
         self.gallery, self.watchlist = judge.gallery, judge.watch
-        self._config = config or RegistrarConfig()
+        self.config = config or RegistrarConfig()
         self._clock = clock
         self._observer = observer or Observer()
         self._in_flight: dict[tuple[str, str], _Enrollment] = {}
         self._decided: list[DecidedBatch] = []
         require_in_step(writer, judge.gallery)
-        sizes = self._config
+        sizes = self.config
         self._queue: Batcher[Any, Any] = Batcher(
             self._work,
             (
@@ -286,19 +286,9 @@ class Registrar:
         return self._queue.queued(_WRITES)
 
     @property
-    def queue_size(self) -> int:
-        """The number that may wait."""
-        return self._config.queue_size
-
-    @property
     def audit_queued(self) -> int:
         """The number of audit entries that wait now."""
         return self._queue.queued(_AUDIT)
-
-    @property
-    def audit_queue_size(self) -> int:
-        """The number that may wait."""
-        return self._config.audit_queue_size
 
     @property
     def failure(self) -> SosieError | None:

@@ -381,16 +381,13 @@ class Intake:
 
     def _name_others(self, attempt: Attempt) -> Attempt:
         """The attempt with the guardian who came along, and the document that it replaces."""
-        guardian, replaces, on = (
-            attempt.request.guardian,
-            attempt.request.replaces,
-            attempt.judged_on,
-        )
+        request, on = attempt.request, attempt.judged_on
+        guardian, replaces = request.guardian, request.replaces
         assert on is not None, "the intake gives every attempt a date"
         if guardian is not None:
             document = check_documents([guardian.document], on)[0]
             asked = replace(
-                attempt.request,
+                request,
                 document=guardian.document,
                 live=guardian.live,
                 portrait=ABSENT if guardian.portrait is None else guardian.portrait,

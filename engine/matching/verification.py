@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,69 +84,50 @@ class HolderProbe:
     """What follows for a line whose holder has come, or has not."""
 
 
-def check_line(
-    registrar: Runner,
-    registry: Reader,
-    line_text: str,
-    probe: HolderProbe,
-    audit: CountingAudit,
-    guard: Guard,
-) -> HolderCheck:
-    """Compares with the holder of a line in use, by number or id; audited before it returns.
-
-    Another face opens a case about the line. `NotFound` where there is no such line, or where it
-    is another tenant's; that and another face are failures, which `guard` bounds.
-    """
-    target = normalise_line(line_text)
-    found: LineRecord | None = None
-
-    def find() -> DocumentRecord:
-        nonlocal found
-        found = find_line(registry, target)
-        if found is None or probe.carrier not in (None, found.carrier):
-            raise NotFound(LINE_UNKNOWN)
-        return registry.document(found.document_id)
-
-    check = _Check(registrar, registry, probe, audit, guard)
-    record, score = check.compare(find)
-    return check.finish(record, found, score)
-
-
-def check_document(
-    registrar: Runner,
-    registry: Reader,
-    target: Document | str,
-    probe: HolderProbe,
-    audit: CountingAudit,
-    guard: Guard,
-) -> HolderCheck:
-    """Compares with the holder of a document, presented or by its id; audited before it returns.
-
-    Another face opens a case about the document. `NotFound` where nobody holds it or, for a
-    tenant, where it has no line in use there; that and another face are failures, which `guard`
-    bounds.
-    """
-    check = _Check(registrar, registry, probe, audit, guard)
-    record, score = check.compare(partial(_find_document, registry, target, probe.carrier))
-    return check.finish(record, None, score)
-
-
-def _find_document(registry: Reader, target: Document | str, carrier: str | None) -> DocumentRecord:
-    record = find_target(registry, target, utc_now().date())
-    if carrier is not None and not registry.open_line_counts([record.id], carrier)[record.id]:
-        raise NotFound(NOBODY)
-    return record
-
-
 @dataclass(frozen=True, slots=True)
-class _Check:
+class HolderComparison:
+    """Compares a probe with the holder of a line or a document; audited before it returns.
+
+    Another face opens a case about it. That, and `NotFound`, are failures, which `guard` bounds.
+    """
+
     registrar: Runner
     registry: Reader
     probe: HolderProbe
     audit: CountingAudit
     guard: Guard
 
-    def compare(self, find: Callable[[], DocumentRecord]) -> tuple[DocumentRecord, float | None]:
+    def check_line(self, line_text: str) -> HolderCheck:
+        """With the holder of a line in use, by number or id; `NotFound` where there is no such
+        line, or where it is another tenant's."""
+        target = normalise_line(line_text)
+        found: LineRecord | None = None
+
+        def find() -> DocumentRecord:
+            nonlocal found
+            found = find_line(self.registry, target)
+            if found is None or self.probe.carrier not in (None, found.carrier):
+                raise NotFound(LINE_UNKNOWN)
+            return self.registry.document(found.document_id)
+
+        record, score = self._compare(find)
+        return self._finish(record, found, score)
+
+    def check_document(self, target: Document | str) -> HolderCheck:
+        """With the holder of a document, presented or by its id; `NotFound` where nobody holds it
+        or, for a tenant, where it has no line in use there."""
+
+        def find() -> DocumentRecord:
+            record = find_target(self.registry, target, utc_now().date())
+            carrier, ids = self.probe.carrier, [record.id]
+            if carrier is not None and not self.registry.open_line_counts(ids, carrier)[record.id]:
+                raise NotFound(NOBODY)
+            return record
+
+        record, score = self._compare(find)
+        return self._finish(record, None, score)
+
+    def _compare(self, find: Callable[[], DocumentRecord]) -> tuple[DocumentRecord, float | None]:
         """The document and the score, where its bounds allow to compare."""
         self.guard.require()
 
@@ -166,7 +146,7 @@ class _Check:
             self.guard.settle()
             raise
 
-    def finish(
+    def _finish(
         self, record: DocumentRecord, line: LineRecord | None, score: float | None
     ) -> HolderCheck:
         is_match = score is not None and score >= self.probe.threshold
@@ -175,7 +155,8 @@ class _Check:
         case_id = None
         if is_match or score is None:
             # Without a face on file nothing was compared: that is no evidence.
-            told = [record.id] if is_match and self._tells(score) else []
+            is_told = is_match and self.guard.tells(score, self.probe.threshold)
+            told = [record.id] if is_told else []
             if is_match and self.probe.second is not None:
                 self._fill(record, self.probe.second)
             if is_match and line is not None and self.probe.is_photographed:
@@ -207,9 +188,6 @@ class _Check:
 
         if find_missing():
             self.registrar.run(perform)
-
-    def _tells(self, score: float | None) -> bool:
-        return self.guard.tells(score, self.probe.threshold)
 
     def _come(self, line: LineRecord) -> None:
         """Ends what waits for the line's holder, and its suspension."""

@@ -324,8 +324,7 @@ class Operations:
             use_liveness=alive,
         )
         with self._guard as guard:
-            given = (self._runner, self._opened.store, target.text, asked, self._audit, guard)
-            return verification.check_line(*given)
+            return self._compare(asked, guard).check_line(target.text)
 
     def check_document(
         self,
@@ -338,10 +337,12 @@ class Operations:
         asked = replace(
             self._probe(probe, second), use_liveness=self._require_alive(liveness, judged)
         )
-        store = self._opened.store
         with self._guard as guard:
-            given = (self._runner, store, document, asked, self._audit, guard)
-            return verification.check_document(*given)
+            return self._compare(asked, guard).check_document(document)
+
+    def _compare(self, probe: HolderProbe, guard: Guard) -> verification.HolderComparison:
+        store = self._opened.store
+        return verification.HolderComparison(self._runner, store, probe, self._audit, guard)
 
     def _require_alive(
         self, liveness: RecordedLiveness | None, judged: Judged | None

@@ -410,9 +410,10 @@ def _show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
     """Shows how full the queues are; empty where nothing is open."""
     held = dict.fromkeys(("decisions", "probes", "audit"), (0, 0))
     if opened is not None:
-        held["decisions"] = opened.registrar.queued, opened.registrar.queue_size
+        sizes = opened.registrar.config
+        held["decisions"] = opened.registrar.queued, sizes.queue_size
         held["probes"] = opened.searches.queued, opened.searches.capacity
-        held["audit"] = opened.registrar.audit_queued, opened.registrar.audit_queue_size
+        held["audit"] = opened.registrar.audit_queued, sizes.audit_queue_size
     for queue, (depth, capacity) in held.items():
         meter.set(metrics.QUEUE_DEPTH, depth, queue)
         meter.set(metrics.QUEUE_CAPACITY, capacity, queue)

@@ -9,13 +9,13 @@ import pytest
 from msgspec import structs
 
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
-from engine.matching import holders, verification
+from engine.matching import holders
 from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
-from engine.matching.verification import HolderCheck, HolderProbe
+from engine.matching.verification import HolderCheck, HolderComparison, HolderProbe
 from engine.registry import references
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseChange
@@ -30,16 +30,16 @@ ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1"
 
 
 def check_document(*given: Any) -> HolderCheck:
-    return _check(verification.check_document, *given)
+    return _compare(*given[:2], *given[3:]).check_document(given[2])
 
 
 def check_line(*given: Any) -> HolderCheck:
-    return _check(verification.check_line, *given)
+    return _compare(*given[:2], *given[3:]).check_line(given[2])
 
 
-def _check(check: Any, registrar: Any, registry: Any, target: Any, probe: Any, audit: Any) -> Any:
+def _compare(registrar: Any, registry: Any, probe: Any, audit: Any) -> HolderComparison:
     guard = Guard(NO_LIMITS, registry, registrar, Caller("test"), InFlight())
-    return check(registrar, registry, target, probe, lambda entry, _: audit(entry), guard)
+    return HolderComparison(registrar, registry, probe, lambda entry, _: audit(entry), guard)
 
 
 def probe_of(vector: Any, carrier: str | None = None) -> HolderProbe:
