@@ -37,7 +37,7 @@ from schema.cases import CaseNote, NoteKind
 from schema.decisions import Comparison
 from schema.lines import LineStatus
 from schema.reasons import Decision
-from serving.api.likeness import find_faces
+from serving.api.people import find_faces
 from serving.wire import cases as wire
 from serving.wire.people import FaceSubject, ShownPhotograph, StrangersAlike
 
@@ -145,10 +145,7 @@ def gather_case(
     store: Reader, calibration: Calibration | None, case_id: str, terms: ReportTerms
 ) -> ReportContent:
     """Everything about a case that the terms allow; `NotFound` for no case, `RequestError` for no
-    carrier.
-
-    The caller audits it as `case.reported`, with `describe`, before anybody sees it.
-    """
+    carrier. The caller audits it (`case.reported`, `describe`) before anybody sees it."""
     case = store.cases.get(case_id)
     if terms.carrier is not None and terms.carrier not in {one.code for one in store.carriers()}:
         raise RequestError("no carrier has this code: see sosie carrier list")

@@ -92,10 +92,8 @@ QUICK_ROWS = 200_000
 
 
 def examine(home: Path | None, *, is_deep: bool = False) -> list[Finding]:
-    """Everything that can be looked at; what is broken hides nothing else that can be.
-
-    Every row of a large registry is read if `is_deep`.
-    """
+    """Everything that can be looked at, whatever else is broken; every row of a large registry if
+    `is_deep`."""
     findings = [*_examine_machine(), *_examine_packages(), _examine_telemetry()]
     findings.append(_examine_machine_code())
     try:
@@ -517,11 +515,8 @@ def _describe_index(gallery: Gallery) -> str:
 
 
 def _count_differences(store: Store, gallery: Gallery, is_rounded: bool) -> int:
-    """The number of references that one side lacks, or that differ; opens all of the store's.
-
-    Ids alone are not enough: a store restored from a backup reuses them. With `is_rounded` the
-    gallery has the templates rounded to float16.
-    """
+    """How many references one side lacks or has otherwise; opens all of the store's, as a restored
+    store reuses ids. With `is_rounded` the gallery has float16."""
     matched, different = 0, 0
     held = gallery.ids
     for chunk in store.references():

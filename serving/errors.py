@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import EnumType, IntEnum
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from engine import errors
 from indexes.errors import IndexFault, ShardLost, SnapshotDamaged, VectorInvalid
+
+if TYPE_CHECKING:
+    from serving.wire.fields import Invalid
 
 T = TypeVar("T")
 
@@ -17,10 +32,8 @@ T = TypeVar("T")
 
 
 class ServiceRefusal(Exception):
-    """Base of the service's errors; `code` is stable, the message is for people.
-
-    `retry_after_s` is set where the same call may succeed later.
-    """
+    """Base of the service's errors, with a stable `code`; `retry_after_s` where the same call may
+    succeed later."""
 
     code: ClassVar[str] = "SERVICE.REFUSED"
     retry_after_s: float | None = None
@@ -35,10 +48,8 @@ class ServiceRefusal(Exception):
 
 
 class Malformed(ServiceRefusal):
-    """The body or a header is not what the interface describes.
-
-    `fields` are those that are wrong, as JSON Pointers (RFC 6901), where they are known.
-    """
+    """The body or a header is not what the interface describes; `fields` are JSON Pointers (RFC
+    6901) to what is wrong, where known."""
 
     code = "REQUEST.MALFORMED"
 
@@ -314,10 +325,8 @@ FINAL = (
 
 
 def describe(error: Exception) -> Fault:
-    """The fault for an error; for one that is not in the table, with its type alone.
-
-    The text of an unforeseen exception may contain anything, a name or a number included.
-    """
+    """The fault for an error; for an unforeseen one with its type alone, as its text may contain
+    anything."""
     for kind, status, exit_code in TABLE:
         if isinstance(error, kind):
             code = getattr(error, "code", "INDEX.REFUSED")
@@ -343,3 +352,97 @@ def require_sound(items: Sequence[T | errors.ImageError], paths: Sequence[Path] 
 def name_error(error: errors.ImageError, path: Path) -> errors.ImageError:
     """The same error, prefixed with its file."""
     return type(error)(f"{path}: {error}")
+
+
+_PLACE = r"(?: - at `\$(?P<path>[\w.\[\]]*)`)?"
+
+
+_PLAIN = re.compile(
+    "(?P<text>Expected `[^`]+`(?:, got `[^`]+`| of length [<>]= \\d+| [<>]=? -?[0-9.e+-]+)?"
+    f"|Invalid base64 encoded string|Invalid RFC3339 encoded date){_PLACE}"
+)
+
+
+_MISSING = re.compile(f"Object missing required field `(?P<name>\\w+)`{_PLACE}")
+
+
+_UNKNOWN = re.compile(f"(?s:Object contains unknown field `(?P<name>.*?)`){_PLACE}")
+
+
+_ENUM = re.compile(f"(?s:Invalid enum value .*?){_PLACE}")
+
+
+_OWN = re.compile(f"(?s:.*?){_PLACE}")
+
+
+_NAME = re.compile(r"(?:[a-z_][A-Za-z_]*(?:\d{1,2}[A-Za-z_]+)*\d{0,2}|\d{1,3})")
+
+
+MAX_NAME_LENGTH = 64
+
+
+def name_safely(name: str) -> str:
+    """A client's name of a field or part where it looks like one, else empty: it may be a
+    person's."""
+    is_name = len(name) <= MAX_NAME_LENGTH and all(map(_NAME.fullmatch, name.split(".")))
+    return name if is_name else ""
+
+
+def describe_invalid(error: Invalid, kind: Any) -> Malformed | TooManyItems:
+    """Names the first field that is wrong, and never its value."""
+    text, own = str(error), error.__cause__
+    patterns = [_MISSING, _UNKNOWN, _ENUM, _PLAIN]
+    if isinstance(own, ValueError):
+        # Of a wire type, whose messages repeat nothing.
+        patterns = [_OWN]
+    found = next(filter(None, (one.fullmatch(text) for one in patterns)), None)
+    steps = _steps(found)
+    place = _type_at(kind, steps)
+    if found is None or place is None:
+        return Malformed("the request is not what /openapi.json describes")
+    told = found.groupdict()
+    name, fault = told.get("name", ""), told.get("text", "")
+    fault = fault[:1].lower() + fault[1:]
+    if found.re is _OWN:
+        fault = str(own)
+    elif found.re is _MISSING:
+        fault = "missing"
+    elif found.re is _UNKNOWN:
+        known = ", ".join(_members(place)[0].__struct_fields__)
+        name, fault = name_safely(name), f"unknown field: known are {known}"
+    elif found.re is _ENUM:
+        choices = [one if isinstance(one, EnumType) else get_args(one) for one in _members(place)]
+        fault = f"not one of {', '.join(map(str, chain.from_iterable(choices)))}"
+    elif fault.startswith("invalid base64"):
+        fault = "not base64: send it without line breaks and without `data:image/…;base64,`"
+    elif steps == ["items"] and fault.startswith("expected `array` of length <="):
+        return TooManyItems(f"more items than one call may bring: {fault}")
+    path = [*steps, name] if name else steps
+    fields = ("/" + "/".join(path),) if path else ()
+    return Malformed(f"{'.'.join(path) or 'the request'}: {fault}", fields=fields)
+
+
+def _steps(found: re.Match[str] | None) -> list[str]:
+    path = (found["path"] or "") if found else ""
+    return path.replace("[", ".").replace("]", "").strip(".").split(".") if path else []
+
+
+def _type_at(kind: Any, steps: list[str]) -> Any:
+    """The type of the field at this path; None where there is none, as in an invented path."""
+    for step in steps:
+        members = _members(kind)
+        if step.isdigit():
+            kind = next((one for member in members for one in get_args(member)), None)
+        else:
+            first = members[0]
+            kind = get_type_hints(first).get(step) if isinstance(first, type) else None
+        if kind is None:
+            return None
+    return kind
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types of a union, without null."""
+    if get_origin(kind) in {Union, UnionType}:
+        return [one for part in get_args(kind) for one in _members(part) if one is not NoneType]
+    return [kind]

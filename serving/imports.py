@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RegistryError, RequestError
-from engine.faces.extractor import Extractor
 from engine.imports.import_report import Entry, FaultReport, Identity, Journal
 from engine.imports.import_run import (
     AdmissionTerms,
@@ -33,13 +32,12 @@ from engine.imports.import_run import (
     was_committed,
 )
 from engine.imports.online import ONLINE_ROWS, ChunkAnswer, ServiceWriter
-from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
-from engine.imports.row_parser import FACES, ColumnMapping, Field, RawRow, ReadingTerms, RowReader
+from engine.imports.row_faces import FaceLoader, PhotographFolder
+from engine.imports.row_parser import FACES, ColumnMapping, Field, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, Source, open_source
-from engine.matching.samples import Sample, SecondEmbedder, take_samples
+from engine.matching.samples import Sample, take_samples
 from engine.models.catalog import Transform
 from engine.registry.database import utc_now
-from engine.registry.vault import Vault
 from schema.actors import Role
 from schema.reasons import PhotographKind
 from serving.deployment.deployment import Deployment
@@ -64,11 +62,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOrder:
-    """What to import, and how. `images`: where relative paths begin, the file's folder if None.
-
-    `model_digest` names the model of a column of vectors: this deployment's, or that before its
-    transform. With `is_check` nothing is stored.
-    """
+    """What to import, and how. `images`: where relative paths begin (None: the file's folder).
+    `model_digest`: the model of a column of vectors, this deployment's or that before its
+    transform. With `is_check` nothing is stored."""
 
     file: Path
     report: Path
@@ -113,12 +109,10 @@ class ImportOrder:
 
 
 def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -> Summary:
-    """Imports what is not in yet, or goes through all of it as a check, and writes the summary.
-
-    Takes the writer's lease, but for a check; where a service has it, that admits the rows, beside
-    its decisions. `RequestError` for a file that cannot be imported at all, or that another import
-    is at; an interrupt is passed on when the summary is written.
-    """
+    """Imports what is not in yet, or checks all of it, and writes the summary. Takes the writer's
+    lease, but for a check; a service that has it admits the rows beside its decisions.
+    `RequestError` for a file that cannot be imported, or that another import is at; an interrupt is
+    passed on after the summary."""
     source = open_source(order.file, order.mapping, order.form)
     transform = _find_transform(source, deployment, order)
     with ExitStack() as stack:
@@ -147,7 +141,7 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
         loader = stack.enter_context(_make_loader(deployment, order, source, transform))
         try:
             ending = import_rows(
-                _skip_rows(source.rows(), after),
+                (raw for raw in source.rows() if raw.number > after),
                 _make_reader(deployment, order),
                 loader,
                 chunk_writer,
@@ -299,34 +293,23 @@ def _make_loader(
     deployment: Deployment, order: ImportOrder, source: Source, transform: Transform | None
 ) -> FaceLoader:
     vault, digest = deployment.vault, deployment.store.model_digest
-    take: ExtractSamples = _extract_none
-    if _has_photographs(source):
-        # The extractor is opened here, and not by the first two threads that need it.
-        keeps_crops = deployment.settings.crops.keeps_any and not order.is_check
-        second = deployment.second_embedder
-        take = partial(_extract, deployment.extractor, vault, second, with_crops=keeps_crops)
+    has_photographs = _has_photographs(source)
+    # The extractor is opened here, and not by the first two threads that need it.
+    extractor = deployment.extractor if has_photographs else None
+    second = deployment.second_embedder if has_photographs else None
+    keeps_crops = deployment.settings.crops.keeps_any and not order.is_check
+
+    def take(
+        images: Sequence[bytes], kinds: Sequence[PhotographKind | None]
+    ) -> list[Sample | ImageError]:
+        if extractor is None:
+            assert not images, "a file without a column of photographs has none"
+            return []
+        return take_samples(images, extractor, vault, kinds, with_crops=keeps_crops, second=second)
+
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
     return FaceLoader(folder, take, vault, IssuedTemplates(templates).open, transform)
-
-
-def _extract(
-    extractor: Extractor,
-    vault: Vault,
-    second: SecondEmbedder | None,
-    images: Sequence[bytes],
-    kinds: Sequence[PhotographKind | None],
-    *,
-    with_crops: bool,
-) -> list[Sample | ImageError]:
-    return take_samples(images, extractor, vault, kinds, with_crops=with_crops, second=second)
-
-
-def _extract_none(
-    images: Sequence[bytes], _: Sequence[PhotographKind | None]
-) -> list[Sample | ImageError]:
-    assert not images, "a file without a column of photographs has none"
-    return []
 
 
 def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
@@ -356,7 +339,3 @@ def _make_terms(
 
 def _has_photographs(source: Source) -> bool:
     return any(one in source.columns.places for one in FACES if one is not Field.TEMPLATE)
-
-
-def _skip_rows(raws: Iterator[RawRow], after: int) -> Iterator[RawRow]:
-    return (raw for raw in raws if raw.number > after)

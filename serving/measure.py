@@ -61,10 +61,8 @@ Measured = tuple[dict[Quantity, float], str]
 
 
 def measure_decisions(settings: Settings, folder: Path) -> Measured:
-    """Seconds and bytes of a decision with its durable commit, on a registry made and removed here.
-
-    The gallery is empty, so that no search is in it.
-    """
+    """Seconds and bytes of a decision with its commit, on a registry made and removed here; its
+    empty gallery leaves out the search."""
     # SQLite whatever file and environment say: nothing is written to a registry in use.
     own = settings.model_copy(update={"registry": RegistrySettings(), "gallery": GallerySettings()})
     with _make_place(folder) as place:
@@ -152,11 +150,8 @@ _SET = 2 * PAIRS_AT_ONCE
 
 
 def measure_photographs(settings: Settings, folder: Path | None, rounds: int = ROUNDS) -> Measured:
-    """Core-seconds of a pair of photographs, alone and eight pairs at once, and of what pictures.
-
-    Each round takes the next eight pairs, once one by one and once together. `RequestError` where
-    the folder has no pictures.
-    """
+    """Core-seconds of a pair of photographs, alone and eight pairs at once, and of what pictures;
+    each round takes the next eight pairs. `RequestError` where the folder has no pictures."""
     images, source = _find_images(folder, rounds * _SET)
     turns = cycle(images)
     alone, together, faceless = [], [], 0
@@ -301,12 +296,10 @@ def measure_machine(
     references: int | None = None,
     progress: Progress | None = None,
 ) -> dict[Quantity, PlanFigure]:
-    """Photographs, scans and decisions, one after another; about 20 s on two cores.
-
-    `folder` lies on the disk whose commits are timed, and is left as it was. `photographs` is a
-    folder of such; without it a wheel's portrait, or a drawn picture. `references` to scan, by
-    default a million or what a quarter of the free memory holds.
-    """
+    """Photographs, scans and decisions, one after another; about 20 s on two cores. `folder` is on
+    the disk whose commits are timed, and is left as it was. `photographs` is a folder of such, else
+    a wheel's portrait or a drawn picture; `references` to scan, else a million or what memory
+    holds."""
     parts: tuple[Callable[[], Measured], ...] = (
         lambda: measure_photographs(settings, photographs),
         lambda: measure_scans(settings, references),
@@ -351,10 +344,8 @@ _FLOAT_BYTES = {"float32": 4, "float16": 2}
 
 
 def join_figures(settings: Settings, measured: Mapping[Quantity, PlanFigure]) -> PlanFigures:
-    """What was measured here stands over what is assumed.
-
-    `RequestError` where the deployment's vectors are not the usual, and nothing was measured.
-    """
+    """Measured figures over assumed ones; `RequestError` for unusual vectors of which nothing was
+    measured."""
     kind = VectorKind(embedder_card(settings).dimension, _FLOAT_BYTES[settings.gallery.rows])
     if not measured and kind != USUAL:
         raise RequestError(

@@ -29,10 +29,8 @@ START_S = 3.0
 
 @contextmanager
 def leave_address(home: Path, serve: ServeSettings) -> Iterator[None]:
-    """Says in the home where its service listens, for the block.
-
-    The file is locked for as long, so that one which a killed process has left is told from it.
-    """
+    """Says in the home where its service listens, for the block; a lock tells the file from one of
+    a killed process."""
     path = home / ADDRESS_FILE
     with ExitStack() as stack:
         with replacing(path) as beside:
@@ -64,11 +62,8 @@ def _reach(serve: ServeSettings) -> str:
 
 @contextmanager
 def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> Iterator[Client]:
-    """A client with a key of its own, which ends with the block, or after so many hours; `what` is
-    its label.
-
-    `NotReady` where no service answers, then or later; `RegistryError` for what it refuses.
-    """
+    """A client with a key labelled `what`, which ends with the block, or after so many hours.
+    `NotReady` where no service answers, then or later; `RegistryError` for what it refuses."""
     try:
         import httpx  # noqa: PLC0415 - extras
 

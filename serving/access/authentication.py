@@ -110,20 +110,15 @@ def parse_key(text: str | None, kind: Credential = Credential.KEY) -> PresentedK
 
 
 def digest_key(vault: Vault, key_id: str, secret: str, kind: Credential = Credential.KEY) -> bytes:
-    """The digest of a key, 32 bytes, keyed (HMAC-SHA256), which the registry binds to what the key
-    may do (`engine.registry.accounts.bind_key`).
-
-    A slow hash protects secrets that can be guessed. Nobody guesses 256 random bits, and this one
-    is computed for every request.
-    """
+    """The keyed digest of a key (HMAC-SHA256, 32 bytes), which the registry binds to what the key
+    may do (`bind_key`). No slow hash: nobody guesses 256 random bits, and it is computed for every
+    request."""
     return vault.look_up(kind, f"{key_id}\0{secret}")
 
 
 def is_issued_id(vault: Vault, key_id: str, kind: Credential = Credential.KEY) -> bool:
-    """False for nearly every id that this deployment never gave: one in 1.7 million passes.
-
-    So made-up keys cost no look-up, and do not use up those of others.
-    """
+    """False for nearly every id that was never given here, so that made-up keys cost no look-up:
+    one in 1.7 million passes."""
     stem, check = key_id[:_STEM_LENGTH], key_id[_STEM_LENGTH:]
     return hmac.compare_digest(_check_signs(vault, stem, kind), check)
 
@@ -138,12 +133,9 @@ def _check_signs(vault: Vault, stem: str, kind: Credential) -> str:
 
 
 class TokenBucket:
-    """`rate` items a second, and as many at once as a second brings, or `MIN_BURST`.
-
-    A call passes while one token is there, however many items it brings: a large batch goes into
-    debt, which is paid before the next call passes, so that over time the rate holds. For one
-    thread; `now` is in seconds of any clock that never goes back.
-    """
+    """`rate` items a second, with a burst of as many or of `MIN_BURST`; for one thread, `now` by a
+    monotonic clock in seconds. A call passes while one token is there: a large batch goes into
+    debt, which is paid before the next passes."""
 
     __slots__ = ("_at", "_tokens", "burst", "rate")
 
@@ -163,11 +155,8 @@ class TokenBucket:
         self._tokens += items
 
     def take(self, items: float, now: float, *, paid: float = 0) -> float:
-        """Takes the tokens of a call and returns 0, or takes none and returns the seconds to wait.
-
-        `paid` are those that the same call took before: it passes if it had passed with all its
-        items at once.
-        """
+        """Takes a call's tokens and returns 0, or takes none and returns the seconds to wait.
+        `paid` were taken by the same call before: it passes as if it had asked for all at once."""
         tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
         self._at = now
         missing = 1.0 - (tokens + paid)
@@ -217,9 +206,8 @@ class Places:
 
 @dataclass(slots=True)
 class _Known:
-    """A key or a session in force, as it was looked up; `until` is on the authenticator's clock.
-
-    `buckets` are its own and its carrier's, those that there are."""
+    """A key or a session in force as looked up, `until` a time of the authenticator's clock, with
+    its own and its carrier's `buckets`."""
 
     principal: Principal
     row: ApiKey | Session
@@ -279,8 +267,7 @@ class Authenticator:
 
     def admit_known(self, key: str | None, *, enrolls: bool = False) -> Principal | None:
         """The principal of a key seen lately, charged one item; None where it must be looked up.
-
-        `RateLimited` where it has spent its rate."""
+        `RateLimited`."""
         presented = parse_key(key)
         if presented is None:
             return None

@@ -52,11 +52,8 @@ NOBODY = Holder("", "")
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The holder of a key or a session. `carrier` is None for roles of all tenants, `outlet` for
-    all but one.
-
-    `key_id` is the session's where it is one, and `ends_at` then when it ends at the latest.
-    `rate_limit` is in items a second; None takes the setting. `person` is whose key it is.
-    """
+    all but one; `rate_limit` is in items a second, None for the setting. Of a session `key_id` is
+    its own, and `ends_at` when it ends at the latest. `person` is whose key it is."""
 
     key_id: str
     role: Role
@@ -186,11 +183,8 @@ def authorize(principal: Principal, action: Action) -> None:
 
 
 def outlet_of(principal: Principal, asked_outlet: str | None) -> tuple[str, str]:
-    """The carrier and the outlet that an enrollment is for.
-
-    A key enrolls for its own tenant alone, whatever the body asks. That the outlet is the
-    carrier's, and open, is the registry's to say.
-    """
+    """The carrier and the outlet of an enrollment: a key enrolls for its own tenant alone, whatever
+    the body asks. The registry says whether the outlet is the carrier's, and open."""
     authorize(principal, Action.ENROLL)
     carrier = scope_of(principal)
     assert carrier is not None, "no role of all tenants enrolls"
@@ -298,12 +292,10 @@ def _is_alike(reason: Reason) -> bool:
 
 
 def show_decision(caller: Principal, decided: DecidedEnrollment, told: E) -> E:
-    """What is `told` of a decision, without what the caller may not see of others.
-
-    A tenant sees no score but that of its own two photographs, no candidate, and the document's id
-    where the face was its holder's or nobody holds it. What does not bring the decision is kept
-    from it as if nobody had been found.
-    """
+    """What is `told` of a decision, without others' data: to a tenant no score but that of its own
+    two photographs, no candidate, and the document's id only where the face was its holder's or
+    nobody holds it. What does not bring the decision is kept from it as if nobody had been
+    found."""
     if scope_of(caller) is None:
         return told
     from serving.wire.enrollments import Enrollment, Finding  # noqa: PLC0415 - see above

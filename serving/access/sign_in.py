@@ -41,8 +41,9 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.actors import LONGEST_PERSON, Role, is_credential
 from serving.access.authentication import Credential, NewKey, make_key
-from serving.settings.sections import SignInSettings, is_private_address
+from serving.settings.sections import is_private_address
 from serving.settings.settings import Settings
+from serving.settings.terms import SignInSettings
 
 CALLBACK = "/console/signed-in"
 LASTS = timedelta(minutes=10)
@@ -163,11 +164,9 @@ class SignIn:
         return "__Host-sosie_sign_in" if self.is_secure else "sosie_sign_in"
 
     def write_cookie(self, name: str, value: str) -> str:
-        """A Set-Cookie header; an empty value takes the cookie away.
-
-        The session's is sent by our own pages alone. The flow's must come with the way back from
-        the provider, which is a visit from another site.
-        """
+        """A Set-Cookie header; an empty value takes the cookie away. Our own pages alone send the
+        session's; the flow's comes with the way back from the provider, a visit from another
+        site."""
         site = "Strict" if name == self.session_cookie else "Lax"
         parts = [f"{name}={value}", "Path=/", "HttpOnly", f"SameSite={site}"]
         if self.is_secure:

@@ -30,7 +30,8 @@ from serving.access.authorization import authorize
 from serving.api.body import JSON, PROBLEM, BodyBudget
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from serving.api.openapi import build_document
-from serving.api.request import SCOPE_KEY, Answer, Request, Stop, admit, read_idempotency_key
+from serving.api.request import SCOPE_KEY, Answer, Request, Stop, admit
+from serving.api.routes.enrollments import read_idempotency_key
 from serving.api.routes.sessions import sign_in_pages
 from serving.console.routes import page_routes
 from serving.errors import (
@@ -68,10 +69,8 @@ _OURS = frozenset({"serving", "engine", "indexes", "schema"})
 
 
 class RequestMiddleware:
-    """An ASGI application around another.
-
-    `direct` are applications by their whole path, called past the router; they take POST alone.
-    """
+    """An ASGI application around another. `direct` ones, by their whole path, are called past the
+    router and take POST alone."""
 
     def __init__(
         self,

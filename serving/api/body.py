@@ -12,11 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from enum import EnumType
 from functools import lru_cache, partial
-from itertools import chain, pairwise
-from types import NoneType, UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from itertools import pairwise
+from typing import Any, ParamSpec, TypeVar
 
 import msgpack
 import msgspec
@@ -33,6 +31,8 @@ from serving.errors import (
     NotAcceptable,
     TooManyItems,
     TypeUnsupported,
+    describe_invalid,
+    name_safely,
 )
 from serving.wire.fields import Invalid, Template, decode_msgpack, encode_json, encode_msgpack, read
 from serving.wire.matching import MatchRequest, TemplatesRequest
@@ -98,10 +98,8 @@ def _is_utf8(parameters: str) -> bool:
 
 
 def choose_type(accept: str | None, content_type: str | None) -> str:
-    """The type of the answer; the request's own where the client takes both alike.
-
-    `NotAcceptable` where the client takes neither.
-    """
+    """The type of the answer, the request's own where the client takes both alike; `NotAcceptable`
+    for neither."""
     return _choose(accept or "", _own_type(content_type))
 
 
@@ -149,10 +147,8 @@ def _read_accept(accept: str) -> dict[str, float]:
 
 
 def read_length(headers: Mapping[bytes, bytes], limit_bytes: int) -> int | None:
-    """The Content-Length, None where there is none.
-
-    `BodyTooLarge`, `Malformed`, and `TypeUnsupported` for a compressed body.
-    """
+    """The Content-Length, None where there is none; `BodyTooLarge`, `Malformed`, `TypeUnsupported`
+    for a compressed body."""
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise TypeUnsupported("a compressed body is not read: send it without Content-Encoding")
     given = headers.get(b"content-length")
@@ -171,12 +167,9 @@ def too_large(limit_bytes: int) -> BodyTooLarge:
 
 
 class BodyBudget:
-    """Bytes of bodies that may still be held, and who holds the others; for one event loop.
-
-    No carrier holds more than is free besides: one alone takes half, the next a quarter, so that
-    however slowly others send, the next carrier finds some left. Nor has a key more than its
-    carrier could take besides.
-    """
+    """Bytes of bodies that may still be held, and who holds the others; for one event loop. No
+    carrier holds more than is free besides, one alone half, the next a quarter: however slowly
+    others send, another finds some left. Nor has a key more than its carrier could take besides."""
 
     __slots__ = ("_held", "_left")
 
@@ -217,11 +210,8 @@ def encode(value: object, media_type: str) -> bytes:
 
 
 def decode(content_type: str | None, body: bytes, kind: type[T]) -> T:
-    """A body as this type.
-
-    `Malformed` where it is not what its type says, `TooManyItems` where it holds more than any
-    request needs, `TypeUnsupported`.
-    """
+    """A body as this type; `Malformed`, `TypeUnsupported`, or `TooManyItems` where it holds more
+    than any request needs."""
     media_type = parse_type(content_type)
     if media_type == MSGPACK and kind in _NATIVE:
         # What is refused here is read again below: a text may stand where binary is expected.
@@ -302,10 +292,8 @@ def unpack(body: bytes) -> Any:
 
 
 class _Count:
-    """Stops a decoder that has made more containers, or put more into them, than requests need.
-
-    What is not closed yet is bounded by the decoder's own depth and by the lengths it takes.
-    """
+    """Stops a decoder that has made more containers, or put more into them, than requests need; its
+    own depth and lengths bound what is not closed yet."""
 
     __slots__ = ("_containers", "_elements")
 
@@ -330,87 +318,6 @@ def _refuse_extension(code: int, data: bytes) -> Any:
 
 
 # -- Errors -----------------------------------------------------------------------------------
-
-_PLACE = r"(?: - at `\$(?P<path>[\w.\[\]]*)`)?"
-_PLAIN = re.compile(
-    "(?P<text>Expected `[^`]+`(?:, got `[^`]+`| of length [<>]= \\d+| [<>]=? -?[0-9.e+-]+)?"
-    f"|Invalid base64 encoded string|Invalid RFC3339 encoded date){_PLACE}"
-)
-_MISSING = re.compile(f"Object missing required field `(?P<name>\\w+)`{_PLACE}")
-_UNKNOWN = re.compile(f"(?s:Object contains unknown field `(?P<name>.*?)`){_PLACE}")
-_ENUM = re.compile(f"(?s:Invalid enum value .*?){_PLACE}")
-_OWN = re.compile(f"(?s:.*?){_PLACE}")
-_NAME = re.compile(r"(?:[a-z_][A-Za-z_]*(?:\d{1,2}[A-Za-z_]+)*\d{0,2}|\d{1,3})")
-MAX_NAME_LENGTH = 64
-
-
-def name_safely(name: str) -> str:
-    """A client's name of a field or a part where it looks like one, which no value does.
-
-    Else it is empty: such a name is the client's text, and may be a person's.
-    """
-    is_name = len(name) <= MAX_NAME_LENGTH and all(map(_NAME.fullmatch, name.split(".")))
-    return name if is_name else ""
-
-
-def describe_invalid(error: Invalid, kind: Any) -> Malformed | TooManyItems:
-    """Names the first field that is wrong, and never its value."""
-    text, own = str(error), error.__cause__
-    patterns = [_MISSING, _UNKNOWN, _ENUM, _PLAIN]
-    if isinstance(own, ValueError):
-        # Of a wire type, whose messages repeat nothing.
-        patterns = [_OWN]
-    found = next(filter(None, (one.fullmatch(text) for one in patterns)), None)
-    steps = _steps(found)
-    place = _type_at(kind, steps)
-    if found is None or place is None:
-        return Malformed("the request is not what /openapi.json describes")
-    told = found.groupdict()
-    name, fault = told.get("name", ""), told.get("text", "")
-    fault = fault[:1].lower() + fault[1:]
-    if found.re is _OWN:
-        fault = str(own)
-    elif found.re is _MISSING:
-        fault = "missing"
-    elif found.re is _UNKNOWN:
-        known = ", ".join(_members(place)[0].__struct_fields__)
-        name, fault = name_safely(name), f"unknown field: known are {known}"
-    elif found.re is _ENUM:
-        choices = [one if isinstance(one, EnumType) else get_args(one) for one in _members(place)]
-        fault = f"not one of {', '.join(map(str, chain.from_iterable(choices)))}"
-    elif fault.startswith("invalid base64"):
-        fault = "not base64: send it without line breaks and without `data:image/…;base64,`"
-    elif steps == ["items"] and fault.startswith("expected `array` of length <="):
-        return TooManyItems(f"more items than one call may bring: {fault}")
-    path = [*steps, name] if name else steps
-    fields = ("/" + "/".join(path),) if path else ()
-    return Malformed(f"{'.'.join(path) or 'the request'}: {fault}", fields=fields)
-
-
-def _steps(found: re.Match[str] | None) -> list[str]:
-    path = (found["path"] or "") if found else ""
-    return path.replace("[", ".").replace("]", "").strip(".").split(".") if path else []
-
-
-def _type_at(kind: Any, steps: list[str]) -> Any:
-    """The type of the field at this path; None where there is none, as in an invented path."""
-    for step in steps:
-        members = _members(kind)
-        if step.isdigit():
-            kind = next((one for member in members for one in get_args(member)), None)
-        else:
-            first = members[0]
-            kind = get_type_hints(first).get(step) if isinstance(first, type) else None
-        if kind is None:
-            return None
-    return kind
-
-
-def _members(kind: Any) -> list[Any]:
-    """The types of a union, without null."""
-    if get_origin(kind) in {Union, UnionType}:
-        return [one for part in get_args(kind) for one in _members(part) if one is not NoneType]
-    return [kind]
 
 
 # -- Forms ------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from serving.api.routes import (
     health,
     lines,
     matching,
-    outlets,
     people,
     sessions,
     sweeps,
@@ -52,13 +51,9 @@ what stands in its path."""
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One operation.
-
-    Without an action any key is enough. `answers` by status are given where a handler has several,
-    else there is one, of `status`; `errors` are those beside the ones that its kind of endpoint
-    may always have: what is audited needs storage. Direct ones are called past the router, as
-    those are that are called most.
-    """
+    """One operation; without an action any key is enough. `answers` by status are for handlers with
+    several, else there is one, of `status`; `errors` come beside those of its kind of endpoint:
+    what is audited needs storage. Direct ones, called most, are called past the router."""
 
     handle: Handler
     summary: str
@@ -104,6 +99,9 @@ _step = partial(Endpoint, action=Action.WORK_CASES, errors=CHANGES)
 _sweep = partial(Endpoint, action=Action.SWEEP, errors=CHANGES)
 _webhook = partial(Endpoint, action=Action.MANAGE_WEBHOOKS)
 _outlet = partial(Endpoint, action=Action.RESTRICT_OUTLETS, errors=CHANGES)
+_campaign = partial(Endpoint, action=Action.RUN_CAMPAIGNS)
+_exemption = partial(Endpoint, action=Action.EXEMPT)
+_case = partial(Endpoint, action=Action.WORK_CASES)
 
 _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     "matching": {
@@ -186,22 +184,18 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "DELETE /v1/documents/{document_id}/exemption": Endpoint(
             lines.end_exemption, "End an exemption", Action.EXEMPT
         ),
-        "GET /v1/documents/{document_id}/exemption": Endpoint(
-            lines.read_exemption, "Read an exemption", Action.EXEMPT, errors=()
+        "GET /v1/documents/{document_id}/exemption": _exemption(
+            lines.read_exemption, "Read an exemption", errors=()
         ),
         "GET /v1/lines/{line}/events": Endpoint(
             lines.read_history, "Read what happened to a line", Action.READ_HISTORY
         ),
     },
     "campaigns": {
-        "POST /v1/campaigns": Endpoint(
-            lines.start_campaign, "Start a campaign", Action.RUN_CAMPAIGNS, status=201
-        ),
-        "GET /v1/campaigns": Endpoint(
-            lines.list_campaigns, "List campaigns", Action.RUN_CAMPAIGNS, errors=()
-        ),
-        "GET /v1/campaigns/{campaign_id}": Endpoint(
-            lines.read_campaign, "Read a campaign", Action.RUN_CAMPAIGNS, errors=()
+        "POST /v1/campaigns": _campaign(lines.start_campaign, "Start a campaign", status=201),
+        "GET /v1/campaigns": _campaign(lines.list_campaigns, "List campaigns", errors=()),
+        "GET /v1/campaigns/{campaign_id}": _campaign(
+            lines.read_campaign, "Read a campaign", errors=()
         ),
         "POST /v1/campaigns/{campaign_id}/end": Endpoint(
             lines.end_campaign, "End a campaign", Action.RUN_CAMPAIGNS
@@ -209,8 +203,8 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/campaigns/{campaign_id}/lines": Endpoint(
             lines.add_to_campaign, "Add lines to a campaign", Action.RUN_CAMPAIGNS
         ),
-        "GET /v1/campaigns/{campaign_id}/lines": Endpoint(
-            lines.list_campaign_lines, "List lines of a campaign", Action.RUN_CAMPAIGNS, errors=()
+        "GET /v1/campaigns/{campaign_id}/lines": _campaign(
+            lines.list_campaign_lines, "List lines of a campaign", errors=()
         ),
     },
     "sim swap": {
@@ -228,8 +222,8 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         ),
     },
     "cases": {
-        "GET /v1/cases": Endpoint(cases.list_cases, "List cases", Action.WORK_CASES),
-        "GET /v1/cases/{case_id}": Endpoint(cases.read_case, "Read a case", Action.WORK_CASES),
+        "GET /v1/cases": _case(cases.list_cases, "List cases"),
+        "GET /v1/cases/{case_id}": _case(cases.read_case, "Read a case"),
         "POST /v1/cases/{case_id}/assign": _step(cases.assign_case, "Assign a case"),
         "POST /v1/cases/{case_id}/notes": _step(cases.note_case, "Add a note"),
         "POST /v1/cases/{case_id}/propose": _step(cases.propose_outcome, "Propose an outcome"),
@@ -240,21 +234,17 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         ),
     },
     "outlets": {
-        "GET /v1/outlets": Endpoint(
-            outlets.list_outlets, "List outlets", Action.WORK_CASES, errors=()
+        "GET /v1/outlets": _case(cases.list_outlets, "List outlets", errors=()),
+        "GET /v1/exceptions/outlets": _case(
+            cases.count_exceptions, "Count exceptions by outlet", errors=()
         ),
-        "GET /v1/exceptions/outlets": Endpoint(
-            outlets.count_exceptions, "Count exceptions by outlet", Action.WORK_CASES, errors=()
-        ),
-        "GET /v1/outlets/{outlet}": Endpoint(
-            outlets.read_outlet, "Read an outlet", Action.WORK_CASES, errors=()
-        ),
+        "GET /v1/outlets/{outlet}": _case(cases.read_outlet, "Read an outlet", errors=()),
         "GET /v1/outlets/{outlet}/enrollments": Endpoint(
-            outlets.list_past_enrollments, "List what was enrolled there", Action.WORK_CASES
+            cases.list_past_enrollments, "List what was enrolled there", Action.WORK_CASES
         ),
-        "POST /v1/outlets/{outlet}/suspend": _outlet(outlets.suspend_outlet, "Suspend an outlet"),
-        "POST /v1/outlets/{outlet}/bar": _outlet(outlets.bar_outlet, "Bar an outlet"),
-        "POST /v1/outlets/{outlet}/lift": _outlet(outlets.lift_restriction, "Lift a restriction"),
+        "POST /v1/outlets/{outlet}/suspend": _outlet(cases.suspend_outlet, "Suspend an outlet"),
+        "POST /v1/outlets/{outlet}/bar": _outlet(cases.bar_outlet, "Bar an outlet"),
+        "POST /v1/outlets/{outlet}/lift": _outlet(cases.lift_restriction, "Lift a restriction"),
     },
     "sweeps": {
         "POST /v1/sweeps": Endpoint(

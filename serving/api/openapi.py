@@ -11,17 +11,7 @@ import msgspec
 from serving.api.body import FACE_PARTS, FORM, JSON, MSGPACK, PROBLEM, REQUEST_PART
 from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
 from serving.errors import RETRIABLE
-from serving.wire import (
-    cases,
-    enrollments,
-    lines,
-    matching,
-    outlets,
-    oversight,
-    people,
-    sweeps,
-    webhooks,
-)
+from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps, webhooks
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     ID_EXAMPLE,
@@ -417,10 +407,10 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},
         {"outcome": "twins", "seen_at": "2026-01-31T12:00:00.123456Z"},
     ],
-    outlets.RestrictRequest: [
+    cases.RestrictRequest: [
         {"case_id": ID_EXAMPLE, "reason": "Twelve documents of one face in a night."}
     ],
-    outlets.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
+    cases.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
     cases.CaseReportRequest: [{"faces": True}, {"reveal": True, "carrier": "blue"}],
     oversight.ImportChunk: [{"sealed": oversight.SEALED_EXAMPLE}],
     sweeps.SweepRequest: [

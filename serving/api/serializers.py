@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import ceil, floor
@@ -12,42 +12,33 @@ from msgspec import convert, structs
 
 from engine.cases import precision
 from engine.cases.decided import read_decided
-from engine.errors import NotFound
 from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
-from engine.matching import holders
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditRecord
 from engine.registry.cases import CaseRecord
 from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.enrollments import AttemptRecord, EnrollmentRecord
-from engine.registry.events import seal_place
-from engine.registry.lines import LineEvent, LineRecord, tell_cause
 from engine.registry.people import ExceptionRecord
-from engine.registry.queues import risk_of
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
-from engine.registry.vault import Vault
-from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
-from schema.actors import find_actor_kind
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
 from schema.decisions import Comparison, DecidedEnrollment
 from schema.decoding import prepare
-from schema.documents import DocumentRole, ErasureCertificate
+from schema.documents import DocumentRole
 from schema.sweeps import Outcomes, SweepRecord
 from serving.access.authorization import Principal, order_candidates, show_decision
-from serving.webhooks.cloud_event import show_event
-from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
+from serving.api.people import find_held, find_lines_in_use, line, show_case
+from serving.wire import cases, enrollments, oversight, sweeps
 from serving.wire.fields import Moment, of_record
 from serving.wire.matching import Candidate
 
 if TYPE_CHECKING:
     from serving.deployment.backups import BackupRecord
 
-C = TypeVar("C", bound=cases.Case)
 E = TypeVar("E", enrollments.Enrollment, enrollments.EnrollmentRecord)
 S = TypeVar("S", bound=sweeps.Sweep)
 
@@ -56,7 +47,7 @@ PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""
 
 
-# -- Enrollments, lines -----------------------------------------------------------------------
+# -- Enrollments ------------------------------------------------------------------------------
 
 
 def enrollment(
@@ -122,87 +113,7 @@ def enrollment_record(
     )
 
 
-def line(
-    record: LineRecord,
-    numbers: Mapping[str, str],
-    *,
-    is_masked: bool = True,
-    marks: Mapping[str, Mapping[str, str]] | None = None,
-) -> lines.Line:
-    """A line with its number masked, None where `numbers` has none for its id; with its marks."""
-    number = numbers.get(record.id)
-    shown = number if number is None or not is_masked else mask_number(number)
-    told = {} if marks is None else marks.get(record.id, {})
-    return of_record(
-        lines.Line,
-        record,
-        line_id=record.id,
-        number=shown,
-        status=record.state,
-        suspension=record.service,
-        exception=told.get("exception"),
-        guardian_document_id=told.get("guardian_document_id"),
-    )
-
-
-def line_event(record: LineEvent, *, is_tenant: bool) -> lines.LineEvent:
-    cause = tell_cause(record) if is_tenant else record.cause
-    return of_record(lines.LineEvent, record, cause=cause, by=find_actor_kind(record.by))
-
-
-def line_history(store: Reader, record: LineRecord, *, is_tenant: bool) -> lines.LineHistory:
-    waiting = store.life.asked_of([record.id])[record.id]
-    return of_record(
-        lines.LineHistory,
-        record,
-        line_id=record.id,
-        status=record.state,
-        suspension=record.service,
-        waiting=tuple(
-            of_record(
-                lines.Waiting, one, next_state=(one.steps[0][1] or None) if one.steps else None
-            )
-            for one in waiting
-        ),
-        events=tuple(
-            line_event(one, is_tenant=is_tenant) for one in store.events_of_line(record.id)
-        ),
-    )
-
-
-def find_marks(store: Reader, line_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Marks of lines that were opened for people whom rules treat apart."""
-    marks: dict[str, dict[str, str]] = {
-        key: {"exception": one.cause}
-        for key, one in store.people.exceptions_of_lines(line_ids).items()
-    }
-    for key, guardian in store.people.guardians(line_ids).items():
-        marks.setdefault(key, {})["guardian_document_id"] = guardian.guardian_id
-    return marks
-
-
-def holder_lines(found: holders.FoundLines, *, is_masked: bool = True) -> lines.HolderLines:
-    shown = tuple(line(one, found.numbers, is_masked=is_masked) for one in found.lines)
-    return of_record(lines.HolderLines, found, lines=shown)
-
-
-def erasure(found: ErasureCertificate) -> enrollments.ErasureCertificate:
-    return of_record(enrollments.ErasureCertificate, found)
-
-
-def erasure_state(found: holders.ErasureState) -> enrollments.Erasure:
-    made = found.certificate
-    return of_record(
-        enrollments.Erasure, found, certificate=None if made is None else erasure(made)
-    )
-
-
 # -- Cases ------------------------------------------------------------------------------------
-
-
-def case(record: CaseRecord) -> cases.Case:
-    """A case by its ids."""
-    return _case(cases.Case, record)
 
 
 SHOWN_PEOPLE = 2
@@ -233,7 +144,7 @@ def case_page(
     for one in records:
         dates = [leaving[key] for key in one.document_ids if key in leaving]
         due_at = due.of(one.kind, one.opened_at) if one.state in ALIVE else None
-        row = _case(
+        row = show_case(
             cases.ListedCase,
             one,
             people=tuple(map(person, named[one.id])),
@@ -262,13 +173,13 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     """A case with its history, its documents that are not erased, and what was merged into it."""
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
-    found, numbers = _lines_in_use(store, held)
+    found, numbers = find_lines_in_use(store, held)
     names = {key: mask_name(one.name) for key, one in store.identities(record.document_ids).items()}
     asked = store.people.exception_of_case(case_id) if record.kind == CaseKind.EXCEPTION else None
     if asked is not None and asked.line is not None and asked.line.name is not None:
         # Granting activates this name, and not that of whoever tried the document first.
         names[asked.document_id] = mask_name(asked.line.name)
-    return _case(
+    return show_case(
         cases.CaseFile,
         record,
         notes=_name_people(store, store.cases.notes(case_id)),
@@ -334,20 +245,16 @@ def _decided_before(
     )
 
 
-def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
-    return of_record(kind, record, case_id=record.id, risk=risk_of(record), **more)
-
-
 # -- Outlets ----------------------------------------------------------------------------------
 
 
-def outlet(store: Reader, record: Outlet) -> outlets.OutletState:
+def outlet(store: Reader, record: Outlet) -> cases.OutletState:
     return _outlet(record, outlet_liveness(store, [record.code])[record.code])
 
 
-def _outlet(record: Outlet, liveness: outlets.OutletLiveness | None = None) -> outlets.OutletState:
+def _outlet(record: Outlet, liveness: cases.OutletLiveness | None = None) -> cases.OutletState:
     return of_record(
-        outlets.OutletState,
+        cases.OutletState,
         record,
         outlet=record.code,
         refused_attempts=record.refused_attempts or 0,
@@ -355,7 +262,7 @@ def _outlet(record: Outlet, liveness: outlets.OutletLiveness | None = None) -> o
     )
 
 
-def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, outlets.OutletLiveness]:
+def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, cases.OutletLiveness]:
     """Results of recent liveness checks at each of these outlets, none of which is left out."""
     now = utc_now()
     sums = {code: [0, 0, 0] for code in codes}
@@ -366,12 +273,12 @@ def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, outlets.Ou
             if one.outlet in sums:
                 sums[one.outlet][place] += count
     days = LIVENESS_WINDOW.days
-    return {code: outlets.OutletLiveness(days, *counts) for code, counts in sums.items()}
+    return {code: cases.OutletLiveness(days, *counts) for code, counts in sums.items()}
 
 
 def outlet_list(
     records: Sequence[Outlet], carrier: str | None, restriction: str | None
-) -> tuple[outlets.OutletState, ...]:
+) -> tuple[cases.OutletState, ...]:
     """The outlets of a carrier and of a restriction, most refused attempts first."""
     shown = [
         _outlet(one)
@@ -383,7 +290,7 @@ def outlet_list(
 
 def past_enrollments(
     store: Reader, records: Sequence[AttemptRecord]
-) -> tuple[outlets.PastEnrollment, ...]:
+) -> tuple[cases.PastEnrollment, ...]:
     """Attempts of an outlet, each with its case, and with whom its document names, masked."""
     documents = list(dict.fromkeys(one.document_id for one in records if one.document_id))
     identities, found = store.identities(documents), read_apart(documents, store.lines_in_use_of)
@@ -392,7 +299,7 @@ def past_enrollments(
     cases_of = store.cases.of_attempts([one.id for one in records])
     return tuple(
         of_record(
-            outlets.PastEnrollment,
+            cases.PastEnrollment,
             one,
             enrollment_id=one.id,
             decided_at=Moment.of(one.created_at),
@@ -400,112 +307,10 @@ def past_enrollments(
             number=mask_number(numbers.get(opened.get(one.id, ""), "")),
             case=None
             if (case_of := cases_of.get(one.id)) is None
-            else of_record(outlets.PastCase, case_of, case_id=case_of.id),
+            else of_record(cases.PastCase, case_of, case_id=case_of.id),
         )
         for one in records
     )
-
-
-# -- People -----------------------------------------------------------------------------------
-
-
-def find_held(store: Reader, document_ids: Sequence[str]) -> list[DocumentRecord]:
-    """The documents that are not erased, in their order."""
-    records = store.documents_by_id(document_ids)
-    return [records[one] for one in document_ids if one in records and not records[one].is_erased]
-
-
-def identified_holders(
-    store: Reader, scores: Mapping[str, float]
-) -> tuple[people.IdentifiedHolder, ...]:
-    """The holder of each document with its score, the lines in use and the open cases.
-
-    Some may have been erased since they were found.
-    """
-    held = find_held(store, list(scores))
-    found, numbers = _lines_in_use(store, held)
-    open_cases = store.cases.open_of([record.id for record in held])
-    return tuple(
-        people.IdentifiedHolder(
-            document_id=record.id,
-            document_status=record.status,
-            score=scores[record.id],
-            lines=tuple(line(one, numbers) for one in found[record.id]),
-            cases=tuple(of_record(people.OpenCase, one) for one in open_cases[record.id]),
-        )
-        for record in held
-    )
-
-
-def people_found(
-    store: Reader, document_ids: Sequence[str], scores: Mapping[str, float]
-) -> tuple[people.Person, ...]:
-    """The people under each document: lines in use and open cases."""
-    held = find_held(store, document_ids)
-    ids = [record.id for record in held]
-    return _people(store, held, store.lines_in_use_of(ids), store.cases.open_of(ids), scores)
-
-
-def person(store: Reader, document_id: str) -> people.Person:
-    """The person under one document, closed lines and cases too."""
-    record = store.document(document_id)
-    if record.is_erased:
-        raise NotFound(holders.NOBODY)
-    held = {record.id: store.lines_of(record.id)}
-    return _people(store, [record], held, store.cases.of([record.id]), {})[0]
-
-
-def _people(
-    store: Reader,
-    held: Sequence[DocumentRecord],
-    lines_of: Mapping[str, Sequence[LineRecord]],
-    cases_of: Mapping[str, Sequence[CaseRecord]],
-    scores: Mapping[str, float],
-) -> tuple[people.Person, ...]:
-    ids = [record.id for record in held]
-    attempts = store.attempts_of(ids, people.MAX_ATTEMPTS)
-    in_use = [one.id for key in ids for one in lines_of[key] if one.closed_at is None]
-    numbers = store.numbers(in_use)
-    marks = find_marks(store, [one.id for key in ids for one in lines_of[key]])
-    shown = []
-    for record in held:
-        number, name = _identity(store, record.id)
-        shown.append(
-            people.Person(
-                document_id=record.id,
-                document_type=record.kind,
-                document_status=record.status,
-                erasure_asked_at=Moment.of_optional(record.erasure_asked_at),
-                erasure_due_at=Moment.of_optional(record.erasure_due_at),
-                number=number,
-                name=name,
-                score=scores.get(record.id),
-                lines=tuple(line(one, numbers, marks=marks) for one in lines_of[record.id]),
-                enrollments=tuple(
-                    of_record(people.Attempt, one, enrollment_id=one.id, decided_at=one.created_at)
-                    for one in attempts[record.id]
-                ),
-                cases=tuple(map(case, cases_of[record.id])),
-            )
-        )
-    return tuple(shown)
-
-
-def _identity(store: Reader, document_id: str) -> tuple[str, str]:
-    """Number and name, masked; both empty where they were erased since the document was found."""
-    try:
-        identity = store.identity(document_id)
-    except NotFound:
-        return "", ""
-    return mask_number(identity.number), mask_name(identity.name)
-
-
-def _lines_in_use(
-    store: Reader, held: Sequence[DocumentRecord]
-) -> tuple[Mapping[str, Sequence[LineRecord]], Mapping[str, str]]:
-    """The lines in use of each document, and the numbers of all of them."""
-    found = store.lines_in_use_of([record.id for record in held])
-    return found, store.numbers([one.id for some in found.values() for one in some])
 
 
 # -- Sweeps -----------------------------------------------------------------------------------
@@ -569,10 +374,9 @@ def sweep_precision(
         ),
         kinds=tuple(map(_case_outcomes, precision.count_by_kind(closed))),
         months=tuple(map(_case_outcomes, precision.count_by_month(closed))),
-        proposal=sweeps.ProposedThreshold(
-            threshold=proposed.threshold,
-            wanted=proposed.wanted,
-            ground=proposed.ground.value,
+        proposal=of_record(
+            sweeps.ProposedThreshold,
+            proposed,
             cases=proposed.measured.cases,
             effective_cases=proposed.measured.effective,
             least_cases=precision.LEAST_CASES,
@@ -611,17 +415,9 @@ def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
 
 
 def backup(record: BackupRecord) -> oversight.Backup:
-    made = record.manifest
-    return oversight.Backup(
-        name=record.name,
-        state=record.state.value,
-        started_at=Moment.of(record.started_at),
-        audit_number=None if made is None else made.audit_number,
-        audit_head=None if made is None else made.audit_head,
-        bytes=None if made is None else made.bytes,
-        sha256=None if made is None else made.sha256,
-        fault=record.fault,
-    )
+    made = ("audit_number", "audit_head", "bytes", "sha256")
+    of_copy = {name: getattr(record.manifest, name, None) for name in made}
+    return of_record(oversight.Backup, record, **of_copy)
 
 
 def calibrated_thresholds(
@@ -654,41 +450,8 @@ def _curve(kind: Comparison, curve: thresholds.CalibrationCurve) -> oversight.Cu
     )
 
 
-def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
-    """A webhook with what waits for it now."""
-    backlog = registry.measure(record)
-    until, oldest = record.earlier_until, backlog.oldest_at
-    return webhooks.Webhook(
-        webhook_id=record.id,
-        sink=record.sink,
-        types=tuple(one.value for one in record.types),
-        carrier=record.carrier,
-        state=record.state.value,
-        created_at=Moment.of(record.created_at),
-        earlier_secret_until=None if until is None else Moment.of(until),
-        waiting=backlog.waiting,
-        oldest_at=None if oldest is None else Moment.of(oldest),
-        dead=backlog.dead,
-    )
-
-
 def read_state(name: str | None) -> dict[str, Any]:
     """Translates the state of a queue for a `CaseFilter`."""
     if name == "fraud_in_use":
         return {"fraud_in_use": True}
     return {"state": None if name is None else ALIVE if name == "alive" else CaseState(name)}
-
-
-def dead_letters(
-    records: Sequence[DeadLetter], limit: int, vault: Vault, carrier: str | None
-) -> webhooks.DeadLetters:
-    """A page of as many as `limit`, and where it goes on, for those who read this carrier's."""
-    shown = tuple(
-        webhooks.DeadLetter(
-            show_event(one.event, vault.deployment_id, carrier), one.attempts, one.fault
-        )
-        for one in records
-    )
-    last = records[-1].event if len(records) == limit else None
-    following = None if last is None else seal_place(vault, carrier, last.number, last.id)
-    return webhooks.DeadLetters(shown, following)

@@ -28,7 +28,7 @@ from serving.cli.output import Answer, Call, Cell, Listing, columns, command, es
 from serving.deployment.deployment import Deployment, load_vault, registry_url
 from serving.deployment.models import find_conversion, model_digest
 from serving.errors import Unauthenticated
-from serving.jobs.retention import read_certificate
+from serving.jobs.periodic import read_certificate
 from serving.operator_client import back_up
 from serving.settings.settings import load_settings, require_home
 from serving.wire.fields import of_record

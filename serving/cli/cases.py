@@ -18,7 +18,7 @@ from engine.formatting import percent, plural
 from engine.registry.database import utc_now
 from engine.registry.queues import CaseFilter
 from schema.cases import CaseSort, CaseState, Outcome
-from serving.api import serializers
+from serving.api import people, serializers
 from serving.cli.inputs import argument, option, read_moment, require_place, writing
 from serving.cli.output import Answer, Call, Facts, Listing, columns, command, escape, next_page
 from serving.deployment.deployment import Deployment
@@ -184,7 +184,7 @@ def _step(call: Call, case_id: str, name: str, *given: object, **more: object) -
     text = f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}."
     if case.state is CaseState.CLOSED:
         text += _finish_erasures(call.deployment, call.actor)
-    return Answer(serializers.case(case), text)
+    return Answer(people.case(case), text)
 
 
 def _finish_erasures(deployment: Deployment, actor: str) -> str:

@@ -43,8 +43,8 @@ from serving.cli.output import (
     print_json,
 )
 from serving.deployment.deployment import Deployment
-from serving.jobs.retention import write_certificate
-from serving.wire.enrollments import Enrollment
+from serving.jobs.periodic import write_certificate
+from serving.wire.enrollments import Enrollment, Erasure
 from serving.wire.fields import of_record
 from serving.wire.matching import Candidate, ItemIdentification
 
@@ -368,7 +368,7 @@ def erase(
             f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
             f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
         )
-        return Answer(serializers.erasure_state(made), text, is_no=True)
+        return Answer(of_record(Erasure, made), text, is_no=True)
     # Shown before anything else can fail: it cannot be had a second time.
     answer = write_certificate(made)
     facts = {name.replace("_", " "): value for name, value in answer.items()}
@@ -383,7 +383,7 @@ def list_erasures(call: Call) -> Answer:
     """List the erasures that wait for open cases, what is due first."""
     store = call.store
     found = [read_erasure(store, one.document_id) for one in list_pending(store)]
-    items = [serializers.erasure_state(one) for one in found]
+    items = [of_record(Erasure, one) for one in found]
     shown = columns(
         "document_id asked_at",
         at_the_latest="due_at",

@@ -23,7 +23,7 @@ from engine.registry.campaigns import Campaign
 from engine.registry.store import Reader
 from schema.lines import CampaignLineState, LineEventKind, ReportedKind
 from schema.people import DeathSource
-from serving.api import serializers
+from serving.api import people
 from serving.cli import inputs
 from serving.cli.inputs import DocumentOptions, argument, option
 from serving.cli.output import Answer, Call, JsonFlag, Listing, columns, command, done, escape
@@ -60,7 +60,7 @@ def list_lines(
         actor=call.actor,
         audit=registrar.audit,
     )
-    answer = serializers.holder_lines(found, is_masked=not reveal)
+    answer = people.holder_lines(found, is_masked=not reveal)
     if not found.is_holder:
         shown = "no score" if answer.score is None else f"score {answer.score:.4f}"
         text = f"[red]Not the holder's face[/]: {shown}, threshold {answer.threshold:.4f}."
@@ -172,7 +172,7 @@ def report_event(
         at=inputs.read_moment(at),
         actor=call.actor,
     )
-    noted = serializers.line_event(made, is_tenant=False)
+    noted = people.line_event(made, is_tenant=False)
     return done("Noted", f"{kind} of the line {made.line_id}", noted)
 
 
@@ -180,7 +180,7 @@ def report_event(
 def show_line(call: Call, line: str = LINE_ARGUMENT) -> Answer:
     """Show what happened to a line, and what it waits for; audited."""
     found = read_line(call.store, line)
-    shown = serializers.line_history(call.store, found, is_tenant=False)
+    shown = people.line_history(call.store, found, is_tenant=False)
     call.note("line.read", found.id)
     waiting = [
         f"waits for its holder ({escape(one.rule)})"

@@ -25,8 +25,8 @@ PANELS = {
     "serve:serve-config serve:drain serve:sandbox deployment:doctor backups:backup backups:restore "
     "outlets:exceptions models:model outlets:carrier outlets:outlet outlets:apikey outlets:account "
     "deployment:keys webhooks:webhooks backups:audit lines:death retention:retention",
-    "Figures": "accuracy:evaluate accuracy:calibrate plan:plan bench:bench bench:demo "
-    "bench:loadtest",
+    "Figures": "accuracy:evaluate accuracy:calibrate plan:plan serve:bench serve:demo "
+    "serve:loadtest",
 }
 """The commands as `sosie --help` lists them, after the modules that they are in."""
 GROUPS = {

@@ -27,8 +27,8 @@ from serving.api.serializers import outlet_liveness
 from serving.cli.cases import MOST_CASES, QueueOptions, State
 from serving.cli.inputs import argument, option, read_date, require_code, require_words
 from serving.cli.output import Answer, Call, Listing, columns, command, done, escape, next_page
+from serving.wire.cases import ExceptionCounts, OutletExceptions, PastEnrollments
 from serving.wire.fields import of_record, plain
-from serving.wire.outlets import ExceptionCounts, OutletExceptions, PastEnrollments
 from serving.wire.oversight import ListedAccount, ListedKey, ListedOutlet
 
 CODE = argument(None, "CODE")

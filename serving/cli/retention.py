@@ -23,8 +23,7 @@ from schema.phases import Retained
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
 from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, escape, print_line
-from serving.jobs.periodic import ClockWatch
-from serving.jobs.retention import retire_sweeps, write_certificate
+from serving.jobs.periodic import ClockWatch, retire_sweeps, write_certificate
 
 NAMES = {
     "attempts": "rejected attempts",

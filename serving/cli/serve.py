@@ -1,4 +1,5 @@
-"""The service, `serve`, and a sandbox for those who build against it, `sandbox`."""
+"""What is started: the service, `serve`, a sandbox for those who build against it, `sandbox`, and
+`demo`, `bench`, `loadtest`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 import typer
 
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
-from serving.cli.output import command, escape, print_fault, print_json, print_line
+from serving.cli.output import JsonFlag, command, escape, print_fault, print_json, print_line
 from serving.cluster.processes import end_with_starter
 from serving.errors import ExitCode
 from serving.operator_client import leave_address
@@ -217,3 +218,68 @@ def _print_numbers(document_type: str, *, as_json: bool) -> None:
         answer = " ".join(filter(None, (one["answer"], one["reason"])))
         needs = f" (with `{one['needs']}`)" if one["needs"] else ""
         print_line(f"{one['serial']}  {one['number']:{width}}  {answer}{needs}: {one['what']}")
+
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@command("bench", context_settings=PASSED_ON)
+def bench(
+    context: typer.Context,
+    suite: str = argument(
+        "kernels, search, join, gallery, registrar, shards, extract, accuracy, import, sweep, "
+        "serve; report, docs.",
+        "SUITE",
+    ),
+) -> None:
+    """Run a benchmark suite; `report` runs all of them, `pytest-benchmark compare` compares runs.
+
+    Options after its name are its own: --json, --quick for small sizes; for kernels, search, join
+    and gallery, --n rows of --dim dimensions; for serve and sweep, --only its PARTS; for
+    report, --output DIR; and, for extract, --deepface-python, the PATH of another venv's Python to
+    compare with. `sosie bench SUITE -- --help` lists them all.
+    """
+    import os
+
+    from serving.settings.settings import benchmark_environment
+
+    # Anew: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder named bench where the
+    # command happens to run is not ours.
+    words = [sys.executable, "-P", "-m", "bench", suite, *context.args]
+    os.execve(sys.executable, words, benchmark_environment())  # noqa: S606 - our own interpreter
+
+
+@command("demo")
+def demo(
+    faces: Path | None = option("Your own photographs: a folder per person.", "DIR"),
+    gallery_size: int = option(
+        "Synthetic references that the faces are searched among.",
+        None,
+        "--gallery",
+        default=100_000,
+        min=0,
+    ),
+    as_json: JsonFlag = False,
+) -> None:
+    """Show every kind of decision on real photographs."""
+    from serving.demo.demo_run import run_demo
+
+    raise typer.Exit(run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json))
+
+
+@command("loadtest", context_settings=PASSED_ON)
+def loadtest(
+    context: typer.Context, shape: str = argument("smoke, steady, spike, knee, soak.", "SHAPE")
+) -> None:
+    """Load a service, and compare every decision with the planned one.
+
+    Without --url it starts a service of its own over a temporary home. Fails on latency, on errors
+    and on a wrong decision. Options after the shape: --rate, --seconds, --class, --p99-ms, --html
+    FILE, --json; `sosie loadtest SHAPE -- --help` lists them all.
+    """
+    import os
+
+    # Anew: gevent replaces sockets and threads of the whole interpreter. -P: a folder named
+    # loadtest where the command happens to run is not ours.
+    words = [sys.executable, "-P", "-m", "loadtest", shape, *context.args]
+    os.execv(sys.executable, words)  # noqa: S606 - our own interpreter

@@ -31,8 +31,7 @@ from serving.deployment.deployment import Deployment
 from serving.operator_client import find_address
 from serving.sweeps import sweep_views
 from serving.sweeps.manager import SweepManager
-from serving.sweeps.sweep_states import plan_sweep
-from serving.sweeps.sweep_views import SweepViews
+from serving.sweeps.sweep_views import SweepViews, plan_sweep
 from serving.wire.sweeps import GroupPage
 
 NO_FACES = r"No face is kept of these people (\[crops] keep in sosie.toml): the report has none."

@@ -11,13 +11,13 @@ import typer
 from engine.registry.events import open_place
 from engine.registry.webhooks import WebhookChange, Webhooks
 from schema.events import WebhookState
-from serving.api import serializers
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
 from serving.cli.output import Answer, Call, Listing, columns, command, done, escape
 from serving.deployment.deployment import Deployment
 from serving.registrar import protocol
 from serving.settings.settings import load_settings, require_home
-from serving.webhooks.cloud_event import read_types
+from serving.webhooks import keeper
+from serving.webhooks.keeper import read_types
 from serving.wire import webhooks as wire
 from serving.wire.webhooks import RemovedWebhook, Revived, Webhook, WebhookSecret
 
@@ -41,7 +41,7 @@ def create_webhook(
 def list_webhooks(call: Call) -> Answer:
     """List the webhooks, with what waits for each."""
     registry = _registry(call)
-    found = tuple(serializers.webhook(registry, one) for one in registry.find_all())
+    found = tuple(keeper.webhook(registry, one) for one in registry.find_all())
     shown = columns("webhook_id sink types carrier state waiting dead")
     shown |= {
         "types": lambda one: ", ".join(one.types) or "all",
@@ -110,7 +110,7 @@ def list_dead_letters(
     """List the events that are tried no more."""
     begin = open_place(call.store, after, None)
     found = _registry(call).list_dead(webhook_id, begin, limit, carrier=None)
-    page = serializers.dead_letters(found, limit, call.deployment.vault, None)
+    page = keeper.dead_letters(found, limit, call.deployment.vault, None)
     shown = columns("event.type event.subject attempts fault")
     table = Listing(page.dead_letters, {"event": "event.id"} | shown, "No dead letter.")
     return Answer(page, table)
@@ -164,7 +164,7 @@ def _tell_secret(call: Call, webhook_id: str, step: protocol.WebhookStep) -> Ans
 
 def _read(call: Call, webhook_id: str) -> Webhook:
     registry = _registry(call)
-    return serializers.webhook(registry, registry.find(webhook_id))
+    return keeper.webhook(registry, registry.find(webhook_id))
 
 
 def _describe(call: Call, webhook_id: str) -> Answer:

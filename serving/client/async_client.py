@@ -34,17 +34,7 @@ from serving.client.transport import (
     write_face,
     write_outcome,
 )
-from serving.wire import (
-    cases,
-    enrollments,
-    lines,
-    matching,
-    outlets,
-    oversight,
-    people,
-    sweeps,
-    webhooks,
-)
+from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps, webhooks
 from serving.wire.fields import KnownDocument, Moment
 
 T = TypeVar("T")
@@ -424,45 +414,45 @@ class AsyncClient:
         after: str | None = None,
         limit: int = 50,
         options: Options = _DEFAULT,
-    ) -> outlets.OutletList:
+    ) -> cases.OutletList:
         """A page of the outlets that may enroll nobody, those with most refused attempts first."""
         query: Query = {"carrier": carrier, "restriction": restriction}
         query |= {"after": after, "limit": limit}
-        return await self._send(get(outlets.OutletList, "outlets", **query), options)
+        return await self._send(get(cases.OutletList, "outlets", **query), options)
 
     async def count_exceptions(
         self, *, days: int = 30, carrier: str | None = None, options: Options = _DEFAULT
-    ) -> outlets.ExceptionCounts:
+    ) -> cases.ExceptionCounts:
         """The outlets that have asked for exceptions of late, those with most first."""
-        call = get(outlets.ExceptionCounts, "exceptions", "outlets", days=days, carrier=carrier)
+        call = get(cases.ExceptionCounts, "exceptions", "outlets", days=days, carrier=carrier)
         return await self._send(call, options)
 
-    async def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:
+    async def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> cases.OutletState:
         """Reads whether an outlet may enroll."""
-        return await self._send(get(outlets.OutletState, "outlets", outlet), options)
+        return await self._send(get(cases.OutletState, "outlets", outlet), options)
 
     async def suspend_outlet(
         self, outlet: str, case_id: str, reason: str, options: Options = _DEFAULT
-    ) -> outlets.OutletState:
+    ) -> cases.OutletState:
         """Lets an outlet enroll nobody, at once."""
-        body = outlets.RestrictRequest(case_id, reason)
-        call = post(outlets.OutletState, "outlets", outlet, "suspend", body=body)
+        body = cases.RestrictRequest(case_id, reason)
+        call = post(cases.OutletState, "outlets", outlet, "suspend", body=body)
         return await self._send(call, options)
 
     async def bar_outlet(
         self, outlet: str, case_id: str, reason: str, options: Options = _DEFAULT
-    ) -> outlets.OutletState:
+    ) -> cases.OutletState:
         """Bars an outlet that another person has suspended."""
-        body = outlets.RestrictRequest(case_id, reason)
-        call = post(outlets.OutletState, "outlets", outlet, "bar", body=body)
+        body = cases.RestrictRequest(case_id, reason)
+        call = post(cases.OutletState, "outlets", outlet, "bar", body=body)
         return await self._send(call, options)
 
     async def lift_restriction(
         self, outlet: str, restriction: Restriction, reason: str, options: Options = _DEFAULT
-    ) -> outlets.OutletState:
+    ) -> cases.OutletState:
         """Lets an outlet enroll again; `restriction` is the one that was seen."""
-        body = outlets.LiftRequest(restriction, reason)
-        call = post(outlets.OutletState, "outlets", outlet, "lift", body=body)
+        body = cases.LiftRequest(restriction, reason)
+        call = post(cases.OutletState, "outlets", outlet, "lift", body=body)
         return await self._send(call, options)
 
     async def list_past_enrollments(
@@ -479,12 +469,12 @@ class AsyncClient:
         after: str | None = None,
         limit: int = 50,
         options: Options = _DEFAULT,
-    ) -> outlets.PastEnrollments:
+    ) -> cases.PastEnrollments:
         """A page of what was attempted at an outlet; `state` and `kind` are of its case."""
         query: Query = {"sort": sort, "decision": decision, "state": state, "kind": kind}
         query |= {"assignee": assignee, "id_end": id_end, "after": after, "limit": limit}
         query |= {"overdue": "true" if overdue else None}
-        call = get(outlets.PastEnrollments, "outlets", outlet, "enrollments", **query)
+        call = get(cases.PastEnrollments, "outlets", outlet, "enrollments", **query)
         return await self._send(call, options)
 
     async def report_case(

@@ -158,11 +158,9 @@ def _count(settings: ServeSettings, least: int, most: int, full: int) -> dict[st
 
 
 def describe(site: Site, python: Path | None = None) -> dict[str, Any]:
-    """The Serve file of a site: what `serve deploy` and a RayService take.
-
-    It names the home and where to listen; all else the service reads from its settings, once. Its
-    replicas run in another environment than Ray, where they are given its `python`.
-    """
+    """The Serve file of a site, for `serve deploy` and a RayService: it names the home and where to
+    listen, the service reads the rest from its settings. Replicas run in another environment than
+    Ray, by its `python`."""
     settings = site.load()
     arguments = {"home": site.home, "config": site.file, "revision": digest_settings(settings)}
     environment = {} if python is None else {"runtime_env": {"py_executable": str(python)}}
@@ -188,9 +186,9 @@ def describe(site: Site, python: Path | None = None) -> dict[str, Any]:
 
 def digest_settings(settings: Settings) -> str:
     """Another one for other settings, without what is secret."""
-    text = json.dumps(settings.model_dump(), default=_write_value, sort_keys=True)
+    text = json.dumps(
+        settings.model_dump(),
+        default=lambda value: "" if isinstance(value, SecretStr) else str(value),
+        sort_keys=True,
+    )
     return hashlib.sha256(f"{version('sosie')} {text}".encode()).hexdigest()[:12]
-
-
-def _write_value(value: object) -> str:
-    return "" if isinstance(value, SecretStr) else str(value)

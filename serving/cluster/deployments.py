@@ -110,12 +110,9 @@ def keep_objects() -> None:
 
 
 def watch_replicas(tell: Callable[[int, int], None], each_node: int) -> LongPollClient:
-    """Tells how many replicas this one's deployment has, and how many there are if at most
-    `each_node` of a node count (0: all), now and whenever that changes.
-
-    At once, since what each may take is a share; Serve's public interface can only be asked again
-    and again, which costs its controller 13 ms each time.
-    """
+    """Tells how many replicas this deployment has, and how many if at most `each_node` of a node
+    count (0: all), now and on every change: each takes a share. Serve's public interface would have
+    to be polled, at 13 ms of its controller each time."""
     context = get_replica_context()
     # Until Serve says so: as many as there were to be.
     replicas = context.world_size or 1
@@ -160,10 +157,8 @@ ASK_TIMEOUT_S = 1.5
 
 @serve.ingress()
 class Ingress:
-    """Replica for HTTP, and all work on a request that does not need the registrar.
-
-    It reads the registry, has models of its own and admits keys.
-    """
+    """Replica for HTTP and all work that does not need the registrar: reads the registry, has
+    models, admits keys."""
 
     def __init__(
         self, site: Site, registrar: DeploymentHandle[Any], embedder: DeploymentHandle[Any] | None
@@ -358,11 +353,8 @@ class Embedder:
 def open_crop_queue(
     embed: Callable[[Crops], Vectors], batch_crops: int = BATCH_CROPS, sizes: tuple[int, ...] = ()
 ) -> Batcher[Crops, Vectors]:
-    """Queue that batches crops before a model, by its `sizes` if it has any; the event loop stays
-    free meanwhile, since a replica must be able to say that it is alive.
-
-    Ray bounds how many calls wait.
-    """
+    """Queue that batches crops before a model, by its `sizes` if any; the event loop stays free, so
+    that a replica can say that it is alive. Ray bounds how many calls wait."""
 
     def embed_all(batch: Batch[Crops, Vectors]) -> list[Vectors]:
         return share_out(batch, embed(np.concatenate([call.payload for call in batch])))

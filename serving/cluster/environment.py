@@ -128,10 +128,8 @@ LOOPBACK = {
 def make_environment(
     settings: ServeSettings, folder: Path, log: Path, *, is_local: bool
 ) -> dict[str, str]:
-    """The environment of a node with its files in `folder`, which only its owner can read.
-
-    `is_local` where Ray itself starts here: it then requires a token made for it.
-    """
+    """The environment of a node with its files in `folder`, which only its owner can read; where
+    Ray starts here (`is_local`) it requires a token."""
     forced = make_variables(settings, folder, log, address=settings.host if is_local else None)
     if not is_local:
         return node_environment(USUAL, forced)
@@ -141,10 +139,8 @@ def make_environment(
 def make_variables(
     settings: ServeSettings, folder: Path, log: Path, *, address: str | None = None
 ) -> dict[str, str]:
-    """Ray's variables for these settings; writes the files that they name into `folder`.
-
-    Where an `address` is given, the proxy listens there and not at Serve's address.
-    """
+    """Ray's variables for these settings, with the files that they name in `folder`; at an
+    `address` the proxy listens instead of Serve's."""
     metrics = folder / "metrics"
     # If it exists, this is a second call, and running processes count there.
     metrics.mkdir(parents=True, exist_ok=True)
@@ -183,23 +179,17 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
 
 
 def count_enrolling(settings: ServeSettings) -> int:
-    """The number of ingresses of a node that are sent enrollments, while one of them is there; 0:
-    all.
-
-    As many as extract with all its cores: with an ingress for each core more of them would each
-    extract fewer photographs at once, and what comes of a batch is one message and one commit.
-    """
+    """How many ingresses of a node are sent enrollments while one of them is there, 0: all. As many
+    as extract with all its cores: more would each extract fewer at once, and a batch is one message
+    and one commit."""
     if settings.embedder == "deployment" or settings.proxy == "ray":
         return 0
     return -(-len(os.sched_getaffinity(0)) // EXTRACTING_THREADS)
 
 
 def renew_proxy_config(settings: ServeSettings, folder: Path | None) -> bool:
-    """Gives the proxy of a running node these settings, from its next reload on; False where it has
-    them already, or is Serve's own.
-
-    `RequestError` where Ray was started on the node for another proxy than the settings name.
-    """
+    """Gives a running node's proxy these settings from its next reload on; False where it has them,
+    or is Serve's own. `RequestError` where Ray was started there for another proxy."""
     has_ours = folder is not None and (folder / CONFIG_FILE).is_file()
     if has_ours != (settings.proxy == "haproxy"):
         raise RequestError(
@@ -275,12 +265,8 @@ def open_private(path: str, flags: int) -> int:
 
 class OwnedFolder:
     """A new folder in `shared` that nobody else may read; what a killed owner left of its kind is
-    removed first.
-
-    It belongs to the processes that have `owner` open: its lock ends with the last of them,
-    wherever that runs. A process id would name another process in a container that shares the
-    folder.
-    """
+    removed first. It belongs to the processes that have `owner` open, by its lock: a process id
+    would name another process in a container that shares the folder."""
 
     def __init__(self, prefix: str, shared: Path) -> None:
         _remove_ownerless(shared, prefix)
@@ -342,10 +328,8 @@ LOG_PIPE = "log"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A home folder, and optionally a settings file to use instead of the home's.
-
-    On a cluster these paths must be valid on every node that runs a part of the service.
-    """
+    """A home folder, and optionally a settings file instead of the home's; valid on every node of a
+    cluster."""
 
     home: str
     file: str | None = None

@@ -159,10 +159,8 @@ def wrapper_variables(folder: Path, config: ProxyConfig, binary: Path, log: Path
 
 
 def amend(text: str, config: ProxyConfig, folder: Path) -> str:
-    """Amends the configuration for the service; `TemplateChanged` where it is not as expected.
-
-    Error files are in `folder` (`write_answers`).
-    """
+    """The configuration amended for the service, with error files in `folder` (`write_answers`);
+    `TemplateChanged` where it is not as expected."""
     for pattern, new, least in _edits(config, folder):
         text = _replace(pattern, new, text, least=least)
     return _refuse_when_full(text, config, folder) + "".join(map(_make_table, TABLES))
@@ -231,11 +229,9 @@ def _refuse_when_full(text: str, config: ProxyConfig, folder: Path) -> str:
 
 
 def count_servers(text: str) -> int:
-    """How many ingresses this proxy's bounds are for: those of its own node, so that the bounds of
-    all nodes add up to what all ingresses take; on a node without one, as a head may be, all.
-
-    Serve writes the configuration anew whenever an ingress comes or goes.
-    """
+    """How many ingresses this proxy's bounds are for: its own node's, so that all nodes' bounds add
+    up, or all on a node without one. Serve rewrites the configuration whenever an ingress comes or
+    goes."""
     section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:
         raise TemplateChanged(f"backend {OWN}")
@@ -250,10 +246,9 @@ def _name(table: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProxyLane:
-    """Requests with a backend of their own, so that they do not count as others.
-
-    Of those above a bound an ingress is sent no more, and they wait in the proxy, the carrier's
-    first that has the fewest. They count to the bounds `of` another lane where one is named."""
+    """Requests with a backend, and so a count, of their own. Those above a bound wait in the proxy,
+    the carrier's first that has the fewest; they count to the bounds `of` another lane where one is
+    named."""
 
     name: str
     which: str

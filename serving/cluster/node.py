@@ -291,10 +291,8 @@ def delete_application(drain_s: float) -> None:
 
 
 def _wait(stop: threading.Event) -> bool:
-    """True when stopped, False when Serve's controller has not answered for long.
-
-    `serve.status` would ask too, for 25 ms of a core in both processes.
-    """
+    """True when stopped, False when Serve's controller has not answered for long; `serve.status`
+    would take 25 ms."""
     failures = 0
     while not stop.wait(WATCH_S):
         try:

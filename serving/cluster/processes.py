@@ -144,10 +144,8 @@ def _list_children() -> list[str]:
 
 
 def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
-    """Kills every descendant until none is left; returns those still alive at the timeout.
-
-    `pid` is this process, a subreaper: an orphan becomes its child.
-    """
+    """Kills every descendant of `pid`, this process, a subreaper, until none is left; returns those
+    alive at the timeout."""
     deadline = time.monotonic() + timeout_s
     while True:
         doomed = [process.pid for process in list_descendants(pid)]

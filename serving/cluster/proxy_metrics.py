@@ -22,10 +22,7 @@ STATUSES = ("4xx", "5xx")
 
 
 class ProxyCollector(Collector):
-    """Collects from proxies with a socket below `folder` at each scrape; empty if none answers.
-
-    A reloaded proxy counts from zero again, as Prometheus expects of counters.
-    """
+    """Collects from proxies with a socket below `folder` at each scrape; empty if none answers."""
 
     def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
         self._folder, self._timeout_s = folder, timeout_s

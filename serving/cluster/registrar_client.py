@@ -57,15 +57,10 @@ class _Message:
 
 class RayRegistrar(RegistrarClient):
     """Calls `perform` of the registrar's deployment; nothing of Ray reaches its callers.
-
-    Enrollments whose photographs were extracted together are asked for in one message: a message
-    costs more than all that is in it. Who leaves then gives up its own waiting alone; the message
-    is cancelled when nobody waits for it.
-
-    At most `capacity` calls are under way. Once one was lost, calls are refused with `NotReady`
-    until the registrar answers again, so that no caller waits for it. `timeout_s` is
-    for calls that bring no deadline.
-    """
+    Enrollments that were extracted together go in one message, which costs more than its content;
+    it is cancelled when nobody waits for it. At most `capacity` calls are under way; once one was
+    lost, calls are `NotReady` until the registrar answers. `timeout_s` is for calls without a
+    deadline."""
 
     def __init__(
         self,

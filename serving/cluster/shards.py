@@ -45,10 +45,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Result of a call: its value, or the refusal of the index, or the type of another failure.
-
-    Failures are returned as values: Ray would send, and log, a traceback with any values in it.
-    """
+    """Result of a call: its value, the refusal of the index, or another failure's type; Ray would
+    log a traceback with values."""
 
     value: Any = None
     refusal: IndexFault | None = None
@@ -56,12 +54,10 @@ class Reply:
 
 
 class ShardActor:
-    """Actor with one `ShardHost`; outlives the writer that opened it, and obeys the next one.
-
-    A large batch arrives in pieces (`stage`) and is added at once at its end (`add_staged`), so
-    that it is refused or visible as a whole, and makes one segment. It ends when no writer has
-    called it for so many seconds, if it is given any.
-    """
+    """Actor with one `ShardHost`; outlives the writer that opened it, and obeys the next one. A
+    large batch arrives in pieces (`stage`) and is added at once (`add_staged`): refused or visible
+    as a whole, and one segment. It ends when no writer has called it for so many seconds, if
+    given."""
 
     def __init__(self, abandoned_after_s: float = 0.0) -> None:
         # It has no keys, but templates.
@@ -187,12 +183,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Time limits of a shard: to be placed, to answer a call, and for heartbeats.
-
-    A node that is switched off sends nothing, and Ray itself waits half a minute for it; so each
-    shard is asked every `heartbeat_every_s`, and lost when it has been silent for `silent_for_s`.
-    One that outlives its writer ends after `abandoned_after_s` without a heartbeat.
-    """
+    """Time limits of a shard. Ray waits half a minute for a node that is switched off; so each
+    shard is asked every `heartbeat_every_s`, and lost when silent for `silent_for_s`. One that
+    outlives its writer ends `abandoned_after_s` after the last heartbeat."""
 
     placed_within_s: float = 10.0
     answered_within_s: float = 120.0
@@ -202,11 +195,8 @@ class Timing:
 
 
 class RayShard(Shard):
-    """A `Shard` in an actor that is placed, and open, already.
-
-    An error of Ray, a late answer and a long silence mean the same: the shard is lost for good, and
-    every waiting or later call fails with `ShardLost`.
-    """
+    """A `Shard` in an actor that is placed and open. An error of Ray, a late answer or a long
+    silence lose it for good: every waiting or later call fails with `ShardLost`."""
 
     def __init__(self, actor: _Actor, plan: ShardPlan, timing: Timing) -> None:
         self.actor = actor
@@ -327,10 +317,8 @@ class RayShard(Shard):
             future.set_result(reply.value)
 
     def _look(self) -> None:
-        """Checks that the actor answers, until the shard is lost or closed.
-
-        Time is counted in ticks: while this process itself is suspended, no call becomes late.
-        """
+        """Checks that the actor answers until the shard is lost or closed, by ticks: no call is
+        late by a suspended process."""
         every_s, silent = self._timing.heartbeat_every_s, 0
         heartbeat: Future[str | None] | None = None
         while self._lost is None and not self._closing.wait(every_s):
@@ -391,10 +379,8 @@ def shard_opener(
     timing: Timing | None = None,
     read_settings: Callable[[], Settings] | None = None,
 ) -> Callable[[ShardPlan], ShardedIndex] | None:
-    """A function that opens the shards of these settings; None where there are none.
-
-    `read_settings` reads them again, for another number of shards while they serve.
-    """
+    """Opens the shards of these settings, None where there are none; `read_settings` reads their
+    number again while they serve."""
     chosen = settings.gallery
     if not chosen.shards:
         return None
@@ -432,16 +418,13 @@ def open_ray_shards(
     *,
     copies: int = 1,
 ) -> ShardedIndex:
-    """A gallery on actors of the cluster that this process is connected to.
-
-    There are as many shards as asked for, and those beyond that an earlier writer has left: what
-    they have is to be moved. Each has so many copies on different nodes, or is `wanting` those that
-    have no node. Actors that hold the plan's `content` already, for an earlier writer, are adopted;
-    the others are new and empty, and spread over the nodes. Without `content` all are new, and end
-    with this process. If the plan sets no number of threads, the new shards of a node share its
-    cores. `ShardLost`, with no new one left running, where a shard has no copy that is placed and
-    opened in time; `ShardFenced` where a later writer has one.
-    """
+    """A gallery on actors of the cluster that this process is connected to: as many shards as asked
+    for, and those beyond that an earlier writer has left, to be moved. Each has so many copies on
+    different nodes, or is `wanting` them. Actors that hold the plan's `content` are adopted, the
+    others are new and spread over the nodes; without `content` all are new, and end with this
+    process. New shards of a node share its cores if the plan sets no threads. `ShardLost`, with no
+    new one left running, where a shard has no copy in time; `ShardFenced` where a later writer has
+    one."""
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
     if not ray.is_initialized():

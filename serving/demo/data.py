@@ -45,10 +45,8 @@ def encode_png(pixels: NDArray[np.uint8], factor: int = 1) -> bytes:
 
 
 def retake(picture: Picture, serial: int) -> Picture:
-    """A stand-in for a second photograph: tilted, cropped, relit and recompressed.
-
-    Expression, age and camera stay the same, so it scores higher than a true second photograph.
-    """
+    """A stand-in for a second photograph: tilted, cropped, relit and recompressed, it scores higher
+    than a true one."""
     image = _open(picture)
     is_odd = bool(serial % 2)
     tilt_deg = (-1 if is_odd else 1) * (3 + serial % 5)
@@ -137,10 +135,8 @@ def open_wheel() -> Source:
 
 
 def open_folder(folder: Path) -> Source:
-    """Photographs of a folder: each subfolder, and each single photograph, is one person.
-
-    People with the most photographs come first. Raises `RequestError` where there are none.
-    """
+    """Photographs of a folder, a person for each subfolder and single file, most photographs first;
+    `RequestError` for none."""
     if not folder.is_dir():
         raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
     found = [paths for path in sorted(folder.iterdir()) if (paths := _list_photographs(path))]

@@ -67,11 +67,8 @@ class ScenarioStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """A step with its answer, whether that was the expected one, and its latency.
-
-    `extract_ms` is for both photographs, `judge_ms` with the search, `commit_ms` until it is
-    durable, `total_ms` for everything.
-    """
+    """A step with its answer and its latency: `extract_ms` of both photographs, `judge_ms` with the
+    search, `commit_ms` until it is durable, `total_ms` of everything."""
 
     step: ScenarioStep
     answer: Answer
@@ -174,10 +171,8 @@ class DemoParticipants:
 
 
 def choose_participants(source: Source, extractor: Extractor, verify: float) -> DemoParticipants:
-    """Extract every photograph and choose the first three suitable people.
-
-    Raises `RequestError` with the counts where there are fewer.
-    """
+    """Extracts every photograph and chooses the first three suitable people; `RequestError` where
+    there are fewer."""
     pictures = [picture for person in source.people for picture in person.pictures]
     extracted = extractor.extract([picture.data for picture in pictures])
     survey = _count(extracted)

@@ -116,13 +116,10 @@ class BackupManager:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Result of a rotation: versions of data keys, and values sealed again by table.
-
-    `resumed`: an interrupted rotation was finished. `damaged`: rows with values that do not open,
-    and so stay sealed with an old key, which is kept for them and opens nothing. `shard_snapshots`:
-    shards whose snapshots, each on a node of its own, open no more; the next start reads these from
-    the store, and saves them.
-    """
+    """Result of a rotation: versions of data keys, and values sealed again by table. `resumed` one
+    that was interrupted. `damaged` rows do not open and stay sealed with an old key, kept for them.
+    The snapshots of `shard_snapshots` open no more: the next start reads these shards from the
+    store."""
 
     active: int
     retired: tuple[int, ...]
@@ -135,11 +132,9 @@ class Rotation:
 def rotate_data_key(
     home: Path, settings: Settings, progress: Callable[[int, int], None] | None = None
 ) -> Rotation:
-    """Rotates the data key, or continues an interrupted rotation; loses no value.
-
-    `WriterBusy`, with nothing changed, where another process writes. Processes that have the
-    registry open keep the old ring in memory: restart them afterwards.
-    """
+    """Rotates the data key, or continues an interrupted rotation; loses no value. `WriterBusy`,
+    with nothing changed, where another process writes; restart processes that have the registry
+    open."""
     path = home / KEY_RING_FILE
     # Under the lease no other process can seal with the ring that is replaced.
     with Deployment(home, settings) as old, old.store.writer():

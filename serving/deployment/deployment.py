@@ -93,12 +93,9 @@ if TYPE_CHECKING:
 
 
 def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
-    """Makes a home folder: settings, key ring (0600), an empty registry.
-
-    `chosen` settings are written, and the version of a built-in card's calibration; the others stay
-    at their defaults, as comments. On failure the folder is as before: existing files are never
-    overwritten or removed.
-    """
+    """Makes a home folder: settings, key ring (0600), an empty registry. `chosen` settings are
+    written, with the version of a built-in card's calibration, the others as comments. On failure
+    the folder is as before: no existing file is overwritten or removed."""
     _require_free(home)
     written = dict(chosen or {})
     if not is_card_file(settings.models.embedder):
@@ -225,15 +222,12 @@ def warn_on_stderr(message: str) -> None:
 
 
 class Deployment:
-    """An open home folder; each part is built on first use. Close it after use.
-
-    `warn` gets one line for each failure that does not fail the command itself. With `open_index`
-    the gallery is on shards, which takes the writer's lease, and has no snapshot. `observer`
-    (metrics), `gather_s` (see `RegistrarConfig`) and `tell` (of shards that are rebuilt, instead of
-    `warn`) must be set before the first use of the registrar. With
-    `is_examined` an altered registry opens, for those who look for what was altered.
-    `RequestError` for the home of a sandbox, which its own command alone opens.
-    """
+    """An open home folder; each part is built on first use. Close it after use. `warn` gets a line
+    for each failure that does not fail the command. With `open_index` the gallery is on shards,
+    which takes the writer's lease. Set `observer` (metrics), `gather_s` (`RegistrarConfig`) and
+    `tell` (of shards that are rebuilt) before the first use of the registrar. With `is_examined` an
+    altered registry opens. `RequestError` for a sandbox's home, which its own command alone
+    opens."""
 
     is_of_sandbox = False
     observer: Observer | None = None
@@ -476,10 +470,8 @@ class Deployment:
         return self.home / SNAPSHOT_FOLDER
 
     def save_snapshot(self) -> bool:
-        """Saves the gallery for the next start; the caller must hold the writer's lease.
-
-        False, with a warning, on failure: the previous snapshot stays.
-        """
+        """Saves the gallery for the next start, under the writer's lease; False, with a warning,
+        where the previous snapshot stays."""
         return self._snapshots.save(self.restored.gallery)
 
     def remove_snapshot(self) -> None:
@@ -493,13 +485,10 @@ class Deployment:
         carrier: str | None = None,
         runner: Runner | None = None,
     ) -> ErasureCertificate | PendingErasure:
-        """Erases the holder of a document, also from the snapshot on disk and the files of sweeps.
-
-        Where open cases need it, it is only acknowledged; `finish_erasures` does it later. For a
-        tenant and a document by its id see `find_erasable`; `runner` makes the change instead
-        of the registrar. `NotFound` where the document has no holder; `RegistryError`, with nothing
-        erased, where the snapshot, or a file that names the document, cannot be removed.
-        """
+        """Erases the holder of a document, also from snapshot and sweeps' files; where open cases
+        need it, it is acknowledged, and `finish_erasures` does it later. For a tenant see
+        `find_erasable`; `runner` makes the change instead of the registrar. `NotFound` where nobody
+        holds it; `RegistryError`, with nothing erased, where a file cannot be removed."""
         runner = runner or self.registrar
         # One at a time: the snapshot after one must not contain the face of the next.
         with self.erasing:
@@ -508,13 +497,11 @@ class Deployment:
     def finish_erasures(
         self, actor: str, check: Callable[[], object] | None = None
     ) -> list[ErasureCertificate]:
-        """Does the acknowledged erasures that no open case holds any more, or whose time has come.
-
-        To be called when a case was closed, at a start, and again and again: an erasure that fails
-        stays acknowledged, and its error is raised once the others are done. A time that has come
-        by a clock that cannot be right is not believed: `ClockImplausible`, by the `check` of a
-        service that has watched it, or by the audit chain alone.
-        """
+        """Does the acknowledged erasures that no open case holds, or whose time has come; call it
+        when a case was closed, at a start, and again and again. One that fails stays acknowledged,
+        and its error is raised once the others are done. A clock that cannot be right is not
+        believed: `ClockImplausible`, by the `check` of a service that has watched it, or by the
+        audit chain."""
         now = utc_now()
         done: list[ErasureCertificate] = []
         faults: list[SosieError] = []
@@ -581,11 +568,9 @@ class Deployment:
                 self._resealing.submit(self._reseal)
 
     def _reseal(self) -> None:
-        """Saves the snapshot again after a while; the registrar goes on deciding.
-
-        The next erasure waits: a snapshot must not be saved from what it removes. What fails is
-        tried again until the deployment is closed, and a last time then.
-        """
+        """Saves the snapshot again after a while, while the registrar decides; the next erasure
+        waits, as it must not be saved from what that removes. Failures are tried again until the
+        deployment closes, and then once more."""
         is_closing, pause_s = self._closing.wait(ERASURES_GATHER_S), RESEAL_AGAIN_S
         while not self._attempt_reseal(pause_s) and not is_closing:
             is_closing = self._closing.wait(pause_s)
@@ -631,10 +616,8 @@ class Deployment:
                 self.warn(f"the shards' snapshots were not saved ({type(error).__name__})")
 
     def close(self, *, keep_shards: bool = False) -> None:
-        """Saves a snapshot if much has changed, releases the lease, closes the store.
-
-        With `keep_shards` the next writer finds the shards with what they hold.
-        """
+        """Saves a snapshot if much has changed, releases the lease, closes the store; `keep_shards`
+        leaves them to the next writer."""
         built = self.__dict__
         if "_snapshots" in built:
             self._snapshots.stop_tending()

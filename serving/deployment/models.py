@@ -66,10 +66,8 @@ def find_conversion(settings: Settings) -> Conversion | None:
 
 
 def second_settings(settings: Settings) -> Settings | None:
-    """The same settings with the second embedder in place of the first; None where none is named.
-
-    Its thresholds are those of its card: rates that the first was given say nothing of it.
-    """
+    """The same settings with the second embedder in place of the first, at its card's thresholds;
+    None where none is named."""
     if not settings.models.second:
         return None
     chosen: dict[str, Any] = {"embedder": settings.models.second, "second": "", "calibration": 0}
@@ -137,10 +135,8 @@ def second_model(settings: Settings) -> SecondModel | None:
 
 
 def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | None:
-    """Opens the embedder of the second model, in this process; None where none is named.
-
-    On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
-    """
+    """Opens the second model's embedder on this process's CPU: nobody waits for it. None where none
+    is named."""
     from engine.matching.samples import SecondEmbedder  # noqa: PLC0415 - few name one
 
     chosen, model = second_settings(settings), second_model(settings)
@@ -192,11 +188,8 @@ INGRESS_UNUSED = (
 
 
 def settle_ingress(settings: Settings) -> tuple[Settings, str]:
-    """The settings of an ingress that embeds itself, and what it leaves unused.
-
-    On the CPU: each would open a CUDA context of its own, on the first GPU, whose memory Ray would
-    not know to be taken.
-    """
+    """The settings of an ingress that embeds itself, and what it leaves unused. On the CPU: each
+    would open a CUDA context on the first GPU, in memory that Ray does not know to be taken."""
     if settings.models.provider == "auto" and "cuda" in available_providers():
         return without_accelerator(settings), INGRESS_UNUSED
     return settings, ""

@@ -81,11 +81,8 @@ SHARD_KEYS_FOLDER = "shards"
 
 
 class ShardKeys:
-    """The key of each shard's snapshots: sealed, in a folder beside the gallery's.
-
-    Snapshots of a key that is destroyed cannot be opened any more, even where they lie on a node
-    that is away.
-    """
+    """The sealed key of each shard's snapshots, in a folder beside the gallery's. Snapshots of a
+    destroyed key open no more, even on a node that is away."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._folder = store, folder
@@ -120,10 +117,8 @@ class ShardKeys:
         flush_names(self._folder)
 
     def destroy_all_but(self, kept: Collection[str]) -> int:
-        """Destroys the keys that no erasure would find any more: of another number of shards, or of
-        none.
-
-        Returns how many."""
+        """Destroys the keys that no erasure would find: of another number of shards, or of none;
+        returns how many."""
         if not self._folder.is_dir():
             return 0
         doomed = [path.name for path in self._folder.iterdir() if path.name not in kept]
@@ -139,10 +134,8 @@ class ShardKeys:
 
 
 class SnapshotManager:
-    """The snapshot of a deployment; only the holder of the writer's lease may change it.
-
-    `warn` gets one line for each failure.
-    """
+    """The snapshot of a deployment, for the holder of the writer's lease; `warn` gets a line for
+    each failure."""
 
     def __init__(
         self, store: Store, folder: Path, config: GalleryConfig, warn: Callable[[str], None]
@@ -201,10 +194,8 @@ class SnapshotManager:
             snapshot.sweep(self.folder)
 
     def save(self, gallery: Gallery) -> bool:
-        """Replaces the snapshot; decisions go on meanwhile, erasures must not.
-
-        False, with a warning, on failure: the previous snapshot stays.
-        """
+        """Replaces the snapshot; decisions go on meanwhile, erasures must not. False, with a
+        warning, where the previous one stays."""
         try:
             save_snapshot(self._store, gallery, self.folder, self._config, self._trusted)
         except (OSError, RegistryError, MemoryError) as error:
@@ -221,11 +212,8 @@ class SnapshotManager:
         return True
 
     def withdraw(self, gallery: Gallery, ids: Collection[int]) -> None:
-        """Removes all files of the snapshot that may contain one of these references.
-
-        There is no snapshot until the next `save` or `renew`, which writes anew what was removed.
-        `RegistryError` where they cannot be removed.
-        """
+        """Removes all files of the snapshot that may contain one of these references; there is none
+        until the next `save` or `renew`. `RegistryError` where they cannot be removed."""
         if not self.folder.exists():
             return
         try:
@@ -240,10 +228,8 @@ class SnapshotManager:
         self.is_withdrawn = True
 
     def renew(self, gallery: Gallery) -> bool:
-        """Replaces the snapshot by one without any removed row.
-
-        On failure, as of `save`, there is none, and it still counts as withdrawn.
-        """
+        """Replaces the snapshot by one without any removed row; on failure there is none, and it
+        counts as withdrawn."""
         is_saved = False
         try:
             gallery.compact()
@@ -298,13 +284,11 @@ class SnapshotManager:
 
 
 class ShardManager(SnapshotManager):
-    """The gallery on shards: each is brought to the store at every start, from what it holds.
-
-    Shards that the writer before this one has left are adopted; `read_epoch` says which writer this
-    is. With a `shard_folder` each shard has a snapshot there, on its own node, under a key of its
-    own, which is destroyed before a reference of the shard is erased. A snapshot left by a start
-    without shards is removed, so that no later start can load a face that was erased meanwhile.
-    """
+    """The gallery on shards, each brought to the store at every start from what it holds; those of
+    the writer before are adopted (`read_epoch`: which writer this is). With a `shard_folder` each
+    has a snapshot on its node, under a key that is destroyed before a reference of it is erased. A
+    snapshot of a start without shards is removed: no later start can load a face erased
+    meanwhile."""
 
     def __init__(
         self,
@@ -519,13 +503,10 @@ _NEARLY_WHOLE = 256
 
 
 class ShardUpkeep:
-    """Thread that makes lost copies of shards again, and moves virtual shards one by one to where
-    they are to be, as when the number of shards has changed.
-
-    Searches and decisions go on; the writer waits for the last few changes of a copy, and for the
-    step in which one shard takes and another gives a virtual shard. Such a step is made by `give`,
-    with the number of the shard that gives; `save` is called after the last one.
-    """
+    """Thread that makes lost copies of shards again, and moves virtual shards one by one when the
+    number of shards has changed, while searches and decisions go on. The writer waits for a copy's
+    last few changes, and for the step that moves a virtual shard: `give` makes it, by the number of
+    the shard that gives; `save` follows the last."""
 
     def __init__(
         self,

@@ -41,10 +41,8 @@ DISTRUST_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EmbedderStatus:
-    """Where faces are embedded. `fault`: why not where they should be; `failure`: why not at all.
-
-    Both are one line, and empty where all is well.
-    """
+    """Where faces are embedded; in one line `fault`: why not where they should be, `failure`: why
+    not at all."""
 
     provider: str
     precision: str
@@ -58,10 +56,8 @@ class EmbedderStatus:
 
 
 class WatchedEmbedder:
-    """A model in this process, with its batches logged and measured, that has embedded a crop.
-
-    Raises what opening the model's device raises.
-    """
+    """A model in this process, logged and measured, that has embedded a crop; raises what opening
+    its device does."""
 
     def __init__(self, embedder: Embedder, meter: Meter, log: FilteringBoundLogger) -> None:
         self._embedder = embedder
@@ -202,12 +198,9 @@ CALLS_AT_ONCE = 2
 
 
 class CallGathering:
-    """Makes one call of the crops that wait, those of all requests; for one event loop.
-
-    A call between processes costs as much as tens of crops do. So at most `CALLS_AT_ONCE` are under
-    way, and what comes meanwhile goes in the next: the slower the answers, the larger the calls,
-    up to `MAX_PART_CROPS` and `MAX_PART_BYTES`.
-    """
+    """Makes one call of the crops of all requests that wait; for one event loop. A call between
+    processes costs as much as tens of crops: at most `CALLS_AT_ONCE` are under way, and what comes
+    meanwhile goes in the next, up to `MAX_PART_CROPS` and `MAX_PART_BYTES`."""
 
     def __init__(self, send: Callable[[Crops], Awaitable[Vectors]]) -> None:
         self._send = send
@@ -324,11 +317,9 @@ class RemoteEmbedder:
 def call_on_loop(
     send: Callable[[Crops], Awaitable[Vectors]], loop: asyncio.AbstractEventLoop, timeout_s: float
 ) -> CropCall:
-    """A call for worker threads from one that must be made on an event loop, as a handle's.
-
-    Crops of threads that call meanwhile travel together. `Interrupted` where no answer comes in
-    time, or none at all. Never called on that loop: it would wait for itself.
-    """
+    """A call for worker threads from one that must be made on an event loop, never for that loop
+    itself. Crops of threads that call meanwhile travel together. `Interrupted` where no answer
+    comes in time."""
     gathering = CallGathering(send)
 
     def call(crops: Crops) -> Vectors:
@@ -350,10 +341,8 @@ def call_on_loop(
 def open_remote_extractor(
     settings: Settings, call: CropCall, threads: int | None = None
 ) -> Extractor:
-    """An extractor that decodes, detects, aligns and judges here, and embeds by `call`.
-
-    No embedder weights are read; `threads` instead of the settings', where given.
-    """
+    """An extractor that decodes, detects, aligns and judges here, with `threads` if given, and
+    embeds by `call`."""
     return Extractor(
         open_detector(settings),
         RemoteEmbedder(embedder_card(settings), settings.models.flip, call),

@@ -83,11 +83,9 @@ class _Waiting:
 
 
 class _Line:
-    """Lets in so many photographs at once: next those of the carrier that has the fewest within, of
-    its keys the one that has, and of these the longest waiting. For one event loop.
-
-    So whoever brings few waits until one place is free, and whoever brings many for the others.
-    """
+    """Lets in so many photographs at once, next those of the carrier with the fewest within, of its
+    keys the one with the fewest, of these the longest waiting: few wait for one free place, many
+    for the others. For one event loop."""
 
     def __init__(self, room: int, places: Places) -> None:
         self._room = room
@@ -186,10 +184,8 @@ def _count_before(under_way: Mapping[Holder, int], holder: Holder) -> int:
 
 
 def decode_work(data: bytes) -> float:
-    """The cost of decoding an image file, beside an ordinary item, by its header alone.
-
-    0 for what is no image: it is refused before it is decoded.
-    """
+    """The cost of decoding an image file, beside an ordinary item, by its header alone; 0 for what
+    is no image."""
     found = find_pixels(data)
     if found is None:
         return 0.0
@@ -314,10 +310,8 @@ class ExtractionQueue:
                 del under_way[holder]
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Takes no more, and returns when what waited is answered.
-
-        Not to be called on the event loop that a remote embedder is reached by.
-        """
+        """Takes no more, and returns when what waited is answered; not for the loop that a remote
+        embedder is reached by."""
         self._queue.close(timeout_s)
 
     @property

@@ -283,12 +283,9 @@ class HttpAuthority:
         self._client: httpx.AsyncClient | None = None
 
     async def look_up(self, question: AuthorityQuestion) -> AuthorityResult:
-        """Its answer, or the one that is kept.
-
-        `timeout_s` bounds the wait for a place among the look-ups at once, and again the service.
-        A caller whose own time is shorter gets no result, or it could choose to have its document
-        not looked up.
-        """
+        """Its answer, or the one that is kept. `timeout_s` bounds the wait for a place, and again
+        the service. A caller with less time gets no result, or it could choose not to be looked
+        up."""
         if not self._settings.sends_photograph:
             question = replace(question, live=None)
             kept = self._cache.find(question)

@@ -41,12 +41,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class MatchBatch:
-    """The items of one match call, by column.
-
-    A slot is a face: `images` are the frames of those that came as files, `kinds` what these are
-    told to be, `templates` the other slots. `probes` and `references` are slots, None where an item
-    has no reference.
-    """
+    """The items of one match call, by column. A slot is a face: `images` are frames of those that
+    came as files, of `kinds`, `templates` the other slots. `probes` and `references` are slots,
+    None for an item without a reference."""
 
     ids: list[str | None] = field(default_factory=list)
     probes: list[int] = field(default_factory=list)
@@ -97,13 +94,10 @@ async def match_batch(
     context: Callable[[], CallContext],
     show: ShowCandidate,
 ) -> tuple[MatchResult, ...]:
-    """A result for each item: its 1:1, its 1:N, or its error.
-
-    Every item is answered, or the call fails: a search that did not run is never a "nobody".
-    `holder` is whose templates and share of the machine are taken, `context` tells how long the
-    call may still take, `show` writes a candidate for the caller. Raises what the extraction
-    queue and the registrar do.
-    """
+    """A result for each item, its 1:1, its 1:N or its error, or the call fails: a search that did
+    not run is never a "nobody". `holder` is whose templates and share are taken, `context` tells
+    the time left, `show` writes a candidate. Raises what the extraction queue and the registrar
+    do."""
     faces = await _take_faces(parts, batch, holder, context().timeout_s)
     started = time.perf_counter()
     with parts.tracer.span("match", items=len(batch)):

@@ -148,11 +148,8 @@ def _append(path: Path, line: str) -> None:
 
 
 class Anchoring(PeriodicJob):
-    """Sends the audit head each `every_s` seconds where it has moved.
-
-    Nothing waits for it: what fails is told by `fault`, a metric and the log, and is sent again
-    with the next head.
-    """
+    """Sends the audit head each `every_s` seconds where it has moved. Nothing waits for it: a
+    failure is told by `fault`, metric and log, and sent with the next head."""
 
     name = "anchor"
     end_within_s = TIMEOUT_S
@@ -289,10 +286,8 @@ class SyslogConnection:
 
 
 class AuditExport(PeriodicJob):
-    """Sends what is new in the chain; nothing waits for it.
-
-    What fails is told by a metric and the log, and is sent again.
-    """
+    """Sends what is new in the chain; nothing waits for it. Failures are told by metric and log,
+    and sent again."""
 
     name = "audit-export"
     end_within_s = 2 * TIMEOUT_S

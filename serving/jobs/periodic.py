@@ -1,4 +1,5 @@
-"""A job that the service does again and again, and the clock that such jobs go by."""
+"""A job that the service does again and again, the clock that such jobs go by, and those of the
+process that has the writer's lease: retention, acknowledged erasures, steps of lines."""
 
 from __future__ import annotations
 
@@ -6,29 +7,44 @@ import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import msgspec
 
 from engine.atomic_files import replacing
-from engine.errors import ClockImplausible, SosieError
+from engine.errors import ClockImplausible, RequestError, SosieError
+from engine.lifecycle.campaigns import fill_campaigns
+from engine.lifecycle.reverification import carry_out
+from engine.lifecycle.rules import LineRules
+from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
-from engine.retention.job import Seen, check_clock, check_step
+from engine.registry.writer import ChangeRunner
+from engine.retention.job import (
+    Certificate,
+    RetentionCertificate,
+    Seen,
+    check_clock,
+    check_step,
+    preview,
+    run_retention,
+)
+from schema.documents import ErasureCertificate
+from schema.options import Retention
 from serving.deployment.deployment import Deployment, warn_on_stderr
 
 if TYPE_CHECKING:
-    # Commands write certificates without the service's packages.
     from structlog.typing import FilteringBoundLogger
 
 
 class PeriodicJob(ABC):
     """Works again and again in a thread of its own, from `with` on until it is closed; no error
-    ends it.
-
-    `wake`, where it is set, brings the next call forward.
-    """
+    ends it. `wake`, where it is set, brings the next call forward."""
 
     name: ClassVar[str]
     """Of the thread; a failure is logged as `<name>_failed`."""
@@ -104,10 +120,8 @@ _KEEP_EVERY = timedelta(hours=1)
 
 
 class ClockWatch:
-    """The clock, as long as it may be believed: it was first looked at when this was made.
-
-    Kept in a file, a look holds for a service that is started again, while the machine was not.
-    """
+    """The clock, as long as it may be believed since it was first looked at; kept in a file, a look
+    outlives the service's start, not the machine's."""
 
     def __init__(
         self,
@@ -176,3 +190,263 @@ class ClockWatch:
                 "by a wrong clock is not noticed"
             )
         self._kept = self._looked_at
+
+
+EXPIRED = "sweep.expired"
+
+
+def retire_sweeps(
+    deployment: Deployment, runner: ChangeRunner, actor: str, now: datetime
+) -> list[str]:
+    """Deletes the files of sweeps whose time is over, and audits it; the ids of these sweeps."""
+    expired = deployment.sweeps.expire(now)
+    if expired:
+        entries = tuple(AuditEntry(actor, EXPIRED, key) for key in expired)
+        runner.run(lambda writer, _: writer.commit(entries))
+    return expired
+
+
+ACTOR = "sosie:retention"
+DAY = timedelta(days=1)
+LOOK_AGAIN_S = 3600.0
+SETTLE_S = 60.0
+"""A service that has just started has better things to do."""
+
+
+class DailyRetention(PeriodicJob):
+    """Runs every day at the set time until it is closed, and makes up for a missed run. What cannot
+    be done is logged, and tried the next day; by an implausible clock nothing is deleted, it is
+    looked at every hour, and `tell_refusal` hears of it."""
+
+    name = "retention"
+
+    def __init__(
+        self,
+        runner: ChangeRunner,
+        source: Reader,
+        schedule: Retention,
+        log: FilteringBoundLogger,
+        *,
+        settle_s: float,
+        watch: ClockWatch,
+        also: Callable[[datetime], object] = lambda _: None,
+        tell_refusal: Callable[[bool], object] = lambda _: None,
+        examine: Callable[[], object] = lambda: None,
+        tell_left: Callable[..., object] = lambda **_: None,
+    ) -> None:
+        super().__init__(log)
+        self._runner = runner
+        self._source = source
+        self._schedule = schedule
+        self._watch = watch
+        self._settle_s = settle_s
+        self._also, self._examine, self._tell_left = also, examine, tell_left
+        self._tell_refusal = tell_refusal
+        self._is_refused = False
+        self._is_first = True
+
+    @classmethod
+    def of(
+        cls,
+        deployment: Deployment,
+        log: FilteringBoundLogger,
+        watch: ClockWatch,
+        tell_refusal: Callable[[bool], object],
+        examine: Callable[[], object],
+        tell_left: Callable[..., object],
+    ) -> Self:
+        """By a deployment's settings, on its registrar; `examine` is called after each run, and
+        `tell_left` with the number `by` of events that left before a webhook took them."""
+        return cls(
+            deployment.registrar,
+            deployment.store,
+            deployment.settings.retention,
+            log,
+            settle_s=SETTLE_S,
+            watch=watch,
+            tell_refusal=tell_refusal,
+            also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
+            examine=examine,
+            tell_left=tell_left,
+        )
+
+    def _first_s(self) -> float | None:
+        return None if self._schedule.run_at is None else self._settle_s
+
+    def _work(self) -> float:
+        is_first, self._is_first = self._is_first, False
+        if not is_first or self._is_overdue():
+            self._run()
+        return self._next_s()
+
+    def _fail(self, error: Exception) -> float:
+        self._log_failure(error)
+        return self._next_s()
+
+    def _next_s(self) -> float:
+        assert self._schedule.run_at is not None
+        pause_s = seconds_until(self._schedule.run_at, self._watch.now())
+        return min(pause_s, LOOK_AGAIN_S) if self._is_refused else pause_s
+
+    def _is_overdue(self) -> bool:
+        """True where something has stayed a day longer than it may: then a run was missed."""
+        missed = preview(self._source, self._schedule, self._watch.now() - DAY)
+        return any(due.rows for due in missed.values())
+
+    def _run(self) -> None:
+        try:
+            now = self._watch.check()
+        except ClockImplausible as error:
+            # Its text has moments alone.
+            self._log.error("retention_refused", code=error.code, reason=str(error))
+            self._set_refused(True)
+            return
+        self._set_refused(False)
+        try:
+            made = run_retention(
+                self._runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
+            )
+            self._also(now)
+        except Exception as error:  # noqa: BLE001 - the rows are examined in any case
+            self._log_failure(error)
+        else:
+            self._log.info(
+                "retention",
+                job=made.job_id,
+                rows=sum(made.left.values()),
+                held=sum(made.held.values()),
+                is_complete=made.is_complete,
+            )
+            for webhook_id, count in made.undelivered.items():
+                self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
+                self._tell_left(by=count)
+        self._examine()
+
+    def _set_refused(self, is_refused: bool) -> None:
+        self._is_refused = is_refused
+        self._tell_refusal(is_refused)
+
+
+FINISH_EVERY_S = 60.0
+
+
+class PendingErasures(PeriodicJob):
+    """Does acknowledged erasures at the start, when `wake` is set (a case was closed), and every
+    minute. What fails is logged, stays acknowledged and is tried again; `tell_overdue` hears of
+    it."""
+
+    name = "erasures"
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        wake: threading.Event,
+        log: FilteringBoundLogger,
+        watch: ClockWatch,
+        tell_overdue: Callable[[bool], object],
+    ) -> None:
+        super().__init__(log, wake)
+        self._deployment, self._watch, self._tell_overdue = deployment, watch, tell_overdue
+
+    def _work(self) -> float:
+        done = self._deployment.finish_erasures(ACTOR, self._watch.check)
+        self._tell_overdue(False)
+        if done:
+            self._log.info("erasures_finished", documents=len(done))
+        return FINISH_EVERY_S
+
+    def _fail(self, error: Exception) -> float:
+        self._log_failure(error)
+        self._tell_overdue(True)
+        return FINISH_EVERY_S
+
+
+LOOK_EVERY_S = 5.0
+"""A step of a line is done so late at most, while the service runs."""
+
+
+class LineSteps(PeriodicJob):
+    """Does due steps of lines, and fills campaigns, every few seconds in batches until it is
+    closed. Failures are logged and tried again; by an implausible clock nothing is done, and
+    `tell_overdue` hears whether steps wait."""
+
+    name = "line-steps"
+
+    def __init__(
+        self,
+        runner: ChangeRunner,
+        source: Reader,
+        rules: LineRules,
+        log: FilteringBoundLogger,
+        watch: ClockWatch,
+        tell_overdue: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        super().__init__(log)
+        self._runner, self._source, self._rules = runner, source, rules
+        self._watch, self._tell_overdue = watch, tell_overdue
+
+    def _fail(self, error: Exception) -> float:
+        told = {"reason": str(error)} if isinstance(error, ClockImplausible) else {}
+        self._log_failure(error, **told)
+        self._tell_overdue(True)
+        return LOOK_EVERY_S
+
+    def _work(self) -> float:
+        # Steps first: to add a country's lines to a campaign takes hours.
+        while not self._closing.is_set():
+            self._do_due()
+            if self._source.life.filling():
+                # By a wrong clock a campaign would be over before its deadline.
+                self._watch.check()
+            if not fill_campaigns(self._runner, self._source, self._rules):
+                break
+        self._tell_overdue(False)
+        return LOOK_EVERY_S
+
+    def _do_due(self) -> None:
+        due = self._source.life.next_step_at()
+        if due is None or due > self._watch.now():
+            return
+        # A wrong clock would suspend everybody at once.
+        now, done = self._watch.check(), 0
+        while not self._closing.is_set():
+            steps = carry_out(self._runner, self._source, self._rules, now=now)
+            done += steps
+            if not steps:
+                break
+        if done:
+            self._log.info("line_steps", steps=done)
+
+
+def seconds_until(at: time, now: datetime) -> float:
+    """The time from now to that time of day (UTC), a day at most and never nothing."""
+    now = now.astimezone(UTC)
+    today = datetime.combine(now.date(), at, UTC)
+    return ((today if today > now else today + DAY) - now).total_seconds()
+
+
+MAX_BYTES = 64 * 1024
+
+
+def write_certificate(made: Certificate) -> dict[str, Any]:
+    """A certificate as JSON values, for a file of its own."""
+    built = msgspec.to_builtins(made, builtin_types=(datetime,), str_keys=True)
+    values: dict[str, Any] = json.loads(json.dumps(built, default=datetime.isoformat))
+    return values
+
+
+def read_certificate(path: Path) -> Certificate:
+    """The certificate in a file; `RequestError` where it has none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    kinds: tuple[type[Certificate], ...] = (ErasureCertificate, RetentionCertificate)
+    for kind in kinds:
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(data, type=kind)
+    raise RequestError(
+        f"{path} holds no certificate: give a file that `sosie erase --certificate` or "
+        "`sosie retention run --certificate` has written"
+    )

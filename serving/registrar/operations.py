@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
-from threading import Event
-from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
-from engine.errors import (
-    DeadlinePassed,
-    GalleryBehind,
-    NotInstalled,
-    RegistryError,
-    SosieError,
-    advise_extra,
-)
-from engine.faces.liveness_judge import Judged
+from engine.errors import DeadlinePassed, NotInstalled, SosieError, advise_extra
 from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
-from engine.matching.checks.limits import MISSED, Guard, InFlight
+from engine.matching.checks.limits import MISSED, Guard
 from engine.matching.checks.picture import FaceVector
 from engine.matching.holders import FoundLines, PendingErasure
 from engine.matching.lines import OpenedDispute
@@ -54,38 +41,33 @@ from engine.registry.documents import ExemptDocument
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
-from engine.registry.references import SecondTemplate
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
-from schema.actors import Actor, Caller, person_of
-from schema.decisions import RecordedLiveness
+from schema.actors import Actor, Caller, Restriction, person_of
 from schema.documents import Document, ErasureCertificate
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord
-from serving.deployment.backups import BackupManager, BackupRecord
-from serving.deployment.deployment import Deployment
-from serving.errors import Interrupted
+from serving.deployment.backups import BackupRecord
+from serving.registrar.open_registry import OpenRegistry, finish_by
 from serving.registrar.protocol import (
     Assign,
-    Bar,
     CallContext,
     CampaignTerms,
     CaseStep,
     Close,
+    HolderFace,
     Lift,
     LineTarget,
     OutletStep,
     Probes,
     Propose,
     Remark,
+    Restrict,
     Steering,
-    Suspend,
     WebhookAnswer,
     Withdraw,
 )
-from serving.registrar.search_queue import SearchQueue
-from serving.sweeps.manager import SweepManager
 from serving.telemetry.traces import Tracer
 from serving.wire.cases import OutcomeRequest
 from serving.wire.sweeps import Group, GroupPage
@@ -94,118 +76,15 @@ if TYPE_CHECKING:
     from engine.imports.online import ChunkAnswer
     from serving.registrar.protocol import WebhookStep
 
-T = TypeVar("T")
 
-WARM_ROWS = (1, 64)
-"""One probe and a batch of them are searched by different code."""
-CATCH_UP_S, LOOK_EVERY_S = 0.5, 0.01
 GRACE_S = 2.0
 """How much longer work may take that had begun when its time ran out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """The sequences of store and gallery at one moment; equal where nothing is missing.
-
-    `store_sequence` is None where the store could not be read.
-    """
-
-    size: int
-    sequence: int
-    store_sequence: int | None
-    read_at: float
-
-    @property
-    def is_behind(self) -> bool:
-        return self.store_sequence is not None and self.store_sequence != self.sequence
-
-
-class OpenRegistry:
-    """The parts behind the calls: the lease held, the gallery at the watermark.
-
-    `observe_search(probes, seconds)` is called for each batch of searches.
-    """
-
-    def __init__(
-        self,
-        deployment: Deployment,
-        probes_waiting: int,
-        observe_search: Callable[[int, float], None] | None = None,
-    ) -> None:
-        self.deployment = deployment
-        self.store = deployment.store
-        self.thresholds = deployment.thresholds
-        """As they were at the start: `review` may follow the gallery."""
-        self.registrar = deployment.registrar
-        self.gallery = self.registrar.gallery
-        self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
-        self.sweeps = SweepManager(deployment)
-        self.backups = BackupManager(deployment)
-        self.in_flight = InFlight()
-        self.search_turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """Of each carrier, and of each of those who are none's: what one search told is counted
-        before the next is answered, or those in flight would tell more than the bound."""
-        self.case_closed = Event()
-        """Set when a case was closed: erasures that waited for it may be done."""
-
-    def warm(self) -> None:
-        """One search of each kind, so that no caller waits for code that is compiled."""
-        self.gallery.warm()
-        for rows in WARM_ROWS:
-            probes = np.zeros((rows, self.gallery.dim), np.float32)
-            probes[:, 0] = 1
-            self.searches.submit(probes, self.thresholds.review).result()
-
-    def read_watermark(self) -> Watermark:
-        """Reads both sequences; waits a little for a change that is committed and has not reached
-        the gallery, and not for one that has: a silent shard may hold that for long."""
-        before = self.gallery.look()
-        try:
-            stored = self.store.sequence()
-        except RegistryError:
-            return Watermark(before.size, before.sequence, None, monotonic())
-        # A batch lies between its commit and its place in the gallery.
-        give_up_at = monotonic() + CATCH_UP_S
-        while (after := self.gallery.look()).sequence < stored and monotonic() < give_up_at:
-            if after.coming == stored:
-                # Answered to nobody yet: before its commit the store was where the gallery is.
-                stored = after.sequence
-                break
-            sleep(LOOK_EVERY_S)
-        # It has moved meanwhile: at some moment it stood where the store was.
-        is_passed = before.sequence <= stored <= after.sequence
-        sequence = stored if is_passed else after.sequence
-        return Watermark(after.size, sequence, stored, monotonic())
-
-    def stop(self) -> None:
-        """Nothing is decided any more, on a gallery that may be a part of what it was."""
-        if self.registrar.failure is None:
-            self.registrar.stop(GalleryBehind("the gallery was lost: it is opened again"))
-
-    def close(self, *, keep_shards: bool = False) -> None:
-        """Answers who waits, keeps a snapshot where much has changed, gives back the lease."""
-        with ExitStack() as closing:
-            closing.callback(partial(self.deployment.close, keep_shards=keep_shards))
-            closing.callback(self.searches.close)
-            closing.callback(self.sweeps.close)
-            closing.callback(self.backups.close)
-
-    @property
-    def failure(self) -> SosieError | None:
-        """Why nothing is decided, or nothing searched, any more."""
-        if self.registrar.failure is not None:
-            return self.registrar.failure
-        if not (self.registrar.is_alive and self.searches.is_alive):
-            return RegistryError("a thread of the registry has ended: it is opened again")
-        return None
-
-
 class Operations:
-    """The calls of a `RegistrarClient`, for one of them, which ends by the monotonic clock.
-
-    Those that are coroutines are gathered with others of their kind; each of the rest blocks, and
-    needs a thread. What shows people is audited before it is answered.
-    """
+    """The calls of a `RegistrarClient` for one of them, which ends by the monotonic clock.
+    Coroutines are gathered with others of their kind; each of the rest blocks, and needs a thread.
+    What shows people is audited before it is answered."""
 
     def __init__(
         self,
@@ -296,10 +175,8 @@ class Operations:
         return answers
 
     def _keep_own(self, answers: list[FoundHolders], carrier: str) -> list[FoundHolders]:
-        """Keeps a tenant's own holders: of those of others it is told nothing.
-
-        The registry is asked whether or not anybody was found, or the time would tell.
-        """
+        """Keeps a tenant's own holders. The registry is asked whether or not anybody was found, or
+        the time would tell."""
         found = {one.document_id for answer in answers for one in answer.candidates}
         counts = self._opened.store.open_line_counts(sorted(found) or [""], carrier)
         own = {key for key, count in counts.items() if count}
@@ -308,35 +185,17 @@ class Operations:
     async def note(self, entries: Sequence[AuditEntry]) -> None:
         await finish_by(self._opened.registrar.submit_audit(entries), self._expires_at)
 
-    def check_line(
-        self,
-        target: LineTarget,
-        probe: FaceVector,
-        second: SecondTemplate | None = None,
-        liveness: RecordedLiveness | None = None,
-        judged: Judged | None = None,
-    ) -> HolderCheck:
-        alive = self._require_alive(liveness, judged)
+    def check_line(self, target: LineTarget, shown: HolderFace) -> HolderCheck:
         asked = replace(
-            self._probe(probe, second),
+            self._probe(shown),
             is_photographed=target.is_photographed,
             rules=self._opened.deployment.line_rules,
-            use_liveness=alive,
         )
         with self._guard as guard:
             return self._compare(asked, guard).check_line(target.text)
 
-    def check_document(
-        self,
-        document: Document | str,
-        probe: FaceVector,
-        second: SecondTemplate | None = None,
-        liveness: RecordedLiveness | None = None,
-        judged: Judged | None = None,
-    ) -> HolderCheck:
-        asked = replace(
-            self._probe(probe, second), use_liveness=self._require_alive(liveness, judged)
-        )
+    def check_document(self, document: Document | str, shown: HolderFace) -> HolderCheck:
+        asked = self._probe(shown)
         with self._guard as guard:
             return self._compare(asked, guard).check_document(document)
 
@@ -344,41 +203,33 @@ class Operations:
         store = self._opened.store
         return verification.HolderComparison(self._runner, store, probe, self._audit, guard)
 
-    def _require_alive(
-        self, liveness: RecordedLiveness | None, judged: Judged | None
-    ) -> Callable[[], None]:
+    def _require_alive(self, shown: HolderFace) -> Callable[[], None]:
         """Uses up the evidence of liveness of a verification, once somebody is found; raises where
         what is asked for does not hold."""
         deployment, context = self._opened.deployment, self._context
-        shown = verification.LivenessOfVerification(
+        evidence = verification.LivenessOfVerification(
             runner=self._runner,
             registry=self._opened.store,
             vault=deployment.vault,
             terms=deployment.liveness.terms,
-            result=liveness,
-            judged=judged,
+            result=shown.liveness,
+            judged=shown.judged,
             actor=context.actor,
             carrier=context.carrier,
             outlet=context.outlet,
         )
-        shown.require()
-        return shown.use
+        evidence.require()
+        return evidence.use
 
-    def read_lines(
-        self,
-        document: Document,
-        probe: FaceVector,
-        liveness: RecordedLiveness | None = None,
-        judged: Judged | None = None,
-    ) -> FoundLines:
-        self._require_alive(liveness, judged)()
+    def read_lines(self, document: Document, shown: HolderFace) -> FoundLines:
+        self._require_alive(shown)()
         with self._guard as guard:
             return holders.show_lines(
                 self._opened.store,
                 self._opened.gallery,
                 document,
-                probe.vector,
-                self._threshold_of(probe),
+                shown.face.vector,
+                self._threshold_of(shown.face),
                 guard=guard,
                 actor=self._context.actor,
                 audit=self._audit,
@@ -386,22 +237,17 @@ class Operations:
             )
 
     def dispute_line(
-        self,
-        target: LineTarget,
-        document: Document,
-        probe: FaceVector,
-        liveness: RecordedLiveness | None = None,
-        judged: Judged | None = None,
+        self, target: LineTarget, document: Document, shown: HolderFace
     ) -> OpenedDispute:
-        self._require_alive(liveness, judged)()
+        self._require_alive(shown)()
         with self._guard as guard:
             return matching_lines.dispute_line(
                 self._runner,
                 self._opened.store,
                 line_text=target.text,
                 document=document,
-                probe=probe.vector,
-                threshold=self._threshold_of(probe),
+                probe=shown.face.vector,
+                threshold=self._threshold_of(shown.face),
                 actor=self._context.actor,
                 guard=guard,
             )
@@ -489,9 +335,9 @@ class Operations:
     def step_outlet(self, code: str, step: OutletStep) -> Outlet:
         given = (self._runner, self._opened.store, code)
         match step:
-            case Suspend(case_id, reason):
+            case Restrict(Restriction.SUSPENDED, case_id, reason):
                 return outlets.suspend(*given, case_id, reason, self._actor)
-            case Bar(case_id, reason):
+            case Restrict(_, case_id, reason):
                 return outlets.bar(*given, case_id, reason, self._actor)
             case Lift(restriction, reason):
                 return outlets.lift(*given, restriction, reason, self._actor)
@@ -587,13 +433,15 @@ class Operations:
         """From which score it is a holder's face, by how many photographs it is made of."""
         return self._opened.thresholds.of(probe.comparison).same_document
 
-    def _probe(self, probe: FaceVector, second: SecondTemplate | None) -> HolderProbe:
+    def _probe(self, shown: HolderFace) -> HolderProbe:
+        """The face as a verification holds it against a holder's, where it is alive as asked."""
         return HolderProbe(
-            vector=probe.vector,
-            threshold=self._threshold_of(probe),
+            vector=shown.face.vector,
+            threshold=self._threshold_of(shown.face),
             actor=self._context.actor,
             carrier=self._context.carrier,
-            second=second,
+            second=shown.second,
+            use_liveness=self._require_alive(shown),
         )
 
     def _entry(self, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
@@ -614,46 +462,3 @@ class Operations:
                 correlator=self._context.correlator,
                 ms=round(1000 * (monotonic() - started), 1),
             )
-
-
-async def finish_by(
-    future: Future[T],
-    expires_at: float,
-    *,
-    give_up: Callable[[], object] | None = None,
-    on_result: Callable[[T], object] | None = None,
-    grace_s: float = 0.0,
-) -> T:
-    """The future's result. `expires_at` is by the monotonic clock.
-
-    A caller that is cancelled, or out of time, cancels work that has not begun, and calls
-    `give_up`: then it is `DeadlinePassed`. What has begun is waited for `grace_s` longer, and is
-    `Interrupted` then: it goes on, and may take effect. `on_result` gets the result in any case.
-    """
-    wrapped = asyncio.wrap_future(future)
-
-    def settle(ended: asyncio.Future[T]) -> None:
-        # Asks for the error in any case, since a caller that has left does not.
-        if not ended.cancelled() and ended.exception() is None and on_result is not None:
-            on_result(ended.result())
-
-    wrapped.add_done_callback(settle)
-    try:
-        await asyncio.wait((wrapped,), timeout=max(0.0, expires_at - monotonic()))
-        if not wrapped.done():
-            if future.cancel():
-                raise DeadlinePassed("the time ran out while the call waited: nothing was stored")
-            if give_up is not None:
-                give_up()
-            await asyncio.wait((wrapped,), timeout=grace_s)
-    except asyncio.CancelledError:
-        future.cancel()
-        if give_up is not None:
-            give_up()
-        raise
-    if not wrapped.done():
-        raise Interrupted(
-            "the time ran out while the call was carried out: "
-            "ask again, with the same Idempotency-Key if it has one"
-        )
-    return wrapped.result()

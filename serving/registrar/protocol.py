@@ -55,19 +55,13 @@ if TYPE_CHECKING:
 
 Probes = NDArray[np.float32]
 
-MOST_CANDIDATES = 100
-"""Most candidates listed for a probe: all of them may exceed one message."""
-
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of the registrar and its gallery; `detail` is one line for people.
-
-    `sequence` is the gallery's, `store_sequence` the store's; both are None where they could not
-    be read. `boot_id` changes with every start of a registrar. `anchor_fault` says why the audit
-    head is not anchored outside, `search_fault` why searches are slower than they were set up to
-    be, `upkeep_fault` what is not done since references were removed: these stop nothing.
-    """
+    """The state of the registrar and its gallery; `detail` is one line for people. `sequence` is
+    the gallery's, `store_sequence` the store's, None where it could not be read; `boot_id` changes
+    with every start. Faults that stop nothing: `anchor_fault` of the audit head's anchor,
+    `search_fault` of slower searches, `upkeep_fault` of what is undone since removals."""
 
     phase: Phase
     detail: str
@@ -87,12 +81,9 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Context of every call: actor, correlator, tenant and time limit.
-
-    `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
-    `carrier` limits what may be touched to one tenant; None is all. `outlet` is set where the key
-    acts for one outlet alone. `person` is whose key it is: two keys of one are not two people.
-    """
+    """Context of every call. `timeout_s` is what is left when it is sent; the receiver counts from
+    its arrival. `carrier` limits it to one tenant, None is all; `outlet` where the key acts for one
+    alone; `person` is whose key it is: two keys of one are not two people."""
 
     actor: str
     correlator: str
@@ -110,13 +101,23 @@ class CallContext:
 
 @dataclass(frozen=True, slots=True)
 class LineTarget:
-    """A line by its number (+8613…) or by its id, as a list of lines shows it.
-
-    `is_photographed`, where its holder is verified: whether the face was taken for that.
-    """
+    """A line by its number (+8613…) or its id; `is_photographed` where the face was taken to verify
+    its holder."""
 
     text: str = field(repr=False)
     is_photographed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HolderFace:
+    """A face float32[d] that is to be held against a holder's, and what says that it was alive: of
+    a template nobody can say it. `second` is the same face by a second model, where one is named,
+    and `judged` what a judge made of its picture."""
+
+    face: FaceVector
+    second: SecondTemplate | None = None
+    liveness: RecordedLiveness | None = None
+    judged: Judged | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,17 +166,11 @@ CaseStep = Assign | Remark | Propose | Withdraw | Close
 
 
 @dataclass(frozen=True, slots=True)
-class Suspend:
-    """Lets an outlet enroll nobody; `case_id` is the case that says why."""
+class Restrict:
+    """Suspends an outlet, so that it enrolls nobody, or bars it for good after another person has
+    suspended it; `case_id` is the case that says why."""
 
-    case_id: str
-    reason: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """The same for good, after another person has suspended it."""
-
+    restriction: Restriction
     case_id: str
     reason: str = field(repr=False)
 
@@ -188,7 +183,7 @@ class Lift:
     reason: str = field(repr=False)
 
 
-OutletStep = Suspend | Bar | Lift
+OutletStep = Restrict | Lift
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +253,9 @@ class Reply:
 
 
 def presentable(error: Exception) -> SosieError | ServiceRefusal:
-    """The error as a caller may see it; of an unforeseen one the type, and nothing of its text.
-
-    Whatever says that the registrar or its gallery was lost is `Interrupted`: it may or may not
-    have committed, and its caller asks again with the same key.
-    """
+    """The error as a caller may see it; of an unforeseen one the type, and nothing of its text. A
+    lost registrar or gallery is `Interrupted`: it may have committed, and its caller asks again
+    with the same key."""
     if isinstance(error, LeaseLost | GalleryBehind | ShardLost):
         return Interrupted(
             "the registry was interrupted and is opened again: "
@@ -285,7 +278,6 @@ OPERATIONS: set[str] = set()
 
 def _carried(method: Method) -> Method:
     """The call has the method of this name of `Operations` carried out."""
-
     OPERATIONS.add(method.__name__)
 
     @wraps(method)
@@ -321,47 +313,27 @@ class RegistrarClient(ABC):
     async def identify(
         self, probes: Probes, threshold: float, context: CallContext
     ) -> list[FoundHolders]:
-        """1:N for rows float32[n, d], beside the writer; one audit entry for the call.
-
-        Each lists its best `MOST_CANDIDATES`, and counts all."""
+        """1:N for rows float32[n, d], beside the writer; one audit entry for the call. Each lists
+        its best `MOST_CANDIDATES`, and counts all."""
 
     @_carried
     async def check_line(
-        self,
-        target: LineTarget,
-        probe: FaceVector,
-        second: SecondTemplate | None,
-        liveness: RecordedLiveness | None,
-        judged: Judged | None,
-        context: CallContext,
+        self, target: LineTarget, shown: HolderFace, context: CallContext
     ) -> HolderCheck:
-        """The face float32[d] against the holder of a line in use; audited. `second` is the same
-        face by a second model, where one is named, and `judged` what a judge made of its picture.
-        `NotFound` for a line
-        that is not, or is of another tenant than the context's; `LivenessRefused` or
-        `LivenessReplayed` where the evidence that came with it is required and does not hold."""
+        """The face against the holder of a line in use; audited. `NotFound` for no line, or another
+        tenant's; `LivenessRefused` or `LivenessReplayed` where the evidence that came with it is
+        required and does not hold."""
 
     @_carried
     async def check_document(
-        self,
-        document: Document | str,
-        probe: FaceVector,
-        second: SecondTemplate | None,
-        liveness: RecordedLiveness | None,
-        judged: Judged | None,
-        context: CallContext,
+        self, document: Document | str, shown: HolderFace, context: CallContext
     ) -> HolderCheck:
         """The same for a document, presented or by its id; for a tenant, one with which that
         document has a line in use."""
 
     @_carried
     async def read_lines(
-        self,
-        document: Document,
-        probe: FaceVector,
-        liveness: RecordedLiveness | None,
-        judged: Judged | None,
-        context: CallContext,
+        self, document: Document, shown: HolderFace, context: CallContext
     ) -> FoundLines:
         """The numbers under a document, over all carriers, to its holder's face; audited. Another
         face learns nothing, nor whether anybody holds the document. `LivenessRefused` and
@@ -369,18 +341,11 @@ class RegistrarClient(ABC):
 
     @_carried
     async def dispute_line(
-        self,
-        target: LineTarget,
-        document: Document,
-        probe: FaceVector,
-        liveness: RecordedLiveness | None,
-        judged: Judged | None,
-        context: CallContext,
+        self, target: LineTarget, document: Document, shown: HolderFace, context: CallContext
     ) -> OpenedDispute:
         """Opens a case over a line of this document that its holder did not open; the line becomes
-        `disputed`. `HolderMismatch` where the face is not the holder's, or nobody's document.
-        `NotFound` where the line is not under it. `LivenessRefused`, `LivenessReplayed`. Disputed
-        again: the same case."""
+        `disputed`. Disputed again: the same case. `HolderMismatch` for another's face or nobody's
+        document, `NotFound` for a line not under it, `LivenessRefused`, `LivenessReplayed`."""
 
     @_carried
     async def close_line(self, target: LineTarget, context: CallContext) -> str:
@@ -434,8 +399,7 @@ class RegistrarClient(ABC):
 
     @_carried
     async def open_session(self, session: Session, subject: str, context: CallContext) -> bool:
-        """Keeps a new session of an account; audited. False where the account is another person's,
-        or the name another account's."""
+        """Keeps a new session; audited. False where the account or the name is another's."""
 
     @_carried
     async def touch_session(self, session_id: str, context: CallContext) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from threading import Condition
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.batching import Batch, Batcher, Lane, Pending, Refusals
+from engine.batching import Pending
 from engine.capacity import GATHER_S
 from engine.errors import (
     DeadlinePassed,
@@ -26,21 +26,26 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
-from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
 from engine.matching.verification import FoundHolders
-from engine.registry.audit import verify_chain
-from engine.registry.damage import find_damage
-from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
-from schema.decisions import Comparison
 from schema.phases import Phase
 from serving.deployment.deployment import Deployment
-from serving.errors import Busy, Interrupted, NotReady, describe
+from serving.errors import NotReady, describe
 from serving.jobs.audit_export import Anchoring, AuditExport
-from serving.jobs.periodic import ClockWatch
-from serving.jobs.retention import DailyRetention, LineSteps, PendingErasures
-from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
+from serving.jobs.periodic import ClockWatch, DailyRetention, LineSteps, PendingErasures
+from serving.registrar.open_registry import (
+    CLOSED,
+    Counting,
+    OpenRegistry,
+    Watermark,
+    examine_rows,
+    finish_by,
+    open_pool,
+    show_queues,
+    show_state,
+)
+from serving.registrar.operations import GRACE_S, Operations
 from serving.registrar.protocol import OPERATIONS, CallContext, Reply, Status, presentable
 from serving.settings.sections import ServeSettings
 from serving.telemetry import metrics
@@ -58,18 +63,14 @@ FULL = "the database has no room left: free space on its disk"
 FULL_S = 5.0
 """How long that is said after a refusal: only the next write tells whether it is over."""
 SILENT = "the database does not answer: check that it runs, and the network to it"
-PAUSE_S = 0.2
-"""Between two pages of the daily examination of all rows."""
 LOOKS_BEHIND = 2
 """Looks in a row that find the gallery behind: then another process writes."""
 
 
 class Lifecycle:
-    """Thread that keeps the registry open; `_opened` is None whenever it is not whole.
-
-    It waits for the writer's lease as long as it takes, since the process that holds it may be
-    dying; after any other failure it tries again, with growing pauses.
-    """
+    """Thread that keeps the registry open; `_opened` is None whenever it is not whole. It waits for
+    the writer's lease as long as it takes, as its holder may be dying; after other failures it
+    tries again, with growing pauses."""
 
     def __init__(
         self,
@@ -214,10 +215,11 @@ class Lifecycle:
             if not self._take_lease(deployment):
                 return None
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
-            deployment.observer = _Counting(self._meter)
+            counting = Counting(self._meter)
+            deployment.observer = counting
             deployment.gather_s = GATHER_S
-            deployment.tell = self._tell
-            opened = OpenRegistry(deployment, self._probes_waiting, self._count_searches)
+            deployment.tell = partial(self._enter, Phase.REPLAYING)
+            opened = OpenRegistry(deployment, self._probes_waiting, counting.observe_search)
             undo.callback(opened.searches.close)
             opened.warm()
             undo.callback(opened.sweeps.close)
@@ -225,13 +227,6 @@ class Lifecycle:
             self._admit(opened)
             undo.pop_all()
         return opened
-
-    def _tell(self, line: str) -> None:
-        self._enter(Phase.REPLAYING, line)
-
-    def _count_searches(self, probes: int, seconds: float) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, probes, "search")
-        self._meter.observe(metrics.STAGE_SECONDS, seconds, "search")
 
     def _take_lease(self, deployment: Deployment) -> bool:
         while not self._closing.is_set():
@@ -275,16 +270,9 @@ class Lifecycle:
         with self._lock:
             if self._opened is opened:
                 self._keep(mark)
-        _show_queues(self._meter, opened)
-        _show_watermark(self._meter, mark)
-        _show_sweep(self._meter, opened)
-        self._meter.set(metrics.COPIES_WANTING, opened.deployment.copies_wanting)
-        has_fault = opened.gallery.search_fault is not None
-        self._meter.set(metrics.SEARCH_DEVICE_FAILED, float(has_fault))
-        self._meter.set(metrics.MOVES_WANTING, opened.deployment.moves_wanting)
+        show_state(self._meter, opened, mark)
         self._upkeep_fault = opened.deployment.upkeep_fault
         self._meter.set(metrics.UPKEEP_FAILED, float(self._upkeep_fault is not None))
-        self._meter.set(metrics.REMOVED_OVERDUE, opened.deployment.overdue_s)
         self._meter.set_state(PHASE, self._phase)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:
@@ -297,7 +285,7 @@ class Lifecycle:
             self._leave(opened.close)
         except Exception as error:  # noqa: BLE001 - it is gone, and the next is to be opened
             self._log.warning("close_failed", error=type(error).__name__)
-        _show_queues(self._meter, None)
+        show_queues(self._meter, None)
 
     def _leave(self, close: Callable[..., None]) -> None:
         """Closes; the shards of the gallery stay for the next opening, unless there is none."""
@@ -360,23 +348,6 @@ class Lifecycle:
             self._log.info("phase", phase=phase.value, detail=detail)
 
 
-def examine_rows(store: Store, meter: Meter, log: FilteringBoundLogger) -> list[str]:
-    """Looks through every row and the audit chain for what was altered; told by log and metric."""
-
-    def pause(_done: int, _total: int) -> None:
-        """Decisions go first."""
-        sleep(PAUSE_S)
-
-    found = find_damage(store, is_alone=False, progress=pause)
-    chain = verify_chain(store, progress=pause)
-    if not chain.intact:
-        found.append(f"the audit chain is broken at entry {chain.first_bad}")
-    meter.set(metrics.DAMAGE, len(found))
-    if found:
-        log.error("registry_damaged", found=found)
-    return found
-
-
 def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:
     def attempt() -> None:
         with suppress(Exception):
@@ -385,82 +356,15 @@ def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:
     return attempt
 
 
-class _Counting(Observer):
-    """Counts what the registrar decides and keeps."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def observe_batch(self, batch: DecidedBatch) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
-        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
-        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
-        for outcome in batch.outcomes:
-            if isinstance(outcome, Answer) and not outcome.is_repeated:
-                self._meter.add(metrics.DECISIONS, outcome.decision)
-                for reason in outcome.reasons:
-                    self._meter.add(metrics.REASONS, reason)
-
-    def observe_audit(self, entries: int, seconds: float) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, entries, "audit")
-        self._meter.observe(metrics.STAGE_SECONDS, seconds, "audit")
-
-
-def _show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
-    """Shows how full the queues are; empty where nothing is open."""
-    held = dict.fromkeys(("decisions", "probes", "audit"), (0, 0))
-    if opened is not None:
-        sizes = opened.registrar.config
-        held["decisions"] = opened.registrar.queued, sizes.queue_size
-        held["probes"] = opened.searches.queued, opened.searches.capacity
-        held["audit"] = opened.registrar.audit_queued, sizes.audit_queue_size
-    for queue, (depth, capacity) in held.items():
-        meter.set(metrics.QUEUE_DEPTH, depth, queue)
-        meter.set(metrics.QUEUE_CAPACITY, capacity, queue)
-
-
-def _show_watermark(meter: Meter, mark: Watermark) -> None:
-    """Gallery size and lag, where the store could be read."""
-    if mark.store_sequence is not None:
-        meter.set(metrics.REFERENCES, mark.size)
-        meter.set(metrics.SEQUENCE, mark.sequence)
-        meter.set(metrics.STORE_SEQUENCE, mark.store_sequence)
-
-
-def _show_sweep(meter: Meter, opened: OpenRegistry) -> None:
-    """The newest sweep, if there is one."""
-    newest = opened.sweeps.newest
-    if newest is not None:
-        progress = newest.progress
-        rate = opened.deployment.calibration.fmr_at(newest.terms.threshold, Comparison.FUSED)
-        expected = rate.times(progress.comparisons_total).value
-        meter.set_state(metrics.SWEEP_STATE, newest.state)
-        meter.set(metrics.SWEEP_PROGRESS, progress.share)
-        meter.set(metrics.SWEEP_PAIRS, progress.pairs)
-        meter.set(metrics.SWEEP_FALSE_PAIRS, expected)
-
-
 READER_THREADS, READS_WAITING = 8, 128
 ERASURES_WAITING = 16
 SPANS = {"enroll": "judge", "identify": "search", "note": "audit"}
 """Names of calls in traces, where they differ from the method's."""
-_CLOSED = Interrupted("the service stops: ask again")
-_REFUSALS = Refusals(
-    full=Busy("too many calls of this kind wait: try again in a second"),
-    late=DeadlinePassed("the time ran out while the call waited: nothing was stored"),
-    closed=_CLOSED,
-    ended=_CLOSED,
-)
-
-Work = Callable[[], Any]
 
 
 class RegistrarService:
-    """Carries out calls concurrently, and only on a whole gallery.
-
-    After a loss (the lease, a shard, the step with the store) the deployment is opened again;
-    meanwhile calls are refused with `NotReady`.
-    """
+    """Carries out calls concurrently, and only on a whole gallery: after a loss (lease, shard, step
+    with the store) the deployment is opened again, and calls are `NotReady` meanwhile."""
 
     def __init__(
         self,
@@ -522,7 +426,7 @@ class RegistrarService:
             self._ended.wait_for(lambda: self._ongoing == 0, timeout_s)
         self._lifecycle.close(keep_shards)
         for pool in (self._readers, self._erasers):
-            pool.fail(_CLOSED)
+            pool.fail(CLOSED)
             pool.close()
 
     async def _carry_out(
@@ -575,22 +479,6 @@ class RegistrarService:
             with self._ended:
                 self._ongoing -= 1
                 self._ended.notify_all()
-
-
-def open_pool(name: str, threads: int, waiting: int) -> Batcher[Work, Any]:
-    """Threads for calls that block, each on its own."""
-    return Batcher(_do_one, [Lane(1, waiting)], _REFUSALS, name=name, workers=threads)
-
-
-def _do_one(batch: Batch[Work, Any]) -> list[Any]:
-    (call,) = batch
-    try:
-        return [call.payload()]
-    except Exception:
-        raise
-    except BaseException as error:
-        # Such as the panic of a library: it must not end the thread.
-        raise RuntimeError(f"a call ended its thread ({type(error).__name__})") from error
 
 
 def _describe(value: object) -> Mapping[str, Attribute]:

@@ -33,11 +33,8 @@ _APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJ
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of an enrollment under a document with this serial; `status` and `code` of an error.
-
-    `beside` are reasons that come with `reason` by the decision table. `needs` is a field that the
-    request must bring: without a guardian a minor is GUARDIAN_MISSING, without an exception the
-    enrollment is approved.
-    """
+    `beside` come with `reason` by the decision table. `needs` is a field that the request must
+    bring: without a guardian a minor is GUARDIAN_MISSING, without an exception it is approved."""
 
     serial: int
     what: str
@@ -60,30 +57,19 @@ class Outcome:
 
 
 _FACES = (
-    Outcome(900, "the name on record is another", Decision.REVIEW, Reason.NAME_MISMATCH),
-    Outcome(901, "two faces", Decision.REJECTED, Reason.FACE_MISMATCH),
+    Outcome(900, "the name on record is another", _REVIEW, Reason.NAME_MISMATCH),
+    Outcome(901, "two faces", _REJECTED, Reason.FACE_MISMATCH),
     Outcome(
-        902,
-        "the document is another person's",
-        Decision.REJECTED,
-        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
+        902, "the document is another person's", _REJECTED, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
     ),
+    Outcome(903, "the face is the resident's; opens a case", _REJECTED, Reason.DUPLICATE_IDENTITY),
     Outcome(
-        903,
-        "the face is the resident's; opens a case",
-        Decision.REJECTED,
-        Reason.DUPLICATE_IDENTITY,
+        904, "the face is like the resident's; opens a case", _REVIEW, Reason.POSSIBLE_DUPLICATE
     ),
-    Outcome(
-        904,
-        "the face is like the resident's; opens a case",
-        Decision.REVIEW,
-        Reason.POSSIBLE_DUPLICATE,
-    ),
-    Outcome(905, "the face is on the watch-list", Decision.REVIEW, Reason.WATCHLISTED),
-    Outcome(906, "the number is the resident's", Decision.REJECTED, Reason.LINE_IN_USE),
-    Outcome(907, "the holder has five lines", Decision.REJECTED, Reason.LINE_LIMIT_REACHED),
-    Outcome(908, "the document is blocked", Decision.REJECTED, Reason.DOCUMENT_BLOCKED),
+    Outcome(905, "the face is on the watch-list", _REVIEW, Reason.WATCHLISTED),
+    Outcome(906, "the number is the resident's", _REJECTED, Reason.LINE_IN_USE),
+    Outcome(907, "the holder has five lines", _REJECTED, Reason.LINE_LIMIT_REACHED),
+    Outcome(908, "the document is blocked", _REJECTED, Reason.DOCUMENT_BLOCKED),
     Outcome(909, "an erasure waits for a case", _REJECTED, Reason.ERASURE_PENDING),
     Outcome(922, "another document took its place", _REJECTED, Reason.DOCUMENT_REPLACED),
     Outcome(923, "the holder is reported dead; a case", _REJECTED, Reason.HOLDER_DECEASED),
@@ -98,7 +84,7 @@ _FACES = (
 )
 UNFIT = {one: one.row.serial for one in Reason if one.row.serial is not None}
 _PHOTOGRAPHS = tuple(
-    Outcome(serial, "the live photograph is unfit", Decision.REJECTED, reason)
+    Outcome(serial, "the live photograph is unfit", _REJECTED, reason)
     for reason, serial in UNFIT.items()
 )
 REPLAYED, GRANTED = 946, 971

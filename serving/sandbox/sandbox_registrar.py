@@ -66,8 +66,15 @@ from schema.people import DeathSource
 from schema.reasons import About, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady
-from serving.registrar.operations import OpenRegistry
-from serving.registrar.protocol import CallContext, LineTarget, RegistrarClient, Reply, Status
+from serving.registrar.open_registry import OpenRegistry
+from serving.registrar.protocol import (
+    CallContext,
+    HolderFace,
+    LineTarget,
+    RegistrarClient,
+    Reply,
+    Status,
+)
 from serving.registrar.service import RegistrarService
 from serving.sandbox import outcomes
 from serving.sandbox.outcomes import (
@@ -212,7 +219,7 @@ class SandboxRegistrar(RegistrarClient):
             return request
         name = _name(checked)
         own = make_face(name, opened.gallery.dim)
-        _PREPARATIONS.get(outcome.reason, _free)(opened, request, own)
+        _PREPARATIONS.get(outcome.reason, Preparation.free)(Preparation(opened, request, own))
         live, portrait = make_pair(_choose_face(opened, outcome, own, name), name)
         if outcome.reason is Reason.FACE_MISMATCH:
             portrait = make_near(live, f"{name} portrait", 0.05)
@@ -231,17 +238,14 @@ class SandboxRegistrar(RegistrarClient):
         """The call with the holder's own face in place of anybody's."""
         opened = self._service.require()
         place = _SHOWN[method]
-        probe = arguments[place]
+        given: HolderFace = arguments[place]
         record = _find_holder(opened, method, arguments)
-        if (
-            record is None
-            or not record.reference_ids
-            or not _is_face(opened, probe.vector, ANYBODY)
-        ):
+        is_anybody = _is_face(opened, given.face.vector, ANYBODY)
+        if record is None or not record.reference_ids or not is_anybody:
             return arguments
         reference = opened.gallery.vectors(np.array(record.reference_ids[:1], np.int64))[0]
-        shown = FaceVector(make_near(reference, "probe", outcomes.ALIKE))
-        return (*arguments[:place], shown, *arguments[place + 1 :])
+        face = FaceVector(make_near(reference, "probe", outcomes.ALIKE))
+        return (*arguments[:place], replace(given, face=face), *arguments[place + 1 :])
 
 
 _SHOWN = {"check_line": 1, "check_document": 1, "read_lines": 1, "dispute_line": 2}
@@ -294,10 +298,6 @@ def _name(checked: CheckedDocument) -> str:
 
 def _is_face(opened: OpenRegistry, vector: Vector, name: str) -> bool:
     return bool(vector @ _find_face(opened, name) > 0.5)
-
-
-def _is_anybody(opened: OpenRegistry, sample: Sample) -> bool:
-    return sample.vector is not None and _is_face(opened, sample.vector, ANYBODY)
 
 
 def _choose_face(opened: OpenRegistry, outcome: Outcome, own: Vector, name: str) -> Vector:
@@ -358,7 +358,7 @@ def _show_face(
     opened: OpenRegistry, sample: Sample, vector: Vector, reason: Reason | None = None
 ) -> Sample:
     """A sample of anybody with another face, and with what is wrong with it."""
-    if not _is_anybody(opened, sample):
+    if sample.vector is None or not _is_face(opened, sample.vector, ANYBODY):
         return sample
     if reason is None or reason.row.about is not About.PHOTOGRAPH:
         return replace(sample, vector=vector)
@@ -385,163 +385,154 @@ def _find_holder(
     return opened.store.documents_by_id([target]).get(target)
 
 
-Preparation = Callable[[OpenRegistry, EnrollmentRequest, Vector], None]
-"""Brings the registry to where the outcome follows."""
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Brings the registry to where the outcome of an enrollment follows; `own` is the face of the
+    document's holder."""
+
+    opened: OpenRegistry
+    request: EnrollmentRequest
+    own: Vector
+
+    def free(self) -> None:
+        """A number that is in use, and a holder with all lines, are free again: tests repeat."""
+        number = normalise_msisdn(self.request.msisdn)
+        if find_line(self.opened.store, number) is not None:
+            close_line(self.opened.registrar, self.opened.store, number, ACTOR)
+        self._close_from(LINE_LIMIT)
+
+    def free_all(self) -> None:
+        """A guardian answers for as many lines as one may have: what a minor had ends."""
+        self.free()
+        self._close_from(1)
+
+    def _close_from(self, least: int) -> None:
+        """Closes the lines under the document, where there are so many at least."""
+        store, record = self.opened.store, self._record()
+        lines = [] if record is None else store.lines_in_use_of([record.id]).get(record.id, [])
+        for line in lines if len(lines) >= least else ():
+            close_line(self.opened.registrar, store, line.id, ACTOR)
+
+    def hold_by_another_name(self) -> None:
+        self.free()
+        _admit(
+            self.opened, structs.replace(self.request.document, name="Sandbox Namesake"), self.own
+        )
+
+    def hold_replaced(self) -> None:
+        self.free()
+        if self.request.replaces is not None:
+            replaced = structs.replace(self.request.replaces, name="Sandbox Namesake")
+            _admit(self.opened, replaced, self.own)
+
+    def hold_minor(self) -> None:
+        self.free_all()
+        self._admit_own()
+
+    def hold_by_another(self) -> None:
+        self.free()
+        _admit(self.opened, self.request.document, make_near(self.own, "another holder", 0.05))
+
+    def use_number(self) -> None:
+        number = normalise_msisdn(self.request.msisdn)
+        line = OpenedLine(number, OTHER_CARRIER, OTHER_OUTLET, utc_now())
+        _admit(self.opened, _RESIDENT, _find_face(self.opened, RESIDENT), [line])
+
+    def fill_lines(self) -> None:
+        self._fill(self.request.carrier, self.request.outlet)
+
+    def fill_elsewhere(self) -> None:
+        is_other = self.request.carrier == OTHER_CARRIER
+        self._fill(*((CARRIER, OUTLET) if is_other else (OTHER_CARRIER, OTHER_OUTLET)))
+
+    def _fill(self, carrier: str, outlet: str) -> None:
+        self.free()
+        at = (carrier, outlet, utc_now())
+        lines = [OpenedLine(self._make_msisdn(place), *at) for place in range(LINE_LIMIT)]
+        _admit(self.opened, self.request.document, self.own, lines)
+
+    def _make_msisdn(self, place: int) -> str:
+        """A number that nobody asks for."""
+        number = outcomes.check(self.request.document).number
+        return f"+8619{int.from_bytes(number.encode()) % 10**7:07d}{place:02d}"
+
+    def await_erasure(self) -> None:
+        self.free()
+        record = self._record()
+        if record is not None and record.awaits_erasure:
+            return
+        opened, record = self.opened, self._admit_own()
+        case = NewCase(
+            kind=CaseKind.STOLEN_DOCUMENT, origin=CaseOrigin.DECISION, document_ids=(record.id,)
+        )
+
+        def perform(writer: Writer, now: datetime) -> None:
+            cases = CaseBatch(opened.store, now)
+            cases.open(case, ACTOR)
+            writer.commit(cases.writes())
+
+        opened.registrar.run(perform)
+        ask_erasure(opened.registrar, opened.store, record.id, ACTOR, hold=_HELD_FOR)
+
+    def bury(self) -> None:
+        self.free()
+        _report_dead(self.opened, self.request.document, self.own)
+
+    def replace(self) -> None:
+        """By an enrollment with another carrier, whose feed says so and not the caller's."""
+        self.free()
+        record = self._admit_own()
+        if record.id in self.opened.store.people.standing([record.id]).replaced:
+            return
+        msisdn, name = self._make_msisdn(LINE_LIMIT), self.request.document.name
+        live, portrait = make_pair(self.own, record.id)
+        successor = EnrollmentRequest(
+            idempotency_key=uuid.uuid4().hex,
+            carrier=OTHER_CARRIER,
+            outlet=OTHER_OUTLET,
+            document=Document("id-kitas", f"SBX{msisdn[5:10]}000{msisdn[10:]}", name),
+            msisdn=msisdn,
+            live=Sample(live, b"live"),
+            portrait=Sample(portrait, b"portrait"),
+            replaces=self.request.document,
+        )
+        self.opened.registrar.enroll([successor])
+
+    def block(self) -> None:
+        record = self._record()
+        if record is None or record.blocked_at is None:
+            self._admit_own()
+            registrar, store = self.opened.registrar, self.opened.store
+            block_document(registrar, store, self.request.document, ACTOR)
+
+    def _record(self) -> DocumentRecord | None:
+        return _find_document(self.opened, self.request.document)
+
+    def _admit_own(self) -> DocumentRecord:
+        return _admit_record(self.opened, self.request.document, self.own)
 
 
-def _free(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    """A number that is in use, and a holder with all lines, are free again: tests repeat."""
-    number = normalise_msisdn(request.msisdn)
-    if find_line(opened.store, number) is not None:
-        close_line(opened.registrar, opened.store, number, ACTOR)
-    record = _find_document(opened, request.document)
-    lines = [] if record is None else opened.store.lines_in_use_of([record.id]).get(record.id, [])
-    if len(lines) >= LINE_LIMIT:
-        for line in lines:
-            close_line(opened.registrar, opened.store, line.id, ACTOR)
-    del own
-
-
-def _hold_by_another_name(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _free(opened, request, own)
-    _admit(opened, structs.replace(request.document, name="Sandbox Namesake"), own)
-
-
-def _hold_replaced(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _free(opened, request, own)
-    if request.replaces is not None:
-        _admit(opened, structs.replace(request.replaces, name="Sandbox Namesake"), own)
-
-
-def _hold_minor(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _free_all(opened, request, own)
-    _admit(opened, request.document, own)
-
-
-def _hold_by_another(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _free(opened, request, own)
-    _admit(opened, request.document, make_near(own, "another holder", 0.05))
-
-
-def _free_all(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    """A guardian answers for as many lines as one may have: what a minor had ends."""
-    _free(opened, request, own)
-    record = _find_document(opened, request.document)
-    if record is not None:
-        for line in opened.store.lines_in_use_of([record.id]).get(record.id, []):
-            close_line(opened.registrar, opened.store, line.id, ACTOR)
-
-
-def _use_number(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    del own
-    number = normalise_msisdn(request.msisdn)
-    line = OpenedLine(number, OTHER_CARRIER, OTHER_OUTLET, utc_now())
-    _admit(opened, _RESIDENT, _find_face(opened, RESIDENT), [line])
-
-
-def _fill_lines(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _fill(opened, request, own, request.carrier, request.outlet)
-
-
-def _fill_elsewhere(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    is_other = request.carrier == OTHER_CARRIER
-    _fill(opened, request, own, *((CARRIER, OUTLET) if is_other else (OTHER_CARRIER, OTHER_OUTLET)))
-
-
-def _fill(
-    opened: OpenRegistry, request: EnrollmentRequest, own: Vector, carrier: str, outlet: str
-) -> None:
-    _free(opened, request, own)
-    at = (carrier, outlet, utc_now())
-    lines = [OpenedLine(_make_msisdn(request, place), *at) for place in range(LINE_LIMIT)]
-    _admit(opened, request.document, own, lines)
-
-
-def _make_msisdn(request: EnrollmentRequest, place: int) -> str:
-    """A number that nobody asks for."""
-    number = outcomes.check(request.document).number
-    return f"+8619{int.from_bytes(number.encode()) % 10**7:07d}{place:02d}"
-
-
-def _await_erasure(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _free(opened, request, own)
-    record = _find_document(opened, request.document)
-    if record is not None and record.awaits_erasure:
-        return
-    _admit(opened, request.document, own)
-    record = _find_document(opened, request.document)
-    assert record is not None, "it was admitted"
-    case = NewCase(
-        kind=CaseKind.STOLEN_DOCUMENT, origin=CaseOrigin.DECISION, document_ids=(record.id,)
-    )
-
-    def perform(writer: Writer, now: datetime) -> None:
-        cases = CaseBatch(opened.store, now)
-        cases.open(case, ACTOR)
-        writer.commit(cases.writes())
-
-    opened.registrar.run(perform)
-    ask_erasure(opened.registrar, opened.store, record.id, ACTOR, hold=_HELD_FOR)
-
-
-def _bury(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    _free(opened, request, own)
-    _report_dead(opened, request.document, own)
+_PREPARATIONS: Mapping[Reason | None, Callable[[Preparation], None]] = {
+    Reason.NAME_MISMATCH: Preparation.hold_by_another_name,
+    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: Preparation.hold_by_another,
+    Reason.LINE_IN_USE: Preparation.use_number,
+    Reason.LINE_LIMIT_REACHED: Preparation.fill_lines,
+    Reason.DOCUMENT_BLOCKED: Preparation.block,
+    Reason.ERASURE_PENDING: Preparation.await_erasure,
+    Reason.HOLDER_DECEASED: Preparation.bury,
+    Reason.DOCUMENT_REPLACED: Preparation.replace,
+    Reason.PERSON_LIMIT_REACHED: Preparation.fill_elsewhere,
+    Reason.REPLACEMENT_ASKED: Preparation.hold_replaced,
+    **dict.fromkeys(outcomes.GUARDIAN_REASONS, Preparation.free_all),
+    Reason.GUARDIAN_CHANGED: Preparation.hold_minor,
+}
 
 
 def _report_dead(opened: OpenRegistry, document: Document, face: Vector) -> None:
-    _admit(opened, document, face)
-    record = _find_document(opened, document)
-    assert record is not None, "it was admitted"
+    record = _admit_record(opened, document, face)
     if record.id not in opened.store.people.standing([record.id]).deceased:
         source = DeathSource.OTHER
         deaths.report(opened.registrar, opened.store, record.id, source, _PEOPLE[0])
-
-
-def _replace(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    """By an enrollment with another carrier, whose feed says so and not the caller's."""
-    _free(opened, request, own)
-    _admit(opened, request.document, own)
-    record = _find_document(opened, request.document)
-    assert record is not None, "it was admitted"
-    if record.id in opened.store.people.standing([record.id]).replaced:
-        return
-    msisdn = _make_msisdn(request, LINE_LIMIT)
-    live, portrait = make_pair(own, record.id)
-    successor = EnrollmentRequest(
-        idempotency_key=uuid.uuid4().hex,
-        carrier=OTHER_CARRIER,
-        outlet=OTHER_OUTLET,
-        document=Document("id-kitas", f"SBX{msisdn[5:10]}000{msisdn[10:]}", request.document.name),
-        msisdn=msisdn,
-        live=Sample(live, b"live"),
-        portrait=Sample(portrait, b"portrait"),
-        replaces=request.document,
-    )
-    opened.registrar.enroll([successor])
-
-
-def _block(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
-    record = _find_document(opened, request.document)
-    if record is None or record.blocked_at is None:
-        _admit(opened, request.document, own)
-        block_document(opened.registrar, opened.store, request.document, ACTOR)
-
-
-_PREPARATIONS: Mapping[Reason | None, Preparation] = {
-    Reason.NAME_MISMATCH: _hold_by_another_name,
-    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: _hold_by_another,
-    Reason.LINE_IN_USE: _use_number,
-    Reason.LINE_LIMIT_REACHED: _fill_lines,
-    Reason.DOCUMENT_BLOCKED: _block,
-    Reason.ERASURE_PENDING: _await_erasure,
-    Reason.HOLDER_DECEASED: _bury,
-    Reason.DOCUMENT_REPLACED: _replace,
-    Reason.PERSON_LIMIT_REACHED: _fill_elsewhere,
-    Reason.REPLACEMENT_ASKED: _hold_replaced,
-    **dict.fromkeys(outcomes.GUARDIAN_REASONS, _free_all),
-    Reason.GUARDIAN_CHANGED: _hold_minor,
-}
 
 
 def _admit(
@@ -562,6 +553,14 @@ def _admit(
             admit_planned(writer, gallery, plan, actor=ACTOR, subject=ACTOR, detail={})
 
     opened.registrar.run(perform)
+
+
+def _admit_record(opened: OpenRegistry, document: Document, face: Vector) -> DocumentRecord:
+    """The same, and its record."""
+    _admit(opened, document, face)
+    record = _find_document(opened, document)
+    assert record is not None, "it was admitted"
+    return record
 
 
 def _grant(opened: OpenRegistry, answer: Answer) -> None:

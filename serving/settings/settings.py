@@ -36,13 +36,17 @@ from serving.settings.sections import (
     RegistrySettings,
     Section,
     ServeSettings,
-    SignInSettings,
     SweepSettings,
     ThresholdSettings,
-    WebhookSettings,
     is_private_address,
 )
-from serving.settings.terms import AuthoritySettings, LinesSettings, LivenessSettings
+from serving.settings.terms import (
+    AuthoritySettings,
+    LinesSettings,
+    LivenessSettings,
+    SignInSettings,
+    WebhookSettings,
+)
 
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
@@ -122,11 +126,9 @@ class _Environment(EnvSettingsSource):
 
 
 def load_settings(home: Path | None, file: Path | None = None) -> Settings:
-    """The settings of the deployment in `home`, or the defaults where there is none.
-
-    `file` instead of the one in `home`, where given. A home made before calibrations had versions
-    keeps the first of a built-in card until its settings name another.
-    """
+    """The settings of the deployment in `home`, or of `file`, or the defaults where there is none.
+    A home older than calibrations' versions keeps the first of a built-in card until its settings
+    name another."""
     if home is None:
         return make_settings({})
     if file is not None and not file.is_file():
@@ -254,11 +256,8 @@ def benchmark_environment() -> dict[str, str]:
 
 
 def write_settings(home: Path, chosen: Chosen) -> None:
-    """Writes a new settings file with every setting and its description.
-
-    The chosen ones are set; the others are comments with their defaults. `RegistryExists` where the
-    file exists.
-    """
+    """Writes a new settings file with every setting and its description, those not chosen as
+    comments with their defaults; `RegistryExists` where the file exists."""
     lines = [
         "# Settings of this Sosie deployment. A commented line shows its default; where the\n"
         "# model's card has [thresholds] of its own, those stand before the defaults here.\n"

@@ -1,82 +1,65 @@
-"""Settings of what decisions ask for: liveness, an authority, the rules of lines and of people."""
+"""Settings of what others say and take: capture systems, an authority, rules of lines, an identity
+provider, receivers of events."""
 
 from __future__ import annotations
 
+import re
 from datetime import date
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from schema.reasons import LivenessLevel, LivenessMode, LivenessUse
-from serving.settings.sections import Section, is_private_address
+from serving.settings.sections import Section, is_private_address, setting
 
 
 class AuthoritySettings(Section):
     """Whom a document is looked up at before a decision, beyond its form and check digits."""
 
-    kind: Literal["form", "listed", "http"] = Field(
-        default="form",
-        description="form: nobody; listed: a file; http: the operator's service, docs/authority.md",
+    kind: Literal["form", "listed", "http"] = setting(
+        "form", "form: nobody; listed: a file; http: the operator's service, docs/authority.md"
     )
-    unavailable: Literal["review", "rejected", "proceed"] = Field(
-        default="review", description="what an enrollment is where there is no answer"
+    unavailable: Literal["review", "rejected", "proceed"] = setting(
+        "review", "what an enrollment is where there is no answer"
     )
-    unknown: Literal["review", "rejected", "proceed"] = Field(
-        default="rejected", description="where no record has the document"
+    unknown: Literal["review", "rejected", "proceed"] = setting(
+        "rejected", "where no record has the document"
     )
-    contradicts: Literal["review", "rejected"] = Field(
-        default="review",
-        description="where it is lost, revoked, of a dead person, differs, or two things are said",
+    contradicts: Literal["review", "rejected"] = setting(
+        "review", "where it is lost, revoked, of a dead person, differs, or two things are said"
     )
-    list_file: str = Field(
-        default="",
-        description="listed: CSV of type, number, standing, in the home folder unless absolute",
+    list_file: str = setting(
+        "", "listed: CSV of type, number, standing, in the home folder unless absolute"
     )
-    url: str = Field(
-        default="",
-        description="http: takes a POST, as https://registry.example/v1/{type}; http on loopback",
+    url: str = setting(
+        "", "http: takes a POST, as https://registry.example/v1/{type}; http on loopback"
     )
-    token: SecretStr = Field(
-        default=SecretStr(""),
-        description="a bearer token; better as SOSIE_AUTHORITY__TOKEN or in a file",
+    token: SecretStr = setting(
+        SecretStr(""), "a bearer token; better as SOSIE_AUTHORITY__TOKEN or in a file"
     )
-    token_file: str = Field(
-        default="", description="file with the token, in the home folder unless absolute"
+    token_file: str = setting("", "file with the token, in the home folder unless absolute")
+    ca_file: str = setting("", "PEM: the only authorities of certificates that are believed")
+    client_certificate: str = setting("", "PEM, shown to the service")
+    client_key: str = setting("", "PEM, its key where it is not in the same file")
+    connect_timeout_s: float = setting(2, "for a connection, a part of timeout_s", gt=0, le=60)
+    timeout_s: float = setting(5, "for a whole answer, and before that for a place", gt=0, le=60)
+    concurrency: int = setting(8, "look-ups at once of each ingress; more wait", ge=1, le=256)
+    max_answer_kib: float = setting(64, "a larger answer is none", gt=0, le=4096)
+    breaker_failures: int = setting(
+        5, "failures in a row, and it is not asked for a while", ge=1, le=1000
     )
-    ca_file: str = Field(
-        default="", description="PEM: the only authorities of certificates that are believed"
-    )
-    client_certificate: str = Field(default="", description="PEM, shown to the service")
-    client_key: str = Field(default="", description="PEM, its key where it is not in the same file")
-    connect_timeout_s: float = Field(
-        default=2, gt=0, le=60, description="for a connection, a part of timeout_s"
-    )
-    timeout_s: float = Field(
-        default=5, gt=0, le=60, description="for a whole answer, and before that for a place"
-    )
-    concurrency: int = Field(
-        default=8, ge=1, le=256, description="look-ups at once of each ingress; more wait"
-    )
-    max_answer_kib: float = Field(default=64, gt=0, le=4096, description="a larger answer is none")
-    breaker_failures: int = Field(
-        default=5, ge=1, le=1000, description="failures in a row, and it is not asked for a while"
-    )
-    breaker_pause_s: float = Field(default=30, gt=0, le=3600, description="so long")
+    breaker_pause_s: float = setting(30, "so long", gt=0, le=3600)
     cache_s: dict[
         Literal["confirmed", "unknown", "contradicts"], Annotated[float, Field(ge=0, le=86400)]
-    ] = Field(
-        default={},
-        description="how long an ingress keeps answers in memory, as { confirmed = 600 }; empty: "
-        "not at all",
+    ] = setting(
+        {}, "how long an ingress keeps answers in memory, as { confirmed = 600 }; empty: not at all"
     )
-    sends_photograph: bool = Field(
-        default=False, description="the live photograph goes along, for its face to be compared"
+    sends_photograph: bool = setting(
+        False, "the live photograph goes along, for its face to be compared"
     )
-    min_face_score: float = Field(
-        default=0,
-        ge=0,
-        le=1,
-        description="least score of the authority's comparison, of 1; 0: its score is only kept",
+    min_face_score: float = setting(
+        0, "least score of the authority's comparison, of 1; 0: its score is only kept", ge=0, le=1
     )
 
     def kept_s(self) -> dict[str, float]:
@@ -122,11 +105,9 @@ class CarrierLiveness(Section):
 
     enrollment: LivenessMode | None = None
     verification: LivenessMode | None = None
-    issuers: list[str] = Field(
-        default=[], description="who may sign for its subscribers; empty: every issuer"
-    )
-    at_least: dict[LivenessUse, list[LivenessLevel]] = Field(
-        default={}, description="the levels of its results, where they differ"
+    issuers: list[str] = setting([], "who may sign for its subscribers; empty: every issuer")
+    at_least: dict[LivenessUse, list[LivenessLevel]] = setting(
+        {}, "the levels of its results, where they differ"
     )
 
 
@@ -134,42 +115,38 @@ class LivenessSettings(Section):
     """Evidence of liveness: results of the capture systems' presentation attack detection, which
     Sosie checks and does not make."""
 
-    enrollment: LivenessMode = Field(
-        default=LivenessMode.OFF,
-        description="off, observe (on record, no answer changes) or required",
+    enrollment: LivenessMode = setting(
+        LivenessMode.OFF, "off, observe (on record, no answer changes) or required"
     )
-    verification: LivenessMode = Field(
-        default=LivenessMode.OFF, description="the same of verifications against a holder"
+    verification: LivenessMode = setting(
+        LivenessMode.OFF, "the same of verifications against a holder"
     )
-    missing: Literal["rejected", "review"] = Field(
-        default="rejected", description="what an enrollment without it is, where it is required"
+    missing: Literal["rejected", "review"] = setting(
+        "rejected", "what an enrollment without it is, where it is required"
     )
-    max_age_s: float = Field(default=300, gt=0, le=3600, description="an older result is stale")
-    audience: str = Field(
-        default="", max_length=200, description="`aud` of the results; empty: the deployment's id"
+    max_age_s: float = setting(300, "an older result is stale", gt=0, le=3600)
+    audience: str = setting("", "`aud` of the results; empty: the deployment's id", max_length=200)
+    must_name: list[Literal["use", "document_sha256"]] = setting(
+        [],
+        "what a result must be made for, beside its photographs: claims that none goes without, as "
+        '["use", "document_sha256"]; one that is there must fit in any case',
     )
-    must_name: list[Literal["use", "document_sha256"]] = Field(
-        default=[],
-        description="what a result must be made for, beside its photographs: claims that none goes "
-        'without, as ["use", "document_sha256"]; one that is there must fit in any case',
+    at_least: dict[LivenessUse, list[LivenessLevel]] = setting(
+        {},
+        'levels that a result must tell, by use, as { enrollment = ["iso30107-3:2", '
+        '"cen18099:high"] }; a higher one of the standard will do',
     )
-    at_least: dict[LivenessUse, list[LivenessLevel]] = Field(
-        default={},
-        description="levels that a result must tell, by use, as "
-        '{ enrollment = ["iso30107-3:2", "cen18099:high"] }; a higher one of the standard will do',
+    issuers: dict[str, LivenessIssuer] = setting(
+        {}, 'by `iss`, as { capture = { keys = "capture.json" } }'
     )
-    issuers: dict[str, LivenessIssuer] = Field(
-        default={}, description='by `iss`, as { capture = { keys = "capture.json" } }'
+    carriers: dict[str, CarrierLiveness] = setting(
+        {}, 'by code, as { red = { enrollment = "required" } }'
     )
-    carriers: dict[str, CarrierLiveness] = Field(
-        default={}, description='by code, as { red = { enrollment = "required" } }'
+    judge: str = setting(
+        "", "card of a model of yours that looks at the picture itself; empty: none"
     )
-    judge: str = Field(
-        default="",
-        description="card of a model of yours that looks at the picture itself; empty: none",
-    )
-    judge_mode: Literal["observe", "enforce"] = Field(
-        default="observe", description="observe: on record, no answer changes; enforce: it decides"
+    judge_mode: Literal["observe", "enforce"] = setting(
+        "observe", "observe: on record, no answer changes; enforce: it decides"
     )
 
     def modes(self) -> dict[LivenessUse, LivenessMode]:
@@ -208,22 +185,106 @@ class LivenessSettings(Section):
 class LinesSettings(Section):
     """The life of lines: rules by which holders are asked for, limits, and who reports."""
 
-    rules: str = Field(
-        default="",
-        description="of every carrier: a built-in set, as vietnam (docs/lines.md), or a TOML file "
-        "in the home folder unless absolute; empty: none",
+    rules: str = setting(
+        "",
+        "of every carrier: a built-in set, as vietnam (docs/lines.md), or a TOML file in the home "
+        "folder unless absolute; empty: none",
     )
-    carriers: dict[str, str] = Field(
-        default={}, description='the same of one carrier, by code, as { red = "vietnam" }'
+    carriers: dict[str, str] = setting(
+        {}, 'the same of one carrier, by code, as { red = "vietnam" }'
     )
-    person_limit: int = Field(
-        default=0,
+    person_limit: int = setting(
+        0,
+        "lines in use of a person over all carriers; 0: that of the rules, if any",
         ge=0,
         le=10_000,
-        description="lines in use of a person over all carriers; 0: that of the rules, if any",
     )
-    sim_changes_since: dict[str, date] = Field(
-        default={},
-        description="carriers that report every change of SIM, and since which day: they alone can "
-        "be asked for the last one, as { red = 2026-12-01 }",
+    sim_changes_since: dict[str, date] = setting(
+        {},
+        "carriers that report every change of SIM, and since which day: they alone can be asked "
+        "for the last one, as { red = 2026-12-01 }",
     )
+
+
+Network = IPv4Network | IPv6Network
+
+
+class WebhookSettings(Section):
+    """Delivery of events to the addresses that tenants name (docs/events.md)."""
+
+    deliver: bool = setting(
+        True, "by the service; false where `sosie webhooks deliver` runs beside it"
+    )
+    allowed_networks: tuple[Network, ...] = setting(
+        (),
+        "networks that webhooks without a carrier may reach though they are not public, as "
+        '["10.20.0.0/16"]; http is accepted to localhost alone, where it is named',
+    )
+    carrier_networks: dict[str, tuple[Network, ...]] = setting(
+        {},
+        "the same for the webhooks of a carrier, whose keys choose any port and path there, so "
+        'name single hosts, as { blue = ["10.20.0.5/32"] }',
+    )
+    timeout_s: float = setting(15, "in which a receiver must have answered", ge=0.2, le=60)
+    earlier_secret_h: float = setting(
+        24, "so long the secret before a rotation signs as well", ge=0, le=720
+    )
+
+    def networks_of(self, carrier: str | None) -> tuple[Network, ...]:
+        """Networks that are not public and that webhooks of a carrier, or of none, may reach."""
+        return self.allowed_networks if carrier is None else self.carrier_networks.get(carrier, ())
+
+
+class SignInSettings(Section):
+    """Sign-in to the console with accounts of an OpenID Connect provider; off without an issuer."""
+
+    issuer: str = setting("", "https address of the provider, as its tokens name it; empty: off")
+    name: str = setting("", "on the button; empty: the host", max_length=60)
+    client_id: str = setting("", "of this service at the provider")
+    client_secret: SecretStr = setting(
+        SecretStr(""), "better as SOSIE_SIGN_IN__CLIENT_SECRET or in a file; empty: a public client"
+    )
+    client_secret_file: str = setting(
+        "", "file with the secret, in the home folder unless absolute"
+    )
+    scopes: str = setting("openid profile", "asked for, with openid")
+    person_claim: str = setting(
+        "preferred_username",
+        "claim that names people, as --person of their keys; none they can change",
+    )
+    groups_claim: str = setting("groups", "claim that lists a person's groups")
+    groups: dict[str, str] = setting(
+        {},
+        'what a group may do: fraud, operator, carrier:CODE or outlet:CARRIER/OUTLET, as { "fraud '
+        'team" = "fraud" }; of several the first one here',
+    )
+    idle_min: float = setting(30, "minutes without a call, then a session ends", ge=1, le=1440)
+    longest_h: float = setting(10, "hours after which a session ends in any case", gt=0, le=168)
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_private(cls, given: str) -> str:
+        if given and ("?" in given or not is_private_address(given)):
+            raise ValueError("give an https address (http on loopback alone), with no query")
+        return given
+
+    @field_validator("groups")
+    @classmethod
+    def _are_grants(cls, given: dict[str, str]) -> dict[str, str]:
+        for value in given.values():
+            if _GRANT.fullmatch(value) is None:
+                raise ValueError("give fraud, operator, carrier:CODE or outlet:CARRIER/OUTLET")
+        return given
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.issuer:
+            for name in ("client_id", "groups"):
+                if not getattr(self, name):
+                    raise ValueError(f"an issuer needs {name} too")
+        if self.client_secret.get_secret_value() and self.client_secret_file:
+            raise ValueError("give client_secret or client_secret_file, not both")
+        return self
+
+
+_GRANT = re.compile(r"fraud|operator|carrier:[^/\s]+|outlet:[^/\s]+/[^/\s]+")

@@ -2,19 +2,263 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from threading import Lock
+from time import monotonic
 
+from engine.cases.decided import open_sweep_cases
+from engine.errors import (
+    GalleryBehind,
+    LeaseLost,
+    NotInstalled,
+    RegistryError,
+    SosieError,
+    StorageFailed,
+    advise_extra,
+)
 from engine.matching.registrar import Runner
-from engine.sweeps.estimate import ExpectedSweep, SweepOrder
-from engine.sweeps.folder import SweepFolder
+from engine.registry.database import utc_now
+from engine.sweeps.estimate import ExpectedSweep, ProgressCount, SweepOrder
+from engine.sweeps.folder import SweepFolder, SweepStatus
+from engine.sweeps.sweep_run import SweepTask, run_sweep
+from indexes.errors import ShardLost
+from indexes.exact.device import open_scanner
+from indexes.joining.join import Progress
+from schema.decisions import Comparison
 from schema.sweeps import SweepRecord, SweepState
 from serving.deployment.deployment import Deployment
-from serving.sweeps.sweep_states import ALIVE, SweepStates, plan_sweep
-from serving.sweeps.sweep_views import SweepViews
-from serving.sweeps.sweep_worker import SweepRun, perform_sweep, require_libraries
+from serving.errors import describe
+from serving.sweeps.sweep_views import (
+    ALIVE,
+    ITSELF,
+    SweepStates,
+    SweepViews,
+    find_known,
+    is_converted,
+    plan_sweep,
+)
 from serving.wire.sweeps import Group, GroupPage
+
+NICENESS = 10
+"""Niceness of the threads of a sweep: decisions and searches go first."""
+
+
+class SweepStopped(Exception):
+    """The sweep was asked to stop; the caller has set its new state."""
+
+
+class SweepRun:
+    """The thread of one sweep, from its start to its end, stop or failure. `perform` does the work
+    with this run: `begin`, `report`, and whether to continue. `after` is the previous run, which
+    may still be ending."""
+
+    def __init__(
+        self,
+        sweep_id: str,
+        folder: SweepFolder,
+        perform: Callable[[SweepRun], None],
+        after: SweepRun | None = None,
+    ) -> None:
+        self.sweep_id = sweep_id
+        self.folder = folder
+        self._perform = perform
+        self._after = after
+        self._stopping = threading.Event()
+        self._count = ProgressCount()
+        self._begun = monotonic()
+        self._spent_before_s, self._starts = 0.0, 0
+        self._has_reported = False
+        self.progress = folder.load_status().progress
+        self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of all runs of the sweep."""
+        return self._spent_before_s + monotonic() - self._begun
+
+    @property
+    def pace(self) -> float | None:
+        """Comparisons a second of this run; None before it has measured them."""
+        return self._count.pace
+
+    def stop(self) -> None:
+        """Stops within about a second, at the next `check`."""
+        self._stopping.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        self._thread.join(timeout_s)
+
+    def check(self) -> None:
+        """Raises `SweepStopped` after `stop`."""
+        if self._stopping.is_set():
+            raise SweepStopped
+
+    def report(self, progress: Progress) -> None:
+        """Saves the progress after each tile; raises `SweepStopped` after `stop`."""
+        if self._has_reported:
+            self._starts = 0
+        self._has_reported = True
+        self.progress = self._count.count(progress)
+        self._keep()
+        self.check()
+
+    def _keep(self) -> None:
+        self.folder.save_status(SweepStatus(self.progress, self.spent_s, self._starts))
+
+    def _work(self) -> None:
+        if self._after is not None:
+            self._after.join()
+            self._after = None
+        with suppress(OSError):  # it works without
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        self._begun = monotonic()
+        self._perform(self)
+
+    def begin(self) -> None:
+        """Makes the folder, and counts this start before anything can fail."""
+        self.folder.make()
+        kept = self.folder.load_status()
+        self._spent_before_s, self._starts = kept.spent_s, kept.starts + 1
+        self._keep()
+
+
+_log = logging.getLogger(__name__)
+
+_AT_WORK = frozenset({SweepState.RUNNING})
+_LEFT_TO_REOPENING = (LeaseLost, GalleryBehind, ShardLost)
+"""The registry must be opened again, which continues the sweep."""
+_RESUMABLE = (OSError, StorageFailed, MemoryError)
+"""An operator can make room and resume it."""
+
+
+def perform_sweep(
+    deployment: Deployment, states: SweepStates, run: SweepRun, record: SweepRecord
+) -> None:
+    """Runs a sweep to its end; raises nothing, for the registry has the outcome."""
+    try:
+        run.begin()
+        _sweep(deployment, states, run, record)
+    except SweepStopped:
+        _log.info("sweep %s has stopped", record.id)
+    except _LEFT_TO_REOPENING as error:
+        _log.warning("sweep %s waits for the registry (%s)", record.id, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - any failure must be visible
+        _record_failure(states, run, record, error)
+    _clean_folder(deployment, run, record)
+
+
+def require_libraries(budget: int | None = None) -> None:
+    """`NotInstalled` without pyarrow, for a sweep's files, or with a budget rapidfuzz, for names;
+    the service runs without them."""
+    if find_spec("pyarrow") is None:
+        raise NotInstalled(
+            "a sweep writes its files with pyarrow, which is not installed here: "
+            f"{advise_extra('desk')}"
+        )
+    if budget is not None and find_spec("rapidfuzz") is None:
+        raise NotInstalled(
+            "a budget compares names with rapidfuzz, which is not installed here: "
+            f"{advise_extra('desk')}"
+        )
+
+
+def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: SweepRecord) -> None:
+    # Not above: see `require_libraries`.
+    from engine.sweeps.outputs import SweepCost, write_outputs  # noqa: PLC0415
+
+    store, scope = deployment.store, record.terms.scope
+    if is_converted(deployment, record):
+        raise RegistryError(
+            "references were converted to another model since it began: start another sweep"
+        )
+    task = SweepTask(
+        id=record.id,
+        terms=record.terms,
+        folder=run.folder,
+        known=find_known(
+            deployment, scope, store.sweeps.last_done(), is_whole=record.terms.budget is None
+        ),
+    )
+    settings = deployment.settings
+    threads = settings.sweep.threads or None
+    with closing(open_scanner(settings.gallery.device, threads)) as scanner:
+        swept = run_sweep(
+            task,
+            deployment.joiner(scanner),
+            store,
+            read_vectors=deployment.restored.gallery.held,
+            curve=deployment.calibration.curve(Comparison.FUSED),
+            progress=run.report,
+            check=run.check,
+        )
+    cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
+    run.check()
+    compared = run.progress.comparisons_total
+    account = SweepCost(comparisons=compared, seconds=run.spent_s, pace=run.pace, at=utc_now())
+    console = settings.serve.console_url
+    # Whose names and numbers were looked at is not said, but that they were.
+    opened = {} if swept.ranking is None else {"documents_opened": swept.ranking.opened}
+    summary = write_outputs(swept, cases, account, store, deployment.calibration, console)
+    # An erasure finds it done, and changes its files, or has ended before `finish` looks for it.
+    with deployment.erasing:
+        done = states.move(
+            record.id,
+            _AT_WORK,
+            SweepState.DONE,
+            detail={"pairs": len(swept.pairs), "groups": len(swept.groups), **opened},
+            change=lambda one: replace(
+                one, sequence=swept.sequence, progress=run.progress, summary=summary
+            ),
+        )
+        deployment.sweeps.finish(done)
+
+
+def _record_failure(
+    states: SweepStates, run: SweepRun, record: SweepRecord, error: Exception
+) -> None:
+    if isinstance(error, OSError):
+        fault = f"its folder cannot be written ({error.strerror}): make room, then resume it"
+    else:
+        fault = describe(error).message
+    target = SweepState.PAUSED if isinstance(error, _RESUMABLE) else SweepState.FAILED
+    _log.error("sweep %s is %s (%s)", record.id, target.value, type(error).__name__)
+    try:
+        states.move(
+            record.id,
+            _AT_WORK,
+            target,
+            detail={"error": type(error).__name__},
+            change=lambda one: replace(one, fault=fault, progress=run.progress),
+        )
+    except SosieError as second:
+        # It was stopped meanwhile, or the registry is gone: then it runs at the next open.
+        _log.warning("sweep %s: that was not kept (%s)", record.id, type(second).__name__)
+
+
+def _clean_folder(deployment: Deployment, run: SweepRun, record: SweepRecord) -> None:
+    """Removes files that nothing will read: results of a sweep that is not done, for example."""
+    try:
+        state = deployment.store.sweeps.get(record.id).state
+        if state in {SweepState.CANCELLED, SweepState.FAILED}:
+            run.folder.remove()
+        elif state is SweepState.PAUSED:
+            run.folder.drop_outputs()
+    except SosieError as error:
+        _log.warning("sweep %s: its folder stays (%s)", record.id, type(error).__name__)
+
 
 MOST_STARTS = 3
 """A sweep that has started so often without progress is not started again automatically."""
@@ -24,11 +268,8 @@ _PAUSED = frozenset({SweepState.PAUSED})
 
 class SweepManager:
     """Plans, starts, reports and stops sweeps of a deployment whose registrar is open; thread-safe.
-
-    `SweepBusy`: another sweep is alive. `SweepOver`: the state of the sweep does not allow the
-    call. `NotFound`: no sweep has this id. Changes are made by `runner` where one is given, else by
-    the registrar.
-    """
+    `SweepBusy` where another is alive, `SweepOver` where its state does not allow the call,
+    `NotFound`. Changes are made by `runner`, else by the registrar."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment

@@ -48,12 +48,9 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogger:
-    """Opens a log that appends to a file or pipe, or with `path` None to standard output.
-
-    Each line has time (UTC), level, event, process and pid, then the event's fields. Logging never
-    raises nor waits for a full pipe: lines that cannot be written are counted, and the count is
-    logged when lines can be written again.
-    """
+    """Opens a log that appends to a file or pipe, or to standard output for None: a line has time
+    (UTC), level, event, process, pid, then the event's fields. It never raises nor waits for a full
+    pipe: lost lines are counted, and the count is logged later."""
     finish = Finisher(process)
     return cast(
         FilteringBoundLogger,
@@ -75,11 +72,9 @@ def close_log(log: FilteringBoundLogger) -> None:
 
 
 class Lines:
-    """Appends whole lines to a file, a pipe or standard output; never raises.
-
-    structlog wraps it as a logger: each of those methods writes a finished line.
-    A file that was moved or removed, by the supervisor or by logrotate, is opened again.
-    """
+    """Appends whole lines to a file, a pipe or standard output, and never raises; structlog's
+    methods each write a finished line. A file that was moved or removed, as by logrotate, is opened
+    again."""
 
     def __init__(
         self, path: Path | None, finish: Finisher, longest_bytes: int | None = None
@@ -157,10 +152,8 @@ def _open_private(path: str, flags: int) -> int:
 
 
 class LogPipe:
-    """The pipe of a node's log: copies its lines to a rotated file, or to standard output.
-
-    It is made at `path`, which must not exist, and copied until it is closed.
-    """
+    """The pipe of a node's log, made at `path` and copied to a rotated file, or to standard output,
+    until it is closed."""
 
     def __init__(self, path: Path, file: Path | None, longest_bytes: int = LONGEST_BYTES) -> None:
         self._lines = Lines(file, Finisher("supervisor"), longest_bytes)

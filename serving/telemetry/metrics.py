@@ -227,15 +227,10 @@ SERIES_LIMIT = 512
 
 
 class Meter:
-    """Records the metrics of a process; thread-safe, and recording never raises.
-
-    A full disk under the metrics must not end a thread, nor make a stored decision look as if it
-    had failed: a failure is logged by its type, once for each type.
-
-    With a `folder`, metrics are merged with those of the node's other processes. That folder has to
-    be set in `settings.METRICS_VARIABLE` when the process starts: prometheus_client reads it at
-    import.
-    """
+    """Records the metrics of a process; thread-safe. It never raises, as a full disk must not end a
+    thread or make a stored decision look failed: failures are logged once for each type. With a
+    `folder` they are merged with the node's other processes; it must be in `METRICS_VARIABLE` when
+    the process starts, as prometheus_client reads it at import."""
 
     def __init__(self, folder: Path | None = None, log: FilteringBoundLogger | None = None) -> None:
         self._log = log or structlog.get_logger()
@@ -280,10 +275,8 @@ class Meter:
         self._record(family, labels, Histogram.observe, value)
 
     def render(self) -> tuple[bytes, str]:
-        """The node's metrics as Prometheus reads them, and their content type.
-
-        Takes some milliseconds: not for an event loop.
-        """
+        """The node's metrics as Prometheus reads them, and their content type; some milliseconds,
+        so not on an event loop."""
         return generate_latest(self.node_registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def _record(
@@ -370,10 +363,8 @@ RETRY_S = 3.0
 
 
 class Exporter:
-    """Serves a registry on 127.0.0.1 from the first process that gets the port.
-
-    When that process ends, another takes over within `retry_s`.
-    """
+    """Serves a registry on 127.0.0.1 from the first process that gets the port; another takes over
+    within `retry_s`."""
 
     def __init__(self, registry: CollectorRegistry, port: int, retry_s: float = RETRY_S) -> None:
         self._registry, self._port, self._retry_s = registry, port, retry_s

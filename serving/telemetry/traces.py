@@ -68,10 +68,8 @@ class Tracer:
     """Opens spans, from any thread or task; this one traces nothing, at no cost."""
 
     def span(self, name: str, traceparent: str | None = None, **attributes: Attribute) -> Span:
-        """A span below `traceparent` (ignored if invalid), else below the current span.
-
-        An exception that leaves it marks it as failed with its type, without its text.
-        """
+        """A span below `traceparent` (ignored if invalid), else below the current one; an exception
+        marks it failed, by its type."""
         del name, traceparent, attributes
         return _SILENT
 

@@ -9,21 +9,16 @@ every `SAVE_EVERY_S`, so that a worker that is killed repeats at most that much,
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import ssl
-import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from importlib.metadata import version
 from math import inf
 from time import monotonic
 
-import httpcore
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
@@ -40,9 +35,9 @@ from engine.registry.events import (
 )
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks
 from schema.events import WebhookState
-from serving.settings.sections import WebhookSettings
-from serving.webhooks.cloud_event import show_event
-from serving.webhooks.receiver import AddressRefused, Receiver
+from serving.settings.terms import WebhookSettings
+from serving.webhooks.keeper import show_event
+from serving.webhooks.receiver import REFUSED, Receiver
 from serving.wire.fields import encode_json
 
 ACTOR = "sosie:webhooks"
@@ -70,19 +65,6 @@ SKEW_S = 5.0
 MOST_UNSAVED = 10_000
 """Events of others that a cursor passes before that is written."""
 TAKEN, GONE = range(200, 300), 410
-_REFUSED = "address refused"
-
-_HEADERS = (
-    (b"content-type", b"application/cloudevents+json; charset=utf-8"),
-    (b"user-agent", f"sosie/{version('sosie')}".encode()),
-)
-
-
-def sign(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> bytes:
-    """`webhook-signature` by Standard Webhooks 1.0, one for each secret."""
-    content = f"{event_id}.{at_s}.".encode() + body
-    made = (base64.b64encode(hmac.digest(one, content, "sha256")) for one in secrets)
-    return b" ".join(b"v1," + one for one in made)
 
 
 @dataclass(slots=True, eq=False)
@@ -167,7 +149,7 @@ class _Route:
         are inside, from the difference between two answers."""
         if self.webhook.carrier is None:
             return fault
-        if fault == _REFUSED:
+        if fault == REFUSED:
             return "no connection"
         return "not taken" if self.receiver.network.is_inner else fault
 
@@ -217,7 +199,7 @@ class _Route:
         elif self._ready:
             queue = self._ready.popleft()
         elif self._waiting:
-            queue = min(self._waiting, key=self._due_of)
+            queue = min(self._waiting, key=lambda one: self._waiting[one].due_s)
             del self._waiting[queue]
         else:
             return None
@@ -320,15 +302,10 @@ class _Route:
         else:
             del self._queues[item.queue]
 
-    def _due_of(self, queue: str) -> float:
-        return self._waiting[queue].due_s
-
 
 class Deliverer:
-    """Delivers to every webhook that no other worker holds, until it is stopped.
-
-    No failure ends it: what cannot be read or written is logged, and begun anew.
-    """
+    """Delivers to every webhook that no other worker holds, until it is stopped; failures are
+    logged, and begun anew."""
 
     def __init__(
         self, webhooks: Webhooks, settings: WebhookSettings, log: FilteringBoundLogger
@@ -336,6 +313,7 @@ class Deliverer:
         self._webhooks, self._settings, self._log = webhooks, settings, log
         self._trust = ssl.create_default_context()
         self._holder = new_id()
+        self._deployment_id = webhooks.vault.deployment_id
         self._routes: dict[str, _Route] = {}
         self._wake = asyncio.Event()
         self._hold_s = 2 * (settings.timeout_s + SKEW_S)
@@ -442,10 +420,8 @@ class Deliverer:
             read = partial(read_events, self._webhooks, route.read, PAGE, carrier=of, types=kinds)
             found = await asyncio.to_thread(read)
             route.is_behind = len(found) == PAGE
-            if route.is_behind:
-                route.add_page(found, found[-1].number)
-            else:
-                route.add_page(found, max(head, found[-1].number if found else 0))
+            last = found[-1].number if found else 0
+            route.add_page(found, last if route.is_behind else max(head, last))
 
     def _send(self, route: _Route) -> None:
         is_held = route.held_until_s - monotonic() > self._settings.timeout_s + SKEW_S
@@ -473,7 +449,9 @@ class Deliverer:
             if item.event is None:
                 route.forget(item)
                 return
-            status, fault = await self._post(route, item.event)
+            body = encode_json(show_event(item.event, self._deployment_id, route.webhook.carrier))
+            secrets, timeout_s = route.webhook.secrets, self._settings.timeout_s
+            status, fault = await route.receiver.send(item.event.id, body, secrets, timeout_s)
         except Exception as error:  # noqa: BLE001 - the others of its webhook go on
             self._log.error("event_not_sent", error=type(error).__name__)
             route.put_back(item)
@@ -491,32 +469,6 @@ class Deliverer:
             if item.is_dead:
                 self._log.warning("event_dead", webhook_id=route.webhook.id, fault=fault)
 
-    async def _post(self, route: _Route, event: Event) -> tuple[int, str]:
-        """The status of the answer, 0 where there is none, and in words what is wrong with it, for
-        whoever runs the deployment."""
-        deployment_id = self._webhooks.vault.deployment_id
-        body = encode_json(show_event(event, deployment_id, route.webhook.carrier))
-        at_s = int(time.time())
-        headers = (
-            *_HEADERS,
-            (b"webhook-id", event.id.encode()),
-            (b"webhook-timestamp", str(at_s).encode()),
-            (b"webhook-signature", sign(route.webhook.secrets, event.id, at_s, body)),
-        )
-        try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                status = await route.receiver.post(headers, body)
-        except TimeoutError:
-            return 0, "time-out"
-        except AddressRefused:
-            return 0, _REFUSED
-        except (OSError, httpcore.ConnectError) as error:
-            is_refused = isinstance(error.__cause__, ssl.SSLError)
-            return 0, "certificate refused" if is_refused else "no connection"
-        except (httpcore.NetworkError, httpcore.ProtocolError):
-            return 0, "no answer"
-        return status, f"status {status}"
-
     async def _save(self, *routes: _Route) -> None:
         made = {}
         for route in routes or self._routes.values():
@@ -530,8 +482,7 @@ class Deliverer:
             if name in lost:
                 await self._drop(name)
             elif name in self._routes:
-                moved = replace(progress.cursor, number=progress.number)
-                self._routes[name].cursor = moved
+                self._routes[name].cursor = replace(progress.cursor, number=progress.number)
 
     async def _end_gone(self) -> None:
         for route in [one for one in self._routes.values() if one.is_gone]:

@@ -1,5 +1,5 @@
-"""The process that delivers events, beside the registrar or by a command, and steps that change
-webhooks."""
+"""The process that delivers events, beside the registrar or by a command, steps that change
+webhooks, and events and webhooks in the form in which they are shown (CloudEvents 1.0)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING
 from structlog.typing import FilteringBoundLogger
 
 from engine.registry.database import utc_now
+from engine.registry.events import Event, seal_place
 from engine.registry.rows import open_each
-from engine.registry.webhooks import WebhookChange, Webhooks
-from schema.events import WebhookState
+from engine.registry.vault import Vault
+from engine.registry.webhooks import DeadLetter, Webhook, WebhookChange, Webhooks
+from schema.events import EventType, WebhookState
 from serving.deployment.deployment import Deployment
+from serving.errors import Malformed
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.registrar.protocol import (
     AddWebhook,
@@ -32,6 +36,8 @@ from serving.settings.settings import find_metrics_folder
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
 from serving.webhooks.receiver import check_sink
+from serving.wire import webhooks
+from serving.wire.fields import Moment, of_record
 
 if TYPE_CHECKING:
     from serving.deployment.deployment import Deployment
@@ -64,10 +70,8 @@ def deliver(deployment: Deployment, log: FilteringBoundLogger) -> None:
 
 
 class DeliveryKeeper(PeriodicJob):
-    """Keeps a process that delivers while there is a webhook, and shows how far it is behind.
-
-    The process is not the registrar's own, so that no decision waits for a delivery.
-    """
+    """Keeps a process that delivers while there is a webhook, apart so that no decision waits, and
+    shows its backlog."""
 
     name = "webhooks"
 
@@ -162,3 +166,58 @@ def take_step(
             count = webhooks.ask_again(webhook_id, step.events, carrier=carrier, actor=actor)
             return WebhookAnswer(webhook_id, count=count)
     return WebhookAnswer(webhook_id)
+
+
+def show_event(record: Event, deployment_id: str, carrier: str | None) -> webhooks.Event:
+    """An event as CloudEvents 1.0 has it, for a carrier, or for those who see all: cases are theirs
+    alone."""
+    data = dict(record.data)
+    if carrier is not None and record.type is EventType.LINE_REVERIFY_FAILED:
+        data["cause"] = "case"
+    return webhooks.Event(
+        specversion="1.0",
+        id=record.id,
+        source=f"urn:uuid:{deployment_id}",
+        type=record.type.value,
+        subject=record.subject,
+        time=Moment.of(record.at),
+        datacontenttype="application/json",
+        data=data,
+    )
+
+
+def read_types(names: Iterable[str]) -> tuple[EventType, ...]:
+    """The types of events with these names; `Malformed` for one that is unknown."""
+    try:
+        return tuple(EventType(one) for one in names)
+    except ValueError:
+        raise Malformed(f"type of event: unknown; take {', '.join(EventType)}") from None
+
+
+def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
+    """A webhook with what waits for it now."""
+    backlog = registry.measure(record)
+    return of_record(
+        webhooks.Webhook,
+        record,
+        webhook_id=record.id,
+        earlier_secret_until=record.earlier_until,
+        waiting=backlog.waiting,
+        oldest_at=backlog.oldest_at,
+        dead=backlog.dead,
+    )
+
+
+def dead_letters(
+    records: Sequence[DeadLetter], limit: int, vault: Vault, carrier: str | None
+) -> webhooks.DeadLetters:
+    """A page of as many as `limit`, and where it goes on, for those who read this carrier's."""
+    shown = tuple(
+        webhooks.DeadLetter(
+            show_event(one.event, vault.deployment_id, carrier), one.attempts, one.fault
+        )
+        for one in records
+    )
+    last = records[-1].event if len(records) == limit else None
+    following = None if last is None else seal_place(vault, carrier, last.number, last.id)
+    return webhooks.DeadLetters(shown, following)

@@ -7,12 +7,16 @@ is connected to: so what the name says a moment later changes nothing.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import ipaddress
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from threading import Thread
 from urllib.parse import urlsplit
@@ -21,7 +25,8 @@ import httpcore
 from httpcore import SOCKET_OPTION
 
 from engine.errors import RequestError
-from serving.settings.sections import Network, split_address
+from serving.settings.sections import split_address
+from serving.settings.terms import Network
 
 MOST_SINK_LENGTH = 1_000
 _PLAIN = re.compile(f"[!-~]{{1,{MOST_SINK_LENGTH}}}")
@@ -156,7 +161,19 @@ async def find_addresses(host: str, port: int, allowed: Sequence[Network]) -> li
 KEPT_ALIVE_S = 20.0
 MOST_BODY_BYTES = 16_384
 """So much of an answer is read, to use its connection again; none of it is kept."""
+REFUSED = "address refused"
+_HEADERS = (
+    (b"content-type", b"application/cloudevents+json; charset=utf-8"),
+    (b"user-agent", f"sosie/{version('sosie')}".encode()),
+)
 Headers = Sequence[tuple[bytes, bytes]]
+
+
+def sign(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> bytes:
+    """`webhook-signature` by Standard Webhooks 1.0, one for each secret."""
+    content = f"{event_id}.{at_s}.".encode() + body
+    made = (base64.b64encode(hmac.digest(one, content, "sha256")) for one in secrets)
+    return b" ".join(b"v1," + one for one in made)
 
 
 class _CheckedNetwork(httpcore.AnyIOBackend):
@@ -214,6 +231,32 @@ class Receiver:
         self._trust = trust
         self.network = _CheckedNetwork(allowed)
         self._idle: list[httpcore.AsyncHTTPConnection] = []
+
+    async def send(
+        self, event_id: str, body: bytes, secrets: Sequence[bytes], timeout_s: float
+    ) -> tuple[int, str]:
+        """The status of the answer to a signed event, 0 where there is none, and in words what is
+        wrong with it, for whoever runs the deployment."""
+        at_s = int(time.time())
+        headers = (
+            *_HEADERS,
+            (b"webhook-id", event_id.encode()),
+            (b"webhook-timestamp", str(at_s).encode()),
+            (b"webhook-signature", sign(secrets, event_id, at_s, body)),
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await self.post(headers, body)
+        except TimeoutError:
+            return 0, "time-out"
+        except AddressRefused:
+            return 0, REFUSED
+        except (OSError, httpcore.ConnectError) as error:
+            is_refused = isinstance(error.__cause__, ssl.SSLError)
+            return 0, "certificate refused" if is_refused else "no connection"
+        except (httpcore.NetworkError, httpcore.ProtocolError):
+            return 0, "no answer"
+        return status, f"status {status}"
 
     async def post(self, headers: Headers, body: bytes) -> int:
         """The status of the answer to one POST; no redirect is followed. `AddressRefused`,

@@ -35,6 +35,7 @@ from serving.wire.fields import (
     QueryString,
     RequestBody,
     SentKind,
+    about,
     known,
 )
 from serving.wire.matching import Candidate, ExpectedFalseCandidates
@@ -47,69 +48,62 @@ ShownReason = Annotated[str, known(*Reason, WITHHELD)]
 WhichPhotograph = Annotated[str, known(*reasons.Photograph)]
 
 
-_TAKEN = Meta(
-    description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"
-)
+_TAKEN = about(f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames")
 LivePhotograph = Annotated[Photograph | Frames, _TAKEN]
 AskedException = Annotated[
     ExceptionCause,
-    Meta(
-        description="why a photograph is missing or cannot be used: then two people decide, where "
-        "the carrier takes exceptions; see docs/people.md"
+    about(
+        "why a photograph is missing or cannot be used: then two people decide, where the "
+        "carrier takes exceptions; see docs/people.md"
     ),
 ]
 
 
-class Guardian(RequestBody, frozen=True, kw_only=True):
+class Guardian(RequestBody, kw_only=True):
     """Who answers for a minor. A portrait is needed unless the guardian is enrolled already."""
 
     document: Document
     live: LivePhotograph
-    portrait: Annotated[Photograph, Meta(description="the guardian's document's")] | None = None
+    portrait: Annotated[Photograph, about("the guardian's document's")] | None = None
     portrait_kind: SentKind | None = None
 
 
-class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
+class EnrollmentRequest(RequestBody, kw_only=True):
     """One activation attempt: two photographs, a document, a number.
 
     Either photograph may be left out with an `exception`, both where a guardian's face is enough.
     """
 
     outlet: (
-        Annotated[Code, Meta(description="may be left out by an outlet's own key, and by no other")]
-        | None
+        Annotated[Code, about("may be left out by an outlet's own key, and by no other")] | None
     ) = None
     document: Document
     msisdn: Msisdn
     live: Annotated[Photograph | Frames | None, _TAKEN] = None
-    portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")] | None = (
-        None
-    )
+    portrait: Annotated[Photograph, about("the document's, base64 in JSON")] | None = None
     portrait_kind: SentKind | None = None
     consent_ref: Annotated[
         str,
-        Meta(
-            min_length=1,
-            max_length=MAX_CONSENT_LENGTH,
-            description="where the subscriber's consent is on file",
+        about(
+            "where the subscriber's consent is on file", min_length=1, max_length=MAX_CONSENT_LENGTH
         ),
     ]
     captured_at: Annotated[
         Moment,
-        Meta(
-            description="when the live photograph was taken, with a time zone: at most "
+        about(
+            "when the live photograph was taken, with a time zone: at most "
             f"{MAX_AGE_H} hours ago and {MAX_AHEAD_MIN} minutes ahead (REQUEST.CAPTURE_TIME)"
         ),
     ]
     liveness: LivenessToken | None = None
-    guardian: Annotated[Guardian, Meta(description="who came with a minor")] | None = None
+    guardian: Annotated[Guardian, about("who came with a minor")] | None = None
     exception: AskedException | None = None
     replaces: (
         Annotated[
             KnownDocument,
-            Meta(
-                description="a document of the same person that this one takes the place of: its "
-                "lines move, and it enrolls nobody any more"
+            about(
+                "a document of the same person that this one takes the place of: its lines "
+                "move, and it enrolls nobody any more"
             ),
         ]
         | None
@@ -123,13 +117,13 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
             raise ValueError(f"{missing[0]} is missing: it may be left out with an exception alone")
 
 
-class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
+class EnrollmentQuery(QueryString, forbid_unknown_fields=False):
     """An enrollment by the Idempotency-Key that it was asked with."""
 
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)]
 
 
-class Finding(AnswerBody, frozen=True, omit_defaults=True):
+class Finding(AnswerBody, omit_defaults=True):
     """A row of the decision table that applied; of a photograph where it names one: of several of a
     photograph the first is to be mended first.
 
@@ -143,42 +137,41 @@ class Finding(AnswerBody, frozen=True, omit_defaults=True):
 
 
 CalibrationVersion = Annotated[
-    int | None,
-    Meta(description="of the calibration that gave the thresholds; null in decisions before it"),
+    int | None, about("of the calibration that gave the thresholds; null in decisions before it")
 ]
 
 
-class Thresholds(DecidingScores, AnswerBody, frozen=True):
+class Thresholds(DecidingScores, AnswerBody):
     """The scores that decisions depend on; of an enrollment, `verify` as it was applied."""
 
 
-class DuplicateSearch(SearchedGallery, AnswerBody, frozen=True, omit_defaults=False):
+class DuplicateSearch(SearchedGallery, AnswerBody, omit_defaults=False):
     """The 1:N search; where it did not run, the answer says so."""
 
     candidates: tuple[Candidate, ...] | None = None
     expected_false_candidates: ExpectedFalseCandidates | None = None
 
 
-class Frame(AnswerBody, frozen=True):
+class Frame(AnswerBody):
     """One of several frames of the live face, in the order they came."""
 
-    is_fused: Annotated[bool, Meta(description="false where it was left out")]
+    is_fused: Annotated[bool, about("false where it was left out")]
     problems: tuple[ShownReason, ...]
     quality: dict[str, float]
 
 
 SeenFrames = Annotated[
     tuple[Frame, ...],
-    Meta(description="empty where one photograph was given; `quality.live` is the best frame's"),
+    about("empty where one photograph was given; `quality.live` is the best frame's"),
 ]
 
 
 GuardianDocument = Annotated[
-    str | None, Meta(description="of who answers for a minor's line; null of everybody else")
+    str | None, about("of who answers for a minor's line; null of everybody else")
 ]
 
 
-class ExceptionState(AnswerBody, frozen=True):
+class ExceptionState(AnswerBody):
     """What became of an exception; with a `line_id` it was granted."""
 
     cause: Annotated[str, known(*ExceptionCause)]
@@ -188,7 +181,7 @@ class ExceptionState(AnswerBody, frozen=True):
     line_id: str | None
 
 
-class Enrollment(AnswerBody, frozen=True):
+class Enrollment(AnswerBody):
     """The whole decision, durable and visible to every later search."""
 
     enrollment_id: str
@@ -197,11 +190,9 @@ class Enrollment(AnswerBody, frozen=True):
     scores: Scores
     thresholds: Thresholds
     duplicate_search: DuplicateSearch
-    cases: Annotated[
-        tuple[OpenedCase, ...], Meta(description="to a tenant without those of withheld reasons")
-    ]
+    cases: Annotated[tuple[OpenedCase, ...], about("to a tenant without those of withheld reasons")]
     document_id: Annotated[
-        str | None, Meta(description="null to a tenant where it was rejected, or a reason withheld")
+        str | None, about("null to a tenant where it was rejected, or a reason withheld")
     ]
     line_id: str | None
     quality: dict[str, dict[str, float]]
@@ -209,9 +200,7 @@ class Enrollment(AnswerBody, frozen=True):
     policy_version: str
     decided_at: Moment
     idempotency_key: str
-    is_repeated: Annotated[
-        bool, Meta(description="true for the stored answer of an earlier request")
-    ]
+    is_repeated: Annotated[bool, about("true for the stored answer of an earlier request")]
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
     guardian_document_id: GuardianDocument = None
@@ -221,7 +210,7 @@ class Enrollment(AnswerBody, frozen=True):
         return self.decision == "approved"
 
 
-class LivenessEvidence(RecordedLiveness, AnswerBody, frozen=True, omit_defaults=True):
+class LivenessEvidence(RecordedLiveness, AnswerBody, omit_defaults=True):
     """What came of the evidence of liveness; `problem` is a reason, absent where all was well."""
 
     mode: Annotated[str, known("observe", "required")]
@@ -229,15 +218,15 @@ class LivenessEvidence(RecordedLiveness, AnswerBody, frozen=True, omit_defaults=
     issued_at: Moment | None = None
 
 
-class AuthorityEvidence(AuthorityResult, AnswerBody, frozen=True, omit_defaults=True):
+class AuthorityEvidence(AuthorityResult, AnswerBody, omit_defaults=True):
     """What an authority said of the document: nothing about the person stands in it."""
 
     kind: Annotated[str, known("listed", "http", "none")]
     code: Annotated[  # type: ignore[assignment]
         str,
-        Meta(
-            description="CONFIRMED, UNKNOWN_DOCUMENT, a contradiction (NOT_VALID, DIFFERS, "
-            "AMBIGUOUS, INCONSISTENT), or why there was no answer"
+        about(
+            "CONFIRMED, UNKNOWN_DOCUMENT, a contradiction (NOT_VALID, DIFFERS, AMBIGUOUS, "
+            "INCONSISTENT), or why there was no answer"
         ),
     ]
     at: Moment
@@ -245,7 +234,7 @@ class AuthorityEvidence(AuthorityResult, AnswerBody, frozen=True, omit_defaults=
     differs: tuple[str, ...] = ()  # type: ignore[assignment]
 
 
-class EnrollmentRecord(AnswerBody, frozen=True):
+class EnrollmentRecord(AnswerBody):
     """What is on record of an enrollment: the decision and its evidence, no name, no number."""
 
     enrollment_id: str
@@ -257,7 +246,7 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     thresholds: Thresholds
     duplicate_search: DuplicateSearch
     document_id: Annotated[
-        str | None, Meta(description="null to a tenant where it was rejected, or a reason withheld")
+        str | None, about("null to a tenant where it was rejected, or a reason withheld")
     ]
     quality: dict[str, dict[str, float]]
     model_digest: str
@@ -267,62 +256,56 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     decided_at: Moment
     expired_at: Annotated[
         Moment | None,
-        Meta(
-            description="since when scores, candidates, consent and capture time are gone by "
-            "retention"
-        ),
+        about("since when scores, candidates, consent and capture time are gone by retention"),
     ]
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
     liveness: Annotated[
-        LivenessEvidence | None, Meta(description="null where it was not asked for, or has left")
+        LivenessEvidence | None, about("null where it was not asked for, or has left")
     ] = None
     liveness_judge: Annotated[
         JudgeEvidence | None,
-        Meta(description="null where there is no judge, or it has left, and to every tenant"),
+        about("null where there is no judge, or it has left, and to every tenant"),
     ] = None
     authority: Annotated[
         AuthorityEvidence | None,
-        Meta(
-            description="null where none is asked, or it has left, and to a tenant where it was "
-            "withheld"
-        ),
+        about("null where none is asked, or it has left, and to a tenant where it was withheld"),
     ] = None
     exception: Annotated[
-        ExceptionState | None, Meta(description="null where none was asked for, or it has left")
+        ExceptionState | None, about("null where none was asked for, or it has left")
     ] = None
     guardian_authority: Annotated[
         AuthorityEvidence | None,
-        Meta(description="of the guardian's document; as `authority`, and null to every tenant"),
+        about("of the guardian's document; as `authority`, and null to every tenant"),
     ] = None
     replaced_authority: Annotated[
-        AuthorityEvidence | None, Meta(description="the same of the document that is replaced")
+        AuthorityEvidence | None, about("the same of the document that is replaced")
     ] = None
 
 
-class Crop(PrivateAnswer, frozen=True):
+class Crop(PrivateAnswer):
     """An aligned face of 112 by 112 pixels, as it was compared."""
 
     photograph: WhichPhotograph
-    image: Annotated[bytes, Meta(description="JPEG or PNG: base64 in JSON, binary in MessagePack")]
+    image: Annotated[bytes, about("JPEG or PNG: base64 in JSON, binary in MessagePack")]
     kept_until: Moment
 
 
-class Crops(AnswerBody, frozen=True):
+class Crops(AnswerBody):
     """Empty where crops are not kept, or not any more."""
 
     enrollment_id: Id
     crops: tuple[Crop, ...]
 
 
-class ErasureCertificate(documents.ErasureCertificate, AnswerBody, frozen=True):
+class ErasureCertificate(documents.ErasureCertificate, AnswerBody):
     """The certificate of an erasure: from `gallery_sequence` on no search sees the holder."""
 
     document_id: Id
     erased_at: Moment
 
 
-class Erasure(AnswerBody, frozen=True):
+class Erasure(AnswerBody):
     """How far the erasure of a document is.
 
     `pending`: acknowledged, and waiting for open cases that need the document; it is done when they
@@ -331,15 +314,10 @@ class Erasure(AnswerBody, frozen=True):
 
     document_id: Id
     state: Annotated[str, known("none", "pending", "done")]
-    asked_at: Annotated[
-        Moment | None, Meta(description="when it was asked first; null where nothing waited")
-    ]
-    due_at: Annotated[Moment | None, Meta(description="at the latest; null unless pending")]
-    cases: Annotated[
-        tuple[str, ...], Meta(description="that it waits for, by id; none are told to a tenant")
-    ]
+    asked_at: Annotated[Moment | None, about("when it was asked first; null where nothing waited")]
+    due_at: Annotated[Moment | None, about("at the latest; null unless pending")]
+    cases: Annotated[tuple[str, ...], about("that it waits for, by id; none are told to a tenant")]
     erased_at: Moment | None
     certificate: Annotated[
-        ErasureCertificate | None,
-        Meta(description="once done; null where retention wiped the document"),
+        ErasureCertificate | None, about("once done; null where retention wiped the document")
     ]

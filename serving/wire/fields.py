@@ -11,7 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 import msgspec
 from msgspec import Meta, Struct
@@ -104,6 +104,7 @@ class Template(bytes):
         return f"Template({len(self)} bytes)"
 
 
+@dataclass_transform(frozen_default=True)
 class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a client sends: nothing unforeseen in it, and nothing of it in a repr or an error."""
 
@@ -118,33 +119,44 @@ class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{type(self).__name__}(…)"
 
 
-class QueryString(RequestBody, frozen=True):
+class QueryString(RequestBody):
     """A query string: an unknown name is refused, or a filter would be lost by a slip."""
 
 
+@dataclass_transform(frozen_default=True)
 class AnswerBody(Struct, frozen=True):
     """What an answer holds. Later versions may add to it: clients ignore what they don't know."""
 
 
-class PrivateAnswer(AnswerBody, frozen=True):
+class PrivateAnswer(AnswerBody):
     """An answer that shows nothing of itself in a repr."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
 
 
+def about(text: str, **bounds: Any) -> Meta:
+    """What a field is, in words, and its bounds."""
+    return Meta(description=text, **bounds)
+
+
+def known(*values: str) -> Meta:
+    """The values of a text that this version knows: described, and not required of later ones."""
+    return Meta(extra_json_schema={"enum": list(values)})
+
+
 Status = Annotated[int, Meta(ge=400, le=599, examples=[422])]
 ErrorCode = Annotated[str, Meta(examples=["MATCH.NO_FACE"])]
 WrongFields = Annotated[
     tuple[str, ...],
-    Meta(
-        description="JSON Pointers (RFC 6901) to the fields that are wrong, where they are known",
+    about(
+        "JSON Pointers (RFC 6901) to the fields that are wrong, where they are known",
         examples=[["/document/number"]],
     ),
 ]
 
 
-class Error(AnswerBody, frozen=True, omit_defaults=True):
+class Error(AnswerBody, omit_defaults=True):
     """An error: `code` is stable, `message` one line for people, without anything personal."""
 
     status: Status
@@ -153,7 +165,7 @@ class Error(AnswerBody, frozen=True, omit_defaults=True):
     fields: WrongFields = ()
 
 
-class Problem(AnswerBody, frozen=True, omit_defaults=True):
+class Problem(AnswerBody, omit_defaults=True):
     """An error for clients that accept `application/problem+json` (RFC 9457)."""
 
     title: str
@@ -164,72 +176,67 @@ class Problem(AnswerBody, frozen=True, omit_defaults=True):
     fields: WrongFields = ()
 
 
-def known(*values: str) -> Meta:
-    """The values of a text that this version knows: described, and not required of later ones."""
-    return Meta(extra_json_schema={"enum": list(values)})
-
-
 Id = Annotated[str, Meta(examples=[ID_EXAMPLE])]
 Advice = Annotated[
     Mapping[str, str],
-    Meta(
-        description="what to do about it, a sentence by language (en, zh, ko); absent where "
-        "neither a new photograph nor the caller mends it"
+    about(
+        "what to do about it, a sentence by language (en, zh, ko); absent where neither a new "
+        "photograph nor the caller mends it"
     ),
 ]
 Code = Annotated[str, Meta(min_length=1, max_length=64)]
 Msisdn = Annotated[
-    str, Meta(min_length=1, max_length=64, description="a telephone number, +<country><number>")
+    str, about("a telephone number, +<country><number>", min_length=1, max_length=64)
 ]
 LivenessToken = Annotated[
     str,
-    Meta(
+    about(
+        "the capture system's signed result of its liveness check, a compact JWS; see Liveness "
+        "in docs/api.md",
         min_length=1,
         max_length=4096,
-        description="the capture system's signed result of its liveness check, a compact JWS; "
-        "see Liveness in docs/api.md",
     ),
 ]
 Photograph = Annotated[
     bytes,
-    Meta(
-        description="JPEG, JPEG 2000, PNG or WebP, or a document's record of one (ISO/IEC 19794-5, "
-        "39794-5, data group 2): base64 in JSON, binary in MessagePack, a part named by its field "
-        "(`live`, `probe`, `items.0.probe`) in a form",
+    about(
+        "JPEG, JPEG 2000, PNG or WebP, or a document's record of one (ISO/IEC 19794-5, "
+        "39794-5, data group 2): base64 in JSON, binary in MessagePack, a part named by its "
+        "field (`live`, `probe`, `items.0.probe`) in a form",
         extra_json_schema={"format": "byte"},
     ),
 ]
 MAX_FRAMES = 8
 Frames = Annotated[
     tuple[Photograph, ...],
-    Meta(
+    about(
+        "frames of one face, taken one after the other: each is judged, those that are fit are "
+        "fused, and those of several people are refused (LIVE_FRAMES_DIFFER). In a form, parts "
+        "of one name",
         min_length=1,
         max_length=MAX_FRAMES,
-        description="frames of one face, taken one after the other: each is judged, those that are "
-        "fit are fused, and those of several people are refused (LIVE_FRAMES_DIFFER). In a form, "
-        "parts of one name",
     ),
 ]
 SentKind = Annotated[
     PhotographKind,
-    Meta(
-        description="what the photograph is, and so how good it must be: taken of a person, of a "
-        "document, or read from its chip. Where it is not told, a document's record is `chip`, "
-        "all else is held to the limits of `live`"
+    about(
+        "what the photograph is, and so how good it must be: taken of a person, of a document, "
+        "or read from its chip. Where it is not told, a document's record is `chip`, all else "
+        "is held to the limits of `live`"
     ),
 ]
 Score = Annotated[float, Meta(ge=-1, le=1)]
-Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="how many at most")]
-After = Annotated[str, Meta(min_length=1, max_length=64, description="`next` of the page before")]
-NextPage = Annotated[str | None, Meta(description="`after` of the next page; null on the last")]
-NextNumber = Annotated[int | None, Meta(description="`after` of the next page; null on the last")]
+Limit = Annotated[int, about("how many at most", ge=1, le=MAX_PAGE)]
+After = Annotated[str, about("`next` of the page before", min_length=1, max_length=64)]
+NextPage = Annotated[str | None, about("`after` of the next page; null on the last")]
+NextNumber = Annotated[int | None, about("`after` of the next page; null on the last")]
 
 
-class Document(documents.Document, RequestBody, frozen=True):
+class Document(documents.Document, RequestBody):
     """A document in somebody's hands."""
 
 
-class KnownDocument(RequestBody, frozen=True):
+class KnownDocument(RequestBody):
     """A document that is looked up: type and number alone identify it."""
 
     type: documents.DocumentType

@@ -26,6 +26,7 @@ from serving.wire.fields import (
     Moment,
     QueryString,
     RequestBody,
+    about,
     known,
 )
 from serving.wire.matching import Face
@@ -37,24 +38,21 @@ EventKind = Annotated[str, known(*LineEventKind)]
 Suspension = Annotated[
     str,
     known("pending", "suspended_outgoing", "suspended"),
-    Meta(description="also of a line whose status is disputed"),
+    about("also of a line whose status is disputed"),
 ]
 
 
-class HolderRequest(RequestBody, frozen=True):
+class HolderRequest(RequestBody):
     """A document and a face that shows to be its holder's."""
 
     document: KnownDocument
     probe: Face
     liveness: (
-        Annotated[
-            LivenessToken, Meta(description="of the probe, which is then the photograph itself")
-        ]
-        | None
+        Annotated[LivenessToken, about("of the probe, which is then the photograph itself")] | None
     ) = None
 
 
-class Line(AnswerBody, frozen=True):
+class Line(AnswerBody):
     """A line with its number masked; null once it is closed."""
 
     line_id: Id
@@ -66,15 +64,14 @@ class Line(AnswerBody, frozen=True):
     closed_at: Moment | None
     suspension: Suspension | None = None
     exception: Annotated[
-        str | None,
-        Meta(description="the cause of the exception by which it was opened; null of all others"),
+        str | None, about("the cause of the exception by which it was opened; null of all others")
     ] = None
     guardian_document_id: Annotated[
-        str | None, Meta(description="of who answers for it; null but for a minor's")
+        str | None, about("of who answers for it; null but for a minor's")
     ] = None
 
 
-class HolderLines(HolderShown, AnswerBody, frozen=True):
+class HolderLines(HolderShown, AnswerBody):
     """The lines under a document over all carriers, to its holder's face.
 
     Any other face gets the same answer whether or not somebody holds the document.
@@ -83,7 +80,7 @@ class HolderLines(HolderShown, AnswerBody, frozen=True):
     lines: tuple[Line, ...]
 
 
-class Dispute(AnswerBody, frozen=True):
+class Dispute(AnswerBody):
     """The case that people will decide; disputed again, it is the same."""
 
     case_id: Id
@@ -91,14 +88,14 @@ class Dispute(AnswerBody, frozen=True):
     opened_at: Moment
 
 
-class ClosedLine(AnswerBody, frozen=True):
+class ClosedLine(AnswerBody):
     """A line that is not in use any more."""
 
     line_id: str
     status: Annotated[str, known("closed")]
 
 
-class EventReport(RequestBody, frozen=True):
+class EventReport(RequestBody):
     """What has happened to a line in use. `port_out` and `transfer` end it: whoever has the number
     then is enrolled anew."""
 
@@ -106,7 +103,7 @@ class EventReport(RequestBody, frozen=True):
     at: Moment
 
 
-class LineEvent(AnswerBody, frozen=True):
+class LineEvent(AnswerBody):
     """What happened to a line, and who has told or done it."""
 
     kind: EventKind
@@ -114,20 +111,18 @@ class LineEvent(AnswerBody, frozen=True):
     recorded_at: Moment
     cause: Annotated[
         str | None,
-        Meta(
-            description="the rule, the campaign or the case; of what people did `request`, "
-            "`holder`, `case`, `death` or `erasure`"
+        about(
+            "the rule, the campaign or the case; of what people did `request`, `holder`, "
+            "`case`, `death` or `erasure`"
         ),
     ]
     line_id: Id
     by: Annotated[
-        str,
-        known(*ActorKind),
-        Meta(description="`service`: by a rule; `key`: one that is no person's"),
+        str, known(*ActorKind), about("`service`: by a rule; `key`: one that is no person's")
     ]
 
 
-class Waiting(AnswerBody, frozen=True):
+class Waiting(AnswerBody):
     """A rule or a campaign that asks for the holder, and what follows where nobody comes."""
 
     rule: str
@@ -136,7 +131,7 @@ class Waiting(AnswerBody, frozen=True):
     next_state: LineStatus | None
 
 
-class LineHistory(AnswerBody, frozen=True):
+class LineHistory(AnswerBody):
     """What happened to a line, its newest 500 events in their order, and what it waits for."""
 
     line_id: Id
@@ -148,13 +143,13 @@ class LineHistory(AnswerBody, frozen=True):
     events: tuple[LineEvent, ...]
 
 
-class ExemptionRequest(RequestBody, frozen=True):
+class ExemptionRequest(RequestBody):
     """Why no limit on lines holds for a document."""
 
     cause: ExemptionCause
 
 
-class Exemption(AnswerBody, frozen=True):
+class Exemption(AnswerBody):
     """Whether limits on lines hold for a document."""
 
     document_id: Id
@@ -166,10 +161,10 @@ class Exemption(AnswerBody, frozen=True):
 
 MOST_CAMPAIGN_LINES = 1_000
 Then = Literal["suspended_outgoing", "suspended", "closed"]
-Duration = Annotated[str, Meta(max_length=8, description="90m, 2h, 30d", examples=["30d"])]
+Duration = Annotated[str, about("90m, 2h, 30d", max_length=8, examples=["30d"])]
 
 
-class ChosenLines(RequestBody, frozen=True, kw_only=True):
+class ChosenLines(RequestBody, kw_only=True):
     """Lines in use of the carrier that all of this holds for; empty: all of them."""
 
     outlet: Code | None = None
@@ -177,14 +172,14 @@ class ChosenLines(RequestBody, frozen=True, kw_only=True):
     opened_after: Moment | None = None
 
 
-class CampaignRequest(RequestBody, frozen=True, kw_only=True):
+class CampaignRequest(RequestBody, kw_only=True):
     """A campaign. At the deadline a line whose holder has not come is overdue, and `then`; `after`
     that it is `then2` or `last`, and `after2` that `last`. Without `chosen` its lines are given by
     `POST /v1/campaigns/{campaign_id}/lines`."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     deadline: Moment
-    carrier: Annotated[Code | None, Meta(description="for operators: whose lines")] = None
+    carrier: Annotated[Code | None, about("for operators: whose lines")] = None
     chosen: ChosenLines | None = None
     then: Then | None = None
     after: Duration | None = None
@@ -193,7 +188,7 @@ class CampaignRequest(RequestBody, frozen=True, kw_only=True):
     last: Then | None = None
 
 
-class CampaignLinesRequest(RequestBody, frozen=True):
+class CampaignLinesRequest(RequestBody):
     """Lines by number or id; those that a campaign has already stay as they are."""
 
     lines: Annotated[
@@ -202,7 +197,7 @@ class CampaignLinesRequest(RequestBody, frozen=True):
     ]
 
 
-class AddedLines(AnswerBody, frozen=True):
+class AddedLines(AnswerBody):
     """How many are new to the campaign, and the places of those that are no line in use of its
     carrier."""
 
@@ -210,7 +205,7 @@ class AddedLines(AnswerBody, frozen=True):
     unknown: tuple[int, ...]
 
 
-class CampaignProgress(AnswerBody, frozen=True):
+class CampaignProgress(AnswerBody):
     """How many lines are how far; those that were closed before their holder came have left."""
 
     asked: int
@@ -219,7 +214,7 @@ class CampaignProgress(AnswerBody, frozen=True):
     left: int
 
 
-class Campaign(AnswerBody, frozen=True):
+class Campaign(AnswerBody):
     """A campaign and how far it is; while it is `filling` lines are still being added, and once it
     was `ended` none are."""
 
@@ -232,28 +227,28 @@ class Campaign(AnswerBody, frozen=True):
     progress: CampaignProgress
 
 
-class Campaigns(AnswerBody, frozen=True):
+class Campaigns(AnswerBody):
     """The newest twenty."""
 
     campaigns: tuple[Campaign, ...]
 
 
-class CampaignLinesQuery(QueryString, frozen=True):
+class CampaignLinesQuery(QueryString):
     """Lines of a campaign in one state, by id."""
 
     state: CampaignLineState = CampaignLineState.OVERDUE
-    after: Annotated[Id | None, Meta(description="`next` of the page before")] = None
+    after: Annotated[Id | None, about("`next` of the page before")] = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 
-class CampaignLine(AnswerBody, frozen=True):
+class CampaignLine(AnswerBody):
     """A line of a campaign, and when it came into this state."""
 
     line_id: Id
     at: Moment
 
 
-class CampaignLines(AnswerBody, frozen=True):
+class CampaignLines(AnswerBody):
     """A page; `next` is null on the last one."""
 
     lines: tuple[CampaignLine, ...]
@@ -263,37 +258,36 @@ class CampaignLines(AnswerBody, frozen=True):
 MOST_HOURS, USUAL_HOURS = 2400, 240
 PhoneNumber = Annotated[
     str,
-    Meta(
+    about(
+        "in E.164; required, as no key stands for a number",
         pattern=r"^\+[1-9][0-9]{4,14}$",
-        description="in E.164; required, as no key stands for a number",
         examples=["+346661113334"],
     ),
 ]
 
 
-class SimSwapDateRequest(RequestBody, frozen=True):
+class SimSwapDateRequest(RequestBody):
     phoneNumber: PhoneNumber | None = None  # noqa: N815 - CAMARA's
 
 
-class SimSwapCheckRequest(RequestBody, frozen=True):
+class SimSwapCheckRequest(RequestBody):
     phoneNumber: PhoneNumber | None = None  # noqa: N815 - CAMARA's
     maxAge: Annotated[  # noqa: N815
         int,
-        Meta(
-            description="hours that are looked back",
-            extra_json_schema={"minimum": 1, "maximum": MOST_HOURS},
+        about(
+            "hours that are looked back", extra_json_schema={"minimum": 1, "maximum": MOST_HOURS}
         ),
     ] = USUAL_HOURS
 
 
-class SimSwapDate(AnswerBody, frozen=True, omit_defaults=True):
+class SimSwapDate(AnswerBody, omit_defaults=True):
     """When the number got the SIM that it has; null: not within `monitoredPeriod` days."""
 
     latestSimChange: Moment | None  # noqa: N815
     monitoredPeriod: int | None = None  # noqa: N815
 
 
-class SimSwapCheck(AnswerBody, frozen=True):
+class SimSwapCheck(AnswerBody):
     """Whether it got it within these hours."""
 
     swapped: bool

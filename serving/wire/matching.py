@@ -20,6 +20,7 @@ from serving.wire.fields import (
     RequestBody,
     SentKind,
     Template,
+    about,
     known,
 )
 
@@ -29,20 +30,17 @@ MAX_ID_LENGTH = 128
 MATCH_CANDIDATES = 100
 """So many candidates an item of a match lists at most; it counts all."""
 
-ItemId = Annotated[str, Meta(max_length=MAX_ID_LENGTH, description="the caller's own, given back")]
+ItemId = Annotated[str, about("the caller's own, given back", max_length=MAX_ID_LENGTH)]
 ITEMS = Meta(min_length=1, max_length=MAX_ITEMS)
 """More are an error of their own, `MATCH.TOO_MANY_ITEMS` (422)."""
 # Who writes JSON gives a `Template`, which is bytes that are written as base64url.
 IssuedTemplate = Annotated[
     bytes,
-    Meta(
-        description="a template from `POST /v1/templates`: base64url in JSON, binary or text in "
-        "MessagePack"
-    ),
+    about("a template from `POST /v1/templates`: base64url in JSON, binary or text in MessagePack"),
 ]
 
 
-class Face(RequestBody, frozen=True):
+class Face(RequestBody):
     """An image, or several frames, or a template, one of them; `kind` is the image's."""
 
     image: Photograph | Frames | None = None
@@ -61,7 +59,7 @@ def _require_single(reference: Face | None) -> None:
         raise ValueError("a reference is one photograph: give the frames as the probe")
 
 
-class MatchItem(RequestBody, frozen=True, kw_only=True):
+class MatchItem(RequestBody, kw_only=True):
     """A probe held against a reference (1:1), against the gallery (1:N, `search`), or both."""
 
     id: ItemId | None = None
@@ -75,14 +73,14 @@ class MatchItem(RequestBody, frozen=True, kw_only=True):
         _require_single(self.reference)
 
 
-class MatchRequest(RequestBody, frozen=True):
+class MatchRequest(RequestBody):
     """Thresholds are the deployment's; more than 256 items, or 512 photographs in them, are
     `MATCH.TOO_MANY_ITEMS` (422)."""
 
     items: Annotated[tuple[MatchItem, ...], ITEMS]
 
 
-class TemplateItem(RequestBody, frozen=True, kw_only=True):
+class TemplateItem(RequestBody, kw_only=True):
     """A photograph to make a template of."""
 
     id: ItemId | None = None
@@ -93,38 +91,38 @@ class TemplateItem(RequestBody, frozen=True, kw_only=True):
         """Nothing to check: the id is given back and never stored."""
 
 
-class TemplatesRequest(RequestBody, frozen=True):
+class TemplatesRequest(RequestBody):
     """More than 256 items are `MATCH.TOO_MANY_ITEMS` (422)."""
 
     items: Annotated[tuple[TemplateItem, ...], ITEMS]
 
 
-class ItemError(AnswerBody, frozen=True, omit_defaults=True):
+class ItemError(AnswerBody, omit_defaults=True):
     """Why an item, or a part of it, was not judged; the other items are."""
 
-    code: Annotated[str, Meta(description="MATCH.NO_FACE, MATCH.TEMPLATE_INVALID, IMAGE.DAMAGED …")]
+    code: Annotated[str, about("MATCH.NO_FACE, MATCH.TEMPLATE_INVALID, IMAGE.DAMAGED …")]
     message: str
     part: Annotated[str, known("probe", "reference")] | None = None
     problems: Annotated[
         tuple[str, ...] | None,
-        Meta(description="all that is wrong with a photograph; the code is the first to mend"),
+        about("all that is wrong with a photograph; the code is the first to mend"),
     ] = None
     advice: Advice | None = None
 
 
-class ItemVerification(AnswerBody, frozen=True, omit_defaults=True):
+class ItemVerification(AnswerBody, omit_defaults=True):
     """1:1: a match at `score >= threshold`."""
 
     is_match: bool
-    score: Annotated[float, Meta(ge=-1.000001, le=1.000001, description="cosine, higher is closer")]
+    score: Annotated[float, about("cosine, higher is closer", ge=-1.000001, le=1.000001)]
     threshold: float
     problems: Annotated[
         tuple[str, ...],
-        Meta(description="SEVERAL_FACES where it is no match and a picture shows another face"),
+        about("SEVERAL_FACES where it is no match and a picture shows another face"),
     ] = ()
 
 
-class Candidate(AnswerBody, frozen=True, omit_defaults=True, kw_only=True):
+class Candidate(AnswerBody, omit_defaults=True, kw_only=True):
     """A holder whose reference looks like the probe.
 
     To outlets and carriers a name that is theirs alone, the same at every hit; to the other roles
@@ -132,37 +130,36 @@ class Candidate(AnswerBody, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     holder: Annotated[str | None, Meta(examples=[HOLDER_EXAMPLE])]
-    document_id: Annotated[str | None, Meta(description="for fraud and operator alone")] = None
-    reference_id: Annotated[int | None, Meta(description="for fraud and operator alone")] = None
-    score: Annotated[float | None, Meta(description="null to a tenant")]
+    document_id: Annotated[str | None, about("for fraud and operator alone")] = None
+    reference_id: Annotated[int | None, about("for fraud and operator alone")] = None
+    score: Annotated[float | None, about("null to a tenant")]
 
 
-class ExpectedFalseCandidates(Interval, AnswerBody, frozen=True):
+class ExpectedFalseCandidates(Interval, AnswerBody):
     """How many strangers such a search brings on average; at most `value` where `is_bound`."""
 
 
-class Search(AnswerBody, frozen=True):
+class Search(AnswerBody):
     """What a search by face found."""
 
     candidates: tuple[AnswerBody, ...]
     found: int
-    searched: Annotated[int, Meta(description="references in the gallery that was searched")]
+    searched: Annotated[int, about("references in the gallery that was searched")]
     gallery_sequence: int
     threshold: float
     expected_false_candidates: ExpectedFalseCandidates | None
 
 
-class ItemIdentification(Search, frozen=True):
+class ItemIdentification(Search):
     """1:N: every reference at or above the threshold; an empty list is a true "nobody"."""
 
     candidates: Annotated[
-        tuple[Candidate, ...],
-        Meta(description=f"best first, to a tenant by name; {MATCH_CANDIDATES} at most"),
+        tuple[Candidate, ...], about(f"best first, to a tenant by name; {MATCH_CANDIDATES} at most")
     ]
-    found: Annotated[int, Meta(description="how many there are, listed or not")]
+    found: Annotated[int, about("how many there are, listed or not")]
 
 
-class MatchResult(AnswerBody, frozen=True, omit_defaults=True):
+class MatchResult(AnswerBody, omit_defaults=True):
     """The answer to one item: what it asked for, or an error; both where one part failed."""
 
     id: str | None = None
@@ -171,24 +168,24 @@ class MatchResult(AnswerBody, frozen=True, omit_defaults=True):
     error: ItemError | None = None
 
 
-class MatchResults(AnswerBody, frozen=True):
+class MatchResults(AnswerBody):
     """One result for each item, in their order."""
 
     items: tuple[MatchResult, ...]
 
 
-class TemplateResult(PrivateAnswer, frozen=True, omit_defaults=True):
+class TemplateResult(PrivateAnswer, omit_defaults=True):
     """A template, or why there is none; `quality` where a face was found."""
 
     id: str | None = None
     template: Annotated[
-        Template | None, Meta(description="opaque, for this tenant alone; binary in MessagePack")
+        Template | None, about("opaque, for this tenant alone; binary in MessagePack")
     ] = None
     quality: dict[str, float] | None = None
     error: ItemError | None = None
 
 
-class Templates(AnswerBody, frozen=True):
+class Templates(AnswerBody):
     """One result for each item, in their order; every template ends with its time or its model."""
 
     expires_at: Moment
@@ -196,21 +193,16 @@ class Templates(AnswerBody, frozen=True):
     items: tuple[TemplateResult, ...]
 
 
-class VerificationRequest(RequestBody, frozen=True):
+class VerificationRequest(RequestBody):
     """A probe, and exactly one of `reference`, `line`, `document` and `document_id`."""
 
     probe: Face
     reference: Face | None = None
-    line: (
-        Annotated[str, Meta(min_length=1, max_length=64, description="its number or its id")] | None
-    ) = None
+    line: Annotated[str, about("its number or its id", min_length=1, max_length=64)] | None = None
     document: KnownDocument | None = None
     document_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     liveness: (
-        Annotated[
-            LivenessToken, Meta(description="of the probe, which is then the photograph itself")
-        ]
-        | None
+        Annotated[LivenessToken, about("of the probe, which is then the photograph itself")] | None
     ) = None
 
     def __post_init__(self) -> None:
@@ -223,5 +215,5 @@ class VerificationRequest(RequestBody, frozen=True):
         _require_single(self.reference)
 
 
-class Verification(HolderScore, AnswerBody, frozen=True):
+class Verification(HolderScore, AnswerBody):
     """A match at `score >= threshold`."""

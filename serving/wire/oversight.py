@@ -10,6 +10,7 @@ from schema.actors import Restriction, Role
 from schema.decisions import CalibrationSource, Comparison
 from schema.documents import AdmittedRow
 from schema.phases import BackupState, Phase
+from serving.wire.cases import OutletLiveness, OutletPlace
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import (
     PAGE,
@@ -19,9 +20,9 @@ from serving.wire.fields import (
     NextNumber,
     QueryString,
     RequestBody,
+    about,
     known,
 )
-from serving.wire.outlets import OutletLiveness, OutletPlace
 
 MAX_NUMBER = 2**53 - 1
 
@@ -32,20 +33,20 @@ AuditNumber = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Exact = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
-class Liveness(AnswerBody, frozen=True):
+class Liveness(AnswerBody):
     """This process answers."""
 
     status: Annotated[str, known("live")]
 
 
-class Check(AnswerBody, frozen=True):
+class Check(AnswerBody):
     """One condition of being ready."""
 
     is_ok: bool
     detail: str
 
 
-class Readiness(AnswerBody, frozen=True):
+class Readiness(AnswerBody):
     """Ready where every check is but those that are there only where something is to be mended that
     stops nothing: `anchor`, the audit head is not anchored outside; `accelerator`, faces are
     embedded without the one that is installed; `device`, the GPU searches no more; `upkeep`, the
@@ -56,11 +57,11 @@ class Readiness(AnswerBody, frozen=True):
     phase: ShownPhase | None
     checks: Annotated[
         dict[str, Check],
-        Meta(description="store, models, registrar, gallery, anchor, accelerator, device, upkeep"),
+        about("store, models, registrar, gallery, anchor, accelerator, device, upkeep"),
     ]
 
 
-class Version(AnswerBody, frozen=True, omit_defaults=True):
+class Version(AnswerBody, omit_defaults=True):
     """Which version runs, and which model."""
 
     version: str
@@ -68,42 +69,42 @@ class Version(AnswerBody, frozen=True, omit_defaults=True):
     model_digest: str
     warnings: Annotated[
         tuple[str, ...],
-        Meta(
-            description="thresholds that the model's calibration supports at a higher rate alone; "
-            "an accelerator that is installed and not used"
+        about(
+            "thresholds that the model's calibration supports at a higher rate alone; an "
+            "accelerator that is installed and not used"
         ),
     ] = ()
-    runtime: Annotated[
-        str, Meta(description="what embeds faces: provider and precision, as cuda float32")
-    ] = ""
+    runtime: Annotated[str, about("what embeds faces: provider and precision, as cuda float32")] = (
+        ""
+    )
 
 
-class Credential(AnswerBody, frozen=True):
+class Credential(AnswerBody):
     """A key or a session, and what it is bound to."""
 
     key_id: str
     role: ShownRole
     carrier: str | None
     outlet: str | None
-    person: Annotated[str | None, Meta(description="whose key it is: two keys of one are not two")]
+    person: Annotated[str | None, about("whose key it is: two keys of one are not two")]
 
 
-class KeyHolder(Credential, frozen=True):
+class KeyHolder(Credential):
     """What the key or the session that was sent stands for; `key_id` is of whichever it is."""
 
-    name: Annotated[str, Meta(description="as histories of cases name whoever it is")] = ""
+    name: Annotated[str, about("as histories of cases name whoever it is")] = ""
     ends_at: Annotated[
-        Moment | None, Meta(description="of a session: when it ends at the latest; null: a key")
+        Moment | None, about("of a session: when it ends at the latest; null: a key")
     ] = None
 
 
-class EndedSession(AnswerBody, frozen=True):
+class EndedSession(AnswerBody):
     """The session that is over."""
 
     session_id: str
 
 
-class SignInState(AnswerBody, frozen=True):
+class SignInState(AnswerBody):
     """How people sign in to the console: the name of the provider, null where there are only keys;
     who is signed in; and whether nothing here is about anybody."""
 
@@ -112,17 +113,17 @@ class SignInState(AnswerBody, frozen=True):
     is_sandbox: bool = False
 
 
-class CurvePoint(AnswerBody, frozen=True):
+class CurvePoint(AnswerBody):
     """A score as a threshold, with its false match rate; `low` to `high` is its 95 % interval."""
 
     score: float
     fmr: float
     low: float
     high: float
-    fnmr: Annotated[float, Meta(description="of mated pairs, at that threshold")]
+    fnmr: Annotated[float, about("of mated pairs, at that threshold")]
 
 
-class Curve(AnswerBody, frozen=True):
+class Curve(AnswerBody):
     """One kind of comparison as it was measured.
 
     Beyond the last point no rate is known, but that it is `fmr_bound` at most.
@@ -131,20 +132,18 @@ class Curve(AnswerBody, frozen=True):
     comparison: ShownComparison
     mated_pairs: int
     nonmated_pairs: int
-    highest_nonmated: Annotated[
-        float, Meta(description="the highest score that two strangers reached")
-    ]
+    highest_nonmated: Annotated[float, about("the highest score that two strangers reached")]
     fmr_bound: float
-    points: Annotated[tuple[CurvePoint, ...], Meta(description="scores rise, rates fall")]
+    points: Annotated[tuple[CurvePoint, ...], about("scores rise, rates fall")]
 
 
-class Calibration(CalibrationSource, AnswerBody, frozen=True):
+class Calibration(CalibrationSource, AnswerBody):
     """Where the rates were measured."""
 
     curves: tuple[Curve, ...]
 
 
-class CalibratedThresholds(AnswerBody, frozen=True):
+class CalibratedThresholds(AnswerBody):
     """The deployment's thresholds; without a calibration of its model no rates are known."""
 
     model_digest: str
@@ -152,7 +151,7 @@ class CalibratedThresholds(AnswerBody, frozen=True):
     calibration: Calibration | None
 
 
-class AuditQuery(QueryString, frozen=True):
+class AuditQuery(QueryString):
     """Entries above a number, in the order of the chain; without one the newest."""
 
     limit: Limit = PAGE
@@ -162,13 +161,13 @@ class AuditQuery(QueryString, frozen=True):
     subject: Exact | None = None
 
 
-class ChainQuery(QueryString, frozen=True):
+class ChainQuery(QueryString):
     """Where to go on: `next` of the answer before."""
 
     after: AuditNumber = 0
 
 
-class AuditEntry(AnswerBody, frozen=True):
+class AuditEntry(AnswerBody):
     """One entry; `detail` holds ids, codes, counts and scores, and no name but that of the person
     of a key or a session, as `actor` has it."""
 
@@ -178,12 +177,10 @@ class AuditEntry(AnswerBody, frozen=True):
     action: str
     subject: str
     detail: dict[str, Any]
-    hash: Annotated[
-        str, Meta(description="keyed, over this entry and the hash before it; hexadecimal")
-    ]
+    hash: Annotated[str, about("keyed, over this entry and the hash before it; hexadecimal")]
 
 
-class AuditPage(AnswerBody, frozen=True):
+class AuditPage(AnswerBody):
     """A page of the chain, in its order; `head` is the number of its newest entry."""
 
     entries: tuple[AuditEntry, ...]
@@ -191,7 +188,7 @@ class AuditPage(AnswerBody, frozen=True):
     next: NextNumber
 
 
-class ChainPart(AnswerBody, frozen=True):
+class ChainPart(AnswerBody):
     """Whether the entries above `after`, up to `verified_to`, are as they were written.
 
     The chain is whole where every part from 0 on is intact, and the last has `next` null.
@@ -200,14 +197,12 @@ class ChainPart(AnswerBody, frozen=True):
     intact: bool
     after: int
     verified_to: int
-    first_bad: Annotated[
-        int | None, Meta(description="number of the first entry that is not as it was")
-    ]
+    first_bad: Annotated[int | None, about("number of the first entry that is not as it was")]
     head: int
-    next: Annotated[int | None, Meta(description="`after` of the next part; null at the end")]
+    next: Annotated[int | None, about("`after` of the next part; null at the end")]
 
 
-class Backup(AnswerBody, frozen=True):
+class Backup(AnswerBody):
     """A copy of the registry in the home's folder `backups`.
 
     What has a greater number in the audit chain than `audit_number` is not in it.
@@ -217,13 +212,13 @@ class Backup(AnswerBody, frozen=True):
     state: Annotated[str, known(*BackupState)]
     started_at: Moment
     audit_number: int | None
-    audit_head: Annotated[str | None, Meta(description="the chain's hash there; hexadecimal")]
+    audit_head: Annotated[str | None, about("the chain's hash there; hexadecimal")]
     bytes: int | None
     sha256: str | None
     fault: str | None
 
 
-class Backups(AnswerBody, frozen=True):
+class Backups(AnswerBody):
     """The backups of a home, the newest first."""
 
     backups: tuple[Backup, ...]
@@ -232,7 +227,7 @@ class Backups(AnswerBody, frozen=True):
 # What the command line alone shows.
 
 
-class ListedKey(Credential, frozen=True):
+class ListedKey(Credential):
     """A key without its secret."""
 
     label: str
@@ -243,7 +238,7 @@ class ListedKey(Credential, frozen=True):
     revoked_at: Moment | None
 
 
-class ListedAccount(AnswerBody, frozen=True):
+class ListedAccount(AnswerBody):
     """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
     may have ended."""
 
@@ -253,7 +248,7 @@ class ListedAccount(AnswerBody, frozen=True):
     seen_at: Moment | None
 
 
-class ListedOutlet(OutletPlace, frozen=True):
+class ListedOutlet(OutletPlace):
     """An outlet; one that is closed or restricted enrolls nobody. Its time zone, or its carrier's,
     says by which date documents expire; null for the deployment's."""
 
@@ -265,7 +260,7 @@ class ListedOutlet(OutletPlace, frozen=True):
     liveness: OutletLiveness | None = None
 
 
-class WatchedEntry(AnswerBody, frozen=True):
+class WatchedEntry(AnswerBody):
     """An entry of the watch-list."""
 
     watch_id: int
@@ -275,7 +270,7 @@ class WatchedEntry(AnswerBody, frozen=True):
     added_at: Moment
 
 
-class BlockedDocument(AnswerBody, frozen=True):
+class BlockedDocument(AnswerBody):
     """A document that is refused; one that was erased stays blocked."""
 
     document_id: str
@@ -284,14 +279,14 @@ class BlockedDocument(AnswerBody, frozen=True):
     blocked_at: Moment
 
 
-class ChainHead(AnswerBody, frozen=True):
+class ChainHead(AnswerBody):
     """The newest entry of the chain that was verified."""
 
     number: int
     hash: str
 
 
-class ChainReport(AnswerBody, frozen=True):
+class ChainReport(AnswerBody):
     """The whole chain, verified, and what is damaged in the database beside it; `anchors`: so many
     heads were compared with it; `mends`: entries by which people have sealed what was broken."""
 
@@ -304,7 +299,7 @@ class ChainReport(AnswerBody, frozen=True):
     mends: tuple[AuditEntry, ...] = ()
 
 
-class CertificateCheck(AnswerBody, frozen=True):
+class CertificateCheck(AnswerBody):
     """A certificate held against the chain; `fault` is null where it holds."""
 
     holds: bool
@@ -317,32 +312,28 @@ MOST_SEALED_BYTES = 24 * 2**20
 PlanDigest = Annotated[str, Meta(max_length=64)]
 
 
-class ImportChunk(RequestBody, frozen=True):
+class ImportChunk(RequestBody):
     """Rows of an import, sealed with the deployment's own key ring: nobody else makes one."""
 
     sealed: Annotated[
         bytes,
-        Meta(
-            min_length=1,
-            max_length=MOST_SEALED_BYTES,
-            description="base64 in JSON, binary in MessagePack",
-        ),
+        about("base64 in JSON, binary in MessagePack", min_length=1, max_length=MOST_SEALED_BYTES),
     ]
     planned: Annotated[
         PlanDigest | None,
-        Meta(
-            description="null: it is planned, and nothing is stored; the `digest` of a plan: it is "
-            "stored, if the plan is still that one"
+        about(
+            "null: it is planned, and nothing is stored; the `digest` of a plan: it is stored, "
+            "if the plan is still that one"
         ),
     ] = None
 
 
-class AdmittedChunk(AnswerBody, frozen=True):
+class AdmittedChunk(AnswerBody):
     """A plan, or what was stored by one. Sent again after that it is told, without rows."""
 
     digest: str
     is_committed: bool
     rows: tuple[AdmittedRow, ...]
     look_alikes: Annotated[
-        int, Meta(description="faces that are there under another document; of a first plan")
+        int, about("faces that are there under another document; of a first plan")
     ] = 0

@@ -20,6 +20,7 @@ from serving.wire.fields import (
     PrivateAnswer,
     RequestBody,
     Score,
+    about,
     known,
 )
 from serving.wire.lines import Line
@@ -31,16 +32,16 @@ MAX_DOCUMENTS = 8
 MAX_FACES = 12
 
 
-class IdentificationRequest(RequestBody, frozen=True):
+class IdentificationRequest(RequestBody):
     """A probe; a threshold below the deployment's for review is refused."""
 
     probe: Face
     threshold: Annotated[
-        Score | None, Meta(description="the deployment's threshold for review where not given")
+        Score | None, about("the deployment's threshold for review where not given")
     ] = None
 
 
-class OpenCase(AnswerBody, frozen=True):
+class OpenCase(AnswerBody):
     """A case in short."""
 
     id: str
@@ -49,29 +50,27 @@ class OpenCase(AnswerBody, frozen=True):
     opened_at: Moment
 
 
-class IdentifiedHolder(AnswerBody, frozen=True):
+class IdentifiedHolder(AnswerBody):
     """The holder of one document; `score` is that of its best reference."""
 
     document_id: str
     document_status: str
     score: float
-    lines: Annotated[tuple[Line, ...], Meta(description="in use, of all carriers")]
-    cases: Annotated[
-        tuple[OpenCase, ...], Meta(description="open ones that name the document, newest first")
-    ]
+    lines: Annotated[tuple[Line, ...], about("in use, of all carriers")]
+    cases: Annotated[tuple[OpenCase, ...], about("open ones that name the document, newest first")]
 
 
-class Identification(Search, frozen=True):
+class Identification(Search):
     """Every holder at or above the threshold; an empty list is a true "nobody"."""
 
     candidates: Annotated[
         tuple[IdentifiedHolder, ...],
-        Meta(description=f"best first, one for each document, {MAX_CANDIDATES} at most"),
+        about(f"best first, one for each document, {MAX_CANDIDATES} at most"),
     ]
-    found: Annotated[int, Meta(description="documents, listed or not")]
+    found: Annotated[int, about("documents, listed or not")]
 
 
-class PeopleRequest(RequestBody, frozen=True):
+class PeopleRequest(RequestBody):
     """Exactly one of a face, a document and a telephone number."""
 
     probe: Face | None = None
@@ -85,7 +84,7 @@ class PeopleRequest(RequestBody, frozen=True):
             raise ValueError("give exactly one of probe, document and msisdn")
 
 
-class Attempt(AnswerBody, frozen=True):
+class Attempt(AnswerBody):
     """An enrollment in short; `GET /v1/enrollments/{id}` has scores and evidence."""
 
     enrollment_id: Id
@@ -96,7 +95,7 @@ class Attempt(AnswerBody, frozen=True):
     decided_at: Moment
 
 
-class Person(PrivateAnswer, frozen=True):
+class Person(PrivateAnswer):
     """What stands under one document, with name and numbers masked; a closed line has none."""
 
     document_id: Id
@@ -104,28 +103,20 @@ class Person(PrivateAnswer, frozen=True):
     document_status: str
     number: Annotated[str, Meta(examples=["••••••••••••••1239"])]
     name: Annotated[str, Meta(examples=["A••••• P••••"])]
-    score: Annotated[
-        float | None, Meta(description="of its best reference; null where no face was asked")
-    ]
+    score: Annotated[float | None, about("of its best reference; null where no face was asked")]
     lines: tuple[Line, ...]
-    enrollments: Annotated[
-        tuple[Attempt, ...], Meta(description=f"the {MAX_ATTEMPTS} newest, newest first")
-    ]
-    cases: Annotated[tuple[Case, ...], Meta(description="that name the document, newest first")]
+    enrollments: Annotated[tuple[Attempt, ...], about(f"the {MAX_ATTEMPTS} newest, newest first")]
+    cases: Annotated[tuple[Case, ...], about("that name the document, newest first")]
     erasure_asked_at: Moment | None
-    erasure_due_at: Annotated[
-        Moment | None, Meta(description="it waits for open cases, and is done by then")
-    ]
+    erasure_due_at: Annotated[Moment | None, about("it waits for open cases, and is done by then")]
 
 
-class People(AnswerBody, frozen=True):
+class People(AnswerBody):
     """Who was found; an empty list is a true "nobody". Lines in use and open cases alone."""
 
-    people: Annotated[tuple[Person, ...], Meta(description=f"best first, {MAX_CANDIDATES} at most")]
-    found: Annotated[int, Meta(description="documents, listed or not")]
-    searched: Annotated[
-        int | None, Meta(description="references in the gallery; null but for a face")
-    ]
+    people: Annotated[tuple[Person, ...], about(f"best first, {MAX_CANDIDATES} at most")]
+    found: Annotated[int, about("documents, listed or not")]
+    searched: Annotated[int | None, about("references in the gallery; null but for a face")]
     gallery_sequence: int | None
     threshold: float | None
     expected_false_candidates: ExpectedFalseCandidates | None
@@ -133,14 +124,14 @@ class People(AnswerBody, frozen=True):
 
 AskedStep = Annotated[
     DeathStep,
-    Meta(
-        description="`report` holds at once; another person confirms it, which closes the lines. "
-        "One contests a report, and another lifts it"
+    about(
+        "`report` holds at once; another person confirms it, which closes the lines. One "
+        "contests a report, and another lifts it"
     ),
 ]
 
 
-class DeathRequest(RequestBody, frozen=True):
+class DeathRequest(RequestBody):
     """A step on a holder who is reported dead; a report names where it comes from."""
 
     step: AskedStep
@@ -152,7 +143,7 @@ class DeathRequest(RequestBody, frozen=True):
             raise ValueError("source: a report names where it comes from, no other step does")
 
 
-class Death(AnswerBody, frozen=True):
+class Death(AnswerBody):
     """What is reported of a document's holder, with who did what."""
 
     document_id: Id
@@ -166,7 +157,7 @@ class Death(AnswerBody, frozen=True):
     lifted_at: Moment | None
 
 
-class FacesRequest(RequestBody, frozen=True):
+class FacesRequest(RequestBody):
     """Whose faces; of a larger group a few at a time."""
 
     document_ids: Annotated[
@@ -179,55 +170,49 @@ class FacesRequest(RequestBody, frozen=True):
             raise ValueError("document_ids holds characters that are no text")
 
 
-class ShownPhotograph(PrivateAnswer, frozen=True):
+class ShownPhotograph(PrivateAnswer):
     """An aligned face of 112 by 112 pixels, as it was compared."""
 
     photograph: WhichPhotograph
-    image: Annotated[bytes, Meta(description="JPEG or PNG: base64 in JSON, binary in MessagePack")]
-    quality: Annotated[
-        dict[str, float] | None, Meta(description="null of one kept before it was noted")
-    ]
+    image: Annotated[bytes, about("JPEG or PNG: base64 in JSON, binary in MessagePack")]
+    quality: Annotated[dict[str, float] | None, about("null of one kept before it was noted")]
 
 
-class FaceSubject(PrivateAnswer, frozen=True):
+class FaceSubject(PrivateAnswer):
     """Whom a document's reference shows, or an attempt under it, who may be somebody else."""
 
-    subject_id: Annotated[
-        Id, Meta(description="the attempt's id; the document's where there is no attempt")
-    ]
+    subject_id: Annotated[Id, about("the attempt's id; the document's where there is no attempt")]
     document_id: Id
     document_status: str
-    is_reference: Annotated[bool, Meta(description="the document's reference was made of these")]
-    enrollment_id: Annotated[str | None, Meta(description="null of an imported reference")]
+    is_reference: Annotated[bool, about("the document's reference was made of these")]
+    enrollment_id: Annotated[str | None, about("null of an imported reference")]
     decision: ShownDecision | None
     captured_at: Annotated[
-        Moment | None, Meta(description="when the live photograph was taken, where that was told")
+        Moment | None, about("when the live photograph was taken, where that was told")
     ]
     received_at: Moment | None
-    kept_until: Annotated[Moment | None, Meta(description="null where no face is kept")]
+    kept_until: Annotated[Moment | None, about("null where no face is kept")]
     photographs: Annotated[
         tuple[ShownPhotograph, ...],
-        Meta(description="`live` before `portrait`; empty where none is kept, or not any more"),
+        about("`live` before `portrait`; empty where none is kept, or not any more"),
     ]
 
 
-class StrangersAlike(Interval, AnswerBody, frozen=True):
+class StrangersAlike(Interval, AnswerBody):
     """The share of pairs of strangers that score as high, with its 95 % interval; beyond what was
     measured `is_bound`: at most `value`."""
 
 
-class Likeness(AnswerBody, frozen=True):
+class Likeness(AnswerBody):
     """How alike two subjects are; two attempts are not compared."""
 
     left: Id
     right: Id
     score: float
-    strangers: Annotated[
-        StrangersAlike | None, Meta(description="null without a calibration of the model")
-    ]
+    strangers: Annotated[StrangersAlike | None, about("null without a calibration of the model")]
 
 
-class Faces(AnswerBody, frozen=True):
+class Faces(AnswerBody):
     """Who is shown, in the order of the documents asked for, and how alike each two are."""
 
     subjects: tuple[FaceSubject, ...]

@@ -27,6 +27,7 @@ from serving.wire.fields import (
     QueryString,
     RequestBody,
     Score,
+    about,
     known,
 )
 from serving.wire.matching import ExpectedFalseCandidates
@@ -36,51 +37,47 @@ ShownState = Annotated[str, known(*SweepState)]
 ShownKind = Annotated[str, known(*GroupKind)]
 
 
-class SweepsQuery(QueryString, frozen=True):
+class SweepsQuery(QueryString):
     """How many of the newest sweeps to list."""
 
     limit: Limit = PAGE
 
 
-class GroupsQuery(QueryString, frozen=True):
+class GroupsQuery(QueryString):
     """One page of a sweep's groups."""
 
     limit: Limit = PAGE
-    after: Annotated[int, Meta(ge=0, le=2**31 - 1, description="`next` of the page before")] = 0
+    after: Annotated[int, about("`next` of the page before", ge=0, le=2**31 - 1)] = 0
 
 
-class PrecisionQuery(QueryString, frozen=True):
+class PrecisionQuery(QueryString):
     """Of one sweep, or of all."""
 
     sweep_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     wanted: Annotated[
-        float,
-        Meta(ge=0.01, le=0.99, description="the least precision that a threshold is proposed for"),
+        float, about("the least precision that a threshold is proposed for", ge=0.01, le=0.99)
     ] = 0.8
 
 
-class SweepRequest(RequestBody, frozen=True):
+class SweepRequest(RequestBody):
     """A threshold, or the false match rate that chooses one, or neither for the proposed one."""
 
     threshold: Annotated[
-        Score | None,
-        Meta(description="not below the deployment's for review, or the proposed one if lower"),
+        Score | None, about("not below the deployment's for review, or the proposed one if lower")
     ] = None
     fmr: Annotated[
-        Annotated[float, Meta(gt=0, lt=1)] | None,
-        Meta(description="its threshold is bound in the same way"),
+        Annotated[float, Meta(gt=0, lt=1)] | None, about("its threshold is bound in the same way")
     ] = None
     scope: SweepScope = SweepScope.ALL
-    dry_run: Annotated[bool, Meta(description="only say what to expect")] = False
+    dry_run: Annotated[bool, about("only say what to expect")] = False
     allow_unsupported: Annotated[
-        bool,
-        Meta(description="take a threshold of which the calibration says no more than a bound"),
+        bool, about("take a threshold of which the calibration says no more than a bound")
     ] = False
     budget: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,
-        Meta(
-            description="so many groups at most, by likelihood ratio: the score with outlets, "
-            "times, names, birth dates, passport numbers and disputes"
+        about(
+            "so many groups at most, by likelihood ratio: the score with outlets, times, "
+            "names, birth dates, passport numbers and disputes"
         ),
     ] = None
 
@@ -89,13 +86,13 @@ class SweepRequest(RequestBody, frozen=True):
             raise ValueError("give a threshold or a false match rate, not both")
 
 
-class SweepProposal(EstimatedThreshold, AnswerBody, frozen=True, kw_only=True):
+class SweepProposal(EstimatedThreshold, AnswerBody, kw_only=True):
     """The lowest calibrated threshold whose false pairs keep to the budget, or the highest."""
 
     false_pairs: ExpectedFalseCandidates
 
 
-class Expectation(AnswerBody, frozen=True):
+class Expectation(AnswerBody):
     """What such a sweep would cost and bring, and the threshold that is proposed."""
 
     threshold: float
@@ -108,29 +105,24 @@ class Expectation(AnswerBody, frozen=True):
     memory_bytes: int
     false_pairs: Annotated[
         ExpectedFalseCandidates,
-        Meta(
-            description="pairs of strangers at or above the threshold; at most `value` where "
-            "`is_bound`"
-        ),
+        about("pairs of strangers at or above the threshold; at most `value` where `is_bound`"),
     ]
-    is_supported: Annotated[
-        bool, Meta(description="false where the calibration can only bound them")
-    ]
+    is_supported: Annotated[bool, about("false where the calibration can only bound them")]
     proposal: SweepProposal
-    budget: Annotated[int | None, Meta(description="of groups; null where all are kept")]
+    budget: Annotated[int | None, about("of groups; null where all are kept")]
 
 
-class Progress(AnswerBody, frozen=True):
+class Progress(AnswerBody):
     """How far a sweep is."""
 
     comparisons: int
     comparisons_total: int
     share: Annotated[float, Meta(ge=0, le=1)]
     pairs: int
-    remaining_s: Annotated[float | None, Meta(description="null until something was measured")]
+    remaining_s: Annotated[float | None, about("null until something was measured")]
 
 
-class Sweep(AnswerBody, frozen=True):
+class Sweep(AnswerBody):
     """A sweep as a list has it, without what it found."""
 
     sweep_id: Id
@@ -138,28 +130,28 @@ class Sweep(AnswerBody, frozen=True):
     threshold: float
     scope: ShownScope
     requested_by: str
-    gallery_sequence: Annotated[int | None, Meta(description="the gallery's that it covers")]
+    gallery_sequence: Annotated[int | None, about("the gallery's that it covers")]
     progress: Progress
     created_at: Moment
     started_at: Moment | None
     ended_at: Moment | None
     fault: str | None
-    budget: Annotated[int | None, Meta(description="of groups; null where all are kept")]
+    budget: Annotated[int | None, about("of groups; null where all are kept")]
 
 
-class SweepReport(Sweep, frozen=True):
+class SweepReport(Sweep):
     """A sweep with its progress of this moment."""
 
-    summary: Annotated[dict[str, Any] | None, Meta(description="in counts; null before it is done")]
+    summary: Annotated[dict[str, Any] | None, about("in counts; null before it is done")]
 
 
-class Sweeps(AnswerBody, frozen=True):
+class Sweeps(AnswerBody):
     """The newest sweeps, newest first."""
 
     sweeps: tuple[Sweep, ...]
 
 
-class RankedGroup(AnswerBody, frozen=True):
+class RankedGroup(AnswerBody):
     """A group, and why it has its rank."""
 
     key: str
@@ -168,7 +160,7 @@ class RankedGroup(AnswerBody, frozen=True):
     terms: tuple[RiskTerm, ...]
 
 
-class GroupRow(RankedGroup, frozen=True):
+class GroupRow(RankedGroup):
     """A group in counts."""
 
     identities: int
@@ -176,18 +168,14 @@ class GroupRow(RankedGroup, frozen=True):
     carriers: int
     outlets: int
     disputes: int
-    weakest_score: Annotated[
-        float | None, Meta(description="of the link without which it falls apart")
-    ]
-    severed_links: Annotated[
-        int, Meta(description="from a member to a document that is not in the group")
-    ]
+    weakest_score: Annotated[float | None, about("of the link without which it falls apart")]
+    severed_links: Annotated[int, about("from a member to a document that is not in the group")]
     fraud_lines: Annotated[
-        int, Meta(description="of its documents that people decided to be fraud, in use now")
+        int, about("of its documents that people decided to be fraud, in use now")
     ] = 0
 
 
-class GroupPage(AnswerBody, frozen=True):
+class GroupPage(AnswerBody):
     """A page of groups, the riskiest first."""
 
     groups: tuple[GroupRow, ...]
@@ -195,13 +183,13 @@ class GroupPage(AnswerBody, frozen=True):
     next: NextNumber
 
 
-class GroupLine(LineFact, AnswerBody, frozen=True):
+class GroupLine(LineFact, AnswerBody):
     """A line of a group's document when the sweep was made."""
 
     opened_at: Moment
 
 
-class GroupIdentity(AnswerBody, frozen=True):
+class GroupIdentity(AnswerBody):
     """One document of a group, with its lines when the sweep was made."""
 
     document_id: str
@@ -209,7 +197,7 @@ class GroupIdentity(AnswerBody, frozen=True):
     disputes: int
 
 
-class LeftOut(AnswerBody, frozen=True):
+class LeftOut(AnswerBody):
     """What an answer does not list."""
 
     identities: int
@@ -217,30 +205,27 @@ class LeftOut(AnswerBody, frozen=True):
     links: int
 
 
-class Group(RankedGroup, frozen=True):
+class Group(RankedGroup):
     """A group with its members, and its links, the closest first."""
 
-    weakest: Annotated[Link | None, Meta(description="the link without which it falls apart")]
+    weakest: Annotated[Link | None, about("the link without which it falls apart")]
     identities: tuple[GroupIdentity, ...]
     links: tuple[Link, ...]
     severed: Annotated[
         tuple[Link, ...],
-        Meta(
-            description="from a member to a document outside, the closest first: linked to too few "
-            "of the members, it is shown and not followed"
+        about(
+            "from a member to a document outside, the closest first: linked to too few of the "
+            "members, it is shown and not followed"
         ),
     ]
     left_out: LeftOut
-    cases: Annotated[
-        tuple[str, ...], Meta(description="ids of the open cases that name one of its documents")
-    ]
+    cases: Annotated[tuple[str, ...], about("ids of the open cases that name one of its documents")]
     fraud_lines: Annotated[
-        tuple[str, ...],
-        Meta(description="lines of its documents that people decided to be fraud, in use now"),
+        tuple[str, ...], about("lines of its documents that people decided to be fraud, in use now")
     ] = ()
 
 
-class PrecisionRate(AnswerBody, frozen=True):
+class PrecisionRate(AnswerBody):
     """How many of the judged pairs were fraud, with a 95 % interval (Wilson, 1927).
 
     Null where nothing was judged. The pairs of one case have one outcome: the interval counts
@@ -252,16 +237,16 @@ class PrecisionRate(AnswerBody, frozen=True):
     precision: float | None
     low: float | None
     high: float | None
-    cases: Annotated[int, Meta(description="that judged them")]
+    cases: Annotated[int, about("that judged them")]
 
 
-class PrecisionAt(PrecisionRate, frozen=True):
+class PrecisionAt(PrecisionRate):
     """Of the pairs that score at or above a threshold."""
 
     threshold: float
 
 
-class CaseOutcomes(Outcomes, AnswerBody, frozen=True):
+class CaseOutcomes(Outcomes, AnswerBody):
     """How the closed cases of a kind or of a month ended: the share of fraud with its interval."""
 
     precision: float
@@ -269,25 +254,23 @@ class CaseOutcomes(Outcomes, AnswerBody, frozen=True):
     high: float
 
 
-class ProposedThreshold(AnswerBody, frozen=True):
+class ProposedThreshold(AnswerBody):
     """The lowest threshold, at a hundredth, at which the precision's interval begins at `wanted` or
     above; null where there are too few decisions, or none reaches it."""
 
     threshold: float | None
     wanted: float
     ground: Annotated[str, known(*Ground)]
-    cases: Annotated[int, Meta(description="decided, of which it speaks")]
+    cases: Annotated[int, about("decided, of which it speaks")]
     effective_cases: float
-    least_cases: Annotated[int, Meta(description="effective ones that a proposal takes")]
+    least_cases: Annotated[int, about("effective ones that a proposal takes")]
 
 
-class Precision(PrecisionRate, frozen=True):
+class Precision(PrecisionRate):
     """The precision of sweeps, and what higher thresholds would have had; how closed cases ended,
     by kind and by month; and the threshold that decisions on all sweeps propose."""
 
-    thresholds: Annotated[
-        tuple[PrecisionAt, ...], Meta(description="rising; empty where nothing was judged")
-    ]
-    kinds: Annotated[tuple[CaseOutcomes, ...], Meta(description="most cases first")]
-    months: Annotated[tuple[CaseOutcomes, ...], Meta(description="newest first")]
+    thresholds: Annotated[tuple[PrecisionAt, ...], about("rising; empty where nothing was judged")]
+    kinds: Annotated[tuple[CaseOutcomes, ...], about("most cases first")]
+    months: Annotated[tuple[CaseOutcomes, ...], about("newest first")]
     proposal: ProposedThreshold

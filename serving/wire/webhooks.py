@@ -18,6 +18,7 @@ from serving.wire.fields import (
     PrivateAnswer,
     QueryString,
     RequestBody,
+    about,
     known,
 )
 
@@ -29,21 +30,21 @@ Place = Annotated[str, Meta(max_length=128, pattern="^[A-Za-z0-9_=-]+$")]
 """In the feed, of this carrier alone; it reads differently each time."""
 
 
-class EventQuery(QueryString, frozen=True):
+class EventQuery(QueryString):
     """Events beyond `after`, in their order."""
 
-    after: Annotated[Place, Meta(description="`next` of the page before; 0: all")] = "0"
+    after: Annotated[Place, about("`next` of the page before; 0: all")] = "0"
     limit: Annotated[int, Meta(ge=1, le=MOST_EVENTS)] = 100
     type: ShownType | None = None
 
 
-class Event(AnswerBody, frozen=True):
+class Event(AnswerBody):
     """What happened to `subject`, whose id it is: of an enrollment, a line, a case, a sweep, a
     campaign or a document. Whoever may read that reads more by its id."""
 
     specversion: Annotated[str, known("1.0")]
     id: Id
-    source: Annotated[str, Meta(description="this deployment")]
+    source: Annotated[str, about("this deployment")]
     type: ShownType
     subject: Id
     time: Moment
@@ -51,42 +52,35 @@ class Event(AnswerBody, frozen=True):
     data: dict[str, Any]
 
 
-class Events(AnswerBody, frozen=True):
+class Events(AnswerBody):
     """A page of the feed, and where it goes on; after one that is not full ask again later."""
 
     events: tuple[Event, ...]
-    next: Annotated[str, Meta(description="of this carrier alone, and another each time")]
+    next: Annotated[str, about("of this carrier alone, and another each time")]
 
 
 MAX_SINK_LENGTH, MAX_TYPES, MAX_EVENTS = 1_000, 50, 500
 
-Sink = Annotated[
-    str, Meta(min_length=1, max_length=MAX_SINK_LENGTH, description="a public https address")
-]
-Types = Annotated[
-    tuple[ShownType, ...], Meta(max_length=MAX_TYPES, description="empty: events of every type")
-]
+Sink = Annotated[str, about("a public https address", min_length=1, max_length=MAX_SINK_LENGTH)]
+Types = Annotated[tuple[ShownType, ...], about("empty: events of every type", max_length=MAX_TYPES)]
 ShownState = Annotated[str, known(*WebhookState)]
-Secret = Annotated[
-    str, Meta(description="signs what is sent, by Standard Webhooks; it is not told again")
-]
+Secret = Annotated[str, about("signs what is sent, by Standard Webhooks; it is not told again")]
 
 
 EventId = Annotated[str, Meta(max_length=36, examples=[ID_EXAMPLE])]
 
 
-class NewWebhook(RequestBody, frozen=True):
+class NewWebhook(RequestBody):
     """Where events are to be sent."""
 
     sink: Sink
     types: Types = ()
     carrier: Annotated[
-        Code | None,
-        Meta(description="whose events, for operators; null: all. A carrier's key: its own"),
+        Code | None, about("whose events, for operators; null: all. A carrier's key: its own")
     ] = None
 
 
-class ChangedWebhook(RequestBody, frozen=True):
+class ChangedWebhook(RequestBody):
     """What is to be another from now on; null leaves it as it is."""
 
     sink: Sink | None = None
@@ -94,64 +88,64 @@ class ChangedWebhook(RequestBody, frozen=True):
     state: Literal["active", "paused"] | None = None
 
 
-class Replay(RequestBody, frozen=True):
+class Replay(RequestBody):
     """From where on events are delivered again."""
 
-    after: Annotated[Place, Meta(description="`next` of a page of the feed; 0: all there is")]
+    after: Annotated[Place, about("`next` of a page of the feed; 0: all there is")]
 
 
-class AskedAgain(RequestBody, frozen=True):
+class AskedAgain(RequestBody):
     """Which dead letters are tried again."""
 
     events: Annotated[
-        tuple[EventId, ...], Meta(max_length=MAX_EVENTS, description="by their ids; empty: all")
+        tuple[EventId, ...], about("by their ids; empty: all", max_length=MAX_EVENTS)
     ] = ()
 
 
-class Webhook(PrivateAnswer, frozen=True):
+class Webhook(PrivateAnswer):
     """Where events are sent, and how many have not arrived there."""
 
     webhook_id: Id
     sink: str
     types: Types
-    carrier: Annotated[str | None, Meta(description="null: events of all carriers")]
-    state: Annotated[ShownState, Meta(description="gone: the receiver has answered 410")]
+    carrier: Annotated[str | None, about("null: events of all carriers")]
+    state: Annotated[ShownState, about("gone: the receiver has answered 410")]
     created_at: Moment
     earlier_secret_until: Annotated[
-        Moment | None, Meta(description="until then the secret before the last rotation signs too")
+        Moment | None, about("until then the secret before the last rotation signs too")
     ]
-    waiting: Annotated[int, Meta(description="events that were not taken yet, 100,000 at most")]
-    oldest_at: Annotated[Moment | None, Meta(description="of the first of them")]
-    dead: Annotated[int, Meta(description="events that are tried no more")]
+    waiting: Annotated[int, about("events that were not taken yet, 100,000 at most")]
+    oldest_at: Annotated[Moment | None, about("of the first of them")]
+    dead: Annotated[int, about("events that are tried no more")]
 
 
-class Webhooks(PrivateAnswer, frozen=True):
+class Webhooks(PrivateAnswer):
     """All webhooks that the caller may see, the oldest first."""
 
     webhooks: tuple[Webhook, ...]
 
 
-class WebhookSecret(PrivateAnswer, frozen=True):
+class WebhookSecret(PrivateAnswer):
     """A webhook with its new secret."""
 
     webhook: Webhook
     secret: Secret
 
 
-class RemovedWebhook(AnswerBody, frozen=True):
+class RemovedWebhook(AnswerBody):
     """A webhook that is no more."""
 
     webhook_id: Id
 
 
-class DeadQuery(QueryString, frozen=True):
+class DeadQuery(QueryString):
     """Dead letters beyond `after`, in the order of events."""
 
-    after: Annotated[Place, Meta(description="`next` of the page before")] = "0"
+    after: Annotated[Place, about("`next` of the page before")] = "0"
     limit: Limit = PAGE
 
 
-class DeadLetter(AnswerBody, frozen=True):
+class DeadLetter(AnswerBody):
     """An event that is tried no more, and why the last attempt failed."""
 
     event: Event
@@ -159,14 +153,14 @@ class DeadLetter(AnswerBody, frozen=True):
     fault: str | None
 
 
-class DeadLetters(AnswerBody, frozen=True):
+class DeadLetters(AnswerBody):
     """A page of the dead letters of a webhook, whose events have not left."""
 
     dead_letters: tuple[DeadLetter, ...]
     next: str | None
 
 
-class Revived(AnswerBody, frozen=True):
+class Revived(AnswerBody):
     """How many dead letters are tried again."""
 
     count: int

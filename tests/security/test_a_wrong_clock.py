@@ -20,8 +20,7 @@ from engine.registry.enrollments import StoredAnswer, Tally
 from engine.registry.rows import Write
 from engine.retention.job import RUN, check_clock, check_step, confirm_clock
 from serving.deployment.deployment import Deployment
-from serving.jobs.periodic import ClockWatch
-from serving.jobs.retention import DailyRetention
+from serving.jobs.periodic import ClockWatch, DailyRetention
 from serving.settings.settings import load_settings
 from tests.engine.registry.conftest import ANSWER
 from tests.engine.retention.conftest import only

@@ -30,7 +30,7 @@ from engine.registry.database import changing
 from engine.registry.store import Store
 from schema.cases import Outcome
 from serving.registrar import service as registrar_service
-from serving.registrar.service import examine_rows
+from serving.registrar.open_registry import examine_rows
 from serving.telemetry.metrics import Meter
 from tests.engine.cases.conftest import ANNA, Service, make_pair, service  # noqa: F401
 from tests.engine.conftest import database_url, sqlite_url  # noqa: F401 - fixtures

@@ -22,7 +22,7 @@ from schema.documents import Document
 from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe
 from serving.ingress.parts import PLACE, SealedTemplates
-from serving.registrar.search_queue import SearchQueue
+from serving.registrar.open_registry import SearchQueue
 from tests.engine.matching.conftest import DIM, Lab, make_lab
 from tests.engine.matching.test_lines import dispute
 from tests.indexes.sharding.local_shards import open_local

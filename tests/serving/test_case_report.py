@@ -30,7 +30,8 @@ from engine.statutory import lists
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.options import CropPolicy
-from serving.api.serializers import case_file, find_held
+from serving.api.people import find_held
+from serving.api.serializers import case_file
 from serving.case_report import (
     MOST_DOCUMENTS,
     ReportTerms,

@@ -13,9 +13,8 @@ from engine.lifecycle.campaigns import start_campaign
 from engine.lifecycle.reverification import carry_out
 from engine.registry.database import utc_now
 from schema.lines import CampaignState, LineEventKind, LineState
-from serving.jobs import retention
-from serving.jobs.periodic import ClockWatch
-from serving.jobs.retention import LineSteps
+from serving.jobs import periodic
+from serving.jobs.periodic import ClockWatch, LineSteps
 from tests.engine.conftest import key_ring, sqlite_url, store, vault, writer
 from tests.engine.lifecycle.conftest import Lines
 
@@ -50,7 +49,7 @@ def database_url(sqlite_url) -> str:
 
 @pytest.fixture
 def lines(store, writer, monkeypatch) -> Lines:
-    monkeypatch.setattr(retention, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(periodic, "LOOK_EVERY_S", 0.01)
     return Lines(store, writer, now=utc_now())
 
 

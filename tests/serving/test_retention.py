@@ -26,9 +26,8 @@ from engine.retention.job import run_retention
 from schema.events import EventType
 from schema.options import Retention
 from serving.deployment.deployment import Deployment
-from serving.jobs import retention
-from serving.jobs.periodic import ClockWatch
-from serving.jobs.retention import DailyRetention, seconds_until
+from serving.jobs import periodic
+from serving.jobs.periodic import ClockWatch, DailyRetention, seconds_until
 from serving.registrar.service import RegistrarService
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, load_settings
@@ -171,7 +170,7 @@ def test_a_store_that_cannot_be_read_is_told_too(deployment, log, lines) -> None
 
 
 def test_the_service_has_it_run(home, tmp_path, log, monkeypatch) -> None:
-    monkeypatch.setattr(retention, "SETTLE_S", 0.0)
+    monkeypatch.setattr(periodic, "SETTLE_S", 0.0)
     settings = load_settings(home)
     with Deployment(home, settings) as deployment:
         keep_answer(deployment, timedelta(days=90))

@@ -13,35 +13,27 @@ from engine.matching.checks.authority import look_up_beside
 from engine.matching.checks.liveness import name_document
 from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.requests import Answer as Decided
 from engine.matching.requests import (
+    MAX_KEY_LENGTH,
     Attempt,
     EnrollmentRequest,
     GuardianShown,
     Intake,
     idempotency_scope,
 )
+from engine.matching.requests import Answer as Decided
 from engine.matching.samples import ABSENT, Sample
 from engine.registry.accounts import ENROLLMENT_REFUSED
 from engine.registry.database import utc_now
+from schema.documents import AuthorityCode, AuthorityResult
 from schema.reasons import LivenessUse
 from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
 from serving.api import serializers
-from serving.api.request import (
-    Answer,
-    Request,
-    count_judged,
-    count_liveness,
-    known_document,
-    note,
-    note_authority,
-    read_idempotency_key,
-    read_kind,
-    sample_images,
-)
-from serving.errors import CaptureTimeInvalid
+from serving.api.probes import count_judged, count_liveness, read_kind, sample_images
+from serving.api.request import Answer, Request, known_document, note
+from serving.errors import CaptureTimeInvalid, IdempotencyKeyInvalid, IdempotencyKeyMissing
 from serving.ingress.parts import Parts
-from serving.telemetry.metrics import EXCEPTIONS
+from serving.telemetry.metrics import AUTHORITY_RESULTS, EXCEPTIONS
 from serving.wire import enrollments as wire
 from serving.wire.fields import Moment, list_frames
 
@@ -239,3 +231,25 @@ def _crops(parts: Parts, enrollment_id: str) -> wire.Crops:
             for crop, image in parts.store.cases.crops(record.id)
         ),
     )
+
+
+def note_authority(parts: Parts, result: AuthorityResult) -> None:
+    """Counts what came of a look-up, and logs one that confirmed nothing: by its code alone."""
+    source = "kept" if result.is_kept else "asked"
+    parts.meter.add(AUTHORITY_RESULTS, result.code.value, source)
+    if result.code is not AuthorityCode.CONFIRMED:
+        parts.log.warning("authority", kind=result.kind, code=result.code.value)
+
+
+def read_idempotency_key(request: Request) -> str:
+    """The Idempotency-Key: 1 to 255 printable characters of ASCII."""
+    key = request.idempotency_key
+    if key is None:
+        raise IdempotencyKeyMissing(
+            "give an Idempotency-Key: a fresh UUID for each activation, the same for its retries"
+        )
+    if not (key.isascii() and key.isprintable() and 1 <= len(key) <= MAX_KEY_LENGTH):
+        raise IdempotencyKeyInvalid(
+            f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters of ASCII"
+        )
+    return key

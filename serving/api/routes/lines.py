@@ -20,15 +20,9 @@ from engine.registry.lines import Step
 from engine.registry.store import Reader
 from schema.lines import CampaignLineState, LineEventKind
 from serving.access.authorization import scope_of
-from serving.api import serializers
-from serving.api.request import (
-    Request,
-    counting_liveness,
-    known_document,
-    next_page,
-    note,
-    take_holder_face,
-)
+from serving.api import people
+from serving.api.probes import counting_liveness, take_holder_face
+from serving.api.request import Request, known_document, next_page, note
 from serving.errors import IdentifierMissing, Malformed, OutOfRange
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CampaignTerms, LineTarget
@@ -44,10 +38,9 @@ async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) 
     document = known_document(body.document)
     subject = name_document(document)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
-    given = (shown.face, shown.liveness, shown.judged, request.context())
     with counting_liveness(parts, shown.liveness):
-        found = await parts.registrar.read_lines(document, *given)
-    return serializers.holder_lines(found)
+        found = await parts.registrar.read_lines(document, shown, request.context())
+    return people.holder_lines(found)
 
 
 async def dispute_line(
@@ -61,9 +54,9 @@ async def dispute_line(
     document = known_document(body.document)
     subject = name_document(document)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
-    given = (shown.face, shown.liveness, shown.judged, request.context())
+    given = (LineTarget(line), document, shown, request.context())
     with counting_liveness(parts, shown.liveness):
-        opened = await parts.registrar.dispute_line(LineTarget(line), document, *given)
+        opened = await parts.registrar.dispute_line(*given)
     return wire.Dispute(opened.case_id, opened.line_id, Moment.of(opened.opened_at))
 
 
@@ -84,7 +77,7 @@ async def report_event(
     """
     given = (LineTarget(line), LineEventKind(body.kind), body.at)
     made = await parts.registrar.report_event(*given, request.context())
-    return serializers.line_event(made, is_tenant=True)
+    return people.line_event(made, is_tenant=True)
 
 
 async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHistory:
@@ -98,7 +91,7 @@ async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHi
 
 def _find_history(store: Reader, text: str, carrier: str | None) -> wire.LineHistory:
     found = read_line(store, text, carrier=carrier)
-    return serializers.line_history(store, found, is_tenant=carrier is not None)
+    return people.line_history(store, found, is_tenant=carrier is not None)
 
 
 async def exempt_document(

@@ -11,19 +11,17 @@ from engine.matching.checks.liveness import name_document
 from engine.matching.comparison import score_best
 from engine.matching.verification import HolderCheck
 from serving.access.authorization import Action, authorize, choose_candidates, scope_of, tenant_of
-from serving.api.request import (
-    HolderFace,
-    Request,
+from serving.api.probes import (
     charge_photographs,
     counting_liveness,
-    known_document,
     read_kind,
     take_faces,
     take_holder_face,
 )
+from serving.api.request import Request, known_document
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import LineTarget
+from serving.registrar.protocol import HolderFace, LineTarget
 from serving.wire import matching as wire
 from serving.wire.fields import Moment, Template, of_record
 
@@ -116,10 +114,9 @@ def _name_subject(body: wire.VerificationRequest) -> str:
 async def _check_holder(
     parts: Parts, request: Request, body: wire.VerificationRequest, shown: HolderFace
 ) -> HolderCheck:
-    given = (shown.face, shown.second, shown.liveness, shown.judged, request.context())
     if body.line is not None:
         line = LineTarget(body.line, is_photographed=body.probe.image is not None)
-        return await parts.registrar.check_line(line, *given)
+        return await parts.registrar.check_line(line, shown, request.context())
     document = body.document_id if body.document is None else known_document(body.document)
     assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, *given)
+    return await parts.registrar.check_document(document, shown, request.context())

@@ -17,14 +17,15 @@ from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
-from schema.documents import ErasureCertificate
-from serving.api import serializers
-from serving.api.likeness import find_faces
-from serving.api.request import Answer, Request, known_document, note, take_face
+from schema import documents
+from serving.api import people
+from serving.api.people import find_faces
+from serving.api.probes import take_face
+from serving.api.request import Answer, Request, known_document, note
 from serving.errors import Malformed
 from serving.ingress.parts import Parts
 from serving.wire import people as wire
-from serving.wire.enrollments import Erasure
+from serving.wire.enrollments import Erasure, ErasureCertificate
 from serving.wire.fields import KnownDocument, of_record
 from serving.wire.matching import ExpectedFalseCandidates, Face
 
@@ -67,7 +68,7 @@ async def identify(
     if threshold < lowest:
         raise Malformed(f"threshold: below the deployment's for review, {lowest:.4f}")
     scores, search = await _search_face(parts, request, body.probe, threshold)
-    shown = await asyncio.to_thread(serializers.identified_holders, parts.store, scores)
+    shown = await asyncio.to_thread(people.identified_holders, parts.store, scores)
     if shown:
         documents = [one.document_id for one in shown]
         await note(parts, request, "documents.read", "identification", documents=documents)
@@ -88,7 +89,7 @@ async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest
         by = "number" if body.document is None else "document"
         ids = list(await asyncio.to_thread(_look_up, parts.store, body))
         search = {**dict.fromkeys(_OF_A_SEARCH), "found": len(ids)}
-    shown = await asyncio.to_thread(serializers.people_found, parts.store, ids, scores)
+    shown = await asyncio.to_thread(people.people_found, parts.store, ids, scores)
     documents = [one.document_id for one in shown]
     await note(parts, request, "people.searched", by, documents=documents)
     return wire.People(people=shown, **search)
@@ -98,7 +99,7 @@ async def read_document(parts: Parts, request: Request, document_id: str) -> wir
     """What stands under one document: lines and cases, closed ones too, and attempts; name and
     numbers masked; audited.
     """
-    shown = await asyncio.to_thread(serializers.person, parts.store, document_id)
+    shown = await asyncio.to_thread(people.person, parts.store, document_id)
     await note(parts, request, "document.read", shown.document_id)
     return shown
 
@@ -111,10 +112,10 @@ async def erase_document(parts: Parts, request: Request, document_id: str) -> An
     """
     context = request.context()
     done = await parts.registrar.erase(document_id, context)
-    if isinstance(done, ErasureCertificate):
-        return Answer(serializers.erasure(done))
+    if isinstance(done, documents.ErasureCertificate):
+        return Answer(of_record(ErasureCertificate, done))
     shown = done if context.carrier is None else structs.replace(done, cases=())
-    return Answer(serializers.erasure_state(shown), 202)
+    return Answer(of_record(Erasure, shown), 202)
 
 
 async def step_death(
@@ -141,7 +142,7 @@ async def read_erasure(parts: Parts, request: Request, document_id: str) -> Eras
     """
     carrier = request.context().carrier
     found = await asyncio.to_thread(holders.read_erasure, parts.store, document_id, carrier)
-    return serializers.erasure_state(found)
+    return of_record(Erasure, found)
 
 
 def _look_up(store: Reader, body: wire.PeopleRequest) -> Sequence[str]:

@@ -12,12 +12,12 @@ from engine.registry.webhooks import WebhookChange
 from engine.registry.webhooks import Webhooks as Registry
 from schema.events import WebhookState
 from serving.access.authorization import scope_of
-from serving.api import serializers
 from serving.api.request import Request
 from serving.errors import Forbidden
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import AddWebhook, AskAgain, Redeliver, Remove, Rotate
-from serving.webhooks.cloud_event import read_types, show_event
+from serving.webhooks import keeper
+from serving.webhooks.keeper import read_types, show_event
 from serving.wire import webhooks as wire
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ async def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
 
     def read(registry: Registry) -> tuple[wire.Webhook, ...]:
         found = registry.find_all(scope_of(request.caller))
-        return tuple(serializers.webhook(registry, one) for one in found)
+        return tuple(keeper.webhook(registry, one) for one in found)
 
     return wire.Webhooks(await _read(parts, read))
 
@@ -93,7 +93,7 @@ async def list_dead_letters(
     carrier = scope_of(request.caller)
     given = (webhook_id, await _open_place(parts, request, query.after), query.limit)
     found = await _read(parts, lambda registry: registry.list_dead(*given, carrier=carrier))
-    return serializers.dead_letters(found, query.limit, parts.vault, carrier)
+    return keeper.dead_letters(found, query.limit, parts.vault, carrier)
 
 
 async def ask_again(
@@ -120,7 +120,7 @@ async def _show(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook
     carrier = scope_of(request.caller)
 
     def read(registry: Registry) -> wire.Webhook:
-        return serializers.webhook(registry, registry.find(webhook_id, carrier))
+        return keeper.webhook(registry, registry.find(webhook_id, carrier))
 
     return await _read(parts, read)
 

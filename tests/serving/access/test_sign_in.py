@@ -17,8 +17,8 @@ from serving.access import sign_in as module
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import Grant, SignedIn, SignIn, SignInFailed
 from serving.errors import SessionEnded
-from serving.settings.sections import SignInSettings
 from serving.settings.settings import make_settings
+from serving.settings.terms import SignInSettings
 
 ISSUER = "https://id.example"
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

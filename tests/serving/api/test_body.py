@@ -19,10 +19,9 @@ from serving.api.body import (
     decode_form,
     decode_query,
     encode,
-    name_safely,
     unpack,
 )
-from serving.errors import Malformed, NotAcceptable, TooManyItems, TypeUnsupported
+from serving.errors import Malformed, NotAcceptable, TooManyItems, TypeUnsupported, name_safely
 from serving.wire.cases import CaseQuery, NoteRequest, OutcomeRequest
 from serving.wire.enrollments import EnrollmentRequest
 from serving.wire.lines import HolderRequest

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.sweeps.sweep_states import ITSELF
+from serving.sweeps.sweep_views import ITSELF
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow

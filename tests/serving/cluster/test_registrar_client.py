@@ -21,7 +21,8 @@ from schema.phases import Phase
 from serving.cluster import registrar_client as module
 from serving.cluster.registrar_client import RayRegistrar
 from serving.errors import Busy, Interrupted, NotReady
-from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Reply, Status
+from serving.registrar.open_registry import MOST_CANDIDATES
+from serving.registrar.protocol import CallContext, Reply, Status
 from serving.telemetry.metrics import Meter
 from serving.wire.matching import MAX_ITEMS
 

@@ -31,7 +31,7 @@ IS_THERE = """async (address) => {
   return image.decode().then(() => true, () => false);
 }"""
 MANY = """async () => {
-  const { faceSection } = await import("/console/js/faces.js");
+  const { faceSection } = await import("/console/js/face_desk.js");
   const links = [...document.querySelectorAll("main td a[href*=documents]")];
   const known = links.slice(0, 6).map((one) => one.href.split("/").pop());
   const others = Array.from({ length: 3000 }, () => crypto.randomUUID());
@@ -465,7 +465,7 @@ def refuse_what_nobody_has_seen(second: Visitor) -> None:
     """The case changes elsewhere while it stands open here."""
     second.page.evaluate(
         """async () => {
-          const { noteCase } = await import("/console/js/service.js");
+          const { noteCase } = await import("/console/js/api.js");
           await noteCase(location.hash.split("?")[0].split("/").pop(), "from elsewhere");
         }"""
     )

@@ -109,6 +109,6 @@ def test_the_page_has_no_inline_script_and_no_inline_style() -> None:
 def test_the_key_is_kept_in_the_session_alone() -> None:
     for path, text in texts().items():
         kept = re.findall(r"(localStorage|sessionStorage|indexedDB|document\.cookie)", text)
-        allowed = {"js/session.js": {"sessionStorage"}, "js/language.js": {"localStorage"},
-                   "js/shortcuts.js": {"localStorage"}}  # fmt: skip
+        allowed = {"js/api.js": {"sessionStorage"}, "js/language.js": {"localStorage"},
+                   "js/frame.js": {"localStorage"}}  # fmt: skip
         assert set(kept) <= allowed.get(path, set()), path

@@ -206,8 +206,8 @@ def test_the_curve_reads_as_the_calibration_does(browser, site) -> None:
         visitor.sign_in("fraud")
         read = visitor.page.evaluate(
             """async (scores) => {
-              const { rateAt } = await import("/console/js/curves.js");
-              const { readThresholds } = await import("/console/js/service.js");
+              const { rateAt } = await import("/console/js/scores.js");
+              const { readThresholds } = await import("/console/js/api.js");
               const { calibration } = await readThresholds();
               const curve = calibration.curves.find((one) => one.comparison === "fused");
               return scores.map((score) => rateAt(curve, score).value);
@@ -260,7 +260,7 @@ def decide(visitor: Visitor, photographs: Any) -> None:
 
 def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(browser, site) -> None:
     draw = """async () => {
-        const { groupFigure, showFace } = await import("/console/js/graph.js");
+        const { groupFigure, showFace } = await import("/console/js/views/group.js");
         const ids = Array.from({ length: 500 }, (_, place) => `d${place}`);
         const identities = ids.map((id) => ({ document_id: id, lines: [], disputes: 0 }));
         const links = ids.slice(1).map((right, place) => ({ left: ids[place], right, score: 0.7 }));

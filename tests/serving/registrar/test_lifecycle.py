@@ -22,7 +22,7 @@ from schema.phases import Phase
 from schema.reasons import Decision
 from serving.deployment.deployment import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
-from serving.registrar.operations import OpenRegistry
+from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.service import LOOKS_BEHIND
 from serving.settings.settings import load_settings
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
@@ -281,7 +281,7 @@ async def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
     before = await reach(registrar)
     with pytest.MonkeyPatch.context() as patched:
         if thread == "searches":
-            patched.setattr("serving.registrar.search_queue.identify", end)
+            patched.setattr("serving.registrar.open_registry.identify", end)
             with pytest.raises(Interrupted):
                 await registrar.identify(population.person()[None], 0.5, context)
         else:

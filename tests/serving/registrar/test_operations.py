@@ -18,8 +18,8 @@ from indexes.sharding.shards import ShardPlan
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from serving.errors import Interrupted
-from serving.registrar.operations import OpenRegistry, finish_by
-from serving.registrar.protocol import CallContext, Close, LineTarget
+from serving.registrar.open_registry import OpenRegistry, finish_by
+from serving.registrar.protocol import CallContext, Close, HolderFace, LineTarget
 from serving.wire.cases import OutcomeRequest
 from serving.wire.fields import Moment
 from tests.indexes.sharding.local_shards import SlowToAdd
@@ -45,6 +45,10 @@ async def test_an_identification_is_audited_with_whom_it_showed(
     assert entry.detail == {"probes": 2, "candidates": 1, "documents": [document]}
 
 
+def show(vector: np.ndarray) -> HolderFace:
+    return HolderFace(FaceVector(vector))
+
+
 async def test_nobody_is_shown_before_the_audit_is_durable(
     registrar, kept, population, context, busy
 ) -> None:
@@ -54,12 +58,10 @@ async def test_nobody_is_shown_before_the_audit_is_durable(
         calls = [
             asyncio.create_task(registrar.identify(population.person()[None], 0.5, context)),
             asyncio.create_task(
-                registrar.check_document(request.document, FaceVector(population.person()), context)
+                registrar.check_document(request.document, show(population.person()), context)
             ),
             asyncio.create_task(
-                registrar.read_lines(
-                    request.document, FaceVector(population.person()), None, None, context
-                )
+                registrar.read_lines(request.document, show(population.person()), context)
             ),
         ]
         done, _ = await asyncio.wait(calls, timeout=0.5)
@@ -86,7 +88,7 @@ async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_t
     probe = score * face + np.sqrt(1 - score**2) * aside / np.linalg.norm(aside)
     target = LineTarget(request.msisdn)
     for length, least in ((1.0, single), (0.9, fused)):
-        shown = FaceVector(probe.astype(np.float32), length)
+        shown = HolderFace(FaceVector(probe.astype(np.float32), length))
         check = await registrar.check_line(target, shown, BLUE)
         assert (check.is_match, check.threshold) == (least == single, least)
 
@@ -100,14 +102,14 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     answer = await registrar.enroll(request, context)
     await registrar.enroll(again, context)
     document, document_id = request.document, answer.decided.document_id
-    mine, other = (FaceVector(population.sample(one).vector) for one in (person, stranger))
-    shown = await registrar.read_lines(document, mine, None, None, BLUE)
+    mine, other = (show(population.sample(one).vector) for one in (person, stranger))
+    shown = await registrar.read_lines(document, mine, BLUE)
     assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
-    assert not (await registrar.read_lines(document, other, None, None, BLUE)).lines
+    assert not (await registrar.read_lines(document, other, BLUE)).lines
     foreign = LineTarget(again.msisdn)
     with pytest.raises(HolderMismatch):
-        await registrar.dispute_line(foreign, document, other, None, None, BLUE)
-    dispute = await registrar.dispute_line(foreign, document, mine, None, None, BLUE)
+        await registrar.dispute_line(foreign, document, other, BLUE)
+    dispute = await registrar.dispute_line(foreign, document, mine, BLUE)
     assert dispute.line_id in shown.numbers
     with pytest.raises(NotFound):
         await registrar.close_line(foreign, BLUE)

@@ -11,7 +11,7 @@ from engine.matching.verification import identify
 from indexes.errors import SearchInvalid, VectorInvalid
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy
-from serving.registrar.search_queue import SearchQueue
+from serving.registrar.open_registry import SearchQueue
 
 CAPACITY = 64
 
@@ -99,7 +99,7 @@ def test_calls_with_their_own_thresholds_get_their_own_answers(
         passes.append(len(probes))
         return identify(probes, *arguments, **options)
 
-    monkeypatch.setattr("serving.registrar.search_queue.identify", count)
+    monkeypatch.setattr("serving.registrar.open_registry.identify", count)
     calls = [searches.submit(probe, threshold) for threshold in (-1.0, 0.5, -1.0)]
     held.go_on.set()
     assert [len(call.result(120)[0].candidates) for call in calls] == [3, 1, 3]
@@ -139,7 +139,7 @@ def test_one_bad_probe_spoils_no_other_search(searches, held, population) -> Non
 def test_of_very_many_candidates_the_best_are_answered_and_all_are_counted(
     deployment, searches, monkeypatch
 ) -> None:
-    monkeypatch.setattr("serving.registrar.search_queue.MOST_CANDIDATES", 2)
+    monkeypatch.setattr("serving.registrar.open_registry.MOST_CANDIDATES", 2)
     gallery = deployment.registrar.gallery
     probe = gallery.vectors(gallery.ids[1:2])
     (cut,) = searches.submit(probe, -1.0).result(120)

@@ -15,8 +15,8 @@ from engine.matching.judge import Judge
 from schema.phases import Phase
 from schema.reasons import Decision
 from serving.errors import NotReady
-from serving.registrar.protocol import LineTarget
-from serving.registrar.service import open_pool
+from serving.registrar.open_registry import open_pool
+from serving.registrar.protocol import HolderFace, LineTarget
 from serving.settings.settings import make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
@@ -106,10 +106,9 @@ async def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
         raise KeyError("+8613800138000")
 
     kept.last.store.lines_in_use = break_down
+    shown = HolderFace(FaceVector(population.person()))
     with pytest.raises(SosieError) as caught:
-        await registrar.check_line(
-            LineTarget("+8613800138000"), FaceVector(population.person()), context
-        )
+        await registrar.check_line(LineTarget("+8613800138000"), shown, context)
     assert "KeyError" in str(caught.value)
     assert "138" not in str(caught.value) + str(lines.entries)
     assert (await registrar.status()).phase is Phase.READY
@@ -172,7 +171,7 @@ async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
 
     monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
     call = asyncio.create_task(
-        registrar.read_lines(request.document, FaceVector(person), None, None, context)
+        registrar.read_lines(request.document, HolderFace(FaceVector(person)), context)
     )
     assert await asyncio.to_thread(reading.wait, WAIT_S)
     drained = asyncio.create_task(registrar.service.drain(10))

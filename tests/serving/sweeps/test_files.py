@@ -21,10 +21,10 @@ from engine.sweeps.estimate import SweepOrder
 from engine.sweeps.folder import GroupFile, SweepFolder
 from schema.sweeps import RiskTerm, SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
-from serving.jobs.retention import EXPIRED, retire_sweeps
+from serving.jobs.periodic import EXPIRED, retire_sweeps
 from serving.settings.settings import load_settings
 from serving.sweeps.manager import SweepManager
-from serving.sweeps.sweep_states import SweepStates
+from serving.sweeps.sweep_views import SweepStates
 from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, fill, second_documents, strangers
 
 REQUEST = SweepOrder(threshold=0.47)

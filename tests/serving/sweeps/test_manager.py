@@ -20,7 +20,7 @@ from schema.actors import Actor
 from schema.cases import Outcome
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
-from serving.sweeps import sweep_states
+from serving.sweeps import sweep_views
 from serving.sweeps.manager import MOST_STARTS, SweepManager
 from tests.row_codes import vouch
 from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, fill, second_documents, strangers
@@ -282,8 +282,8 @@ def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(manager, 
 def test_a_plan_uses_the_pace_of_the_last_sweep(manager, monkeypatch) -> None:
     done = finish(manager, manager.start(REQUEST, ACTOR))
     assert done.summary["comparisons_per_s"] > 0
-    monkeypatch.setattr(sweep_states, "REPRESENTATIVE_COMPARISONS", 1)
-    monkeypatch.delattr(sweep_states, "measure_pace")
+    monkeypatch.setattr(sweep_views, "REPRESENTATIVE_COMPARISONS", 1)
+    monkeypatch.delattr(sweep_views, "measure_pace")
     expectation = manager.plan(REQUEST)
     pace = done.summary["comparisons_per_s"]
     assert expectation.duration_s == pytest.approx(expectation.comparisons / pace)

@@ -26,7 +26,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
 from schema.events import EventType
-from serving.settings.sections import WebhookSettings
+from serving.settings.terms import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 
 NETWORKS = ("127.0.0.0/8", "::1/128")

@@ -12,7 +12,7 @@ from engine.registry import database, keyring
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
-from serving.settings.sections import WebhookSettings
+from serving.settings.terms import WebhookSettings
 from serving.webhooks import delivery
 
 LOOPBACK = ["127.0.0.0/8"]

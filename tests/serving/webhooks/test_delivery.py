@@ -23,7 +23,7 @@ from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks
 from engine.retention.job import RUN, DirectRunner, RetentionCertificate, run_retention
 from schema.events import EventType, WebhookState
-from serving.settings.sections import WebhookSettings
+from serving.settings.terms import WebhookSettings
 from serving.webhooks import delivery
 from tests.engine.retention.conftest import only
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from schema import reasons
-from serving.registrar.protocol import MOST_CANDIDATES
+from serving.registrar.open_registry import MOST_CANDIDATES
 from serving.wire import cases, enrollments, fields, matching, oversight
 from serving.wire.fields import (
     Invalid,

@@ -1,11 +1,10 @@
 // The steps of a case: assign, note, propose, close. What judges people takes two of them.
 
+import { assignCase, closeCase, isMe, noteCase, proposeOutcome, withdrawProposal } from "./api.js";
 import { element, hint } from "./elements.js";
 import { areaField, buildForm, checkField, radioField, workButton } from "./forms.js";
 import { moment, number, say } from "./language.js";
 import { actorName, maskedNumber, seller, word } from "./marks.js";
-import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
-import { isMe } from "./session.js";
 import { OUTCOMES } from "./vocabulary.js";
 
 /** The one outcome that one person may decide, of a dispute where no line is closed by it. */

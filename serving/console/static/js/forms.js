@@ -1,8 +1,8 @@
 // Forms: every field has a label, every fault is said where it arose, nothing is sent twice.
+// And dialogs over the page: the browser gives the focus back to where it was.
 
-import { add, element, plainButton, replace } from "./elements.js";
-import { faultBox } from "./faults.js";
-import { say } from "./language.js";
+import { add, element, placeOf, plainButton, replace } from "./elements.js";
+import { say, sayIfKnown } from "./language.js";
 import { DOCUMENT_TYPES } from "./vocabulary.js";
 
 let count = 0;
@@ -170,6 +170,53 @@ export async function attempt(page, busy, faults, work) {
   }
 }
 
+/** Fields that narrow a list, each by its name in `filter`, and the bar that they stand in. */
+export function filterFields(filter, change) {
+  const tell = (name, read) => (event) => change({ [name]: read(event.target) });
+  return {
+    choice: (key, name, options, usual = "") =>
+      choiceField(
+        say(key),
+        { onchange: tell(name, (field) => field.value) },
+        options,
+        filter[name] ?? usual,
+      ),
+    text: (key, name, given = {}) =>
+      textField(say(key), {
+        value: filter[name] ?? "",
+        maxlength: 64,
+        spellcheck: "false",
+        onchange: tell(name, (field) => field.value.trim()),
+        ...given,
+      }),
+    tick: (key, name, value) =>
+      checkField(say(key), {
+        checked: filter[name] === value,
+        onchange: tell(name, (field) => (field.checked ? value : "")),
+      }),
+    bar: (key, ...fields) =>
+      element("div", { class: "filters", role: "search", "aria-label": say(key) }, fields),
+  };
+}
+
+/** A list by a filter, which the address keeps: `load()` asks, `change(changes)` asks anew. */
+export function filteredList(page, list, filter, place, ask, fill) {
+  const faults = element("div", { class: "faults" });
+  let asked = 0;
+  const load = async () => {
+    const turn = ++asked;
+    const answer = await ask();
+    // Whoever changed the filter meanwhile wants only the last answer.
+    if (turn === asked) fill(answer, load);
+  };
+  const change = (changes) => {
+    Object.assign(filter, changes);
+    history.replaceState(null, "", placeOf(...place, filter));
+    return attempt(page, list, faults, load);
+  };
+  return { faults, load, change };
+}
+
 /** A telephone number, named `msisdn`. */
 export function numberField() {
   const given = { name: "msisdn", type: "tel", required: true };
@@ -193,4 +240,52 @@ export function documentFields(prefix = "") {
       say("document.number.hint"),
     ),
   ];
+}
+
+/** One sentence about a fault: by its code, else by its family, else by its status. */
+export function sentenceOf(fault) {
+  if (fault.code === undefined) return say("fault.console");
+  const family = fault.code.split(".")[0];
+  return sayIfKnown(`fault.${fault.code}`) ?? sayIfKnown(`fault.${family}`) ?? say("fault.other");
+}
+
+/** The sentence, the service's own words below it, and a way to try again where there is one. */
+export function faultBox(fault, retry = null) {
+  if (fault.code === undefined) console.error(fault);
+  const detail = [fault.code, fault.message].filter(Boolean).join(": ");
+  return element(
+    "div",
+    { class: "notice bad", role: "alert" },
+    element("p", { class: "notice-title" }, sentenceOf(fault)),
+    fault.code && element("p", { class: "notice-detail", lang: "en", translate: "no" }, detail),
+    fault.correlator &&
+      element(
+        "p",
+        { class: "notice-detail" },
+        `${say("fault.correlator")} `,
+        element("code", {}, fault.correlator),
+      ),
+    retry && plainButton(say("action.again"), retry),
+  );
+}
+
+/** Opens a dialog and returns it; `signal` closes it where it is given. It is gone once closed. */
+export function openDialog(title, children, { kind = null, signal = null } = {}) {
+  const id = freshId("dialog");
+  const dialog = element(
+    "dialog",
+    { class: kind, "aria-labelledby": id, onclose: () => dialog.remove() },
+    element("h2", { id }, title),
+  );
+  add(dialog, children);
+  signal?.addEventListener("abort", () => dialog.close());
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}
+
+/** A button that closes the dialog it stands in. */
+export function closingButton(key) {
+  const close = (event) => event.target.closest("dialog").close();
+  return plainButton(say(key), close);
 }

@@ -1,12 +1,10 @@
 // What stands around every view: the way past it, the navigation, the tools, the spoken notices.
+// And single keys for those who work the queue all day; they can be switched off (WCAG 2.1.4).
 
-import { element, plainButton, quoted, replace } from "./elements.js";
-import { faultBox } from "./faults.js";
+import { endSession, isSandbox, isSession, signOut, whoAmI } from "./api.js";
+import { element, kept, PARENTS, placeOf, PLACES, plainButton, quoted, replace } from "./elements.js";
+import { checkField, closingButton, faultBox, openDialog } from "./forms.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
-import { PARENTS, placeOf, PLACES } from "./places.js";
-import { endSession } from "./service.js";
-import { isSandbox, isSession, signOut, whoAmI } from "./session.js";
-import { showShortcuts } from "./shortcuts.js";
 
 const root = document.getElementById("console");
 const spoken = element("p", { class: "spoken", role: "status", "aria-live": "polite" });
@@ -114,4 +112,50 @@ async function leave() {
   signOut();
   buildFrame();
   location.hash = "#/signin";
+}
+
+const KEPT = "sosie.shortcuts";
+const HELP = [
+  "j", "k", "Enter", "a", "x", "n", "p", "c", "u", "s", "b", "f", "z", "l", "h", "?",
+];
+const TYPING = "input:not([type=checkbox]), textarea, select, [contenteditable]";
+let current = {};
+let isOn = kept(() => localStorage.getItem(KEPT)) !== "off";
+
+/** Binds keys to work while a view is shown; `?` is always bound. */
+export function bindKeys(page, keys) {
+  current = keys;
+  page.signal.addEventListener("abort", () => {
+    if (current === keys) current = {};
+  });
+}
+
+addEventListener("keydown", (event) => {
+  const isPlain = !(event.ctrlKey || event.altKey || event.metaKey || event.isComposing);
+  if (!isPlain || !isOn || event.target.closest?.(TYPING) || document.querySelector("dialog[open]"))
+    return;
+  const work = event.key === "?" ? showShortcuts : current[event.key];
+  // A link or a button keeps its own Enter.
+  if (!work || (event.key === "Enter" && event.target.closest?.("a, button"))) return;
+  event.preventDefault();
+  work(event);
+});
+
+/** The dialog that lists the keys. */
+export function showShortcuts() {
+  const rows = HELP.map((key) => [
+    element("dt", {}, element("kbd", { translate: "no" }, key)),
+    element("dd", {}, say(`keys.${key === "?" ? "help" : key}`)),
+  ]);
+  const toggle = checkField(say("keys.on"), { checked: isOn, onchange: switchKeys });
+  openDialog(say("keys.title"), [
+    element("dl", { class: "keys" }, rows),
+    toggle,
+    closingButton("action.close"),
+  ]);
+}
+
+function switchKeys(event) {
+  isOn = event.target.checked;
+  kept(() => localStorage.setItem(KEPT, isOn ? "on" : "off"));
 }

@@ -1,24 +1,36 @@
-// Which view is shown: the part of the address after `#`, which no server and no log ever sees.
+// Starts the console: a language, the key that this tab may hold or the session that this browser
+// may have, then the view that is asked for: the part of the address after `#`, which no server and
+// no log ever sees.
 
-import { faultBox } from "./faults.js";
+import {
+  isSession,
+  keptKey,
+  knowService,
+  readSession,
+  showKey,
+  signIn,
+  signOut,
+  takePlace,
+  whoAmI,
+} from "./api.js";
+import { isOpenTo, placeOf, PLACES, readPlace, readQuery } from "./elements.js";
+import { faultBox } from "./forms.js";
 import { buildFrame, clearPage } from "./frame.js";
-import { say } from "./language.js";
-import { isOpenTo, placeOf, PLACES, readPlace, readQuery } from "./places.js";
-import { isSession, signOut, takePlace, whoAmI } from "./session.js";
-import { resumeSession, signInAgain } from "./signing.js";
+import { chooseLanguage, preferredLanguage, say } from "./language.js";
+import { resumeSession, signInAgain, tellSignedIn } from "./signing.js";
 
 const VIEWS = {
-  signin: () => import("./views/signin.js"),
+  signin: () => import("./signing.js"),
   enroll: () => import("./views/enroll.js"),
   enrollments: () => import("./views/enrollment.js"),
   lines: () => import("./views/lines.js"),
   search: () => import("./views/search.js"),
-  documents: () => import("./views/document.js"),
+  documents: () => import("./views/search.js"),
   cases: () => import("./views/cases.js"),
   case: () => import("./views/case.js"),
   outlets: () => import("./views/outlets.js"),
   sweeps: () => import("./views/sweeps.js"),
-  sweep: () => import("./views/sweep.js"),
+  sweep: () => import("./views/sweeps.js"),
   group: () => import("./views/group.js"),
   precision: () => import("./views/precision.js"),
   audit: () => import("./views/audit.js"),
@@ -97,3 +109,36 @@ function settle({ main }) {
     scrollTo(0, 0);
   }
 }
+
+async function resume(key) {
+  const { provider, holder, is_sandbox: isSandbox } = await readSession();
+  knowService(provider, isSandbox);
+  if (key === null) {
+    if (holder === null) return;
+    signIn(null, holder);
+    tellSignedIn();
+    return;
+  }
+  try {
+    signIn(key, await showKey(key));
+  } catch (fault) {
+    if (fault.status !== 401) throw fault;
+    signOut();
+  }
+}
+
+async function start() {
+  await chooseLanguage(preferredLanguage());
+  const key = keptKey();
+  try {
+    await resume(key);
+  } catch (fault) {
+    document.getElementById("console").replaceChildren(faultBox(fault, start));
+    return;
+  }
+  buildFrame();
+  await follow();
+}
+
+addEventListener("hashchange", follow);
+await start();

@@ -1,10 +1,10 @@
 // The audit chain: who did what, newest first, and whether nothing of it was altered.
 
+import { listAudit, verifyAudit } from "../api.js";
 import { add, element, quoted, replace } from "../elements.js";
 import { buildForm, textField, workButton } from "../forms.js";
 import { moment, number, say, share } from "../language.js";
 import { actorName, notice, pageHead, section, table } from "../marks.js";
-import { listAudit, verifyAudit } from "../service.js";
 
 const PAGE = 50;
 

@@ -1,11 +1,14 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
+import { listCases, readCase, readGroup, reportCase } from "../api.js";
 import { caseActions } from "../casework.js";
 import { add, element, figure, hint, link, plainButton, quoted, replace, wholeId } from "../elements.js";
-import { faceSection } from "../faces.js";
+import { faceSection } from "../face_desk.js";
 import { buildForm, checkField, choiceField, workButton } from "../forms.js";
+import { bindKeys } from "../frame.js";
 import { moment, number, say, score } from "../language.js";
 import {
+  aboutPeople,
   actorName,
   badge,
   empty,
@@ -13,13 +16,11 @@ import {
   idLink,
   lineTable,
   notice,
+  peopleText,
   section,
   table,
   word,
 } from "../marks.js";
-import { aboutPeople, peopleText } from "../persons.js";
-import { listCases, readCase, readGroup, reportCase } from "../service.js";
-import { bindKeys } from "../shortcuts.js";
 import { asQuery, readFilter } from "./cases.js";
 import { termTable } from "./group.js";
 

@@ -1,26 +1,32 @@
 // The queue of the fraud desk: what is to be decided, worked through with single keys.
 
+import { assignCase, listCases, searchPeople, whoAmI } from "../api.js";
 import { add, element, figure, hint, link, plainButton, quoted, replace } from "../elements.js";
-import { smallFaces } from "../faces.js";
-import { sentenceOf } from "../faults.js";
-import { attempt, buildForm, checkField, choiceField, numberField, textField, workButton } from "../forms.js";
+import { smallFaces } from "../face_desk.js";
+import {
+  buildForm,
+  checkField,
+  filteredList,
+  filterFields,
+  numberField,
+  sentenceOf,
+  workButton,
+} from "../forms.js";
+import { bindKeys } from "../frame.js";
 import { day, moment, number, say, score } from "../language.js";
 import {
+  aboutPeople,
   actorName,
   badge,
-  empty,
   caseTable,
+  empty,
   growingTable,
   notice,
   pageHead,
+  peopleText,
   row,
   word,
 } from "../marks.js";
-import { aboutPeople, peopleText } from "../persons.js";
-import { placeOf } from "../places.js";
-import { assignCase, listCases, searchPeople } from "../service.js";
-import { whoAmI } from "../session.js";
-import { bindKeys } from "../shortcuts.js";
 import { CASE_SORTS } from "../vocabulary.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
@@ -54,19 +60,9 @@ export function readFilter(query) {
 export async function show(page) {
   const list = element("div", { class: "queue" });
   const filter = readFilter(page.query);
-  let asked = 0;
-  const load = async () => {
-    const turn = ++asked;
-    const answer = await listCases({ ...asQuery(filter), limit: PAGE });
-    // Whoever changed the filter meanwhile wants only the last answer.
-    if (turn === asked) fillQueue(page, list, filter, answer, load);
-  };
-  const faults = element("div", { class: "faults" });
-  const change = (changes) => {
-    Object.assign(filter, changes);
-    history.replaceState(null, "", placeOf("cases", filter));
-    return attempt(page, list, faults, load);
-  };
+  const ask = () => listCases({ ...asQuery(filter), limit: PAGE });
+  const fill = (answer, again) => fillQueue(page, list, filter, answer, again);
+  const { faults, load, change } = filteredList(page, list, filter, ["cases"], ask, fill);
   add(
     page.main,
     pageHead("cases.title", "cases.lead"),
@@ -93,48 +89,25 @@ function isLooking() {
 }
 
 function filters(filter, change, faults) {
-  const choice = (label, name, options) =>
-    choiceField(
-      say(label),
-      { onchange: (event) => change({ [name]: event.target.value }) },
-      options,
-      filter[name] ?? "",
-    );
-  const text = (label, name, given = {}) =>
-    textField(say(label), {
-      value: filter[name] ?? "",
-      maxlength: 64,
-      spellcheck: "false",
-      onchange: (event) => change({ [name]: event.target.value.trim() }),
-      ...given,
-    });
+  const { choice, text, tick, bar } = filterFields(filter, change);
   const states = ["alive", ...STATES, FRAUD_IN_USE, "all"].map((one) => [one, say(`state.${one}`)]);
   const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
   const sorts = CASE_SORTS.map((one) => [one, say(`sort.${one}`)]);
-  return element(
-    "div",
-    { class: "filters", role: "search", "aria-label": say("cases.filters") },
+  const look = (event) => {
+    looker = event.target.checked ? whoAmI() : null;
+    return change({});
+  };
+  return bar(
+    "cases.filters",
     choice("cases.sort", "sort", sorts),
     choice("case.state", "state", states),
     choice("case.kind", "kind", kinds),
     text("case.carrier", "carrier"),
     text("case.outlet", "outlet"),
     text("cases.idend", "id_end", { pattern: "[0-9a-f\\-]{4,36}" }),
-    checkField(say("cases.mine"), {
-      checked: filter.assignee === "me",
-      onchange: (event) => change({ assignee: event.target.checked ? "me" : "" }),
-    }),
-    checkField(say("cases.overdue"), {
-      checked: filter.overdue === "true",
-      onchange: (event) => change({ overdue: event.target.checked ? "true" : "" }),
-    }),
-    checkField(say("cases.faces"), {
-      checked: isLooking(),
-      onchange: (event) => {
-        looker = event.target.checked ? whoAmI() : null;
-        return change({});
-      },
-    }),
+    tick("cases.mine", "assignee", "me"),
+    tick("cases.overdue", "overdue", "true"),
+    checkField(say("cases.faces"), { checked: isLooking(), onchange: look }),
     faults,
   );
 }

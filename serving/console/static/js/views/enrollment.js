@@ -1,15 +1,13 @@
 // One enrollment on record: both faces side by side, why it was decided so, where its scores lie.
 
-import { curveFigure } from "../curves.js";
-import { frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
+import { findEnrollment, hasRole, readCrops, readEnrollment, readThresholds } from "../api.js";
 import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
+import { faceSection } from "../face_desk.js";
 import { buildForm, radioField, textField } from "../forms.js";
-import { faceSection } from "../faces.js";
+import { bindKeys } from "../frame.js";
 import { moment, number, say, score } from "../language.js";
 import { facts, idLink, notice, pageHead, section, seller, table } from "../marks.js";
-import { findEnrollment, readCrops, readEnrollment, readThresholds } from "../service.js";
-import { hasRole } from "../session.js";
-import { bindKeys } from "../shortcuts.js";
+import { curveFigure, frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../scores.js";
 
 export async function show(page, id = null) {
   if (id === null) return showFinder(page);

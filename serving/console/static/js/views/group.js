@@ -1,12 +1,12 @@
-// A group of a sweep: as a graph, as a table beside it, and why it ranks where it does.
+// A group of a sweep: as a graph, which is always drawn the same way, as a table beside it, and why it
+// ranks where it does.
 
-import { add, element, figure as digits, hint, link, quoted } from "../elements.js";
-import { faceSection } from "../faces.js";
-import { groupFigure, showFace } from "../graph.js";
+import { readGroup } from "../api.js";
+import { add, element, figure as digits, hint, link, placeOf, quoted, shape } from "../elements.js";
+import { faceSection } from "../face_desk.js";
+import { bindKeys } from "../frame.js";
 import { day, number, say, score } from "../language.js";
 import { idLink, notice, row, section, table, word } from "../marks.js";
-import { readGroup } from "../service.js";
-import { bindKeys } from "../shortcuts.js";
 
 export async function show(page, sweepId, key) {
   const group = await readGroup(sweepId, key);
@@ -143,4 +143,211 @@ export function termTable({ terms, risk }) {
       row({ class: "total" }, element("strong", {}, say("risk.total")), "", points(risk)),
     ],
   );
+}
+
+const SIZE = { width: 560, height: 440 };
+const CENTRE = { x: SIZE.width / 2, y: SIZE.height / 2 };
+const RADIUS = 170;
+const FACE_RADIUS = 34;
+
+/** The maximum spanning tree of a group's links (Kruskal): what holds it together. */
+export function spanningTree(identities, links) {
+  const root = new Map(identities.map((one) => [one.document_id, one.document_id]));
+  const find = (id) => (root.get(id) === id ? id : find(root.get(id)));
+  const sorted = [...links].sort(
+    (a, b) => b.score - a.score || compare(a.left, b.left) || compare(a.right, b.right),
+  );
+  return sorted.filter(({ left, right }) => {
+    const [one, other] = [find(left), find(right)];
+    if (one === other) return false;
+    root.set(one, other);
+    return true;
+  });
+}
+
+/** The documents in the order of a walk along the tree, so that close ones stand side by side. */
+export function walkOrder(identities, tree) {
+  const near = new Map(identities.map((one) => [one.document_id, []]));
+  for (const { left, right } of tree) {
+    near.get(left).push(right);
+    near.get(right).push(left);
+  }
+  const order = [];
+  const visit = (id) => {
+    if (order.includes(id)) return;
+    order.push(id);
+    near.get(id).forEach(visit);
+  };
+  identities.forEach((one) => visit(one.document_id));
+  return order;
+}
+
+/** The documents on one side of the weakest link; empty where there is none. */
+export function weakSide(identities, tree, weakest) {
+  if (!weakest) return new Set();
+  const rest = tree.filter((link) => !isSame(link, weakest));
+  const side = new Set([weakest.left]);
+  for (let before = 0; before !== side.size;) {
+    before = side.size;
+    for (const { left, right } of rest) {
+      if (side.has(left)) side.add(right);
+      if (side.has(right)) side.add(left);
+    }
+  }
+  return side;
+}
+
+/** Puts a face at the node of its document, in a drawing that has it; its name stands below then. */
+export function showFace(figure, documentId, url) {
+  const node = figure.querySelector(`[data-document="${documentId}"]`);
+  if (!node || node.querySelector("image")) return;
+  const [circle, text] = [node.querySelector("circle"), node.querySelector("text")];
+  const [x, y] = ["cx", "cy"].map((name) => Number(circle.getAttribute(name)));
+  const count = figure.querySelectorAll(".node").length;
+  const radius = Math.max(Math.min(FACE_RADIUS, (Math.PI * RADIUS) / count - 2), 5);
+  circle.setAttribute("r", radius);
+  text.setAttribute("y", y + radius + 15);
+  const [side, left, top] = [2 * radius - 4, x - radius + 2, y - radius + 2];
+  circle.after(shape("image", { href: url, x: left, y: top, width: side, height: side }));
+}
+
+/** The drawing; `names` gives each document the number that the table beside it uses. */
+export function groupFigure(group, names) {
+  const tree = spanningTree(group.identities, group.links);
+  const places = layOut(walkOrder(group.identities, tree));
+  // Of a large group only a part is here, and not always that with the weakest link.
+  const isHere = group.weakest && places.has(group.weakest.left) && places.has(group.weakest.right);
+  const weakest = isHere ? group.weakest : null;
+  const side = weakSide(group.identities, tree, weakest);
+  const links = group.links.map((link) => linkLine(link, places, tree, weakest));
+  const nodes = group.identities.map((one) =>
+    documentNode(one, places, names, side.has(one.document_id)),
+  );
+  const drawing = shape(
+    "svg",
+    {
+      viewBox: `0 0 ${SIZE.width} ${SIZE.height}`,
+      class: "graph",
+      role: "group",
+      "aria-label": say("graph.title"),
+    },
+    links,
+    weakest && weakestLabel(weakest, places),
+    nodes,
+  );
+  for (const kind of ["focusin", "mouseover"])
+    drawing.addEventListener(kind, (event) => lightUp(drawing, event.target));
+  for (const kind of ["focusout", "mouseleave"])
+    drawing.addEventListener(kind, () => lightUp(drawing, null));
+  return element(
+    "figure",
+    { class: "graph-figure" },
+    drawing,
+    element("figcaption", {}, splitText(group, weakest, names, side)),
+  );
+}
+
+function splitText({ identities, links }, weakest, names, side) {
+  if (!weakest) return links.length ? null : say("graph.nolinks");
+  const list = (isIn) =>
+    identities
+      .filter((one) => side.has(one.document_id) === isIn)
+      .map((one) => names.get(one.document_id))
+      .join(", ");
+  return say("graph.split", {
+    score: score(weakest.score),
+    one: list(true),
+    other: list(false),
+  });
+}
+
+function layOut(order) {
+  return new Map(
+    order.map((id, place) => {
+      // Two stand side by side, more on a circle that begins at its top.
+      const angle =
+        order.length === 2
+          ? Math.PI * (1 - place)
+          : (2 * Math.PI * place) / order.length - Math.PI / 2;
+      const radius = order.length === 1 ? 0 : RADIUS;
+      return [
+        id,
+        { x: CENTRE.x + radius * Math.cos(angle), y: CENTRE.y + radius * Math.sin(angle) },
+      ];
+    }),
+  );
+}
+
+function linkLine(link, places, tree, weakest) {
+  const [from, to] = [places.get(link.left), places.get(link.right)];
+  const kind =
+    weakest && isSame(link, weakest) ? "weakest" : tree.includes(link) ? "tree" : "other";
+  return shape(
+    "line",
+    {
+      class: `link link-${kind}`,
+      x1: from.x,
+      y1: from.y,
+      x2: to.x,
+      y2: to.y,
+      "data-left": link.left,
+      "data-right": link.right,
+    },
+    shape("title", {}, score(link.score)),
+  );
+}
+
+function weakestLabel(weakest, places) {
+  const [from, to] = [places.get(weakest.left), places.get(weakest.right)];
+  const [x, y] = [(from.x + to.x) / 2, (from.y + to.y) / 2];
+  return shape(
+    "g",
+    { class: "link-label" },
+    shape("rect", { x: x - 24, y: y - 12, width: 48, height: 22, rx: 5 }),
+    shape("text", { x, y: y + 4, "text-anchor": "middle" }, score(weakest.score)),
+  );
+}
+
+function documentNode(one, places, names, isOnWeakSide) {
+  const { x, y } = places.get(one.document_id);
+  const name = names.get(one.document_id);
+  const lines = one.lines.length;
+  const radius = 17 + 2 * Math.min(lines, 6);
+  const label = say("graph.node", { name, lines: number(lines), disputes: number(one.disputes) });
+  return shape(
+    "a",
+    {
+      href: placeOf("documents", one.document_id),
+      class: `node${isOnWeakSide ? " node-weak" : ""}`,
+      "data-document": one.document_id,
+      "aria-label": label,
+    },
+    shape("circle", { cx: x, cy: y, r: radius }),
+    shape("text", { x, y: y + 5, "text-anchor": "middle" }, name),
+    one.disputes > 0 &&
+      shape("path", {
+        class: "node-dispute",
+        d: `M${x + radius - 2} ${y - radius - 8} l9 15 h-18 Z`,
+      }),
+    shape("title", {}, label),
+  );
+}
+
+function lightUp(drawing, target) {
+  const id = target?.closest?.("a")?.dataset.document ?? null;
+  for (const line of drawing.querySelectorAll(".link")) {
+    line.classList.toggle(
+      "link-lit",
+      id !== null && [line.dataset.left, line.dataset.right].includes(id),
+    );
+  }
+}
+
+function isSame(one, other) {
+  const ends = [one.left, one.right];
+  return ends.includes(other.left) && ends.includes(other.right);
+}
+
+function compare(one, other) {
+  return one < other ? -1 : one > other ? 1 : 0;
 }

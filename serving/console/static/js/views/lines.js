@@ -1,12 +1,11 @@
 // "Which numbers are open under my name?": shown to the holder's face, each may be disputed.
 
-import { closingButton, openDialog } from "../dialogs.js";
+import { disputeLine, packImages, queryLines } from "../api.js";
 import { add, element, hint, plainButton, replace } from "../elements.js";
-import { buildForm, documentFields, workButton } from "../forms.js";
+import { buildForm, closingButton, documentFields, openDialog, workButton } from "../forms.js";
 import { number, say, score } from "../language.js";
 import { badge, lineTable, maskedNumber, notice, pageHead } from "../marks.js";
 import { MOST_FRAMES, pictureField } from "../pictures.js";
-import { disputeLine, packImages, queryLines } from "../service.js";
 
 export async function show(page) {
   const results = element("section", { class: "results", "aria-label": say("lines.results") });

@@ -1,7 +1,8 @@
 // Outlets: who may enroll nobody and why, and one outlet with its steps and what it enrolled before.
 
+import { isMe, listOutlets, listPast, readOutlet, stepOutlet } from "../api.js";
 import { add, element, figure, hint, link, quoted, replace } from "../elements.js";
-import { areaField, attempt, buildForm, checkField, choiceField, textField } from "../forms.js";
+import { areaField, buildForm, choiceField, filteredList, filterFields, textField } from "../forms.js";
 import { moment, number, say } from "../language.js";
 import {
   actorName,
@@ -15,9 +16,6 @@ import {
   section,
   word,
 } from "../marks.js";
-import { placeOf } from "../places.js";
-import { listOutlets, listPast, readOutlet, stepOutlet } from "../service.js";
-import { isMe } from "../session.js";
 import { DECISIONS } from "../vocabulary.js";
 import { KINDS, STATES } from "./cases.js";
 
@@ -170,64 +168,33 @@ function reasonField() {
 /** What was attempted there: by decision, and by the case of each. */
 async function pastOf(page, code) {
   const list = element("div", {});
-  const faults = element("div", { class: "faults" });
   const known = FILTERS.filter((name) => page.query[name]);
   const filter = Object.fromEntries(known.map((name) => [name, page.query[name]]));
-  let asked = 0;
   const ask = (more) => listPast(code, { ...filter, limit: PAGE, ...more });
-  const load = async () => {
-    const turn = ++asked;
-    const answer = await ask({});
-    // Whoever changed the filter meanwhile wants only the last answer.
-    if (turn !== asked) return;
+  const fill = (answer) => {
     if (answer.enrollments.length === 0) return replace(list, empty("enrollment.none"));
     const more = (after) => ask({ after });
     const read = ({ enrollments }) => enrollments.map(pastRow);
-    replace(list, growingTable(page, "outlet.past", HEADS, answer, more, read));
+    return replace(list, growingTable(page, "outlet.past", HEADS, answer, more, read));
   };
-  const change = (changes) => {
-    Object.assign(filter, changes);
-    history.replaceState(null, "", placeOf("outlets", code, filter));
-    return attempt(page, list, faults, load);
-  };
+  const { faults, load, change } = filteredList(page, list, filter, ["outlets", code], ask, fill);
   await load();
   return section("outlet.past", filters(filter, change), faults, list);
 }
 
 function filters(filter, change) {
-  const choice = (label, name, values, texts) =>
-    choiceField(
-      say(label),
-      { onchange: (event) => change({ [name]: event.target.value }) },
-      [["", say("cases.all")], ...values.map((one) => [one, say(`${texts}.${one}`)])],
-      filter[name] ?? "",
-    );
-  const check = (label, name, value) =>
-    checkField(say(label), {
-      checked: filter[name] === value,
-      onchange: (event) => change({ [name]: event.target.checked ? value : "" }),
-    });
-  return element(
-    "div",
-    { class: "filters", role: "search", "aria-label": say("outlet.filters") },
-    choiceField(
-      say("cases.sort"),
-      { onchange: (event) => change({ sort: event.target.value }) },
-      ["newest", "oldest"].map((one) => [one, say(`sort.${one}`)]),
-      filter.sort ?? "newest",
-    ),
-    choice("enrollment.decision", "decision", DECISIONS, "decision"),
-    choice("outlet.casestate", "state", ["alive", ...STATES], "state"),
-    choice("case.kind", "kind", KINDS, "kind"),
-    textField(say("cases.idend"), {
-      value: filter.id_end ?? "",
-      maxlength: 36,
-      spellcheck: "false",
-      pattern: "[0-9a-f\\-]{4,36}",
-      onchange: (event) => change({ id_end: event.target.value.trim() }),
-    }),
-    check("cases.mine", "assignee", "me"),
-    check("cases.overdue", "overdue", "true"),
+  const { choice, text, tick, bar } = filterFields(filter, change);
+  const known = (values, texts) => values.map((one) => [one, say(`${texts}.${one}`)]);
+  const any = ["", say("cases.all")];
+  return bar(
+    "outlet.filters",
+    choice("cases.sort", "sort", known(["newest", "oldest"], "sort"), "newest"),
+    choice("enrollment.decision", "decision", [any, ...known(DECISIONS, "decision")]),
+    choice("outlet.casestate", "state", [any, ...known(["alive", ...STATES], "state")]),
+    choice("case.kind", "kind", [any, ...known(KINDS, "kind")]),
+    text("cases.idend", "id_end", { maxlength: 36, pattern: "[0-9a-f\\-]{4,36}" }),
+    tick("cases.mine", "assignee", "me"),
+    tick("cases.overdue", "overdue", "true"),
   );
 }
 

@@ -1,9 +1,9 @@
 // What decisions teach: how often it was fraud, by threshold, kind and month, and what that proposes.
 
+import { readPrecision } from "../api.js";
 import { add, element, figure, hint, link, shape } from "../elements.js";
 import { intervalText, number, say, score, share } from "../language.js";
 import { empty, notice, pageHead, section, table, word } from "../marks.js";
-import { readPrecision } from "../service.js";
 
 export async function show(page) {
   const found = await readPrecision();

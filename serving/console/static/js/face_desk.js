@@ -1,12 +1,11 @@
 // Faces side by side: two photographs in one frame each, at a size at which people can judge.
 
-import { curveFigure } from "./curves.js";
+import { readFaces, readThresholds } from "./api.js";
 import { add, element, figure, hint, plainButton, replace } from "./elements.js";
-import { attempt as tryWork, choiceField, freshId } from "./forms.js";
-import { faultBox } from "./faults.js";
+import { attempt as tryWork, choiceField, faultBox, freshId } from "./forms.js";
 import { measure, moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
 import { idLink, notice, section, table } from "./marks.js";
-import { readFaces, readThresholds } from "./service.js";
+import { curveFigure } from "./scores.js";
 
 /** So many documents are asked for at once. */
 const AT_ONCE = 8;

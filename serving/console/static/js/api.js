@@ -1,6 +1,8 @@
-// The public API, and how to ask it: this is the only module that sends anything.
+// The public API, and how to ask it: this is the only module that sends anything. And who is signed in
+// to this tab: by a key, which ends with the tab and is nowhere else, or by the session of this
+// browser, whose cookie no script can read.
 
-import { currentKey, isSession, whoAmI } from "./session.js";
+import { kept } from "./elements.js";
 
 /** Why a call was not answered: the service's own code, or one of the console's. */
 export class Fault extends Error {
@@ -142,3 +144,93 @@ export const readGroup = (id, key) => get(at("sweeps", id, "groups", key));
 export const listAudit = (filter) => get(`/v1/audit${query(filter)}`);
 export const verifyAudit = (filter, options) =>
   get(`/v1/audit/verification${query(filter)}`, options);
+
+const KEPT = "sosie.key";
+const PLACE = "sosie.place";
+let key = null;
+let owner = null;
+let provider = null;
+let sandbox = false;
+
+/** What the key or session stands for: `key_id`, `role`, `carrier`, `outlet`, `person`, `name`,
+ * `ends_at`; null when signed out. */
+export function whoAmI() {
+  return owner;
+}
+
+/** The key; null where there is none, or it is a session. */
+export function currentKey() {
+  return key;
+}
+
+export function isSession() {
+  return owner !== null && key === null;
+}
+
+/** A key that this tab was signed in with before it was loaded again. */
+export function keptKey() {
+  return kept(() => sessionStorage.getItem(KEPT));
+}
+
+/** The identity provider's name; null where there are only keys. */
+export function providerName() {
+  return provider;
+}
+
+/** Whether nothing that it shows is about anybody. */
+export function isSandbox() {
+  return sandbox;
+}
+
+export function knowService(name, isOne) {
+  provider = name;
+  sandbox = isOne;
+}
+
+/** With a key, or with null for the browser's session. */
+export function signIn(text, found) {
+  key = text;
+  owner = found;
+  if (text !== null) kept(() => sessionStorage.setItem(KEPT, text));
+}
+
+export function signOut() {
+  owner = null;
+  dropKey();
+}
+
+/** Forgets a key that has ended, and not yet whose it was. */
+export function dropKey() {
+  key = null;
+  kept(() => sessionStorage.removeItem(KEPT));
+}
+
+/** The view to go on at after a visit to the provider: only this tab remembers it. */
+export function keepPlace(hash) {
+  kept(() => sessionStorage.setItem(PLACE, hash));
+}
+
+export function takePlace() {
+  const place = kept(() => sessionStorage.getItem(PLACE));
+  kept(() => sessionStorage.removeItem(PLACE));
+  return place;
+}
+
+/** The person in what the audit chain says of an actor: `anna (key:…)`. */
+export function personOf(actor) {
+  return actor.replace(/ \((?:key|session):[0-9a-z]{12}\)$/, "");
+}
+
+/** Whether it is whoever is signed in, by whichever key or session. */
+export function isMe(actor) {
+  return owner !== null && actor !== null && isSamePerson(personOf(actor), owner.name);
+}
+
+export function isSamePerson(one, other) {
+  const fold = (name) => name.normalize("NFKC").toLowerCase().trim();
+  return fold(one) === fold(other);
+}
+
+export function hasRole(...roles) {
+  return owner !== null && roles.includes(owner.role);
+}
