@@ -36,8 +36,7 @@ from engine.registry.events import (
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks
 from schema.events import WebhookState
 from serving.settings.terms import WebhookSettings
-from serving.webhooks.keeper import show_event
-from serving.webhooks.receiver import REFUSED, Receiver
+from serving.webhooks.receiver import REFUSED, Receiver, show_event
 from serving.wire.fields import encode_json
 
 ACTOR = "sosie:webhooks"

@@ -1,5 +1,5 @@
 """The process that delivers events, beside the registrar or by a command, steps that change
-webhooks, and events and webhooks in the form in which they are shown (CloudEvents 1.0)."""
+webhooks, and webhooks in the form in which they are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from structlog.typing import FilteringBoundLogger
 
 from engine.registry.database import utc_now
-from engine.registry.events import Event, seal_place
+from engine.registry.events import seal_place
 from engine.registry.rows import open_each
 from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, WebhookChange, Webhooks
@@ -35,9 +35,9 @@ from serving.registrar.protocol import (
 from serving.settings.settings import find_metrics_folder
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
-from serving.webhooks.receiver import check_sink
+from serving.webhooks.receiver import check_sink, show_event
 from serving.wire import webhooks
-from serving.wire.fields import Moment, of_record
+from serving.wire.fields import of_record
 
 if TYPE_CHECKING:
     from serving.deployment.deployment import Deployment
@@ -166,24 +166,6 @@ def take_step(
             count = webhooks.ask_again(webhook_id, step.events, carrier=carrier, actor=actor)
             return WebhookAnswer(webhook_id, count=count)
     return WebhookAnswer(webhook_id)
-
-
-def show_event(record: Event, deployment_id: str, carrier: str | None) -> webhooks.Event:
-    """An event as CloudEvents 1.0 has it, for a carrier, or for those who see all: cases are theirs
-    alone."""
-    data = dict(record.data)
-    if carrier is not None and record.type is EventType.LINE_REVERIFY_FAILED:
-        data["cause"] = "case"
-    return webhooks.Event(
-        specversion="1.0",
-        id=record.id,
-        source=f"urn:uuid:{deployment_id}",
-        type=record.type.value,
-        subject=record.subject,
-        time=Moment.of(record.at),
-        datacontenttype="application/json",
-        data=data,
-    )
 
 
 def read_types(names: Iterable[str]) -> tuple[EventType, ...]:

@@ -1,4 +1,5 @@
-"""A receiver of events, as this end sees it: addresses that events may be sent to, and connections.
+"""A receiver of events, as this end sees it: addresses that events may be sent to, connections, and
+the form in which it is shown an event.
 
 A name is resolved when connections begin, every address that it has is checked, and a checked one
 is connected to: so what the name says a moment later changes nothing.
@@ -25,8 +26,12 @@ import httpcore
 from httpcore import SOCKET_OPTION
 
 from engine.errors import RequestError
+from engine.registry.events import Event
+from schema.events import EventType
 from serving.settings.sections import split_address
 from serving.settings.terms import Network
+from serving.wire import webhooks
+from serving.wire.fields import Moment
 
 MOST_SINK_LENGTH = 1_000
 _PLAIN = re.compile(f"[!-~]{{1,{MOST_SINK_LENGTH}}}")
@@ -167,6 +172,24 @@ _HEADERS = (
     (b"user-agent", f"sosie/{version('sosie')}".encode()),
 )
 Headers = Sequence[tuple[bytes, bytes]]
+
+
+def show_event(record: Event, deployment_id: str, carrier: str | None) -> webhooks.Event:
+    """An event as CloudEvents 1.0 has it, for a carrier, or for those who see all: cases are theirs
+    alone."""
+    data = dict(record.data)
+    if carrier is not None and record.type is EventType.LINE_REVERIFY_FAILED:
+        data["cause"] = "case"
+    return webhooks.Event(
+        specversion="1.0",
+        id=record.id,
+        source=f"urn:uuid:{deployment_id}",
+        type=record.type.value,
+        subject=record.subject,
+        time=Moment.of(record.at),
+        datacontenttype="application/json",
+        data=data,
+    )
 
 
 def sign(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> bytes:

@@ -17,7 +17,8 @@ from serving.errors import Forbidden
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import AddWebhook, AskAgain, Redeliver, Remove, Rotate
 from serving.webhooks import keeper
-from serving.webhooks.keeper import read_types, show_event
+from serving.webhooks.keeper import read_types
+from serving.webhooks.receiver import show_event
 from serving.wire import webhooks as wire
 
 T = TypeVar("T")
