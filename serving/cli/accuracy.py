@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def fit_model(call: Call, chosen: CalibrationOptions) -> Answer:
             transform=transform is not None,
             progress=progress,
         )
-    fitted = replace(fitted, version=models.choose_version(fitted, settings, card))
+    fitted = structs.replace(fitted, version=models.choose_version(fitted, settings, card))
     rates = calibrate.choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
     fitted.save(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -363,7 +363,7 @@ def choose_version(fitted: Calibration, settings: Settings, card: Path | None) -
         before = Calibration.load(path, None)
     except CalibrationError:
         return 1
-    return before.version + (replace(fitted, version=before.version) != before)
+    return before.version + (structs.replace(fitted, version=before.version) != before)
 
 
 def read_card(card: Path, settings: Settings) -> str:
