@@ -41,6 +41,11 @@ class Outcome:
         """Standard output as the one JSON document that it must be."""
         return json.loads(self.out)
 
+    def check(self, subject: str) -> dict[str, str]:
+        """What `sosie doctor` has found of a subject."""
+        (found,) = [one for one in self.json["checks"] if one["subject"] == subject]
+        return dict(found)
+
 
 @dataclass(frozen=True)
 class Photographs:

@@ -121,8 +121,7 @@ def test_a_name_that_could_be_anothers_is_refused_and_one_of_an_earlier_version_
     assert_refused(sosie(*command), "letters of one script")
     monkeypatch.setattr("engine.registry.store.mixes_scripts", lambda _: False)
     assert sosie(*command).code == 0
-    found = sosie("doctor", "--home", home, "--json").json["checks"]
-    [told] = [one for one in found if one["subject"] == "people"]
+    told = sosie("doctor", "--home", home, "--json").check("people")
     assert (told["state"], "1 names" in told["detail"]) == ("warning", True)
 
 

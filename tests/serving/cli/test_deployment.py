@@ -97,9 +97,7 @@ def test_a_sound_deployment_is_well(full_home, sosie) -> None:
 
 def test_what_onnx_runtime_kept_for_its_maker_is_told_of(tmp_path, sosie, monkeypatch) -> None:
     def examine() -> dict[str, str]:
-        checks = sosie("doctor", "--json", env={"HOME": str(tmp_path)}).json["checks"]
-        (found,) = [check for check in checks if check["subject"] == "telemetry"]
-        return dict(found)
+        return sosie("doctor", "--json", env={"HOME": str(tmp_path)}).check("telemetry")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert examine()["state"] == "ok"
@@ -110,9 +108,7 @@ def test_what_onnx_runtime_kept_for_its_maker_is_told_of(tmp_path, sosie, monkey
 def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(full_home, sosie) -> None:
     def examine(asked: str) -> dict[str, str]:
         env = {"SOSIE_THRESHOLDS__REVIEW_FALSE_CANDIDATES": asked}
-        checks = sosie("doctor", "--home", full_home, "--json", env=env).json["checks"]
-        (found,) = [check for check in checks if check["subject"] == "false candidates"]
-        return dict(found)
+        return sosie("doctor", "--home", full_home, "--json", env=env).check("false candidates")
 
     assert examine("0.1")["state"] == "ok"
     warned = examine("1e-7")
@@ -128,7 +124,7 @@ def test_a_provider_that_is_down_is_a_warning_of_one_line(full_home, sosie) -> N
     env["SOSIE_SERVE__PUBLIC_URL"] = "https://s.example"
     env["SOSIE_SIGN_IN__GROUPS"] = '{"team": "fraud"}'
     outcome = sosie("doctor", "--home", full_home, "--json", env=env)
-    [found] = [one for one in outcome.json["checks"] if one["subject"] == "sign-in"]
+    found = outcome.check("sign-in")
     assert (found["state"], "does not answer" in found["detail"]) == ("warning", True)
     assert "pst" not in outcome.out
 
@@ -164,9 +160,7 @@ def test_a_data_key_that_has_sealed_half_of_what_is_safe_is_told_long_before(
     full_home, sosie, monkeypatch
 ) -> None:
     def examine() -> dict[str, str]:
-        checks = sosie("doctor", "--home", full_home, "--json").json["checks"]
-        (found,) = [check for check in checks if check["subject"] == "key ring"]
-        return dict(found)
+        return sosie("doctor", "--home", full_home, "--json").check("key ring")
 
     assert examine()["state"] == "ok"
     assert "of 4,294,967,296" in examine()["detail"]
@@ -230,7 +224,7 @@ def test_every_choice_of_gallery_is_equal_to_the_store(
     variables = {f"SOSIE_GALLERY__{name}": value for name, value in chosen.items()}
     outcome = sosie("doctor", "--home", full_home, "--json", env=variables)
     assert outcome.code == 0
-    (index,) = [one for one in outcome.json["checks"] if one["subject"] == "index"]
+    index = outcome.check("index")
     assert index["detail"].startswith(chosen.get("KIND", "exact8"))
     assert "bytes a reference" in index["detail"]
     found = sosie("search", photographs.later, "--home", full_home, "--json", env=variables)

@@ -174,6 +174,7 @@ def test_an_unknown_enrollment_is_refused(home, sosie, assert_refused) -> None:
 def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
     home, sosie, photographs, request_of
 ) -> None:
+    doctor = ("doctor", "--home", home, "--json")
     with serve_authority() as authority:
         env = {"SOSIE_AUTHORITY__KIND": "http", "SOSIE_AUTHORITY__URL": authority.url}
         authority.behave = answer({"standing": "valid", "differs": ["birth_date"]})
@@ -181,18 +182,18 @@ def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
         assert outcome.json["decision"] == "review"
         assert [one["reason"] for one in outcome.json["reasons"]] == ["AUTHORITY_CONTRADICTS"]
         assert len(authority.asked) == 1
-        assert find_check(sosie("doctor", "--home", home, "--json", env=env))["state"] == "ok"
-    warned = find_check(sosie("doctor", "--home", home, "--json", env=env))
+        assert sosie(*doctor, env=env).check("authority")["state"] == "ok"
+    warned = sosie(*doctor, env=env).check("authority")
     assert (warned["state"], "does not answer" in warned["detail"]) == ("warning", True)
     listed = home / "list.csv"
     listed.write_text(f"type,number,standing\ncn-ric,{OTHER_NUMBER},valid\n")
     env = {"SOSIE_AUTHORITY__KIND": "listed", "SOSIE_AUTHORITY__LIST_FILE": "list.csv"}
     rejected = sosie(*request_of(home, photographs), "--json", env=env).json
     assert [one["reason"] for one in rejected["reasons"]] == ["AUTHORITY_UNKNOWN_DOCUMENT"]
-    found = find_check(sosie("doctor", "--home", home, "--json", env=env))
+    found = sosie(*doctor, env=env).check("authority")
     assert "1 documents are listed" in found["detail"]
     listed.write_text("a,b\n")
-    assert find_check(sosie("doctor", "--home", home, "--json", env=env))["state"] == "warning"
+    assert sosie(*doctor, env=env).check("authority")["state"] == "warning"
 
 
 def test_a_judge_of_liveness_is_opened_by_the_doctor_and_asked_about_the_live_face(
@@ -206,12 +207,7 @@ def test_a_judge_of_liveness_is_opened_by_the_doctor_and_asked_about_the_live_fa
     outcome = sosie(*request_of(home, photographs), "--json", env=env)
     assert [one["reason"] for one in outcome.json["reasons"]] == ["LIVENESS_FAILED"]
     doctor = ("doctor", "--home", home, "--json")
-    found = find_check(sosie(*doctor, env=env), "liveness judge")
+    found = sosie(*doctor, env=env).check("liveness judge")
     assert (found["state"], "it decides" in found["detail"]) == ("ok", True)
     (home / "judge.onnx").write_bytes(b"another")
-    assert find_check(sosie(*doctor, env=env), "liveness judge")["state"] == "broken"
-
-
-def find_check(outcome: Any, subject: str = "authority") -> dict[str, str]:
-    [found] = [one for one in outcome.json["checks"] if one["subject"] == subject]
-    return dict(found)
+    assert sosie(*doctor, env=env).check("liveness judge")["state"] == "broken"

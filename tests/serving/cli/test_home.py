@@ -79,8 +79,7 @@ def test_init_keeps_no_face_unless_somebody_says_whose(
     # The consequences are told before the answer.
     assert ("biometric" in made.out) == (typed is not None)
     if case in ("nothing said", "asked, cases", "none held"):
-        checks = sosie("doctor", "--home", tmp_path / "home", "--json").json["checks"]
-        [told] = [one for one in checks if one["subject"] == "faces"]
+        told = sosie("doctor", "--home", tmp_path / "home", "--json").check("faces")
         assert told["state"] == state
         assert ("14 days" in told["detail"]) == (case == "asked, cases")
 
@@ -297,8 +296,7 @@ def test_a_home_keeps_its_thresholds_and_is_told_how_to_take_newer_ones(
     assert told["calibration"].startswith(f"version 1; verify {earlier:.3f}")
     assert f"verify {earlier - 0.03:.3f}" in told["advice"]
     assert "set calibration = 2 under [models]" in told["advice"]
-    checks = sosie("doctor", "--home", home, "--json").json["checks"]
-    (found,) = [check for check in checks if check["subject"] == "calibration"]
+    found = sosie("doctor", "--home", home, "--json").check("calibration")
     assert (found["state"], found["advice"]) == ("warning", told["advice"])
     settings.write_text(settings.read_text().replace("calibration = 1\n", "calibration = 2\n"))
     assert sosie("upgrade", "--home", home, "--json").json["advice"] == ""

@@ -162,7 +162,6 @@ def test_rules_that_loop_are_refused_by_name(full_home, sosie, assert_refused, t
 
 def test_rules_of_a_carrier_that_is_not_there_are_told(full_home, sosie) -> None:
     env = {"SOSIE_LINES__CARRIERS": json.dumps({"blue": "vietnam", "rde": "vietnam"})}
-    found = sosie("doctor", "--home", full_home, "--json", env=env).json
-    [told] = [one for one in found["checks"] if one["subject"] == "lines"]
+    told = sosie("doctor", "--home", full_home, "--json", env=env).check("lines")
     assert told["state"] == "warning"
     assert told["detail"].endswith("there is no carrier rde")

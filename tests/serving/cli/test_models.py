@@ -227,11 +227,7 @@ def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_
     assert "not calibrated" in found.json["warnings"][0]
     shown = sosie("verify", photographs.live, photographs.portrait, env=env)
     assert "not calibrated" in shown.out
-    (check,) = (
-        one
-        for one in sosie("doctor", "--json", env=env).json["checks"]
-        if one["subject"] == "calibration"
-    )
+    check = sosie("doctor", "--json", env=env).check("calibration")
     assert (check["state"], check["advice"][:23]) == ("warning", "run sosie calibrate DIR")
     home = tmp_path / "home"
     made = sosie(

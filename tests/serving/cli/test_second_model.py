@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -49,11 +48,6 @@ def doubled(full_home, card) -> Path:
     return full_home
 
 
-def find_check(sosie: Any, home: Path, subject: str) -> dict[str, str]:
-    checks = sosie("doctor", "--home", home, "--json").json["checks"]
-    return next(one for one in checks if one["subject"] == subject)
-
-
 def test_a_switch_to_a_model_whose_calibration_supports_less_is_asked_about(
     doubled, card, tmp_path, sosie, assert_refused
 ) -> None:
@@ -71,7 +65,7 @@ def test_a_switch_to_a_model_whose_calibration_supports_less_is_asked_about(
 def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     doubled, card, sosie, photographs, request_of, assert_refused
 ) -> None:
-    told = find_check(sosie, doubled, "second model")
+    told = sosie("doctor", "--home", doubled, "--json").check("second model")
     assert (told["state"], "0 of 1 references" in told["detail"]) == ("ok", True)
     switch = ("model", "switch", "--home", doubled)
     assert_refused(sosie(*switch), "1 of 1 references have no template of the second model")
@@ -162,7 +156,10 @@ def test_an_import_of_photographs_brings_both_templates(home, card, sosie, photo
     report = home / "report.csv"
     imported = sosie("import", base, "--home", home, "--report", report, "--json")
     assert imported.code == 1, "one has no face"
-    assert "2 of 2 references" in find_check(sosie, home, "second model")["detail"]
+    assert (
+        "2 of 2 references"
+        in sosie("doctor", "--home", home, "--json").check("second model")["detail"]
+    )
 
 
 def test_a_second_model_that_cannot_be_one_is_refused(
@@ -177,5 +174,5 @@ def test_a_second_model_that_cannot_be_one_is_refused(
     plain.write_text(text.replace('calibration = "second.calibration.json"\n', ""))
     choose(full_home, embedder="sface", second=str(plain))
     assert_refused(sosie(*switch), "is not calibrated, so it could decide nothing")
-    told = find_check(sosie, full_home, "second model")
+    told = sosie("doctor", "--home", full_home, "--json").check("second model")
     assert (told["state"], "is not calibrated" in told["detail"]) == ("warning", True)

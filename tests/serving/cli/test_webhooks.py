@@ -17,8 +17,7 @@ def test_a_webhook_by_command(sosie, home) -> None:
     assert run("replay", webhook_id, "--after", "0").json["waiting"] >= 0
     assert run("dead-letters", webhook_id).json == {"dead_letters": [], "next": None}
     assert run("retry", webhook_id).json == {"count": 0}
-    checks = sosie("doctor", "--home", home, "--json").json["checks"]
-    (check,) = [one for one in checks if one["subject"] == "webhooks"]
+    check = sosie("doctor", "--home", home, "--json").check("webhooks")
     assert (check["state"], check["detail"][:18]) == ("ok", "0 of 1 are active;")
     assert "secret" not in run("show", webhook_id).out.replace("earlier_secret_until", "")
     assert run("remove", webhook_id).code == 0
