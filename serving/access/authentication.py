@@ -1,11 +1,7 @@
-"""Authentication: API keys and sessions, which are in force, how fast each may call, and how much
-each may have at once. Carriers share first, then the keys of each.
-
-A key is `sosie_live_<id>_<secret>`, a sandbox's `sosie_sandbox_…`, and one of earlier versions has
-neither: the id names its row and may be shown, the secret is random. The registry knows it by a
-digest alone. What a session's cookie holds has the form without, and is no key: each is believed
-only where it belongs.
-"""
+"""API keys and sessions: which are in force, how fast each may call, how much each may have at
+once. A key is `sosie_live_<id>_<secret>` or `sosie_sandbox_…`: the id names its row and may be
+shown, the secret is known by a digest alone. A session's cookie has the form without a start, and
+is no key."""
 
 from __future__ import annotations
 
@@ -220,13 +216,10 @@ TOUCHED_AFTER = timedelta(minutes=1)
 
 
 class Authenticator:
-    """Authenticates the keys and sessions of one registry, with a cache; for one event loop.
-
-    What is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s` after.
-    `rate_limit`, in items a second, is for keys without their own (0: none, and none for carriers);
-    of every limit this one gives its share (`share`). Without `accounts` there are no sessions;
-    one that is not used for `idle` has ended.
-    """
+    """Authenticates the keys and sessions of one registry, with a cache; for one event loop. What
+    is revoked or expires is refused at the latest `cache_s` after. `rate_limit`, in items a second,
+    is for keys without their own (0: none); of every limit this one gives its `share`. A session
+    not used for `idle` has ended."""
 
     def __init__(
         self,

@@ -1,10 +1,6 @@
-"""Authorization: what a role may do, to whose rows, and whom its answers name.
-
-What a role may not do is `Forbidden`; what a tenant may not see is `NotFound`, as if it were not.
-A tenant's search tells of its own holders; an enrollment is held against all. A tenant sees
-that a face looks alike, and whether it is the same one as before; not whose it is, and not how
-alike: every score against a stored reference is an equation, and enough of them give the face.
-"""
+"""Authorization: what a role may do, to whose rows, and whom its answers name. What a tenant may
+not see is `NotFound`, as if it were not; it sees that a face looks alike, not whose it is and not
+how alike, since enough scores against a stored reference give the face."""
 
 from __future__ import annotations
 

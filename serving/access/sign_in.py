@@ -1,10 +1,6 @@
-"""Sign-in to the console with an account of an OpenID Connect provider.
-
-The code flow with PKCE, state and nonce (OpenID Connect Core 1.0, RFC 9700). What a sign-in must
-remember travels in a sealed cookie of the browser that began it, so that no other browser can end
-it. The provider is asked when somebody signs in, and at no other time: sessions and keys do not
-need it.
-"""
+"""Sign-in to the console at an OpenID Connect provider: the code flow with PKCE, state and nonce
+(RFC 9700). What a sign-in must remember travels in a sealed cookie of the browser that began it, so
+that no other can end it; the provider is asked at no other time."""
 
 from __future__ import annotations
 

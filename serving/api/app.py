@@ -1,8 +1,5 @@
-"""The application of an ingress: the table of endpoints over its parts, the middleware around.
-
-The middleware is what every request has in common: correlator, bound on what runs at once,
-deadline, errors as answers, counting, the span, the access line.
-"""
+"""The application of an ingress: the table of endpoints over its parts, and the middleware around:
+correlator, bound on what runs at once, deadline, errors as answers, counting, span, access line."""
 
 from __future__ import annotations
 

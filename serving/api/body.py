@@ -1,8 +1,6 @@
-"""Bodies: JSON, MessagePack and forms in, JSON and MessagePack out.
-
-What is read is bounded in how much larger than its body it may grow. Everything stays in memory: a
-face never lies in the clear on a disk. An error names the field, never its value.
-"""
+"""Bodies: JSON, MessagePack and forms in, JSON and MessagePack out; bounded in how much larger they
+grow when read, in memory alone: no face lies in the clear on a disk. An error names the field,
+never its value."""
 
 from __future__ import annotations
 

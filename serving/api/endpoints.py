@@ -1,8 +1,5 @@
-"""The one table of endpoints: routes, the OpenAPI document and the access matrix come from it.
-
-What an operation takes and answers stands in its handler's signature, what it does in its
-docstring; its name is its handler's.
-"""
+"""The one table of endpoints, of which routes, the OpenAPI document and the access matrix come.
+What an operation takes and answers is its handler's signature, what it does its docstring."""
 
 from __future__ import annotations
 

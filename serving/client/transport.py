@@ -36,11 +36,8 @@ Query = dict[str, str | int | None]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A call, sent as MessagePack; in `answered` statuses the body that comes is an `answer`.
-
-    A call that `is_repeatable` may be sent again: an enrollment has its key, the rest store nothing
-    or come to the same.
-    """
+    """A call, sent as MessagePack; in `answered` statuses the body that comes is an `answer`. One
+    that `is_repeatable` stores nothing, has its key, or comes to the same."""
 
     method: str
     path: str = field(repr=False)

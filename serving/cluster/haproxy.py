@@ -1,9 +1,6 @@
-"""Wrapper of HAProxy that Serve starts: amends the generated configuration, then runs HAProxy.
-
-Serve lets the operator set the binary, but nothing in its template. So the binary is a script
-(`WRAPPER`) that runs this file with `-I -S`: it uses the standard library only. It `exec`s,
-since Serve identifies its proxy by process id and by the configuration's path.
-"""
+"""Wrapper of HAProxy that Serve starts: amends the generated configuration, for which Serve has no
+setting, then runs HAProxy by `exec`, as Serve knows its proxy by process id. Started with `-I -S`:
+the standard library only."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""Way of a request past Serve's wrapper around an application, by the hook that Serve calls for the
-middlewares of its HTTP servers.
-
-For each request the wrapper makes ids and contexts, counts in five metrics and writes a line: a
-fifth of what a match costs an ingress. Of these only the count of running requests is of use, where
-Serve adds replicas by it. A replica that ends lets uvicorn finish what it has accepted, either way.
-"""
+"""Way of a request past Serve's wrapper around an application, which makes ids, counts five metrics
+and writes a line: a fifth of what a match costs an ingress. Of these only the count of running
+requests is of use, where Serve adds replicas by it. A replica that ends lets uvicorn finish what it
+has accepted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""`/console` and `/docs`: pages of our own files, with headers that let in no other code.
-
-Neither has a way of its own to anything: the console asks `/v1`, with a key; the page about the API
-reads `/openapi.json`.
-"""
+"""`/console` and `/docs`: pages of our own files, with headers that let in no other code. Neither
+has a way of its own to anything: they ask `/v1` and read `/openapi.json`."""
 
 from __future__ import annotations
 

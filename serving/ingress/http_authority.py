@@ -1,8 +1,6 @@
-"""Look-ups of documents at an authority's HTTP service, as docs/authority.md describes it.
-
-One POST of JSON for each. Whatever the service does, a look-up ends in its time, with a result and
-never with an exception; no number, name or date of birth is in a URL, a log line or an error.
-"""
+"""Look-ups of documents at an authority's HTTP service (docs/authority.md): one POST of JSON each.
+A look-up ends in its time with a result, never an exception; no number, name or date of birth is in
+a URL, a log line or an error."""
 
 from __future__ import annotations
 

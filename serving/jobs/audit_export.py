@@ -1,14 +1,8 @@
-"""The audit chain, told outside the database: its newest entry to a sink, or every entry to syslog.
-
-An anchor is a line of JSON that says the deployment, the time, and the newest entry's number and
-hash, for a place that whoever writes the database cannot write: what the database says later can be
-compared with it.
-
-Each entry is exported once it is written, in order, over TLS: RFC 5424 with RFC 5425's framing;
-its text is the entry as an OCSF event. How far it has come is a cursor in the registry, which moves
-when the other host has acknowledged the bytes. Syslog has no answers, so a receiver that dies with
-bytes that it has not read loses those; and entries come again after a break, under the same number.
-"""
+"""The audit chain, told outside the database. An anchor is a line of JSON with the deployment, the
+time and the newest entry's number and hash, for a place that whoever writes the database cannot
+write. Syslog gets every entry in order over TLS (RFC 5424 with RFC 5425's framing; an OCSF event);
+a cursor in the registry moves when the other host has acknowledged the bytes, so entries come again
+after a break, under the same number."""
 
 from __future__ import annotations
 

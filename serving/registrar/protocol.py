@@ -289,12 +289,9 @@ def _carried(method: Method) -> Method:
 
 
 class RegistrarClient(ABC):
-    """The one registrar. Every call may raise a `SosieError` or a `ServiceRefusal`:
-
-    `NotReady` before it is ready, `Busy` or `Overloaded` where a queue is full, `Interrupted`
-    where it was lost meanwhile, `DeadlinePassed` where nothing was kept in time. Arguments are
-    given by place. Whatever is answered fits into one message.
-    """
+    """The one registrar. Every call may raise a `SosieError` or a `ServiceRefusal`: `NotReady`,
+    `Busy` or `Overloaded` where a queue is full, `Interrupted` where it was lost meanwhile,
+    `DeadlinePassed` where nothing was kept in time. Arguments are given by place."""
 
     @abstractmethod
     async def status(self) -> Status:

@@ -1,8 +1,5 @@
-"""A collection of requests for the sandbox, in Postman's format 2.1, which Bruno, Insomnia and
-newman read too: every operation with its example, and every outcome of a document number.
-
-It is made from the table of endpoints, so it is never kept and never old.
-"""
+"""A collection of requests for the sandbox in Postman's format 2.1, made from the table of
+endpoints: every operation with its example, and every outcome of a document number."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""What document numbers, telephone numbers and pictures mean in a sandbox.
-
-The last digits of a document number that are not check digits are its serial. A serial from 900 on
-says how an enrollment under the document ends; every other one is approved. Faces are made of
-names: the same name gives the same face, in every sandbox.
-"""
+"""What document numbers, telephone numbers and pictures mean in a sandbox. The last digits of a
+document number that are no check digits are its serial: from 900 on it says how an enrollment ends;
+every other is approved. The same name gives the same face, in every sandbox."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The registrar of a sandbox: the real one, asked about the faces that a serial stands for.
-
-Before it the registry is brought to where the outcome follows, and the judge gets the rules that
-the serial asks for, for this one enrollment.
-"""
+"""The registrar of a sandbox: the real one, asked about the faces that a serial stands for, over a
+registry brought to where the outcome follows, with the rules that the serial asks for."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""The sandbox: the service in one process, over a home of its own, with no face looked at.
-
-All is the real thing but two parts: photographs are decoded and not looked at, and what the
-registrar gets of an enrollment's faces is what the document's serial asks for. Decisions, cases,
-events and erasures follow from that as they do from faces.
-"""
+"""The sandbox: the real service in one process, over a home of its own, but for two parts:
+photographs are decoded and not looked at, and the registrar gets faces that the document's serial
+asks for."""
 
 from __future__ import annotations
 

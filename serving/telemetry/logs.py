@@ -1,8 +1,6 @@
-"""Structured logs: one redacted JSON object a line, on standard output or in a file.
-
-The processes of a node write their lines into one pipe, and the supervisor copies them to their
-destination: so only one process writes and rotates, and none waits for a disk.
-"""
+"""Structured logs: one redacted JSON object a line, on standard output or in a file. A node's
+processes write into one pipe, which the supervisor copies: one process rotates, and none waits for
+a disk."""
 
 from __future__ import annotations
 

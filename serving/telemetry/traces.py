@@ -1,8 +1,5 @@
-"""Traces of a request over all its processes, by OpenTelemetry.
-
-Spans are sent to a collector (OTLP over HTTP) where one is configured. The libraries take half a
-second to import, so they are imported only then.
-"""
+"""Traces of a request over all its processes, by OpenTelemetry (OTLP over HTTP), which takes half a
+second to import and is imported only where a collector is configured."""
 # ruff: noqa: PLC0415
 
 from __future__ import annotations

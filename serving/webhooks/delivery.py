@@ -1,10 +1,7 @@
-"""Delivery of events to webhooks, at least once and in order for each document.
-
-A worker holds a webhook by its cursor, reads the events beyond it and sends many at once, but of
-one queue (a document's events, or a case's or a sweep's) one after another. What fails is tried
-again by `BACKOFF_S` and keeps back the later events of its queue alone. What was done is written
-every `SAVE_EVERY_S`, so that a worker that is killed repeats at most that much, under the same ids.
-"""
+"""Delivery of events to webhooks, at least once and in order for each queue: a document's events,
+or a case's or a sweep's. A worker holds a webhook by its cursor and sends many at once; what fails
+is tried again by `BACKOFF_S` and keeps back its queue alone. What was done is written every
+`SAVE_EVERY_S`: a worker that is killed repeats at most that much, under the same ids."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""A receiver of events, as this end sees it: addresses that events may be sent to, connections, and
-the form in which it is shown an event.
-
-A name is resolved when connections begin, every address that it has is checked, and a checked one
-is connected to: so what the name says a moment later changes nothing.
-"""
+"""A receiver of events, as this end sees it: its addresses, connections to it, and how it is shown
+an event. A name is resolved when connections begin, and a checked address is connected to: what the
+name says a moment later changes nothing."""
 
 from __future__ import annotations
 

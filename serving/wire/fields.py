@@ -1,9 +1,6 @@
 """Base classes of the wire types, fields that several share, and their JSON and MessagePack forms.
-
-One set of types is what clients send and what they are answered: routes build them, the OpenAPI
-document describes them, the command line prints them, the client reads them. Nothing here imports
-more than msgspec and the standard library.
-"""
+Routes build them, the OpenAPI document describes them, command line and client read them: nothing
+here imports more than msgspec and the standard library."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Sign-in of people at the console: to the identity provider, back from it, and out again.
-
-The first two are visits of a browser and answer with a way to go on, always to the console itself:
-which view to show there only the console remembers, so that no address can lead elsewhere.
-"""
+"""Sign-in of people at the console: to the identity provider, back from it, and out again. Both
+ways answer with the console itself: which view to show only it remembers, so that no address leads
+elsewhere."""
 
 from __future__ import annotations
 
