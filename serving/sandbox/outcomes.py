@@ -23,7 +23,6 @@ Vector = NDArray[np.float32]
 
 GUARDIAN_REASONS = frozenset(one for one in Reason if one.row.about is About.GUARDIAN)
 AUTHORITY_REASONS = frozenset(one for one in Reason if one.name.startswith("AUTHORITY_"))
-EXCEPTION_REASONS = frozenset(one for one in Reason if one.name.startswith("EXCEPTION_"))
 _APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJECTED
 
 
