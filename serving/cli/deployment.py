@@ -60,7 +60,7 @@ def init(
         if code is not None:
             require_code(code)
     chosen = _choose_settings(registry_url, embedder)
-    is_asked = not as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    is_asked = not as_json and _is_terminal()
     chosen |= _choose_crops(crops, hold_days, is_asked=is_asked)
     settings = make_settings(chosen)
     create_home(folder, settings, chosen)
@@ -159,6 +159,10 @@ def _read_days(text: str | int) -> int:
     if not str(text).isdecimal() or int(text) > MOST_DAYS:
         raise typer.BadParameter(f"write a number of days, {MOST_DAYS} at most")
     return int(text)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _choose_crops(
