@@ -31,7 +31,7 @@ from engine.registry.audit import (
     require_head,
     verify_chain,
 )
-from engine.registry.damage import find_damage, is_torn, pages_of
+from engine.registry.damage import find_damage, is_torn
 from engine.registry.database import (
     UNREADABLE,
     check,
@@ -48,6 +48,7 @@ from engine.registry.database import (
 )
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.documents import DOCUMENT_ERASED, ERASURE_ASKED
+from engine.registry.rows import pages_of
 from engine.registry.store import Reader, Store, every_table, upgrade_schema
 from engine.registry.transactions import recorded, take_lease
 from engine.registry.upgrade import bring_up_to_date
@@ -490,7 +491,7 @@ def _fill(engine: Engine, staged: Path, vault: Vault) -> None:
         connection.execute(text(f"TRUNCATE {names}"))
         reader = Reader(source, vault)
         for table in every_table():
-            for rows in pages_of(reader, table):
+            for rows in pages_of(reader.rows, table):
                 if any(UNREADABLE in row for row in rows):
                     raise RegistryError(
                         f"PostgreSQL takes no row as damaged as one of {table.name}: restore this "

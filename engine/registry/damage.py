@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
+from sqlalchemy import Connection, Row, Table, func, select
 
 from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
 from engine.registry.accounts import API_KEYS, CARRIERS, OUTLETS
@@ -29,7 +29,6 @@ from engine.registry.audit import (
 from engine.registry.cases import CASE_DOCUMENTS, CASES
 from engine.registry.database import (
     CHUNK_ROWS,
-    UNREADABLE,
     chunks,
     long_statements,
     reading,
@@ -41,7 +40,7 @@ from engine.registry.documents import DOCUMENT_ERASED, DOCUMENTS, ERASURE_ASKED
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCES, WATCHLIST, name_sealed
-from engine.registry.rows import is_authentic, name_row, values_of
+from engine.registry.rows import is_authentic, name_row, pages_of, values_of
 from engine.registry.store import every_table
 from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import Vault
@@ -192,7 +191,7 @@ def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Ite
         return
     for place, table in enumerate(every_table()):
         try:
-            for rows in pages_of(reader, table):
+            for rows in pages_of(reader.rows, table):
                 yield from _check_rows(reader.vault, table, rows)
                 if table is REFERENCES:
                     yield from _check_origins(reader, rows)
@@ -227,21 +226,6 @@ def _check_structure(reader: AuditReader, is_alone: bool) -> Iterator[str]:
                 yield f"{table}: {count} rows belong to rows that are not there"
     except StorageFailed as error:
         yield f"{_TREE}{error}"
-
-
-def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
-    """All rows of a table in the order of its key, each page a short read."""
-    key = list(table.primary_key)
-    query = select(table).order_by(*key).limit(_ROWS_AT_ONCE)
-    rows = reader.rows(query)
-    while rows:
-        yield rows
-        keys = [tuple(row._mapping[column] for column in key) for row in rows]
-        readable = [one for one in keys if UNREADABLE not in one]
-        if not readable:
-            return
-        last = [literal(one, column.type) for one, column in zip(readable[-1], key, strict=True)]
-        rows = reader.rows(query.where(tuple_(*key) > tuple_(*last)))
 
 
 def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterator[str]:

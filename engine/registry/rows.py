@@ -37,9 +37,11 @@ from sqlalchemy import (
     case,
     delete,
     insert,
+    literal,
     select,
     text,
     true,
+    tuple_,
     update,
 )
 
@@ -231,6 +233,27 @@ def open_some(
         if len(rows) < most or len(found) >= most:
             return found[:most]
         place += most
+
+
+def pages_of(
+    read: Callable[[Select[Any]], Sequence[Row[Any]]],
+    table: Table,
+    *conditions: ColumnElement[bool],
+    page: int = 2_000,
+) -> Iterator[Sequence[Row[Any]]]:
+    """The rows of a table that conditions hold for, in the order of its key, each page a short
+    read; a row whose key is damaged comes with those before it."""
+    key = list(table.primary_key)
+    query = select(table).where(*conditions).order_by(*key).limit(page)
+    rows = read(query)
+    while rows:
+        yield rows
+        keys = [tuple(row._mapping[column] for column in key) for row in rows]
+        readable = [one for one in keys if UNREADABLE not in one]
+        if not readable:
+            return
+        last = [literal(one, column.type) for one, column in zip(readable[-1], key, strict=True)]
+        rows = read(query.where(tuple_(*key) > tuple_(*last)))
 
 
 def authentic_rows(vault: Vault, table: Table, rows: Iterable[Row[Any]]) -> Iterator[Row[Any]]:

@@ -1,35 +1,17 @@
 """Brings registries of older versions to this one: the schema, the code of every row, and the
-templates of a model that a transform was added to; and switches a registry to its second model.
-
-A switch has the two models change places, once the second has a template of everybody: what
-decided is kept beside what decides from now on, so switching back is the same command. Nothing is
-converted, and no photograph is needed.
-"""
+templates of a model that a transform was added to."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Row,
-    Table,
-    bindparam,
-    delete,
-    func,
-    literal,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, func, select, update
 
-from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch, RequestError, SealBroken
+from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
 from engine.models.catalog import Conversion, Transform
 from engine.registry import deployment, store
 from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_key
@@ -37,11 +19,9 @@ from engine.registry.audit import AUDIT, AuditEntry, AuditReader, read_head, ver
 from engine.registry.campaigns import CAMPAIGN_LINES
 from engine.registry.cases import CASE_DOCUMENTS, CROPS
 from engine.registry.database import (
-    KEYS,
     REVISIONS,
     changing,
     check,
-    chunks,
     connect,
     hold_schema,
     long_statements,
@@ -50,34 +30,25 @@ from engine.registry.database import (
     restructuring,
     utc_now,
 )
-from engine.registry.deployment import DEPLOYMENT
 from engine.registry.enrollments import ENROLLMENTS, TALLIES
 from engine.registry.events import CURSORS
-from engine.registry.references import (
-    ATTEMPT_TEMPLATES,
-    REFERENCES,
-    WATCHLIST,
-    RemovedReference,
-    name_sealed,
-)
-from engine.registry.rotation import header_of
+from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, WATCHLIST, name_sealed
+from engine.registry.resealing import Progress, begin_exchange, exchange_references, header_of
 from engine.registry.rows import (
     changing_rows,
-    open_each,
+    pages_of,
     read_apart,
     read_as,
     without_sealed,
     write_macs,
 )
-from engine.registry.store import Reader, authenticated_tables, sealed_columns
+from engine.registry.store import authenticated_tables, sealed_columns
 from engine.registry.sweeps import SWEEPS
 from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
 from engine.registry.webhooks import UNDELIVERED
-from engine.registry.writer import Writer
 
 ROWS_PER_BATCH = 2_000
-Progress = Callable[[int, int], None]
 _DONE = "registry.authenticated"
 """Ends an upgrade: from this entry on a row without its code was made by somebody else."""
 
@@ -225,7 +196,7 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
         total = sum(_count_left(connection, table) for table in authenticated_tables())
     done = 0
     for table in authenticated_tables():
-        for rows in _pages(reader, table):
+        for rows in pages_of(reader.rows, table, table.c.mac.is_(None), page=ROWS_PER_BATCH):
             with changing(engine) as connection:
                 if table is REFERENCES:
                     _reseal(connection, vault, rows)
@@ -261,17 +232,6 @@ def _require_sound(reader: AuditReader, head: Row[Any]) -> None:
 def _count_left(connection: Connection, table: Table) -> int:
     query = select(func.count()).select_from(table).where(table.c.mac.is_(None))
     return int(connection.scalar(query) or 0)
-
-
-def _pages(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
-    """The rows without a code in the order of their key, a page at a time."""
-    key = list(table.primary_key)
-    query = select(table).where(table.c.mac.is_(None)).order_by(*key).limit(ROWS_PER_BATCH)
-    rows = reader.rows(query)
-    while rows:
-        yield rows
-        last = [literal(rows[-1]._mapping[column], column.type) for column in key]
-        rows = reader.rows(query.where(tuple_(*key) > tuple_(*last)))
 
 
 def _reseal(connection: Connection, vault: Vault, rows: Sequence[Row[Any]]) -> None:
@@ -316,12 +276,14 @@ def _convert(
     said = {"before": conversion.before}
     if head.model_digest == conversion.before:
         entry = AuditEntry("sosie", "model.conversion", conversion.after, said)
-        with chained(engine, vault, [entry], utc_now()) as (connection, _):
-            # Whoever wrote with the model of before, and lost the lease, writes no more.
-            deployment.raise_epoch(connection)
-            deployment.set_model(connection, begun)
+        begin_exchange(engine, vault, entry, begun)
     turned = vault.turn(conversion.transform)
-    _convert_references(reader, conversion, turned, progress)
+
+    def convert(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+        _convert_templates(connection, vault, REFERENCES, rows, turned)
+
+    entry = AuditEntry("sosie", "references.converted", conversion.after)
+    exchange_references(reader, entry, vault.rotation_id, convert, progress)
     watchlist = WATCHLIST
     entry = AuditEntry("sosie", _CONVERTED, conversion.after, said)
     with chained(engine, vault, [entry], utc_now()) as (connection, _):
@@ -332,29 +294,6 @@ def _convert(
         connection.execute(delete(ATTEMPT_TEMPLATES))
         deployment.set_model(connection, conversion.after)
     return True
-
-
-def _convert_references(
-    reader: AuditReader, conversion: Conversion, turned: Transform, progress: Progress | None
-) -> None:
-    # Of whatever model a damaged row says that it is.
-    vault, is_old = reader.vault, REFERENCES.c.model_digest != conversion.after
-    ((total,),) = reader.rows(select(func.count()).select_from(REFERENCES).where(is_old))
-    page = select(REFERENCES).where(is_old).order_by(REFERENCES.c.id).limit(ROWS_PER_BATCH)
-    done = 0
-    while rows := reader.rows(page):
-        detail = {"rows": len(rows)}
-        entry = AuditEntry("sosie", "references.converted", conversion.after, detail)
-        with (
-            chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
-            changing_rows(connection, vault, {REFERENCES: [row.id for row in rows]}),
-        ):
-            _convert_templates(connection, vault, REFERENCES, rows, turned)
-            named = [{"key": row.id, "digest": conversion.after} for row in rows]
-            connection.execute(_NAME_MODEL, named)
-        done += len(rows)
-        if progress is not None:
-            progress(done, total)
 
 
 _CONVERTED = "model.converted"
@@ -398,13 +337,6 @@ def _convert_templates(
     )
 
 
-_NAME_MODEL = (
-    update(REFERENCES)
-    .where(REFERENCES.c.id == bindparam("key"))
-    .values(model_digest=bindparam("digest"))
-)
-
-
 def _bind_keys(connection: Connection, vault: Vault) -> None:
     """Binds the keys to what the audit chain says they may do, and ends those that were revoked."""
     audit = AUDIT.c
@@ -425,207 +357,3 @@ def _bind_keys(connection: Connection, vault: Vault) -> None:
 
 
 _BOUNDS = ("role", "carrier", "outlet")
-
-_UNDER_WAY = ("queued", "running", "paused")
-
-
-def switch_models(
-    url: str,
-    vault: Vault,
-    *,
-    before: str,
-    after: str,
-    dim: int,
-    actor: str,
-    progress: Progress | None = None,
-) -> int:
-    """Makes the second model `after`, of vectors float32[dim], the one in force, and `before`, the
-    vault's, the second; how many references there are.
-
-    May be stopped anywhere: the next call goes on. `RequestError`, with nothing changed, while a
-    live reference or a watched face has no template of it, or a sweep is under way; `WriterBusy`
-    where a process writes. A damaged template is set aside, and goes along as what opens nowhere.
-    """
-    engine = connect(url)
-    try:
-        with store.reachable():
-            lease = take_lease(engine)
-            try:
-                return _switch(engine, vault, before, after, dim, actor, progress)
-            finally:
-                lease.release()
-    finally:
-        engine.dispose()
-
-
-def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: str) -> list[str]:
-    """Removes the references that the second model has no template of; their documents, whose
-    holders are to be enrolled again.
-
-    Until then no search finds these people, and nobody's face holds their documents.
-    """
-    documents: list[str] = []
-    engine = connect(url)
-    try:
-        registry = Reader(engine, vault)
-        with Writer(engine, vault, before) as writer:
-            # What refuses the switch all the same, before anybody is removed.
-            _require_ready(registry, after, may_lack_references=True)
-            for ids in registry.missing_second(after, ROWS_PER_BATCH):
-                owners = sorted(set(read_apart(ids, registry.documents_of).values()))
-                sequence = writer.sequence + 1
-                detail = {"references": len(ids), "gallery_sequence": sequence}
-                entry = AuditEntry(actor, "references.removed", after, detail)
-                writer.commit([entry, *(RemovedReference(key, sequence) for key in ids)])
-                documents += owners
-    finally:
-        engine.dispose()
-    return documents
-
-
-def _switch(
-    engine: Engine,
-    vault: Vault,
-    before: str,
-    after: str,
-    dim: int,
-    actor: str,
-    progress: Progress | None,
-) -> int:
-    reader = Reader(engine, vault)
-    marker = deployment.SWITCHING + after
-    with reading(engine) as connection:
-        check(connection)
-        head = read_head(connection)
-        is_resumed = head.model_digest == marker
-        if not is_resumed:
-            deployment.check(connection, vault, before)
-    said = {"before": before}
-    if not is_resumed:
-        _require_ready(reader, after)
-        entry = AuditEntry(actor, "model.switching", after, said)
-        with chained(engine, vault, [entry], utc_now()) as (connection, _):
-            # Whoever wrote with the model of before, and lost the lease, writes no more.
-            deployment.raise_epoch(connection)
-            deployment.set_model(connection, marker)
-    rotation_id = vault.of_dimension(dim).rotation_id
-    total = _switch_references(reader, before, after, rotation_id, actor, progress)
-    entry = AuditEntry(actor, "model.switched", after, said)
-    with chained(engine, vault, [entry], utc_now()) as (connection, _):
-        of_second = WATCHLIST.c.second_model_digest == after
-        rows = connection.execute(select(WATCHLIST).where(of_second)).all()
-        with changing_rows(connection, vault, {WATCHLIST: [row.id for row in rows]}):
-            _exchange(connection, vault, WATCHLIST, rows, before)
-        # Nothing of the present model's is compared from now on, and the second has none of them.
-        connection.execute(delete(ATTEMPT_TEMPLATES))
-        connection.execute(
-            update(DEPLOYMENT).values(model_digest=after, dim=dim, rotation_id=rotation_id)
-        )
-    return total
-
-
-def _require_ready(reader: Reader, after: str, *, may_lack_references: bool = False) -> None:
-    coverage = reader.coverage(after)
-    watched = reader.rows(select(WATCHLIST).where(WATCHLIST.c.second_model_digest == after))
-    # Nobody leaves the watch-list by damage.
-    open_one = partial(_open, reader.vault, WATCHLIST, "second_template")
-    damaged = len(watched) - len(list(open_each(watched, open_one)))
-    if coverage.missing_references and not may_lack_references:
-        raise RequestError(
-            f"{coverage.missing_references:,} of {coverage.references:,} references have no "
-            "template of the second model: run sosie model fill, wait until people have returned, "
-            "or have the rest enrolled again with --reenroll FILE"
-        )
-    unwatched = coverage.missing_watched + damaged
-    if unwatched:
-        raise RequestError(
-            f"{unwatched:,} of {coverage.watched:,} watched faces have no template "
-            "of the second model: remove them from the watch-list and add them again"
-        )
-    under_way = select(func.count()).select_from(SWEEPS).where(SWEEPS.c.state.in_(_UNDER_WAY))
-    if reader.rows(under_way)[0][0]:
-        raise RequestError("a sweep is under way by the present model: end or cancel it first")
-
-
-def _switch_references(
-    reader: AuditReader,
-    before: str,
-    after: str,
-    rotation_id: str,
-    actor: str,
-    progress: Progress | None,
-) -> int:
-    """Exchanges the templates of every reference, in audited batches; a row says its model, so none
-    is exchanged twice. Removed ones, which have none, get the new model's name too."""
-    # Of whatever model a damaged row says that it is.
-    vault, is_old = reader.vault, REFERENCES.c.model_digest != after
-    ((left,),) = reader.rows(select(func.count()).select_from(REFERENCES).where(is_old))
-    page = select(REFERENCES).where(is_old).order_by(REFERENCES.c.id).limit(ROWS_PER_BATCH)
-    done = 0
-    while rows := reader.rows(page):
-        entry = AuditEntry(actor, "references.switched", after, {"rows": len(rows)})
-        with (
-            chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
-            changing_rows(connection, vault, {REFERENCES: [row.id for row in rows]}),
-        ):
-            held = [row for row in rows if row.template is not None]
-            _exchange(connection, vault, REFERENCES, held, before)
-            for part in chunks([row.id for row in rows]):
-                named = {"keys": part, "model": after, "rotation": rotation_id}
-                connection.execute(_NAME_SWITCHED, named)
-        done += len(rows)
-        if progress is not None:
-            progress(done, left)
-    ((total,),) = reader.rows(select(func.count()).select_from(REFERENCES))
-    return int(total)
-
-
-def _exchange(
-    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], before: str
-) -> None:
-    """Seals each of two templates of a row for the other's place."""
-    first, second = "template", "second_template"
-    sealed = [
-        {
-            "key": row.id,
-            "first": _seal_for(vault, table, row, second, first),
-            "other": _seal_for(vault, table, row, first, second),
-            "model": before,
-        }
-        for row in rows
-    ]
-    if sealed:
-        changed = update(table).where(table.c.id == bindparam("key"))
-        connection.execute(
-            changed.values(
-                template=bindparam("first"),
-                second_template=bindparam("other"),
-                second_model_digest=bindparam("model"),
-            ),
-            sealed,
-        )
-
-
-_NAME_SWITCHED = (
-    update(REFERENCES)
-    .where(REFERENCES.c.id.in_(KEYS))
-    .values(model_digest=bindparam("model"), rotation_id=bindparam("rotation"))
-)
-
-
-def _seal_for(vault: Vault, table: Table, row: Row[Any], source: str, target: str) -> bytes | None:
-    try:
-        opened = _open(vault, table, source, row)
-    except SealBroken:
-        value = row._mapping[source]
-        return _UNOPENED + value[1:] if isinstance(value, bytes) else None
-    return vault.seal(f"{table.name}.{target}", name_sealed(table, row), opened)
-
-
-def _open(vault: Vault, table: Table, column: str, row: Row[Any]) -> bytes:
-    return vault.open(f"{table.name}.{column}", name_sealed(table, row), row._mapping[column])
-
-
-_UNOPENED = b"\0"
-"""Stands for the format of a seal: a value so marked opens nowhere, as it did where it was. By
-itself it might, where somebody has put one of the other place there."""

@@ -29,7 +29,7 @@ from engine.matching.checks.second_model import (
 )
 from engine.models.catalog import InputContract, ModelCard
 from engine.models.catalog import export_models as export
-from engine.registry.upgrade import remove_missing, switch_models
+from engine.registry.resealing import remove_missing, switch_models
 from serving.cli.accuracy import CalibrationOptions, fit_model
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from engine.errors import SosieError
 from engine.registry.backup import Manifest, list_backups, make_backup, name_of
 from engine.registry.database import utc_now
-from engine.registry.rotation import reseal, retire
+from engine.registry.resealing import reseal, retire
 from schema.phases import BackupState
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys

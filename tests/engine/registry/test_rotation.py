@@ -12,7 +12,7 @@ from engine.registry.cases import AddedNote
 from engine.registry.database import new_id, utc_now
 from engine.registry.keyring import KeyRing
 from engine.registry.references import AttemptTemplate, RemovedReference, WatchEntry
-from engine.registry.rotation import reseal, retire
+from engine.registry.resealing import reseal, retire
 from engine.registry.store import Store, sealed_columns
 from engine.registry.vault import Vault, key_version
 from engine.registry.webhooks import Webhooks

@@ -16,9 +16,8 @@ from engine.registry.damage import find_damage
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.references import NewReference, RemovedWatchEntry, SecondTemplate, WatchEntry
-from engine.registry.rotation import reseal, retire
+from engine.registry.resealing import remove_missing, reseal, retire, switch_models
 from engine.registry.store import Store
-from engine.registry.upgrade import remove_missing, switch_models
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, Writes, committed, erasure
@@ -109,7 +108,7 @@ def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000)
 def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
     database_url, store, vault, enroll, fill, monkeypatch, random_units: Units
 ) -> None:
-    monkeypatch.setattr("engine.registry.upgrade.ROWS_PER_BATCH", 2)
+    monkeypatch.setattr("engine.registry.resealing.ROWS_PER_BATCH", 2)
     with store.writer() as writer:
         enrolled = committed(writer, enroll(writer, 5))
         faces = random_units(2, vault.dim, seed=4), random_units(2, DIM, seed=5)

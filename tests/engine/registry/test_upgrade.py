@@ -353,7 +353,7 @@ def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
 ) -> None:
     vault = store.vault
     store.close()
-    monkeypatch.setattr(upgrades, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr("engine.registry.resealing.ROWS_PER_BATCH", 2)
 
     class Killed(Exception):
         pass
