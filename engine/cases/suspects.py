@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from engine.cases.decided import Pair, read_decided
 from engine.matching.comparison import WatchList
 from engine.registry.cases import CaseRecord
-from engine.registry.references import WatchEntry
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
+from engine.registry.watchlist import WatchEntry
 from indexes.base import exact_scores
 from indexes.gallery import Gallery
 from schema.cases import Outcome

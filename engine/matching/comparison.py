@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from engine.matching.calibration import Thresholds
 from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
-from engine.registry.references import SecondTemplate, WatchEntry
+from engine.registry.references import SecondTemplate
+from engine.registry.watchlist import WatchEntry
 from indexes.base import exact_scores, products, rounding_bound
 from schema.decisions import Comparison, Interval, Watermarks
 

@@ -30,10 +30,11 @@ from engine.registry.documents import (
     DocumentRecord,
 )
 from engine.registry.lines import LineRecord
-from engine.registry.references import RemovedReference, SecondTemplate, WatchEntry
+from engine.registry.references import RemovedReference, SecondTemplate
 from engine.registry.retention import DocumentErasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader
+from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid

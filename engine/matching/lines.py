@@ -22,9 +22,9 @@ from engine.registry.database import is_id, utc_now
 from engine.registry.documents import EndedBlock
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineChange, LineRecord
-from engine.registry.references import RemovedWatchEntry
 from engine.registry.rows import Write
 from engine.registry.store import Reader
+from engine.registry.watchlist import RemovedWatchEntry
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from schema.cases import CaseKind, CaseOrigin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -11,7 +11,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Connection,
     Float,
     ForeignKey,
     Index,
@@ -19,11 +18,7 @@ from sqlalchemy import (
     Row,
     String,
     Table,
-    Text,
-    and_,
     bindparam,
-    cast,
-    delete,
     exists,
     func,
     or_,
@@ -35,8 +30,6 @@ from sqlalchemy import (
 from engine.errors import NotFound, StorageFailed
 from engine.registry.database import KEYS, Moment, Source, chunks, is_id
 from engine.registry.documents import DOCUMENTS
-from engine.registry.enrollments import ENROLLMENTS
-from engine.registry.lines import LINES
 from engine.registry.rows import (
     Change,
     Code,
@@ -62,7 +55,6 @@ from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus
 from schema.events import EventType
-from schema.lines import LineStatus
 from schema.reasons import Photograph
 
 IS_ALIVE = one_of("state", (one for one in CaseState if one in ALIVE))
@@ -231,9 +223,11 @@ class CaseChange(Change):
                 "a case to be changed is not there; nothing was kept: read it again"
             )
         if case.merged_into is not None:
-            known = {"key": case.id, "new_merged_into": case.merged_into}
-            with to.changing(CASES, to.connection.scalars(_INTO, {"key": case.id}).all()):
-                to.connection.execute(_FOLLOW, known)
+            # Merges never form a chain.
+            went = CASES.c.merged_into == case.id
+            with to.changing(CASES, to.connection.scalars(select(CASES.c.id).where(went)).all()):
+                follow = update(CASES).where(went).values(merged_into=case.merged_into)
+                to.connection.execute(follow)
         linked = set(to.connection.scalars(_LINKED, {"id": case.id}))
         fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
         _link(to, [(case.id, key) for key in fresh])
@@ -278,59 +272,6 @@ class AddedNote(Change):
 STATE_OF_NAMED = (
     select(CASES.c.state).where(CASES.c.id == CASE_DOCUMENTS.c.case_id).scalar_subquery()
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropRecord:
-    """An aligned face, without its image; `photograph` is `live` or `portrait`.
-
-    It is of an attempt, or of an imported reference, which has a document alone. One that
-    `is_held` is shown to nobody until a case names its document; from then on it is kept for
-    `case_days`. `received_at` is when the photograph passed through.
-    """
-
-    id: str
-    enrollment_id: str | None
-    photograph: str
-    kept_until: datetime
-    document_id: str | None = None
-    received_at: datetime | None = None
-    quality: Mapping[str, float] | None = None
-    is_held: bool | None = None
-    case_days: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewCrop(CropRecord, Write):
-    """A crop with its image as a JPEG or PNG file, which is sealed. One that is held is kept at
-    once where an open case names its document."""
-
-    table = CROPS
-
-    image: bytes = field(repr=False)
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.add(written)
-        held = [one.document_id for one in written if one.is_held]
-        is_in_case = STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
-        named = select(CASE_DOCUMENTS.c.document_id).where(
-            CASE_DOCUMENTS.c.document_id.in_(KEYS), is_in_case
-        )
-        found = [
-            key for part in chunks(held) for key in to.connection.scalars(named, {"keys": part})
-        ]
-        keep_crops(to, found)
-
-    def row(self, to: Transaction) -> RowValues:
-        return self.columns(image=to.vault.seal(CROP_IMAGE, self.id, self.image))
-
-
-CROP_IMAGE = "crops.image"
-_ATTEMPTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id.in_(KEYS))
-_ERASE_CROPS = delete(CROPS).where(
-    or_(CROPS.c.document_id.in_(KEYS), CROPS.c.enrollment_id.in_(_ATTEMPTS_UNDER))
-)
 _NAMED_CROPS = select(CROPS.c.id, CROPS.c.kept_until, CROPS.c.case_days).where(
     CROPS.c.document_id.in_(KEYS), CROPS.c.case_days.is_not(None)
 )
@@ -339,11 +280,6 @@ _KEEP_CROP = (
     .where(CROPS.c.id == bindparam("key"))
     .values(kept_until=bindparam("until", type_=Moment), is_held=None)
 )
-
-
-def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
-    """Deletes the crops of documents: of every attempt under one, and of an imported reference."""
-    connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
 
 
 def keep_crops(to: Transaction, document_ids: Sequence[str]) -> None:
@@ -361,12 +297,6 @@ def keep_crops(to: Transaction, document_ids: Sequence[str]) -> None:
 
 
 CASE_NOTE = "case_notes.text"
-# Cases merged into one that is now merged itself: merges never form a chain.
-_FOLLOW = (
-    update(CASES)
-    .where(CASES.c.merged_into == bindparam("key"))
-    .values(merged_into=bindparam("new_merged_into"))
-)
 _LINKED = select(CASE_DOCUMENTS.c.document_id).where(CASE_DOCUMENTS.c.case_id == bindparam("id"))
 _OF_DOCUMENTS = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(KEYS))
 _IS_NAMED = exists().where(
@@ -378,7 +308,6 @@ _ERASE_TEXTS = update(CASE_NOTES).where(CASE_NOTES.c.id.in_(KEYS)).values(text=N
 _NOTES_TO_ERASE = select(CASE_NOTES.c.id).where(
     CASE_NOTES.c.case_id.in_(_OF_DOCUMENTS), CASE_NOTES.c.text.is_not(None), ~_IS_NAMED
 )
-_INTO = select(CASES.c.id).where(CASES.c.merged_into == bindparam("key"))
 _STILL_ALIVE = select(CASES.c.id).where(
     CASES.c.id.in_(KEYS), CASES.c.state.in_(sorted(one.value for one in ALIVE))
 )
@@ -435,44 +364,6 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
     )
 
 
-# Of a document that a case names and does not suspect, a victim's, only what the case is about.
-_IS_FRAUD_IN_USE = and_(
-    CASES.c.outcome == Outcome.FRAUD.value,
-    CASE_DOCUMENTS.c.case_id == CASES.c.id,
-    CASE_DOCUMENTS.c.document_id == LINES.c.document_id,
-    LINES.c.status != LineStatus.CLOSED.value,
-    or_(
-        cast(CASES.c.suspect_ids, Text).contains(LINES.c.document_id),
-        cast(CASES.c.line_ids, Text).contains(LINES.c.id),
-    ),
-)
-# From each case of fraud, which are few, to its lines: a join would begin with all lines in use.
-HAS_FRAUD_IN_USE = and_(
-    CASES.c.state == CaseState.CLOSED.value,
-    CASES.c.outcome == Outcome.FRAUD.value,
-    exists().where(_IS_FRAUD_IN_USE).correlate(CASES),
-)
-"""Of a case: it was decided to be fraud, and lines of it are in use."""
-_FRAUD_IN_USE = select(func.count()).select_from(CASES).where(HAS_FRAUD_IN_USE)
-_FRAUD_OF_CASES = select(CASE_DOCUMENTS.c.case_id, LINES.c.id.label("line_id")).where(
-    CASE_DOCUMENTS.c.case_id.in_(KEYS), _IS_FRAUD_IN_USE
-)
-_FRAUD_UNDER = select(LINES.c.document_id, LINES.c.id.label("line_id")).where(
-    LINES.c.document_id.in_(KEYS), exists().where(_IS_FRAUD_IN_USE).correlate(LINES)
-)
-
-_PLACES = (
-    select(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet, func.count().label("lines"))
-    .join(LINES, LINES.c.document_id == CASE_DOCUMENTS.c.document_id)
-    .where(CASE_DOCUMENTS.c.case_id.in_(KEYS), LINES.c.status != LineStatus.CLOSED.value)
-    .group_by(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet)
-    .order_by(func.count().desc(), LINES.c.carrier, LINES.c.outlet)
-)
-_ATTEMPTED_AT = (
-    select(CASES.c.id.label("case_id"), ENROLLMENTS.c.carrier, ENROLLMENTS.c.outlet)
-    .join(ENROLLMENTS, ENROLLMENTS.c.id == CASES.c.enrollment_id)
-    .where(CASES.c.id.in_(KEYS))
-)
 _CASES = select(CASES).where(CASES.c.id.in_(KEYS))
 _OPEN_OF_LINE = select(CASES).where(
     CASES.c.line_id == bindparam("line"), CASES.c.kind == bindparam("kind"), text(IS_ALIVE)
@@ -486,12 +377,13 @@ _MERGED_INTO = (
     .order_by(CASES.c.opened_at, CASES.c.id)
 )
 _standing = CASES.alias("standing")
-_OF_GROUPS = (
-    select(_standing, CASES.c.group_key.label("named_key"))
+_STANDING = (
+    select(_standing, CASES.c.group_key.label("named_key"), CASES.c.enrollment_id.label("attempt"))
     .join(_standing, _standing.c.id == func.coalesce(CASES.c.merged_into, CASES.c.id))
-    .where(CASES.c.group_key.in_(KEYS))
     .order_by(_standing.c.opened_at, _standing.c.id)
 )
+_OF_GROUPS = _STANDING.where(CASES.c.group_key.in_(KEYS))
+_OF_ATTEMPTS = _STANDING.where(CASES.c.enrollment_id.in_(KEYS))
 _WENT_INTO = select(CASES.c.id).where(CASES.c.merged_into == bindparam("id"))
 _NOTES = (
     select(CASE_NOTES)
@@ -507,26 +399,6 @@ _RESTRICTIONS = (
 _CLOSED_COUNT = (
     select(func.count()).select_from(CASES).where(CASES.c.state == CaseState.CLOSED.value)
 )
-_OF_ATTEMPTS = (
-    select(_standing, CASES.c.enrollment_id.label("attempt_id"))
-    .join(_standing, _standing.c.id == func.coalesce(CASES.c.merged_into, CASES.c.id))
-    .where(CASES.c.enrollment_id.in_(KEYS))
-    .order_by(_standing.c.opened_at, _standing.c.id)
-)
-
-
-@dataclass(slots=True)
-class CasePlaces:
-    """The places where the lines in use of a case's documents were opened, and their number."""
-
-    carriers: list[str] = field(default_factory=list)
-    outlets: list[str] = field(default_factory=list)
-    lines: int = 0
-
-    def add(self, carrier: str, outlet: str) -> None:
-        for known, one in ((self.carriers, carrier), (self.outlets, outlet)):
-            if one not in known:
-                known.append(one)
 
 
 class CaseReader(Source):
@@ -552,19 +424,9 @@ class CaseReader(Source):
     def of_attempts(self, enrollment_ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these attempts opened or went into."""
         return {
-            row.attempt_id: case_of(self.vault, row)
+            row.attempt: case_of(self.vault, row)
             for row in sound_rows(self.vault, CASES, self._rows_of(_OF_ATTEMPTS, enrollment_ids))
         }
-
-    def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
-        """The places of the lines of each case; no case is left out."""
-        found = {key: CasePlaces() for key in case_ids}
-        for row in self._rows_of(_PLACES, case_ids):
-            found[row.case_id].add(row.carrier, row.outlet)
-            found[row.case_id].lines += row.lines
-        for row in self._rows_of(_ATTEMPTED_AT, case_ids):
-            found[row.case_id].add(row.carrier, row.outlet)
-        return found
 
     def notes(self, case_id: str) -> list[CaseNote]:
         """The history of a case and of those that went into it, oldest first; a text that was
@@ -635,22 +497,3 @@ class CaseReader(Source):
 
     def _text(self, row: Row[Any]) -> str:
         return "" if row.text is None else self.vault.open(CASE_NOTE, row.id, row.text).decode()
-
-    def count_fraud(self) -> int:
-        """The number of cases that were decided to be fraud and have lines in use."""
-        ((count,),) = self.rows(_FRAUD_IN_USE)
-        return int(count)
-
-    def fraud_of_cases(self, case_ids: Sequence[str]) -> dict[str, set[str]]:
-        """The lines in use of what each case was decided to be fraud about; none is left out."""
-        found: dict[str, set[str]] = {key: set() for key in case_ids}
-        for row in self._rows_of(_FRAUD_OF_CASES, case_ids):
-            found[row.case_id].add(row.line_id)
-        return found
-
-    def fraud_under(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
-        """The lines in use of decided fraud under each document; none is left out."""
-        found: dict[str, set[str]] = {key: set() for key in document_ids}
-        for row in self._rows_of(_FRAUD_UNDER, document_ids):
-            found[row.document_id].add(row.line_id)
-        return found

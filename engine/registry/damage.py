@@ -39,11 +39,12 @@ from engine.registry.deployment import DEPLOYMENT
 from engine.registry.documents import DOCUMENT_ERASED, DOCUMENTS, ERASURE_ASKED
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.lines import LINES
-from engine.registry.references import REFERENCES, WATCHLIST, name_sealed
+from engine.registry.references import REFERENCES, name_sealed
 from engine.registry.rows import is_authentic, name_row, pages_of, values_of
 from engine.registry.store import every_table
 from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import Vault
+from engine.registry.watchlist import WATCHLIST
 from schema.actors import Actor
 
 

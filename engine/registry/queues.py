@@ -13,11 +13,10 @@ from typing import Any
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Row,
+    Text,
     and_,
-    bindparam,
+    cast,
     exists,
-    false,
     func,
     literal,
     or_,
@@ -27,45 +26,46 @@ from sqlalchemy import (
 from sqlalchemy import case as by_value
 
 from engine.errors import NotFound
-from engine.registry.cases import (
-    CASE_DOCUMENTS,
-    CASES,
-    CROP_IMAGE,
-    CROPS,
-    HAS_FRAUD_IN_USE,
-    STATE_OF_NAMED,
-    CaseReader,
-    CaseRecord,
-    CropRecord,
-    case_of,
-)
-from engine.registry.database import KEYS, Moment, is_id, utc_now
+from engine.registry.cases import CASE_DOCUMENTS, CASES, CaseReader, CaseRecord, case_of
+from engine.registry.crops import CropReader
+from engine.registry.database import KEYS, is_id
 from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
-from engine.registry.references import REFERENCES
-from engine.registry.rows import open_each, open_some, read_as, require_authentic
-from schema.cases import ALIVE, KIND_RISK, CaseKind, CaseSort, CaseState, DueDates
-
-
-@dataclass(frozen=True, slots=True)
-class Face:
-    """An aligned face of a document as a JPEG or PNG file; `is_of_reference` where the document's
-    reference was made of it.
-
-    `decision` and `captured_at` are of its attempt: None of an imported reference.
-    """
-
-    crop: CropRecord
-    is_of_reference: bool
-    decision: str | None
-    captured_at: datetime | None
-    image: bytes = field(repr=False)
+from engine.registry.rows import open_some, read_as, require_authentic
+from schema.cases import ALIVE, KIND_RISK, CaseKind, CaseSort, CaseState, DueDates, Outcome
+from schema.lines import LineStatus
 
 
 def risk_of(found: CaseRecord) -> float:
     """The points of a case: of its group in a sweep, else of its kind."""
     return KIND_RISK.get(found.kind, 0.0) if found.risk is None else found.risk
 
+
+# Of a document that a case names and does not suspect, a victim's, only what the case is about.
+_IS_FRAUD_IN_USE = and_(
+    CASES.c.outcome == Outcome.FRAUD.value,
+    CASE_DOCUMENTS.c.case_id == CASES.c.id,
+    CASE_DOCUMENTS.c.document_id == LINES.c.document_id,
+    LINES.c.status != LineStatus.CLOSED.value,
+    or_(
+        cast(CASES.c.suspect_ids, Text).contains(LINES.c.document_id),
+        cast(CASES.c.line_ids, Text).contains(LINES.c.id),
+    ),
+)
+# From each case of fraud, which are few, to its lines: a join would begin with all lines in use.
+_HAS_FRAUD_IN_USE = and_(
+    CASES.c.state == CaseState.CLOSED.value,
+    CASES.c.outcome == Outcome.FRAUD.value,
+    exists().where(_IS_FRAUD_IN_USE).correlate(CASES),
+)
+"""Of a case: it was decided to be fraud, and lines of it are in use."""
+_FRAUD_IN_USE = select(func.count()).select_from(CASES).where(_HAS_FRAUD_IN_USE)
+_FRAUD_OF_CASES = select(CASE_DOCUMENTS.c.case_id, LINES.c.id.label("line_id")).where(
+    CASE_DOCUMENTS.c.case_id.in_(KEYS), _IS_FRAUD_IN_USE
+)
+_FRAUD_UNDER = select(LINES.c.document_id, LINES.c.id.label("line_id")).where(
+    LINES.c.document_id.in_(KEYS), exists().where(_IS_FRAUD_IN_USE).correlate(LINES)
+)
 
 _RANKED = by_value(
     {str(kind): points for kind, points in KIND_RISK.items()}, value=CASES.c.kind, else_=0.0
@@ -109,7 +109,7 @@ class CaseFilter:
             states = [self.state] if isinstance(self.state, CaseState) else self.state
             yield CASES.c.state.in_([one.value for one in states])
         if self.fraud_in_use:
-            yield HAS_FRAUD_IN_USE
+            yield _HAS_FRAUD_IN_USE
         if self.kind is not None:
             yield CASES.c.kind == self.kind
         if self.assignees:
@@ -189,82 +189,37 @@ def _is_below(
     return or_(further, and_(key == value, beside))
 
 
-_IS_NEEDED = exists().where(
-    CASE_DOCUMENTS.c.document_id == CROPS.c.document_id,
-    STATE_OF_NAMED.in_(sorted(state.value for state in ALIVE)),
+_PLACES = (
+    select(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet, func.count().label("lines"))
+    .join(LINES, LINES.c.document_id == CASE_DOCUMENTS.c.document_id)
+    .where(CASE_DOCUMENTS.c.case_id.in_(KEYS), LINES.c.status != LineStatus.CLOSED.value)
+    .group_by(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet)
+    .order_by(func.count().desc(), LINES.c.carrier, LINES.c.outlet)
 )
-# An open case keeps its faces beyond their time; retention takes them where its hold is over.
-_IS_SHOWN = and_(
-    or_(CROPS.c.kept_until > bindparam("now", type_=Moment), _IS_NEEDED),
-    func.coalesce(CROPS.c.is_held, false()).is_(false()),
-)
-_CROPS_OF = (
-    select(CROPS)
-    .where(CROPS.c.enrollment_id == bindparam("enrollment"), _IS_SHOWN)
-    .order_by(CROPS.c.photograph, CROPS.c.id)
-)
-# Where an earlier import's reference was removed, its crops may be of another person.
-_removed = REFERENCES.alias("removed")
-_CROPS_OF_IMPORT = (
-    select(CROPS)
-    .where(
-        CROPS.c.document_id == bindparam("document"),
-        CROPS.c.enrollment_id.is_(None),
-        _IS_SHOWN,
-        ~exists().where(
-            _removed.c.document_id == CROPS.c.document_id,
-            _removed.c.enrollment_id.is_(None),
-            _removed.c.removed_sequence.is_not(None),
-        ),
-    )
-    .order_by(CROPS.c.photograph, CROPS.c.id)
-)
-# The reference's own first: those of attempts may show somebody else. An import's has no attempt.
-_IS_OF_REFERENCE = exists().where(
-    REFERENCES.c.document_id == CROPS.c.document_id,
-    REFERENCES.c.removed_sequence.is_(None),
-    or_(
-        REFERENCES.c.enrollment_id == CROPS.c.enrollment_id,
-        and_(REFERENCES.c.enrollment_id.is_(None), CROPS.c.enrollment_id.is_(None)),
-    ),
-)
-_ranked = (
-    select(
-        CROPS.c.id,
-        by_value((_IS_OF_REFERENCE, 1), else_=0).label("is_of_reference"),
-        func.row_number()
-        .over(
-            partition_by=CROPS.c.document_id,
-            order_by=(
-                by_value((_IS_OF_REFERENCE, 0), else_=1),
-                CROPS.c.received_at.desc(),
-                CROPS.c.enrollment_id,
-                CROPS.c.photograph,
-                CROPS.c.id,
-            ),
-        )
-        .label("place"),
-    )
-    .where(CROPS.c.document_id.in_(KEYS), _IS_SHOWN)
-    .subquery()
-)
-_OF_ATTEMPT = "attempt_"
-_FACES_OF = (
-    select(
-        CROPS,
-        _ranked.c.is_of_reference,
-        *(one.label(f"{_OF_ATTEMPT}{one.name}") for one in ENROLLMENTS.columns),
-    )
-    .join(_ranked, _ranked.c.id == CROPS.c.id)
-    .join(ENROLLMENTS, ENROLLMENTS.c.id == CROPS.c.enrollment_id, isouter=True)
-    .where(_ranked.c.place <= bindparam("most"))
-    .order_by(CROPS.c.document_id, _ranked.c.place)
+_ATTEMPTED_AT = (
+    select(CASES.c.id.label("case_id"), ENROLLMENTS.c.carrier, ENROLLMENTS.c.outlet)
+    .join(ENROLLMENTS, ENROLLMENTS.c.id == CASES.c.enrollment_id)
+    .where(CASES.c.id.in_(KEYS))
 )
 
 _opened = CASES.alias("opened")
 
 
-class QueueReader(CaseReader):
+@dataclass(slots=True)
+class CasePlaces:
+    """The places where the lines in use of a case's documents were opened, and their number."""
+
+    carriers: list[str] = field(default_factory=list)
+    outlets: list[str] = field(default_factory=list)
+    lines: int = 0
+
+    def add(self, carrier: str, outlet: str) -> None:
+        for known, one in ((self.carriers, carrier), (self.outlets, outlet)):
+            if one not in known:
+                known.append(one)
+
+
+class QueueReader(CaseReader, CropReader):
     """Reader of cases, of the queues that they are in, and of the faces of their documents."""
 
     def newest(
@@ -361,40 +316,31 @@ class QueueReader(CaseReader):
         merged = heapq.merge(*parts, key=lambda one: (due.of(one.kind, one.opened_at), one.id))
         return list(islice(merged, limit))
 
-    def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
-        """The crops of an enrollment with their images, `live` before `portrait`.
-
-        None where none were kept, or where their time is over.
-        """
-        if not is_id(enrollment_id):
-            return []
-        rows = self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
-        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
-
-    def crops_of_import(self, document_id: str) -> list[tuple[CropRecord, bytes]]:
-        """The same of the reference that an import brought; none where it brought another before,
-        since a crop does not say which one it is of."""
-        rows = self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
-        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
-
-    def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:
-        """At most so many crops that are kept of each document, its reference's own first, then
-        the newest; no document is left out."""
-        found: dict[str, list[Face]] = {key: [] for key in document_ids}
-        rows = self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now())
-        for row, face in open_each(rows, self._face):
-            found[row.document_id].append(face)
+    def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
+        """The places of the lines of each case; no case is left out."""
+        found = {key: CasePlaces() for key in case_ids}
+        for row in self._rows_of(_PLACES, case_ids):
+            found[row.case_id].add(row.carrier, row.outlet)
+            found[row.case_id].lines += row.lines
+        for row in self._rows_of(_ATTEMPTED_AT, case_ids):
+            found[row.case_id].add(row.carrier, row.outlet)
         return found
 
-    def _face(self, row: Row[Any]) -> tuple[Row[Any], Face]:
-        if row.attempt_id is not None:
-            require_authentic(self.vault, ENROLLMENTS, row, _OF_ATTEMPT)
-        # Crops of before there was a column for it came in when they were decided on.
-        crop = read_as(CropRecord, row, received_at=row.received_at or row.attempt_created_at)
-        told = (bool(row.is_of_reference), row.attempt_decision, row.attempt_captured_at)
-        return row, Face(crop, *told, self._image(row)[1])
+    def count_fraud(self) -> int:
+        """The number of cases that were decided to be fraud and have lines in use."""
+        ((count,),) = self.rows(_FRAUD_IN_USE)
+        return int(count)
 
-    def _image(self, row: Row[Any]) -> tuple[Row[Any], bytes]:
-        # Or a face could be put under another document, and its holder be taken for it.
-        require_authentic(self.vault, CROPS, row)
-        return row, self.vault.open(CROP_IMAGE, row.id, row.image)
+    def fraud_of_cases(self, case_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The lines in use of what each case was decided to be fraud about; none is left out."""
+        found: dict[str, set[str]] = {key: set() for key in case_ids}
+        for row in self._rows_of(_FRAUD_OF_CASES, case_ids):
+            found[row.case_id].add(row.line_id)
+        return found
+
+    def fraud_under(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The lines in use of decided fraud under each document; none is left out."""
+        found: dict[str, set[str]] = {key: set() for key in document_ids}
+        for row in self._rows_of(_FRAUD_UNDER, document_ids):
+            found[row.document_id].add(row.line_id)
+        return found

@@ -35,9 +35,9 @@ from engine.registry.cases import (
     AddedNote,
     CaseChange,
     case_of,
-    erase_crops,
     erase_notes,
 )
+from engine.registry.crops import erase_crops
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks
 from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import (
@@ -231,7 +231,7 @@ class Job:
 def count_due(source: Writer | Source, kind: Retained, until: Until, hold: Hold = None) -> Due:
     """Counts what of a kind expires now."""
     rule = _RULES[kind]
-    is_due, is_held = rule.is_due(until, hold), rule.find_held(until, hold)
+    is_due, is_held = rule.find_due(kind, until, hold), rule.find_held(kind, until, hold)
     counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
     query: Any = select(*counts).where(is_due)
     rows, held = tuple(source.rows(query)[0])
@@ -246,8 +246,9 @@ def expire(
     To be called on the writer's thread, where nothing changes between the query and the wiping.
     """
     rule = _RULES[kind]
-    is_due, is_held = rule.is_due(job.until, job.hold), rule.find_held(job.until, job.hold)
-    query = select(rule.key).where(is_due, ~is_held).order_by(*rule.order)
+    given = (kind, job.until, job.hold)
+    query = select(rule.key).where(rule.find_due(*given), ~rule.find_held(*given))
+    query = query.order_by(*(rule.order or (rule.dated, rule.key)))
     # A row whose key is damaged stays, as nothing finds it.
     keys = [row[0] for row in writer.rows(query.limit(limit)) if row[0] is not UNREADABLE]
     if not keys:
@@ -292,25 +293,30 @@ def _tell_cases(
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The rule of one kind: how it is found, and wiped where its rows stay.
+    """The rule of one kind: a row is due when what it is `dated` has stayed its time, or as
+    `is_due` says; it is deleted, or wiped where it stays.
 
     A row whose `document` an open case names is held, as long as it `stays` by a later moment:
     that at which it would have gone, and the hold.
     """
 
     key: Column[Any]
-    is_due: Callable[[Until, Hold], ColumnElement[bool]]
-    order: tuple[Column[Any], ...]
+    dated: Column[Any]
+    is_due: Callable[[Until, Hold], ColumnElement[bool]] | None = None
     wipe: Wipe | None = None
     document: Column[Any] | None = None
-    kind: Retained | None = None
-    dated: Column[Any] | None = None
+    order: tuple[Column[Any], ...] = ()
+    """By `dated`, where none is given."""
 
-    def find_held(self, until: Until, hold: Hold) -> ColumnElement[bool]:
+    def find_due(self, kind: Retained, until: Until, hold: Hold) -> ColumnElement[bool]:
+        """True where the row's time is over."""
+        return self.dated <= until[kind] if self.is_due is None else self.is_due(until, hold)
+
+    def find_held(self, kind: Retained, until: Until, hold: Hold) -> ColumnElement[bool]:
         """True where an open case needs the row, and its hold is not over."""
-        if self.document is None or self.dated is None or self.kind is None:
+        if self.document is None:
             return false()
-        return _is_held(self.document, self.dated, until[self.kind], hold)
+        return _is_held(self.document, self.dated, until[kind], hold)
 
 
 # Nothing expires of a document in an open case: not itself, no attempt, line or face under it.
@@ -396,73 +402,45 @@ def _due_events(until: Until, _: Hold) -> ColumnElement[bool]:
     )
 
 
-_ATTEMPT_ORDER = (ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
 _RULES = {
     **{
         kind: _Rule(
             ENROLLMENTS.c.id,
+            ENROLLMENTS.c.created_at,
             is_due,
-            _ATTEMPT_ORDER,
             wipe_attempts,
             ENROLLMENTS.c.document_id,
-            kind,
-            ENROLLMENTS.c.created_at,
         )
         for kind, is_due in _DUE_ATTEMPTS.items()
     },
     Retained.DOCUMENTS: _Rule(
         DOCUMENTS.c.id,
+        DOCUMENTS.c.created_at,
         _due_documents,
-        (DOCUMENTS.c.id,),
         wipe_documents,
         DOCUMENTS.c.id,
-        Retained.DOCUMENTS,
-        DOCUMENTS.c.created_at,
+        # As the index has them: the first that are due are found without all others.
+        order=(DOCUMENTS.c.id,),
     ),
     Retained.LINES: _Rule(
-        LINES.c.id,
-        _due_lines,
-        (LINES.c.closed_at, LINES.c.id),
-        wipe_lines,
-        LINES.c.document_id,
-        Retained.LINES,
-        LINES.c.closed_at,
+        LINES.c.id, LINES.c.closed_at, _due_lines, wipe_lines, LINES.c.document_id
     ),
-    Retained.ANSWERS: _Rule(
-        IDEMPOTENCY.c.scope,
-        lambda until, _: IDEMPOTENCY.c.created_at <= until[Retained.ANSWERS],
-        (IDEMPOTENCY.c.created_at,),
-    ),
-    Retained.CROPS: _Rule(
-        CROPS.c.id,
-        lambda until, _: CROPS.c.kept_until <= until[Retained.CROPS],
-        (CROPS.c.kept_until,),
-        document=CROPS.c.document_id,
-        kind=Retained.CROPS,
-        dated=CROPS.c.kept_until,
-    ),
-    Retained.LIVENESS: _Rule(
-        LIVENESS.c.id,
-        lambda until, _: LIVENESS.c.received_at <= until[Retained.LIVENESS],
-        (LIVENESS.c.received_at,),
-    ),
-    Retained.EVENTS: _Rule(EVENTS.c.number, _due_events, (EVENTS.c.number,)),
-    Retained.LINE_EVENTS: _Rule(
-        LINE_EVENTS.c.id,
-        lambda until, _: LINE_EVENTS.c.recorded_at <= until[Retained.LINE_EVENTS],
-        (LINE_EVENTS.c.recorded_at,),
-    ),
+    Retained.ANSWERS: _Rule(IDEMPOTENCY.c.scope, IDEMPOTENCY.c.created_at),
+    Retained.CROPS: _Rule(CROPS.c.id, CROPS.c.kept_until, document=CROPS.c.document_id),
+    Retained.LIVENESS: _Rule(LIVENESS.c.id, LIVENESS.c.received_at),
+    Retained.EVENTS: _Rule(EVENTS.c.number, EVENTS.c.number, _due_events),
+    Retained.LINE_EVENTS: _Rule(LINE_EVENTS.c.id, LINE_EVENTS.c.recorded_at),
     Retained.EXCEPTIONS: _Rule(
         EXCEPTIONS.c.id,
+        EXCEPTIONS.c.decided_at,
         lambda until, _: and_(
             EXCEPTIONS.c.decided_at <= until[Retained.EXCEPTIONS],
             ~exists().where(LINES.c.id == EXCEPTIONS.c.line_id, LINES.c.status != _CLOSED),
         ),
-        (EXCEPTIONS.c.decided_at,),
     ),
     Retained.GUARDIANS: _Rule(
         GUARDIANSHIPS.c.line_id,
+        GUARDIANSHIPS.c.ends_in,
         lambda until, _: GUARDIANSHIPS.c.ends_in < until[Retained.GUARDIANS].year,
-        (GUARDIANSHIPS.c.ends_in,),
     ),
 }

@@ -32,7 +32,7 @@ from engine.registry.database import (
 )
 from engine.registry.enrollments import ENROLLMENTS, TALLIES
 from engine.registry.events import CURSORS
-from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, WATCHLIST, name_sealed
+from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, name_sealed
 from engine.registry.resealing import Progress, begin_exchange, exchange_references, header_of
 from engine.registry.rows import (
     changing_rows,
@@ -46,6 +46,7 @@ from engine.registry.store import authenticated_tables, sealed_columns
 from engine.registry.sweeps import SWEEPS
 from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
+from engine.registry.watchlist import WATCHLIST
 from engine.registry.webhooks import UNDELIVERED
 
 ROWS_PER_BATCH = 2_000

@@ -14,14 +14,13 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from threading import Lock
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -29,94 +28,19 @@ from numpy.typing import NDArray
 
 from engine.errors import SealBroken
 from engine.models.catalog import Transform
+from engine.registry.file_ciphers import NONCE_BYTES, FileCipher
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
 from indexes.base import overwrite_when_freed
-from indexes.snapshots.manifest import Buffer, Octets
 
 _log = logging.getLogger(__name__)
-
-BLOCK_BYTES = 16
-_BLOCKS_AT_ONCE = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class FileCipher:
-    """Encryption of one snapshot file, whose rows can be read one by one; thread-safe.
-
-    Encrypt, then authenticate: AES-256 in counter mode (NIST SP 800-38A, 6.5) combines block i of
-    16 bytes with AES(k, i), so a row needs only its own blocks; HMAC-SHA256 (FIPS 198-1) over what
-    lies on the disk authenticates the whole file, since counter mode alone lets a writer to the
-    file turn chosen bits. Counter mode breaks where one key meets one counter twice, so every file
-    has two keys of its own: HKDF (RFC 5869) over the data key, the deployment and the file's name,
-    128 random bits for each file written. A file moved elsewhere does not authenticate.
-    """
-
-    _encryption: bytes = field(repr=False)
-    _authentication: bytes = field(repr=False)
-
-    @classmethod
-    def derive(cls, key: Key, deployment: bytes, name: str) -> FileCipher:
-        """The two keys of one file."""
-        info = b"\0".join((b"sosie snapshot file", deployment, name.encode()))
-        secret = HKDF(SHA256(), 2 * SECRET_BYTES, salt=None, info=info).derive(key.secret)
-        return cls(secret[:SECRET_BYTES], secret[SECRET_BYTES:])
-
-    def hide(self, plain: Buffer, offset: int) -> bytes:
-        """Encrypts a run of bytes that lies in the file from `offset`, a multiple of 16."""
-        return self._stream(offset).update(plain)
-
-    def reveal(self, hidden: Buffer, offset: int, plain: Octets) -> None:
-        """Decrypts the run at this offset to `plain`: counter mode is its own inverse."""
-        self._stream(offset).update_into(hidden, plain.data)
-
-    def _stream(self, offset: int) -> CipherContext:
-        assert offset % BLOCK_BYTES == 0
-        start = (offset // BLOCK_BYTES).to_bytes(BLOCK_BYTES, "big")
-        return Cipher(algorithms.AES(self._encryption), modes.CTR(start)).encryptor()
-
-    def reveal_rows(self, hidden: Octets, offsets: NDArray[np.int64]) -> Octets:
-        """Decrypts many short runs at any offsets: uint8[n, size] to uint8[n, size].
-
-        One call of AES for thousands of rows: their counters are laid side by side and go
-        through the block cipher alone (ECB), which is what counter mode does with them.
-        """
-        size = hidden.shape[1]
-        # A run of `size` bytes that starts within a block reaches into one block more.
-        blocks = (BLOCK_BYTES - 1 + size + BLOCK_BYTES - 1) // BLOCK_BYTES
-        aes = Cipher(algorithms.AES(self._encryption), modes.ECB()).encryptor()  # noqa: S305
-        plain = np.empty_like(hidden)
-        for part in _parts(len(hidden), blocks):
-            counters = np.zeros((len(offsets[part]), blocks, 2), ">u8")
-            counters[:, :, 1] = (offsets[part] // BLOCK_BYTES)[:, None] + np.arange(blocks)
-            stream = np.frombuffer(aes.update(counters.tobytes()), np.uint8)
-            stream = stream.reshape(-1, blocks * BLOCK_BYTES)
-            skipped = offsets[part] % BLOCK_BYTES
-            if skipped.any():
-                columns = skipped[:, None] + np.arange(size)
-                stream = np.take_along_axis(stream, columns, axis=1)
-            np.bitwise_xor(hidden[part], stream[:, :size], out=plain[part])
-        return plain
-
-    def digest(self) -> hmac.HMAC:
-        """A new HMAC-SHA256, to be fed the whole file as it lies on the disk."""
-        return hmac.new(self._authentication, digestmod=hashlib.sha256)
-
-
-def _parts(rows: int, blocks: int) -> Iterator[slice]:
-    """Rows in pieces whose counters fit the second-level cache, or nearly."""
-    step = max(1, _BLOCKS_AT_ONCE // blocks)
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
-
 
 SEAL_FORMAT = 1
 MOST_SEALS = 2**32
 """With random nonces of 96 bits, a key (NIST SP 800-38D, 8.3)."""
 KEY_HEADER_BYTES = 3  # format, then the key version, big-endian
-_NONCE_BYTES = 12
 _TAG_BYTES = 16
-OVERHEAD_BYTES = KEY_HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
-_NONCE_END = KEY_HEADER_BYTES + _NONCE_BYTES
+OVERHEAD_BYTES = KEY_HEADER_BYTES + NONCE_BYTES + _TAG_BYTES
+_NONCE_END = KEY_HEADER_BYTES + NONCE_BYTES
 _HEADER = itemgetter(slice(KEY_HEADER_BYTES))
 _NONCE = itemgetter(slice(KEY_HEADER_BYTES, _NONCE_END))
 _BODY = itemgetter(slice(_NONCE_END, None))
@@ -331,7 +255,7 @@ class Vault:
         """
         day = int(time.time() if at_s is None else at_s) // _DAY_S
         header = _TOKEN_HEADER.pack(TOKEN_FORMAT, self.active_data_version, day)
-        nonce, context = os.urandom(_NONCE_BYTES), self._context(place) + row.encode()
+        nonce, context = os.urandom(NONCE_BYTES), self._context(place) + row.encode()
         return header + nonce + self._token_cipher(header).encrypt(nonce, data, header + context)
 
     def open_token(self, place: str, row: str, token: bytes) -> bytes:
@@ -342,9 +266,9 @@ class Vault:
         if token[:1] != TOKEN_FORMAT.to_bytes():
             return self._open_at(place, row, token)
         header, context = token[: _TOKEN_HEADER.size], self._context(place) + row.encode()
-        nonce = token[_TOKEN_HEADER.size : _TOKEN_HEADER.size + _NONCE_BYTES]
+        nonce = token[_TOKEN_HEADER.size : _TOKEN_HEADER.size + NONCE_BYTES]
         try:
-            cipher, body = self._token_cipher(header), token[_TOKEN_HEADER.size + _NONCE_BYTES :]
+            cipher, body = self._token_cipher(header), token[_TOKEN_HEADER.size + NONCE_BYTES :]
             return cipher.decrypt(nonce, body, header + context)
         except (InvalidTag, ValueError, struct.error, KeyError):
             raise SealBroken(f"this is no token of {place}: ask for a new one") from None
@@ -424,7 +348,7 @@ class Vault:
         return b"\0".join((b"sosie", self.deployment_id.encode(), place.encode(), b""))
 
     def _seal(self, context: bytes, data: bytes) -> bytes:
-        version, nonce = self.active_data_version, os.urandom(_NONCE_BYTES)
+        version, nonce = self.active_data_version, os.urandom(NONCE_BYTES)
         header = self._headers[version]
         self.seals.add()
         return header + nonce + self._ciphers[version].encrypt(nonce, data, header + context)
@@ -493,37 +417,6 @@ class SnapshotSealer:
         if not found:
             raise SealBroken("a snapshot's file is sealed with a key that this ring has not")
         return FileCipher.derive(found[0], self._vault.deployment_id.encode(), name)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSealer:
-    """Sealer of the snapshots of one shard, by a key of their own: it can be sent to where the
-    shard is, and opens nothing else. Who destroys the key has destroyed the snapshots, wherever
-    their files are."""
-
-    key: Key
-    deployment: bytes
-
-    @property
-    def file_key(self) -> str:
-        return self.key.fingerprint
-
-    def seal(self, data: bytes, context: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + AESGCM(self.key.secret).encrypt(nonce, data, context)
-
-    def open(self, sealed: bytes, context: bytes) -> bytes:
-        cipher = AESGCM(self.key.secret)
-        try:
-            return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):
-            raise SealBroken("a shard's snapshot is not sealed with the key of the shard") from None
-
-    def file(self, name: str, key: str) -> FileCipher:
-        """The seal of one file; `SealBroken` where it is of an earlier key."""
-        if key != self.file_key:
-            raise SealBroken("a file of a shard's snapshot is sealed with an earlier key")
-        return FileCipher.derive(self.key, self.deployment, name)
 
 
 def rotation_matrix(key: Key, dim: int) -> NDArray[np.float64]:

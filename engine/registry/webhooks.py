@@ -28,7 +28,6 @@ from sqlalchemy import (
     Select,
     String,
     Table,
-    case,
     delete,
     func,
     insert,
@@ -112,6 +111,7 @@ UNDELIVERED = Table(
     mac_column(),
 )
 
+_IS_DEAD: ColumnElement[bool] = UNDELIVERED.c.due_at.is_(None)
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins, in Standard Webhooks
 MOST_WEBHOOKS = 10
@@ -196,19 +196,15 @@ def show_secret(secret: bytes) -> str:
 
 
 class Webhooks(Source):
-    """The webhooks of one registry; changes are audited, and may be made beside its writer.
-
-    A `carrier` limits what may be seen and changed to its own; None is all. `NotFound` for what is
-    another's.
-    """
+    """The webhooks of one registry; changes are audited, and may be made beside its writer. A
+    `carrier` limits what may be seen and changed to its own, else `NotFound`; None is all."""
 
     def find_all(self, carrier: str | None = None) -> list[Webhook]:
         """The oldest first."""
         query = select(WEBHOOKS).order_by(WEBHOOKS.c.created_at, WEBHOOKS.c.id)
         if carrier is not None:
             query = query.where(WEBHOOKS.c.carrier == carrier)
-        open_row = partial(_webhook_of, self.vault, utc_now())
-        return list(open_each(self.rows(query), open_row))
+        return list(open_each(self.rows(query), partial(_webhook_of, self.vault, utc_now())))
 
     def find(self, webhook_id: str, carrier: str | None = None) -> Webhook:
         for row in self.rows(select(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)):
@@ -219,10 +215,8 @@ class Webhooks(Source):
     def create(
         self, sink: str, types: Sequence[EventType], *, carrier: str | None, actor: str
     ) -> tuple[Webhook, str]:
-        """A new one, which gets what happens from now on, and its secret, which is not told again.
-
-        `RequestError` for one more than `MOST_WEBHOOKS`, or a carrier that is not known.
-        """
+        """A new one, which gets what happens from now on, and its secret, which is not told again;
+        `RequestError` for one more than `MOST_WEBHOOKS`, or a carrier that is not known."""
         webhook_id, secret = new_id(), secrets.token_bytes(SECRET_BYTES)
         kinds = [one.value for one in dict.fromkeys(types)]
         row = {
@@ -299,9 +293,7 @@ class Webhooks(Source):
     ) -> list[DeadLetter]:
         """Dead letters beyond a number, in their order, whose events have not left."""
         self.find(webhook_id, carrier)
-        query = _rows_of(webhook_id).where(
-            UNDELIVERED.c.due_at.is_(None), UNDELIVERED.c.number > after
-        )
+        query = _rows_of(webhook_id).where(_IS_DEAD, UNDELIVERED.c.number > after)
         rows = list(sound_rows(self.vault, UNDELIVERED, self.rows(query.limit(limit))))
         found = read_these(self, [row.number for row in rows])
         return [
@@ -316,13 +308,14 @@ class Webhooks(Source):
         """Has dead letters tried again, these events or all of them; how many. Events of their
         queue that were delivered since are not repeated."""
         self.find(webhook_id, carrier)
-        numbers = self._find_dead(webhook_id, set(event_ids)) if event_ids else []
+        dead = _rows_of(webhook_id).where(_IS_DEAD)
+        asked = [dead]
+        if event_ids:
+            events = read_these(self, [row.number for row in self.rows(dead)])
+            numbers = [number for number, one in events.items() if one.id in event_ids]
+            asked = [dead.where(UNDELIVERED.c.number.in_(part)) for part in chunks(numbers)]
         detail = {"events": len(event_ids) or "all"}
         with self._recorded(actor, "webhook.asked_again", webhook_id, detail) as connection:
-            dead = _rows_of(webhook_id).where(UNDELIVERED.c.due_at.is_(None))
-            asked = [dead]
-            if event_ids:
-                asked = [dead.where(UNDELIVERED.c.number.in_(part)) for part in chunks(numbers)]
             found = [row for one in asked for row in connection.execute(one)]
             again = {"attempts": 0, "due_at": utc_now()}
             rows = [row._asdict() | again for row in sound_rows(self.vault, UNDELIVERED, found)]
@@ -330,25 +323,16 @@ class Webhooks(Source):
             touch_cursor(connection, self.vault, webhook_id)
         return len(rows)
 
-    def _find_dead(self, webhook_id: str, event_ids: set[str]) -> list[int]:
-        """The numbers of those of these events that are dead letters."""
-        numbers, after = [], 0
-        while page := self.list_dead(webhook_id, after, 500, carrier=None):
-            numbers += [one.event.number for one in page if one.event.id in event_ids]
-            after = page[-1].event.number
-        return numbers
-
     def measure(self, webhook: Webhook) -> Backlog:
         """Measures its backlog; `SealBroken` where its cursor is damaged."""
         number, is_own = EVENTS.c.number, UNDELIVERED.c.webhook_id == webhook.id
-        is_dead = UNDELIVERED.c.due_at.is_(None)
         with reading(self._engine) as connection:
             cursor = find_cursor(connection, self.vault, webhook.id)
             asked = _beyond(webhook, cursor).order_by(number).limit(MOST_COUNTED)
             count, oldest = connection.execute(_count(webhook, cursor, asked)).one()
-            kept = select(func.count(), func.min(UNDELIVERED.c.at)).where(is_own, ~is_dead)
+            kept = select(func.count(), func.min(UNDELIVERED.c.at)).where(is_own, ~_IS_DEAD)
             waiting, oldest_kept = connection.execute(kept).one()
-            dead = connection.scalar(select(func.count()).where(is_own, is_dead)) or 0
+            dead = connection.scalar(select(func.count()).where(is_own, _IS_DEAD)) or 0
         moments = [one for one in (oldest, oldest_kept) if isinstance(one, datetime)]
         return Backlog(cursor, count + waiting, min(moments, default=None), dead)
 
@@ -357,7 +341,7 @@ class Webhooks(Source):
         and was still to be given; none of one that has them all."""
         found: Counter[str] = Counter()
         for webhook in self.find_all():
-            is_own = UNDELIVERED.c.webhook_id == webhook.id, UNDELIVERED.c.due_at.is_not(None)
+            is_own = UNDELIVERED.c.webhook_id == webhook.id, ~_IS_DEAD
             with reading(self._engine) as connection:
                 if webhook.state is WebhookState.GONE:
                     continue
@@ -371,8 +355,8 @@ class Webhooks(Source):
                     found[webhook.id] += connection.execute(_count(webhook, cursor, asked)).one()[0]
                     numbered = UNDELIVERED.c.number.in_({*part, *(one + 1 for one in part)})
                     # Those beyond the cursor are among the others.
-                    is_before = UNDELIVERED.c.number <= cursor
-                    kept = select(func.count()).where(*is_own, numbered, is_before)
+                    is_before = numbered & (UNDELIVERED.c.number <= cursor)
+                    kept = select(func.count()).where(*is_own, is_before)
                     found[webhook.id] += connection.scalar(kept) or 0
         return {key: count for key, count in found.items() if count}
 
@@ -383,7 +367,7 @@ class Webhooks(Source):
 
     def undelivered(self, webhook_id: str) -> list[Undelivered]:
         """The events to be tried again, in order."""
-        query = _rows_of(webhook_id).where(UNDELIVERED.c.due_at.is_not(None))
+        query = _rows_of(webhook_id).where(~_IS_DEAD)
         rows = sound_rows(self.vault, UNDELIVERED, self.rows(query))
         return [read_as(Undelivered, row) for row in rows]
 
@@ -452,8 +436,7 @@ class Webhooks(Source):
     def _recorded(
         self, actor: str, action: str, webhook_id: str, detail: dict[str, Any]
     ) -> AbstractContextManager[Connection]:
-        entry = AuditEntry(actor, action, webhook_id, detail)
-        return recorded(self._engine, self.vault, [entry])
+        return recorded(self._engine, self.vault, [AuditEntry(actor, action, webhook_id, detail)])
 
     def _seal(self, column: str, webhook_id: str, value: bytes) -> bytes:
         return self.vault.seal(f"webhooks.{column}", webhook_id, value)
@@ -469,22 +452,15 @@ def _require_room(connection: Connection, carrier: str | None) -> None:
         raise RequestError(f"there are {count} webhooks already: remove one")
 
 
-def _wanted(webhook: Webhook) -> list[ColumnElement[bool]]:
-    """Conditions of rows that a webhook is told of."""
-    found: list[ColumnElement[bool]] = []
-    if webhook.carrier is not None:
-        found.append(EVENTS.c.carrier == webhook.carrier)
-    if webhook.types:
-        found.append(is_of_type(webhook.types))
-    return found
-
-
 def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
     """Rows with events that a webhook is told of, beyond its cursor."""
     events = EVENTS.c
     # The row of the cursor itself may hold one more.
     query = select(events.number, events.type, events.at, events.line_id)
-    return query.where(events.number >= cursor, *_wanted(webhook))
+    query = query.where(events.number >= cursor)
+    if webhook.carrier is not None:
+        query = query.where(events.carrier == webhook.carrier)
+    return query.where(is_of_type(webhook.types)) if webhook.types else query
 
 
 def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
@@ -495,11 +471,8 @@ def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
     if webhook.types:
         is_first &= ahead.c.type.in_([one.value for one in webhook.types])
         is_second &= literal(EventType.LINE_OPENED in webhook.types)
-    return select(
-        func.coalesce(func.sum(case((is_first, 1), else_=0)), 0)
-        + func.coalesce(func.sum(case((is_second, 1), else_=0)), 0),
-        func.min(case((is_first | is_second, ahead.c.at))),
-    )
+    count: Any = func.count().filter(is_first) + func.count().filter(is_second)
+    return select(count, func.min(ahead.c.at).filter(is_first | is_second))
 
 
 def _rows_of(webhook_id: str) -> Select[Any]:
@@ -516,14 +489,12 @@ def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:
     secrets_ = [vault.open("webhooks.secret", row.id, row.secret)]
     if row.earlier_until is not None and row.earlier_until > now:
         secrets_.append(vault.open("webhooks.earlier_secret", row.id, row.earlier_secret))
-    return Webhook(
-        row.id,
-        row.carrier,
-        vault.open("webhooks.sink", row.id, row.sink).decode(),
-        tuple(EventType(one) for one in row.types or ()),
-        WebhookState(row.state),
-        row.created_at,
-        row.created_by,
-        row.earlier_until if len(secrets_) > 1 else None,
-        tuple(secrets_),
+    return read_as(
+        Webhook,
+        row,
+        sink=vault.open("webhooks.sink", row.id, row.sink).decode(),
+        types=tuple(EventType(one) for one in row.types or ()),
+        state=WebhookState(row.state),
+        earlier_until=row.earlier_until if len(secrets_) > 1 else None,
+        secrets=tuple(secrets_),
     )

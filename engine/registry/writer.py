@@ -30,10 +30,11 @@ from engine.registry.database import (
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.enrollments import forget_tallies
 from engine.registry.events import write_events
-from engine.registry.references import REFERENCES, WATCHLIST, NewReference, RemovedReference
+from engine.registry.references import REFERENCES, NewReference, RemovedReference
 from engine.registry.rows import Transaction, Write, choose, metadata
 from engine.registry.transactions import Fence, chained, recorded, take_lease
 from engine.registry.vault import Vault
+from engine.registry.watchlist import WATCHLIST
 
 T = TypeVar("T")
 

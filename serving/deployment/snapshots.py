@@ -32,9 +32,9 @@ from engine.matching.recovery import (
     withdraw_snapshot,
 )
 from engine.matching.registrar import Registrar
+from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
 from engine.registry.store import Store
-from engine.registry.vault import ShardSealer
 from engine.registry.writer import Writer
 from indexes.errors import ShardFenced, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery

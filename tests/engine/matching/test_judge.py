@@ -13,7 +13,7 @@ from engine.matching.checks.order import replay
 from engine.matching.comparison import WatchList
 from engine.matching.judge import AttemptBatch
 from engine.matching.samples import Sample
-from engine.registry.references import WatchEntry
+from engine.registry.watchlist import WatchEntry
 from indexes.gallery import Gallery
 from schema.cases import CaseState
 from schema.decisions import Finding, FoundReferences, OpenedCase, PhotographRecord

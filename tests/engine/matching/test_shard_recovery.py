@@ -19,9 +19,9 @@ from engine.matching.recovery import (
     restore_shards,
 )
 from engine.registry.accounts import Carrier
+from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
 from engine.registry.store import Store
-from engine.registry.vault import ShardSealer
 from indexes.errors import ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import ShardHost

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import event
 
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord, NewCrop
+from engine.registry.cases import CaseRecord
+from engine.registry.crops import NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer

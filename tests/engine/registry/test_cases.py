@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry.cases import AddedNote, CaseChange, CasePlaces, CaseRecord, CropRecord, NewCrop
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord
+from engine.registry.crops import CropRecord, NewCrop
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.lines import LineChange
-from engine.registry.queues import CaseFilter, risk_of
+from engine.registry.queues import CaseFilter, CasePlaces, risk_of
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.sweeps import JudgedPair, SweepChange
 from schema.cases import (

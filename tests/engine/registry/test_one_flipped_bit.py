@@ -37,12 +37,13 @@ from engine.registry.people import (
     Guardianship,
     Replacement,
 )
-from engine.registry.references import AttemptTemplate, WatchEntry
+from engine.registry.references import AttemptTemplate
 from engine.registry.rows import name_row
 from engine.registry.store import Reader, Store, authenticated_tables, every_table
 from engine.registry.sweeps import JudgedPair as Judged
 from engine.registry.sweeps import SweepChange
 from engine.registry.vault import Vault
+from engine.registry.watchlist import WatchEntry
 from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, run_retention

@@ -17,7 +17,8 @@ from engine.registry.audit import AuditEntry, read_audit, verify_chain
 from engine.registry.database import Moment, new_id, prepare, utc_now
 from engine.registry.documents import DOCUMENTS
 from engine.registry.lines import LineChange
-from engine.registry.references import NewReference, RemovedReference, RemovedWatchEntry, WatchEntry
+from engine.registry.references import NewReference, RemovedReference
+from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from schema.cases import CaseState
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus

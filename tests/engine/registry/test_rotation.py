@@ -11,10 +11,11 @@ from engine.registry import audit, cases
 from engine.registry.cases import AddedNote
 from engine.registry.database import new_id, utc_now
 from engine.registry.keyring import KeyRing
-from engine.registry.references import AttemptTemplate, RemovedReference, WatchEntry
+from engine.registry.references import AttemptTemplate, RemovedReference
 from engine.registry.resealing import reseal, retire
 from engine.registry.store import Store, sealed_columns
 from engine.registry.vault import Vault, key_version
+from engine.registry.watchlist import WatchEntry
 from engine.registry.webhooks import Webhooks
 from schema.cases import CaseNote, NoteKind
 from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, make_case, make_crop

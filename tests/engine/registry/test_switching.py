@@ -15,10 +15,11 @@ from engine.registry.audit import AuditEntry
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.documents import DocumentRecord, Identity
-from engine.registry.references import NewReference, RemovedWatchEntry, SecondTemplate, WatchEntry
+from engine.registry.references import NewReference, SecondTemplate
 from engine.registry.resealing import remove_missing, reseal, retire, switch_models
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, Writes, committed, erasure
 from tests.tables import tables

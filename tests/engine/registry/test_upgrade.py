@@ -19,11 +19,11 @@ from engine.registry.accounts import ApiKey, Carrier, bind_key
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import REVISIONS, changing, connect, new_id, restructuring, utc_now
-from engine.registry.references import WatchEntry
 from engine.registry.rows import changing_rows, metadata
 from engine.registry.store import Store, authenticated_tables
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
+from engine.registry.watchlist import WatchEntry
 from schema.cases import CaseOrigin, CaseState
 from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure, make_crop
 from tests.tables import tables

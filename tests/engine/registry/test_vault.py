@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import SealBroken
+from engine.registry.file_ciphers import FileCipher
 from engine.registry.keyring import Key, KeyRing
-from engine.registry.vault import WATCHED_TEMPLATE, FileCipher, Vault, key_version, rotation_matrix
+from engine.registry.vault import WATCHED_TEMPLATE, Vault, key_version, rotation_matrix
 from indexes.snapshots.manifest import FileSeal
 
 DIM = 32

@@ -16,7 +16,8 @@ from engine.matching.checks.order import BLANK
 from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
 from engine.registry import documents, lines, references
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import AddedNote, CaseChange, CaseRecord, NewCrop
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord
+from engine.registry.crops import NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
 from engine.registry.lines import LineChange

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import NewCrop
+from engine.registry.crops import NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord
 from engine.sweeps.folder import GroupFile, write_groups
