@@ -293,6 +293,7 @@ class _System:
 @contextmanager
 def mounted(folder: Path, monkeypatch: Any) -> Iterator[FaultyDisk]:
     """Meanwhile every new SQLite connection to a file in the folder is on the disk."""
+    from engine import atomic_files
     from engine.registry import database
 
     library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))
@@ -309,7 +310,8 @@ def mounted(folder: Path, monkeypatch: Any) -> Iterator[FaultyDisk]:
     address = ctypes.addressof(shim.vfs)
     assert library.sqlite3_vfs_register(address, 1) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(database, "os", _System(disk), raising=False)
+        for module in (database, atomic_files):
+            patch.setattr(module, "os", _System(disk))
         # What another disk has flushed, on which a file may have had the same place and number.
         patch.setattr(database, "_flushed_journals", {})
         try:
