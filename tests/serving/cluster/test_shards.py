@@ -18,8 +18,8 @@ import ray
 from numpy.typing import NDArray
 from ray._private.utils import read_ray_address
 
-from engine.registry.keyring import Key
 from engine.registry.file_ciphers import ShardSealer
+from engine.registry.keyring import Key
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.exact.scanner import FEW_QUERIES
 from indexes.flat import FlatIndex
