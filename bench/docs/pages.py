@@ -34,7 +34,7 @@ from bench.core.reports import (
     read_report,
     read_reports,
 )
-from bench.suites.accuracy import DEGRADED, HELD_OUT, LOSSES, REPEATS
+from bench.suites.accuracy import CAUSES, DEGRADED, HELD_OUT, LOSSES, REPEATS, TOLD
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import list_galleries
 from engine.accuracy.evaluation_report import draw_det, open_panels, save_figure, write_section
@@ -129,6 +129,7 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
         "bands": write_section("quality", report["quality_bands"]),
         "flagged": write_section("flagged_words", report["flagged"]),
         "looked_at": describe_looked_at(report),
+        "causes": write_causes(suite),
         "refusal": refusal,
         "lowest_fused": power(fused.lowest_fmr),
         "highest": score(fused.highest_nonmated),
@@ -268,6 +269,22 @@ def draw_degraded(reports: Mapping[str, Report], path: Path) -> bool:
     )
     save_figure(figure, path, caption)
     return True
+
+
+def write_causes(suite: Report) -> str:
+    """The table of what was told first of photographs sent back, by what degraded them."""
+    result = find_result({SUITE: suite}, SUITE, TOLD)
+    counts: dict[str, dict[str, int]] = {}
+    for figure in result.figures if result else ():
+        cause, reason = figure.name.split(", ")
+        counts.setdefault(cause, {})[reason] = int(figure.value or 0)
+    rows = []
+    for cause, told in counts.items():
+        due, total = CAUSES[cause], sum(told.values())
+        right = percent(told.pop(due, 0) / total)
+        others = ", ".join(f"{reason} {percent(n / total)}" for reason, n in told.items())
+        rows.append((cause, due, str(total), right, others or "none"))
+    return write_table(("degraded by", "reason", "sent back", "told first", "told else"), rows)
 
 
 _LEVEL_COLUMNS = 3

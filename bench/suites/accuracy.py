@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from engine.accuracy.pair_scores import (
 from engine.errors import RequestError
 from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extracted, Extraction, Extractor, open_extractor
-from schema.reasons import PhotographKind
+from schema.reasons import PhotographKind, Reason
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 
@@ -46,10 +47,10 @@ FITTED = 260
 measurements are of others."""
 ORDER_SEED = 14
 PAIRS = 200
-UPRIGHT, TURNED, COVERED = "as they are", "turned", "covered"
+UPRIGHT, TURNED, COVERED = "as they are", "turned", ("glasses", "mask")
 SETTLED_LOSS = 0.04
 """A level that loses no more is clearly within limits that stand at 10 %."""
-DEGRADED = "Degraded photographs"
+DEGRADED, TOLD = "Degraded photographs", "Reasons told of degraded photographs"
 LOSSES = ("lost", "silent", "needless")
 DEGRADED_FIGURES = (
     "turned_loss",
@@ -58,6 +59,22 @@ DEGRADED_FIGURES = (
     "bystander_wrong",
     "bystander_refused",
 )
+
+
+CAUSES = {
+    "size": Reason.FACE_TOO_SMALL,
+    "cut": Reason.FACE_CUT,
+    "dark": Reason.TOO_DARK,
+    "backlight": Reason.TOO_DARK,
+    "glare": Reason.GLARE,
+    "mask": Reason.FACE_COVERED,
+    "light from a side": Reason.SIDE_LIGHT,
+    "bright": Reason.TOO_BRIGHT,
+    "blur": Reason.BLURRED,
+    "motion": Reason.BLURRED,
+    "JPEG": Reason.COMPRESSED,
+}
+"""The reason that is to be told of a degradation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +166,30 @@ def light_from_a_side(least: float) -> Degrade:
     return _alter(change)
 
 
+def light_from_behind(gain: float) -> Degrade:
+    """The person as dark as this share, before a bright wall."""
+
+    def change(pixels: NDArray[np.float32]) -> Any:
+        down, across = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]].astype(np.float32)
+        x, y = across / pixels.shape[1] - 0.5, down / pixels.shape[0]
+        is_person = ((x / 0.24) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1) | ((y > 0.75) & (abs(x) < 0.4))
+        person = cv2.GaussianBlur(is_person.astype(np.float32), (0, 0), 6)[..., None]
+        return pixels * gain * person + (1 - person) * (235 + 0.08 * pixels)
+
+    return _alter(change)
+
+
+def shine(strength: float) -> Degrade:
+    """A white spot on nose and mouth, so many times as bright as white in its middle."""
+
+    def change(pixels: NDArray[np.float32]) -> Any:
+        down, across = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]].astype(np.float32)
+        x, y = across / pixels.shape[1] - 0.5, down / pixels.shape[0] - 0.6
+        return pixels + 255 * strength * np.exp(-(x**2 + y**2) / 0.09**2)[..., None]
+
+    return _alter(change)
+
+
 def add_noise(deviation: float) -> Degrade:
     return _alter(
         lambda pixels: (
@@ -175,16 +216,19 @@ def cut(side: str, share: float) -> Degrade:
     return _redraw(change)
 
 
+MASKS = {"blue": (150, 180, 205), "black": (10, 10, 12), "white": (235, 235, 235)}
+
+
 def cover(part: str) -> Degrade:
-    """Dark glasses, or a mask over nose and mouth, as wide as the face."""
+    """Dark glasses, or a mask of this colour over nose and mouth, as wide as the face."""
 
     def change(picture: Image.Image) -> Image.Image:
         pixels: Pixels = np.array(picture)
         height, width = pixels.shape[:2]
-        if part == "mask":
+        if part in MASKS:
             corner, end = (0.33, 0.52), (0.67, 0.72)
             first, last = ((round(x * width), round(y * height)) for x, y in (corner, end))
-            cv2.rectangle(pixels, first, last, (150, 180, 205), -1)
+            cv2.rectangle(pixels, first, last, MASKS[part], -1)
         else:
             for x in (0.415, 0.585):
                 centre = (round(x * width), round(0.455 * height))
@@ -221,11 +265,13 @@ def list_levels() -> Iterator[Level]:
     for number, length in enumerate((7, 11, 15, 19, 25)):
         yield Level("motion", f"{length} px", move(length, 37.0 * number))
     for gain in (0.5, 0.25, 0.12, 0.06, 0.03, 1.6, 2.2, 3.0, 4.5):
-        yield Level("light", f"x {gain}", light(gain))
+        yield Level("dark" if gain < 1 else "bright", f"x {gain}", light(gain))
     yield from (
         Level("light from a side", f"x {least} at the other", light_from_a_side(least))
-        for least in (0.5, 0.25, 0.1)
+        for least in (0.5, 0.25, 0.1, 0.05)
     )
+    yield from (Level("backlight", f"x {gain}", light_from_behind(gain)) for gain in (0.25, 0.12))
+    yield from (Level("glare", f"x {strength}", shine(strength)) for strength in (0.4, 0.8, 1.2))
     for deviation in (15, 30, 45, 60, 90):
         yield Level("noise", f"sigma {deviation}", add_noise(deviation))
     for side in ("left", "top", "bottom"):
@@ -233,8 +279,8 @@ def list_levels() -> Iterator[Level]:
             yield Level("cut", f"{share:.0%} at {side}", cut(side, share))
     for angle in (-44, -30, -15, 15, 30, 44, 90, 180):
         yield Level(TURNED, f"{angle}°", turn(angle))
-    for part in ("glasses", "mask"):
-        yield Level(COVERED, part, cover(part))
+    yield Level("glasses", "", cover("glasses"))
+    yield from (Level("mask", colour, cover(colour)) for colour in MASKS)
 
 
 def choose_pairs(faces: Path, count: int) -> list[tuple[bytes, bytes]]:
@@ -273,9 +319,11 @@ def _extract_fit(extractor: Extractor, files: Sequence[bytes]) -> dict[int, Extr
 
 def measure_levels(
     extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]], verify: float
-) -> tuple[list[Figure], tuple[float, float, float]]:
-    """Every level of the second photographs against the first; shares of each level, and the worst
-    of what `targets.toml` promises."""
+) -> tuple[list[Figure], list[Figure], tuple[float, float, float]]:
+    """Every level of the second photographs against the first; shares of each level, the reasons
+    told where the photograph had none before, and the worst of what `targets.toml` promises."""
+    told: dict[str, Counter[Reason]] = {one: Counter() for one in CAUSES}
+    sound: list[bool] = []
     fit = _extract_fit(extractor, [first for first, _ in pairs])
     figures, turned, silent, settled, upright = [], 0.0, 0.0, 0.0, 0.0
     for level in list_levels():
@@ -284,6 +332,10 @@ def measure_levels(
         mates = [one.vector for one in fit.values()]
         scores = np.array([_score(*each) for each in zip(mates, made, strict=True)])
         is_lost, is_told = scores < verify, np.array([_is_told(one) for one in made])
+        sound = sound or [not one for one in is_told]
+        for one, was_sound in zip(made, sound, strict=True):
+            if was_sound and level.degradation in told and isinstance(one, Extraction):
+                told[level.degradation].update(one.problems[:1])
         shares = [float(each.mean()) for each in (is_lost, is_lost & ~is_told, is_told & ~is_lost)]
         name = f"{level.degradation} {level.name}".rstrip()
         figures += [
@@ -295,10 +347,15 @@ def measure_levels(
         elif level.degradation == TURNED:
             turned = max(turned, shares[0])
         # No measure tells dark glasses reliably: reported, and promised nothing.
-        if level.degradation != COVERED:
+        if level.degradation not in COVERED:
             silent = max(silent, shares[1])
             settled = max(settled, shares[2] if shares[0] <= SETTLED_LOSS else 0.0)
-    return figures, (turned - upright, silent, settled)
+    reasons = [
+        Figure(f"{name}, {reason}", "photographs", count)
+        for name, counted in told.items()
+        for reason, count in counted.most_common()
+    ]
+    return figures, reasons, (turned - upright, silent, settled)
 
 
 SHARES = (0.5, 0.65, 0.8)
@@ -372,10 +429,11 @@ def measure_degraded(
     if len(pairs) < PAIRS:
         few = Skipped(f"{FITTED + PAIRS} people with two photographs are needed")
         return (), dict.fromkeys(DEGRADED_FIGURES, few)
-    figures, worst = measure_levels(extractor, pairs, verify)
-    result = Result(DEGRADED, {"people": len(pairs), "verify": round(verify, 4)}, tuple(figures))
+    figures, told, worst = measure_levels(extractor, pairs, verify)
+    setup: Setup = {"people": len(pairs), "verify": round(verify, 4)}
+    results = Result(DEGRADED, setup, tuple(figures)), Result(TOLD, setup, tuple(told))
     values: tuple[Measured, ...] = (*worst, *check_bystander(extractor, pairs))
-    return (result,), dict(zip(DEGRADED_FIGURES, values, strict=True))
+    return results, dict(zip(DEGRADED_FIGURES, values, strict=True))
 
 
 REPEATS, FOLDS = 5, 2
