@@ -31,10 +31,10 @@ from engine.faces.embedder import (
     measure_scale,
     normalise,
 )
+from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image
 from engine.faces.liveness_judge import Judged, LivenessJudge
-from engine.faces.portraits import is_record
 from engine.faces.quality import Quality, find_problems, is_dark, judge_clarity, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
-from engine.faces import portraits
+from engine.faces import face_records, jpeg2000
 from engine.formatting import size
 
 Kind = Literal["JPEG", "PNG", "WEBP", "JPEG2000"]
@@ -97,7 +97,7 @@ def sniff_format(data: bytes) -> Kind | None:
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    if data.startswith((portraits.CODESTREAM, portraits.BOXED)):
+    if data.startswith((jpeg2000.CODESTREAM, jpeg2000.BOXED)):
         return "JPEG2000"
     return None
 
@@ -115,8 +115,8 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
             f"the image has {size(len(data))}; send at most {size(limits.max_size_bytes)}"
         )
     declared = None
-    if portraits.is_record(data):
-        data, declared = portraits.find_image(data)
+    if face_records.is_record(data):
+        data, declared = face_records.find_image(data)
     kind = sniff_format(data)
     if kind is None:
         raise ImageUnsupported(
@@ -142,8 +142,8 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
     None for what `read_header` would refuse as no image or a damaged one.
     """
     with suppress(struct.error, IndexError, KeyError, ImageError):
-        if portraits.is_record(data):
-            data, _ = portraits.find_image(data)
+        if face_records.is_record(data):
+            data, _ = face_records.find_image(data)
         kind = sniff_format(data)
         match kind:
             case "JPEG":
@@ -158,7 +158,7 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
                 found = read_webp_size(data)
                 return None if found is None else (kind, found[0] * found[1], False)
             case "JPEG2000":
-                width, height = portraits.find_size(data)
+                width, height = jpeg2000.find_size(data)
                 return kind, width * height, False
     return None
 
@@ -407,8 +407,8 @@ def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
 
 
 def _read_jpeg2000(data: bytes, limits: ImageLimits) -> ImageHeader:
-    _check_size("JPEG2000", portraits.find_size(data), limits)
-    found = portraits.read_codestream(data)
+    _check_size("JPEG2000", jpeg2000.find_size(data), limits)
+    found = jpeg2000.read_codestream(data)
     if len(found.data) > limits.max_jpeg2000_bytes:
         raise ImageTooLarge(
             f"the JPEG 2000 image has {size(len(found.data))}; "

@@ -38,7 +38,7 @@ from sqlalchemy.exc import IntegrityError
 from engine.errors import NotFound, RegistryError
 from engine.formatting import mixes_scripts
 from engine.registry.audit import AuditEntry
-from engine.registry.database import Moment, changing
+from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
     Change,
     Code,
@@ -58,7 +58,6 @@ from engine.registry.rows import (
     update_one,
     with_macs,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
 from schema.actors import Restriction, Role, describe_actor, fold_person

@@ -29,10 +29,18 @@ from sqlalchemy import (
 )
 
 from engine.errors import ChainBroken, SchemaMismatch
-from engine.registry.database import UNREADABLE, Json, Moment, is_id, reading
+from engine.registry.database import (
+    UNREADABLE,
+    Json,
+    Moment,
+    Source,
+    insert_rows,
+    is_id,
+    prepare,
+    reading,
+)
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.rows import Code, JsonValue, RowNumber, Write, columns_of, metadata
-from engine.registry.source import Source, insert_rows, prepare
 from engine.registry.vault import Vault
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 

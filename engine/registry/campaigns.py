@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
 )
 
-from engine.registry.database import UNREADABLE, Json, Moment, chunks, is_id
+from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
     Code,
@@ -39,7 +39,6 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
 )
-from engine.registry.source import KEYS, Source
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineStatus
 

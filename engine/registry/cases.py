@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry.database import Moment, chunks, is_id
+from engine.registry.database import KEYS, Moment, Source, chunks, is_id
 from engine.registry.documents import DOCUMENTS
 from engine.registry.rows import (
     Change,
@@ -51,7 +51,6 @@ from engine.registry.rows import (
     sound_rows,
     with_macs,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus

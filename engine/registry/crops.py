@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, false, 
 from sqlalchemy import case as by_value
 
 from engine.registry.cases import CASE_DOCUMENTS, CROPS, STATE_OF_NAMED, keep_crops
-from engine.registry.database import Moment, chunks, is_id, utc_now
+from engine.registry.database import KEYS, Moment, Source, chunks, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.references import REFERENCES
 from engine.registry.rows import (
@@ -22,7 +22,6 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
 )
-from engine.registry.source import KEYS, Source
 from schema.cases import ALIVE
 
 

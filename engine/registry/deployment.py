@@ -19,9 +19,8 @@ from sqlalchemy import (
 )
 
 from engine.errors import KeyRingForeign, ModelMismatch
-from engine.registry.database import Moment
+from engine.registry.database import Moment, Source
 from engine.registry.rows import JsonValue, UuidText, metadata
-from engine.registry.source import Source
 from engine.registry.vault import Vault, add_seals
 
 DEPLOYMENT = Table(

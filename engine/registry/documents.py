@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import NotFound, SealBroken
-from engine.registry.database import Day, Moment, is_id
+from engine.registry.database import KEYS, Day, Moment, Source, is_id
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
@@ -49,7 +49,6 @@ from engine.registry.rows import (
     sealed_column,
     update_one,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.vault import Vault
 from schema.documents import DocumentStatus
 

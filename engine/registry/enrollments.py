@@ -32,7 +32,7 @@ from sqlalchemy import (
 
 from engine.errors import NotFound
 from engine.registry.audit import AUDIT
-from engine.registry.database import Moment, chunks, is_id, utc_now
+from engine.registry.database import KEYS, Moment, Source, chunks, is_id, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
@@ -56,7 +56,6 @@ from engine.registry.rows import (
     values_of,
     with_macs,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.vault import Vault
 from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare

@@ -43,7 +43,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import PlaceUnknown, RegistryError, SealBroken
-from engine.registry.database import Moment, changing, chunks, new_id
+from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
 from engine.registry.rows import (
     Code,
     NewEvent,
@@ -62,7 +62,6 @@ from engine.registry.rows import (
     with_macs,
     write_macs,
 )
-from engine.registry.source import Source, insert_rows, prepare
 from engine.registry.vault import Vault
 from schema.events import EventType
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 
-from engine.registry.database import Moment, chunks, new_id
+from engine.registry.database import KEYS, Moment, Source, chunks, new_id
 from engine.registry.rows import (
     Change,
     Code,
@@ -45,7 +45,6 @@ from engine.registry.rows import (
     sealed_column,
     update_one,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.vault import Vault
 from schema.events import EventType
 from schema.lines import LineEventKind, LineService, LineState, LineStatus

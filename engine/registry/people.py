@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from engine.registry.database import Moment
+from engine.registry.database import KEYS, Moment, Source
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
@@ -44,7 +44,6 @@ from engine.registry.rows import (
     sealed_column,
     update_one,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.sweeps import JUDGED_PAIRS
 from schema.cases import Outcome
 from schema.decoding import prepare

@@ -28,11 +28,10 @@ from sqlalchemy import case as by_value
 from engine.errors import NotFound
 from engine.registry.cases import CASE_DOCUMENTS, CASES, CaseReader, CaseRecord, case_of
 from engine.registry.crops import CropReader
-from engine.registry.database import is_id
+from engine.registry.database import KEYS, is_id
 from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
 from engine.registry.rows import open_some, read_as, require_authentic
-from engine.registry.source import KEYS
 from schema.cases import ALIVE, KIND_RISK, CaseKind, CaseSort, CaseState, DueDates, Outcome
 from schema.lines import LineStatus
 

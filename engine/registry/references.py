@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import RowRefused, SealBroken
-from engine.registry.database import chunks, long_statements, reading
+from engine.registry.database import KEYS, Source, chunks, long_statements, reading
 from engine.registry.rows import (
     Change,
     RowNumber,
@@ -47,7 +47,6 @@ from engine.registry.rows import (
     update_one,
     without_sealed,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,
     SECOND_TEMPLATE,

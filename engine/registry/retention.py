@@ -38,7 +38,7 @@ from engine.registry.cases import (
     erase_notes,
 )
 from engine.registry.crops import erase_crops
-from engine.registry.database import UNREADABLE, Json, Moment, chunks
+from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks
 from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import (
     ENROLLMENTS,
@@ -60,7 +60,6 @@ from engine.registry.lines import (
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
 from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
 from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
-from engine.registry.source import KEYS, Source
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind

@@ -46,8 +46,16 @@ from sqlalchemy import (
 )
 
 from engine.errors import SealBroken
-from engine.registry.database import UNREADABLE, Moment, change_one, chunks, plain_value
-from engine.registry.source import KEYS, Source, insert_rows
+from engine.registry.database import (
+    KEYS,
+    UNREADABLE,
+    Moment,
+    Source,
+    change_one,
+    chunks,
+    insert_rows,
+    plain_value,
+)
 from engine.registry.vault import Vault
 from schema.events import EventType
 

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from engine.errors import NotFound
 from engine.registry.cases import CASE_DOCUMENTS, CASES
-from engine.registry.database import Moment, is_id, long_statements, reading
+from engine.registry.database import KEYS, Moment, Source, is_id, long_statements, reading
 from engine.registry.lines import LINES
 from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
 from engine.registry.rows import (
@@ -52,7 +52,6 @@ from engine.registry.rows import (
     require_authentic,
     sound_rows,
 )
-from engine.registry.source import KEYS, Source
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, Outcome
 from schema.events import EventType

@@ -22,6 +22,7 @@ from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import (
     changing,
     open_connection,
+    prepare,
     reading,
     restructuring,
     sqlite_file,
@@ -30,7 +31,6 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.source import prepare
 from engine.registry.vault import Vault, add_seals
 
 RENEW_S, LEASE_S = 2.0, 10

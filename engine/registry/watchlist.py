@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, LargeBinary, Row, String, Table, bindparam, func, select
 
 from engine.errors import SealBroken
-from engine.registry.database import Moment, long_statements, reading
+from engine.registry.database import Moment, Source, long_statements, reading
 from engine.registry.references import (
     IS_LIVE,
     IS_UNFILLED,
@@ -36,7 +36,6 @@ from engine.registry.rows import (
     update_one,
     values_of,
 )
-from engine.registry.source import Source
 from engine.registry.vault import SECOND_WATCHED, WATCHED_TEMPLATE
 
 WATCHLIST = Table(

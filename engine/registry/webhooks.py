@@ -40,7 +40,7 @@ from sqlalchemy import (
 from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry.accounts import CARRIERS
 from engine.registry.audit import AuditEntry
-from engine.registry.database import Moment, changing, chunks, new_id, reading, utc_now
+from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
 from engine.registry.events import (
     CURSORS,
     EVENTS,
@@ -71,7 +71,6 @@ from engine.registry.rows import (
     sound_rows,
     with_macs,
 )
-from engine.registry.source import Source
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
 from schema.events import EventType, WebhookState

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 from structlog.typing import FilteringBoundLogger
@@ -20,8 +20,6 @@ from structlog.typing import FilteringBoundLogger
 from engine.batching import Batch, Batcher, Call, Lane, Pending, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError, copy_for_one
 from engine.matching.checks.limits import InFlight
-from engine.matching.registrar import DecidedBatch, Observer
-from engine.matching.requests import Answer
 from engine.matching.verification import FoundHolders, identify
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
@@ -36,9 +34,6 @@ from serving.registrar.protocol import Probes
 from serving.sweeps.manager import SweepManager
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
 
 ROWS_AT_ONCE = 1024
 """Probes in a batch, where no single call brings more."""
@@ -124,9 +119,6 @@ class SearchQueue:
             probes, self._gallery, self._registry, threshold=threshold, most=MOST_CANDIDATES
         )
         return share_out(group, found)
-
-
-T = TypeVar("T")
 
 
 WARM_ROWS = (1, 64)
@@ -229,47 +221,6 @@ class OpenRegistry:
         return None
 
 
-async def finish_by(
-    future: Future[T],
-    expires_at: float,
-    *,
-    give_up: Callable[[], object] | None = None,
-    on_result: Callable[[T], object] | None = None,
-    grace_s: float = 0.0,
-) -> T:
-    """The future's result by `expires_at`, of the monotonic clock. A caller that is cancelled or
-    late cancels work that has not begun, and calls `give_up`: `DeadlinePassed`. What has begun is
-    waited for `grace_s`, then `Interrupted`: it may take effect. `on_result` gets the result in any
-    case."""
-    wrapped = asyncio.wrap_future(future)
-
-    def settle(ended: asyncio.Future[T]) -> None:
-        # Asks for the error in any case, since a caller that has left does not.
-        if not ended.cancelled() and ended.exception() is None and on_result is not None:
-            on_result(ended.result())
-
-    wrapped.add_done_callback(settle)
-    try:
-        await asyncio.wait((wrapped,), timeout=max(0.0, expires_at - monotonic()))
-        if not wrapped.done():
-            if future.cancel():
-                raise DeadlinePassed("the time ran out while the call waited: nothing was stored")
-            if give_up is not None:
-                give_up()
-            await asyncio.wait((wrapped,), timeout=grace_s)
-    except asyncio.CancelledError:
-        future.cancel()
-        if give_up is not None:
-            give_up()
-        raise
-    if not wrapped.done():
-        raise Interrupted(
-            "the time ran out while the call was carried out: "
-            "ask again, with the same Idempotency-Key if it has one"
-        )
-    return wrapped.result()
-
-
 def show_queues(meter: Meter, opened: OpenRegistry | None) -> None:
     """Shows how full the queues are; empty where nothing is open."""
     held = dict.fromkeys(("decisions", "probes", "audit"), (0, 0))
@@ -303,31 +254,6 @@ def show_state(meter: Meter, opened: OpenRegistry, mark: Watermark) -> None:
         meter.set(metrics.SWEEP_PROGRESS, progress.share)
         meter.set(metrics.SWEEP_PAIRS, progress.pairs)
         meter.set(metrics.SWEEP_FALSE_PAIRS, expected)
-
-
-class Counting(Observer):
-    """Counts what the registrar decides and keeps, and searches."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def observe_batch(self, batch: DecidedBatch) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
-        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
-        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
-        for outcome in batch.outcomes:
-            if isinstance(outcome, Answer) and not outcome.is_repeated:
-                self._meter.add(metrics.DECISIONS, outcome.decision)
-                for reason in outcome.reasons:
-                    self._meter.add(metrics.REASONS, reason)
-
-    def observe_search(self, probes: int, seconds: float) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, probes, "search")
-        self._meter.observe(metrics.STAGE_SECONDS, seconds, "search")
-
-    def observe_audit(self, entries: int, seconds: float) -> None:
-        self._meter.observe(metrics.BATCH_SIZE, entries, "audit")
-        self._meter.observe(metrics.STAGE_SECONDS, seconds, "audit")
 
 
 PAUSE_S = 0.2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
@@ -49,7 +50,8 @@ from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord
 from serving.deployment.backups import BackupRecord
-from serving.registrar.open_registry import OpenRegistry, finish_by
+from serving.errors import Interrupted
+from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.protocol import (
     Assign,
     CallContext,
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from serving.registrar.protocol import WebhookStep
 
 
+T = TypeVar("T")
 GRACE_S = 2.0
 """How much longer work may take that had begun when its time ran out."""
 
@@ -462,3 +465,44 @@ class Operations:
                 correlator=self._context.correlator,
                 ms=round(1000 * (monotonic() - started), 1),
             )
+
+
+async def finish_by(
+    future: Future[T],
+    expires_at: float,
+    *,
+    give_up: Callable[[], object] | None = None,
+    on_result: Callable[[T], object] | None = None,
+    grace_s: float = 0.0,
+) -> T:
+    """The future's result by `expires_at`, of the monotonic clock. A caller that is cancelled or
+    late cancels work that has not begun, and calls `give_up`: `DeadlinePassed`. What has begun is
+    waited for `grace_s`, then `Interrupted`: it may take effect. `on_result` gets the result in any
+    case."""
+    wrapped = asyncio.wrap_future(future)
+
+    def settle(ended: asyncio.Future[T]) -> None:
+        # Asks for the error in any case, since a caller that has left does not.
+        if not ended.cancelled() and ended.exception() is None and on_result is not None:
+            on_result(ended.result())
+
+    wrapped.add_done_callback(settle)
+    try:
+        await asyncio.wait((wrapped,), timeout=max(0.0, expires_at - monotonic()))
+        if not wrapped.done():
+            if future.cancel():
+                raise DeadlinePassed("the time ran out while the call waited: nothing was stored")
+            if give_up is not None:
+                give_up()
+            await asyncio.wait((wrapped,), timeout=grace_s)
+    except asyncio.CancelledError:
+        future.cancel()
+        if give_up is not None:
+            give_up()
+        raise
+    if not wrapped.done():
+        raise Interrupted(
+            "the time ran out while the call was carried out: "
+            "ask again, with the same Idempotency-Key if it has one"
+        )
+    return wrapped.result()

@@ -26,6 +26,7 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
+from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
 from engine.matching.verification import FoundHolders
 from indexes.errors import IndexFault, ShardLost
@@ -36,16 +37,14 @@ from serving.jobs.audit_export import Anchoring, AuditExport
 from serving.jobs.periodic import ClockWatch, DailyRetention, LineSteps, PendingErasures
 from serving.registrar.open_registry import (
     CLOSED,
-    Counting,
     OpenRegistry,
     Watermark,
     examine_rows,
-    finish_by,
     open_pool,
     show_queues,
     show_state,
 )
-from serving.registrar.operations import GRACE_S, Operations
+from serving.registrar.operations import GRACE_S, Operations, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Reply, Status, presentable
 from serving.settings.sections import ServeSettings
 from serving.telemetry import metrics
@@ -489,3 +488,28 @@ def _describe(value: object) -> Mapping[str, Attribute]:
         case [FoundHolders() as first, *others]:
             return {"items": 1 + len(others), "references": first.searched}
     return {}
+
+
+class Counting(Observer):
+    """Counts what the registrar decides and keeps, and searches."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, len(batch.outcomes), "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.judge_s, "judge")
+        self._meter.observe(metrics.STAGE_SECONDS, batch.publish_s, "publish")
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Answer) and not outcome.is_repeated:
+                self._meter.add(metrics.DECISIONS, outcome.decision)
+                for reason in outcome.reasons:
+                    self._meter.add(metrics.REASONS, reason)
+
+    def observe_search(self, probes: int, seconds: float) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, probes, "search")
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, "search")
+
+    def observe_audit(self, entries: int, seconds: float) -> None:
+        self._meter.observe(metrics.BATCH_SIZE, entries, "audit")
+        self._meter.observe(metrics.STAGE_SECONDS, seconds, "audit")

@@ -29,8 +29,16 @@ from schema.documents import AuthorityCode, AuthorityResult
 from schema.reasons import LivenessUse
 from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
 from serving.api import serializers
-from serving.api.probes import count_judged, count_liveness, read_kind, sample_images
-from serving.api.request import Answer, Request, known_document, note
+from serving.api.request import (
+    Answer,
+    Request,
+    count_judged,
+    count_liveness,
+    known_document,
+    note,
+    read_kind,
+    sample_images,
+)
 from serving.errors import CaptureTimeInvalid, IdempotencyKeyInvalid, IdempotencyKeyMissing
 from serving.ingress.parts import Parts
 from serving.telemetry.metrics import AUTHORITY_RESULTS, EXCEPTIONS

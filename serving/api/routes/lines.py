@@ -21,8 +21,14 @@ from engine.registry.store import Reader
 from schema.lines import CampaignLineState, LineEventKind
 from serving.access.authorization import scope_of
 from serving.api import people
-from serving.api.probes import counting_liveness, take_holder_face
-from serving.api.request import Request, known_document, next_page, note
+from serving.api.request import (
+    Request,
+    counting_liveness,
+    known_document,
+    next_page,
+    note,
+    take_holder_face,
+)
 from serving.errors import IdentifierMissing, Malformed, OutOfRange
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CampaignTerms, LineTarget

@@ -11,14 +11,15 @@ from engine.matching.checks.liveness import name_document
 from engine.matching.comparison import score_best
 from engine.matching.verification import HolderCheck
 from serving.access.authorization import Action, authorize, choose_candidates, scope_of, tenant_of
-from serving.api.probes import (
+from serving.api.request import (
+    Request,
     charge_photographs,
     counting_liveness,
+    known_document,
     read_kind,
     take_faces,
     take_holder_face,
 )
-from serving.api.request import Request, known_document
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import HolderFace, LineTarget

@@ -20,8 +20,7 @@ from engine.registry.store import Reader
 from schema import documents
 from serving.api import people
 from serving.api.people import find_faces
-from serving.api.probes import take_face
-from serving.api.request import Answer, Request, known_document, note
+from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.errors import Malformed
 from serving.ingress.parts import Parts
 from serving.wire import people as wire

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageUnsupported
 from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
-from engine.faces.portraits import find_image, is_record
+from engine.faces.face_records import find_image, is_record
 from engine.models.onnx_sessions import SessionOptions
 from schema.options import QUALITY_LIMITS
 from schema.reasons import PhotographKind, Reason

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
-from engine.faces import portraits
+from engine.faces import jpeg2000
 from engine.faces.embedder import Pixels
 
 SIZE = 4 + 4  # of a codestream: markers SOC and SIZ, then length and capabilities
@@ -185,6 +185,6 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(
 
 @given(noise=st.binary(max_size=200))
 def test_a_stream_of_anything_is_refused_or_read(noise: bytes) -> None:
-    for start in (portraits.CODESTREAM, portraits.BOXED):
+    for start in (jpeg2000.CODESTREAM, jpeg2000.BOXED):
         with pytest.raises((ImageError, struct.error, IndexError, KeyError)):
-            portraits.read_codestream(start + noise)
+            jpeg2000.read_codestream(start + noise)

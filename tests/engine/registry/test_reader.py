@@ -14,11 +14,10 @@ from engine.registry import audit
 from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditEntry, read_audit, verify_chain
-from engine.registry.database import Moment, new_id, utc_now
+from engine.registry.database import Moment, new_id, prepare, utc_now
 from engine.registry.documents import DOCUMENTS
 from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference
-from engine.registry.source import prepare
 from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from schema.cases import CaseState
 from schema.documents import DocumentStatus

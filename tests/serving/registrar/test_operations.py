@@ -18,7 +18,8 @@ from indexes.sharding.shards import ShardPlan
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from serving.errors import Interrupted
-from serving.registrar.open_registry import OpenRegistry, finish_by
+from serving.registrar.open_registry import OpenRegistry
+from serving.registrar.operations import finish_by
 from serving.registrar.protocol import CallContext, Close, HolderFace, LineTarget
 from serving.wire.cases import OutcomeRequest
 from serving.wire.fields import Moment
