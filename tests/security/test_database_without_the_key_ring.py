@@ -29,7 +29,7 @@ from engine.registry.damage import (
 from engine.registry.database import changing
 from engine.registry.store import Store
 from schema.cases import Outcome
-from serving.registrar import service as registrar_service
+from serving.registrar import open_registry
 from serving.registrar.open_registry import examine_rows
 from serving.telemetry.metrics import Meter
 from tests.engine.cases.conftest import ANNA, Service, make_pair, service  # noqa: F401
@@ -285,7 +285,7 @@ def test_the_daily_examination_tells_by_metric_and_log(
     attack,
     monkeypatch,
 ) -> None:
-    monkeypatch.setattr(registrar_service, "PAUSE_S", 0)
+    monkeypatch.setattr(open_registry, "PAUSE_S", 0)
     meter = Meter()
     service.enroll(1)
     assert examine_rows(service.store, meter, get_logger()) == []

@@ -1,12 +1,13 @@
 """Operating points: the estimate inside its interval, the interval the right width."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from engine.accuracy import bootstrap
 from engine.accuracy.bootstrap import (
@@ -49,7 +50,7 @@ def test_matrix_and_pairwise_sums_agree(scores, monkeypatch) -> None:
     pairwise = operating_points(scores, RATES)
     monkeypatch.setattr(bootstrap, "DENSE_PAIRS", 100)
     for one, other in zip(operating_points(scores, RATES), pairwise, strict=True):
-        assert asdict(one) == pytest.approx(asdict(other), rel=1e-6)
+        assert structs.asdict(one) == pytest.approx(structs.asdict(other), rel=1e-6)
 
 
 def test_no_miss_leaves_an_upper_bound_by_the_rule_of_three(

@@ -13,7 +13,7 @@ from engine.cases.steps import close, note
 from engine.errors import CaseMoved, NotFound, TenantConflict
 from engine.matching.comparison import WatchList
 from engine.matching.holders import PendingErasure, erase_holder, list_pending, read_erasure
-from engine.registry import cases
+from engine.registry import crops
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id, utc_now
@@ -181,7 +181,7 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(service, ma
     other = service.open(two.document_id, kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
     for key in (case.id, other.id):
         note(*service.context, key, "the man with the scar", ANNA)
-    crop = cases.NewCrop(
+    crop = crops.NewCrop(
         id=new_id(),
         enrollment_id=one.enrollment_id,
         photograph="live",

@@ -9,10 +9,9 @@ import pytest
 from engine.errors import EventRefused, NotFound
 from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.matching import verification
 from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.lines import close_line
-from engine.matching.verification import HolderProbe
+from engine.matching.verification import HolderComparison, HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import read_events
 from schema.actors import Caller
@@ -200,7 +199,8 @@ def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bo
         rules=Lines(lab.store, None).rules,  # type: ignore[arg-type]
     )
     guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:1"), InFlight())
-    return verification.check_line(registrar, lab.store, line, probe, lambda *_: None, guard)
+    comparison = HolderComparison(registrar, lab.store, probe, lambda *_: None, guard)
+    return comparison.check_line(line)
 
 
 def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_line(lab) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
-from engine.registry import cases, database
+from engine.registry import crops, database
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
@@ -101,7 +101,7 @@ def test_only_errors_of_a_row_are_told_as_such(lab, database_url) -> None:
     assert not isinstance(busy.value, RowRefused)
     entry = AuditEntry("test", "test.done", "x")
     with lab.store.writer() as writer:
-        crop = cases.NewCrop(
+        crop = crops.NewCrop(
             id=new_id(), enrollment_id=new_id(), photograph="live", image=b"x", kept_until=NOW
         )
         for change in (LineChange([new_id()], LineEventKind.CLOSED, "test", "test"), crop):

@@ -21,10 +21,10 @@ from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
-from engine.registry import references
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry, AuditRecord, verify_chain
 from engine.registry.rows import Write
+from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer
 from schema.actors import Caller
 from schema.documents import Document, DocumentStatus
@@ -124,7 +124,7 @@ def test_a_watched_document_goes_to_review(lab) -> None:
     request = lab.request()
     checked = check_documents([request.document], date(2026, 1, 1))[0]
     watchlist = WatchList(lab.vault.dim)
-    entry = references.WatchEntry(
+    entry = WatchEntry(
         id=1,
         document_lookup=document_look_up(lab.vault, checked),
         template=None,

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
-from engine.registry import audit, cases
+from engine.registry import audit, crops
 from engine.registry.cases import AddedNote
 from engine.registry.database import new_id, utc_now
 from engine.registry.keyring import KeyRing
@@ -54,7 +54,7 @@ def filled(store, enroll):
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
         case = make_case(id=CASE)
         notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
-        crop = cases.NewCrop(
+        crop = crops.NewCrop(
             id=new_id(),
             enrollment_id=changes.enrollments[0].id,
             photograph="live",
