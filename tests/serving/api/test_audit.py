@@ -56,10 +56,11 @@ def test_without_a_number_the_newest_are_shown_and_the_reading_is_audited(servic
 
 
 def test_entries_are_found_by_what_they_say(service, enrolled) -> None:
-    decided = ask(service, after=0, limit=200, subject=enrolled["enrollment_id"])["entries"]
-    assert decided
-    assert {one["subject"] for one in decided} == {enrolled["enrollment_id"]}
-    [first, *_] = decided
+    subject = enrolled["enrollment_id"]
+    [first, *others] = ask(service, after=0, limit=200, subject=subject)["entries"]
+    assert first["subject"] == subject
+    # What was done to another may name it too.
+    assert all(subject in str(one) for one in others)
     assert ask(service, after=0, action=first["action"])["entries"]
     assert ask(service, after=0, actor="nobody")["entries"] == []
 
