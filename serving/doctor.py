@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import mixes_scripts, plural, size
-from engine.matching.checks.authority import ListedAuthority
+from engine.matching.checks.document import ListedAuthority
 from engine.matching.holders import list_pending
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.onnx_sessions import available_providers, describe_options, runtime_version

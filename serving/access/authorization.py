@@ -328,7 +328,7 @@ def _show_authority(shown: wire.EnrollmentRecord) -> wire.AuthorityEvidence | No
     """Shows an authority's answer about the document, without its score; nothing where its own
     reason was not told either, or documents could be tried out at it with faces of others."""
     # Here, for commands that need roles alone.
-    from engine.matching.checks.authority import find_problem  # noqa: PLC0415
+    from engine.matching.checks.document import find_problem  # noqa: PLC0415
 
     said = shown.authority
     problem = None if said is None else find_problem(AuthorityCode(said.code))

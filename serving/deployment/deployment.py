@@ -26,7 +26,7 @@ from engine.errors import (
 from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.calibration import Calibration, Thresholds
-from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
+from engine.matching.checks.document import AuthorityCheck, AuthorityTerms
 from engine.matching.checks.limits import LimitsCheck
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import (

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta, structs
 
 from engine.errors import RequestError
-from engine.matching.checks.authority import (
+from engine.matching.checks.document import (
     MAX_REFERENCE_LENGTH,
     Authority,
     AuthorityQuestion,

@@ -19,7 +19,7 @@ from engine.cases.precision import DecisionReader
 from engine.errors import SealBroken
 from engine.lifecycle.reverification import SimChangeTerms
 from engine.matching.calibration import Calibration, Thresholds
-from engine.matching.checks.authority import Authority
+from engine.matching.checks.document import Authority
 from engine.matching.checks.liveness import LivenessChecker
 from engine.registry.store import Reader
 from engine.registry.vault import Vault

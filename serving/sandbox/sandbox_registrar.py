@@ -32,7 +32,7 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
+from engine.matching.checks.document import AuthorityCheck, AuthorityTerms
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import LivenessCheck, LivenessTerms
 from engine.matching.checks.people import PeopleCheck

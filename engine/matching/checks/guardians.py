@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import find_told, settle_document
+from engine.matching.checks.document import find_told, settle_document
 from engine.matching.checks.face import FaceCheck, choose, find_watched, is_below, reaches
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.picture import find_problems

@@ -87,8 +87,7 @@ class LivenessTerms:
     def weigh(
         self, result: RecordedLiveness | None, use: LivenessUse, carrier: str | None
     ) -> Decision | None:
-        """The reason that a result brings by itself; None where all is well with it, or none is
-        required."""
+        """The decision that a result brings; None where all is well, or none is required."""
         problem = Reason.LIVENESS_MISSING if result is None else result.problem
         if problem is None or self.mode(use, carrier) is not LivenessMode.REQUIRED:
             return None
@@ -238,7 +237,8 @@ class LivenessChecker:
         }
         for name, (told, asked) in made_for.items():
             # A face that was shown for one purpose is taken for no other.
-            if name in self.terms.must_name if told is None else told.lower() != asked:
+            is_wrong = name in self.terms.must_name if told is None else told.lower() != asked
+            if is_wrong:
                 return Reason.LIVENESS_MISBOUND
         if claims.decision == "spoof":
             return Reason.LIVENESS_FAILED

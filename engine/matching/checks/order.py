@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import AuthorityCheck, DocumentCheck
+from engine.matching.checks.document import AuthorityCheck, DocumentCheck
 from engine.matching.checks.face import FaceCheck
 from engine.matching.checks.limits import LimitsCheck
 from engine.matching.checks.lines import LineCheck

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from engine.cases.opening import is_grouped
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import AuthorityCheck, AuthorityQuestion, find_told
+from engine.matching.checks.document import AuthorityCheck, AuthorityQuestion, find_told
 from engine.matching.checks.face import FaceCheck, FacePart, is_below, reaches
 from engine.matching.checks.guardians import (
     GuardianEvidence,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
-from engine.matching.checks.authority import look_up_beside
+from engine.matching.checks.document import look_up_beside
 from engine.matching.checks.liveness import name_document
 from engine.matching.checks.people import ask_of
 from engine.matching.checks.picture import fuse_frames

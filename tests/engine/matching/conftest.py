@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.matching.calibration import Rate, Thresholds
-from engine.matching.checks.authority import AuthorityCheck, AuthorityTerms
+from engine.matching.checks.document import AuthorityCheck, AuthorityTerms
 from engine.matching.checks.limits import LimitsCheck
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import NOT_ASKED, LivenessCheck, LivenessTerms

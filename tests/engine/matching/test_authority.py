@@ -10,7 +10,7 @@ import pytest
 
 from engine.cases import steps
 from engine.errors import CaseMoved, RequestError
-from engine.matching.checks.authority import (
+from engine.matching.checks.document import (
     AuthorityQuestion,
     AuthorityTerms,
     ListedAuthority,

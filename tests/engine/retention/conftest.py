@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.authority import DocumentPart
+from engine.matching.checks.document import DocumentPart
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import BLANK
 from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from engine.errors import RequestError
-from engine.matching.checks.authority import AuthorityQuestion
+from engine.matching.checks.document import AuthorityQuestion
 from engine.matching.documents import CheckedDocument
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
