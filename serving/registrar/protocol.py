@@ -1,18 +1,13 @@
 """The registrar as an ingress asks it, wherever it runs, and what travels between the two."""
 
-# The bodies of the calls are the decorator's.
-# mypy: disable-error-code="empty-body"
-# ruff: noqa: B027
-
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,22 +265,10 @@ def presentable(error: Exception) -> SosieError | ServiceRefusal:
     return SosieError(f"the call met an internal error ({type(error).__name__}): report it")
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-OPERATIONS: set[str] = set()
-"""Names of the calls of a client."""
-
-
-def _carried(method: Method) -> Method:
-    """The call has the method of this name of `Operations` carried out."""
-    OPERATIONS.add(method.__name__)
-
-    @wraps(method)
-    async def ask(self: RegistrarClient, *arguments: Any) -> Any:
-        *given, context = arguments
-        return (await self.carry(method.__name__, tuple(given), context)).unwrap()
-
-    return cast("Method", ask)
+P = ParamSpec("P")
+R = TypeVar("R")
+Ask: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+"""A call of a client: the operation of its name, asked with these."""
 
 
 class RegistrarClient(ABC):
@@ -301,178 +284,104 @@ class RegistrarClient(ABC):
     async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """Has `RegistrarService.perform` done with these, wherever that runs."""
 
-    @_carried
-    async def enroll(self, request: EnrollmentRequest, context: CallContext) -> Answer:
-        """Judges one activation; the answer is durable and visible. A call that is cancelled, or
-        whose time runs out while it waits, is dropped before it commits."""
+    # Type checkers see the calls below alone: to them a misspelt one is an error.
+    if not TYPE_CHECKING:
 
-    @_carried
-    async def identify(
-        self, probes: Probes, threshold: float, context: CallContext
-    ) -> list[FoundHolders]:
-        """1:N for rows float32[n, d], beside the writer; one audit entry for the call. Each lists
-        its best `MOST_CANDIDATES`, and counts all."""
+        def __getattr__(self, name: str) -> Ask[..., Any]:
+            if name not in OPERATIONS:
+                raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
 
-    @_carried
-    async def check_line(
-        self, target: LineTarget, shown: HolderFace, context: CallContext
-    ) -> HolderCheck:
-        """The face against the holder of a line in use; audited. `NotFound` for no line, or another
-        tenant's; `LivenessRefused` or `LivenessReplayed` where the evidence that came with it is
-        required and does not hold."""
+            async def ask(*arguments: Any) -> Any:
+                *given, context = arguments
+                return (await self.carry(name, tuple(given), context)).unwrap()
 
-    @_carried
-    async def check_document(
-        self, document: Document | str, shown: HolderFace, context: CallContext
-    ) -> HolderCheck:
-        """The same for a document, presented or by its id; for a tenant, one with which that
-        document has a line in use."""
+            return ask
 
-    @_carried
-    async def read_lines(
-        self, document: Document, shown: HolderFace, context: CallContext
-    ) -> FoundLines:
-        """The numbers under a document, over all carriers, to its holder's face; audited. Another
-        face learns nothing, nor whether anybody holds the document. `LivenessRefused` and
-        `LivenessReplayed` as of a verification."""
+    enroll: Ask[[EnrollmentRequest, CallContext], Answer]
+    """Judges one activation; the answer is durable and visible. A call that is cancelled, or
+    whose time runs out while it waits, is dropped before it commits."""
+    identify: Ask[[Probes, float, CallContext], list[FoundHolders]]
+    """1:N for rows float32[n, d], beside the writer; one audit entry for the call. Each lists
+    its best `MOST_CANDIDATES`, and counts all."""
+    check_line: Ask[[LineTarget, HolderFace, CallContext], HolderCheck]
+    """The face against the holder of a line in use; audited. `NotFound` for no line, or another
+    tenant's; `LivenessRefused` or `LivenessReplayed` where the evidence that came with it is
+    required and does not hold."""
+    check_document: Ask[[Document | str, HolderFace, CallContext], HolderCheck]
+    """The same for a document, presented or by its id; for a tenant, one with which that
+    document has a line in use."""
+    read_lines: Ask[[Document, HolderFace, CallContext], FoundLines]
+    """The numbers under a document, over all carriers, to its holder's face; audited. Another
+    face learns nothing, nor whether anybody holds the document. `LivenessRefused` and
+    `LivenessReplayed` as of a verification."""
+    dispute_line: Ask[[LineTarget, Document, HolderFace, CallContext], OpenedDispute]
+    """Opens a case over a line of this document that its holder did not open; the line becomes
+    `disputed`. Disputed again: the same case. `HolderMismatch` for another's face or nobody's
+    document, `NotFound` for a line not under it, `LivenessRefused`, `LivenessReplayed`."""
+    close_line: Ask[[LineTarget, CallContext], str]
+    """Closes a line in use and returns its id; `NotFound` for another tenant's."""
+    report_event: Ask[[LineTarget, LineEventKind, datetime, CallContext], LineEvent]
+    """Notes what has happened to a line, and does what the carrier's rules say to it; told
+    again, it is the same event. `NotFound` for another tenant's, `EventRefused`."""
+    start_campaign: Ask[[CampaignTerms, CallContext], Campaign]
+    """Asks for the holders of many lines by a deadline; audited. `NotFound` for no carrier."""
+    add_to_campaign: Ask[[str, Sequence[str], CallContext], tuple[int, list[int]]]
+    """Adds lines by number or id: how many are new, and the places of those that are none in
+    use of the campaign's carrier. `NotFound` for another tenant's campaign."""
+    end_campaign: Ask[[str, CallContext], Campaign]
+    """Ends a campaign before its deadline; audited. `NotFound` for another tenant's,
+    `EventRefused`."""
+    exempt: Ask[[str, ExemptionCause, CallContext], ExemptDocument]
+    """No limit on lines holds for a document any more; audited. `NotFound`."""
+    end_exemption: Ask[[str, CallContext], None]
+    """They do again; audited. `NotFound` where they did."""
+    erase: Ask[[str, CallContext], ErasureCertificate | PendingErasure]
+    """Erases a holder, or acknowledges it where open cases need the document: then the service
+    does it later. For a tenant: one whose every line is its own, or that of a minor whom the
+    holder answers for, else `NotFound` or, where it has lines here and elsewhere,
+    `TenantConflict`; `HolderMoved` while a minor's line is in use."""
+    note: Ask[[Sequence[AuditEntry], CallContext], None]
+    """Keeps audit entries durably; gathered with others into one transaction."""
+    open_session: Ask[[Session, str, CallContext], bool]
+    """Keeps a new session; audited. False where the account or the name is another's."""
+    touch_session: Ask[[str, CallContext], None]
+    """Notes that a session is used."""
+    end_session: Ask[[str, CallContext], None]
+    """Ends a session; audited."""
+    step_case: Ask[[str, CaseStep, CallContext], CaseRecord]
+    """Takes one step of a case and returns it as it is then; audited. `NotFound`, `CaseMoved`
+    where the case is not in a state for it, `FourEyes` where another person must do it."""
+    step_outlet: Ask[[str, OutletStep, CallContext], Outlet]
+    """Restricts an outlet, or lifts that; audited. `NotFound`, `OutletMoved` where it is not in
+    a state for it, `FourEyes` where another person must do it."""
+    step_webhook: Ask[[str, WebhookStep, CallContext], WebhookAnswer]
+    """Makes a webhook (of no id yet), or changes one; audited. `NotFound` for another
+    tenant's."""
+    step_death: Ask[[str, DeathStep, str | None, CallContext], DeathRecord]
+    """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
+    `FourEyes` where another person must do it."""
+    expect_sweep: Ask[[SweepOrder, CallContext], ExpectedSweep]
+    """Estimates the cost and the yield of a sweep; changes nothing. `RateUnsupported`."""
+    start_sweep: Ask[[SweepOrder, CallContext], SweepRecord]
+    """Starts a sweep; audited. `SweepBusy` where one is alive."""
+    steer_sweep: Ask[[str, Steering, CallContext], SweepRecord]
+    """Pauses, resumes or cancels a sweep; audited. `NotFound`, `SweepOver`."""
+    read_sweep: Ask[[str, CallContext], SweepRecord]
+    """A sweep with its progress of this moment."""
+    list_sweeps: Ask[[int, CallContext], list[SweepRecord]]
+    """The newest sweeps, without their summaries."""
+    list_groups: Ask[[str, int, int, CallContext], GroupPage]
+    """Groups of a sweep that is done, after the place `after`; audited. `SweepOver`."""
+    read_group: Ask[[str, str, CallContext], Group]
+    """One group with its members and links, without its cases; audited with whom it showed."""
+    start_backup: Ask[[CallContext], BackupRecord]
+    """Begins a backup beside all else; the one that runs, where one does."""
+    list_backups: Ask[[CallContext], list[BackupRecord]]
+    """Every backup of the home, and the one that runs or has failed last; newest first."""
+    admit_chunk: Ask[[bytes, str | None, CallContext], ChunkAnswer]
+    """Plans a sealed part of an import, or commits it if its plan is still the one with the
+    digest `planned`; see `engine.imports.online`."""
 
-    @_carried
-    async def dispute_line(
-        self, target: LineTarget, document: Document, shown: HolderFace, context: CallContext
-    ) -> OpenedDispute:
-        """Opens a case over a line of this document that its holder did not open; the line becomes
-        `disputed`. Disputed again: the same case. `HolderMismatch` for another's face or nobody's
-        document, `NotFound` for a line not under it, `LivenessRefused`, `LivenessReplayed`."""
 
-    @_carried
-    async def close_line(self, target: LineTarget, context: CallContext) -> str:
-        """Closes a line in use and returns its id; `NotFound` for another tenant's."""
-
-    @_carried
-    async def report_event(
-        self, target: LineTarget, kind: LineEventKind, at: datetime, context: CallContext
-    ) -> LineEvent:
-        """Notes what has happened to a line, and does what the carrier's rules say to it; told
-        again, it is the same event. `NotFound` for another tenant's, `EventRefused`."""
-
-    @_carried
-    async def start_campaign(self, terms: CampaignTerms, context: CallContext) -> Campaign:
-        """Asks for the holders of many lines by a deadline; audited. `NotFound` for no carrier."""
-
-    @_carried
-    async def add_to_campaign(
-        self, campaign_id: str, lines: Sequence[str], context: CallContext
-    ) -> tuple[int, list[int]]:
-        """Adds lines by number or id: how many are new, and the places of those that are none in
-        use of the campaign's carrier. `NotFound` for another tenant's campaign."""
-
-    @_carried
-    async def end_campaign(self, campaign_id: str, context: CallContext) -> Campaign:
-        """Ends a campaign before its deadline; audited. `NotFound` for another tenant's,
-        `EventRefused`."""
-
-    @_carried
-    async def exempt(
-        self, document_id: str, cause: ExemptionCause, context: CallContext
-    ) -> ExemptDocument:
-        """No limit on lines holds for a document any more; audited. `NotFound`."""
-
-    @_carried
-    async def end_exemption(self, document_id: str, context: CallContext) -> None:
-        """They do again; audited. `NotFound` where they did."""
-
-    @_carried
-    async def erase(
-        self, document_id: str, context: CallContext
-    ) -> ErasureCertificate | PendingErasure:
-        """Erases a holder, or acknowledges it where open cases need the document: then the service
-        does it later. For a tenant: one whose every line is its own, or that of a minor whom the
-        holder answers for, else `NotFound` or, where it has lines here and elsewhere,
-        `TenantConflict`; `HolderMoved` while a minor's line is in use."""
-
-    @_carried
-    async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
-        """Keeps audit entries durably; gathered with others into one transaction."""
-
-    @_carried
-    async def open_session(self, session: Session, subject: str, context: CallContext) -> bool:
-        """Keeps a new session; audited. False where the account or the name is another's."""
-
-    @_carried
-    async def touch_session(self, session_id: str, context: CallContext) -> None:
-        """Notes that a session is used."""
-
-    @_carried
-    async def end_session(self, session_id: str, context: CallContext) -> None:
-        """Ends a session; audited."""
-
-    @_carried
-    async def step_case(self, case_id: str, step: CaseStep, context: CallContext) -> CaseRecord:
-        """Takes one step of a case and returns it as it is then; audited. `NotFound`, `CaseMoved`
-        where the case is not in a state for it, `FourEyes` where another person must do it."""
-
-    @_carried
-    async def step_outlet(self, code: str, step: OutletStep, context: CallContext) -> Outlet:
-        """Restricts an outlet, or lifts that; audited. `NotFound`, `OutletMoved` where it is not in
-        a state for it, `FourEyes` where another person must do it."""
-
-    @_carried
-    async def step_webhook(
-        self, webhook_id: str, step: WebhookStep, context: CallContext
-    ) -> WebhookAnswer:
-        """Makes a webhook (of no id yet), or changes one; audited. `NotFound` for another
-        tenant's."""
-
-    @_carried
-    async def step_death(
-        self, document_id: str, step: DeathStep, source: str | None, context: CallContext
-    ) -> DeathRecord:
-        """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
-        `FourEyes` where another person must do it."""
-
-    @_carried
-    async def expect_sweep(self, request: SweepOrder, context: CallContext) -> ExpectedSweep:
-        """Estimates the cost and the yield of a sweep; changes nothing. `RateUnsupported`."""
-
-    @_carried
-    async def start_sweep(self, request: SweepOrder, context: CallContext) -> SweepRecord:
-        """Starts a sweep; audited. `SweepBusy` where one is alive."""
-
-    @_carried
-    async def steer_sweep(
-        self, sweep_id: str, steering: Steering, context: CallContext
-    ) -> SweepRecord:
-        """Pauses, resumes or cancels a sweep; audited. `NotFound`, `SweepOver`."""
-
-    @_carried
-    async def read_sweep(self, sweep_id: str, context: CallContext) -> SweepRecord:
-        """A sweep with its progress of this moment."""
-
-    @_carried
-    async def list_sweeps(self, limit: int, context: CallContext) -> list[SweepRecord]:
-        """The newest sweeps, without their summaries."""
-
-    @_carried
-    async def list_groups(
-        self, sweep_id: str, after: int, limit: int, context: CallContext
-    ) -> GroupPage:
-        """Groups of a sweep that is done, after the place `after`; audited. `SweepOver`."""
-
-    @_carried
-    async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Group:
-        """One group with its members and links, without its cases; audited with whom it showed."""
-
-    @_carried
-    async def start_backup(self, context: CallContext) -> BackupRecord:
-        """Begins a backup beside all else; the one that runs, where one does."""
-
-    @_carried
-    async def list_backups(self, context: CallContext) -> list[BackupRecord]:
-        """Every backup of the home, and the one that runs or has failed last; newest first."""
-
-    @_carried
-    async def admit_chunk(
-        self, sealed: bytes, planned: str | None, context: CallContext
-    ) -> ChunkAnswer:
-        """Plans a sealed part of an import, or commits it if its plan is still the one with the
-        digest `planned`; see `engine.imports.online`."""
+OPERATIONS = frozenset(RegistrarClient.__annotations__)
+"""Names of the calls of a client."""

@@ -12,6 +12,7 @@ from serving import errors as refusals
 from serving.errors import describe
 from serving.registrar.operations import Operations
 from serving.registrar.protocol import OPERATIONS, RegistrarClient, Reply, presentable
+from tests.serving.local_registrar import LocalRegistrar
 
 
 def kinds(tree: type[Any]) -> list[type[Any]]:
@@ -48,12 +49,16 @@ def test_an_unforeseen_error_leaves_its_text_behind() -> None:
     assert describe(presentable(VectorInvalid("scale it to 1"))).status == 500
 
 
-def test_every_call_of_a_client_is_an_operation_with_the_same_parameters() -> None:
-    def parameters(of: Any, name: str) -> list[str]:
-        return list(inspect.signature(getattr(of, name)).parameters)
-
+def test_every_call_of_a_client_is_an_operation_with_the_same_types() -> None:
     assert len(OPERATIONS) > 10
     for name in OPERATIONS:
-        *asked, context = parameters(RegistrarClient, name)
-        assert context == "context"
-        assert parameters(Operations, name) == asked
+        signature = inspect.signature(getattr(Operations, name))
+        _, *asked = (one.annotation for one in signature.parameters.values())
+        types = f"[{', '.join([*asked, 'CallContext'])}], {signature.return_annotation}"
+        assert RegistrarClient.__annotations__[name] == f"Ask[{types}]"
+
+
+def test_no_other_name_is_a_call_of_a_client() -> None:
+    client = LocalRegistrar(None)  # type: ignore[arg-type]
+    assert client.enroll
+    assert not hasattr(client, "perform")
