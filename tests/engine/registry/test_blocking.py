@@ -1,14 +1,14 @@
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 
 from engine.errors import NotFound, StorageFailed
 from engine.registry.database import new_id
 from engine.registry.documents import ActivatedDocument, DocumentBlock, EndedBlock
 from engine.registry.retention import DocumentErasure
 from schema.documents import DocumentStatus
+from schema.lines import LineStatus
 from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
 from tests.tables import tables
 
@@ -48,6 +48,9 @@ def test_erasure_does_not_lift_a_block_and_leaves_nothing_else(store, writer, bl
     with pytest.raises(NotFound):
         store.identity(document.id)
     assert store.numbers([line.id]) == {}
+    (closed,) = store.lines_of(document.id)
+    assert (closed.status, closed.closed_at is None) == (LineStatus.CLOSED, False)
+    assert store.identity(blocked.documents[1].id) == blocked.documents[1].identity
     assert store.lines_in_use([line.msisdn_lookup]) == {}
     with store._engine.connect() as connection:
         query = select(tables.documents).where(tables.documents.c.id == document.id)
@@ -134,20 +137,3 @@ def test_blocked_documents_are_listed_longest_blocked_first(store, writer, block
     assert [(record.id, record.is_erased) for record in listed] == [(first, False), (second, True)]
     assert listed[0].blocked_at == since
     assert listed[0].reference_ids == (blocked.references[0].id,)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "status = 'blocked'",
-        "status = 'erased'",
-        "identity = NULL",
-        "lookup = NULL",
-        "lookup = NULL, blocked_at = '2026-01-01T00:00:00.000000Z'",
-        "identity = NULL, status = 'erased'",
-    ],
-)
-def test_database_itself_refuses_a_half_erased_document(store, writer, enroll, change) -> None:
-    writer.commit(enroll(writer, 1))
-    with store._engine.connect() as connection, pytest.raises(IntegrityError, match="ck_documents"):
-        connection.execute(text(f"UPDATE documents SET {change}"))

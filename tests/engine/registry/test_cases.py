@@ -404,29 +404,13 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
     assert store.cases.crops(other) == []
     assert store.cases.crops("no id") == []
     assert "face" not in repr(live)
-
-
-def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> None:
-    one, two = (make_crop(record.id) for record in enrolled.enrollments)
-    writer.commit([ENTRY, one, two])
-    with store._engine.begin() as connection:
-        stored = connection.scalar(select(tables.crops.c.image).where(tables.crops.c.id == one.id))
+    with changing(store.engine) as connection:
+        row = tables.crops.c.id == live.id
+        stored = connection.scalar(select(tables.crops.c.image).where(row))
         assert IMAGE[4:20] not in stored
-        connection.execute(
-            update(tables.crops).where(tables.crops.c.id == two.id).values(image=stored)
-        )
-    assert store.cases.crops(one.enrollment_id)
-    assert store.cases.crops(two.enrollment_id) == []
-    assert store.vault.set_aside.has("crops", f"row {two.id}")
-
-
-def test_the_crops_of_an_erased_document_are_gone_and_no_others(store, writer, enrolled) -> None:
-    one, two = (make_crop(record.id) for record in enrolled.enrollments)
-    writer.commit([ENTRY, one, two])
-    writer.commit(erasure(enrolled, 0, 3))
-    assert store.cases.crops(one.enrollment_id) == []
-    assert store.counts()["crops"] == 1
-    assert store.cases.crops(two.enrollment_id)
+        other_row = update(tables.crops).where(tables.crops.c.id == portrait.id)
+        connection.execute(other_row.values(image=stored))
+    assert [record.id for record, _ in store.cases.crops(key)] == [live.id]
 
 
 @pytest.fixture
@@ -577,30 +561,6 @@ def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(
     assert [crop.id for crop, _ in store.cases.crops_of_import(one)] == shown
     bring(4, RemovedReference(first, 4))
     assert store.cases.crops_of_import(one) == [], "each may be of another person"
-
-
-def test_no_face_is_shown_under_another_document(store, writer, enrolled) -> None:
-    one, two = (record.id for record in enrolled.documents)
-    crop = hold(one, is_held=None)
-    writer.commit([ENTRY, crop])
-    for values in (
-        {"document_id": two},
-        {"quality": {}},
-        {"kept_until": NOW + timedelta(days=9999)},
-    ):
-        with store._engine.begin() as connection:
-            row = connection.execute(select(tables.crops).where(tables.crops.c.id == crop.id)).one()
-            connection.execute(
-                update(tables.crops).where(tables.crops.c.id == crop.id).values(**values)
-            )
-        assert store.cases.faces([one, two], 9) == {one: [], two: []}
-        assert store.vault.set_aside.has("crops", f"row {crop.id}")
-        with store._engine.begin() as connection:
-            before = {name: row._mapping[name] for name in values}
-            connection.execute(
-                update(tables.crops).where(tables.crops.c.id == crop.id).values(**before)
-            )
-    assert store.cases.faces([one], 9)[one]
 
 
 def test_the_faces_of_an_erased_document_are_gone_without_an_attempt_too(

@@ -1,22 +1,19 @@
 """"""
 
 import uuid
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, RegistryError, RequestError
 from engine.registry.accounts import ApiKey, bind_key
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import Moment, new_id, utc_now
 from tests.engine.registry.conftest import ENTRY
-from tests.tables import tables
 
 DIALECT = sqlite.dialect()
 MOMENTS = st.datetimes(
@@ -127,24 +124,6 @@ def test_a_key_without_what_it_is_bound_to_is_refused(store, key, error, words) 
     with pytest.raises(error, match=words):
         store.add_api_key(key, actor="test")
     assert (store.counts(), store.audit_head()) == before
-
-
-ROLES = ("outlet", "carrier", "fraud", "operator", "admin")
-BOUNDS = {"outlet": ("red", "r1"), "carrier": ("red", None)}
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("carrier", [None, "red"])
-@pytest.mark.parametrize("outlet", [None, "r1"])
-def test_the_database_itself_holds_each_role_to_its_bounds(store, role, carrier, outlet) -> None:
-    values = asdict(key_of("k1", role, carrier, outlet))
-    is_fit = role != "admin" and (carrier, outlet) == BOUNDS.get(role, (None, None))
-    with store._engine.connect() as connection:
-        if is_fit:
-            connection.execute(insert(tables.api_keys), values)
-        else:
-            with pytest.raises(IntegrityError):
-                connection.execute(insert(tables.api_keys), values)
 
 
 def test_a_key_without_any_rate_is_refused(store) -> None:

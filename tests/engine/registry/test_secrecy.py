@@ -8,8 +8,7 @@ from sqlalchemy import select
 from engine.errors import SosieError
 from engine.registry.database import new_id
 from engine.registry.store import Store, every_table
-from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
-from tests.tables import tables
+from tests.engine.registry.conftest import ENTRY, Writes, committed
 
 
 @pytest.fixture
@@ -79,26 +78,3 @@ def test_no_error_shows_a_name_number_or_look_up(store, writer, filled) -> None:
         for secret in (*astuple(document.identity)[:2], line.msisdn, document.lookup.hex()):
             assert secret not in shown
         assert str(line.msisdn_lookup) not in shown
-
-
-# PostgreSQL overwrites old rows only by VACUUM, in its own time.
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_erased_values_are_overwritten_in_the_sqlite_file(store, writer, filled) -> None:
-    with store._engine.connect() as connection:
-        identity = connection.scalar(
-            select(tables.documents.c.identity).where(
-                tables.documents.c.id == filled.documents[0].id
-            )
-        )
-        template = connection.scalar(
-            select(tables.references.c.template).where(
-                tables.references.c.id == filled.references[0].id
-            )
-        )
-        number = connection.scalar(
-            select(tables.lines.c.msisdn).where(tables.lines.c.id == filled.lines[0].id)
-        )
-    sealed = [identity, template, number, filled.documents[0].lookup, filled.lines[0].msisdn_lookup]
-    assert all(value in stored_bytes(store) for value in sealed)
-    writer.commit(erasure(filled, 0, 4))
-    assert not [value for value in sealed if value in stored_bytes(store)]

@@ -14,8 +14,8 @@ from engine.registry.references import RemovedReference
 from engine.registry.retention import DocumentErasure
 from engine.registry.store import Reader, Store
 from schema.documents import DocumentStatus
-from schema.lines import LineEventKind, LineStatus
-from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure
+from schema.lines import LineEventKind
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed
 
 
 def state_of(store: Store) -> tuple[object, ...]:
@@ -101,25 +101,6 @@ def test_removed_reference_keeps_no_template(store, writer, enroll) -> None:
     assert store.counts()["references"] == 2
     assert store.counts()["live_references"] == 1
     assert store.documents_of([1, 2]) == {2: changes.documents[1].id}
-
-
-def test_erased_document_loses_everything_that_names_its_holder(store, writer, enroll) -> None:
-    changes = committed(writer, enroll(writer, 2))
-    document, line = changes.documents[0], changes.lines[0]
-    writer.commit(erasure(changes, 0, 3))
-    record = store.documents_by_id([document.id])[document.id]
-    assert record.status is DocumentStatus.ERASED
-    assert (record.lookup, record.name_lookup, record.expires_on) == (None, None, None)
-    assert record.reference_ids == ()
-    assert store.documents([document.lookup]) == {}
-    assert store.lines_in_use([line.msisdn_lookup]) == {}
-    assert store.numbers([line.id]) == {}
-    (closed,) = store.lines_of(document.id)
-    assert closed.status is LineStatus.CLOSED
-    assert closed.closed_at is not None
-    assert store.identity(changes.documents[1].id) == changes.documents[1].identity
-    # The same document may be enrolled again, as anybody's.
-    writer.commit([ENTRY, replace(document, id=new_id())])
 
 
 def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -> None:

@@ -265,7 +265,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=ROWS,
     lines=st.lists(st.tuples(AGES, st.booleans()), max_size=2),
@@ -307,6 +307,7 @@ def check_schedule(
     assert set(shown) == {line for line, *_ in model.lines} - model.gone
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_under_any_schedule_and_clock_exactly_what_is_due_expires(builder, store) -> None:
     model = Model()
     check_schedule(builder, store, model)
