@@ -36,7 +36,7 @@ from bench.core.reports import (
 )
 from bench.suites.accuracy import CAUSES, DEGRADED, HELD_OUT, LOSSES, REPEATS, TOLD
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
-from engine.accuracy.evaluate import list_galleries
+from engine.accuracy.evaluate import find_point, list_galleries
 from engine.accuracy.evaluation_report import draw_det, open_panels, save_figure, write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.errors import RateUnsupported, RequestError
@@ -50,6 +50,7 @@ from serving.settings.settings import Settings, node_environment
 
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
+GAIN_RATES = (1e-3, 1e-4, 1e-5)
 LOOKED_AT = 16
 """Pairs flagged in the half of LFW, all of which were reviewed by hand."""
 GOOD, BAD, NEEDLESS = "#0072B2", "#CC3311", "#E69F00"
@@ -93,7 +94,7 @@ def read_evaluation(reports: Path) -> Evaluated:
         raise RequestError(f"cannot read {EVALUATION}: {error.strerror}") from error
     except ValueError as error:
         raise RequestError(f"{EVALUATION} is none: write it by `evaluate --json`") from error
-    needed = ("fusion", "quality_bands", "lowest_fmr")
+    needed = ("quality_bands", "lowest_fmr")
     missing = [name for name in needed if not report.get(name)]
     if missing:
         raise RequestError(f"{EVALUATION} lacks {missing[0]}: evaluate all of LFW")
@@ -120,8 +121,10 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
         "fused_review": power(fused.fmr_at(review).value),
         "rates": write_section("rates", report),
         "acquisition": write_section("acquisition", report["acquisition"]),
-        "fusion": write_section("fusion", report["fusion"]),
-        "fusion_words": write_section("fusion_words"),
+        "gain": {
+            rate: [find_point(calibration.curve(kind).points, rate) for kind in Comparison]
+            for rate in GAIN_RATES
+        },
         "generalised": describe_generalised(report),
         "galleries_words": write_section("galleries_words"),
         "galleries": write_section("galleries", list_curves(calibration)),

@@ -1,7 +1,4 @@
-"""`sosie evaluate`: error rates of an extractor on a folder of photographs of known people.
-
-The gain of a second photograph is the FNMR with one and with two of them on either side.
-"""
+"""`sosie evaluate`: error rates of an extractor on a folder of photographs of known people."""
 
 from __future__ import annotations
 
@@ -43,24 +40,18 @@ from engine.accuracy.pair_scores import (
     compare_all,
     compare_mated,
     find_close_strangers,
-    fuse,
     limit_photographs,
     lowest_rate,
     require_support,
     single_templates,
-    threshold_at,
     thresholds_at,
-    wilson_interval,
 )
 from engine.errors import RequestError
-from engine.matching.calibration import ComparedPeople, OperatingPoint
-from schema.decisions import Comparison
+from engine.matching.calibration import OperatingPoint
 
 GALLERIES = (10_000, 100_000, 1_000_000)
 FPIR = 0.1
 """Share of strangers' searches with a candidate."""
-FUSION_RATES = (1e-3, 1e-4, 1e-5)
-ROUNDS = 20
 
 
 class RatePoint(Struct, frozen=True):
@@ -72,66 +63,10 @@ class RatePoint(Struct, frozen=True):
     high: float
 
 
-class FusionPoint(RatePoint, frozen=True):
-    """FNMR at an FMR, over all rounds; the interval counts people, not comparisons."""
-
-    fmr: float
-
-
-class FusionGain(ComparedPeople, frozen=True):
-    """Points of each kind of comparison over the same people and photographs."""
-
-    points: dict[Comparison, tuple[FusionPoint, ...]]
-
-
-def compare_fusion(singles: TemplateSet, *, rounds: int = ROUNDS) -> FusionGain | None:
-    """Compare single and fused templates of people with four photographs, drawn in each round.
-
-    One against one, two fused against one, two fused against the two others fused; the sides share
-    no photograph. Each person has a mated comparison per round, and non-mated ones with all others.
-    `None` where fewer than two people have four photographs.
-    """
-    starts = singles.starts()
-    people = np.flatnonzero(np.diff(starts) >= 4)
-    if len(people) < 2:
-        return None
-    rng = np.random.default_rng(0)
-    scores: dict[Comparison, list[NDArray[np.float32]]] = {kind: [] for kind in Comparison}
-    for _ in range(rounds):
-        rows = np.stack(
-            [starts[p] + rng.permutation(starts[p + 1] - starts[p])[:4] for p in people]
-        )
-        one, two, other, another = (singles.vectors[rows[:, k]] for k in range(4))
-        fused = fuse(one, two)
-        scores[Comparison.ONE_TO_ONE].append(one @ other.T)
-        scores[Comparison.FUSED_TO_ONE].append(fused @ other.T)
-        scores[Comparison.FUSED].append(fused @ fuse(other, another).T)
-    points = {kind: _fusion_points(np.stack(each)) for kind, each in scores.items()}
-    pairs = rounds * len(people)
-    return FusionGain(len(people), pairs, pairs * (len(people) - 1), points)
-
-
-def _fusion_points(scores: NDArray[np.float32]) -> tuple[FusionPoint, ...]:
-    """Of scores float32[rounds, people, people], those of one person on the diagonals."""
-    people = scores.shape[1]
-    mated = scores.diagonal(axis1=1, axis2=2).ravel()
-    nonmated = scores[:, ~np.eye(people, dtype=bool)].ravel()
-    points = []
-    for rate in FUSION_RATES:
-        if rate < lowest_rate(len(nonmated)):
-            continue
-        threshold = threshold_at(nonmated, rate)
-        fnmr = float((mated < threshold).mean())
-        # Rounds reduce the noise of the figure, but add no people.
-        low, high = wilson_interval(round(fnmr * people), people)
-        points.append(FusionPoint(threshold, fnmr, min(low, fnmr), max(high, fnmr), rate))
-    return tuple(points)
-
-
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FORMAT = 6
+FORMAT = 7
 """Format version of `to_dict`."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
@@ -263,9 +198,8 @@ class Evaluation:
     `points` run down from FMR 0.1 to the lowest supported rate, over the `mated_pairs` and
     `nonmated_pairs` of at most eight photographs of a person, in which people are weighed
     (`PairScores`); the intervals come from a bootstrap over people. `generalised`: FNMR at
-    TABLE_RATES with failures to acquire as misses. `fusion` is None where too few people
-    have four photographs. `embeddings` and `flagged` hold paths, which may name
-    people; `to_dict` includes them only on request.
+    TABLE_RATES with failures to acquire as misses. `embeddings` and `flagged` hold paths, which may
+    name people; `to_dict` includes them only on request.
     """
 
     model_digest: str
@@ -276,7 +210,6 @@ class Evaluation:
     nonmated_pairs: int
     points: tuple[OperatingPoint, ...]
     generalised: dict[str, Share | None]
-    fusion: FusionGain | None
     conditions: Conditions
     flagged: Flagged
     extract_s: float = 0.0
@@ -296,7 +229,7 @@ class Evaluation:
 
     def point_at(self, fmr: float) -> OperatingPoint | None:
         """The operating point of this rate, None where the data do not support it."""
-        return _find_point(self.points, fmr)
+        return find_point(self.points, fmr)
 
     def to_dict(self, *, with_failed: bool = False, with_flagged: bool = False) -> dict[str, Any]:
         """The JSON of `sosie evaluate`; a rate that is not supported is null."""
@@ -320,7 +253,6 @@ class Evaluation:
             "generalised_fnmr_at_fmr": self.generalised,
             "det": self.points,
             "galleries": {str(size): one for size, one in list_galleries(self.points)},
-            "fusion": self.fusion,
             "common_fmr": self.conditions.common_fmr,
             "common_threshold": self.conditions.threshold,
             "quality_bands": self.conditions.quality,
@@ -386,7 +318,7 @@ def _judge(
     mated = compare_mated(singles)
     flagged = flag_strangers(singles, mated.scores, scores.nonmated)
     points = _draw_points(scores)
-    found = {name: _find_point(points, rate) for name, rate in TABLE_RATES.items()}
+    found = {name: find_point(points, rate) for name, rate in TABLE_RATES.items()}
     thresholds = {name: None if one is None else one.threshold for name, one in found.items()}
     return Evaluation(
         model_digest=model,
@@ -397,7 +329,6 @@ def _judge(
         nonmated_pairs=len(scores.nonmated),
         points=points,
         generalised=generalise_fnmr(embeddings, mated, singles.people, thresholds),
-        fusion=compare_fusion(singles),
         conditions=measure_conditions(embeddings, singles, scores, labels, fmr),
         flagged=flagged,
     )
@@ -410,7 +341,8 @@ def _draw_points(scores: PairScores) -> tuple[OperatingPoint, ...]:
     return operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)))
 
 
-def _find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:
+def find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:
+    """The operating point of this rate, None where there is none."""
     return next((p for p in points if abs(p.fmr / fmr - 1) < 1e-6), None)
 
 

@@ -39,13 +39,13 @@ MEASURE_NAMES = {
 MIN_PERCENT = 1e-2
 
 
-def share(found: Report | None, refused: str | None = None, named: str = "value") -> str:
+def share(found: Report | None, refused: str | None = None) -> str:
     """A share with its interval, `at most` where nothing happened, or why there is none."""
     if found is None:
         return f"not given: {refused}" if refused else DASH
-    if not found[named]:
+    if not found["value"]:
         return f"0 (at most {percent(found['high'])})"
-    return f"{percent(found[named])} ({span(found['low'], found['high'])})"
+    return f"{percent(found['value'])} ({span(found['low'], found['high'])})"
 
 
 def rate(found: Report | None, refused: str | None = None) -> str:

@@ -67,12 +67,6 @@ def thresholds_at(
     return np.nextafter(-best.astype(np.float32), np.float32(np.inf))
 
 
-def threshold_at(nonmated: NDArray[np.float32], rate: float) -> float:
-    """The smallest threshold whose FMR is at most `rate`; raises `RateUnsupported`."""
-    require_support(rate, len(nonmated))
-    return float(thresholds_at(nonmated, np.array([rate]))[0])
-
-
 def wilson_interval(events: float, trials: float) -> tuple[float, float]:
     """The 95 % score interval of a share of independent trials (Wilson 1927)."""
     z = 1.959964

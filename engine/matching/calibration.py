@@ -75,21 +75,16 @@ class OperatingPoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fnmr_high: float
 
 
-class ComparedPeople(Struct, frozen=True):
-    """The people and pairs of photographs that rates were measured on."""
-
-    people: int
-    mated_pairs: int
-    nonmated_pairs: int
-
-
-class CalibrationCurve(ComparedPeople, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CalibrationCurve(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Operating points of one kind of comparison, FMR falling and thresholds rising.
 
     `stranger_pairs` counts pairs of different people, however many photographs they have;
     `highest_nonmated` is the highest score that two of them reached.
     """
 
+    people: int
+    mated_pairs: int
+    nonmated_pairs: int
     stranger_pairs: int
     highest_nonmated: float
     points: tuple[OperatingPoint, ...]

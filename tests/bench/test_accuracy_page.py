@@ -50,8 +50,8 @@ def test_a_report_of_a_part_or_none_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match=r"cannot read evaluation\.json"):
         build_model_card(tmp_path)
     report = json.loads((REPORTS / "evaluation.json").read_text("utf-8"))
-    (tmp_path / "evaluation.json").write_text(json.dumps(report | {"fusion": None}), "utf-8")
-    with pytest.raises(RequestError, match="lacks fusion"):
+    (tmp_path / "evaluation.json").write_text(json.dumps(report | {"quality_bands": None}), "utf-8")
+    with pytest.raises(RequestError, match="lacks quality_bands"):
         build_model_card(tmp_path)
 
 

@@ -12,7 +12,7 @@ from engine.accuracy.pair_scores import (
     compare_mated,
     find_close_strangers,
     single_templates,
-    threshold_at,
+    thresholds_at,
 )
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -21,7 +21,7 @@ Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 def judge(vectors: np.ndarray, people: np.ndarray, group: np.ndarray) -> AttributeReport:
     """`group` of each photograph, at FMR 1e-2 over all."""
     singles = single_templates(vectors, people)
-    threshold = threshold_at(compare_all(singles).nonmated, 1e-2)
+    threshold = float(thresholds_at(compare_all(singles).nonmated, np.array([1e-2]))[0])
     sample = GroupSample(
         singles=singles,
         places=np.arange(len(people)),

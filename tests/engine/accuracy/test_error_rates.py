@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.accuracy.pair_scores import (
-    lowest_rate,
-    require_support,
-    threshold_at,
-    thresholds_at,
-    wilson_interval,
-)
+from engine.accuracy.pair_scores import lowest_rate, require_support, thresholds_at, wilson_interval
 from engine.errors import RateUnsupported
 
 cosines = st.integers(-20, 20).map(lambda tenth: tenth / 20)
@@ -35,13 +29,6 @@ def test_ten_pairs_above_the_threshold_support_a_rate_and_nine_do_not() -> None:
         require_support(1e-6, 1_000_000)
     with pytest.raises(RateUnsupported, match=r"lowest is 1\.1e-05"):
         require_support(1e-5, 900_000)
-
-
-def test_an_unsupported_threshold_is_refused_not_guessed() -> None:
-    scores = np.linspace(-1, 1, 1000, dtype=np.float32)
-    assert threshold_at(scores, 0.01) == pytest.approx(0.98, abs=1e-3)
-    with pytest.raises(RateUnsupported):
-        threshold_at(scores, 0.001)
     assert lowest_rate(0) == np.inf
 
 

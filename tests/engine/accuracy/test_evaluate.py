@@ -74,6 +74,3 @@ def test_a_part_of_lfw_reaches_what_the_whole_does(lfw, extractor, tmp_path) -> 
     assert at_1e_3 is not None
     assert at_1e_3.fnmr <= 0.02
     assert at_1e_3.threshold == pytest.approx(0.29, abs=0.03)
-    assert found.fusion is not None
-    single, _, fused = (points[0] for points in found.fusion.points.values())
-    assert fused.fnmr <= single.fnmr
