@@ -114,6 +114,7 @@ class DeliveryKeeper(PeriodicJob):
     def _start(self) -> None:
         if self._child is not None:
             self._log.warning("webhooks_worker_ended", code=self._child.returncode)
+            self._end()
         command = [sys.executable, "-m", PROCESS_MODULE]
         child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
         assert child.stdin is not None

@@ -1,13 +1,9 @@
 """The Extractor on a CUDA device; skipped, and said so, where there is none."""
 
-import sys
-import time
-
 import numpy as np
 import pytest
 
 from engine.errors import RuntimeMissing
-from engine.faces.embedder import Embedder
 from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
 from engine.models.catalog import builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
@@ -45,19 +41,3 @@ def test_cuda_batch_equals_the_cpus(extractor, photo, precision: str, tolerance:
             assert one.vector is not None
             assert other.vector is not None
             assert np.abs(one.vector - other.vector).max() < tolerance
-
-
-def test_faces_per_second_by_batch_size(capsys) -> None:
-    card = builtin_card("sface")
-    embedder = Embedder(open_session(card, CUDA), card)
-    rng = np.random.default_rng(0)
-    for size in (1, 8, 32, 128, 256):
-        crops = rng.integers(0, 256, (size, 112, 112, 3)).astype(np.uint8)
-        embedder.embed(crops)
-        start, repeats = time.perf_counter(), 20
-        for _ in range(repeats):
-            vectors = embedder.embed(crops)
-        faces_per_s = size * repeats / (time.perf_counter() - start)
-        assert vectors.shape == (size, 128)
-        with capsys.disabled():
-            sys.stdout.write(f"batch {size}: {faces_per_s:.0f} faces/s\n")

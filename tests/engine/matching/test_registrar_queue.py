@@ -22,7 +22,6 @@ from engine.errors import (
     Overloaded,
     SchemaMismatch,
     SosieError,
-    StorageFull,
 )
 from engine.matching.lines import close_line
 from engine.matching.registrar import (
@@ -35,7 +34,6 @@ from engine.matching.registrar import (
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry.audit import AuditEntry
 from engine.registry.database import restructuring
-from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
@@ -198,19 +196,6 @@ def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab, busy) -> N
         with pytest.raises(GalleryBehind):
             registrar.run(lambda *_: None)
     assert lab.store.counts()["enrollments"] == 0
-
-
-def test_those_who_fail_in_one_batch_get_an_error_each(lab, busy, monkeypatch) -> None:
-    def fail(*_: object) -> None:
-        raise StorageFull("the disk is full")
-
-    with lab.registrar() as registrar:
-        monkeypatch.setattr(Writer, "commit", fail)
-        with busy(registrar):
-            futures = [registrar.submit(lab.request()) for _ in range(2)]
-        first, second = (future.result(120) for future in futures)
-        assert (type(first), type(second)) == (StorageFull, StorageFull)
-        assert first is not second
 
 
 KEYS, OUTLETS, ROUNDS = 8, 5, 16

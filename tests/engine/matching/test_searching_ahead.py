@@ -2,9 +2,8 @@
 
 import random
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -13,8 +12,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from engine import batching
-from engine.errors import DeadlinePassed, StorageFull
+from engine.errors import StorageFull
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.order import replay
 from engine.matching.comparison import fuse_vectors
@@ -212,20 +210,3 @@ def test_a_search_ahead_that_fails_is_made_again_and_one_before_a_failed_commit_
             third = registrar.submit(lab.request(person))
             gallery.await_search()
         assert third.result(WAIT_S).reasons == (Reason.DUPLICATE_IDENTITY,)
-
-
-def test_what_was_searched_for_is_still_given_up_and_late_until_its_batch_is_taken(
-    lab, busy, monkeypatch
-) -> None:
-    gallery = WatchedGallery()
-    with lab.registrar(gallery=gallery) as registrar:
-        with busy(registrar):
-            given_up, late = (registrar.submit(lab.request(), timeout_s=60) for _ in range(2))
-            gallery.await_search()
-            assert given_up.cancel()
-            later = time.monotonic() + 3600
-            monkeypatch.setattr(batching, "monotonic", lambda: later)
-        with pytest.raises(CancelledError):
-            given_up.result(WAIT_S)
-        assert isinstance(late.result(WAIT_S), DeadlinePassed)
-    assert lab.store.counts()["enrollments"] == 0

@@ -21,7 +21,7 @@ class Relay:
     """Passes connections on to a port; each plan says what becomes of the next connection.
 
     `pass` lets it be, `cut` closes it when the answer to its first request comes, `refuse` closes
-    it at once, `hang` never answers.
+    it at once.
     """
 
     def __init__(self, port: int, plans: list[str]) -> None:
@@ -44,8 +44,6 @@ class Relay:
         self.connections += 1
         plan = self._plans.pop(0) if self._plans else "pass"
         with suppress(ConnectionError, asyncio.CancelledError):
-            if plan == "hang":
-                await asyncio.sleep(60)
             if plan in {"pass", "cut"}:
                 await self._join(reader, writer, is_cut=plan == "cut")
         await _shut(writer)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.client import ApiError, AsyncClient, Client, Unavailable
+from serving.client import ApiError, AsyncClient, Client, Options, Unavailable
 from tests.serving.api.conftest import Service
 
 
@@ -20,12 +20,12 @@ class Flaky:
     def __init__(self, app: Any, *faults: tuple[int, bytes, dict[str, str]]) -> None:
         self._app, self._faults = app, list(faults)
         self.keys: list[str] = []
-        self.correlators: list[str] = []
+        self.traces: list[tuple[str, str]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         self.keys.append(headers.get("idempotency-key", ""))
-        self.correlators.append(headers["x-correlator"])
+        self.traces.append((headers["x-correlator"], headers.get("traceparent", "")))
         if not self._faults:
             await self._app(scope, receive, send)
             return
@@ -55,12 +55,11 @@ def test_an_answer_that_was_cut_off_after_the_commit_is_fetched_by_the_retry(
     assert answer.idempotency_key == sent.idempotency_key
 
 
-def test_a_connection_that_is_closed_or_hangs_is_tried_again(service, relay) -> None:
-    way = relay("refuse", "refuse", "hang")
-    # A connection that hangs has a share of the time, and a busy machine needs some of it too.
-    with client_of(service, way.url, "b1", timeout_s=20) as client:
+def test_a_connection_that_is_closed_is_tried_again(service, relay) -> None:
+    way = relay("refuse", "refuse")
+    with client_of(service, way.url, "b1") as client:
         assert client.whose_key().key_id
-    assert way.connections == 4
+    assert way.connections == 3
 
 
 def test_a_service_that_is_not_there_is_unavailable_within_the_time(service, relay) -> None:
@@ -78,10 +77,12 @@ def test_a_proxys_plain_text_500_and_a_429_are_tried_again_with_the_same_key(
     flaky = Flaky(service.app, HAPROXY, BUSY)
     sent = make_activation(msisdn="+8613800138003")
     with client_of(service, listen(flaky), "b1") as client:
-        answer = client.enroll(sent)
+        answer = client.enroll(sent, Options(traceparent="00-1-2-01"))
     assert answer.idempotency_key == sent.idempotency_key
     assert flaky.keys == [sent.idempotency_key] * 3
-    assert len(set(flaky.correlators)) == 1
+    [(correlator, traceparent)] = set(flaky.traces)
+    assert correlator
+    assert traceparent == "00-1-2-01"
 
 
 def test_without_retries_the_first_failure_is_told_with_its_key(

@@ -17,14 +17,19 @@ from serving.api.request import Request
 from serving.errors import Busy
 from tests.serving.api.middleware.conftest import Answer, Rig, begin, echo
 
+CHUNKED = {"content-length": "-", "transfer-encoding": "chunked"}
 OF_ONE_KEY = 2
 """Bodies of the largest size that one key may hold while nobody else holds any."""
 
 
 def test_a_body_comes_in_pieces() -> None:
     assert Rig(echo).ask(b"abc", b"", b"de").json == {"size": 5}
-    chunked = {"content-length": "-", "transfer-encoding": "chunked"}
-    assert Rig(echo).ask(b"abc", b"de", headers=chunked).json == {"size": 5}
+    assert Rig(echo).ask(b"abc", b"de", headers=CHUNKED).json == {"size": 5}
+
+
+def test_an_endless_body_is_cut_off() -> None:
+    answer = Rig(echo, max_body_mib=0.001).ask(*[b"x" * 500] * 4, 9.0, b"x", headers=CHUNKED)
+    assert (answer.status, answer.json["code"]) == (413, "REQUEST.BODY_TOO_LARGE")
 
 
 @pytest.mark.parametrize("length", ["abc", "-1", "+3", "3, 3", "", "²"])
