@@ -30,13 +30,10 @@ from tests.waiting import wait_until
 READY_WITHIN_S = 300
 KEYS = {
     "blue": ("--role", "carrier", "--carrier", "blue"),
-    "fraud": ("--role", "fraud", "--person", "kim"),
-    "second": ("--role", "fraud", "--person", "lee"),
     "operator": ("--role", "operator", "--person", "ops"),
 }
 MAX_BODY = "max_body_mib = 31"
 """In the file given as `--config`; the home's own leaves it at 32."""
-WEBHOOK_WORKER = "serving.cluster.processes"
 RETRIED = frozenset({408, 409, 429, 503})
 
 
@@ -119,15 +116,6 @@ class Served:
         for pid in doomed:
             os.kill(pid, signal.SIGKILL)
         return gone
-
-    def kill_webhook_worker(self) -> None:
-        """SIGKILL to what delivers events, once it runs."""
-
-        def find() -> list[int]:
-            family = list_descendants(self.process.pid)
-            return [one.pid for one in family if WEBHOOK_WORKER in one.words]
-
-        os.kill(wait_until(find)[0], signal.SIGKILL)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -215,7 +203,6 @@ def served(serve_home, start_serve) -> Iterator[Served]:
             "SOSIE_SERVE__RATE_LIMIT": "0",
             "SOSIE_LIMITS__HOLDER_FAILURES": "0",
             "SOSIE_LIMITS__HOLDER_SHOWN": "0",
-            "SOSIE_WEBHOOKS__CARRIER_NETWORKS": '{"blue": ["127.0.0.0/8"]}',
         }
         settings = home.with_name("cluster.toml")
         own = (home / SETTINGS_FILE).read_text()

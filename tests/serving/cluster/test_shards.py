@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from serving.cluster.shards import (
     open_ray_shards,
     shard_opener,
 )
-from serving.settings.settings import make_settings
+from serving.settings.settings import Settings, make_settings
 from tests.indexes.freed_memory import count_in_memory, forms_of
 from tests.serving.cluster.two_nodes import (
     DIM,
@@ -51,6 +51,7 @@ from tests.serving.cluster.two_nodes import (
     Nodes,
     Rows,
     likenesses,
+    nodes_of,
     unit_rows,
 )
 from tests.waiting import wait_until
@@ -107,6 +108,32 @@ def test_each_node_has_a_shard_and_the_answers_are_exact(nodes) -> None:
         index.compact()
         assert index.account().references == 2000
         assert_exact(index, ids[1000:], rows[1000:])
+    index.close()
+    for call in (index.shards[0].count, lambda: index.shards[0].vectors(np.arange(10**6))):
+        with pytest.raises(ShardLost, match="closed"):
+            call().result()
+
+
+def test_another_shard_that_new_settings_want_takes_its_share(nodes) -> None:
+    wanted = [1]
+
+    def read_settings() -> Settings:
+        return make_settings({"gallery": {"shards": wanted[0]}})
+
+    opener = shard_opener(read_settings(), PATIENT, read_settings)
+    ids, rows = np.arange(1000), unit_rows(1000)
+    assert opener is not None
+    with opener(replace(PLAN, virtual_shards=8)) as index:
+        index.add(ids, rows)
+        wanted[0] = 2
+        assert index.open_copy is not None
+        index.append(index.open_copy(index.read_wanted() - 1))
+        for virtual_shard in range(4):
+            index.begin_move(virtual_shard, 1)
+            index.copy_moving(lambda: None)
+            index.finish_move(1, "h")
+        assert min(each.count().result() for each in index.shards) > 0
+        assert_exact(index, ids, rows)
 
 
 def test_a_refusal_of_a_shard_arrives_with_its_type_and_breaks_nothing(nodes) -> None:
@@ -175,19 +202,6 @@ def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
         open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
     open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
-
-
-def test_a_closed_gallery_says_so_and_closes_again(nodes) -> None:
-    index = open_ray_shards(PLAN, 2, PLACING, PATIENT)
-    index.close()
-    index.close()
-    for call in (
-        lambda: index.search(unit_rows(1), 1),
-        lambda: index.shards[0].count().result(),
-        lambda: index.shards[0].vectors(np.arange(10**6)).result(),
-    ):
-        with pytest.raises(ShardLost, match="closed"):
-            call()
 
 
 def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes) -> None:
@@ -407,31 +421,6 @@ def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_
         assert_exact(index, np.arange(100), unit_rows(100))
 
 
-def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes) -> None:
-    with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
-        (copied,) = index.shards
-        assert index.open_copy is not None
-        assert isinstance(copied, ReplicatedShard)
-        assert len(nodes_of(copied)) == 2
-        nodes.lose_second()
-        try:
-            wait_until(lambda: index.wanting == [copied] and living_nodes() == 1)
-            with pytest.raises(ShardLost, match="waiting for gallery shards"):
-                index.open_copy(0)
-            assert index.wanting == [copied]
-        finally:
-            nodes.bring_back()
-            wait_until(lambda: living_nodes() == 2)
-
-        def is_whole() -> bool:
-            with suppress(ShardLost):
-                copied.attach(index.open_copy(0))
-            return index.wanting == []
-
-        wait_until(is_whole)
-        assert len(nodes_of(copied)) == 2
-
-
 def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
     own = replace(PLAN, content="one:of copies on one node", epoch=1)
     # A node that has just come back starts its first actor slowly.
@@ -451,12 +440,3 @@ def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
         assert isinstance(copied, ReplicatedShard)
         assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
         assert len(nodes_of(copied)) == 2
-
-
-def living_nodes() -> int:
-    return sum(node["Alive"] for node in ray.nodes())
-
-
-def nodes_of(copied: ReplicatedShard) -> set[str]:
-    copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
-    return {copy.actor.place.node for copy in copies}

@@ -12,8 +12,8 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from indexes.sharding.shards import ShardPlan
-from serving.cluster.shards import Placing, Timing
+from indexes.sharding.shards import ReplicatedShard, ShardPlan
+from serving.cluster.shards import Placing, RayShard, Timing
 
 DIM = 128
 PLAN = ShardPlan("exact8", DIM)
@@ -103,3 +103,8 @@ def likenesses(rows: Rows, seed: int) -> Rows:
     blurred = rows + noise
     unit: Rows = (blurred / np.linalg.norm(blurred, axis=1, keepdims=True)).astype(np.float32)
     return unit
+
+
+def nodes_of(copied: ReplicatedShard) -> set[str]:
+    copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
+    return {copy.actor.place.node for copy in copies}
