@@ -35,7 +35,7 @@ from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image
 from engine.faces.liveness_judge import Judged, LivenessJudge
-from engine.faces.quality import Quality, find_problems, is_dark, judge_clarity, measure_quality
+from engine.faces.quality import Quality, find_problems, judge_clarity, judge_light, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
 from schema.options import QUALITY_LIMITS, QualityLimits
@@ -264,8 +264,8 @@ class Extractor:
     ) -> Extraction:
         """Align the main face and measure it."""
         if not faces:
-            dark = (Reason.TOO_DARK,) if is_dark(image.pixels) else ()
-            return Extraction(image.size_px, (*dark, Reason.NO_FACE), stages)
+            problems = (*judge_light(image.pixels), Reason.NO_FACE)
+            return Extraction(image.size_px, problems, stages)
         start = time.perf_counter()
         main = choose_main_face(faces, image.size_px)
         face = self._look_closer(image, faces[main])

@@ -45,9 +45,10 @@ _PLAIN, _TINTED, _UNEVEN, _SOFT = 0.35, 0.1, 0.75, 0.47
 _SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
 # By so much more the vector has to be long where one of these shows.
 _RAISED, _SUSPECT = 0.04, frozenset({Reason.TOO_DARK, Reason.FACE_COVERED, Reason.BLURRED})
-_WHITE, _NIGHT = 250, 16
-# A face that is burnt out and so bright all over is not lit by a lamp in one place.
-_BRIGHT = 0.72
+_WHITE, _NIGHT, _WASHED_OUT = 250, 16, 0.5
+# A face that is burnt out in more than a spot, or so bright beside it, is not lit by a lamp in one
+# place.
+_LARGEST_SPOT, _BRIGHT = 0.35, 0.72
 
 # Points of the crop from forehead to chin and ear to ear.
 _WHOLE_FACE = np.stack(
@@ -197,11 +198,14 @@ def judge_clarity(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
 def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
     """The first cause of which there is a sign; UNCLEAR for none."""
     is_covered = quality.lower_texture < _PLAIN or quality.lower_tint > tinted
+    burnt = quality.burnt_share
+    is_bright = burnt > _LARGEST_SPOT or quality.exposure - burnt > _BRIGHT * (1 - burnt)
     signs = {
         Reason.FACE_TOO_SMALL: quality.inter_eye_px < _SMALL_PX,
         Reason.FACE_CUT: quality.cut_share > _CUT_SHARE,
         Reason.TOO_DARK: quality.exposure < _DARK,
-        Reason.GLARE: quality.burnt_share > _BURNT_SHARE,
+        Reason.TOO_BRIGHT: burnt > _BURNT_SHARE and is_bright,
+        Reason.GLARE: burnt > _BURNT_SHARE,
         Reason.COMPRESSED: quality.detail_bytes < _DETAIL_BYTES,
         Reason.FACE_COVERED: is_covered,
         Reason.SIDE_LIGHT: quality.evenness < uneven,
@@ -210,11 +214,14 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
     return next((reason for reason, shows in signs.items() if shows), Reason.UNCLEAR)
 
 
-def is_dark(pixels: Pixels) -> bool:
-    """True where the middle of a picture uint8[h, w, 3] is so dark that no face can be found."""
+def judge_light(pixels: Pixels) -> tuple[Reason, ...]:
+    """The light in the middle of a picture uint8[h, w, 3] that lets no face be found there."""
     height, width = pixels.shape[:2]
     top, left = height // 3, width // 3
-    return float(pixels[top : height - top, left : width - left].mean()) < _NIGHT
+    middle = pixels[top : height - top, left : width - left]
+    if middle.mean() < _NIGHT:
+        return (Reason.TOO_DARK,)
+    return (Reason.TOO_BRIGHT,) if (middle >= _WHITE).mean() > _WASHED_OUT else ()
 
 
 def _measure_cut(landmarks_px: NDArray[np.float32], size_px: tuple[int, int]) -> float:

@@ -131,10 +131,11 @@ def test_a_small_face_on_a_card_that_lies_askew_is_turned_upright(
     assert vector(extracted) @ vector(portrait) > 0.8
 
 
-def test_of_a_picture_too_dark_for_any_face_the_dark_is_told_first(extractor, encode) -> None:
-    dark, grey = (np.full((200, 200, 3), level, dtype=np.uint8) for level in (5, 128))
-    told = [getattr(one, "problems", ()) for one in extractor.extract([encode(dark), encode(grey)])]
-    assert told == [(Reason.TOO_DARK, Reason.NO_FACE), (Reason.NO_FACE,)]
+def test_of_a_picture_too_dark_or_bright_for_any_face_this_is_told_first(extractor, encode) -> None:
+    files = [encode(np.full((200, 200, 3), level, dtype=np.uint8)) for level in (5, 128, 252)]
+    told = [getattr(one, "problems", ()) for one in extractor.extract(files)]
+    dark, bright = (Reason.TOO_DARK, Reason.NO_FACE), (Reason.TOO_BRIGHT, Reason.NO_FACE)
+    assert told == [dark, (Reason.NO_FACE,), bright]
 
 
 def test_two_people_are_several_faces(extractor, astronaut, encode) -> None:

@@ -194,6 +194,12 @@ def test_an_unclear_face_is_sent_back_for_the_cause_that_it_shows(
     assert find_problems(dataclasses.replace(shown, sharpness=0.3), QualityLimits()) == (cause,)
 
 
+def test_a_face_that_is_burnt_out_and_bright_all_over_is_too_bright_and_has_no_glare() -> None:
+    for burnt_share, exposure in ((0.4, 0.7), (0.3, 0.82)):
+        lit = dataclasses.replace(GOOD, clarity=0.77, burnt_share=burnt_share, exposure=exposure)
+        assert judge_clarity(lit, QualityLimits()) == (Reason.TOO_BRIGHT,)
+
+
 def test_a_small_face_is_too_small_before_it_is_compressed() -> None:
     shown = dataclasses.replace(GOOD, inter_eye_px=13.0, detail_bytes=80.0)
     reasons = (Reason.FACE_TOO_SMALL, Reason.COMPRESSED)
