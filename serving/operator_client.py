@@ -79,8 +79,9 @@ def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> 
     from serving.access.authentication import make_key  # noqa: PLC0415
 
     made, now = make_key(deployment.vault), utc_now()
-    fields = (made.id, made.digest, what, "operator", None, None, None, now)
-    key = ApiKey(*fields, expires_at=now + timedelta(hours=hours), person=actor)
+    fields = (made.id, made.digest, "operator", None, None, now)
+    ends = now + timedelta(hours=hours)
+    key = ApiKey(*fields, label=what, expires_at=ends, person=actor)
     deployment.store.add_api_key(key, actor=actor)
     url = find_address(deployment.home, deployment.settings.serve)
     try:

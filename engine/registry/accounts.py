@@ -241,38 +241,36 @@ SESSIONS = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key of the service; `digest` is all that is stored of the key itself, bound to what it may.
-
-    `carrier` and `outlet` are what the role is bound to; `rate_limit` is in items a second. A
-    `person` may have several keys; those of fraud teams and operators have one.
-    """
+class KeptSecret:
+    """The row of a secret that was given out; `digest` is all that is stored of the secret itself,
+    bound to what it may. `carrier` and `outlet` are what the role is bound to."""
 
     id: str
     digest: bytes = field(repr=False)
-    label: str
     role: str
     carrier: str | None
     outlet: str | None
-    rate_limit: float | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey(KeptSecret):
+    """A key of the service; `rate_limit` is in items a second. A `person` may have several keys;
+    those of fraud teams and operators have one."""
+
+    label: str = ""
+    rate_limit: float | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     person: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A sign-in by the identity provider; `digest` is as a key's, `seen_at` when it was used last,
-    to a minute. It ends at `expires_at` at the latest."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(KeptSecret):
+    """A sign-in by the identity provider; `seen_at` is when it was used last, to a minute. It ends
+    at `expires_at` at the latest."""
 
-    id: str
-    digest: bytes = field(repr=False)
     person: str
-    role: str
-    carrier: str | None
-    outlet: str | None
-    created_at: datetime
     expires_at: datetime
     seen_at: datetime
 

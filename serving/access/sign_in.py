@@ -238,10 +238,10 @@ class SignIn:
     def open_session(self, who: SignedIn) -> tuple[Session, NewKey]:
         """A new session of that person, whose text is for the cookie."""
         made, now = make_key(self._vault, Credential.SESSION), self._now()
-        lasts = timedelta(hours=self.settings.longest_h)
+        ends = now + timedelta(hours=self.settings.longest_h)
         grant = who.grant
-        bounds = (grant.role.value, grant.carrier, grant.outlet)
-        session = Session(made.id, made.digest, who.person, *bounds, now, now + lasts, now)
+        fields = (made.id, made.digest, grant.role.value, grant.carrier, grant.outlet, now)
+        session = Session(*fields, person=who.person, expires_at=ends, seen_at=now)
         return session, made
 
     @property

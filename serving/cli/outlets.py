@@ -277,14 +277,9 @@ def add_key(
     expires_at = None if expires_on is None else _read_expiry(expires_on, now)
     made = make_key(call.deployment.vault)
     key = ApiKey(
-        made.id,
-        made.digest,
-        label,
-        role.value,
-        carrier=carrier,
-        outlet=outlet,
+        *(made.id, made.digest, role.value, carrier, outlet, now),
+        label=label,
         rate_limit=rate_limit,
-        created_at=now,
         expires_at=expires_at,
         person=person,
     )

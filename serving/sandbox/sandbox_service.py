@@ -96,9 +96,9 @@ def make_sandbox(home: Path) -> dict[str, str]:
         store.close_outlet(CLOSED_OUTLET, actor=ACTOR)
         for name, (role, carrier_code, outlet_code) in KEYS.items():
             made = make_key(deployment.vault, is_of_sandbox=True)
-            fields = (made.id, made.digest, ACTOR, role, carrier_code, outlet_code, None, utc_now())
+            fields = (made.id, made.digest, role, carrier_code, outlet_code, utc_now())
             person = f"{ACTOR} {name}" if role in PERSONAL_ROLES else None
-            store.add_api_key(ApiKey(*fields, person=person), actor=ACTOR)
+            store.add_api_key(ApiKey(*fields, label=ACTOR, person=person), actor=ACTOR)
             keys[name] = made.text
         deployment_id = deployment.vault.deployment_id
     folder = home / PICTURE_FOLDER

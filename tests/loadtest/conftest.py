@@ -64,9 +64,9 @@ def service(tmp_path_factory) -> Iterator[Service]:
         for name, (role, carrier) in KEYS.items():
             made = make_key(deployment.vault)
             keys[name] = made.text
-            fields = (made.id, made.digest, name, role, carrier, None, None, utc_now())
+            fields = (made.id, made.digest, role, carrier, None, utc_now())
             person = name if role in PERSONAL_ROLES else None
-            deployment.store.add_api_key(ApiKey(*fields, person=person), actor="test")
+            deployment.store.add_api_key(ApiKey(*fields, label=name, person=person), actor="test")
         with serving(home, keys, deployment.extractor) as start:
             yield start()
 

@@ -179,8 +179,8 @@ def make_home() -> Iterator[tuple[Path, Path, dict[str, str]]]:
             deployment.store.add_outlet("r1", "red", actor="test")
             for name, carrier in {"b1": "blue", **dict.fromkeys(of_red, "red")}.items():
                 made = make_key(deployment.vault)
-                given = (made.id, made.digest, name, "outlet", carrier, name[:2], None)
-                deployment.store.add_api_key(ApiKey(*given, utc_now()), actor="test")
+                given = (made.id, made.digest, "outlet", carrier, name[:2], utc_now())
+                deployment.store.add_api_key(ApiKey(*given, label=name), actor="test")
                 keys[name] = made.text
         yield home, keys
 

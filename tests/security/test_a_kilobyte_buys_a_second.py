@@ -100,8 +100,8 @@ def test_pixels_count_against_the_rate_of_the_key(own_service, activation) -> No
     refused = {}
     for name, size in (("large", (4000, 3000)), ("small", (400, 300))):
         made = make_key(vault)
-        fields = (made.id, made.digest, name, "outlet", "red", "r1", 1.0, utc_now())
-        store.add_api_key(ApiKey(*fields), actor="test")
+        fields = (made.id, made.digest, "outlet", "red", "r1", utc_now())
+        store.add_api_key(ApiKey(*fields, rate_limit=1.0), actor="test")
         picture = cut_png(*size)
         body = activation(outlet="r1", live=picture, portrait=picture)
         answers = [

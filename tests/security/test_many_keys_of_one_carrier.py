@@ -45,10 +45,10 @@ def served(keyed_home, extractor, tmp_path_factory) -> Iterator[tuple[Any, int, 
     shutil.copytree(keyed_home[0], home)
     texts = []
     with Deployment(home, load_settings(home)) as deployment:
-        for number in range(MOST_KEYS):
+        for _ in range(MOST_KEYS):
             made = make_key(deployment.vault)
-            given = (made.id, made.digest, f"till {number}", "outlet", "red", "r1", None)
-            deployment.store.add_api_key(ApiKey(*given, utc_now()), actor="test")
+            given = (made.id, made.digest, "outlet", "red", "r1", utc_now())
+            deployment.store.add_api_key(ApiKey(*given), actor="test")
             texts.append(made.text)
     with serving(home, keyed_home[1], extractor) as start:
         service = start()

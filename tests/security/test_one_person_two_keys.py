@@ -51,7 +51,7 @@ def test_a_name_is_one_person_however_it_is_written(name: str) -> None:
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_nobody_is_named_so_that_they_could_pass_as_another(own_service, name: str) -> None:
     store, made = own_service.parts.store, make_key(own_service.parts.vault)
-    fields = (made.id, made.digest, "", "fraud", None, None, None, utc_now())
+    fields = (made.id, made.digest, "fraud", None, None, utc_now())
     known = len(store.api_keys())
     with pytest.raises(RequestError, match="write it in the letters of one script"):
         store.add_api_key(ApiKey(*fields, person=name), actor="cli:ops")
@@ -75,8 +75,8 @@ def keys(own_service) -> dict[str, str]:
     store, made = own_service.parts.store, {}
     for name, person in (("one", "Kim Lee"), ("other", " kim  LEE"), ("second", "Ada")):
         key = make_key(own_service.parts.vault)
-        fields = (key.id, key.digest, name, "fraud", None, None, None, utc_now())
-        store.add_api_key(ApiKey(*fields, person=person), actor="cli:ops")
+        fields = (key.id, key.digest, "fraud", None, None, utc_now())
+        store.add_api_key(ApiKey(*fields, label=name, person=person), actor="cli:ops")
         made[name] = key.text
     return made
 
@@ -122,7 +122,7 @@ def test_a_key_of_fraud_or_operators_is_a_persons_and_its_making_is_audited(
     store = own_service.parts.store
     made = make_key(own_service.parts.vault)
     for role in ("fraud", "operator"):
-        nobody = ApiKey(made.id, made.digest, "", role, None, None, None, utc_now())
+        nobody = ApiKey(made.id, made.digest, role, None, None, utc_now())
         with pytest.raises(RequestError, match="say whose"):
             store.add_api_key(nobody, actor="cli:ops")
     told = {

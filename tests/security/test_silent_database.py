@@ -255,7 +255,7 @@ def served(postgres_url, proxy, sosie, extractor, tmp_path) -> Iterator[Any]:
     with Deployment(home, load_settings(home)) as deployment:
         key = make_key(deployment.vault)
         role, carrier, outlet = KEYS["b1"]
-        row = ApiKey(key.id, key.digest, "b1", role, carrier, outlet, None, utc_now())
+        row = ApiKey(key.id, key.digest, role, carrier, outlet, utc_now())
         deployment.store.add_api_key(row, actor="test")
     with serving(home, {"b1": key.text}, extractor) as start:
         yield start()

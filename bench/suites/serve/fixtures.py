@@ -95,17 +95,8 @@ def make_home(path: Path, references: int, seed: int) -> Home:
 
 def _add_key(deployment: Deployment, caller: Principal) -> str:
     made = make_key(deployment.vault)
-    row = ApiKey(
-        id=made.id,
-        digest=made.digest,
-        label="bench",
-        role=caller.role.value,
-        carrier=caller.carrier,
-        outlet=None,
-        rate_limit=None,
-        created_at=utc_now(),
-        person=caller.person,
-    )
+    fields = (made.id, made.digest, caller.role.value, caller.carrier, None, utc_now())
+    row = ApiKey(*fields, label="bench", person=caller.person)
     deployment.store.add_api_key(row, actor="bench")
     return made.text
 

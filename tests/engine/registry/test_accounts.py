@@ -14,9 +14,9 @@ NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
 def session(place: int, person: str = "anna", **changes: object) -> Session:
-    lasts = timedelta(hours=10)
-    fields = ("fraud", None, None, NOW, NOW + lasts, NOW)
-    made = Session(f"s{place:011}", bytes([place] * 32), person, *fields)
+    fields = (f"s{place:011}", bytes([place] * 32), "fraud", None, None, NOW)
+    ends = NOW + timedelta(hours=10)
+    made = Session(*fields, person=person, expires_at=ends, seen_at=NOW)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

@@ -239,12 +239,12 @@ class World:
                 number=number, queue=new_id(), attempts=1, due_at=now, fault="status 503", at=now
             )
             assert webhooks.save("worker", [Progress(held, held.number, [waiting])]) == []
-            key = ApiKey(
-                f"key{place:09}", bytes(32), f"k{place}", "carrier", f"c{place}", None, None, now
-            )
+            fields = (f"key{place:09}", bytes(32), "carrier", f"c{place}", None, now)
+            key = ApiKey(*fields, label=f"k{place}")
             store.add_api_key(key, actor="test")
-            lasts = (now, now + DAY, now)
-            session = Session(f"s{place:011}", bytes(32), f"p{place}", "fraud", None, None, *lasts)
+            fields = (f"s{place:011}", bytes(32), "fraud", None, None, now)
+            lasts = {"expires_at": now + DAY, "seen_at": now}
+            session = Session(*fields, person=f"p{place}", **lasts)
             assert store.accounts.sign_in(session, f"u{place}", "c")
             self.webhooks.append(webhook.id)
             self.own(place, webhook.id, key.id, session.id, session.person)

@@ -55,7 +55,8 @@ DIGEST = bytes(range(32))
 
 def key_of(key_id: str, role: str, carrier: str | None, outlet: str | None) -> ApiKey:
     person = None if carrier else "Ann"
-    return ApiKey(key_id, DIGEST, "Till [3]", role, carrier, outlet, None, utc_now(), person=person)
+    fields = (key_id, DIGEST, role, carrier, outlet, utc_now())
+    return ApiKey(*fields, label="Till [3]", person=person)
 
 
 OF_AN_OUTLET = key_of("k1", "outlet", "red", "r1")

@@ -236,7 +236,7 @@ def older(database_url, vault, enroll, monkeypatch) -> Writes:
         store.add_carrier(Carrier("red", "Red"), actor="test")
         store.add_outlet("r1", "red", actor="test")
         for key_id, role, carrier in KEYS:
-            given = (key_id, OLD_DIGEST, "", role, carrier, None, None, utc_now())
+            given = (key_id, OLD_DIGEST, role, carrier, None, utc_now())
             store.add_api_key(ApiKey(*given, person="x"), actor="test")
         store.revoke_api_key("k3", actor="test")
         with store.writer() as writer:

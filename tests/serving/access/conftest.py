@@ -58,11 +58,9 @@ def add_key(store, vault) -> Callable[..., str]:
         fields = {
             "id": made.id,
             "digest": made.digest,
-            "label": "",
             "role": role,
             "carrier": carrier,
             "outlet": outlet,
-            "rate_limit": None,
             "created_at": datetime.now(UTC),
             "person": "ops" if role in ("fraud", "operator") else None,
         }

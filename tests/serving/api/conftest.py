@@ -56,9 +56,9 @@ def keyed_home(enrolled_home, sosie, tmp_path_factory) -> tuple[Path, dict[str, 
         for name, (role, carrier, outlet) in KEYS.items():
             made = make_key(deployment.vault)
             texts[name] = made.text
-            fields = (made.id, made.digest, name, role, carrier, outlet, None, utc_now())
+            fields = (made.id, made.digest, role, carrier, outlet, utc_now())
             person = name if role in PERSONAL_ROLES else None
-            deployment.store.add_api_key(ApiKey(*fields, person=person), actor="test")
+            deployment.store.add_api_key(ApiKey(*fields, label=name, person=person), actor="test")
     return home, texts
 
 

@@ -228,7 +228,7 @@ def test_two_people_are_two_people_however_each_has_signed_in(place, open_case) 
     case_id = open_case(service)
     made = make_key(service.parts.vault)
     store: Any = service.parts.store
-    fields = (made.id, made.digest, "", "fraud", None, None, None, utc_now())
+    fields = (made.id, made.digest, "fraud", None, None, utc_now())
     store.add_api_key(ApiKey(*fields, person="Anna"), actor="test")
     anna, bo = place.signed_in("u1"), place.signed_in("u2")
     path = f"/v1/cases/{case_id}"

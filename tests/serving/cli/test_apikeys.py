@@ -205,8 +205,9 @@ def test_accounts_are_listed_signed_out_and_forgotten(home, sosie) -> None:
     now, at = datetime.now(UTC), ("--home", home, "--json")
     with open_deployment(home) as deployment:
         made = make_key(deployment.vault, Credential.SESSION)
-        bounds = ("fraud", None, None, now, now + timedelta(hours=1), now)
-        session = Session(made.id, made.digest, "anna", *bounds)
+        fields = (made.id, made.digest, "fraud", None, None, now)
+        lasts = {"expires_at": now + timedelta(hours=1), "seen_at": now}
+        session = Session(*fields, person="anna", **lasts)
         assert deployment.store.accounts.sign_in(session, "subject", "c-1")
     [listed] = sosie("account", "list", *at).json["accounts"]
     assert (listed["person"], listed["sessions"]) == ("anna", 1)

@@ -37,8 +37,8 @@ def test_a_key_that_ends_keeps_what_was_typed_for_its_person_alone(browser, site
     texts = []
     for place in range(2):
         made = make_key(site.service.parts.vault)
-        fields = (made.id, made.digest, f"ends {place}", "fraud", None, None, None, utc_now())
-        store.add_api_key(ApiKey(*fields, person="Ends"), actor="test")
+        fields = (made.id, made.digest, "fraud", None, None, utc_now())
+        store.add_api_key(ApiKey(*fields, label=f"ends {place}", person="Ends"), actor="test")
         texts.append(made.text)
     site.keys["ends"] = texts[0]
     with visiting(browser, site) as visitor:
