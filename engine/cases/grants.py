@@ -114,13 +114,13 @@ def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> 
     lookup = registry.vault.look_up("msisdn", line.msisdn)
     if registry.lines_in_use([lookup]):
         raise CaseMoved("the number has come into use meanwhile: refuse the exception")
-    counts = registry.open_line_counts([record.id], asked.carrier)
-    if counts[record.id] >= outlet.line_limit:
+    counts = registry.open_line_counts([record.id])
+    if counts[record.id, asked.carrier] >= outlet.line_limit:
         raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
     limit = int(inputs.get("person_limit", 0))
     if limit and not registry.exemptions([record.id]):
         own = registry.people.same_person([record.id])[record.id]
-        if sum(registry.count_lines_in_use(sorted(own)).values()) >= limit:
+        if sum(registry.open_line_counts(sorted(own)).values()) >= limit:
             raise CaseMoved(
                 "the person has all the lines that one may have over all carriers: refuse the "
                 "exception"

@@ -119,8 +119,8 @@ class HolderComparison:
 
         def find() -> DocumentRecord:
             record = find_target(self.registry, target, utc_now().date())
-            carrier, ids = self.probe.carrier, [record.id]
-            if carrier is not None and not self.registry.open_line_counts(ids, carrier)[record.id]:
+            carrier, counts = self.probe.carrier, self.registry.open_line_counts([record.id])
+            if carrier is not None and not counts[record.id, carrier]:
                 raise NotFound(NOBODY)
             return record
 

@@ -394,7 +394,7 @@ class Accounts(Source):
         seen = update(SESSIONS).where(SESSIONS.c.id == session_id, SESSIONS.c.seen_at < now)
         with (
             changing(self._engine) as connection,
-            changing_rows(connection, self.vault, {SESSIONS: [session_id]}),
+            changing_rows(connection, self.vault, SESSIONS, [session_id]),
         ):
             connection.execute(seen.values(seen_at=now))
 

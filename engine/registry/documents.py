@@ -34,6 +34,8 @@ from engine.registry.rows import (
     DAMAGED,
     Change,
     Code,
+    Deleted,
+    Put,
     RowValues,
     Transaction,
     UuidText,
@@ -242,7 +244,7 @@ class AskedErasure(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExemptDocument(Write):
+class ExemptDocument(Put):
     """A document that no limit on lines holds for; `cause` says what it is."""
 
     table = LIMIT_EXEMPTIONS
@@ -252,23 +254,14 @@ class ExemptDocument(Write):
     at: datetime
     by: str
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
-        to.add(written)
-
 
 @dataclass(frozen=True, slots=True)
-class EndedExemption(Write):
+class EndedExemption(Deleted):
     """A document that limits hold for again."""
 
     table = LIMIT_EXEMPTIONS
 
     document_id: str
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(LIMIT_EXEMPTIONS.c.document_id, [one.document_id for one in written])
 
 
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,8 +29,10 @@ from engine.registry.database import KEYS, Moment, Source, chunks, new_id
 from engine.registry.rows import (
     Change,
     Code,
+    Deleted,
     JsonValue,
     NewEvent,
+    Put,
     RowValues,
     Transaction,
     UuidText,
@@ -81,7 +84,8 @@ partial_index(
     where="status = 'closed' AND msisdn_lookup IS NOT NULL",
 )
 
-IS_IN_USE = LINES.c.status != LineStatus.CLOSED.value
+# Written out, as in the index: else SQLite has to plan anew for each value.
+IS_IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")
 
 # What happened to lines, as carriers report it and rules bring it about: ids and causes alone.
 LINE_EVENTS = Table(
@@ -293,7 +297,7 @@ Step = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reverification(Write):
+class Reverification(Put):
     """A line whose holder is asked for; one of a rule at a time. It replaces one of the same id.
 
     `steps` are those still to come, each counted from the one before. With none left it waits for
@@ -311,23 +315,14 @@ class Reverification(Write):
     overdue_at: datetime | None = None
     campaign_id: str | None = None
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(REVERIFICATIONS.c.id, [one.id for one in written])
-        to.add(written)
-
 
 @dataclass(frozen=True, slots=True)
-class EndedReverification(Write):
+class EndedReverification(Deleted):
     """A re-verification that waits no more."""
 
     table = REVERIFICATIONS
 
     id: str
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(REVERIFICATIONS.c.id, [one.id for one in written])
 
 
 def find_lines(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
@@ -369,23 +364,16 @@ _CHANGES_OF = {
 }
 _SET_SERVICE = update_one(LINES).values(service=bindparam("new_service"))
 
-# Written out, as in the index: else SQLite has to plan anew for each value.
-_IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")
-_LINES_IN_USE = select(LINES).where(LINES.c.msisdn_lookup.in_(KEYS), _IN_USE)
-_LINE_COUNTS = (
-    select(LINES.c.document_id, func.count().label("lines"))
-    .where(LINES.c.document_id.in_(KEYS), LINES.c.carrier == bindparam("carrier"), _IN_USE)
-    .group_by(LINES.c.document_id)
+_LINES_IN_USE = select(LINES).where(LINES.c.msisdn_lookup.in_(KEYS), IS_IN_USE)
+_COUNTS = (
+    select(LINES.c.document_id, LINES.c.carrier, func.count().label("lines"))
+    .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
+    .group_by(LINES.c.document_id, LINES.c.carrier)
 )
 _LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
-_LINES_OF = (
-    select(LINES)
-    .where(LINES.c.document_id == bindparam("id"))
-    .order_by(LINES.c.opened_at, LINES.c.id)
-)
 _LINES_IN_USE_OF = (
     select(LINES)
-    .where(LINES.c.document_id.in_(KEYS), _IN_USE)
+    .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
     .order_by(LINES.c.opened_at, LINES.c.id)
 )
 _LINES_OF_EACH = (
@@ -412,11 +400,6 @@ _CLOSED_WITH = (
     .order_by(LINES.c.closed_at.desc(), LINES.c.id)
     .limit(10)
 )
-_TOTALS = (
-    select(LINES.c.document_id, func.count().label("lines"))
-    .where(LINES.c.document_id.in_(KEYS), LINES.c.status != LineStatus.CLOSED.value)
-    .group_by(LINES.c.document_id)
-)
 
 
 class LineReader(Source):
@@ -431,16 +414,14 @@ class LineReader(Source):
         """The known ones of these lines, closed ones too."""
         return {row.id: line_of(self.vault, row) for row in self._rows_of(_LINES_BY_ID, ids)}
 
-    def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
-        """The number of lines, not closed, of each document with a carrier; none is left out."""
-        found = dict.fromkeys(document_ids, 0)
-        for row in self._rows_of(_LINE_COUNTS, document_ids, carrier=carrier):
-            found[row.document_id] = row.lines
-        return found
+    def open_line_counts(self, document_ids: Sequence[str]) -> Counter[tuple[str, str]]:
+        """The number of lines, not closed, of each of these documents with each carrier."""
+        rows = self._rows_of(_COUNTS, document_ids)
+        return Counter({(row.document_id, row.carrier): row.lines for row in rows})
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""
-        return [line_of(self.vault, row) for row in self.rows(_LINES_OF, id=document_id)]
+        return self.lines_of_each([document_id])[document_id]
 
     def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
         """The lines, not closed, of each document, oldest first; no document is left out."""
@@ -487,13 +468,6 @@ class LineReader(Source):
         """When the newest event of these kinds happened to each line; none of one without any."""
         given = [one.value for one in kinds]
         return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
-
-    def count_lines_in_use(self, document_ids: Sequence[str]) -> dict[str, int]:
-        """How many lines in use each document has over all carriers; none is left out."""
-        found = dict.fromkeys(document_ids, 0)
-        for row in self._rows_of(_TOTALS, document_ids):
-            found[row.document_id] = row.lines
-        return found
 
     def _event(self, row: Row[Any]) -> LineEvent:
         require_authentic(self.vault, LINE_EVENTS, row)

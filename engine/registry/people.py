@@ -33,6 +33,7 @@ from engine.registry.rows import (
     Change,
     Code,
     JsonValue,
+    Put,
     RowValues,
     Transaction,
     UuidText,
@@ -118,8 +119,9 @@ REPLACEMENTS = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Guardianship(Write):
-    """Who answers for a minor's line, by ids, until the end of the year `ends_in`."""
+class Guardianship(Put):
+    """Who answers for a minor's line, by ids, until the end of the year `ends_in`. A line that goes
+    along with a minor's renewed document has the guardian of before."""
 
     table = GUARDIANSHIPS
 
@@ -129,12 +131,6 @@ class Guardianship(Write):
     enrollment_id: str
     ends_in: int
     created_at: datetime
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        # A line that goes along with a minor's renewed document has the guardian of before.
-        to.delete(GUARDIANSHIPS.c.line_id, [one.line_id for one in written])
-        to.add(written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +190,7 @@ class DecidedException(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeathRecord(Write):
+class DeathRecord(Put):
     """A holder who was reported dead, as it is from now on; it holds until it is lifted."""
 
     table = DEATHS
@@ -218,11 +214,6 @@ class DeathRecord(Write):
         if self.lifted_at is not None:
             return "lifted"
         return "reported" if self.confirmed_at is None else "confirmed"
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.delete(DEATHS.c.document_id, [one.document_id for one in written])
-        to.add(written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,14 +314,11 @@ class Standing:
 
     def kin(self, document_id: str) -> frozenset[str]:
         """The documents of one person with this, itself too, as far as replacements tell."""
-        found, left = {document_id}, [document_id]
-        links = [*self.replaced.items(), *((new, old) for old, new in self.replaced.items())]
-        while left:
-            one = left.pop()
-            beside = {other for this, other in links if this == one} - found
-            found |= beside
-            left += beside
-        return frozenset(found)
+        near: defaultdict[str, set[str]] = defaultdict(set)
+        for old, new in self.replaced.items():
+            near[old].add(new)
+            near[new].add(old)
+        return frozenset(_reach(near, document_id))
 
 
 def _death_of(row: Row[Any]) -> DeathRecord:

@@ -252,7 +252,7 @@ def fill_references(
         for name in (name_reference(row.id, row.document_id),)
         for columns in (seal_second(vault, SECOND_TEMPLATE, name, wanted[row.id]),)
     ]
-    with changing_rows(connection, vault, {table: [row.id for row in rows]}):
+    with changing_rows(connection, vault, table, [row.id for row in rows]):
         connection.execute(_FILL, new)
     return len(rows)
 

@@ -176,7 +176,7 @@ def exchange_references(
         noted = replace(entry, detail={"rows": len(rows)})
         with (
             chained(reader.engine, vault, [noted], utc_now()) as (connection, _),
-            changing_rows(connection, vault, {REFERENCES: ids}),
+            changing_rows(connection, vault, REFERENCES, ids),
         ):
             exchange(connection, rows)
             for part in chunks(ids):
@@ -276,7 +276,7 @@ def _switch(
     with chained(engine, vault, [entry], utc_now()) as (connection, _):
         of_second = WATCHLIST.c.second_model_digest == after
         rows = connection.execute(select(WATCHLIST).where(of_second)).all()
-        with changing_rows(connection, vault, {WATCHLIST: [row.id for row in rows]}):
+        with changing_rows(connection, vault, WATCHLIST, [row.id for row in rows]):
             _exchange(connection, vault, WATCHLIST, rows, before)
         # Nothing of the present model's is compared from now on, and the second has none of them.
         connection.execute(delete(ATTEMPT_TEMPLATES))

@@ -280,23 +280,16 @@ def read_apart(keys: Sequence[K], read: Callable[[Sequence[K]], Mapping[K, T]]) 
 
 @contextmanager
 def changing_rows(
-    connection: Connection, vault: Vault, changed: Mapping[Table, Collection[Any]]
+    connection: Connection, vault: Vault, table: Table, keys: Collection[Any]
 ) -> Iterator[None]:
-    """Rows, by their keys, that the block updates: they get a new code after. One that was damaged
-    before is changed with the others, and set aside: its code stays as wrong as it is, so that
-    nothing is ever vouched for that was altered."""
-    changed = {table: keys for table, keys in changed.items() if keys}
-    sound = {
-        (table, _key_of(table, row))
-        for table, keys in changed.items()
-        for row in sound_rows(vault, table, _rows_of(connection, table, keys))
-    }
+    """Rows of a table, by their keys, that the block updates: they get a new code after. One that
+    was damaged before is changed with the others, and set aside: its code stays as wrong as it is,
+    so that nothing is ever vouched for that was altered."""
+    before = sound_rows(vault, table, _rows_of(connection, table, keys))
+    sound = {_key_of(table, row) for row in before}
     yield
-    for table, keys in changed.items():
-        rows = _rows_of(connection, table, keys)
-        write_macs(
-            connection, vault, table, [row for row in rows if (table, _key_of(table, row)) in sound]
-        )
+    after = _rows_of(connection, table, keys)
+    write_macs(connection, vault, table, [row for row in after if _key_of(table, row) in sound])
 
 
 def _key_of(table: Table, row: Row[Any]) -> tuple[Any, ...]:
@@ -388,9 +381,14 @@ class Transaction:
         for part in chunks(keys):
             self.connection.execute(delete(column.table).where(column.in_(part)))
 
+    def remove(self, written: Sequence[Write]) -> None:
+        """Deletes the rows of the keys of writes of one class."""
+        (key,) = written[0].table.primary_key
+        self.delete(key, [getattr(one, key.name) for one in written])
+
     def changing(self, table: Table, keys: Collection[Any]) -> AbstractContextManager[None]:
         """Gives the rows that the block updates new codes, as `changing_rows`."""
-        return changing_rows(self.connection, self.vault, {table: keys})
+        return changing_rows(self.connection, self.vault, table, keys)
 
     def change(self, table: Table, statement: Update, changes: Sequence[RowValues]) -> None:
         """Updates rows, each by its `key`, and gives them new codes; `RowRefused` where one is not
@@ -431,6 +429,27 @@ class Write:
 def _shared_names(kind: type[Any]) -> list[str]:
     names = (one.name for one in fields(kind))
     return [name for name in names if name in kind.table.c]
+
+
+class Put(Write):
+    """A row in place of the one of its key, or beside all."""
+
+    __slots__ = ()
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.remove(written)
+        to.add(written)
+
+
+class Deleted(Write):
+    """The key of a row that goes."""
+
+    __slots__ = ()
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.remove(written)
 
 
 class Change(Write):

@@ -291,7 +291,7 @@ class Store(Reader):
         statement = update(table).where(table.c.code == code).values(time_zone=time_zone)
         with (
             self._recorded(entry) as connection,
-            changing_rows(connection, self.vault, {table: [code]}),
+            changing_rows(connection, self.vault, table, [code]),
         ):
             if connection.execute(statement).rowcount != 1:
                 raise NotFound(f"no {what} has the code {code}: check it")
@@ -302,7 +302,7 @@ class Store(Reader):
         statement = update(OUTLETS).where(OUTLETS.c.code == code)
         with (
             self._recorded(AuditEntry(actor, "outlet.closed", code)) as connection,
-            changing_rows(connection, self.vault, {OUTLETS: [code]}),
+            changing_rows(connection, self.vault, OUTLETS, [code]),
         ):
             result = connection.execute(statement.values(is_open=False, closed_at=now))
             if result.rowcount != 1:
@@ -356,7 +356,7 @@ class Store(Reader):
         )
         with (
             self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection,
-            changing_rows(connection, self.vault, {API_KEYS: [key_id]}),
+            changing_rows(connection, self.vault, API_KEYS, [key_id]),
         ):
             ended = statement.values(revoked_at=utc_now(), digest=b"")
             if connection.execute(ended).rowcount != 1:

@@ -152,7 +152,7 @@ def _forget_reasons(connection: Connection, vault: Vault) -> None:
     told = connection.scalars(
         select(outlets.c.code).where(outlets.c.restriction_reason.is_not(None))
     ).all()
-    with changing_rows(connection, vault, {outlets: told}):
+    with changing_rows(connection, vault, outlets, told):
         connection.execute(
             update(outlets).where(outlets.c.code.in_(told)).values(restriction_reason=None)
         )
@@ -290,7 +290,7 @@ def _convert(
     with chained(engine, vault, [entry], utc_now()) as (connection, _):
         held = watchlist.c.template.is_not(None)
         rows = connection.execute(select(watchlist).where(held)).all()
-        with changing_rows(connection, vault, {watchlist: [row.id for row in rows]}):
+        with changing_rows(connection, vault, watchlist, [row.id for row in rows]):
             _convert_templates(connection, vault, watchlist, rows, turned)
         connection.execute(delete(ATTEMPT_TEMPLATES))
         deployment.set_model(connection, conversion.after)
@@ -353,7 +353,7 @@ def _bind_keys(connection: Connection, vault: Vault) -> None:
         is_told = all(bounds.get(name, "") == getattr(key, name) for name in _BOUNDS)
         digest = bind_key(vault, key, key.digest) if is_told and key.revoked_at is None else b""
         changed = update(API_KEYS).where(API_KEYS.c.id == key.id)
-        with changing_rows(connection, vault, {API_KEYS: [key.id]}):
+        with changing_rows(connection, vault, API_KEYS, [key.id]):
             connection.execute(changed.values(digest=digest))
 
 

@@ -425,7 +425,7 @@ class Webhooks(Source):
         changed = update(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id).values(values)
         with (
             self._recorded(actor, action, webhook_id, detail) as connection,
-            changing_rows(connection, self.vault, {WEBHOOKS: [webhook_id]}),
+            changing_rows(connection, self.vault, WEBHOOKS, [webhook_id]),
         ):
             if held is not None:
                 advance_cursor(connection, self.vault, *held, held[0].number)

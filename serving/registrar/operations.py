@@ -181,8 +181,8 @@ class Operations:
         """Keeps a tenant's own holders. The registry is asked whether or not anybody was found, or
         the time would tell."""
         found = {one.document_id for answer in answers for one in answer.candidates}
-        counts = self._opened.store.open_line_counts(sorted(found) or [""], carrier)
-        own = {key for key, count in counts.items() if count}
+        counts = self._opened.store.open_line_counts(sorted(found) or [""])
+        own = {key for key, with_carrier in counts if with_carrier == carrier}
         return [keep_documents(one, own) for one in answers]
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:

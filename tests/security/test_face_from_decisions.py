@@ -186,7 +186,7 @@ class Campaign:
         tallies = tables.tallies
         with changing(store.engine) as connection:
             rows = connection.execute(select(tallies.c.name, tallies.c.at)).all()
-            with changing_rows(connection, store.vault, {tallies: [row.name for row in rows]}):
+            with changing_rows(connection, store.vault, tallies, [row.name for row in rows]):
                 for row in rows:
                     earlier = update(tallies).where(tallies.c.name == row.name)
                     connection.execute(earlier.values(at=row.at - timedelta(days=1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,15 +57,13 @@ class LineCheck(DecisionCheck):
         in_use = registry.lines_in_use([attempt.msisdn_lookup for attempt in batch.attempts])
         self._numbers: dict[bytes, LineRecord | None] = {**in_use}
         """By number the line that it is on; None for one of this batch."""
-        self._open_lines = {
-            (document_id, carrier): count
-            for carrier in {attempt.outlet.carrier for attempt in batch.attempts}
-            for document_id, count in registry.open_line_counts(known, carrier).items()
-        }
         # Of a person who has several documents, since people decided that they are one.
         self._persons = registry.people.same_person(known) if terms else {}
-        every = sorted({key for some in self._persons.values() for key in some})
-        self._totals = registry.count_lines_in_use(every) if every else {}
+        every = sorted({*known, *(key for some in self._persons.values() for key in some)})
+        self._open_lines = registry.open_line_counts(every)
+        self._totals = Counter[str]()
+        for (document_id, _), count in self._open_lines.items():
+            self._totals[document_id] += count
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
@@ -122,31 +121,26 @@ class LineCheck(DecisionCheck):
         self._batch.writes.append(row)
         self._numbers[attempt.msisdn_lookup] = None
         self.changed_documents.add(document_id)
-        key = (document_id, attempt.outlet.carrier)
-        self._open_lines[key] = self._open_lines.get(key, 0) + 1
-        if self._terms:
-            self._totals[document_id] = self._totals.get(document_id, 0) + 1
+        self._open_lines[document_id, attempt.outlet.carrier] += 1
+        self._totals[document_id] += 1
         return row.id
 
     def move(self, old: str, document_id: str, carrier: str, *, is_exempt: bool) -> None:
         """A document has taken the place of another, with all its lines, and with its exemption."""
         if is_exempt:
             self._moved_exemptions.add(document_id)
-        key = (document_id, carrier)
-        moved = self._open_lines.pop((old, carrier), 0)
-        self._open_lines[key] = self._open_lines.get(key, 0) + moved
-        if self._terms:
-            self._totals[document_id] = self._totals.get(document_id, 0) + self._totals.pop(old, 0)
+        self._open_lines[document_id, carrier] += self._open_lines.pop((old, carrier), 0)
+        self._totals[document_id] += self._totals.pop(old, 0)
         self.changed_documents |= {old, document_id}
 
     def count(self, document_id: str, carrier: str) -> int:
         """How many a document has with a carrier."""
-        return self._open_lines.get((document_id, carrier), 0)
+        return self._open_lines[document_id, carrier]
 
     def _count_all(self, document_id: str) -> int:
         """Over all carriers of whoever has this document, under all documents."""
         own = self._persons.get(document_id, frozenset({document_id}))
-        return sum(self._totals.get(key, 0) for key in own)
+        return sum(self._totals[key] for key in own)
 
     def _is_exempt(self, document_id: str) -> bool:
         is_moved = document_id in self._moved_exemptions

@@ -86,7 +86,7 @@ def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab) -> None:
         line_id = dispute(lab, registrar, request.msisdn, request.document, person).line_id
         taken = registrar.enroll([lab.request(msisdn=request.msisdn)])[0]
         assert taken.reasons == (Reason.LINE_IN_USE,)
-        assert lab.store.open_line_counts([document_id], "blue") == {document_id: 1}
+        assert lab.store.open_line_counts([document_id]) == {(document_id, "blue"): 1}
         assert close_line(registrar, lab.store, request.msisdn, "test") == line_id
         with pytest.raises(NotFound):
             dispute(lab, registrar, line_id, request.document, person)

@@ -310,7 +310,7 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(lab, regis
         table = tables.exceptions
         with (
             writer.changing(AuditEntry("test", "test", "test")) as connection,
-            changing_rows(connection, lab.vault, {table: [asked.enrollment_id]}),
+            changing_rows(connection, lab.vault, table, [asked.enrollment_id]),
         ):
             connection.execute(update(table).values(msisdn=sealed))
 

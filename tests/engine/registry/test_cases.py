@@ -200,7 +200,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert status_of(store, line.id) is LineStatus.DISPUTED
     assert status_of(store, other.id) is LineStatus.ACTIVE
     assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
-    assert store.open_line_counts([line.document_id], "red") == {line.document_id: 1}
+    assert store.open_line_counts([line.document_id]) == {(line.document_id, "red"): 1}
     assert store.cases.open_of_line(line.id, "dispute") == cases[1]
     assert store.cases.open_of_line(line.id, "other") is None
     assert store.cases.open_of_line(other.id, "dispute") is None

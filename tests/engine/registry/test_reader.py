@@ -161,14 +161,10 @@ def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, en
     first, second = (document.id for document in changes.documents)
     blue = replace(changes.lines[0], id=new_id(), msisdn_lookup=b"n", carrier="blue", outlet="b1")
     writer.commit([*changes, blue])
-    assert store.open_line_counts([first, second, "unknown"], "red") == {
-        first: 1,
-        second: 1,
-        "unknown": 0,
-    }
-    assert store.open_line_counts([first, second], "blue") == {first: 1, second: 0}
+    counts = {(first, "red"): 1, (second, "red"): 1, (first, "blue"): 1}
+    assert store.open_line_counts([first, second, "unknown"]) == counts
     writer.commit([ENTRY, LineChange([changes.lines[1].id], LineEventKind.CLOSED, "test", "test")])
-    assert store.open_line_counts([first, second], "red") == {first: 1, second: 0}
+    assert store.open_line_counts([first, second]) == {(first, "red"): 1, (first, "blue"): 1}
     (closed,) = store.lines_of(second)
     assert closed.status is LineStatus.CLOSED
     assert closed.closed_at is not None

@@ -431,7 +431,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(database_url, va
         store.add_carrier(Carrier("red", "Red"), actor="test")
         store.add_outlet("r1", "red", actor="test")
         with changing(store.engine) as connection:
-            with changing_rows(connection, vault, {tables.outlets: ["r1"]}):
+            with changing_rows(connection, vault, tables.outlets, ["r1"]):
                 connection.execute(update(tables.outlets).values(restriction_reason="a name"))
             connection.execute(text("DROP TABLE attempt_templates"))
             connection.execute(text("DROP TABLE liveness"))
