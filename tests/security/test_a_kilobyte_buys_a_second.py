@@ -48,12 +48,10 @@ LARGEST: dict[str, Callable[[], bytes]] = {
     "progressive JPEG in four colours": lambda: write(
         grey(3072, 3072).convert("CMYK"), "JPEG", progressive=True
     ),
-    "PNG": lambda: fill("PNG", "RGB", compress_level=1),
     "PNG with transparency": lambda: fill("PNG", "RGBA", compress_level=1),
     "turned PNG": lambda: fill("PNG", "RGBA", compress_level=1, exif=turned()),
     "WebP": lambda: fill("WEBP", "RGB", quality=60, method=0),
     "WebP with transparency": lambda: fill("WEBP", "RGBA", quality=60, method=0),
-    "lossless WebP": lambda: fill("WEBP", "RGB", lossless=True, quality=0, method=0),
     "JPEG 2000 in small blocks": lambda: write(
         noise(1408, 1408, 3).convert("RGB"),
         "JPEG2000",

@@ -45,7 +45,7 @@ FIGURES = PlanFigures(MeasuredMachine("Test", 2, 24 << 30), USUAL, {})
 COSTS = Costs.of(FIGURES)
 NODE = Node(cores=32, memory_bytes=256 << 30, bandwidth_bytes_s=200e9)
 CURVE = make_curve([(1e-4, 1e-4)], below=1.0, above=1.0)
-FEW = settings(max_examples=8, deadline=None)
+FEW = settings(max_examples=5, deadline=None)
 SHORT = Trial(requests=2_000)
 
 faces = st.integers(3, 9).flatmap(lambda power: st.integers(10**power, 2 * 10**power))
@@ -77,7 +77,7 @@ def test_a_small_gallery_under_high_load_is_not_split() -> None:
     assert Use.of(replace(layout, shards=1), demand, COSTS).writer > demand.ceiling
 
 
-@pytest.mark.parametrize("count", [10**6, 10**8, 16 * 10**8])
+@pytest.mark.parametrize("count", [10**6, 16 * 10**8])
 def test_more_arrivals_never_need_fewer_machines(count: int) -> None:
     chosen = [
         choose(Demand(faces=count, enrollments=rate, searches=rate / 10))[0]
@@ -114,11 +114,10 @@ def test_nothing_is_busier_than_the_ceiling_and_the_objectives_hold_in_the_simul
     ],
     ids=("small", "busy", "a country"),
 )
-def test_what_is_planned_holds_under_other_seeds_too(demand: Demand) -> None:
+def test_what_is_planned_holds_under_another_seed_too(demand: Demand) -> None:
     layout = size_for(demand, trial=Trial(requests=8_000, seed=4)).layout
-    for seed in (5, 6):
-        trial = Trial(requests=8_000, seed=seed)
-        assert Simulated.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
+    trial = Trial(requests=8_000, seed=5)
+    assert Simulated.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
 
 
 def test_a_gallery_of_a_country_is_sharded_and_each_shard_has_a_snapshot() -> None:

@@ -168,7 +168,7 @@ def test_no_failure_of_the_disk_loses_what_was_acknowledged(request, play) -> No
         run, disk = play(place)
         # One failure costs one commit, and the service goes on.
         assert len(run.refused) + len(run.in_doubt) <= 1, disk.operations[place - 1]
-    for place in range(1, points + 1, 5):
+    for place in range(1, points + 1, 5 if has_journal else 20):
         play(place, stays_broken=True)
 
 

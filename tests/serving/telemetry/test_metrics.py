@@ -208,14 +208,14 @@ ended = threading.Event()
 threading.Thread(target=lambda: (wait(), ended.set())).start()
 say("reading")
 count = 0
-while not ended.wait(0.002):
+while not ended.wait(0.02):
     meter.render()
     count += 1
 say(str(count > 10))
 """
     )
     await_line(reader, "reading")
-    for _ in range(5):
+    for _ in range(3):
         process = node.start("meter.add(IN_PROGRESS)\nsay('set')\nwait()")
         await_line(process, "set")
         kill(process)
