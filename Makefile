@@ -29,7 +29,7 @@ demo: $(VENV)/.demo
 # there goes alone too, unless it is named here as one that starts no Ray.
 CLUSTER := tests/serving/cluster
 NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment haproxy \
-	proxy_metrics registrar_client restarts)
+	proxy_metrics registrar_client restarts supervisor)
 ALONE := $(filter-out $(NO_RAY),$(sort $(wildcard $(CLUSTER)/test_*.py)))
 # In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
 test: $(VENV)/.dev $(CLIENT)

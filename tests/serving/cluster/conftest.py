@@ -259,3 +259,13 @@ def _write_number(number: int) -> str:
     weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
     total = sum(int(digit) * weight for digit, weight in zip(stem, weights, strict=True))
     return stem + "10X98765432"[total % 11]
+
+
+def refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:
+    process = start_serve(*arguments, "--json", **options)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, (output, errors)
+    assert "Traceback" not in errors
+    # After the events, a line each.
+    error: dict[str, str] = json.loads(output[output.index("{\n") :])["error"]
+    return error

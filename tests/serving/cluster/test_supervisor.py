@@ -1,6 +1,5 @@
 """`sosie serve`: refusals before it starts, and how it ends its processes."""
 
-import json
 import os
 import shutil
 import socket
@@ -15,12 +14,12 @@ from typing import Any
 import pytest
 from ray.serve import Application
 
-from engine.errors import RequestError
+from engine.errors import KeyRingMissing, RequestError
 from serving.cluster import environment
-from serving.cluster.application import build
+from serving.cluster.application import build, require_sound
 from serving.cluster.environment import (
     NodeFolder,
-    find_port,
+    Site,
     node_timeout_s,
     open_private,
     require_ray,
@@ -30,17 +29,7 @@ from serving.cluster.node import require_gpus
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
 from serving.cluster.supervisor import claim, require_port
 from serving.settings.sections import ServeSettings
-from tests.serving.cluster.conftest import Start
-
-
-def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:
-    process = start_serve(*arguments, "--json", **options)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, (output, errors)
-    assert "Traceback" not in errors
-    # After the events, a line each.
-    error: dict[str, str] = json.loads(output[output.index("{\n") :])["error"]
-    return error
+from tests.serving.cluster.conftest import refuse
 
 
 def _refuse_at_once(sosie: Any, *arguments: object) -> dict[str, str]:
@@ -55,17 +44,9 @@ def _refuse_at_once(sosie: Any, *arguments: object) -> dict[str, str]:
 def test_a_taken_port_is_reported_in_one_line(start_serve, home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        error = _refuse(start_serve, "--home", home, "--port", port)
+        error = refuse(start_serve, "--home", home, "--port", port)
     assert str(port) in error["message"]
     assert "--port" in error["message"]
-
-
-def test_embedders_that_no_gpu_is_there_for_are_refused_and_not_waited_for(
-    start_serve, home
-) -> None:
-    settings = {"SOSIE_SERVE__EMBEDDER": "deployment", "SOSIE_SERVE__EMBEDDER_GPUS": "64"}
-    error = _refuse(start_serve, "--home", home, "--port", find_port(), env=settings)
-    assert "1 embedders take 64 GPUs each, and Ray finds 0" in error["message"]
 
 
 def test_a_stop_is_heeded_while_gpus_are_waited_for(monkeypatch) -> None:
@@ -108,7 +89,7 @@ def test_the_port_of_rays_own_agent_is_refused_before_ray_starts() -> None:
 
 def test_a_home_that_is_served_already_names_the_process(start_serve, home) -> None:
     with claim(home):
-        error = _refuse(start_serve, "--home", home)
+        error = refuse(start_serve, "--home", home)
     assert f"process {os.getpid()} " in error["message"]
 
 
@@ -130,10 +111,10 @@ def test_a_settings_file_that_is_missing_is_named(sosie, home) -> None:
     assert "none.toml" in error["message"]
 
 
-def test_a_home_without_its_key_ring_is_refused(start_serve, home) -> None:
+def test_a_home_without_its_key_ring_is_refused(home) -> None:
     (home / "keyring.json").unlink()
-    error = _refuse(start_serve, "--home", home, "--port", find_port())
-    assert "key ring" in error["message"]
+    with pytest.raises(KeyRingMissing):
+        require_sound(Site.of(home, None))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch) -> None:
