@@ -30,7 +30,7 @@ from engine.capacity.figures import (
     assume,
 )
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from engine.faces.extractor import Extraction
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
@@ -42,7 +42,7 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import open_index
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment, create_home
-from serving.deployment.models import build_extractor, embedder_card, open_embedder
+from serving.deployment.models import build_extractor, embedder_card
 from serving.settings.sections import GallerySettings, RegistrySettings
 
 if TYPE_CHECKING:
@@ -151,25 +151,20 @@ _SET = 2 * PAIRS_AT_ONCE
 
 def measure_photographs(settings: Settings, folder: Path | None, rounds: int = ROUNDS) -> Measured:
     """Core-seconds of a pair of photographs, alone and eight pairs at once, and of what pictures;
-    each round takes the next eight pairs. `RequestError` where the folder has no pictures."""
+    each round takes the next eight pairs. `RequestError` where there are none, or one shows no
+    face."""
     images, source = _find_images(folder, rounds * _SET)
     turns = cycle(images)
-    alone, together, faceless = [], [], 0
+    alone, together = [], []
     with build_extractor(settings, threads=1) as extractor:
         for _ in range(rounds):
             photographs = list(islice(turns, _SET))
             # Before it is timed: the first call of a process takes longer.
-            faceless += _count_faceless(extractor, photographs)
+            _require_faces(extractor, photographs)
             pairs = [photographs[start : start + 2] for start in range(0, _SET, 2)]
             alone.append(sum(time_call(partial(extractor.extract, pair)) for pair in pairs))
             together.append(time_call(partial(extractor.extract, photographs)))
     alone_s, share_s = (float(np.median(times)) / PAIRS_AT_ONCE for times in (alone, together))
-    if faceless:
-        # Without a face nothing was embedded, which takes most of the time.
-        lone_s, together_s = _time_embedding(settings, rounds)
-        missing = faceless / (rounds * _SET)
-        alone_s, share_s = alone_s + missing * lone_s, share_s + missing * together_s
-        source += f", {faceless} of {rounds * _SET} without a face: embedding timed apart"
     return {Quantity.PAIR_ALONE: alone_s, Quantity.PAIR: share_s}, source
 
 
@@ -179,7 +174,10 @@ def _find_images(folder: Path | None, most: int) -> tuple[list[bytes], str]:
     try:
         from skimage import data  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        return [_draw_picture(seed) for seed in range(2)], "drawn pictures (no scikit-image here)"
+        raise RequestError(
+            f"the portrait comes with scikit-image: {advise_extra('demo')}, or give a folder of "
+            "photographs with --photographs"
+        ) from None
     portrait = np.asarray(data.astronaut())[_FACE]
     lit = [np.clip(portrait * light, 0, 255).astype(np.uint8) for light in (0.9, 1.0, 1.1)]
     return [_encode(one) for one in lit], f"a portrait, {SIDE_PX} px"
@@ -194,37 +192,18 @@ def _read_folder(folder: Path, most: int) -> list[bytes]:
     return [path.read_bytes() for path in paths[:most]]
 
 
-def _draw_picture(seed: int) -> bytes:
-    """Patches of grey: a detector looks twice, and finds nothing."""
-    patches = np.random.default_rng(seed).integers(0, 256, (10, 10), dtype=np.uint8)
-    side = SIDE_PX // 10
-    grey = np.kron(patches, np.ones((side, side), np.uint8))
-    return _encode(np.repeat(grey[:, :, None], 3, axis=2))
-
-
 def _encode(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-def _count_faceless(extractor: Extractor, images: Sequence[bytes]) -> int:
+def _require_faces(extractor: Extractor, images: Sequence[bytes]) -> None:
     found = extractor.extract(images)
-    if not all(isinstance(one, Extraction) for one in found):
-        raise RequestError("a photograph cannot be read: name a folder with sound ones")
-    return sum(isinstance(one, Extraction) and one.vector is None for one in found)
-
-
-def _time_embedding(settings: Settings, rounds: int) -> tuple[float, float]:
-    """Seconds of a pair alone, and of one of eight, crops already made, on one core."""
-    embedder = open_embedder(settings)
-    crops = np.zeros((_SET, embedder.side_px, embedder.side_px, 3), np.uint8)
-    embedder.embed(crops[:2])
-    alone_s, together_s = (
-        float(np.median([time_call(partial(embedder.embed, some)) for _ in range(rounds)]))
-        for some in (crops[:2], crops)
-    )
-    return alone_s, together_s / PAIRS_AT_ONCE
+    if not all(isinstance(one, Extraction) and one.vector is not None for one in found):
+        raise RequestError(
+            "a photograph cannot be read or shows no face: name a folder of sound ones with faces"
+        )
 
 
 MAX_REFERENCES = 1_000_000
@@ -298,8 +277,7 @@ def measure_machine(
 ) -> dict[Quantity, PlanFigure]:
     """Photographs, scans and decisions, one after another; about 20 s on two cores. `folder` is on
     the disk whose commits are timed, and is left as it was. `photographs` is a folder of such, else
-    a wheel's portrait or a drawn picture; `references` to scan, else a million or what memory
-    holds."""
+    a wheel's portrait; `references` to scan, else a million or what memory holds."""
     parts: tuple[Callable[[], Measured], ...] = (
         lambda: measure_photographs(settings, photographs),
         lambda: measure_scans(settings, references),

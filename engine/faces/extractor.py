@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -44,17 +43,6 @@ from schema.reasons import PhotographKind, Reason
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """Milliseconds of one photograph in each stage; `embed_ms` is its share of a batch."""
-
-    decode_ms: float = 0.0
-    detect_ms: float = 0.0
-    align_ms: float = 0.0
-    quality_ms: float = 0.0
-    embed_ms: float = 0.0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Extraction:
     """The main face of one photograph.
@@ -67,7 +55,6 @@ class Extraction:
 
     size_px: tuple[int, int]
     problems: tuple[Reason, ...]
-    stages: StageTimes
     vector: NDArray[np.float32] | None = None
     quality: Quality | None = None
     box_px: tuple[float, float, float, float] | None = None
@@ -199,34 +186,24 @@ class Extractor:
         """Decodes a large picture as small as the detector takes it, and again if that is not fine
         enough: for a face that was not found there, or one whose crop needs more pixels.
         """
-        start = time.perf_counter()
         try:
             with self._decoder.decode(data, self._first_side_px) as image:
                 attempts = slice(None) if image.is_finest else slice(1)
-                faces, stages = self._detect(image, start, attempts)
+                faces = self._detect(image, attempts)
                 side_px = self._find_needed_side(image, faces, judge)
                 if side_px is None:
-                    return self._judge(image, faces, stages, kind, judge)
-            again = time.perf_counter()
+                    return self._judge(image, faces, kind, judge)
             with self._decoder.decode(data, side_px) as image:
                 if not faces:
-                    faces, stages = self._detect(image, start, slice(1, None))
-                else:
-                    spent_ms = (time.perf_counter() - again) * 1e3
-                    stages = replace(stages, decode_ms=stages.decode_ms + spent_ms)
-                return self._judge(image, faces, stages, kind, judge)
+                    faces = self._detect(image, slice(1, None))
+                return self._judge(image, faces, kind, judge)
         except ImageError as error:
             return error
 
-    def _detect(
-        self, image: Image, start: float, attempts: slice
-    ) -> tuple[list[DetectedFace], StageTimes]:
+    def _detect(self, image: Image, attempts: slice) -> list[DetectedFace]:
         """The faces, in coordinates of the full picture."""
-        decoded = time.perf_counter()
         found = self._detector.detect(image.pixels, attempts)
-        faces = [one.scale(image.reduction) for one in found]
-        spent_ms = (time.perf_counter() - decoded) * 1e3
-        return faces, StageTimes((decoded - start) * 1e3, spent_ms)
+        return [one.scale(image.reduction) for one in found]
 
     def _find_needed_side(
         self, image: Image, faces: Sequence[DetectedFace], judge: LivenessJudge | None
@@ -258,15 +235,13 @@ class Extractor:
         self,
         image: Image,
         faces: Sequence[DetectedFace],
-        stages: StageTimes,
         kind: PhotographKind,
         judge: LivenessJudge | None,
     ) -> Extraction:
         """Align the main face and measure it."""
         if not faces:
             problems = (*judge_light(image.pixels), Reason.NO_FACE)
-            return Extraction(image.size_px, problems, stages)
-        start = time.perf_counter()
+            return Extraction(image.size_px, problems)
         main = choose_main_face(faces, image.size_px)
         face = self._look_closer(image, faces[main])
         # The centre of a pixel is where it is in the full picture.
@@ -276,7 +251,6 @@ class Extractor:
             landmarks_px = face.landmarks_px
         heights_px = [one.box_px[3] for one in faces if one is not faces[main]]
         crop = align(image.pixels, landmarks_px, self.embedder.side_px)
-        aligned = time.perf_counter()
         quality = measure_quality(
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
         )
@@ -284,14 +258,9 @@ class Extractor:
         problems = find_problems(quality, self._config.quality[kind])
         if has_competing_face(faces, main, image.size_px, self._config.competing_share):
             problems = (Reason.SEVERAL_FACES, *problems)
-        judged = time.perf_counter()
-        stages = replace(
-            stages, align_ms=(aligned - start) * 1e3, quality_ms=(judged - aligned) * 1e3
-        )
         return Extraction(
             image.size_px,
             problems,
-            stages,
             quality=quality,
             box_px=face.box_px,
             landmarks_px=face.landmarks_px,
@@ -310,9 +279,7 @@ class Extractor:
         if not crops:
             return list(prepared)
         prepared = self._judge_liveness(prepared)
-        start = time.perf_counter()
         given = self.embedder.embed(np.stack(crops))
-        share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
         vectors, clarities = normalise(given), self._measure_clarity(given)
         is_usable = are_unit(vectors) & (clarities < _HIGHEST_CLARITY)
         made = zip(vectors, clarities.tolist(), is_usable, strict=True)
@@ -327,10 +294,7 @@ class Extractor:
                     VectorUnusable("the embedder gave no unit vector: report this photograph")
                 )
                 continue
-            stages = replace(one.stages, embed_ms=share_ms)
-            finished.append(
-                self._judge_clarity(replace(one, vector=vector, stages=stages), clarity)
-            )
+            finished.append(self._judge_clarity(replace(one, vector=vector), clarity))
         return finished
 
     def _judge_liveness(self, prepared: Sequence[Extracted]) -> Sequence[Extracted]:

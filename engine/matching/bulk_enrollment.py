@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
 from engine.matching.comparison import fuse_seconds, score_best
-from engine.matching.documents import CheckedDocument, check_documents, require_checkable
+from engine.matching.documents import CheckedDocument, check_documents
+from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import Sample, choose_crops
 from engine.registry.audit import AuditEntry
@@ -31,7 +31,6 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, publish
-from indexes.base import check_vectors
 from indexes.gallery import Gallery
 from schema.documents import Document, DocumentStatus, RowOutcome
 from schema.options import NO_CROPS, CropPolicy
@@ -309,39 +308,33 @@ ADMITTED = "subscribers.admitted"
 
 
 def admit_references(
-    writer: Writer,
-    gallery: Gallery,
+    registrar: Registrar,
+    registry: Reader,
     documents: Sequence[Document],
     vectors: NDArray[np.float32],
-    *,
     actor: str,
-    on: date,
-    chunk_size: int = CHUNK_SIZE,
-    report: Callable[[int, int], None] | None = None,
-) -> int:
-    """Enters each document with its reference, a rotated unit row of float32[n, d].
-
-    Faces are not compared and no line is opened; every chunk is one durable transaction
-    with an audit entry, visible to searches before the next. Returns how many were admitted;
-    `report(done, total)` follows each chunk. Raises `RequestError` or `VectorInvalid` before the
-    first chunk, and `StorageFailed`, with the chunks before it kept, where a document is known
-    already. With a running registrar, pass it to `Registrar.run`.
-    """
+    report: Callable[[int, int], object] = lambda _done, _total: None,
+) -> None:
+    """Enters new, well-formed documents, each with its reference, a rotated unit row of
+    float32[n, d]. Each chunk is one durable transaction, visible to searches before the next, and
+    `report(done, total)` follows it."""
     assert len(documents) == len(vectors), "one reference for each document"
-    rows = check_vectors(vectors, gallery.dim)
-    checked = _check(documents, on)
-    for start in range(0, len(documents), chunk_size):
-        part = slice(start, start + chunk_size)
-        new = [
-            _new_document(writer.vault, given, item)
-            for given, item in zip(documents[part], checked[part], strict=True)
-        ]
-        ids = [one.id for one in new]
-        plan = AdmissionPlan(documents=new, referenced=ids, vectors=rows[part])
-        admit_planned(writer, gallery, plan, actor=actor, subject="references", detail={})
-        if report is not None:
-            report(min(start + chunk_size, len(documents)), len(documents))
-    return len(documents)
+    for start in range(0, len(documents), CHUNK_SIZE):
+        part = slice(start, start + CHUNK_SIZE)
+        given = documents[part]
+        checked = check_documents(given, utc_now().date())
+        people = list(map(Subscriber, [one.name for one in given], checked, vectors[part]))
+
+        def admit(writer: Writer, _: datetime, people: list[Subscriber] = people) -> None:
+            # The threshold is for documents that hold a reference: none of these does.
+            plan = plan_admission(registry, registrar.gallery, HolderCache(), people, -1.0)
+            assert len(plan.documents) == len(people), "every document is new"
+            admit_planned(
+                writer, registrar.gallery, plan, actor=actor, subject="references", detail={}
+            )
+
+        registrar.run(admit)
+        report(min(part.stop, len(documents)), len(documents))
 
 
 def admit_planned(
@@ -390,31 +383,3 @@ def admit_planned(
         *kept,
     ]
     publish(writer, gallery, writes, np.asarray(plan.vectors, np.float32))
-
-
-def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
-    """The documents in canonical form; an expired one may be held, a malformed one may not."""
-    for document in documents:
-        require_checkable(document)
-    checked = check_documents(documents, on)
-    malformed = [place for place, item in enumerate(checked) if not item.is_well_formed]
-    if malformed:
-        raise RequestError(
-            f"{len(malformed)} document numbers are none of their types, the first in row "
-            f"{malformed[0]}: mend them, then admit again"
-        )
-    if len({(item.type, item.number) for item in checked}) != len(checked):
-        raise RequestError("a document is given twice: one document holds one reference")
-    return checked
-
-
-def _new_document(vault: Vault, given: Document, checked: CheckedDocument) -> DocumentRecord:
-    lookup = document_look_up(vault, checked)
-    return DocumentRecord(
-        id=new_id(),
-        kind=checked.type,
-        lookup=lookup,
-        name_lookup=name_look_up(vault, lookup, checked.name),
-        expires_on=checked.expires_on,
-        identity=Identity(checked.number, given.name),
-    )

@@ -229,9 +229,6 @@ def _describe(path: Path, one: Extraction | SosieError) -> dict[str, Any]:
         "quality": _quality(one),
         "box_px": None if one.box_px is None else [round(side, 1) for side in one.box_px],
         "size_px": list(one.size_px),
-        "stages_ms": {
-            name.removesuffix("_ms"): round(spent, 3) for name, spent in asdict(one.stages).items()
-        },
     }
 
 
@@ -255,7 +252,6 @@ FACE_COLUMNS: dict[str, Cell] = {
     "exposure": _write("{exposure:.2f}"),
     "contrast": _write("{contrast:.2f}"),
     "yaw/pitch/roll °": _write("{yaw_deg:+.0f} {pitch_deg:+.0f} {roll_deg:+.0f}"),
-    "ms": lambda one: f"{sum(one.get('stages_ms', {}).values()):.1f}",
 }
 
 

@@ -18,9 +18,8 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
 from engine.matching.bulk_enrollment import admit_references
-from engine.matching.registrar import Registrar
-from engine.registry.vault import Vault
 from schema.documents import Document
+from serving.deployment.deployment import Deployment
 
 JPEG_QUALITY = 75
 BLUR_EYE_SHARE = 0.12
@@ -205,23 +204,9 @@ def forge_document(serial: int, name: str) -> Document:
 
 
 def admit_synthetic_gallery(
-    registrar: Registrar,
-    vault: Vault,
-    population: Population,
-    size: int,
-    report: Callable[[int, int], None],
+    deployment: Deployment, population: Population, size: int, report: Callable[[int, int], None]
 ) -> None:
-    """Admit `size` references drawn from the model's own statistics, rotated like real ones."""
-    vectors = vault.rotate(population.references(size, SEED))
+    """Admits `size` references drawn from the model's own statistics, rotated like real ones."""
+    vectors = deployment.vault.rotate(population.references(size, SEED))
     documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
-    registrar.run(
-        lambda writer, now: admit_references(
-            writer,
-            registrar.gallery,
-            documents,
-            vectors,
-            actor="demo",
-            on=now.date(),
-            report=report,
-        )
-    )
+    admit_references(deployment.registrar, deployment.store, documents, vectors, "demo", report)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
@@ -28,16 +27,14 @@ from serving.demo.scenario import (
     choose_participants,
     list_steps,
     open_demo_deployment,
+    run_step,
 )
-from serving.deployment.models import detector_card, embedder_card, model_digest, threshold_rates
+from serving.deployment.models import detector_card, embedder_card, model_digest
 from serving.errors import ExitCode
 from serving.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from serving.deployment.deployment import Deployment
-
-
-PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")
 
 
 def build_report(
@@ -48,7 +45,7 @@ def build_report(
     results: Sequence[StepResult],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The JSON document; times in ms are medians over the steps. `title` says whose faces they are.
+    """The JSON document; `title` says whose faces they are.
 
     Its keys `as_told`, `scenes` and `story` are older than the names used here.
     """
@@ -69,7 +66,6 @@ def build_report(
             "index": deployment.restored.gallery.kind,
         },
         "model": _describe_model(deployment),
-        "thresholds": _describe_thresholds(deployment),
         "expected_false_candidates": {
             name: deployment.calibration.expect_together(
                 gallery_size,
@@ -82,7 +78,6 @@ def build_report(
             for name in ("review", "certain")
         },
         "scenes": [_describe_step(number, one) for number, one in enumerate(results, start=1)],
-        "stages_ms": _time_stages(results),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
 
@@ -104,18 +99,6 @@ def _describe_model(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _describe_thresholds(deployment: Deployment) -> dict[str, Any]:
-    """Each threshold with the false match rate it was chosen for; `certain` has a bound only."""
-    thresholds, rates = deployment.thresholds, threshold_rates(deployment.settings)
-    bound = deployment.calibration.fmr_at(thresholds.certain, Comparison.FUSED)
-    return {
-        "verify": {"score": thresholds.verify, "fmr": rates.verify},
-        "same_document": {"score": thresholds.same_document, "fmr": rates.same_document},
-        "review": {"score": thresholds.review, "fmr": rates.review},
-        "certain": {"score": thresholds.certain, "fmr_at_most": bound.high},
-    }
-
-
 def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
     step, decided = result.step, result.answer.decided
     return {
@@ -131,36 +114,12 @@ def _describe_step(number: int, result: StepResult) -> dict[str, Any]:
         "is_repeated": result.answer.is_repeated,
         "references_added": result.references_added,
         "milliseconds": round(result.total_ms, 2),
-        "parts_ms": {
-            "extract": round(result.extract_ms, 2),
-            "judge": round(result.judge_ms, 2),
-            "commit": round(result.commit_ms, 2),
-        },
         "as_told": result.as_expected,
     }
 
 
-def _time_stages(results: Sequence[StepResult]) -> dict[str, float]:
-    """Median milliseconds: of one photograph up to `embed`, of one decision from `judge` on."""
-    photographs = [times for one in results for times in one.photographs]
-    stages: dict[str, float] = {
-        name: median(getattr(times, f"{name}_ms") for times in photographs)
-        for name in PHOTOGRAPH_STAGES
-    }
-    fresh = [one for one in results if not one.answer.is_repeated]
-    stages["judge"] = median(one.judge_ms for one in fresh)
-    stages["commit"] = median(one.commit_ms for one in fresh)
-    return {name: round(value, 3) for name, value in stages.items()}
-
-
 MIN_COLUMNS = 100
 _COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
-_MEANINGS = {
-    "verify": "live photograph against portrait",
-    "same_document": "face against its document's reference",
-    "review": "1:N, a possible duplicate",
-    "certain": "1:N, a duplicate; the data support a bound only",
-}
 _Report = Mapping[str, Any]
 
 
@@ -173,10 +132,6 @@ def print_report(report: _Report) -> None:
         _lay_out_facts(report),
         _lay_out_steps(report["scenes"]),
         _explain(report["faces"]),
-        "\n[bold]Milliseconds[/], medians: decode to embed for each photograph, "
-        "judge and commit for each decision",
-        _lay_out_stages(report["stages_ms"]),
-        _lay_out_thresholds(report["thresholds"]),
         _conclude(report),
     ):
         console.print(Padding(part, (0, 0, 0, 1), expand=False))
@@ -262,21 +217,6 @@ def _explain(faces: _Report) -> str:
     return text
 
 
-def _lay_out_stages(stages: _Report) -> RenderableType:
-    table = _start_table(*(Column(name, justify="right") for name in stages))
-    table.add_row(*(f"{value:.2f}" for value in stages.values()))
-    return table
-
-
-def _lay_out_thresholds(thresholds: _Report) -> RenderableType:
-    score = Column("score", justify="right")
-    table = _start_table("threshold", score, "false match rate", "compares")
-    for name, value in thresholds.items():
-        rate = f"{value['fmr']:.0e}" if "fmr" in value else f"at most {value['fmr_at_most']:.1e}"
-        table.add_row(name, f"{value['score']:.3f}", rate.replace("e-0", "e-"), _MEANINGS[name])
-    return table
-
-
 def _conclude(report: _Report) -> str:
     expected, seconds = report["expected_false_candidates"], report["seconds"]
     review, certain = (
@@ -316,18 +256,15 @@ def run_demo(
     settings = load_settings(None)
     source = open_wheel() if faces is None else open_folder(faces)
     population = _load_population(settings)
-    with open_demo_deployment(settings) as demo:
+    with open_demo_deployment(settings) as deployment:
         prepared = time.perf_counter()
-        deployment = demo.deployment
         verify = deployment.thresholds.verify
         participants = choose_participants(source, deployment.extractor, verify)
         extracted = time.perf_counter()
         with show_progress("Admitting a synthetic gallery", is_shown=not as_json) as report:
-            admit_synthetic_gallery(
-                demo.registrar, deployment.vault, population, gallery_size, report
-            )
+            admit_synthetic_gallery(deployment, population, gallery_size, report)
         admitted = time.perf_counter()
-        results = [demo.run(step) for step in list_steps(participants)]
+        results = [run_step(deployment, step) for step in list_steps(participants)]
         end = time.perf_counter()
         seconds = {
             "prepare": prepared - start,

@@ -8,21 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError, SosieError
-from engine.faces.extractor import Extracted, Extractor, StageTimes
-from engine.matching.judge import Judge, JudgedBatch
-from engine.matching.registrar import Registrar
+from engine.faces.extractor import Extracted, Extractor
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import make_samples
 from engine.registry.accounts import Carrier
-from engine.registry.writer import Writer
 from schema.documents import Document
 from schema.reasons import About, Decision, Reason
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
@@ -32,21 +28,6 @@ from serving.settings.sections import RegistrySettings
 from serving.settings.settings import Settings
 
 CARRIER, OUTLET = "demo", "demo-1"
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class TimedJudge(Judge):
-    """A judge that records the seconds of each batch."""
-
-    seconds: list[float] = field(default_factory=list)
-
-    def judge(
-        self, requests: Sequence[EnrollmentRequest], writer: Writer, **options: Any
-    ) -> JudgedBatch:
-        start = time.perf_counter()
-        judged = Judge.judge(self, requests, writer, **options)
-        self.seconds.append(time.perf_counter() - start)
-        return judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +48,11 @@ class ScenarioStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """A step with its answer and its latency: `extract_ms` of both photographs, `judge_ms` with the
-    search, `commit_ms` until it is durable, `total_ms` of everything."""
+    """A step with its answer, and the milliseconds that it took in all."""
 
     step: ScenarioStep
     answer: Answer
-    photographs: tuple[StageTimes, ...]
     references_added: int
-    extract_ms: float
-    judge_ms: float
-    commit_ms: float
     total_ms: float
 
     @property
@@ -88,53 +64,34 @@ class StepResult:
         )
 
 
-class DemoDeployment:
-    """An open deployment with one carrier and one outlet."""
-
-    def __init__(self, deployment: Deployment, registrar: Registrar, judge: TimedJudge) -> None:
-        self.deployment = deployment
-        self.registrar = registrar
-        self._judge = judge
-
-    def run(self, step: ScenarioStep) -> StepResult:
-        """Enroll two photographs under a document; raises `SosieError` where that is refused."""
-        references = len(self.registrar.gallery)
-        start = time.perf_counter()
-        photographs = (step.live.data, step.portrait.data)
-        extractions = require_sound(self.deployment.extractor.extract(photographs))
-        live, portrait = require_sound(
-            make_samples(photographs, extractions, self.deployment.vault)
-        )
-        request = EnrollmentRequest(
-            idempotency_key=step.key,
-            carrier=CARRIER,
-            outlet=OUTLET,
-            document=step.document,
-            msisdn=step.msisdn,
-            live=live,
-            portrait=portrait,
-        )
-        extracted = time.perf_counter()
-        answer = self.registrar.enroll([request])[0]
-        end = time.perf_counter()
-        if isinstance(answer, SosieError):
-            raise answer
-        judge_s = self._judge.seconds[-1]
-        return StepResult(
-            step=step,
-            answer=answer,
-            photographs=tuple(one.stages for one in extractions),
-            references_added=len(self.registrar.gallery) - references,
-            extract_ms=(extracted - start) * 1e3,
-            judge_ms=judge_s * 1e3,
-            commit_ms=(end - extracted - judge_s) * 1e3,
-            total_ms=(end - start) * 1e3,
-        )
+def run_step(deployment: Deployment, step: ScenarioStep) -> StepResult:
+    """Enrolls two photographs under a document; raises `SosieError` where that is refused."""
+    registrar = deployment.registrar
+    references = len(registrar.gallery)
+    start = time.perf_counter()
+    photographs = (step.live.data, step.portrait.data)
+    extractions = require_sound(deployment.extractor.extract(photographs))
+    live, portrait = require_sound(make_samples(photographs, extractions, deployment.vault))
+    request = EnrollmentRequest(
+        idempotency_key=step.key,
+        carrier=CARRIER,
+        outlet=OUTLET,
+        document=step.document,
+        msisdn=step.msisdn,
+        live=live,
+        portrait=portrait,
+    )
+    answer = registrar.enroll([request])[0]
+    total_ms = (time.perf_counter() - start) * 1e3
+    if isinstance(answer, SosieError):
+        raise answer
+    return StepResult(step, answer, len(registrar.gallery) - references, total_ms)
 
 
 @contextmanager
-def open_demo_deployment(settings: Settings) -> Iterator[DemoDeployment]:
-    """A deployment on SQLite in a temporary folder, whatever registry the settings name."""
+def open_demo_deployment(settings: Settings) -> Iterator[Deployment]:
+    """A deployment on SQLite in a temporary folder, whatever registry the settings name, with one
+    carrier and one outlet."""
     settings = settings.model_copy(update={"registry": RegistrySettings()})
     with tempfile.TemporaryDirectory(prefix="sosie-demo-") as folder:
         home = Path(folder) / "home"
@@ -142,10 +99,7 @@ def open_demo_deployment(settings: Settings) -> Iterator[DemoDeployment]:
         with Deployment(home, settings) as deployment:
             deployment.store.add_carrier(Carrier(CARRIER, "Demo"), actor="demo")
             deployment.store.add_outlet(OUTLET, CARRIER, actor="demo")
-            parts = {part.name: getattr(deployment.judge, part.name) for part in fields(Judge)}
-            judge = TimedJudge(**parts)
-            with Registrar(deployment.store.writer(), judge) as registrar:
-                yield DemoDeployment(deployment, registrar, judge)
+            yield deployment
 
 
 PICTURES_NEEDED = (4, 2, 2)

@@ -23,7 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import ImageError, NotFound, NotReported, RequestError
-from engine.faces.extractor import Extracted, Extraction, Extractor, Kinds, StageTimes
+from engine.faces.extractor import Extracted, Extraction, Extractor, Kinds
 from engine.faces.images import Decoder
 from engine.faces.quality import Quality
 from engine.lifecycle.reverification import SimChange, SimChangeTerms
@@ -177,7 +177,7 @@ class PictureReader(Extractor):
             return error
         said = read_marker(data)
         problems = (Reason(said),) if said in outcomes.UNFIT else ()
-        shown = Extraction(size_px, problems, StageTimes(), kind=kind or PhotographKind.LIVE)
+        shown = Extraction(size_px, problems, kind=kind or PhotographKind.LIVE)
         if Reason.NO_FACE in problems:
             return shown
         name = Sample.unseen(data).digest.hex()

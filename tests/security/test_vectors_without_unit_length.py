@@ -86,12 +86,8 @@ def test_none_is_watched_stored_or_imported(lab, length) -> None:
         before = lab.store.audit_head()
         with pytest.raises(VectorInvalid):
             watch_face(registrar, forged, "forged", "test")
-        with pytest.raises(VectorInvalid):
-            registrar.run(
-                lambda writer, now: admit_references(
-                    writer, registrar.gallery, [document], forged[None], actor="test", on=now.date()
-                )
-            )
+        with pytest.raises(RowRefused):
+            admit_references(registrar, lab.store, [document], forged[None], "test")
         plan = AdmissionPlan(referenced=["document"], vectors=forged[None])
         with pytest.raises(RowRefused):
             registrar.run(

@@ -2,11 +2,11 @@
 
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from engine.capacity.figures import FigureOrigin, PlanFigure, Quantity
 from engine.errors import RequestError
@@ -23,37 +23,33 @@ from serving.settings.sections import GallerySettings, ModelSettings
 from serving.settings.settings import Settings
 
 
-def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(monkeypatch) -> None:
+def test_without_scikit_image_the_error_says_what_to_give(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
-    found, source = measure_photographs(Settings(), None, rounds=1)
-    assert "drawn pictures" in source
-    assert "16 of 16 without a face" in source
-    assert found[Quantity.PAIR] > 1e-3
+    with pytest.raises(RequestError, match="--photographs"):
+        measure_photographs(Settings(), None, rounds=1)
 
 
-def test_photographs_of_ones_own_are_read_from_a_folder(tmp_path) -> None:
+def test_photographs_of_ones_own_are_read_from_a_folder(tmp_path, photographs) -> None:
     for name in ("a.jpg", "b.png"):
-        Image.new("RGB", (120, 120), (90, 90, 90)).save(tmp_path / name)
-    _, source = measure_photographs(Settings(), tmp_path, rounds=1)
-    assert source.startswith(f"photographs of {tmp_path.name}")
+        shutil.copy(photographs.live, tmp_path / name)
+    found, source = measure_photographs(Settings(), tmp_path, rounds=1)
+    assert source == f"photographs of {tmp_path.name}"
+    assert found[Quantity.PAIR] > 1e-3
     (tmp_path / "b.png").unlink()
     with pytest.raises(RequestError, match="fewer than two"):
-        measure_photographs(Settings(), tmp_path, rounds=1)
-    (tmp_path / "c.jpg").write_bytes(b"no image")
-    with pytest.raises(RequestError, match="cannot be read"):
         measure_photographs(Settings(), tmp_path, rounds=1)
     with pytest.raises(RequestError, match="not a folder"):
         measure_photographs(Settings(), tmp_path / "none", rounds=1)
 
 
-def test_each_round_takes_other_photographs(tmp_path) -> None:
+def test_each_round_takes_other_photographs_and_needs_a_face_in_each(tmp_path, photographs) -> None:
     for number in range(16):
-        Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / f"{number:02d}.jpg")
-    (tmp_path / "16.jpg").write_bytes(b"no image")
-    _, source = measure_photographs(Settings(), tmp_path, rounds=1)
-    assert "16 of 16 without a face" in source
-    with pytest.raises(RequestError, match="cannot be read"):
-        measure_photographs(Settings(), tmp_path, rounds=2)
+        shutil.copy(photographs.live, tmp_path / f"{number:02d}.jpg")
+    for wrong in (b"no image", photographs.faceless.read_bytes()):
+        (tmp_path / "16.jpg").write_bytes(wrong)
+        measure_photographs(Settings(), tmp_path, rounds=1)
+        with pytest.raises(RequestError, match="cannot be read or shows no face"):
+            measure_photographs(Settings(), tmp_path, rounds=2)
 
 
 def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.registry.database import utc_now
 from schema.documents import Document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -36,12 +35,7 @@ def plant(home: Path, identities: list[int], seed: int = 5) -> NDArray[np.float3
         for serial in range(len(owners))
     ]
     with Deployment(home, load_settings(home)) as deployment:
-        gallery = deployment.restored.gallery
-        deployment.registrar.run(
-            lambda writer, _: admit_references(
-                writer, gallery, documents, vectors, actor="test", on=utc_now().date()
-            )
-        )
+        admit_references(deployment.registrar, deployment.store, documents, vectors, "test")
     return people
 
 

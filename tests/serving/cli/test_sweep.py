@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.registry.database import utc_now
 from schema.documents import Document
 from serving.cli.inputs import sample_photographs
 from serving.deployment.deployment import Deployment
@@ -260,13 +259,8 @@ def pictured_home(empty_home, sosie, photographs, environment) -> Path:
     assert sosie(*enrollment(home, photographs)).code == 0
     with Deployment(home, load_settings(home)) as deployment:
         (sample,) = sample_photographs(deployment, [photographs.later])
-        vectors, registrar = sample.vector[None], deployment.registrar
-        documents = [Document("cn-ric", OTHER_NUMBER, "Somebody Else")]
-        registrar.run(
-            lambda writer, _: admit_references(
-                writer, registrar.gallery, documents, vectors, actor="test", on=utc_now().date()
-            )
-        )
+        other, registrar = Document("cn-ric", OTHER_NUMBER, "Somebody Else"), deployment.registrar
+        admit_references(registrar, deployment.store, [other], sample.vector[None], "test")
     return home
 
 

@@ -89,23 +89,12 @@ def test_subscriber_and_impostor_have_true_second_photographs(finished) -> None:
     assert all(score < 0.7 for score in scores)
 
 
-def test_the_json_document_holds_thresholds_rates_stages_and_seconds(finished) -> None:
+def test_the_json_document_holds_rates_and_seconds(finished) -> None:
     report = finished.report
-    thresholds = report["thresholds"]
-    assert thresholds["verify"]["fmr"] == 1e-4
-    assert thresholds["review"]["fmr"] == 1e-6
-    assert thresholds["certain"]["score"] > thresholds["review"]["score"]
-    assert 0 < thresholds["certain"]["fmr_at_most"] < 1e-4
     expected = report["expected_false_candidates"]["review"]
     # Of the mean, and of each photograph alone.
     assert expected["value"] == pytest.approx(3 * 500 * 1e-6, rel=0.2)
     assert expected["low"] <= expected["value"] <= expected["high"]
-    stages = ("decode", "detect", "align", "quality", "embed", "judge", "commit")
-    assert tuple(report["stages_ms"]) == stages
-    assert all(value > 0 for value in report["stages_ms"].values())
-    for step in report["scenes"]:
-        parts = sum(step["parts_ms"].values())
-        assert step["milliseconds"] == pytest.approx(parts, abs=0.05)
     seconds = report["seconds"]
     assert seconds["all"] == pytest.approx(
         sum(value for name, value in seconds.items() if name != "all"), abs=0.01

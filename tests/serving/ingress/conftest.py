@@ -10,7 +10,7 @@ import structlog
 from numpy.typing import NDArray
 
 from engine.errors import ImageDamaged
-from engine.faces.extractor import Extracted, Extraction, StageTimes
+from engine.faces.extractor import Extracted, Extraction
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from schema.reasons import Reason
@@ -51,7 +51,6 @@ class BlockedExtractor:
         return Extraction(
             size_px=(1, 1),
             problems=() if is_face else (Reason.NO_FACE,),
-            stages=StageTimes(),
             vector=vector_of(image) if is_face else None,
         )
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.registry.database import utc_now
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from serving.demo.data import make_document
@@ -48,13 +47,8 @@ def fill(deployment: Deployment, rows: Rows, first: int = 0) -> None:
     """Admits the faces under documents numbered from `first`."""
     serials = range(first, first + len(rows))
     documents = [make_document(serial, f"Holder {serial}") for serial in serials]
-    registrar = deployment.registrar
     rotated = deployment.vault.rotate(rows)
-    registrar.run(
-        lambda writer, _: admit_references(
-            writer, registrar.gallery, documents, rotated, actor="test", on=utc_now().date()
-        )
-    )
+    admit_references(deployment.registrar, deployment.store, documents, rotated, "test")
 
 
 class PausedJoin:
