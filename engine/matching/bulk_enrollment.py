@@ -309,7 +309,6 @@ ADMITTED = "subscribers.admitted"
 
 def admit_references(
     registrar: Registrar,
-    registry: Reader,
     documents: Sequence[Document],
     vectors: NDArray[np.float32],
     actor: str,
@@ -317,24 +316,37 @@ def admit_references(
 ) -> None:
     """Enters new, well-formed documents, each with its reference, a rotated unit row of
     float32[n, d]. Each chunk is one durable transaction, visible to searches before the next, and
-    `report(done, total)` follows it."""
+    `report(done, total)` follows it. `StorageFailed` where one of its documents is known."""
     assert len(documents) == len(vectors), "one reference for each document"
     for start in range(0, len(documents), CHUNK_SIZE):
         part = slice(start, start + CHUNK_SIZE)
-        given = documents[part]
-        checked = check_documents(given, utc_now().date())
-        people = list(map(Subscriber, [one.name for one in given], checked, vectors[part]))
 
-        def admit(writer: Writer, _: datetime, people: list[Subscriber] = people) -> None:
-            # The threshold is for documents that hold a reference: none of these does.
-            plan = plan_admission(registry, registrar.gallery, HolderCache(), people, -1.0)
-            assert len(plan.documents) == len(people), "every document is new"
+        def admit(writer: Writer, now: datetime, part: slice = part) -> None:
+            given = documents[part]
+            checked = check_documents(given, now.date())
+            new = [_add(writer.vault, *both) for both in zip(given, checked, strict=True)]
+            plan = AdmissionPlan(
+                documents=new, referenced=[one.id for one in new], vectors=vectors[part]
+            )
             admit_planned(
                 writer, registrar.gallery, plan, actor=actor, subject="references", detail={}
             )
 
         registrar.run(admit)
         report(min(part.stop, len(documents)), len(documents))
+
+
+def _add(vault: Vault, given: Document, checked: CheckedDocument) -> DocumentRecord:
+    assert checked.is_well_formed, "its number identifies somebody"
+    lookup = document_look_up(vault, checked)
+    return DocumentRecord(
+        id=new_id(),
+        kind=checked.type,
+        lookup=lookup,
+        name_lookup=name_look_up(vault, lookup, checked.name),
+        expires_on=checked.expires_on,
+        identity=Identity(checked.number, given.name),
+    )
 
 
 def admit_planned(

@@ -209,4 +209,4 @@ def admit_synthetic_gallery(
     """Admits `size` references drawn from the model's own statistics, rotated like real ones."""
     vectors = deployment.vault.rotate(population.references(size, SEED))
     documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
-    admit_references(deployment.registrar, deployment.store, documents, vectors, "demo", report)
+    admit_references(deployment.registrar, documents, vectors, "demo", report)

@@ -87,7 +87,7 @@ def test_none_is_watched_stored_or_imported(lab, length) -> None:
         with pytest.raises(VectorInvalid):
             watch_face(registrar, forged, "forged", "test")
         with pytest.raises(RowRefused):
-            admit_references(registrar, lab.store, [document], forged[None], "test")
+            admit_references(registrar, [document], forged[None], "test")
         plan = AdmissionPlan(referenced=["document"], vectors=forged[None])
         with pytest.raises(RowRefused):
             registrar.run(

@@ -104,7 +104,7 @@ def _add_key(deployment: Deployment, caller: Principal) -> str:
 def _admit(deployment: Deployment, faces: Vectors) -> None:
     vectors = deployment.vault.rotate(faces)
     documents = [make_document(serial) for serial in range(len(faces))]
-    admit_references(deployment.registrar, deployment.store, documents, vectors, "bench")
+    admit_references(deployment.registrar, documents, vectors, "bench")
 
 
 FIRST_SERIAL = 5_000_000

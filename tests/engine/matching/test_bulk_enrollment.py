@@ -169,7 +169,7 @@ def test_synthetic_holders_are_known_by_document_name_and_face(lab, monkeypatch)
             reported.append((done, total))
             assert len(registrar.gallery) == done
 
-        admit_references(registrar, lab.store, documents, vectors, "mover", report)
+        admit_references(registrar, documents, vectors, "mover", report)
         twin, returning, impostor = registrar.enroll(
             [
                 lab.request(vectors[17]),

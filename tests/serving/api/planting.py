@@ -35,7 +35,7 @@ def plant(home: Path, identities: list[int], seed: int = 5) -> NDArray[np.float3
         for serial in range(len(owners))
     ]
     with Deployment(home, load_settings(home)) as deployment:
-        admit_references(deployment.registrar, deployment.store, documents, vectors, "test")
+        admit_references(deployment.registrar, documents, vectors, "test")
     return people
 
 

@@ -260,7 +260,7 @@ def pictured_home(empty_home, sosie, photographs, environment) -> Path:
     with Deployment(home, load_settings(home)) as deployment:
         (sample,) = sample_photographs(deployment, [photographs.later])
         other, registrar = Document("cn-ric", OTHER_NUMBER, "Somebody Else"), deployment.registrar
-        admit_references(registrar, deployment.store, [other], sample.vector[None], "test")
+        admit_references(registrar, [other], sample.vector[None], "test")
     return home
 
 

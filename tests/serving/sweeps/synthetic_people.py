@@ -48,7 +48,7 @@ def fill(deployment: Deployment, rows: Rows, first: int = 0) -> None:
     serials = range(first, first + len(rows))
     documents = [make_document(serial, f"Holder {serial}") for serial in serials]
     rotated = deployment.vault.rotate(rows)
-    admit_references(deployment.registrar, deployment.store, documents, rotated, "test")
+    admit_references(deployment.registrar, documents, rotated, "test")
 
 
 class PausedJoin:
