@@ -34,9 +34,6 @@ QUERIES: dict[str, list[dict[str, str]]] = {
     "/v1/cases": [
         {"state": "lost"},
         {"limit": "0"},
-        {"limit": "201"},
-        {"limit": "many"},
-        {"after": "nothing"},
         {"after": UNKNOWN},
         {"kind": "x" * 65},
         {"stat": "open"},
@@ -45,20 +42,11 @@ QUERIES: dict[str, list[dict[str, str]]] = {
         {"after": "-1"},
         {"after": str(2**53)},
         {"after": "x"},
-        {"limit": "0"},
-        {"limit": "201"},
-        {"action": ""},
         {"subject": "a\0b"},
         {"acton": "x"},
     ],
     "/v1/audit/verification": [{"after": str(10**6)}],
-    f"/v1/sweeps/{UNKNOWN}/groups": [
-        {"after": "-1"},
-        {"after": "x"},
-        {"limit": "0"},
-        {"limit": "201"},
-        {"kin": "x"},
-    ],
+    f"/v1/sweeps/{UNKNOWN}/groups": [{"after": "-1"}],
     ENROLLMENTS: [{}, {"idempotency_key": ""}, {"idempotency_key": "x" * 10_240}],
 }
 
@@ -78,69 +66,40 @@ MALFORMED, INVALID, TEXT = "REQUEST.MALFORMED", "REQUEST.INVALID", "REQUEST.TEXT
 CASE = f"/v1/cases/{UNKNOWN}"
 # What is sent beside a photograph, where the route takes one.
 BODIES: dict[str, list[tuple[Any, str]]] = {
-    f"{CASE}/assign": [
-        ({}, MALFORMED),
-        ({"assignee": ""}, MALFORMED),
-        ({"assignee": "me", "state": "closed"}, MALFORMED),
-    ],
-    f"{CASE}/notes": [
-        ({"text": ""}, MALFORMED),
-        ({"text": "x" * 4001}, MALFORMED),
-        ({"text": "a\0b"}, MALFORMED),
-        ({"text": "a\u202eb"}, TEXT),
-    ],
-    f"{CASE}/propose": [
-        ({"outcome": "guilty"}, MALFORMED),
-        ({"outcome": "fraud", "close_lines": "all"}, MALFORMED),
-        ({"outcome": "fraud", "seen_at": "2026-01-31T12:00:00"}, MALFORMED),
-    ],
+    f"{CASE}/assign": [({"assignee": "me", "state": "closed"}, MALFORMED)],
+    f"{CASE}/notes": [({"text": "a\0b"}, MALFORMED), ({"text": "a\u202eb"}, TEXT)],
+    f"{CASE}/propose": [({"outcome": "fraud", "seen_at": "2026-01-31T12:00:00"}, MALFORMED)],
     f"{CASE}/close": [
         ({}, MALFORMED),
         # Who does not say what they have seen judges whom they have not.
         ({"outcome": "fraud"}, MALFORMED),
         ({"outcome": "fraud", "close_lines": [UNKNOWN] * 201}, MALFORMED),
-        ({"outcome": "fraud", "seen_at": "yesterday"}, MALFORMED),
     ],
     "/v1/sweeps": [
         ({"threshold": 0.6, "fmr": 1e-6}, MALFORMED),
         ({"threshold": 2}, MALFORMED),
         # Faces that are held would be shown of anybody.
         ({"threshold": -0.9, "allow_unsupported": True}, INVALID),
-        ({"threshold": "0.6"}, MALFORMED),
         ({"threshold": float("nan")}, MALFORMED),
-        ({"threshold": float("inf")}, MALFORMED),
-        ({"fmr": 0}, MALFORMED),
-        ({"fmr": 1}, MALFORMED),
-        ({"scope": "some"}, MALFORMED),
-        ({"dry_run": "yes"}, MALFORMED),
         ({"treshold": 0.6}, MALFORMED),
-        ([], MALFORMED),
     ],
     "/v1/people/search": [
         ({"msisdn": MSISDN, "document": DOCUMENT}, MALFORMED),
-        ({"msisdn": MSISDN, "who": "me"}, MALFORMED),
         ({"msisdn": "call me"}, INVALID),
-        ({"msisdn": "\0"}, MALFORMED),
         (WRONG_DIGIT, INVALID),
         (LIBRARY_CARD, INVALID),
     ],
     "/v1/identifications": [
-        ({"threshold": value}, MALFORMED)
-        for value in (0.1, -1, 2, "0.6", float("nan"), float("inf"), True)
+        ({"threshold": value}, MALFORMED) for value in (0.1, float("nan"), True)
     ],
     "/v1/verifications": [
         ({}, MALFORMED),
         ({"line": MSISDN, "document": DOCUMENT}, MALFORMED),
         ({"line": MSISDN, "probe": None}, MALFORMED),
-        ({"line": MSISDN, "probe": {}}, MALFORMED),
         ({"line": MSISDN, "threshold": 0.1}, MALFORMED),
         ({"line": ""}, MALFORMED),
-        ({"line": "8" * 65}, MALFORMED),
-        ({"line": 86}, MALFORMED),
         ({"line": "call me"}, INVALID),
         ({"document": DOCUMENT | {"name": "Aileen Probe"}}, MALFORMED),
-        ({"document": DOCUMENT | {"number": "11010519900307\0"}}, MALFORMED),
-        ({"document_id": None}, MALFORMED),
         (WRONG_DIGIT, INVALID),
         (LIBRARY_CARD, INVALID),
     ],
@@ -212,32 +171,22 @@ def changed(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 ACTIVATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "nothing": (lambda _: {}, MALFORMED),
     "a list": (lambda body: [body], MALFORMED),
-    "a text": (lambda _: "enroll", MALFORMED),
     "no consent": (changed(consent_ref=None), MALFORMED),
-    "no live photograph": (changed(live=None), MALFORMED),
     "an unknown field": (changed(carrier="red"), MALFORMED),
     "an unknown field below": (document(nationality="CN"), MALFORMED),
     "an unknown document type": (document(type="library-card"), INVALID),
     "a name with NUL": (document(name="Stan\0Stranger"), MALFORMED),
-    "an endless name": (document(name="S" * 201), MALFORMED),
     "a name of punctuation": (document(name="---"), INVALID),
-    "a number as a name": (document(name=7), MALFORMED),
     "a day that is none": (document(expires_on="2031-02-30"), MALFORMED),
     "a number that is none": (changed(msisdn="call me"), INVALID),
     "a number without country": (changed(msisdn="13800138001"), INVALID),
     "an endless consent": (changed(consent_ref="C" * 201), MALFORMED),
-    "consent with NUL": (changed(consent_ref="C\0"), MALFORMED),
     "consent of two directions": (changed(consent_ref="C\u202e1"), TEXT),
     "a name without width": (document(name="Stan\u200b Stranger"), TEXT),
     "an outlet of 10 kB": (changed(outlet="b" * 10_240), MALFORMED),
-    "an image that is a number": (changed(live=5), MALFORMED),
     "an image that is no base64": (changed(live="@@@"), MALFORMED),
     "a time without zone": (changed(captured_at="2026-01-31T12:00:00"), MALFORMED),
-    "a time in words": (changed(captured_at="yesterday"), MALFORMED),
-    "a time as a number": (changed(captured_at=1_700_000_000), MALFORMED),
-    "no time": (changed(captured_at=None), MALFORMED),
     "yesterday": (lambda body: body | {"captured_at": moment(hours=25)}, "REQUEST.CAPTURE_TIME"),
     "soon": (lambda body: body | {"captured_at": moment(minutes=-11)}, "REQUEST.CAPTURE_TIME"),
     "the first day": (changed(captured_at="0001-01-01T00:00:00+14:00"), MALFORMED),

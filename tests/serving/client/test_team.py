@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.client import ApiError, Client, KnownDocument, SweepTerms
-from tests.waiting import wait_until
+from serving.client import ApiError, Client, KnownDocument
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
 
@@ -14,27 +13,6 @@ ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
 def client_of(service, listen) -> Callable[[str], Client]:
     url = listen()
     return lambda key: Client(url, service.keys[key])
-
-
-def test_a_person_is_found_by_face_document_and_number(client_of, photographs) -> None:
-    with client_of("fraud") as team:
-        by_face = team.search_people(probe=photographs.later.read_bytes())
-        [person] = by_face.people
-        assert person.score is not None
-        assert by_face.searched == 1
-        for found in (
-            team.search_people(document=ASTRONAUT),
-            team.search_people(msisdn="+8613800138000"),
-        ):
-            assert [one.document_id for one in found.people] == [person.document_id]
-            assert found.searched is None
-        whole = team.read_document(person.document_id)
-        assert whole.name == "A••••• P••••"
-        [attempt] = whole.enrollments
-        assert team.read_enrollment(attempt.enrollment_id).decision == "approved"
-        assert team.read_crops(attempt.enrollment_id).crops == ()
-        [subject] = team.read_faces([person.document_id]).subjects
-        assert (subject.is_reference, subject.photographs) == (True, ())
 
 
 def test_a_case_is_worked_by_two_people(client_of, photographs) -> None:
@@ -73,37 +51,3 @@ def test_a_case_is_worked_by_two_people(client_of, photographs) -> None:
         assert "the holder was abroad" in [note.text for note in file.notes]
         assert "abroad" not in repr(file)
         assert first.measure_precision().precision is None
-
-
-def test_a_sweep_is_expected_started_and_read(client_of) -> None:
-    terms = SweepTerms(threshold=0.47)
-    with client_of("fraud") as team:
-        expected = team.expect_sweep(terms)
-        assert expected.threshold == 0.47
-        sweep = team.start_sweep(terms)
-        wait_until(lambda: team.read_sweep(sweep.sweep_id).state == "done")
-        done = team.read_sweep(sweep.sweep_id)
-        assert done.progress.share == 1
-        assert isinstance(done.summary, dict)
-        assert [one.sweep_id for one in team.list_sweeps().sweeps] == [sweep.sweep_id]
-        page = team.list_groups(sweep.sweep_id)
-        assert (page.groups, page.total, page.next) == ((), 0, None)
-        for steer in (team.pause_sweep, team.resume_sweep, team.cancel_sweep):
-            with pytest.raises(ApiError) as over:
-                steer(sweep.sweep_id)
-            assert (over.value.code, over.value.attempts) == ("SWEEP.STATE", 1)
-        with pytest.raises(ApiError) as unknown:
-            team.read_group(sweep.sweep_id, "none")
-        assert unknown.value.status == 404
-
-
-def test_thresholds_and_the_audit_chain_are_read(client_of) -> None:
-    with client_of("operator") as operator:
-        shown = operator.read_thresholds()
-        assert len(shown.calibration.curves) == 3
-        newest = operator.read_audit(limit=1)
-        first = operator.read_audit(after=0, limit=1)
-        assert (first.entries[0].number, first.next) == (1, 1)
-        assert newest.entries[0].number >= 1
-        part = operator.verify_audit()
-        assert (part.intact, part.next) == (True, None)
