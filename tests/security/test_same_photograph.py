@@ -27,17 +27,17 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
 }
 
 
-def enroll(service: Any, body: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = service.read(service.enroll(body, "k", key="b1"))
+def enroll(service: Any, body: dict[str, Any], name: str) -> dict[str, Any]:
+    shown: dict[str, Any] = service.read(service.enroll(body, name, key="b1"))
     return shown
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_one_picture_as_both_photographs_is_refused(
-    fresh, activation, astronaut, name: str
+    own_service, activation, astronaut, name: str
 ) -> None:
     live = encode(astronaut, quality=92)
-    shown = enroll(fresh, activation(live=live, portrait=COPIES[name](astronaut)))
+    shown = enroll(own_service, activation(live=live, portrait=COPIES[name](astronaut)), name)
     assert (shown["decision"], [one["reason"] for one in shown["reasons"]]) == (
         "rejected",
         ["SAME_PHOTOGRAPH"],
@@ -46,5 +46,5 @@ def test_one_picture_as_both_photographs_is_refused(
     assert (shown["duplicate_search"]["ran"], shown["cases"]) == (False, [])
 
 
-def test_two_pictures_of_one_person_are_two(fresh, activation) -> None:
-    assert enroll(fresh, activation())["decision"] == "approved"
+def test_two_pictures_of_one_person_are_two(own_service, activation) -> None:
+    assert enroll(own_service, activation(), "two")["decision"] == "approved"
