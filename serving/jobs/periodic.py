@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
-from functools import partial
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -35,11 +34,12 @@ from engine.retention.job import (
     run_retention,
 )
 from schema.documents import ErasureCertificate
-from schema.options import Retention
 from serving.deployment.deployment import Deployment, warn_on_stderr
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from serving.telemetry.metrics import Meter
 
 
 class PeriodicJob(ABC):
@@ -214,64 +214,28 @@ SETTLE_S = 60.0
 
 
 class DailyRetention(PeriodicJob):
-    """Runs every day at the set time until it is closed, and makes up for a missed run. What cannot
-    be done is logged, and tried the next day; by an implausible clock nothing is deleted, it is
-    looked at every hour, and `tell_refusal` hears of it."""
+    """Runs every day at the set time until it is closed, and makes up for a missed run; after each
+    it calls `examine`. What cannot be done is logged, and tried the next day; by an implausible
+    clock nothing is deleted, it is looked at every hour, and a metric says so."""
 
     name = "retention"
 
     def __init__(
         self,
-        runner: ChangeRunner,
-        source: Reader,
-        schedule: Retention,
-        log: FilteringBoundLogger,
-        *,
-        settle_s: float,
-        watch: ClockWatch,
-        also: Callable[[datetime], object] = lambda _: None,
-        tell_refusal: Callable[[bool], object] = lambda _: None,
-        examine: Callable[[], object] = lambda: None,
-        tell_left: Callable[..., object] = lambda **_: None,
-    ) -> None:
-        super().__init__(log)
-        self._runner = runner
-        self._source = source
-        self._schedule = schedule
-        self._watch = watch
-        self._settle_s = settle_s
-        self._also, self._examine, self._tell_left = also, examine, tell_left
-        self._tell_refusal = tell_refusal
-        self._is_refused = False
-        self._is_first = True
-
-    @classmethod
-    def of(
-        cls,
         deployment: Deployment,
         log: FilteringBoundLogger,
         watch: ClockWatch,
-        tell_refusal: Callable[[bool], object],
-        examine: Callable[[], object],
-        tell_left: Callable[..., object],
-    ) -> Self:
-        """By a deployment's settings, on its registrar; `examine` is called after each run, and
-        `tell_left` with the number `by` of events that left before a webhook took them."""
-        return cls(
-            deployment.registrar,
-            deployment.store,
-            deployment.settings.retention,
-            log,
-            settle_s=SETTLE_S,
-            watch=watch,
-            tell_refusal=tell_refusal,
-            also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
-            examine=examine,
-            tell_left=tell_left,
-        )
+        meter: Meter,
+        examine: Callable[[], object] = lambda: None,
+    ) -> None:
+        super().__init__(log)
+        self._deployment, self._schedule = deployment, deployment.settings.retention
+        self._watch, self._meter, self._examine = watch, meter, examine
+        self._is_refused = False
+        self._is_first = True
 
     def _first_s(self) -> float | None:
-        return None if self._schedule.run_at is None else self._settle_s
+        return None if self._schedule.run_at is None else SETTLE_S
 
     def _work(self) -> float:
         is_first, self._is_first = self._is_first, False
@@ -290,23 +254,30 @@ class DailyRetention(PeriodicJob):
 
     def _is_overdue(self) -> bool:
         """True where something has stayed a day longer than it may: then a run was missed."""
-        missed = preview(self._source, self._schedule, self._watch.now() - DAY)
+        missed = preview(self._deployment.store, self._schedule, self._watch.now() - DAY)
         return any(due.rows for due in missed.values())
 
     def _run(self) -> None:
+        # The command line has other parts of this module, and no metrics.
+        from serving.telemetry import metrics  # noqa: PLC0415
+
         try:
             now = self._watch.check()
         except ClockImplausible as error:
             # Its text has moments alone.
             self._log.error("retention_refused", code=error.code, reason=str(error))
-            self._set_refused(True)
+            self._is_refused = True
+        else:
+            self._is_refused = False
+        self._meter.set(metrics.RETENTION_REFUSED, self._is_refused)
+        if self._is_refused:
             return
-        self._set_refused(False)
+        runner = self._deployment.registrar
         try:
             made = run_retention(
-                self._runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
+                runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
             )
-            self._also(now)
+            retire_sweeps(self._deployment, runner, ACTOR, now)
         except Exception as error:  # noqa: BLE001 - the rows are examined in any case
             self._log_failure(error)
         else:
@@ -319,12 +290,8 @@ class DailyRetention(PeriodicJob):
             )
             for webhook_id, count in made.undelivered.items():
                 self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
-                self._tell_left(by=count)
+                self._meter.add(metrics.EVENTS_LEFT, by=count)
         self._examine()
-
-    def _set_refused(self, is_refused: bool) -> None:
-        self._is_refused = is_refused
-        self._tell_refusal(is_refused)
 
 
 FINISH_EVERY_S = 60.0

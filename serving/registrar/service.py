@@ -184,15 +184,13 @@ class Lifecycle:
             deployment = opened.deployment
             anchoring = Anchoring.of(deployment, self._meter, self._log)
             examine = partial(examine_rows, deployment.store, self._meter, self._log)
-            tell_refusal = partial(self._meter.set, metrics.RETENTION_REFUSED)
             tell_overdue = partial(self._meter.set, metrics.ERASURES_OVERDUE)
             tell_steps = partial(self._meter.set, metrics.LINE_STEPS_OVERDUE)
-            tell_left = partial(self._meter.add, metrics.EVENTS_LEFT)
             rules = deployment.line_rules
             watch = ClockWatch.of(deployment)
             show_set_aside(deployment.vault, self._meter)
             with (
-                DailyRetention.of(deployment, self._log, watch, tell_refusal, examine, tell_left),
+                DailyRetention(deployment, self._log, watch, self._meter, examine),
                 PendingErasures(deployment, opened.case_closed, self._log, watch, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
                 LineSteps(opened.registrar, deployment.store, rules, self._log, watch, tell_steps),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -68,18 +69,19 @@ def run_daily(
     deployment: Deployment, clock: Callable[[], datetime], *, setting: Callable[[], None]
 ) -> tuple[list[bool], LogCapture]:
     """One look of the service's daily retention, after `setting` the clock; what it told."""
-    told: list[bool] = []
-    lines = LogCapture()
+    lines, meter = LogCapture(), Mock()
     wrapper = structlog.make_filtering_bound_logger(0)
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
-    job = DailyRetention(
-        deployment.registrar, deployment.store, MONTH, log,
-        settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
-        tell_refusal=told.append,
-    )  # fmt: skip
+    deployment.settings = deployment.settings.model_copy(update={"retention": MONTH})
+    job = DailyRetention(deployment, log, ClockWatch(deployment.store, clock=clock), meter)
     setting()
     job._run()
-    return told, lines
+    return read_told(meter), lines
+
+
+def read_told(meter: Mock) -> list[bool]:
+    """Whether runs were refused."""
+    return [call.args[1] for call in meter.set.call_args_list]
 
 
 def test_a_clock_that_is_set_while_the_service_runs_deletes_nothing(deployment, clock) -> None:
@@ -194,16 +196,13 @@ def test_the_command_refuses_says_so_and_takes_a_confirmation(deployment, clock,
 
 
 def test_a_refused_run_is_tried_again_within_the_hour(deployment, clock) -> None:
-    told: list[bool] = []
-    log = structlog.wrap_logger(None, processors=[LogCapture()])
-    job = DailyRetention(
-        deployment.registrar, deployment.store, replace(MONTH, daily_at="12:00"), log,
-        settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
-        tell_refusal=told.append,
-    )  # fmt: skip
+    log, meter = structlog.wrap_logger(None, processors=[LogCapture()]), Mock()
+    schedule = replace(MONTH, daily_at="12:00")
+    deployment.settings = deployment.settings.model_copy(update={"retention": schedule})
+    job = DailyRetention(deployment, log, ClockWatch(deployment.store, clock=clock), meter)
     clock.off = YEARS
     job._run()
     assert job._next_s() <= 3600
     clock.off = timedelta()
     job._run()
-    assert told == [True, False]
+    assert read_told(meter) == [True, False]

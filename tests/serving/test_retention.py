@@ -31,7 +31,6 @@ from serving.jobs.periodic import ClockWatch, DailyRetention, seconds_until
 from serving.registrar.service import RegistrarService
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, load_settings
-from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
 from tests.engine.registry.conftest import ANSWER
 from tests.engine.retention.conftest import only
@@ -71,14 +70,18 @@ def runs(deployment: Deployment, action: str = "retention.run") -> int:
 
 
 @pytest.fixture
-def retain(deployment, log) -> Callable[..., Any]:
+def retain(deployment, log, monkeypatch) -> Callable[..., Any]:
     """`with retain(at, ...)`: retention on this test's registrar, starting at once."""
 
     @contextmanager
-    def start(at: str, **more: Any) -> Iterator[DailyRetention]:
-        parts = (deployment.registrar, deployment.store, replace(MONTH, daily_at=at), log)
-        watch = ClockWatch(deployment.store, clock=more.pop("clock", utc_now))
-        with DailyRetention(*parts, **{"settle_s": 0.0, "watch": watch, **more}) as opened:
+    def start(
+        at: str, *, clock: Callable[[], datetime] = utc_now, settle_s: float = 0.0, **more: Any
+    ) -> Iterator[DailyRetention]:
+        monkeypatch.setattr(periodic, "SETTLE_S", settle_s)
+        wanted = {"retention": replace(MONTH, daily_at=at)}
+        deployment.settings = deployment.settings.model_copy(update=wanted)
+        watch = ClockWatch(deployment.store, clock=clock)
+        with DailyRetention(deployment, log, watch, Meter(), **more) as opened:
             yield opened
 
     return start
@@ -154,16 +157,14 @@ def test_a_failure_is_told_by_its_code_and_ends_nothing(deployment, retain, line
     assert "name in it" not in str(lines.entries)
 
 
-def test_a_store_that_cannot_be_read_is_told_too(deployment, log, lines) -> None:
-    class Unreadable:
-        def rows(self, _query: Any) -> Any:
-            raise OSError("a path")
+def test_a_store_that_cannot_be_read_is_told_too(deployment, retain, lines, monkeypatch) -> None:
+    def fail(_query: Any) -> Any:
+        raise OSError("a path")
 
-    source: Any = Unreadable()
-    watch = ClockWatch(source, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC))
-    parts = (deployment.registrar, source, replace(MONTH, daily_at="12:00"), log)
-    with DailyRetention(*parts, settle_s=0.0, watch=watch):
-        wait_until(lambda: lines.entries)
+    with monkeypatch.context() as patched:
+        patched.setattr(deployment.store, "rows", fail)
+        with retain("12:00", clock=lambda: datetime(2026, 5, 4, tzinfo=UTC)):
+            wait_until(lambda: lines.entries)
     (told,) = lines.entries
     assert (told["code"], told["error"]) == ("INTERNAL", "OSError")
     assert runs(deployment) == 0
@@ -231,13 +232,11 @@ def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
         found = [NewEvent(EventType.CASE_OPENED, f"s{place}", None, {}) for place in range(5)]
         with changing(store.engine) as connection:
             write_events(connection, store.vault, found, utc_now() - age)
-    schedule = only(events_days=1)
-    tell = partial(meter.add, metrics.EVENTS_LEFT)
-    parts = (deployment.registrar, store, schedule, log)
-    watch = ClockWatch(store)
-    with DailyRetention(*parts, settle_s=0.0, watch=watch, tell_left=tell) as retained:
-        retained._run()
-        retained._run()
+    wanted = {"retention": only(events_days=1)}
+    deployment.settings = deployment.settings.model_copy(update=wanted)
+    retained = DailyRetention(deployment, log, ClockWatch(store), meter)
+    retained._run()
+    retained._run()
     left = [one for one in lines.entries if one["event"] == "events_left_undelivered"]
     assert [(one["webhook_id"], one["count"]) for one in left] == [(webhook.id, 5)]
     assert b"sosie_webhook_events_left_total 5.0" in meter.render()[0]
