@@ -138,17 +138,6 @@ def test_good_rows_are_in_and_bad_ones_in_the_report(home, base, sosie, photogra
     assert sosie("audit", "verify", "--home", home).code == 0
 
 
-def test_a_second_run_has_nothing_to_do_and_a_fresh_one_takes_nobody_twice(
-    home, base, sosie
-) -> None:
-    first = sosie("import", base, "--home", home, "--json").json
-    again = sosie("import", base, "--home", home, "--json").json
-    assert (again["admitted"], again["resumed_after"]) == (first["admitted"], 7)
-    fresh = sosie("import", base, "--home", home, "--no-resume", "--json").json
-    assert (fresh["admitted"], fresh["present"], fresh["failed"]) == (0, 2, 5)
-    assert (count(home, "documents"), count(home, "lines"), count(home, "references")) == (2, 2, 2)
-
-
 def test_a_check_stores_nothing_and_needs_no_lease(home, base, sosie, contents, tmp_path) -> None:
     before = contents(home)
     with Deployment(home, load_settings(home)) as deployment:

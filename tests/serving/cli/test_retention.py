@@ -1,6 +1,5 @@
 """`sosie retention`: what would leave is shown, what is due leaves, and a certificate says so."""
 
-import io
 import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
@@ -8,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from engine.errors import StorageFailed
 from engine.sweeps.folder_retention import SweepRetention
 from serving.cli import output
 from serving.cli.inputs import open_deployment
-from serving.deployment.deployment import Deployment
-from serving.settings.settings import load_settings
 from tests.row_codes import vouch
 
 OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
@@ -153,33 +149,6 @@ def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
     assert shown["status"] == "closed"
     assert {"suspended", "closed"} <= {one["kind"] for one in shown["events"]}
     assert "steps of lines" not in sosie("retention", "run", *at, env=env).out
-
-
-@pytest.mark.parametrize("keep", ["none", "cases", "all"])
-def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
-    keep: str, home, sosie, photographs, request_of, tmp_path
-) -> None:
-    env = {"SOSIE_CROPS__KEEP": keep, "SOSIE_CROPS__DAYS": "7"}
-    ids = []
-    for changes in ({}, {"document_number": OTHER_NUMBER, "msisdn": MSISDN}):
-        enroll = request_of(home, photographs, **changes)
-        ids.append(sosie(*enroll, "--json", env=env).json["enrollment_id"])
-    wanted = {"none": (0, 0), "cases": (0, 2), "all": (2, 2)}[keep]
-    with Deployment(home, load_settings(home)) as deployment:
-        crops = [deployment.store.cases.crops(one) for one in ids]
-    assert tuple(map(len, crops)) == wanted
-    for found in crops:
-        assert [record.photograph for record, _ in found] == ["live", "portrait"][: len(found)]
-        for record, image in found:
-            assert record.enrollment_id in ids
-            with Image.open(io.BytesIO(image)) as opened:
-                assert opened.size == (112, 112)
-            assert image not in (home / "registry.sqlite").read_bytes()
-    if keep == "none":
-        return
-    assert sosie("retention", "run", "--home", home, "--json").json["left"]["crops"] == 0
-    alter(home, "UPDATE crops SET kept_until = '2020-01-01T00:00:00.000000Z'")
-    assert sosie("retention", "run", "--home", home, "--json").json["left"]["crops"] == sum(wanted)
 
 
 def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it(

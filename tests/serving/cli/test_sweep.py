@@ -15,14 +15,7 @@ from serving.cli.inputs import sample_photographs
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import SETTINGS_FILE, load_settings
 from tests.serving.conftest import OTHER_NUMBER, enrollment
-from tests.serving.sweeps.synthetic_people import (
-    PEOPLE,
-    TWICE,
-    fill,
-    make_people_home,
-    second_documents,
-    strangers,
-)
+from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, make_people_home
 
 AT = ("--threshold", "0.47")
 
@@ -114,16 +107,6 @@ def test_people_read_a_table_and_where_the_files_are(sosie, people_home) -> None
         ),
     ):
         assert sosie("sweep", *command, "--home", people_home).code == 0
-
-
-def test_what_is_new_is_swept_alone(sosie, people_home) -> None:
-    assert sosie("sweep", *AT, "--home", people_home).code == 0
-    with Deployment(people_home, load_settings(people_home)) as deployment:
-        fill(deployment, second_documents(strangers(PEOPLE)[50:53]), first=1000)
-    done = sosie("sweep", "--new", *AT, "--home", people_home, "--json")
-    assert done.code == 0, done.err
-    summary = done.json["sweep"]["summary"]
-    assert (summary["new_references"], summary["groups"]) == (3, 3)
 
 
 def test_what_the_calibration_cannot_support_is_refused_until_it_is_allowed(
