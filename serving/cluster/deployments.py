@@ -31,6 +31,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.batching import Batch, Batcher, Lane, Refusals, name_thread, share_out
 from engine.capacity import EXTRACTING_THREADS
 from engine.errors import DeviceFailed, RequestError, SosieError
+from engine.faces.embedder import CropEmbedder
 from engine.faces.extractor import Extractor
 from serving.api.app import build_app
 from serving.cluster.environment import Site, count_enrolling, renew_proxy_config
@@ -42,7 +43,10 @@ from serving.cluster.registrar_client import RayRegistrar
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import (
     build_extractor,
+    embedder_card,
+    extractor_config,
     model_digest,
+    open_detector,
     open_embedder,
     open_liveness_judge,
     settle_ingress,
@@ -55,11 +59,11 @@ from serving.ingress.embedding import (
     Crops,
     EmbedderStatus,
     FallbackEmbedder,
+    RemoteEmbedder,
     Vectors,
     WatchedEmbedder,
     call_on_loop,
     describe_embedder,
-    open_remote_extractor,
     tell_unused,
 )
 from serving.ingress.extraction_queue import ExtractionQueue
@@ -183,7 +187,7 @@ class Ingress:
                 settings, warn=lambda line: log.warning("deployment", detail=line), is_examined=True
             )
         )
-        extractor, find_embedder = _open_extractor(settings, embedder, meter, log)
+        extractor, find_embedder = _open_extractor(settings, embedder, meter, log, opened)
         opened.enter_context(extractor)
         extractor.liveness_judge = open_liveness_judge(settings)
         if serve.metrics_port:
@@ -398,16 +402,26 @@ def _open_extractor(
     handle: DeploymentHandle[Any] | None,
     meter: Meter,
     log: FilteringBoundLogger,
+    opened: ExitStack,
 ) -> tuple[Extractor, FindEmbedder]:
     """The extractor of an ingress, and what finds how its embedder is."""
     if handle is not None:
-        extractor = open_remote_extractor(settings, _call_embedder(handle), threads=1)
+        remote = RemoteEmbedder(
+            embedder_card(settings),
+            settings.models.flip,
+            _call_embedder(handle),
+            EMBEDDER_TIMEOUT_S,
+        )
+        opened.callback(remote.close)
+        embedder: CropEmbedder = remote
         if settings.serve.embedder_fallback:
-            extractor.embedder = FallbackEmbedder(
-                extractor.embedder,
+            embedder = FallbackEmbedder(
+                remote,
                 open_embedder(without_accelerator(settings)),
                 lambda error: log.warning("embedder_replaced", detail=str(error)),
             )
+        # All but the embedding is done here.
+        extractor = Extractor(open_detector(settings), embedder, extractor_config(settings, 1))
         return extractor, lambda: _ask_embedder(handle, settings)
     settled, unused = settle_ingress(settings)
     tell_unused(unused, meter, log)

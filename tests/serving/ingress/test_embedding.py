@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,10 @@ def test_the_cpu_embeds_while_the_embedder_is_away_and_its_vectors_are_the_same(
         raise raised
 
     noted: list[Exception] = []
-    fallback = FallbackEmbedder(RemoteEmbedder(local.card, False, call), local, noted.append)
-    for _ in range(2):
-        assert np.array_equal(fallback.embed(CROPS), local.embed(CROPS))
+    with closing(RemoteEmbedder(local.card, False, call, 120)) as remote:
+        fallback = FallbackEmbedder(remote, local, noted.append)
+        for _ in range(2):
+            assert np.array_equal(fallback.embed(CROPS), local.embed(CROPS))
     assert asked == [3]  # the second time it was known
     assert noted == [raised]
 
@@ -132,10 +134,8 @@ def test_an_embedder_that_is_busy_is_there(local) -> None:
     def call(_: Crops) -> Vectors:
         raise Busy("too many photographs wait")
 
-    with pytest.raises(Busy):
-        FallbackEmbedder(RemoteEmbedder(local.card, False, call), local, lambda _: None).embed(
-            CROPS
-        )
+    with closing(RemoteEmbedder(local.card, False, call, 120)) as remote, pytest.raises(Busy):
+        FallbackEmbedder(remote, local, lambda _: None).embed(CROPS)
 
 
 def test_an_ingress_takes_no_gpu_and_says_that_it_leaves_one(monkeypatch, tmp_path) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,27 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelDamaged
 from engine.faces.embedder import Embedder
-from engine.faces.extractor import Extraction
+from engine.faces.extractor import Extraction, Extractor
 from engine.models.catalog import ModelCard, builtin_card, read_model
-from serving.deployment.models import build_extractor, model_digest, open_embedder
+from serving.deployment.models import (
+    build_extractor,
+    extractor_config,
+    model_digest,
+    open_detector,
+    open_embedder,
+)
 from serving.errors import Interrupted
 from serving.ingress import embedding
 from serving.ingress.embedding import (
     CALLS_AT_ONCE,
     MAX_PART_BYTES,
     MAX_PART_CROPS,
+    CropCall,
     RemoteEmbedder,
     call_on_loop,
-    open_remote_extractor,
 )
 from serving.settings.settings import Settings, make_settings
+from tests.waiting import wait_until
 
 Crops = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -55,6 +63,19 @@ def remote(settings) -> Recorded:
 
 
 @pytest.fixture
+def place() -> Iterator[Callable[..., RemoteEmbedder]]:
+    """`place(call, timeout_s=120)`: an embedder elsewhere; closed at the end."""
+    with ExitStack() as opened:
+
+        def make(call: CropCall, timeout_s: float = 120) -> RemoteEmbedder:
+            made = RemoteEmbedder(CARD, False, call, timeout_s)
+            opened.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     """An event loop that runs in a thread of its own."""
     made = asyncio.new_event_loop()
@@ -71,12 +92,12 @@ def crops_of(count: int, side: int = 112) -> Crops:
 
 
 def test_faces_embedded_elsewhere_are_those_embedded_here_and_only_crops_travel(
-    settings, remote, photographs
+    settings, remote, place, photographs
 ) -> None:
     files = [getattr(photographs, name).read_bytes() for name in ("live", "faceless", "stranger")]
     with (
         build_extractor(settings, threads=1) as local,
-        open_remote_extractor(settings, remote, threads=1) as split,
+        Extractor(open_detector(settings), place(remote), extractor_config(settings, 1)) as split,
     ):
         here, there = local.extract(files), split.extract(files)
         assert split.model_digest == local.model_digest == model_digest(settings)
@@ -91,7 +112,7 @@ def test_faces_embedded_elsewhere_are_those_embedded_here_and_only_crops_travel(
     assert there[1].vector is None  # type: ignore[union-attr]
 
 
-def test_an_ingress_reads_no_weights_of_the_embedder(settings, remote, monkeypatch) -> None:
+def test_an_ingress_reads_no_weights_of_the_embedder(settings, remote, place, monkeypatch) -> None:
     read: list[str] = []
 
     def read_and_note(card: ModelCard) -> bytes:
@@ -99,25 +120,25 @@ def test_an_ingress_reads_no_weights_of_the_embedder(settings, remote, monkeypat
         return read_model(card)
 
     monkeypatch.setattr("engine.models.onnx_sessions.read_model", read_and_note)
-    open_remote_extractor(settings, remote).close()
+    Extractor(open_detector(settings), place(remote)).close()
     assert read == ["yunet"]
 
 
-def test_many_crops_travel_in_parts(remote) -> None:
-    embedder = RemoteEmbedder(CARD, False, remote)
+def test_many_crops_travel_in_parts(remote, place) -> None:
+    embedder = place(remote)
     crops = crops_of(MAX_PART_CROPS + 3)
     vectors = embedder.embed(crops)
-    assert [shape[0] for shape in remote.shapes] == [MAX_PART_CROPS, 3]
+    assert sorted(shape[0] for shape in remote.shapes) == [3, MAX_PART_CROPS]
     assert vectors.shape == (MAX_PART_CROPS + 3, embedder.dim)
     assert np.allclose(vectors[-3:], remote(crops[-3:]), atol=1e-5)
 
 
-def test_no_crops_are_no_call(remote) -> None:
-    assert RemoteEmbedder(CARD, False, remote).embed(crops_of(0)).shape == (0, 128)
+def test_no_crops_are_no_call(remote, place) -> None:
+    assert place(remote).embed(crops_of(0)).shape == (0, 128)
     assert remote.shapes == []
 
 
-def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(monkeypatch) -> None:
+def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(place, monkeypatch) -> None:
     sizes: list[int] = []
 
     def call(crops: Crops) -> Vectors:
@@ -125,8 +146,8 @@ def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(monkeypatch) 
         return np.zeros((len(crops), 128), np.float32)
 
     monkeypatch.setattr(embedding, "MAX_PART_BYTES", 5 * 112 * 112 * 3)
-    RemoteEmbedder(CARD, False, call).embed(crops_of(12))
-    assert [size // (112 * 112 * 3) for size in sizes] == [5, 5, 2]
+    place(call).embed(crops_of(12))
+    assert sorted(size // (112 * 112 * 3) for size in sizes) == [2, 5, 5]
     assert MAX_PART_CROPS * 112 * 112 * 3 < MAX_PART_BYTES < 4 << 20
 
 
@@ -138,68 +159,65 @@ def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(monkeypatch) 
         np.zeros((2, 128), np.float64),
     ],
 )
-def test_an_answer_that_is_none_of_this_model_is_refused(answer: Any) -> None:
+def test_an_answer_that_is_none_of_this_model_is_refused(place, answer: Any) -> None:
     with pytest.raises(Interrupted):
-        RemoteEmbedder(CARD, False, lambda _: answer).embed(crops_of(2))
+        place(lambda _: answer).embed(crops_of(2))
 
 
-def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(loop, remote) -> None:
+def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(loop, remote, place) -> None:
     seen: list[asyncio.AbstractEventLoop] = []
 
     async def send(crops: Crops) -> Vectors:
         seen.append(asyncio.get_running_loop())
         return remote(crops)
 
-    embedder = RemoteEmbedder(CARD, False, call_on_loop(send, loop, timeout_s=30))
+    embedder = place(call_on_loop(send, loop, timeout_s=30))
     assert embedder.embed(crops_of(2)).shape == (2, 128)
     assert seen == [loop]
 
 
-def test_crops_of_requests_that_wait_travel_in_one_call_and_each_gets_its_own(loop) -> None:
+def test_crops_that_are_asked_for_meanwhile_travel_in_one_call_and_each_asker_gets_its_own(
+    place,
+) -> None:
     sizes: list[int] = []
-    gates = {0: threading.Event(), 1: threading.Event(), 2: threading.Event()}
-    begun, arrived = threading.Semaphore(0), threading.Semaphore(0)
+    begun, goes_on = threading.Semaphore(0), threading.Semaphore(0)
 
-    async def send(crops: Crops) -> Vectors:
+    def call(crops: Crops) -> Vectors:
         sizes.append(len(crops))
         begun.release()
-        await asyncio.to_thread(gates.get(len(sizes) - 1, gates[2]).wait, 120)
+        assert goes_on.acquire(timeout=120)
         if (crops == 66).any():
-            raise OSError("lost")
-        return np.repeat(crops[:, 0, 0, :1].astype(np.float32), 4, axis=1)
+            raise Interrupted("lost")
+        return np.repeat(crops[:, 0, 0, :1].astype(np.float32), 128, axis=1)
 
-    call = call_on_loop(send, loop, timeout_s=120)
+    embedder = place(call)
 
     def ask(level: int, count: int) -> list[float]:
-        arrived.release()
-        vectors = call(np.full((count, 4, 4, 3), level, np.uint8))
+        vectors = embedder.embed(np.full((count, 112, 112, 3), level, np.uint8))
         return [*sorted(set(vectors.ravel().tolist())), len(vectors)]
 
     with ThreadPoolExecutor(8) as pool:
-        first = [pool.submit(ask, level, 2) for level in range(CALLS_AT_ONCE)]
-        for _ in first:
+        first = []
+        for level in range(CALLS_AT_ONCE):
+            first.append(pool.submit(ask, level, 2))
             assert begun.acquire(timeout=120)
-        # What comes while calls are under way, and more than fits one.
-        sizes_then = ((10, 2), (11, 3), (12, MAX_PART_CROPS - 5), (66, 2), (67, 1))
-        others = []
-        for level, count in sizes_then:
+        # More than fits one call.
+        others, waiting = [], 0
+        for level, count in ((10, 2), (11, 3), (12, MAX_PART_CROPS - 5), (66, 2), (67, 1)):
             others.append(pool.submit(ask, level, count))
-            assert arrived.acquire(timeout=120)
-            # Until the loop has it: it takes them in this order.
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).result(120)
-        gates[0].set()
-        assert begun.acquire(timeout=120)
-        for gate in gates.values():
-            gate.set()
+            waiting += count
+            wait_until(lambda: embedder._queue.queued() == waiting)  # noqa: B023 - at once
+        for _ in range(4):
+            goes_on.release()
         assert [one.result(120) for one in first] == [[0, 2], [1, 2]]
         assert [one.result(120) for one in others[:3]] == [[10, 2], [11, 3], [12, 59]]
         for lost in others[3:]:
             with pytest.raises(Interrupted):
                 lost.result(120)
-    assert sizes == [2, 2, MAX_PART_CROPS, 3]
+    assert sorted(sizes) == [2, 2, 3, MAX_PART_CROPS]
 
 
-def test_a_call_without_an_answer_in_time_is_interrupted(loop) -> None:
+def test_a_call_without_an_answer_in_time_is_interrupted(loop, place) -> None:
     cancelled = threading.Event()
 
     async def send(_: Crops) -> Vectors:
@@ -209,8 +227,8 @@ def test_a_call_without_an_answer_in_time_is_interrupted(loop) -> None:
             cancelled.set()
         raise AssertionError
 
-    with pytest.raises(Interrupted):
-        call_on_loop(send, loop, timeout_s=0.05)(crops_of(1))
+    with pytest.raises(Interrupted, match="in time"):
+        place(call_on_loop(send, loop, timeout_s=0.2), timeout_s=0.05).embed(crops_of(1))
     assert cancelled.wait(120)
 
 
