@@ -225,7 +225,7 @@ def _conclude(report: _Report) -> str:
     steps = report["scenes"]
     as_expected = sum(step["as_told"] for step in steps)
     return (
-        f"One search of {report['gallery']['synthetic']:,} strangers is expected to give "
+        f"\nOne search of {report['gallery']['synthetic']:,} strangers is expected to give "
         f"{review} false candidates at the review threshold, "
         f"{certain} at the certain one. These are synthetic, and quieter than life: a real face "
         "meets about a tenth of that among them.\n\n"
