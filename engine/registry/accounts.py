@@ -433,7 +433,7 @@ class OutletReader(Source):
     def carriers(self) -> list[Carrier]:
         """Every carrier, by code."""
         rows = sound_rows(self.vault, CARRIERS, self.rows(_CARRIERS))
-        return [read_as(Carrier, row) for row in rows]
+        return [Carrier(row.code, row.name, row.line_limit, row.time_zone) for row in rows]
 
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""

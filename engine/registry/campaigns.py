@@ -291,11 +291,7 @@ class LifeReader(Source):
         return [one for one in ids if one is not UNREADABLE], last
 
     def _asked(self, row: Row[Any]) -> Reverification:
-        require_authentic(self.vault, REVERIFICATIONS, row)
-        steps = tuple((int(seconds), str(state)) for seconds, state in row.steps)
-        return read_as(Reverification, row, steps=steps)
+        return read_as(Reverification, require_authentic(self.vault, REVERIFICATIONS, row))
 
     def _campaign(self, row: Row[Any]) -> Campaign:
-        require_authentic(self.vault, CAMPAIGNS, row)
-        steps = tuple((int(seconds), str(state)) for seconds, state in row.steps)
-        return read_as(Campaign, row, steps=steps, state=CampaignState(row.state))
+        return read_as(Campaign, require_authentic(self.vault, CAMPAIGNS, row))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -36,7 +36,6 @@ from engine.registry.rows import (
     JsonValue,
     NewEvent,
     RowNumber,
-    RowValues,
     Transaction,
     UuidText,
     Write,
@@ -187,11 +186,6 @@ class CaseRecord(Write):
                 case.tell(to, EventType.CASE_OPENED, {})
         _link(to, [(case.id, key) for case in written for key in dict.fromkeys(case.document_ids)])
 
-    def row(self, to: Transaction) -> RowValues:
-        del to
-        proposal = self.proposal
-        return self.columns(proposal=None if proposal is None else _proposal_values(proposal))
-
     def tell(self, to: Transaction, kind: EventType, data: dict[str, Any]) -> None:
         to.events.append(NewEvent(kind, self.id, None, {"kind": str(self.kind), **data}))
 
@@ -315,19 +309,7 @@ _LAST_NOTE = select(func.max(CASE_NOTES.c.id))
 
 
 def case_of(vault: Vault, row: Row[Any]) -> CaseRecord:
-    require_authentic(vault, CASES, row)
-    outcome, proposal = row.outcome, row.proposal
-    return read_as(
-        CaseRecord,
-        row,
-        origin=CaseOrigin(row.origin),
-        state=CaseState(row.state),
-        document_ids=tuple(row.document_ids),
-        suspect_ids=tuple(row.suspect_ids),
-        line_ids=tuple(row.line_ids),
-        outcome=None if outcome is None else Outcome(outcome),
-        proposal=None if proposal is None else _proposal_of(proposal),
-    )
+    return read_as(CaseRecord, require_authentic(vault, CASES, row))
 
 
 def erase_notes(to: Transaction, document_ids: Sequence[str]) -> None:
@@ -343,25 +325,6 @@ def _link(to: Transaction, links: Sequence[tuple[str, str]]) -> None:
     if links:
         to.insert(CASE_DOCUMENTS, [{"case_id": one, "document_id": key} for one, key in links])
         keep_crops(to, [key for _, key in links])
-
-
-def _proposal_values(proposal: Proposal) -> dict[str, Any]:
-    return asdict(proposal) | {
-        "outcome": proposal.outcome.value,
-        "close_lines": list(proposal.close_lines),
-        "at": proposal.at.isoformat(),
-    }
-
-
-def _proposal_of(values: Mapping[str, Any]) -> Proposal:
-    return Proposal(
-        outcome=Outcome(values["outcome"]),
-        close_lines=tuple(values["close_lines"]),
-        keep_lines=values.get("keep_lines", False),
-        by=values["by"],
-        at=datetime.fromisoformat(values["at"]),
-        person=values.get("person"),
-    )
 
 
 _CASES = select(CASES).where(CASES.c.id.in_(KEYS))

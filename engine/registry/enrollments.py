@@ -403,23 +403,13 @@ _NEWEST_OF = (
 )
 
 
-def _read_enrollment(row: Row[Any]) -> EnrollmentRecord:
-    evidence = convert(row.evidence, prepare(RecordedEvidence))
-    return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons), evidence=evidence)
-
-
 class EnrollmentReader(Source):
     """Reader of enrollments, their stored answers and their liveness results."""
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """The earlier answers under these idempotency scopes."""
         rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
-        return {
-            row.scope: read_as(
-                StoredAnswer, row, response=convert(row.response, prepare(DecidedEnrollment))
-            )
-            for row in rows
-        }
+        return {row.scope: read_as(StoredAnswer, row) for row in rows}
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
         """One enrollment; `NotFound` if there is none.
@@ -431,7 +421,7 @@ class EnrollmentReader(Source):
         if row is None:
             raise NotFound("no enrollment has this id: check it")
         require_authentic(self.vault, ENROLLMENTS, row)
-        found = _read_enrollment(row)
+        found = read_as(EnrollmentRecord, row)
         liveness = found.evidence.liveness
         if liveness is not None:
             kept = self._first(_LIVENESS_OF, enrollment_id=enrollment_id)
@@ -443,7 +433,7 @@ class EnrollmentReader(Source):
     def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
         """The known ones of these enrollments."""
         rows = authentic_rows(self.vault, ENROLLMENTS, self._rows_of(_ENROLLMENTS, enrollment_ids))
-        return [_read_enrollment(row) for row in rows]
+        return [read_as(EnrollmentRecord, row) for row in rows]
 
     def attempts_of(
         self, document_ids: Sequence[str], most: int = 20
@@ -451,7 +441,7 @@ class EnrollmentReader(Source):
         """The `most` newest attempts under each document, newest first; none is left out."""
         found: dict[str, list[AttemptRecord]] = {key: [] for key in document_ids}
         for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
-            found[row.document_id].append(read_as(AttemptRecord, row, reasons=tuple(row.reasons)))
+            found[row.document_id].append(read_as(AttemptRecord, row))
         return found
 
     def decisions(self) -> Iterator[tuple[str, RecordedEvidence]]:

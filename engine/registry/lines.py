@@ -340,9 +340,7 @@ def tell_of_line(to: Transaction, kind: EventType, line: Any, data: dict[str, An
 
 
 def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
-    require_authentic(vault, LINES, row)
-    service = None if row.service is None else LineService(row.service)
-    return read_as(LineRecord, row, status=LineStatus(row.status), service=service, msisdn=None)
+    return read_as(LineRecord, require_authentic(vault, LINES, row), msisdn=None)
 
 
 _PLACES = select(LINES.c.id, LINES.c.carrier, LINES.c.document_id)
@@ -470,5 +468,4 @@ class LineReader(Source):
         return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
 
     def _event(self, row: Row[Any]) -> LineEvent:
-        require_authentic(self.vault, LINE_EVENTS, row)
-        return read_as(LineEvent, row, kind=LineEventKind(row.kind))
+        return read_as(LineEvent, require_authentic(self.vault, LINE_EVENTS, row))

@@ -321,10 +321,6 @@ class Standing:
         return frozenset(_reach(near, document_id))
 
 
-def _death_of(row: Row[Any]) -> DeathRecord:
-    return read_as(DeathRecord, row, disputed_lines=tuple(row.disputed_lines))
-
-
 def _read_line(opened: bytes) -> AskedLine:
     # A number alone was sealed before names were.
     if opened.startswith(b"+"):
@@ -390,7 +386,7 @@ class PeopleReader(Source):
     def death(self, document_id: str) -> DeathRecord | None:
         """The report of a holder's death, lifted or not."""
         rows = self._authentic(DEATHS, _DEATHS, [document_id])
-        return next((_death_of(row) for row in rows), None)
+        return next((read_as(DeathRecord, row) for row in rows), None)
 
     def count_guarded(self, guardian_ids: Sequence[str], carrier: str) -> dict[str, int]:
         """The number of lines in use with a carrier that each of these documents answers for."""

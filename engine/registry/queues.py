@@ -280,10 +280,7 @@ class QueueReader(CaseReader, CropReader):
             own = tuple_(*place)
             query = query.where(own > mark if wanted.oldest_first else own < mark)
         require = partial(require_authentic, self.vault, table)
-        return [
-            read_as(AttemptRecord, row, reasons=tuple(row.reasons))
-            for row in open_some(self, query, limit, require)
-        ]
+        return [read_as(AttemptRecord, row) for row in open_some(self, query, limit, require)]
 
     def _sorted(
         self, wanted: CaseFilter, sort: CaseSort, due: DueDates, limit: int, last: CaseRecord | None

@@ -57,6 +57,7 @@ from engine.registry.database import (
     plain_value,
 )
 from engine.registry.vault import Vault
+from schema.decoding import prepare
 from schema.events import EventType
 
 metadata = MetaData(
@@ -479,12 +480,20 @@ DAMAGED = "a row in the database is damaged: run sosie doctor, put back a backup
 def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
     """A record of this dataclass or struct from the columns of the same names, but for what is
     converted; `SealBroken` where one of them is none of its kind."""
-    names = getattr(kind, "__struct_fields__", None)
-    names = names or [one.name for one in fields(cast("Any", kind))]
-    values = {name: getattr(row, name) for name in names if name not in converted}
+    values = {
+        name: getattr(row, name) for name in _names_of(cast("Any", kind)) if name not in converted
+    }
     if UNREADABLE in values.values():
         raise SealBroken(DAMAGED)
-    return kind(**values, **converted)
+    try:
+        return msgspec.convert(values | converted, prepare(kind))
+    except msgspec.ValidationError:
+        raise SealBroken(DAMAGED) from None
+
+
+@cache
+def _names_of(kind: type[Any]) -> Sequence[str]:
+    return getattr(kind, "__struct_fields__", None) or [one.name for one in fields(kind)]
 
 
 def columns_of(record: Any, **converted: Any) -> RowValues:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
@@ -38,7 +38,6 @@ from engine.registry.rows import (
     Change,
     JsonValue,
     NewEvent,
-    RowValues,
     Transaction,
     UuidText,
     Write,
@@ -56,15 +55,7 @@ from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
-from schema.sweeps import (
-    Identity,
-    LineFact,
-    SweepProgress,
-    SweepRecord,
-    SweepScope,
-    SweepState,
-    SweepTerms,
-)
+from schema.sweeps import Identity, LineFact, SweepRecord, SweepState
 
 SWEEPS = Table(
     "sweeps",
@@ -101,27 +92,11 @@ class SweepChange(Write):
             if sweep.ended_at is not None and to.connection.scalar(_UNFINISHED, {"id": sweep.id}):
                 told = {"state": sweep.state.value}
                 to.events.append(NewEvent(EventType.SWEEP_FINISHED, sweep.id, None, told))
-            to.put(SWEEPS, _sweep_row(sweep))
+            to.put(SWEEPS, columns_of(sweep))
 
 
 def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
-    require_authentic(vault, SWEEPS, row)
-    terms = SweepTerms(**{**row.terms, "scope": SweepScope(row.terms["scope"])})
-    progress = SweepProgress(**row.progress)
-    return read_as(SweepRecord, row, state=SweepState(row.state), terms=terms, progress=progress)
-
-
-def _sweep_row(record: SweepRecord) -> RowValues:
-    return columns_of(
-        record,
-        terms={
-            "threshold": float(record.terms.threshold),
-            "scope": record.terms.scope.value,
-            "model_digest": record.terms.model_digest,
-            "budget": record.terms.budget,
-        },
-        progress=asdict(record.progress),
-    )
+    return read_as(SweepRecord, require_authentic(vault, SWEEPS, row))
 
 
 _SWEEP = select(SWEEPS).where(SWEEPS.c.id == bindparam("id"))
@@ -396,5 +371,4 @@ class PairReader(Source):
         return [self._judged(row) for row in rows if row.right_document in wanted]
 
     def _judged(self, found: Row[Any]) -> JudgedPair:
-        row = require_authentic(self.vault, JUDGED_PAIRS, found)
-        return read_as(JudgedPair, row, outcome=Outcome(row.outcome))
+        return read_as(JudgedPair, require_authentic(self.vault, JUDGED_PAIRS, found))

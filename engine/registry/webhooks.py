@@ -493,8 +493,7 @@ def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:
         Webhook,
         row,
         sink=vault.open("webhooks.sink", row.id, row.sink).decode(),
-        types=tuple(EventType(one) for one in row.types or ()),
-        state=WebhookState(row.state),
+        types=row.types or (),
         earlier_until=row.earlier_until if len(secrets_) > 1 else None,
         secrets=tuple(secrets_),
     )

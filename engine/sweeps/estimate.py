@@ -171,7 +171,7 @@ def expect(
         )
     rate = curve.fmr_at(threshold)
     return ExpectedSweep(
-        terms=SweepTerms(threshold=threshold, scope=request.scope, budget=request.budget),
+        terms=SweepTerms(threshold=float(threshold), scope=request.scope, budget=request.budget),
         references=size.references,
         new_references=size.new,
         sequence=size.sequence,
