@@ -11,14 +11,14 @@ from engine.cases.steps import close, propose
 from engine.matching.registrar import Registrar
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.sweeps import SweepChange
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.decisions import DecidedEnrollment
-from schema.sweeps import SweepRecord, SweepState, SweepTerms
+from schema.sweeps import SweepState, SweepTerms
 from tests.engine.matching.conftest import Lab, busy, lab, make_lab, people
+from tests.engine.records import make_sweep
 
 __all__ = ["busy", "lab", "make_lab", "people"]
 
@@ -71,13 +71,7 @@ class Service:
 
     def store_sweep(self, threshold: float) -> str:
         """Store a sweep and return its id."""
-        sweep = SweepRecord(
-            id=new_id(),
-            state=SweepState.RUNNING,
-            terms=SweepTerms(threshold=threshold),
-            requested_by="key:anna",
-            created_at=utc_now(),
-        )
+        sweep = make_sweep(state=SweepState.RUNNING, terms=SweepTerms(threshold=threshold))
         entry = AuditEntry("key:anna", "sweep.started", sweep.id)
         self.registrar.run(lambda writer, _: writer.commit([entry, SweepChange(sweep)]))
         return sweep.id

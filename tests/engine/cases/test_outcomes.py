@@ -1,7 +1,6 @@
 """What outcomes bring about: who is watched, which pairs are judged, whose line is active again;
 and what an open case holds until then."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,10 +12,8 @@ from engine.cases.steps import close, note
 from engine.errors import CaseMoved, NotFound, TenantConflict
 from engine.matching.comparison import WatchList
 from engine.matching.holders import PendingErasure, erase_holder, list_pending, read_erasure
-from engine.registry import crops
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
-from engine.registry.database import new_id, utc_now
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.documents import ErasureCertificate
 from schema.lines import LineStatus
@@ -24,6 +21,7 @@ from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import ANNA, BOB
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
+from tests.engine.records import make_crop
 
 
 def documents_of(*bodies: dict[str, Any]) -> tuple[str, ...]:
@@ -181,19 +179,9 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(service, ma
     other = service.open(two.document_id, kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
     for key in (case.id, other.id):
         note(*service.context, key, "the man with the scar", ANNA)
-    crop = crops.NewCrop(
-        id=new_id(),
-        enrollment_id=one.enrollment_id,
-        photograph="live",
-        kept_until=utc_now() + timedelta(days=9),
-        image=b"face",
-    )
+    crops = [make_crop(made.enrollment_id) for made in (one, two)]
     entry = AuditEntry("test", "test.done", "x")
-    service.registrar.run(
-        lambda writer, _: writer.commit(
-            [entry, crop, replace(crop, id=new_id(), enrollment_id=two.enrollment_id)]
-        )
-    )
+    service.registrar.run(lambda writer, _: writer.commit([entry, *crops]))
     erase_holder(*service.context, one.document_id, "test")
     assert service.store.cases.crops(one.enrollment_id) == []
     assert service.store.cases.crops(two.enrollment_id)

@@ -18,21 +18,14 @@ from engine.cases.precision import (
 from engine.registry.database import new_id
 from engine.registry.sweeps import JudgedPair
 from schema.cases import Ground, Outcome
+from tests.engine.records import make_pair
 
 
 def pair(
     outcome: Outcome, score: float, sweep_id: str | None = "s1", case_id: str = ""
 ) -> JudgedPair:
-    return JudgedPair(
-        left_document="a",
-        right_document="b",
-        outcome=outcome,
-        score=score,
-        case_id=case_id or new_id(),
-        sweep_id=sweep_id,
-        decided_at=datetime(2026, 1, 1, tzinfo=UTC),
-        decided_by="key:anna",
-    )
+    given = {"outcome": outcome, "score": score, "sweep_id": sweep_id}
+    return make_pair("a", "b", case_id=case_id or new_id(), **given)
 
 
 PAIRS = [

@@ -17,8 +17,8 @@ from engine.matching.recovery import restore_gallery
 from engine.matching.requests import EnrollmentRequest, document_look_up
 from engine.matching.samples import SecondEmbedder
 from engine.registry.audit import AuditEntry, verify_chain
-from engine.registry.database import changing, new_id, utc_now
-from engine.registry.documents import ERASURE_ASKED, AskedErasure, DocumentRecord, Identity
+from engine.registry.database import changing, utc_now
+from engine.registry.documents import ERASURE_ASKED, AskedErasure
 from engine.registry.store import every_table
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import Document, DocumentStatus
@@ -26,6 +26,7 @@ from schema.lines import LineStatus
 from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
+from tests.engine.records import make_document
 from tests.tables import tables
 
 
@@ -398,13 +399,12 @@ def test_an_erasure_leaves_nothing_of_it(importer, base) -> None:
 def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer, base) -> None:
     row = base.add(1, consent_ref=CONSENT)
     (checked,) = check_documents([document_of(row)], TODAY)
-    attempted = DocumentRecord(
-        id=new_id(),
+    attempted = make_document(
+        importer.vault,
+        checked.number,
         kind=checked.type,
         lookup=document_look_up(importer.vault, checked),
-        name_lookup=bytes(32),
         status=DocumentStatus.ATTEMPTED,
-        identity=Identity(checked.number, "Another Name"),
     )
     with importer.store.writer() as writer:
         entry = AuditEntry("test", "test.done", "x")

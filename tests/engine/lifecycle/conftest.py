@@ -9,13 +9,13 @@ from engine.lifecycle.reverification import LifeBatch, carry_out
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
-from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.lines import LineRecord
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner
 from schema.lines import LineEventKind
 from tests.engine.matching.conftest import lab, make_lab, people
+from tests.engine.records import make_document, make_line
 
 __all__ = ["lab", "make_lab", "people"]
 
@@ -38,30 +38,13 @@ class Lines:
 
     def open(self, count: int, outlet: str = "r1", carrier: str = "red") -> list[str]:
         """New lines, opened at the start; their ids."""
-        document, ids = new_id(), [new_id() for _ in range(count)]
-        number, first = document[-12:], int(document[-8:], 16) % 90_000_000
-        held = DocumentRecord(
-            id=document,
-            kind="passport",
-            lookup=self.store.vault.look_up("document:passport", number),
-            name_lookup=bytes(32),
-            identity=Identity(number, "A Holder"),
-        )
-        lines = [
-            LineRecord(
-                id=key,
-                msisdn_lookup=self.store.vault.look_up("msisdn", f"+849{first + place:08d}"),
-                msisdn=f"+849{first + place:08d}",
-                document_id=document,
-                carrier=carrier,
-                outlet=outlet,
-                enrollment_id=None,
-                opened_at=START,
-            )
-            for place, key in enumerate(ids)
-        ]
+        vault, document = self.store.vault, new_id()
+        first, place = int(document[-8:], 16) % 90_000_000, {"carrier": carrier, "outlet": outlet}
+        numbers = [f"+849{first + serial:08d}" for serial in range(count)]
+        lines = [make_line(vault, one, document, opened_at=START, **place) for one in numbers]
+        held = make_document(vault, document[-12:], id=document)
         self.writer.commit([ENTRY, held, *lines])
-        return ids
+        return [one.id for one in lines]
 
     def happen(self, moments: dict[str, datetime], kind: LineEventKind) -> None:
         """An event of each of these lines."""

@@ -7,31 +7,13 @@ import pytest
 from engine.errors import NotFound
 from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.checks.order import replay
-from engine.registry import sweeps
 from engine.registry.audit import AuditEntry
-from engine.registry.database import utc_now
-from schema.cases import Outcome
 from schema.reasons import Reason
+from tests.engine.records import make_pair
 
 
 def enroll(lab: Any, registrar: Any, person: Any, **changes: Any) -> Any:
     return registrar.enroll([lab.request(person, **changes)])[0]
-
-
-def judge(writer: Any, left: str, right: str, case_id: str) -> None:
-    """People decide that two documents are one person's."""
-    low, high = sorted((left, right))
-    pair = sweeps.JudgedPair(
-        left_document=low,
-        right_document=high,
-        outcome=Outcome.FRAUD,
-        score=0.9,
-        case_id=case_id,
-        sweep_id=None,
-        decided_at=utc_now(),
-        decided_by="test",
-    )
-    writer.commit([AuditEntry("test", "test", "x"), pair])
 
 
 def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab) -> None:
@@ -46,7 +28,8 @@ def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab) -> 
         other = enroll(lab, registrar, twin, **red)
         duplicate = enroll(lab, registrar, person)
         case = duplicate.decided.cases[0].id
-        registrar.run(lambda writer, _: judge(writer, own, other.decided.document_id, case))
+        pair = make_pair(own, other.decided.document_id, case_id=case)
+        registrar.run(lambda writer, _: writer.commit([AuditEntry("test", "test", "x"), pair]))
         refused = enroll(lab, registrar, person, document=first.document)
         assert refused.reasons == (Reason.PERSON_LIMIT_REACHED,)
         record = lab.store.enrollment(refused.enrollment_id)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
-from engine.registry import crops, database
+from engine.registry import database
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
@@ -16,7 +16,7 @@ from engine.registry.lines import LineChange
 from engine.registry.rows import choose
 from engine.registry.writer import Writer
 from schema.lines import LineEventKind
-from tests.engine.matching.conftest import NOW
+from tests.engine.records import make_crop
 
 BATCH = 16
 
@@ -101,9 +101,7 @@ def test_only_errors_of_a_row_are_told_as_such(lab, database_url) -> None:
     assert not isinstance(busy.value, RowRefused)
     entry = AuditEntry("test", "test.done", "x")
     with lab.store.writer() as writer:
-        crop = crops.NewCrop(
-            id=new_id(), enrollment_id=new_id(), photograph="live", image=b"x", kept_until=NOW
-        )
+        crop = make_crop(new_id())
         for change in (LineChange([new_id()], LineEventKind.CLOSED, "test", "test"), crop):
             with pytest.raises(RowRefused):
                 writer.commit([entry, change])

@@ -5,29 +5,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
-from engine.registry.crops import NewCrop
-from engine.registry.database import new_id, utc_now
-from engine.registry.documents import DocumentRecord, Identity
+from engine.registry.database import new_id
+from engine.registry.documents import Identity
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
-from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.retention import DocumentErasure
 from engine.registry.rows import metadata
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from schema.cases import CaseOrigin, CaseState
 from schema.decisions import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores
 from schema.reasons import Decision
+from tests.engine.records import NOW, make_document, make_line
 
-NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 NAME = "Ωμέγα Tester-王"
 
 MODEL = "sha256:model-of-the-tests"
@@ -51,33 +47,6 @@ class Writes(list[Any]):
 
 
 Enroll = Callable[..., Writes]
-
-
-def make_case(**values: Any) -> CaseRecord:
-    now = utc_now()
-    given = {
-        "id": new_id(),
-        "kind": "duplicate_identity",
-        "origin": CaseOrigin.DECISION,
-        "state": CaseState.OPEN,
-        "document_ids": (),
-        "opened_at": now,
-        "updated_at": now,
-    }
-    return CaseRecord(**given | values)
-
-
-IMAGE = b"\xff\xd8\xff\xe0 a face in the clear " + bytes(range(256))
-
-
-def make_crop(enrollment_id: str, photograph: str = "live", days: int = 30) -> NewCrop:
-    return NewCrop(
-        id=new_id(),
-        enrollment_id=enrollment_id,
-        photograph=photograph,
-        kept_until=utc_now() + timedelta(days=days),
-        image=IMAGE + photograph.encode(),
-    )
 
 
 def committed(writer: Writer, changes: Writes) -> Writes:
@@ -111,13 +80,13 @@ def enroll(random_units: Callable[..., object]) -> Enroll:
 def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tuple[object, ...]:
     vault = writer.vault
     document_id, enrollment_id = new_id(), new_id()
-    document_number, msisdn = document_number_of(number), msisdn_of(number)
+    document_number = document_number_of(number)
     lookup = vault.look_up("document:passport", document_number)
     return (
-        DocumentRecord(
+        make_document(
+            vault,
+            document_number,
             id=document_id,
-            kind="passport",
-            lookup=lookup,
             name_lookup=vault.look_up("name", f"{lookup.hex()}\0{NAME}"),
             expires_on=date(2031, 2, 3),
             identity=Identity(document_number, NAME),
@@ -142,16 +111,7 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
             template=template,
             sequence=sequence,
         ),
-        LineRecord(
-            id=new_id(),
-            msisdn_lookup=vault.look_up("msisdn", msisdn),
-            msisdn=msisdn,
-            document_id=document_id,
-            carrier="red",
-            outlet="r1",
-            enrollment_id=enrollment_id,
-            opened_at=NOW,
-        ),
+        make_line(vault, msisdn_of(number), document_id, enrollment_id=enrollment_id),
         StoredAnswer(
             scope=vault.look_up("scope", str(number)),
             payload_digest=bytes(32),

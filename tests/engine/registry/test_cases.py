@@ -17,7 +17,7 @@ from engine.registry.database import changing, new_id, utc_now
 from engine.registry.lines import LineChange
 from engine.registry.queues import CaseFilter, CasePlaces, risk_of
 from engine.registry.references import NewReference, RemovedReference
-from engine.registry.sweeps import JudgedPair, SweepChange
+from engine.registry.sweeps import SweepChange
 from schema.cases import (
     ALIVE,
     CaseKind,
@@ -32,16 +32,8 @@ from schema.cases import (
 )
 from schema.lines import LineEventKind, LineStatus
 from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
-from tests.engine.registry.conftest import (
-    ENTRY,
-    IMAGE,
-    NOW,
-    Writes,
-    committed,
-    erasure,
-    make_case,
-    make_crop,
-)
+from tests.engine.records import IMAGE, NOW, make_case, make_crop, make_pair, make_sweep
+from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
 from tests.tables import tables
 
 DAY = timedelta(days=1)
@@ -353,32 +345,18 @@ def documents(store, case_id) -> list[str]:
     return sorted(store.documents_of(ids).values())
 
 
-def pair(left: str, right: str, case_id: str, **values: Any) -> JudgedPair:
-    given = {
-        "left_document": left,
-        "right_document": right,
-        "outcome": Outcome.TWINS,
-        "score": 0.712345678901,
-        "case_id": case_id,
-        "sweep_id": None,
-        "decided_at": utc_now(),
-        "decided_by": "key:anna",
-    }
-    return JudgedPair(**given | values)
-
-
 def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     store, writer, case_id, documents
 ) -> None:
     one, two, three = documents
-    first = pair(one, two, case_id)
-    fraud = pair(one, three, case_id, outcome=Outcome.FRAUD)
+    first = make_pair(one, two, case_id=case_id, outcome=Outcome.TWINS)
+    fraud = make_pair(one, three, case_id=case_id, score=0.712345678901)
     writer.commit([ENTRY, fraud, first])
     assert store.judged_pairs() == [first, fraud]
     assert store.judged_pairs([Outcome.FRAUD]) == [fraud]
     assert store.judged_between([one, two]) == [first]
-    again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")
-    mistake = pair(two, three, case_id, outcome=Outcome.MISTAKE)
+    again = make_pair(one, two, case_id=case_id, decided_by="key:bob")
+    mistake = make_pair(two, three, case_id=case_id, outcome=Outcome.MISTAKE)
     writer.commit([ENTRY, again, mistake])
     assert store.judged_pairs() == [again, fraud, mistake]
 
@@ -423,18 +401,8 @@ def keep(writer):
     return write
 
 
-def make_sweep(seconds: int = 0) -> SweepRecord:
-    return SweepRecord(
-        id=new_id(),
-        state=SweepState.QUEUED,
-        terms=SweepTerms(threshold=0.5123456789012345, scope=SweepScope.NEW),
-        requested_by="key:anna",
-        created_at=utc_now() + timedelta(seconds=seconds),
-    )
-
-
 def test_a_sweep_is_read_as_it_was_written_last(store, keep) -> None:
-    queued = make_sweep()
+    queued = make_sweep(terms=SweepTerms(threshold=0.5123456789012345, scope=SweepScope.NEW))
     keep(queued)
     assert store.sweeps.get(queued.id) == queued
     now = utc_now()
@@ -449,14 +417,14 @@ def test_a_sweep_is_read_as_it_was_written_last(store, keep) -> None:
         ),
         summary={"groups": 3, "by_outlet": [{"outlet": "r1", "share": 0.25}]},
     )
-    other = make_sweep(seconds=1)
+    other = make_sweep()
     keep(done, replace(other, state=SweepState.FAILED, fault="no room: " + "x" * 1000))
     assert store.sweeps.get(queued.id) == done
     assert store.sweeps.get(other.id).fault.startswith("no room")
 
 
 def test_sweeps_are_listed_newest_first(store, keep) -> None:
-    sweeps = [make_sweep(seconds) for seconds in (0, 2, 1)]
+    sweeps = [make_sweep(created_at=NOW + timedelta(seconds=one)) for one in (0, 2, 1)]
     keep(*sweeps)
     assert store.sweeps.newest() == [sweeps[1], sweeps[2], sweeps[0]]
     assert store.sweeps.newest(limit=1) == [sweeps[1]]
@@ -481,10 +449,9 @@ def test_an_unknown_sweep_is_not_found(store) -> None:
 
 
 def hold(document_id: str, enrollment_id: str | None = None, **values) -> NewCrop:
-    crop = make_crop(enrollment_id or "", days=3)
     given = {"document_id": document_id, "received_at": NOW, "quality": {"sharpness": 200.5}}
-    held = {"enrollment_id": enrollment_id, "is_held": True, "case_days": 30}
-    return replace(crop, **given | held | values)
+    held = {"is_held": True, "case_days": 30}
+    return make_crop(enrollment_id, days=3, **given | held | values)
 
 
 def test_a_face_that_is_held_is_shown_to_nobody_until_a_case_names_its_document(

@@ -14,7 +14,8 @@ from engine.registry.damage import find_damage, is_torn
 from engine.registry.rows import Transaction
 from engine.registry.store import Store
 from schema.cases import CaseState, Outcome
-from tests.engine.registry.conftest import MODEL, NOW, Writes, committed, erasure, make_case
+from tests.engine.records import make_case
+from tests.engine.registry.conftest import MODEL, NOW, Writes, committed, erasure
 from tests.tables import tables
 
 

@@ -40,7 +40,6 @@ from engine.registry.people import (
 from engine.registry.references import AttemptTemplate
 from engine.registry.rows import name_row
 from engine.registry.store import Reader, Store, authenticated_tables, every_table
-from engine.registry.sweeps import JudgedPair as Judged
 from engine.registry.sweeps import SweepChange
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WatchEntry
@@ -49,8 +48,9 @@ from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseNote, NoteKind, Outcome
 from schema.lines import CampaignLineState, CampaignState, LineEventKind
-from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
-from tests.engine.registry.conftest import ENTRY, make_case, make_crop, newcomer
+from schema.sweeps import SweepState, SweepTerms
+from tests.engine.records import make_case, make_crop, make_pair, make_sweep
+from tests.engine.registry.conftest import ENTRY, newcomer
 from tests.engine.retention.conftest import only
 from tests.tables import tables
 
@@ -126,16 +126,12 @@ class World:
         attempt, _ = self.attempts[2 * place : 2 * place + 2]
         line, _ = self.lines[2 * place : 2 * place + 2]
         case = make_case(document_ids=(document,), enrollment_id=attempt, line_id=line)
-        sweep = SweepRecord(
-            id=new_id(),
+        sweep = make_sweep(
             state=SweepState.DONE,
-            terms=SweepTerms(threshold=0.5, scope=SweepScope.ALL, model_digest=MODEL),
-            requested_by="test",
-            created_at=now,
+            terms=SweepTerms(threshold=0.5, model_digest=MODEL),
             started_at=now,
             ended_at=now,
             sequence=1,
-            progress=SweepProgress(),
             summary={"pairs": place},
         )
         campaign = Campaign(
@@ -176,18 +172,10 @@ class World:
             outlet=f"o{place}",
             enrollment_id=attempt,
         )
-        left, right = sorted((document, other))
-        judged = Judged(
-            left_document=left,
-            right_document=right,
-            outcome=Outcome.MISTAKE,
-            score=0.5,
-            case_id=case.id,
-            sweep_id=sweep.id,
-            decided_at=now,
-            decided_by="test",
+        judged = make_pair(
+            document, other, outcome=Outcome.MISTAKE, case_id=case.id, sweep_id=sweep.id
         )
-        crop = replace(make_crop(attempt, days=900), document_id=document)
+        crop = make_crop(attempt, days=900, document_id=document)
         face = np.random.default_rng(900 + place).standard_normal((1, DIM)).astype(np.float32)
         face = vault.rotate(face / np.linalg.norm(face))[0]
         watched = WatchEntry(writer.next_watch_id(), bytes([place]) * 32, face, "fraud", now)
@@ -222,8 +210,15 @@ class World:
         writer.commit(changes)
         self.cases.append(case.id)
         self.campaigns.append(campaign.id)
-        named = (case.id, sweep.id, campaign.id, str(watched.id), f"shown:{document}", left)
-        self.own(place, *named)
+        named = (
+            case.id,
+            sweep.id,
+            campaign.id,
+            str(watched.id),
+            f"shown:{document}",
+            judged.left_document,
+        )
+        self.own(place, *named, judged.left_document)
 
     def _let_in(self, store: Store) -> None:
         """Webhooks with something that waits, keys and sessions."""

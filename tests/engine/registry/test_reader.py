@@ -23,7 +23,8 @@ from schema.cases import CaseState
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus
 from schema.sweeps import Identity, LineFact
-from tests.engine.registry.conftest import ENTRY, committed, make_case
+from tests.engine.records import make_case
+from tests.engine.registry.conftest import ENTRY, committed
 
 REASON = "x" * 200
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
-from engine.registry import audit, crops
+from engine.registry import audit
 from engine.registry.cases import AddedNote
 from engine.registry.database import new_id, utc_now
 from engine.registry.keyring import KeyRing
@@ -18,7 +18,8 @@ from engine.registry.vault import Vault, key_version
 from engine.registry.watchlist import WatchEntry
 from engine.registry.webhooks import Webhooks
 from schema.cases import CaseNote, NoteKind
-from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, make_case, make_crop
+from tests.engine.records import make_case, make_crop
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed
 from tests.tables import tables
 
 CASE = new_id()
@@ -54,13 +55,7 @@ def filled(store, enroll):
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
         case = make_case(id=CASE)
         notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
-        crop = crops.NewCrop(
-            id=new_id(),
-            enrollment_id=changes.enrollments[0].id,
-            photograph="live",
-            kept_until=now + timedelta(days=1),
-            image=b"a face",
-        )
+        crop = make_crop(changes.enrollments[0].id)
         first = changes.enrollments[0].id, changes.documents[0].id
         shown = AttemptTemplate(*first, changes.references[0].template)
         writer.commit(

@@ -13,14 +13,14 @@ from engine.matching.checks import second_model
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.registry.audit import AuditEntry
 from engine.registry.damage import find_damage
-from engine.registry.database import changing, new_id, utc_now
-from engine.registry.documents import DocumentRecord, Identity
+from engine.registry.database import changing, utc_now
 from engine.registry.references import NewReference, SecondTemplate
 from engine.registry.resealing import remove_missing, reseal, retire, switch_models
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from engine.registry.writer import Writer
+from tests.engine.records import make_document
 from tests.engine.registry.conftest import MODEL, Writes, committed, erasure
 from tests.tables import tables
 
@@ -88,16 +88,7 @@ def test_a_registry_of_ten_thousand_switches_and_switches_back(
 def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000) -> Writes:
     """References of documents that have nothing else."""
     vectors = vault.rotate(random_units(count, vault.dim))
-    documents = [
-        DocumentRecord(
-            id=new_id(),
-            kind="passport",
-            lookup=vault.look_up("document:passport", f"P{n:07d}"),
-            name_lookup=b"",
-            identity=Identity(f"P{n:07d}", "Any"),
-        )
-        for n in range(len(vectors))
-    ]
+    documents = [make_document(vault, f"P{number:07d}") for number in range(count)]
     references = [
         NewReference(writer.next_reference_id(), one.id, None, row, 1)
         for one, row in zip(documents, vectors, strict=True)

@@ -25,7 +25,8 @@ from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.watchlist import WatchEntry
 from schema.cases import CaseOrigin, CaseState
-from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure, make_crop
+from tests.engine.records import make_crop
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure
 from tests.tables import tables
 
 

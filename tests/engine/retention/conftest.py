@@ -14,10 +14,9 @@ from engine.matching.checks.document import DocumentPart
 from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import BLANK
 from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
-from engine.registry import documents, lines, references
+from engine.registry import references
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
-from engine.registry.crops import NewCrop
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
 from engine.registry.lines import LineChange
@@ -25,12 +24,13 @@ from engine.registry.rows import Write
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, run_retention
-from schema.cases import CaseKind, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome
+from schema.cases import CaseNote, CaseState, NoteKind, Outcome
 from schema.decisions import RecordedEvidence
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
 from schema.options import Retention
 from schema.reasons import Decision
+from tests.engine.records import make_case, make_crop, make_document, make_line
 from tests.engine.registry.conftest import ANSWER
 from tests.row_codes import vouch
 from tests.tables import tables
@@ -76,19 +76,9 @@ class RegistryBuilder:
 
     def document(self, status: DocumentStatus = DocumentStatus.ATTEMPTED) -> str:
         self._serial += 1
-        document_id = new_id()
-        number = f"PASS{self._serial:08d}"
-        self._commit(
-            documents.DocumentRecord(
-                id=document_id,
-                kind="passport",
-                lookup=self.lookup(number),
-                name_lookup=bytes(32),
-                status=status,
-                identity=documents.Identity(number, "A Holder"),
-            )
-        )
-        return document_id
+        made = make_document(self.store.vault, f"PASS{self._serial:08d}", status=status)
+        self._commit(made)
+        return made.id
 
     def attempt(
         self,
@@ -128,14 +118,14 @@ class RegistryBuilder:
             created_at=decided_at,
         )
         answer = StoredAnswer(made.scope, bytes(32), made.id, ANSWER, decided_at)
-        crops = [] if crops_until is None else [_crop(made, crops_until)]
         # The case of a face has what it showed, where its document has no reference.
         shown = np.zeros(self.store.vault.dim, np.float32)
         shown[0] = 1.0
-        kept = (
-            [] if crops_until is None else [references.AttemptTemplate(made.id, document_id, shown)]
-        )
-        self._commit(record, answer, *crops, *kept)
+        kept: list[Write] = []
+        if crops_until is not None:
+            crop = make_crop(made.id, document_id=document_id, kept_until=crops_until)
+            kept = [crop, references.AttemptTemplate(made.id, document_id, shown)]
+        self._commit(record, answer, *kept)
         return made
 
     def line(self, closed_at: datetime | None, document_id: str | None = None) -> str:
@@ -143,18 +133,10 @@ class RegistryBuilder:
         if document_id is None:
             document_id = self.document(DocumentStatus.ACTIVE)
         self._serial += 1
-        line_id = new_id()
+        opened_at = utc_now() if closed_at is None else closed_at - timedelta(days=1)
         number = f"+8613{self._serial:09d}"
-        line = lines.LineRecord(
-            id=line_id,
-            msisdn_lookup=self.lookup(number),
-            msisdn=number,
-            document_id=document_id,
-            carrier="red",
-            outlet="r1",
-            enrollment_id=None,
-            opened_at=utc_now() if closed_at is None else closed_at - timedelta(days=1),
-        )
+        line = make_line(self.store.vault, number, document_id, opened_at=opened_at)
+        line_id = line.id
         self._commit(line)
         if closed_at is not None:
             self._commit(LineChange([line_id], LineEventKind.CLOSED, "test", "test"))
@@ -172,18 +154,8 @@ class RegistryBuilder:
         enrollment_id: str | None = None,
         remark: str = "",
     ) -> CaseRecord:
-        now = utc_now()
-        case = CaseRecord(
-            id=new_id(),
-            kind=CaseKind.DUPLICATE_IDENTITY.value,
-            origin=CaseOrigin.DECISION,
-            state=state,
-            enrollment_id=enrollment_id,
-            document_ids=document_ids,
-            opened_at=now,
-            updated_at=now,
-        )
-        note = CaseNote(now, "key:anna", NoteKind.NOTE, remark)
+        case = make_case(state=state, enrollment_id=enrollment_id, document_ids=document_ids)
+        note = CaseNote(case.opened_at, "key:anna", NoteKind.NOTE, remark)
         self._commit(case, AddedNote(case.id, note))
         return case
 
@@ -208,17 +180,6 @@ class RegistryBuilder:
 
     def _commit(self, *writes: Write) -> None:
         self.writer.commit([TEST, *writes])
-
-
-def _crop(attempt: Attempt, until: datetime) -> NewCrop:
-    return NewCrop(
-        id=new_id(),
-        enrollment_id=attempt.id,
-        document_id=attempt.document_id,
-        photograph="live",
-        kept_until=until,
-        image=b"an image",
-    )
 
 
 def is_expired(store: Store, attempt: Attempt) -> bool:

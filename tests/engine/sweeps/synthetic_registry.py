@@ -9,18 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
-from engine.registry.documents import DocumentRecord, Identity
+from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.store import Store
-from engine.registry.sweeps import JudgedPair
 from engine.registry.writer import Writer, publish
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from schema.cases import CaseKind, CaseOrigin, CaseState, Outcome
+from tests.engine.records import make_case, make_document, make_line, make_pair
 
 Rows = NDArray[np.float32]
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -82,28 +81,15 @@ class SyntheticRegistry:
         publish(self.writer, self.gallery, changes)
 
     def judge(self, left: str, right: str, outcome: Outcome) -> None:
-        low, high = sorted((left, right))
-        case = CaseRecord(
-            id=new_id(),
+        case = make_case(
             kind=CaseKind.ONE_FACE,
             origin=CaseOrigin.SWEEP,
             state=CaseState.CLOSED,
-            document_ids=(low, high),
+            document_ids=(left, right),
             outcome=outcome,
-            opened_at=NOW,
-            updated_at=NOW,
         )
-        pair = JudgedPair(
-            left_document=low,
-            right_document=high,
-            outcome=outcome,
-            score=0.9,
-            case_id=case.id,
-            sweep_id=None,
-            decided_at=NOW,
-            decided_by="test",
-        )
-        entry = AuditEntry("test", "pair.judged", low)
+        pair = make_pair(left, right, outcome=outcome, case_id=case.id)
+        entry = AuditEntry("test", "pair.judged", left)
         self.writer.commit([entry, case, pair])
 
     def reference_of(self, document_id: str) -> int:
@@ -136,24 +122,9 @@ class SyntheticRegistry:
 
     def _document(self) -> DocumentRecord:
         key = new_id()
-        return DocumentRecord(
-            id=key,
-            kind="passport",
-            lookup=self.writer.vault.look_up("document:passport", key),
-            name_lookup=self.writer.vault.look_up("name", key),
-            identity=Identity(key, "Test Person"),
-        )
+        return make_document(self.writer.vault, key, id=key)
 
     def _line(self, document_id: str, at: datetime, place: int) -> LineRecord:
         carrier, outlet = OUTLETS[place % len(OUTLETS)]
-        key = new_id()
-        return LineRecord(
-            id=key,
-            msisdn_lookup=self.writer.vault.look_up("msisdn", key),
-            msisdn=key,
-            document_id=document_id,
-            carrier=carrier,
-            outlet=outlet,
-            enrollment_id=None,
-            opened_at=at,
-        )
+        at_outlet = {"carrier": carrier, "outlet": outlet, "opened_at": at}
+        return make_line(self.writer.vault, new_id(), document_id, **at_outlet)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from engine.errors import NotFound, RegistryError
 from engine.registry.audit import AuditEntry
 from engine.registry.crops import NewCrop
-from engine.registry.database import new_id, utc_now
+from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
 from engine.sweeps.folder import GroupFile, write_groups
 from engine.sweeps.outputs import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
+from tests.engine.records import make_crop
 from tests.engine.registry.conftest import enroll
 
 __all__ = ["enroll"]
@@ -31,11 +32,9 @@ def again(first: EnrollmentRecord, minutes: int, decision: Decision) -> Enrollme
 
 def crops_of(attempt: EnrollmentRecord, name: str) -> list[NewCrop]:
     return [
-        NewCrop(
-            id=new_id(),
-            enrollment_id=attempt.id,
-            photograph=photograph,
-            kept_until=utc_now() + timedelta(days=1),
+        make_crop(
+            attempt.id,
+            photograph,
             document_id=attempt.document_id,
             received_at=attempt.created_at,
             image=f"{name}.{photograph}".encode(),

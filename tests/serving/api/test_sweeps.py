@@ -10,16 +10,16 @@ import httpx
 import pytest
 
 from engine.registry.audit import AuditEntry
-from engine.registry.database import new_id, utc_now
-from engine.registry.lines import LineRecord
+from engine.registry.database import utc_now
 from engine.registry.sweeps import SweepChange
-from schema.sweeps import SweepRecord, SweepState, SweepTerms
+from schema.sweeps import SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import model_digest
 from serving.settings.settings import Settings, load_settings
 from serving.wire.fields import read
 from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
+from tests.engine.records import make_line, make_sweep
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
@@ -61,15 +61,9 @@ def wait_for(service: Service, sweep_id: str, *states: str) -> dict[str, Any]:
 
 
 def leave_paused(home: Path, actor: str) -> None:
-    now = utc_now()
-    record = SweepRecord(
-        id=LEFT,
-        state=SweepState.PAUSED,
-        terms=SweepTerms(threshold=0.6, model_digest=model_digest(Settings())),
-        requested_by=actor,
-        created_at=now,
-        started_at=now,
-    )
+    terms = SweepTerms(threshold=0.6, model_digest=model_digest(Settings()))
+    given = {"state": SweepState.PAUSED, "terms": terms, "started_at": utc_now()}
+    record = make_sweep(id=LEFT, requested_by=actor, **given)
     entry = AuditEntry(actor, "sweep.paused", LEFT)
     with Deployment(home, load_settings(home)) as deployment:
         deployment.registrar.run(lambda writer, _: writer.commit([entry, SweepChange(record)]))
@@ -268,19 +262,9 @@ def show_what_is_in_use(ringed: Service, case_id: str) -> None:
     none asks about it again."""
     deployment = ringed.match._lifecycle.require().deployment
     document = deployment.store.cases.get(case_id).document_ids[0]
-    number = "+8613900100200"
-    look_up, line = deployment.vault.look_up("msisdn", number), new_id()
-    new = LineRecord(
-        id=line,
-        msisdn_lookup=look_up,
-        msisdn=number,
-        document_id=document,
-        carrier="blue",
-        outlet="b1",
-        enrollment_id=None,
-        opened_at=utc_now(),
-    )
-    entry = AuditEntry("test", "line.opened", line)
+    place = {"carrier": "blue", "outlet": "b1", "opened_at": utc_now()}
+    new = make_line(deployment.vault, "+8613900100200", document, **place)
+    entry = AuditEntry("test", "line.opened", new.id)
     deployment.registrar.run(lambda writer, _: writer.commit([entry, new]))
 
     def queue(state: str) -> Any:
@@ -300,7 +284,7 @@ def show_what_is_in_use(ringed: Service, case_id: str) -> None:
         counts = {one["identities"]: one["fraud_lines"] for one in groups}
         assert counts[3] == 1 == sum(counts.values())
         [key] = [one["key"] for one in groups if one["fraud_lines"]]
-        assert ringed.read(ask(ringed, "GET", f"/{sweep}/groups/{key}"))["fraud_lines"] == [line]
+        assert ringed.read(ask(ringed, "GET", f"/{sweep}/groups/{key}"))["fraud_lines"] == [new.id]
     assert {one["case_id"] for one in queue("alive")["cases"]} == {
         one["case_id"] for one in alive["cases"]
     }
