@@ -480,11 +480,8 @@ DAMAGED = "a row in the database is damaged: run sosie doctor, put back a backup
 def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
     """A record of this dataclass or struct from the columns of the same names, but for what is
     converted; `SealBroken` where one of them is none of its kind."""
-    values = {
-        name: getattr(row, name) for name in _names_of(cast("Any", kind)) if name not in converted
-    }
-    if UNREADABLE in values.values():
-        raise SealBroken(DAMAGED)
+    names = _names_of(cast("Any", kind))
+    values = {name: getattr(row, name) for name in names if name not in converted}
     try:
         return msgspec.convert(values | converted, prepare(kind))
     except msgspec.ValidationError:
