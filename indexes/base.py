@@ -1,9 +1,9 @@
 """The interface of every index, its answers, the checks of its input, the memory of its vectors,
 the definition of a score and the order of answers. It knows no faces.
 
-faiss adds the products of a row in another order for one query than for a batch, so its scores
-differ in the last digits from call to call. An index uses it to find candidates, and gives each
-the score defined here, which depends on the two vectors alone.
+BLAS adds the products of a row in another order for one query than for a batch, so they differ in
+the last digits from call to call. An index finds candidates by them, and gives each the score
+defined here, which depends on the two vectors alone.
 """
 
 from __future__ import annotations

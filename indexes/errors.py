@@ -59,7 +59,3 @@ class CheckpointInvalid(IndexFault):
 
 class SegmentsInvalid(IndexFault):
     """A configuration with values out of range."""
-
-
-class KindInvalid(IndexFault):
-    """An unknown kind of index."""

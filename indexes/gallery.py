@@ -10,24 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Event, Lock
 from typing import TypeVar
-from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import (
-    CertifiedHits,
-    Hits,
-    Ids,
-    MemoryAccount,
-    VectorIndex,
-    Vectors,
-    arrange,
-    overwrite_when_freed,
-)
+from indexes.base import CertifiedHits, Hits, Ids, MemoryAccount, VectorIndex, Vectors, arrange
 from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
-from indexes.exact.scanner import Scanner
 from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import Head, View
@@ -245,9 +234,8 @@ class Gallery:
         # changes where references are.
         self._places = SharedLock()
         self._changes = Lock()
-        # Over an index without views; and what `pin` made of it, while somebody has it.
+        # Over an index without views.
         self._lock = SharedLock()
-        self._copies: WeakSet[Exact8Segment] = WeakSet()
         # Over one with views, how many read each state, by its removals, and what waits for them;
         # else how many search beside changes since each sequence. Held for a few statements only.
         self._counting = Lock()
@@ -395,19 +383,9 @@ class Gallery:
             ids = state.index.ids
             return Contents(ids, state.index.vectors(ids), state.sequence)
 
-    def pin(self, scanner: Scanner | None = None) -> Pinned:
-        """All references as of one moment; what is removed later is wiped from it too.
-
-        An index without segments is copied into one, by this `scanner`; changes wait for that.
-        """
-        if self._segmented is None:
-            with self._reading() as state:
-                ids = state.index.ids
-                vectors = overwrite_when_freed(state.index.vectors(ids))
-                whole = Exact8Segment(ids, vectors, scanner=scanner or Scanner())
-                alive = whole.alive_rows.copy()
-                self._copies.add(whole)
-            return Pinned((whole,), (alive,), state.sequence, 1, {})
+    def pin(self) -> Pinned:
+        """All references as of one moment; what is removed later is wiped from it too."""
+        assert self._segmented is not None, "shards are pinned each for itself"
         with self._reading() as state:
             assert isinstance(state.index, View)
             sealed, removed_since = state.index.sealed, self._segmented.removed_since
@@ -543,9 +521,6 @@ class Gallery:
                 self._state = self._state.after(
                     self._index, sequence, ids, is_removal=is_removal, kept_from=oldest
                 )
-            for copied in list(self._copies) if is_removal else ():
-                rows, present = copied.find(ids)
-                copied.remove_rows(rows[present])
 
     def _search_beside_changes(self, queries: Vectors, threshold: float) -> Found:
         """`range_search` of an index that may change meanwhile: a change that its parts have seen

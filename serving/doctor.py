@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from indexes.gallery import Gallery
     from serving.settings.settings import Settings
 
-PACKAGES = ("numpy", "numba", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
+PACKAGES = ("numpy", "numba", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
 RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
 FAST_FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")
 """CPU instructions that speed up the kernels, common ones first."""

@@ -39,7 +39,7 @@ from engine.registry.database import utc_now
 from engine.registry.writer import publish
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import open_index
+from indexes.segmented.segments import SegmentedIndex
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment, create_home
 from serving.deployment.models import build_extractor, embedder_card
@@ -221,7 +221,7 @@ def measure_scans(settings: Settings, references: int | None = None) -> Measured
     dim = embedder_card(settings).dimension
     count = references or _affordable(dim)
     config = SegmentsConfig(rows=settings.gallery.rows)
-    gallery = Gallery(open_index("exact8", dim, config))
+    gallery = Gallery(SegmentedIndex(dim, config))
     rng = np.random.default_rng(0)
     rows = _draw(rng, count, dim)
     gallery.add(np.arange(count), rows, 1)

@@ -64,7 +64,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "cryptography": "engine.registry",
         "cv2": "engine.faces engine.matching.samples bench.suites.accuracy",
         "deepface": "bench.peers.worker",
-        "faiss": "indexes.flat bench.suites",
+        "faiss": "bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
         "hdrh": "loadtest.criteria loadtest.commands",
@@ -132,13 +132,12 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
 # What a process is not to load with a module, by itself or through another: it would start later.
 NEVER_LOADED: Mapping[str, str] = MappingProxyType(
     {
-        "engine.faces.extractor": "onnx onnxruntime pydantic scipy sqlalchemy faiss matplotlib",
-        "indexes.segmented.segments": "faiss",
+        "engine.faces.extractor": "onnx onnxruntime pydantic scipy sqlalchemy matplotlib",
         "serving.client": "numpy pydantic fastapi starlette ray sqlalchemy engine structlog",
         # What a supervisor, a node before Ray has started, and an ingress have.
         "serving.cluster.supervisor": "ray numpy cv2 cryptography sqlalchemy prometheus_client",
-        "serving.cluster.node": "cv2 cryptography sqlalchemy numba faiss",
-        "serving.cluster.deployments": "numba faiss llvmlite scipy pyarrow onnx onnxruntime",
+        "serving.cluster.node": "cv2 cryptography sqlalchemy numba",
+        "serving.cluster.deployments": "numba llvmlite scipy pyarrow onnx onnxruntime",
     }
 )
 

@@ -32,11 +32,13 @@ class WatchList:
     """Watch-list in memory: faces and documents that an enrollment is checked against."""
 
     def __init__(self, dim: int, entries: Iterable[WatchEntry] = ()) -> None:
-        # An ingress has none, and loads neither FAISS nor numba.
-        from indexes.flat import FlatIndex  # noqa: PLC0415
+        # An ingress has none, and does not load numba.
+        from indexes.exact.scanner import Scanner  # noqa: PLC0415
         from indexes.gallery import Gallery  # noqa: PLC0415
+        from indexes.segmented.segments import SegmentedIndex  # noqa: PLC0415
 
-        self._faces = Gallery(FlatIndex(dim))
+        # Without upkeep all stay in heads, which are compared without a kernel to compile.
+        self._faces = Gallery(SegmentedIndex(dim, scanner=Scanner(threads=1)))
         self._documents: dict[int, bytes] = {}
         # How many entries name a document: every attempt asks, so asking must not walk the list.
         self._named: Counter[bytes] = Counter()

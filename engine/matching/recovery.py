@@ -23,7 +23,7 @@ from indexes.base import Ids, overwrite_when_freed
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex, open_index
+from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import NOWHERE, Placement, Shard, ShardMark, ShardState
 from indexes.snapshots import snapshot
@@ -41,12 +41,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class GalleryConfig:
-    """The kind of index behind the gallery.
+    """The configuration of the index behind the gallery, see `Opening`."""
 
-    `segments` and `mapped` are for `exact8`, see `Opening`.
-    """
-
-    kind: str = SegmentedIndex.kind
     segments: SegmentsConfig = field(default_factory=SegmentsConfig)
     mapped: bool = False
 
@@ -96,7 +92,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig = _USUAL) 
             # Its text has the path.
             fault = f"the snapshot cannot be read ({error.strerror or type(error).__name__})"
         _log.warning("the gallery is rebuilt from the store: %s", fault)
-    gallery = Gallery(open_index(config.kind, store.vault.dim, config.segments))
+    gallery = Gallery(SegmentedIndex(store.vault.dim, config.segments))
     return Restored(gallery, 0, _replay(store, gallery), fault)
 
 
@@ -406,7 +402,7 @@ def withdraw_snapshot(
 def origin_of(store: Store, config: GalleryConfig = _USUAL) -> Origin:
     """The origin that a snapshot must have for this store."""
     return Origin(
-        index_kind=config.kind,
+        index_kind=SegmentedIndex.kind,
         dim=store.vault.dim,
         model_digest=store.model_digest,
         key_id=store.vault.rotation_id,

@@ -147,7 +147,7 @@ def join_gallery(
     terms = _Terms(
         threshold, True, known is not None, tile_rows, limit, name_known(known), scanner, check
     )
-    pinned = gallery.pin(scanner)
+    pinned = gallery.pin()
     references = References(pinned.segments, pinned.alive)
     subject = stored_subject(checkpoint) if checkpoint else None
     stored = None if subject is None else JoinCoverage.from_bytes(subject)

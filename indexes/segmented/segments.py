@@ -24,7 +24,7 @@ from indexes.base import (
     check_vectors,
     overwrite_when_freed,
 )
-from indexes.errors import IdInvalid, KindInvalid
+from indexes.errors import IdInvalid
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
@@ -47,7 +47,7 @@ _BULK_HEADS = 4
 
 
 class SegmentedIndex(VectorIndex):
-    """A `VectorIndex` whose answers are those of `FlatIndex` over the same vectors, bit for bit.
+    """A `VectorIndex` whose answers are those of comparing with every row, bit for bit.
 
     Adding costs O(rows added). `begin_rewrite` returns the job that is due, `Rewrite.build` makes
     the new segment, and `finish_rewrite` replaces the old parts by it: `Gallery` does that. Removed
@@ -342,21 +342,3 @@ def _require_new(batch: Batch, view: View) -> None:
 
 def _refuse(key: int) -> None:
     raise IdInvalid(f"id {key} is in the index already; remove it first")
-
-
-KINDS = ("exact8", "flat")
-"""The default first."""
-
-
-def open_index(
-    kind: str, dim: int, config: SegmentsConfig | None = None, scanner: Scanner | None = None
-) -> VectorIndex:
-    """An empty index of this kind, `KindInvalid` if unknown; flat uses no `config` or `scanner`."""
-    if kind == "exact8":
-        return SegmentedIndex(dim, config, scanner=scanner)
-    if kind == "flat":
-        # Nobody else waits for FAISS to load.
-        from indexes.flat import FlatIndex  # noqa: PLC0415
-
-        return FlatIndex(dim)
-    raise KindInvalid(f"there is no index kind {kind!r}; give one of {', '.join(KINDS)}")

@@ -16,12 +16,11 @@ from indexes.base import Hits, Ids, MemoryAccount, Vectors, overwrite_when_freed
 from indexes.errors import IdInvalid, ShardFenced, SnapshotForeign
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.scanner import Scanner
-from indexes.gallery import Gallery, Pinned
+from indexes.gallery import Gallery
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import open_index
+from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState, virtual_shards_of
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Header, Origin, Sealer
@@ -55,8 +54,7 @@ class ShardHost:
         self._is_saving = False
         self._saving = Lock()
         config = plan.config or SegmentsConfig()
-        is_scanned = plan.kind == "exact8"
-        self._scanner = open_scanner(config.device, plan.threads) if is_scanned else None
+        self._scanner = open_scanner(config.device, plan.threads)
         self._changing = Lock()
         # Of a virtual shard that is on its way here, and what was removed from it meanwhile.
         self._received: list[tuple[Ids, Vectors]] = []
@@ -68,8 +66,7 @@ class ShardHost:
     def search_fault(self) -> str | None:
         """Why it searches more slowly than it was set up to, or will before long, since nothing
         is sealed or merged; None where it does not."""
-        device = None if self._scanner is None else self._scanner.fault
-        return device or self._upkeep.fault
+        return self._scanner.fault or self._upkeep.fault
 
     def adopt(self, epoch: int, *, force: bool = False) -> ShardState:
         """Obeys the writer of this epoch from now on; `ShardFenced` where that of a later one has
@@ -199,21 +196,19 @@ class ShardHost:
         return list(self._gallery.held(ids))
 
     def join(self, ids: Ids, vectors: Vectors, threshold: float, above: int) -> list[NDArray[Any]]:
-        with self._pinned() as (pinned, scanner):
-            rows = Exact8Segment(ids, vectors, scanner=scanner)
-            counted = [
-                alive & (segment.row_ids >= above)
-                for segment, alive in zip(pinned.segments, pinned.alive, strict=True)
-            ]
-            own = References(pinned.segments, counted)
-            pairs = join([rows], own, threshold, limit=JOINED_LIMIT)
-            return [pairs.left, pairs.right, pairs.scores, np.array(pairs.bounds, np.str_)]
+        pinned = self._gallery.pin()
+        rows = Exact8Segment(ids, vectors, scanner=self._scanner)
+        counted = [
+            alive & (segment.row_ids >= above)
+            for segment, alive in zip(pinned.segments, pinned.alive, strict=True)
+        ]
+        pairs = join([rows], References(pinned.segments, counted), threshold, limit=JOINED_LIMIT)
+        return [pairs.left, pairs.right, pairs.scores, np.array(pairs.bounds, np.str_)]
 
     def digests(self) -> list[NDArray[np.int64]]:
-        with self._pinned() as (pinned, _):
-            own = References(pinned.segments, pinned.alive)
-            ids, digests = own.digests()
-            return [ids, digests.view(np.int64)]
+        pinned = self._gallery.pin()
+        ids, digests = References(pinned.segments, pinned.alive).digests()
+        return [ids, digests.view(np.int64)]
 
     def ids(self) -> Ids:
         return self._gallery.ids
@@ -235,7 +230,7 @@ class ShardHost:
     def _open(self, gallery: Gallery | None = None) -> tuple[Gallery, Upkeep]:
         plan = self._plan
         if gallery is None:
-            gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
+            gallery = Gallery(SegmentedIndex(plan.dim, plan.config, scanner=self._scanner))
         return gallery, Upkeep(gallery).start()
 
     def _clear(self, gallery: Gallery | None = None) -> None:
@@ -268,15 +263,4 @@ class ShardHost:
     def close(self) -> None:
         """Stops the threads, after the running job of upkeep."""
         self._upkeep.close()
-        if self._scanner is not None:
-            self._scanner.close()
-
-    @contextmanager
-    def _pinned(self) -> Iterator[tuple[Pinned, Scanner]]:
-        """All references as segments; a kind without segments is converted each time."""
-        scanner = self._scanner or Scanner(threads=self._plan.threads)
-        try:
-            yield self._gallery.pin(scanner), scanner
-        finally:
-            if self._scanner is None:
-                scanner.close()
+        self._scanner.close()

@@ -35,6 +35,7 @@ from indexes.base import (
 )
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
 from indexes.segmented.merging import narrowed
+from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import (
     Placement,
     ReplicatedShard,
@@ -121,7 +122,7 @@ class ShardedIndex(VectorIndex):
     @property
     def kind(self) -> str:
         """The kind of the shards and their number: `exact8 x 4`."""
-        return f"{self._plan.kind} x {len(self._shards)}"
+        return f"{SegmentedIndex.kind} x {len(self._shards)}"
 
     @property
     def dim(self) -> int:
@@ -270,7 +271,7 @@ class ShardedIndex(VectorIndex):
         self._check_whole()
         keys, rows = check_references(ids, vectors, self.dim)
         config = self._plan.config
-        if self._plan.kind == "exact8" and config is not None and config.rows == "float16":
+        if config is not None and config.rows == "float16":
             # As the shards will do: rounding may take a row out of the tolerance.
             rows = check_vectors(narrowed(rows), self.dim)
         parts, moving = self._split(ids), self._moving(ids)

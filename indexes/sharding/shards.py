@@ -96,9 +96,8 @@ class Placement:
 class ShardPlan:
     """The index that every shard opens, empty.
 
-    `kind` is one of `segments.KINDS`; `config` is for exact8, None for its defaults.
-    `threads`: search threads of a shard; None for its share of the cores. Shards share references
-    by `virtual_shards`, a number that never changes in a deployment.
+    `config`: None for its defaults. `threads`: search threads of a shard; None for its share of the
+    cores. Shards share references by `virtual_shards`, a number that never changes in a deployment.
 
     `content` names what the vectors are of, its deployment first, up to a colon; with a name,
     shards outlive this process, and those that an earlier one left are adopted. `epoch` is that of
@@ -106,7 +105,6 @@ class ShardPlan:
     which is for a store that has gone back.
     """
 
-    kind: str
     dim: int
     threads: int | None = None
     config: SegmentsConfig | None = None

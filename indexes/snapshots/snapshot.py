@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, VectorIndex, Vectors, overwrite_when_freed
+from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import (
     IdInvalid,
     SnapshotDamaged,
@@ -36,7 +36,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex, open_index
+from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.files import (
     LooseState,
     Tombstones,
@@ -296,9 +296,6 @@ class _Frame:
 
     @classmethod
     def of(cls, gallery: Gallery) -> _Frame:
-        if gallery.kind != SegmentedIndex.kind:
-            held = gallery.contents()
-            return cls((), (), {}, held.ids, held.vectors, held.sequence)
         while True:
             pinned = gallery.pin()
             sealed = len(pinned.segments) - pinned.head
@@ -333,13 +330,9 @@ class _Frame:
 
 def _read_index(
     folder: Path, manifest: SnapshotManifest, sealer: Sealer, opening: Opening
-) -> VectorIndex:
+) -> SegmentedIndex:
     origin = manifest.header.origin
     state = read_state(folder, manifest, sealer)
-    if origin.index_kind != SegmentedIndex.kind:
-        index = open_index(origin.index_kind, origin.dim)
-        index.add(state.ids, state.vectors)
-        return index
     scanner = opening.scanner or open_scanner(opening.segments.device)
 
     def read(entry: SegmentEntry, tombstones: Tombstones) -> Exact8Segment:

@@ -138,10 +138,8 @@ def _open(home: Path | None) -> tuple[Settings, Path | None]:
     """The settings that a plan heeds, and the home that they are of, where there is one."""
     own_home = find_home(home)
     settings = load_settings(own_home)
-    if settings.gallery.kind != "exact8" or settings.gallery.mapped:
-        raise RequestError(
-            "a plan is for galleries of kind exact8 with their vectors in memory: set both so"
-        )
+    if settings.gallery.mapped:
+        raise RequestError("a plan is for vectors in memory: unset gallery.mapped")
     return settings, own_home
 
 

@@ -542,7 +542,7 @@ class _Opener:
         """A shard's identity: its content, its node's resources and its name. It changes with the
         configuration and the groups of its threads, not with the number of shards."""
         plan = self._plan
-        of = (plan.content, plan.kind, plan.dim, plan.config, plan.virtual_shards)
+        of = (plan.content, plan.dim, plan.config, plan.virtual_shards)
         return _digest(repr((*of, self._placing, GROUPS, number)))
 
     def _start(

@@ -74,7 +74,7 @@ def gallery_config(settings: Settings) -> GalleryConfig:
         segment_rows=chosen.segment_rows,
         device=chosen.device,
     )
-    return GalleryConfig(chosen.kind, segments, chosen.mapped)
+    return GalleryConfig(segments, chosen.mapped)
 
 
 SHARD_KEYS_FOLDER = "shards"
@@ -317,11 +317,7 @@ class ShardManager(SnapshotManager):
         origin = origin_of(self._store, config)
         names = (origin.deployment_id, origin.key_id, origin.model_digest, version("sosie"))
         plan = ShardPlan(
-            config.kind,
-            origin.dim,
-            config=config.segments,
-            content=":".join(names),
-            epoch=self._read_epoch(),
+            origin.dim, config=config.segments, content=":".join(names), epoch=self._read_epoch()
         )
         try:
             self._index = self._open(plan)

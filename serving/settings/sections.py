@@ -149,18 +149,16 @@ class RegistrarSettings(Section):
 class GallerySettings(Section):
     """The index of the gallery, and where its vectors are kept."""
 
-    kind: Literal["exact8", "flat"] = setting("exact8", "flat: the same results by FAISS, slower")
+    kind: Literal["exact8"] = setting("exact8", "exact search; there is no other")
     rows: Literal["float32", "float16"] = setting(
-        "float32", "exact8: float16 takes 256 bytes a reference less at 128-d"
+        "float32", "float16 takes 256 bytes a reference less at 128-d"
     )
     device: Literal["cpu", "cuda"] = setting(
-        "cpu", "exact8: cuda: codes are compared on a GPU, which holds them too (extra gpu)"
+        "cpu", "cuda: codes are compared on a GPU, which holds them too (extra gpu)"
     )
-    mapped: bool = setting(False, "exact8: vectors stay in the snapshot's files, read on demand")
-    head_rows: int = setting(8192, "exact8: references that make a segment", ge=64, le=1 << 20)
-    segment_rows: int = setting(
-        4_000_000, "exact8: the most that are merged", ge=1 << 20, le=1 << 30
-    )
+    mapped: bool = setting(False, "vectors stay in the snapshot's files, read on demand")
+    head_rows: int = setting(8192, "references that make a segment", ge=64, le=1 << 20)
+    segment_rows: int = setting(4_000_000, "the most that are merged", ge=1 << 20, le=1 << 30)
     erasure_deadline_h: float = setting(
         24, "hours until segments are rewritten without removed references", ge=0, le=8760
     )
@@ -181,16 +179,12 @@ class GallerySettings(Section):
     @field_validator("kind", mode="before")
     @classmethod
     def _is_exact(cls, kind: object) -> object:
-        if kind in ("fastscan", "ivf", "hnsw"):
-            raise ValueError(f"{kind} misses faces and is no longer offered, set exact8")
+        if kind in ("fastscan", "flat", "ivf", "hnsw"):
+            raise ValueError(f"{kind} is no longer offered, set exact8")
         return kind
 
     @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
-        if self.kind != "exact8" and (
-            self.mapped or (self.rows, self.device) != ("float32", "cpu")
-        ):
-            raise ValueError("rows, device and mapped are for kind exact8")
+    def _is_in_one_place(self) -> Self:
         if self.mapped and self.shards:
             raise ValueError("mapped galleries have no shards: choose one of both")
         return self

@@ -8,7 +8,7 @@ import pytest
 from bench.core.reports import load_goals
 from bench.datasets import Faces
 from indexes.gallery import Gallery
-from indexes.segmented.segments import open_index
+from indexes.segmented.segments import SegmentedIndex
 
 suite = pytest.importorskip("bench.suites.shards")
 
@@ -17,7 +17,7 @@ RIGHT = {"identical_answers": 1, "gallery_difference": 0, "replayed_needlessly":
 
 def test_a_reference_that_one_of_two_lacks_is_a_difference() -> None:
     faces = Faces(600, 32, 0).references
-    whole, lacking = (Gallery(open_index("exact8", 32)) for _ in range(2))
+    whole, lacking = (Gallery(SegmentedIndex(32)) for _ in range(2))
     whole.add(np.arange(600), faces, 1)
     lacking.add(np.arange(600), faces, 1)
     assert suite.share_same(whole, lacking, faces, 0.57) == 1

@@ -28,10 +28,10 @@ GALLERY = f"""{DRAWING}{PAUSING}
 from indexes.gallery import Gallery
 from indexes.joining import tiling
 from indexes.joining.join import join_gallery
-from indexes.segmented.segments import open_index
+from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.merging import SegmentsConfig
 
-gallery = Gallery(open_index("exact8", DIM, SegmentsConfig(head_rows=1024)))
+gallery = Gallery(SegmentedIndex(DIM, SegmentsConfig(head_rows=1024)))
 for batch in range(REFERENCES // BATCH):
     rows = draw(batch)
     gallery.add(np.arange(BATCH * batch, BATCH * (batch + 1)), rows, batch + 1)
@@ -66,7 +66,7 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import ShardHost
 from indexes.sharding.shards import ShardMark, ShardPlan
 
-plan = ShardPlan("exact8", DIM, threads=1, config=SegmentsConfig(head_rows=1024))
+plan = ShardPlan(DIM, threads=1, config=SegmentsConfig(head_rows=1024))
 host = ShardHost(plan)
 # Memory is read while nothing is mapped or given back.
 host._upkeep.close()
@@ -90,11 +90,11 @@ from threading import Event, Thread
 from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.segments import open_index
+from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.merging import SegmentsConfig
 
 HEAD_ROWS, SEALED = 4096, 16_384
-gallery = Gallery(open_index("exact8", DIM, SegmentsConfig(head_rows=HEAD_ROWS, fan=2)))
+gallery = Gallery(SegmentedIndex(DIM, SegmentsConfig(head_rows=HEAD_ROWS, fan=2)))
 for batch in range(SEALED // BATCH):
     rows = draw(batch)
     gallery.add(np.arange(BATCH * batch, BATCH * (batch + 1)), rows, batch + 1)

@@ -1,6 +1,5 @@
 """Gallery: the watermark, and what threads see of each other."""
 
-import os
 import threading
 import time
 import weakref
@@ -22,7 +21,6 @@ from indexes.exact.exact8 import MemoryRows
 from indexes.exact.kernels import Rows, Wanted
 from indexes.exact.scanner import Scanner
 from indexes.exact.scans import Scan
-from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery, SharedLock, Standing
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -36,7 +34,7 @@ BATCH = 8
 
 @pytest.fixture
 def gallery(unit_rows) -> Gallery:
-    gallery = Gallery(FlatIndex(16))
+    gallery = Gallery(SegmentedIndex(16, scanner=SCANNER))
     gallery.add(np.arange(10), unit_rows(10), sequence=5)
     return gallery
 
@@ -49,7 +47,7 @@ def test_an_answer_states_the_gallery_that_was_searched(gallery, unit_rows) -> N
 
 def test_it_holds_what_its_index_holds(gallery, unit_rows) -> None:
     gallery.remove(np.array([4]), sequence=6)
-    assert (gallery.sequence, gallery.dim, gallery.kind, len(gallery)) == (6, 16, "flat", 9)
+    assert (gallery.sequence, gallery.dim, gallery.kind, len(gallery)) == (6, 16, "exact8", 9)
     assert gallery.look() == Standing(sequence=6, size=9, coming=None)
     assert 3 in gallery
     assert 4 not in gallery
@@ -90,7 +88,7 @@ def test_an_empty_batch_moves_the_watermark(gallery) -> None:
 
 
 def test_a_loaded_index_starts_at_the_sequence_of_its_store(unit_rows) -> None:
-    index = FlatIndex(16)
+    index = SegmentedIndex(16, scanner=SCANNER)
     index.add(np.arange(10), unit_rows(10))
     assert Gallery(index, sequence=77).search(unit_rows(1), 1).sequence == 77
     with pytest.raises(SequenceInvalid):
@@ -105,15 +103,12 @@ def test_contents_are_a_copy_of_one_moment(gallery, unit_rows) -> None:
     assert np.array_equal(contents.vectors, unit_rows(10))
 
 
-@pytest.mark.parametrize("shards", [0, 2])
-def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(
-    unit_rows, shards: int
-) -> None:
+def test_a_search_over_shards_that_starts_after_a_change_returned_sees_all_of_it(unit_rows) -> None:
     """Batches of one face under eight ids: a search finds eight or none, never some."""
     rounds = 300
     faces = unit_rows(rounds, 64, seed=3)
-    plan = ShardPlan("exact8", 64, threads=1, config=SegmentsConfig(head_rows=8, fan=2))
-    index = open_local(plan, shards) if shards else FlatIndex(64)
+    plan = ShardPlan(64, threads=1, config=SegmentsConfig(head_rows=8, fan=2))
+    index = open_local(plan, 2)
     gallery = Gallery(index)
     committed = removed = 0
     done = threading.Event()
@@ -185,27 +180,6 @@ class UnreadableRows(MemoryRows):
 def sealed_names(gallery: Gallery) -> set[str]:
     pinned = gallery.pin()
     return {segment.name for segment in pinned.segments[: len(pinned.segments) - pinned.head]}
-
-
-def test_an_index_without_segments_needs_no_upkeep(gallery) -> None:
-    assert not gallery.maintain()
-    gallery.settle()
-    gallery.compact()
-    assert gallery.deadline_s() is None
-    assert not gallery.replace_rows("0" * 32, MemoryRows(np.empty((0, 16), np.float32)))
-    account = gallery.account()
-    assert account.references == 10
-    assert account.total >= 10 * 16 * 4
-
-
-def test_a_flat_gallery_is_pinned_as_one_segment(gallery, unit_rows) -> None:
-    pinned = gallery.pin(SCANNER)
-    (segment,) = pinned.segments
-    assert (pinned.sequence, pinned.head, pinned.removed_since) == (5, 1, {})
-    assert pinned.alive[0].all()
-    assert segment.ids.tolist() == list(range(10))
-    rows = segment.find(np.arange(10))[0]
-    assert np.array_equal(segment.rows.take(rows), unit_rows(10))
 
 
 def test_upkeep_changes_no_answer_and_no_watermark(segmented, unit_rows) -> None:
@@ -502,49 +476,7 @@ def test_a_wipe_that_fails_keeps_no_other_from_being_done_and_is_done_later(unit
     assert not store.take(at).any()
 
 
-class HeldPreparing(HeldScanner):
-    """A scanner that waits while a segment is made."""
-
-    def prepare(self, codes: Codes) -> None:
-        self.begun.set()
-        assert self.released.wait(WAIT_S)
-        super().prepare(codes)
-
-
-def test_what_is_removed_is_wiped_from_the_pins_of_a_flat_gallery_too(gallery) -> None:
-    scanner = HeldPreparing()
-    with ThreadPoolExecutor(2) as pool:
-        pinning = pool.submit(gallery.pin, scanner)
-        assert scanner.begun.wait(WAIT_S)
-        removing = pool.submit(gallery.remove, np.array([3]), 6)
-        scanner.released.set()
-        removing.result()
-        earlier, later = pinning.result(), gallery.pin(SCANNER)
-    gallery.remove(np.array([5, 7]), 7)
-    for pinned, gone in ((earlier, [3, 5, 7]), (later, [5, 7])):
-        (segment,) = pinned.segments
-        at = np.flatnonzero(np.isin(segment.row_ids, gone))
-        assert pinned.alive[0].all()
-        assert np.array_equal(np.flatnonzero(~segment.alive_rows), at)
-        assert len(segment) == 7
-        assert not segment.rows.take(at).any()
-        assert (segment.codes.bytes[at] == 128).all()
-
-
-def test_threads_that_a_flat_pin_has_made_end_with_it(gallery, monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
-    before = set(threading.enumerate())
-    pinned = gallery.pin()
-    assert pinned.segments[0].scanner.each(len, ["a"] * 4) == [1] * 4
-    made = set(threading.enumerate()) - before
-    assert made
-    del pinned
-    for thread in made:
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
-
-
-PLAN = ShardPlan("exact8", 16, threads=1, config=SegmentsConfig(head_rows=4, fan=2))
+PLAN = ShardPlan(16, threads=1, config=SegmentsConfig(head_rows=4, fan=2))
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 39), st.integers(0, 9)),
@@ -555,15 +487,13 @@ STEPS = st.lists(
 )
 
 
-@pytest.fixture(scope="module", params=["flat", "segmented", "sharded"])
+@pytest.fixture(scope="module", params=["segmented", "sharded"])
 def open_gallery(request) -> Callable[[], AbstractContextManager[Gallery]]:
     @contextmanager
     def opened() -> Iterator[Gallery]:
         if request.param == "sharded":
             with open_local(PLAN, 2) as index:
                 yield Gallery(index)
-        elif request.param == "flat":
-            yield Gallery(FlatIndex(16))
         else:
             yield Gallery(SegmentedIndex(16, PLAN.config, scanner=SCANNER))
 
@@ -641,7 +571,7 @@ class CountedIds(np.ndarray[Any, np.dtype[np.int64]]):
 
 
 def test_a_change_looks_at_no_other_that_is_kept_and_once_at_each_that_goes() -> None:
-    state = galleries._State(FlatIndex(16), 0, 0, 0, (), 0, 0)
+    state = galleries._State(SegmentedIndex(16, scanner=SCANNER).view, 0, 0, 0, (), 0, 0)
     kept = 10 * galleries.RECENT_CHANGES
 
     def change(number: int, kept_from: int) -> galleries._State:

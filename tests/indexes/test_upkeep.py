@@ -7,11 +7,12 @@ import numpy as np
 from indexes.base import Positions, Vectors
 from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.shards import ShardPlan
 from indexes.upkeep import Upkeep
+from tests.indexes.sharding.local_shards import open_local
 from tests.waiting import wait_until
 
 SCANNER = Scanner(threads=1)
@@ -80,9 +81,10 @@ def test_a_failed_job_is_logged_without_its_content_and_tried_again(unit_rows, c
 
 
 def test_it_ends_at_once_and_an_index_without_segments_is_left_alone(unit_rows) -> None:
-    gallery = Gallery(FlatIndex(16))
-    with Upkeep(gallery):
-        gallery.add(np.arange(5), unit_rows(5), sequence=1)
-        gallery.remove(np.arange(2), sequence=2)
-    assert len(gallery) == 3
-    Upkeep(gallery).close()
+    with open_local(ShardPlan(16, threads=1), 2) as index:
+        gallery = Gallery(index)
+        with Upkeep(gallery):
+            gallery.add(np.arange(5), unit_rows(5), sequence=1)
+            gallery.remove(np.arange(2), sequence=2)
+        assert len(gallery) == 3
+        Upkeep(gallery).close()

@@ -16,7 +16,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.references import NewReference
 from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
-from indexes.segmented.segments import KINDS, open_index
+from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import ShardPlan
 from schema.documents import Document
 from schema.reasons import Decision
@@ -125,9 +125,9 @@ def test_no_search_and_no_index_takes_one(lab, length) -> None:
     forged = stretch(person, length)
     ids = np.arange(2, dtype=np.int64)
     mixed = np.stack([person, forged])
-    galleries = [Gallery(open_index(kind, DIM)) for kind in KINDS]
-    sharded = open_local(ShardPlan("flat", DIM), 2)
-    for gallery in [*galleries, Gallery(sharded)]:
+    whole = Gallery(SegmentedIndex(DIM))
+    sharded = open_local(ShardPlan(DIM), 2)
+    for gallery in (whole, Gallery(sharded)):
         with pytest.raises(VectorInvalid):
             gallery.add(ids, mixed, 1)
         assert (len(gallery), gallery.sequence) == (0, 0)
@@ -136,7 +136,7 @@ def test_no_search_and_no_index_takes_one(lab, length) -> None:
             gallery.search(mixed, 1)
         with pytest.raises(VectorInvalid):
             gallery.range_search(mixed, 0.5)
-    queue = SearchQueue(galleries[0], lab.store, 8)
+    queue = SearchQueue(whole, lab.store, 8)
     try:
         with pytest.raises(VectorInvalid):
             queue.submit(mixed, 0.5)

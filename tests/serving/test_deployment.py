@@ -424,20 +424,15 @@ def test_the_settings_say_what_gallery_is_opened() -> None:
         "erasure_deadline_h": 2,
     }
     config = gallery_config(make_settings({"gallery": chosen}))
-    assert (config.kind, config.mapped) == ("exact8", True)
+    assert config.mapped
     assert (config.segments.rows, config.segments.head_rows) == ("float16", 100)
     assert config.segments.segment_rows == 2_000_000
     assert config.segments.erasure_deadline_s == 7200
 
 
-@pytest.mark.parametrize("kind", ["exact8", "flat"])
-def test_every_kind_comes_from_its_snapshot_at_the_next_start(
-    kind: str, full_home, tmp_path
-) -> None:
-    settings = make_settings({"gallery": {"kind": kind}})
+def test_a_gallery_comes_from_its_snapshot_at_the_next_start(open_home) -> None:
     for loaded in (0, 1):
-        with Deployment(full_home, settings) as deployment:
-            assert deployment.restored.gallery.kind == kind
+        with open_home() as deployment:
             assert (deployment.restored.loaded, deployment.restored.fault) == (loaded, None)
             deployment.save_snapshot()
 
@@ -456,24 +451,18 @@ def test_what_was_removed_leaves_the_snapshot_when_the_writer_closes(
     assert after & before == {"manifest"}
 
 
-@pytest.mark.parametrize("kind", ["exact8", "flat"])
 def test_a_removal_that_was_replayed_and_compacted_leaves_the_disk_too(
-    kind: str, full_home, tmp_path
+    full_home, open_home, tmp_path
 ) -> None:
-    settings = make_settings({"gallery": {"kind": kind}})
     folder = full_home / "gallery"
-
-    def open_kind() -> Deployment:
-        return Deployment(full_home, settings)
-
-    with open_kind() as deployment:
+    with open_home() as deployment:
         deployment.save_snapshot()
     shutil.copytree(folder, tmp_path / "older")
-    with open_kind() as deployment:
+    with open_home() as deployment:
         assert deployment.erase(DOCUMENT, "test").references == 1
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "older", folder)
-    with open_kind() as deployment:
+    with open_home() as deployment:
         gallery = deployment.registrar.gallery
         assert deployment.restored.loaded == 1
         gallery.compact()

@@ -116,9 +116,6 @@ def test_a_settings_file_is_never_overwritten(tmp_path) -> None:
         "[gallery]\nhead_rows = 1\n",
         "[gallery]\nerasure_deadline_h = -1\n",
         '[gallery]\nrows = "float64"\n',
-        '[gallery]\nkind = "flat"\nmapped = true\n',
-        '[gallery]\nkind = "flat"\nrows = "float16"\n',
-        '[gallery]\nkind = "flat"\ndevice = "cuda"\n',
         '[gallery]\ndevice = "gpu"\n',
     ],
 )
@@ -135,8 +132,8 @@ def test_the_url_of_a_service_is_one_for_ipv6_too(host: str, url: str) -> None:
     assert ServeSettings(host=host).url == url
 
 
-@pytest.mark.parametrize("kind", ["fastscan", "ivf", "hnsw"])
-def test_a_kind_that_misses_faces_is_refused_with_what_to_set_instead(kind: str, tmp_path) -> None:
+@pytest.mark.parametrize("kind", ["fastscan", "flat", "ivf", "hnsw"])
+def test_a_kind_that_has_gone_is_refused_with_what_to_set_instead(kind: str, tmp_path) -> None:
     (tmp_path / SETTINGS_FILE).write_text(f'[gallery]\nkind = "{kind}"\n')
     with pytest.raises(RequestError, match=rf"gallery\.kind: {kind} .* set exact8; mend sosie"):
         load_settings(tmp_path)

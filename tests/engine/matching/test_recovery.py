@@ -19,6 +19,7 @@ from engine.matching.recovery import (
 from engine.registry.accounts import Carrier
 from engine.registry.store import Store
 from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
@@ -87,28 +88,28 @@ def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
     assert len(restored.gallery.range_search(person[None], 0.6).hits.ids) == 0
 
 
-@pytest.mark.parametrize(
-    ("config", "other", "fault"),
-    [
-        (GalleryConfig("exact8"), GalleryConfig("flat"), "index_kind"),
-        (GalleryConfig("flat"), GalleryConfig("exact8"), "index_kind"),
-        (GalleryConfig(), GalleryConfig(segments=SegmentsConfig(rows="float16")), "precision"),
-    ],
-)
-def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(
-    lab, config: GalleryConfig, other: GalleryConfig, fault: str
+def test_a_gallery_comes_back_from_its_own_snapshot_and_from_that_of_no_other_kind(
+    lab, monkeypatch
 ) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(3)])
-    built = restore_gallery(lab.store, lab.folder, config).gallery
-    assert built.kind == config.kind
-    save_snapshot(lab.store, built, lab.folder, config)
-    restored = restore_gallery(lab.store, lab.folder, config)
+    built = restore_gallery(lab.store, lab.folder).gallery
+    save_snapshot(lab.store, built, lab.folder)
+    restored = restore_gallery(lab.store, lab.folder)
     assert (restored.loaded, restored.fault) == (3, None)
     np.testing.assert_array_equal(restored.gallery.contents().vectors, built.contents().vectors)
-    fallen_back = restore_gallery(lab.store, lab.folder, other)
-    assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
-    assert fault in (fallen_back.fault or "")
+    narrow = GalleryConfig(SegmentsConfig(rows="float16"))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(SegmentedIndex, "kind", "flat")
+        save_snapshot(lab.store, built, lab.folder / "flat")
+    for folder, config, fault in (
+        (lab.folder, narrow, "precision"),
+        (lab.folder / "flat", GalleryConfig(), "index_kind"),
+    ):
+        fallen_back = restore_gallery(lab.store, folder, config)
+        assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
+        assert fallen_back.fault is not None
+        assert fault in fallen_back.fault
 
 
 STARTING = f"""{PAUSING}
@@ -169,7 +170,7 @@ def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab) -> None:
         registrar.enroll(requests)
         erase_holder(registrar, lab.store, requests[4].document, "test")
         expected = registrar.gallery.contents()
-    with open_local(ShardPlan("exact8", lab.vault.dim, threads=1), 2) as index:
+    with open_local(ShardPlan(lab.vault.dim, threads=1), 2) as index:
         restored = restore_shards(lab.store, index)
         found = restored.gallery.contents()
         assert all(shard.count().result() for shard in index.shards)

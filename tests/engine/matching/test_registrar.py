@@ -16,8 +16,8 @@ from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument, check_by_date
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
-from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
 from schema.documents import Document
 from schema.reasons import Decision
 
@@ -85,7 +85,7 @@ class BrokenGallery(Gallery):
 
 @pytest.mark.parametrize("change", ["enroll", "erase"])
 def test_what_is_durable_but_not_visible_stops_the_registrar(lab, change: str) -> None:
-    gallery = BrokenGallery(FlatIndex(lab.vault.dim))
+    gallery = BrokenGallery(SegmentedIndex(lab.vault.dim))
     first, second = lab.request(), lab.request()
     with lab.registrar(gallery=gallery) as registrar:
         registrar.enroll([first])
@@ -108,7 +108,7 @@ def test_what_is_durable_but_not_visible_stops_the_registrar(lab, change: str) -
 def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request()])
-    lagging = Gallery(FlatIndex(lab.vault.dim))
+    lagging = Gallery(SegmentedIndex(lab.vault.dim))
     with pytest.raises(GalleryBehind), lab.registrar(gallery=lagging):
         pytest.fail("started")
     with lab.registrar() as registrar:

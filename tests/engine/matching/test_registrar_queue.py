@@ -35,8 +35,8 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry.audit import AuditEntry
 from engine.registry.database import restructuring
 from indexes.errors import ShardLost
-from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
 from schema.reasons import Decision
 
 LATER_S = 3600
@@ -70,7 +70,7 @@ def test_what_is_being_judged_cannot_be_cancelled_and_is_found_by_its_key(lab, m
             assert go_on.wait(120)
             return super().range_search(*arguments)
 
-    with lab.registrar(gallery=SlowGallery(FlatIndex(lab.vault.dim))) as registrar:
+    with lab.registrar(gallery=SlowGallery(SegmentedIndex(lab.vault.dim))) as registrar:
         future = registrar.submit(request, timeout_s=200)
         assert judging.wait(120)
         assert not future.cancel()
@@ -162,7 +162,7 @@ def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab) -> None:
                 raise ShardLost("a shard is gone")
             return super().range_search(*arguments)
 
-    gallery = Torn(FlatIndex(lab.vault.dim))
+    gallery = Torn(SegmentedIndex(lab.vault.dim))
     with lab.registrar(gallery=gallery) as registrar:
         assert registrar.failure is None
         enroll(registrar, lab.request())

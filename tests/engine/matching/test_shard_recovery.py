@@ -31,7 +31,7 @@ from tests.engine.matching.conftest import DIM
 from tests.indexes.sharding.local_shards import LocalShard
 
 SMALL = SegmentsConfig(head_rows=8, fan=4)
-PLAN = ShardPlan("exact8", DIM, threads=1, config=SMALL, content="lab:")
+PLAN = ShardPlan(DIM, threads=1, config=SMALL, content="lab:")
 SHARDS = 3
 
 

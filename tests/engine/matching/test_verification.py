@@ -20,8 +20,8 @@ from engine.registry import references
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseChange
 from indexes.errors import IdInvalid, VectorInvalid
-from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
 from schema.actors import Caller
 from schema.cases import CaseOrigin, NoteKind
 from schema.options import NO_LIMITS
@@ -215,7 +215,7 @@ class Lagging(Gallery):
 
 def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(lab, monkeypatch) -> None:
     person, request = lab.newcomer()
-    gallery = Lagging(FlatIndex(lab.vault.dim))
+    gallery = Lagging(SegmentedIndex(lab.vault.dim))
     with lab.registrar(gallery=gallery) as registrar:
         registrar.enroll([request])
         gallery.lag = 3

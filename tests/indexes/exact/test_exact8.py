@@ -1,4 +1,4 @@
-"""A sealed segment compared with FlatIndex, on a device too and behind a prefix.
+"""A sealed segment compared with brute force, on a device too and behind a prefix.
 
 That the device finds what the kernels find is stated beside theirs, in the tests of the kernels, of
 segments, of joins and of concurrent use; here, that it follows the segments, and fails over.
@@ -24,10 +24,10 @@ from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Axes, Found, Grid, find_axes
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex, open_index
+from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import KERNELS, ask, assert_same, open_kernel, remove_ids
+from tests.indexes.oracle import BruteForce
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])
 
@@ -87,7 +87,7 @@ def test_answers_are_those_of_the_flat_index(
     ids = random.permutation(3 * n)[:n].astype(np.int64)
     probes = np.concatenate([rows, population(seed + 1, queries, dim)])
     probes = probes[random.permutation(len(probes))[:queries]]
-    flat = FlatIndex(dim)
+    flat = BruteForce(dim)
     flat.add(ids, rows)
     index = Exact8Segment(ids, rows, scanner=scanners[kernel])
     gone = ids[random.random(n) < removed]
@@ -143,7 +143,7 @@ def test_the_certificate_has_the_bound_and_the_rows_rescored(unit_rows, scanner)
 def test_any_code_limit_gives_the_same_answers(unit_rows, scanner, limit: float) -> None:
     rows, probes = unit_rows(600, 64), unit_rows(40, 64, seed=1)
     index = Exact8Segment(np.arange(600), rows, scanner=scanner, limit=limit)
-    flat = FlatIndex(64)
+    flat = BruteForce(64)
     flat.add(np.arange(600), rows)
     assert_same(ask(index).search(probes, 3), flat.search(probes, 3))
     assert_same(ask(index).range_search(probes, 0.3), flat.range_search(probes, 0.3))
@@ -219,7 +219,7 @@ def test_the_best_above_known_scores_complete_the_best_of_all(
     """What two segments give, the second knowing the k-th best of the first, is what one gives."""
     rows, probes = population(seed, 1200, dim), population(seed + 1, queries, dim)
     ids = np.random.default_rng(seed).permutation(1200)
-    flat = FlatIndex(dim)
+    flat = BruteForce(dim)
     flat.add(ids, rows)
     cut = round(share * 1200)
     coded = CodedQueries.of_vectors(probes)
@@ -327,10 +327,10 @@ def test_without_room_or_after_a_failure_this_processor_gives_the_same_answers_a
 
 def test_a_device_that_is_not_here_is_refused_in_one_line() -> None:
     with pytest.raises(SearchInvalid, match="no device abacus to search on; give one of cpu, cuda"):
-        open_index("exact8", 64, SegmentsConfig(device="abacus"))
+        SegmentedIndex(64, SegmentsConfig(device="abacus"))
     if importlib.util.find_spec("cupy") is None:
         with pytest.raises(DeviceMissing, match="install the extra gpu"):
-            open_index("exact8", 64, SegmentsConfig(device="cuda"))
+            SegmentedIndex(64, SegmentsConfig(device="cuda"))
 
 
 SCANNERS = [open_kernel(name, 1) for name in KERNELS]

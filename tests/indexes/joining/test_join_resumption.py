@@ -16,7 +16,7 @@ from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.tiling import Records
 from indexes.segmented.merging import SegmentsConfig
-from indexes.segmented.segments import SegmentedIndex, open_index
+from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import change_beside_digests, remove_ids
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
@@ -173,13 +173,12 @@ def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("kind", ["exact8", "flat"])
 def test_a_sweep_leaves_what_is_removed_while_it_starts_to_the_next_one(
-    faces, expected, tmp_path, monkeypatch, kind: str, before: bool
+    faces, expected, tmp_path, monkeypatch, before: bool
 ) -> None:
     ids, rows = faces
     config = SegmentsConfig(head_rows=500, fan=3)
-    gallery = Gallery(open_index(kind, DIM, config, SCANNER if kind == "exact8" else None))
+    gallery = Gallery(SegmentedIndex(DIM, config, scanner=SCANNER))
     # A segment of its own, and a head.
     for part in (slice(0, 2100), slice(2100, ROWS)):
         gallery.add(ids[part], rows[part], gallery.sequence + 1)
@@ -195,7 +194,7 @@ def test_a_sweep_leaves_what_is_removed_while_it_starts_to_the_next_one(
         with pytest.raises(Stopped):
             join_gallery(gallery, THRESHOLD, **terms, progress=stop_after(9))
     away = np.sort(np.concatenate(gone))
-    assert len(gone) == len(gallery.pin(SCANNER).segments)
+    assert len(gone) == len(gallery.pin().segments)
     places = np.flatnonzero(np.isin(ids, away))
     gallery.add(ids[places], rows[places], gallery.sequence + 1)
     swept = join_gallery(gallery, THRESHOLD, **terms)

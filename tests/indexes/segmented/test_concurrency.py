@@ -12,12 +12,12 @@ import pytest
 
 from indexes.base import Hits, Ids, Vectors, arrange, exact_scores
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery, Pinned
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from tests.indexes.conftest import open_kernel
+from tests.indexes.oracle import BruteForce
 
 CHANGES = 800
 DIM = 64
@@ -230,7 +230,7 @@ def test_no_search_misses_a_committed_reference_under_concurrent_use(
 def assert_equal_to_flat(use: ConcurrentUse) -> None:
     gallery, oracle = use.gallery, use.oracle
     entries = oracle.at(gallery.sequence)
-    flat = FlatIndex(DIM)
+    flat = BruteForce(DIM)
     flat.add(oracle.ids[entries], oracle.rows[entries])
     for _ in range(2):
         assert np.array_equal(gallery.ids, flat.ids)

@@ -1,4 +1,4 @@
-"""SegmentedIndex compared with FlatIndex, over random histories and at its limits."""
+"""SegmentedIndex compared with brute force, over random histories and at its limits."""
 
 import gc
 import math
@@ -16,11 +16,11 @@ from indexes.errors import IdInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
 from indexes.segmented import merging
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import ask, assert_same
+from tests.indexes.oracle import BruteForce
 
 SCANNER = Scanner(threads=2)
 HEAD_ROWS = 16
@@ -57,7 +57,7 @@ class SegmentedHistory(RuleBasedStateMachine):
         self.now = 0.0
         config = SegmentsConfig(HEAD_ROWS, fan, erasure_deadline_s=10, rows=rows)
         self.index = SegmentedIndex(dim, config, scanner=SCANNER, clock=lambda: self.now)
-        self.flat = FlatIndex(dim)
+        self.flat = BruteForce(dim)
         self.next_id = 0
         for n in (5 * HEAD_ROWS, 30, 30):
             self.add(n)
@@ -287,7 +287,7 @@ def test_what_is_removed_beside_a_rewrite_is_in_nothing_of_what_it_makes_and_all
 ) -> None:
     scanner = TellingScanner(threads=1)
     config = SegmentsConfig(head_rows=100, fan=2, rows=kept)
-    index, flat = SegmentedIndex(128, config, scanner=scanner), FlatIndex(128)
+    index, flat = SegmentedIndex(128, config, scanner=scanner), BruteForce(128)
     rows, ids = unit_rows(200, 128), np.random.default_rng(0).permutation(200)
     for start in range(0, 200, 25):
         part = ids[start : start + 25]

@@ -29,7 +29,7 @@ from tests.indexes.sharding.local_shards import open_local
 
 DIM, THRESHOLD = 64, 0.5
 CONFIG = SegmentsConfig(head_rows=64, fan=3)
-KINDS = [ShardPlan("exact8", DIM, 1, CONFIG), ShardPlan("flat", DIM, 1)]
+PLAN = ShardPlan(DIM, 1, CONFIG)
 
 
 def random_rows(seed: int, n: int) -> Vectors:
@@ -69,11 +69,10 @@ class Twins:
         return found
 
 
-@pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
 @pytest.mark.parametrize("shards", [1, 2, 3, 4])
-def test_all_pairs_and_new_ones_are_those_of_one_gallery(plan: ShardPlan, shards: int) -> None:
+def test_all_pairs_and_new_ones_are_those_of_one_gallery(shards: int) -> None:
     rows, ids = random_rows(1, 900), np.random.default_rng(1).permutation(3000)[:900]
-    with open_local(plan, shards) as index:
+    with open_local(PLAN, shards) as index:
         twins = Twins(index)
         twins.assert_same()
         twins.add(ids[:600], rows[:600])
@@ -109,13 +108,10 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
     assert all(0 < len(tile.ids) <= block_rows for tile in tiles)
 
 
-@pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
-def test_a_join_says_by_which_bounds_its_shards_dropped_pairs(
-    plan: ShardPlan, monkeypatch, tmp_path
-) -> None:
+def test_a_join_says_by_which_bounds_its_shards_dropped_pairs(monkeypatch, tmp_path) -> None:
     rows = random_rows(7, 2400) * np.float32(np.arange(1, DIM + 1) ** -1.0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    with open_local(plan, 2) as index, closing(Scanner()) as scanner:
+    with open_local(PLAN, 2) as index, closing(Scanner()) as scanner:
         gallery = Gallery(index)
         gallery.add(np.arange(2400), rows, 1)
         assert join_shards(gallery, index, 0.95).pairs.bounds == ("bytes",)
@@ -130,7 +126,7 @@ def test_a_join_says_by_which_bounds_its_shards_dropped_pairs(
 
 def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path) -> None:
     rows, ids = random_rows(3, 900), np.arange(900)
-    with open_local(KINDS[0], 3) as index:
+    with open_local(PLAN, 3) as index:
         twins = Twins(index)
         twins.add(ids, rows)
         expected = join_gallery(twins.whole, THRESHOLD).pairs.records
@@ -162,12 +158,11 @@ def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path) 
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
 def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
-    plan: ShardPlan, tmp_path, monkeypatch, before: bool
+    tmp_path, monkeypatch, before: bool
 ) -> None:
     rows, ids = random_rows(9, 900), np.arange(900)
-    with open_local(plan, 3) as index:
+    with open_local(PLAN, 3) as index:
         twins = Twins(index)
         twins.add(ids, rows)
         everything = join_gallery(twins.whole, THRESHOLD).pairs
@@ -201,7 +196,7 @@ def test_tiles_of_more_pairs_than_a_message_holds_are_joined_in_parts_and_the_wh
     monkeypatch,
 ) -> None:
     rows, ids = random_rows(8, 600), np.arange(600)
-    with open_local(KINDS[0], 3) as index:
+    with open_local(PLAN, 3) as index:
         twins = Twins(index)
         twins.add(ids, rows)
         expected = join_gallery(twins.whole, 0.0).pairs.records
@@ -235,11 +230,11 @@ class CountedShard:
 
 def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path) -> None:
     rows, ids = random_rows(6, 900), np.arange(900)
-    with open_local(KINDS[0], 3) as index:
+    with open_local(PLAN, 3) as index:
         counted = [
             CountedShard(shard, 0.3 * (not place)) for place, shard in enumerate(index.shards)
         ]
-        slow = ShardedIndex(KINDS[0], cast(list[Shard], counted))
+        slow = ShardedIndex(PLAN, cast(list[Shard], counted))
         gallery = Gallery(slow)
         gallery.add(ids, rows, 1)
         kept = []
@@ -259,7 +254,7 @@ def test_a_stop_behind_a_slow_tile_repeats_one_tile_a_shard_at_most(tmp_path) ->
 
 def test_references_that_come_and_go_meanwhile_leave_the_pairs_of_the_others() -> None:
     rows, ids = random_rows(4, 900), np.arange(900)
-    with open_local(KINDS[0], 2) as index:
+    with open_local(PLAN, 2) as index:
         twins = Twins(index)
         twins.add(ids, rows)
         everything = join_gallery(twins.whole, THRESHOLD).pairs.records
@@ -280,7 +275,7 @@ def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refuse
     rows, ids = random_rows(5, 200), np.arange(200)
 
     def begin(shards: int, vectors: Vectors, changes: int = 1) -> None:
-        with open_local(KINDS[0], shards) as index:
+        with open_local(PLAN, shards) as index:
             twins = Twins(index)
             for part in np.array_split(ids, changes):
                 twins.add(part, vectors[part])
@@ -295,7 +290,7 @@ def test_a_checkpoint_of_other_shards_other_vectors_or_a_later_gallery_is_refuse
 
 def test_too_many_pairs_and_a_lost_shard_end_it() -> None:
     rows, ids = random_rows(7, 300), np.arange(300)
-    with open_local(KINDS[0], 2) as index:
+    with open_local(PLAN, 2) as index:
         twins = Twins(index)
         twins.add(ids, rows)
         with pytest.raises(SearchInvalid, match="more than 5 pairs"):
@@ -307,7 +302,7 @@ def test_too_many_pairs_and_a_lost_shard_end_it() -> None:
 
 def test_a_shard_gives_what_it_still_has() -> None:
     rows, ids = random_rows(8, 100), np.arange(100)
-    with open_local(KINDS[0], 1) as index:
+    with open_local(PLAN, 1) as index:
         index.add(ids, rows)
         index.remove(ids[::2])
         held, vectors = index.shards[0].held(ids).result()

@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from indexes.base import Vectors
-from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.joining import join_shards
 from indexes.sharding.shards import Placement, ShardPlan
 from tests.indexes.conftest import assert_same
+from tests.indexes.oracle import BruteForce
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 
 DIM = 16
-PLAN = ShardPlan(
-    "exact8", DIM, 1, SegmentsConfig(head_rows=8, fan=2), content="lab:", virtual_shards=16
-)
+PLAN = ShardPlan(DIM, 1, SegmentsConfig(head_rows=8, fan=2), content="lab:", virtual_shards=16)
 COUNTS = st.integers(1, 5)
 
 
@@ -53,7 +51,7 @@ class Moves(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flat = FlatIndex(DIM)
+        self.flat = BruteForce(DIM)
         self.index = open_local(PLAN, 2)
         self.gallery = Gallery(self.index)
         self.wanted, self.is_copied = 2, False
@@ -148,7 +146,7 @@ def test_searches_beside_moves_from_two_shards_to_five_and_three_miss_and_repeat
     rows, ended = unit_rows(900), Event()
     plan = replace(PLAN, virtual_shards=64)
     with open_local(plan, 2) as index, ThreadPoolExecutor(3) as pool:
-        gallery, flat = Gallery(index), FlatIndex(DIM)
+        gallery, flat = Gallery(index), BruteForce(DIM)
         gallery.add(np.arange(600), rows[:600], 1)
         flat.add(np.arange(600), rows[:600])
         # Never among the answers.

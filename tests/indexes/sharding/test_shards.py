@@ -1,4 +1,4 @@
-"""ShardedIndex compared with FlatIndex, and its refusals; over shards in this process."""
+"""ShardedIndex compared with brute force, and its refusals; over shards in this process."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,22 +15,21 @@ from hypothesis import strategies as st
 from indexes import gallery as galleries
 from indexes.base import CertifiedHits, Hits, Ids, Vectors
 from indexes.errors import IdInvalid, ShardLost, VectorInvalid
-from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
 from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery, Standing
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.sharded_index import ShardedIndex, merge_hits
 from indexes.sharding.shards import ShardPlan, virtual_shards_of
 from tests.indexes.conftest import ask, assert_same
+from tests.indexes.oracle import BruteForce
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd, open_local
 from tests.indexes.test_upkeep import SickRows
 from tests.waiting import wait_until
 
 WAIT_S = 60
-PLAN = ShardPlan("flat", 16, threads=1)
 SEGMENTS = SegmentsConfig(head_rows=8, fan=2)
-PLANS = [PLAN, ShardPlan("exact8", 16, threads=1, config=SEGMENTS)]
+PLAN = ShardPlan(16, threads=1, config=SEGMENTS)
 EVERY_CALL: list[Callable[[ShardedIndex, Vectors], object]] = [
     lambda index, rows: index.add(np.arange(100, 104), rows[:4]),
     lambda index, _: index.remove(np.arange(2)),
@@ -85,13 +84,10 @@ def test_ids_that_follow_a_pattern_spread_evenly(step: int) -> None:
     assert abs(counts - 10_000).max() < 500
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.kind)
 @pytest.mark.parametrize("shards", [1, 2, 3])
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 120), k=st.integers(1, 150))
-def test_answers_are_those_of_one_flat_index(
-    plan: ShardPlan, shards: int, seed: int, n: int, k: int
-) -> None:
+def test_answers_are_those_of_one_flat_index(shards: int, seed: int, n: int, k: int) -> None:
     random = np.random.default_rng(seed)
     lattice = random.integers(-1, 2, (12, 16))
     lattice[:, 0] = 1
@@ -99,8 +95,8 @@ def test_answers_are_those_of_one_flat_index(
     pool = (pool / np.linalg.norm(pool, axis=1, keepdims=True)).astype(np.float32)
     ids = random.choice(np.array([*range(200), 2**40, 2**63 - 1]), n, replace=False)
     rows, queries = pool[random.integers(0, 24, n)], pool[random.integers(0, 24, 9)]
-    flat = FlatIndex(16)
-    with open_local(plan, shards) as index:
+    flat = BruteForce(16)
+    with open_local(PLAN, shards) as index:
         for part in np.array_split(np.arange(n), 3):
             for each in (flat, index):
                 each.add(ids[part], rows[part])
@@ -128,7 +124,7 @@ def index(unit_rows) -> Iterator[ShardedIndex]:
 
 def test_more_hits_than_a_shard_holds_come_from_all(index, unit_rows) -> None:
     assert all(len(ids) < 50 for ids in contents(index))
-    flat = FlatIndex(16)
+    flat = BruteForce(16)
     flat.add(np.arange(60), unit_rows(60))
     for k in (50, 60, 10**9):
         assert_same(index.search(unit_rows(3, seed=1), k), flat.search(unit_rows(3, seed=1), k))
@@ -137,7 +133,7 @@ def test_more_hits_than_a_shard_holds_come_from_all(index, unit_rows) -> None:
 def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index) -> None:
     places = index.placement.shard_of(np.arange(60))
     assert contents(index) == [np.flatnonzero(places == shard).tolist() for shard in range(3)]
-    assert (index.kind, index.dim) == ("flat x 3", 16)
+    assert (index.kind, index.dim) == ("exact8 x 3", 16)
     for other in (True, 1.0, -1, 2**63, "1", 60):
         assert other not in index
 
@@ -194,7 +190,7 @@ def test_a_row_that_float16_takes_out_of_the_tolerance_changes_no_shard(unit_row
     rows[8] *= 1.00099 / np.linalg.norm(rows[8])
     with open_local(PLAN, 2) as index:
         index.add(np.arange(9), rows)
-    plan = ShardPlan("exact8", 16, threads=1, config=SegmentsConfig(rows="float16"))
+    plan = ShardPlan(16, threads=1, config=SegmentsConfig(rows="float16"))
     with open_local(plan, 2) as index:
         with pytest.raises(VectorInvalid):
             index.add(np.arange(9), rows)
@@ -204,7 +200,7 @@ def test_a_row_that_float16_takes_out_of_the_tolerance_changes_no_shard(unit_row
 
 def test_removed_references_leave_the_memory_of_all_shards(unit_rows) -> None:
     config = SegmentsConfig(head_rows=8, dead_share=0.9)
-    with open_local(ShardPlan("exact8", 16, threads=1, config=config), 2) as index:
+    with open_local(ShardPlan(16, threads=1, config=config), 2) as index:
         index.add(np.arange(400), unit_rows(400))
         full = index.account()
         index.remove(np.arange(1, 400))
@@ -226,17 +222,12 @@ def test_a_gallery_over_shards_has_a_watermark(unit_rows) -> None:
         assert np.array_equal(gallery.contents().vectors, unit_rows(20)[5:])
 
 
-def test_a_gallery_over_shards_is_pinned_whole_and_leaves_upkeep_to_them(unit_rows) -> None:
-    with open_local(PLANS[1], 2) as index:
+def test_a_gallery_over_shards_leaves_upkeep_to_them(unit_rows) -> None:
+    with open_local(PLAN, 2) as index:
         gallery = Gallery(index)
         gallery.add(np.arange(20), unit_rows(20), sequence=5)
         gallery.remove(np.arange(5), sequence=6)
-        pinned = gallery.pin()
-        (whole,) = pinned.segments
-        assert pinned.sequence == 6
-        assert np.array_equal(whole.ids, np.arange(5, 20))
-        rows = whole.find(np.arange(5, 20))[0]
-        assert np.array_equal(whole.rows.take(rows), unit_rows(20)[5:])
+        assert not gallery.replace_rows("0" * 32, MemoryRows(np.empty((0, 16), np.float32)))
         assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
 
 
@@ -338,7 +329,7 @@ class HeldShard(LocalShard):
 @pytest.fixture
 def held() -> Iterator[tuple[HeldShard, HeldShard]]:
     """Two shards: while both are held open, one has looked and the other has not."""
-    pair = HeldShard(PLANS[1], has_looked=True), HeldShard(PLANS[1], has_looked=False)
+    pair = HeldShard(PLAN, has_looked=True), HeldShard(PLAN, has_looked=False)
     yield pair
     for one in pair:
         one.close()
@@ -364,8 +355,8 @@ def look_beside(
 
 def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(held, unit_rows) -> None:
     changes = 2 * RECENT_CHANGES
-    rows, flat = unit_rows(3 * changes), FlatIndex(16)
-    index = ShardedIndex(PLANS[1], held)
+    rows, flat = unit_rows(3 * changes), BruteForce(16)
+    index = ShardedIndex(PLAN, held)
     gallery = Gallery(index, sequence=10)
     gallery.add(np.arange(changes), rows[:changes], 11)
 
@@ -388,7 +379,7 @@ def test_changes_end_while_ids_are_listed_and_the_list_is_that_of_one_moment(
     held, unit_rows
 ) -> None:
     rows = unit_rows(60)
-    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery = Gallery(ShardedIndex(PLAN, held))
     gallery.add(np.arange(50), rows[:50], 1)
     listed = look_beside(held, lambda: gallery.ids, partial(change_thrice, gallery, rows))
     assert listed.tolist() == [1, *range(4, 58), 59]
@@ -406,7 +397,7 @@ def test_rows_are_read_without_what_is_gone_in_one_call_to_each_shard_beside_cha
     held, unit_rows
 ) -> None:
     rows = unit_rows(60)
-    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery = Gallery(ShardedIndex(PLAN, held))
     gallery.add(np.arange(50), rows[:50], 1)
     gallery.remove(np.arange(0, 50, 5), 2)
     asked = np.array([47, 3, 10, 4, 99, 20, 0, 31])
@@ -435,8 +426,8 @@ def test_beside_a_long_search_rows_are_read_in_parts_and_answers_renewed_as_ever
     limit = 16 if too_many == "ids" else RECENT_IDS
     monkeypatch.setattr(galleries, "RECENT_IDS", limit)
     each, changes = (10, 5) if too_many == "ids" else (1, RECENT_CHANGES + 1)
-    rows, shard = unit_rows(200), CountedShard(PLANS[1])
-    with ShardedIndex(PLANS[1], [shard]) as index, ThreadPoolExecutor(1) as pool:
+    rows, shard = unit_rows(200), CountedShard(PLAN)
+    with ShardedIndex(PLAN, [shard]) as index, ThreadPoolExecutor(1) as pool:
         gallery = Gallery(index)
         gallery.add(np.arange(100), rows[:100], 1)
         shard.released.set()
@@ -455,7 +446,7 @@ def test_beside_a_long_search_rows_are_read_in_parts_and_answers_renewed_as_ever
         # All changes are still known, but more than an answer is renewed by: it is searched again.
         found.append(gallery.refresh(before, rows[:9], 0.2))
         assert shard.searches == 3
-        flat = FlatIndex(16)
+        flat = BruteForce(16)
         flat.add(index.ids, rows[index.ids])
         for one in found:
             assert_same(one.hits, flat.range_search(rows[:9], 0.2))
@@ -465,7 +456,7 @@ def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_
     held, unit_rows
 ) -> None:
     rows, order = unit_rows(60), list[str]()
-    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery = Gallery(ShardedIndex(PLAN, held))
     gallery.add(np.arange(50), rows[:50], 1)
     with ThreadPoolExecutor(3) as pool:
         searching = pool.submit(gallery.range_search, rows[:9], 0.2)
@@ -487,12 +478,12 @@ def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_
 def test_a_search_beside_changes_is_that_of_one_moment(unit_rows) -> None:
     """Every answer is the oracle's for the sequence that it names, to the last bit."""
     rows, queries, random = unit_rows(800), unit_rows(9, seed=1), np.random.default_rng(0)
-    whole = FlatIndex(16)
+    whole = BruteForce(16)
     whole.add(np.arange(800), rows)
     everything = whole.range_search(queries, 0.3)
     there = {1: np.arange(400)}
     found: list[Found] = []
-    with open_local(PLANS[1], 3) as index, ThreadPoolExecutor(3) as pool:
+    with open_local(PLAN, 3) as index, ThreadPoolExecutor(3) as pool:
         gallery = Gallery(index)
         gallery.add(there[1], rows[:400], 1)
         ended = Event()
@@ -528,7 +519,7 @@ def test_a_search_beside_changes_is_that_of_one_moment(unit_rows) -> None:
 def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows) -> None:
     rows, queries, scanner = unit_rows(500, 64), unit_rows(5, 64, seed=1), Scanner(threads=1)
     halves = [Exact8Segment(np.arange(at, 500, 2), rows[at::2], scanner=scanner) for at in (0, 1)]
-    flat = FlatIndex(64)
+    flat = BruteForce(64)
     flat.add(np.arange(500), rows)
     parts = [ask(half).search(queries, 10) for half in halves]
     whole = merge_hits(parts, 10)
@@ -543,7 +534,7 @@ def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows) -> None:
 
 
 def test_a_shard_whose_device_failed_is_named() -> None:
-    with open_local(PLANS[1], 2) as index:
+    with open_local(PLAN, 2) as index:
         gallery = Gallery(index)
         assert gallery.search_fault is None
         shard = index.shards[1]
@@ -558,13 +549,13 @@ def test_a_shard_whose_device_failed_is_named() -> None:
 def test_a_shard_is_open_when_what_its_searches_run_is_compiled(monkeypatch) -> None:
     compiled: list[Scanner] = []
     monkeypatch.setattr(galleries, "compile_kernels", compiled.append)
-    with open_local(PLANS[1], 2) as index:
+    with open_local(PLAN, 2) as index:
         hosts = [shard.host for shard in index.shards if isinstance(shard, LocalShard)]
         assert compiled == [host._scanner for host in hosts]
 
 
 def test_a_shard_whose_upkeep_fails_is_named(unit_rows) -> None:
-    plan = replace(PLANS[1], config=replace(SEGMENTS, erasure_deadline_s=0))
+    plan = replace(PLAN, config=replace(SEGMENTS, erasure_deadline_s=0))
     with open_local(plan, 2) as index:
         gallery = Gallery(index)
         gallery.add(np.arange(100), unit_rows(100), 1)

@@ -12,7 +12,6 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Vectors
 from indexes.errors import SnapshotDamaged, SnapshotForeign, SnapshotMissing
-from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -90,16 +89,6 @@ def test_what_is_saved_comes_back(folder, gallery, sealer) -> None:
         s.name for s in other.segments[: -other.head]
     ]
     assert one.removed_since == other.removed_since
-
-
-def test_an_index_without_segments_comes_back_too(tmp_path, sealer, unit_rows) -> None:
-    gallery = Gallery(FlatIndex(DIM))
-    gallery.add(np.arange(0, 180, 3), unit_rows(60), sequence=1)
-    gallery.remove(np.arange(30, 60, 3), sequence=7)
-    origin = replace(ORIGIN, index_kind="flat")
-    snapshot.save(tmp_path, gallery, origin, sealer)
-    assert_same(load(tmp_path, sealer, origin), gallery)
-    assert not named(tmp_path, "segment")
 
 
 def test_rows_rounded_to_float16_come_back_as_they_are(tmp_path, sealer, unit_rows) -> None:
@@ -282,10 +271,9 @@ def test_a_gallery_is_not_saved_under_an_origin_of_another_kind(tmp_path, galler
 
 def test_what_no_index_takes_is_damage(tmp_path, unit_rows) -> None:
     """Written under the right key, as a fault of our own would be."""
-    gallery = Gallery(FlatIndex(DIM))
+    gallery = Gallery(SegmentedIndex(DIM, CONFIG, scanner=SCANNER))
     gallery.add(np.arange(3), unit_rows(3), sequence=1)
-    origin = replace(ORIGIN, index_kind="flat")
-    snapshot.save(tmp_path, gallery, origin, Unsealed())
+    snapshot.save(tmp_path, gallery, ORIGIN, Unsealed())
     manifest = SnapshotManifest.decode((tmp_path / "manifest").read_bytes())
     state = tmp_path / manifest.files[0]
     spoilt = state.read_bytes().replace((1).to_bytes(8, "little"), (2).to_bytes(8, "little"), 1)
@@ -296,4 +284,4 @@ def test_what_no_index_takes_is_damage(tmp_path, unit_rows) -> None:
     sealed = replace(manifest, state=entry).encode(Unsealed())
     (tmp_path / "manifest").write_bytes(sealed)
     with pytest.raises(SnapshotDamaged, match="no index takes"):
-        load(tmp_path, Unsealed(), origin)
+        load(tmp_path, Unsealed())

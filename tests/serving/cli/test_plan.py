@@ -85,8 +85,8 @@ def test_measured_figures_stand_over_assumed_ones_and_no_registry_is_touched(
 
 
 def test_a_deployments_settings_are_heeded(sosie, home, assert_refused) -> None:
-    (home / "sosie.toml").write_text("[gallery]\nkind = 'flat'\n")
-    assert_refused(sosie(*SMALL, "--home", home), "exact8")
+    (home / "sosie.toml").write_text("[gallery]\nmapped = true\n")
+    assert_refused(sosie(*SMALL, "--home", home), "gallery.mapped")
     (home / "sosie.toml").write_text("[gallery]\nrows = 'float16'\n")
     assert_refused(sosie(*SMALL, "--home", home), "--measure")
     (home / "sosie.toml").write_text(

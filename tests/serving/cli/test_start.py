@@ -19,7 +19,6 @@ HEAVY = (
     "onnxruntime",
     "sqlalchemy",
     "msgspec",
-    "faiss",
     "matplotlib",
     "pydantic",
     "authlib",
@@ -50,7 +49,7 @@ from serving.cli.main import app
 try:
     app(["verify", {str(photographs.live)!r}, {str(photographs.portrait)!r}])
 except SystemExit as end:
-    print([name for name in ("sqlalchemy", "faiss", "numba", "authlib") if name in sys.modules])
+    print([name for name in ("sqlalchemy", "numba", "authlib") if name in sys.modules])
     raise
 """
     done = subprocess.run(

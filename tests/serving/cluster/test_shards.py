@@ -22,7 +22,6 @@ from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.exact.scanner import FEW_QUERIES
-from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import CALLS_AT_ONCE
 from indexes.sharding.sharded_index import ShardedIndex
@@ -43,6 +42,7 @@ from serving.cluster.shards import (
 )
 from serving.settings.settings import Settings, make_settings
 from tests.indexes.freed_memory import count_in_memory, forms_of
+from tests.indexes.oracle import BruteForce
 from tests.serving.cluster.two_nodes import (
     DIM,
     PLACING,
@@ -62,7 +62,7 @@ IMPATIENT = replace(QUICK, placed_within_s=1.0)
 
 
 def assert_exact(index: ShardedIndex, ids: NDArray[np.int64], rows: Rows) -> None:
-    flat = FlatIndex(DIM)
+    flat = BruteForce(DIM)
     flat.add(ids, rows)
     queries = likenesses(rows[:50], seed=9)
     for found, expected in (
@@ -337,7 +337,7 @@ from indexes.sharding.shards import ShardPlan
 from serving.cluster.shards import Placing, Timing, open_ray_shards
 from tests.serving.cluster.two_nodes import unit_rows
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-plan = ShardPlan("exact8", 128, content=sys.argv[2], epoch=1)
+plan = ShardPlan(128, content=sys.argv[2], epoch=1)
 index = open_ray_shards(plan, 2, Placing("gallery"), Timing(placed_within_s=120))
 index.note(7, "7:h")
 index.add(np.arange(100), unit_rows(100))

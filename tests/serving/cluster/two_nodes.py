@@ -16,7 +16,7 @@ from indexes.sharding.shards import ReplicatedShard, ShardPlan
 from serving.cluster.shards import Placing, RayShard, Timing
 
 DIM = 128
-PLAN = ShardPlan("exact8", DIM)
+PLAN = ShardPlan(DIM)
 RESOURCE = "gallery"
 PLACING = Placing(RESOURCE)
 QUICK = Timing(placed_within_s=4.0, heartbeat_every_s=0.25, silent_for_s=1.5)

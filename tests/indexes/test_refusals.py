@@ -1,4 +1,4 @@
-"""What every index refuses, and FlatIndex at its limits."""
+"""What every index refuses, and how it is at its limits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from indexes.base import Ids, VectorIndex, Vectors
-from indexes.errors import IdInvalid, IndexFault, SearchInvalid, VectorInvalid
+from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.sharded_index import ShardedIndex
@@ -28,14 +27,11 @@ def rows(unit_rows) -> Vectors:
     return unit_rows(10)
 
 
-SMALL = SegmentsConfig(head_rows=2)
+SMALL, SCANNER = SegmentsConfig(head_rows=2), Scanner(threads=1)
 OPENERS: dict[str, Callable[[], VectorIndex]] = {
-    "flat": lambda: FlatIndex(16),
-    "exact8": lambda: SegmentedIndex(16, SMALL, scanner=Scanner(threads=1)),
-    "float16": lambda: SegmentedIndex(
-        16, replace(SMALL, rows="float16"), scanner=Scanner(threads=1)
-    ),
-    "shards": lambda: open_local(ShardPlan("flat", 16, threads=1), 3),
+    "exact8": lambda: SegmentedIndex(16, SMALL, scanner=SCANNER),
+    "float16": lambda: SegmentedIndex(16, replace(SMALL, rows="float16"), scanner=SCANNER),
+    "shards": lambda: open_local(ShardPlan(16, threads=1), 3),
 }
 
 
@@ -90,7 +86,7 @@ def test_invalid_vectors_are_refused_and_change_nothing(
 
 @pytest.mark.parametrize("length", [0.9992, 1.0008])
 def test_a_length_within_the_tolerance_is_let_in_as_it_is(length: float) -> None:
-    index = FlatIndex(16)
+    index = SegmentedIndex(16, SMALL, scanner=SCANNER)
     row = np.zeros((1, 16), np.float32)
     row[0, 0] = length
     index.add(as_ids(1), row)
@@ -157,14 +153,9 @@ def test_thresholds_beyond_all_scores_find_none_or_all(
     assert len(index.range_search(rows[:1], threshold).ids) == found
 
 
-def test_dim_below_one_is_refused() -> None:
-    with pytest.raises(IndexFault):
-        FlatIndex(0)
-
-
 @pytest.mark.parametrize("queries", [0, 1, 30])
 def test_an_empty_index_answers_every_query_with_nothing(unit_rows, queries: int) -> None:
-    index = FlatIndex(16)
+    index = SegmentedIndex(16, SMALL, scanner=SCANNER)
     for hits in (index.search(unit_rows(queries), 3), index.range_search(unit_rows(queries), -1.0)):
         assert len(hits) == queries
         assert len(hits.ids) == len(hits.scores) == 0
@@ -184,7 +175,7 @@ def test_a_threshold_is_compared_as_the_caller_would_compare_it() -> None:
     """0.7 lies between two float32: a score just below it is not at or above it."""
     score = np.float32(0.7)
     assert float(score) < 0.7
-    index = FlatIndex(2)
+    index = SegmentedIndex(2, SMALL, scanner=SCANNER)
     index.add(as_ids(1), np.array([[1, 0]], np.float32))
     query = np.array([[score, np.sqrt(1 - score**2)]], np.float32)
     assert len(index.range_search(query, 0.7).ids) == 0
@@ -192,7 +183,7 @@ def test_a_threshold_is_compared_as_the_caller_would_compare_it() -> None:
 
 
 def test_a_pair_has_one_score_in_any_batch(unit_rows) -> None:
-    index = FlatIndex(128)
+    index = SegmentedIndex(128, SMALL, scanner=SCANNER)
     index.add(np.arange(2000), unit_rows(2000, 128))
     queries = unit_rows(64, 128, seed=1)
     batch = index.search(queries, 20)
@@ -206,43 +197,8 @@ def test_a_pair_has_one_score_in_any_batch(unit_rows) -> None:
 
 
 def test_strided_input_is_the_same_as_contiguous(unit_rows) -> None:
-    index = FlatIndex(16)
+    index = SegmentedIndex(16, SMALL, scanner=SCANNER)
     wide = np.zeros((4, 32), np.float32)
     wide[:, ::2] = unit_rows(4, seed=2)
     index.add(np.arange(8)[::2], wide[:, ::2])
     assert np.array_equal(index.vectors(as_ids(0, 2, 4, 6)), unit_rows(4, seed=2))
-
-
-def test_removed_rows_are_overwritten_in_memory(unit_rows) -> None:
-    import faiss
-
-    index = FlatIndex(16)
-    index.add(np.arange(50), unit_rows(50))
-    before = faiss.rev_swig_ptr(index._flat.get_xb(), 50 * 16)
-    index.remove(np.arange(10, 50))
-    # Shrinking a vector keeps its memory: what faiss no longer counts must hold no face.
-    assert not before[10 * 16 :].any()
-
-
-@pytest.mark.parametrize("queries", [1, 3, 20])
-def test_each_query_may_have_a_floor_of_its_own(unit_rows, queries: int) -> None:
-    index = FlatIndex(16)
-    index.add(np.arange(300), unit_rows(300))
-    probes = unit_rows(queries, seed=1)
-    floors = np.linspace(-0.5, 0.5, queries)
-    floors[-1] = index.search(probes[-1:], 5).scores[-1]
-    query_of, ids, scores = index.at_or_above(probes, floors)
-    for query in range(queries):
-        expected = index.range_search(probes[query : query + 1], float(floors[query]))
-        mine = query_of == query
-        assert sorted(ids[mine]) == sorted(expected.ids)
-        assert sorted(scores[mine]) == sorted(expected.scores)
-
-
-def test_the_account_counts_what_is_held(unit_rows) -> None:
-    index = FlatIndex(16)
-    assert index.account().total == 0
-    index.add(np.arange(9), unit_rows(9))
-    index.remove(np.arange(5))
-    assert index.account().references == 4
-    assert index.account().rows == 4 * 16 * 4
