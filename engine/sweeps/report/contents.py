@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -76,8 +75,6 @@ class ReportInput:
     """The address of the console, where a report may link its cases; empty: it names them alone."""
 
 
-_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
 KIND_NAMES = {
     GroupKind.ONE_FACE: "One face, many documents",
     GroupKind.ONE_DOCUMENT: "One document, many faces",
@@ -108,11 +105,6 @@ def format_moment(moment: datetime) -> str:
 def format_day(moment: datetime) -> str:
     """The date in UTC."""
     return moment.astimezone(UTC).date().isoformat()
-
-
-def isolate(name: str) -> str:
-    """A name for plain text, isolated so that its direction of writing does not affect the rest."""
-    return f"\u2068{_DIRECTIONS.sub('', name)}\u2069"
 
 
 def letter(number: int) -> str:

@@ -21,7 +21,6 @@ from engine.sweeps.report.charts import (
     ScoreBins,
     count_scores,
     draw_chance,
-    draw_outlets,
     draw_scores,
     draw_timeline,
 )
@@ -151,8 +150,6 @@ MOST_SELLERS = 25
 FIRST_GROUPS = 5
 OPEN_CARDS = 5
 """Groups whose details are open; the others fold."""
-FEW_OUTLETS = 12
-"""Outlets that need no map."""
 
 
 def write_report(path: Path, contents: ReportInput) -> None:
@@ -219,10 +216,6 @@ def _show_summary(contents: ReportInput) -> dict[str, Any]:
         "weeks": weeks,
         "earlier_lines": sum(one.lines for one in summary.weeks if first and one.monday < first),
         "week_chart": draw_timeline(weeks) if weeks else None,
-        # A map of a few fields says less than their table.
-        "outlet_chart": draw_outlets(summary.outlets, contents.carrier_names)
-        if len(summary.outlets) > FEW_OUTLETS
-        else None,
         "sellers": {"Outlet": summary.outlets[:MOST_SELLERS], "Carrier": summary.carriers},
         "liveness_days": LIVENESS_WINDOW.days,
         "other_outlets": max(len(summary.outlets) - MOST_SELLERS, 0),

@@ -13,12 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from engine.formatting import plural
-from engine.sweeps.groups import Edge, strongest_tree
+from engine.sweeps.groups import strongest_tree
 from engine.sweeps.report.contents import (
     KIND_NAMES,
     ReportInput,
@@ -150,59 +148,6 @@ def draw_x_axis(x: Scale, bottom: float, ticks: Iterable[Tick], **label: object)
     return parts
 
 
-_STEPS = 120
-
-
-def lay_out(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
-    """Positions of the nodes: float64[count, 2] in the unit square, the longer extent along x.
-
-    Linked nodes are near each other: stress majorisation (Gansner, Koren and North 2004) of the
-    distances along edges. Nothing is random, so the same graph is always drawn the same way.
-    """
-    if count == 1:
-        return np.full((1, 2), 0.5)
-    wanted = _distances(count, edges)
-    places = _circle(count)
-    for _ in range(_STEPS):
-        apart = np.linalg.norm(places[:, None] - places[None], axis=2)
-        pull = np.divide(wanted, apart, out=np.zeros_like(wanted), where=apart > 1e-9)
-        places = (np.diag(pull.sum(axis=1)) - pull) @ places / count
-    return _fit(places)
-
-
-def _distances(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
-    """Distances in edges (Floyd 1962); unconnected nodes are farther apart than any others."""
-    far = np.full((count, count), np.inf)
-    np.fill_diagonal(far, 0.0)
-    for one, other in edges:
-        far[one, other] = far[other, one] = 1.0
-    np.fill_diagonal(far, 0.0)
-    for middle in range(count):
-        far = np.minimum(far, far[:, middle, None] + far[None, middle])
-    joined = far[np.isfinite(far)]
-    far[np.isinf(far)] = max(float(joined.max()), 1.0) + 1.0
-    return np.asarray(far, np.float64)
-
-
-def _circle(count: int) -> NDArray[np.float64]:
-    """Start positions without symmetry, which could hold a node where all forces cancel."""
-    angles = 2 * np.pi * np.arange(count) / count + 0.3
-    radii = 1 + 0.12 * (np.arange(count) % 3)
-    rim = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return np.asarray(rim * radii[:, None])
-
-
-def _fit(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    centred = places - places.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    # The sign of an axis is arbitrary: its largest component is made positive.
-    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
-    turned = centred @ axes.T
-    low, high = turned.min(axis=0), turned.max(axis=0)
-    extent = max(float((high - low).max()), 1e-9)
-    return np.asarray(0.5 + (turned - (low + high) / 2) / extent)
-
-
 MOST_NODES = 26
 MOST_EDGES = 120
 
@@ -224,7 +169,7 @@ def draw_group(group: Group) -> Markup:
     """Draws at most `MOST_NODES` identities, in the group's order, lettered A, B, C…; of many links
     only the strongest, and those that hold the group together."""
     drawn = _choose(group)
-    places = _place(lay_out(len(drawn.identities), drawn.edges))
+    places = _place(len(drawn.identities))
     parts = [*_draw_edges(drawn, places), *_draw_nodes(drawn.identities, places)]
     label = (
         f"{plural(len(group.identities), 'identity', 'identities')}, "
@@ -250,14 +195,17 @@ def _is_same(link: Link, weakest: Link | None) -> bool:
     return weakest is not None and {link.left, link.right} == {weakest.left, weakest.right}
 
 
-def _place(unit: NDArray[np.float64]) -> list[tuple[float, float]]:
-    """Scales the unit square to the drawing."""
-    x = Scale(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
-    y = Scale(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
-    return [(x(float(one)), y(float(other))) for one, other in unit]
+def _place(count: int) -> list[Point]:
+    """Places the nodes on an ellipse, from the left: nearly all of a group's pairs are links."""
+    x, y = _WIDTH / 2, _HEIGHT / 2
+    angles = [2 * math.pi * number / count for number in range(count)]
+    return [
+        (x - (x - _MARGIN - 20) * math.cos(one), y - (y - _MARGIN) * math.sin(one))
+        for one in angles
+    ]
 
 
-def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Markup]:
+def _draw_edges(drawn: _Drawn, places: Sequence[Point]) -> list[Markup]:
     low, high = min(drawn.scores, default=0.0), max(drawn.scores, default=1.0)
     # Many thick lines would be one dark area.
     width = Scale(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
@@ -274,15 +222,13 @@ def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Ma
     return parts
 
 
-def _draw_score(start: tuple[float, float], end: tuple[float, float], score: float) -> list[Markup]:
+def _draw_score(start: Point, end: Point, score: float) -> list[Markup]:
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
     pill = rect(x - 21, y - 10, 42, 20, rx=10, class_="pill")
     return [pill, text(x, y + 4, f"{score:.3f}", class_="weakest-score", text_anchor="middle")]
 
 
-def _draw_nodes(
-    identities: Sequence[Identity], places: Sequence[tuple[float, float]]
-) -> list[Markup]:
+def _draw_nodes(identities: Sequence[Identity], places: Sequence[Point]) -> list[Markup]:
     """The area of a node grows with its lines; an open dispute adds a ring."""
     parts = []
     for number, (identity, (x, y)) in enumerate(zip(identities, places, strict=True)):

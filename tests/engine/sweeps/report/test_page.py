@@ -20,7 +20,6 @@ from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
 from engine.sweeps.report.contents import RATIO_TEXTS, Chance
 from engine.sweeps.report.page import (
-    FEW_OUTLETS,
     OPEN_CARDS,
     judge_chance,
     miss_rate,
@@ -118,12 +117,7 @@ def test_names_from_operators_are_inert(make_contents, make_group) -> None:
 def test_a_name_written_from_right_to_left_is_isolated(make_contents, make_group) -> None:
     name = "\u202eمنفذ\u2069\u202c 7"
     page = Reading(render_report(make_contents(make_group(outlet=name))))
-    described = [(tag, text) for tag, text in page.texts if "منفذ" in text]
-    assert {tag for tag, _ in described} <= {"bdi", "text", "title"}
-    for tag, text in described:
-        if tag != "bdi":
-            assert "\u202e" not in text
-            assert text.count("\u2068") == text.count("\u2069") > 0
+    assert {tag for tag, text in page.texts if "منفذ" in text} == {"bdi"}
 
 
 def test_no_face_is_in_it_unless_asked(make_contents, make_group) -> None:
@@ -234,18 +228,6 @@ def test_cases_are_linked_where_the_console_has_an_address(make_contents, make_g
     linked = replace(contents, console="https://sosie.test/console")
     links = Reading(render_report(linked)).values("href")
     assert links.count("https://sosie.test/console#/case/case-9") == 3
-
-
-def test_few_outlets_are_a_table_and_many_have_a_map(make_contents, make_group) -> None:
-    def named(count: int) -> tuple[str, str]:
-        groups = [make_group(f"g{number}", 2, f"outlet {number}") for number in range(count)]
-        page = render_report(make_contents(*groups))
-        return page, Reading(page).text()
-
-    few, text = named(FEW_OUTLETS)
-    assert 'class="map"' not in few
-    assert "Outlets, by lines in groups" in text
-    assert 'class="map"' in named(FEW_OUTLETS + 1)[0]
 
 
 def test_sections_fold_and_the_first_groups_are_open(make_contents, make_group) -> None:

@@ -2,13 +2,7 @@
 
 from datetime import UTC, datetime
 
-from engine.sweeps.report.contents import (
-    describe_term,
-    format_moment,
-    format_share,
-    isolate,
-    letter,
-)
+from engine.sweeps.report.contents import describe_term, format_moment, format_share, letter
 from engine.sweeps.risk import SCALES, TERMS
 from schema.sweeps import GroupKind, RiskTerm
 
@@ -25,10 +19,6 @@ def test_letters_go_on_after_z() -> None:
     assert [letter(number) for number in (0, 25, 26, 27, 701, 702)] == [
         "A", "Z", "AA", "AB", "ZZ", "AAA",
     ]  # fmt: skip
-
-
-def test_a_name_does_not_change_the_direction_of_the_text_around_it() -> None:
-    assert isolate("\u202eabc\u2069") == "\u2068abc\u2069"
 
 
 def test_every_term_of_a_risk_has_a_text() -> None:
