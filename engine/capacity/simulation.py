@@ -47,8 +47,7 @@ class SimulatedRun:
     """Latencies in seconds since a request was due, float64[n].
 
     `*_inner_s`: only the part behind the ingress. `rate`: answers per second; `refused`: share of
-    enrollments refused; `ingress`: share of time that the ingress cores were busy; `batch`:
-    decisions per transaction.
+    enrollments refused; `ingress`: share of time that the ingress cores were busy.
     """
 
     enroll_s: NDArray[np.float64]
@@ -58,7 +57,6 @@ class SimulatedRun:
     rate: float
     refused: float
     ingress: float
-    batch: float
 
 
 def quantile(times_s: NDArray[np.float64], share: float) -> float:
@@ -193,7 +191,7 @@ class _Service:
         self._enrollments = _Queue(env)
         self._audits: list[tuple[float, Event]] = []
         self._max_ongoing = trial.max_ongoing * layout.ingress_cores or math.inf
-        self._came = self._refused = self._enrolling = self._decided = self._batches = 0
+        self._came = self._refused = self._enrolling = 0
         self._answers: list[tuple[float, float, float, bool]] = []
         self._is_over = env.event()
 
@@ -298,8 +296,6 @@ class _Service:
             else:
                 batch = queue.take(costs.batch)
                 was_alone = len(batch) == 1
-                self._decided += len(batch)
-                self._batches += 1
                 yield self._registrar.work(costs.decision(len(batch)) * next(self._steps))
                 yield from self._scan(len(batch))
             _end(batch)
@@ -342,7 +338,6 @@ class _Service:
             rate=float((len(kept) - 1) / seconds) if seconds > 0 else math.nan,
             refused=self._refused / self._came if self._came else 0.0,
             ingress=self._front.busy_s / (self._env.now * self._layout.ingress_cores),
-            batch=self._decided / max(self._batches, 1),
         )
 
 

@@ -263,10 +263,6 @@ def _normalise(vector: Vector, dim: int) -> Vector | None:
     return unit
 
 
-_ALWAYS_FAILURES = frozenset({Code.PATH_OUTSIDE})
-"""A row with such a path is not trusted at all."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class JudgedRow:
     """A row before it is compared with the registry; `subscriber` is None where it has failed.
@@ -316,8 +312,9 @@ def _find_reference(
     if not usable:
         return None, faults
     if len(usable) == 1:
+        # A row with such a path is not trusted at all.
         return usable[0], tuple(
-            replace(one, is_failure=one.code in _ALWAYS_FAILURES) for one in faults
+            replace(one, is_failure=one.code is Code.PATH_OUTSIDE) for one in faults
         )
     score = score_best(usable[0], usable[1][None])
     if score is None or not score >= verify:

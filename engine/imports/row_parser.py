@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 import numpy as np
 import phonenumbers
@@ -137,56 +137,38 @@ def _suggest_default(missing: Sequence[Field]) -> str:
     return "" if chosen is None else f", or give --set {chosen}=VALUE for all"
 
 
-class Code(StrEnum):
-    """Codes of data faults; faces, documents and lines have `Reason`s, images their error codes."""
+class Code(Enum):
+    """Data faults by code, with their messages; faces, documents and lines have `Reason`s, images
+    their error codes."""
 
-    ROW_MALFORMED = "ROW_MALFORMED"
-    VALUE_MISSING = "VALUE_MISSING"
-    VALUE_TOO_LONG = "VALUE_TOO_LONG"
-    TEXT_INVALID = "TEXT_INVALID"
-    LINE_BREAK = "LINE_BREAK"
-    DOCUMENT_TYPE_UNKNOWN = "DOCUMENT_TYPE_UNKNOWN"
-    DATE_INVALID = "DATE_INVALID"
-    TIME_INVALID = "TIME_INVALID"
-    TIME_AHEAD = "TIME_AHEAD"
-    NUMBER_INVALID = "NUMBER_INVALID"
-    OUTLET_UNKNOWN = "OUTLET_UNKNOWN"
-    OUTLET_RESTRICTED = "OUTLET_RESTRICTED"
-    CARRIER_MISMATCH = "CARRIER_MISMATCH"
-    FACE_MISSING = "FACE_MISSING"
-    FACE_TWICE = "FACE_TWICE"
-    PATH_INVALID = "PATH_INVALID"
-    PATH_OUTSIDE = "PATH_OUTSIDE"
-    KIND_UNKNOWN = "KIND_UNKNOWN"
-    FILE_MISSING = "FILE_MISSING"
-    FILE_UNREADABLE = "FILE_UNREADABLE"
-    TEMPLATE_INVALID = "TEMPLATE_INVALID"
-    VECTOR_INVALID = "VECTOR_INVALID"
+    ROW_MALFORMED = "the row has more or fewer cells than the header: quote cells with commas"
+    VALUE_MISSING = "the value is missing: fill it in"
+    VALUE_TOO_LONG = "the value is too long: shorten it"
+    TEXT_INVALID = "the value holds characters that are not text: type it again"
+    LINE_BREAK = "the value spans several lines: write it on one, or close the quote"
+    DOCUMENT_TYPE_UNKNOWN = "unknown type of document: see the list in docs/import.md"
+    DATE_INVALID = "not a date: write it as 2031-01-31"
+    TIME_INVALID = "not a time since 1980: write it as 2024-01-31T12:00:00Z"
+    TIME_AHEAD = "the time is in the future: check it, and --timezone"
+    NUMBER_INVALID = "not a telephone number: write +<country><number>, or give --country"
+    OUTLET_UNKNOWN = "no outlet has this code: see `sosie outlet list`"
+    OUTLET_RESTRICTED = "the outlet was suspended or barred when the line was opened"
+    CARRIER_MISMATCH = "the outlet belongs to another carrier: check both codes"
+    FACE_MISSING = "neither a photograph nor a template is given: add one"
+    FACE_TWICE = "a template replaces the live photograph: give only one of the two"
+    PATH_INVALID = "not a valid file path: check it"
+    PATH_OUTSIDE = "the path leads out of the folder: move the file, or give --allow-outside"
+    KIND_UNKNOWN = "unknown kind of photograph: write live, printed or chip"
+    FILE_MISSING = "no such file: check the path and --images"
+    FILE_UNREADABLE = "the file cannot be read: check that it is a file, and its permissions"
+    TEMPLATE_INVALID = "not a template that was issued here to this carrier, or it has expired"
+    VECTOR_INVALID = "not a vector of this model: wrong length, or no direction"
+
+    def __str__(self) -> str:
+        return self.name
 
 
-MESSAGES: dict[str, str] = {
-    Code.ROW_MALFORMED: "the row has more or fewer cells than the header: quote cells with commas",
-    Code.VALUE_MISSING: "the value is missing: fill it in",
-    Code.VALUE_TOO_LONG: "the value is too long: shorten it",
-    Code.TEXT_INVALID: "the value holds characters that are not text: type it again",
-    Code.LINE_BREAK: "the value spans several lines: write it on one, or close the quote",
-    Code.DOCUMENT_TYPE_UNKNOWN: "unknown type of document: see the list in docs/import.md",
-    Code.DATE_INVALID: "not a date: write it as 2031-01-31",
-    Code.TIME_INVALID: "not a time since 1980: write it as 2024-01-31T12:00:00Z",
-    Code.TIME_AHEAD: "the time is in the future: check it, and --timezone",
-    Code.NUMBER_INVALID: "not a telephone number: write +<country><number>, or give --country",
-    Code.OUTLET_UNKNOWN: "no outlet has this code: see `sosie outlet list`",
-    Code.OUTLET_RESTRICTED: "the outlet was suspended or barred when the line was opened",
-    Code.CARRIER_MISMATCH: "the outlet belongs to another carrier: check both codes",
-    Code.FACE_MISSING: "neither a photograph nor a template is given: add one",
-    Code.FACE_TWICE: "a template replaces the live photograph: give only one of the two",
-    Code.PATH_INVALID: "not a valid file path: check it",
-    Code.PATH_OUTSIDE: "the path leads out of the folder: move the file, or give --allow-outside",
-    Code.KIND_UNKNOWN: "unknown kind of photograph: write live, printed or chip",
-    Code.FILE_MISSING: "no such file: check the path and --images",
-    Code.FILE_UNREADABLE: "the file cannot be read: check that it is a file, and its permissions",
-    Code.TEMPLATE_INVALID: "not a template that was issued here to this carrier, or it has expired",
-    Code.VECTOR_INVALID: "not a vector of this model: wrong length, or no direction",
+_OTHER_MESSAGES: dict[str, str] = {
     **{reason: reason.refusal for reason in Reason if reason.refusal},
     RECORD_DAMAGED: "what is on record of the document or the number is damaged: run sosie doctor",
 }
@@ -201,13 +183,15 @@ class RowFault:
     """
 
     field: Field | None
-    code: str
+    code: Code | str
     is_failure: bool = True
     text: str = ""
 
     @property
     def message(self) -> str:
-        return self.text or MESSAGES[self.code]
+        if isinstance(self.code, Code):
+            return self.code.value
+        return self.text or _OTHER_MESSAGES[self.code]
 
     @classmethod
     def of_image(cls, field: Field, error: ImageError) -> RowFault:
@@ -440,7 +424,7 @@ class _Cells:
         self._checked: dict[Field, str] = {}
         self.faults: list[RowFault] = []
 
-    def add_fault(self, field: Field | None, code: str) -> None:
+    def add_fault(self, field: Field | None, code: Code | str) -> None:
         self.faults.append(RowFault(field, code))
 
     def text(self, field: Field) -> str:
