@@ -16,7 +16,7 @@ import weakref
 from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
 from operator import add
-from typing import Any, ClassVar, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,10 +179,6 @@ class VectorIndex(ABC):
     `Gallery` adds the locks.
     """
 
-    searches_beside_changes: ClassVar[bool] = False
-    """Whether `range_search`, `ids` and `held` may run beside a change: they have seen all changes
-    that ended before they began, and any part of those that came later."""
-
     @property
     @abstractmethod
     def kind(self) -> str:
@@ -226,11 +222,11 @@ class VectorIndex(ABC):
         return there, self.vectors(there)
 
     @abstractmethod
-    def search(self, queries: Vectors, k: int) -> Hits:
+    def search(self, queries: Vectors, k: int) -> CertifiedHits:
         """The k best hits of each query, or all where there are fewer."""
 
     @abstractmethod
-    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
         """Every reference whose score, as a float, is at or above the threshold."""
 
     @abstractmethod

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import CertifiedHits, Hits, Ids, MemoryAccount, VectorIndex, Vectors, arrange
+from indexes.base import CertifiedHits, Ids, MemoryAccount, VectorIndex, Vectors, arrange
 from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
 from indexes.segmented.merging import Rewrite
@@ -79,18 +79,9 @@ class Found:
     What was removed before the answer is left out: of the k best there may be fewer than k.
     """
 
-    hits: Hits
+    hits: CertifiedHits
     sequence: int
     searched: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contents:
-    """All references of a gallery at one moment: ids ascending, `float32[n, dim]`, watermark."""
-
-    ids: Ids
-    vectors: Vectors
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -275,7 +266,7 @@ class Gallery:
     @property
     def ids(self) -> Ids:
         """All ids at one moment, ascending; a copy. Over shards no change waits for it."""
-        if not self._index.searches_beside_changes:
+        if self._segmented is not None:
             with self._reading() as state:
                 return state.index.ids
         with self._places.reading(), self._keeping_changes() as before:
@@ -343,7 +334,7 @@ class Gallery:
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
         """The ids of these that are there, and their rows; over shards no change waits for it."""
-        if self._index.searches_beside_changes:
+        if self._segmented is None:
             with self._places.reading():
                 return self._index.held(ids)
         with self._reading() as state:
@@ -357,7 +348,7 @@ class Gallery:
 
     def range_search(self, queries: Vectors, threshold: float) -> Found:
         """Every reference at or above the threshold."""
-        if self._index.searches_beside_changes:
+        if self._segmented is None:
             return self._search_beside_changes(queries, threshold)
         with self._reading() as state:
             hits = state.index.range_search(queries, threshold)
@@ -374,14 +365,6 @@ class Gallery:
                 hits = self._renew(found, queries, threshold, state)
                 return Found(self._remaining(hits, state), state.sequence, len(state.index))
         return self.range_search(queries, threshold)
-
-    def contents(self) -> Contents:
-        """A copy of all references as of one moment."""
-        with self._reading() as state:
-            if isinstance(state.index, View):
-                return Contents(*state.index.contents(), state.sequence)
-            ids = state.index.ids
-            return Contents(ids, state.index.vectors(ids), state.sequence)
 
     def pin(self) -> Pinned:
         """All references as of one moment; what is removed later is wiped from it too."""
@@ -545,7 +528,9 @@ class Gallery:
             with self._counting:
                 self._readers[state.sequence] -= 1
 
-    def _renew(self, found: Found, queries: Vectors, threshold: float, state: _State) -> Hits:
+    def _renew(
+        self, found: Found, queries: Vectors, threshold: float, state: _State
+    ) -> CertifiedHits:
         """The hits with what was added since, in a state that is being read, and without what was
         removed."""
         changed, new = _sum_up(state.since(found.sequence))
@@ -559,8 +544,6 @@ class Gallery:
             pairs.append(head.view.at_or_above(queries, np.full(len(queries), threshold)))
         query_of, ids, scores = (np.concatenate(column) for column in zip(*pairs, strict=True))
         hits = arrange(len(queries), query_of, ids, scores)
-        if not isinstance(found.hits, CertifiedHits):
-            return hits
         searched = found.hits.certificate
         certificate = replace(searched, compared=searched.compared + len(new))
         return CertifiedHits(hits.offsets, hits.ids, hits.scores, certificate)
@@ -590,7 +573,7 @@ class Gallery:
         later = [one.ids for one in self._unwiped if one.removals > state.removals]
         return np.concatenate([np.empty(0, np.int64), *later])
 
-    def _remaining(self, hits: Hits, state: _State) -> Hits:
+    def _remaining(self, hits: CertifiedHits, state: _State) -> CertifiedHits:
         """The hits without those removed since."""
         removed = self._removed_since(state)
         if not len(removed):

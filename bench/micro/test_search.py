@@ -31,7 +31,6 @@ from bench.suites.baselines import (
     Participants,
     ask_in_turn,
     build_participants,
-    certified,
     count_lists,
     list_recall,
     mix,
@@ -159,7 +158,7 @@ def test_recall_and_certificate(case: SearchCase, note: Note) -> None:
         case.faces, case.threshold, case.sizes.near, case.participants, case.setup
     ):
         note(one)
-    best = certified(case.participants.gallery.search(case.probes, K).hits).certificate
+    best = case.participants.gallery.search(case.probes, K).hits.certificate
     figure = Figure.of("epsilon", "score", best.epsilon)
     note(Result("Certificate", case.setup | {"queries": len(case.probes)}, (figure,)))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.core.reports import Figure, Result, Setup
 from bench.datasets import Faces, Vectors, find_best
 from engine.errors import RequestError
-from indexes.base import CertifiedHits
+from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -59,17 +59,9 @@ def build_gallery(references: Vectors, scanner: Scanner) -> Gallery:
     return gallery
 
 
-def certified(hits: object) -> CertifiedHits:
-    """The hits of an index that certifies them; any other here would be our own mistake."""
-    assert isinstance(hits, CertifiedHits)
-    return hits
-
-
 def _ask_ours(segment: Exact8Segment, gallery: Gallery) -> tuple[Searcher, Searcher]:
-    def rows_of(hits: object) -> NDArray[np.int64]:
-        found = certified(hits)
-        ids: NDArray[np.int64] = found.ids
-        return ids.reshape(len(found), -1)
+    def rows_of(hits: Hits) -> NDArray[np.int64]:
+        return hits.ids.reshape(len(hits), -1)
 
     alone = search_segment(segment)
     return (

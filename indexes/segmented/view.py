@@ -289,14 +289,6 @@ class View:
             present |= head.find(keys)[1]
         return ids[present], self.vectors(ids[present])
 
-    def contents(self) -> tuple[Ids, Vectors]:
-        """A copy of everything, ids ascending: int64[n], float32[n, dim]."""
-        ids = self.ids
-        vectors = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
-        for part in self.parts:
-            vectors[np.searchsorted(ids, part.ids)] = part.take(np.flatnonzero(part.alive))
-        return ids, vectors
-
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
         """The k best hits of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self.dim), check_hit_count(k)

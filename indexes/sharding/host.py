@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, Vectors, overwrite_when_freed
+from indexes.base import CertifiedHits, Ids, MemoryAccount, Vectors, overwrite_when_freed
 from indexes.errors import IdInvalid, ShardFenced, SnapshotForeign
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
@@ -178,10 +178,10 @@ class ShardHost:
         with self._saving:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def search(self, queries: Vectors, k: int) -> Hits:
+    def search(self, queries: Vectors, k: int) -> CertifiedHits:
         return self._gallery.search(queries, k).hits
 
-    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
         return self._gallery.range_search(queries, threshold).hits
 
     def vectors(self, ids: Ids) -> Vectors:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from indexes.base import (
     Certificate,
     CertifiedHits,
-    Hits,
     Ids,
     MemoryAccount,
     Positions,
@@ -87,9 +86,10 @@ class ShardedIndex(VectorIndex):
     A virtual shard is moved while calls go on: `begin_move`, `copy_moving` and `finish_move`, the
     last one apart from searches and changes (`Gallery.rearrange`). Until then its old shard alone
     answers, and changes go to both.
-    """
 
-    searches_beside_changes = True
+    `range_search`, `ids` and `held` may run beside a change: they have seen all changes that ended
+    before they began, and any part of those that came later.
+    """
 
     def __init__(
         self,
@@ -336,12 +336,12 @@ class ShardedIndex(VectorIndex):
             rows[row_of[places[there[places]]]] = part
         return ids[there], rows
 
-    def search(self, queries: Vectors, k: int) -> Hits:
+    def search(self, queries: Vectors, k: int) -> CertifiedHits:
         self._check_whole()
         rows, hits = check_vectors(queries, self.dim), check_hit_count(k)
         return merge_hits(self._results([each.search(rows, hits) for each in self._shards]), hits)
 
-    def range_search(self, queries: Vectors, threshold: float) -> Hits:
+    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
         self._check_whole()
         rows, floor = check_vectors(queries, self.dim), check_threshold(threshold)
         return merge_hits(self._results([each.range_search(rows, floor) for each in self._shards]))
@@ -443,11 +443,11 @@ class ShardedIndex(VectorIndex):
 _CLOSED = "the sharded gallery is closed; open it again"
 
 
-def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
+def merge_hits(answers: Sequence[CertifiedHits], k: int | None = None) -> CertifiedHits:
     """The hits of all answers, ordered as by one index; the k best where k is given.
 
     A row is in one shard only and its score depends on the two vectors alone, so the k best of all
-    are among the k best of each shard, with the same scores. `CertifiedHits` where all answers are.
+    are among the k best of each shard, with the same scores.
     """
     queries = len(answers[0])
     assert all(len(answer) == queries for answer in answers)
@@ -458,17 +458,12 @@ def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:
         np.concatenate([hits.scores for hits in answers]),
         k,
     )
-    certificates = [hits.certificate for hits in answers if isinstance(hits, CertifiedHits)]
-    if len(certificates) < len(answers):
-        return hits
-    return CertifiedHits(hits.offsets, hits.ids, hits.scores, _merge_certificates(certificates))
-
-
-def _merge_certificates(certificates: Sequence[Certificate]) -> Certificate:
-    return Certificate(
+    certificates = [answer.certificate for answer in answers]
+    certificate = Certificate(
         epsilon=np.max([each.epsilon for each in certificates], axis=0),
         rescored=np.sum([each.rescored for each in certificates], axis=0),
         compared=sum(each.compared for each in certificates),
         kernel="+".join(sorted({each.kernel for each in certificates})),
         bounds=tuple(sorted({bound for each in certificates for bound in each.bounds})),
     )
+    return CertifiedHits(hits.offsets, hits.ids, hits.scores, certificate)

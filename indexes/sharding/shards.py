@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, Vectors
+from indexes.base import CertifiedHits, Ids, MemoryAccount, Vectors
 from indexes.errors import SearchInvalid, ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
 from indexes.snapshots.manifest import Origin, Sealer
@@ -228,10 +228,10 @@ class Shard(ABC):
         """Removes its snapshot."""
         return self._call("forget", folder)
 
-    def search(self, queries: Vectors, k: int) -> Future[Hits]:
+    def search(self, queries: Vectors, k: int) -> Future[CertifiedHits]:
         return self._call("search", queries, k)
 
-    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
+    def range_search(self, queries: Vectors, threshold: float) -> Future[CertifiedHits]:
         return self._call("range_search", queries, threshold)
 
     def vectors(self, ids: Ids) -> Future[Vectors]:

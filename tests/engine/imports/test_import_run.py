@@ -41,10 +41,10 @@ def find(importer: Any, row: dict[str, str]) -> Any:
 def state(importer: Any) -> dict[str, Any]:
     """What the registry holds, free of ids and moments."""
     counts = importer.store.counts()
-    gallery = restore_gallery(importer.store, importer.folder / "gallery").gallery.contents()
+    gallery = restore_gallery(importer.store, importer.folder / "gallery").gallery
     return {
         **{name: counts[name] for name in ("documents", "lines", "references", "live_references")},
-        "vectors": gallery.vectors.tobytes(),
+        "vectors": gallery.vectors(gallery.ids).tobytes(),
     }
 
 

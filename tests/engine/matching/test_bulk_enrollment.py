@@ -65,8 +65,8 @@ def test_a_chunk_is_durable_visible_and_audited_at_once(lab) -> None:
         assert gallery.sequence == writer.sequence == lab.store.sequence() == 1
     assert [one.adds_line for one in admissions] == [True, False]
     assert len(gallery) == lab.store.counts()["live_references"] == 2
-    restored = restore_gallery(lab.store, lab.folder).gallery.contents()
-    assert np.array_equal(restored.vectors, gallery.contents().vectors)
+    restored = restore_gallery(lab.store, lab.folder).gallery
+    assert np.array_equal(restored.vectors(restored.ids), gallery.vectors(gallery.ids))
     *_, record = lab.store.audit_entries()
     assert (record.entry.action, record.entry.subject) == (ADMITTED, "import")
     assert record.entry.detail == {"chunk": 1, "references": 2, "lines": 1, "gallery_sequence": 1}
@@ -177,16 +177,16 @@ def test_synthetic_holders_are_known_by_document_name_and_face(lab, monkeypatch)
                 lab.request(document=documents[2]),
             ]
         )
-        contents = registrar.gallery.contents()
+        gallery = registrar.gallery
     assert reported == [(10, 25), (20, 25), (25, 25)]
     assert twin.reasons == (Reason.DUPLICATE_IDENTITY,)
     assert returning.decision is Decision.APPROVED
     assert impostor.reasons == (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,)
     record = find_document(lab.store, documents[1], date(2026, 11, 24))
     assert lab.store.identity(record.id).name == "Migrated 1"
-    restored = restore_gallery(lab.store, lab.folder).gallery.contents()
-    assert np.array_equal(restored.ids, contents.ids)
-    assert np.array_equal(restored.vectors, vectors)
+    restored = restore_gallery(lab.store, lab.folder).gallery
+    assert np.array_equal(restored.ids, gallery.ids)
+    assert np.array_equal(restored.vectors(restored.ids), vectors)
     entries = [one.entry for one in lab.store.audit_entries() if one.entry.action == ADMITTED]
     assert [(one.actor, one.detail["references"]) for one in entries] == [
         ("mover", 10), ("mover", 10), ("mover", 5),

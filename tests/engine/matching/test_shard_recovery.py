@@ -29,6 +29,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ReplicatedShard, Shard, ShardPlan
 from tests.engine.matching.conftest import DIM
 from tests.indexes.sharding.local_shards import LocalShard
+from tests.indexes.snapshots.conftest import assert_same
 
 SMALL = SegmentsConfig(head_rows=8, fan=4)
 PLAN = ShardPlan(DIM, threads=1, config=SMALL, content="lab:")
@@ -54,10 +55,8 @@ def enroll(lab: Any, people: int, restored: Restored | None = None) -> list[Any]
 
 
 def assert_as_the_store(lab: Any, restored: Restored) -> None:
-    found, expected = restored.gallery.contents(), restore_gallery(lab.store, lab.folder).gallery
-    assert found.sequence == expected.sequence == lab.store.sequence()
-    np.testing.assert_array_equal(found.ids, expected.contents().ids)
-    np.testing.assert_array_equal(found.vectors, expected.contents().vectors)
+    assert_same(restored.gallery, restore_gallery(lab.store, lab.folder).gallery)
+    assert restored.gallery.sequence == lab.store.sequence()
 
 
 @pytest.fixture

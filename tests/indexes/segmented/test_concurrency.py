@@ -202,7 +202,6 @@ class ConcurrentUse:
             self.gallery.compact()
             assert not removed_since.keys() & self.index.removed_since.keys()
             self.gallery.settle()
-            self.gallery.contents()
             rounds += 1
         return rounds
 

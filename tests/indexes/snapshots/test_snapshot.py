@@ -70,7 +70,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def assert_same(loaded: Gallery, gallery: Gallery) -> None:
     conftest.assert_same(loaded, gallery)
     if len(gallery):
-        queries = gallery.contents().vectors[:5]
+        queries = gallery.vectors(gallery.ids)[:5]
         for asked in ("search", "range_search"):
             found, expected = (
                 getattr(each, asked)(queries, 3 if asked == "search" else 0.3).hits
@@ -133,7 +133,7 @@ def test_only_the_owner_reads_the_files(tmp_path, gallery, sealer) -> None:
 
 
 def test_sealed_files_do_not_show_the_vectors(tmp_path, gallery) -> None:
-    rows = [row.tobytes() for row in gallery.contents().vectors]
+    rows = [row.tobytes() for row in gallery.vectors(gallery.ids)]
     rows += [row[:DIM].tobytes() for row in gallery.segments[0].parts().codes[:5]]
     for sealer, shown in ((Unsealed(), True), (VAULT, False)):
         snapshot.save(tmp_path, gallery, ORIGIN, sealer)
