@@ -9,7 +9,6 @@ from sqlalchemy import select
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
 from engine.imports.import_run import Ending
-from engine.imports.row_parser import Code
 from engine.matching.checks.second_model import Filled, fill_from_crops
 from engine.matching.documents import check_documents
 from engine.matching.holders import block_document, erase_holder, find_document, watch_face
@@ -195,12 +194,12 @@ def test_a_bad_row_never_stops_the_rest(importer, base) -> None:
     assert ending is Ending.DONE
     assert importer.failures(path) == {
         2: [Reason.DOCUMENT_INVALID],
-        3: [Code.ROW_MALFORMED],
-        4: [Code.PATH_OUTSIDE],
+        3: ["ROW_MALFORMED"],
+        4: ["PATH_OUTSIDE"],
         5: ["IMAGE.DAMAGED"],
-        6: [Code.TIME_INVALID],
-        7: [Code.OUTLET_UNKNOWN],
-        8: [Code.FACE_MISSING],
+        6: ["TIME_INVALID"],
+        7: ["OUTLET_UNKNOWN"],
+        8: ["FACE_MISSING"],
     }
     assert (tally.rows, tally.admitted, tally.failed) == (9, 2, 7)
 
