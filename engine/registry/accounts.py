@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -60,7 +60,7 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from schema.actors import Restriction, Role, describe_actor, fold_person
+from schema.actors import Account, Restriction, Role, describe_actor, fold_person
 
 CARRIERS = Table(
     "carriers",
@@ -326,15 +326,6 @@ _ALL = (
     .group_by(*ACCOUNTS.columns)
     .order_by(ACCOUNTS.c.person)
 )
-
-
-class Account(NamedTuple):
-    """A person who has signed in, with how many of their sessions have not expired."""
-
-    person: str
-    created_at: datetime
-    sessions: int
-    seen_at: datetime | None
 
 
 class Accounts(Source):

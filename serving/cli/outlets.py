@@ -370,7 +370,7 @@ PERSON_NAME = argument("As `sosie account list` shows it.", "NAME")
 def list_accounts(call: Call) -> Answer:
     """List who has signed in by the identity provider, by name."""
     found = call.store.accounts.everyone(datetime.now(UTC))
-    items = [of_record(ListedAccount, one, since=one.created_at) for one in found]
+    items = [of_record(ListedAccount, one) for one in found]
     empty = escape("Nobody has signed in: [sign_in] names the provider.")
     return Answer({"accounts": items}, Listing(items, "person sessions seen_at since", empty))
 

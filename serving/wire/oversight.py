@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from schema.actors import Restriction, Role
+from schema.actors import Account, Restriction, Role
 from schema.decisions import CalibrationSource, Comparison
 from schema.documents import AdmittedRow
 from schema.phases import BackupState, Phase
@@ -238,13 +238,10 @@ class ListedKey(Credential):
     revoked_at: Moment | None
 
 
-class ListedAccount(AnswerBody):
-    """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
-    may have ended."""
+class ListedAccount(Account, AnswerBody):
+    """An account, as the command line shows it."""
 
-    person: str
     since: Moment
-    sessions: int
     seen_at: Moment | None
 
 

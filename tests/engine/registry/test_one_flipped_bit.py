@@ -367,7 +367,7 @@ def _ask(world: World, store: Reader, accounts: Accounts, webhooks: Webhooks) ->
             found.setdefault((what, name(one)), []).append(str(one))
     for one in accounts.everyone(utc_now()):
         # Their sessions are others' rows.
-        found["account", one.person] = one.created_at
+        found["account", one.person] = one.since
     for one in store.watchlist():
         tell("watched face", str(one.id), lambda entry: _listed(entry.template), one)
         tell("watched document", str(one.id), lambda entry: entry.document_lookup, one)
