@@ -104,30 +104,21 @@ def test_the_json_document_holds_rates_and_seconds(finished) -> None:
     assert faces["fit"] > 60
 
 
-def test_the_registry_that_the_environment_names_is_not_touched(
-    demo, make_folder, tmp_path
-) -> None:
-    folder = make_folder(PEOPLE)
-    url = f"sqlite:///{tmp_path}/real.sqlite"
-    finished = demo(folder, gallery_size=0, SOSIE_REGISTRY__URL=url)
-    assert finished.code == ExitCode.FINE
-    assert list(tmp_path.iterdir()) == []
-    assert finished.left_behind == []
-
-
 def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(demo) -> None:
     finished = demo(gallery_size=0, as_json=False, SOSIE_THRESHOLDS__VERIFY_FMR="1e-6")
     assert finished.code == ExitCode.NEGATIVE
     assert "not as expected" in finished.output
 
 
-def test_a_folder_of_people_and_single_photographs_runs_the_same_scenario(
-    demo, make_folder
+def test_a_folder_of_people_and_photographs_runs_the_same_scenario_and_touches_no_registry(
+    demo, make_folder, tmp_path
 ) -> None:
     folder = make_folder(PEOPLE)
     (folder / "notes.txt").write_text("no photograph")
     (folder / "broken.png").write_bytes(b"no image")
-    finished = demo(folder)
+    finished = demo(folder, SOSIE_REGISTRY__URL=f"sqlite:///{tmp_path}/real.sqlite")
+    assert list(tmp_path.iterdir()) == []
+    assert finished.left_behind == []
     assert read_decisions(finished.report) == SCENARIO
     assert finished.code == ExitCode.FINE
     faces = finished.report["faces"]
