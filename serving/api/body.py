@@ -315,9 +315,6 @@ def _refuse_extension(code: int, data: bytes) -> Any:
     raise Malformed("the body holds a MessagePack extension type: send times as texts")
 
 
-# -- Errors -----------------------------------------------------------------------------------
-
-
 # -- Forms ------------------------------------------------------------------------------------
 
 REQUEST_PART = "request"

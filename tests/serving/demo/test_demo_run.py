@@ -104,8 +104,9 @@ def test_the_json_document_holds_rates_and_seconds(finished) -> None:
     assert faces["fit"] > 60
 
 
-def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(demo) -> None:
-    finished = demo(gallery_size=0, as_json=False, SOSIE_THRESHOLDS__VERIFY_FMR="1e-6")
+def test_a_step_with_another_answer_is_shown_and_gives_exit_code_1(demo, make_folder) -> None:
+    strict = {"SOSIE_THRESHOLDS__VERIFY_FMR": "1e-6"}
+    finished = demo(make_folder(PEOPLE), gallery_size=0, as_json=False, **strict)
     assert finished.code == ExitCode.NEGATIVE
     assert "not as expected" in finished.output
 
