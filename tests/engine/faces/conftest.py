@@ -83,8 +83,8 @@ def extractor() -> Iterator[Extractor]:
 
 @pytest.fixture(scope="session")
 def lfw_photos() -> list[Path]:
-    """Every 20th photograph of LFW."""
+    """Every 40th photograph of LFW."""
     folder = Path(__file__).parents[4] / "shared" / "lfw" / "images"
     if not folder.is_dir():
         pytest.skip(f"LFW is not in {folder}")
-    return sorted(folder.glob("*/*.jpg"))[::20]
+    return sorted(folder.glob("*/*.jpg"))[::40]

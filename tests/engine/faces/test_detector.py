@@ -83,8 +83,8 @@ def test_faces_equal_opencvs_at_every_size(single_size, astronaut) -> None:
 
 @pytest.mark.lfw
 def test_faces_equal_opencvs_on_lfw(single_size, lfw_photos, decode) -> None:
-    pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:150]]
-    assert check_against_opencv(single_size, pictures) >= 150
+    pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:60]]
+    assert check_against_opencv(single_size, pictures) >= 60
 
 
 def test_coordinates_are_those_of_the_full_picture(detector_session, astronaut) -> None:
@@ -103,13 +103,13 @@ def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
 ) -> None:
     sharing = FaceDetector(detector_session)
     moves: dict[FaceDetector, list[float]] = {sharing: [], single_size: []}
-    for path in lfw_photos[:100]:
+    for path in lfw_photos[:50]:
         before = decode(path.read_bytes()).pixels
         after = decode(encode(before, quality=80)).pixels
         for detector, found in moves.items():
             first, second = (detector.detect(p)[0].landmarks_px for p in (before, after))
             found.append(float(np.abs(first - second).max()))
-    assert np.mean(np.sort(moves[sharing])[-20:]) < 0.8 * np.mean(np.sort(moves[single_size])[-20:])
+    assert np.mean(np.sort(moves[sharing])[-10:]) < 0.8 * np.mean(np.sort(moves[single_size])[-10:])
 
 
 def test_one_size_suffices_where_a_face_is_found(detector_session, astronaut) -> None:
@@ -156,7 +156,7 @@ def test_no_picture_is_looked_at_more_than_sixteen_times(detector_session, astro
 def test_upright_faces_are_looked_at_once_and_keep_their_landmarks(
     detector_session, lfw_photos, decode
 ) -> None:
-    pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:200]]
+    pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:80]]
     session = CountingSession(detector_session)
     detector, plain = FaceDetector(session), FaceDetector(detector_session, AS_FOUND)
     once = 0

@@ -355,14 +355,6 @@ def test_what_groups_are_given_but_is_not_here_is_found(store, sign_in) -> None:
     assert sign_in.find_unknown(store) == ["carrier:green", "outlet:blue/r1"]
 
 
-def test_closing_an_outlet_ends_the_sessions_of_its_people(store, opened) -> None:
-    auth, text = opened("cleo", Grant(Role.OUTLET, "red", "r1"))
-    assert asyncio.run(auth.admit_session(text)).outlet == "r1"
-    store.close_outlet("r1", actor="test")
-    with pytest.raises(SessionEnded):
-        asyncio.run(auth.admit_session(text))
-
-
 def test_an_account_that_is_forgotten_leaves_its_name_to_another(store, opened, sign_in) -> None:
     opened("anna")
     session, _ = sign_in.open_session(SignedIn("another", "Anna", Grant(Role.FRAUD), None))

@@ -219,12 +219,6 @@ def test_a_path_that_is_no_route_is_404(service, path: str) -> None:
         service.assert_refused(response, 404, "REQUEST.ROUTE_UNKNOWN")
 
 
-@pytest.mark.parametrize("path", ["/v1/me", "/v1/enrollments/x", "/v1/nowhere"])
-def test_a_client_that_takes_neither_type_is_told(service, path: str) -> None:
-    response = service.ask("GET", path, headers={"accept": "text/html"})
-    service.assert_refused(response, 406, "REQUEST.NOT_ACCEPTABLE")
-
-
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_the_thresholds_are_shown_on_the_calibrated_curves(service, accept: str) -> None:
     response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
