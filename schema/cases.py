@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Self, cast
+from typing import Annotated, Self, cast
+
+from msgspec import Meta, Struct
 
 
 class CaseOrigin(StrEnum):
@@ -208,21 +210,21 @@ class CaseNote:
     text: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
+class Proposal(Struct, frozen=True, kw_only=True):
     """Outcome proposed by one person; another must close the case by it.
 
     `by` is who proposed it as the audit chain has it; `person` is None where it was proposed before
-    keys belonged to people. `keep_lines`: it was said that the lines stay in use that are not to be
-    closed.
+    keys belonged to people.
     """
 
     outcome: Outcome
-    close_lines: tuple[str, ...] = ()
-    keep_lines: bool = False
+    close_lines: tuple[str, ...]
     by: str
-    at: datetime
     person: str | None = None
+    at: datetime
+    keep_lines: Annotated[
+        bool, Meta(description="it was said that all other lines of the documents stay in use")
+    ] = False
 
 
 class Ground(StrEnum):

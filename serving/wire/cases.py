@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from schema.actors import Restriction
-from schema.cases import CaseOrigin, CaseSort, CaseState, NoteKind, Outcome
+from schema.cases import CaseOrigin, CaseSort, CaseState, NoteKind, Outcome, Proposal
 from schema.people import ExceptionTally
 from schema.reasons import Decision
 from serving.wire.enrollments import ShownDecision, ShownReason
@@ -118,19 +118,14 @@ class OutcomeRequest(RequestBody):
             raise ValueError("close_lines holds characters that are no text")
 
 
-class CaseProposal(AnswerBody):
+class CaseProposal(Proposal, AnswerBody, kw_only=True):
     """What one person proposes; who closes the case by it must be another."""
 
-    outcome: ShownOutcome
-    close_lines: tuple[str, ...]
-    by: str
+    outcome: ShownOutcome  # type: ignore[assignment]  # a later version's is read, too
     person: Annotated[
         str | None, about("who that is, whichever key was used; null: propose it anew")
     ]
     at: Moment
-    keep_lines: Annotated[
-        bool, about("it was said that all other lines of the documents stay in use")
-    ] = False
 
 
 class Case(AnswerBody):
