@@ -24,7 +24,6 @@ from indexes.exact.scans import Scan
 from indexes.gallery import Found, Gallery, SharedLock, Standing
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from tests.indexes.conftest import assert_same
 from tests.indexes.sharding.local_shards import open_local
@@ -93,58 +92,6 @@ def test_a_loaded_index_starts_at_the_sequence_of_its_store(unit_rows) -> None:
     assert Gallery(index, sequence=77).search(unit_rows(1), 1).sequence == 77
     with pytest.raises(SequenceInvalid):
         Gallery(index, sequence=-1)
-
-
-def test_a_search_over_shards_that_starts_after_a_change_returned_sees_all_of_it(unit_rows) -> None:
-    """Batches of one face under eight ids: a search finds eight or none, never some."""
-    rounds = 300
-    faces = unit_rows(rounds, 64, seed=3)
-    plan = ShardPlan(64, threads=1, config=SegmentsConfig(head_rows=8, fan=2))
-    index = open_local(plan, 2)
-    gallery = Gallery(index)
-    committed = removed = 0
-    done = threading.Event()
-
-    def change() -> None:
-        nonlocal committed, removed
-        try:
-            for number in range(rounds):
-                ids = np.arange(number * BATCH, (number + 1) * BATCH)
-                alike = np.repeat(faces[number : number + 1], BATCH, axis=0)
-                gallery.add(ids, alike, gallery.sequence + 1)
-                committed = number + 1
-                if number % 3 == 2:
-                    gallery.remove(ids - 2 * BATCH, gallery.sequence + 1)
-                    removed = number - 2 + 1
-        finally:
-            done.set()
-
-    def search(seed: int) -> int:
-        random, searches = np.random.default_rng(seed), 0
-        while not done.is_set():
-            known, gone, watermark = committed, removed, gallery.sequence
-            upto = min(known + 3, rounds)
-            number = int(random.integers(max(0, upto - 6), upto))
-            query = faces[number : number + 1]
-            found = gallery.range_search(query, 0.99)
-            assert len(found.hits.ids) in (0, BATCH)
-            assert found.searched % BATCH == 0
-            assert found.sequence >= watermark
-            # Every third face, from the first on, is taken out again two rounds later.
-            if number < known and number % 3 != 0:
-                assert len(found.hits.ids) == BATCH
-            if number % 3 == 0 and number < gone:
-                assert len(found.hits.ids) == 0
-            searches += 1
-        return searches
-
-    with ThreadPoolExecutor(5) as pool:
-        searchers = [pool.submit(search, seed) for seed in range(4)]
-        pool.submit(change).result()
-        assert all(searcher.result() > 0 for searcher in searchers)
-    assert len(gallery) == BATCH * (rounds - rounds // 3)
-    if isinstance(index, ShardedIndex):
-        index.close()
 
 
 SCANNER = Scanner(threads=2)

@@ -475,7 +475,9 @@ def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_
     assert set(order) == {"added", "searched", "moved"}
 
 
-def test_a_search_beside_changes_is_that_of_one_moment(unit_rows) -> None:
+def test_a_search_beside_changes_is_that_of_one_moment_and_sees_all_that_returned_before_it(
+    unit_rows,
+) -> None:
     """Every answer is the oracle's for the sequence that it names, to the last bit."""
     rows, queries, random = unit_rows(800), unit_rows(9, seed=1), np.random.default_rng(0)
     whole = BruteForce(16)
@@ -490,7 +492,9 @@ def test_a_search_beside_changes_is_that_of_one_moment(unit_rows) -> None:
 
         def search() -> None:
             while not ended.is_set():
+                known = gallery.sequence
                 one = gallery.range_search(queries, 0.3)
+                assert one.sequence >= known
                 found.extend((one, gallery.refresh(one, queries, 0.3)))
 
         searching = [pool.submit(search) for _ in range(3)]
