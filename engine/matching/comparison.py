@@ -37,8 +37,8 @@ class WatchList:
         from indexes.gallery import Gallery  # noqa: PLC0415
         from indexes.segmented.segments import SegmentedIndex  # noqa: PLC0415
 
-        # Without upkeep all stay in heads, which are compared without a kernel to compile.
-        self._faces = Gallery(SegmentedIndex(dim, scanner=Scanner(threads=1)))
+        # Without upkeep all stay in heads, which no kernel scans: none is compiled, or warned of.
+        self._faces = Gallery(SegmentedIndex(dim, scanner=Scanner("numba", threads=1)))
         self._documents: dict[int, bytes] = {}
         # How many entries name a document: every attempt asks, so asking must not walk the list.
         self._named: Counter[bytes] = Counter()
