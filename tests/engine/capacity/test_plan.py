@@ -77,7 +77,7 @@ def test_a_small_gallery_under_high_load_is_not_split() -> None:
     assert Use.of(replace(layout, shards=1), demand, COSTS).writer > demand.ceiling
 
 
-@pytest.mark.parametrize("count", [10**6, 16 * 10**8])
+@pytest.mark.parametrize("count", [10**6, 4 * 10**8])
 def test_more_arrivals_never_need_fewer_machines(count: int) -> None:
     chosen = [
         choose(Demand(faces=count, enrollments=rate, searches=rate / 10))[0]
@@ -110,9 +110,9 @@ def test_nothing_is_busier_than_the_ceiling_and_the_objectives_hold_in_the_simul
     [
         Demand(faces=100_000, enrollments=5, searches=1),
         Demand(faces=1_000_000, enrollments=200, enroll_p99_s=0.3),
-        Demand(faces=1_600_000_000, enrollments=120, searches=5),
+        Demand(faces=400_000_000, enrollments=40, searches=2),
     ],
-    ids=("small", "busy", "a country"),
+    ids=("small", "busy", "sharded"),
 )
 def test_what_is_planned_holds_under_another_seed_too(demand: Demand) -> None:
     layout = size_for(demand, trial=Trial(requests=8_000, seed=4)).layout
@@ -217,10 +217,10 @@ def test_the_simulated_limit_is_among_the_assumptions(most: int, words: str) -> 
 
 
 def test_where_the_bound_of_an_ingress_would_refuse_enrollments_there_are_more_of_them() -> None:
-    demand = Demand(faces=10**7, enrollments=100)
+    demand = Demand(faces=10**7, enrollments=30)
     small = replace(NODE, cores=2, memory_bytes=24 << 30)
     unbound, bound = (
-        size_for(demand, node=small, trial=Trial(requests=5_000, max_ongoing=most))
+        size_for(demand, node=small, trial=Trial(requests=2_000, max_ongoing=most))
         for most in (0, 2)
     )
     assert bound.layout.ingress_nodes > unbound.layout.ingress_nodes
