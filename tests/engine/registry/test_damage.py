@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, text, update
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseChange
 from engine.registry.damage import find_damage, is_torn
-from engine.registry.rows import Transaction
+from engine.registry.rows import Transaction, metadata
 from engine.registry.store import Store
 from schema.cases import CaseState, Outcome
 from tests.engine.records import make_case
@@ -63,31 +63,6 @@ def drop_a_decision(store: Store, filled: Any) -> None:
     _change(store, delete(tables.enrollments).where(tables.enrollments.c.id == key))
 
 
-def alter_a_decision(store: Store, filled: Any) -> None:
-    row = tables.enrollments.c.id == filled.enrollments[7].id
-    _change(store, update(tables.enrollments).where(row).values(decision="rejected"))
-
-
-def alter_a_template(store: Store, filled: Any) -> None:
-    row = tables.references.c.id == filled.references[9].id
-    _change(store, update(tables.references).where(row).values(template=bytes(100)))
-
-
-def alter_a_look_up(store: Store, filled: Any) -> None:
-    row = tables.documents.c.id == filled.documents[9].id
-    _change(store, update(tables.documents).where(row).values(lookup=bytes(32)))
-
-
-def alter_a_number(store: Store, filled: Any) -> None:
-    row = tables.lines.c.id == filled.lines[9].id
-    _change(store, update(tables.lines).where(row).values(msisdn_lookup=bytes(32)))
-
-
-def alter_a_model(store: Store, filled: Any) -> None:
-    row = tables.references.c.id == filled.references[9].id
-    _change(store, update(tables.references).where(row).values(model_digest="another"))
-
-
 def drop_a_document_of_a_case(store: Store, filled: Any) -> None:
     of_case = tables.case_documents.c.case_id == filled.cases[2].id
     document = tables.case_documents.c.document_id == filled.documents[8].id
@@ -126,27 +101,34 @@ def add_an_outlet(store: Store, _: Any) -> None:
     )
 
 
-def spoil_a_time(store: Store, filled: Any) -> None:
-    statement = text("UPDATE lines SET opened_at = '2026-13-01' WHERE id = :key")
-    _change(store, statement.bindparams(key=filled.lines[9].id))
+def alter(name: str, **values: Any) -> Callable[..., None]:
+    """Alters one row of a table."""
+
+    def change(store: Store, filled: Any) -> None:
+        table = metadata.tables[name]
+        _change(
+            store, update(table).where(table.c.id == getattr(filled, name)[9].id).values(values)
+        )
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (drop_a_decision, "is not there, and the audit chain has its decision"),
-        (alter_a_decision, "another decision than the audit chain"),
-        (alter_a_template, "references.template of row"),
-        (alter_a_look_up, "not under the look-up"),
-        (alter_a_model, "of another model"),
-        (alter_a_number, "not under the look-up"),
+        (alter("enrollments", decision="rejected"), "another decision than the audit chain"),
+        (alter("references", template=bytes(100)), "references.template of row"),
+        (alter("documents", lookup=bytes(32)), "not under the look-up"),
+        (alter("references", model_digest="another"), "of another model"),
+        (alter("lines", msisdn_lookup=bytes(32)), "not under the look-up"),
         (drop_a_document_of_a_case, "1 documents are not there, and 0"),
         (drop_all_documents_of_cases, "4 documents are not there, and 0"),
         (add_a_document_to_a_case, "0 documents are not there, and 1"),
         (drop_a_case, "is not as case.opened in the audit chain says"),
         (open_a_closed_case, "is not as case.closed in the audit chain says"),
         (add_an_outlet, "outlets: 4 rows, and 3 entries"),
-        (spoil_a_time, "lines: row"),
+        (alter("lines", opened_at=text("'2026-13-01'")), "lines: row"),
     ],
 )
 def test_damage_of_a_row_is_found_and_no_value_is_told(

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
@@ -29,44 +31,20 @@ def all_documents(store: Store) -> list[str]:
     return sorted(set(store.documents_of(references).values()))
 
 
-def duplicate_line(changes: Writes) -> Writes:
-    taken = replace(changes.lines[0], id=new_id())
-    return Writes([taken, *changes])
-
-
-def duplicate_document(changes: Writes) -> Writes:
-    twin = replace(changes.documents[0], id=new_id())
-    return Writes([*changes, twin])
-
-
-def duplicate_answer(changes: Writes) -> Writes:
-    return Writes([*changes, changes.idempotency[0]])
-
-
-def unknown_outlet(changes: Writes) -> Writes:
-    wrong = replace(changes.enrollments[2], outlet="nowhere")
-    return Writes([*changes[:-1], wrong])
-
-
-def line_that_is_not_there(changes: Writes) -> Writes:
-    return Writes([*changes, LineChange([new_id()], LineEventKind.CLOSED, "test", "test")])
-
-
-def reference_removed_before(changes: Writes) -> Writes:
-    return Writes([*changes, RemovedReference(1, 5), RemovedReference(1, 6)])
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        duplicate_line,
-        duplicate_document,
-        duplicate_answer,
-        unknown_outlet,
-        line_that_is_not_there,
-        reference_removed_before,
+SPOILT: dict[str, Callable[[Writes], list[Any]]] = {
+    "a line twice": lambda made: [replace(made.lines[0], id=new_id()), *made],
+    "a document twice": lambda made: [*made, replace(made.documents[0], id=new_id())],
+    "an answer twice": lambda made: [*made, made.idempotency[0]],
+    "an unknown outlet": lambda made: [*made[:-1], replace(made.enrollments[2], outlet="nowhere")],
+    "no such line": lambda made: [
+        *made,
+        LineChange([new_id()], LineEventKind.CLOSED, "test", "test"),
     ],
-)
+    "removed before": lambda made: [*made, RemovedReference(1, 5), RemovedReference(1, 6)],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_failed_commit_leaves_nothing_and_the_writer_goes_on(store, writer, enroll, spoil) -> None:
     writer.commit(enroll(writer, 2, first=100))
     before, sequence = state_of(store), writer.sequence
