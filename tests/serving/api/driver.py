@@ -27,6 +27,8 @@ KEYS = {
     "metrics": ("metrics", None, None),
 }
 """The keys of every service: role, carrier, outlet; `second` is for what needs two people."""
+TYPES = ((JSON, MSGPACK), (MSGPACK, JSON), ("form", JSON))
+"""Of a body, and of the answer that is asked for with it."""
 CONFLICTS = {"CASE", "LIVENESS", "OUTLET", "SWEEP"}
 """With what somebody else has done: it does not pass with time."""
 

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from engine.errors import StorageFailed
-from serving.api.body import JSON, MSGPACK, encode
+from serving.api.body import MSGPACK, encode
 from serving.api.routes import enrollments
 from serving.wire.enrollments import Enrollment, EnrollmentRecord
 from serving.wire.fields import read
+from tests.serving.api.driver import TYPES
 
 PATH = "/v1/enrollments"
 KEY = {"idempotency-key": "key-1"}
 
 
-@pytest.mark.parametrize(("kind", "accept"), [(JSON, MSGPACK), (MSGPACK, JSON), ("form", MSGPACK)])
+@pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_an_activation_is_decided_in_every_type(fresh, activation, kind: str, accept: str) -> None:
     response = fresh.ask(
         "POST", PATH, key="b1", body=activation(), kind=kind, headers={**KEY, "accept": accept}

@@ -7,16 +7,15 @@ import pytest
 
 from engine.matching.verification import FoundHolders
 from schema.decisions import Comparison
-from serving.api.body import JSON, MSGPACK
 from serving.wire import people
 from serving.wire.fields import read
 from tests.serving.api.conftest import case_of
+from tests.serving.api.driver import TYPES
 
 PATH = "/v1/identifications"
 
 
-@pytest.mark.parametrize("accept", [JSON, MSGPACK])
-@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_a_face_is_identified_in_every_type(
     service, faces, enrolled, kind: str, accept: str
 ) -> None:

@@ -8,6 +8,7 @@ from serving.api.body import JSON, MSGPACK
 from serving.wire.enrollments import ErasureCertificate
 from serving.wire.fields import read
 from serving.wire.lines import ClosedLine, Dispute, HolderLines
+from tests.serving.api.driver import TYPES
 
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 MSISDN = "+8613800138000"
@@ -18,8 +19,7 @@ def holder(data: bytes, **document: str) -> dict[str, Any]:
     return {"document": DOCUMENT | document, "probe": {"image": data}}
 
 
-@pytest.mark.parametrize("accept", [JSON, MSGPACK])
-@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_a_holder_sees_the_lines_masked_in_every_type(
     service, faces, enrolled, kind: str, accept: str
 ) -> None:

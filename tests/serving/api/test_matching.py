@@ -21,6 +21,7 @@ from serving.errors import NotReady
 from serving.registrar.protocol import CallContext
 from serving.wire.fields import read
 from serving.wire.matching import MatchResults, Templates
+from tests.serving.api.driver import TYPES
 
 MATCH = "/v1/match"
 TEMPLATES = "/v1/templates"
@@ -54,8 +55,7 @@ def images(faces) -> dict[str, dict[str, bytes]]:
     return {name: {"image": data} for name, data in faces.items()}
 
 
-@pytest.mark.parametrize("accept", [JSON, MSGPACK])
-@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_two_images_of_a_person_match_and_those_of_two_people_do_not_in_every_type(
     service, images: dict[str, Any], kind: str, accept: str
 ) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from serving.api.body import JSON, MSGPACK
 from serving.wire.fields import read
 from serving.wire.people import People, Person
 from tests.serving.api.conftest import case_of
+from tests.serving.api.driver import TYPES
 
 SEARCH = "/v1/people/search"
 MSISDN = "+8613800138000"
@@ -27,8 +27,7 @@ def entries(service: Any, before: int) -> list[Any]:
     return [record.entry for record in service.parts.store.audit_entries(before)]
 
 
-@pytest.mark.parametrize("accept", [JSON, MSGPACK])
-@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize(("kind", "accept"), TYPES)
 @pytest.mark.parametrize("by", ["face", "document", "number"])
 def test_a_person_is_found_masked_and_audited_in_every_type(
     service, faces, enrolled, by: str, kind: str, accept: str

@@ -8,6 +8,7 @@ import pytest
 from serving.api.body import JSON, MSGPACK
 from serving.wire.fields import read
 from serving.wire.matching import Verification
+from tests.serving.api.driver import TYPES
 
 PATH = "/v1/verifications"
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -18,8 +19,7 @@ def image(data: bytes) -> dict[str, bytes]:
     return {"image": data}
 
 
-@pytest.mark.parametrize("accept", [JSON, MSGPACK])
-@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+@pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_two_photographs_are_compared_in_every_type(service, faces, kind: str, accept: str) -> None:
     body = {"probe": image(faces["live"]), "reference": image(faces["portrait"])}
     response = service.ask("POST", PATH, body=body, kind=kind, headers={"accept": accept})

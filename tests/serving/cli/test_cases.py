@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from serving.cli import output
-from tests.engine.matching.test_lines import dispute
 
 OTHER_NUMBER = "110105198503071257"
 MISSING = "01a2124d-0000-7000-8000-000000000000"
@@ -58,24 +57,6 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
     page = sosie("cases", "--state", "all", "--limit", 1, *at, "--json").json
     assert page == {"cases": [newest], "next": newest["case_id"], "fraud_in_use": 0}
     assert case["case_id"] in sosie("cases", *at).out
-
-
-def test_a_disputed_line_is_a_case_that_names_it(full_home, enrolled, sosie) -> None:
-    from schema.documents import Document
-    from serving.cli.inputs import open_deployment
-
-    with open_deployment(full_home) as deployment:
-        gallery = deployment.registrar.gallery
-        holder = Document("cn-ric", "110105199003071239", "any holder")
-        face = gallery.vectors(gallery.ids)[0]
-        made = dispute(deployment, deployment.registrar, "+8613800138000", holder, face)
-    at = ("--home", full_home)
-    (case,) = sosie("cases", *at, "--json").json["cases"]
-    assert (case["case_id"], case["kind"]) == (made.case_id, "dispute")
-    assert (case["line_ids"], case["document_ids"]) == ([made.line_id], [enrolled["document_id"]])
-    shown = sosie("cases", *at).out
-    assert made.case_id in shown
-    assert "8000" in shown
 
 
 def test_a_case_is_shown_with_its_documents_and_masked_numbers(
