@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from schema.documents import AuthorityResult
+from schema.people import ProofLevel, ProofWay
 from schema.reasons import Decision, Photograph, Reason
 
 
@@ -163,6 +164,7 @@ class DecidedEnrollment(Struct, kw_only=True):
     line_id: str | None = None
     guardian_document_id: str | None = None
     is_face_waived: bool = False
+    other_ways: tuple[ProofWay, ...] = ()
     decided_at: str
     quality: Mapping[str, Mapping[str, float]] = {}
     frames: list[SeenFrame] = []
@@ -199,6 +201,19 @@ class RecordedLiveness(Struct, frozen=True, omit_defaults=True):
         """Whether its name must not come again: not of one that speaks of another photograph, or
         whoever has seen it could use it up."""
         return self.jti is not None and self.problem in _SPENT
+
+
+class RecordedProof(Struct, frozen=True, omit_defaults=True):
+    """What came of another proof than a face, as it was checked when it came; `problem` is absent
+    where all was well. Without a known signer all else is, too. `jti`, its own name, is kept
+    apart."""
+
+    problem: Reason | None = None
+    way: ProofWay | None = None
+    issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
+    jti: str | None = None
+    level: ProofLevel | None = None
+    issued_at: datetime | None = None
 
 
 class JudgeEvidence(Struct, frozen=True):
@@ -261,6 +276,7 @@ class RecordedEvidence(Struct, kw_only=True, omit_defaults=True):
     records: dict[str, PhotographRecord] = {}
     liveness: RecordedLiveness | None = None
     liveness_judge: JudgeEvidence | None = None
+    proof: RecordedProof | None = None
     authority: AuthorityResult | None = None
     guardian_authority: AuthorityResult | None = None
     replaced_authority: AuthorityResult | None = None

@@ -9,6 +9,7 @@ from datetime import time, timedelta
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
+from schema.people import ProofWay
 from schema.phases import CropScope
 from schema.reasons import PhotographKind
 
@@ -93,6 +94,9 @@ class Limits:
 NO_LIMITS = Limits(holder_failures=0, holder_shown=0, outlet_key_failures=0, key_failures=0)
 
 
+ProofBrings = Literal["approved", "review"]
+
+
 @dataclass(frozen=True, slots=True)
 class CarrierPeople:
     """Rules of one carrier, where they differ."""
@@ -101,6 +105,8 @@ class CarrierPeople:
     minor_face: Literal["required", "guardian"] | None = None
     exceptions: bool | None = None
     exceptions_per_outlet: int | None = option(None, ge=1, le=100_000)
+    proofs: Mapping[ProofWay, ProofBrings] | None = None
+    proofs_per_outlet: int | None = option(None, ge=1, le=100_000)
     replacement_delay_h: int | None = option(None, ge=0, le=8_784)
 
 
@@ -128,6 +134,16 @@ class PeopleRules:
         5, "asked for by one outlet in exceptions_days", ge=1, le=100_000
     )
     exceptions_days: int = option(30, "see exceptions_per_outlet", ge=1, le=366)
+    proofs: Mapping[ProofWay, ProofBrings] = field(
+        default_factory=dict,
+        metadata={
+            "description": "other ways than a face, and what each brings, as { mobile_id = "
+            '"approved", certificate = "review" }; [proofs] says who signs; empty: none'
+        },
+    )
+    proofs_per_outlet: int = option(
+        100, "that one outlet may bring in exceptions_days", ge=1, le=100_000
+    )
     replacement_delay_h: int = option(
         0,
         "how long after two people have decided it a document may be replaced, each then; 0: at "

@@ -41,6 +41,26 @@ class ExceptionCause(StrEnum):
     """Neither the document nor its chip gives a portrait."""
 
 
+class ProofWay(StrEnum):
+    """Ways beside a face by which a person is shown to be a document's holder."""
+
+    MOBILE_ID = "mobile_id"
+    """An application of the state's, or of carriers together, that holds the document."""
+    REGISTER_EXTRACT = "register_extract"
+    CERTIFICATE = "certificate"
+    """An authority's, as where fingers fail."""
+    WALLET = "wallet"
+    """A presentation that a verifier has checked."""
+
+
+class ProofLevel(StrEnum):
+    """Levels of a proof, the weakest first (eIDAS, article 8)."""
+
+    LOW = "low"
+    SUBSTANTIAL = "substantial"
+    HIGH = "high"
+
+
 class ExceptionTally(Struct, frozen=True):
     """Exceptions that an outlet has asked for: enrollments without a usable face or portrait."""
 

@@ -157,7 +157,8 @@ class AttemptBatch:
     def read(self, checks: Checks) -> None:
         """Has the checks read what they need, in their order; each may ask those before it."""
         others = (
-            (one.guardian, one.request.exception, one.request.replaces) for one in self.attempts
+            (one.guardian, one.request.exception, one.request.replaces, one.request.proof)
+            for one in self.attempts
         )
         is_anybody = self.standing.deceased or self.standing.replaced or any(map(any, others))
         for kind, terms in checks.items():

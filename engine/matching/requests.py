@@ -34,7 +34,7 @@ from engine.registry.documents import DocumentRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.actors import Caller
-from schema.decisions import DecidedEnrollment, RecordedLiveness
+from schema.decisions import DecidedEnrollment, RecordedLiveness, RecordedProof
 from schema.documents import (
     MAX_CONSENT_LENGTH,
     AuthorityResult,
@@ -66,7 +66,8 @@ class EnrollmentRequest:
     """One activation attempt as an outlet sent it; without a `caller` nothing is bounded.
 
     `guardian` comes with a minor; `exception` says why a photograph is missing or cannot be used;
-    `replaces` is a document of the same person that this one takes the place of.
+    `replaces` is a document of the same person that this one takes the place of; `proof` came in
+    place of the face.
     """
 
     idempotency_key: str
@@ -85,6 +86,7 @@ class EnrollmentRequest:
     guardian: GuardianShown | None = None
     exception: ExceptionCause | None = None
     replaces: Document | None = None
+    proof: RecordedProof | None = field(default=None, repr=False)
 
     @property
     def shows_nobody(self) -> bool:
@@ -179,9 +181,16 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     if request.replaces is not None:
         require_visible("replaced document's number", request.replaces.number, LINES)
         require_checkable(request.replaces)
-        if request.exception is not None:
+        if request.exception is not None or request.proof is not None:
             # It is the face that shows whose the replaced document is.
-            raise RequestError("an exception replaces no document: ask for one of the two")
+            raise RequestError("without a face no document is replaced: ask for one of the two")
+    if request.proof is not None and not (
+        request.live.is_absent
+        and request.portrait.is_absent
+        and request.guardian is None
+        and request.exception is None
+    ):
+        raise RequestError("a proof stands in place of the face: send no photograph beside it")
     return normalise_msisdn(request.msisdn)
 
 
@@ -229,6 +238,9 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
             payload |= _describe_file("guardian_portrait", request.guardian.portrait)
     if request.exception is not None:
         payload["exception"] = request.exception.value
+    if request.proof is not None:
+        # It may be signed anew.
+        payload["proof"] = True
     if request.replaces is not None:
         payload["replaces"] = [request.replaces.type, request.replaces.number]
     return hashlib.sha256(_encode(payload).encode()).digest()

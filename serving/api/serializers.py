@@ -104,6 +104,7 @@ def enrollment_record(
         carrier=record.carrier,
         outlet=record.outlet,
         liveness=evidence.liveness,
+        proof=evidence.proof,
         liveness_judge=evidence.liveness_judge,
         **{role.value: getattr(evidence, role.value) for role in DocumentRole},
         exception=None if exception is None else of_record(state, exception),
@@ -272,8 +273,11 @@ def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, cases.Outl
         for place, count in enumerate((one.results, one.failed, one.absent)):
             if one.outlet in sums:
                 sums[one.outlet][place] += count
-    days = LIVENESS_WINDOW.days
-    return {code: cases.OutletLiveness(days, *counts) for code, counts in sums.items()}
+    days, proofs = LIVENESS_WINDOW.days, store.count_proofs(codes, now - LIVENESS_WINDOW)
+    return {
+        code: cases.OutletLiveness(days, *counts, proofs.get(code, 0))
+        for code, counts in sums.items()
+    }
 
 
 def outlet_list(

@@ -85,6 +85,9 @@ class EnrollmentOptions:
     exception: ExceptionCause | None = option(
         "Why a photograph is missing or unusable; two people decide.", "CAUSE"
     )
+    proof: Path | None = option(
+        "Another proof in place of the photographs, as it was signed: a compact JWS.", "FILE"
+    )
     replaces: str | None = option(
         "JSON with type and number of the same person's document that this replaces.", "FILE"
     )
@@ -100,6 +103,9 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     asked = _read_request(chosen, frames, call.actor)
     token = None if chosen.liveness is None else read_token(chosen.liveness)
     started, deployment = time.perf_counter(), call.deployment
+    if chosen.proof is not None:
+        brought = (read_token(chosen.proof), asked.document, asked.msisdn, utc_now())
+        asked = replace(asked, proof=deployment.proofs.check(*brought))
     request, files = _take_photographs(deployment, chosen, asked, frames, token)
     requests.require_judgeable(request)
     registrar = deployment.registrar
@@ -139,7 +145,7 @@ def _read_request(
         expires_on=chosen.expires_on,
         born_on=chosen.born_on,
     )
-    is_explained = chosen.exception is not None or chosen.guardian is not None
+    is_explained = any((chosen.exception, chosen.guardian, chosen.proof))
     if (not frames or chosen.portrait is None) and not is_explained:
         raise RequestError("give --live and --portrait, or say why not with --exception")
     if (chosen.guardian is None) != (chosen.guardian_live is None):

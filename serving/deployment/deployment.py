@@ -37,6 +37,7 @@ from engine.matching.checks.liveness import (
 )
 from engine.matching.checks.order import CHECKS
 from engine.matching.checks.people import PeopleCheck
+from engine.matching.checks.proofs import ProofChecker, ProofTerms
 from engine.matching.checks.second_model import SecondModelCheck
 from engine.matching.comparison import WatchList
 from engine.matching.holders import (
@@ -342,9 +343,34 @@ class Deployment:
         issuers = {
             name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
         }
-        audience = settings.audience or self.vault.deployment_id
         terms = replace(read_liveness(settings), judge=judge_terms(self.settings))
-        return LivenessChecker(terms, issuers, audience)
+        return LivenessChecker(terms, issuers, self._audience)
+
+    @cached_property
+    def proofs(self) -> ProofChecker:
+        """The check of proofs in place of a face; `RequestError` where an issuer's keys are no
+        such, or a way is open for which nobody signs."""
+        settings, people = self.settings.proofs, self.settings.people
+        signed = {way for one in settings.issuers.values() for way in one.ways}
+        carriers = (own.proofs or {} for own in people.carriers.values())
+        if unsigned := {way for ways in (people.proofs, *carriers) for way in ways} - signed:
+            raise RequestError(
+                f"[people] proofs opens {min(unsigned)}, for which nobody signs: name an issuer "
+                "of it under [proofs.issuers]"
+            )
+        issuers = {
+            name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
+        }
+        terms = ProofTerms(
+            {name: frozenset(one.ways) for name, one in settings.issuers.items()},
+            settings.at_least,
+            timedelta(seconds=settings.max_age_s),
+        )
+        return ProofChecker(terms, issuers, self._audience)
+
+    @property
+    def _audience(self) -> str:
+        return self.settings.liveness.audience or self.vault.deployment_id
 
     @cached_property
     def line_rules(self) -> LineRules:

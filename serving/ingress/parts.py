@@ -21,6 +21,7 @@ from engine.lifecycle.reverification import SimChangeTerms
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.document import Authority
 from engine.matching.checks.liveness import LivenessChecker
+from engine.matching.checks.proofs import ProofChecker
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, check_vectors
@@ -57,6 +58,7 @@ class Parts:
     model_digest: str
     version: str
     liveness: LivenessChecker
+    proofs: ProofChecker
     authority: Authority | None = None
     """Whom documents are looked up at; None where their form is enough."""
     people: PeopleRules = NO_RULES
@@ -107,6 +109,7 @@ class Parts:
             "model_digest": store.model_digest,
             "version": version("sosie"),
             "liveness": deployment.liveness,
+            "proofs": deployment.proofs,
             "authority": open_authority(settings.authority, vault, deployment.home, meter),
             "people": settings.people,
             "calibration": deployment.calibration,

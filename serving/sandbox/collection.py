@@ -49,6 +49,7 @@ _NEEDED: Json = {
     },
     "exception": "injury",
     "replaces": {"type": "pk-cnic", "number": make_number("pk-cnic", 66)},
+    "proof": "signed.by.anybody",
 }
 """What an outcome needs beside its document number."""
 _SUCCEEDS = frozenset(
@@ -137,6 +138,8 @@ def _describe_outcome(outcome: Outcome) -> Json:
     body |= {"document": {**document, "name": "Sandra Sand"}}
     if outcome.needs:
         body[outcome.needs] = _NEEDED[outcome.needs]
+    if outcome.needs == "proof":
+        del body["live"], body["portrait"]
     checks = [f"pm.expect(pm.response.code).to.equal({outcome.status});"]
     if outcome.decision is None:
         checks.append(f"pm.expect(pm.response.json().code).to.equal({outcome.code!r});")

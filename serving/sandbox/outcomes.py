@@ -23,6 +23,7 @@ Vector = NDArray[np.float32]
 
 GUARDIAN_REASONS = frozenset(one for one in Reason if one.row.about is About.GUARDIAN)
 AUTHORITY_REASONS = frozenset(one for one in Reason if one.name.startswith("AUTHORITY_"))
+PROOF_REASONS = frozenset(one for one in Reason if one.name.startswith("PROOF_"))
 _APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJECTED
 
 
@@ -120,7 +121,7 @@ _AUTHORITY = (
     Outcome(951, "it knows no such document", _REJECTED, Reason.AUTHORITY_UNKNOWN_DOCUMENT),
     Outcome(952, "it lists the document as lost", _REVIEW, Reason.AUTHORITY_CONTRADICTS),
 )
-_GUARDIAN, _EXCEPTION, _REPLACES = "guardian", "exception", "replaces"
+_GUARDIAN, _EXCEPTION, _REPLACES, _PROOF = "guardian", "exception", "replaces", "proof"
 _PEOPLE = (
     Outcome(960, "a minor; with a guardian, approved", _REJECTED, Reason.GUARDIAN_MISSING),
     Outcome(961, "too young, too", _REJECTED, Reason.GUARDIAN_REFUSED, needs=_GUARDIAN),
@@ -134,6 +135,12 @@ _PEOPLE = (
     Outcome(
         972, "too many were asked for", _REJECTED, Reason.EXCEPTION_LIMIT_REACHED, needs=_EXCEPTION
     ),
+    Outcome(980, "signed by nobody who may", _REJECTED, Reason.PROOF_INVALID, needs=_PROOF),
+    Outcome(981, "of another document", _REJECTED, Reason.PROOF_MISBOUND, needs=_PROOF),
+    Outcome(982, "the issuer did not confirm", _REJECTED, Reason.PROOF_REFUSED, needs=_PROOF),
+    Outcome(983, "too old", _REJECTED, Reason.PROOF_STALE, needs=_PROOF),
+    Outcome(984, "of a level that is too low", _REJECTED, Reason.PROOF_WEAK, needs=_PROOF),
+    Outcome(985, "used before", _REJECTED, Reason.PROOF_REPLAYED, needs=_PROOF),
 )
 APPROVED = Outcome(0, "approved")
 _ALL = (*_FACES, *_PHOTOGRAPHS, *_ERRORS, *_LIVENESS, *_AUTHORITY, *_PEOPLE)

@@ -50,16 +50,16 @@ from engine.matching.requests import (
 )
 from engine.matching.samples import ABSENT, Sample
 from engine.registry.accounts import Carrier
-from engine.registry.database import utc_now
+from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
-from schema.decisions import RecordedLiveness
+from schema.decisions import RecordedLiveness, RecordedProof
 from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole, Standing
 from schema.options import PeopleRules
-from schema.people import DeathSource
+from schema.people import DeathSource, ProofWay
 from schema.reasons import About, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady
@@ -128,7 +128,11 @@ class SandboxJudge(Judge):
         """One at a time, since each has rules of its own."""
         (request,) = requests
         outcome = find_outcome(outcomes.check(request.document))
-        return Judge.judge(self._follow(outcome.reason), requests, writer, **given)
+        rules = self._follow(outcome.reason) if request.proof is None else self._take_proofs()
+        return Judge.judge(rules, requests, writer, **given)
+
+    def _take_proofs(self) -> Judge:
+        return self._with(PeopleCheck, PeopleRules(proofs=dict.fromkeys(ProofWay, "approved")))
 
     def _follow(self, reason: Reason | None) -> Judge:
         if reason is not None and reason.row.about is About.LIVENESS:
@@ -229,6 +233,7 @@ class SandboxRegistrar(RegistrarClient):
             guardian=_show_guardian(opened, request.guardian, outcome),
             liveness=_tell_liveness(request, outcome),
             authority=_tell_authority(request, outcome),
+            proof=None if request.proof is None else _tell_proof(outcome),
         )
 
     def _show(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -339,6 +344,12 @@ def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> RecordedLive
     if outcome.reason is None or outcome.reason.row.about is not About.LIVENESS:
         return request.liveness
     return RecordedLiveness("required", outcome.reason)
+
+
+def _tell_proof(outcome: Outcome) -> RecordedProof:
+    """Every proof holds, unless the serial says what is wrong with it."""
+    problem = outcome.reason if outcome.reason in outcomes.PROOF_REASONS else None
+    return RecordedProof(problem, ProofWay.MOBILE_ID, ACTOR, new_id(), issued_at=utc_now())
 
 
 def _tell_authority(

@@ -44,6 +44,7 @@ from serving.settings.terms import (
     AuthoritySettings,
     LinesSettings,
     LivenessSettings,
+    ProofSettings,
     SignInSettings,
     WebhookSettings,
 )
@@ -83,6 +84,7 @@ class Settings(BaseSettings):
     crops: CropPolicy = CropPolicy()
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
+    proofs: ProofSettings = ProofSettings()
     authority: AuthoritySettings = AuthoritySettings()
     lines: LinesSettings = LinesSettings()
     people: PeopleRules = NO_RULES

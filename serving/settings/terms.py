@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from schema.people import ProofLevel, ProofWay
 from schema.reasons import LivenessLevel, LivenessMode, LivenessUse
 from serving.settings.sections import Section, is_private_address, setting
 
@@ -180,6 +181,27 @@ class LivenessSettings(Section):
         if unknown := sorted(named.difference(self.issuers)):
             raise ValueError(f"carriers name the issuer {unknown[0]}, which has no keys")
         return self
+
+
+class ProofIssuer(Section):
+    """Who signs that a person was shown to be a document's holder in another way than by a face."""
+
+    keys: str = Field(
+        description="file with its public keys, a JWK Set, in the home folder unless absolute"
+    )
+    ways: list[ProofWay] = Field(description="what it may sign for", min_length=1)
+
+
+class ProofSettings(Section):
+    """Proofs in place of a face, each signed by who made it. `[people] proofs` opens ways."""
+
+    max_age_s: float = setting(900, "an older proof is stale", gt=0, le=86400)
+    at_least: dict[ProofWay, ProofLevel] = setting(
+        {}, 'levels that a proof must tell, by way, as { mobile_id = "substantial" }'
+    )
+    issuers: dict[str, ProofIssuer] = setting(
+        {}, 'by `iss`, as { state = { keys = "state.json", ways = ["mobile_id"] } }'
+    )
 
 
 class LinesSettings(Section):

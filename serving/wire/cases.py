@@ -322,6 +322,7 @@ class OutletLiveness(AnswerBody):
     results: int
     failed: int
     absent: Annotated[int, about("requests that should have brought one and did not")]
+    proofs: Annotated[int, about("enrollments that another proof than a face was taken for")]
 
 
 class OutletPlace(AnswerBody):

@@ -12,11 +12,12 @@ from schema.decisions import (
     JudgeEvidence,
     OpenedCase,
     RecordedLiveness,
+    RecordedProof,
     Scores,
     SearchedGallery,
 )
 from schema.documents import MAX_CONSENT_LENGTH, AuthorityResult
-from schema.people import ExceptionCause
+from schema.people import ExceptionCause, ProofLevel, ProofWay
 from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
@@ -32,6 +33,7 @@ from serving.wire.fields import (
     Msisdn,
     Photograph,
     PrivateAnswer,
+    ProofToken,
     QueryString,
     RequestBody,
     SentKind,
@@ -71,7 +73,8 @@ class Guardian(RequestBody, kw_only=True):
 class EnrollmentRequest(RequestBody, kw_only=True):
     """One activation attempt: two photographs, a document, a number.
 
-    Either photograph may be left out with an `exception`, both where a guardian's face is enough.
+    Either photograph may be left out with an `exception`, both where a guardian's face is enough
+    or a `proof` comes in their place.
     """
 
     outlet: (
@@ -108,11 +111,13 @@ class EnrollmentRequest(RequestBody, kw_only=True):
         ]
         | None
     ) = None
+    proof: ProofToken | None = None
 
     def __post_init__(self) -> None:
         RequestBody.__post_init__(self)
         missing = [name for name in ("live", "portrait") if getattr(self, name) is None]
-        is_excused = self.exception is not None or (self.guardian is not None and len(missing) == 2)
+        is_waived = self.guardian is not None or self.proof is not None
+        is_excused = self.exception is not None or (is_waived and len(missing) == 2)
         if missing and not is_excused:
             raise ValueError(f"{missing[0]} is missing: it may be left out with an exception alone")
 
@@ -174,7 +179,7 @@ GuardianDocument = Annotated[
 class ExceptionState(AnswerBody):
     """What became of an exception; with a `line_id` it was granted."""
 
-    cause: Annotated[str, known(*ExceptionCause)]
+    cause: Annotated[str, known(*ExceptionCause, *ProofWay)]
     state: Annotated[str, known("asked", "granted", "refused")]
     asked_at: Moment
     decided_at: Moment | None
@@ -204,6 +209,10 @@ class Enrollment(AnswerBody):
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
     guardian_document_id: GuardianDocument = None
+    other_ways: Annotated[
+        tuple[Annotated[str, known(*ProofWay)], ...],
+        about("of a `proof` that the carrier takes, where no face was shown to be the document's"),
+    ] = ()
 
     @property
     def is_approved(self) -> bool:
@@ -215,6 +224,16 @@ class LivenessEvidence(RecordedLiveness, AnswerBody, omit_defaults=True):
 
     mode: Annotated[str, known("observe", "required")]
     problem: ShownReason | None = None  # type: ignore[assignment]
+    issued_at: Moment | None = None
+
+
+class ProofEvidence(RecordedProof, AnswerBody, omit_defaults=True):
+    """The proof that came in place of the face; `problem` is a reason, absent where all was
+    well."""
+
+    problem: ShownReason | None = None  # type: ignore[assignment]
+    way: Annotated[str, known(*ProofWay)] | None = None  # type: ignore[assignment]
+    level: Annotated[str, known(*ProofLevel)] | None = None  # type: ignore[assignment]
     issued_at: Moment | None = None
 
 
@@ -281,6 +300,7 @@ class EnrollmentRecord(AnswerBody):
     replaced_authority: Annotated[
         AuthorityEvidence | None, about("the same of the document that is replaced")
     ] = None
+    proof: Annotated[ProofEvidence | None, about("null where none came, or it has left")] = None
 
 
 class Crop(PrivateAnswer):

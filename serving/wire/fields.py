@@ -194,6 +194,15 @@ LivenessToken = Annotated[
         max_length=4096,
     ),
 ]
+ProofToken = Annotated[
+    str,
+    about(
+        "another proof in place of the face, signed by who made it, a compact JWS; see Another "
+        "way than a face in docs/people.md",
+        min_length=1,
+        max_length=4096,
+    ),
+]
 Photograph = Annotated[
     bytes,
     about(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from joserfc.errors import JoseError
@@ -109,25 +109,38 @@ REPLAYED = "LIVENESS_REPLAYED"
 # What is kept of a result goes into a database: not every one takes every character.
 _Short = Annotated[str, Meta(max_length=64, pattern=r"^[ -~]*\Z")]
 _Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[ -~]+\Z")]
-_Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 _Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 
 
-class _Claims(msgspec.Struct, frozen=True, kw_only=True):
-    """Others are ignored, as RFC 7519 has it."""
+class SignedClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """What every signed result says; other claims are ignored, as RFC 7519 has it."""
 
     iss: _Name
     jti: _Name
     iat: _Seconds
     exp: _Seconds
     aud: _Name | list[_Name]
-    live_sha256: _Sha256 | list[_Sha256]
+
+    def is_for(self, audience: str) -> bool:
+        return audience in ([self.aud] if isinstance(self.aud, str) else self.aud)
+
+    def is_stale(self, now: datetime, max_age: timedelta) -> bool:
+        """True for one that is over, too old, or from the future."""
+        issued, ends = (datetime.fromtimestamp(at, UTC) for at in (self.iat, self.exp))
+        oldest, newest = now - max_age - CLOCK_SKEW, now + CLOCK_SKEW
+        # The end may be the last moment that there is, to which nothing can be added.
+        return not oldest <= issued <= newest or ends < now - CLOCK_SKEW
+
+
+class _Claims(SignedClaims, frozen=True, kw_only=True):
+    live_sha256: Sha256 | list[Sha256]
     decision: Literal["live", "spoof", "uncertain"]
     method: _Short | None = None
     level: _Short | None = None
     iad: _Short | None = None
     use: _Short | None = None
-    document_sha256: _Sha256 | None = None
+    document_sha256: Sha256 | None = None
 
 
 def name_document(document: Document) -> str:
@@ -178,7 +191,7 @@ class LivenessChecker:
             return None
         if token is None:
             return RecordedLiveness(mode, Reason.LIVENESS_MISSING)
-        claims = self._read(token)
+        claims = read_signed(token, self._issuers, _Claims)
         allowed = self.terms.issuers.get(carrier) if carrier is not None else None
         if claims is None or (allowed is not None and claims.iss not in allowed):
             return RecordedLiveness(mode, Reason.LIVENESS_INVALID)
@@ -198,24 +211,6 @@ class LivenessChecker:
             },
         )
 
-    def _read(self, token: str) -> _Claims | None:
-        """The claims of a result that one of the issuers has signed, with its own key."""
-        if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
-            return None
-        try:
-            # Whose keys to try, and that one is named, is all that is taken from it unchecked.
-            header, payload, _ = token.split(".")
-            issuer = json.loads(_decode(payload)).get("iss")
-            keys = self._issuers.get(issuer) if isinstance(issuer, str) else None
-            if keys is None or "kid" not in json.loads(_decode(header)):
-                return None
-            signed = deserialize_compact(token, keys, registry=_REGISTRY)
-            claims = msgspec.json.decode(signed.payload, type=prepare(_Claims))
-            # A text that names two issuers could be signed by one in the other's name.
-            return claims if claims.iss == issuer else None
-        except _UNREADABLE:
-            return None
-
     def _find_problem(
         self,
         claims: _Claims,
@@ -224,16 +219,15 @@ class LivenessChecker:
         subject: str,
         now: datetime,
     ) -> Reason | None:
-        audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         listed = claims.live_sha256
         named = {one.lower() for one in ([listed] if isinstance(listed, str) else listed)}
-        shown = set(map(_digest, photographs))
+        shown = set(map(digest, photographs))
         # Every frame, or a picture could be slipped in beside the one that was judged.
-        if self.audience not in audiences or not shown or not shown <= named:
+        if not claims.is_for(self.audience) or not shown or not shown <= named:
             return Reason.LIVENESS_MISBOUND
         made_for = {
             "use": (claims.use, use.value),
-            "document_sha256": (claims.document_sha256, _digest(subject.encode(errors="replace"))),
+            "document_sha256": (claims.document_sha256, digest(subject.encode(errors="replace"))),
         }
         for name, (told, asked) in made_for.items():
             # A face that was shown for one purpose is taken for no other.
@@ -242,15 +236,34 @@ class LivenessChecker:
                 return Reason.LIVENESS_MISBOUND
         if claims.decision == "spoof":
             return Reason.LIVENESS_FAILED
-        issued, ends = (datetime.fromtimestamp(at, UTC) for at in (claims.iat, claims.exp))
-        oldest, newest = now - self.terms.max_age - CLOCK_SKEW, now + CLOCK_SKEW
-        # The end may be the last moment that there is, to which nothing can be added.
-        if not oldest <= issued <= newest or ends < now - CLOCK_SKEW:
+        if claims.is_stale(now, self.terms.max_age):
             return Reason.LIVENESS_STALE
         return Reason.LIVENESS_UNCERTAIN if claims.decision == "uncertain" else None
 
 
-def _digest(content: bytes) -> str:
+S = TypeVar("S", bound=SignedClaims)
+
+
+def read_signed(token: str, issuers: Mapping[str, KeySet], kind: type[S]) -> S | None:
+    """The claims of a result that one of the issuers has signed, with its own key."""
+    if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+        return None
+    try:
+        # Whose keys to try, and that one is named, is all that is taken from it unchecked.
+        header, payload, _ = token.split(".")
+        issuer = json.loads(_decode(payload)).get("iss")
+        keys = issuers.get(issuer) if isinstance(issuer, str) else None
+        if keys is None or "kid" not in json.loads(_decode(header)):
+            return None
+        signed = deserialize_compact(token, keys, registry=_REGISTRY)
+        claims = msgspec.json.decode(signed.payload, type=prepare(kind))
+        # A text that names two issuers could be signed by one in the other's name.
+        return claims if claims.iss == issuer else None
+    except _UNREADABLE:
+        return None
+
+
+def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 

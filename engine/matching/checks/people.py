@@ -22,6 +22,7 @@ from engine.matching.checks.guardians import (
 )
 from engine.matching.checks.lines import LineCheck, LinePart
 from engine.matching.checks.liveness import LivenessTerms, find_brought
+from engine.matching.checks.proofs import ProofEvidence, Proofs, list_ways
 from engine.matching.documents import CheckedDocument
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, FaceScores
@@ -107,14 +108,27 @@ class PeoplePart(EvidencePart):
     deceased_look_alikes: tuple[str, ...] = ()
     is_replaced: bool = False
     replacement: ReplacementEvidence | None = None
+    proof: ProofEvidence | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """True where another proof stands for the face."""
+        return self._is_proof_taken(Decision.APPROVED)
 
     @property
     def is_excused(self) -> bool:
         """True where a fault of the photographs goes before two people."""
-        return self.exception is not None and self.exception_refusal is None
+        is_asked = self.exception is not None and self.exception_refusal is None
+        return is_asked or self._is_proof_taken(Decision.REVIEW)
+
+    def _is_proof_taken(self, brings: Decision) -> bool:
+        proof = self.proof
+        return proof is not None and proof.refusal is None and proof.brings is brings
 
     @property
     def exception_refusal(self) -> Reason | None:
+        if self.proof is not None:
+            return self.proof.refusal
         if self.exception is None:
             return None
         if not self.is_exception_offered:
@@ -148,7 +162,7 @@ class PeoplePart(EvidencePart):
     def temper(self, findings: Sequence[Finding], version: str) -> Sequence[Finding]:
         """Two people look at an exception, and what is granted is checked once more: they have what
         is wrong with its photographs, and all that is known of its document."""
-        if not (self.is_excused or self.is_face_waived):
+        if not (self.is_excused or self.is_proven or self.is_face_waived):
             return findings
         left = [
             one
@@ -169,7 +183,7 @@ class PeoplePart(EvidencePart):
     def is_compared(self, decision: Decision) -> bool:
         guardian = self.guardian if self.is_face_waived else None
         is_shown = guardian is not None and guardian.searched is not None and guardian.is_known
-        return is_shown or (self.is_excused and decision is Decision.REVIEW)
+        return is_shown or self.is_proven or (self.is_excused and decision is Decision.REVIEW)
 
 
 class PeopleCheck(DecisionCheck):
@@ -184,7 +198,7 @@ class PeopleCheck(DecisionCheck):
         super().__init__(batch, terms)
         self._lines, self._authority = batch.of(LineCheck), batch.find(AuthorityCheck)
         self._face = batch.of(FaceCheck)
-        self._guardians = Guardians(batch)
+        self._guardians, self._proofs = Guardians(batch), Proofs(batch, terms)
         self._asked: Counter[str] = Counter()
         asking = [one.outlet for one in batch.attempts if one.request.exception is not None]
         for window in {terms.of(one.carrier).window for one in asking}:
@@ -222,6 +236,7 @@ class PeopleCheck(DecisionCheck):
             deceased_look_alikes=tuple(dead),
             is_replaced=own is not None and own.id in standing.replaced,
             replacement=replacement,
+            proof=self._proofs.weigh(attempt, is_minor=bool(is_minor)),
         )
         if request.exception is not None:
             people = self._weigh_exception(people, attempt)
@@ -345,6 +360,10 @@ class PeopleCheck(DecisionCheck):
                 guardian_id = self._guardians.bind(made, majority)
         made.decided.guardian_document_id = guardian_id
         made.decided.is_face_waived = people.is_face_waived
+        rules = self._terms.of(made.attempt.outlet.carrier)
+        made.decided.other_ways = list_ways(rules, made.verdict.reasons)
+        if people.proof is not None:
+            self._proofs.write(made, people.proof)
         for case in made.decided.cases:
             if case.kind == CaseKind.EXCEPTION:
                 self._ask_exception(made, case.id)
@@ -385,7 +404,9 @@ class PeopleCheck(DecisionCheck):
     def _ask_exception(self, made: DecidedAttempt, case_id: str) -> None:
         """Keeps what two people are to decide."""
         attempt, document_id = made.attempt, made.decided.document_id
-        assert attempt.request.exception is not None, "only an exception is asked for"
+        proof = made.evidence.of(PeoplePart).proof
+        cause = attempt.request.exception if proof is None else proof.way
+        assert cause is not None, "only an exception is asked for"
         assert document_id is not None
         self._asked[attempt.outlet.code] += 1
         self._exceptions.append(
@@ -394,7 +415,7 @@ class PeopleCheck(DecisionCheck):
                 carrier=attempt.outlet.carrier,
                 outlet=attempt.outlet.code,
                 document_id=document_id,
-                cause=attempt.request.exception.value,
+                cause=cause.value,
                 line=AskedLine(
                     attempt.msisdn, attempt.request.document.name, attempt.document.expires_on
                 ),

@@ -169,6 +169,7 @@ def _read_request(
         guardian=None if body.guardian is None else _read_guardian(body.guardian),
         exception=body.exception,
         replaces=None if body.replaces is None else known_document(body.replaces),
+        proof=parts.proofs.check(body.proof, document, body.msisdn, utc_now()),
     )
 
 

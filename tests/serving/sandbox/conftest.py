@@ -41,14 +41,15 @@ class Served:
             "guardian": self.guardian(),
             "exception": "injury",
             "replaces": {"type": "pk-cnic", "number": make_number("pk-cnic", 66)},
+            "proof": "signed.by.anybody",
         }
+        shown = {"live": self.picture("anybody-1"), "portrait": self.picture("anybody-2")}
         return (
             ({needs: brought[needs]} if needs else {})
+            | ({} if needs == "proof" else shown)
             | {
                 "document": document,
                 "msisdn": f"+861380013{8000 + serial}",
-                "live": self.picture("anybody-1"),
-                "portrait": self.picture("anybody-2"),
                 "consent_ref": "C-1",
                 "captured_at": datetime.now(UTC).isoformat(),
             }

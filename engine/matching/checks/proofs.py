@@ -1,0 +1,209 @@
+"""Another proof in place of a face: a signed result that its issuer has shown somebody to be the
+document's holder.
+
+A compact JWS as evidence of liveness is (`liveness.py`), bound to document, number, deployment and
+use. Sosie asks no register and no wallet itself: it checks who says so, of what, when, and once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from joserfc.jwk import KeySet
+from msgspec import structs
+
+from engine.errors import RequestError
+from engine.matching.checks.liveness import Sha256, SignedClaims, digest, name_document, read_signed
+from engine.matching.requests import Attempt, normalise_msisdn
+from engine.registry.database import new_id
+from engine.registry.enrollments import LivenessRecord
+from schema.decisions import RecordedProof
+from schema.documents import Document
+from schema.options import PeopleRules
+from schema.people import ProofLevel, ProofWay
+from schema.reasons import Decision, LivenessUse, Reason
+
+if TYPE_CHECKING:
+    from engine.matching.judge import AttemptBatch, DecidedAttempt
+
+PROOF = "proof"
+"""Stands where the rows of signed results have their use."""
+_LEVELS = list(ProofLevel)
+
+
+@dataclass(frozen=True, slots=True)
+class ProofTerms:
+    """What is asked of a proof: the ways that each issuer may sign for, and the least level of a
+    way, where one is asked."""
+
+    ways: Mapping[str, frozenset[ProofWay]] = field(default_factory=dict)
+    least: Mapping[ProofWay, ProofLevel] = field(default_factory=dict)
+    max_age: timedelta = timedelta(seconds=900)
+
+
+class _Claims(SignedClaims, frozen=True, kw_only=True):
+    way: ProofWay
+    outcome: Literal["confirmed", "refused"]
+    use: LivenessUse
+    document_sha256: Sha256
+    msisdn_sha256: Sha256
+    level: ProofLevel | None = None
+
+
+class ProofChecker:
+    """Checks proofs of the issuers that the operator has named; thread-safe."""
+
+    def __init__(self, terms: ProofTerms, issuers: Mapping[str, KeySet], audience: str) -> None:
+        """`audience` is what proofs must have been made for: this deployment."""
+        self._terms, self._issuers, self._audience = terms, dict(issuers), audience
+
+    def check(
+        self, token: str | None, document: Document, msisdn: str, now: datetime
+    ) -> RecordedProof | None:
+        """What came of the proof of an enrollment; None where none came. A fault is its `problem`:
+        like a face that is another's, it is a reason and no error."""
+        if token is None:
+            return None
+        claims = read_signed(token, self._issuers, _Claims)
+        if claims is None or claims.way not in self._terms.ways.get(claims.iss, ()):
+            return RecordedProof(Reason.PROOF_INVALID)
+        return RecordedProof(
+            self._find_problem(claims, document, msisdn, now),
+            way=claims.way,
+            issuer=claims.iss,
+            jti=claims.jti,
+            level=claims.level,
+            issued_at=datetime.fromtimestamp(claims.iat, UTC),
+        )
+
+    def _find_problem(
+        self, claims: _Claims, document: Document, msisdn: str, now: datetime
+    ) -> Reason | None:
+        try:
+            number = normalise_msisdn(msisdn)
+        except RequestError:
+            # The request is refused for it.
+            return Reason.PROOF_MISBOUND
+        named = name_document(document).encode(errors="replace")
+        is_bound = (
+            claims.is_for(self._audience)
+            and claims.use is LivenessUse.ENROLLMENT
+            and claims.document_sha256.lower() == digest(named)
+            and claims.msisdn_sha256.lower() == digest(number.encode())
+        )
+        if not is_bound:
+            return Reason.PROOF_MISBOUND
+        if claims.outcome == "refused":
+            return Reason.PROOF_REFUSED
+        if claims.is_stale(now, self._terms.max_age):
+            return Reason.PROOF_STALE
+        least = self._terms.least.get(claims.way)
+        if least is None:
+            return None
+        is_reached = claims.level is not None and _rank(claims.level) >= _rank(least)
+        return None if is_reached else Reason.PROOF_WEAK
+
+
+def _rank(level: ProofLevel) -> int:
+    return _LEVELS.index(level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofEvidence:
+    """A proof that came in place of a face. `brings` is what its way brings, None where that is not
+    open; `approved` are those that the outlet has brought of late, before this one."""
+
+    problem: Reason | None = None
+    way: ProofWay | None = None
+    is_offered: bool = False
+    brings: Decision | None = None
+    approved: int = 0
+    limit: int = 0
+
+    @property
+    def refusal(self) -> Reason | None:
+        """Why it stands for no face; None where it does."""
+        if not self.is_offered:
+            return Reason.EXCEPTION_NOT_OFFERED
+        if self.problem is None and self.approved >= self.limit:
+            return Reason.EXCEPTION_LIMIT_REACHED
+        return self.problem
+
+
+class Proofs:
+    """The proofs of a batch, in order: each is taken once, here and ever before."""
+
+    def __init__(self, batch: AttemptBatch, terms: PeopleRules) -> None:
+        self._batch, self._terms = batch, terms
+        came = [one for one in batch.attempts if one.request.proof is not None]
+        names = [name for one in came if (name := self._name(one.request.proof))]
+        self._used = batch.registry.used_liveness(names) if names else set()
+        self._approved: dict[str, int] = {}
+        if came:
+            outlets = sorted({one.outlet.code for one in came})
+            since = batch.now - terms.window
+            self._approved = dict(batch.registry.count_proofs(outlets, since))
+
+    def weigh(self, attempt: Attempt, *, is_minor: bool) -> ProofEvidence | None:
+        """The evidence of one attempt; None where it came without a proof."""
+        shown, outlet = attempt.request.proof, attempt.outlet
+        if shown is None:
+            return None
+        rules = self._terms.of(outlet.carrier)
+        # Who answers for a minor shows a face.
+        brings = None if shown.way is None else rules.proofs.get(shown.way)
+        is_open = bool(rules.proofs) if shown.way is None else brings is not None
+        evidence = ProofEvidence(
+            problem=shown.problem,
+            way=shown.way,
+            is_offered=is_open and not is_minor,
+            brings=None if brings is None else Decision(brings),
+            approved=self._approved.get(outlet.code, 0),
+            limit=rules.proofs_per_outlet,
+        )
+        name = self._name(shown)
+        if name is not None and evidence.refusal is None:
+            if name in self._used:
+                return replace(evidence, problem=Reason.PROOF_REPLAYED)
+            self._used.add(name)
+        return evidence
+
+    def write(self, made: DecidedAttempt, evidence: ProofEvidence) -> None:
+        """Adds the row of a proof: who signed it, and that it has been used."""
+        attempt, shown = made.attempt, made.attempt.request.proof
+        assert shown is not None
+        is_taken = evidence.refusal is None
+        if is_taken:
+            self._approved[attempt.outlet.code] = evidence.approved + 1
+        made.recorded.proof = structs.replace(shown, problem=evidence.problem, jti=None)
+        self._batch.writes.append(
+            LivenessRecord(
+                id=new_id(),
+                use=PROOF,
+                received_at=self._batch.now,
+                token=self._name(shown) if is_taken else None,
+                problem=None if is_taken else str(evidence.refusal),
+                issuer=shown.issuer,
+                jti=shown.jti,
+                decision=None if evidence.way is None else evidence.way.value,
+                level=shown.level,
+                issued_at=shown.issued_at,
+                carrier=attempt.outlet.carrier,
+                outlet=attempt.outlet.code,
+                enrollment_id=made.decided.enrollment_id,
+            )
+        )
+
+    def _name(self, shown: RecordedProof | None) -> bytes | None:
+        """The keyed name under which a proof is known to have come; None where it may again."""
+        if shown is None or shown.jti is None or shown.problem is not None:
+            return None
+        return self._batch.vault.look_up(PROOF, f"{shown.issuer}\0{shown.jti}")
+
+
+def list_ways(rules: PeopleRules, reasons: Sequence[Reason]) -> tuple[ProofWay, ...]:
+    """The ways that are open to somebody whose face was not shown."""
+    return tuple(rules.proofs) if any(one.shows_nobody for one in reasons) else ()

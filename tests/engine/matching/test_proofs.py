@@ -1,0 +1,250 @@
+"""Other ways than a face: a signed proof opens a line, once, and for what it was made alone."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey, KeySet
+from msgspec import structs
+from sqlalchemy import select
+
+from engine.cases import steps
+from engine.errors import RequestError
+from engine.matching.checks.order import replay
+from engine.matching.checks.proofs import ProofChecker, ProofTerms
+from engine.matching.holders import erase_holder
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import ABSENT
+from schema.actors import Actor, Caller
+from schema.cases import Outcome
+from schema.decisions import RecordedProof
+from schema.options import CarrierPeople, Limits, PeopleRules
+from schema.people import ProofLevel, ProofWay
+from schema.reasons import Decision, Reason
+from tests.engine.matching.conftest import NOW, Lab
+from tests.engine.matching.test_people import ask, card
+from tests.tables import tables
+
+US, KEY = "deployment", ECKey.generate_key("P-256", parameters={"kid": "one"})
+OTHER = ECKey.generate_key("P-256", parameters={"kid": "one"})
+RULES = PeopleRules(
+    proofs={ProofWay.MOBILE_ID: "approved", ProofWay.CERTIFICATE: "review"},
+    proofs_per_outlet=3,
+    carriers={"red": CarrierPeople(proofs={})},
+)
+TERMS = ProofTerms(
+    {
+        "state": frozenset({ProofWay.MOBILE_ID, ProofWay.CERTIFICATE}),
+        "wallets": frozenset({ProofWay.WALLET}),
+    },
+    {ProofWay.MOBILE_ID: ProofLevel.SUBSTANTIAL},
+)
+CHECKER = ProofChecker(TERMS, dict.fromkeys(("state", "wallets"), KeySet([KEY])), US)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def claims(request: EnrollmentRequest, **changes: Any) -> dict[str, Any]:
+    at, document = int(NOW.timestamp()), request.document
+    given = {
+        "iss": "state",
+        "jti": request.idempotency_key,
+        "iat": at - 30,
+        "exp": at + 60,
+        "aud": US,
+        "way": "mobile_id",
+        "outcome": "confirmed",
+        "use": "enrollment",
+        "level": "substantial",
+        "document_sha256": digest(f"{document.type}:{document.number}"),
+        "msisdn_sha256": digest(request.msisdn),
+    }
+    return {name: value for name, value in (given | changes).items() if value is not None}
+
+
+def sign(given: dict[str, Any], key: ECKey = KEY) -> str:
+    return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), key, ["ES256"])
+
+
+def check(request: EnrollmentRequest, token: str) -> RecordedProof:
+    found = CHECKER.check(token, request.document, request.msisdn, NOW)
+    assert found is not None
+    return found
+
+
+def prove(request: EnrollmentRequest, key: ECKey = KEY, **changes: Any) -> EnrollmentRequest:
+    token = sign(claims(request, **changes), key)
+    return replace(request, live=ABSENT, portrait=ABSENT, proof=check(request, token))
+
+
+@pytest.fixture
+def prepare(lab) -> Callable[..., EnrollmentRequest]:
+    return lambda serial, **more: lab.request(document=card(serial), **more)
+
+
+def test_a_proof_opens_a_line_without_a_face_and_the_decision_says_whose_word_it_was(
+    lab: Lab, prepare
+) -> None:
+    with lab.registrar(people=RULES) as registrar:
+        (answer,) = ask(registrar, prove(prepare(1)))
+    assert (answer.decision, answer.reasons) == (Decision.APPROVED, ())
+    record = lab.store.enrollment(answer.enrollment_id)
+    shown = record.evidence.proof
+    assert shown is not None
+    assert (shown.way, shown.issuer, shown.level) == (ProofWay.MOBILE_ID, "state", "substantial")
+    assert shown.jti is None
+    assert len(lab.store.lines_of(record.document_id or "")) == 1
+    assert lab.store.document(record.document_id or "").reference_ids == ()
+    assert replay(record).agrees
+    assert lab.store.count_proofs(["blue-1"], NOW - timedelta(days=1)) == {"blue-1": 1}
+    # None of it counts as a result of a liveness check.
+    assert lab.store.liveness_counts(NOW - timedelta(days=1), NOW) == []
+
+
+def test_the_holder_comes_by_face_by_proof_and_by_face_again(lab: Lab, prepare) -> None:
+    person = lab.people.person()
+    with lab.registrar(people=RULES) as registrar:
+        by_face = ask(registrar, lab.request(person, document=card(1)))[0]
+        by_proof = ask(registrar, prove(prepare(1)))[0]
+        again = ask(registrar, lab.request(person, document=card(1)))[0]
+        other = ask(registrar, lab.request(document=card(1)))[0]
+    assert {one.decision for one in (by_face, by_proof, again)} == {Decision.APPROVED}
+    assert len({one.decided.document_id for one in (by_face, by_proof, again)}) == 1
+    # A line that was opened by a proof makes nobody else's face the holder's.
+    assert Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in other.reasons
+
+
+FAULTS: list[tuple[dict[str, Any], Reason]] = [
+    ({"aud": "another"}, Reason.PROOF_MISBOUND),
+    ({"use": "verification"}, Reason.PROOF_MISBOUND),
+    ({"document_sha256": digest("id-kitas:2C1100000077")}, Reason.PROOF_MISBOUND),
+    ({"msisdn_sha256": digest("+8613800138999")}, Reason.PROOF_MISBOUND),
+    ({"outcome": "refused"}, Reason.PROOF_REFUSED),
+    ({"iat": NOW.timestamp() - 1_000}, Reason.PROOF_STALE),
+    ({"exp": NOW.timestamp() - 61}, Reason.PROOF_STALE),
+    ({"iat": NOW.timestamp() + 100}, Reason.PROOF_STALE),
+    ({"level": "low"}, Reason.PROOF_WEAK),
+    ({"level": None}, Reason.PROOF_WEAK),
+    ({"level": "very high"}, Reason.PROOF_INVALID),
+    ({"iss": "somebody"}, Reason.PROOF_INVALID),
+    ({"iss": "wallets"}, Reason.PROOF_INVALID),
+    ({"document_sha256": None}, Reason.PROOF_INVALID),
+    ({"msisdn_sha256": None}, Reason.PROOF_INVALID),
+    ({"jti": None}, Reason.PROOF_INVALID),
+    ({"iss": "wallets", "way": "wallet"}, Reason.EXCEPTION_NOT_OFFERED),
+]
+
+
+def test_a_proof_that_does_not_hold_is_told_alone_and_counts(lab: Lab, prepare) -> None:
+    caller = Caller("key:a", carrier="blue")
+    with lab.registrar(people=RULES, limits=Limits()) as registrar:
+        taken = lab.request(document=card(99))
+        ask(registrar, taken)
+        # Of a number in use nothing is told, either.
+        asked = (prepare(place, msisdn=taken.msisdn, caller=caller) for place in range(len(FAULTS)))
+        proven = [prove(one, **changes) for one, (changes, _) in zip(asked, FAULTS, strict=True)]
+        answers = ask(registrar, *proven)
+    assert [one.reasons for one in answers] == [(reason,) for _, reason in FAULTS]
+    assert {one.decision for one in answers} == {Decision.REJECTED}
+    counted = {row.name: row.level for row in lab.store.rows(select(tables.tallies))}
+    assert [level for name, level in counted.items() if "key:a" in name] == [len(FAULTS)]
+    assert all(replay(lab.store.enrollment(one.enrollment_id)).agrees for one in answers)
+
+
+def test_a_forged_proof_is_signed_by_nobody(prepare) -> None:
+    request = prepare(1)
+    for token in (sign(claims(request), OTHER), "not.a.token", "", "é", "." * 5_000):
+        assert check(request, token).problem is Reason.PROOF_INVALID
+
+
+def test_a_proof_is_taken_once_in_a_batch_and_ever_after(lab: Lab, prepare) -> None:
+    first = prove(prepare(1), jti="one")
+    with lab.registrar(people=RULES) as registrar:
+        copies = [replace(first, idempotency_key=f"copy-{place}") for place in range(2)]
+        answers = ask(registrar, first, copies[0])
+        later = ask(registrar, copies[1], first)
+    assert [one.reasons for one in answers] == [(), (Reason.PROOF_REPLAYED,)]
+    assert later[0].reasons == (Reason.PROOF_REPLAYED,)
+    # The same call is answered as before.
+    assert later[1].is_repeated
+    assert later[1].decision is Decision.APPROVED
+
+
+def test_document_lines_limits_and_watch_list_are_asked_as_of_a_face(lab: Lab, prepare) -> None:
+    ended = structs.replace(card(2), expires_on=(NOW - timedelta(days=9)).date())
+    expired = replace(prepare(2), document=ended)
+    with lab.registrar(people=RULES) as registrar:
+        used = ask(registrar, prove(prepare(1)))[0]
+        in_use = prove(prepare(3, msisdn=_msisdn(lab, used)))
+        late, busy = ask(registrar, prove(expired), in_use)
+        full = [ask(registrar, prove(prepare(serial)))[0] for serial in (4, 5, 6)]
+    assert late.reasons == (Reason.DOCUMENT_EXPIRED,)
+    assert busy.reasons == (Reason.LINE_IN_USE,)
+    # What was taken counts for the outlet, whatever became of the line.
+    assert full[-1].reasons == (Reason.EXCEPTION_LIMIT_REACHED,)
+
+
+def _msisdn(lab: Lab, answer: Answer) -> str:
+    (line,) = lab.store.lines_of(answer.decided.document_id)
+    return lab.store.numbers([line.id])[line.id]
+
+
+def test_a_way_that_brings_a_review_goes_before_two_people(lab: Lab, prepare) -> None:
+    with lab.registrar(people=RULES) as registrar:
+        (answer,) = ask(registrar, prove(prepare(1), way="certificate"))
+        assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.EXCEPTION_ASKED,))
+        (case,) = answer.decided.cases
+        people = (Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris"))
+        given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
+        steps.propose(*given, people[0], keep_lines=True)
+        steps.close(*given, people[1], keep_lines=True)
+    granted = lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id]
+    assert (granted.cause, granted.state) == ("certificate", "granted")
+    assert len(lab.store.lines_of(answer.decided.document_id)) == 1
+
+
+def test_who_shows_no_fit_face_is_told_of_the_ways_that_the_carrier_takes(lab: Lab) -> None:
+    unfit = replace(lab.people.sample(lab.people.person()), problems=(Reason.BLURRED,))
+    with lab.registrar(people=RULES) as registrar:
+        blue, red = ask(
+            registrar,
+            lab.request(live=unfit),
+            lab.request(live=unfit, carrier="red", outlet="red-1"),
+        )
+    assert blue.decided.other_ways == (ProofWay.MOBILE_ID, ProofWay.CERTIFICATE)
+    assert red.decided.other_ways == ()
+
+
+def test_a_carrier_that_opens_no_way_takes_none(lab: Lab, prepare) -> None:
+    asked = prove(prepare(1, carrier="red", outlet="red-1"))
+    with lab.registrar(people=RULES) as registrar:
+        assert ask(registrar, asked)[0].reasons == (Reason.EXCEPTION_NOT_OFFERED,)
+    with lab.registrar() as registrar:
+        asked = replace(asked, idempotency_key="another")
+        assert ask(registrar, asked)[0].reasons == (Reason.EXCEPTION_NOT_OFFERED,)
+
+
+def test_a_proof_stands_in_place_of_the_photographs_and_not_beside_them(lab: Lab, prepare) -> None:
+    proven = prove(prepare(1))
+    with lab.registrar(people=RULES) as registrar:
+        both = replace(proven, live=lab.people.sample(lab.people.person()))
+        replacing = replace(proven, replaces=card(2), idempotency_key="another")
+        refused = registrar.enroll([both, replacing])
+    assert [type(one) for one in refused] == [RequestError, RequestError]
+
+
+def test_the_name_of_a_proof_leaves_with_the_holder(lab: Lab, prepare) -> None:
+    with lab.registrar(people=RULES) as registrar:
+        (answer,) = ask(registrar, prove(prepare(1), jti="one"))
+        erase_holder(registrar, lab.store, answer.decided.document_id or "", "test")
+        kept = lab.store.rows(select(tables.liveness.c.jti, tables.liveness.c.use))
+        assert [(row.jti, row.use) for row in kept] == [(None, "proof")]
+        again = replace(prove(prepare(2), jti="one"), idempotency_key="again")
+        assert ask(registrar, again)[0].reasons == (Reason.PROOF_REPLAYED,)

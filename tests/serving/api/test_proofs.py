@@ -1,0 +1,107 @@
+"""Other ways than a face over HTTP: what was signed elsewhere opens a line, and is on record."""
+
+import hashlib
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey
+
+from engine.errors import RequestError
+from schema.options import CarrierPeople, PeopleRules
+from schema.people import ProofLevel, ProofWay
+from serving.api.body import JSON
+from serving.settings.terms import ProofIssuer, ProofSettings
+from tests.serving.api.test_people_apart import card
+
+KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
+RULES = PeopleRules(carriers={"blue": CarrierPeople(proofs={ProofWay.MOBILE_ID: "approved"})})
+
+
+@pytest.fixture
+def service(start_service, tmp_path) -> Any:
+    keys = tmp_path / "state.json"
+    keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
+    issuer = ProofIssuer(keys=str(keys), ways=[ProofWay.MOBILE_ID])
+    return start_service(
+        people=RULES,
+        proofs=ProofSettings(
+            at_least={ProofWay.MOBILE_ID: ProofLevel.SUBSTANTIAL}, issuers={"state": issuer}
+        ),
+    )
+
+
+def sign(service: Any, body: dict[str, Any], **changes: Any) -> str:
+    at, document = int(time.time()), body["document"]
+    given = {
+        "iss": "state",
+        "jti": str(uuid.uuid4()),
+        "iat": at,
+        "exp": at + 300,
+        "aud": service.parts.vault.deployment_id,
+        "way": "mobile_id",
+        "outcome": "confirmed",
+        "use": "enrollment",
+        "level": "high",
+        "document_sha256": digest(f"{document['type']}:{document['number']}"),
+        "msisdn_sha256": digest(body["msisdn"]),
+        **changes,
+    }
+    return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), KEY, ["ES256"])
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", [JSON, "form"])
+def test_an_activation_by_another_way_says_which_and_who_signed(
+    service, activation, kind: str
+) -> None:
+    body = activation(document=card(1), live=None, portrait=None)
+    answer = service.enroll(body | {"proof": sign(service, body)}, "first", kind=kind)
+    told = service.read(answer)
+    assert (answer.status_code, told["decision"], told["reasons"]) == (201, "approved", [])
+    shown = service.read(service.ask("GET", f"/v1/enrollments/{told['enrollment_id']}"))["proof"]
+    assert shown | {"issued_at": ""} == {
+        "way": "mobile_id",
+        "issuer": "state",
+        "level": "high",
+        "issued_at": "",
+    }
+    outlet = service.read(service.ask("GET", "/v1/outlets/b1", key="fraud"))
+    assert (outlet["liveness"]["proofs"], outlet["liveness"]["results"]) == (1, 0)
+
+
+def test_who_shows_another_face_is_told_of_the_way_and_goes_it(service, activation, faces) -> None:
+    body = activation(document=card(1), live=faces["stranger"], portrait=faces["portrait"])
+    refused = service.read(service.enroll(body, "by-face"))
+    assert [one["reason"] for one in refused["reasons"]] == ["FACE_MISMATCH"]
+    assert refused["other_ways"] == ["mobile_id"]
+    del body["live"], body["portrait"]
+    told = service.read(service.enroll(body | {"proof": sign(service, body)}, "by-proof"))
+    assert (told["decision"], told["other_ways"]) == ("approved", [])
+
+
+def test_a_proof_that_is_not_taken_tells_of_nobody(service, activation) -> None:
+    body = activation(document=card(1), live=None, portrait=None)
+    for place, changes in enumerate(({"use": "verification"}, {"level": "low"})):
+        token = sign(service, body, **changes)
+        told = service.read(service.enroll(body | {"proof": token}, f"key-{place}"))
+        assert (told["decision"], len(told["reasons"])) == ("rejected", 1)
+        assert told["reasons"][0]["advice"]
+        assert told["document_id"] is None
+
+
+def test_a_proof_comes_without_photographs(service, activation) -> None:
+    body = activation(document=card(1))
+    answer = service.enroll(body | {"proof": sign(service, body)}, "both")
+    assert "send no photograph" in service.assert_refused(answer, 400, "REQUEST.INVALID")
+
+
+def test_a_way_for_which_nobody_signs_opens_no_service(start_service) -> None:
+    with pytest.raises(RequestError, match=r"mobile_id, for which nobody signs"):
+        start_service(people=RULES)
