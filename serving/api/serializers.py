@@ -275,8 +275,8 @@ def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, cases.Outl
                 sums[one.outlet][place] += count
     days, proofs = LIVENESS_WINDOW.days, store.count_proofs(codes, now - LIVENESS_WINDOW)
     return {
-        code: cases.OutletLiveness(days, *counts, proofs.get(code, 0))
-        for code, counts in sums.items()
+        code: cases.OutletLiveness(days, results, failed, absent, proofs.get(code, 0))
+        for code, (results, failed, absent) in sums.items()
     }
 
 

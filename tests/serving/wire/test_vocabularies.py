@@ -46,6 +46,9 @@ PARTS: Mapping[str, str] = MappingProxyType(
 # Vocabularies that no enumeration of the engine has.
 OTHERS = (
     "asked granted refused",
+    # Causes of an exception, and ways beside a face.
+    "condition injury disability age not_shown portrait_unreadable mobile_id register_extract "
+    "certificate wallet",
     "observe enforce",
     "live spoof uncertain none",
     "listed http none",
