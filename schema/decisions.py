@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from schema.documents import AuthorityResult
-from schema.people import ProofLevel, ProofWay
+from schema.people import ProofWay
 from schema.reasons import Decision, Photograph, Reason
 
 
@@ -212,7 +212,7 @@ class RecordedProof(Struct, frozen=True, omit_defaults=True):
     way: ProofWay | None = None
     issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
     jti: str | None = None
-    level: ProofLevel | None = None
+    level: str | None = None
     issued_at: datetime | None = None
 
 

@@ -74,7 +74,8 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "serving.operator_client bench.suites.serve",
         "jinja2": "engine.accuracy engine.capacity engine.sweeps.report serving.case_report "
         "bench.core",
-        "joserfc": "engine.matching.checks.liveness serving.access.sign_in",
+        "joserfc": "engine.matching.checks.liveness engine.matching.checks.proofs "
+        "engine.matching.checks.signed_results serving.access.sign_in",
         "llvmlite": "indexes.exact",
         "locust": "loadtest",
         "markupsafe": "engine.sweeps.report serving.case_report",

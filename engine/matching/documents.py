@@ -295,6 +295,13 @@ def find_age(born_on: date, on: date) -> int:
     return on.year - born_on.year - ((on.month, on.day) < (born_on.month, born_on.day))
 
 
+def find_minor(born_on: date | None, on: date | None, majority: int) -> bool | None:
+    """Whether somebody is a minor; None where no age is asked for, or it is not known."""
+    if not majority or born_on is None or on is None:
+        return None
+    return find_age(born_on, on) < majority
+
+
 def find_birth(document_type: str, number: str, on: date) -> date | None:
     """The date of birth that a number tells; of two digits of a year, the latest year not in the
     future. None where it tells none, `ValueError` where nobody can have been born then."""

@@ -95,6 +95,11 @@ class EnrollmentRequest:
         return self.live.is_absent and self.liveness is None
 
     @property
+    def is_faceless(self) -> bool:
+        """True where neither photograph came."""
+        return self.live.is_absent and self.portrait.is_absent
+
+    @property
     def actor(self) -> str:
         """Who asked, for the audit."""
         return f"outlet:{self.outlet}" if self.caller is None else self.caller.actor
@@ -184,14 +189,15 @@ def require_judgeable(request: EnrollmentRequest) -> str:
         if request.exception is not None or request.proof is not None:
             # It is the face that shows whose the replaced document is.
             raise RequestError("without a face no document is replaced: ask for one of the two")
-    if request.proof is not None and not (
-        request.live.is_absent
-        and request.portrait.is_absent
-        and request.guardian is None
-        and request.exception is None
-    ):
-        raise RequestError("a proof stands in place of the face: send no photograph beside it")
+    if request.proof is not None:
+        _require_alone(request)
     return normalise_msisdn(request.msisdn)
+
+
+def _require_alone(request: EnrollmentRequest) -> None:
+    """`RequestError` where a proof comes beside what shows a face, or asks to show none."""
+    if not request.is_faceless or request.guardian is not None or request.exception is not None:
+        raise RequestError("a proof stands in place of the face: send no photograph beside it")
 
 
 def _require_guardian(guardian: GuardianShown) -> None:

@@ -105,6 +105,8 @@ IDEMPOTENCY = Table(
     mac_column(),
 )
 
+PROOF = "proof"
+"""The use of a result that came in place of a face."""
 # Of evidence of liveness: who said what of which request, and that it was said once.
 LIVENESS = Table(
     "liveness",
@@ -352,14 +354,6 @@ _ANSWERS = select(IDEMPOTENCY).where(IDEMPOTENCY.c.scope.in_(KEYS))
 _LIVENESS_OF = select(LIVENESS).where(LIVENESS.c.enrollment_id == bindparam("enrollment_id"))
 _USED_LIVENESS = select(LIVENESS.c.token).where(LIVENESS.c.token.in_(KEYS))
 _results = LIVENESS.c
-# Signed results in place of a face are kept beside those about one.
-_IS_PROOF = _results.use == "proof"
-_PROOFS = (
-    select(_results.outlet, func.count().label("proofs"))
-    .where(_IS_PROOF, _results.problem.is_(None), _results.outlet.in_(KEYS))
-    .where(_results.received_at > bindparam("since"))
-    .group_by(_results.outlet)
-)
 # Where nothing was sent or judged, nothing was found either.
 _IS_RESULT = func.coalesce(_results.problem, "") != Reason.LIVENESS_MISSING.value
 _LIVENESS_COUNTS = (
@@ -375,7 +369,7 @@ _LIVENESS_COUNTS = (
         _results.received_at > bindparam("after"),
         _results.received_at <= bindparam("until"),
         _results.outlet.is_not(None),
-        ~_IS_PROOF,
+        _results.use != PROOF,
     )
     .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
     .order_by(_results.carrier, _results.outlet)
@@ -464,11 +458,6 @@ class EnrollmentReader(Source):
     def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:
         """The results among these of liveness checks that have been used."""
         return {row.token for row in self._rows_of(_USED_LIVENESS, tokens)}
-
-    def count_proofs(self, outlets: Sequence[str], since: datetime) -> dict[str, int]:
-        """How many proofs in place of a face each of these outlets has brought since; none of one
-        without."""
-        return {row.outlet: row.proofs for row in self._rows_of(_PROOFS, outlets, since=since)}
 
     def liveness_counts(
         self, after: datetime, until: datetime, outlets: Sequence[str] | None = None

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from engine.registry.database import KEYS, Moment, Source
-from engine.registry.enrollments import ENROLLMENTS
+from engine.registry.enrollments import ENROLLMENTS, LIVENESS, PROOF
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
@@ -279,6 +279,12 @@ _ASKED = (
     .where(EXCEPTIONS.c.outlet.in_(KEYS), EXCEPTIONS.c.asked_at > bindparam("since"))
     .group_by(EXCEPTIONS.c.outlet)
 )
+_PROOFS = (
+    select(LIVENESS.c.outlet, func.count().label("proofs"))
+    .where(LIVENESS.c.use == PROOF, LIVENESS.c.problem.is_(None), LIVENESS.c.outlet.in_(KEYS))
+    .where(LIVENESS.c.received_at > bindparam("since"))
+    .group_by(LIVENESS.c.outlet)
+)
 _COUNTS = (
     select(
         EXCEPTIONS.c.outlet,
@@ -429,6 +435,10 @@ class PeopleReader(Source):
     def count_asked(self, outlets: Sequence[str], since: datetime) -> dict[str, int]:
         """How many exceptions each of these outlets has asked for since; none of one without."""
         return {row.outlet: row.asked for row in self._rows_of(_ASKED, outlets, since=since)}
+
+    def count_proofs(self, outlets: Sequence[str], since: datetime) -> dict[str, int]:
+        """How many proofs in place of a face were taken of each of these outlets since."""
+        return {row.outlet: row.proofs for row in self._rows_of(_PROOFS, outlets, since=since)}
 
     def count_by_outlet(self, since: datetime) -> list[ExceptionTally]:
         """The outlets that have asked for exceptions since, those with most first."""

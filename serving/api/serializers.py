@@ -273,7 +273,7 @@ def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, cases.Outl
         for place, count in enumerate((one.results, one.failed, one.absent)):
             if one.outlet in sums:
                 sums[one.outlet][place] += count
-    days, proofs = LIVENESS_WINDOW.days, store.count_proofs(codes, now - LIVENESS_WINDOW)
+    days, proofs = LIVENESS_WINDOW.days, store.people.count_proofs(codes, now - LIVENESS_WINDOW)
     return {
         code: cases.OutletLiveness(days, results, failed, absent, proofs.get(code, 0))
         for code, (results, failed, absent) in sums.items()

@@ -14,10 +14,10 @@ from msgspec import structs
 
 from engine.errors import RequestError, SosieError, advise_extra
 from engine.matching import requests
-from engine.matching.checks.liveness import name_document, read_token
 from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
 from engine.matching.checks.picture import fuse_frames
+from engine.matching.checks.signed_results import name_document, read_token
 from engine.matching.documents import require_checkable
 from engine.matching.holders import PendingErasure, list_pending, read_erasure
 from engine.matching.samples import ABSENT, Sample

@@ -29,16 +29,12 @@ from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.document import AuthorityCheck, AuthorityTerms
 from engine.matching.checks.limits import LimitsCheck
 from engine.matching.checks.lines import LineCheck
-from engine.matching.checks.liveness import (
-    LivenessCheck,
-    LivenessChecker,
-    LivenessTerms,
-    load_issuer,
-)
+from engine.matching.checks.liveness import LivenessCheck, LivenessChecker, LivenessTerms
 from engine.matching.checks.order import CHECKS
 from engine.matching.checks.people import PeopleCheck
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
 from engine.matching.checks.second_model import SecondModelCheck
+from engine.matching.checks.signed_results import load_issuer
 from engine.matching.comparison import WatchList
 from engine.matching.holders import (
     PendingErasure,

@@ -30,9 +30,9 @@ from engine.matching.checks.document import (
     AuthorityQuestion,
     AuthorityRecord,
     ListedAuthority,
+    ask_of,
     judge_records,
 )
-from engine.matching.checks.people import ask_of
 from engine.matching.documents import CheckedDocument
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.database import utc_now

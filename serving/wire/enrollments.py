@@ -17,7 +17,7 @@ from schema.decisions import (
     SearchedGallery,
 )
 from schema.documents import MAX_CONSENT_LENGTH, AuthorityResult
-from schema.people import ExceptionCause, ProofLevel, ProofWay
+from schema.people import ExceptionCause, ProofWay
 from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
@@ -227,13 +227,12 @@ class LivenessEvidence(RecordedLiveness, AnswerBody, omit_defaults=True):
     issued_at: Moment | None = None
 
 
-class ProofEvidence(RecordedProof, AnswerBody, omit_defaults=True):
+class ShownProof(RecordedProof, AnswerBody, omit_defaults=True):
     """The proof that came in place of the face; `problem` is a reason, absent where all was
     well."""
 
     problem: ShownReason | None = None  # type: ignore[assignment]
     way: Annotated[str, known(*ProofWay)] | None = None  # type: ignore[assignment]
-    level: Annotated[str, known(*ProofLevel)] | None = None  # type: ignore[assignment]
     issued_at: Moment | None = None
 
 
@@ -300,7 +299,7 @@ class EnrollmentRecord(AnswerBody):
     replaced_authority: Annotated[
         AuthorityEvidence | None, about("the same of the document that is replaced")
     ] = None
-    proof: Annotated[ProofEvidence | None, about("null where none came, or it has left")] = None
+    proof: Annotated[ShownProof | None, about("null where none came, or it has left")] = None
 
 
 class Crop(PrivateAnswer):

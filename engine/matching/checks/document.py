@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeVar
 from msgspec import structs
 
 from engine.errors import RequestError
-from engine.matching.documents import CheckedDocument, check_documents
+from engine.matching.checks.liveness import LivenessTerms, find_brought
+from engine.matching.documents import CheckedDocument, check_documents, find_minor
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, Verdict
 from engine.matching.requests import Attempt
@@ -37,6 +38,7 @@ from schema.documents import (
     DocumentStatus,
     Standing,
 )
+from schema.options import PeopleRules
 from schema.reasons import Decision, Reason
 
 
@@ -418,3 +420,45 @@ class AuthorityCheck(DecisionCheck):
     def describe(self, made: DecidedAttempt) -> None:
         for role, said in self._said[made.place].items():
             setattr(made.recorded, role.value, said)
+
+
+def find_looked_up(attempt: Attempt, terms: PeopleRules) -> dict[DocumentRole, CheckedDocument]:
+    """The documents of an attempt that an authority is asked about: a guardian's where one is
+    needed, and what is replaced, of the same person."""
+    own, guardian = attempt.document, attempt.guardian
+    if not own.is_well_formed:
+        return {}
+    found = {DocumentRole.OWN: own}
+    majority = terms.of(attempt.outlet.carrier).age_of_majority
+    if guardian is not None and find_minor(own.born_on, attempt.judged_on, majority):
+        found[DocumentRole.GUARDIAN] = guardian.document
+    if attempt.replaced is not None:
+        born_on = attempt.replaced.born_on or own.born_on
+        found[DocumentRole.REPLACED] = structs.replace(attempt.replaced, born_on=born_on)
+    named = {(one.type, one.number) for one in found.values()}
+    # Which names one document twice is refused.
+    return found if len(named) == len(found) else {DocumentRole.OWN: own}
+
+
+def ask_of(
+    attempt: Attempt,
+    live: bytes | None,
+    guardian_live: bytes | None,
+    liveness: LivenessTerms,
+    terms: PeopleRules,
+) -> dict[DocumentRole, AuthorityQuestion]:
+    """The look-ups of an attempt, with the live faces' files; none where nothing is told of it:
+    it is not well-formed, or will be rejected for what it shows."""
+    request, carrier, guardian = attempt.request, attempt.outlet.carrier, attempt.guardian
+    on, brings = attempt.judged_on or utc_now().date(), find_brought(request, liveness)
+    if attempt.is_same_photograph or brings is Decision.REJECTED:
+        return {}
+    questions = {}
+    for role, document in find_looked_up(attempt, terms).items():
+        shown, file = attempt, live
+        if role is DocumentRole.GUARDIAN and guardian is not None:
+            shown, file = guardian, guardian_live
+        if document.is_well_formed and not shown.is_same_photograph:
+            name = shown.request.document.name
+            questions[role] = AuthorityQuestion(document, name, on, file, carrier)
+    return questions

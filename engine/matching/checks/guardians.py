@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Any
 
 from engine.matching.calibration import Thresholds
@@ -12,7 +11,7 @@ from engine.matching.checks.document import find_told, settle_document
 from engine.matching.checks.face import FaceCheck, choose, find_watched, is_below, reaches
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.picture import find_problems
-from engine.matching.documents import find_age
+from engine.matching.documents import find_minor
 from engine.matching.judge import AttemptBatch, DecidedAttempt
 from engine.matching.policy import Candidate, FaceScores, Verdict
 from engine.matching.requests import Attempt
@@ -262,10 +261,3 @@ def is_barred(record: DocumentRecord, batch: AttemptBatch) -> bool:
         or record.id in batch.standing.deceased
         or record.id in batch.standing.replaced
     )
-
-
-def find_minor(born_on: date | None, on: date | None, majority: int) -> bool | None:
-    """Whether somebody is a minor; None where no age is asked for, or it is not known."""
-    if not majority or born_on is None or on is None:
-        return None
-    return find_age(born_on, on) < majority

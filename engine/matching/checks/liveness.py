@@ -7,23 +7,17 @@ itself: it checks who says that none was found, of which photograph, when, and t
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-import msgspec
-from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
-from joserfc.jws import JWSRegistry, deserialize_compact
-from msgspec import Meta, structs
+from msgspec import structs
 
-from engine.errors import LivenessReplayed, RequestError, SosieError
+from engine.errors import LivenessReplayed, SosieError
 from engine.faces.liveness_judge import Judged, Judgement, JudgeTerms
+from engine.matching.checks.signed_results import Sha256, Short, SignedClaims, digest, read_signed
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, EnrollmentRequest
@@ -33,8 +27,6 @@ from engine.registry.enrollments import LivenessRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.decisions import Finding, RecordedLiveness
-from schema.decoding import prepare
-from schema.documents import Document
 from schema.reasons import (
     Decision,
     LivenessLevel,
@@ -44,10 +36,6 @@ from schema.reasons import (
     Reason,
     is_level_reached,
 )
-
-MAX_TOKEN_LENGTH = 4096
-CLOCK_SKEW = timedelta(seconds=60)
-"""How far the clocks of a capture system and of this machine may lie apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,61 +94,15 @@ LIVENESS_CHECKED = "liveness.checked"
 REPLAYED = "LIVENESS_REPLAYED"
 """Stands beside reasons in what is kept of results: one that had come before."""
 
-# What is kept of a result goes into a database: not every one takes every character.
-_Short = Annotated[str, Meta(max_length=64, pattern=r"^[ -~]*\Z")]
-_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[ -~]+\Z")]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
-_Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
-
-
-class SignedClaims(msgspec.Struct, frozen=True, kw_only=True):
-    """What every signed result says; other claims are ignored, as RFC 7519 has it."""
-
-    iss: _Name
-    jti: _Name
-    iat: _Seconds
-    exp: _Seconds
-    aud: _Name | list[_Name]
-
-    def is_for(self, audience: str) -> bool:
-        return audience in ([self.aud] if isinstance(self.aud, str) else self.aud)
-
-    def is_stale(self, now: datetime, max_age: timedelta) -> bool:
-        """True for one that is over, too old, or from the future."""
-        issued, ends = (datetime.fromtimestamp(at, UTC) for at in (self.iat, self.exp))
-        oldest, newest = now - max_age - CLOCK_SKEW, now + CLOCK_SKEW
-        # The end may be the last moment that there is, to which nothing can be added.
-        return not oldest <= issued <= newest or ends < now - CLOCK_SKEW
-
 
 class _Claims(SignedClaims, frozen=True, kw_only=True):
     live_sha256: Sha256 | list[Sha256]
     decision: Literal["live", "spoof", "uncertain"]
-    method: _Short | None = None
-    level: _Short | None = None
-    iad: _Short | None = None
-    use: _Short | None = None
+    method: Short | None = None
+    level: Short | None = None
+    iad: Short | None = None
+    use: Short | None = None
     document_sha256: Sha256 | None = None
-
-
-def name_document(document: Document) -> str:
-    """The text that `document_sha256` is of: the call's document, as it is sent."""
-    return f"{document.type}:{document.number}"
-
-
-_REGISTRY = JWSRegistry(algorithms=["ES256", "Ed25519", "EdDSA"])
-# EdDSA is the older name of Ed25519 (RFC 9864), and what most send.
-_REGISTRY.algorithms = {
-    **{name: JWSRegistry.algorithms[name] for name in ("ES256", "Ed25519")},
-    "EdDSA": JWSRegistry.algorithms["Ed25519"],
-}
-
-
-# What the libraries raise for text that is no result: a header may hold any JSON.
-_UNREADABLE = (
-    *(JoseError, msgspec.MsgspecError, ValueError),
-    *(AttributeError, TypeError, KeyError, RecursionError),
-)
 
 
 class LivenessChecker:
@@ -239,85 +181,6 @@ class LivenessChecker:
         if claims.is_stale(now, self.terms.max_age):
             return Reason.LIVENESS_STALE
         return Reason.LIVENESS_UNCERTAIN if claims.decision == "uncertain" else None
-
-
-S = TypeVar("S", bound=SignedClaims)
-
-
-def read_signed(token: str, issuers: Mapping[str, KeySet], kind: type[S]) -> S | None:
-    """The claims of a result that one of the issuers has signed, with its own key."""
-    if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
-        return None
-    try:
-        # Whose keys to try, and that one is named, is all that is taken from it unchecked.
-        header, payload, _ = token.split(".")
-        issuer = json.loads(_decode(payload)).get("iss")
-        keys = issuers.get(issuer) if isinstance(issuer, str) else None
-        if keys is None or "kid" not in json.loads(_decode(header)):
-            return None
-        signed = deserialize_compact(token, keys, registry=_REGISTRY)
-        claims = msgspec.json.decode(signed.payload, type=prepare(kind))
-        # A text that names two issuers could be signed by one in the other's name.
-        return claims if claims.iss == issuer else None
-    except _UNREADABLE:
-        return None
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def read_token(path: Path) -> str:
-    """The result in a file; `RequestError` where there is none."""
-    try:
-        with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_LENGTH + 2).strip()
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}: name the file with the result") from None
-    if not token or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
-        raise RequestError(f"{path}: give the file with the capture system's result, a compact JWS")
-    return token.decode("ascii")
-
-
-def load_issuer(path: Path) -> KeySet:
-    """The public keys of an issuer, from a file with its JWK Set (RFC 7517); `RequestError`.
-
-    Each has a `kid` of its own, and is for ES256 or Ed25519.
-    """
-    try:
-        given = json.loads(path.read_bytes())
-        keys = given["keys"] if isinstance(given, dict) else None
-        if not isinstance(keys, list) or not keys:
-            raise ValueError("has no keys")
-        names = [_require_public(key) for key in keys]
-        if len(set(names)) < len(names):
-            raise ValueError("has two keys of one kid")
-        return KeySet.import_key_set({"keys": keys})
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}: give the issuer's JWK Set") from None
-    except (ValueError, KeyError, TypeError, JoseError) as error:
-        fault = str(error) if isinstance(error, ValueError) else "no JWK Set"
-        raise RequestError(
-            f"{path}: {fault}: give the issuer's public keys (ES256, Ed25519), each with its kid"
-        ) from None
-
-
-_CURVES = {("EC", "P-256"), ("OKP", "Ed25519")}
-
-
-def _require_public(key: object) -> str:
-    if not isinstance(key, dict) or (key.get("kty"), key.get("crv")) not in _CURVES:
-        raise ValueError("has a key of another kind")
-    if "d" in key:
-        raise ValueError("has a private key")
-    kid = key.get("kid")
-    if not isinstance(kid, str) or not kid:
-        raise ValueError("has a key without kid")
-    return kid
 
 
 def name_token(vault: Vault, result: RecordedLiveness) -> bytes | None:

@@ -11,31 +11,23 @@ from msgspec import structs
 
 from engine.cases.opening import is_grouped
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.document import AuthorityCheck, AuthorityQuestion, find_told
+from engine.matching.checks.document import AuthorityCheck, find_looked_up, find_told
 from engine.matching.checks.face import FaceCheck, FacePart, is_below, reaches
-from engine.matching.checks.guardians import (
-    GuardianEvidence,
-    Guardians,
-    find_case,
-    find_minor,
-    is_barred,
-)
+from engine.matching.checks.guardians import GuardianEvidence, Guardians, find_case, is_barred
 from engine.matching.checks.lines import LineCheck, LinePart
-from engine.matching.checks.liveness import LivenessTerms, find_brought
-from engine.matching.checks.proofs import ProofEvidence, Proofs, list_ways
-from engine.matching.documents import CheckedDocument
+from engine.matching.checks.proofs import ProofEvidence, Proofs
+from engine.matching.documents import find_minor
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, FaceScores
-from engine.matching.requests import Attempt, EnrollmentRequest
+from engine.matching.requests import Attempt
 from engine.registry.audit import AuditEntry
-from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord, EndedExemption, ExemptDocument
 from engine.registry.lines import MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Replacement
 from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_confirmation
 from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
-from schema.options import NO_RULES, CarrierPeople, PeopleRules
+from schema.options import NO_RULES, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Reason
 
@@ -113,17 +105,14 @@ class PeoplePart(EvidencePart):
     @property
     def is_proven(self) -> bool:
         """True where another proof stands for the face."""
-        return self._is_proof_taken(Decision.APPROVED)
+        return self.proof is not None and self.proof.is_taken(Decision.APPROVED)
 
     @property
     def is_excused(self) -> bool:
         """True where a fault of the photographs goes before two people."""
-        is_asked = self.exception is not None and self.exception_refusal is None
-        return is_asked or self._is_proof_taken(Decision.REVIEW)
-
-    def _is_proof_taken(self, brings: Decision) -> bool:
-        proof = self.proof
-        return proof is not None and proof.refusal is None and proof.brings is brings
+        if self.proof is not None:
+            return self.proof.is_taken(Decision.REVIEW)
+        return self.exception is not None and self.exception_refusal is None
 
     @property
     def exception_refusal(self) -> Reason | None:
@@ -230,7 +219,7 @@ class PeopleCheck(DecisionCheck):
         people = PeoplePart(
             is_age_asked=bool(majority),
             is_minor=is_minor,
-            is_face_waived=bool(is_minor) and _is_guardian_enough(rules, request),
+            is_face_waived=all((is_minor, rules.minor_face == "guardian", request.is_faceless)),
             guardian=guardian,
             is_deceased=own is not None and own.id in standing.deceased,
             deceased_look_alikes=tuple(dead),
@@ -360,10 +349,7 @@ class PeopleCheck(DecisionCheck):
                 guardian_id = self._guardians.bind(made, majority)
         made.decided.guardian_document_id = guardian_id
         made.decided.is_face_waived = people.is_face_waived
-        rules = self._terms.of(made.attempt.outlet.carrier)
-        made.decided.other_ways = list_ways(rules, made.verdict.reasons)
-        if people.proof is not None:
-            self._proofs.write(made, people.proof)
+        self._proofs.write(made, people.proof)
         for case in made.decided.cases:
             if case.kind == CaseKind.EXCEPTION:
                 self._ask_exception(made, case.id)
@@ -467,51 +453,3 @@ class PeopleCheck(DecisionCheck):
             *map(EndedExemption, self._exemptions),
             *self._exemptions.values(),
         ]
-
-
-def find_looked_up(attempt: Attempt, terms: PeopleRules) -> dict[DocumentRole, CheckedDocument]:
-    """The documents of an attempt that an authority is asked about: a guardian's where one is
-    needed, and what is replaced, of the same person."""
-    own, guardian = attempt.document, attempt.guardian
-    if not own.is_well_formed:
-        return {}
-    found = {DocumentRole.OWN: own}
-    majority = terms.of(attempt.outlet.carrier).age_of_majority
-    if guardian is not None and find_minor(own.born_on, attempt.judged_on, majority):
-        found[DocumentRole.GUARDIAN] = guardian.document
-    if attempt.replaced is not None:
-        born_on = attempt.replaced.born_on or own.born_on
-        found[DocumentRole.REPLACED] = structs.replace(attempt.replaced, born_on=born_on)
-    named = {(one.type, one.number) for one in found.values()}
-    # Which names one document twice is refused.
-    return found if len(named) == len(found) else {DocumentRole.OWN: own}
-
-
-def ask_of(
-    attempt: Attempt,
-    live: bytes | None,
-    guardian_live: bytes | None,
-    liveness: LivenessTerms,
-    terms: PeopleRules,
-) -> dict[DocumentRole, AuthorityQuestion]:
-    """The look-ups of an attempt, with the live faces' files; none where nothing is told of it:
-    it is not well-formed, or will be rejected for what it shows."""
-    request, carrier, guardian = attempt.request, attempt.outlet.carrier, attempt.guardian
-    on, brings = attempt.judged_on or utc_now().date(), find_brought(request, liveness)
-    if attempt.is_same_photograph or brings is Decision.REJECTED:
-        return {}
-    questions = {}
-    for role, document in find_looked_up(attempt, terms).items():
-        shown, file = attempt, live
-        if role is DocumentRole.GUARDIAN and guardian is not None:
-            shown, file = guardian, guardian_live
-        if document.is_well_formed and not shown.is_same_photograph:
-            name = shown.request.document.name
-            questions[role] = AuthorityQuestion(document, name, on, file, carrier)
-    return questions
-
-
-def _is_guardian_enough(rules: CarrierPeople, request: EnrollmentRequest) -> bool:
-    """True where a minor who shows no face need not: the guardian's is shown."""
-    is_absent = request.live.is_absent and request.portrait.is_absent
-    return rules.minor_face == "guardian" and is_absent

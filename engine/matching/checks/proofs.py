@@ -7,7 +7,7 @@ use. Sosie asks no register and no wallet itself: it checks who says so, of what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -16,10 +16,16 @@ from joserfc.jwk import KeySet
 from msgspec import structs
 
 from engine.errors import RequestError
-from engine.matching.checks.liveness import Sha256, SignedClaims, digest, name_document, read_signed
+from engine.matching.checks.signed_results import (
+    Sha256,
+    SignedClaims,
+    digest,
+    name_document,
+    read_signed,
+)
 from engine.matching.requests import Attempt, normalise_msisdn
 from engine.registry.database import new_id
-from engine.registry.enrollments import LivenessRecord
+from engine.registry.enrollments import PROOF, LivenessRecord
 from schema.decisions import RecordedProof
 from schema.documents import Document
 from schema.options import PeopleRules
@@ -29,8 +35,6 @@ from schema.reasons import Decision, LivenessUse, Reason
 if TYPE_CHECKING:
     from engine.matching.judge import AttemptBatch, DecidedAttempt
 
-PROOF = "proof"
-"""Stands where the rows of signed results have their use."""
 _LEVELS = list(ProofLevel)
 
 
@@ -60,13 +64,9 @@ class ProofChecker:
         """`audience` is what proofs must have been made for: this deployment."""
         self._terms, self._issuers, self._audience = terms, dict(issuers), audience
 
-    def check(
-        self, token: str | None, document: Document, msisdn: str, now: datetime
-    ) -> RecordedProof | None:
-        """What came of the proof of an enrollment; None where none came. A fault is its `problem`:
-        like a face that is another's, it is a reason and no error."""
-        if token is None:
-            return None
+    def check(self, token: str, document: Document, msisdn: str, now: datetime) -> RecordedProof:
+        """What came of the proof of an enrollment. A fault is its `problem`: like a face that is
+        another's, it is a reason and no error."""
         claims = read_signed(token, self._issuers, _Claims)
         if claims is None or claims.way not in self._terms.ways.get(claims.iss, ()):
             return RecordedProof(Reason.PROOF_INVALID)
@@ -132,6 +132,10 @@ class ProofEvidence:
             return Reason.EXCEPTION_LIMIT_REACHED
         return self.problem
 
+    def is_taken(self, brings: Decision) -> bool:
+        """True for one that holds and brings this decision."""
+        return self.refusal is None and self.brings is brings
+
 
 class Proofs:
     """The proofs of a batch, in order: each is taken once, here and ever before."""
@@ -145,7 +149,7 @@ class Proofs:
         if came:
             outlets = sorted({one.outlet.code for one in came})
             since = batch.now - terms.window
-            self._approved = dict(batch.registry.count_proofs(outlets, since))
+            self._approved = batch.registry.people.count_proofs(outlets, since)
 
     def weigh(self, attempt: Attempt, *, is_minor: bool) -> ProofEvidence | None:
         """The evidence of one attempt; None where it came without a proof."""
@@ -171,9 +175,14 @@ class Proofs:
             self._used.add(name)
         return evidence
 
-    def write(self, made: DecidedAttempt, evidence: ProofEvidence) -> None:
-        """Adds the row of a proof: who signed it, and that it has been used."""
+    def write(self, made: DecidedAttempt, evidence: ProofEvidence | None) -> None:
+        """Adds the row of a proof: who signed it, and that it has been used. Whose face was not
+        shown is told of the ways that are open."""
         attempt, shown = made.attempt, made.attempt.request.proof
+        if any(one.shows_nobody for one in made.verdict.reasons):
+            made.decided.other_ways = tuple(self._terms.of(attempt.outlet.carrier).proofs)
+        if evidence is None:
+            return
         assert shown is not None
         is_taken = evidence.refusal is None
         if is_taken:
@@ -202,8 +211,3 @@ class Proofs:
         if shown is None or shown.jti is None or shown.problem is not None:
             return None
         return self._batch.vault.look_up(PROOF, f"{shown.issuer}\0{shown.jti}")
-
-
-def list_ways(rules: PeopleRules, reasons: Sequence[Reason]) -> tuple[ProofWay, ...]:
-    """The ways that are open to somebody whose face was not shown."""
-    return tuple(rules.proofs) if any(one.shows_nobody for one in reasons) else ()

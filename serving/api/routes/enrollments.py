@@ -9,10 +9,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
-from engine.matching.checks.document import look_up_beside
-from engine.matching.checks.liveness import name_document
-from engine.matching.checks.people import ask_of
+from engine.matching.checks.document import ask_of, look_up_beside
 from engine.matching.checks.picture import fuse_frames
+from engine.matching.checks.signed_results import name_document
 from engine.matching.requests import (
     MAX_KEY_LENGTH,
     Attempt,
@@ -169,7 +168,9 @@ def _read_request(
         guardian=None if body.guardian is None else _read_guardian(body.guardian),
         exception=body.exception,
         replaces=None if body.replaces is None else known_document(body.replaces),
-        proof=parts.proofs.check(body.proof, document, body.msisdn, utc_now()),
+        proof=None
+        if body.proof is None
+        else parts.proofs.check(body.proof, document, body.msisdn, utc_now()),
     )
 
 

@@ -11,7 +11,7 @@ from engine.errors import NotFound, RequestError
 from engine.lifecycle.campaigns import find_campaign
 from engine.lifecycle.reverification import SimChange
 from engine.lifecycle.rules import check_steps, read_duration
-from engine.matching.checks.liveness import name_document
+from engine.matching.checks.signed_results import name_document
 from engine.matching.lines import LINE_UNKNOWN, read_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.campaigns import Campaign

@@ -14,11 +14,11 @@ from engine.matching.checks.document import (
     AuthorityQuestion,
     AuthorityTerms,
     ListedAuthority,
+    ask_of,
     find_problem,
 )
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.order import replay
-from engine.matching.checks.people import ask_of
 from engine.matching.documents import CheckedDocument
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT

@@ -18,8 +18,9 @@ from sqlalchemy import select
 
 from engine.errors import LivenessReplayed, RequestError
 from engine.faces.liveness_judge import Judged, JudgeTerms
-from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
+from engine.matching.checks.liveness import LivenessChecker, LivenessTerms
 from engine.matching.checks.order import replay
+from engine.matching.checks.signed_results import load_issuer
 from engine.matching.holders import erase_holder
 from engine.matching.requests import GuardianShown
 from engine.matching.samples import Sample
