@@ -14,11 +14,12 @@ from engine.matching.checks.face import FacePart
 from engine.matching.checks.guardians import GuardianEvidence
 from engine.matching.checks.order import BLANK, read_evidence, replay
 from engine.matching.checks.people import PeoplePart, ReplacementEvidence
+from engine.matching.checks.proofs import ProofEvidence
 from engine.matching.policy import Candidate, Evidence, decide
 from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.decisions import RecordedEvidence
-from schema.people import ExceptionCause
+from schema.people import ExceptionCause, ProofWay
 from schema.reasons import About, Decision, Photograph, Reason
 
 IMAGE_REASONS = {one for one in Reason if one.row.about is About.PHOTOGRAPH}
@@ -59,6 +60,7 @@ EXCUSED = {
     "asked_exceptions": 4,
     "exception_limit": 5,
 }
+PROVEN = ProofEvidence(way=ProofWay.WALLET, is_offered=True, brings=Decision.APPROVED, limit=1)
 APART: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
     ({"is_age_asked": True, "is_minor": False}, Decision.APPROVED, (), ()),
     ({"is_age_asked": True}, Decision.REJECTED, (Reason.BIRTH_DATE_MISSING,), ()),
@@ -134,6 +136,18 @@ ALONE: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, 
         (),
     ),
     (EXCUSED | {"asked_exceptions": 5}, Decision.REJECTED, (Reason.EXCEPTION_LIMIT_REACHED,), ()),
+    ({"proof": PROVEN}, Decision.APPROVED, (), ()),
+    (
+        {"proof": replace(PROVEN, brings=Decision.REVIEW)},
+        Decision.REVIEW,
+        (Reason.EXCEPTION_ASKED,),
+        (CaseKind.EXCEPTION,),
+    ),
+    *(
+        ({"proof": replace(PROVEN, problem=reason)}, Decision.REJECTED, (reason,), ())
+        for reason in Reason
+        if reason.name.startswith("PROOF_")
+    ),
 ]
 """Rows of exceptions, which change what others bring."""
 LIVENESS_REASONS = [one for one in Reason if one.row.about is About.LIVENESS]

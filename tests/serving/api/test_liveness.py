@@ -98,7 +98,7 @@ def test_an_outlet_is_shown_with_how_many_results_it_brought_failed_and_lacked(
     for place, token in enumerate((None, sign(required, live, "spoof"), sign(required, live))):
         required.read(required.enroll(activation(liveness=token), f"key-{place}"))
     shown = required.read(required.ask("GET", "/v1/outlets/b1", key="fraud"))
-    counts = {"days": 90, "results": 2, "failed": 1, "absent": 1}
+    counts = {"days": 90, "results": 2, "failed": 1, "absent": 1, "proofs": 0}
     assert shown["liveness"] == counts
     other = required.read(required.ask("GET", "/v1/outlets/r1", key="fraud"))
     assert other["liveness"] == dict.fromkeys(counts, 0) | {"days": 90}
