@@ -156,6 +156,11 @@ def normalise_msisdn(text: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def name_document(document: Document) -> str:
+    """The text that `document_sha256` of a signed result is of: the document as it is sent."""
+    return f"{document.type}:{document.number}"
+
+
 def require_judgeable(request: EnrollmentRequest) -> str:
     """`RequestError` for a request that no decision could answer, before anything is looked up;
     its number in E.164."""

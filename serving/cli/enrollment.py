@@ -17,9 +17,10 @@ from engine.matching import requests
 from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.checks.signed_results import name_document, read_token
+from engine.matching.checks.signed_results import read_token
 from engine.matching.documents import require_checkable
 from engine.matching.holders import PendingErasure, list_pending, read_erasure
+from engine.matching.requests import name_document
 from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now

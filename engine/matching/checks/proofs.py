@@ -16,14 +16,8 @@ from joserfc.jwk import KeySet
 from msgspec import structs
 
 from engine.errors import RequestError
-from engine.matching.checks.signed_results import (
-    Sha256,
-    SignedClaims,
-    digest,
-    name_document,
-    read_signed,
-)
-from engine.matching.requests import Attempt, normalise_msisdn
+from engine.matching.checks.signed_results import Sha256, SignedClaims, digest, read_signed
+from engine.matching.requests import Attempt, name_document, normalise_msisdn
 from engine.registry.database import new_id
 from engine.registry.enrollments import PROOF, LivenessRecord
 from schema.decisions import RecordedProof

@@ -19,7 +19,6 @@ from msgspec import Meta
 
 from engine.errors import RequestError
 from schema.decoding import prepare
-from schema.documents import Document
 
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
@@ -50,11 +49,6 @@ class SignedClaims(msgspec.Struct, frozen=True, kw_only=True):
         oldest, newest = now - max_age - CLOCK_SKEW, now + CLOCK_SKEW
         # The end may be the last moment that there is, to which nothing can be added.
         return not oldest <= issued <= newest or ends < now - CLOCK_SKEW
-
-
-def name_document(document: Document) -> str:
-    """The text that `document_sha256` is of: the call's document, as it is sent."""
-    return f"{document.type}:{document.number}"
 
 
 _REGISTRY = JWSRegistry(algorithms=["ES256", "Ed25519", "EdDSA"])

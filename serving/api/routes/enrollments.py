@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.checks.document import ask_of, look_up_beside
 from engine.matching.checks.picture import fuse_frames
-from engine.matching.checks.signed_results import name_document
 from engine.matching.requests import (
     MAX_KEY_LENGTH,
     Attempt,
@@ -19,6 +18,7 @@ from engine.matching.requests import (
     GuardianShown,
     Intake,
     idempotency_scope,
+    name_document,
 )
 from engine.matching.requests import Answer as Decided
 from engine.matching.samples import ABSENT, Sample

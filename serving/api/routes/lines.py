@@ -11,9 +11,8 @@ from engine.errors import NotFound, RequestError
 from engine.lifecycle.campaigns import find_campaign
 from engine.lifecycle.reverification import SimChange
 from engine.lifecycle.rules import check_steps, read_duration
-from engine.matching.checks.signed_results import name_document
 from engine.matching.lines import LINE_UNKNOWN, read_line
-from engine.matching.requests import normalise_msisdn
+from engine.matching.requests import name_document, normalise_msisdn
 from engine.registry.campaigns import Campaign
 from engine.registry.database import is_id, utc_now
 from engine.registry.lines import Step

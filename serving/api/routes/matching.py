@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from engine.errors import ImageError
-from engine.matching.checks.signed_results import name_document
 from engine.matching.comparison import score_best
+from engine.matching.requests import name_document
 from engine.matching.verification import HolderCheck
 from serving.access.authorization import Action, authorize, choose_candidates, scope_of, tenant_of
 from serving.api.request import (
