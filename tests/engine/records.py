@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.crops import NewCrop
 from engine.registry.database import new_id, utc_now
@@ -14,6 +15,7 @@ from schema.cases import CaseOrigin, CaseState, Outcome
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
+ENTRY = AuditEntry("test", "test.done", "x")
 IMAGE = b"\xff\xd8\xff\xe0 a face in the clear " + bytes(range(256))
 
 

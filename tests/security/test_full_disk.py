@@ -20,7 +20,7 @@ import pytest
 from bench.suites.workload import add_outlet, load_holders, make_document
 from engine.errors import StorageFull
 from engine.registry import backup
-from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
 from engine.registry.database import utc_now
@@ -30,6 +30,7 @@ from serving.deployment.snapshots import SnapshotManager
 from serving.registrar.protocol import CallContext
 from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
+from tests.engine.records import ENTRY
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import to_json
 
@@ -168,8 +169,7 @@ def fill_up_a_backup(disk: str, home: str) -> None:
         with pytest.raises(StorageFull):
             make_backup(store, writer, Path(disk) / "copy", actor="test", progress=look)
         assert [one.name for one in Path(disk).iterdir()] == ["filler"]
-        entry = AuditEntry("test", "test.done", "x")
-        writer.commit([entry])
+        writer.commit([ENTRY])
         fillers[0].unlink()
         manifest = make_backup(store, writer, Path(disk) / "copy", actor="test")
         assert manifest.sequence == writer.sequence

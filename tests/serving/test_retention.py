@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from engine.errors import GalleryBehind
-from engine.registry.audit import AuditEntry
 from engine.registry.database import changing, utc_now
 from engine.registry.enrollments import StoredAnswer
 from engine.registry.events import NewEvent, write_events
@@ -32,6 +31,7 @@ from serving.registrar.service import RegistrarService
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, load_settings
 from serving.telemetry.metrics import Meter, show_set_aside
+from tests.engine.records import ENTRY
 from tests.engine.registry.conftest import ANSWER
 from tests.engine.retention.conftest import only
 from tests.waiting import wait_until
@@ -61,8 +61,7 @@ def deployment(home, tmp_path) -> Iterator[Deployment]:
 def keep_answer(deployment: Deployment, age: timedelta, scope: bytes = SCOPE) -> None:
     """Something that leaves 30 days after its moment."""
     answer = StoredAnswer(scope, bytes(32), None, ANSWER, utc_now() - age)
-    entry = AuditEntry("test", "test.done", "x")
-    deployment.registrar.run(lambda writer, _: writer.commit([entry, answer]))
+    deployment.registrar.run(lambda writer, _: writer.commit([ENTRY, answer]))
 
 
 def runs(deployment: Deployment, action: str = "retention.run") -> int:

@@ -12,7 +12,7 @@ from engine.cases.steps import close, note
 from engine.errors import CaseMoved, NotFound, TenantConflict
 from engine.matching.comparison import WatchList
 from engine.matching.holders import PendingErasure, erase_holder, list_pending, read_erasure
-from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.documents import ErasureCertificate
@@ -21,7 +21,7 @@ from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import ANNA, BOB
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
-from tests.engine.records import make_crop
+from tests.engine.records import ENTRY, make_crop
 
 
 def documents_of(*bodies: dict[str, Any]) -> tuple[str, ...]:
@@ -180,8 +180,7 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(service, ma
     for key in (case.id, other.id):
         note(*service.context, key, "the man with the scar", ANNA)
     crops = [make_crop(made.enrollment_id) for made in (one, two)]
-    entry = AuditEntry("test", "test.done", "x")
-    service.registrar.run(lambda writer, _: writer.commit([entry, *crops]))
+    service.registrar.run(lambda writer, _: writer.commit([ENTRY, *crops]))
     erase_holder(*service.context, one.document_id, "test")
     assert service.store.cases.crops(one.enrollment_id) == []
     assert service.store.cases.crops(two.enrollment_id)

@@ -25,7 +25,7 @@ from schema.lines import LineStatus
 from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
-from tests.engine.records import make_document
+from tests.engine.records import ENTRY, make_document
 from tests.tables import tables
 
 
@@ -406,8 +406,7 @@ def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer, base) -
         status=DocumentStatus.ATTEMPTED,
     )
     with importer.store.writer() as writer:
-        entry = AuditEntry("test", "test.done", "x")
-        writer.commit([entry, attempted])
+        writer.commit([ENTRY, attempted])
     importer.run(base.write())
     assert consent_of(importer, row) == CONSENT
     assert importer.store.identity(attempted.id).name == row["name"]

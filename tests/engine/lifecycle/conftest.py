@@ -7,7 +7,6 @@ import pytest
 
 from engine.lifecycle.reverification import LifeBatch, carry_out
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.lines import LineRecord
 from engine.registry.store import Store
@@ -15,12 +14,11 @@ from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner
 from schema.lines import LineEventKind
 from tests.engine.matching.conftest import lab, make_lab, people
-from tests.engine.records import make_document, make_line
+from tests.engine.records import ENTRY, make_document, make_line
 
 __all__ = ["lab", "make_lab", "people"]
 
 START = datetime(2026, 7, 1, tzinfo=UTC)
-ENTRY = AuditEntry("test", "test.done", "x")
 
 
 @dataclass

@@ -9,14 +9,13 @@ from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
 from engine.registry import database
-from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.lines import LineChange
 from engine.registry.rows import choose
 from engine.registry.writer import Writer
 from schema.lines import LineEventKind
-from tests.engine.records import make_crop
+from tests.engine.records import ENTRY, make_crop
 
 BATCH = 16
 
@@ -99,9 +98,8 @@ def test_only_errors_of_a_row_are_told_as_such(lab, database_url) -> None:
     with locked(database_url), pytest.raises(StorageFailed) as busy:
         lab.store.add_outlet("new", "blue", actor="test")
     assert not isinstance(busy.value, RowRefused)
-    entry = AuditEntry("test", "test.done", "x")
     with lab.store.writer() as writer:
         crop = make_crop(new_id())
         for change in (LineChange([new_id()], LineEventKind.CLOSED, "test", "test"), crop):
             with pytest.raises(RowRefused):
-                writer.commit([entry, change])
+                writer.commit([ENTRY, change])

@@ -25,6 +25,7 @@ from indexes.segmented.segments import SegmentedIndex
 from schema.actors import Caller
 from schema.cases import CaseOrigin, NoteKind
 from schema.options import NO_LIMITS
+from tests.engine.records import ENTRY
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
 
@@ -119,8 +120,7 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab) -> None:
             opened_at=case.opened_at - timedelta(days=2),
             updated_at=case.updated_at - timedelta(days=2),
         )
-        entry = AuditEntry("test", "test.done", "x")
-        registrar.run(lambda writer, _: writer.commit([entry, CaseChange(older)]))
+        registrar.run(lambda writer, _: writer.commit([ENTRY, CaseChange(older)]))
         check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
     (merged,) = lab.store.cases.merged_into(case.id)
     assert (merged.line_id, merged.opened_at) == (line, case.opened_at)

@@ -22,12 +22,11 @@ from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.decisions import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores
 from schema.reasons import Decision
-from tests.engine.records import NOW, make_document, make_line
+from tests.engine.records import ENTRY, NOW, make_document, make_line
 
 NAME = "Ωμέγα Tester-王"
 
 MODEL = "sha256:model-of-the-tests"
-ENTRY = AuditEntry("test", "test.done", "x")
 
 DECIDED = {"decision": "approved", "reasons": [], "score": 0.6123456789}
 SCORES, LIMITS = Scores(0.6123456789, None, None), DecidingScores(0.4, 0.42, 0.55, 0.65)

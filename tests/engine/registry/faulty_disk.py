@@ -119,10 +119,6 @@ class FaultyDisk:
         self.operations.clear()
         self.fails_at, self.stays_broken = fails_at, stays_broken
 
-    @property
-    def has_failed(self) -> bool:
-        return self.fails_at is not None and len(self.operations) >= self.fails_at
-
     def fails(self, operation: str) -> bool:
         self.operations.append(operation)
         if self.fails_at is None:

@@ -20,7 +20,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from engine.registry.writer import Writer
-from tests.engine.records import make_document
+from tests.engine.records import ENTRY, make_document
 from tests.engine.registry.conftest import MODEL, Writes, committed, erasure
 from tests.tables import tables
 
@@ -93,8 +93,7 @@ def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000)
         NewReference(writer.next_reference_id(), one.id, None, row, 1)
         for one, row in zip(documents, vectors, strict=True)
     ]
-    entry = AuditEntry("test", "test.done", "x")
-    return Writes([entry, *documents, *references])
+    return Writes([ENTRY, *documents, *references])
 
 
 def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
@@ -107,7 +106,7 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
         entry = WatchEntry(writer.next_watch_id(), None, faces[0][0], "test", utc_now())
         writer.commit([AuditEntry("test", "watchlist.added", "1"), entry])
         vectors = fill(store, [one.id for one in enrolled.references])
-        writer.commit([AuditEntry("test", "test.done", "x")])
+        writer.commit([ENTRY])
         writer.commit(erasure(enrolled, 4, 6))
     with pytest.raises(RequestError, match="1 of 1 watched faces"):
         switch(database_url, vault)

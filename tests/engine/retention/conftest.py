@@ -15,7 +15,6 @@ from engine.matching.checks.face import FacePart
 from engine.matching.checks.order import BLANK
 from engine.matching.policy import POLICY_VERSION, Candidate, Evidence, decide
 from engine.registry import references
-from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.database import new_id, utc_now
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
@@ -30,7 +29,7 @@ from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
 from schema.options import Retention
 from schema.reasons import Decision
-from tests.engine.records import make_case, make_crop, make_document, make_line
+from tests.engine.records import ENTRY, make_case, make_crop, make_document, make_line
 from tests.engine.registry.conftest import ANSWER
 from tests.row_codes import vouch
 from tests.tables import tables
@@ -47,7 +46,6 @@ def only(**days: Any) -> Retention:
 
 MONTH = only(rejected_days=30, closed_lines_days=30, answers_days=30)
 OLD, YOUNG = NOW - 31 * DAY, NOW - 29 * DAY
-TEST = AuditEntry("test", "test.done", "x")
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
 ALIKE = FacePart(live_portrait_score=0.7, searched=9)
 JUDGED = {
@@ -174,12 +172,12 @@ class RegistryBuilder:
 
     def change(self, statement: object) -> None:
         """Change rows directly, as no operation of the engine does: to set moments long ago."""
-        with self.writer.changing(TEST) as connection:
+        with self.writer.changing(ENTRY) as connection:
             connection.execute(statement)
         vouch(self.store.engine, self.store.vault)
 
     def _commit(self, *writes: Write) -> None:
-        self.writer.commit([TEST, *writes])
+        self.writer.commit([ENTRY, *writes])
 
 
 def is_expired(store: Store, attempt: Attempt) -> bool:

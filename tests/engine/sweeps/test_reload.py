@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
-from engine.registry.audit import AuditEntry
 from engine.registry.crops import NewCrop
 from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
@@ -18,7 +17,7 @@ from engine.sweeps.folder import GroupFile, write_groups
 from engine.sweeps.outputs import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
-from tests.engine.records import make_crop
+from tests.engine.records import ENTRY, make_crop
 from tests.engine.registry.conftest import enroll
 
 __all__ = ["enroll"]
@@ -54,7 +53,7 @@ def test_the_face_of_the_reference_is_shown_else_the_newest_that_was_not_refused
     kept = {"first": one, "review": review, "refused": refused, "later": unkept, "three": three}
     writer.commit(
         [
-            AuditEntry("test", "test.done", "x"),
+            ENTRY,
             review,
             refused,
             unkept,
