@@ -162,11 +162,10 @@ class Lane:
     batch; where the lane `splits`, what fits is taken, and after a whole batch's worth the rest
     stands at the end again. Where `sizes` are given, it takes up to the largest of them that waits,
     or to the smallest. Where it is `filled`, room that its batch leaves is for the lanes after it.
-    After a batch of several calls, `gather_s` passes first for more to join the next. `prepare`
-    does ahead what it can for calls that wait while a batch is carried out, in a thread of its own:
-    not for every call, and in vain for one that is then given up. They stay in the queue; a batch
-    with some that are being prepared begins when they are. Where it fails, whoever carries them
-    out will meet it again.
+    `prepare` does ahead what it can for calls that wait while a batch is carried out, in a thread
+    of its own: not for every call, and in vain for one that is then given up. They stay in the
+    queue; a batch with some that are being prepared begins when they are. Where it fails, whoever
+    carries them out will meet it again.
     """
 
     batch_size: int
@@ -174,7 +173,6 @@ class Lane:
     places: int = UNBOUNDED
     splits: bool = False
     filled: bool = False
-    gather_s: float = 0.0
     sizes: tuple[int, ...] = ()
     prepare: Callable[[Sequence[Call[Any, Any]]], object] | None = None
 
@@ -200,7 +198,6 @@ class _LaneQueue(Generic[P, R]):
         self.lane = lane
         self.calls: deque[Call[P, R]] = deque()
         self.held = 0
-        self.had_several = False
         self.collected: dict[Call[P, R], list[Any]] = {}
         """The results so far of calls that are split."""
         self.preparing: list[Call[P, R]] = []
@@ -229,10 +226,6 @@ class _LaneQueue(Generic[P, R]):
         if not lane.sizes:
             return lane.batch_size
         return max((size for size in lane.sizes if size <= self.held), default=min(lane.sizes))
-
-    def has_batch(self) -> bool:
-        """True where waiting longer would make the next batch no larger, or keep others waiting."""
-        return self.held >= self.lane.batch_size or any(call.alone for call in self.calls)
 
 
 class Batcher(Generic[P, R]):
@@ -273,7 +266,6 @@ class Batcher(Generic[P, R]):
         self._room = threading.Condition(self._lock)
         self._idle = self._entering = 0
         """Workers that wait for work, and callers that wait for room."""
-        self._gathers = any(lane.gather_s for lane in lanes)
         self._waking: asyncio.AbstractEventLoop | None = None
         self._is_closing = False
         self._failure: Exception | None = None
@@ -598,26 +590,10 @@ class Batcher(Generic[P, R]):
         return first is not None and (first.taken > 0 or first.asked_on is not None)
 
     def _await_work(self) -> None:
-        while True:
-            while not self._has_work():
-                self._idle += 1
-                self._work.wait()
-                self._idle -= 1
-            if not self._gathers:
-                return
-            waiting = [queue for queue in self._queues if queue.calls]
-            if len(waiting) != 1 or not (waiting[0].had_several and waiting[0].lane.gather_s):
-                return
-            queue = waiting[0]
+        while not self._has_work():
             self._idle += 1
-            self._work.wait_for(partial(self._has_gathered, queue), queue.lane.gather_s)
+            self._work.wait()
             self._idle -= 1
-            if queue.calls or self._is_closing:
-                return
-
-    def _has_gathered(self, queue: _LaneQueue[P, R]) -> bool:
-        others = any(other.calls for other in self._queues if other is not queue)
-        return self._is_closing or others or not queue.calls or queue.has_batch()
 
     def _next_lane(self) -> int | None:
         count = len(self._queues)
@@ -630,8 +606,6 @@ class Batcher(Generic[P, R]):
     def _fill(self, index: int, batch: list[Call[P, R]], late: list[Call[P, R]]) -> None:
         queue = self._queues[index]
         room = self._take_from(queue, queue.room(), batch, late)
-        if batch and not batch[0].alone:
-            queue.had_several = len(batch) > 1
         while queue.lane.filled and room > 0 and index + 1 < len(self._queues):
             if batch and batch[0].alone:
                 return

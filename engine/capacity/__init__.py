@@ -3,9 +3,6 @@
 EXTRACTING_THREADS = 2
 """Threads of an ingress that embeds faces itself; they share the photographs of a batch. A node
 sends its enrollments to as many ingresses as it takes to extract with all cores."""
-GATHER_S = 0.015
-"""After a batch of several the registrar waits this long for more to share a transaction: the
-spread of one batch of photographs from an ingress."""
 ERASURES_GATHER_S = 5.0
 """The snapshot is compacted and saved once for all erasures within so long. The faces are out of
 memory and of every file by then; a crash meanwhile costs a rebuild from the store."""

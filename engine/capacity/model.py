@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Self
 
-from engine.capacity import ERASURES_GATHER_S, EXTRACTING_THREADS, GATHER_S
+from engine.capacity import ERASURES_GATHER_S, EXTRACTING_THREADS
 from engine.capacity.figures import PlanFigures, Quantity
 from engine.errors import RequestError
 
@@ -116,7 +116,6 @@ class Costs:
     hop_s: float
     decision_spread: float
     scan_spread: float
-    gather_s: float = GATHER_S
     batch: int = DECISIONS_AT_ONCE
     pair_spread: float = 0.2
     """Photographs differ in size and in detector passes."""

@@ -278,37 +278,21 @@ class _Service:
             self._enrollments.wake()
 
     def _write(self) -> Steps:
-        """The registrar's thread: batches of queued enrollments alternate with audit entries.
-
-        After a batch of several it waits for more to share the next.
-        """
+        """The registrar's thread: batches of queued enrollments alternate with audit entries."""
         queue, costs = self._enrollments, self._costs
-        was_alone, was_audit = True, False
+        was_audit = False
         while True:
             if not queue.waiting and not self._audits:
                 yield queue.arrival()
-            if not was_alone and not self._audits:
-                yield from self._fill_batch()
             was_audit = bool(self._audits) and not (was_audit and queue.waiting)
             if was_audit:
                 batch, self._audits = self._audits, []
                 yield self._registrar.work(costs.decision(0) * next(self._steps))
             else:
                 batch = queue.take(costs.batch)
-                was_alone = len(batch) == 1
                 yield self._registrar.work(costs.decision(len(batch)) * next(self._steps))
                 yield from self._scan(len(batch))
             _end(batch)
-
-    def _fill_batch(self) -> Steps:
-        """Wait until the batch is full, a search is to be audited, or `gather_s` have passed."""
-        deadline = self._env.timeout(self._costs.gather_s)
-        while (
-            len(self._enrollments.waiting) < self._costs.batch
-            and not self._audits
-            and not deadline.processed
-        ):
-            yield deadline | self._enrollments.arrival()
 
     def _scan(self, probes: int) -> Steps:
         """One pass over the gallery with all cores of a machine, or of the slowest shard.

@@ -95,12 +95,10 @@ _REFUSALS = Refusals(
 @dataclass(frozen=True, slots=True)
 class RegistrarConfig:
     """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits;
-    `gather_s`: how long a batch waits for more while enrollments come several at a time;
     `audit_queue_size`: how many audit entries wait."""
 
     batch_size: int = 32
     queue_size: int = 1024
-    gather_s: float = 0.0
     audit_queue_size: int = 8192
 
 
@@ -183,12 +181,7 @@ class Registrar:
             self._work,
             (
                 Lane(AUDIT_ENTRIES_AT_ONCE, sizes.audit_queue_size),
-                Lane(
-                    sizes.batch_size,
-                    sizes.queue_size,
-                    gather_s=sizes.gather_s,
-                    prepare=self._scan_ahead,
-                ),
+                Lane(sizes.batch_size, sizes.queue_size, prepare=self._scan_ahead),
             ),
             _REFUSALS,
             name="registrar",

@@ -221,14 +221,12 @@ def warn_on_stderr(message: str) -> None:
 class Deployment:
     """An open home folder; each part is built on first use. Close it after use. `warn` gets a line
     for each failure that does not fail the command. With `open_index` the gallery is on shards,
-    which takes the writer's lease. Set `observer` (metrics), `gather_s` (`RegistrarConfig`) and
-    `tell` (of shards that are rebuilt) before the first use of the registrar. With `is_examined` an
-    altered registry opens. `RequestError` for a sandbox's home, which its own command alone
-    opens."""
+    which takes the writer's lease. Set `observer` (metrics) and `tell` (of shards that are rebuilt)
+    before the first use of the registrar. With `is_examined` an altered registry opens.
+    `RequestError` for a sandbox's home, which its own command alone opens."""
 
     is_of_sandbox = False
     observer: Observer | None = None
-    gather_s: float = 0.0
     tell: Tell | None = None
 
     def __init__(
@@ -426,7 +424,7 @@ class Deployment:
                 # A later store might accept what this one refuses.
                 self.remove_snapshot()
             sizes = self.settings.registrar
-            config = RegistrarConfig(sizes.batch_size, sizes.queue_size, self.gather_s)
+            config = RegistrarConfig(sizes.batch_size, sizes.queue_size)
             registrar = Registrar(writer, self.judge, config, observer=self.observer)
         except BaseException:
             writer.close()

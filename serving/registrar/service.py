@@ -16,7 +16,6 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Pending
-from engine.capacity import GATHER_S
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
@@ -214,7 +213,6 @@ class Lifecycle:
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
             counting = Counting(self._meter)
             deployment.observer = counting
-            deployment.gather_s = GATHER_S
             deployment.tell = partial(self._enter, Phase.REPLAYING)
             opened = OpenRegistry(deployment, self._probes_waiting, counting.observe_search)
             undo.callback(opened.searches.close)

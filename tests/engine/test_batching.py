@@ -415,62 +415,6 @@ def test_a_closing_queue_does_what_waits_and_refuses_who_comes(open_batcher, dou
     assert [one.result(0) for one in calls] == [[2], [4]]
 
 
-def gather_two(batcher: Batcher[Any, Any], doubler: Doubler) -> None:
-    with held(batcher, doubler):
-        calls = [batcher.submit(call(number)) for number in (1, 2)]
-    wait(calls, ANSWER_S)
-
-
-def test_after_a_batch_of_several_the_next_is_waited_for_until_it_is_full(
-    open_batcher, doubler
-) -> None:
-    batcher = open_batcher(Lane(3, gather_s=LONG_S))
-    gather_two(batcher, doubler)
-    first = batcher.submit(call(4))
-    assert not wait([first], 0.05).done
-    calls = [first, batcher.submit(call(5)), batcher.submit(call(6))]
-    assert [one.result(ANSWER_S) for one in calls] == [[8], [10], [12]]
-    assert doubler.batches == [[0], [1, 2], [4, 5, 6]]
-
-
-def test_who_comes_alone_is_not_made_to_wait(open_batcher) -> None:
-    batcher = open_batcher(Lane(3, gather_s=LONG_S))
-    for number in range(3):
-        assert batcher.submit(call(number)).result(ANSWER_S) == [2 * number]
-
-
-def test_when_nobody_joins_the_batch_is_taken_and_the_next_at_once(open_batcher, doubler) -> None:
-    batcher = open_batcher(Lane(3, gather_s=0.02))
-    gather_two(batcher, doubler)
-    assert batcher.submit(call(4)).result(ANSWER_S) == [8]
-    assert doubler.batches[-1] == [4]
-
-
-@pytest.mark.parametrize("way", ["alone", "other lane", "closing"])
-def test_waiting_for_more_ends_when_it_would_keep_others_waiting(
-    open_batcher, doubler, way: str
-) -> None:
-    batcher = open_batcher(Lane(3, gather_s=LONG_S), Lane(1))
-    gather_two(batcher, doubler)
-    first = batcher.submit(call(4))
-    if way == "alone":
-        assert batcher.submit(call(5, alone=True)).result(ANSWER_S) == [10]
-    elif way == "other lane":
-        assert batcher.submit(call(5, lane=1)).result(ANSWER_S) == [10]
-        assert not first.done()
-    batcher.close()
-    assert first.result(ANSWER_S) == [8]
-
-
-def test_who_leaves_while_a_batch_gathers_ends_no_worker(open_batcher, doubler) -> None:
-    batcher = open_batcher(Lane(3, gather_s=LONG_S))
-    gather_two(batcher, doubler)
-    assert batcher.submit(call(4)).cancel()
-    calls = [batcher.submit(call(number)) for number in (5, 6, 7)]
-    wait(calls, ANSWER_S)
-    assert doubler.batches[-1] == [5, 6, 7]
-
-
 def test_each_batch_is_observed_and_an_observer_that_fails_stops_nothing(
     open_batcher, doubler
 ) -> None:

@@ -199,7 +199,7 @@ def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab, busy) -> N
 
 
 KEYS, OUTLETS, ROUNDS = 8, 5, 16
-SMALL = RegistrarConfig(batch_size=4, queue_size=4, gather_s=0.001)
+SMALL = RegistrarConfig(batch_size=4, queue_size=4)
 """So that batches hold several keys, and some requests find no room."""
 REFUSALS = (DeadlinePassed, IdempotencyInFlight, IdempotencyMismatch, Overloaded)
 
