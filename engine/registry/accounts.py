@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -188,8 +188,8 @@ API_KEYS = Table(
     "api_keys",
     metadata,
     Column("id", Code, primary_key=True),
-    # Keyed, of the whole key and of what it may do (`bind_key`): a reader of the table cannot use
-    # it, and whoever alters a row makes it useless. Empty once the key is revoked.
+    # Keyed, of the whole key and of what it may do (`bind_secret`): a reader of the table cannot
+    # use it, and whoever alters a row makes it useless. Empty once the key is revoked.
     Column("digest", LargeBinary, nullable=False),
     Column("label", String(200), nullable=False),
     Column("role", String(16), nullable=False),
@@ -243,7 +243,10 @@ SESSIONS = Table(
 @dataclass(frozen=True, slots=True)
 class KeptSecret:
     """The row of a secret that was given out; `digest` is all that is stored of the secret itself,
-    bound to what it may. `carrier` and `outlet` are what the role is bound to."""
+    bound to the row's columns `bound`. `carrier` and `outlet` are what the role is bound to."""
+
+    table: ClassVar[Table]
+    bound: ClassVar[Sequence[str]]
 
     id: str
     digest: bytes = field(repr=False)
@@ -258,6 +261,9 @@ class ApiKey(KeptSecret):
     """A key of the service; `rate_limit` is in items a second. A `person` may have several keys;
     those of fraud teams and operators have one."""
 
+    table = API_KEYS
+    bound = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
+
     label: str = ""
     rate_limit: float | None = None
     expires_at: datetime | None = None
@@ -268,35 +274,22 @@ class ApiKey(KeptSecret):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session(KeptSecret):
     """A sign-in by the identity provider; `seen_at` is when it was used last, to a minute. It ends
-    at `expires_at` at the latest."""
+    at `expires_at` at the latest, and a row that was altered lives no longer."""
+
+    table = SESSIONS
+    bound = ("id", "person", "role", "carrier", "outlet", "created_at", "expires_at")
 
     person: str
     expires_at: datetime
     seen_at: datetime
 
 
-_KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
-_SESSION_COLUMNS = ("id", "person", "role", "carrier", "outlet", "created_at", "expires_at")
-
-
-def bind_key(vault: Vault, key: ApiKey, secret_digest: bytes) -> bytes:
-    """Binds a key's row to the digest of the key itself and all that it may do, so that an
-    alteration of the row only makes it useless."""
-    return _bind(vault, "api_keys", key, _KEY_COLUMNS, secret_digest)
-
-
-def bind_session(vault: Vault, session: Session, secret_digest: bytes) -> bytes:
-    """The same of a session; when it was seen last is not bound, so an altered row lives no longer
-    than `expires_at`."""
-    return _bind(vault, "sessions", session, _SESSION_COLUMNS, secret_digest)
-
-
-def _bind(
-    vault: Vault, what: str, row: object, columns: Sequence[str], secret_digest: bytes
-) -> bytes:
-    said = {name: getattr(row, name) for name in columns}
+def bind_secret(vault: Vault, row: KeptSecret, secret_digest: bytes) -> bytes:
+    """Binds a row to the digest of the secret itself and all that it may do, so that an alteration
+    of the row only makes it useless."""
+    said = {name: getattr(row, name) for name in row.bound}
     moments = {name: in_utc(value) for name, value in said.items() if isinstance(value, datetime)}
-    return vault.authenticate(what, encode_values([said | moments, secret_digest]))
+    return vault.authenticate(row.table.name, encode_values([said | moments, secret_digest]))
 
 
 _OF_CARRIER = "carrier_"
@@ -363,7 +356,7 @@ class Accounts(Source):
         bound = {one: getattr(session, one) for one in ("person", "role", "carrier", "outlet")}
         actor = describe_actor(session.person, f"session:{session.id}")
         entry = AuditEntry(actor, "session.opened", session.id, bound | {"correlator": correlator})
-        digest = bind_session(self.vault, session, session.digest)
+        digest = bind_secret(self.vault, session, session.digest)
         with recorded(self._engine, self.vault, [entry]) as connection:
             ended = delete(SESSIONS).where(SESSIONS.c.expires_at <= session.created_at)
             connection.execute(ended)

@@ -36,7 +36,7 @@ from engine.registry.accounts import (
     Carrier,
     KeyReader,
     OutletReader,
-    bind_key,
+    bind_secret,
 )
 from engine.registry.audit import AuditEntry, AuditReader
 from engine.registry.campaigns import LifeReader
@@ -338,7 +338,7 @@ class Store(Reader):
         with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:
             _require_tenant(connection, key)
             try:
-                digest = bind_key(self.vault, key, key.digest)
+                digest = bind_secret(self.vault, key, key.digest)
                 row = asdict(key) | {"digest": digest}
                 table = API_KEYS
                 connection.execute(insert(table), with_macs(self.vault, table, [row]))

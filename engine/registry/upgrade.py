@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, func, 
 from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
 from engine.models.catalog import Conversion, Transform
 from engine.registry import deployment, store
-from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_key
+from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_secret
 from engine.registry.audit import AUDIT, AuditEntry, AuditReader, read_head, verify_chain
 from engine.registry.campaigns import CAMPAIGN_LINES
 from engine.registry.cases import CASE_DOCUMENTS, CROPS
@@ -351,7 +351,7 @@ def _bind_keys(connection: Connection, vault: Vault) -> None:
         key = read_as(ApiKey, row)
         bounds = told.get(key.id, {})
         is_told = all(bounds.get(name, "") == getattr(key, name) for name in _BOUNDS)
-        digest = bind_key(vault, key, key.digest) if is_told and key.revoked_at is None else b""
+        digest = bind_secret(vault, key, key.digest) if is_told and key.revoked_at is None else b""
         changed = update(API_KEYS).where(API_KEYS.c.id == key.id)
         with changing_rows(connection, vault, API_KEYS, [key.id]):
             connection.execute(changed.values(digest=digest))

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from engine.errors import NotFound, SealBroken
-from engine.registry.accounts import Accounts, ApiKey, Session, bind_key, bind_session
+from engine.registry.accounts import Accounts, ApiKey, Session, bind_secret
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
@@ -107,8 +107,8 @@ def parse_key(text: str | None, kind: Credential = Credential.KEY) -> PresentedK
 
 def digest_key(vault: Vault, key_id: str, secret: str, kind: Credential = Credential.KEY) -> bytes:
     """The keyed digest of a key (HMAC-SHA256, 32 bytes), which the registry binds to what the key
-    may do (`bind_key`). No slow hash: nobody guesses 256 random bits, and it is computed for every
-    request."""
+    may do (`bind_secret`). No slow hash: nobody guesses 256 random bits, and it is computed for
+    every request."""
     return vault.look_up(kind, f"{key_id}\0{secret}")
 
 
@@ -323,12 +323,7 @@ class Authenticator:
     def _matches(self, presented: PresentedKey, known: _Known) -> bool:
         vault, row = self._vault, known.row
         digest = digest_key(vault, presented.id, presented.secret, presented.kind)
-        bound = (
-            bind_session(vault, row, digest)
-            if isinstance(row, Session)
-            else bind_key(vault, row, digest)
-        )
-        return hmac.compare_digest(bound, row.digest)
+        return hmac.compare_digest(bind_secret(vault, row, digest), row.digest)
 
     async def _look_up(self, presented: PresentedKey) -> _Known | None:
         """The key in force with this id, from the registry; concurrent calls share one look-up."""

@@ -9,7 +9,7 @@ from bench.suites.serve.fixtures import CALLER, Home, Person, draw_people, make_
 from bench.suites.serve.load_generator import check_searches, draw_probes, pair_items
 from bench.suites.serve.throughput import enroll_here, make_requests
 from bench.suites.workload import CARRIER
-from engine.registry.accounts import bind_key
+from engine.registry.accounts import bind_secret
 from engine.registry.vault import Vault
 from serving.access.authentication import digest_key, parse_key
 from serving.access.authorization import tenant_of
@@ -38,7 +38,7 @@ def test_a_home_has_its_references_and_a_key_of_its_carrier(home) -> None:
         vault: Vault = deployment.vault
         kept = deployment.store.api_key(presented.id)
         digest = digest_key(vault, presented.id, presented.secret)
-        assert kept.digest == bind_key(vault, kept, digest)
+        assert kept.digest == bind_secret(vault, kept, digest)
     assert (kept.role, kept.carrier) == ("carrier", CARRIER)
     assert home.key not in repr(home)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 
 from engine.errors import NotFound, RegistryError, RequestError
-from engine.registry.accounts import ApiKey, bind_key
+from engine.registry.accounts import ApiKey, bind_secret
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.database import Moment, new_id, utc_now
 from tests.engine.registry.conftest import ENTRY
@@ -71,7 +71,7 @@ def test_a_key_is_read_back_as_it_was_added(store) -> None:
     ]
     for key in keys:
         store.add_api_key(key, actor="test")
-    keys = [replace(key, digest=bind_key(store.vault, key, DIGEST)) for key in keys]
+    keys = [replace(key, digest=bind_secret(store.vault, key, DIGEST)) for key in keys]
     assert store.api_keys() == keys
     assert len({key.digest for key in keys}) == len(keys)
     assert [store.api_key(key.id) for key in keys] == keys

@@ -15,7 +15,7 @@ from engine.models.catalog import Conversion, Transform
 from engine.registry import audit, deployment
 from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
-from engine.registry.accounts import ApiKey, Carrier, bind_key
+from engine.registry.accounts import ApiKey, Carrier, bind_secret
 from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import REVISIONS, changing, connect, new_id, restructuring, utc_now
@@ -287,7 +287,7 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         # Without a label a key's id stands for its person.
         assert [keys[name].person for name, *_ in KEYS] == [None, "key:k2", "key:k3"]
         for name in ("k1", "k2"):
-            assert keys[name].digest == bind_key(vault, keys[name], OLD_DIGEST)
+            assert keys[name].digest == bind_secret(vault, keys[name], OLD_DIGEST)
         assert keys["k3"].digest == b""
         with store.writer() as writer:
             writer.commit([ENTRY])

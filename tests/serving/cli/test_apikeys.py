@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.registry.accounts import Session, bind_key
+from engine.registry.accounts import Session, bind_secret
 from serving.access.authentication import Credential, digest_key, make_key, parse_key
 from serving.cli.inputs import open_deployment
 
@@ -20,7 +20,7 @@ def test_a_key_is_shown_once_and_is_the_one_that_was_kept(home, sosie, contents)
     with open_deployment(home) as deployment:
         stored = deployment.store.api_key(key.id)
         digest = digest_key(deployment.vault, key.id, key.secret)
-        assert stored.digest == bind_key(deployment.vault, stored, digest)
+        assert stored.digest == bind_secret(deployment.vault, stored, digest)
     assert (stored.role, stored.carrier, stored.outlet) == ("outlet", "blue", "b1")
     assert (stored.label, stored.rate_limit) == ("Till [3]", 12.5)
     assert stored.expires_at == datetime.combine(
@@ -153,7 +153,7 @@ def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home, sosie) -
     outlets = sosie("outlet", "list", *at, "--json").json["outlets"]
     free = dict.fromkeys(("time_zone", "restriction", "restriction_case", "restriction_reason"))
     free["refused_attempts"] = 0
-    free["liveness"] = {"days": 90, "results": 0, "failed": 0, "absent": 0}
+    free["liveness"] = {"days": 90, "results": 0, "failed": 0, "absent": 0, "proofs": 0}
     assert outlets == [
         {"outlet": "b1", "carrier": "blue", "is_open": True, **free},
         {"outlet": "r1", "carrier": "red", "is_open": False, **free},
