@@ -193,7 +193,8 @@ class Scan:
         for place, rows in self.rows.items():
             self.probes[rows] = self.faces[place].vectors
         self.found: Found = gallery.range_search(self.probes, thresholds.lowest_review)
-        self.watched: Found = watch.search(self.probes, thresholds.lowest_review)
+        self.watched = self._search_watched(watch)
+        """None where no face is watched."""
 
     def serves(self, thresholds: Thresholds) -> bool:
         """True where its probes are those of these thresholds, and its hits all that they need."""
@@ -207,7 +208,15 @@ class Scan:
         """Brings what was found up to date."""
         review = self.thresholds.lowest_review
         self.found = gallery.refresh(self.found, self.probes, review)
-        self.watched = watch.refresh(self.watched, self.probes, review)
+        if self.watched is None:
+            self.watched = self._search_watched(watch)
+        else:
+            self.watched = watch.refresh(self.watched, self.probes, review)
+
+    def _search_watched(self, watch: WatchList) -> Found | None:
+        if not watch.face_count:
+            return None
+        return watch.search(self.probes, self.thresholds.lowest_review)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,7 +260,9 @@ class Comparisons:
         }
         """By place (reference id, how alike) of the gallery, from the review threshold on."""
         self.watched = {
-            place: self._resembling(one, one.scan.watched) for place, one in self._scanned.items()
+            place: self._resembling(one, one.scan.watched)
+            for place, one in self._scanned.items()
+            if one.scan.watched is not None
         }
         """The same of the watch-list, by the ids of its entries."""
 
