@@ -109,6 +109,7 @@ INVALID_IDS = {
     "negative": as_ids(1, -2),
     "twice in the call": as_ids(1, 1),
     "present": as_ids(1, 105),
+    "present in a head": as_ids(1, 109),
     "too few": as_ids(1),
     "too many": as_ids(1, 2, 3),
 }
@@ -122,11 +123,20 @@ def test_invalid_ids_are_refused_and_add_nothing(index, rows, ids: Ids) -> None:
     assert len(index.search(rows[:1], 50).ids) == 10
 
 
-@pytest.mark.parametrize("ids", [as_ids(100, 99), as_ids(100, 100), as_ids(100, -1)])
+@pytest.mark.parametrize("ids", [as_ids(100, 109, 99), as_ids(100, 100), as_ids(100, -1)])
 def test_an_invalid_removal_removes_nothing(index, ids: Ids) -> None:
     with pytest.raises(IdInvalid):
         index.remove(ids)
     assert index.ids.tolist() == list(range(100, 110))
+
+
+def test_what_was_removed_is_unknown_and_so_is_all_but_a_whole_number(index) -> None:
+    index.remove(as_ids(103, 109))
+    with pytest.raises(IdInvalid, match="id 103 is not in the index"):
+        index.remove(as_ids(104, 103))
+    assert all(held in index for held in (100, np.int64(104), 108))
+    for stranger in (True, 100.0, "100", 103, 109, -1, 2**63, 10**30):
+        assert stranger not in index
 
 
 def test_vectors_of_an_unknown_id_are_refused_by_name(index) -> None:

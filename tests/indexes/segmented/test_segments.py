@@ -344,35 +344,6 @@ def test_what_is_removed_beside_a_rewrite_is_in_nothing_of_what_it_makes_and_all
     scanner.close()
 
 
-def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(index, unit_rows) -> None:
-    rows = unit_rows(100, 64, seed=3)
-    for taken in (5, 70, 98):
-        with pytest.raises(IdInvalid, match=f"id {taken} is in the index already"):
-            index.add(np.array([200, taken]), rows[:2])
-        with pytest.raises(IdInvalid, match=f"id {taken} is in the index already"):
-            index.add(np.r_[200:299, taken], rows)
-    with pytest.raises(IdInvalid, match="given twice"):
-        index.add(np.array([200, 200]), rows[:2])
-    assert index.ids.tolist() == list(range(100))
-    for stranger in (True, 5.0, "5", 200, -1, 10**30):
-        assert stranger not in index
-    assert all(held in index for held in (5, np.int64(70), 98))
-
-
-def test_an_unknown_id_is_refused_and_nothing_is_removed(index) -> None:
-    with pytest.raises(IdInvalid, match="id 100 is not"):
-        index.remove(np.array([5, 70, 98, 100]))
-    with pytest.raises(IdInvalid, match="id 100 is not"):
-        index.vectors(np.array([5, 100]))
-    with pytest.raises(IdInvalid, match="given twice"):
-        index.remove(np.array([5, 5]))
-    assert len(index) == 100
-    index.remove(np.array([5, 70, 98]))
-    with pytest.raises(IdInvalid, match="id 5 is not"):
-        index.remove(np.array([5]))
-    assert len(index) == 97
-
-
 def test_a_score_never_changes_in_the_life_of_a_float16_reference(unit_rows) -> None:
     config = SegmentsConfig(head_rows=HEAD_ROWS, rows="float16")
     index = SegmentedIndex(100, config, scanner=SCANNER)

@@ -134,8 +134,6 @@ def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index) -> None:
     places = index.placement.shard_of(np.arange(60))
     assert contents(index) == [np.flatnonzero(places == shard).tolist() for shard in range(3)]
     assert (index.kind, index.dim) == ("exact8 x 3", 16)
-    for other in (True, 1.0, -1, 2**63, "1", 60):
-        assert other not in index
 
 
 @pytest.mark.parametrize("call", EVERY_CALL)
