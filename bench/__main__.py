@@ -386,7 +386,7 @@ def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
     }
 
 
-NEEDED = ("matplotlib", "pyarrow", "pytest_benchmark", "ray", "scipy", "structlog")
+NEEDED = ("faiss", "matplotlib", "pyarrow", "pytest_benchmark", "ray", "scipy", "structlog")
 app = typer.Typer(
     cls=RootGroup,
     name="bench",
