@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -421,6 +421,31 @@ def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_
         assert_exact(index, np.arange(100), unit_rows(100))
 
 
+def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes) -> None:
+    with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
+        (copied,) = index.shards
+        assert index.open_copy is not None
+        assert isinstance(copied, ReplicatedShard)
+        assert len(nodes_of(copied)) == 2
+        nodes.lose_second()
+        try:
+            wait_until(lambda: index.wanting == [copied] and living_nodes() == 1)
+            with pytest.raises(ShardLost, match="waiting for gallery shards"):
+                index.open_copy(0)
+            assert index.wanting == [copied]
+        finally:
+            nodes.bring_back()
+            wait_until(lambda: living_nodes() == 2)
+
+        def is_whole() -> bool:
+            with suppress(ShardLost):
+                copied.attach(index.open_copy(0))
+            return index.wanting == []
+
+        wait_until(is_whole)
+        assert len(nodes_of(copied)) == 2
+
+
 def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
     own = replace(PLAN, content="one:of copies on one node", epoch=1)
     # A node that has just come back starts its first actor slowly.
@@ -440,3 +465,7 @@ def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
         assert isinstance(copied, ReplicatedShard)
         assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
         assert len(nodes_of(copied)) == 2
+
+
+def living_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
