@@ -1,23 +1,18 @@
-"""Sources of subscribers: CSV and Parquet files, read in pieces by Arrow."""
+"""Sources of subscribers: CSV and Parquet files, read in pieces."""
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
-import io
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from engine.errors import RequestError
@@ -80,34 +75,8 @@ def read_head(path: Path) -> tuple[bytes, str]:
     return start, digest.hexdigest()
 
 
-def require_encoding(path: Path, encoding: str) -> None:
-    """Raise `RequestError`, with the line, where a text file is not in this encoding."""
-    try:
-        "x".encode(encoding)
-        decoder = codecs.getincrementaldecoder(encoding)()
-    except LookupError:
-        raise RequestError(
-            "no encoding has this name: use utf-8, gb18030, big5, euc-kr, tis-620, windows-1252 …"
-        ) from None
-    lines = 1
-    with path.open("rb") as file:
-        while True:
-            piece = file.read(_PIECE_BYTES)
-            try:
-                lines += decoder.decode(piece, final=not piece).count("\n")
-            except UnicodeDecodeError as error:
-                before = error.object[: error.start].decode(encoding, "ignore")
-                line = lines + before.count("\n")
-                raise RequestError(
-                    f"{path}, line {line}: not {encoding.upper()}: name the file's encoding, "
-                    "as --encoding gb18030"
-                ) from None
-            if not piece:
-                return
-
-
-BLOCK_BYTES = 4 << 20
-"""Size of the pieces that are read."""
+MAX_CHARACTERS = 4 << 20
+"""Of one line, and of one cell: a longer one is not even read."""
 MAX_LINES = 100
 """A row over more lines has a quote that was never closed, and other rows inside."""
 
@@ -127,98 +96,68 @@ class CsvSource:
     """
 
     def __init__(self, path: Path, digest: str, mapping: ColumnMapping, form: CsvForm) -> None:
-        require_encoding(path, form.encoding)
         self.digest = digest
         self.has_vectors = False
-        self._path = path
-        self._form = form
-        header, self._has_rows = _read_header(path, form)
-        self._width = len(header)
+        self._path, self._form = path, form
+        rows = self._read()
+        header = next(rows, None)
+        if header is None:
+            raise RequestError(f"{path} has no header: its first row must name the columns")
+        header[0] = header[0].removeprefix("\ufeff")
+        self._width, self._count = len(header), sum(1 for _ in rows)
         self.columns = find_columns(header, mapping)
 
     def count_rows(self) -> int:
         return self._count
 
-    @cached_property
-    def _count(self) -> int:
-        malformed: deque[int] = deque()
-        first = next(iter(self.columns.places.values()))
-        sound: int = sum(batch.num_rows for batch in self._read([first], malformed))
-        return sound + len(malformed)
-
     def rows(self) -> Iterator[RawRow]:
         """All rows; one with another number of cells than the header is malformed."""
-        fields, places = list(self.columns.places), list(self.columns.places.values())
-        malformed: deque[int] = deque()
-        number = 1
-        for batch in self._read(places, malformed):
-            for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                while malformed and malformed[0] == number:
-                    yield RawRow(malformed.popleft(), is_malformed=True)
-                    number += 1
-                yield RawRow(number, dict(zip(fields, cells, strict=True)))
-                number += 1
-        for left in malformed:
-            yield RawRow(left, is_malformed=True)
+        places = self.columns.places.items()
+        for number, cells in enumerate(self._read()):
+            if number and len(cells) != self._width:
+                yield RawRow(number, is_malformed=True)
+            elif number:
+                yield RawRow(number, {field: cells[place] for field, place in places})
 
-    def _read(self, places: list[int], malformed: deque[int]) -> Iterator[pa.RecordBatch]:
-        """Batches of columns as texts; numbers of malformed rows are added before the batch."""
-
-        def skip(row: arrow_csv.InvalidRow) -> str:
-            # The header is the first row that Arrow counts.
-            malformed.append(row.number - 1)
-            return "error" if row.text.count("\n") > MAX_LINES else "skip"
-
-        if not self._has_rows:
-            return
-        chosen = [str(place) for place in places]
+    def _read(self) -> Iterator[list[str]]:
+        """The cells of each row that has any, the header's first."""
+        csv.field_size_limit(MAX_CHARACTERS)
+        encoding, count, before = self._form.encoding, 0, 0
         try:
-            with arrow_csv.open_csv(
-                str(self._path),
-                read_options=arrow_csv.ReadOptions(
-                    use_threads=False,  # with threads, malformed rows have no number
-                    block_size=BLOCK_BYTES,
-                    column_names=[str(place) for place in range(self._width)],
-                    skip_rows_after_names=1,
-                    encoding=self._form.encoding,
-                ),
-                parse_options=arrow_csv.ParseOptions(
-                    delimiter=self._form.delimiter,
-                    newlines_in_values=True,
-                    invalid_row_handler=skip,
-                ),
-                convert_options=arrow_csv.ConvertOptions(
-                    include_columns=chosen,
-                    column_types=dict.fromkeys(chosen, pa.string()),
-                    strings_can_be_null=False,
-                ),
-            ) as reader:
-                yield from reader
-        except (pa.ArrowInvalid, OSError):
-            # Arrow's own message quotes the row.
-            after = f" after row {malformed[-1] - 1}" if malformed else ""
+            with self._path.open(encoding=encoding, newline="") as text:
+                rows = csv.reader(_read_lines(text), delimiter=self._form.delimiter)
+                for cells in rows:
+                    if rows.line_num - before > MAX_LINES:
+                        raise csv.Error("too many lines")
+                    before = rows.line_num
+                    if cells:
+                        yield cells
+                        count += 1
+        except LookupError:
+            raise RequestError(
+                "no encoding has this name: use utf-8, gb18030, big5, euc-kr, tis-620, "
+                "windows-1252 …"
+            ) from None
+        except UnicodeDecodeError as error:
+            # All lines that were whole before this piece have been read.
+            line = rows.line_num + 1 + error.object[: error.start].count(b"\n")
+            raise RequestError(
+                f"{self._path}, line {line}: not {encoding.upper()}: name the file's encoding, "
+                "as --encoding gb18030"
+            ) from None
+        except csv.Error:
+            after = f" after row {count - 1}" if count > 1 else ""
             raise RequestError(
                 f"{self._path} cannot be read as CSV{after}: close the quote that is open there, "
-                f"or split the row that is longer than {BLOCK_BYTES >> 20} MiB"
+                f"or split the line that is longer than {MAX_CHARACTERS} characters"
             ) from None
 
 
-def _read_header(path: Path, form: CsvForm) -> tuple[list[str], bool]:
-    """The cells of the first row, and whether another one follows."""
-    header: list[str] = []
-    with path.open("rb") as file:
-        text = io.TextIOWrapper(file, form.encoding, newline="")
-        rows = csv.reader(text, delimiter=form.delimiter)
-        try:
-            header = next(rows, [])
-            has_rows = next(rows, None) is not None
-        except csv.Error:
-            # A cell longer than the limit of `csv`: there is a row, whatever it is.
-            has_rows = True
-    if not header:
-        raise RequestError(f"{path} has no header: its first row must name the columns")
-    header[0] = header[0].removeprefix("\ufeff")
-    return header, has_rows
+def _read_lines(text: TextIO) -> Iterator[str]:
+    while line := text.readline(MAX_CHARACTERS):
+        if len(line) == MAX_CHARACTERS:
+            raise csv.Error("too long")
+        yield line
 
 
 BATCH_ROWS = 2048

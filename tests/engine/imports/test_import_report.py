@@ -106,7 +106,7 @@ def test_every_reason_has_a_message() -> None:
         *(
             one
             for one in Reason
-            if one.startswith(("LIVENESS_", "GUARDIAN_", "EXCEPTION_", "AUTHORITY_"))
+            if one.startswith(("LIVENESS_", "GUARDIAN_", "EXCEPTION_", "PROOF_", "AUTHORITY_"))
         ),
         Reason.BIRTH_DATE_MISSING,
         Reason.REPLACEMENT_REFUSED,

@@ -16,7 +16,7 @@ from engine.errors import RequestError
 from engine.imports.row_parser import ColumnMapping, Field, RawRow
 from engine.imports.sources import (
     BATCH_ROWS,
-    BLOCK_BYTES,
+    MAX_CHARACTERS,
     MAX_LINES,
     CsvForm,
     CsvSource,
@@ -68,7 +68,7 @@ def test_a_row_with_other_cells_than_the_header_is_numbered_and_stops_no_other(
 
 
 def test_rows_keep_their_numbers_over_many_pieces(tmp_path) -> None:
-    count = 2 * BLOCK_BYTES // 1000 + 10
+    count = 2 * MAX_CHARACTERS // 1000 + 10
     long = "x" * 1000
     lines = [f"t,1,{long},a\n" if place % 1000 else "short,row\n" for place in range(count)]
     rows = read(write(tmp_path, HEADER + "".join(lines)))
@@ -128,7 +128,7 @@ def test_an_empty_file_is_refused(text: str, tmp_path) -> None:
         read(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("swallowed", [MAX_LINES + 1, BLOCK_BYTES // 10])
+@pytest.mark.parametrize("swallowed", [MAX_LINES + 1, MAX_CHARACTERS // 10])
 @pytest.mark.parametrize("end", ["", '"\n'])
 def test_an_open_quote_is_refused_by_its_row_without_showing_it(
     swallowed: int, end: str, tmp_path
