@@ -48,7 +48,7 @@ from engine.registry.rows import (
 from engine.registry.sweeps import JUDGED_PAIRS
 from schema.cases import Outcome
 from schema.decoding import prepare
-from schema.people import ExceptionTally
+from schema.people import ExceptionCause, ExceptionTally
 
 # Who answers for the line of a minor: ids alone, and the year in which that ends.
 GUARDIANSHIPS = Table(
@@ -277,6 +277,8 @@ _ENROLLMENTS = select(ENROLLMENTS).where(ENROLLMENTS.c.id.in_(KEYS))
 _ASKED = (
     select(EXCEPTIONS.c.outlet, func.count().label("asked"))
     .where(EXCEPTIONS.c.outlet.in_(KEYS), EXCEPTIONS.c.asked_at > bindparam("since"))
+    # Proofs that two people decide have a count of their own.
+    .where(EXCEPTIONS.c.cause.in_([one.value for one in ExceptionCause]))
     .group_by(EXCEPTIONS.c.outlet)
 )
 _PROOFS = (

@@ -195,7 +195,8 @@ class ProofIssuer(Section):
 class ProofSettings(Section):
     """Proofs in place of a face, each signed by who made it. `[people] proofs` opens ways."""
 
-    max_age_s: float = setting(900, "an older proof is stale", gt=0, le=86400)
+    # The row of one that was taken stays longer: a day at least.
+    max_age_s: float = setting(900, "an older proof is stale", gt=0, le=82_800)
     at_least: dict[ProofWay, ProofLevel] = setting(
         {}, 'levels that a proof must tell, by way, as { mobile_id = "substantial" }'
     )

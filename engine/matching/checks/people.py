@@ -394,7 +394,7 @@ class PeopleCheck(DecisionCheck):
         cause = attempt.request.exception if proof is None else proof.way
         assert cause is not None, "only an exception is asked for"
         assert document_id is not None
-        self._asked[attempt.outlet.code] += 1
+        self._asked[attempt.outlet.code] += proof is None
         self._exceptions.append(
             ExceptionRecord(
                 id=made.decided.enrollment_id,

@@ -97,12 +97,8 @@ class ProofChecker:
         least = self._terms.least.get(claims.way)
         if least is None:
             return None
-        is_reached = claims.level is not None and _rank(claims.level) >= _rank(least)
+        is_reached = claims.level in _LEVELS[_LEVELS.index(least) :]
         return None if is_reached else Reason.PROOF_WEAK
-
-
-def _rank(level: ProofLevel) -> int:
-    return _LEVELS.index(level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

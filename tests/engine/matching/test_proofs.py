@@ -24,7 +24,7 @@ from schema.actors import Actor, Caller
 from schema.cases import Outcome
 from schema.decisions import RecordedProof
 from schema.options import CarrierPeople, Limits, PeopleRules
-from schema.people import ProofLevel, ProofWay
+from schema.people import ExceptionCause, ProofLevel, ProofWay
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, Lab
 from tests.engine.matching.test_people import ask, card
@@ -206,6 +206,21 @@ def test_a_way_that_brings_a_review_goes_before_two_people(lab: Lab, prepare) ->
     granted = lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id]
     assert (granted.cause, granted.state) == ("certificate", "granted")
     assert len(lab.store.lines_of(answer.decided.document_id)) == 1
+
+
+def test_a_proof_before_two_people_takes_no_exception_from_the_outlet(lab: Lab, prepare) -> None:
+    rules = replace(RULES, exceptions=True, exceptions_per_outlet=1)
+    none = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    with lab.registrar(people=rules) as registrar:
+        ask(registrar, prove(prepare(1), way="certificate"))
+        answers = ask(
+            registrar, prove(prepare(2), way="certificate"), prepare(3, **none), prepare(4, **none)
+        )
+    assert [one.reasons for one in answers] == [
+        (Reason.EXCEPTION_ASKED,),
+        (Reason.EXCEPTION_ASKED,),
+        (Reason.EXCEPTION_LIMIT_REACHED,),
+    ]
 
 
 def test_who_shows_no_fit_face_is_told_of_the_ways_that_the_carrier_takes(lab: Lab) -> None:

@@ -105,3 +105,8 @@ def test_a_proof_comes_without_photographs(service, activation) -> None:
 def test_a_way_for_which_nobody_signs_opens_no_service(start_service) -> None:
     with pytest.raises(RequestError, match=r"mobile_id, for which nobody signs"):
         start_service(people=RULES)
+
+
+def test_no_proof_is_taken_for_longer_than_its_row_may_stay() -> None:
+    with pytest.raises(ValueError, match="max_age_s"):
+        ProofSettings(max_age_s=86_400)
