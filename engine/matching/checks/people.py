@@ -28,7 +28,7 @@ from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_con
 from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
 from schema.options import NO_RULES, PeopleRules
-from schema.people import ExceptionCause
+from schema.people import ExceptionCause, ProofWay
 from schema.reasons import About, Decision, Reason
 
 DOCUMENT_REPLACED = "document.replaced"
@@ -55,7 +55,7 @@ class ReplacementEvidence:
     is_free: bool = False
     name_differs: bool = False
     is_always_asked: bool = False
-    """Whether two people decide of every one: a delay is set."""
+    """Whether two people decide in any case: a delay is set, or a proof has opened a line."""
     is_confirmed: bool = False
     """Two people have decided of this face and these two documents, and the delay has passed."""
     is_waiting: bool = False
@@ -287,7 +287,7 @@ class PeopleCheck(DecisionCheck):
             each=None if alike is None else alike.each,
             is_free=is_free,
             name_differs=old.name_lookup not in (None, attempt.replaced_name_lookup),
-            is_always_asked=bool(delay),
+            is_always_asked=bool(delay) or self._is_proven(old),
             is_confirmed=since is not None and batch.now >= since + delay,
             is_waiting=since is not None and batch.now < since + delay,
             **told[DocumentRole.REPLACED],
@@ -332,6 +332,16 @@ class PeopleCheck(DecisionCheck):
         carrier's to move."""
         lines = self._batch.registry.lines_in_use_of([old.id])[old.id]
         return any(one.carrier != attempt.outlet.carrier for one in lines)
+
+    def _is_proven(self, old: DocumentRecord) -> bool:
+        """Whether a proof has opened a line in use: the first face shown after it may be anybody's,
+        and the lines follow none without two people."""
+        registry = self._batch.registry
+        lines = registry.lines_in_use_of([old.id])[old.id]
+        opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
+        granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
+        is_granted = not {one.cause for one in granted}.isdisjoint(ProofWay)
+        return is_granted or any(one.evidence.proof for one in opened)
 
     def _is_decided(self, own: DocumentRecord | None, old: DocumentRecord) -> bool:
         """Whether people have decided that one person has both with good reason."""

@@ -18,6 +18,7 @@ from engine.errors import RequestError
 from engine.matching.checks.order import replay
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
 from engine.matching.holders import erase_holder
+from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import ABSENT
 from schema.actors import Actor, Caller
@@ -194,15 +195,18 @@ def _msisdn(lab: Lab, answer: Answer) -> str:
     return lab.store.numbers([line.id])[line.id]
 
 
+def grant(registrar: Registrar, lab: Lab, case_id: str) -> None:
+    given = (registrar, lab.store, case_id, Outcome.UNFOUNDED, ())
+    steps.propose(*given, Actor("Anne (key:a)", "Anne"), keep_lines=True)
+    steps.close(*given, Actor("Boris (key:b)", "Boris"), keep_lines=True)
+
+
 def test_a_way_that_brings_a_review_goes_before_two_people(lab: Lab, prepare) -> None:
     with lab.registrar(people=RULES) as registrar:
         (answer,) = ask(registrar, prove(prepare(1), way="certificate"))
         assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.EXCEPTION_ASKED,))
         (case,) = answer.decided.cases
-        people = (Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris"))
-        given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
-        steps.propose(*given, people[0], keep_lines=True)
-        steps.close(*given, people[1], keep_lines=True)
+        grant(registrar, lab, case.id)
     granted = lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id]
     assert (granted.cause, granted.state) == ("certificate", "granted")
     assert len(lab.store.lines_of(answer.decided.document_id)) == 1
@@ -221,6 +225,22 @@ def test_a_proof_before_two_people_takes_no_exception_from_the_outlet(lab: Lab, 
         (Reason.EXCEPTION_ASKED,),
         (Reason.EXCEPTION_LIMIT_REACHED,),
     ]
+
+
+@pytest.mark.parametrize("way", ["mobile_id", "certificate"])
+def test_lines_that_a_proof_opened_follow_no_later_face_without_two_people(
+    lab: Lab, prepare, way: str
+) -> None:
+    other = lab.people.person()
+    with lab.registrar(people=RULES) as registrar:
+        (answer,) = ask(registrar, prove(prepare(1), way=way))
+        for case in answer.decided.cases:
+            grant(registrar, lab, case.id)
+        ask(registrar, lab.request(other, document=card(1)))
+        (asked,) = ask(registrar, lab.request(other, document=card(2), replaces=card(1)))
+    assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
+    assert replay(lab.store.enrollment(asked.enrollment_id)).agrees
+    assert len(lab.store.lines_of(answer.decided.document_id)) == 2
 
 
 def test_who_shows_no_fit_face_is_told_of_the_ways_that_the_carrier_takes(lab: Lab) -> None:
