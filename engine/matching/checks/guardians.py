@@ -11,6 +11,7 @@ from engine.matching.checks.document import find_told, settle_document
 from engine.matching.checks.face import FaceCheck, choose, find_watched, is_below, reaches
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.picture import find_problems
+from engine.matching.checks.proofs import Proofs
 from engine.matching.documents import find_minor
 from engine.matching.judge import AttemptBatch, DecidedAttempt
 from engine.matching.policy import Candidate, FaceScores, Verdict
@@ -38,7 +39,8 @@ class GuardianEvidence:
     """None where the date of birth is not known."""
     is_same_person: bool = False
     is_barred: bool = False
-    """The document is blocked, replaced, about to be erased, or its holder reported dead."""
+    """The document is blocked, replaced, about to be erased, its holder reported dead, or another
+    proof has opened lines under it and it has no face yet."""
     is_other: bool = False
     """The minor's document has a face or another guardian already, and neither has come."""
     name_differs: bool = False
@@ -105,8 +107,8 @@ class Guardians:
     """The guardians who came with the attempts of a batch: `places` are where their probes stand
     among the comparisons, after those of all attempts."""
 
-    def __init__(self, batch: AttemptBatch) -> None:
-        self._batch, self._face = batch, batch.of(FaceCheck)
+    def __init__(self, batch: AttemptBatch, proofs: Proofs) -> None:
+        self._batch, self._face, self._proofs = batch, batch.of(FaceCheck), proofs
         with_one = [place for place, one in enumerate(batch.attempts) if one.guardian is not None]
         self._places = {one: len(batch.attempts) + at for at, one in enumerate(with_one)}
         self.bound: list[Guardianship] = []
@@ -139,7 +141,8 @@ class Guardians:
             problems=_find_problems(guardian),
             is_grown_up=None if is_minor is None else not is_minor,
             is_same_person=is_same or self._is_same_face(place, at),
-            is_barred=record is not None and is_barred(record, batch),
+            is_barred=record is not None
+            and (is_barred(record, batch) or self._proofs.find_first(record) is not None),
             is_other=not is_holder_shown and self._is_other(at, minor, record),
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)

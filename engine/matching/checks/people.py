@@ -101,6 +101,9 @@ class PeoplePart(EvidencePart):
     is_replaced: bool = False
     replacement: ReplacementEvidence | None = None
     proof: ProofEvidence | None = None
+    first_after: ProofWay | None = None
+    """The way by which lines of the document were opened, where this is the first face under it:
+    it may be anybody's, and would be their holder's from now on."""
 
     @property
     def is_proven(self) -> bool:
@@ -131,7 +134,11 @@ class PeoplePart(EvidencePart):
             (self.is_deceased, Reason.HOLDER_DECEASED, Decision.REJECTED),
             (self.is_replaced, Reason.DOCUMENT_REPLACED, Decision.REJECTED),
             (bool(self.deceased_look_alikes), Reason.DECEASED_LOOK_ALIKE, Decision.REVIEW),
-            (self.is_excused, Reason.EXCEPTION_ASKED, Decision.REVIEW),
+            (
+                self.is_excused or self.first_after is not None,
+                Reason.EXCEPTION_ASKED,
+                Decision.REVIEW,
+            ),
             (
                 self.is_age_asked and self.is_minor is None,
                 Reason.BIRTH_DATE_MISSING,
@@ -187,7 +194,8 @@ class PeopleCheck(DecisionCheck):
         super().__init__(batch, terms)
         self._lines, self._authority = batch.of(LineCheck), batch.find(AuthorityCheck)
         self._face = batch.of(FaceCheck)
-        self._guardians, self._proofs = Guardians(batch), Proofs(batch, terms)
+        self._proofs = Proofs(batch, terms)
+        self._guardians = Guardians(batch, self._proofs)
         self._asked: Counter[str] = Counter()
         asking = [one.outlet for one in batch.attempts if one.request.exception is not None]
         for window in {terms.of(one.carrier).window for one in asking}:
@@ -226,6 +234,7 @@ class PeopleCheck(DecisionCheck):
             is_replaced=own is not None and own.id in standing.replaced,
             replacement=replacement,
             proof=self._proofs.weigh(attempt, is_minor=bool(is_minor)),
+            first_after=None if request.is_faceless else self._proofs.find_first(own),
         )
         if request.exception is not None:
             people = self._weigh_exception(people, attempt)
@@ -287,7 +296,7 @@ class PeopleCheck(DecisionCheck):
             each=None if alike is None else alike.each,
             is_free=is_free,
             name_differs=old.name_lookup not in (None, attempt.replaced_name_lookup),
-            is_always_asked=bool(delay) or self._is_proven(old),
+            is_always_asked=bool(delay) or self._proofs.find_way(old) is not None,
             is_confirmed=since is not None and batch.now >= since + delay,
             is_waiting=since is not None and batch.now < since + delay,
             **told[DocumentRole.REPLACED],
@@ -332,16 +341,6 @@ class PeopleCheck(DecisionCheck):
         carrier's to move."""
         lines = self._batch.registry.lines_in_use_of([old.id])[old.id]
         return any(one.carrier != attempt.outlet.carrier for one in lines)
-
-    def _is_proven(self, old: DocumentRecord) -> bool:
-        """Whether a proof has opened a line in use: the first face shown after it may be anybody's,
-        and the lines follow none without two people."""
-        registry = self._batch.registry
-        lines = registry.lines_in_use_of([old.id])[old.id]
-        opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
-        granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
-        is_granted = not {one.cause for one in granted}.isdisjoint(ProofWay)
-        return is_granted or any(one.evidence.proof for one in opened)
 
     def _is_decided(self, own: DocumentRecord | None, old: DocumentRecord) -> bool:
         """Whether people have decided that one person has both with good reason."""
@@ -400,11 +399,12 @@ class PeopleCheck(DecisionCheck):
     def _ask_exception(self, made: DecidedAttempt, case_id: str) -> None:
         """Keeps what two people are to decide."""
         attempt, document_id = made.attempt, made.decided.document_id
-        proof = made.evidence.of(PeoplePart).proof
-        cause = attempt.request.exception if proof is None else proof.way
+        people, asked = made.evidence.of(PeoplePart), attempt.request.exception
+        way = people.first_after if people.proof is None else people.proof.way
+        cause = way if asked is None else asked
         assert cause is not None, "only an exception is asked for"
         assert document_id is not None
-        self._asked[attempt.outlet.code] += proof is None
+        self._asked[attempt.outlet.code] += asked is not None
         self._exceptions.append(
             ExceptionRecord(
                 id=made.decided.enrollment_id,

@@ -19,6 +19,7 @@ from engine.errors import RequestError
 from engine.matching.checks.signed_results import Sha256, SignedClaims, digest, read_signed
 from engine.matching.requests import Attempt, name_document, normalise_msisdn
 from engine.registry.database import new_id
+from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import PROOF, LivenessRecord
 from schema.decisions import RecordedProof
 from schema.documents import Document
@@ -136,6 +137,8 @@ class Proofs:
         names = [name for one in came if (name := self._name(one.request.proof))]
         self._used = batch.registry.used_liveness(names) if names else set()
         self._approved: dict[str, int] = {}
+        self._opened: dict[str, ProofWay] = {}
+        """By the documents of the batch under which one was taken."""
         if came:
             outlets = sorted({one.outlet.code for one in came})
             since = batch.now - terms.window
@@ -165,6 +168,20 @@ class Proofs:
             self._used.add(name)
         return evidence
 
+    def find_way(self, record: DocumentRecord) -> ProofWay | None:
+        """The way by which a line in use of a document was opened; None where a face opened all."""
+        registry, way = self._batch.registry, self._opened.get(record.id)
+        lines = registry.lines_in_use_of([record.id])[record.id]
+        opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
+        granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
+        ways = [one.evidence.proof.way for one in opened if one.evidence.proof]
+        ways += [ProofWay(one.cause) for one in granted if one.cause in list(ProofWay)]
+        return next((one for one in (way, *ways) if one is not None), None)
+
+    def find_first(self, record: DocumentRecord | None) -> ProofWay | None:
+        """The same for a document under which no face was shown yet."""
+        return None if record is None or record.reference_ids else self.find_way(record)
+
     def write(self, made: DecidedAttempt, evidence: ProofEvidence | None) -> None:
         """Adds the row of a proof: who signed it, and that it has been used. Whose face was not
         shown is told of the ways that are open."""
@@ -177,6 +194,9 @@ class Proofs:
         is_taken = evidence.refusal is None
         if is_taken:
             self._approved[attempt.outlet.code] = evidence.approved + 1
+        if evidence.way is not None and made.verdict.decision is Decision.APPROVED:
+            assert made.decided.document_id is not None
+            self._opened[made.decided.document_id] = evidence.way
         made.recorded.proof = structs.replace(shown, problem=evidence.problem, jti=None)
         self._batch.writes.append(
             LivenessRecord(

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from engine.matching.checks.order import replay
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
 from engine.matching.holders import erase_holder
 from engine.matching.registrar import Registrar
-from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT
 from schema.actors import Actor, Caller
 from schema.cases import Outcome
@@ -236,11 +236,39 @@ def test_lines_that_a_proof_opened_follow_no_later_face_without_two_people(
         (answer,) = ask(registrar, prove(prepare(1), way=way))
         for case in answer.decided.cases:
             grant(registrar, lab, case.id)
-        ask(registrar, lab.request(other, document=card(1)))
+        (first,) = ask(registrar, lab.request(other, document=card(1)))
+        assert (first.decision, first.reasons) == (Decision.REVIEW, (Reason.EXCEPTION_ASKED,))
+        key = answer.decided.document_id or ""
+        assert lab.store.document(key).reference_ids == ()
+        grant(registrar, lab, first.decided.cases[0].id)
+        assert len(lab.store.document(key).reference_ids) == 1
         (asked,) = ask(registrar, lab.request(other, document=card(2), replaces=card(1)))
     assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
-    assert replay(lab.store.enrollment(asked.enrollment_id)).agrees
-    assert len(lab.store.lines_of(answer.decided.document_id)) == 2
+    for one in (first, asked):
+        assert replay(lab.store.enrollment(one.enrollment_id)).agrees
+    assert len(lab.store.lines_of(key)) == 2
+
+
+def test_the_first_face_after_a_proof_is_asked_about_in_its_batch_and_as_a_guardians(
+    lab: Lab, prepare
+) -> None:
+    other, born_on = lab.people.person(), date(2012, 5, 1)
+    rules = replace(RULES, age_of_majority=17)
+    guardian = GuardianShown(
+        document=card(1), live=lab.people.sample(other), portrait=lab.people.sample(other)
+    )
+    with lab.registrar(people=rules) as registrar:
+        proven, shown, minor = ask(
+            registrar,
+            prove(prepare(1)),
+            lab.request(other, document=card(1)),
+            lab.request(document=card(2, born_on), guardian=guardian),
+        )
+        later = ask(registrar, lab.request(document=card(3, born_on), guardian=guardian))[0]
+    assert proven.decision is Decision.APPROVED
+    assert shown.reasons == (Reason.EXCEPTION_ASKED,)
+    assert minor.reasons == later.reasons == (Reason.GUARDIAN_REFUSED,)
+    assert lab.store.document(proven.decided.document_id or "").reference_ids == ()
 
 
 def test_who_shows_no_fit_face_is_told_of_the_ways_that_the_carrier_takes(lab: Lab) -> None:
