@@ -130,6 +130,8 @@ LIVENESS = Table(
     Column("judge", String(64)),
 )
 Index("ix_liveness_outlet", LIVENESS.c.outlet, LIVENESS.c.received_at)
+TAKEN_PROOFS = f"use = '{PROOF}' AND problem IS NULL"
+partial_index("ix_liveness_proofs", LIVENESS.c.outlet, LIVENESS.c.received_at, where=TAKEN_PROOFS)
 
 
 @dataclass(frozen=True, slots=True)

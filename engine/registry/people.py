@@ -22,11 +22,12 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     update,
 )
 
 from engine.registry.database import KEYS, Moment, Source
-from engine.registry.enrollments import ENROLLMENTS, LIVENESS, PROOF
+from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
@@ -283,7 +284,7 @@ _ASKED = (
 )
 _PROOFS = (
     select(LIVENESS.c.outlet, func.count().label("proofs"))
-    .where(LIVENESS.c.use == PROOF, LIVENESS.c.problem.is_(None), LIVENESS.c.outlet.in_(KEYS))
+    .where(text(TAKEN_PROOFS), LIVENESS.c.outlet.in_(KEYS))
     .where(LIVENESS.c.received_at > bindparam("since"))
     .group_by(LIVENESS.c.outlet)
 )

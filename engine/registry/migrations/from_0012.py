@@ -349,6 +349,12 @@ def add_codes_of_rows() -> None:
         op.add_column(table, sa.Column("mac", sa.LargeBinary))
 
 
+def index_proofs() -> None:
+    """An index of the proofs that were taken in place of a face, which are counted by outlet."""
+    columns = ["outlet", "received_at"]
+    index_some("ix_liveness_proofs", "liveness", columns, "use = 'proof' AND problem IS NULL")
+
+
 MIGRATIONS: Mapping[str, Callable[[], None]] = {
     "0012": add_accounts,
     "0013": add_holds,
@@ -365,4 +371,5 @@ MIGRATIONS: Mapping[str, Callable[[], None]] = {
     "0024": rename_head_and_cursors,
     "0025": add_role_metrics,
     "0026": add_codes_of_rows,
+    "0027": index_proofs,
 }

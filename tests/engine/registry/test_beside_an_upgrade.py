@@ -209,6 +209,7 @@ def of_0023(store) -> Store:
             "ALTER TABLE deployment RENAME COLUMN chain_head TO audit_head",
             "ALTER TABLE cursors RENAME COLUMN held_by TO holder",
             *(f"ALTER TABLE {table.name} DROP COLUMN mac" for table in _CODES_SINCE["0026"]),
+            "DROP INDEX ix_liveness_proofs",
             "UPDATE alembic_version SET version_num = '0023'",
         ):
             connection.execute(text(statement))
