@@ -84,6 +84,8 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         count_liveness(parts, asked.liveness)
         if asked.exception is not None:
             parts.meter.add(EXCEPTIONS, asked.exception.value, shown.decision)
+        elif asked.proof is not None:
+            parts.meter.add(EXCEPTIONS, asked.proof.way or "unknown", shown.decision)
         return Answer(shown, 201)
     await note(parts, request, "enrollment.read", decided.enrollment_id)
     return Answer(shown, 200, REPLAYED)

@@ -94,6 +94,8 @@ def test_a_proof_that_is_not_taken_tells_of_nobody(service, activation) -> None:
         assert (told["decision"], len(told["reasons"])) == ("rejected", 1)
         assert told["reasons"][0]["advice"]
         assert told["document_id"] is None
+    metrics = service.parts.meter.render()[0].decode()
+    assert 'sosie_exceptions_total{cause="mobile_id",decision="rejected"} 2.0' in metrics
 
 
 def test_a_proof_comes_without_photographs(service, activation) -> None:
