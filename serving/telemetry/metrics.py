@@ -123,8 +123,8 @@ DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", know
 REASONS = _counter("sosie_decision_reasons", "Reasons of decisions.", "reason", known=Reason)
 EXCEPTIONS = _counter(
     "sosie_exceptions",
-    "Enrollments that asked for an exception, or brought another proof than a face, by cause or way "
-    "and what was decided at once.",
+    "Enrollments that asked for an exception, or brought another proof than a face, by cause or "
+    "way, and what was decided at once.",
     "cause",
     "decision",
 )
