@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
-
-from msgspec import Struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +95,6 @@ class Role(StrEnum):
     FRAUD = "fraud"
     OPERATOR = "operator"
     METRICS = "metrics"
-
-
-class Account(Struct, frozen=True):
-    """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
-    may have ended."""
-
-    person: str
-    since: datetime
-    sessions: int
-    seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

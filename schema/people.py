@@ -1,4 +1,4 @@
-"""People whom rules treat apart: the dead, and those without a usable face."""
+"""People: those who sign in, and those whom rules treat apart, as the dead, or who show no face."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from datetime import datetime
 from enum import StrEnum
 
 from msgspec import Struct
+
+
+class Account(Struct, frozen=True):
+    """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
+    may have ended."""
+
+    person: str
+    since: datetime
+    sessions: int
+    seen_at: datetime | None
 
 
 class DeathSource(StrEnum):

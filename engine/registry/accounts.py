@@ -60,7 +60,8 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from schema.actors import Account, Restriction, Role, describe_actor, fold_person
+from schema.actors import Restriction, Role, describe_actor, fold_person
+from schema.people import Account
 
 CARRIERS = Table(
     "carriers",

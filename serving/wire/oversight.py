@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from schema.actors import Account, Restriction, Role
+from schema.actors import Restriction, Role
 from schema.decisions import CalibrationSource, Comparison
 from schema.documents import AdmittedRow
+from schema.people import Account
 from schema.phases import BackupState, Phase
 from serving.wire.cases import OutletLiveness, OutletPlace
 from serving.wire.enrollments import Thresholds
