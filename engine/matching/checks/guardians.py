@@ -141,8 +141,7 @@ class Guardians:
             problems=_find_problems(guardian),
             is_grown_up=None if is_minor is None else not is_minor,
             is_same_person=is_same or self._is_same_face(place, at),
-            is_barred=record is not None
-            and (is_barred(record, batch) or self._proofs.find_first(record) is not None),
+            is_barred=self._is_barred(record),
             is_other=not is_holder_shown and self._is_other(at, minor, record),
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
@@ -157,6 +156,11 @@ class Guardians:
             searched=comparisons.searched if comparisons.has_probe(at) else None,
             **told[DocumentRole.GUARDIAN],
         )
+
+    def _is_barred(self, record: DocumentRecord | None) -> bool:
+        if record is None:
+            return False
+        return is_barred(record, self._batch) or self._proofs.find_first(record) is not None
 
     def _search(
         self, at: int, record: DocumentRecord | None, holder_score: float | None
