@@ -210,3 +210,5 @@ def admit_synthetic_gallery(
     vectors = deployment.vault.rotate(population.references(size, SEED))
     documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
     admit_references(deployment.registrar, documents, vectors, "demo", report)
+    # Or the first step of a new installation would wait for code that is compiled.
+    deployment.restored.gallery.warm()
