@@ -286,8 +286,9 @@ def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _examine_liveness(deployment: Deployment) -> Iterator[Finding]:
-    """Tells the evidence of liveness asked for; the keys of every issuer are there."""
-    checker, settings = deployment.liveness, deployment.settings.liveness
+    """Tells the evidence of liveness asked for; the keys of every issuer, of proofs too, are
+    there."""
+    checker, settings, _ = deployment.liveness, deployment.settings.liveness, deployment.proofs
     asked = [f"{mode} of {use}s" for use, mode in settings.modes().items()]
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
     issuers = ", ".join(settings.issuers) or "no issuer"

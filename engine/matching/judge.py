@@ -161,6 +161,10 @@ class AttemptBatch:
             for one in self.attempts
         )
         is_anybody = self.standing.deceased or self.standing.replaced or any(map(any, others))
+        # Of who held a document before showing a face: rules may have changed since.
+        is_anybody = is_anybody or any(
+            one.status is DocumentStatus.ACTIVE and not one.reference_ids for one in self.documents
+        )
         for kind, terms in checks.items():
             if terms != kind.unasked or (kind.is_about_others and is_anybody):
                 self.checks[kind] = kind(self, terms)

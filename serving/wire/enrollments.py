@@ -119,7 +119,7 @@ class EnrollmentRequest(RequestBody, kw_only=True):
         is_waived = self.guardian is not None or self.proof is not None
         is_excused = self.exception is not None or (is_waived and len(missing) == 2)
         if missing and not is_excused:
-            raise ValueError(f"{missing[0]} is missing: it may be left out with an exception alone")
+            raise ValueError(f"{missing[0]} is missing: bring it, an exception or a proof")
 
 
 class EnrollmentQuery(QueryString, forbid_unknown_fields=False):

@@ -104,7 +104,7 @@ def read_token(path: Path) -> str:
     except OSError as error:
         raise RequestError(f"{path}: {error.strerror}: name the file with the result") from None
     if not token or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
-        raise RequestError(f"{path}: give the file with the capture system's result, a compact JWS")
+        raise RequestError(f"{path}: give the file with the signed result, a compact JWS")
     return token.decode("ascii")
 
 

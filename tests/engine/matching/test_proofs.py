@@ -268,6 +268,10 @@ def test_the_first_face_after_a_proof_is_asked_about_in_its_batch_and_as_a_guard
     assert proven.decision is Decision.APPROVED
     assert shown.reasons == (Reason.EXCEPTION_ASKED,)
     assert minor.reasons == later.reasons == (Reason.GUARDIAN_REFUSED,)
+    # Nor where the ways are closed meanwhile.
+    with lab.registrar() as registrar:
+        closed = ask(registrar, lab.request(other, document=card(1)))[0]
+    assert closed.reasons == (Reason.EXCEPTION_ASKED,)
     assert lab.store.document(proven.decided.document_id or "").reference_ids == ()
 
 
