@@ -23,7 +23,7 @@ from logging.handlers import RotatingFileHandler, WatchedFileHandler
 from math import isfinite
 from pathlib import Path, PurePath
 from stat import S_ISREG
-from types import NoneType, TracebackType
+from types import NoneType
 from typing import Any, cast
 from uuid import UUID
 
@@ -54,7 +54,7 @@ def open_log(path: Path | None, level: str, process: str) -> FilteringBoundLogge
         FilteringBoundLogger,
         structlog.wrap_logger(
             Lines(path, finish),
-            processors=cast(Any, [_lift_error, withhold, finish]),
+            processors=cast(Any, [withhold, finish]),
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             context_class=dict,
             cache_logger_on_first_use=True,
@@ -221,23 +221,9 @@ class Finisher:
         return line
 
 
-def _lift_error(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Replaces `exc_info` by a field with the exception's type and place, without its text."""
-    del logger, method
-    given = event.pop("exc_info", None)
-    if given:
-        error = given if isinstance(given, BaseException) else sys.exc_info()[1]
-        if isinstance(given, tuple):
-            error = given[1]
-        if error is not None:
-            event["error"] = show_error(error)
-    return event
-
-
 WITHHELD = "[withheld]"
 TEXT_LIMIT = 2000
 DEPTH_LIMIT = 4
-FRAME_LIMIT = 12
 
 FORBIDDEN = frozenset(
     {
@@ -275,7 +261,7 @@ def is_forbidden(field: str) -> bool:
 
 def withhold(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """A structlog processor: fields of forbidden names, bytes, arrays, numbers and keys in texts
-    become `[withheld]`; an exception shows its type and place, not its text."""
+    become `[withheld]`, as does an exception, whose text may hold anything."""
     del logger, method
     for field, value in event.items():
         kind = type(value)
@@ -288,19 +274,6 @@ def withhold(logger: object, method: str, event: MutableMapping[str, Any]) -> Ma
     return event
 
 
-def show_error(error: BaseException) -> dict[str, Any]:
-    """The type of an exception, its place in the code, and the same of its cause."""
-    shown: dict[str, Any] = {
-        "type": type(error).__qualname__,
-        "where": _list_frames(error.__traceback__),
-    }
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
-        shown["cause"] = type(cause).__qualname__
-        shown["cause_where"] = _list_frames(cause.__traceback__)
-    return shown
-
-
 def show_text(text: str) -> str:
     if " " in text:
         text = _IN_PROSE.sub(WITHHELD, text)
@@ -309,22 +282,12 @@ def show_text(text: str) -> str:
     return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT]
 
 
-def _list_frames(trace: TracebackType | None) -> list[str]:
-    frames = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        frames.append(f"{PurePath(code.co_filename).name}:{trace.tb_lineno} {code.co_name}")
-        trace = trace.tb_next
-    return frames[-FRAME_LIMIT:]
-
-
 _SHOWN: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
     ((int, NoneType), lambda value: value),
     (float, lambda value: float(value) if isfinite(value) else str(value)),
     (str, show_text),
     (date, lambda value: value.isoformat()),
     ((UUID, PurePath), str),
-    (BaseException, show_error),
 )
 """How the kinds of values that are shown as they are, or as text, are shown."""
 
@@ -342,5 +305,5 @@ def _show(value: object, depth: int) -> object:
         }
     if depth and isinstance(value, (list, tuple, set, frozenset)):
         return [_show(item, depth - 1) for item in value]
-    # Bytes, arrays, and objects whose repr may show anything.
+    # Bytes, arrays, exceptions, and objects whose repr may show anything.
     return WITHHELD
