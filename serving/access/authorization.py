@@ -4,12 +4,11 @@ how alike, since enough scores against a stored reference give the face."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, assert_never
 
 from msgspec import structs
 
@@ -80,101 +79,72 @@ class Principal:
         return describe_actor(self.person, self.credential)
 
 
-class Action(StrEnum):
-    """The kind of a call; one that does several needs permission for each."""
-
-    ENROLL = "enroll"
-    READ_ENROLLMENT = "read_enrollment"
-    """By its id."""
-    FIND_ENROLLMENT = "find_enrollment"
-    """By its Idempotency-Key, which is a tenant's own."""
-    MATCH = "match"
-    """1:1, nothing stored."""
-    ISSUE_TEMPLATES = "issue_templates"
-    SEARCH = "search"
-    """1:N items of a match."""
-    VERIFY_IMAGES = "verify_images"
-    VERIFY_HOLDER = "verify_holder"
-    """A face against a line or a document."""
-    IDENTIFY = "identify"
-    READ_LINES = "read_lines"
-    DISPUTE_LINE = "dispute_line"
-    CLOSE_LINE = "close_line"
-    REPORT_EVENTS = "report_events_of_lines"
-    RUN_CAMPAIGNS = "run_campaigns"
-    EXEMPT = "exempt_documents_from_limits"
-    READ_HISTORY = "read_the_history_of_lines"
-    READ_SIM_CHANGES = "read_changes_of_sim"
-    ERASE_DOCUMENT = "erase_document"
-    SEARCH_PEOPLE = "search_people"
-    """By face, document or number; and what stands in the name of one document."""
-    READ_CROPS = "read_crops"
-    SWEEP = "sweep"
-    """To start and steer sweeps, and to see what they found."""
-    WORK_CASES = "work_on_cases"
-    RESTRICT_OUTLETS = "restrict_outlets"
-    """To suspend an outlet, bar it, and lift that."""
-    REPORT_DEATH = "report_a_death"
-    """To say that a holder is dead, to confirm it, and to take it back."""
-    REVEAL = "reveal_names_and_numbers"
-    """In the report of a case, where it is asked for."""
-    READ_THRESHOLDS = "read_thresholds"
-    READ_EVENTS = "read_events"
-    MANAGE_WEBHOOKS = "manage_webhooks"
-    """To say where events are sent."""
-    READ_AUDIT = "read_the_audit_chain"
-    BACK_UP = "back_up"
-    IMPORT = "import"
-    READ_METRICS = "read_metrics"
-    READ_KEY = "read_whose_key_it_is"
-
-
 _OUTLET, _CARRIER, _FRAUD, _OPERATOR = Role.OUTLET, Role.CARRIER, Role.FRAUD, Role.OPERATOR
-_PEOPLE = frozenset({_OUTLET, _CARRIER, _FRAUD, _OPERATOR})
-_FACES = frozenset({_OUTLET, _CARRIER, _FRAUD})
+_PEOPLE = (_OUTLET, _CARRIER, _FRAUD, _OPERATOR)
+_FACES = (_OUTLET, _CARRIER, _FRAUD)
 
-PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
-    {
-        Action.ENROLL: frozenset({_OUTLET, _CARRIER}),
-        Action.READ_ENROLLMENT: frozenset({_OUTLET, _CARRIER, _FRAUD, _OPERATOR}),
-        Action.FIND_ENROLLMENT: frozenset({_OUTLET, _CARRIER}),
-        Action.MATCH: _FACES,
-        Action.ISSUE_TEMPLATES: _FACES,
-        Action.SEARCH: frozenset({_CARRIER, _FRAUD}),
-        Action.VERIFY_IMAGES: _FACES,
-        Action.VERIFY_HOLDER: _FACES,
-        Action.IDENTIFY: frozenset({_FRAUD}),
-        Action.READ_LINES: _FACES,
-        Action.DISPUTE_LINE: _FACES,
-        Action.CLOSE_LINE: frozenset({_CARRIER, _OPERATOR}),
-        Action.REPORT_EVENTS: frozenset({_CARRIER, _OPERATOR}),
-        Action.RUN_CAMPAIGNS: frozenset({_CARRIER, _OPERATOR}),
-        Action.EXEMPT: frozenset({_FRAUD}),
-        Action.READ_HISTORY: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
-        Action.READ_SIM_CHANGES: frozenset({_CARRIER, _FRAUD}),
-        Action.ERASE_DOCUMENT: frozenset({_CARRIER, _OPERATOR}),
-        Action.SEARCH_PEOPLE: frozenset({_FRAUD}),
-        Action.READ_CROPS: frozenset({_FRAUD}),
-        Action.SWEEP: frozenset({_FRAUD}),
-        Action.WORK_CASES: frozenset({_FRAUD}),
-        Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
-        Action.REPORT_DEATH: frozenset({_FRAUD, _OPERATOR}),
-        Action.REVEAL: frozenset({_FRAUD}),
-        Action.READ_THRESHOLDS: _PEOPLE,
-        Action.READ_KEY: _PEOPLE,
-        Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
-        Action.MANAGE_WEBHOOKS: frozenset({_CARRIER, _OPERATOR}),
-        Action.READ_AUDIT: frozenset({_OPERATOR}),
-        Action.READ_METRICS: frozenset({_OPERATOR, Role.METRICS}),
-        Action.BACK_UP: frozenset({_OPERATOR}),
-        Action.IMPORT: frozenset({_OPERATOR}),
-    }
-)
+
+class Action(StrEnum):
+    """The kind of a call, and the roles that may make it; one that does several needs permission
+    for each."""
+
+    roles: frozenset[Role]
+
+    def __new__(cls, name: str, *roles: Role) -> Self:
+        made = str.__new__(cls, name)
+        made._value_ = name
+        made.roles = frozenset(roles)
+        return made
+
+    ENROLL = "enroll", _OUTLET, _CARRIER
+    READ_ENROLLMENT = "read_enrollment", *_PEOPLE
+    """By its id."""
+    FIND_ENROLLMENT = "find_enrollment", _OUTLET, _CARRIER
+    """By its Idempotency-Key, which is a tenant's own."""
+    MATCH = "match", *_FACES
+    """1:1, nothing stored."""
+    ISSUE_TEMPLATES = "issue_templates", *_FACES
+    SEARCH = "search", _CARRIER, _FRAUD
+    """1:N items of a match."""
+    VERIFY_IMAGES = "verify_images", *_FACES
+    VERIFY_HOLDER = "verify_holder", *_FACES
+    """A face against a line or a document."""
+    IDENTIFY = "identify", _FRAUD
+    READ_LINES = "read_lines", *_FACES
+    DISPUTE_LINE = "dispute_line", *_FACES
+    CLOSE_LINE = "close_line", _CARRIER, _OPERATOR
+    REPORT_EVENTS = "report_events_of_lines", _CARRIER, _OPERATOR
+    RUN_CAMPAIGNS = "run_campaigns", _CARRIER, _OPERATOR
+    EXEMPT = "exempt_documents_from_limits", _FRAUD
+    READ_HISTORY = "read_the_history_of_lines", _CARRIER, _FRAUD, _OPERATOR
+    READ_SIM_CHANGES = "read_changes_of_sim", _CARRIER, _FRAUD
+    ERASE_DOCUMENT = "erase_document", _CARRIER, _OPERATOR
+    SEARCH_PEOPLE = "search_people", _FRAUD
+    """By face, document or number; and what stands in the name of one document."""
+    READ_CROPS = "read_crops", _FRAUD
+    SWEEP = "sweep", _FRAUD
+    """To start and steer sweeps, and to see what they found."""
+    WORK_CASES = "work_on_cases", _FRAUD
+    RESTRICT_OUTLETS = "restrict_outlets", _FRAUD
+    """To suspend an outlet, bar it, and lift that."""
+    REPORT_DEATH = "report_a_death", _FRAUD, _OPERATOR
+    """To say that a holder is dead, to confirm it, and to take it back."""
+    REVEAL = "reveal_names_and_numbers", _FRAUD
+    """In the report of a case, where it is asked for."""
+    READ_THRESHOLDS = "read_thresholds", *_PEOPLE
+    READ_EVENTS = "read_events", _CARRIER, _FRAUD, _OPERATOR
+    MANAGE_WEBHOOKS = "manage_webhooks", _CARRIER, _OPERATOR
+    """To say where events are sent."""
+    READ_AUDIT = "read_the_audit_chain", _OPERATOR
+    BACK_UP = "back_up", _OPERATOR
+    IMPORT = "import", _OPERATOR
+    READ_METRICS = "read_metrics", _OPERATOR, Role.METRICS
+    READ_KEY = "read_whose_key_it_is", *_PEOPLE
 
 
 def authorize(principal: Principal, action: Action) -> None:
     """`Forbidden` where the role may not do it at all."""
-    if principal.role not in PERMISSIONS[action]:
+    if principal.role not in action.roles:
         raise Forbidden(f"a key of role {principal.role} may not {action.replace('_', ' ')}")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from schema.actors import Role
-from serving.access.authorization import PERMISSIONS
 from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
 from serving.api.openapi import EXAMPLES
 from serving.sandbox.outcomes import APPROVED, OUTCOMES, SILENT, Outcome, draw_picture, make_number
@@ -179,7 +178,7 @@ def _choose_role(endpoint: Endpoint) -> Role:
     if endpoint.operation_id == "match":
         # The example searches, too.
         return Role.CARRIER
-    return next(role for role in Role if role in PERMISSIONS[endpoint.action])
+    return next(role for role in Role if role in endpoint.action.roles)
 
 
 def _bearer(role: Role) -> Json:

@@ -14,7 +14,6 @@ from schema.cases import CaseKind
 from schema.decisions import DecidedEnrollment, Finding, FoundReferences, OpenedCase, Scores
 from schema.reasons import About, Decision, Reason, Row
 from serving.access.authorization import (
-    PERMISSIONS,
     Action,
     Principal,
     name_holder,
@@ -43,7 +42,7 @@ def test_a_template_belongs_to_the_carrier_or_to_the_role() -> None:
 
 
 def test_a_key_for_metrics_reads_them_and_touches_nobodys_rows() -> None:
-    assert {one for one in Action if METRICS.role in PERMISSIONS[one]} == {Action.READ_METRICS}
+    assert {one for one in Action if METRICS.role in one.roles} == {Action.READ_METRICS}
     with pytest.raises(Forbidden):
         scope_of(METRICS)
     assert METRICS.holder == ("role:metrics", "k8")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from schema.actors import Role
-from serving.access.authorization import PERMISSIONS
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from serving.api.openapi import EXAMPLES
 from tests.serving.api.driver import KEYS
@@ -58,7 +57,7 @@ def test_each_role_may_do_what_its_permissions_say_and_nothing_else(own_service,
         if one.needs_idempotency_key:
             options["headers"] = {"idempotency-key": f"of {name}"}
         answered = own_service.ask(one.method, fill(one), key=name, **options).status_code
-        is_allowed = one.action is None or KEYS[name][0] in PERMISSIONS[one.action]
+        is_allowed = one.action is None or KEYS[name][0] in one.action.roles
         assert answered != 401, one
         assert (answered != 403) == is_allowed, (one, answered)
 
@@ -185,7 +184,7 @@ def test_a_revoked_key_is_refused_at_the_next_call(own_service) -> None:
 def test_the_page_about_the_interface_has_the_same_matrix() -> None:
     lines = ["| operation | | " + " | ".join(Role) + " |", "|---|---|" + "---|" * len(Role)]
     for one in ENDPOINTS:
-        may = [one.action is None or role in PERMISSIONS[one.action] for role in Role]
+        may = [one.action is None or role in one.action.roles for role in Role]
         marks = " | ".join("yes" if allowed else "" for allowed in may)
         key = marks if one.needs_key else " | ".join(["no key"] * len(Role))
         lines.append(f"| `{one.method} {one.path}` | {one.operation_id} | {key} |")

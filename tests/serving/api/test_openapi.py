@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from serving.access.authorization import PERMISSIONS
+from serving.access.authorization import Action
 from serving.api.body import FORM, JSON, MSGPACK, PROBLEM
 from serving.api.endpoints import ENDPOINTS, TAGS
 from serving.api.openapi import EXAMPLES
@@ -126,4 +126,5 @@ def test_a_form_names_its_images_as_the_fields_are_named(document) -> None:
 
 def test_every_action_has_roles_and_an_endpoint_or_stands_behind_one() -> None:
     behind = {"search", "verify_holder", "reveal_names_and_numbers"}
-    assert {one.action for one in ENDPOINTS} - {None} | behind == PERMISSIONS.keys()
+    assert {one.action for one in ENDPOINTS} - {None} | behind == set(Action)
+    assert all(one.roles for one in Action)
