@@ -9,17 +9,21 @@ from typing import Literal
 import typer
 
 from engine.registry.events import open_place
-from engine.registry.webhooks import WebhookChange, Webhooks
-from schema.events import WebhookState
+from engine.registry.webhooks import Webhooks
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
 from serving.cli.output import Answer, Call, Listing, columns, command, done, escape
 from serving.deployment.deployment import Deployment
-from serving.registrar import protocol
 from serving.settings.settings import load_settings, require_home
 from serving.webhooks import keeper
-from serving.webhooks.keeper import read_types
 from serving.wire import webhooks as wire
-from serving.wire.webhooks import RemovedWebhook, Revived, Webhook, WebhookSecret
+from serving.wire.webhooks import (
+    ChangedWebhook,
+    NewWebhook,
+    RemovedWebhook,
+    Revived,
+    Webhook,
+    WebhookSecret,
+)
 
 WEBHOOK_ID = argument(None, "ID")
 EVENT_TYPES = option("Only these events, as line.opened; may be repeated.", "TYPE", "--type")
@@ -33,8 +37,7 @@ def create_webhook(
     carrier: str | None = option("Whose events.", "CODE", show_default="those of all carriers"),
 ) -> Answer:
     """Send events to an address from now on. The secret that signs them is printed once."""
-    step = protocol.AddWebhook(sink, read_types(types or []), carrier)
-    return _tell_secret(call, "", step)
+    return _tell_secret(_changes(call).create(NewWebhook(sink, tuple(types or ()), carrier)))
 
 
 @command("webhooks list")
@@ -53,7 +56,8 @@ def list_webhooks(call: Call) -> Answer:
 @command("webhooks show")
 def show_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """Show a webhook, with what waits for it."""
-    return _describe(call, webhook_id)
+    registry = _registry(call)
+    return _describe(keeper.webhook(registry, registry.find(webhook_id)))
 
 
 @command("webhooks change")
@@ -68,22 +72,20 @@ def change_webhook(
     """Give a webhook another address, other types or another state."""
     if types and all_types:
         raise typer.BadParameter("give --type or --all-types, not both")
-    kinds = read_types(types) if types else () if all_types else None
-    step = WebhookChange(sink, kinds, None if state is None else WebhookState(state))
-    _take_step(call, webhook_id, step)
-    return _describe(call, webhook_id)
+    kinds = tuple(types) if types else () if all_types else None
+    return _describe(_changes(call).change(webhook_id, ChangedWebhook(sink, kinds, state)))
 
 
 @command("webhooks rotate")
 def rotate_secret(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """Give a webhook a new secret, printed once; the one before signs as well for a while."""
-    return _tell_secret(call, webhook_id, protocol.Rotate())
+    return _tell_secret(_changes(call).rotate(webhook_id))
 
 
 @command("webhooks remove")
 def remove_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """End a webhook: what waits is sent to nobody."""
-    _take_step(call, webhook_id, protocol.Remove())
+    _changes(call).remove(webhook_id)
     return done("Removed", f"the webhook {webhook_id}", RemovedWebhook(webhook_id))
 
 
@@ -96,8 +98,7 @@ def replay_events(
     ),
 ) -> Answer:
     """Send every event beyond a place in the feed, again or for the first time."""
-    _take_step(call, webhook_id, protocol.Redeliver(open_place(call.store, after, None)))
-    return _describe(call, webhook_id)
+    return _describe(_changes(call).replay(webhook_id, open_place(call.store, after, None)))
 
 
 @command("webhooks dead-letters")
@@ -125,7 +126,7 @@ def ask_again(
     ),
 ) -> Answer:
     """Try dead letters again, from the first attempt on."""
-    count = _take_step(call, webhook_id, protocol.AskAgain(tuple(events or ()))).count
+    count = _changes(call).ask_again(webhook_id, events or ())
     return Answer(Revived(count), f"{count} dead letters are tried again.")
 
 
@@ -149,26 +150,16 @@ def _registry(call: Call) -> Webhooks:
     return Webhooks(call.store.engine, call.deployment.vault)
 
 
-def _take_step(call: Call, webhook_id: str, step: protocol.WebhookStep) -> protocol.WebhookAnswer:
-    from serving.webhooks.keeper import take_step
-
-    return take_step(call.deployment, webhook_id, step, protocol.CallContext(call.actor, ""))
+def _changes(call: Call) -> keeper.WebhookChanges:
+    return keeper.WebhookChanges(call.deployment, call.actor)
 
 
-def _tell_secret(call: Call, webhook_id: str, step: protocol.WebhookStep) -> Answer:
-    made = _take_step(call, webhook_id, step)
-    shown = _read(call, made.webhook_id)
-    text = f"The webhook {shown.webhook_id}. Its secret, shown once:\n{made.secret}"
-    return Answer(WebhookSecret(shown, made.secret), text)
+def _tell_secret(made: WebhookSecret) -> Answer:
+    text = f"The webhook {made.webhook.webhook_id}. Its secret, shown once:\n{made.secret}"
+    return Answer(made, text)
 
 
-def _read(call: Call, webhook_id: str) -> Webhook:
-    registry = _registry(call)
-    return keeper.webhook(registry, registry.find(webhook_id))
-
-
-def _describe(call: Call, webhook_id: str) -> Answer:
-    shown = _read(call, webhook_id)
+def _describe(shown: Webhook) -> Answer:
     oldest = "" if shown.oldest_at is None else f", the oldest of {shown.oldest_at.isoformat()}"
     text = (
         f"{shown.webhook_id} {escape(shown.sink)}: {shown.state}, {shown.waiting:,} events "

@@ -42,9 +42,10 @@ from engine.registry.documents import ExemptDocument
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
+from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
-from schema.actors import Actor, Caller, Restriction, person_of
+from schema.actors import Actor, Caller, person_of
 from schema.documents import Document, ErasureCertificate
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
@@ -53,30 +54,21 @@ from serving.deployment.backups import BackupRecord
 from serving.errors import Interrupted
 from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.protocol import (
-    Assign,
     CallContext,
     CampaignTerms,
-    CaseStep,
-    Close,
     HolderFace,
-    Lift,
     LineTarget,
-    OutletStep,
     Probes,
-    Propose,
-    Remark,
-    Restrict,
     Steering,
-    WebhookAnswer,
-    Withdraw,
 )
 from serving.telemetry.traces import Tracer
-from serving.wire.cases import OutcomeRequest
+from serving.webhooks.keeper import WebhookChanges
+from serving.wire.cases import LiftRequest, NoteRequest, OutcomeRequest, RestrictRequest
 from serving.wire.sweeps import Group, GroupPage
+from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
 
 if TYPE_CHECKING:
     from engine.imports.online import ChunkAnswer
-    from serving.registrar.protocol import WebhookStep
 
 
 T = TypeVar("T")
@@ -293,16 +285,14 @@ class Operations:
 
     def end_campaign(self, campaign_id: str) -> Campaign:
         context = self._context
-        given = (self._runner, self._opened.store, campaign_id)
-        return campaigns.end_campaign(*given, context.actor, context.carrier)
+        given = (context.actor, context.carrier)
+        return campaigns.end_campaign(*self._of(campaign_id), *given)
 
     def exempt(self, document_id: str, cause: ExemptionCause) -> ExemptDocument:
-        given = (self._runner, self._opened.store, document_id, cause, self._context.actor)
-        return reverification.exempt(*given)
+        return reverification.exempt(*self._of(document_id), cause, self._context.actor)
 
     def end_exemption(self, document_id: str) -> None:
-        given = (self._runner, self._opened.store, document_id, self._context.actor)
-        reverification.end_exemption(*given)
+        reverification.end_exemption(*self._of(document_id), self._context.actor)
 
     def erase(self, document_id: str) -> ErasureCertificate | PendingErasure:
         context = self._context
@@ -318,40 +308,67 @@ class Operations:
     def end_session(self, session_id: str) -> None:
         self._opened.store.accounts.sign_out(session_id, actor=self._context.actor)
 
-    def step_case(self, case_id: str, step: CaseStep) -> CaseRecord:
-        given = (self._runner, self._opened.store, case_id)
-        actor = self._actor
-        match step:
-            case Assign(assignee):
-                return steps.assign(*given, assignee, actor)
-            case Remark(text):
-                return steps.note(*given, text, actor)
-            case Propose(OutcomeRequest(outcome, seen_at, lines, keeps)):
-                return steps.propose(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
-            case Withdraw():
-                return steps.withdraw(*given, actor)
-            case Close(OutcomeRequest(outcome, seen_at, lines, keeps)):
-                closed = steps.close(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
-                self._opened.case_closed.set()
-                return closed
+    def assign_case(self, case_id: str, assignee: str | None) -> CaseRecord:
+        return steps.assign(*self._of(case_id), assignee, self._actor)
 
-    def step_outlet(self, code: str, step: OutletStep) -> Outlet:
-        given = (self._runner, self._opened.store, code)
-        match step:
-            case Restrict(Restriction.SUSPENDED, case_id, reason):
-                return outlets.suspend(*given, case_id, reason, self._actor)
-            case Restrict(_, case_id, reason):
-                return outlets.bar(*given, case_id, reason, self._actor)
-            case Lift(restriction, reason):
-                return outlets.lift(*given, restriction, reason, self._actor)
+    def note_case(self, case_id: str, asked: NoteRequest) -> CaseRecord:
+        return steps.note(*self._of(case_id), asked.text, self._actor)
 
-    def step_webhook(self, webhook_id: str, step: WebhookStep) -> WebhookAnswer:
-        from serving.webhooks.keeper import take_step  # noqa: PLC0415 - few calls need it
+    def propose_outcome(self, case_id: str, asked: OutcomeRequest) -> CaseRecord:
+        return self._end_case(steps.propose, case_id, asked)
 
-        return take_step(self._opened.deployment, webhook_id, step, self._context)
+    def withdraw_proposal(self, case_id: str) -> CaseRecord:
+        return steps.withdraw(*self._of(case_id), self._actor)
+
+    def close_case(self, case_id: str, asked: OutcomeRequest) -> CaseRecord:
+        closed = self._end_case(steps.close, case_id, asked)
+        self._opened.case_closed.set()
+        return closed
+
+    def _end_case(
+        self, take: Callable[..., CaseRecord], case_id: str, asked: OutcomeRequest
+    ) -> CaseRecord:
+        given = (asked.outcome, asked.close_lines, self._actor, asked.seen_at)
+        return take(*self._of(case_id), *given, keep_lines=asked.keep_lines)
+
+    def suspend_outlet(self, code: str, asked: RestrictRequest) -> Outlet:
+        return outlets.suspend(*self._of(code), asked.case_id, asked.reason, self._actor)
+
+    def bar_outlet(self, code: str, asked: RestrictRequest) -> Outlet:
+        return outlets.bar(*self._of(code), asked.case_id, asked.reason, self._actor)
+
+    def lift_restriction(self, code: str, asked: LiftRequest) -> Outlet:
+        return outlets.lift(*self._of(code), asked.restriction, asked.reason, self._actor)
+
+    def create_webhook(self, asked: NewWebhook) -> WebhookSecret:
+        return self._webhooks.create(asked)
+
+    def change_webhook(self, webhook_id: str, asked: ChangedWebhook) -> Webhook:
+        return self._webhooks.change(webhook_id, asked)
+
+    def rotate_secret(self, webhook_id: str) -> WebhookSecret:
+        return self._webhooks.rotate(webhook_id)
+
+    def remove_webhook(self, webhook_id: str) -> None:
+        self._webhooks.remove(webhook_id)
+
+    def replay_events(self, webhook_id: str, after: int) -> Webhook:
+        return self._webhooks.replay(webhook_id, after)
+
+    def ask_again(self, webhook_id: str, events: Sequence[str]) -> int:
+        return self._webhooks.ask_again(webhook_id, events)
+
+    @property
+    def _webhooks(self) -> WebhookChanges:
+        context = self._context
+        return WebhookChanges(self._opened.deployment, context.actor, context.carrier)
+
+    def _of(self, key: str) -> tuple[BoundedRunner, Store, str]:
+        """What changes something of this key is given first."""
+        return self._runner, self._opened.store, key
 
     def step_death(self, document_id: str, step: DeathStep, source: str | None) -> DeathRecord:
-        given = (self._runner, self._opened.store, document_id)
+        given = self._of(document_id)
         if step is DeathStep.REPORT:
             return deaths.report(*given, DeathSource(source or DeathSource.OTHER), self._actor)
         take = {

@@ -18,7 +18,6 @@ from schema.lines import ExemptionCause
 from schema.people import DeathStep
 from schema.phases import Phase
 from serving.errors import Interrupted, ServiceRefusal
-from serving.wire.cases import OutcomeRequest
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
@@ -36,16 +35,15 @@ if TYPE_CHECKING:
     from engine.registry.lines import LineEvent
     from engine.registry.people import DeathRecord
     from engine.registry.references import SecondTemplate
-    from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import ExpectedSweep, SweepOrder
-    from schema.actors import Restriction
     from schema.decisions import RecordedLiveness
     from schema.documents import Document, ErasureCertificate
-    from schema.events import EventType
     from schema.lines import LineEventKind
     from schema.sweeps import SweepRecord
     from serving.deployment.backups import BackupRecord
+    from serving.wire.cases import LiftRequest, NoteRequest, OutcomeRequest, RestrictRequest
     from serving.wire.sweeps import Group, GroupPage
+    from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
 
 
 Probes = NDArray[np.float32]
@@ -124,107 +122,6 @@ class CampaignTerms:
     deadline: datetime
     steps: tuple[tuple[int, str], ...] = ()
     chosen: dict[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Assigns a case to an actor; None gives it back to the queue."""
-
-    assignee: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    text: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Propose:
-    """Proposes an outcome, and the lines that another person may close by it."""
-
-    asked: OutcomeRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Takes the proposal back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Closes the case; another person must have proposed the same."""
-
-    asked: OutcomeRequest
-
-
-CaseStep = Assign | Remark | Propose | Withdraw | Close
-
-
-@dataclass(frozen=True, slots=True)
-class Restrict:
-    """Suspends an outlet, so that it enrolls nobody, or bars it for good after another person has
-    suspended it; `case_id` is the case that says why."""
-
-    restriction: Restriction
-    case_id: str
-    reason: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Lift:
-    """Lets it enroll again; `restriction` is the one that was seen."""
-
-    restriction: Restriction
-    reason: str = field(repr=False)
-
-
-OutletStep = Restrict | Lift
-
-
-@dataclass(frozen=True, slots=True)
-class AddWebhook:
-    """Sends the events of a carrier, or of all, to an address."""
-
-    sink: str = field(repr=False)
-    types: tuple[EventType, ...]
-    carrier: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rotate:
-    """Gives a webhook a new secret."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Ends a webhook."""
-
-
-@dataclass(frozen=True, slots=True)
-class Redeliver:
-    """Delivers the events beyond a number again."""
-
-    after: int
-
-
-@dataclass(frozen=True, slots=True)
-class AskAgain:
-    """Tries dead letters again, these events by their ids or all."""
-
-    events: tuple[str, ...]
-
-
-if TYPE_CHECKING:
-    WebhookStep = AddWebhook | WebhookChange | Rotate | Remove | Redeliver | AskAgain
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookAnswer:
-    """The result of a step: of some a secret, or how many events are tried again."""
-
-    webhook_id: str
-    secret: str = field(default="", repr=False)
-    count: int = 0
 
 
 class Steering(StrEnum):
@@ -348,15 +245,29 @@ class RegistrarClient(ABC):
     """Notes that a session is used."""
     end_session: Ask[[str, CallContext], None]
     """Ends a session; audited."""
-    step_case: Ask[[str, CaseStep, CallContext], CaseRecord]
-    """Takes one step of a case and returns it as it is then; audited. `NotFound`, `CaseMoved`
-    where the case is not in a state for it, `FourEyes` where another person must do it."""
-    step_outlet: Ask[[str, OutletStep, CallContext], Outlet]
-    """Restricts an outlet, or lifts that; audited. `NotFound`, `OutletMoved` where it is not in
-    a state for it, `FourEyes` where another person must do it."""
-    step_webhook: Ask[[str, WebhookStep, CallContext], WebhookAnswer]
-    """Makes a webhook (of no id yet), or changes one; audited. `NotFound` for another
-    tenant's."""
+    assign_case: Ask[[str, str | None, CallContext], CaseRecord]
+    """Assigns a case to a person; None gives it back to the queue."""
+    note_case: Ask[[str, NoteRequest, CallContext], CaseRecord]
+    propose_outcome: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
+    """Proposes an outcome, and the lines that another person may close by it."""
+    withdraw_proposal: Ask[[str, CallContext], CaseRecord]
+    close_case: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
+    """Each step returns the case as it is then; audited. `NotFound`, `CaseMoved` where the case is
+    not in a state for it, `FourEyes` where another person must do it, or have proposed it."""
+    suspend_outlet: Ask[[str, RestrictRequest, CallContext], Outlet]
+    bar_outlet: Ask[[str, RestrictRequest, CallContext], Outlet]
+    lift_restriction: Ask[[str, LiftRequest, CallContext], Outlet]
+    """Audited, as the two above. `NotFound`, `OutletMoved` where the outlet is not in a state for
+    it, `FourEyes` where another person must do it."""
+    create_webhook: Ask[[NewWebhook, CallContext], WebhookSecret]
+    change_webhook: Ask[[str, ChangedWebhook, CallContext], Webhook]
+    rotate_secret: Ask[[str, CallContext], WebhookSecret]
+    remove_webhook: Ask[[str, CallContext], None]
+    replay_events: Ask[[str, int, CallContext], Webhook]
+    """Delivers the events beyond a number again."""
+    ask_again: Ask[[str, Sequence[str], CallContext], int]
+    """Tries dead letters again, these events by their ids or all; how many. Audited, as are all
+    changes of webhooks; `NotFound` for another tenant's."""
     step_death: Ask[[str, DeathStep, str | None, CallContext], DeathRecord]
     """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
     `FourEyes` where another person must do it."""

@@ -1,5 +1,5 @@
-"""The process that delivers events, beside the registrar or by a command, steps that change
-webhooks, and webhooks in the form in which they are shown."""
+"""The process that delivers events, beside the registrar or by a command, changes of webhooks, and
+webhooks in the form in which they are shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
@@ -24,25 +23,12 @@ from schema.events import EventType, WebhookState
 from serving.deployment.deployment import Deployment
 from serving.errors import Malformed
 from serving.jobs.periodic import PeriodicJob, name_error
-from serving.registrar.protocol import (
-    AddWebhook,
-    CallContext,
-    Redeliver,
-    Remove,
-    Rotate,
-    WebhookAnswer,
-)
 from serving.settings.settings import find_metrics_folder
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
 from serving.webhooks.receiver import check_sink, show_event
 from serving.wire import webhooks
 from serving.wire.fields import of_record
-
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
-    from serving.registrar.protocol import WebhookStep
-
 
 PROCESS_MODULE = "serving.cluster.processes"
 LOOK_EVERY_S = 10.0
@@ -139,34 +125,51 @@ class DeliveryKeeper(PeriodicJob):
             child.wait()
 
 
-def take_step(
-    deployment: Deployment, webhook_id: str, step: WebhookStep, context: CallContext
-) -> WebhookAnswer:
-    """Makes or changes a webhook; `RequestError` for an address that nothing is sent to."""
-    webhooks = Webhooks(deployment.store.engine, deployment.vault)
-    settings, actor, carrier = deployment.settings.webhooks, context.actor, context.carrier
-    match step:
-        case AddWebhook(sink, types, owner):
-            sink = check_sink(sink, settings.networks_of(owner))
-            made, secret = webhooks.create(sink, types, carrier=owner, actor=actor)
-            return WebhookAnswer(made.id, secret)
-        case WebhookChange():
-            if step.sink is not None:
-                owner = webhooks.find(webhook_id, carrier).carrier
-                check_sink(step.sink, settings.networks_of(owner))
-            webhooks.change(webhook_id, step, carrier=carrier, actor=actor)
-        case Rotate():
-            overlap = timedelta(hours=settings.earlier_secret_h)
-            _, secret = webhooks.rotate(webhook_id, overlap, carrier=carrier, actor=actor)
-            return WebhookAnswer(webhook_id, secret)
-        case Remove():
-            webhooks.remove(webhook_id, carrier=carrier, actor=actor)
-        case Redeliver(after):
-            webhooks.replay(webhook_id, after, carrier=carrier, actor=actor)
-        case _:
-            count = webhooks.ask_again(webhook_id, step.events, carrier=carrier, actor=actor)
-            return WebhookAnswer(webhook_id, count=count)
-    return WebhookAnswer(webhook_id)
+class WebhookChanges:
+    """Changes of webhooks by one actor, of a `carrier` to its own alone; `RequestError` for an
+    address that nothing is sent to."""
+
+    def __init__(self, deployment: Deployment, actor: str, carrier: str | None = None) -> None:
+        self._settings = deployment.settings.webhooks
+        self._registry = Webhooks(deployment.store.engine, deployment.vault)
+        self._actor, self._carrier = actor, carrier
+
+    def create(self, asked: webhooks.NewWebhook) -> webhooks.WebhookSecret:
+        sink = check_sink(asked.sink, self._settings.networks_of(asked.carrier))
+        given = (sink, read_types(asked.types))
+        made = self._registry.create(*given, carrier=asked.carrier, actor=self._actor)
+        return self._show_secret(*made)
+
+    def change(self, webhook_id: str, asked: webhooks.ChangedWebhook) -> webhooks.Webhook:
+        types = None if asked.types is None else read_types(asked.types)
+        if asked.sink is not None:
+            owner = self._registry.find(webhook_id, self._carrier).carrier
+            check_sink(asked.sink, self._settings.networks_of(owner))
+        state = None if asked.state is None else WebhookState(asked.state)
+        change = WebhookChange(asked.sink, types, state)
+        given = (webhook_id, change)
+        changed = self._registry.change(*given, carrier=self._carrier, actor=self._actor)
+        return webhook(self._registry, changed)
+
+    def rotate(self, webhook_id: str) -> webhooks.WebhookSecret:
+        given = (webhook_id, timedelta(hours=self._settings.earlier_secret_h))
+        made = self._registry.rotate(*given, carrier=self._carrier, actor=self._actor)
+        return self._show_secret(*made)
+
+    def remove(self, webhook_id: str) -> None:
+        self._registry.remove(webhook_id, carrier=self._carrier, actor=self._actor)
+
+    def replay(self, webhook_id: str, after: int) -> webhooks.Webhook:
+        given = (webhook_id, after)
+        found = self._registry.replay(*given, carrier=self._carrier, actor=self._actor)
+        return webhook(self._registry, found)
+
+    def ask_again(self, webhook_id: str, events: Sequence[str]) -> int:
+        given = (webhook_id, events)
+        return self._registry.ask_again(*given, carrier=self._carrier, actor=self._actor)
+
+    def _show_secret(self, record: Webhook, secret: str) -> webhooks.WebhookSecret:
+        return webhooks.WebhookSecret(webhook(self._registry, record), secret)
 
 
 def read_types(names: Iterable[str]) -> tuple[EventType, ...]:

@@ -12,7 +12,6 @@ from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
 from engine.registry.database import utc_now
 from engine.registry.queues import AttemptFilter, CaseFilter
-from schema.actors import Restriction
 from schema.cases import ALIVE, CaseState
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import people, serializers
@@ -20,17 +19,6 @@ from serving.api.request import Request, next_page, note
 from serving.case_report import ReportTerms, gather_case, write_case
 from serving.errors import Malformed
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import (
-    Assign,
-    CaseStep,
-    Close,
-    Lift,
-    OutletStep,
-    Propose,
-    Remark,
-    Restrict,
-    Withdraw,
-)
 from serving.wire import cases as wire
 from serving.wire.fields import of_record
 
@@ -60,14 +48,14 @@ async def assign_case(
 ) -> wire.Case:
     """Gives the case to a person, or back to the queue."""
     assignee = request.caller.name if body.assignee == wire.ME else body.assignee
-    return await _step(parts, request, case_id, Assign(assignee))
+    return people.case(await parts.registrar.assign_case(case_id, assignee, request.context()))
 
 
 async def note_case(
     parts: Parts, request: Request, body: wire.NoteRequest, case_id: str
 ) -> wire.Case:
     """Adds a remark to the history; sealed in the registry."""
-    return await _step(parts, request, case_id, Remark(body.text))
+    return people.case(await parts.registrar.note_case(case_id, body, request.context()))
 
 
 async def propose_outcome(
@@ -76,12 +64,12 @@ async def propose_outcome(
     """Proposes an outcome, and the lines to be closed by it, for another person to decide. Fraud
     whose documents have lines in use names those to close, or says that they stay: 400 else.
     """
-    return await _step(parts, request, case_id, Propose(body))
+    return people.case(await parts.registrar.propose_outcome(case_id, body, request.context()))
 
 
 async def withdraw_proposal(parts: Parts, request: Request, case_id: str) -> wire.Case:
     """Takes the proposal back."""
-    return await _step(parts, request, case_id, Withdraw())
+    return people.case(await parts.registrar.withdraw_proposal(case_id, request.context()))
 
 
 async def close_case(
@@ -92,7 +80,7 @@ async def close_case(
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """
-    return await _step(parts, request, case_id, Close(body))
+    return people.case(await parts.registrar.close_case(case_id, body, request.context()))
 
 
 async def report_case(
@@ -115,10 +103,6 @@ async def report_case(
     report = await asyncio.to_thread(gather_case, store, parts.calibration, case_id, terms)
     await note(parts, request, "case.reported", case_id, **report.describe())
     return await asyncio.to_thread(write_case, report, store)
-
-
-async def _step(parts: Parts, request: Request, case_id: str, step: CaseStep) -> wire.Case:
-    return people.case(await parts.registrar.step_case(case_id, step, request.context()))
 
 
 def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.ListedCase, ...]:
@@ -187,25 +171,24 @@ async def suspend_outlet(
     """Lets the outlet enroll nobody, at once; one person may. Attempts are refused (403
     `REQUEST.OUTLET_RESTRICTED`), audited and counted.
     """
-    return await _step_outlet(
-        parts, request, outlet, Restrict(Restriction.SUSPENDED, body.case_id, body.reason)
-    )
+    found = await parts.registrar.suspend_outlet(outlet, body, request.context())
+    return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
 async def bar_outlet(
     parts: Parts, request: Request, body: wire.RestrictRequest, outlet: str
 ) -> wire.OutletState:
     """Bars an outlet that another person has suspended."""
-    return await _step_outlet(
-        parts, request, outlet, Restrict(Restriction.BARRED, body.case_id, body.reason)
-    )
+    found = await parts.registrar.bar_outlet(outlet, body, request.context())
+    return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
 async def lift_restriction(
     parts: Parts, request: Request, body: wire.LiftRequest, outlet: str
 ) -> wire.OutletState:
     """Lets the outlet enroll again. Its case keeps the history."""
-    return await _step_outlet(parts, request, outlet, Lift(body.restriction, body.reason))
+    found = await parts.registrar.lift_restriction(outlet, body, request.context())
+    return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
 async def list_past_enrollments(
@@ -217,13 +200,6 @@ async def list_past_enrollments(
     await note(parts, request, "enrollments.read", outlet, enrollments=ids)
     following = next_page(shown, query.limit, lambda one: one.enrollment_id)
     return wire.PastEnrollments(enrollments=shown, next=following)
-
-
-async def _step_outlet(
-    parts: Parts, request: Request, outlet: str, step: OutletStep
-) -> wire.OutletState:
-    found = await parts.registrar.step_outlet(outlet, step, request.context())
-    return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
 def _find_attempts(

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from msgspec import structs
+
 from engine.registry.events import open_place, read_page
-from engine.registry.webhooks import WebhookChange
 from engine.registry.webhooks import Webhooks as Registry
-from schema.events import WebhookState
 from serving.access.authorization import scope_of
 from serving.api.request import Request
 from serving.errors import Forbidden
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import AddWebhook, AskAgain, Redeliver, Remove, Rotate
 from serving.webhooks import keeper
 from serving.webhooks.keeper import read_types
 from serving.webhooks.receiver import show_event
@@ -33,8 +32,8 @@ async def create_webhook(
     own = scope_of(request.caller)
     if own is not None and body.carrier not in (None, own):
         raise Forbidden("the key may not act for this carrier: leave it out")
-    step = AddWebhook(body.sink, read_types(body.types), own or body.carrier)
-    return await _tell_secret(parts, request, "", step)
+    asked = structs.replace(body, carrier=own or body.carrier)
+    return await parts.registrar.create_webhook(asked, request.context())
 
 
 async def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
@@ -49,7 +48,12 @@ async def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
 
 async def read_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
     """A webhook, with what waits for it."""
-    return await _show(parts, request, webhook_id)
+    carrier = scope_of(request.caller)
+
+    def read(registry: Registry) -> wire.Webhook:
+        return keeper.webhook(registry, registry.find(webhook_id, carrier))
+
+    return await _read(parts, read)
 
 
 async def change_webhook(
@@ -58,16 +62,12 @@ async def change_webhook(
     """Gives it another address, other types or another state: what waits goes to the new address,
     and one that is paused or gone goes on where it was.
     """
-    types = None if body.types is None else read_types(body.types)
-    state = None if body.state is None else WebhookState(body.state)
-    step = WebhookChange(body.sink, types, state)
-    await parts.registrar.step_webhook(webhook_id, step, request.context())
-    return await _show(parts, request, webhook_id)
+    return await parts.registrar.change_webhook(webhook_id, body, request.context())
 
 
 async def remove_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.RemovedWebhook:
     """Ends a webhook: what waits is sent to nobody."""
-    await parts.registrar.step_webhook(webhook_id, Remove(), request.context())
+    await parts.registrar.remove_webhook(webhook_id, request.context())
     return wire.RemovedWebhook(webhook_id)
 
 
@@ -75,7 +75,7 @@ async def rotate_secret(parts: Parts, request: Request, webhook_id: str) -> wire
     """Gives it a new secret, told here alone; what is sent is signed with the one before as well,
     for as long as `[webhooks] earlier_secret_h` says.
     """
-    return await _tell_secret(parts, request, webhook_id, Rotate())
+    return await parts.registrar.rotate_secret(webhook_id, request.context())
 
 
 async def replay_events(
@@ -83,8 +83,7 @@ async def replay_events(
 ) -> wire.Webhook:
     """Sends every event beyond a place in the feed, again or for the first time, under its id."""
     begin = await _open_place(parts, request, body.after)
-    await parts.registrar.step_webhook(webhook_id, Redeliver(begin), request.context())
-    return await _show(parts, request, webhook_id)
+    return await parts.registrar.replay_events(webhook_id, begin, request.context())
 
 
 async def list_dead_letters(
@@ -101,29 +100,12 @@ async def ask_again(
     parts: Parts, request: Request, body: wire.AskedAgain, webhook_id: str
 ) -> wire.Revived:
     """Has dead letters tried again, from the first attempt on."""
-    step = AskAgain(body.events)
-    answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
-    return wire.Revived(answer.count)
-
-
-async def _tell_secret(
-    parts: Parts, request: Request, webhook_id: str, step: AddWebhook | Rotate
-) -> wire.WebhookSecret:
-    answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
-    return wire.WebhookSecret(await _show(parts, request, answer.webhook_id), answer.secret)
+    context = request.context()
+    return wire.Revived(await parts.registrar.ask_again(webhook_id, body.events, context))
 
 
 async def _open_place(parts: Parts, request: Request, place: str) -> int:
     return await asyncio.to_thread(open_place, parts.store, place, scope_of(request.caller))
-
-
-async def _show(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
-    carrier = scope_of(request.caller)
-
-    def read(registry: Registry) -> wire.Webhook:
-        return keeper.webhook(registry, registry.find(webhook_id, carrier))
-
-    return await _read(parts, read)
 
 
 async def _read(parts: Parts, read: Callable[[Registry], T]) -> T:

@@ -20,7 +20,7 @@ from schema.decisions import Comparison
 from serving.errors import Interrupted
 from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.operations import finish_by
-from serving.registrar.protocol import CallContext, Close, HolderFace, LineTarget
+from serving.registrar.protocol import CallContext, HolderFace, LineTarget
 from serving.wire.cases import OutcomeRequest
 from serving.wire.fields import Moment
 from tests.indexes.sharding.local_shards import SlowToAdd
@@ -120,9 +120,8 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     pending = await registrar.erase(document_id, context)
     assert pending.cases == (dispute.case_id,)
     assert (await registrar.identify(person[None], 0.5, context))[0].candidates
-    await registrar.step_case(
-        dispute.case_id, Close(OutcomeRequest(Outcome.UNFOUNDED, Moment.now(UTC))), context
-    )
+    asked = OutcomeRequest(Outcome.UNFOUNDED, Moment.now(UTC))
+    await registrar.close_case(dispute.case_id, asked, context)
     # The service does what it has acknowledged, without being asked again.
     async with asyncio.timeout(60):
         while (await registrar.identify(person[None], 0.5, context))[0].candidates:
