@@ -118,7 +118,7 @@ class ReportContent:
     notes: Sequence[CaseNote]
     merged: Sequence[CaseRecord]
     persons: Mapping[str, str]
-    calibration: Calibration | None
+    calibration: Calibration
 
     @property
     def side_by_side(self) -> Sequence[Pair]:
@@ -142,7 +142,7 @@ class ReportContent:
 
 
 def gather_case(
-    store: Reader, calibration: Calibration | None, case_id: str, terms: ReportTerms
+    store: Reader, calibration: Calibration, case_id: str, terms: ReportTerms
 ) -> ReportContent:
     """Everything about a case that the terms allow; `NotFound` for no case, `RequestError` for no
     carrier. The caller audits it (`case.reported`, `describe`) before anybody sees it."""
@@ -228,10 +228,7 @@ def _name(identity: Identity | None, terms: ReportTerms, *, is_known: bool) -> s
 
 
 def _compare(
-    store: Reader,
-    calibration: Calibration | None,
-    documents: Sequence[ShownDocument],
-    terms: ReportTerms,
+    store: Reader, calibration: Calibration, documents: Sequence[ShownDocument], terms: ReportTerms
 ) -> tuple[list[Pair], list[Side]]:
     """The pairs that were compared, those of the highest scores first, and who has no pair."""
     faces = find_faces(store, calibration, [one.record.id for one in documents[:MOST_WITH_FACES]])
@@ -244,6 +241,7 @@ def _compare(
             # Of one document it is the attempt itself that the reference is compared with.
             if both[0].subject.document_id != both[1].subject.document_id:
                 both = lent[one.left], lent[one.right]
+            assert one.strangers is not None, "there is a calibration"
             pairs.append(Pair(both, one.score, describe_strangers(one.strangers)))
     pairs.sort(key=lambda one: -one.score)
     paired = {side.subject.subject_id for pair in _side_by_side(pairs) for side in pair.sides}
@@ -312,10 +310,8 @@ def _encode(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def describe_strangers(strangers: StrangersAlike | None) -> str:
+def describe_strangers(strangers: StrangersAlike) -> str:
     """The meaning of a score: how many pairs of strangers score as high, measured or at most."""
-    if strangers is None:
-        return "The model has no calibration: it is not known how many strangers score as high."
     if strangers.is_bound:
         return (
             f"At most one of {_one_in(strangers.value)} pairs of strangers scores as high: "
@@ -356,7 +352,6 @@ def _render(
     report: ReportContent, store: Reader, entries: Sequence[AuditRecord], others: int
 ) -> str:
     case = report.case
-    curve = None if report.calibration is None else report.calibration.curve(Comparison.FUSED)
     style = _source("case_report.css")
     return (
         _environment()
@@ -373,7 +368,7 @@ def _render(
                 (one for one in reversed(report.notes) if one.kind is NoteKind.CLOSED), None
             ),
             lines=sum(len(one.lines) for one in report.documents),
-            curve=curve,
+            curve=report.calibration.curve(Comparison.FUSED),
             entries=entries,
             other_entries=others,
             head=store.audit_head(),
@@ -385,11 +380,9 @@ def _render(
     )
 
 
-def _meaning_of(calibration: Calibration | None, score: float | None) -> str | None:
+def _meaning_of(calibration: Calibration, score: float | None) -> str | None:
     if score is None:
         return None
-    if calibration is None:
-        return describe_strangers(None)
     rate = calibration.fmr_at(score, Comparison.FUSED)
     return describe_strangers(StrangersAlike(rate.value, rate.low, rate.high, rate.is_bound))
 

@@ -200,9 +200,7 @@ def find_lines_in_use(
     return found, store.numbers([one.id for some in found.values() for one in some])
 
 
-def find_faces(
-    store: Reader, calibration: Calibration | None, document_ids: Sequence[str]
-) -> wire.Faces:
+def find_faces(store: Reader, calibration: Calibration, document_ids: Sequence[str]) -> wire.Faces:
     """The people shown under these documents, in their order, and how alike each two are; an erased
     or unknown document is left out. The caller audits whom it shows."""
     held = find_held(store, document_ids)
@@ -254,7 +252,7 @@ def _subject(
 
 
 def _likenesses(
-    store: Reader, calibration: Calibration | None, subjects: Sequence[wire.FaceSubject]
+    store: Reader, calibration: Calibration, subjects: Sequence[wire.FaceSubject]
 ) -> tuple[wire.Likeness, ...]:
     """The score of each two that were compared: references, and an attempt with a reference."""
     templates = store.templates_of([one.document_id for one in subjects if one.is_reference])
@@ -268,13 +266,13 @@ def _likenesses(
         score = _score(left, right, templates, evidence)
         if score is None:
             continue
-        rate = None if calibration is None else calibration.fmr_at(score, Comparison.FUSED)
+        rate = calibration.fmr_at(score, Comparison.FUSED)
         found.append(
             wire.Likeness(
                 left=left.subject_id,
                 right=right.subject_id,
                 score=score,
-                strangers=None if rate is None else of_record(wire.StrangersAlike, rate),
+                strangers=of_record(wire.StrangersAlike, rate),
             )
         )
     return tuple(found)

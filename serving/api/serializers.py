@@ -425,15 +425,13 @@ def backup(record: BackupRecord) -> oversight.Backup:
 
 
 def calibrated_thresholds(
-    model_digest: str, scores: thresholds.Thresholds, calibration: thresholds.Calibration | None
+    model_digest: str, scores: thresholds.Thresholds, calibration: thresholds.Calibration
 ) -> oversight.CalibratedThresholds:
     """The thresholds of a deployment, on the curves of its calibration."""
     return oversight.CalibratedThresholds(
         model_digest=model_digest,
         thresholds=of_record(enrollments.Thresholds, scores),
-        calibration=None
-        if calibration is None
-        else of_record(
+        calibration=of_record(
             oversight.Calibration,
             calibration,
             curves=tuple(_curve(kind, curve) for kind, curve in calibration.curves.items()),

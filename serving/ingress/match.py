@@ -215,9 +215,7 @@ async def _identify(
 
 def _expect(
     parts: Parts, searched: int, kind: Comparison, threshold: float
-) -> ExpectedFalseCandidates | None:
-    if parts.calibration is None:
-        return None
+) -> ExpectedFalseCandidates:
     rate = parts.calibration.expected_false_candidates(searched, threshold, kind)
     return ExpectedFalseCandidates(rate.value, rate.low, rate.high, rate.is_bound)
 

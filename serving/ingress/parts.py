@@ -17,7 +17,6 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.cases.precision import DecisionReader
 from engine.errors import SealBroken
-from engine.lifecycle.reverification import SimChangeTerms
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.document import Authority
 from engine.matching.checks.liveness import LivenessChecker
@@ -25,8 +24,6 @@ from engine.matching.checks.proofs import ProofChecker
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, check_vectors
-from schema.cases import DueDates
-from schema.options import NO_RULES, PeopleRules
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn, open_sign_in
 from serving.deployment.deployment import Deployment
@@ -43,46 +40,36 @@ from serving.telemetry.traces import Tracer
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
-    """The parts of one ingress; `store` is read only, the registrar alone writes."""
+    """The parts of one ingress over an open deployment; `store` is read only, the registrar alone
+    writes."""
 
+    deployment: Deployment
     settings: ServeSettings
     registrar: RegistrarClient
     store: Reader
     vault: Vault
     thresholds: Thresholds
+    thresholds_for: Callable[[int], Thresholds] | None
+    """For searches of so many references, where `review` follows the gallery's size."""
+    calibration: Calibration
     faces: ExtractionQueue
     templates: SealedTemplates
     authenticator: Authenticator
     meter: Meter
     log: FilteringBoundLogger
-    model_digest: str
     version: str
+    warnings: tuple[str, ...]
+    """What `/version` says of the model's calibration."""
+    authority: Authority | None
+    """Whom documents are looked up at; None where their form is enough."""
+    sign_in: SignIn | None
+    """The way to the identity provider; None where there are only keys."""
+    decisions: DecisionReader
     liveness: LivenessChecker
     proofs: ProofChecker
-    authority: Authority | None = None
-    """Whom documents are looked up at; None where their form is enough."""
-    people: PeopleRules = NO_RULES
-    """Whose guardians are looked up, too."""
-    calibration: Calibration | None = None
-    """Gives the expected false candidates of a search; without it answers have null."""
-    warnings: tuple[str, ...] = ()
-    """What `/version` says of the model's calibration."""
+    embedder: Callable[[], Awaitable[EmbedderStatus]]
+    """What embeds its faces."""
     tracer: Tracer = field(default_factory=Tracer)
-    sign_in: SignIn | None = None
-    """The way to the identity provider; None where there are only keys."""
-    due: DueDates = field(default_factory=DueDates)
-    thresholds_for: Callable[[int], Thresholds] | None = None
-    """For searches of so many references, where `review` follows the gallery's size."""
-    embedder: Callable[[], Awaitable[EmbedderStatus]] | None = None
-    """What embeds its faces; None in a test that embeds none."""
-    is_sandbox: bool = False
-    """Nothing is about anybody: the console says so on every page."""
-    sim_changes: SimChangeTerms = field(default_factory=SimChangeTerms)
-    """Which carriers report changes of SIM, and since when."""
-    decisions: DecisionReader = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "decisions", DecisionReader(self.store))
 
     @classmethod
     def of(cls, deployment: Deployment, *, meter: Meter, **others: Any) -> Self:
@@ -103,21 +90,18 @@ class Parts:
             "vault": vault,
             "thresholds": deployment.thresholds,
             "thresholds_for": deployment.thresholds_for,
+            "calibration": deployment.calibration,
             "templates": SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
             "authenticator": authenticator,
-            "sign_in": open_sign_in(settings, vault, deployment.home),
-            "model_digest": store.model_digest,
             "version": version("sosie"),
+            "warnings": tuple(warn_calibration(settings)),
+            "authority": open_authority(settings.authority, vault, deployment.home, meter),
+            "sign_in": open_sign_in(settings, vault, deployment.home),
+            "decisions": DecisionReader(store),
             "liveness": deployment.liveness,
             "proofs": deployment.proofs,
-            "authority": open_authority(settings.authority, vault, deployment.home, meter),
-            "people": settings.people,
-            "calibration": deployment.calibration,
-            "warnings": tuple(warn_calibration(settings)),
-            "due": settings.cases,
-            "sim_changes": deployment.sim_changes,
         }
-        return cls(**{**own, "meter": meter, **others})
+        return cls(**{**own, "deployment": deployment, "meter": meter, **others})
 
     async def read_thresholds(self) -> Thresholds:
         """For the gallery as it is now."""

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -21,10 +21,12 @@ from engine.errors import (
     DeadlinePassed,
     LivenessReplayed,
     NotFound,
+    NotReported,
     RequestError,
     StorageFull,
     TooManyFailures,
 )
+from engine.lifecycle.reverification import SimChange, SimChangeTerms
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -40,7 +42,7 @@ from engine.matching.checks.picture import FaceVector
 from engine.matching.documents import CheckedDocument
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import DecisionCheck, Judge, JudgedBatch
-from engine.matching.lines import close_line, find_line, normalise_line
+from engine.matching.lines import LINE_UNKNOWN, close_line, find_line, normalise_line
 from engine.matching.requests import (
     Answer,
     EnrollmentRequest,
@@ -52,6 +54,7 @@ from engine.matching.samples import ABSENT, Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
@@ -91,6 +94,7 @@ from serving.sandbox.outcomes import (
 ACTOR = "sandbox"
 CARRIER, OUTLET, CLOSED_OUTLET = "sandbox", "sandbox-1", "sandbox-closed"
 OTHER_CARRIER, OTHER_OUTLET = "other", "other-1"
+REPORTED_SINCE = date(2025, 1, 1)
 LINE_LIMIT = Carrier("", "").line_limit
 SLOW_S, READY_S = 3.0, 120.0
 MOST_KEYS = 10_000
@@ -149,8 +153,25 @@ class SandboxJudge(Judge):
         return replace(self, checks={**self.checks, check: terms})
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxSimChanges(SimChangeTerms):
+    """Changes of SIM as the last digits of a number say, and else those of its line."""
+
+    def find(self, registry: Reader, number: str, carrier: str | None, now: datetime) -> SimChange:
+        """The change of a number that has a meaning, or the usual one."""
+        meaning = int(number[-3:])
+        if meaning == outcomes.UNKNOWN:
+            raise NotFound(LINE_UNKNOWN)
+        if meaning == outcomes.NOT_REPORTED:
+            raise NotReported("the carrier of this number does not report changes of SIM here")
+        if meaning not in outcomes.SWAPPED_BEFORE:
+            return SimChangeTerms.find(self, registry, number, carrier, now)
+        before = outcomes.SWAPPED_BEFORE[meaning]
+        return SimChange(ACTOR, None if before is None else now - before, outcomes.MONITORED)
+
+
 class SandboxDeployment(Deployment):
-    """A deployment whose judge goes by serials."""
+    """A deployment whose judge goes by serials, and changes of SIM by the numbers asked about."""
 
     is_of_sandbox = True
 
@@ -159,6 +180,13 @@ class SandboxDeployment(Deployment):
         usual = super().judge
         fields = {name: getattr(usual, name) for name in Judge.__dataclass_fields__}
         return SandboxJudge(**fields)
+
+    @property
+    def sim_changes(self) -> SimChangeTerms:
+        """Both carriers report every change, unless the settings say since when."""
+        usual = super().sim_changes
+        since = dict.fromkeys((CARRIER, OTHER_CARRIER), REPORTED_SINCE)
+        return SandboxSimChanges({**since, **usual.since}, usual.kept)
 
 
 class SandboxRegistrar(RegistrarClient):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,16 +21,14 @@ from tempfile import TemporaryDirectory
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.errors import ImageError, NotFound, NotReported, RequestError
+from engine.errors import ImageError, RequestError
 from engine.faces.extractor import Extracted, Extraction, Extractor, Kinds
 from engine.faces.images import Decoder
 from engine.faces.quality import Quality
-from engine.lifecycle.reverification import SimChange, SimChangeTerms
-from engine.matching.lines import LINE_UNKNOWN
 from engine.matching.samples import Sample
 from engine.registry.accounts import ApiKey, Carrier
 from engine.registry.database import utc_now
-from engine.registry.store import PERSONAL_ROLES, Reader
+from engine.registry.store import PERSONAL_ROLES
 from schema.options import NO_LIMITS
 from schema.reasons import PhotographKind, Reason
 from serving.access.authentication import make_key
@@ -66,7 +63,6 @@ from serving.settings.settings import SANDBOX_FILE, Settings, load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 
-REPORTED_SINCE = date(2025, 1, 1)
 LOG_FILE, PICTURE_FOLDER = "sandbox.jsonl", "pictures"
 WARNING = "a sandbox: no face is looked at, and document numbers say how an enrollment ends"
 KEYS = {
@@ -192,29 +188,6 @@ class PictureReader(Extractor):
 _QUALITY = Quality(80.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.9, 2000.0, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxSimChanges(SimChangeTerms):
-    """Changes of SIM as the last digits of a number say, and else those of its line."""
-
-    def find(self, registry: Reader, number: str, carrier: str | None, now: datetime) -> SimChange:
-        """The change of a number that has a meaning, or the usual one."""
-        meaning = int(number[-3:])
-        if meaning == outcomes.UNKNOWN:
-            raise NotFound(LINE_UNKNOWN)
-        if meaning == outcomes.NOT_REPORTED:
-            raise NotReported("the carrier of this number does not report changes of SIM here")
-        if meaning not in outcomes.SWAPPED_BEFORE:
-            return SimChangeTerms.find(self, registry, number, carrier, now)
-        before = outcomes.SWAPPED_BEFORE[meaning]
-        return SimChange(ACTOR, None if before is None else now - before, outcomes.MONITORED)
-
-
-def _read_sim_changes(usual: SimChangeTerms) -> SimChangeTerms:
-    """Both carriers report every change, unless the settings say since when."""
-    since = dict.fromkeys((CARRIER, OTHER_CARRIER), REPORTED_SINCE)
-    return SandboxSimChanges({**since, **usual.since}, usual.kept)
-
-
 HEADER = (b"sosie-sandbox", b"no face is looked at")
 """Of each of its answers, and of none of a service's."""
 
@@ -265,9 +238,7 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             log=log,
             version=f"{version('sosie')}+sandbox",
             warnings=(WARNING,),
-            is_sandbox=True,
             sign_in=None,
-            sim_changes=_read_sim_changes(reading.sim_changes),
             embedder=_describe,
         )
         yield Sandbox(parts, registrar)

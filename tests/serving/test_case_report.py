@@ -272,7 +272,6 @@ def test_a_score_is_said_as_one_of_so_many_strangers() -> None:
         "At most one of 1 million pairs"
     )
     assert "says nothing" in describe_strangers(StrangersAlike(0.3, 0.2, 0.4, is_bound=False))
-    assert "no calibration" in describe_strangers(None)
 
 
 def test_a_list_of_people_is_masked_unless_revealed_and_audited(

@@ -106,7 +106,7 @@ async def report_case(
 
 
 def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.ListedCase, ...]:
-    now = utc_now()
+    now, due = utc_now(), parts.deployment.settings.cases
     wanted = CaseFilter(
         **serializers.read_state(query.state),
         kind=query.kind,
@@ -118,10 +118,10 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     )
     queue = parts.store.cases.queue
     try:
-        found = queue(wanted, query.sort, due=parts.due, limit=query.limit, after=query.after)
+        found = queue(wanted, query.sort, due=due, limit=query.limit, after=query.after)
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
-    return serializers.case_page(parts.store, found, parts.due, now)
+    return serializers.case_page(parts.store, found, due, now)
 
 
 def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:
@@ -219,9 +219,9 @@ def _find_attempts(
             overdue_at=utc_now() if query.overdue else None,
         ),
     )
-    read = parts.store.cases.attempts
+    read, due = parts.store.cases.attempts, parts.deployment.settings.cases
     try:
-        found = read(wanted, due=parts.due, limit=query.limit, after=query.after)
+        found = read(wanted, due=due, limit=query.limit, after=query.after)
     except NotFound:
         raise Malformed("after: no enrollment, so no `next` of a page") from None
     return serializers.past_enrollments(parts.store, found)

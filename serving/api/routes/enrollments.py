@@ -112,7 +112,8 @@ async def _take_photographs(
         samples = await sampling
     else:
         live, theirs = (faces[name][0] if name in faces else None for name in _LIVE)
-        questions = ask_of(attempt, live, theirs, parts.liveness.terms, parts.people)
+        terms = (parts.liveness.terms, parts.deployment.settings.people)
+        questions = ask_of(attempt, live, theirs, *terms)
         samples, said = await look_up_beside(parts.authority, questions, sampling)
         asked = replace(asked, authority=said)
         for one in said.values():

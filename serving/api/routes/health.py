@@ -46,7 +46,7 @@ async def read_version(parts: Parts, request: Request) -> wire.Version:
     status = await _readiness_of(parts).find_embedder()
     fault, runtime = ("", "") if status is None else (status.fault, status.runtime)
     warnings = (*parts.warnings, *filter(None, [fault]))
-    return wire.Version(parts.version, "v1", parts.model_digest, warnings, runtime)
+    return wire.Version(parts.version, "v1", parts.deployment.store.model_digest, warnings, runtime)
 
 
 async def read_key(parts: Parts, request: Request) -> wire.KeyHolder:
@@ -61,7 +61,7 @@ async def read_thresholds(parts: Parts, request: Request) -> wire.CalibratedThre
     """
     del request
     return serializers.calibrated_thresholds(
-        parts.model_digest, await parts.read_thresholds(), parts.calibration
+        parts.deployment.store.model_digest, await parts.read_thresholds(), parts.calibration
     )
 
 
@@ -157,9 +157,6 @@ class ReadinessChecks:
         return await self._ask_embedder()
 
     async def _ask_embedder(self) -> Check:
-        model = f"model {self._parts.model_digest[:12]}"
-        if self._parts.embedder is None:
-            return Check(True, f"{model} is loaded")
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 self._embedder = status = await self._parts.embedder()
@@ -169,7 +166,8 @@ class ReadinessChecks:
             return Check(False, str(error))
         if status.failure:
             return Check(False, status.failure)
-        return Check(True, f"{model} embeds, {status.runtime}")
+        model = self._parts.deployment.store.model_digest[:12]
+        return Check(True, f"model {model} embeds, {status.runtime}")
 
     async def _ask_status(self) -> tuple[Status | None, Check]:
         try:

@@ -269,7 +269,7 @@ async def _find(
     line_id = "unknown"
     try:
         given = (parts.store, normalise(number), scope_of(request.caller), now)
-        found = await asyncio.to_thread(parts.sim_changes.find, *given)
+        found = await asyncio.to_thread(parts.deployment.sim_changes.find, *given)
         line_id = found.line_id
     finally:
         # Whoever tries numbers out is in the chain too.

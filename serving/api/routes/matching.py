@@ -72,7 +72,9 @@ async def issue_templates(
             )
         )
     expires_at = issued_at + timedelta(hours=parts.settings.template_ttl_h)
-    return wire.Templates(Moment.of(expires_at), parts.model_digest, tuple(results))
+    return wire.Templates(
+        Moment.of(expires_at), parts.deployment.store.model_digest, tuple(results)
+    )
 
 
 def _charge_rest(parts: Parts, request: Request, items: int) -> None:

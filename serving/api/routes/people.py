@@ -41,17 +41,14 @@ async def _search_face(
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
-    calibration = parts.calibration
+    given = (found.searched, threshold, probe.comparison)
+    expected = parts.calibration.expected_false_candidates(*given)
     return dict(list(scores.items())[: wire.MAX_CANDIDATES]), {
         "found": found.found_documents,
         "searched": found.searched,
         "gallery_sequence": found.gallery_sequence,
         "threshold": threshold,
-        "expected_false_candidates": calibration
-        and of_record(
-            ExpectedFalseCandidates,
-            calibration.expected_false_candidates(found.searched, threshold, probe.comparison),
-        ),
+        "expected_false_candidates": of_record(ExpectedFalseCandidates, expected),
     }
 
 

@@ -60,7 +60,7 @@ def sign_in_pages(parts: Parts) -> Iterator[tuple[str, Page]]:
                 await admit(parts, request)
                 holder = key_holder(request.caller)
         name = None if parts.sign_in is None else parts.sign_in.name
-        state = wire.SignInState(name, holder, parts.is_sandbox)
+        state = wire.SignInState(name, holder, parts.deployment.is_of_sandbox)
         return Response(encode_json(state), media_type=JSON)
 
     yield STATE, show_state

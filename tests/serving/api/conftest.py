@@ -21,6 +21,7 @@ from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import open_liveness_judge
+from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.parts import Parts
 from serving.registrar.service import RegistrarService
@@ -63,6 +64,10 @@ def keyed_home(enrolled_home, sosie, tmp_path_factory) -> tuple[Path, dict[str, 
 
 
 Start = Callable[..., Service]
+
+
+async def describe_embedder() -> EmbedderStatus:
+    return EmbedderStatus("cpu", "float32")
 
 
 @contextmanager
@@ -112,6 +117,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             version="0.1.0",
             warnings=(),
             tracer=tracer,
+            embedder=describe_embedder,
         )
         if (asked := parts.authority) is not None:
             undo.append(lambda: asyncio.run_coroutine_threadsafe(asked.close(), loop).result(60))

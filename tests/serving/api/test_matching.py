@@ -175,7 +175,7 @@ def test_templates_come_with_quality_and_an_end_and_what_is_wrong(
     assert faceless["error"]["code"] == "MATCH.NO_FACE"
     assert damaged["error"]["code"].startswith("IMAGE.")
     assert "template" not in {**faceless, **damaged}
-    assert value["model_digest"] == service.parts.model_digest
+    assert value["model_digest"] == service.parts.store.model_digest
     assert value["expires_at"] > utc_now().isoformat()
 
 

@@ -38,7 +38,9 @@ def test_a_service_that_is_up_says_so(service, kind: str) -> None:
     assert (ready.status_code, answer.is_ready, answer.phase) == (200, True, "ready")
     assert answer.checks.keys() == {"store", "models", "registrar", "gallery"}
     version = service.read(service.ask("GET", "/version", key=None, headers=headers))
-    assert version == {"version": "0.1.0", "api": "v1", "model_digest": service.parts.model_digest}
+    digest = service.parts.store.model_digest
+    expected = {"version": "0.1.0", "api": "v1", "model_digest": digest, "runtime": "cpu float32"}
+    assert version == expected
 
 
 def test_a_probe_that_takes_no_type_of_ours_still_gets_an_answer(service) -> None:
@@ -247,11 +249,3 @@ def test_a_weak_calibration_is_told_with_the_version(service) -> None:
     service = replace(service, parts=parts, app=build_app(parts))
     told = service.read(service.ask("GET", "/version", key=None))
     assert told["warnings"] == list(parts.warnings)
-
-
-def test_without_a_calibration_no_rate_is_told(service) -> None:
-    parts = replace(service.parts, calibration=None)
-    service = replace(service, parts=parts, app=build_app(parts))
-    shown = service.read(service.ask("GET", "/v1/thresholds"))
-    read(shown, CalibratedThresholds)
-    assert shown["calibration"] is None
