@@ -146,7 +146,7 @@ def rotate_data_key(
         resealed = reseal(writer, progress=progress)
         # A snapshot sealed with the retired key could not be opened any more.
         if deployment.snapshot_folder.exists() and not deployment.save_snapshot():
-            deployment.remove_snapshot()
+            deployment.snapshots.remove()
         # Their own keys are sealed with the old one, and whoever had that may have them.
         keys = ShardKeys(deployment.store, home / SHARD_KEYS_FOLDER)
         shard_snapshots = keys.destroy_all_but(())

@@ -84,8 +84,6 @@ if TYPE_CHECKING:
     from engine.matching.checks.second_model import SecondModel
     from engine.matching.recovery import Restored, Tell
     from engine.matching.samples import SecondEmbedder
-    from engine.sweeps.sweep_run import Join
-    from indexes.exact.scanner import Scanner
     from serving.deployment.snapshots import OpenIndex, SnapshotManager
 
 
@@ -310,7 +308,8 @@ class Deployment:
         return find
 
     @cached_property
-    def _snapshots(self) -> SnapshotManager:
+    def snapshots(self) -> SnapshotManager:
+        """What is kept of the gallery between starts."""
         # An ingress searches no gallery, and loads no kernels.
         from serving.deployment.snapshots import ShardManager, SnapshotManager, gallery_config  # noqa: PLC0415
 
@@ -324,7 +323,7 @@ class Deployment:
     @cached_property
     def restored(self) -> Restored:
         """The gallery, brought to the state of the store on first use."""
-        return self._snapshots.restore(self.tell)
+        return self.snapshots.restore(self.tell)
 
     @cached_property
     def watchlist(self) -> WatchList:
@@ -419,10 +418,10 @@ class Deployment:
         writer = self.writer
         try:
             self._drop_outdated(writer.sequence)
-            self._snapshots.sweep()
+            self.snapshots.sweep()
             if self.restored.fault is not None:
                 # A later store might accept what this one refuses.
-                self.remove_snapshot()
+                self.snapshots.remove()
             sizes = self.settings.registrar
             config = RegistrarConfig(sizes.batch_size, sizes.queue_size)
             registrar = Registrar(writer, self.judge, config, observer=self.observer)
@@ -432,7 +431,7 @@ class Deployment:
             raise
         # Only a writer needs upkeep.
         self._upkeep = Upkeep(self.restored.gallery).start()
-        self._snapshots.tend(registrar, self._ask_save)
+        self.snapshots.tend(registrar, self._ask_save)
         if self._open_index is not None and self.restored.replayed > SNAPSHOT_AFTER:
             self._ask_save()
         return registrar
@@ -453,20 +452,6 @@ class Deployment:
             late_h = self.overdue_s / 3600
             faults.append(f"removed references take space {late_h:.1f} h beyond erasure_deadline_h")
         return "; ".join(faults) or None
-
-    @property
-    def copies_wanting(self) -> int:
-        """The number of shards of the gallery that have lost a copy that is not made again yet."""
-        return self._snapshots.copies_wanting
-
-    @property
-    def moves_wanting(self) -> int:
-        """The number of virtual shards to be moved to another shard."""
-        return self._snapshots.moves_wanting
-
-    def joiner(self, scanner: Scanner) -> Join:
-        """The join by which a sweep finds all pairs of the gallery, in memory or on shards."""
-        return self._snapshots.joiner(self.restored.gallery, scanner)
 
     @property
     def sweep_folder(self) -> Path:
@@ -492,11 +477,7 @@ class Deployment:
     def save_snapshot(self) -> bool:
         """Saves the gallery for the next start, under the writer's lease; False, with a warning,
         where the previous snapshot stays."""
-        return self._snapshots.save(self.restored.gallery)
-
-    def remove_snapshot(self) -> None:
-        """Removes the snapshot if there is one; the next start rebuilds the gallery."""
-        self._snapshots.remove()
+        return self.snapshots.save(self.restored.gallery)
 
     def erase(
         self,
@@ -568,8 +549,8 @@ class Deployment:
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before
         # it is saved again costs a rebuild, and leaves no erased face.
-        had_snapshot = self._snapshots.has_any
-        self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
+        had_snapshot = self.snapshots.has_any
+        self.snapshots.withdraw(self.restored.gallery, holder.reference_ids)
         try:
             made = erase_holder(runner, self.store, target, actor, carrier, hold)
         except SosieError:
@@ -605,14 +586,14 @@ class Deployment:
                 gallery = self.restored.gallery
                 if not self._had_snapshot:
                     # A process that lost the lease may have saved its own.
-                    self._snapshots.remove()
+                    self.snapshots.remove()
                     gallery.compact()
                     is_done = True
-                elif self._reseal_fault is not None and not self._snapshots.has_room(gallery):
+                elif self._reseal_fault is not None and not self.snapshots.has_room(gallery):
                     # An attempt would fill the disk that decisions are written to.
                     is_done = False
                 else:
-                    is_done = not self._snapshots.is_withdrawn or self._snapshots.renew(gallery)
+                    is_done = not self.snapshots.is_withdrawn or self.snapshots.renew(gallery)
             except Exception as error:  # noqa: BLE001 - told, and tried again
                 # The type alone: a message may hold something of a reference.
                 self.warn(f"after an erasure {what} for now ({type(error).__name__})")
@@ -639,11 +620,11 @@ class Deployment:
         """Saves a snapshot if much has changed, releases the lease, closes the store; `keep_shards`
         leaves them to the next writer."""
         built = self.__dict__
-        if "_snapshots" in built:
-            self._snapshots.stop_tending()
+        if "snapshots" in built:
+            self.snapshots.stop_tending()
             if keep_shards:
                 # First, for nothing waits for what a shard is doing.
-                self._snapshots.release()
+                self.snapshots.release()
         # While there is a lease: it ends with what was erased sealed anew.
         self._closing.set()
         self._resealing.shutdown()
@@ -653,9 +634,9 @@ class Deployment:
                 closing.callback(self.extractor.close)
             if "writer" in built:
                 closing.callback(self.writer.close)
-            if "_snapshots" in built:
+            if "snapshots" in built:
                 # Under the lease, or the next writer would find shards that are ended here.
-                closing.callback(self._snapshots.close)
+                closing.callback(self.snapshots.close)
             if self._upkeep is not None:
                 self._upkeep.close()
             if "registrar" in built:
@@ -678,7 +659,7 @@ class Deployment:
     def _save_grown(self) -> None:
         gallery = self.restored.gallery
         grown = abs(len(gallery) - self.restored.loaded)
-        if self._snapshots.may_hold_removed(gallery):
-            self._snapshots.renew(gallery)
+        if self.snapshots.may_hold_removed(gallery):
+            self.snapshots.renew(gallery)
         elif grown + self.restored.replayed > SNAPSHOT_AFTER:
             self.save_snapshot()

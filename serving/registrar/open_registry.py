@@ -242,9 +242,9 @@ def show_state(meter: Meter, opened: OpenRegistry, mark: Watermark) -> None:
         meter.set(metrics.SEQUENCE, mark.sequence)
         meter.set(metrics.STORE_SEQUENCE, mark.store_sequence)
     deployment, newest = opened.deployment, opened.sweeps.newest
-    meter.set(metrics.COPIES_WANTING, deployment.copies_wanting)
+    meter.set(metrics.COPIES_WANTING, deployment.snapshots.copies_wanting)
     meter.set(metrics.SEARCH_DEVICE_FAILED, float(opened.gallery.search_fault is not None))
-    meter.set(metrics.MOVES_WANTING, deployment.moves_wanting)
+    meter.set(metrics.MOVES_WANTING, deployment.snapshots.moves_wanting)
     meter.set(metrics.REMOVED_OVERDUE, deployment.overdue_s)
     if newest is not None:
         progress = newest.progress

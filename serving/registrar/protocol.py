@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -53,8 +53,8 @@ Probes = NDArray[np.float32]
 class Status:
     """The state of the registrar and its gallery; `detail` is one line for people. `sequence` is
     the gallery's, `store_sequence` the store's, None where it could not be read; `boot_id` changes
-    with every start. Faults that stop nothing: `anchor_fault` of the audit head's anchor,
-    `search_fault` of slower searches, `upkeep_fault` of what is undone since removals."""
+    with every start. `faults` stop nothing: of the audit head's anchor, of the device that searches
+    and of the upkeep since removals, by these names."""
 
     phase: Phase
     detail: str
@@ -62,9 +62,7 @@ class Status:
     gallery_size: int = 0
     sequence: int | None = None
     store_sequence: int | None = None
-    anchor_fault: str | None = None
-    search_fault: str | None = None
-    upkeep_fault: str | None = None
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:

@@ -112,9 +112,14 @@ class Lifecycle:
     def status(self) -> Status:
         """The status as of the last look: costs nothing, and answers in every phase."""
         with self._lock:
-            mark = None if self._opened is None else self._mark
-            stored, anchoring = self._store_read, self._anchoring
-            gallery = None if self._opened is None else self._opened.gallery
+            mark, faults = None, {}
+            if self._anchoring is not None:
+                faults["anchor"] = self._anchoring.fault
+            if self._opened is not None:
+                mark = self._mark
+                faults["device"] = self._opened.gallery.search_fault
+                faults["upkeep"] = self._upkeep_fault
+            stored = self._store_read
             if stored is not None and monotonic() - stored[0] >= STALE_S:
                 stored = None
             if stored is None and self._phase in OPEN:
@@ -127,9 +132,7 @@ class Lifecycle:
                 gallery_size=0 if mark is None else mark.size,
                 sequence=None if mark is None else mark.sequence,
                 store_sequence=None if stored is None else stored[1],
-                anchor_fault=None if anchoring is None else anchoring.fault,
-                search_fault=None if gallery is None else gallery.search_fault,
-                upkeep_fault=None if gallery is None else self._upkeep_fault,
+                faults={name: told for name, told in faults.items() if told is not None},
             )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:

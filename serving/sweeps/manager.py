@@ -197,7 +197,7 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     with closing(open_scanner(settings.gallery.device, threads)) as scanner:
         swept = run_sweep(
             task,
-            deployment.joiner(scanner),
+            deployment.snapshots.joiner(deployment.restored.gallery, scanner),
             store,
             read_vectors=deployment.restored.gallery.held,
             curve=deployment.calibration.curve(Comparison.FUSED),

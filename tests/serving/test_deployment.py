@@ -626,7 +626,10 @@ def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps
     def reach(deployment: Deployment, number: int) -> None:
         wanted[0] = number
         index = opened[-1]
-        while len(set(index.placement.owners.tolist())) != number or deployment.moves_wanting:
+        while (
+            len(set(index.placement.owners.tolist())) != number
+            or deployment.snapshots.moves_wanting
+        ):
             time.sleep(0.01)
         assert np.bincount(index.placement.owners).tolist() == [8 // number] * number
         # What it has had saved is saved.

@@ -90,7 +90,7 @@ def test_a_copy_that_fails_as_it_joins_stops_no_decision_and_is_made_again(
 
     deployment, shard = open_single(open_copy, told.append)
     with deployment:
-        while deployment.copies_wanting and deployment.registrar.failure is None:
+        while deployment.snapshots.copies_wanting and deployment.registrar.failure is None:
             time.sleep(0.01)
         assert_decides(deployment)
         assert told == [f"shard 0 has one copy only ({type(failure).__name__})"]
@@ -114,7 +114,7 @@ def test_a_copy_that_is_ended_with_the_upkeep_as_it_joins_stops_no_decision(open
     with deployment:
         assert joining.wait(WAIT_S)
         assert made[0].begun.wait(WAIT_S)
-        deployment._snapshots.stop_tending()
+        deployment.snapshots.stop_tending()
         assert made[0].lost
         assert_decides(deployment)
         assert (len(made), len(shard.copies), told) == (1, 1, [])
@@ -134,7 +134,7 @@ def test_a_copy_that_has_joined_outlives_the_upkeep(open_single, monkeypatch) ->
     deployment, shard = open_single(LocalShard)
     with deployment:
         assert joined.wait(WAIT_S)
-        thread = deployment._snapshots._upkeep._thread
+        thread = deployment.snapshots._upkeep._thread
         join = thread.join
 
         def release_and_join() -> None:
@@ -143,6 +143,6 @@ def test_a_copy_that_has_joined_outlives_the_upkeep(open_single, monkeypatch) ->
             join()
 
         monkeypatch.setattr(thread, "join", release_and_join)
-        deployment._snapshots.stop_tending()
+        deployment.snapshots.stop_tending()
         assert [copy.lost for copy in shard.copies] == [None, None]
         assert_decides(deployment)

@@ -115,16 +115,12 @@ class ReadinessChecks:
                 "gallery": _check_gallery(status),
             }
             is_ready = all(check.is_ok for check in checks.values())
-            if status is not None and status.anchor_fault is not None:
-                # It is to be mended, and stops no decision.
-                checks["anchor"] = Check(False, status.anchor_fault)
+            faults = {} if status is None else dict(status.faults)
             if self._embedder is not None and self._embedder.fault:
                 # Faces are embedded, if more slowly.
-                checks["accelerator"] = Check(False, self._embedder.fault)
-            if status is not None and status.search_fault is not None:
-                checks["device"] = Check(False, status.search_fault)
-            if status is not None and status.upkeep_fault is not None:
-                checks["upkeep"] = Check(False, status.upkeep_fault)
+                faults["accelerator"] = self._embedder.fault
+            # They are to be mended, and stop no decision.
+            checks |= {name: Check(False, told) for name, told in faults.items()}
             found = wire.Readiness(
                 is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )

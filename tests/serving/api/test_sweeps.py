@@ -88,8 +88,8 @@ def done(ringed, second) -> dict[str, Any]:
 def paused(ringed, monkeypatch) -> Iterator[PausedJoin]:
     """Holds a sweep at work until it is opened."""
     deployment = ringed.match._lifecycle.require().deployment
-    made = PausedJoin(deployment)
-    monkeypatch.setattr(deployment, "joiner", made.joiner)
+    made = PausedJoin()
+    monkeypatch.setattr(deployment.snapshots, "joiner", made.joiner)
     yield made
     made.opened.set()
 

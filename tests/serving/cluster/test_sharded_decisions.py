@@ -339,7 +339,7 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
             await asyncio.sleep(0.1)
 
     def has_two_copies(registrar: LocalRegistrar) -> bool:
-        manager = registrar.service._lifecycle.require().deployment._snapshots
+        manager = registrar.service._lifecycle.require().deployment.snapshots
         assert isinstance(manager, ShardManager)
         assert manager._index is not None
         return not manager._index.wanting

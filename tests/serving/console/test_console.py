@@ -87,8 +87,8 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(browser, site, m
     deployment = site.service.match._lifecycle.require().deployment
 
     def start_and_hold(analyst: Visitor, budget: str = "") -> PausedJoin:
-        paused = PausedJoin(deployment)
-        monkeypatch.setattr(deployment, "joiner", paused.joiner)
+        paused = PausedJoin()
+        monkeypatch.setattr(deployment.snapshots, "joiner", paused.joiner)
         analyst.open("Sweeps")
         if budget:
             analyst.page.get_by_label("A budget of cases").check()

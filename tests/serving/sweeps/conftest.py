@@ -42,8 +42,8 @@ def manager(deployment) -> Iterator[SweepManager]:
 @pytest.fixture
 def paused_join(deployment, monkeypatch) -> Iterator[PausedJoin]:
     """The join of this deployment's sweeps, which waits after its first tile."""
-    made = PausedJoin(deployment)
-    monkeypatch.setattr(deployment, "joiner", made.joiner)
+    made = PausedJoin()
+    monkeypatch.setattr(deployment.snapshots, "joiner", made.joiner)
     yield made
     made.opened.set()
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.matching.bulk_enrollment import admit_references
 from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
@@ -54,12 +55,11 @@ def fill(deployment: Deployment, rows: Rows, first: int = 0) -> None:
 class PausedJoin:
     """A join in small tiles that waits after the first one until it is released."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._gallery = deployment.restored.gallery
+    def __init__(self) -> None:
         self.reached, self.opened = Event(), Event()
         self.tiles: list[int] = []
 
-    def joiner(self, scanner: Scanner) -> Callable[..., JoinedGallery]:
+    def joiner(self, gallery: Gallery, scanner: Scanner) -> Callable[..., JoinedGallery]:
         def join(threshold: float, *, progress: Any, **options: Any) -> JoinedGallery:
             def report(now: Progress) -> None:
                 self.tiles.append(now.tiles_done)
@@ -69,7 +69,7 @@ class PausedJoin:
                 progress(now)
 
             return join_gallery(
-                self._gallery, threshold, progress=report, tile_rows=64, scanner=scanner, **options
+                gallery, threshold, progress=report, tile_rows=64, scanner=scanner, **options
             )
 
         return join

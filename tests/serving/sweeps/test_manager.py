@@ -197,7 +197,7 @@ def test_a_sweep_that_cannot_be_done_fails_with_one_line_without_anything_person
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(deployment, "joiner", lambda _: refuse)
+    monkeypatch.setattr(deployment.snapshots, "joiner", lambda *_: refuse)
     failed = finish(manager, manager.start(REQUEST, ACTOR))
     assert failed.state is SweepState.FAILED
     assert told in failed.fault
