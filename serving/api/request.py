@@ -505,10 +505,10 @@ def count_liveness(
         parts.meter.add(LIVENESS, result.issuer or "none", told)
 
 
-def count_judged(parts: Parts, sample: Sample | None) -> None:
+def count_judged(parts: Parts, sample: Sample) -> None:
     """Counts what the judge of the picture itself found of a live face."""
     judge = parts.liveness.terms.judge
-    if judge is not None and sample is not None and sample.vector is not None:
+    if judge is not None and sample.vector is not None:
         judgement = judge.weigh(sample.least_judged)
         parts.meter.add(LIVENESS_JUDGED, judgement.found, judgement.band)
 
@@ -595,18 +595,8 @@ async def take_faces(parts: Parts, request: Request, **faces: Face) -> Sequence[
     return [found[name] for name in faces]
 
 
-async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | None:
-    """The sample of what a body names `probe`, fit to be matched; None for a template."""
-    if probe.image is None:
-        return None
-    images = {"probe": list_frames(probe.image)}
-    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind}, ("probe",))
-    _require_usable("probe", sample)
-    return sample
-
-
 async def take_face(parts: Parts, request: Request, probe: Face) -> FaceVector:
-    """The same for the one face that a body names `probe`."""
+    """The one face that a body names `probe`."""
     return (await take_faces(parts, request, probe=probe))[0]
 
 
@@ -620,14 +610,13 @@ async def take_holder_face(
     check = partial(parts.liveness.check, token, frames, *made_for)
     # Only a signature takes a while.
     liveness = await asyncio.to_thread(check) if token else check()
-    sample = await take_probe(parts, request, probe)
+    if not frames:
+        return HolderFace(await take_face(parts, request, probe), liveness=liveness)
+    kinds = {"probe": probe.kind}
+    (sample,) = await sample_images(parts, request, {"probe": frames}, kinds, ("probe",))
+    face = _require_usable("probe", sample)
     count_judged(parts, sample)
-    judged = None if sample is None else sample.least_judged
-    if sample is None or sample.vector is None:
-        face = await take_face(parts, request, probe)
-        return HolderFace(face, None, liveness, judged)
-    face = FaceVector(sample.vector, sample.length)
-    return HolderFace(face, sample.second, liveness, judged)
+    return HolderFace(face, sample.second, liveness, sample.least_judged)
 
 
 @contextmanager
