@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,16 +33,19 @@ TERMS = frozenset({"outlet", "opened_before", "opened_after"})
 UNKNOWN = "there is no such campaign: check its id"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignTerms:
+    """Whom a campaign asks for, until when, and what follows: see `start_campaign`."""
+
+    carrier: str
+    name: str
+    deadline: datetime
+    steps: Sequence[Step] = ()
+    chosen: Mapping[str, Any] | None = None
+
+
 def start_campaign(
-    runner: ChangeRunner,
-    registry: Reader,
-    *,
-    carrier: str,
-    name: str,
-    deadline: datetime,
-    steps: Sequence[Step],
-    chosen: Mapping[str, Any] | None,
-    actor: str,
+    runner: ChangeRunner, registry: Reader, terms: CampaignTerms, actor: str
 ) -> Campaign:
     """Starts a campaign of a carrier: the lines that `chosen` names are added beside all else, all
     of the carrier's where it is empty, none where it is None.
@@ -50,7 +53,8 @@ def start_campaign(
     The holder of a line is asked for until the deadline; then it is overdue, and `steps` follow, as
     `read_steps` has them: the first at the deadline, each other counted from the one before.
     """
-    require_visible(name, "the name of a campaign")
+    carrier, deadline, chosen = terms.carrier, terms.deadline, terms.chosen
+    require_visible(terms.name, "the name of a campaign")
     if unknown := set(chosen or {}) - TERMS:
         known = ", ".join(sorted(TERMS))
         raise RequestError(f"lines are not chosen by {min(unknown)}: take {known}")
@@ -68,10 +72,10 @@ def start_campaign(
         made = Campaign(
             id=new_id(),
             carrier=carrier,
-            name=name,
+            name=terms.name,
             state=CampaignState.RUNNING if chosen is None else CampaignState.FILLING,
             deadline=deadline,
-            steps=tuple(steps),
+            steps=tuple(terms.steps),
             chosen=dict(chosen or {}),
             filled_to=None,
             created_at=now,

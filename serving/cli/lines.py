@@ -250,16 +250,14 @@ def start_campaign(
     given = {"outlet": outlet, "opened_before": opened}
     store, rules = call.store, call.deployment.line_rules
     runner = call.deployment.registrar
-    made = campaigns.start_campaign(
-        runner,
-        store,
+    terms = campaigns.CampaignTerms(
         carrier=carrier,
         name=name,
         deadline=inputs.read_moment(deadline),
         steps=() if then is None else check_steps([(0, then)], "the campaign"),
         chosen=None if file else {key: value for key, value in given.items() if value is not None},
-        actor=call.actor,
     )
+    made = campaigns.start_campaign(runner, store, terms, call.actor)
     unknown = 0
     for start in range(0, len(lines), campaigns.MOST_NAMED):
         part = lines[start : start + campaigns.MOST_NAMED]

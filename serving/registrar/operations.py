@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.cases import deaths, outlets, steps
 from engine.errors import DeadlinePassed, NotInstalled, SosieError, advise_extra
 from engine.lifecycle import campaigns, reverification
+from engine.lifecycle.campaigns import CampaignTerms
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.checks.limits import MISSED, Guard
@@ -53,14 +54,7 @@ from schema.sweeps import SweepRecord
 from serving.deployment.backups import BackupRecord
 from serving.errors import Interrupted
 from serving.registrar.open_registry import OpenRegistry
-from serving.registrar.protocol import (
-    CallContext,
-    CampaignTerms,
-    HolderFace,
-    LineTarget,
-    Probes,
-    Steering,
-)
+from serving.registrar.protocol import CallContext, HolderFace, LineTarget, Probes
 from serving.telemetry.traces import Tracer
 from serving.webhooks.keeper import WebhookChanges
 from serving.wire.cases import LiftRequest, NoteRequest, OutcomeRequest, RestrictRequest
@@ -267,16 +261,8 @@ class Operations:
         )
 
     def start_campaign(self, terms: CampaignTerms) -> Campaign:
-        return campaigns.start_campaign(
-            self._runner,
-            self._opened.store,
-            carrier=terms.carrier,
-            name=terms.name,
-            deadline=terms.deadline,
-            steps=terms.steps,
-            chosen=terms.chosen,
-            actor=self._context.actor,
-        )
+        given = (self._runner, self._opened.store, terms, self._context.actor)
+        return campaigns.start_campaign(*given)
 
     def add_to_campaign(self, campaign_id: str, lines: Sequence[str]) -> tuple[int, list[int]]:
         context, opened = self._context, self._opened
@@ -388,14 +374,14 @@ class Operations:
     def start_sweep(self, request: SweepOrder) -> SweepRecord:
         return self._opened.sweeps.start(request, self._context.actor, self._runner)
 
-    def steer_sweep(self, sweep_id: str, steering: Steering) -> SweepRecord:
-        sweeps = self._opened.sweeps
-        steer = {
-            Steering.PAUSE: sweeps.pause,
-            Steering.RESUME: sweeps.resume,
-            Steering.CANCEL: sweeps.cancel,
-        }[steering]
-        return steer(sweep_id, self._context.actor, self._runner)
+    def pause_sweep(self, sweep_id: str) -> SweepRecord:
+        return self._opened.sweeps.pause(sweep_id, self._context.actor, self._runner)
+
+    def resume_sweep(self, sweep_id: str) -> SweepRecord:
+        return self._opened.sweeps.resume(sweep_id, self._context.actor, self._runner)
+
+    def cancel_sweep(self, sweep_id: str) -> SweepRecord:
+        return self._opened.sweeps.cancel(sweep_id, self._context.actor, self._runner)
 
     def read_sweep(self, sweep_id: str) -> SweepRecord:
         return self._opened.sweeps.status(sweep_id)

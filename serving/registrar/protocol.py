@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from serving.errors import Interrupted, ServiceRefusal
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
     from engine.imports.online import ChunkAnswer
+    from engine.lifecycle.campaigns import CampaignTerms
     from engine.matching.checks.picture import FaceVector
     from engine.matching.holders import FoundLines, PendingErasure
     from engine.matching.lines import OpenedDispute
@@ -109,23 +109,6 @@ class HolderFace:
     second: SecondTemplate | None = None
     liveness: RecordedLiveness | None = None
     judged: Judged | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CampaignTerms:
-    """Terms of a campaign: see `start_campaign` of the engine."""
-
-    carrier: str
-    name: str
-    deadline: datetime
-    steps: tuple[tuple[int, str], ...] = ()
-    chosen: dict[str, str] | None = None
-
-
-class Steering(StrEnum):
-    PAUSE = "pause"
-    RESUME = "resume"
-    CANCEL = "cancel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +256,10 @@ class RegistrarClient(ABC):
     """Estimates the cost and the yield of a sweep; changes nothing. `RateUnsupported`."""
     start_sweep: Ask[[SweepOrder, CallContext], SweepRecord]
     """Starts a sweep; audited. `SweepBusy` where one is alive."""
-    steer_sweep: Ask[[str, Steering, CallContext], SweepRecord]
-    """Pauses, resumes or cancels a sweep; audited. `NotFound`, `SweepOver`."""
+    pause_sweep: Ask[[str, CallContext], SweepRecord]
+    resume_sweep: Ask[[str, CallContext], SweepRecord]
+    cancel_sweep: Ask[[str, CallContext], SweepRecord]
+    """Audited, as the two above. `NotFound`, `SweepOver`."""
     read_sweep: Ask[[str, CallContext], SweepRecord]
     """A sweep with its progress of this moment."""
     list_sweeps: Ask[[int, CallContext], list[SweepRecord]]

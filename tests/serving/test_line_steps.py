@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ClockImplausible
-from engine.lifecycle.campaigns import start_campaign
+from engine.lifecycle.campaigns import CampaignTerms, start_campaign
 from engine.lifecycle.reverification import carry_out
 from engine.registry.database import utc_now
 from schema.lines import CampaignState, LineEventKind, LineState
@@ -164,9 +164,8 @@ def test_by_a_wrong_clock_no_step_is_done_too_early(
 @pytest.mark.parametrize("days", [6, 400])
 def test_a_campaign_is_not_over_by_a_wrong_clock(lines, time, days: int) -> None:
     lines.open(3)
-    given: dict[str, Any] = {"carrier": "red", "name": "all", "chosen": {}, "actor": "test"}
-    given |= {"deadline": lines.now + 48 * HOUR, "steps": ()}
-    made = start_campaign(lines.runner, lines.store, **given)
+    terms = CampaignTerms(carrier="red", name="all", deadline=lines.now + 48 * HOUR, chosen={})
+    made = start_campaign(lines.runner, lines.store, terms, "test")
     log = Log()
     time.watch()
     time.set_clock(timedelta(days=days))

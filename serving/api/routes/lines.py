@@ -8,7 +8,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from engine.errors import NotFound, RequestError
-from engine.lifecycle.campaigns import find_campaign
+from engine.lifecycle.campaigns import CampaignTerms, find_campaign
 from engine.lifecycle.reverification import SimChange
 from engine.lifecycle.rules import check_steps, read_duration
 from engine.matching.lines import LINE_UNKNOWN, read_line
@@ -30,7 +30,7 @@ from serving.api.request import (
 )
 from serving.errors import IdentifierMissing, Malformed, OutOfRange
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import CampaignTerms, LineTarget
+from serving.registrar.protocol import LineTarget
 from serving.wire import lines as wire
 from serving.wire.fields import Moment, of_record
 

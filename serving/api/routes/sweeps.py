@@ -10,7 +10,6 @@ from engine.sweeps.estimate import SweepOrder
 from serving.api import serializers
 from serving.api.request import Answer, Request
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import Steering
 from serving.wire import sweeps as wire
 
 
@@ -46,24 +45,17 @@ async def read_sweep(parts: Parts, request: Request, sweep_id: str) -> wire.Swee
 
 async def pause_sweep(parts: Parts, request: Request, sweep_id: str) -> wire.SweepReport:
     """Stops at the end of the tile that runs; what was compared stays."""
-    return await _steer(parts, request, sweep_id, Steering.PAUSE)
+    return serializers.sweep_report(await parts.registrar.pause_sweep(sweep_id, request.context()))
 
 
 async def resume_sweep(parts: Parts, request: Request, sweep_id: str) -> wire.SweepReport:
     """Goes on where it was paused."""
-    return await _steer(parts, request, sweep_id, Steering.RESUME)
+    return serializers.sweep_report(await parts.registrar.resume_sweep(sweep_id, request.context()))
 
 
 async def cancel_sweep(parts: Parts, request: Request, sweep_id: str) -> wire.SweepReport:
     """Ends it for good; nothing of it is kept but that it was."""
-    return await _steer(parts, request, sweep_id, Steering.CANCEL)
-
-
-async def _steer(
-    parts: Parts, request: Request, sweep_id: str, steering: Steering
-) -> wire.SweepReport:
-    moved = await parts.registrar.steer_sweep(sweep_id, steering, request.context())
-    return serializers.sweep_report(moved)
+    return serializers.sweep_report(await parts.registrar.cancel_sweep(sweep_id, request.context()))
 
 
 async def list_groups(

@@ -7,7 +7,13 @@ import pytest
 
 from engine.errors import EventRefused, NotFound, RequestError
 from engine.lifecycle import campaigns
-from engine.lifecycle.campaigns import add_lines, end_campaign, fill_campaigns, start_campaign
+from engine.lifecycle.campaigns import (
+    CampaignTerms,
+    add_lines,
+    end_campaign,
+    fill_campaigns,
+    start_campaign,
+)
 from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_out, report_event
 from engine.matching.lines import close_line
 from engine.registry import audit, documents
@@ -24,9 +30,8 @@ OVERDUE = CampaignLineState.OVERDUE
 
 
 def start(lines: Lines, **more: Any) -> Campaign:
-    given: dict[str, Any] = {"name": "all", "carrier": "red", "steps": (), "chosen": None}
-    given |= {"deadline": START + 10 * DAY, "actor": "key:k"} | more
-    return start_campaign(lines.runner, lines.store, **given)
+    given: dict[str, Any] = {"name": "all", "carrier": "red", "deadline": START + 10 * DAY}
+    return start_campaign(lines.runner, lines.store, CampaignTerms(**given | more), "key:k")
 
 
 def progress(lines: Lines, campaign: Campaign) -> dict[str, int]:
