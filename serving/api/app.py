@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -309,6 +310,10 @@ class _Operation:
 
     def __init__(self, parts: Parts, endpoint: Endpoint) -> None:
         self._parts, self._endpoint = parts, endpoint
+        handle = endpoint.handle
+        self._handle: Callable[..., Awaitable[Any]] = (
+            handle if iscoroutinefunction(handle) else partial(asyncio.to_thread, handle)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
@@ -327,7 +332,7 @@ class _Operation:
             given.append(await request.read(endpoint.body))
         if request.principal is not None:
             request.begin()
-        answer = await endpoint.handle(parts, request, *given, **scope.get("path_params", {}))
+        answer = await self._handle(parts, request, *given, **scope.get("path_params", {}))
         if not isinstance(answer, Answer):
             answer = Answer(answer, endpoint.status)
         await request.answer(answer)

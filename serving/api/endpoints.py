@@ -41,9 +41,9 @@ TAGS = {
     "health": "Whether it runs, and how it does.",
 }
 
-Handler = Callable[..., Awaitable[AnswerBody | Answer]]
+Handler = Callable[..., Awaitable[AnswerBody | Answer] | AnswerBody | Answer]
 """Takes the parts of the ingress, the request, its body or its query where it has one, and by name
-what stands in its path."""
+what stands in its path. One that only reads blocks, and is called in a thread."""
 
 
 @dataclass(frozen=True, slots=True)

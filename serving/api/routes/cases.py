@@ -132,37 +132,32 @@ def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:
     return () if person is None else (person,)
 
 
-async def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.OutletList:
+def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.OutletList:
     """The outlets that may enroll nobody, those with most refused attempts first."""
     store = parts.store
-    found = await asyncio.to_thread(lambda: with_reasons(store, store.restricted_outlets()))
+    found = with_reasons(store, store.restricted_outlets())
     listed = serializers.outlet_list(found, query.carrier, query.restriction)
     # One that was lifted since the page before is in no list: then from the first again.
     places = [place for place, one in enumerate(listed) if one.outlet == query.after]
     start = places[0] + 1 if places else 0
     page = listed[start : start + query.limit]
-    codes = [one.outlet for one in page]
-    told = await asyncio.to_thread(serializers.outlet_liveness, store, codes)
+    told = serializers.outlet_liveness(store, [one.outlet for one in page])
     return wire.OutletList(
         tuple(replace(one, liveness=told[one.outlet]) for one in page),
         next_page(page, query.limit, lambda one: one.outlet),
     )
 
 
-async def count_exceptions(
-    parts: Parts, _: Request, query: wire.ExceptionsQuery
-) -> wire.ExceptionCounts:
+def count_exceptions(parts: Parts, _: Request, query: wire.ExceptionsQuery) -> wire.ExceptionCounts:
     """The outlets that have asked for exceptions of late, those with most first."""
-    since = utc_now() - timedelta(days=query.days)
-    found = await asyncio.to_thread(parts.store.people.count_by_outlet, since)
+    found = parts.store.people.count_by_outlet(utc_now() - timedelta(days=query.days))
     wanted = [one for one in found if query.carrier in (None, one.carrier)]
     return wire.ExceptionCounts(tuple(of_record(wire.OutletExceptions, one) for one in wanted))
 
 
-async def read_outlet(parts: Parts, _: Request, outlet: str) -> wire.OutletState:
+def read_outlet(parts: Parts, _: Request, outlet: str) -> wire.OutletState:
     """Whether an outlet may enroll, why not, and what liveness checks brought there."""
-    store = parts.store
-    return await asyncio.to_thread(lambda: serializers.outlet(store, find_outlet(store, outlet)))
+    return serializers.outlet(parts.store, find_outlet(parts.store, outlet))
 
 
 async def suspend_outlet(

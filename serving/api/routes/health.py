@@ -25,50 +25,44 @@ READY_KEPT_S, UNREADY_KEPT_S = 0.5, 0.1
 """How long an answer serves for those who ask next: nobody needs a key to ask."""
 
 
-async def read_liveness(parts: Parts, request: Request) -> wire.Liveness:
+async def read_liveness(_parts: Parts, _: Request) -> wire.Liveness:
     """This process answers."""
-    del parts, request
     return wire.Liveness("live")
 
 
-async def read_readiness(parts: Parts, request: Request) -> Answer:
+async def read_readiness(parts: Parts, _: Request) -> Answer:
     """Whether it decides and searches now: store, models, registrar, gallery at the store's
     watermark. False while it starts, replays and stops.
     """
-    del request
     found = await _readiness_of(parts).check()
     return Answer(found) if found.is_ready else Answer(found, 503, RETRY_AFTER)
 
 
-async def read_version(parts: Parts, request: Request) -> wire.Version:
+async def read_version(parts: Parts, _: Request) -> wire.Version:
     """Which version runs, and which model."""
-    del request
     status = await _readiness_of(parts).find_embedder()
     fault, runtime = ("", "") if status is None else (status.fault, status.runtime)
     warnings = (*parts.warnings, *filter(None, [fault]))
     return wire.Version(parts.version, "v1", parts.deployment.store.model_digest, warnings, runtime)
 
 
-async def read_key(parts: Parts, request: Request) -> wire.KeyHolder:
+async def read_key(_: Parts, request: Request) -> wire.KeyHolder:
     """What the key or the session stands for."""
-    del parts
     return key_holder(request.caller)
 
 
-async def read_thresholds(parts: Parts, request: Request) -> wire.CalibratedThresholds:
+async def read_thresholds(parts: Parts, _: Request) -> wire.CalibratedThresholds:
     """The deployment's thresholds, and the false match rate of every score as it was measured for
     its model: single photographs, references, and one against the other.
     """
-    del request
     return serializers.calibrated_thresholds(
         parts.deployment.store.model_digest, await parts.read_thresholds(), parts.calibration
     )
 
 
-async def read_metrics(parts: Parts, request: Request) -> Answer:
+def read_metrics(parts: Parts, _: Request) -> Answer:
     """The node's metrics as Prometheus reads them."""
-    del request
-    body, content_type = await asyncio.to_thread(parts.meter.render)
+    body, content_type = parts.meter.render()
     return Answer(body, content_type=content_type)
 
 

@@ -114,11 +114,10 @@ async def end_exemption(parts: Parts, request: Request, document_id: str) -> wir
     return wire.Exemption(document_id, is_exempt=False)
 
 
-async def read_exemption(parts: Parts, request: Request, document_id: str) -> wire.Exemption:
+def read_exemption(parts: Parts, _: Request, document_id: str) -> wire.Exemption:
     """Whether the limits hold for a document."""
-    del request
     known = [document_id] if is_id(document_id) else []
-    found = await asyncio.to_thread(parts.store.exemptions, known)
+    found = parts.store.exemptions(known)
     if document_id not in found:
         return wire.Exemption(document_id, is_exempt=False)
     return of_record(wire.Exemption, found[document_id], is_exempt=True)
@@ -190,43 +189,27 @@ async def end_campaign(parts: Parts, request: Request, campaign_id: str) -> wire
     return await asyncio.to_thread(_show, parts.store, ended)
 
 
-async def list_campaigns(parts: Parts, request: Request) -> wire.Campaigns:
+def list_campaigns(parts: Parts, request: Request) -> wire.Campaigns:
     """The newest campaigns, to a carrier its own."""
-    carrier = scope_of(request.caller)
-
-    def find() -> tuple[wire.Campaign, ...]:
-        found = parts.store.life.campaigns(carrier, MOST_LISTED)
-        return tuple(_show(parts.store, one) for one in found)
-
-    return wire.Campaigns(await asyncio.to_thread(find))
+    found = parts.store.life.campaigns(scope_of(request.caller), MOST_LISTED)
+    return wire.Campaigns(tuple(_show(parts.store, one) for one in found))
 
 
-async def read_campaign(parts: Parts, request: Request, campaign_id: str) -> wire.Campaign:
+def read_campaign(parts: Parts, request: Request, campaign_id: str) -> wire.Campaign:
     """A campaign, and how far it is."""
     carrier = scope_of(request.caller)
-
-    def find() -> wire.Campaign:
-        return _show(parts.store, find_campaign(parts.store, campaign_id, carrier))
-
-    return await asyncio.to_thread(find)
+    return _show(parts.store, find_campaign(parts.store, campaign_id, carrier))
 
 
-async def list_campaign_lines(
+def list_campaign_lines(
     parts: Parts, request: Request, query: wire.CampaignLinesQuery, campaign_id: str
 ) -> wire.CampaignLines:
     """Lines of a campaign in one state, as the overdue, a page at a time; ids alone."""
-    carrier = scope_of(request.caller)
-
-    def find() -> wire.CampaignLines:
-        campaign = find_campaign(parts.store, campaign_id, carrier)
-        state, after = CampaignLineState(query.state), query.after or ""
-        rows = parts.store.life.list_lines(campaign.id, state, after, query.limit)
-        found = [wire.CampaignLine(row.line_id, Moment.of(row.at)) for row in rows]
-        return wire.CampaignLines(
-            tuple(found), next_page(found, query.limit, lambda one: one.line_id)
-        )
-
-    return await asyncio.to_thread(find)
+    campaign = find_campaign(parts.store, campaign_id, scope_of(request.caller))
+    state, after = CampaignLineState(query.state), query.after or ""
+    rows = parts.store.life.list_lines(campaign.id, state, after, query.limit)
+    found = [wire.CampaignLine(row.line_id, Moment.of(row.at)) for row in rows]
+    return wire.CampaignLines(tuple(found), next_page(found, query.limit, lambda one: one.line_id))
 
 
 def _show(store: Reader, campaign: Campaign) -> wire.Campaign:

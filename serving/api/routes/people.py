@@ -18,6 +18,7 @@ from engine.matching.requests import normalise_msisdn
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
 from schema import documents
+from serving.access.authorization import scope_of
 from serving.api import people
 from serving.api.people import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
@@ -125,20 +126,17 @@ async def step_death(
     return of_record(wire.Death, await parts.registrar.step_death(*given))
 
 
-async def read_death(parts: Parts, _: Request, document_id: str) -> wire.Death:
+def read_death(parts: Parts, _: Request, document_id: str) -> wire.Death:
     """What is reported of a document's holder."""
-    return of_record(
-        wire.Death, await asyncio.to_thread(deaths.read_death, parts.store, document_id)
-    )
+    return of_record(wire.Death, deaths.read_death(parts.store, document_id))
 
 
-async def read_erasure(parts: Parts, request: Request, document_id: str) -> Erasure:
+def read_erasure(parts: Parts, request: Request, document_id: str) -> Erasure:
     """How far the erasure of a document is, with its certificate once it is done; a carrier is told
     of holders whose every line is its own.
     """
-    carrier = request.context().carrier
-    found = await asyncio.to_thread(holders.read_erasure, parts.store, document_id, carrier)
-    return of_record(Erasure, found)
+    carrier = scope_of(request.caller)
+    return of_record(Erasure, holders.read_erasure(parts.store, document_id, carrier))
 
 
 def _look_up(store: Reader, body: wire.PeopleRequest) -> Sequence[str]:

@@ -77,15 +77,9 @@ async def read_group(parts: Parts, request: Request, sweep_id: str, key: str) ->
     return msgspec.structs.replace(found, cases=tuple(ids))
 
 
-async def read_precision(
-    parts: Parts, request: Request, query: wire.PrecisionQuery
-) -> wire.Precision:
+def read_precision(parts: Parts, _: Request, query: wire.PrecisionQuery) -> wire.Precision:
     """Of the pairs that sweeps found and people judged, how many were fraud, and how many at
     higher thresholds; how closed cases ended, by kind and by month; and the threshold for the next
     sweep that all of it speaks for.
     """
-    del request
-    decisions = await asyncio.to_thread(parts.decisions.read)
-    return await asyncio.to_thread(
-        serializers.sweep_precision, decisions, query.sweep_id, query.wanted
-    )
+    return serializers.sweep_precision(parts.decisions.read(), query.sweep_id, query.wanted)

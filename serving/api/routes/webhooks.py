@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
 
 from msgspec import structs
 
@@ -19,8 +16,6 @@ from serving.webhooks import keeper
 from serving.webhooks.keeper import read_types
 from serving.webhooks.receiver import show_event
 from serving.wire import webhooks as wire
-
-T = TypeVar("T")
 
 
 async def create_webhook(
@@ -36,24 +31,17 @@ async def create_webhook(
     return await parts.registrar.create_webhook(asked, request.context())
 
 
-async def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
+def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
     """The webhooks of a carrier, or all of them, with what waits for each."""
-
-    def read(registry: Registry) -> tuple[wire.Webhook, ...]:
-        found = registry.find_all(scope_of(request.caller))
-        return tuple(keeper.webhook(registry, one) for one in found)
-
-    return wire.Webhooks(await _read(parts, read))
+    registry = _registry(parts)
+    found = registry.find_all(scope_of(request.caller))
+    return wire.Webhooks(tuple(keeper.webhook(registry, one) for one in found))
 
 
-async def read_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
+def read_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
     """A webhook, with what waits for it."""
-    carrier = scope_of(request.caller)
-
-    def read(registry: Registry) -> wire.Webhook:
-        return keeper.webhook(registry, registry.find(webhook_id, carrier))
-
-    return await _read(parts, read)
+    registry = _registry(parts)
+    return keeper.webhook(registry, registry.find(webhook_id, scope_of(request.caller)))
 
 
 async def change_webhook(
@@ -82,17 +70,18 @@ async def replay_events(
     parts: Parts, request: Request, body: wire.Replay, webhook_id: str
 ) -> wire.Webhook:
     """Sends every event beyond a place in the feed, again or for the first time, under its id."""
-    begin = await _open_place(parts, request, body.after)
+    given = (parts.store, body.after, scope_of(request.caller))
+    begin = await asyncio.to_thread(open_place, *given)
     return await parts.registrar.replay_events(webhook_id, begin, request.context())
 
 
-async def list_dead_letters(
+def list_dead_letters(
     parts: Parts, request: Request, query: wire.DeadQuery, webhook_id: str
 ) -> wire.DeadLetters:
     """The events that were given up, with why the last attempt failed."""
     carrier = scope_of(request.caller)
-    given = (webhook_id, await _open_place(parts, request, query.after), query.limit)
-    found = await _read(parts, lambda registry: registry.list_dead(*given, carrier=carrier))
+    begin = open_place(parts.store, query.after, carrier)
+    found = _registry(parts).list_dead(webhook_id, begin, query.limit, carrier=carrier)
     return keeper.dead_letters(found, query.limit, parts.vault, carrier)
 
 
@@ -104,16 +93,11 @@ async def ask_again(
     return wire.Revived(await parts.registrar.ask_again(webhook_id, body.events, context))
 
 
-async def _open_place(parts: Parts, request: Request, place: str) -> int:
-    return await asyncio.to_thread(open_place, parts.store, place, scope_of(request.caller))
+def _registry(parts: Parts) -> Registry:
+    return Registry(parts.store.engine, parts.vault)
 
 
-async def _read(parts: Parts, read: Callable[[Registry], T]) -> T:
-    registry = Registry(parts.store.engine, parts.vault)
-    return await asyncio.to_thread(partial(read, registry))
-
-
-async def read_events(parts: Parts, request: Request, query: wire.EventQuery) -> wire.Events:
+def read_events(parts: Parts, request: Request, query: wire.EventQuery) -> wire.Events:
     """Events after a place in the feed, in the order in which they happened; to a carrier its own.
 
     Each was written with what it tells of, so none is ever missing; keep `next` and give it as
@@ -122,7 +106,6 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     """
     types = read_types(() if query.type is None else (query.type,))
     carrier = scope_of(request.caller)
-    find = partial(read_page, parts.store, query.after, query.limit, carrier=carrier, types=types)
-    page = await asyncio.to_thread(find)
+    page = read_page(parts.store, query.after, query.limit, carrier=carrier, types=types)
     shown = tuple(show_event(one, parts.vault.deployment_id, carrier) for one in page.events)
     return wire.Events(shown, page.next)
