@@ -12,7 +12,9 @@ ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 
 def find_uses(source: str, names: set[str]) -> set[str]:
     """Those of the names that a module takes from `os`, or asks a path or a class for."""
-    found = set()
+    found = set[str]()
+    if not any(name in source for name in names):
+        return found
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
             found.add(node.attr)

@@ -133,16 +133,9 @@ print(Scanner(threads=1).kernel)
 """
 
 
-@pytest.mark.parametrize(
-    "told",
-    [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}],
-    ids=lambda told: ",".join(told.values()),
-)
-def test_a_target_of_numba_that_lacks_instructions_does_not_end_the_process(
-    told: dict[str, str],
-) -> None:
+def test_a_target_of_numba_that_lacks_instructions_does_not_end_the_process() -> None:
     command = [sys.executable, "-c", SEARCH]
-    environment = os.environ | told
+    environment = os.environ | {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip() in {"onnxruntime", "numba"}

@@ -1,10 +1,10 @@
 """Any failure while a snapshot is saved leaves the old one or the new one."""
 
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +14,19 @@ import numpy as np
 import pytest
 
 from indexes.gallery import Gallery
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
-from tests.indexes.snapshots.conftest import ORIGIN, SEALER, add, assert_same, load, named
+from tests.indexes.snapshots.conftest import (
+    DIM,
+    ORIGIN,
+    SCANNER,
+    SEALER,
+    add,
+    assert_same,
+    load,
+    named,
+)
 from tests.indexes.snapshots.unsealed import Unsealed
 
 
@@ -117,52 +128,46 @@ def test_saves_while_the_gallery_changes_hold_their_moment_and_no_half_wiped_row
         assert np.array_equal(loaded.vectors(common), gallery.vectors(common))
 
 
-CHILD = """
-    import sys, resource
-    from pathlib import Path
-    import numpy as np
-    from indexes.snapshots import snapshot
-    from indexes.gallery import Gallery
-    from indexes.snapshots.manifest import Origin
-    from indexes.segmented.merging import SegmentsConfig
-    from indexes.exact.scanner import Scanner
-    from tests.indexes.snapshots.unsealed import Unsealed
-    from indexes.segmented.segments import SegmentedIndex
+def make_gallery(head_rows: int, rows: int, sequence: int) -> Gallery:
+    config = SegmentsConfig(head_rows=head_rows, fan=3)
+    made = Gallery(SegmentedIndex(DIM, config, scanner=SCANNER))
+    made.add(np.arange(rows), np.eye(DIM, dtype=np.float32)[:rows], sequence)
+    made.settle()
+    return made
 
-    folder, origin = Path(sys.argv[1]), Origin("exact8", 16, "5face", "key-1", "here")
-    rows = np.eye(16, dtype=np.float32)
-    config = SegmentsConfig(head_rows=int(sys.argv[3]), fan=3)
-    gallery = Gallery(SegmentedIndex(16, config, scanner=Scanner()))
-    gallery.add(np.arange(int(sys.argv[4])), rows[:int(sys.argv[4])], int(sys.argv[2]) + 1)
+
+# As `make_gallery(4, 16, …)`, and without what this file imports.
+SAVING = """
+import sys
+from pathlib import Path
+import numpy as np
+from indexes.snapshots import snapshot
+from indexes.gallery import Gallery
+from indexes.snapshots.manifest import Origin
+from indexes.segmented.merging import SegmentsConfig
+from indexes.segmented.segments import SegmentedIndex
+from tests.indexes.snapshots.unsealed import Unsealed
+
+folder, origin = Path(sys.argv[1]), Origin("exact8", 16, "5face", "key-1", "here")
+rows = np.eye(16, dtype=np.float32)
+gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=4, fan=3)))
+gallery.add(np.arange(16), rows, int(sys.argv[2]) + 1)
+gallery.settle()
+while True:
+    snapshot.save(folder, gallery, origin, Unsealed())
+    print(gallery.sequence, flush=True)
+    key = np.array([16 + gallery.sequence])
+    gallery.add(key, rows[:1], gallery.sequence + 1)
     gallery.settle()
 """
 
 
-def run_child(
-    script: str, folder: Path, sequence: int, head_rows: int = 4, rows: int = 16
-) -> subprocess.Popen[str]:
-    source = textwrap.dedent(CHILD) + textwrap.dedent(script)
-    arguments = (folder, sequence, head_rows, rows)
-    return subprocess.Popen(
-        [sys.executable, "-c", source, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(snapshot.__file__).parents[2],
-    )
-
-
 def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path) -> None:
-    script = """
-        while True:
-            snapshot.save(folder, gallery, origin, Unsealed())
-            print(gallery.sequence, flush=True)
-            key = np.array([16 + gallery.sequence])
-            gallery.add(key, rows[:1], gallery.sequence + 1)
-            gallery.settle()
-    """
     random, sequence = np.random.default_rng(0), 0
-    for _ in range(5):
-        child = run_child(script, tmp_path, sequence)
+    for _ in range(3):
+        command = [sys.executable, "-c", SAVING, str(tmp_path), str(sequence)]
+        root = Path(snapshot.__file__).parents[2]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
         assert child.stdout is not None
         first = child.stdout.readline()
         time.sleep(random.uniform(0, 0.1))
@@ -189,25 +194,25 @@ def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path) -> None:
     ],
 )
 def test_a_full_disk_leaves_the_old_snapshot_and_nothing_else(
-    tmp_path, gallery, head_rows: int, rows: int, limit: int, failing: str
+    tmp_path, gallery, monkeypatch, head_rows: int, rows: int, limit: int, failing: str
 ) -> None:
     """The limit on a file's size is the full disk that every machine has."""
     snapshot.save(tmp_path, gallery, ORIGIN, Unsealed())
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    script = f"""
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-        before, new, sweep = set(folder.iterdir()), set(), snapshot.sweep
-        def watch(folder):
-            new.update(path.name.split("-")[0] for path in set(folder.iterdir()) - before)
-            sweep(folder)
-        snapshot.sweep = watch
-        try:
-            snapshot.save(folder, gallery, origin, Unsealed())
-        except OSError as fault:
-            steps = ("manifest.new", "state", "segment")
-            print(type(fault).__name__, next(step for step in steps if step in new))
-    """
-    child = run_child(script, tmp_path, 50, head_rows, rows)
-    output, _ = child.communicate()
-    assert (output, child.returncode) == (f"OSError {failing}\n", 0)
+    other, new = make_gallery(head_rows, rows, 51), set[str]()
+
+    def watch(folder: Path) -> None:
+        new.update(path.name.split("-")[0] for path in set(folder.iterdir()) - before.keys())
+        sweep(folder)
+
+    sweep = snapshot.sweep
+    monkeypatch.setattr(snapshot, "sweep", watch)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            snapshot.save(tmp_path, other, ORIGIN, Unsealed())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert next(step for step in ("manifest.new", "state", "segment") if step in new) == failing
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
