@@ -21,6 +21,9 @@ from typer import testing
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from engine.faces import extractor as extracting
+from engine.faces.image_files import ImageLimits
+from engine.faces.images import Decoder
 from engine.models import onnx_sessions
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
@@ -92,6 +95,13 @@ def environment(tmp_path_factory) -> dict[str, str | None]:
     return {**foreign, "COLUMNS": "200"}
 
 
+class SharedDecoder(Decoder):
+    """Its processes decode for one command after another: each takes 0.15 s to start."""
+
+    def close(self) -> None:
+        """Nothing: `Decoder.close` ends them."""
+
+
 @pytest.fixture(scope="session")
 def sosie(environment) -> Iterator[Sosie]:
     """`sosie(*arguments, env={}, given="")` runs a command in this process."""
@@ -100,6 +110,12 @@ def sosie(environment) -> Iterator[Sosie]:
 
     open_one, rewrite = onnx_sessions._open_one, rewriting.rewrite
     opened: dict[tuple[object, ...], Any] = {}
+    decoders: dict[ImageLimits | None, SharedDecoder] = {}
+
+    def open_decoder(limits: ImageLimits | None) -> SharedDecoder:
+        if limits not in decoders:
+            decoders[limits] = SharedDecoder(limits)
+        return decoders[limits]
 
     def rewrite_once(model: bytes, *how: Any) -> Any:
         key = (hashlib.sha256(model).digest(), repr(how))
@@ -122,6 +138,7 @@ def sosie(environment) -> Iterator[Sosie]:
             # one of the built-in models loaded once: it takes 100 MB and half a second.
             patch.setattr(rewriting, "rewrite", rewrite_once)
             patch.setattr(onnx_sessions, "_open_one", open_once)
+            patch.setattr(extracting, "Decoder", open_decoder)
             result = CliRunner().invoke(app, list(map(str, arguments)), input=given, env=variables)
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
@@ -129,6 +146,8 @@ def sosie(environment) -> Iterator[Sosie]:
         # The tree of commands is built once, as in any process: it takes longer than most do.
         patch.setattr(testing, "_get_command", functools.cache(get_command))
         yield run
+    for decoder in decoders.values():
+        Decoder.close(decoder)
 
 
 @pytest.fixture

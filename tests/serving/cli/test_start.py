@@ -137,9 +137,7 @@ def test_a_fault_in_another_process_has_exit_code_2_and_one_line(start) -> None:
     assert err == "sosie: missing.jpg cannot be read: No such file or directory\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["doctor"], ["doctor", "--json"], ["verify", "--json"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["verify", "--json"]])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], start) -> None:
     process = start(*arguments)
     process.stdout.close()
