@@ -95,14 +95,14 @@ def test_every_suite_shows_its_options(suite: Suite, run_here) -> None:
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(arguments: tuple[str, ...], run_here) -> None:
-    status, out, err = run_here(*arguments)
+    status, out, err = run_here(*arguments, "--quick")
     assert status == 2
     assert out == ""
     assert len(err.strip().splitlines()) == 1
 
 
 def test_bad_input_is_a_document_where_json_is_asked_for(run_here) -> None:
-    status, out, _ = run_here("accuracy", "--faces", "/no/such/folder", "--json")
+    status, out, _ = run_here("accuracy", "--quick", "--faces", "/no/such/folder", "--json")
     assert status == 2
     assert json.loads(out)["error"]["code"] == "REQUEST.INVALID"
 
