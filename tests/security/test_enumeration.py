@@ -129,24 +129,3 @@ def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(bounded, enroll) -
         assert (shown["decision"], shown["document_id"]) == ("rejected", None)
         kinds = [case["kind"] for case in shown["cases"]]
         assert kinds == (["stolen_document"] if key == "b2" else [])
-
-
-def test_rejections_are_counted_by_key_and_an_approval_takes_one_off(
-    start_service, activation, faces
-) -> None:
-    service = start_service(limits=Limits(outlet_key_failures=3))
-
-    def enroll(serial: int, **changes: Any) -> int:
-        body = activation(**changes)
-        return service.enroll(body, f"k{serial}", key="b1").status_code
-
-    assert [enroll(serial, live=faces["faceless"]) for serial in range(2)] == [201] * 2
-    assert enroll(2) == 201
-    assert [enroll(serial, live=faces["faceless"]) for serial in (3, 4, 5)] == [201, 201, 429]
-    # What was answered stays answered, and another key goes on.
-    assert enroll(0, live=faces["faceless"]) in (200, 422)
-    cases = service.read(service.ask("GET", "/v1/cases?kind=probing", key="fraud"))["cases"]
-    assert len(cases) == 1
-    headers = {"idempotency-key": "sister"}
-    body = activation(outlet="b2", live=faces["faceless"], msisdn=FREE)
-    assert service.ask("POST", PATH, key="b2", body=body, headers=headers).status_code == 201

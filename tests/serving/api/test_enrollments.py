@@ -116,16 +116,6 @@ def test_of_two_requests_with_one_key_one_is_in_flight(fresh, activation) -> Non
     assert len(ids) == 1
 
 
-def test_a_face_under_another_document_is_a_duplicate(fresh, activation, faces) -> None:
-    body = activation(live=faces["live"], portrait=faces["portrait"])
-    answer = fresh.read(fresh.enroll(body, "key-1"))
-    assert answer["decision"] == "rejected"
-    assert "DUPLICATE_IDENTITY" in [finding["reason"] for finding in answer["reasons"]]
-    assert answer["duplicate_search"]["expected_false_candidates"]["value"] > 0
-    assert answer["duplicate_search"]["candidates"] is None
-    assert answer["cases"] == []
-
-
 def test_a_photograph_without_a_face_is_a_decision(fresh, activation, faces) -> None:
     response = fresh.enroll(activation(live=faces["faceless"]), "key-1")
     answer = fresh.read(response)

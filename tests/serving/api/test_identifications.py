@@ -64,12 +64,6 @@ def test_a_threshold_that_follows_the_gallery_is_one_for_all_searches(
     assert service.ask("POST", PATH, key="fraud", body=lower).status_code == 400
 
 
-def test_nobody_is_an_empty_list(service, faces) -> None:
-    body = {"probe": {"image": faces["stranger"]}}
-    answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
-    assert (answer["candidates"], answer["found"], answer["searched"]) == ([], 0, 1)
-
-
 def test_documents_that_the_registrar_left_out_are_counted(service, faces, monkeypatch) -> None:
     search = service.registrar.identify
 

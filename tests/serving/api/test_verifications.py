@@ -48,13 +48,6 @@ def test_frames_are_one_face_held_to_a_threshold_of_its_own(service, faces) -> N
     assert "a reference is one photograph" in message
 
 
-def test_a_frame_that_is_no_image_is_named(service, faces) -> None:
-    body = {"probe": {"image": [faces["live"], b"no image"]}, "line": MSISDN}
-    refused = service.ask("POST", PATH, body=body)
-    assert refused.status_code == 415
-    assert "probe.1: " in service.read(refused)["message"]
-
-
 def test_frames_of_too_many_pixels_are_refused_before_any_is_decoded(service) -> None:
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 4000, 3000)
     body = {"probe": {"image": [head] * 8}, "line": MSISDN}
