@@ -27,7 +27,7 @@ DIM = 8
 DAYS = (1, 6, 8, 400, -3)
 
 
-@pytest.mark.parametrize(("before", "after"), [*((days, 0) for days in DAYS), (0, -3)])
+@pytest.mark.parametrize(("before", "after"), [(400, 0), (-3, 0), (0, -3)])
 def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
     tmp_path, monkeypatch, before: int, after: int
 ) -> None:
