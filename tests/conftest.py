@@ -4,7 +4,6 @@ import gc
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,36 +34,34 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(migrate) -> Iterator[Any]:
+def postgres() -> Iterator[Any]:
     """A PostgreSQL server of this session's own, on a socket only; stopped and gone at the end."""
     from bench.standby import start_server
-    from tests.migrations import prepare_postgres
 
     # Not pytest's own folder: as root the server runs as another user, who must reach it. In memory
-    # where there is room: a database is 300 files, and making and dropping it is most of a test.
+    # where there is room: a database is 300 files.
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
     with start_server(memory if has_room else None) as server:
         # Tests kill its clients and never the machine, which is all that these are for.
-        for setting in ("fsync", "full_page_writes"):
+        for setting in ("fsync", "full_page_writes", "autovacuum"):
             server.psql(f"ALTER SYSTEM SET {setting} = off;")
         server.psql("SELECT pg_reload_conf();")
-        server.psql("CREATE DATABASE model STRATEGY file_copy;")
-        prepare_postgres(server.get_uri(database="model", driver="psycopg"), migrate)
         yield server
 
 
-@pytest.fixture
-def postgres_url(postgres) -> Iterator[str]:
-    """An empty PostgreSQL database, dropped after the test."""
-    import psycopg
+@pytest.fixture(scope="session")
+def databases(postgres, migrate) -> Any:
+    from tests.databases import EmptyDatabases
 
-    name = f"sosie_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.get_uri(), autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE model STRATEGY file_copy")
-    yield postgres.get_uri(database=name, driver="psycopg")
-    with psycopg.connect(postgres.get_uri(), autocommit=True) as server:
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return EmptyDatabases(postgres, migrate)
+
+
+@pytest.fixture
+def postgres_url(databases) -> Iterator[str]:
+    """An empty PostgreSQL database for this test."""
+    with databases.lend() as url:
+        yield url
 
 
 JOBS = ("anchor", "audit-export", "erasures", "lifecycle", "line-steps", "retention", "webhooks")

@@ -8,7 +8,7 @@ from engine.registry.database import version
 
 Upgrade = Callable[..., None]
 
-_PREPARED = "prepared"
+PREPARED = "prepared"
 """Schema of a PostgreSQL database that is copied: what the migrations leave behind."""
 
 
@@ -38,7 +38,7 @@ class NotedMigrations:
             self._dump = list(database.iterdump())[1:-1]
         elif _has_prepared(connection):
             connection.exec_driver_sql("DROP SCHEMA public")
-            connection.exec_driver_sql(f"ALTER SCHEMA {_PREPARED} RENAME TO public")
+            connection.exec_driver_sql(f"ALTER SCHEMA {PREPARED} RENAME TO public")
         else:
             self._upgrade(connection)
 
@@ -48,11 +48,11 @@ def prepare_postgres(url: str, upgrade: Upgrade) -> None:
     engine = create_engine(url)
     with engine.begin() as connection:
         upgrade(connection)
-        connection.exec_driver_sql(f"ALTER SCHEMA public RENAME TO {_PREPARED}")
+        connection.exec_driver_sql(f"ALTER SCHEMA public RENAME TO {PREPARED}")
         connection.exec_driver_sql("CREATE SCHEMA public")
     engine.dispose()
 
 
 def _has_prepared(connection: Connection) -> bool:
-    found = connection.exec_driver_sql(f"SELECT to_regnamespace('{_PREPARED}') IS NOT NULL")
+    found = connection.exec_driver_sql(f"SELECT to_regnamespace('{PREPARED}') IS NOT NULL")
     return bool(found.scalar())

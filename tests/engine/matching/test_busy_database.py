@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
-from engine.registry import database
+from engine.registry import database, postgresql
 from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.lines import LineChange
@@ -23,6 +23,9 @@ BATCH = 16
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 100)
+    usual, short = f"lock_timeout = '{postgresql.LOCK_S}s'", "lock_timeout = '100ms'"
+    assert usual in postgresql._SESSION
+    monkeypatch.setattr(postgresql, "_SESSION", postgresql._SESSION.replace(usual, short))
 
 
 @pytest.fixture

@@ -133,6 +133,7 @@ pause("removed")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("is_saved", [False, True])
 def test_a_start_leaves_no_copy_of_a_face_that_is_removed_later(
     lab, tmp_path, database_url, is_saved: bool
