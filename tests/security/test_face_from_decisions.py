@@ -224,9 +224,13 @@ def enroll_victims(to: Attacker, people: Iterator[list[Vector]]) -> list[Victim]
 
 
 @pytest.mark.parametrize(
-    "source", ["synthetic", pytest.param("real", marks=[pytest.mark.lfw, pytest.mark.slow])]
+    ("carrier", "source"),
+    [
+        ("blue", "synthetic"),
+        pytest.param("blue", "real", marks=[pytest.mark.lfw, pytest.mark.slow]),
+        pytest.param("red", "real", marks=[pytest.mark.lfw, pytest.mark.slow]),
+    ],
 )
-@pytest.mark.parametrize("carrier", ["red", "blue"])
 def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
     attacker,  # noqa: F811 - the fixture
     extractor,

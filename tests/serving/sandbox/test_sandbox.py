@@ -75,9 +75,14 @@ def test_a_serial_says_the_error(sandbox, outcome: Any) -> None:
     assert (refused.status_code, refused.json()["code"]) == (outcome.status, outcome.code)
 
 
+def often(kind: str) -> range:
+    """More lines of one person than are allowed elsewhere; of other types one is enough."""
+    return range(7 if kind == "cn-ric" else 1)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_other_number_is_approved_again_and_again(sandbox, kind: str) -> None:
-    for place in range(7):
+    for place in often(kind):
         changes = {"msisdn": f"+86139001380{place:02d}"}
         answer = sandbox.enroll(sandbox.activation(7, kind, **changes)).json()
         assert (answer["decision"], answer["reasons"]) == ("approved", [])
@@ -127,7 +132,7 @@ def test_a_reason_without_a_serial_is_said_by_the_request(sandbox, reason: Reaso
 def test_a_minor_is_approved_with_a_guardian_again_and_again(sandbox, kind: str) -> None:
     body = sandbox.activation(960, kind, guardian=sandbox.guardian())
     body["document"]["born_on"] = str(check(Document(**body["document"])).born_on or "2019-03-07")
-    for place in range(7):
+    for place in often(kind):
         body["msisdn"] = f"+86139002380{place:02d}"
         answer = sandbox.enroll(body).json()
         assert (answer["decision"], answer["reasons"]) == ("approved", [])
