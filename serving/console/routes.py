@@ -14,7 +14,7 @@ from types import MappingProxyType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from schema.cases import CaseSort, Outcome
+from schema.cases import CaseKind, CaseSort, Outcome
 from schema.documents import DOCUMENT_TYPES
 from schema.people import ExceptionCause
 from schema.reasons import Decision
@@ -59,6 +59,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 
 VOCABULARY: Mapping[str, list[str]] = MappingProxyType(
     {
+        "CASE_KINDS": list(CaseKind),
         "CASE_SORTS": list(CaseSort),
         "DECISIONS": list(Decision),
         "DOCUMENT_TYPES": list(DOCUMENT_TYPES),

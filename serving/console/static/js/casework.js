@@ -32,7 +32,7 @@ export function caseActions(page, found) {
   };
   const focusOn = (step) => places[step]?.()?.focus();
   return {
-    node: element("div", {}, assign.node, note, ending.node),
+    node: element("div", assign.node, note, ending.node),
     keys: {
       a: assign.run,
       n: () => focusOn("note"),
@@ -54,7 +54,7 @@ function assignment(page, found, done) {
     say(isMine ? "case.giveback" : "case.assign"),
     work,
   );
-  return { node: element("div", { class: "card" }, button, faults), run };
+  return { node: element("div.card", button, faults), run };
 }
 
 function noteForm(page, found, done) {
@@ -78,7 +78,7 @@ function decision(page, found, done) {
     await closeCase(found, ALONE, [], false);
     await done("case.closeddone");
   });
-  const words = element("p", { class: "hint", role: "status" });
+  const words = element("p.hint", { role: "status" });
   const outcomeOf = () => form.querySelector("input[name=outcome]:checked")?.value;
   const takesTwo = () =>
     outcomeOf() !== ALONE || found.kind !== "dispute" || lines.chosen().length > 0;
@@ -116,10 +116,10 @@ function lineBoxes(found) {
     const label = [maskedNumber(line.number ?? "–"), " ", seller(line)];
     return checkField(label, { name: "line", value: line.line_id });
   });
-  const legend = element("legend", {}, say("case.closelines"));
-  const framed = boxes.length > FRAMED ? element("div", { class: "scroller" }, boxes) : boxes;
+  const legend = element("legend", say("case.closelines"));
+  const framed = boxes.length > FRAMED ? element("div.scroller", boxes) : boxes;
   const keep = checkField(say("case.keeplines"), { name: "keep" });
-  const field = boxes.length > 0 ? element("fieldset", {}, legend, framed, keep) : null;
+  const field = boxes.length > 0 ? element("fieldset", legend, framed, keep) : null;
   const inputs = boxes.map((box) => box.querySelector("input"));
   const keeping = keep.querySelector("input");
   const chosen = () => inputs.filter((one) => one.checked).map((one) => one.value);
@@ -151,24 +151,23 @@ function approval(page, found, done) {
   const isAlone =
     isMine && (outcome !== ALONE || found.kind !== "dispute" || lines.length > 0);
   const node = element(
-    "section",
-    { class: "card proposal", "aria-label": say("case.proposal") },
-    element("h2", {}, say("case.proposal")),
-    element("p", {}, element("strong", {}, word("outcome", outcome))),
+    "section.card.proposal",
+    { "aria-label": say("case.proposal") },
+    element("h2", say("case.proposal")),
+    element("p", element("strong", word("outcome", outcome))),
     hint(actorName(by), " ", moment(at)),
     element(
       "p",
-      {},
       say("case.willclose", { closed: number(lines.length), all: number(numbers.size) }),
       keeps && ` ${say("case.keeplines")}`,
     ),
     element(
       "ul",
       lines.length > FRAMED ? { class: "scroller", tabindex: "0" } : {},
-      lines.map((line) => element("li", {}, maskedNumber(numbers.get(line) ?? "–"))),
+      lines.map((line) => element("li", maskedNumber(numbers.get(line) ?? "–"))),
     ),
     isAlone && hint(say("case.waiting")),
-    element("p", { class: "actions" }, !isAlone && approve.button, withdraw.button),
+    element("p.actions", !isAlone && approve.button, withdraw.button),
     approve.faults,
     withdraw.faults,
   );

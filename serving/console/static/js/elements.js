@@ -3,14 +3,15 @@
 
 const DRAWING = "http://www.w3.org/2000/svg";
 
-/** An HTML element. `on…` are listeners, `true` is an attribute without a value, null leaves out. */
-export function element(name, given, ...children) {
-  return fill(document.createElement(name), given, children);
+/** An HTML element by its name and classes, as `p.hint`: attributes, where there are any, before its
+ * children. `on…` are listeners, `true` is an attribute without a value, null leaves out. */
+export function element(name, ...rest) {
+  return build((tag) => document.createElement(tag), name, rest);
 }
 
 /** The same for a shape of SVG. */
-export function shape(name, given, ...children) {
-  return fill(document.createElementNS(DRAWING, name), given, children);
+export function shape(name, ...rest) {
+  return build((tag) => document.createElementNS(DRAWING, tag), name, rest);
 }
 
 /** Adds these children to a node. */
@@ -31,12 +32,12 @@ export function plainButton(label, onclick, kind = "button") {
 }
 
 export function hint(...children) {
-  return element("p", { class: "hint" }, children);
+  return element("p.hint", children);
 }
 
 /** A number, under others of its kind. */
 export function figure(text) {
-  return element("span", { class: "figure" }, text);
+  return element("span.figure", text);
 }
 
 /** A link to a view and its arguments. */
@@ -56,7 +57,14 @@ export function wholeId(id) {
 
 /** An id as people read it: its last eight characters, the whole of it on demand. */
 export function shortId(id) {
-  return element("span", { class: "id", translate: "no", title: id }, id.slice(-8));
+  return element("span.id", { translate: "no", title: id }, id.slice(-8));
+}
+
+/** The values of these names, those alone that are given. */
+export function pick(values, names) {
+  return Object.fromEntries(
+    names.filter((name) => values[name]).map((name) => [name, values[name]]),
+  );
 }
 
 /** What the browser keeps for us, null where it keeps nothing: then it holds for this page alone. */
@@ -68,14 +76,17 @@ export function kept(work) {
   }
 }
 
-function fill(node, given, children) {
-  for (const [key, value] of Object.entries(given ?? {})) {
+function build(make, name, rest) {
+  const [tag, ...classes] = name.split(".");
+  const node = make(tag);
+  node.classList.add(...classes);
+  const [given, ...children] = rest[0]?.constructor === Object ? rest : [{}, ...rest];
+  for (const [key, value] of Object.entries(given)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else node.setAttribute(key, value === true ? "" : String(value));
   }
-  node.append(...settle(children));
-  return node;
+  return add(node, ...children);
 }
 
 function settle(children) {

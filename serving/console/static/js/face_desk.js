@@ -72,8 +72,8 @@ function faceDesk(page, found, { names, own = [], ownLikenesses = [], onFace = n
     zoom: 0,
     isFlipped: false,
     timer: null,
-    node: element("div", { class: "face-desk" }),
-    faults: element("div", { class: "faults" }),
+    node: element("div.face-desk"),
+    faults: element("div.faults"),
   };
   page.signal.addEventListener("abort", () => leave(desk));
   take(desk, own, []);
@@ -169,8 +169,7 @@ function draw(desk) {
     !isSeen && hint(say("face.nonekept")),
     strip(desk),
     element(
-      "div",
-      { class: "face-sides" },
+      "div.face-sides",
       ["left", "right"].map((name) => side(desk, name, isSeen)),
     ),
     likenessText(desk),
@@ -220,7 +219,7 @@ function side(desk, name, isSeen) {
     options,
     face.key,
   );
-  const frame = element("div", { class: "face-frame" }, picture(desk, face));
+  const frame = element("div.face-frame", picture(desk, face));
   // Blinking shows the other one in the same place.
   if (name === "left" && face.url && other.url) {
     const over = picture(desk, other);
@@ -229,16 +228,15 @@ function side(desk, name, isSeen) {
     frame.append(over);
   }
   return element(
-    "figure",
-    { class: "face-side" },
+    "figure.face-side",
     isSeen && frame,
-    element("figcaption", {}, choice, face.url && dateOf(face)),
+    element("figcaption", choice, face.url && dateOf(face)),
   );
 }
 
 function picture(desk, face) {
   if (!face.url) {
-    return element("span", { class: "face-missing" }, element("span", {}, say("face.none")));
+    return element("span.face-missing", element("span", say("face.none")));
   }
   const label = labelOf(desk, face);
   const image = element("img", {
@@ -261,19 +259,13 @@ function likenessText(desk) {
   const found = isOne ? null : likenessOf(desk, left, right);
   const own = isOne && left !== right ? left.subject.own_score : null;
   if (own !== null && own !== undefined)
-    return element(
-      "p",
-      { class: "face-score" },
-      figure(scoreText(own)),
-      ` ${say("score.live_portrait")}`,
-    );
+    return element("p.face-score", figure(scoreText(own)), ` ${say("score.live_portrait")}`);
   const near = isOne ? null : (found ?? byReference(desk));
   if (!near) return hint(say(isOne ? "face.sameone" : "face.notcompared"));
   return element(
-    "div",
-    { class: "face-score" },
+    "div.face-score",
     !found && hint(say("face.byreference")),
-    element("p", {}, figure(scoreText(near.score)), " ", strangersText(near.strangers)),
+    element("p", figure(scoreText(near.score)), " ", strangersText(near.strangers)),
     hint(say("face.meaning")),
   );
 }
@@ -327,13 +319,13 @@ function toolbar(desk) {
   );
   const { blink, swap, flip, zoom } = stepsOf(desk);
   return element(
-    "div",
-    { class: "face-tools", role: "group", "aria-label": say("face.tools") },
+    "div.face-tools",
+    { role: "group", "aria-label": say("face.tools") },
     button("swap", swap),
     button("blink", blink, desk.timer !== null),
     button("flip", flip, desk.isFlipped),
     button("zoom", zoom),
-    element("span", { class: "hint", role: "status" }, `× ${number(ZOOMS[desk.zoom])}`),
+    element("span.hint", { role: "status" }, `× ${number(ZOOMS[desk.zoom])}`),
     parts,
   );
 }
@@ -384,31 +376,28 @@ function keysOf(desk) {
 /** Whose photographs they are, when and how good: one side beside the other. */
 function about(desk, isOpen) {
   const { left, right } = desk;
-  const both = [left, right];
-  const names = [...new Set(both.flatMap((one) => Object.keys(one.photograph?.quality ?? {})))];
-  const measured = (one, name) => measure(one.photograph?.quality?.[name]);
+  const measures = ({ photograph }) => photograph?.quality ?? {};
+  const names = [...new Set([left, right].flatMap((one) => Object.keys(measures(one))))];
   const rows = [
-    ["document.title", ({ subject }) => idLink("documents", subject.document_id)],
-    ["enrollment.id", ({ subject }) => idLink("enrollments", subject.enrollment_id)],
-    ["face.captured", takenAt],
-    ["face.received", ({ subject }) => moment(subject.received_at)],
-    ["crops.until", ({ subject }) => moment(subject.kept_until)],
+    [say("document.title"), ({ subject }) => idLink("documents", subject.document_id)],
+    [say("enrollment.id"), ({ subject }) => idLink("enrollments", subject.enrollment_id)],
+    [say("face.captured"), takenAt],
+    [say("face.received"), ({ subject }) => moment(subject.received_at)],
+    [say("crops.until"), ({ subject }) => moment(subject.kept_until)],
+    ...names.map((name) => [
+      [`${say("face.quality")}: `, element("code", { translate: "no" }, name)],
+      (one) => measure(measures(one)[name]),
+    ]),
   ];
-  const compared = table(
-    "face.about",
-    ["face.what", "face.left", "face.right"],
-    [
-      ...rows.map(([key, read]) => [say(key), ...both.map(read)]),
-      ...names.map((name) => [
-        [`${say("face.quality")}: `, element("code", { translate: "no" }, name)],
-        ...both.map((one) => measured(one, name)),
-      ]),
-    ],
-  );
+  const compared = table("face.about", rows, {
+    "face.what": ([what]) => what,
+    "face.left": ([, read]) => read(left),
+    "face.right": ([, read]) => read(right),
+  });
   return element(
-    "details",
-    { class: "block", open: isOpen },
-    element("summary", {}, say("face.about")),
+    "details.block",
+    { open: isOpen },
+    element("summary", say("face.about")),
     compared,
     curveOf(desk),
   );
@@ -451,12 +440,11 @@ function strip(desk) {
   }
   if (first.size < 3) return null;
   return element(
-    "ul",
-    { class: "face-strip", "aria-label": say("face.strip") },
+    "ul.face-strip",
+    { "aria-label": say("face.strip") },
     [...first.values()].map((face) =>
       element(
         "li",
-        {},
         element(
           "button",
           {
@@ -494,5 +482,5 @@ function moreButton(desk) {
     "button",
   );
   button.dataset.face = "more";
-  return add(element("p", { class: "actions" }), button);
+  return add(element("p.actions"), button);
 }

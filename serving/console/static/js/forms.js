@@ -55,9 +55,8 @@ export function choiceField(label, given, options, chosen = null, hint = null) {
 /** Radio buttons under one legend; options are pairs of a value and its text, or triples with a hint. */
 export function radioField(legend, name, options, chosen = null) {
   return element(
-    "fieldset",
-    { class: "radios" },
-    element("legend", {}, legend),
+    "fieldset.radios",
+    element("legend", legend),
     options.map(([value, text, hint]) => {
       const id = freshId(name);
       const attributes = {
@@ -70,11 +69,10 @@ export function radioField(legend, name, options, chosen = null) {
       };
       const by = hint ? { "aria-describedby": `${id}-hint` } : {};
       return element(
-        "div",
-        { class: "check" },
+        "div.check",
         element("input", { ...attributes, ...by }),
         element("label", { for: id }, text),
-        hint && element("p", { id: `${id}-hint`, class: "hint" }, hint),
+        hint && element("p.hint", { id: `${id}-hint` }, hint),
       );
     }),
   );
@@ -83,23 +81,22 @@ export function radioField(legend, name, options, chosen = null) {
 /** Fields that are asked for, and sent, only while a box is ticked: `isAsked()` says whether. */
 export function optionalFields(label, hint, fields, ticked = () => {}) {
   const box = element("input", { id: freshId("check"), type: "checkbox" });
-  const part = element("fieldset", { class: "optional", "aria-label": label, disabled: true });
+  const part = element("fieldset.optional", { "aria-label": label, disabled: true });
   const isAsked = () => box.checked;
-  add(part, element("p", { class: "hint" }, hint), fields);
+  add(part, element("p.hint", hint), fields);
   part.hidden = true;
   box.addEventListener("change", () => {
     part.hidden = part.disabled = !isAsked();
     ticked(isAsked());
   });
-  const line = element("div", { class: "check" }, box, element("label", { for: box.id }, label));
-  return { field: element("div", {}, line, part), isAsked };
+  const line = element("div.check", box, element("label", { for: box.id }, label));
+  return { field: element("div", line, part), isAsked };
 }
 
 export function checkField(label, given, ...after) {
   const id = freshId("check");
   return element(
-    "div",
-    { class: "check" },
+    "div.check",
     element("input", { id, type: "checkbox", ...given }),
     element("label", { for: id }, label),
     after,
@@ -110,24 +107,23 @@ function labelled(label, hint, make) {
   const id = freshId("field");
   const by = hint ? { "aria-describedby": `${id}-hint` } : {};
   return element(
-    "div",
-    { class: "field" },
+    "div.field",
     element("label", { for: id }, label),
     make(id, by),
-    hint && element("p", { class: "hint", id: `${id}-hint` }, hint),
+    hint && element("p.hint", { id: `${id}-hint` }, hint),
   );
 }
 
 /** A form; `submit(values, form)` may raise a fault, which is shown below the fields. */
 export function buildForm(page, given, fields, label, submit) {
-  const faults = element("div", { class: "faults" });
-  const button = element("button", { type: "submit", class: "button primary" }, label);
+  const faults = element("div.faults");
+  const button = element("button.button.primary", { type: "submit" }, label);
   const form = element(
     "form",
     { ...given, onsubmit: (event) => send(event) },
     fields,
     faults,
-    element("p", { class: "actions" }, button),
+    element("p.actions", button),
   );
 
   async function send(event) {
@@ -141,7 +137,7 @@ export function buildForm(page, given, fields, label, submit) {
 
 /** A button whose work may raise a fault; the fault is shown behind it. */
 export function workButton(page, label, work, kind = "") {
-  const faults = element("div", { class: "faults" });
+  const faults = element("div.faults");
   const button = plainButton(label, () => run(), `button ${kind}`.trim());
   const run = () => {
     if (button.getAttribute("aria-busy") === "true") return null;
@@ -161,7 +157,7 @@ export async function attempt(page, busy, faults, work) {
     if (fault.status === 401) {
       // What was typed stays, for whoever typed it.
       if (!(await page.signInAgain())) await page.turnOut("ended");
-      else replace(faults, element("p", { class: "notice good", role: "status" }, say("again.done")));
+      else replace(faults, element("p.notice.good", { role: "status" }, say("again.done")));
       return;
     }
     replace(faults, faultBox(fault));
@@ -174,11 +170,11 @@ export async function attempt(page, busy, faults, work) {
 export function filterFields(filter, change) {
   const tell = (name, read) => (event) => change({ [name]: read(event.target) });
   return {
-    choice: (key, name, options, usual = "") =>
+    choice: (key, name, values, wordOf, usual = "") =>
       choiceField(
         say(key),
         { onchange: tell(name, (field) => field.value) },
-        options,
+        values.map((one) => [one, one === "" ? say("cases.all") : wordOf(one)]),
         filter[name] ?? usual,
       ),
     text: (key, name, given = {}) =>
@@ -195,13 +191,13 @@ export function filterFields(filter, change) {
         onchange: tell(name, (field) => (field.checked ? value : "")),
       }),
     bar: (key, ...fields) =>
-      element("div", { class: "filters", role: "search", "aria-label": say(key) }, fields),
+      element("div.filters", { role: "search", "aria-label": say(key) }, fields),
   };
 }
 
 /** A list by a filter, which the address keeps: `load()` asks, `change(changes)` asks anew. */
 export function filteredList(page, list, filter, place, ask, fill) {
-  const faults = element("div", { class: "faults" });
+  const faults = element("div.faults");
   let asked = 0;
   const load = async () => {
     const turn = ++asked;
@@ -254,17 +250,12 @@ export function faultBox(fault, retry = null) {
   if (fault.code === undefined) console.error(fault);
   const detail = [fault.code, fault.message].filter(Boolean).join(": ");
   return element(
-    "div",
-    { class: "notice bad", role: "alert" },
-    element("p", { class: "notice-title" }, sentenceOf(fault)),
-    fault.code && element("p", { class: "notice-detail", lang: "en", translate: "no" }, detail),
+    "div.notice.bad",
+    { role: "alert" },
+    element("p.notice-title", sentenceOf(fault)),
+    fault.code && element("p.notice-detail", { lang: "en", translate: "no" }, detail),
     fault.correlator &&
-      element(
-        "p",
-        { class: "notice-detail" },
-        `${say("fault.correlator")} `,
-        element("code", {}, fault.correlator),
-      ),
+      element("p.notice-detail", `${say("fault.correlator")} `, element("code", fault.correlator)),
     retry && plainButton(say("action.again"), retry),
   );
 }

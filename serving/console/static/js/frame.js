@@ -7,7 +7,7 @@ import { checkField, closingButton, faultBox, openDialog } from "./forms.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
 
 const root = document.getElementById("console");
-const spoken = element("p", { class: "spoken", role: "status", "aria-live": "polite" });
+const spoken = element("p.spoken", { role: "status", "aria-live": "polite" });
 let main = element("main", { id: "main" });
 
 /** Builds the frame for whoever is signed in, in the language of the page. */
@@ -38,12 +38,12 @@ function announce(text) {
 }
 
 function skipLink() {
-  return element("a", { class: "skip", href: "#main", onclick: skip }, say("frame.skip"));
+  return element("a.skip", { href: "#main", onclick: skip }, say("frame.skip"));
 }
 
 /** It stays in sight while the page is scrolled. */
 function sandboxBanner() {
-  return element("p", { class: "sandbox", role: "note" }, say("frame.sandbox"));
+  return element("p.sandbox", { role: "note" }, say("frame.sandbox"));
 }
 
 function skip(event) {
@@ -55,11 +55,10 @@ function skip(event) {
 function header() {
   const owner = whoAmI();
   return element(
-    "header",
-    { class: "top" },
-    element("div", { class: "brand" }, mark(), element("span", { translate: "no" }, "Sosie")),
+    "header.top",
+    element("div.brand", mark(), element("span", { translate: "no" }, "Sosie")),
     owner && navigation(owner.role),
-    element("div", { class: "tools" }, owner && ownerBox(owner), languages(), owner && tools()),
+    element("div.tools", owner && ownerBox(owner), languages(), owner && tools()),
   );
 }
 
@@ -76,9 +75,9 @@ function navigation(role) {
 
 function ownerBox({ role, carrier, outlet, person }) {
   const where = [carrier, outlet].filter(Boolean).join(" / ");
-  const of = person ? element("span", { class: "spoken" }, say(`role.${role}`)) : say(`role.${role}`);
+  const of = person ? element("span.spoken", say(`role.${role}`)) : say(`role.${role}`);
   const names = [person, where].filter(Boolean).map((one) => [" ", quoted(one, { title: one })]);
-  return element("span", { class: "owner" }, of, names);
+  return element("span.owner", of, names);
 }
 
 function languages() {
@@ -86,7 +85,7 @@ function languages() {
     element("option", { value: code, lang: code, selected: code === currentLanguage() }, name),
   );
   const choice = element("select", { id: "language", translate: "no", onchange: change }, options);
-  return [element("label", { for: "language", class: "spoken" }, say("frame.language")), choice];
+  return [element("label.spoken", { for: "language" }, say("frame.language")), choice];
 }
 
 async function change(event) {
@@ -144,15 +143,11 @@ addEventListener("keydown", (event) => {
 /** The dialog that lists the keys. */
 export function showShortcuts() {
   const rows = HELP.map((key) => [
-    element("dt", {}, element("kbd", { translate: "no" }, key)),
-    element("dd", {}, say(`keys.${key === "?" ? "help" : key}`)),
+    element("dt", element("kbd", { translate: "no" }, key)),
+    element("dd", say(`keys.${key === "?" ? "help" : key}`)),
   ]);
   const toggle = checkField(say("keys.on"), { checked: isOn, onchange: switchKeys });
-  openDialog(say("keys.title"), [
-    element("dl", { class: "keys" }, rows),
-    toggle,
-    closingButton("action.close"),
-  ]);
+  openDialog(say("keys.title"), [element("dl.keys", rows), toggle, closingButton("action.close")]);
 }
 
 function switchKeys(event) {

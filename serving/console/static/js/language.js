@@ -48,7 +48,7 @@ export function sayIfKnown(key) {
 
 /** A moment as its reader writes it, or a dash. */
 export function moment(text) {
-  if (!text) return element("span", {}, "–");
+  if (!text) return element("span", "–");
   const given = new Date(text);
   const shown = new Intl.DateTimeFormat(TAGS[code], { dateStyle: "medium", timeStyle: "short" });
   return element("time", { datetime: given.toISOString(), translate: "no" }, shown.format(given));
@@ -56,7 +56,7 @@ export function moment(text) {
 
 /** The day of a moment, where the hour says nothing. */
 export function day(text) {
-  if (!text) return element("span", {}, "–");
+  if (!text) return element("span", "–");
   const shown = new Intl.DateTimeFormat(TAGS[code], { dateStyle: "medium" });
   return element("time", { datetime: text, translate: "no" }, shown.format(new Date(text)));
 }

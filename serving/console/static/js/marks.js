@@ -22,22 +22,19 @@ export function word(family, value) {
 
 /** Why a decision is what it is, each with the decision that it alone would bring and what to do. */
 export function reasonList(reasons) {
-  if (reasons.length === 0) return element("p", {}, say("reason.none"));
+  if (reasons.length === 0) return element("p", say("reason.none"));
   return element(
-    "ul",
-    { class: "reasons" },
+    "ul.reasons",
     reasons.map(({ reason, decision, photograph, advice }) =>
       element(
         "li",
-        {},
         badge("decision", decision),
         element(
           "span",
-          {},
           sayIfKnown(`reason.${reason}`) ?? quoted(reason),
-          photograph && element("span", { class: "hint" }, ` · ${say(`photograph.${photograph}`)}`),
-          element("code", { class: "code", translate: "no" }, reason),
-          advice && element("p", { class: "hint" }, advice[currentLanguage()]),
+          photograph && element("span.hint", ` · ${say(`photograph.${photograph}`)}`),
+          element("code.code", { translate: "no" }, reason),
+          advice && element("p.hint", advice[currentLanguage()]),
         ),
       ),
     ),
@@ -46,16 +43,16 @@ export function reasonList(reasons) {
 
 /** What a page is, and what it is for. */
 export function pageHead(title, lead) {
-  return [element("h1", {}, say(title)), element("p", { class: "lead" }, say(lead))];
+  return [element("h1", say(title)), element("p.lead", say(lead))];
 }
 
 export function section(title, ...children) {
-  return element("section", { class: "block" }, element("h2", {}, say(title)), children);
+  return element("section.block", element("h2", say(title)), children);
 }
 
 /** What stands where there is nothing to list. */
 export function empty(key) {
-  return element("p", { class: "empty" }, say(key));
+  return element("p.empty", say(key));
 }
 
 /** Whose a line or an enrollment is. */
@@ -66,13 +63,10 @@ export function seller({ carrier, outlet }) {
 /** Pairs of a term and its value. */
 export function facts(pairs) {
   return element(
-    "dl",
-    { class: "facts" },
+    "dl.facts",
     pairs
       .filter((pair) => pair)
-      .map(([term, ...value]) =>
-        element("div", {}, element("dt", {}, say(term)), element("dd", {}, value)),
-      ),
+      .map(([term, ...value]) => element("div", element("dt", say(term)), element("dd", value))),
   );
 }
 
@@ -85,44 +79,37 @@ const sizes = new ResizeObserver((changed) => {
   }
 });
 
-/** A table that scrolls by itself where it has too little room; a row is a list of its cells.
- *
- * `none` is the text that stands for a table without rows, where there is one.
- */
-export function table(title, heads, rows, none = null) {
-  if (none !== null && rows.length === 0) return empty(none);
+/** A table that scrolls by itself where it has too little room. `columns` are what fills a cell from an
+ * item, by the keys of their heads; `none` is the text that stands for a table without rows, where
+ * there is one; `given(item)` are attributes of its row. */
+export function table(title, items, columns, none = null, given = undefined) {
+  if (none !== null && items.length === 0) return empty(none);
   const caption = say(title);
-  const names = heads.map((head) => say(head));
+  const heads = Object.keys(columns).map((head) =>
+    element("th", { scope: "col", role: "columnheader" }, say(head)),
+  );
   // On a narrow screen a row is a list of its cells, and no table to those who hear it without roles.
   const scroller = element(
-    "div",
-    { class: "scroller", role: "group", "aria-label": caption },
+    "div.scroller",
+    { role: "group", "aria-label": caption },
     element(
       "table",
       { role: "table" },
-      element("caption", { class: "spoken" }, caption),
-      element(
-        "thead",
-        { role: "rowgroup" },
-        element(
-          "tr",
-          { role: "row" },
-          names.map((name) => element("th", { scope: "col", role: "columnheader" }, name)),
-        ),
-      ),
-      element("tbody", { role: "rowgroup" }, asRows(rows, names)),
+      element("caption.spoken", caption),
+      element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, heads)),
+      element("tbody", { role: "rowgroup" }, rowsOf(items, columns, given)),
     ),
   );
   sizes.observe(scroller);
   return scroller;
 }
 
-/** A table of the first page with a button for the next: `ask(after)` has a page, `read` its rows. */
-export function growingTable(page, title, heads, first, ask, read) {
-  const whole = table(title, heads, []);
-  const more = element("div", { class: "more" });
+/** A table of the first page with a button for the next: `ask(after)` has a page, `read` its items. */
+export function growingTable(page, title, first, ask, read, columns, given = undefined) {
+  const whole = table(title, [], columns);
+  const more = element("div.more");
   const extend = (answer) => {
-    add(whole.querySelector("tbody"), asRows(read(answer), heads.map((head) => say(head))));
+    add(whole.querySelector("tbody"), rowsOf(read(answer), columns, given));
     if (answer.next === null) return replace(more);
     const next = async () => extend(await ask(answer.next));
     const { button, faults } = workButton(page, say("action.more"), next);
@@ -133,37 +120,36 @@ export function growingTable(page, title, heads, first, ask, read) {
 }
 
 /** Rows of which each cell knows the head of its column. */
-function asRows(rows, names) {
-  return rows.map((one) => {
-    const made = Array.isArray(one) ? row({}, ...one) : one;
-    [...made.cells].forEach((cell, place) => (cell.dataset.head = names[place]));
-    return made;
-  });
+function rowsOf(items, columns, given = () => ({})) {
+  return items.map((one, place) =>
+    element(
+      "tr",
+      { role: "row", ...given(one) },
+      Object.entries(columns).map(([head, fill]) =>
+        element("td", { role: "cell", "data-head": say(head) }, fill(one, place)),
+      ),
+    ),
+  );
 }
 
-export function row(given, ...cells) {
-  return element(
-    "tr",
-    { role: "row", ...given },
-    cells.map((cell) => element("td", { role: "cell" }, cell)),
-  );
+/** The cell of a row under a head. */
+export function cellUnder(row, head) {
+  return [...row.cells].find((cell) => cell.dataset.head === say(head));
 }
 
 /** Lines with their numbers masked; `act(line)` makes what stands in the last column. */
 export function lineTable(lines, act = null) {
-  const heads = ["line.number", "line.seller", "line.status", "line.opened"];
+  const columns = {
+    "line.number": ({ number }) =>
+      number === null ? element("span.hint", say("line.gone")) : maskedNumber(number),
+    "line.seller": seller,
+    "line.status": (line) => badge("line", line.status),
+    "line.opened": (line) => moment(line.opened_at),
+  };
   return table(
     "lines.caption",
-    act ? [...heads, "table.action"] : heads,
-    lines.map((line) => [
-      line.number === null
-        ? element("span", { class: "hint" }, say("line.gone"))
-        : maskedNumber(line.number),
-      seller(line),
-      badge("line", line.status),
-      moment(line.opened_at),
-      ...(act ? [act(line)] : []),
-    ]),
+    lines,
+    act ? { ...columns, "table.action": act } : columns,
     "lines.none",
   );
 }
@@ -172,27 +158,26 @@ export function lineTable(lines, act = null) {
 export function maskedNumber(text) {
   const shown = text.replace(/^•+/, (dots) => (dots.length > 4 ? "••••" : dots));
   return element(
-    "span",
-    { class: "masked" },
+    "span.masked",
     element("span", { "aria-hidden": "true", translate: "no" }, shown),
-    element("span", { class: "spoken" }, say("masked.spoken", { end: text.replace(/•/g, "") })),
+    element("span.spoken", say("masked.spoken", { end: text.replace(/•/g, "") })),
   );
 }
 
 /** Cases as links, with what they are about. */
 export function caseTable(cases) {
-  const heads = ["case.kind", "case.state", "case.score", "case.opened"];
-  return table(
-    "cases.caption",
-    heads,
-    cases.map((one) => [
-      link(["case", one.case_id], word("kind", one.kind)),
-      badge("state", one.state),
-      score(one.score),
-      moment(one.opened_at),
-    ]),
-    "cases.none",
-  );
+  const columns = {
+    "case.kind": (one) => link(["case", one.case_id], word("kind", one.kind)),
+    "case.state": (one) => badge("state", one.state),
+    "case.score": (one) => score(one.score),
+    "case.opened": (one) => moment(one.opened_at),
+  };
+  return table("cases.caption", cases, columns, "cases.none");
+}
+
+/** Reasons a line each, in a cell. */
+export function reasonLines({ reasons }) {
+  return reasons.length ? reasons.map((one) => element("div", word("reason", one))) : "–";
 }
 
 /** A link to an enrollment or a document, by the end of its id. */
@@ -217,7 +202,7 @@ export function expectationText(expected, format) {
 
 /** A notice that is no fault; a text is a paragraph. */
 export function notice(kind, ...children) {
-  const parts = children.map((one) => (typeof one === "string" ? element("p", {}, one) : one));
+  const parts = children.map((one) => (typeof one === "string" ? element("p", one) : one));
   return element("div", { class: `notice ${kind}` }, parts);
 }
 
@@ -226,10 +211,9 @@ export function personHead(one, level) {
   const name = quoted(one.name || say("document.nameless"), { dir: "auto" });
   const isPage = level === "h1";
   return element(
-    "header",
-    { class: "person-head" },
-    element(level, {}, isPage ? name : link(["documents", one.document_id], name)),
-    element("span", {}, word("document", one.document_type), " ", maskedNumber(one.number)),
+    "header.person-head",
+    element(level, isPage ? name : link(["documents", one.document_id], name)),
+    element("span", word("document", one.document_type), " ", maskedNumber(one.number)),
     badge("docstate", one.document_status),
     one.score !== null &&
       one.score !== undefined &&

@@ -22,15 +22,15 @@ export function pictureField(
   { most = 1, taken = () => {}, changed = () => {} } = {},
 ) {
   const id = freshId("picture");
-  const preview = element("div", { class: "picture-frame" });
-  const words = element("p", { class: "hint", id: `${id}-words`, role: "status" });
+  const preview = element("div.picture-frame");
+  const words = element("p.hint", { id: `${id}-words`, role: "status" });
   let images = [];
   let addresses = [];
 
   function forget(text) {
     addresses.forEach((address) => URL.revokeObjectURL(address));
     images = addresses = [];
-    replace(preview, element("span", { class: "picture-empty", "aria-hidden": "true" }));
+    replace(preview, element("span.picture-empty", { "aria-hidden": "true" }));
     preview.classList.remove("picture-several");
     words.textContent = text;
   }
@@ -79,17 +79,16 @@ function buildField({ id, label, preview, words, choose, most }, camera) {
     "aria-describedby": words.id,
   });
   return element(
-    "div",
-    { class: "picture", role: "group", "aria-label": label },
-    element("p", { class: "picture-title" }, label),
+    "div.picture",
+    { role: "group", "aria-label": label },
+    element("p.picture-title", label),
     preview,
     element(
-      "div",
-      { class: "picture-ways" },
+      "div.picture-ways",
       input,
       element(
-        "label",
-        { for: id, class: "button" },
+        "label.button",
+        { for: id },
         say(most > 1 ? "picture.files" : "picture.file", { most: number(most) }),
       ),
       camera,
@@ -126,7 +125,7 @@ async function openCamera(page, label, shots, keep) {
   };
   const shot = plainButton(say("picture.take"), take, "button primary");
   shot.disabled = true;
-  const actions = element("p", { class: "actions" }, shot, closingButton("action.cancel"));
+  const actions = element("p.actions", shot, closingButton("action.cancel"));
   const dialog = openDialog(label, [video, words, actions], {
     kind: "camera",
     signal: page.signal,

@@ -11,8 +11,8 @@ export function verdict(body) {
   return element(
     "div",
     { class: `verdict verdict-${body.decision}` },
-    element("p", { class: "verdict-word" }, badge("decision", body.decision)),
-    element("p", {}, say(`verdict.${body.decision}`)),
+    element("p.verdict-word", badge("decision", body.decision)),
+    element("p", say(`verdict.${body.decision}`)),
     reasonList(body.reasons),
   );
 }
@@ -24,11 +24,10 @@ export function frameTable(frames = []) {
     isFused
       ? say("frames.fused")
       : [say("frames.left"), ...problems.map((reason) => say(`reason.${reason}`))].join(" · ");
-  return table(
-    "frames.caption",
-    ["frames.frame", "frames.outcome"],
-    frames.map((frame, place) => [figure(number(place + 1)), outcome(frame)]),
-  );
+  return table("frames.caption", frames, {
+    "frames.frame": (frame, place) => figure(number(place + 1)),
+    "frames.outcome": outcome,
+  });
 }
 
 /** Each comparison with its score, its threshold, and on which side of it the score lies. */
@@ -46,16 +45,13 @@ export function scoreTable(body) {
       ],
     ],
   ];
-  return table(
-    "score.caption",
-    ["score.comparison", "score.value", "score.threshold", "score.side"],
-    rows.map(([key, value, limits]) => [
-      say(key),
-      figure(score(value)),
-      limits.map(([name, limit]) => element("div", {}, `${say(name)} `, figure(score(limit)))),
-      sideOf(value, limits),
-    ]),
-  );
+  return table("score.caption", rows, {
+    "score.comparison": ([key]) => say(key),
+    "score.value": ([, value]) => figure(score(value)),
+    "score.threshold": ([, , limits]) =>
+      limits.map(([name, limit]) => element("div", `${say(name)} `, figure(score(limit)))),
+    "score.side": ([, value, limits]) => sideOf(value, limits),
+  });
 }
 
 function sideOf(value, limits) {
@@ -85,15 +81,11 @@ export function searchPanel(search) {
 export function qualityTable(quality) {
   const names = [...new Set(Object.values(quality).flatMap(Object.keys))];
   if (names.length === 0) return null;
-  return table(
-    "quality.caption",
-    ["quality.measure", "photograph.live", "photograph.portrait"],
-    names.map((name) => [
-      element("code", { translate: "no" }, name),
-      measure(quality.live?.[name]),
-      measure(quality.portrait?.[name]),
-    ]),
-  );
+  return table("quality.caption", names, {
+    "quality.measure": (name) => element("code", { translate: "no" }, name),
+    "photograph.live": (name) => measure(quality.live?.[name]),
+    "photograph.portrait": (name) => measure(quality.portrait?.[name]),
+  });
 }
 
 export function evidence(body) {
@@ -133,9 +125,8 @@ export function curveFigure(title, curve, limits, score) {
   const id = freshId("curve");
   const sentence = describe(curve, marks, score);
   return element(
-    "figure",
-    { class: "curve" },
-    element("figcaption", {}, element("strong", {}, title), element("span", { id }, sentence)),
+    "figure.curve",
+    element("figcaption", element("strong", title), element("span", { id }, sentence)),
     shape(
       "svg",
       {
@@ -147,7 +138,7 @@ export function curveFigure(title, curve, limits, score) {
       unknownZone(curve, scale),
       grid(scale),
       band(curve, scale),
-      shape("path", { class: "curve-line", d: lineOf(curve.points, scale, (point) => point.fmr) }),
+      shape("path.curve-line", { d: lineOf(curve.points, scale, (point) => point.fmr) }),
       marks.map(([name, value], place) =>
         thresholdMark(name, value, placeText(place, marks.length), scale),
       ),
@@ -187,8 +178,7 @@ function grid({ x, y, bottom, left }) {
   );
   return [
     decades.map((power) => [
-      shape("line", {
-        class: "grid",
+      shape("line.grid", {
         x1: x(left),
         x2: x(1),
         y1: y(10 ** power),
@@ -209,7 +199,7 @@ function scoreAxis(value) {
 function band(curve, scale) {
   const there = lineOf(curve.points, scale, (point) => point.high);
   const back = lineOf([...curve.points].reverse(), scale, (point) => point.low).replace("M", "L");
-  return shape("path", { class: "curve-band", d: `${there} ${back} Z` });
+  return shape("path.curve-band", { d: `${there} ${back} Z` });
 }
 
 function lineOf(points, { x, y }, read) {
@@ -223,8 +213,7 @@ function lineOf(points, { x, y }, read) {
 
 function unknownZone(curve, { x }) {
   const from = x(curve.points.at(-1).score);
-  return shape("rect", {
-    class: "curve-unknown",
+  return shape("rect.curve-unknown", {
     x: from,
     y: BOX.top,
     width: Math.max(x(1) - from, 0),
@@ -242,8 +231,7 @@ function placeText(place, count) {
 
 function thresholdMark(name, value, { top, anchor }, { x }) {
   return shape(
-    "g",
-    { class: "mark-threshold" },
+    "g.mark-threshold",
     shape("line", { x1: x(value), x2: x(value), y1: top + 4, y2: HEIGHT - BOX.bottom }),
     label(x(value), top, `${name} ${scoreText(value)}`, anchor),
   );
@@ -253,8 +241,7 @@ function scoreMark(value, { x }) {
   const [at, foot] = [x(value), HEIGHT - BOX.bottom];
   const anchor = at > WIDTH * 0.8 ? "end" : "start";
   return shape(
-    "g",
-    { class: "mark-score" },
+    "g.mark-score",
     shape("line", { x1: at, x2: at, y1: BOX.top, y2: foot }),
     shape("path", { d: `M${at} ${foot} l-6 10 h12 Z` }),
     label(
@@ -273,8 +260,8 @@ function label(x, y, text, anchor) {
 function legend(hasScore) {
   const entries = ["line", "band", "unknown", "threshold", ...(hasScore ? ["score"] : [])];
   return element(
-    "ul",
-    { class: "legend", "aria-hidden": "true" },
+    "ul.legend",
+    { "aria-hidden": "true" },
     entries.map((name) => element("li", { class: `key-${name}` }, say(`curve.legend.${name}`))),
   );
 }

@@ -28,7 +28,7 @@ export function tellSignedIn() {
 /** A link to the identity provider. */
 export function providerLink(given) {
   const label = say("signin.with", { name: providerName() });
-  return element("a", { class: "button primary", href: BEGIN, ...given }, label);
+  return element("a.button.primary", { href: BEGIN, ...given }, label);
 }
 
 /** The field for a key. */
@@ -68,7 +68,7 @@ function ask(signal) {
   const before = whoAmI();
   dropKey();
   return new Promise((resolve) => {
-    const told = element("div", {});
+    const told = element("div");
     const accept = (key, found) => {
       if (!isSameHolder(found, before)) {
         replace(told, notice("warn", element("p", { role: "alert" }, say("again.other"))));
@@ -96,18 +96,13 @@ function ask(signal) {
         replace(told, faultBox(fault));
       }
     };
-    const submit = element("button", { type: "submit", class: "button" }, say("signin.submit"));
-    const form = element(
-      "form",
-      { onsubmit: send },
-      keyField(),
-      element("p", { class: "actions" }, submit),
-    );
+    const submit = element("button.button", { type: "submit" }, say("signin.submit"));
+    const form = element("form", { onsubmit: send }, keyField(), element("p.actions", submit));
     const dialog = openDialog(
       say("again.title"),
       [
         hint(say("again.lead", { name: before.name })),
-        providerName() && element("p", {}, providerLink({ target: "_blank", rel: "noopener" })),
+        providerName() && element("p", providerLink({ target: "_blank", rel: "noopener" })),
         form,
         told,
         plainButton(say("again.leave"), () => finish(false), "quiet"),
@@ -126,18 +121,17 @@ export async function show(page, reason = null) {
   if (whoAmI() !== null) return page.goOn();
   const told = sayIfKnown(`signin.reason.${reason}`);
   const field = keyField();
-  const refused = element("div", {});
+  const refused = element("div");
   const keep = () => page.wanted !== null && keepPlace(page.wanted);
   const provider =
     providerName() === null ? null : providerLink({ onclick: keep, class: "button primary" });
   add(
     page.main,
     element(
-      "div",
-      { class: "signin" },
+      "div.signin",
       pageHead("signin.title", provider === null ? "signin.lead" : "signin.both"),
       told && notice("warn", element("p", { role: "alert" }, told)),
-      provider && element("p", { class: "card" }, provider),
+      provider && element("p.card", provider),
       buildForm(page, { class: "card" }, [field, refused], say("signin.submit"), ({ key }) =>
         enter(page, key, refused),
       ),

@@ -9,7 +9,7 @@ import { actorName, notice, pageHead, section, table } from "../marks.js";
 const PAGE = 50;
 
 export async function show(page) {
-  const place = element("div", {});
+  const place = element("div");
   const fields = ["actor", "action", "subject"].map((name) =>
     textField(say(`audit.${name}`), { name, maxlength: 255, spellcheck: "false" }),
   );
@@ -36,7 +36,7 @@ function verification(page) {
     say("audit.verify"),
     async () => {
       const found = await verifyAll(
-        (done) => replace(result, element("p", {}, say("audit.verifying", { share: share(done) }))),
+        (done) => replace(result, element("p", say("audit.verifying", { share: share(done) }))),
         page.signal,
       );
       replace(result, verdictOf(found));
@@ -44,9 +44,9 @@ function verification(page) {
     "primary",
   );
   return element(
-    "section",
-    { class: "card", "aria-label": say("audit.verify") },
-    element("div", { class: "actions" }, button, result),
+    "section.card",
+    { "aria-label": say("audit.verify") },
+    element("div.actions", button, result),
     faults,
   );
 }
@@ -91,10 +91,9 @@ async function turnTo(page, place, filter, after = null) {
   replace(
     place,
     element(
-      "div",
-      { class: "pager" },
+      "div.pager",
       ways.map((way) => way.button),
-      element("span", { class: "hint" }, range),
+      element("span.hint", range),
     ),
     ways.map((way) => way.faults),
     answer.entries.length > 0 && entryTable(answer.entries),
@@ -103,38 +102,24 @@ async function turnTo(page, place, filter, after = null) {
 }
 
 function entryTable(entries) {
-  return table(
-    "audit.entries",
-    [
-      "audit.number",
-      "audit.at",
-      "audit.actor",
-      "audit.action",
-      "audit.subject",
-      "audit.detail",
-      "audit.hash",
-    ],
-    [...entries]
-      .reverse()
-      .map((one) => [
-        number(one.number),
-        moment(one.at),
-        actorName(one.actor),
-        element("code", { translate: "no" }, one.action),
-        quoted(one.subject, { class: "id wrap" }),
-        detailCell(one.detail),
-        element("code", { translate: "no", title: one.hash }, one.hash.slice(0, 12)),
-      ]),
-  );
+  return table("audit.entries", [...entries].reverse(), {
+    "audit.number": (one) => number(one.number),
+    "audit.at": (one) => moment(one.at),
+    "audit.actor": (one) => actorName(one.actor),
+    "audit.action": (one) => element("code", { translate: "no" }, one.action),
+    "audit.subject": (one) => quoted(one.subject, { class: "id wrap" }),
+    "audit.detail": detailCell,
+    "audit.hash": ({ hash }) =>
+      element("code", { translate: "no", title: hash }, hash.slice(0, 12)),
+  });
 }
 
-function detailCell(detail) {
+function detailCell({ detail }) {
   const text = JSON.stringify(detail);
   if (text === "{}") return "–";
   return element(
-    "details",
-    { class: "raw" },
-    element("summary", {}, say("audit.show")),
+    "details.raw",
+    element("summary", say("audit.show")),
     element("pre", { translate: "no" }, JSON.stringify(detail, null, 1)),
   );
 }

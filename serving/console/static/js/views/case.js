@@ -34,8 +34,7 @@ export async function show(page, id, focus = null) {
   add(
     page.main,
     element(
-      "p",
-      { class: "back actions" },
+      "p.back.actions",
       link(["cases", page.query], say("case.back")),
       next.button,
       next.faults,
@@ -44,11 +43,9 @@ export async function show(page, id, focus = null) {
     mergedNotice(found),
     erasureNotice(found),
     element(
-      "div",
-      { class: "desk" },
+      "div.desk",
       element(
-        "div",
-        { class: "desk-what" },
+        "div.desk-what",
         faces.node,
         factsOf(found),
         why,
@@ -58,8 +55,7 @@ export async function show(page, id, focus = null) {
         history(found),
         reportForm(page, found),
       ),
-      actions &&
-        element("aside", { class: "desk-do", "aria-label": say("case.actions") }, actions.node),
+      actions && element("aside.desk-do", { "aria-label": say("case.actions") }, actions.node),
     ),
   );
   const keys = { j: next.run, u: () => page.go("cases", page.query) };
@@ -72,14 +68,14 @@ function headOf({ kind, state, documents: held }) {
   const people = suspectsFirst(held)
     .slice(0, ABOUT)
     .map(({ name, lines }) => ({ name, number: lines.find((one) => one.number)?.number ?? "" }));
-  const shown = element("span", {}, word("kind", kind));
+  const shown = element("span", word("kind", kind));
   const title = [shown.textContent, peopleText(people)].filter(Boolean).join(": ");
   return element(
     "h1",
     { "data-title": title },
     shown,
     " ",
-    element("span", { class: "about" }, aboutPeople(people, held.length)),
+    element("span.about", aboutPeople(people, held.length)),
     " ",
     badge("state", state),
   );
@@ -110,16 +106,12 @@ function decidedTable({ decided = [] }, names) {
   return section(
     "case.decided",
     hint(say("case.decided.hint")),
-    table(
-      "case.decided",
-      ["group.between", "case.score", "case.outcome", "case.id"],
-      decided.map((one) => [
-        `${names.get(one.left)} – ${names.get(one.right)}`,
-        figure(score(one.score)),
-        word("outcome", one.outcome),
-        idLink("case", one.case_id),
-      ]),
-    ),
+    table("case.decided", decided, {
+      "group.between": (one) => `${names.get(one.left)} – ${names.get(one.right)}`,
+      "case.score": (one) => figure(score(one.score)),
+      "case.outcome": (one) => word("outcome", one.outcome),
+      "case.id": (one) => idLink("case", one.case_id),
+    }),
   );
 }
 
@@ -128,17 +120,13 @@ function mergedTable({ merged }) {
   if (merged.length === 0) return null;
   return section(
     "case.mergedattempts",
-    table(
-      "case.mergedattempts",
-      ["case.kind", "case.origin", "enrollment.id", "case.score", "case.opened"],
-      merged.map((one) => [
-        word("kind", one.kind),
-        word("origin", one.origin),
-        idLink("enrollments", one.enrollment_id),
-        figure(score(one.score)),
-        moment(one.opened_at),
-      ]),
-    ),
+    table("case.mergedattempts", merged, {
+      "case.kind": (one) => word("kind", one.kind),
+      "case.origin": (one) => word("origin", one.origin),
+      "enrollment.id": (one) => idLink("enrollments", one.enrollment_id),
+      "case.score": (one) => figure(score(one.score)),
+      "case.opened": (one) => moment(one.opened_at),
+    }),
   );
 }
 
@@ -151,7 +139,7 @@ async function whyOf({ sweep_id: sweep, group_key: key }) {
 
 function mergedNotice({ merged_into: target }) {
   if (!target) return null;
-  return notice("info", element("p", {}, `${say("case.merged")} `, idLink("case", target)));
+  return notice("info", element("p", `${say("case.merged")} `, idLink("case", target)));
 }
 
 /** Until when what the case needs is there: an erasure of it is asked for. */
@@ -159,7 +147,7 @@ function erasureNotice({ documents: held }) {
   const due = held.map((one) => one.erasure_due_at).filter(Boolean);
   if (due.length === 0) return null;
   const text = say("case.erasure", { count: number(due.length) });
-  return notice("warn", element("p", {}, `${text} `, moment(due.sort()[0])));
+  return notice("warn", element("p", `${text} `, moment(due.sort()[0])));
 }
 
 function factsOf(found) {
@@ -186,8 +174,8 @@ const SHOWN = 20;
 
 function documents(found, names) {
   const sorted = suspectsFirst(found.documents);
-  const place = element("div", { class: "documents" });
-  const more = element("p", { class: "actions" });
+  const place = element("div.documents");
+  const more = element("p.actions");
   const extend = () => {
     const next = sorted.splice(0, SHOWN);
     add(place, documentCards(found, next, names));
@@ -207,11 +195,9 @@ function documentCards(found, shown, names) {
   const about = new Set(found.line_ids);
   return shown.map((one) =>
     element(
-      "article",
-      { class: "card" },
+      "article.card",
       element(
         "h3",
-        {},
         `${names.get(one.document_id)}. `,
         link(
           ["documents", one.document_id],
@@ -221,10 +207,7 @@ function documentCards(found, shown, names) {
         ),
         " ",
         badge("docstate", one.document_status),
-        one.is_suspect && [
-          " ",
-          element("span", { class: "badge state-proposed" }, say("case.suspect")),
-        ],
+        one.is_suspect && [" ", element("span.badge.state-proposed", say("case.suspect"))],
       ),
       one.erasure_due_at && hint(`${say("erasure.due")} `, moment(one.erasure_due_at)),
       placesOf(one, found),
@@ -286,40 +269,42 @@ function save({ html, file_name: name }) {
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */
 function saidIn({ kind, text }) {
   if (!text) return null;
-  if (kind === "note") return element("p", { class: "note", dir: "auto", translate: "no" }, text);
+  if (kind === "note") return element("p.note", { dir: "auto", translate: "no" }, text);
   if (kind === "erasure_asked") {
-    return element("p", {}, `${say("erasure.due")} `, moment(text));
+    return element("p", `${say("erasure.due")} `, moment(text));
   }
-  if (kind === "erased") return element("p", {}, quoted(text.slice(-8), { class: "id" }));
-  if (kind === "expired") return element("p", {}, word("expired", text));
+  if (kind === "erased") return element("p", quoted(text.slice(-8), { class: "id" }));
+  if (kind === "expired") return element("p", word("expired", text));
   if (kind === "restricted") {
     const [done, reason] = text.split("\n");
     const [restriction, outlet] = done.split(" ");
-    const what = [badge("restriction", restriction), " ", link(["outlets", outlet], quoted(outlet))];
-    return [element("p", {}, what), element("p", { class: "note", dir: "auto" }, reason)];
+    const what = [
+      badge("restriction", restriction),
+      " ",
+      link(["outlets", outlet], quoted(outlet)),
+    ];
+    return [element("p", what), element("p.note", { dir: "auto" }, reason)];
   }
-  if (kind === "assigned") return element("p", {}, actorName(text));
+  if (kind === "assigned") return element("p", actorName(text));
   if (kind === "merged") {
     const [origin, id] = text.split(" ");
-    return element("p", {}, word("origin", origin), " ", quoted(id, { class: "id" }));
+    return element("p", word("origin", origin), " ", quoted(id, { class: "id" }));
   }
-  return element("p", {}, word(kind === "opened" ? "origin" : "outcome", text));
+  return element("p", word(kind === "opened" ? "origin" : "outcome", text));
 }
 
 function history({ notes }) {
   return section(
     "case.history",
     element(
-      "ol",
-      { class: "history" },
+      "ol.history",
       notes.map((one) =>
         element(
           "li",
           { class: `history-${one.kind}` },
           element(
-            "p",
-            { class: "history-head" },
-            element("strong", {}, word("history", one.kind)),
+            "p.history-head",
+            element("strong", word("history", one.kind)),
             " ",
             actorName(one.actor),
             " ",

@@ -1,7 +1,17 @@
 // The queue of the fraud desk: what is to be decided, worked through with single keys.
 
 import { assignCase, listCases, searchPeople, whoAmI } from "../api.js";
-import { add, element, figure, hint, link, plainButton, quoted, replace } from "../elements.js";
+import {
+  add,
+  element,
+  figure,
+  hint,
+  link,
+  pick,
+  plainButton,
+  quoted,
+  replace,
+} from "../elements.js";
 import { smallFaces } from "../face_desk.js";
 import {
   buildForm,
@@ -19,31 +29,18 @@ import {
   actorName,
   badge,
   caseTable,
+  cellUnder,
   empty,
   growingTable,
   notice,
   pageHead,
   peopleText,
-  row,
   word,
 } from "../marks.js";
-import { CASE_SORTS } from "../vocabulary.js";
+import { CASE_KINDS, CASE_SORTS } from "../vocabulary.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
 const FRAUD_IN_USE = "fraud_in_use";
-export const KINDS = [
-  "duplicate_identity",
-  "possible_duplicate",
-  "stolen_document",
-  "probing",
-  "exception",
-  "deceased_identity",
-  "dispute",
-  "line_changed_face",
-  "one_face_many_documents",
-  "one_document_many_faces",
-  "resale_ring",
-];
 const FILTERS = ["sort", "state", "kind", "assignee", "carrier", "outlet", "id_end", "overdue"];
 /** Of a case in the queue, the faces of so many documents are shown, of so many cases at once. */
 const FACES = 2;
@@ -53,12 +50,11 @@ const DAY_MS = 86_400_000;
 
 /** What an address asks for, and nothing else that it says. */
 export function readFilter(query) {
-  const known = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
-  return { sort: "risk", state: "alive", ...Object.fromEntries(known) };
+  return { sort: "risk", state: "alive", ...pick(query, FILTERS) };
 }
 
 export async function show(page) {
-  const list = element("div", { class: "queue" });
+  const list = element("div.queue");
   const filter = readFilter(page.query);
   const ask = () => listCases({ ...asQuery(filter), limit: PAGE });
   const fill = (answer, again) => fillQueue(page, list, filter, answer, again);
@@ -66,7 +62,7 @@ export async function show(page) {
   add(
     page.main,
     pageHead("cases.title", "cases.lead"),
-    element("p", {}, link(["outlets"], say("outlets.title"))),
+    element("p", link(["outlets"], say("outlets.title"))),
     filters(filter, change, faults),
     finder(page, list, () => change({})),
     list,
@@ -89,27 +85,39 @@ function isLooking() {
 }
 
 function filters(filter, change, faults) {
-  const { choice, text, tick, bar } = filterFields(filter, change);
-  const states = ["alive", ...STATES, FRAUD_IN_USE, "all"].map((one) => [one, say(`state.${one}`)]);
-  const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
-  const sorts = CASE_SORTS.map((one) => [one, say(`sort.${one}`)]);
+  const fields = filterFields(filter, change);
+  const { choice, text, bar } = fields;
   const look = (event) => {
     looker = event.target.checked ? whoAmI() : null;
     return change({});
   };
   return bar(
     "cases.filters",
-    choice("cases.sort", "sort", sorts),
-    choice("case.state", "state", states),
-    choice("case.kind", "kind", kinds),
+    choice("cases.sort", "sort", CASE_SORTS, (one) => say(`sort.${one}`)),
+    choice("case.state", "state", ["alive", ...STATES, FRAUD_IN_USE, "all"], sayState),
+    kindChoice(fields),
     text("case.carrier", "carrier"),
     text("case.outlet", "outlet"),
-    text("cases.idend", "id_end", { pattern: "[0-9a-f\\-]{4,36}" }),
-    tick("cases.mine", "assignee", "me"),
-    tick("cases.overdue", "overdue", "true"),
+    narrowings(fields),
     checkField(say("cases.faces"), { checked: isLooking(), onchange: look }),
     faults,
   );
+}
+
+export const sayState = (state) => say(`state.${state}`);
+
+/** The kind of a case, in a bar of filters. */
+export function kindChoice({ choice }) {
+  return choice("case.kind", "kind", ["", ...CASE_KINDS], (one) => say(`kind.${one}`));
+}
+
+/** A case by the end of its id, by whose it is, and by its due date. */
+export function narrowings({ text, tick }) {
+  return [
+    text("cases.idend", "id_end", { maxlength: 36, pattern: "[0-9a-f\\-]{4,36}" }),
+    tick("cases.mine", "assignee", "me"),
+    tick("cases.overdue", "overdue", "true"),
+  ];
 }
 
 /** The open cases about a whole telephone number, which is in no address; each search is audited. */
@@ -126,30 +134,17 @@ function finder(page, list, reload) {
         form.reset();
         return reload();
       });
-      replace(list, element("p", { class: "actions" }, back), caseTable([...found.values()]));
+      replace(list, element("p.actions", back), caseTable([...found.values()]));
       page.announce(say(found.size ? "cases.found" : "cases.none", { count: number(found.size) }));
     },
   );
   return element(
-    "details",
-    { class: "finder" },
-    element("summary", {}, say("cases.find")),
+    "details.finder",
+    element("summary", say("cases.find")),
     form,
     hint(link(["search"], say("cases.elsewhere"))),
   );
 }
-
-const HEADS = [
-  "cases.chosen",
-  "case.about",
-  "case.risk",
-  "case.state",
-  "case.size",
-  "case.where",
-  "case.score",
-  "case.age",
-  "case.due",
-];
 
 /** What was decided and is in use all the same: nobody is asked about it again. */
 function fraudNotice({ fraud_in_use: count }, filter) {
@@ -167,51 +162,65 @@ function fillQueue(page, list, filter, answer, reload) {
   const ask = (after) => listCases({ ...asQuery(filter), limit: PAGE, after });
   const read = ({ cases }) => {
     if (isLooking()) queueMicrotask(() => showFaces(page, list));
-    return cases.map((one) => caseRow(one, filter));
+    return cases;
   };
+  const rows = [answer, ask, read, queueColumns(filter), rowAttributes];
   replace(
     list,
     fraudNotice(answer, filter),
-    growingTable(page, "cases.caption", HEADS, answer, ask, read),
+    growingTable(page, "cases.caption", ...rows),
     assignmentOfMany(page, list, reload),
   );
 }
 
-function caseRow(one, filter) {
-  const name = peopleText(one.people) || one.case_id.slice(-8);
-  return row(
-    {
-      "data-case": one.case_id,
-      "data-documents": one.document_ids.slice(0, FACES).join(" "),
-      class: one.is_overdue ? "overdue" : null,
-    },
-    element("input", {
-      type: "checkbox",
-      name: "case",
-      value: one.case_id,
-      "aria-label": say("cases.choosethis", { name }),
-    }),
-    [
+function rowAttributes(one) {
+  return {
+    "data-case": one.case_id,
+    "data-documents": one.document_ids.slice(0, FACES).join(" "),
+    class: one.is_overdue ? "overdue" : null,
+  };
+}
+
+function queueColumns(filter) {
+  return {
+    "cases.chosen": choiceOf,
+    "case.about": (one) => [
       link(["case", one.case_id, filter], aboutOf(one)),
-      element("div", { class: "hint" }, word("kind", one.kind)),
+      element("div.hint", word("kind", one.kind)),
     ],
-    figure(number(one.risk, { maximumFractionDigits: 0 })),
-    [badge("state", one.state), one.assignee && [" ", actorName(one.assignee)]],
-    [
+    "case.risk": (one) => figure(number(one.risk, { maximumFractionDigits: 0 })),
+    "case.state": stateOf,
+    "case.size": (one) => [
       say("case.sizes", { documents: number(one.document_ids.length), lines: number(one.lines) }),
       fraudOf(one),
     ],
-    placesOf(one),
-    figure(scoresOf(one)),
-    ageOf(one.opened_at),
-    [
-      one.due_at
-        ? [day(one.due_at), one.is_overdue && [" ", badge("due", "overdue")]]
-        : element("span", {}, "–"),
-      one.erasure_due_at &&
-        element("div", { class: "hint" }, `${say("erasure.due")} `, day(one.erasure_due_at)),
-    ],
-  );
+    "case.where": placesOf,
+    "case.score": (one) => figure(scoresOf(one)),
+    "case.age": (one) => ageOf(one.opened_at),
+    "case.due": dueOf,
+  };
+}
+
+function choiceOf(one) {
+  const name = peopleText(one.people) || one.case_id.slice(-8);
+  return element("input", {
+    type: "checkbox",
+    name: "case",
+    value: one.case_id,
+    "aria-label": say("cases.choosethis", { name }),
+  });
+}
+
+function stateOf({ state, assignee }) {
+  return [badge("state", state), assignee && [" ", actorName(assignee)]];
+}
+
+function dueOf({ due_at: due, is_overdue: isOverdue, erasure_due_at: erased }) {
+  return [
+    day(due),
+    isOverdue && [" ", badge("due", "overdue")],
+    erased && element("div.hint", `${say("erasure.due")} `, day(erased)),
+  ];
 }
 
 /** Small pictures in rows that have none yet, of the faces that are kept; each look is audited. */
@@ -225,9 +234,11 @@ async function showFaces(page, list) {
       const found = await smallFaces(page, some.flatMap(idsOf));
       for (const one of some) {
         const shown = idsOf(one).filter((id) => found.has(id));
-        one.cells[HEADS.indexOf("case.about")].prepend(
-          element("div", { class: "row-faces" }, shown.map((id) => smallFace(found.get(id)))),
+        const pictures = element(
+          "div.row-faces",
+          shown.map((id) => smallFace(found.get(id))),
         );
+        cellUnder(one, "case.about").prepend(pictures);
       }
     } catch (fault) {
       if (!page.signal.aborted) page.announce(sentenceOf(fault));
@@ -238,14 +249,14 @@ async function showFaces(page, list) {
 
 /** Whose reference it is needs no word; an attempt's face may be anybody's. */
 function smallFace({ url, isReference }) {
-  const label = !isReference && element("figcaption", {}, say("face.attempt"));
-  return element("figure", {}, element("img", { src: url, alt: "" }), label);
+  const label = !isReference && element("figcaption", say("face.attempt"));
+  return element("figure", element("img", { src: url, alt: "" }), label);
 }
 
 function fraudOf({ fraud_lines: lines, proposal }) {
   if (!lines) return null;
   const keeps = proposal?.keep_lines && ` ${say("case.keeplines")}`;
-  return element("div", { class: "hint" }, say("case.fraudlines", { count: number(lines) }), keeps);
+  return element("div.hint", say("case.fraudlines", { count: number(lines) }), keeps);
 }
 
 function aboutOf(one) {
@@ -256,8 +267,9 @@ function aboutOf(one) {
 function placesOf({ carriers, outlets }) {
   if (outlets.length === 0) return "–";
   const shown = outlets.slice(0, 2).join(", ");
-  const more = outlets.length > 2 ? ` ${say("case.more", { count: number(outlets.length - 2) })}` : "";
-  return [quoted(shown), more, element("div", { class: "hint" }, quoted(carriers.join(", ")))];
+  const more =
+    outlets.length > 2 ? ` ${say("case.more", { count: number(outlets.length - 2) })}` : "";
+  return [quoted(shown), more, element("div.hint", quoted(carriers.join(", ")))];
 }
 
 function scoresOf({ score: best, weakest }) {
@@ -287,7 +299,7 @@ function assignmentOfMany(page, list, reload) {
     page.announce(say("cases.assignedmany", { count: number(chosen.length) }));
     return reload();
   });
-  return element("div", { class: "actions" }, all, button, faults);
+  return element("div.actions", all, button, faults);
 }
 
 function keysOf(page, list, filter) {
@@ -318,8 +330,7 @@ function keysOf(page, list, filter) {
 async function takeOver(page, chosen) {
   try {
     const changed = await assignCase(chosen.dataset.case, "me");
-    const state = [badge("state", changed.state), " ", actorName(changed.assignee)];
-    replace(chosen.cells[HEADS.indexOf("case.state")], state);
+    replace(cellUnder(chosen, "case.state"), stateOf(changed));
     page.announce(say("cases.assigned"));
   } catch (fault) {
     if (fault.status === 401) return page.turnOut("ended");

@@ -1,7 +1,7 @@
 // One activation: a document, a number, two photographs; then what was decided.
 
 import { enroll, hasRole, packImages } from "../api.js";
-import { add, element, figure, placeOf, plainButton, replace } from "../elements.js";
+import { add, element, figure, pick, placeOf, plainButton, replace } from "../elements.js";
 import {
   buildForm,
   choiceField,
@@ -37,7 +37,7 @@ export async function show(page) {
   const replaced = optionalFields(
     say("enroll.replaces"),
     say("enroll.replaces.hint"),
-    element("div", { class: "columns" }, documentFields("replaces_")),
+    element("div.columns", documentFields("replaces_")),
   );
   const find = () => {
     const { images, missing } = findImages(live, portrait, guardian, exception.isAsked());
@@ -98,9 +98,8 @@ function wholeDocument(prefix = "") {
 
 function subscriberFields() {
   return element(
-    "fieldset",
-    { class: "columns" },
-    element("legend", {}, say("enroll.subscriber")),
+    "fieldset.columns",
+    element("legend", say("enroll.subscriber")),
     wholeDocument(),
     numberField(),
     hasRole("carrier") && textField(say("line.outlet"), { name: "outlet", required: true }),
@@ -118,8 +117,8 @@ function guardianFields(page, changed, taken) {
   const live = pictureField(page, say("photograph.guardianlive"), shown);
   const portrait = pictureField(page, say("photograph.guardianportrait"), { changed });
   const asked = optionalFields(say("enroll.guardian"), say("enroll.guardian.hint"), [
-    element("div", { class: "columns" }, wholeDocument("guardian_")),
-    element("div", { class: "pictures" }, live.field, portrait.field),
+    element("div.columns", wholeDocument("guardian_")),
+    element("div.pictures", live.field, portrait.field),
   ]);
   return { ...asked, live, portrait };
 }
@@ -139,9 +138,8 @@ function exceptionFields(captured) {
 function photographFields(live, portrait, captured) {
   return element(
     "fieldset",
-    {},
-    element("legend", {}, say("enroll.photographs")),
-    element("div", { class: "pictures" }, live.field, portrait.field),
+    element("legend", say("enroll.photographs")),
+    element("div.pictures", live.field, portrait.field),
     choiceField(say("portrait.kind"), { name: "portrait_kind" }, [
       ["", say("portrait.untold")],
       ...KINDS.map((kind) => [kind, say(`portrait.${kind}`)]),
@@ -152,14 +150,12 @@ function photographFields(live, portrait, captured) {
 
 /** Of fields that are not asked for there are no values. */
 function readValues(values) {
-  const pick = (names) =>
-    Object.fromEntries(names.filter((name) => values[name]).map((name) => [name, values[name]]));
   return {
     document: readDocument(values),
     msisdn: values.msisdn,
     consent_ref: values.consent_ref,
     captured_at: new Date(values.captured_at).toISOString(),
-    ...pick(["portrait_kind", "outlet", "exception"]),
+    ...pick(values, ["portrait_kind", "outlet", "exception"]),
     ...(values.guardian_type ? { guardian: { document: readDocument(values, "guardian_") } } : {}),
     ...(values.replaces_type ? { replaces: readDocument(values, "replaces_") } : {}),
   };
@@ -184,12 +180,11 @@ function showAnswer(page, answer) {
     ]),
     evidence(answer),
     element(
-      "p",
-      { class: "actions" },
+      "p.actions",
       plainButton(say("enroll.another"), again, "button primary"),
       element(
-        "a",
-        { class: "button", href: placeOf("enrollments", answer.enrollment_id) },
+        "a.button",
+        { href: placeOf("enrollments", answer.enrollment_id) },
         say("enrollment.open"),
       ),
     ),

@@ -15,11 +15,11 @@ export async function show(page, id = null) {
   const [faces, thresholds] = await Promise.all([facesOf(page, record), readThresholds()]);
   add(
     page.main,
-    element("h1", {}, say("enrollment.title")),
+    element("h1", say("enrollment.title")),
     verdict(record),
     faces.node,
     record.expired_at &&
-      notice("info", element("p", {}, say("enrollment.expired"), " ", moment(record.expired_at))),
+      notice("info", element("p", say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
     section(
       "decision.scores",
@@ -33,9 +33,8 @@ export async function show(page, id = null) {
       candidateTable(record.duplicate_search),
     ),
     element(
-      "details",
-      { class: "block" },
-      element("summary", {}, say("quality.caption")),
+      "details.block",
+      element("summary", say("quality.caption")),
       qualityTable(record.quality),
     ),
   );
@@ -107,8 +106,7 @@ function figures(record, calibration) {
   // A mean meets strangers as the fused references do.
   const isFused = frames.filter((frame) => frame.is_fused).length > 1;
   return element(
-    "div",
-    { class: "curves" },
+    "div.curves",
     curves.one_to_one &&
       curveFigure(
         say("curve.verification"),
@@ -136,14 +134,11 @@ function figures(record, calibration) {
 
 function candidateTable({ candidates }) {
   if (!candidates?.length) return null;
-  return table(
-    "search.candidates",
-    ["search.candidate", "score.value"],
-    candidates.map((one) => [
-      one.document_id ? idLink("documents", one.document_id) : quoted(one.holder, { class: "id" }),
-      figure(score(one.score)),
-    ]),
-  );
+  return table("search.candidates", candidates, {
+    "search.candidate": ({ document_id: id, holder }) =>
+      id ? idLink("documents", id) : quoted(holder, { class: "id" }),
+    "score.value": (one) => figure(score(one.score)),
+  });
 }
 
 function showFinder(page) {

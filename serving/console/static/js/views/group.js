@@ -6,7 +6,7 @@ import { add, element, figure as digits, hint, link, placeOf, quoted, shape } fr
 import { faceSection } from "../face_desk.js";
 import { bindKeys } from "../frame.js";
 import { day, number, say, score } from "../language.js";
-import { idLink, notice, row, section, table, word } from "../marks.js";
+import { idLink, notice, section, table, word } from "../marks.js";
 
 export async function show(page, sweepId, key) {
   const group = await readGroup(sweepId, key);
@@ -16,27 +16,16 @@ export async function show(page, sweepId, key) {
   const faces = await faceSection(page, [...names.keys()], { names, onFace });
   add(
     page.main,
-    element("p", { class: "back" }, link(["sweep", sweepId], say("group.back"))),
-    element("h1", {}, word("kind", group.kind)),
-    element("p", { class: "lead" }, say(`kind.${group.kind}.hint`)),
-    element(
-      "div",
-      { class: "group group-head" },
-      figure,
-      identityTable(group, names),
-    ),
+    element("p.back", link(["sweep", sweepId], say("group.back"))),
+    element("h1", word("kind", group.kind)),
+    element("p.lead", say(`kind.${group.kind}.hint`)),
+    element("div.group.group-head", figure, identityTable(group, names)),
     leftOutNotice(group.left_out),
     fraudNotice(group.fraud_lines),
     faces.node,
     element(
-      "div",
-      { class: "group" },
-      element(
-        "div",
-        {},
-        section("group.links", linkTable(group, names)),
-        severedLinks(group, names),
-      ),
+      "div.group",
+      element("div", section("group.links", linkTable(group, names)), severedLinks(group, names)),
       section("group.risk", termTable(group), caseList(group.cases)),
     ),
   );
@@ -61,54 +50,39 @@ function caseList(cases) {
   if (cases.length === 0) return null;
   return element(
     "p",
-    {},
     `${say("cases.caption")} `,
     cases.map((id) => [idLink("case", id), " "]),
   );
 }
 
 function identityTable({ identities }, names) {
-  return table(
-    "group.identities",
-    [
-      "group.number",
-      "document.title",
-      "group.lines",
-      "group.sellers",
-      "group.first",
-      "group.disputes",
-    ],
-    identities.map((one) => [
-      names.get(one.document_id),
-      link(["documents", one.document_id], quoted(one.document_id.slice(-8), { class: "id" })),
-      number(one.lines.length),
-      sellers(one.lines),
-      day(one.lines[0]?.opened_at),
-      number(one.disputes),
-    ]),
-  );
+  return table("group.identities", identities, {
+    "group.number": (one) => names.get(one.document_id),
+    "document.title": ({ document_id: id }) =>
+      link(["documents", id], quoted(id.slice(-8), { class: "id" })),
+    "group.lines": (one) => number(one.lines.length),
+    "group.sellers": (one) => sellers(one.lines),
+    "group.first": (one) => day(one.lines[0]?.opened_at),
+    "group.disputes": (one) => number(one.disputes),
+  });
 }
 
 function sellers(lines) {
   const names = [...new Set(lines.map((line) => `${line.carrier} / ${line.outlet}`))];
-  return names.length ? names.map((name) => element("div", {}, quoted(name))) : "–";
+  return names.length ? names.map((name) => element("div", quoted(name))) : "–";
 }
 
 function linkTable({ links, weakest }, names) {
   const isWeakest = (link) => weakest && link.left === weakest.left && link.right === weakest.right;
   const sorted = [...links].sort((a, b) => b.score - a.score);
-  return table(
-    "group.links",
-    ["group.between", "score.value"],
-    sorted.map((link) => [
-      [
-        `${names.get(link.left)} – ${names.get(link.right)} `,
-        isWeakest(link) && element("span", { class: "badge weakest" }, say("group.weakest")),
-      ],
-      digits(score(link.score)),
-    ]),
-    "graph.nolinks",
-  );
+  const columns = {
+    "group.between": (link) => [
+      `${names.get(link.left)} – ${names.get(link.right)} `,
+      isWeakest(link) && element("span.badge.weakest", say("group.weakest")),
+    ],
+    "score.value": (link) => digits(score(link.score)),
+  };
+  return table("group.links", sorted, columns, "graph.nolinks");
 }
 
 /** Links to documents outside; null where there are none. */
@@ -118,31 +92,23 @@ function severedLinks({ severed }, names) {
   return section(
     "group.severed",
     hint(say("group.severed.hint")),
-    table(
-      "group.severed",
-      ["group.between", "score.value"],
-      severed.map(({ left, right, score: value }) => [
-        [end(left), " – ", end(right)],
-        digits(score(value)),
-      ]),
-    ),
+    table("group.severed", severed, {
+      "group.between": ({ left, right }) => [end(left), " – ", end(right)],
+      "score.value": (one) => digits(score(one.score)),
+    }),
   );
 }
 
 export function termTable({ terms, risk }) {
   const points = (value) => digits(number(value, { maximumFractionDigits: 1 }));
-  return table(
-    "group.risk",
-    ["risk.term", "risk.counted", "risk.points"],
-    [
-      ...terms.map((one) => [
-        word("risk", one.name),
-        number(one.value, { maximumFractionDigits: one.value < 1 ? 3 : one.value < 100 ? 1 : 0 }),
-        points(one.points),
-      ]),
-      row({ class: "total" }, element("strong", {}, say("risk.total")), "", points(risk)),
-    ],
-  );
+  const digitsOf = (value) => ({ maximumFractionDigits: value < 1 ? 3 : value < 100 ? 1 : 0 });
+  const columns = {
+    "risk.term": ({ name }) => (name ? word("risk", name) : element("strong", say("risk.total"))),
+    "risk.counted": ({ name, value }) => name && number(value, digitsOf(value)),
+    "risk.points": (one) => points(one.points),
+  };
+  const given = ({ name }) => (name ? {} : { class: "total" });
+  return table("group.risk", [...terms, { points: risk }], columns, null, given);
 }
 
 const SIZE = { width: 560, height: 440 };
@@ -224,10 +190,9 @@ export function groupFigure(group, names) {
     documentNode(one, places, names, side.has(one.document_id)),
   );
   const drawing = shape(
-    "svg",
+    "svg.graph",
     {
       viewBox: `0 0 ${SIZE.width} ${SIZE.height}`,
-      class: "graph",
       role: "group",
       "aria-label": say("graph.title"),
     },
@@ -240,10 +205,9 @@ export function groupFigure(group, names) {
   for (const kind of ["focusout", "mouseleave"])
     drawing.addEventListener(kind, () => lightUp(drawing, null));
   return element(
-    "figure",
-    { class: "graph-figure" },
+    "figure.graph-figure",
     drawing,
-    element("figcaption", {}, splitText(group, weakest, names, side)),
+    element("figcaption", splitText(group, weakest, names, side)),
   );
 }
 
@@ -293,7 +257,7 @@ function linkLine(link, places, tree, weakest) {
       "data-left": link.left,
       "data-right": link.right,
     },
-    shape("title", {}, score(link.score)),
+    shape("title", score(link.score)),
   );
 }
 
@@ -301,8 +265,7 @@ function weakestLabel(weakest, places) {
   const [from, to] = [places.get(weakest.left), places.get(weakest.right)];
   const [x, y] = [(from.x + to.x) / 2, (from.y + to.y) / 2];
   return shape(
-    "g",
-    { class: "link-label" },
+    "g.link-label",
     shape("rect", { x: x - 24, y: y - 12, width: 48, height: 22, rx: 5 }),
     shape("text", { x, y: y + 4, "text-anchor": "middle" }, score(weakest.score)),
   );
@@ -325,11 +288,10 @@ function documentNode(one, places, names, isOnWeakSide) {
     shape("circle", { cx: x, cy: y, r: radius }),
     shape("text", { x, y: y + 5, "text-anchor": "middle" }, name),
     one.disputes > 0 &&
-      shape("path", {
-        class: "node-dispute",
+      shape("path.node-dispute", {
         d: `M${x + radius - 2} ${y - radius - 8} l9 15 h-18 Z`,
       }),
-    shape("title", {}, label),
+    shape("title", label),
   );
 }
 

@@ -8,18 +8,17 @@ import { badge, lineTable, maskedNumber, notice, pageHead } from "../marks.js";
 import { MOST_FRAMES, pictureField } from "../pictures.js";
 
 export async function show(page) {
-  const results = element("section", { class: "results", "aria-label": say("lines.results") });
+  const results = element("section.results", { "aria-label": say("lines.results") });
   const picture = pictureField(page, say("photograph.live"), {
     most: MOST_FRAMES,
     changed: () => replace(results),
   });
   const fields = [
-    element("fieldset", {}, element("legend", {}, say("document.title")), documentFields()),
+    element("fieldset", element("legend", say("document.title")), documentFields()),
     element(
       "fieldset",
-      {},
-      element("legend", {}, say("lines.face")),
-      element("div", { class: "pictures" }, picture.field),
+      element("legend", say("lines.face")),
+      element("div.pictures", picture.field),
     ),
   ];
   const form = buildForm(
@@ -44,8 +43,8 @@ function showLines(page, results, found, pack) {
       results,
       notice(
         "warn",
-        element("p", { class: "notice-title" }, say("lines.stranger")),
-        element("p", {}, say("lines.stranger.hint")),
+        element("p.notice-title", say("lines.stranger")),
+        element("p", say("lines.stranger.hint")),
       ),
     );
     page.announce(say("lines.stranger"));
@@ -67,7 +66,7 @@ function showLines(page, results, found, pack) {
 
 function disputeCell(page, line, pack) {
   if (line.status === "closed") return null;
-  const cell = element("div", { class: "cell" });
+  const cell = element("div.cell");
   const key = line.status === "disputed" ? "dispute.again" : "dispute.ask";
   const ask = () => confirmDispute(page, line, () => dispute(page, line, pack, cell));
   return replace(cell, plainButton(say(key), ask, "button small"));
@@ -86,10 +85,10 @@ function confirmDispute(page, line, work) {
   const dialog = openDialog(
     say("dispute.title"),
     [
-      element("p", {}, maskedNumber(line.number ?? "–")),
-      element("p", {}, say("dispute.explain")),
+      element("p", maskedNumber(line.number ?? "–")),
+      element("p", say("dispute.explain")),
       confirm.faults,
-      element("p", { class: "actions" }, confirm.button, closingButton("action.cancel")),
+      element("p.actions", confirm.button, closingButton("action.cancel")),
     ],
     { signal: page.signal },
   );
@@ -98,7 +97,7 @@ function confirmDispute(page, line, work) {
 async function dispute(page, line, pack, cell) {
   const { case_id: caseId } = await disputeLine(line.line_id, pack());
   const name = element("code", { translate: "no" }, caseId);
-  replace(cell, element("p", { class: "done" }, say("dispute.done"), " ", name));
+  replace(cell, element("p.done", say("dispute.done"), " ", name));
   cell.closest("tr").querySelector(".badge").replaceWith(badge("line", "disputed"));
   page.announce(say("dispute.done"));
 }

@@ -1,7 +1,7 @@
 // Outlets: who may enroll nobody and why, and one outlet with its steps and what it enrolled before.
 
 import { isMe, listOutlets, listPast, readOutlet, stepOutlet } from "../api.js";
-import { add, element, figure, hint, link, quoted, replace } from "../elements.js";
+import { add, element, figure, hint, link, pick, quoted, replace } from "../elements.js";
 import { areaField, buildForm, choiceField, filteredList, filterFields, textField } from "../forms.js";
 import { moment, number, say } from "../language.js";
 import {
@@ -13,11 +13,12 @@ import {
   idLink,
   maskedNumber,
   pageHead,
+  reasonLines,
   section,
   word,
 } from "../marks.js";
 import { DECISIONS } from "../vocabulary.js";
-import { KINDS, STATES } from "./cases.js";
+import { kindChoice, narrowings, sayState, STATES } from "./cases.js";
 
 const PAGE = 50;
 const FILTERS = ["sort", "decision", "state", "kind", "assignee", "id_end", "overdue"];
@@ -40,37 +41,24 @@ async function showAll(page) {
       page.go("outlets", code.trim()),
     ),
     element(
-      "div",
-      { class: "filters", role: "search", "aria-label": say("outlets.filters") },
+      "div.filters",
+      { role: "search", "aria-label": say("outlets.filters") },
       choiceField(say("case.state"), { onchange: choose }, options, chosen),
     ),
     first.outlets.length === 0
       ? empty("outlets.none")
-      : growingTable(page, "outlets.title", OUTLET_HEADS, first, ask, ({ outlets }) =>
-          outlets.map(outletRow),
-        ),
+      : growingTable(page, "outlets.title", first, ask, ({ outlets }) => outlets, OUTLET_COLUMNS),
   );
 }
 
-const OUTLET_HEADS = [
-  "case.outlet",
-  "case.carrier",
-  "case.state",
-  "outlet.reason",
-  "outlet.refused",
-  "outlet.liveness",
-];
-
-function outletRow(one) {
-  return [
-    link(["outlets", one.outlet], quoted(one.outlet)),
-    quoted(one.carrier),
-    stateOf(one),
-    quoted(one.restriction_reason),
-    figure(number(one.refused_attempts)),
-    livenessOf(one),
-  ];
-}
+const OUTLET_COLUMNS = {
+  "case.outlet": (one) => link(["outlets", one.outlet], quoted(one.outlet)),
+  "case.carrier": (one) => quoted(one.carrier),
+  "case.state": stateOf,
+  "outlet.reason": (one) => quoted(one.restriction_reason),
+  "outlet.refused": (one) => figure(number(one.refused_attempts)),
+  "outlet.liveness": livenessOf,
+};
 
 /** What liveness checks brought there; where they are off, nothing. */
 function livenessOf({ liveness }) {
@@ -88,16 +76,15 @@ async function showOne(page, code) {
   const found = await readOutlet(code);
   add(
     page.main,
-    element("p", { class: "back" }, link(["outlets"], say("outlets.back"))),
-    element("h1", {}, quoted(found.outlet), " ", stateOf(found)),
+    element("p.back", link(["outlets"], say("outlets.back"))),
+    element("h1", quoted(found.outlet), " ", stateOf(found)),
     element(
-      "div",
-      { class: "desk" },
-      element("div", { class: "desk-what" }, factsOf(found)),
+      "div.desk",
+      element("div.desk-what", factsOf(found)),
       element(
-        "aside",
-        { class: "desk-do", "aria-label": say("outlet.steps") },
-        element("div", {}, steps(page, found)),
+        "aside.desk-do",
+        { "aria-label": say("outlet.steps") },
+        element("div", steps(page, found)),
       ),
     ),
     await pastOf(page, code),
@@ -122,7 +109,7 @@ function factsOf(found) {
 
 /** What may be done: one person suspends, another bars, and a person lifts either. */
 function steps(page, found) {
-  const told = (text) => element("div", { class: "card" }, hint(say(text)));
+  const told = (text) => element("div.card", hint(say(text)));
   if (!found.is_open) return told("outlet.closed");
   const { restriction, outlet } = found;
   const done = (text) => {
@@ -167,15 +154,14 @@ function reasonField() {
 
 /** What was attempted there: by decision, and by the case of each. */
 async function pastOf(page, code) {
-  const list = element("div", {});
-  const known = FILTERS.filter((name) => page.query[name]);
-  const filter = Object.fromEntries(known.map((name) => [name, page.query[name]]));
+  const list = element("div");
+  const filter = pick(page.query, FILTERS);
   const ask = (more) => listPast(code, { ...filter, limit: PAGE, ...more });
   const fill = (answer) => {
     if (answer.enrollments.length === 0) return replace(list, empty("enrollment.none"));
     const more = (after) => ask({ after });
-    const read = ({ enrollments }) => enrollments.map(pastRow);
-    return replace(list, growingTable(page, "outlet.past", HEADS, answer, more, read));
+    const read = ({ enrollments }) => enrollments;
+    return replace(list, growingTable(page, "outlet.past", answer, more, read, PAST_COLUMNS));
   };
   const { faults, load, change } = filteredList(page, list, filter, ["outlets", code], ask, fill);
   await load();
@@ -183,47 +169,27 @@ async function pastOf(page, code) {
 }
 
 function filters(filter, change) {
-  const { choice, text, tick, bar } = filterFields(filter, change);
-  const known = (values, texts) => values.map((one) => [one, say(`${texts}.${one}`)]);
-  const any = ["", say("cases.all")];
+  const fields = filterFields(filter, change);
+  const { choice, bar } = fields;
   return bar(
     "outlet.filters",
-    choice("cases.sort", "sort", known(["newest", "oldest"], "sort"), "newest"),
-    choice("enrollment.decision", "decision", [any, ...known(DECISIONS, "decision")]),
-    choice("outlet.casestate", "state", [any, ...known(["alive", ...STATES], "state")]),
-    choice("case.kind", "kind", [any, ...known(KINDS, "kind")]),
-    text("cases.idend", "id_end", { maxlength: 36, pattern: "[0-9a-f\\-]{4,36}" }),
-    tick("cases.mine", "assignee", "me"),
-    tick("cases.overdue", "overdue", "true"),
+    choice("cases.sort", "sort", ["newest", "oldest"], (one) => say(`sort.${one}`), "newest"),
+    choice("enrollment.decision", "decision", ["", ...DECISIONS], (one) => say(`decision.${one}`)),
+    choice("outlet.casestate", "state", ["", "alive", ...STATES], sayState),
+    kindChoice(fields),
+    narrowings(fields),
   );
 }
 
-const HEADS = [
-  "enrollment.id",
-  "enrollment.decision",
-  "case.about",
-  "enrollment.reasons",
-  "outlet.case",
-  "enrollment.decided",
-];
-
-function pastRow(one) {
-  return [
-    idLink("enrollments", one.enrollment_id),
-    badge("decision", one.decision),
-    one.name || one.number
-      ? [one.name && quoted(one.name), " ", one.number && maskedNumber(one.number)]
+const PAST_COLUMNS = {
+  "enrollment.id": (one) => idLink("enrollments", one.enrollment_id),
+  "enrollment.decision": (one) => badge("decision", one.decision),
+  "case.about": ({ name, number }) =>
+    name || number ? [name && quoted(name), " ", number && maskedNumber(number)] : "–",
+  "enrollment.reasons": reasonLines,
+  "outlet.case": ({ case: found }) =>
+    found
+      ? [link(["case", found.case_id], word("kind", found.kind)), " ", badge("state", found.state)]
       : "–",
-    one.reasons.length
-      ? one.reasons.map((reason) => element("div", {}, word("reason", reason)))
-      : "–",
-    one.case
-      ? [
-          link(["case", one.case.case_id], word("kind", one.case.kind)),
-          " ",
-          badge("state", one.case.state),
-        ]
-      : "–",
-    moment(one.decided_at),
-  ];
-}
+  "enrollment.decided": (one) => moment(one.decided_at),
+};

@@ -17,6 +17,7 @@ import {
   notice,
   pageHead,
   personHead,
+  reasonLines,
   section,
   seller,
   table,
@@ -31,7 +32,7 @@ export async function show(page, id = null) {
 }
 
 async function showSearch(page) {
-  const results = element("section", { class: "results", "aria-label": say("people.results") });
+  const results = element("section.results", { "aria-label": say("people.results") });
   const picture = pictureField(page, say("people.face"));
   const form = buildForm(
     page,
@@ -51,14 +52,14 @@ async function showSearch(page) {
 /** The choice of a way, and below it the fields of the one that is chosen. */
 function waysOf(picture) {
   const panes = {
-    face: element("div", { class: "pictures" }, picture.field),
-    document: element("div", { class: "columns" }, documentFields()),
+    face: element("div.pictures", picture.field),
+    document: element("div.columns", documentFields()),
     msisdn: numberField(),
   };
   const options = Object.keys(panes).map((way) => [way, say(`people.by.${way}`)]);
   const ways = radioField(say("people.by"), "by", options, "face");
   ways.classList.add("tabs");
-  const place = element("div", {}, panes.face);
+  const place = element("div", panes.face);
   ways.addEventListener("change", (event) => replace(place, panes[event.target.value]));
   return [ways, place];
 }
@@ -92,7 +93,7 @@ function showPeople(page, results, found, probe) {
 
 /** A look at the faces of those who were found, on demand: most searches need none. */
 function facesButton(page, { people }, probe) {
-  const place = element("div", {});
+  const place = element("div");
   const show = async () => {
     const { calibration } = await readThresholds();
     const curve = calibration?.curves.find((one) => one.comparison === "fused_to_one");
@@ -131,14 +132,13 @@ function strangersOf(curve, value) {
 
 function person(one) {
   return element(
-    "article",
-    { class: "card person" },
+    "article.card.person",
     personHead(one, "h3"),
-    element("h4", {}, say("lines.caption")),
+    element("h4", say("lines.caption")),
     lineTable(one.lines),
-    element("h4", {}, say("cases.caption")),
+    element("h4", say("cases.caption")),
     caseTable(one.cases),
-    element("p", {}, attempts(one)),
+    element("p", attempts(one)),
   );
 }
 
@@ -175,7 +175,7 @@ function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
   if (due === null) return null;
   return notice(
     "info",
-    element("p", {}, say("erasure.waits")),
+    element("p", say("erasure.waits")),
     facts([
       ["erasure.asked", moment(asked)],
       ["erasure.due", moment(due)],
@@ -185,36 +185,24 @@ function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
 
 /** What happened to a line, once it is asked for: each reading is audited. */
 function historyCell(page, line) {
-  const cell = element("div", { class: "cell" });
+  const cell = element("div.cell");
   const { button, faults } = workButton(page, say("line.history"), async () => {
     const { events } = await readLineHistory(line.line_id);
     const items = events.map((one) =>
-      element("li", {}, word("event", one.kind), " · ", moment(one.at)),
+      element("li", word("event", one.kind), " · ", moment(one.at)),
     );
-    replace(cell, items.length ? element("ul", {}, items) : say("line.history.none"));
+    replace(cell, items.length ? element("ul", items) : say("line.history.none"));
   });
   return replace(cell, button, faults);
 }
 
 function attemptTable(attempts) {
-  return table(
-    "enrollment.list",
-    [
-      "enrollment.id",
-      "enrollment.decision",
-      "enrollment.reasons",
-      "line.seller",
-      "enrollment.decided",
-    ],
-    attempts.map((one) => [
-      idLink("enrollments", one.enrollment_id),
-      badge("decision", one.decision),
-      one.reasons.length
-        ? one.reasons.map((reason) => element("div", {}, word("reason", reason)))
-        : "–",
-      seller(one),
-      moment(one.decided_at),
-    ]),
-    "enrollment.none",
-  );
+  const columns = {
+    "enrollment.id": (one) => idLink("enrollments", one.enrollment_id),
+    "enrollment.decision": (one) => badge("decision", one.decision),
+    "enrollment.reasons": reasonLines,
+    "line.seller": seller,
+    "enrollment.decided": (one) => moment(one.decided_at),
+  };
+  return table("enrollment.list", attempts, columns, "enrollment.none");
 }

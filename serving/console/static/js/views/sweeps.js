@@ -45,7 +45,7 @@ async function showAll(page) {
 }
 
 function planner(page) {
-  const plan = element("div", { class: "plan" });
+  const plan = element("div.plan");
   // A threshold that decisions propose.
   const taken = page.query.threshold;
   const limit = textField(
@@ -89,7 +89,7 @@ function planner(page) {
       showPlan(page, plan, await planSweep(terms));
     },
   );
-  return element("section", { class: "block" }, element("h2", {}, say("sweep.new")), form, plan);
+  return element("section.block", element("h2", say("sweep.new")), form, plan);
 }
 
 function readTerms({ scope, by, value }) {
@@ -112,12 +112,11 @@ function showPlan(page, plan, expected) {
     "primary",
   );
   const heading = element("h3", { tabindex: "-1" }, say("sweep.expect"));
-  const actions = element("p", { class: "actions" }, start.button);
+  const actions = element("p.actions", start.button);
   replace(
     plan,
     element(
-      "div",
-      { class: "card" },
+      "div.card",
       heading,
       expectedFacts(expected),
       warnings(expected, anyway),
@@ -146,39 +145,27 @@ function warnings({ threshold, budget, is_supported: isSupported, proposal }, an
   const pairs = rate(proposal.false_pairs.value);
   const proposed = say("sweep.proposal", { threshold: score(proposal.threshold), pairs });
   return [
-    !isSupported && notice("warn", element("p", {}, say("sweep.unsupported")), anyway),
+    !isSupported && notice("warn", element("p", say("sweep.unsupported")), anyway),
     !proposal.is_within_budget && notice("warn", say("sweep.overbudget", { pairs })),
-    proposal.threshold !== threshold && notice("info", element("p", {}, proposed)),
+    proposal.threshold !== threshold && notice("info", element("p", proposed)),
   ];
 }
 
 function sweepTable(sweeps) {
-  return table(
-    "sweeps.past",
-    [
-      "sweep.id",
-      "sweep.state",
-      "sweep.scope",
-      "score.threshold",
-      "sweep.progress",
-      "sweep.pairs",
-      "sweep.began",
-    ],
-    sweeps.map((one) => [
-      idLink("sweep", one.sweep_id),
-      badge("sweep", one.state),
-      say(`scope.${one.scope}`),
-      figure(score(one.threshold)),
-      share(one.progress.share),
-      number(one.progress.pairs),
-      moment(one.started_at ?? one.created_at),
-    ]),
-    "sweeps.none",
-  );
+  const columns = {
+    "sweep.id": (one) => idLink("sweep", one.sweep_id),
+    "sweep.state": (one) => badge("sweep", one.state),
+    "sweep.scope": (one) => say(`scope.${one.scope}`),
+    "score.threshold": (one) => figure(score(one.threshold)),
+    "sweep.progress": (one) => share(one.progress.share),
+    "sweep.pairs": (one) => number(one.progress.pairs),
+    "sweep.began": (one) => moment(one.started_at ?? one.created_at),
+  };
+  return table("sweeps.past", sweeps, columns, "sweeps.none");
 }
 
 function precisionPanel(precision) {
-  const more = element("p", {}, link(["precision"], say("precision.more")));
+  const more = element("p", link(["precision"], say("precision.more")));
   const lead = hint(say("precision.lead"));
   if (!precision.judged) return [lead, empty("precision.none"), more];
   return [
@@ -199,12 +186,12 @@ const STEPS = { queued: ["cancel"], running: ["pause", "cancel"], paused: ["resu
 const PAGE = 50;
 
 async function showOne(page, id) {
-  const status = element("section", { class: "block", "aria-label": say("sweep.progress") });
-  const found = element("section", { class: "block", "aria-label": say("group.list") });
+  const status = element("section.block", { "aria-label": say("sweep.progress") });
+  const found = element("section.block", { "aria-label": say("group.list") });
   add(
     page.main,
-    element("p", { class: "back" }, link(["sweeps"], say("sweep.back"))),
-    element("h1", {}, say("sweep.title")),
+    element("p.back", link(["sweeps"], say("sweep.back"))),
+    element("h1", say("sweep.title")),
     status,
     found,
   );
@@ -244,13 +231,7 @@ function showStatus(page, status, sweep) {
   const { progress } = sweep;
   replace(
     status,
-    element(
-      "p",
-      { class: "status-line" },
-      badge("sweep", sweep.state),
-      " ",
-      figure(share(progress.share)),
-    ),
+    element("p.status-line", badge("sweep", sweep.state), " ", figure(share(progress.share))),
     element("progress", { max: 1, value: progress.share, "aria-label": say("sweep.progress") }),
     sweep.fault && notice("bad", element("p", { lang: "en", translate: "no" }, sweep.fault)),
     facts([
@@ -308,40 +289,33 @@ function steps(page, status, sweep) {
     button.dataset.step = step;
     return [button, faults];
   });
-  return made.length ? element("div", { class: "actions" }, made) : null;
+  return made.length ? element("div.actions", made) : null;
 }
 
 async function showGroups(page, found, { sweep_id: id, summary }) {
   const answer = await listGroups(id, { limit: PAGE });
-  replace(found, element("h2", {}, say("group.list")), summaryFacts(summary));
+  replace(found, element("h2", say("group.list")), summaryFacts(summary));
   if (answer.groups.length === 0) {
     found.append(empty("group.none"));
     return;
   }
-  const heads = [
-    "group.kind",
-    "group.identities",
-    "group.lines",
-    "group.carriers",
-    "group.weakest",
-    "group.risk",
-  ];
   const ask = (after) => listGroups(id, { limit: PAGE, after });
-  const read = ({ groups }) => groups.map((group) => groupRow(id, group));
-  add(found, growingTable(page, "group.list", heads, answer, ask, read));
+  add(
+    found,
+    growingTable(page, "group.list", answer, ask, ({ groups }) => groups, groupColumns(id)),
+  );
 }
 
-function groupRow(id, group) {
-  return [
-    link(["group", id, group.key], word("kind", group.kind)),
-    number(group.identities),
-    [
-      number(group.lines),
-      group.fraud_lines > 0 &&
-        hint(say("case.fraudlines", { count: number(group.fraud_lines) })),
+function groupColumns(id) {
+  return {
+    "group.kind": (one) => link(["group", id, one.key], word("kind", one.kind)),
+    "group.identities": (one) => number(one.identities),
+    "group.lines": ({ lines, fraud_lines: fraud }) => [
+      number(lines),
+      fraud > 0 && hint(say("case.fraudlines", { count: number(fraud) })),
     ],
-    number(group.carriers),
-    figure(score(group.weakest_score)),
-    figure(number(group.risk, { maximumFractionDigits: 1 })),
-  ];
+    "group.carriers": (one) => number(one.carriers),
+    "group.weakest": (one) => figure(score(one.weakest_score)),
+    "group.risk": (one) => figure(number(one.risk, { maximumFractionDigits: 1 })),
+  };
 }
