@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from threading import Lock
 from time import monotonic
+from typing import Any
 
 from engine.cases.decided import open_sweep_cases
 from engine.errors import (
@@ -53,88 +54,6 @@ class SweepStopped(Exception):
     """The sweep was asked to stop; the caller has set its new state."""
 
 
-class SweepRun:
-    """The thread of one sweep, from its start to its end, stop or failure. `perform` does the work
-    with this run: `begin`, `report`, and whether to continue. `after` is the previous run, which
-    may still be ending."""
-
-    def __init__(
-        self,
-        sweep_id: str,
-        folder: SweepFolder,
-        perform: Callable[[SweepRun], None],
-        after: SweepRun | None = None,
-    ) -> None:
-        self.sweep_id = sweep_id
-        self.folder = folder
-        self._perform = perform
-        self._after = after
-        self._stopping = threading.Event()
-        self._count = ProgressCount()
-        self._begun = monotonic()
-        self._spent_before_s, self._starts = 0.0, 0
-        self._has_reported = False
-        self.progress = folder.load_status().progress
-        self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def spent_s(self) -> float:
-        """Seconds of all runs of the sweep."""
-        return self._spent_before_s + monotonic() - self._begun
-
-    @property
-    def pace(self) -> float | None:
-        """Comparisons a second of this run; None before it has measured them."""
-        return self._count.pace
-
-    def stop(self) -> None:
-        """Stops within about a second, at the next `check`."""
-        self._stopping.set()
-
-    def join(self, timeout_s: float | None = None) -> None:
-        self._thread.join(timeout_s)
-
-    def check(self) -> None:
-        """Raises `SweepStopped` after `stop`."""
-        if self._stopping.is_set():
-            raise SweepStopped
-
-    def report(self, progress: Progress) -> None:
-        """Saves the progress after each tile; raises `SweepStopped` after `stop`."""
-        if self._has_reported:
-            self._starts = 0
-        self._has_reported = True
-        self.progress = self._count.count(progress)
-        self._keep()
-        self.check()
-
-    def _keep(self) -> None:
-        self.folder.save_status(SweepStatus(self.progress, self.spent_s, self._starts))
-
-    def _work(self) -> None:
-        if self._after is not None:
-            self._after.join()
-            self._after = None
-        with suppress(OSError):  # it works without
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        self._begun = monotonic()
-        self._perform(self)
-
-    def begin(self) -> None:
-        """Makes the folder, and counts this start before anything can fail."""
-        self.folder.make()
-        kept = self.folder.load_status()
-        self._spent_before_s, self._starts = kept.spent_s, kept.starts + 1
-        self._keep()
-
-
 _log = logging.getLogger(__name__)
 
 _AT_WORK = frozenset({SweepState.RUNNING})
@@ -144,20 +63,163 @@ _RESUMABLE = (OSError, StorageFailed, MemoryError)
 """An operator can make room and resume it."""
 
 
-def perform_sweep(
-    deployment: Deployment, states: SweepStates, run: SweepRun, record: SweepRecord
-) -> None:
-    """Runs a sweep to its end; raises nothing, for the registry has the outcome."""
-    try:
-        run.begin()
-        _sweep(deployment, states, run, record)
-    except SweepStopped:
-        _log.info("sweep %s has stopped", record.id)
-    except _LEFT_TO_REOPENING as error:
-        _log.warning("sweep %s waits for the registry (%s)", record.id, type(error).__name__)
-    except Exception as error:  # noqa: BLE001 - any failure must be visible
-        _record_failure(states, run, record, error)
-    _clean_folder(deployment, run, record)
+class SweepRun:
+    """The thread of one sweep, from its start to its end, stop or failure; raises nothing, for the
+    registry has the outcome. `after` is the previous run, which may still be ending."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        states: SweepStates,
+        record: SweepRecord,
+        after: SweepRun | None = None,
+    ) -> None:
+        self.record = record
+        self._deployment = deployment
+        self._states = states
+        self.folder = SweepFolder.of(deployment.sweep_folder, record.id)
+        self._after = after
+        self._stopping = threading.Event()
+        self._count = ProgressCount()
+        self._begun = monotonic()
+        self._spent_before_s, self._starts = 0.0, 0
+        self._has_reported = False
+        self.progress = self.folder.load_status().progress
+        self._thread = threading.Thread(target=self._work, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Stops within about a second, at the next `_check`."""
+        self._stopping.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        self._thread.join(timeout_s)
+
+    def _check(self) -> None:
+        """Raises `SweepStopped` after `stop`."""
+        if self._stopping.is_set():
+            raise SweepStopped
+
+    def _report(self, progress: Progress) -> None:
+        """Saves the progress after each tile; raises `SweepStopped` after `stop`."""
+        if self._has_reported:
+            self._starts = 0
+        self._has_reported = True
+        self.progress = self._count.count(progress)
+        self._keep()
+        self._check()
+
+    @property
+    def _spent_s(self) -> float:
+        """Seconds of all runs of the sweep."""
+        return self._spent_before_s + monotonic() - self._begun
+
+    def _keep(self) -> None:
+        self.folder.save_status(SweepStatus(self.progress, self._spent_s, self._starts))
+
+    def _work(self) -> None:
+        if self._after is not None:
+            self._after.join()
+            self._after = None
+        with suppress(OSError):  # it works without
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        self._begun = monotonic()
+        try:
+            self._begin()
+            self._sweep()
+        except SweepStopped:
+            _log.info("sweep %s has stopped", self.record.id)
+        except _LEFT_TO_REOPENING as error:
+            reason = type(error).__name__
+            _log.warning("sweep %s waits for the registry (%s)", self.record.id, reason)
+        except Exception as error:  # noqa: BLE001 - any failure must be visible
+            self._record_failure(error)
+        self._clean()
+
+    def _begin(self) -> None:
+        """Makes the folder, and counts this start before anything can fail."""
+        self.folder.make()
+        kept = self.folder.load_status()
+        self._spent_before_s, self._starts = kept.spent_s, kept.starts + 1
+        self._keep()
+
+    def _sweep(self) -> None:
+        # Not above: see `require_libraries`.
+        from engine.sweeps.outputs import SweepCost, write_outputs  # noqa: PLC0415
+
+        deployment, record = self._deployment, self.record
+        store, settings = deployment.store, deployment.settings
+        if is_converted(deployment, record):
+            raise RegistryError(
+                "references were converted to another model since it began: start another sweep"
+            )
+        is_whole = record.terms.budget is None
+        last = store.sweeps.last_done()
+        known = find_known(deployment, record.terms.scope, last, is_whole=is_whole)
+        task = SweepTask(id=record.id, terms=record.terms, folder=self.folder, known=known)
+        threads = settings.sweep.threads or None
+        with closing(open_scanner(settings.gallery.device, threads)) as scanner:
+            swept = run_sweep(
+                task,
+                deployment.snapshots.joiner(deployment.restored.gallery, scanner),
+                store,
+                read_vectors=deployment.restored.gallery.held,
+                curve=deployment.calibration.curve(Comparison.FUSED),
+                progress=self._report,
+                check=self._check,
+            )
+        cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
+        self._check()
+        compared, pace = self.progress.comparisons_total, self._count.pace
+        cost = SweepCost(comparisons=compared, seconds=self._spent_s, pace=pace, at=utc_now())
+        console = settings.serve.console_url
+        summary = write_outputs(swept, cases, cost, store, deployment.calibration, console)
+        detail: dict[str, Any] = {"pairs": len(swept.pairs), "groups": len(swept.groups)}
+        if swept.ranking is not None:
+            # Whose names and numbers were looked at is not said, but that they were.
+            detail["documents_opened"] = swept.ranking.opened
+        found = {"sequence": swept.sequence, "progress": self.progress, "summary": summary}
+        # An erasure finds it done, and changes its files, or has ended before `finish` looks.
+        with deployment.erasing:
+            deployment.sweeps.finish(self._move(SweepState.DONE, detail, **found))
+
+    def _move(self, target: SweepState, detail: Mapping[str, Any], **found: Any) -> SweepRecord:
+        def change(record: SweepRecord) -> SweepRecord:
+            return replace(record, **found)
+
+        return self._states.move(self.record.id, _AT_WORK, target, detail=detail, change=change)
+
+    def _record_failure(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            fault = f"its folder cannot be written ({error.strerror}): make room, then resume it"
+        else:
+            fault = describe(error).message
+        target = SweepState.PAUSED if isinstance(error, _RESUMABLE) else SweepState.FAILED
+        reason = type(error).__name__
+        _log.error("sweep %s is %s (%s)", self.record.id, target.value, reason)
+        try:
+            self._move(target, {"error": reason}, fault=fault, progress=self.progress)
+        except SosieError as second:
+            # It was stopped meanwhile, or the registry is gone: then it runs at the next open.
+            reason = type(second).__name__
+            _log.warning("sweep %s: that was not kept (%s)", self.record.id, reason)
+
+    def _clean(self) -> None:
+        """Removes files that nothing will read, as the results of a sweep that is not done."""
+        try:
+            state = self._deployment.store.sweeps.get(self.record.id).state
+            if state in {SweepState.CANCELLED, SweepState.FAILED}:
+                self.folder.remove()
+            elif state is SweepState.PAUSED:
+                self.folder.drop_outputs()
+        except SosieError as error:
+            _log.warning("sweep %s: its folder stays (%s)", self.record.id, type(error).__name__)
 
 
 def require_libraries(budget: int | None = None) -> None:
@@ -173,91 +235,6 @@ def require_libraries(budget: int | None = None) -> None:
             "a budget compares names with rapidfuzz, which is not installed here: "
             f"{advise_extra('desk')}"
         )
-
-
-def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: SweepRecord) -> None:
-    # Not above: see `require_libraries`.
-    from engine.sweeps.outputs import SweepCost, write_outputs  # noqa: PLC0415
-
-    store, scope = deployment.store, record.terms.scope
-    if is_converted(deployment, record):
-        raise RegistryError(
-            "references were converted to another model since it began: start another sweep"
-        )
-    task = SweepTask(
-        id=record.id,
-        terms=record.terms,
-        folder=run.folder,
-        known=find_known(
-            deployment, scope, store.sweeps.last_done(), is_whole=record.terms.budget is None
-        ),
-    )
-    settings = deployment.settings
-    threads = settings.sweep.threads or None
-    with closing(open_scanner(settings.gallery.device, threads)) as scanner:
-        swept = run_sweep(
-            task,
-            deployment.snapshots.joiner(deployment.restored.gallery, scanner),
-            store,
-            read_vectors=deployment.restored.gallery.held,
-            curve=deployment.calibration.curve(Comparison.FUSED),
-            progress=run.report,
-            check=run.check,
-        )
-    cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
-    run.check()
-    compared = run.progress.comparisons_total
-    account = SweepCost(comparisons=compared, seconds=run.spent_s, pace=run.pace, at=utc_now())
-    console = settings.serve.console_url
-    # Whose names and numbers were looked at is not said, but that they were.
-    opened = {} if swept.ranking is None else {"documents_opened": swept.ranking.opened}
-    summary = write_outputs(swept, cases, account, store, deployment.calibration, console)
-    # An erasure finds it done, and changes its files, or has ended before `finish` looks for it.
-    with deployment.erasing:
-        done = states.move(
-            record.id,
-            _AT_WORK,
-            SweepState.DONE,
-            detail={"pairs": len(swept.pairs), "groups": len(swept.groups), **opened},
-            change=lambda one: replace(
-                one, sequence=swept.sequence, progress=run.progress, summary=summary
-            ),
-        )
-        deployment.sweeps.finish(done)
-
-
-def _record_failure(
-    states: SweepStates, run: SweepRun, record: SweepRecord, error: Exception
-) -> None:
-    if isinstance(error, OSError):
-        fault = f"its folder cannot be written ({error.strerror}): make room, then resume it"
-    else:
-        fault = describe(error).message
-    target = SweepState.PAUSED if isinstance(error, _RESUMABLE) else SweepState.FAILED
-    _log.error("sweep %s is %s (%s)", record.id, target.value, type(error).__name__)
-    try:
-        states.move(
-            record.id,
-            _AT_WORK,
-            target,
-            detail={"error": type(error).__name__},
-            change=lambda one: replace(one, fault=fault, progress=run.progress),
-        )
-    except SosieError as second:
-        # It was stopped meanwhile, or the registry is gone: then it runs at the next open.
-        _log.warning("sweep %s: that was not kept (%s)", record.id, type(second).__name__)
-
-
-def _clean_folder(deployment: Deployment, run: SweepRun, record: SweepRecord) -> None:
-    """Removes files that nothing will read: results of a sweep that is not done, for example."""
-    try:
-        state = deployment.store.sweeps.get(record.id).state
-        if state in {SweepState.CANCELLED, SweepState.FAILED}:
-            run.folder.remove()
-        elif state is SweepState.PAUSED:
-            run.folder.drop_outputs()
-    except SosieError as error:
-        _log.warning("sweep %s: its folder stays (%s)", record.id, type(error).__name__)
 
 
 MOST_STARTS = 3
@@ -285,7 +262,8 @@ class SweepManager:
         left = self.find_alive()
         if left is None or left.state not in _RUNNING:
             return
-        if self._folder(left.id).load_status().starts < MOST_STARTS:
+        folder = SweepFolder.of(self._deployment.sweep_folder, left.id)
+        if folder.load_status().starts < MOST_STARTS:
             self._launch(left)
             return
         fault = f"it ended {MOST_STARTS} times without progress: see the log, then resume it"
@@ -374,15 +352,9 @@ class SweepManager:
             run.stop()
             run.join()
 
-    def _folder(self, sweep_id: str) -> SweepFolder:
-        return SweepFolder.of(self._deployment.sweep_folder, sweep_id)
-
     def _launch(self, record: SweepRecord) -> None:
-        def perform(run: SweepRun) -> None:
-            perform_sweep(self._deployment, self._states, run, record)
-
         with self._lock:
-            self._run = SweepRun(record.id, self._folder(record.id), perform, after=self._run)
+            self._run = SweepRun(self._deployment, self._states, record, after=self._run)
             self._run.start()
 
     def _stop(
@@ -404,17 +376,17 @@ class SweepManager:
             change=lambda record: replace(record, progress=progress),
         )
         with self._lock:
-            if self._run is not None and self._run.sweep_id == sweep_id:
+            if self._run is not None and self._run.record.id == sweep_id:
                 self._run.stop()
         return moved
 
     def _clean(self) -> None:
         """Removes unreadable files; a sweep that is still stopping removes its own."""
         run = self._run
-        self._deployment.sweeps.clean(run.sweep_id if run is not None and run.is_alive else None)
+        self._deployment.sweeps.clean(run.record.id if run is not None and run.is_alive else None)
 
     def _current(self, record: SweepRecord) -> SweepRecord:
         run = self._run
-        if record.state in ALIVE and run is not None and run.sweep_id == record.id:
+        if record.state in ALIVE and run is not None and run.record.id == record.id:
             return replace(record, progress=run.progress)
         return record
