@@ -1,21 +1,15 @@
 // Shows /openapi.json: operations by tag, then the types. Text never becomes markup.
 
+import { element } from "/console/js/elements.js";
+
 const JSON_TYPE = "application/json";
 
-/** An element with attributes and children; a text is a text. */
-function make(name, given = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(given)) element.setAttribute(key, value);
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-
 function paragraphs(text) {
-  return (text || "").split(/\n\s*\n/).filter(Boolean).map((one) => make("p", {}, one));
+  return (text || "").split(/\n\s*\n/).filter(Boolean).map((one) => element("p", one));
 }
 
 const nameOf = (reference) => reference.split("/").pop();
-const typeLink = (name) => make("a", { href: `#type-${name}` }, name);
+const typeLink = (name) => element("a", { href: `#type-${name}` }, name);
 
 /** What a schema takes, in words and links. */
 function kindOf(schema) {
@@ -50,19 +44,19 @@ function describe(schema) {
 
 function table(caption, columns, rows) {
   if (!rows.length) return null;
-  return make("table", {},
-    make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, ...columns.map((one) => make("th", { scope: "col" }, one)))),
-    make("tbody", {}, ...rows.map(([first, ...rest]) => make("tr", {},
-      make("th", { scope: "row" }, first),
-      ...rest.map((cell) => make("td", {}, ...[].concat(cell)))))));
+  return element("table",
+    element("caption", caption),
+    element("thead", element("tr", ...columns.map((one) => element("th", { scope: "col" }, one)))),
+    element("tbody", ...rows.map(([first, ...rest]) => element("tr",
+      element("th", { scope: "row" }, first),
+      ...rest.map((cell) => element("td", ...[].concat(cell)))))));
 }
 
 function example(caption, value) {
   if (value === undefined) return null;
-  return make("figure", {},
-    make("figcaption", {}, caption),
-    make("pre", { tabindex: "0", role: "group", "aria-label": caption }, JSON.stringify(value, null, 2)));
+  return element("figure",
+    element("figcaption", caption),
+    element("pre", { tabindex: "0", role: "group", "aria-label": caption }, JSON.stringify(value, null, 2)));
 }
 
 function schemaOf(content) {
@@ -80,23 +74,23 @@ function operationBody(operation, headers) {
     const sent = Object.keys(one.headers || {}).filter((name) => name in headers);
     return [status, schema ? kindOf(schema) : "", one.description, sent.join(", ")];
   });
-  return make("div", { class: "body" },
+  return element("div.body",
     ...paragraphs(operation.description),
-    make("p", {}, `Operation ${operation.operationId}. `,
+    element("p", `Operation ${operation.operationId}. `,
       operation.security ? "Needs a key." : "Needs no key."),
     table("Parameters", ["name", "in", "", "type", ""], parameters),
-    body ? make("p", {}, "Body: ", ...kindOf(body),
+    body ? element("p", "Body: ", ...kindOf(body),
       ` as ${Object.keys(operation.requestBody.content).join(", ")}.`) : null,
     table("Answers", ["status", "type", "", "headers"], answers));
 }
 
 function operationSection(path, method, operation, headers) {
-  return make("details", { id: operation.operationId, "data-words":
+  return element("details", { id: operation.operationId, "data-words":
     `${method} ${path} ${operation.operationId} ${operation.summary} ${operation.tags}` },
-  make("summary", {},
-    make("span", { class: "method" }, method.toUpperCase()),
-    make("span", { class: "path" }, path),
-    make("span", { class: "what" }, operation.summary)),
+  element("summary",
+    element("span.method", method.toUpperCase()),
+    element("span.path", path),
+    element("span.what", operation.summary)),
   operationBody(operation, headers));
 }
 
@@ -104,18 +98,18 @@ function typeSection(name, schema) {
   const required = new Set(schema.required || []);
   const rows = Object.entries(schema.properties || {}).map(([field, one]) => [
     field, kindOf(one), required.has(field) ? "required" : "optional", describe(one)]);
-  return make("details", { id: `type-${name}`, "data-words": `${name} ${schema.description || ""}` },
-    make("summary", {}, make("span", { class: "path" }, name),
-      make("span", { class: "what" }, (schema.description || "").split("\n")[0])),
-    make("div", { class: "body" },
+  return element("details", { id: `type-${name}`, "data-words": `${name} ${schema.description || ""}` },
+    element("summary", element("span.path", name),
+      element("span.what", (schema.description || "").split("\n")[0])),
+    element("div.body",
       ...paragraphs(schema.description),
       table("Fields", ["name", "type", "", ""], rows),
       ...(schema.examples || []).map((one, place) => example(`Example ${place + 1}`, one))));
 }
 
 function section(id, title, text, items) {
-  return make("section", { id, "aria-labelledby": `${id}-title` },
-    make("h2", { id: `${id}-title` }, title), ...paragraphs(text), ...items);
+  return element("section", { id, "aria-labelledby": `${id}-title` },
+    element("h2", { id: `${id}-title` }, title), ...paragraphs(text), ...items);
 }
 
 function show(api) {
@@ -135,8 +129,8 @@ function show(api) {
   document.getElementById("version").textContent = api.info.version;
   document.getElementById("about").textContent = api.info.description;
   document.getElementById("main").replaceChildren(...sections);
-  document.getElementById("contents").replaceChildren(make("ul", {}, ...sections.map((one) =>
-    make("li", {}, make("a", { href: `#${one.id}` }, one.firstChild.textContent)))));
+  document.getElementById("contents").replaceChildren(element("ul", ...sections.map((one) =>
+    element("li", element("a", { href: `#${one.id}` }, one.firstChild.textContent)))));
 }
 
 /** Hides what none of the words is in. */

@@ -1,7 +1,7 @@
 // Faces side by side: two photographs in one frame each, at a size at which people can judge.
 
 import { readFaces, readThresholds } from "./api.js";
-import { add, element, figure, hint, plainButton, replace } from "./elements.js";
+import { element, figure, hint, plainButton, replace } from "./elements.js";
 import { attempt as tryWork, choiceField, faultBox, freshId } from "./forms.js";
 import { measure, moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
 import { idLink, notice, section, table } from "./marks.js";
@@ -122,15 +122,10 @@ function choosePair(desk) {
   const pool = seen.length ? seen : faces;
   desk.left = pool.find((one) => !one.subject.is_reference) ?? pool[0] ?? null;
   const others = pool.filter((one) => one.subject !== desk.left?.subject);
-  const closest = others.reduce(
-    (best, one) => (closeness(desk, one) > closeness(desk, best) ? one : best),
-    others[0],
-  );
+  const closeness = (one) => likenessOf(desk, desk.left, one)?.score ?? -1;
+  const closer = (best, one) => (closeness(one) > closeness(best) ? one : best);
+  const closest = others.reduce(closer, others[0]);
   desk.right = closest ?? pool.find((one) => one !== desk.left) ?? desk.left;
-}
-
-function closeness(desk, face) {
-  return likenessOf(desk, desk.left, face)?.score ?? -1;
 }
 
 function likenessOf(desk, one, other) {
@@ -288,7 +283,7 @@ function byReference(desk) {
 }
 
 /** How many pairs of strangers score as high: measured, or at most. */
-export function strangersText(strangers) {
+function strangersText(strangers) {
   if (!strangers) return say("curve.none");
   const { value, low, high, is_bound: isBound } = strangers;
   if (isBound) return say("face.strangers.bound", { count: oneIn(value) });
@@ -381,7 +376,7 @@ function about(desk, isOpen) {
   const rows = [
     [say("document.title"), ({ subject }) => idLink("documents", subject.document_id)],
     [say("enrollment.id"), ({ subject }) => idLink("enrollments", subject.enrollment_id)],
-    [say("face.captured"), takenAt],
+    [say("face.captured"), (one) => moment(takenAt(one))],
     [say("face.received"), ({ subject }) => moment(subject.received_at)],
     [say("crops.until"), ({ subject }) => moment(subject.kept_until)],
     ...names.map((name) => [
@@ -418,18 +413,14 @@ function curveOf(desk) {
 
 /** When it was taken, or came in where nobody told. */
 function dateOf(face) {
-  const { subject, photograph } = face;
-  const isTold = photograph.photograph === "live" && subject.captured_at;
-  if (!isTold && !subject.received_at) return null;
-  const [name, at] = isTold
-    ? ["face.captured", subject.captured_at]
-    : ["face.received", subject.received_at];
-  return hint(`${say(name)} `, moment(at));
+  const taken = takenAt(face);
+  const at = taken ?? face.subject.received_at;
+  return at && hint(`${say(taken ? "face.captured" : "face.received")} `, moment(at));
 }
 
 /** Of a portrait nobody says when it was taken. */
 function takenAt({ subject, photograph }) {
-  return moment(photograph?.photograph === "live" ? subject.captured_at : null);
+  return photograph?.photograph === "live" ? subject.captured_at : null;
 }
 
 /** A small picture of each subject, to be put on the right. */
@@ -482,5 +473,5 @@ function moreButton(desk) {
     "button",
   );
   button.dataset.face = "more";
-  return add(element("p.actions"), button);
+  return element("p.actions", button);
 }

@@ -117,7 +117,7 @@ const RADIUS = 170;
 const FACE_RADIUS = 34;
 
 /** The maximum spanning tree of a group's links (Kruskal): what holds it together. */
-export function spanningTree(identities, links) {
+function spanningTree(identities, links) {
   const root = new Map(identities.map((one) => [one.document_id, one.document_id]));
   const find = (id) => (root.get(id) === id ? id : find(root.get(id)));
   const sorted = [...links].sort(
@@ -131,36 +131,21 @@ export function spanningTree(identities, links) {
   });
 }
 
-/** The documents in the order of a walk along the tree, so that close ones stand side by side. */
-export function walkOrder(identities, tree) {
-  const near = new Map(identities.map((one) => [one.document_id, []]));
-  for (const { left, right } of tree) {
-    near.get(left).push(right);
-    near.get(right).push(left);
+/** The documents that a walk along links from these reaches, in its order: close ones side by side. */
+function walk(links, starts) {
+  const near = new Map();
+  for (const { left, right } of links) {
+    near.set(left, [...(near.get(left) ?? []), right]);
+    near.set(right, [...(near.get(right) ?? []), left]);
   }
-  const order = [];
+  const reached = new Set();
   const visit = (id) => {
-    if (order.includes(id)) return;
-    order.push(id);
-    near.get(id).forEach(visit);
+    if (reached.has(id)) return;
+    reached.add(id);
+    near.get(id)?.forEach(visit);
   };
-  identities.forEach((one) => visit(one.document_id));
-  return order;
-}
-
-/** The documents on one side of the weakest link; empty where there is none. */
-export function weakSide(identities, tree, weakest) {
-  if (!weakest) return new Set();
-  const rest = tree.filter((link) => !isSame(link, weakest));
-  const side = new Set([weakest.left]);
-  for (let before = 0; before !== side.size;) {
-    before = side.size;
-    for (const { left, right } of rest) {
-      if (side.has(left)) side.add(right);
-      if (side.has(right)) side.add(left);
-    }
-  }
-  return side;
+  starts.forEach(visit);
+  return reached;
 }
 
 /** Puts a face at the node of its document, in a drawing that has it; its name stands below then. */
@@ -180,11 +165,18 @@ export function showFace(figure, documentId, url) {
 /** The drawing; `names` gives each document the number that the table beside it uses. */
 export function groupFigure(group, names) {
   const tree = spanningTree(group.identities, group.links);
-  const places = layOut(walkOrder(group.identities, tree));
+  const ids = group.identities.map((one) => one.document_id);
+  const places = layOut([...walk(tree, ids)]);
   // Of a large group only a part is here, and not always that with the weakest link.
   const isHere = group.weakest && places.has(group.weakest.left) && places.has(group.weakest.right);
   const weakest = isHere ? group.weakest : null;
-  const side = weakSide(group.identities, tree, weakest);
+  // The documents on one side of the weakest link; none where there is none.
+  const side = weakest
+    ? walk(
+        tree.filter((link) => !isSame(link, weakest)),
+        [weakest.left],
+      )
+    : new Set();
   const links = group.links.map((link) => linkLine(link, places, tree, weakest));
   const nodes = group.identities.map((one) =>
     documentNode(one, places, names, side.has(one.document_id)),
