@@ -34,12 +34,12 @@ from engine.registry.queues import risk_of
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
 from schema.cases import CaseNote, NoteKind
-from schema.decisions import Comparison
+from schema.decisions import Comparison, Interval
 from schema.lines import LineStatus
 from schema.reasons import Decision
 from serving.api.people import find_faces
 from serving.wire import cases as wire
-from serving.wire.people import FaceSubject, ShownPhotograph, StrangersAlike
+from serving.wire.people import FaceSubject, ShownPhotograph
 
 MOST_DOCUMENTS = 100
 """Documents that a report lists, suspects first."""
@@ -310,7 +310,7 @@ def _encode(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def describe_strangers(strangers: StrangersAlike) -> str:
+def describe_strangers(strangers: Interval) -> str:
     """The meaning of a score: how many pairs of strangers score as high, measured or at most."""
     if strangers.is_bound:
         return (
@@ -383,8 +383,7 @@ def _render(
 def _meaning_of(calibration: Calibration, score: float | None) -> str | None:
     if score is None:
         return None
-    rate = calibration.fmr_at(score, Comparison.FUSED)
-    return describe_strangers(StrangersAlike(rate.value, rate.low, rate.high, rate.is_bound))
+    return describe_strangers(calibration.fmr_at(score, Comparison.FUSED))
 
 
 def _find_entries(store: Reader, report: ReportContent) -> tuple[list[AuditRecord], int]:

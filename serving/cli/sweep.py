@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import typer
@@ -19,9 +20,11 @@ from serving.cli.inputs import argument, option, require_place, writing
 from serving.cli.output import (
     Answer,
     Call,
+    Cell,
     Facts,
     Listing,
     apps,
+    columns,
     command,
     done,
     escape,
@@ -48,9 +51,20 @@ FACES_FLAG = option(
 def list_sweeps(call: Call, top: int = option(TOP, default=20, min=1, max=MOST_SWEEPS)) -> Answer:
     """List the sweeps, the newest first."""
     found = SweepViews.of(call.deployment).list(top)
-    items, rows = map(serializers.sweep_report, found), map(sweep_views.sweep_row, found)
-    table = Listing(tuple(rows), sweep_views.SWEEP_COLUMNS, "Nothing was swept yet.")
-    return Answer({"sweeps": tuple(items)}, table)
+    items = tuple(map(serializers.sweep_report, found))
+    return Answer({"sweeps": items}, Listing(found, SWEEP_COLUMNS, "Nothing was swept yet."))
+
+
+SWEEP_COLUMNS: dict[str, Cell] = {
+    "sweep": "id",
+    "state": "state",
+    "of": lambda one: sweep_views.SCOPES[one.terms.scope],
+    "threshold": lambda one: f"{one.terms.threshold:.4f}",
+    "begun": "started_at",
+    "compared": lambda one: f"{one.progress.share:.0%}" if one.progress.comparisons_total else "-",
+    "pairs": lambda one: f"{(one.summary or {}).get('pairs', one.progress.pairs):,}",
+    "groups": lambda one: f"{one.summary['groups']:,}" if one.summary else "-",
+}
 
 
 @command("sweep show")
@@ -118,11 +132,18 @@ def _tell_sweep(record: SweepRecord) -> Facts:
 
 
 def _list_groups(page: GroupPage, after: int) -> Listing:
-    rows = [
-        sweep_views.group_cells(place, group)
-        for place, group in enumerate(page.groups, start=after + 1)
-    ]
-    return Listing(rows, sweep_views.GROUP_COLUMNS)
+    places = count(after + 1)
+    shown: dict[str, Cell] = {
+        "": lambda _: next(places),
+        "kind": lambda one: one.kind.replace("_", " "),
+        **columns("identities lines"),
+        "fraud in use": lambda one: one.fraud_lines or "-",
+        **columns("carriers outlets"),
+        "weakest": lambda one: "-" if one.weakest_score is None else f"{one.weakest_score:.4f}",
+        "cut links": "severed_links",
+        "risk": lambda one: f"{one.risk:.0f}",
+    }
+    return Listing(page.groups, shown)
 
 
 def list_files(reader: SweepViews, sweep_id: str) -> list[str]:

@@ -213,29 +213,9 @@ def _find_pace(last: SweepRecord | None, size: GallerySize, settings: Settings) 
         return measure_pace(size.dim, scanner, size.references * (size.references - 1) // 2)
 
 
-SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
-GROUP_COLUMNS = (
-    *("", "kind", "identities", "lines", "fraud in use", "carriers", "outlets"),
-    *("weakest", "cut links", "risk"),
-)
 MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
 """Of one group in an answer."""
-_SCOPES = {SweepScope.ALL: "all", SweepScope.NEW: "what is new"}
-
-
-def sweep_row(record: SweepRecord) -> list[str]:
-    """Under `SWEEP_COLUMNS`."""
-    found = record.summary or {}
-    return [
-        record.id,
-        record.state.value,
-        _SCOPES[record.terms.scope],
-        f"{record.terms.threshold:.4f}",
-        "-" if record.started_at is None else record.started_at.isoformat(timespec="seconds"),
-        f"{record.progress.share:.0%}" if record.progress.comparisons_total else "-",
-        f"{found.get('pairs', record.progress.pairs):,}",
-        f"{found['groups']:,}" if "groups" in found else "-",
-    ]
+SCOPES = {SweepScope.ALL: "all", SweepScope.NEW: "what is new"}
 
 
 def sweep_facts(record: SweepRecord) -> dict[str, str | None]:
@@ -244,7 +224,7 @@ def sweep_facts(record: SweepRecord) -> dict[str, str | None]:
     facts = {
         "state": record.state.value,
         "threshold": f"{record.terms.threshold:.4f}",
-        "compares": _SCOPES[record.terms.scope],
+        "compares": SCOPES[record.terms.scope],
         "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
         "budget": f"{budget:,} groups, by likelihood ratio" if budget else None,
         "remaining": f"about {duration(progress.remaining_s)}" if progress.remaining_s else None,
@@ -358,23 +338,6 @@ def bound_group(group: Group, fraud: Collection[str] = ()) -> wire.Group:
     shown = {"identities": identities, "links": links, "severed": severed, "left_out": left_out}
     in_use = tuple(sorted(fraud)[:MOST_LINES])
     return of_record(wire.Group, group, **shown, cases=(), fraud_lines=in_use)
-
-
-def group_cells(place: int, group: wire.GroupRow) -> list[str]:
-    """A group in short, under `GROUP_COLUMNS`."""
-    weakest = group.weakest_score
-    return [
-        str(place),
-        group.kind.replace("_", " "),
-        str(group.identities),
-        str(group.lines),
-        str(group.fraud_lines or "-"),
-        str(group.carriers),
-        str(group.outlets),
-        "-" if weakest is None else f"{weakest:.4f}",
-        str(group.severed_links),
-        f"{group.risk:.0f}",
-    ]
 
 
 class SweepViews:
