@@ -207,8 +207,8 @@ def test_the_curve_reads_as_the_calibration_does(browser, site) -> None:
         read = visitor.page.evaluate(
             """async (scores) => {
               const { rateAt } = await import("/console/js/scores.js");
-              const { readThresholds } = await import("/console/js/api.js");
-              const { calibration } = await readThresholds();
+              const { get } = await import("/console/js/api.js");
+              const { calibration } = await get(["thresholds"]);
               const curve = calibration.curves.find((one) => one.comparison === "fused");
               return scores.map((score) => rateAt(curve, score).value);
             }""",

@@ -74,76 +74,26 @@ async function read(response) {
   });
 }
 
-function query(values) {
+function asQuery(values) {
   const given = Object.entries(values).filter(
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
   return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
-const at = (...steps) => `/v1/${steps.map(encodeURIComponent).join("/")}`;
-const get = (path, options) => ask("GET", path, options);
-const post = (path, body, options) => ask("POST", path, { body, ...options });
+const at = (steps) => `/v1/${steps.map(encodeURIComponent).join("/")}`;
+
+/** Reads what stands at a path of the API, a step each; of `query`, what is given. */
+export const get = (steps, query = {}, options = {}) =>
+  ask("GET", at(steps) + asQuery(query), options);
+
+/** Sends a body to a path of the API. */
+export const post = (steps, body, options = {}) => ask("POST", at(steps), { body, ...options });
 
 /** How one signs in here, and who is signed in by this browser's session. */
-export const readSession = () => get("/console/session", { key: null });
+export const readSession = () => ask("GET", "/console/session", { key: null });
 export const endSession = () => ask("DELETE", "/v1/session");
-export const showKey = (key) => get("/v1/me", { key });
-export const readThresholds = () => get("/v1/thresholds");
-
-export const enroll = (form, idempotencyKey) =>
-  post("/v1/enrollments", form, { headers: { "Idempotency-Key": idempotencyKey } });
-export const readEnrollment = (id) => get(at("enrollments", id));
-export const findEnrollment = (key) => get(`/v1/enrollments${query({ idempotency_key: key })}`);
-export const readCrops = (id) => get(at("enrollments", id, "crops"));
-
-export const readFaces = (documentIds) =>
-  post("/v1/faces/query", { document_ids: documentIds });
-
-export const queryLines = (form) => post("/v1/lines/query", form);
-export const disputeLine = (lineId, form) => post(at("lines", lineId, "dispute"), form);
-
-export const readLineHistory = (id) => get(at("lines", id, "events"));
-
-export const searchPeople = (request) => post("/v1/people/search", request);
-export const readDocument = (id) => get(at("documents", id));
-
-export const listCases = (filter, options) => get(`/v1/cases${query(filter)}`, options);
-export const readCase = (id, options) => get(at("cases", id), options);
-export const assignCase = (id, assignee) => post(at("cases", id, "assign"), { assignee });
-export const noteCase = (id, text) => post(at("cases", id, "notes"), { text });
-// `updated_at` as it was shown: a case that has grown since is refused.
-export const proposeOutcome = (found, outcome, lines, keeps) =>
-  post(at("cases", found.case_id, "propose"), ending(found, outcome, lines, keeps));
-export const withdrawProposal = (id) => post(at("cases", id, "withdraw"));
-export const closeCase = (found, outcome, lines, keeps) =>
-  post(at("cases", found.case_id, "close"), ending(found, outcome, lines, keeps));
-const ending = ({ updated_at: seen }, outcome, lines, keeps) => ({
-  outcome,
-  close_lines: lines,
-  keep_lines: keeps,
-  seen_at: seen,
-});
-export const reportCase = (id, terms) => post(at("cases", id, "report"), terms);
-export const readPrecision = () => get("/v1/precision");
-
-export const listOutlets = (filter) => get(`/v1/outlets${query(filter)}`);
-export const readOutlet = (code) => get(at("outlets", code));
-export const stepOutlet = (code, step, body) => post(at("outlets", code, step), body);
-export const listPast = (code, filter) =>
-  get(`${at("outlets", code, "enrollments")}${query(filter)}`);
-
-export const planSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: true });
-export const startSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: false });
-export const listSweeps = () => get("/v1/sweeps");
-export const readSweep = (id, options) => get(at("sweeps", id), options);
-export const steerSweep = (id, action) => post(at("sweeps", id, action));
-export const listGroups = (id, filter) => get(`${at("sweeps", id, "groups")}${query(filter)}`);
-export const readGroup = (id, key) => get(at("sweeps", id, "groups", key));
-
-export const listAudit = (filter) => get(`/v1/audit${query(filter)}`);
-export const verifyAudit = (filter, options) =>
-  get(`/v1/audit/verification${query(filter)}`, options);
+export const showKey = (key) => get(["me"], {}, { key });
 
 const KEPT = "sosie.key";
 const PLACE = "sosie.place";

@@ -1,6 +1,6 @@
 // The steps of a case: assign, note, propose, close. What judges people takes two of them.
 
-import { assignCase, closeCase, isMe, noteCase, proposeOutcome, withdrawProposal } from "./api.js";
+import { isMe, post } from "./api.js";
 import { element, hint } from "./elements.js";
 import { areaField, buildForm, checkField, radioField, workButton } from "./forms.js";
 import { moment, number, say } from "./language.js";
@@ -46,7 +46,7 @@ export function caseActions(page, found) {
 function assignment(page, found, done) {
   const isMine = isMe(found.assignee);
   const work = () =>
-    assignCase(found.case_id, isMine ? null : "me").then(() =>
+    post(["cases", found.case_id, "assign"], { assignee: isMine ? null : "me" }).then(() =>
       done(isMine ? "case.givenback" : "cases.assigned"),
     );
   const { button, faults, run } = workButton(
@@ -65,9 +65,15 @@ function noteForm(page, found, done) {
     dir: "auto",
   });
   return buildForm(page, { class: "card" }, [field], say("case.addnote"), async ({ text }) => {
-    await noteCase(found.case_id, text);
+    await post(["cases", found.case_id, "notes"], { text });
     await done("case.noted");
   });
+}
+
+/** Proposes or closes; a case that has grown since it was shown is refused. */
+function end({ case_id: id, updated_at: seen }, step, outcome, lines, keeps) {
+  const ending = { outcome, close_lines: lines, keep_lines: keeps, seen_at: seen };
+  return post(["cases", id, step], ending);
 }
 
 /** No proposal yet: an outcome, the lines to close by it, and who may do what. */
@@ -75,7 +81,7 @@ function decision(page, found, done) {
   const lines = lineBoxes(found);
   const closing = workButton(page, say("case.closenow"), async () => {
     if (!form.reportValidity() || takesTwo()) return;
-    await closeCase(found, ALONE, [], false);
+    await end(found, "close", ALONE, [], false);
     await done("case.closeddone");
   });
   const words = element("p.hint", { role: "status" });
@@ -88,7 +94,7 @@ function decision(page, found, done) {
     words.textContent = say(takesTwo() ? "case.foureyes" : "case.alone");
   };
   const propose = async ({ outcome }) => {
-    await proposeOutcome(found, outcome, lines.chosen(), lines.keeps());
+    await end(found, "propose", outcome, lines.chosen(), lines.keeps());
     await done("case.proposeddone");
   };
   const fields = [outcomeField(found), lines.field, words];
@@ -142,11 +148,11 @@ function approval(page, found, done) {
   const approve = workButton(
     page,
     say("case.approve"),
-    () => closeCase(found, outcome, lines, keeps).then(() => done("case.closeddone")),
+    () => end(found, "close", outcome, lines, keeps).then(() => done("case.closeddone")),
     "primary",
   );
   const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>
-    withdrawProposal(found.case_id).then(() => done("case.withdrawn")),
+    post(["cases", found.case_id, "withdraw"]).then(() => done("case.withdrawn")),
   );
   const isAlone =
     isMine && (outcome !== ALONE || found.kind !== "dispute" || lines.length > 0);

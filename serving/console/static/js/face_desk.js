@@ -1,6 +1,6 @@
 // Faces side by side: two photographs in one frame each, at a size at which people can judge.
 
-import { readFaces, readThresholds } from "./api.js";
+import { get, post } from "./api.js";
 import { element, figure, hint, plainButton, replace } from "./elements.js";
 import { attempt as tryWork, choiceField, faultBox, freshId } from "./forms.js";
 import { measure, moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
@@ -32,7 +32,7 @@ export async function faceSection(page, documentIds, options = {}) {
   try {
     const [found, limits] = await Promise.all([
       ids.length ? readFaces(ids.slice(0, AT_ONCE)) : NOBODY,
-      readThresholds(),
+      get(["thresholds"]),
     ]);
     return faceDesk(page, found, { ...options, limits, rest: ids.slice(AT_ONCE) });
   } catch (fault) {
@@ -55,6 +55,8 @@ export async function smallFaces(page, documentIds) {
   }
   return found;
 }
+
+const readFaces = (documentIds) => post(["faces", "query"], { document_ids: documentIds });
 
 const NOBODY = { subjects: [], likenesses: [] };
 

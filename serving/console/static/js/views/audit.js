@@ -1,6 +1,6 @@
 // The audit chain: who did what, newest first, and whether nothing of it was altered.
 
-import { listAudit, verifyAudit } from "../api.js";
+import { get } from "../api.js";
 import { add, element, quoted, replace } from "../elements.js";
 import { buildForm, textField, workButton } from "../forms.js";
 import { moment, number, say, share } from "../language.js";
@@ -54,7 +54,7 @@ function verification(page) {
 async function verifyAll(tell, signal) {
   let after = 0;
   for (;;) {
-    const part = await verifyAudit({ after }, { signal });
+    const part = await get(["audit", "verification"], { after }, { signal });
     if (!part.intact || part.next === null) return part;
     tell(part.head ? part.verified_to / part.head : 1);
     after = part.next;
@@ -68,7 +68,7 @@ function verdictOf({ intact, verified_to: entries, first_bad: firstBad }) {
 
 /** Shows the newest entries of a filter, or those above a number. */
 async function turnTo(page, place, filter, after = null) {
-  const answer = await listAudit({ ...filter, after, limit: PAGE });
+  const answer = await get(["audit"], { ...filter, after, limit: PAGE });
   const isWhole = !Object.values(filter).some(Boolean);
   const first = answer.entries[0]?.number ?? 1;
   const steps = [

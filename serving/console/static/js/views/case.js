@@ -1,6 +1,6 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
-import { listCases, readCase, readGroup, reportCase } from "../api.js";
+import { get, post } from "../api.js";
 import { caseActions } from "../casework.js";
 import { add, element, figure, hint, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
@@ -25,7 +25,7 @@ import { asQuery, readFilter } from "./cases.js";
 import { termTable } from "./group.js";
 
 export async function show(page, id, focus = null) {
-  const found = await readCase(id);
+  const found = await get(["cases", id]);
   const actions = caseActions(page, found);
   const names = numbersOf(found);
   const faces = await faceSection(page, [...names.keys()], { names });
@@ -95,7 +95,8 @@ function numbersOf({ documents: held }) {
 
 /** The case that comes next in the queue that this one was opened from. */
 async function openNext(page, id) {
-  const { cases } = await listCases({ ...asQuery(readFilter(page.query)), after: id, limit: 1 });
+  const queue = asQuery(readFilter(page.query));
+  const { cases } = await get(["cases"], { ...queue, after: id, limit: 1 });
   if (cases.length === 0) return page.announce(say("case.last"));
   return page.go("case", cases[0].case_id, page.query);
 }
@@ -133,7 +134,7 @@ function mergedTable({ merged }) {
 /** The terms of its group, by which a sweep put it where it is; they go with the sweep's files. */
 async function whyOf({ sweep_id: sweep, group_key: key }) {
   if (!sweep || !key) return null;
-  const group = await readGroup(sweep, key).catch(() => null);
+  const group = await get(["sweeps", sweep, "groups", key]).catch(() => null);
   return section("case.why", group ? termTable(group) : empty("case.nowhy"));
 }
 
@@ -248,7 +249,7 @@ function reportForm(page, { case_id: id, documents: held }) {
     say("report.make"),
     async ({ faces, reveal, carrier }) => {
       const terms = { faces: faces === "on", reveal: reveal === "on", carrier: carrier || null };
-      const file = await reportCase(id, terms);
+      const file = await post(["cases", id, "report"], terms);
       if (page.signal.aborted) return;
       save(file);
       const counts = { faces: number(file.faces), left: number(file.left_out) };

@@ -1,6 +1,6 @@
 // The queue of the fraud desk: what is to be decided, worked through with single keys.
 
-import { assignCase, listCases, searchPeople, whoAmI } from "../api.js";
+import { get, post, whoAmI } from "../api.js";
 import {
   add,
   element,
@@ -56,7 +56,7 @@ export function readFilter(query) {
 export async function show(page) {
   const list = element("div.queue");
   const filter = readFilter(page.query);
-  const ask = () => listCases({ ...asQuery(filter), limit: PAGE });
+  const ask = () => get(["cases"], { ...asQuery(filter), limit: PAGE });
   const fill = (answer, again) => fillQueue(page, list, filter, answer, again);
   const { faults, load, change } = filteredList(page, list, filter, ["cases"], ask, fill);
   add(
@@ -128,7 +128,7 @@ function finder(page, list, reload) {
     numberField(),
     say("cases.find"),
     async ({ msisdn }) => {
-      const { people } = await searchPeople({ msisdn });
+      const { people } = await post(["people", "search"], { msisdn });
       const found = new Map(people.flatMap(({ cases }) => cases).map((one) => [one.case_id, one]));
       const back = plainButton(say("case.back"), () => {
         form.reset();
@@ -159,7 +159,7 @@ function fillQueue(page, list, filter, answer, reload) {
     page.announce(say("cases.none"));
     return;
   }
-  const ask = (after) => listCases({ ...asQuery(filter), limit: PAGE, after });
+  const ask = (after) => get(["cases"], { ...asQuery(filter), limit: PAGE, after });
   const read = ({ cases }) => {
     if (isLooking()) queueMicrotask(() => showFaces(page, list));
     return cases;
@@ -293,7 +293,7 @@ function assignmentOfMany(page, list, reload) {
     const chosen = boxes().filter((box) => box.checked);
     if (chosen.length === 0) return page.announce(say("cases.choosebox"));
     for (const box of chosen) {
-      await assignCase(box.value, "me");
+      await takeCase(box.value);
       box.checked = false;
     }
     page.announce(say("cases.assignedmany", { count: number(chosen.length) }));
@@ -327,9 +327,11 @@ function keysOf(page, list, filter) {
   };
 }
 
+const takeCase = (id) => post(["cases", id, "assign"], { assignee: "me" });
+
 async function takeOver(page, chosen) {
   try {
-    const changed = await assignCase(chosen.dataset.case, "me");
+    const changed = await takeCase(chosen.dataset.case);
     replace(cellUnder(chosen, "case.state"), stateOf(changed));
     page.announce(say("cases.assigned"));
   } catch (fault) {

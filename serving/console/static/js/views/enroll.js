@@ -1,6 +1,6 @@
 // One activation: a document, a number, two photographs; then what was decided.
 
-import { enroll, hasRole, packImages } from "../api.js";
+import { hasRole, packImages, post } from "../api.js";
 import { add, element, figure, pick, placeOf, plainButton, replace } from "../elements.js";
 import {
   buildForm,
@@ -79,7 +79,8 @@ function findImages(live, portrait, guardian, isExcused) {
 
 function send(page, attempt, body) {
   const waits = (seconds) => page.announce(say("enroll.waiting", { seconds }));
-  return attempt.send((key) => enroll(body, key), waits);
+  const ask = (key) => post(["enrollments"], body, { headers: { "Idempotency-Key": key } });
+  return attempt.send(ask, waits);
 }
 
 /** Kind, number, name and dates of a document. */

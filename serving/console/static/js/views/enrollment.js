@@ -1,6 +1,6 @@
 // One enrollment on record: both faces side by side, why it was decided so, where its scores lie.
 
-import { findEnrollment, hasRole, readCrops, readEnrollment, readThresholds } from "../api.js";
+import { get, hasRole } from "../api.js";
 import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, radioField, textField } from "../forms.js";
@@ -11,8 +11,8 @@ import { curveFigure, frameTable, qualityTable, scoreTable, searchPanel, verdict
 
 export async function show(page, id = null) {
   if (id === null) return showFinder(page);
-  const record = await readEnrollment(id);
-  const [faces, thresholds] = await Promise.all([facesOf(page, record), readThresholds()]);
+  const record = await get(["enrollments", id]);
+  const [faces, thresholds] = await Promise.all([facesOf(page, record), get(["thresholds"])]);
   add(
     page.main,
     element("h1", say("enrollment.title")),
@@ -44,7 +44,7 @@ export async function show(page, id = null) {
 /** Both photographs of the attempt, and the faces of whom it is said to be like. */
 async function facesOf(page, record) {
   if (!hasRole("fraud")) return { node: notice("info", say("crops.forbidden")), keys: {} };
-  const { crops } = await readCrops(record.enrollment_id);
+  const { crops } = await get(["enrollments", record.enrollment_id, "crops"]);
   const { live_portrait: own, holder } = record.scores;
   const attempt = {
     subject_id: record.enrollment_id,
@@ -157,9 +157,12 @@ function showFinder(page) {
     }),
   ];
   const open = async ({ by, value }) => {
-    const id = by === "key" ? (await findEnrollment(value.trim())).enrollment_id : value.trim();
-    if (by !== "key") await readEnrollment(id);
-    await page.go("enrollments", id);
+    const text = value.trim();
+    const found =
+      by === "key"
+        ? await get(["enrollments"], { idempotency_key: text })
+        : await get(["enrollments", text]);
+    await page.go("enrollments", found.enrollment_id);
   };
   add(
     page.main,

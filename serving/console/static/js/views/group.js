@@ -1,7 +1,7 @@
 // A group of a sweep: as a graph, which is always drawn the same way, as a table beside it, and why it
 // ranks where it does.
 
-import { readGroup } from "../api.js";
+import { get } from "../api.js";
 import { add, element, figure as digits, hint, link, placeOf, quoted, shape } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { bindKeys } from "../frame.js";
@@ -9,7 +9,7 @@ import { day, number, say, score } from "../language.js";
 import { idLink, notice, section, table, word } from "../marks.js";
 
 export async function show(page, sweepId, key) {
-  const group = await readGroup(sweepId, key);
+  const group = await get(["sweeps", sweepId, "groups", key]);
   const names = new Map(group.identities.map((one, place) => [one.document_id, String(place + 1)]));
   const figure = groupFigure(group, names);
   const onFace = (id, url) => showFace(figure, id, url);

@@ -1,6 +1,6 @@
 // "Which numbers are open under my name?": shown to the holder's face, each may be disputed.
 
-import { disputeLine, packImages, queryLines } from "../api.js";
+import { packImages, post } from "../api.js";
 import { add, element, hint, plainButton, replace } from "../elements.js";
 import { buildForm, closingButton, documentFields, openDialog, workButton } from "../forms.js";
 import { number, say, score } from "../language.js";
@@ -30,7 +30,7 @@ export async function show(page) {
       if (picture.image() === null) return picture.complain(say("picture.missing"));
       const pack = () =>
         packImages({ document: { type, number: text } }, { "probe.image": picture.image() });
-      const found = await queryLines(pack());
+      const found = await post(["lines", "query"], pack());
       showLines(page, results, found, pack);
     },
   );
@@ -95,7 +95,7 @@ function confirmDispute(page, line, work) {
 }
 
 async function dispute(page, line, pack, cell) {
-  const { case_id: caseId } = await disputeLine(line.line_id, pack());
+  const { case_id: caseId } = await post(["lines", line.line_id, "dispute"], pack());
   const name = element("code", { translate: "no" }, caseId);
   replace(cell, element("p.done", say("dispute.done"), " ", name));
   cell.closest("tr").querySelector(".badge").replaceWith(badge("line", "disputed"));

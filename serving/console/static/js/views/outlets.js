@@ -1,6 +1,6 @@
 // Outlets: who may enroll nobody and why, and one outlet with its steps and what it enrolled before.
 
-import { isMe, listOutlets, listPast, readOutlet, stepOutlet } from "../api.js";
+import { get, isMe, post } from "../api.js";
 import { add, element, figure, hint, link, pick, quoted, replace } from "../elements.js";
 import { areaField, buildForm, choiceField, filteredList, filterFields, textField } from "../forms.js";
 import { moment, number, say } from "../language.js";
@@ -29,7 +29,7 @@ export async function show(page, code = null) {
 
 async function showAll(page) {
   const chosen = page.query.restriction ?? "";
-  const ask = (after) => listOutlets({ restriction: chosen, limit: PAGE, after });
+  const ask = (after) => get(["outlets"], { restriction: chosen, limit: PAGE, after });
   const first = await ask();
   const choose = (event) => page.go("outlets", { restriction: event.target.value });
   const options = ["", "suspended", "barred"].map((one) => [one, say(`restriction.${one || "any"}`)]);
@@ -73,7 +73,7 @@ function stateOf(found) {
 }
 
 async function showOne(page, code) {
-  const found = await readOutlet(code);
+  const found = await get(["outlets", code]);
   add(
     page.main,
     element("p.back", link(["outlets"], say("outlets.back"))),
@@ -124,7 +124,7 @@ function steps(page, found) {
     restriction === "suspended" && told(isMine ? "outlet.another" : "outlet.barhint"),
     restriction === "suspended" && !isMine && restrictForm(page, found, "bar", done),
     buildForm(page, { class: "card" }, [reasonField()], say("outlet.lift"), async ({ reason }) => {
-      await stepOutlet(outlet, "lift", { restriction, reason });
+      await post(["outlets", outlet, "lift"], { restriction, reason });
       await done("outlet.lifted");
     }),
   ];
@@ -140,7 +140,7 @@ function restrictForm(page, found, step, done) {
     value: found.restriction_case ?? page.query.case ?? "",
   });
   const send = async (values) => {
-    await stepOutlet(found.outlet, step, values);
+    await post(["outlets", found.outlet, step], values);
     await done(step === "bar" ? "outlet.barred" : "outlet.suspended");
   };
   const fields = [caseField, reasonField()];
@@ -156,7 +156,7 @@ function reasonField() {
 async function pastOf(page, code) {
   const list = element("div");
   const filter = pick(page.query, FILTERS);
-  const ask = (more) => listPast(code, { ...filter, limit: PAGE, ...more });
+  const ask = (more) => get(["outlets", code, "enrollments"], { ...filter, limit: PAGE, ...more });
   const fill = (answer) => {
     if (answer.enrollments.length === 0) return replace(list, empty("enrollment.none"));
     const more = (after) => ask({ after });

@@ -1,13 +1,13 @@
 // What decisions teach: how often it was fraud, by threshold, kind and month, and what that proposes.
 
-import { readPrecision } from "../api.js";
+import { get } from "../api.js";
 import { add, element, figure, hint, link, shape } from "../elements.js";
 import { intervalText, number, say, score, share } from "../language.js";
 import { notice, pageHead, section, table, word } from "../marks.js";
 import { OUTCOMES } from "../vocabulary.js";
 
 export async function show(page) {
-  const found = await readPrecision();
+  const found = await get(["precision"]);
   add(
     page.main,
     element("p.back", link(["sweeps"], say("sweep.back"))),

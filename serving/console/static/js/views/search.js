@@ -1,7 +1,7 @@
 // Who is it? By a face, a document, or a number; every look is audited. And everything that stands
 // under one document, closed lines and closed cases too.
 
-import { packImages, readDocument, readLineHistory, readThresholds, searchPeople } from "../api.js";
+import { get, packImages, post } from "../api.js";
 import { add, element, replace, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, documentFields, numberField, radioField, workButton } from "../forms.js";
@@ -42,7 +42,7 @@ async function showSearch(page) {
     async (values) => {
       const isLacking = values.by === "face" && picture.image() === null;
       if (isLacking) return picture.complain(say("picture.missing"));
-      const found = await searchPeople(requestOf(values, picture));
+      const found = await post(["people", "search"], requestOf(values, picture));
       showPeople(page, results, found, values.by === "face" ? picture.image() : null);
     },
   );
@@ -95,7 +95,7 @@ function showPeople(page, results, found, probe) {
 function facesButton(page, { people }, probe) {
   const place = element("div");
   const show = async () => {
-    const { calibration } = await readThresholds();
+    const { calibration } = await get(["thresholds"]);
     const curve = calibration?.curves.find((one) => one.comparison === "fused_to_one");
     const asked = probe && {
       subject_id: PROBE,
@@ -158,7 +158,7 @@ function attempts(one) {
 }
 
 async function showDocument(page, id) {
-  const found = await readDocument(id);
+  const found = await get(["documents", id]);
   add(
     page.main,
     personHead(found, "h1"),
@@ -187,7 +187,7 @@ function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
 function historyCell(page, line) {
   const cell = element("div.cell");
   const { button, faults } = workButton(page, say("line.history"), async () => {
-    const { events } = await readLineHistory(line.line_id);
+    const { events } = await get(["lines", line.line_id, "events"]);
     const items = events.map((one) =>
       element("li", word("event", one.kind), " · ", moment(one.at)),
     );

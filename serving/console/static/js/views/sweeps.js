@@ -1,14 +1,6 @@
 // Sweeps: what one would cost and bring, its start, those that were, and one while it runs and after.
 
-import {
-  listGroups,
-  listSweeps,
-  planSweep,
-  readPrecision,
-  readSweep,
-  startSweep,
-  steerSweep,
-} from "../api.js";
+import { get, post } from "../api.js";
 import { add, element, figure, hint, link, replace } from "../elements.js";
 import { buildForm, checkField, radioField, textField, workButton } from "../forms.js";
 import { bytes, duration, intervalText, moment, number, rate, say, score, share } from "../language.js";
@@ -34,7 +26,7 @@ export async function show(page, id = null) {
 }
 
 async function showAll(page) {
-  const [answer, precision] = await Promise.all([listSweeps(), readPrecision()]);
+  const [answer, precision] = await Promise.all([get(["sweeps"]), get(["precision"])]);
   add(
     page.main,
     pageHead("sweeps.title", "sweeps.lead"),
@@ -86,7 +78,7 @@ function planner(page) {
     say("sweep.plan"),
     async (values) => {
       const terms = readTerms(values);
-      showPlan(page, plan, await planSweep(terms));
+      showPlan(page, plan, await post(["sweeps"], { ...terms, dry_run: true }));
     },
   );
   return element("section.block", element("h2", say("sweep.new")), form, plan);
@@ -104,9 +96,8 @@ function showPlan(page, plan, expected) {
     say("sweep.start"),
     async () => {
       const isAllowed = anyway.querySelector("input").checked;
-      const started = await startSweep(
-        budget ? { scope, budget } : { scope, threshold, allow_unsupported: isAllowed },
-      );
+      const terms = budget ? { budget } : { threshold, allow_unsupported: isAllowed };
+      const started = await post(["sweeps"], { scope, ...terms, dry_run: false });
       await page.go("sweep", started.sweep_id);
     },
     "primary",
@@ -195,7 +186,7 @@ async function showOne(page, id) {
     status,
     found,
   );
-  const first = await readSweep(id);
+  const first = await get(["sweeps", id]);
   showStatus(page, status, first);
   if (first.state === "done") await showGroups(page, found, first);
   else watch(page, status, found, first);
@@ -203,17 +194,15 @@ async function showOne(page, id) {
 
 /** Asks again until the sweep is over or the view is left; a page that nobody sees asks nothing. */
 async function watch(page, status, found, before) {
+  // Nobody does anything: a session that is idle shall end.
+  const unattended = { signal: page.signal, headers: { "X-Unattended": "1" } };
   let known = before;
   while (ALIVE.includes(known.state)) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     if (page.signal.aborted) return;
     if (document.hidden) continue;
     try {
-      const now = await readSweep(known.sweep_id, {
-        signal: page.signal,
-        // Nobody did anything: a session that is idle shall end.
-        headers: { "X-Unattended": "1" },
-      });
+      const now = await get(["sweeps", known.sweep_id], {}, unattended);
       showStatus(page, status, now);
       if (now.state !== known.state) page.announce(say(`sweep.${now.state}`));
       known = now;
@@ -283,7 +272,7 @@ function summaryFacts(summary) {
 function steps(page, status, sweep) {
   const made = (STEPS[sweep.state] ?? []).map((step) => {
     const { button, faults } = workButton(page, say(`sweep.do.${step}`), async () => {
-      showStatus(page, status, await steerSweep(sweep.sweep_id, step));
+      showStatus(page, status, await post(["sweeps", sweep.sweep_id, step]));
       page.announce(say(`sweep.did.${step}`));
     });
     button.dataset.step = step;
@@ -293,17 +282,15 @@ function steps(page, status, sweep) {
 }
 
 async function showGroups(page, found, { sweep_id: id, summary }) {
-  const answer = await listGroups(id, { limit: PAGE });
+  const ask = (after) => get(["sweeps", id, "groups"], { limit: PAGE, after });
+  const answer = await ask();
   replace(found, element("h2", say("group.list")), summaryFacts(summary));
   if (answer.groups.length === 0) {
     found.append(empty("group.none"));
     return;
   }
-  const ask = (after) => listGroups(id, { limit: PAGE, after });
-  add(
-    found,
-    growingTable(page, "group.list", answer, ask, ({ groups }) => groups, groupColumns(id)),
-  );
+  const read = ({ groups }) => groups;
+  add(found, growingTable(page, "group.list", answer, ask, read, groupColumns(id)));
 }
 
 function groupColumns(id) {
