@@ -465,8 +465,9 @@ def refuse_what_nobody_has_seen(second: Visitor) -> None:
     """The case changes elsewhere while it stands open here."""
     second.page.evaluate(
         """async () => {
-          const { noteCase } = await import("/console/js/api.js");
-          await noteCase(location.hash.split("?")[0].split("/").pop(), "from elsewhere");
+          const { post } = await import("/console/js/api.js");
+          const id = location.hash.split("?")[0].split("/").pop();
+          await post(["cases", id, "notes"], { text: "from elsewhere" });
         }"""
     )
     second.press("Approve and close")

@@ -19,21 +19,12 @@ import { buildFrame, clearPage } from "./frame.js";
 import { chooseLanguage, preferredLanguage, say } from "./language.js";
 import { resumeSession, signInAgain, tellSignedIn } from "./signing.js";
 
-const VIEWS = {
-  signin: () => import("./signing.js"),
-  enroll: () => import("./views/enroll.js"),
-  enrollments: () => import("./views/enrollment.js"),
-  lines: () => import("./views/lines.js"),
-  search: () => import("./views/search.js"),
-  documents: () => import("./views/search.js"),
-  cases: () => import("./views/cases.js"),
-  case: () => import("./views/case.js"),
-  outlets: () => import("./views/outlets.js"),
-  sweeps: () => import("./views/sweeps.js"),
-  sweep: () => import("./views/sweeps.js"),
-  group: () => import("./views/group.js"),
-  precision: () => import("./views/precision.js"),
-  audit: () => import("./views/audit.js"),
+/** Views that stand in a file of another name. */
+const FILES = {
+  signin: "./signing.js",
+  enrollments: "./views/enrollment.js",
+  documents: "./views/search.js",
+  sweep: "./views/sweeps.js",
 };
 
 let leave = new AbortController();
@@ -79,7 +70,7 @@ function goOn() {
 async function open(view, steps) {
   leave.abort();
   const { signal } = (leave = new AbortController());
-  const module = await VIEWS[view]();
+  const module = await import(FILES[view] ?? `./views/${view}.js`);
   if (signal.aborted) return;
   const query = readQuery(location.hash);
   const page = {
