@@ -208,10 +208,9 @@ function side(desk, name, isSeen) {
     say(`face.${name}`),
     {
       "data-face": name,
-      onchange: (event) => {
-        desk[name] = desk.faces.find((one) => one.key === event.target.value);
-        draw(desk);
-      },
+      onchange: drawing(desk, ({ target }) => {
+        desk[name] = desk.faces.find((one) => one.key === target.value);
+      }),
     },
     options,
     face.key,
@@ -306,10 +305,7 @@ function toolbar(desk) {
     say("face.part"),
     {
       "data-face": "part",
-      onchange: (event) => {
-        desk.part = event.target.value;
-        draw(desk);
-      },
+      onchange: drawing(desk, ({ target }) => (desk.part = target.value)),
     },
     Object.keys(PARTS).map((one) => [one, say(`face.part.${one}`)]),
     desk.part,
@@ -345,23 +341,21 @@ function stepsOf(desk) {
       const button = desk.node.querySelector("[data-face=blink]");
       return button?.setAttribute("aria-pressed", String(desk.timer !== null));
     },
-    swap: () => {
-      [desk.left, desk.right] = [desk.right, desk.left];
-      draw(desk);
-    },
-    flip: () => {
-      desk.isFlipped = !desk.isFlipped;
-      draw(desk);
-    },
-    zoom: () => {
-      desk.zoom = (desk.zoom + 1) % ZOOMS.length;
-      draw(desk);
-    },
-    move: (step) => {
+    swap: drawing(desk, () => ([desk.left, desk.right] = [desk.right, desk.left])),
+    flip: drawing(desk, () => (desk.isFlipped = !desk.isFlipped)),
+    zoom: drawing(desk, () => (desk.zoom = (desk.zoom + 1) % ZOOMS.length)),
+    move: drawing(desk, (step) => {
       const place = desk.faces.indexOf(desk.right) + step;
       desk.right = desk.faces.at(place % desk.faces.length);
-      draw(desk);
-    },
+    }),
+  };
+}
+
+/** A change of what is shown, which is drawn then. */
+function drawing(desk, change) {
+  return (given) => {
+    change(given);
+    draw(desk);
   };
 }
 
@@ -445,10 +439,7 @@ function strip(desk) {
             "data-face": face.key,
             "aria-label": labelOf(desk, face),
             "aria-pressed": String(face.subject === desk.right.subject),
-            onclick: () => {
-              desk.right = face;
-              draw(desk);
-            },
+            onclick: drawing(desk, () => (desk.right = face)),
           },
           element("img", { src: face.url, alt: "", width: 56, height: 56 }),
           element("span", { "aria-hidden": "true" }, numberOf(desk, face.subject)),

@@ -2,7 +2,7 @@
 // And single keys for those who work the queue all day; they can be switched off (WCAG 2.1.4).
 
 import { endSession, isSandbox, isSession, signOut, whoAmI } from "./api.js";
-import { element, kept, PARENTS, placeOf, PLACES, plainButton, quoted, replace } from "./elements.js";
+import { add, element, kept, PARENTS, placeOf, PLACES, plainButton, quoted, replace } from "./elements.js";
 import { checkField, closingButton, faultBox, openDialog } from "./forms.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
 
@@ -18,8 +18,8 @@ export function buildFrame() {
   replace(root, skipLink(), isSandbox() && sandboxBanner(), header(), main, spoken);
 }
 
-/** Empties the page for a view. */
-export function clearPage(view) {
+/** Empties the page for a view, which `signal` ends. */
+export function clearPage(view, signal) {
   const place = PARENTS[view] ?? view;
   for (const link of root.querySelectorAll("nav a")) {
     if (link.dataset.view === place) link.setAttribute("aria-current", "page");
@@ -27,7 +27,9 @@ export function clearPage(view) {
   }
   replace(main);
   main.dataset.view = view;
-  return { main, announce };
+  const own = main;
+  const show = (...children) => add(own, ...children);
+  return { main: own, show, announce, bindKeys: (keys) => bindKeys(keys, signal) };
 }
 
 /** Says something to those who do not see the page change. */
@@ -122,9 +124,9 @@ let current = {};
 let isOn = kept(() => localStorage.getItem(KEPT)) !== "off";
 
 /** Binds keys to work while a view is shown; `?` is always bound. */
-export function bindKeys(page, keys) {
+function bindKeys(keys, signal) {
   current = keys;
-  page.signal.addEventListener("abort", () => {
+  signal.addEventListener("abort", () => {
     if (current === keys) current = {};
   });
 }

@@ -74,7 +74,7 @@ async function open(view, steps) {
   if (signal.aborted) return;
   const query = readQuery(location.hash);
   const page = {
-    ...clearPage(view),
+    ...clearPage(view, signal),
     ...{ signal, query, go, goOn, turnOut, reload: follow, wanted },
     signInAgain: () => signInAgain(signal),
   };

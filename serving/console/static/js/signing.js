@@ -12,7 +12,7 @@ import {
   signIn,
   whoAmI,
 } from "./api.js";
-import { add, element, hint, plainButton, replace } from "./elements.js";
+import { element, hint, plainButton, replace } from "./elements.js";
 import { buildForm, faultBox, openDialog, textField } from "./forms.js";
 import { say, sayIfKnown } from "./language.js";
 import { notice, pageHead } from "./marks.js";
@@ -125,8 +125,7 @@ export async function show(page, reason = null) {
   const keep = () => page.wanted !== null && keepPlace(page.wanted);
   const provider =
     providerName() === null ? null : providerLink({ onclick: keep, class: "button primary" });
-  add(
-    page.main,
+  page.show(
     element(
       "div.signin",
       pageHead("signin.title", provider === null ? "signin.lead" : "signin.both"),

@@ -1,7 +1,7 @@
 // The audit chain: who did what, newest first, and whether nothing of it was altered.
 
 import { get } from "../api.js";
-import { add, element, quoted, replace } from "../elements.js";
+import { element, quoted, replace } from "../elements.js";
 import { buildForm, textField, workButton } from "../forms.js";
 import { moment, number, say, share } from "../language.js";
 import { actorName, notice, pageHead, section, table } from "../marks.js";
@@ -20,8 +20,7 @@ export async function show(page) {
     say("audit.filter"),
     (values) => turnTo(page, place, values),
   );
-  add(
-    page.main,
+  page.show(
     pageHead("audit.title", "audit.lead"),
     verification(page),
     section("audit.entries", form, place),

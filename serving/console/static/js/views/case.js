@@ -5,7 +5,6 @@ import { caseActions } from "../casework.js";
 import { add, element, figure, hint, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, checkField, choiceField, workButton } from "../forms.js";
-import { bindKeys } from "../frame.js";
 import { moment, number, say, score } from "../language.js";
 import {
   aboutPeople,
@@ -31,8 +30,7 @@ export async function show(page, id, focus = null) {
   const faces = await faceSection(page, [...names.keys()], { names });
   const why = await whyOf(found);
   const next = workButton(page, say("case.next"), () => openNext(page, id), "quiet");
-  add(
-    page.main,
+  page.show(
     element(
       "p.back.actions",
       link(["cases", page.query], say("case.back")),
@@ -59,7 +57,7 @@ export async function show(page, id, focus = null) {
     ),
   );
   const keys = { j: next.run, u: () => page.go("cases", page.query) };
-  bindKeys(page, { ...faces.keys, ...(actions?.keys ?? {}), ...keys });
+  page.bindKeys({ ...faces.keys, ...(actions?.keys ?? {}), ...keys });
   if (focus !== null) actions?.focusOn(focus);
 }
 

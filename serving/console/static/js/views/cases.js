@@ -1,17 +1,7 @@
 // The queue of the fraud desk: what is to be decided, worked through with single keys.
 
 import { get, post, whoAmI } from "../api.js";
-import {
-  add,
-  element,
-  figure,
-  hint,
-  link,
-  pick,
-  plainButton,
-  quoted,
-  replace,
-} from "../elements.js";
+import { element, figure, hint, link, pick, plainButton, quoted, replace } from "../elements.js";
 import { smallFaces } from "../face_desk.js";
 import {
   buildForm,
@@ -22,7 +12,6 @@ import {
   sentenceOf,
   workButton,
 } from "../forms.js";
-import { bindKeys } from "../frame.js";
 import { day, moment, number, say, score } from "../language.js";
 import {
   aboutPeople,
@@ -59,8 +48,7 @@ export async function show(page) {
   const ask = () => get(["cases"], { ...asQuery(filter), limit: PAGE });
   const fill = (answer, again) => fillQueue(page, list, filter, answer, again);
   const { faults, load, change } = filteredList(page, list, filter, ["cases"], ask, fill);
-  add(
-    page.main,
+  page.show(
     pageHead("cases.title", "cases.lead"),
     element("p", link(["outlets"], say("outlets.title"))),
     filters(filter, change, faults),
@@ -68,7 +56,7 @@ export async function show(page) {
     list,
   );
   await load();
-  bindKeys(page, keysOf(page, list, filter));
+  page.bindKeys(keysOf(page, list, filter));
 }
 
 /** What is asked for: the address also says "all". */

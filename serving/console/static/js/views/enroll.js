@@ -1,7 +1,7 @@
 // One activation: a document, a number, two photographs; then what was decided.
 
 import { hasRole, packImages, post } from "../api.js";
-import { add, element, figure, pick, placeOf, plainButton, replace } from "../elements.js";
+import { element, figure, pick, placeOf, plainButton, replace } from "../elements.js";
 import {
   buildForm,
   choiceField,
@@ -59,7 +59,7 @@ export async function show(page) {
       showAnswer(page, await send(page, attempt, packImages(readValues(values), images)));
     },
   );
-  add(page.main, pageHead("enroll.title", "enroll.lead"), form);
+  page.show(pageHead("enroll.title", "enroll.lead"), form);
 }
 
 /** The photographs by their paths, or the field where one is missing: an exception excuses any of

@@ -1,10 +1,9 @@
 // One enrollment on record: both faces side by side, why it was decided so, where its scores lie.
 
 import { get, hasRole } from "../api.js";
-import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
+import { element, figure, hint, quoted, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, radioField, textField } from "../forms.js";
-import { bindKeys } from "../frame.js";
 import { moment, number, say, score } from "../language.js";
 import { facts, idLink, notice, pageHead, section, seller, table } from "../marks.js";
 import { curveFigure, frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../scores.js";
@@ -13,8 +12,7 @@ export async function show(page, id = null) {
   if (id === null) return showFinder(page);
   const record = await get(["enrollments", id]);
   const [faces, thresholds] = await Promise.all([facesOf(page, record), get(["thresholds"])]);
-  add(
-    page.main,
+  page.show(
     element("h1", say("enrollment.title")),
     verdict(record),
     faces.node,
@@ -38,7 +36,7 @@ export async function show(page, id = null) {
       qualityTable(record.quality),
     ),
   );
-  bindKeys(page, faces.keys);
+  page.bindKeys(faces.keys);
 }
 
 /** Both photographs of the attempt, and the faces of whom it is said to be like. */
@@ -164,8 +162,7 @@ function showFinder(page) {
         : await get(["enrollments", text]);
     await page.go("enrollments", found.enrollment_id);
   };
-  add(
-    page.main,
+  page.show(
     pageHead("finder.title", "finder.lead"),
     buildForm(page, { class: "card narrow" }, fields, say("finder.submit"), open),
   );

@@ -2,9 +2,8 @@
 // ranks where it does.
 
 import { get } from "../api.js";
-import { add, element, figure as digits, hint, link, placeOf, quoted, shape } from "../elements.js";
+import { element, figure as digits, hint, link, placeOf, quoted, shape } from "../elements.js";
 import { faceSection } from "../face_desk.js";
-import { bindKeys } from "../frame.js";
 import { day, number, say, score } from "../language.js";
 import { idLink, notice, section, table, word } from "../marks.js";
 
@@ -14,8 +13,7 @@ export async function show(page, sweepId, key) {
   const figure = groupFigure(group, names);
   const onFace = (id, url) => showFace(figure, id, url);
   const faces = await faceSection(page, [...names.keys()], { names, onFace });
-  add(
-    page.main,
+  page.show(
     element("p.back", link(["sweep", sweepId], say("group.back"))),
     element("h1", word("kind", group.kind)),
     element("p.lead", say(`kind.${group.kind}.hint`)),
@@ -29,7 +27,7 @@ export async function show(page, sweepId, key) {
       section("group.risk", termTable(group), caseList(group.cases)),
     ),
   );
-  bindKeys(page, faces.keys);
+  page.bindKeys(faces.keys);
 }
 
 function leftOutNotice(left) {

@@ -1,7 +1,7 @@
 // "Which numbers are open under my name?": shown to the holder's face, each may be disputed.
 
 import { packImages, post } from "../api.js";
-import { add, element, hint, plainButton, replace } from "../elements.js";
+import { element, hint, plainButton, replace } from "../elements.js";
 import { buildForm, closingButton, documentFields, openDialog, workButton } from "../forms.js";
 import { number, say, score } from "../language.js";
 import { badge, lineTable, maskedNumber, notice, pageHead } from "../marks.js";
@@ -34,7 +34,7 @@ export async function show(page) {
       showLines(page, results, found, pack);
     },
   );
-  add(page.main, pageHead("lines.title", "lines.lead"), form, results);
+  page.show(pageHead("lines.title", "lines.lead"), form, results);
 }
 
 function showLines(page, results, found, pack) {

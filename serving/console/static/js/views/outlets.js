@@ -1,7 +1,7 @@
 // Outlets: who may enroll nobody and why, and one outlet with its steps and what it enrolled before.
 
 import { get, isMe, post } from "../api.js";
-import { add, element, figure, hint, link, pick, quoted, replace } from "../elements.js";
+import { element, figure, hint, link, pick, quoted, replace } from "../elements.js";
 import { areaField, buildForm, choiceField, filteredList, filterFields, textField } from "../forms.js";
 import { moment, number, say } from "../language.js";
 import {
@@ -34,8 +34,7 @@ async function showAll(page) {
   const choose = (event) => page.go("outlets", { restriction: event.target.value });
   const options = ["", "suspended", "barred"].map((one) => [one, say(`restriction.${one || "any"}`)]);
   const field = textField(say("case.outlet"), { name: "code", required: true, maxlength: 64 });
-  add(
-    page.main,
+  page.show(
     pageHead("outlets.title", "outlets.lead"),
     buildForm(page, { class: "card" }, [field], say("outlets.open"), ({ code }) =>
       page.go("outlets", code.trim()),
@@ -74,8 +73,7 @@ function stateOf(found) {
 
 async function showOne(page, code) {
   const found = await get(["outlets", code]);
-  add(
-    page.main,
+  page.show(
     element("p.back", link(["outlets"], say("outlets.back"))),
     element("h1", quoted(found.outlet), " ", stateOf(found)),
     element(

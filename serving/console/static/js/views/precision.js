@@ -1,15 +1,14 @@
 // What decisions teach: how often it was fraud, by threshold, kind and month, and what that proposes.
 
 import { get } from "../api.js";
-import { add, element, figure, hint, link, shape } from "../elements.js";
+import { element, figure, hint, link, shape } from "../elements.js";
 import { intervalText, number, say, score, share } from "../language.js";
 import { notice, pageHead, section, table, word } from "../marks.js";
 import { OUTCOMES } from "../vocabulary.js";
 
 export async function show(page) {
   const found = await get(["precision"]);
-  add(
-    page.main,
+  page.show(
     element("p.back", link(["sweeps"], say("sweep.back"))),
     pageHead("precision.heading", "precision.about"),
     proposalNotice(found.proposal),

@@ -5,7 +5,6 @@ import { get, packImages, post } from "../api.js";
 import { add, element, replace, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, documentFields, numberField, radioField, workButton } from "../forms.js";
-import { bindKeys } from "../frame.js";
 import { moment, number, rate, say, score } from "../language.js";
 import {
   badge,
@@ -46,7 +45,7 @@ async function showSearch(page) {
       showPeople(page, results, found, values.by === "face" ? picture.image() : null);
     },
   );
-  add(page.main, pageHead("people.title", "people.lead"), form, results);
+  page.show(pageHead("people.title", "people.lead"), form, results);
 }
 
 /** The choice of a way, and below it the fields of the one that is chosen. */
@@ -117,7 +116,7 @@ function facesButton(page, { people }, probe) {
       { own: asked ? [asked] : [], ownLikenesses: asked ? ownLikenesses : [] },
     );
     replace(place, node);
-    bindKeys(page, keys);
+    page.bindKeys(keys);
   };
   const { button, faults } = workButton(page, say("face.show"), show);
   return add(place, button, faults);
@@ -159,8 +158,7 @@ function attempts(one) {
 
 async function showDocument(page, id) {
   const found = await get(["documents", id]);
-  add(
-    page.main,
+  page.show(
     personHead(found, "h1"),
     facts([["document.id", wholeId(found.document_id)]]),
     erasureNotice(found),

@@ -27,8 +27,7 @@ export async function show(page, id = null) {
 
 async function showAll(page) {
   const [answer, precision] = await Promise.all([get(["sweeps"]), get(["precision"])]);
-  add(
-    page.main,
+  page.show(
     pageHead("sweeps.title", "sweeps.lead"),
     planner(page),
     section("sweeps.past", sweepTable(answer.sweeps)),
@@ -179,8 +178,7 @@ const PAGE = 50;
 async function showOne(page, id) {
   const status = element("section.block", { "aria-label": say("sweep.progress") });
   const found = element("section.block", { "aria-label": say("group.list") });
-  add(
-    page.main,
+  page.show(
     element("p.back", link(["sweeps"], say("sweep.back"))),
     element("h1", say("sweep.title")),
     status,
