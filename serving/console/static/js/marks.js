@@ -105,7 +105,8 @@ export function table(title, items, columns, none = null, given = undefined) {
 }
 
 /** A table of the first page with a button for the next: `ask(after)` has a page, `read` its items. */
-export function growingTable(page, title, first, ask, read, columns, given = undefined) {
+export function growingTable(page, first, { title, columns, ask, read, none = null, given }) {
+  if (none !== null && read(first).length === 0) return empty(none);
   const whole = table(title, [], columns);
   const more = element("div.more");
   const extend = (answer) => {

@@ -152,11 +152,11 @@ function fillQueue(page, list, filter, answer, reload) {
     if (isLooking()) queueMicrotask(() => showFaces(page, list));
     return cases;
   };
-  const rows = [answer, ask, read, queueColumns(filter), rowAttributes];
+  const queue = { title: "cases.caption", columns: queueColumns(filter), given: rowAttributes };
   replace(
     list,
     fraudNotice(answer, filter),
-    growingTable(page, "cases.caption", ...rows),
+    growingTable(page, answer, { ...queue, ask, read }),
     assignmentOfMany(page, list, reload),
   );
 }

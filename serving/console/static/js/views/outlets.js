@@ -7,7 +7,6 @@ import { moment, number, say } from "../language.js";
 import {
   actorName,
   badge,
-  empty,
   facts,
   growingTable,
   idLink,
@@ -44,19 +43,22 @@ async function showAll(page) {
       { role: "search", "aria-label": say("outlets.filters") },
       choiceField(say("case.state"), { onchange: choose }, options, chosen),
     ),
-    first.outlets.length === 0
-      ? empty("outlets.none")
-      : growingTable(page, "outlets.title", first, ask, ({ outlets }) => outlets, OUTLET_COLUMNS),
+    growingTable(page, first, { ...OUTLETS, ask }),
   );
 }
 
-const OUTLET_COLUMNS = {
-  "case.outlet": (one) => link(["outlets", one.outlet], quoted(one.outlet)),
-  "case.carrier": (one) => quoted(one.carrier),
-  "case.state": stateOf,
-  "outlet.reason": (one) => quoted(one.restriction_reason),
-  "outlet.refused": (one) => figure(number(one.refused_attempts)),
-  "outlet.liveness": livenessOf,
+const OUTLETS = {
+  title: "outlets.title",
+  none: "outlets.none",
+  read: ({ outlets }) => outlets,
+  columns: {
+    "case.outlet": (one) => link(["outlets", one.outlet], quoted(one.outlet)),
+    "case.carrier": (one) => quoted(one.carrier),
+    "case.state": stateOf,
+    "outlet.reason": (one) => quoted(one.restriction_reason),
+    "outlet.refused": (one) => figure(number(one.refused_attempts)),
+    "outlet.liveness": livenessOf,
+  },
 };
 
 /** What liveness checks brought there; where they are off, nothing. */
@@ -155,12 +157,8 @@ async function pastOf(page, code) {
   const list = element("div");
   const filter = pick(page.query, FILTERS);
   const ask = (more) => get(["outlets", code, "enrollments"], { ...filter, limit: PAGE, ...more });
-  const fill = (answer) => {
-    if (answer.enrollments.length === 0) return replace(list, empty("enrollment.none"));
-    const more = (after) => ask({ after });
-    const read = ({ enrollments }) => enrollments;
-    return replace(list, growingTable(page, "outlet.past", answer, more, read, PAST_COLUMNS));
-  };
+  const past = { ...PAST, ask: (after) => ask({ after }) };
+  const fill = (answer) => replace(list, growingTable(page, answer, past));
   const { faults, load, change } = filteredList(page, list, filter, ["outlets", code], ask, fill);
   await load();
   return section("outlet.past", filters(filter, change), faults, list);
@@ -179,15 +177,21 @@ function filters(filter, change) {
   );
 }
 
-const PAST_COLUMNS = {
-  "enrollment.id": (one) => idLink("enrollments", one.enrollment_id),
-  "enrollment.decision": (one) => badge("decision", one.decision),
-  "case.about": ({ name, number }) =>
-    name || number ? [name && quoted(name), " ", number && maskedNumber(number)] : "–",
-  "enrollment.reasons": reasonLines,
-  "outlet.case": ({ case: found }) =>
-    found
-      ? [link(["case", found.case_id], word("kind", found.kind)), " ", badge("state", found.state)]
-      : "–",
-  "enrollment.decided": (one) => moment(one.decided_at),
+const PAST = {
+  title: "outlet.past",
+  none: "enrollment.none",
+  read: ({ enrollments }) => enrollments,
+  columns: {
+    "enrollment.id": (one) => idLink("enrollments", one.enrollment_id),
+    "enrollment.decision": (one) => badge("decision", one.decision),
+    "case.about": ({ name, number }) =>
+      name || number ? [name && quoted(name), " ", number && maskedNumber(number)] : "–",
+    "enrollment.reasons": reasonLines,
+    "outlet.case": ({ case: found }) => (found ? caseLink(found) : "–"),
+    "enrollment.decided": (one) => moment(one.decided_at),
+  },
 };
+
+function caseLink({ case_id: id, kind, state }) {
+  return [link(["case", id], word("kind", kind)), " ", badge("state", state)];
+}

@@ -1,7 +1,7 @@
 // Sweeps: what one would cost and bring, its start, those that were, and one while it runs and after.
 
 import { get, post } from "../api.js";
-import { add, element, figure, hint, link, replace } from "../elements.js";
+import { element, figure, hint, link, replace } from "../elements.js";
 import { buildForm, checkField, radioField, textField, workButton } from "../forms.js";
 import { bytes, duration, intervalText, moment, number, rate, say, score, share } from "../language.js";
 import {
@@ -281,14 +281,9 @@ function steps(page, status, sweep) {
 
 async function showGroups(page, found, { sweep_id: id, summary }) {
   const ask = (after) => get(["sweeps", id, "groups"], { limit: PAGE, after });
-  const answer = await ask();
-  replace(found, element("h2", say("group.list")), summaryFacts(summary));
-  if (answer.groups.length === 0) {
-    found.append(empty("group.none"));
-    return;
-  }
-  const read = ({ groups }) => groups;
-  add(found, growingTable(page, "group.list", answer, ask, read, groupColumns(id)));
+  const groups = { title: "group.list", none: "group.none", columns: groupColumns(id) };
+  const list = growingTable(page, await ask(), { ...groups, ask, read: (one) => one.groups });
+  replace(found, element("h2", say("group.list")), summaryFacts(summary), list);
 }
 
 function groupColumns(id) {
