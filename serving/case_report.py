@@ -5,7 +5,6 @@ Names and numbers are masked unless the terms reveal them; what the page leaves 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
-from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.errors import RequestError
@@ -33,6 +30,8 @@ from engine.registry.lines import LineRecord
 from engine.registry.queues import risk_of
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
+from engine.sweeps.report.page import PageTemplates
+from engine.sweeps.report.views import embed_picture
 from schema.cases import CaseNote, NoteKind
 from schema.decisions import Comparison, Interval
 from schema.lines import LineStatus
@@ -301,13 +300,8 @@ def _side(subject: FaceSubject, place: int, terms: ReportTerms) -> Side:
     what = (
         "" if photograph is None else f", {_WORDS[f'photograph.{photograph.photograph}'].lower()}"
     )
-    source = None if photograph is None else _encode(photograph.image)
+    source = None if photograph is None else embed_picture(photograph.image)
     return Side(f"Document {place}: {kind}{what}", subject, photograph, source)
-
-
-def _encode(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def describe_strangers(strangers: Interval) -> str:
@@ -352,31 +346,24 @@ def _render(
     report: ReportContent, store: Reader, entries: Sequence[AuditRecord], others: int
 ) -> str:
     case = report.case
-    style = _source("case_report.css")
-    return (
-        _environment()
-        .get_template("case_report.html")
-        .render(
-            style=Markup(style),  # noqa: S704 - our own file
-            policy=_policy(style),
-            report=report,
-            case=case,
-            terms=report.terms,
-            risk=risk_of(case),
-            meaning=_meaning_of(report.calibration, case.score),
-            closing=next(
-                (one for one in reversed(report.notes) if one.kind is NoteKind.CLOSED), None
-            ),
-            lines=sum(len(one.lines) for one in report.documents),
-            curve=report.calibration.curve(Comparison.FUSED),
-            entries=entries,
-            other_entries=others,
-            head=store.audit_head(),
-            anchors=_write_anchors(store, entries),
-            deployment_id=store.vault.deployment_id,
-            made_at=utc_now(),
-            carriers={one.code: one.name for one in store.carriers()},
-        )
+    return _templates().render(
+        "case_report.html",
+        {"style": "case_report.css"},
+        report=report,
+        case=case,
+        terms=report.terms,
+        risk=risk_of(case),
+        meaning=_meaning_of(report.calibration, case.score),
+        closing=next((one for one in reversed(report.notes) if one.kind is NoteKind.CLOSED), None),
+        lines=sum(len(one.lines) for one in report.documents),
+        curve=report.calibration.curve(Comparison.FUSED),
+        entries=entries,
+        other_entries=others,
+        head=store.audit_head(),
+        anchors=_write_anchors(store, entries),
+        deployment_id=store.vault.deployment_id,
+        made_at=utc_now(),
+        carriers={one.code: one.name for one in store.carriers()},
     )
 
 
@@ -409,14 +396,6 @@ def _write_anchors(store: Reader, entries: Iterable[AuditRecord]) -> Markup:
     lines = [write_anchor(deployment_id, one.number, one.hash, one.at) for one in entries]
     assert not any(set("<>&") & set(line) for line in lines)
     return Markup("\n".join(lines))  # noqa: S704 - see above
-
-
-def _policy(style: str) -> str:
-    digest = base64.b64encode(sha256(style.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
-    )
 
 
 _WORDS: Mapping[str, str] = json.loads(
@@ -462,27 +441,16 @@ _IS_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("serving"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"word": lambda value, family: _word(family, value), "moment": _moment}
-    environment.filters["figure"] = lambda value: number(round(value, 3))
-    environment.filters |= {
+def _templates() -> PageTemplates:
+    filters = {
+        "word": lambda value, family: _word(family, value),
+        "moment": _moment,
+        "figure": lambda value: number(round(value, 3)),
         "plural": plural,
         "format_count": count,
         "detail": _detail,
         "told_moment": _told_moment,
     }
-    environment.globals |= {"CLOSED": LineStatus.CLOSED, "MOST_SCORES": MOST_SCORES}
-    return environment
-
-
-def _source(name: str) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    return PageTemplates(
+        "serving", filters, {"CLOSED": LineStatus.CLOSED, "MOST_SCORES": MOST_SCORES}
+    )

@@ -72,8 +72,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
         "serving.operator_client bench.suites.serve",
-        "jinja2": "engine.accuracy engine.capacity engine.sweeps.report serving.case_report "
-        "bench.core",
+        "jinja2": "engine.accuracy engine.capacity engine.sweeps.report bench.core",
         "joserfc": "engine.matching.checks.liveness engine.matching.checks.proofs "
         "engine.matching.checks.signed_results serving.access.sign_in",
         "llvmlite": "indexes.exact",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from engine.atomic_files import replacing
 from engine.formatting import count, duration, plural
@@ -162,15 +163,12 @@ def write_report(path: Path, contents: ReportInput) -> None:
 
 def render_report(contents: ReportInput) -> str:
     """Renders the report as HTML; the same contents give the same text."""
-    environment = _environment()
-    style, script = _source("style.css"), _source("report.js")
     rows = views.list_rows(contents)
     cards = views.list_cards(contents, rows)
     members = [one for card in cards for one in card.members]
-    return environment.get_template("report.html").render(
-        style=style,
-        script=script,
-        policy=_policy(style, script),
+    return _templates().render(
+        "report.html",
+        {"style": "style.css", "script": "report.js"},
         contents=contents,
         sweep=contents.sweep,
         totals=contents.summary.totals,
@@ -236,12 +234,32 @@ def _list_bins(counted: ScoreBins) -> list[tuple[float, float, int, list[float] 
     ]
 
 
-def _policy(style: str, script: str) -> str:
-    """A Content-Security-Policy that allows only this style and this script."""
-    return (
-        f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+class PageTemplates:
+    """Templates of a page that needs no other file: its style and its script are in it, and its
+    policy lets in no others."""
+
+    def __init__(self, package: str, filters: Mapping[str, Any], names: Mapping[str, Any]) -> None:
+        self._loader = PackageLoader(package)
+        self._environment = Environment(
+            loader=self._loader,
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= filters
+        self._environment.globals |= names
+
+    def render(self, name: str, files: Mapping[str, str], **values: Any) -> str:
+        """Renders a template; `files` are its style, and its script where it has one."""
+        environment, read = self._environment, self._loader.get_source
+        sources = {kind: read(environment, file)[0] for kind, file in files.items()}
+        own = "".join(f"{kind}-src {_digest(text)}; " for kind, text in sources.items())
+        return environment.get_template(name).render(
+            policy=f"default-src 'none'; {own}img-src data:; base-uri 'none'; form-action 'none'",
+            **{kind: Markup(text) for kind, text in sources.items()},  # noqa: S704 - our own files
+            **values,
+        )
 
 
 def _digest(source: str) -> str:
@@ -249,27 +267,16 @@ def _digest(source: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("engine.sweeps.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _templates() -> PageTemplates:
+    formats = (format_day, format_moment, format_rate, format_share)
+    return PageTemplates(
+        "engine.sweeps.report",
+        {"format_count": count, "plural": plural, "duration": duration}
+        | {one.__name__: one for one in formats},
+        {
+            "KIND_NAMES": KIND_NAMES,
+            "KIND_MEANINGS": KIND_MEANINGS,
+            "RATIO_TEXTS": RATIO_TEXTS,
+            "OPEN_CARDS": OPEN_CARDS,
+        },
     )
-    environment.filters |= {"format_count": count, "plural": plural, "duration": duration}
-    for one in (format_day, format_moment, format_rate, format_share):
-        environment.filters[one.__name__] = one
-    environment.globals |= {
-        "KIND_NAMES": KIND_NAMES,
-        "KIND_MEANINGS": KIND_MEANINGS,
-        "RATIO_TEXTS": RATIO_TEXTS,
-    }
-    environment.globals["OPEN_CARDS"] = OPEN_CARDS
-    return environment
-
-
-def _source(name: str) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]

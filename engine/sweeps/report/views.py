@@ -358,11 +358,18 @@ def _encode_faces(contents: ReportInput) -> Mapping[str, str]:
     left_bytes = _FACES_BYTES
     for document in documents_with_cards(contents.groups):
         crop = contents.crops.get(document)
-        kind = crop and next((k for head, k in _PICTURES.items() if crop.startswith(head)), None)
-        if crop and kind and document not in faces and len(crop) <= left_bytes:
-            left_bytes -= len(crop)
-            faces[document] = f"data:{kind};base64,{base64.b64encode(crop).decode()}"
+        if crop and document not in faces and len(crop) <= left_bytes:
+            face = embed_picture(crop)
+            if face is not None:
+                left_bytes -= len(crop)
+                faces[document] = face
     return faces
+
+
+def embed_picture(image: bytes) -> str | None:
+    """A JPEG or PNG file as a `data:` URI; None of any other."""
+    kind = next((kind for head, kind in _PICTURES.items() if image.startswith(head)), None)
+    return kind and f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def documents_with_cards(groups: Sequence[Group]) -> Iterator[str]:
