@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from schema.people import ProofWay
 from schema.phases import CropScope
-from schema.reasons import PhotographKind
+from schema.reasons import LivenessLevel, LivenessMode, LivenessUse, PhotographKind
 
 T = TypeVar("T")
 
@@ -174,6 +174,19 @@ class PeopleRules:
 
 
 NO_RULES = PeopleRules()
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessRules:
+    """Demands on the evidence of liveness of a carrier's requests; None: those on all carriers'."""
+
+    enrollment: LivenessMode | None = None
+    verification: LivenessMode | None = None
+    issuers: tuple[str, ...] = option((), "who may sign for its subscribers; empty: every issuer")
+    at_least: Mapping[LivenessUse, tuple[LivenessLevel, ...]] = field(
+        default_factory=dict,
+        metadata={"description": "the levels of its results, where they differ"},
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from indexes.exact.intrinsics import is_private, machine_code_folder
 from indexes.segmented.merging import narrowed
 from schema.decisions import Comparison
 from schema.events import WebhookState
+from schema.reasons import LivenessUse
 from serving.deployment.deployment import SNAPSHOT_AFTER, Deployment
 from serving.deployment.models import (
     describe_calibration,
@@ -289,7 +290,7 @@ def _examine_liveness(deployment: Deployment) -> Iterator[Finding]:
     """Tells the evidence of liveness asked for; the keys of every issuer, of proofs too, are
     there."""
     checker, settings, _ = deployment.liveness, deployment.settings.liveness, deployment.proofs
-    asked = [f"{mode} of {use}s" for use, mode in settings.modes().items()]
+    asked = [f"{checker.terms.mode(use, None)} of {use}s" for use in LivenessUse]
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
     issuers = ", ".join(settings.issuers) or "no issuer"
     yield _find("liveness", f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}")

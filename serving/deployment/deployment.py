@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -77,7 +76,7 @@ from serving.settings.settings import (
     require_no_sandbox,
     write_settings,
 )
-from serving.settings.terms import AuthoritySettings, LinesSettings, LivenessSettings
+from serving.settings.terms import AuthoritySettings, LinesSettings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -161,19 +160,6 @@ def load_vault(home: Path, settings: Settings) -> Vault:
     if not path.exists():
         raise KeyRingMissing(f"no key ring at {path}: put back the one of this deployment")
     return Vault(KeyRing.load(path), embedder_card(settings).dimension)
-
-
-def read_liveness(settings: LivenessSettings) -> LivenessTerms:
-    """The settings' demands on evidence of liveness."""
-    return LivenessTerms(
-        settings.modes(),
-        settings.carrier_modes(),
-        Decision(settings.missing),
-        timedelta(seconds=settings.max_age_s),
-        {code: frozenset(own.issuers) for code, own in settings.carriers.items() if own.issuers},
-        must_name=frozenset(settings.must_name),
-        least=settings.least(),
-    )
 
 
 def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
@@ -336,7 +322,13 @@ class Deployment:
         issuers = {
             name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
         }
-        terms = replace(read_liveness(settings), judge=judge_terms(self.settings))
+        terms = LivenessTerms(
+            settings.rules,
+            Decision(settings.missing),
+            timedelta(seconds=settings.max_age_s),
+            frozenset(settings.must_name),
+            judge_terms(self.settings),
+        )
         return LivenessChecker(terms, issuers, self._audience)
 
     @cached_property

@@ -61,9 +61,9 @@ from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
 from schema.decisions import RecordedLiveness, RecordedProof
 from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole, Standing
-from schema.options import PeopleRules
+from schema.options import LivenessRules, PeopleRules
 from schema.people import DeathSource, ProofWay
-from schema.reasons import About, LivenessMode, LivenessUse, Reason
+from schema.reasons import About, LivenessMode, Reason
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady
 from serving.registrar.open_registry import OpenRegistry
@@ -104,7 +104,7 @@ _DEPARTED = Document("cn-ric", make_number("cn-ric", 898), "Sandbox Departed")
 _HELD_FOR = timedelta(days=3650)
 """An erasure waits for its case as long as anybody tests with it."""
 
-_ALIVE = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.REQUIRED})
+_ALIVE = LivenessTerms({None: LivenessRules(enrollment=LivenessMode.REQUIRED)})
 _WITH_GUARDIANS = PeopleRules(age_of_majority=18)
 _PEOPLE_RULES = {
     **dict.fromkeys(outcomes.GUARDIAN_REASONS, _WITH_GUARDIANS),

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from schema.options import LivenessRules
 from schema.people import ProofLevel, ProofWay
 from schema.reasons import LivenessLevel, LivenessMode, LivenessUse
 from serving.settings.sections import Section, is_private_address, setting
@@ -101,17 +102,6 @@ class LivenessIssuer(Section):
     )
 
 
-class CarrierLiveness(Section):
-    """What is asked of one carrier's requests, where it differs."""
-
-    enrollment: LivenessMode | None = None
-    verification: LivenessMode | None = None
-    issuers: list[str] = setting([], "who may sign for its subscribers; empty: every issuer")
-    at_least: dict[LivenessUse, list[LivenessLevel]] = setting(
-        {}, "the levels of its results, where they differ"
-    )
-
-
 class LivenessSettings(Section):
     """Evidence of liveness: results of the capture systems' presentation attack detection, which
     Sosie checks and does not make."""
@@ -132,7 +122,7 @@ class LivenessSettings(Section):
         "what a result must be made for, beside its photographs: claims that none goes without, as "
         '["use", "document_sha256"]; one that is there must fit in any case',
     )
-    at_least: dict[LivenessUse, list[LivenessLevel]] = setting(
+    at_least: dict[LivenessUse, tuple[LivenessLevel, ...]] = setting(
         {},
         'levels that a result must tell, by use, as { enrollment = ["iso30107-3:2", '
         '"cen18099:high"] }; a higher one of the standard will do',
@@ -140,7 +130,7 @@ class LivenessSettings(Section):
     issuers: dict[str, LivenessIssuer] = setting(
         {}, 'by `iss`, as { capture = { keys = "capture.json" } }'
     )
-    carriers: dict[str, CarrierLiveness] = setting(
+    carriers: dict[str, LivenessRules] = setting(
         {}, 'by code, as { red = { enrollment = "required" } }'
     )
     judge: str = setting(
@@ -150,32 +140,16 @@ class LivenessSettings(Section):
         "observe", "observe: on record, no answer changes; enforce: it decides"
     )
 
-    def modes(self) -> dict[LivenessUse, LivenessMode]:
-        """The demands on all carriers' requests."""
-        return {
-            LivenessUse.ENROLLMENT: self.enrollment,
-            LivenessUse.VERIFICATION: self.verification,
-        }
-
-    def least(self) -> dict[tuple[str | None, LivenessUse], list[LivenessLevel]]:
-        """The levels asked for, by carrier and use; of all carriers under None."""
-        given = {None: self.at_least} | {code: own.at_least for code, own in self.carriers.items()}
-        return {(code, use): levels for code, own in given.items() for use, levels in own.items()}
-
-    def carrier_modes(self) -> dict[str, dict[LivenessUse, LivenessMode]]:
-        """The demands on one carrier's requests, where they differ."""
-        return {
-            code: {
-                use: mode for use in LivenessUse if (mode := getattr(own, use.value)) is not None
-            }
-            for code, own in self.carriers.items()
-        }
+    @property
+    def rules(self) -> dict[str | None, LivenessRules]:
+        """The demands on one carrier's requests, where they differ, and on all under None."""
+        usual = LivenessRules(self.enrollment, self.verification, at_least=self.at_least)
+        return {None: usual} | self.carriers
 
     @model_validator(mode="after")
     def _has_issuers(self) -> Self:
-        modes = [*self.modes().values()]
-        modes += [mode for own in self.carrier_modes().values() for mode in own.values()]
-        if any(mode is not LivenessMode.OFF for mode in modes) and not self.issuers:
+        modes = {getattr(own, use) for own in self.rules.values() for use in LivenessUse}
+        if modes - {None, LivenessMode.OFF} and not self.issuers:
             raise ValueError("name an issuer of results, with its keys, before they are asked for")
         named = {name for own in self.carriers.values() for name in own.issuers}
         if unknown := sorted(named.difference(self.issuers)):

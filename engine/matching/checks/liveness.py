@@ -27,50 +27,45 @@ from engine.registry.enrollments import LivenessRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.decisions import Finding, RecordedLiveness
-from schema.reasons import (
-    Decision,
-    LivenessLevel,
-    LivenessMode,
-    LivenessUse,
-    Photograph,
-    Reason,
-    is_level_reached,
-)
+from schema.options import LivenessRules
+from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason, is_level_reached
 
 
 @dataclass(frozen=True, slots=True)
 class LivenessTerms:
-    """What a deployment asks for: `modes` of all carriers, and those of one where they differ.
+    """What a deployment asks for, by its `rules` for all carriers (None), and for one where they
+    differ.
 
     A result is taken for `max_age`; where one is required and `missing`, an enrollment is rejected
     or goes to review. `judge`: of what looks at the picture itself.
     """
 
-    modes: Mapping[LivenessUse, LivenessMode] = field(default_factory=dict)
-    carriers: Mapping[str, Mapping[LivenessUse, LivenessMode]] = field(default_factory=dict)
+    rules: Mapping[str | None, LivenessRules] = field(default_factory=dict)
     missing: Decision = Decision.REJECTED
     max_age: timedelta = timedelta(seconds=300)
-    issuers: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Who may sign for a carrier's subscribers, by its code; else all may."""
     must_name: frozenset[str] = frozenset()
     """Of `use` and `document_sha256`: claims that no result goes without."""
-    least: Mapping[tuple[str | None, LivenessUse], Sequence[LivenessLevel]] = field(
-        default_factory=dict
-    )
-    """Levels that the detector of a result must have been tested to, by carrier and use; of all
-    carriers under None."""
     judge: JudgeTerms | None = None
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
         """The mode of a carrier's requests; None is one that asks about all."""
-        own = self.carriers.get(carrier, {}) if carrier is not None else {}
-        return own.get(use, self.modes.get(use, LivenessMode.OFF))
+        given = [getattr(one, use.value) for one in self._rules_of(carrier)]
+        return next((one for one in given if one is not None), LivenessMode.OFF)
+
+    def may_sign(self, issuer: str, carrier: str | None) -> bool:
+        """True where the issuer may sign for a carrier's subscribers."""
+        allowed = self.rules[carrier].issuers if carrier in self.rules else ()
+        return not allowed or issuer in allowed
 
     def is_weak(self, claims: _Claims, use: LivenessUse, carrier: str | None) -> bool:
         """True where a level that is asked for is not reached by what the result tells."""
-        asked = self.least.get((carrier, use), self.least.get((None, use), ()))
+        given = [one.at_least for one in self._rules_of(carrier)]
+        asked = next((levels[use] for levels in given if use in levels), ())
         told = (claims.level, claims.iad)
         return not all(any(is_level_reached(one, wanted) for one in told) for wanted in asked)
+
+    def _rules_of(self, carrier: str | None) -> list[LivenessRules]:
+        return [self.rules[one] for one in (carrier, None) if one in self.rules]
 
     def weigh(
         self, result: RecordedLiveness | None, use: LivenessUse, carrier: str | None
@@ -134,8 +129,7 @@ class LivenessChecker:
         if token is None:
             return RecordedLiveness(mode, Reason.LIVENESS_MISSING)
         claims = read_signed(token, self._issuers, _Claims)
-        allowed = self.terms.issuers.get(carrier) if carrier is not None else None
-        if claims is None or (allowed is not None and claims.iss not in allowed):
+        if claims is None or not self.terms.may_sign(claims.iss, carrier):
             return RecordedLiveness(mode, Reason.LIVENESS_INVALID)
         problem = self._find_problem(claims, photographs, use, subject, now)
         # A detector that is not good enough brings no review by being unsure, either.

@@ -25,9 +25,9 @@ from engine.matching.samples import ABSENT
 from schema.actors import Actor
 from schema.cases import Outcome
 from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole
-from schema.options import NO_RULES, PeopleRules
+from schema.options import NO_RULES, LivenessRules, PeopleRules
 from schema.people import ExceptionCause
-from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
+from schema.reasons import Decision, LivenessMode, Reason
 from tests.engine.matching.conftest import NOW
 
 TERMS = AuthorityTerms()
@@ -213,7 +213,7 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab) -> 
     assert (question.name, question.document.born_on) == ("A Holder", GROWN_UP)
     assert [*roles(document=card(1), replaces=card(1))] == [DocumentRole.OWN]
     # Of whoever lacks evidence of liveness nobody is asked; who shows no face needs none.
-    liveness = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.REQUIRED})
+    liveness = LivenessTerms({None: LivenessRules(enrollment=LivenessMode.REQUIRED)})
     assert roles(document=card(1)) == {}
     assert [*roles(document=card(1), live=ABSENT)] == [DocumentRole.OWN]
 

@@ -29,7 +29,7 @@ from engine.retention.job import DirectRunner, run_retention
 from schema.actors import Caller
 from schema.decisions import RecordedLiveness
 from schema.documents import Document
-from schema.options import NO_LIMITS, PeopleRules
+from schema.options import NO_LIMITS, LivenessRules, PeopleRules
 from schema.phases import Retained
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
@@ -41,7 +41,8 @@ US = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
 EDWARDS = OKPKey.generate_key("Ed25519", parameters={"kid": "two"})
 STRANGE = ECKey.generate_key("P-256", parameters={"kid": "one"})
-REQUIRED = {LivenessUse.ENROLLMENT: LivenessMode.REQUIRED}
+RULES = LivenessRules(enrollment=LivenessMode.REQUIRED)
+REQUIRED = {None: RULES}
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -104,8 +105,11 @@ def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_
     tmp_path,
 ) -> None:
     enrollment, asked = LivenessUse.ENROLLMENT, ("iso30107-3:2", "cen18099:substantial")
-    least = {(None, enrollment): ("iso30107-3:3",), ("blue", enrollment): asked}
-    checker = make_checker(tmp_path, LivenessTerms(REQUIRED, least=least))
+    rules = {
+        None: replace(RULES, at_least={enrollment: ("iso30107-3:3",)}),
+        "blue": LivenessRules(at_least={enrollment: asked}),
+    }
+    checker = make_checker(tmp_path, LivenessTerms(rules))
     for level, iad, problem in (
         ("iso30107-3:2", "cen18099:high", None),
         ("iso30107-3:3", "cen18099:substantial", None),
@@ -322,7 +326,7 @@ def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab) -> None:
 
 
 def test_observing_changes_no_answer_and_keeps_what_came(lab) -> None:
-    terms = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.OBSERVE})
+    terms = LivenessTerms({None: LivenessRules(enrollment=LivenessMode.OBSERVE)})
     shown = [None, result("a", Reason.LIVENESS_FAILED), result("b"), result("b")]
     with lab.registrar(liveness=terms) as registrar:
         answers = registrar.enroll([lab.request(liveness=one) for one in shown])
@@ -333,11 +337,11 @@ def test_observing_changes_no_answer_and_keeps_what_came(lab) -> None:
 
 
 def test_what_is_asked_differs_by_carrier(lab) -> None:
-    terms = LivenessTerms(carriers={"blue": REQUIRED})
+    terms = LivenessTerms({"blue": RULES})
     assert terms.mode(LivenessUse.ENROLLMENT, "blue") is LivenessMode.REQUIRED
     assert terms.mode(LivenessUse.VERIFICATION, "blue") is LivenessMode.OFF
     assert terms.mode(LivenessUse.ENROLLMENT, "red") is LivenessMode.OFF
-    off = LivenessTerms(REQUIRED, {"blue": {LivenessUse.ENROLLMENT: LivenessMode.OFF}})
+    off = LivenessTerms({**REQUIRED, "blue": LivenessRules(enrollment=LivenessMode.OFF)})
     with lab.registrar(liveness=off) as registrar:
         answer = registrar.enroll([lab.request(liveness=result())])[0]
     assert lab.store.enrollment(answer.enrollment_id).evidence.liveness is None
@@ -369,10 +373,10 @@ def test_the_name_of_a_capture_session_leaves_with_the_holder(lab) -> None:
 
 
 def test_an_issuer_signs_for_the_carriers_that_name_it(tmp_path) -> None:
-    terms = LivenessTerms(REQUIRED, issuers={"blue": frozenset({"another"}), "red": frozenset()})
-    checker = make_checker(tmp_path, terms)
+    another = {**REQUIRED, "blue": LivenessRules(issuers=("another",)), "red": LivenessRules()}
+    checker = make_checker(tmp_path, LivenessTerms(another))
     assert problem_of(checker, sign()) is Reason.LIVENESS_INVALID
-    own = replace(terms, issuers={"blue": frozenset({"capture"})})
+    own = LivenessTerms({**REQUIRED, "blue": LivenessRules(issuers=("capture",))})
     assert problem_of(make_checker(tmp_path, own), sign()) is None
 
 

@@ -13,8 +13,9 @@ from joserfc.jwk import ECKey
 from sqlalchemy import select
 
 from engine.matching.checks.order import replay
+from schema.options import LivenessRules
 from schema.reasons import LivenessMode
-from serving.settings.terms import CarrierLiveness, LivenessIssuer, LivenessSettings
+from serving.settings.terms import LivenessIssuer, LivenessSettings
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import NUMBER
@@ -33,7 +34,7 @@ def required(start_service, tmp_path) -> Any:
         liveness=LivenessSettings(
             verification=LivenessMode.REQUIRED,
             issuers={"capture": LivenessIssuer(keys=str(keys))},
-            carriers={"blue": CarrierLiveness(enrollment=LivenessMode.REQUIRED)},
+            carriers={"blue": LivenessRules(enrollment=LivenessMode.REQUIRED)},
         )
     )
 
