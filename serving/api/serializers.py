@@ -33,14 +33,14 @@ from schema.sweeps import Outcomes, SweepRecord
 from serving.access.authorization import Principal, order_candidates, show_decision
 from serving.api.people import find_held, find_lines_in_use, line, show_case
 from serving.wire import cases, enrollments, oversight, sweeps
-from serving.wire.fields import Moment, of_record
+from serving.wire.fields import AnswerBody, Moment, of_record
 from serving.wire.matching import Candidate
 
 if TYPE_CHECKING:
     from serving.deployment.backups import BackupRecord
 
 E = TypeVar("E", enrollments.Enrollment, enrollments.EnrollmentRecord)
-S = TypeVar("S", bound=sweeps.Sweep)
+S = TypeVar("S", bound=AnswerBody)
 
 MOST_CHOSEN = 1_000
 PRECISION_STEPS = 20
@@ -322,38 +322,23 @@ def past_enrollments(
 
 def sweep(record: SweepRecord) -> sweeps.Sweep:
     """A sweep without its summary."""
-    return _sweep(sweeps.Sweep, record)
+    return _with_terms(sweeps.Sweep, record, sweep_id=record.id)
 
 
 def sweep_report(record: SweepRecord) -> sweeps.SweepReport:
     """A sweep with what it found, in counts."""
     summary = None if record.summary is None else dict(record.summary)
-    return _sweep(sweeps.SweepReport, record, summary=summary)
-
-
-def _sweep(kind: type[S], record: SweepRecord, **more: Any) -> S:
-    return of_record(
-        kind,
-        record,
-        sweep_id=record.id,
-        threshold=record.terms.threshold,
-        scope=record.terms.scope,
-        budget=record.terms.budget,
-        gallery_sequence=record.sequence,
-        **more,
-    )
+    return _with_terms(sweeps.SweepReport, record, sweep_id=record.id, summary=summary)
 
 
 def sweep_expectation(found: estimate.ExpectedSweep) -> sweeps.Expectation:
     """The cost and the yield to expect of a sweep."""
-    return of_record(
-        sweeps.Expectation,
-        found,
-        threshold=found.terms.threshold,
-        scope=found.terms.scope,
-        budget=found.terms.budget,
-        gallery_sequence=found.sequence,
-    )
+    return _with_terms(sweeps.Expectation, found)
+
+
+def _with_terms(kind: type[S], found: SweepRecord | estimate.ExpectedSweep, **more: Any) -> S:
+    terms = {name: getattr(found.terms, name) for name in ("threshold", "scope", "budget")}
+    return of_record(kind, found, gallery_sequence=found.sequence, **terms, **more)
 
 
 def sweep_precision(
