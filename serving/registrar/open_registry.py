@@ -45,12 +45,8 @@ _REFUSALS = Refusals(
 )
 
 Answers = list[FoundHolders]
-
-
-class _Search(Pending[Probes, Answers]):
-    def __init__(self, probes: Probes, threshold: float, timeout_s: float | None) -> None:
-        super().__init__(probes, len(probes), timeout_s)
-        self.threshold = threshold
+_Search = tuple[Probes, float]
+"""Rows, and the threshold of their search."""
 
 
 class SearchQueue:
@@ -68,7 +64,7 @@ class SearchQueue:
         self._gallery = gallery
         self._registry = registry
         self.capacity = capacity
-        self._queue: Batcher[Probes, Answers] = Batcher(
+        self._queue: Batcher[_Search, Answers] = Batcher(
             self._search,
             [Lane(ROWS_AT_ONCE, capacity)],
             _REFUSALS,
@@ -94,18 +90,17 @@ class SearchQueue:
         `DeadlinePassed` for what waited too long; rows that are no unit vectors are refused here,
         and spoil no other call."""
         rows = check_vectors(probes, self._gallery.dim)
-        return self._queue.submit(_Search(rows, check_threshold(threshold), timeout_s))
+        return self._queue.submit(Pending((rows, check_threshold(threshold)), len(rows), timeout_s))
 
     def close(self) -> None:
         """Answers what waits, then ends."""
         self._queue.close()
 
-    def _search(self, batch: Batch[Probes, Answers]) -> list[Answers | Exception]:
-        groups: dict[float, list[Call[Probes, Answers]]] = defaultdict(list)
+    def _search(self, batch: Batch[_Search, Answers]) -> list[Answers | Exception]:
+        groups: dict[float, list[Call[_Search, Answers]]] = defaultdict(list)
         for call in batch:
-            assert isinstance(call, _Search)
-            groups[call.threshold].append(call)
-        results: dict[Call[Probes, Answers], Answers | Exception] = {}
+            groups[call.payload[1]].append(call)
+        results: dict[Call[_Search, Answers], Answers | Exception] = {}
         for threshold, group in groups.items():
             try:
                 results |= zip(group, self._pass(group, threshold), strict=True)
@@ -113,8 +108,8 @@ class SearchQueue:
                 results |= {call: copy_for_one(error) for call in group}
         return [results[call] for call in batch]
 
-    def _pass(self, group: Batch[Probes, Answers], threshold: float) -> list[Answers]:
-        probes = np.concatenate([call.payload for call in group])
+    def _pass(self, group: Batch[_Search, Answers], threshold: float) -> list[Answers]:
+        probes = np.concatenate([call.payload[0] for call in group])
         found = identify(
             probes, self._gallery, self._registry, threshold=threshold, most=MOST_CANDIDATES
         )
