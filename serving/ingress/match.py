@@ -17,7 +17,7 @@ from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
 from schema.decisions import Comparison
-from schema.reasons import PhotographKind, Reason, shows_another
+from schema.reasons import Reason, shows_another
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
@@ -25,7 +25,6 @@ from serving.wire.fields import list_frames
 from serving.wire.matching import (
     MAX_PHOTOGRAPHS,
     ExpectedFalseCandidates,
-    Face,
     ItemError,
     ItemIdentification,
     ItemVerification,
@@ -39,52 +38,39 @@ if TYPE_CHECKING:
     from serving.registrar.protocol import CallContext
 
 
-@dataclass(slots=True)
-class MatchBatch:
-    """The items of one match call, by column. A slot is a face: `images` are frames of those that
-    came as files, of `kinds`, `templates` the other slots. `probes` and `references` are slots,
-    None for an item without a reference."""
+Vector = NDArray[np.float32]
+Slot = tuple[int, str]
+"""The place of an item, and which of its faces."""
+PROBE, REFERENCE = "probe", "reference"
+Faces = Mapping[Slot, FaceVector | ItemError]
+"""What the images and templates of a batch turned out to be."""
 
-    ids: list[str | None] = field(default_factory=list)
-    probes: list[int] = field(default_factory=list)
-    references: list[int | None] = field(default_factory=list)
-    searches: list[bool] = field(default_factory=list)
-    images: dict[int, Sequence[bytes]] = field(default_factory=dict, repr=False)
-    kinds: dict[int, PhotographKind | None] = field(default_factory=dict)
-    templates: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+@dataclass(frozen=True, slots=True)
+class MatchBatch:
+    """The items of one match call, with the frames of the faces that came as files, and the
+    templates of the others."""
+
+    items: Sequence[MatchItem]
+    images: dict[Slot, Sequence[bytes]] = field(default_factory=dict, repr=False)
+    templates: dict[Slot, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, items: Sequence[MatchItem]) -> MatchBatch:
         """`TooManyItems` where their frames are more than two for each of the most items."""
-        batch = cls()
-        for item in items:
-            batch.ids.append(item.id)
-            batch.searches.append(item.search)
-            batch.probes.append(batch._add(item.probe))
-            batch.references.append(None if item.reference is None else batch._add(item.reference))
+        batch = cls(items)
+        for place, item in enumerate(items):
+            for part, face in ((PROBE, item.probe), (REFERENCE, item.reference)):
+                if face is not None and face.image is not None:
+                    batch.images[place, part] = list_frames(face.image)
+                elif face is not None and face.template is not None:
+                    batch.templates[place, part] = face.template
         photographs = sum(map(len, batch.images.values()))
         if photographs > MAX_PHOTOGRAPHS:
             raise TooManyItems(
                 f"more than {MAX_PHOTOGRAPHS} photographs in one call: split it into several"
             )
         return batch
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def _add(self, face: Face) -> int:
-        slot = len(self.images) + len(self.templates)
-        if face.image is not None:
-            self.images[slot] = list_frames(face.image)
-            self.kinds[slot] = face.kind
-        elif face.template is not None:
-            self.templates[slot] = face.template
-        return slot
-
-
-Vector = NDArray[np.float32]
-Faces = Mapping[int, FaceVector | ItemError]
-"""What the images and templates of a batch turned out to be."""
 
 
 async def match_batch(
@@ -100,19 +86,19 @@ async def match_batch(
     do."""
     faces = await _take_faces(parts, batch, holder, context().timeout_s)
     started = time.perf_counter()
-    with parts.tracer.span("match", items=len(batch)):
+    with parts.tracer.span("match", items=len(batch.items)):
         errors, verifications = _verify(batch, faces, parts.thresholds)
     parts.meter.observe(STAGE_SECONDS, time.perf_counter() - started, "match")
-    parts.meter.observe(BATCH_SIZE, len(batch), "match")
+    parts.meter.observe(BATCH_SIZE, len(batch.items), "match")
     identifications = await _identify(parts, batch, faces, context, show)
     return tuple(
         MatchResult(
-            id=item_id,
+            id=item.id,
             verification=verifications.get(place),
             identification=identifications.get(place),
             error=errors.get(place),
         )
-        for place, item_id in enumerate(batch.ids)
+        for place, item in enumerate(batch.items)
     )
 
 
@@ -120,7 +106,7 @@ async def _take_faces(
     parts: Parts, batch: MatchBatch, holder: Holder, timeout_s: float | None
 ) -> Faces:
     opened = parts.templates.open(list(batch.templates.values()), holder.tenant)
-    faces: dict[int, FaceVector | ItemError] = {
+    faces: dict[Slot, FaceVector | ItemError] = {
         slot: describe_problem(one) if isinstance(one, TemplateInvalid) else FaceVector(one)
         for slot, one in zip(batch.templates, opened, strict=True)
     }
@@ -129,9 +115,9 @@ async def _take_faces(
     slots = [slot for slot, frames in batch.images.items() for _ in frames]
     files = [file for frames in batch.images.values() for file in frames]
     with parts.tracer.span("extract", items=len(files)):
-        kinds = [batch.kinds[slot] for slot in slots]
+        kinds = [getattr(batch.items[place], part).kind for place, part in slots]
         samples = await parts.faces.sample(files, timeout_s, kinds, holder=holder)
-    found: dict[int, list[Sample | ImageError]] = {slot: [] for slot in batch.images}
+    found: dict[Slot, list[Sample | ImageError]] = {slot: [] for slot in batch.images}
     for slot, sample in zip(slots, samples, strict=True):
         found[slot].append(sample)
     for slot, frames in found.items():
@@ -144,24 +130,18 @@ def _verify(
 ) -> tuple[Mapping[int, ItemError], Mapping[int, ItemVerification]]:
     """By place: the error of every item that has one, and the 1:1 of those that ask for it."""
     errors: dict[int, ItemError] = {}
-    places: list[int] = []
+    compared: list[tuple[int, float, bool]] = []
     pairs: list[Vector] = []
-    limits: list[float] = []
-    beside: list[bool] = []
-    slots = zip(batch.probes, batch.references, strict=True)
-    for place, (probe_slot, reference_slot) in enumerate(slots):
-        probe = faces[probe_slot]
+    for place in range(len(batch.items)):
+        probe, reference = faces[place, PROBE], faces.get((place, REFERENCE))
         if isinstance(probe, ItemError):
-            errors[place] = replace(probe, part="probe")
-        elif reference_slot is not None:
-            reference = faces[reference_slot]
-            if isinstance(reference, ItemError):
-                errors[place] = replace(reference, part="reference")
-            else:
-                places.append(place)
-                pairs += (probe.vector, reference.vector)
-                limits.append(thresholds.verify_for(probe.length))
-                beside.append(probe.is_beside or reference.is_beside)
+            errors[place] = replace(probe, part=PROBE)
+        elif isinstance(reference, ItemError):
+            errors[place] = replace(reference, part=REFERENCE)
+        elif reference is not None:
+            is_beside = probe.is_beside or reference.is_beside
+            compared.append((place, thresholds.verify_for(probe.length), is_beside))
+            pairs += (probe.vector, reference.vector)
     scores = score_pairs(pairs) if pairs else []
     return errors, {
         place: ItemVerification(
@@ -170,7 +150,7 @@ def _verify(
             threshold,
             (Reason.SEVERAL_FACES,) if several and not score >= threshold else (),
         )
-        for place, score, threshold, several in zip(places, scores, limits, beside, strict=True)
+        for (place, threshold, several), score in zip(compared, scores, strict=True)
     }
 
 
@@ -183,9 +163,9 @@ async def _identify(
 ) -> Mapping[int, ItemIdentification]:
     """By place: the 1:N of the items that ask for it, in one search of all probes."""
     places, probes = [], []
-    for place, (slot, search) in enumerate(zip(batch.probes, batch.searches, strict=True)):
-        face = faces[slot]
-        if search and not isinstance(face, ItemError):
+    for place, item in enumerate(batch.items):
+        face = faces[place, PROBE]
+        if item.search and not isinstance(face, ItemError):
             places.append(place)
             probes.append(face)
     if not places:

@@ -33,9 +33,9 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     fails: no answer ever means that nobody was looked for.
     """
     caller, batch = request.caller, MatchBatch.of(body.items)
-    if True in batch.searches:
+    if any(item.search for item in body.items):
         authorize(caller, Action.SEARCH)
-    _charge_rest(parts, request, len(batch))
+    _charge_rest(parts, request, len(body.items))
     charge_photographs(parts, request, batch.images.values())
     show = choose_candidates(caller, parts.vault)
     return wire.MatchResults(await match_batch(parts, batch, caller.holder, request.context, show))
