@@ -43,9 +43,7 @@ from engine.registry.rows import (
     Change,
     Code,
     RowValues,
-    Transaction,
     UuidText,
-    changing_rows,
     encode_values,
     in_utc,
     mac_column,
@@ -58,7 +56,7 @@ from engine.registry.rows import (
     update_one,
     with_macs,
 )
-from engine.registry.transactions import recorded
+from engine.registry.transactions import Transaction, changing_rows, recorded
 from engine.registry.vault import Vault
 from schema.actors import Restriction, Role, describe_actor, fold_person
 from schema.people import Account

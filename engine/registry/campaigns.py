@@ -5,68 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from sqlalchemy import (
-    Column,
-    ForeignKey,
-    Row,
-    String,
-    Table,
-    and_,
-    bindparam,
-    case,
-    delete,
-    exists,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import Row, String, and_, bindparam, case, delete, exists, func, or_, select
 
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
-    Code,
-    JsonValue,
-    NewEvent,
-    Transaction,
-    UuidText,
+    KEY,
+    ActorName,
+    CarrierCode,
+    Id,
+    LineId,
+    Of,
     Write,
-    mac_column,
-    metadata,
     open_each,
     open_some,
     read_as,
     require_authentic,
+    table_of,
 )
+from engine.registry.transactions import NewEvent, Transaction
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineStatus
-
-CAMPAIGNS = Table(
-    "campaigns",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
-    Column("name", String(200), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("deadline", Moment, nullable=False),
-    Column("steps", JsonValue, nullable=False),
-    Column("chosen", JsonValue, nullable=False),
-    Column("filled_to", UuidText),
-    Column("created_at", Moment, nullable=False),
-    Column("created_by", String(200), nullable=False),
-    mac_column(),
-)
-
-CAMPAIGN_LINES = Table(
-    "campaign_lines",
-    metadata,
-    Column("campaign_id", UuidText, ForeignKey("campaigns.id"), primary_key=True),
-    Column("line_id", UuidText, ForeignKey("lines.id"), primary_key=True),
-    Column("state", String(16), nullable=False),
-    Column("at", Moment, nullable=False),
-    mac_column(),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +38,16 @@ class Campaign(Write):
     they are given one by one.
     """
 
-    table = CAMPAIGNS
-
-    id: str
-    carrier: str
-    name: str
-    state: CampaignState
+    id: Annotated[Id, KEY]
+    carrier: CarrierCode
+    name: Annotated[str, String(200)]
+    state: Annotated[CampaignState, String(16)]
     deadline: datetime
     steps: tuple[Step, ...]
     chosen: Json
-    filled_to: str | None
+    filled_to: Id | None
     created_at: datetime
-    created_by: str
+    created_by: ActorName
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
@@ -100,15 +59,16 @@ class Campaign(Write):
                 to.events.append(NewEvent(EventType.CAMPAIGN_ENDED, one.id, one.carrier, {}))
 
 
+CAMPAIGNS = table_of("campaigns", Campaign)
+
+
 @dataclass(frozen=True, slots=True)
 class ListedLine(Write):
     """The progress of a line of a campaign, from now on."""
 
-    table = CAMPAIGN_LINES
-
-    campaign_id: str
-    line_id: str
-    state: CampaignLineState
+    campaign_id: Annotated[Id, Of("campaigns.id"), KEY]
+    line_id: Annotated[LineId, KEY]
+    state: Annotated[CampaignLineState, String(16)]
     at: datetime
 
     @classmethod
@@ -122,6 +82,7 @@ class ListedLine(Write):
         to.add(written)
 
 
+CAMPAIGN_LINES = table_of("campaign_lines", ListedLine)
 _ASKED_OF = (
     select(REVERIFICATIONS)
     .where(REVERIFICATIONS.c.line_id.in_(KEYS))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -31,12 +30,18 @@ from engine.errors import NotFound, StorageFailed
 from engine.registry.database import KEYS, Moment, Source, chunks, is_id
 from engine.registry.documents import DOCUMENTS
 from engine.registry.rows import (
+    INDEXED,
+    KEY,
+    ActorName,
+    CaseId,
     Change,
     Code,
+    EnrollmentId,
+    Id,
     JsonValue,
-    NewEvent,
+    LineId,
     RowNumber,
-    Transaction,
+    SweepId,
     UuidText,
     Write,
     authentic_rows,
@@ -48,8 +53,10 @@ from engine.registry.rows import (
     require_authentic,
     sealed_column,
     sound_rows,
+    table_of,
     with_macs,
 )
+from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus
@@ -59,44 +66,6 @@ from schema.reasons import Photograph
 IS_ALIVE = one_of("state", (one for one in CaseState if one in ALIVE))
 """As the index below says it: only a query with these very words can use that."""
 _IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
-
-CASES = Table(
-    "cases",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("kind", Code, nullable=False),
-    Column("origin", String(16), nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
-    Column("document_ids", JsonValue, nullable=False),
-    Column("suspect_ids", JsonValue, nullable=False),
-    Column("line_id", UuidText, ForeignKey("lines.id")),
-    Column("line_ids", JsonValue, nullable=False),
-    Column("score", Float(53)),
-    Column("risk", Float(53)),
-    Column("sweep_id", UuidText, ForeignKey("sweeps.id")),
-    Column("group_key", String(128), index=True),
-    Column("assignee", String(200)),
-    Column("proposal", JsonValue),
-    Column("outcome", String(16)),
-    Column("merged_into", UuidText, ForeignKey("cases.id"), index=True),
-    Column("opened_at", Moment, nullable=False),
-    Column("updated_at", Moment, nullable=False),
-    Column("closed_at", Moment),
-    mac_column(),
-    Column("weakest", Float(53)),
-    CheckConstraint(one_of("origin", CaseOrigin), name="origin"),
-    CheckConstraint(one_of("state", CaseState), name="state"),
-    CheckConstraint(
-        f"outcome IS NULL OR ({one_of('outcome', Outcome)} AND state = 'closed')", name="outcome"
-    ),
-    CheckConstraint("(state = 'merged') = (merged_into IS NOT NULL)", name="merged"),
-)
-Index("ix_cases_opened", CASES.c.opened_at, CASES.c.id)
-# One at a time: who disputes a line again is shown the case that people have.
-partial_index(
-    "uq_cases_open_of_line", CASES.c.line_id, CASES.c.kind, unique=True, where=_IS_ALIVE_OF_LINE
-)
 
 # An index of `cases.document_ids`: every decision that opens a case asks which others share a
 # document with it. No foreign key on the document, as the list has none.
@@ -151,25 +120,23 @@ class CaseRecord(Write):
     best and its weakest link; `weakest` is None where only one is known.
     """
 
-    table = CASES
-
-    id: str
-    kind: str
-    origin: CaseOrigin
-    state: CaseState
-    enrollment_id: str | None = None
+    id: Annotated[Id, KEY]
+    kind: Annotated[str, Code]
+    origin: Annotated[CaseOrigin, String(16)]
+    state: Annotated[CaseState, String(16), INDEXED]
+    enrollment_id: Annotated[EnrollmentId | None, INDEXED] = None
     document_ids: tuple[str, ...]
     suspect_ids: tuple[str, ...] = ()
-    line_id: str | None = None
+    line_id: LineId | None = None
     line_ids: tuple[str, ...] = ()
     score: float | None = None
     risk: float | None = None
-    sweep_id: str | None = None
-    group_key: str | None = None
-    assignee: str | None = None
+    sweep_id: SweepId | None = None
+    group_key: Annotated[str | None, String(128), INDEXED] = None
+    assignee: ActorName | None = None
     proposal: Proposal | None = None
-    outcome: Outcome | None = None
-    merged_into: str | None = None
+    outcome: Annotated[Outcome | None, String(16)] = None
+    merged_into: Annotated[CaseId | None, INDEXED] = None
     opened_at: datetime
     updated_at: datetime
     closed_at: datetime | None = None
@@ -188,6 +155,23 @@ class CaseRecord(Write):
 
     def tell(self, to: Transaction, kind: EventType, data: dict[str, Any]) -> None:
         to.events.append(NewEvent(kind, self.id, None, {"kind": str(self.kind), **data}))
+
+
+CASES = table_of(
+    "cases",
+    CaseRecord,
+    CheckConstraint(one_of("origin", CaseOrigin), name="origin"),
+    CheckConstraint(one_of("state", CaseState), name="state"),
+    CheckConstraint(
+        f"outcome IS NULL OR ({one_of('outcome', Outcome)} AND state = 'closed')", name="outcome"
+    ),
+    CheckConstraint("(state = 'merged') = (merged_into IS NOT NULL)", name="merged"),
+)
+Index("ix_cases_opened", CASES.c.opened_at, CASES.c.id)
+# One at a time: who disputes a line again is shown the case that people have.
+partial_index(
+    "uq_cases_open_of_line", CASES.c.line_id, CASES.c.kind, unique=True, where=_IS_ALIVE_OF_LINE
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,8 @@ from engine.registry.cases import CASE_DOCUMENTS, CROPS, STATE_OF_NAMED, keep_cr
 from engine.registry.database import KEYS, Moment, Source, chunks, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.references import REFERENCES
-from engine.registry.rows import (
-    RowValues,
-    Transaction,
-    Write,
-    open_each,
-    read_as,
-    require_authentic,
-)
+from engine.registry.rows import RowValues, Write, open_each, read_as, require_authentic
+from engine.registry.transactions import Transaction
 from schema.cases import ALIVE
 
 

@@ -9,13 +9,12 @@ from datetime import date, datetime
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    ForeignKey,
     LargeBinary,
     Row,
     Select,
@@ -32,12 +31,14 @@ from engine.registry.database import KEYS, Day, Moment, Source, is_id
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
+    KEY,
+    ActorName,
     Change,
     Code,
     Deleted,
+    DocumentId,
     Put,
     RowValues,
-    Transaction,
     UuidText,
     Write,
     authentic_rows,
@@ -49,8 +50,10 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sealed_column,
+    table_of,
     update_one,
 )
+from engine.registry.transactions import Transaction
 from engine.registry.vault import Vault
 from schema.documents import DocumentStatus
 
@@ -88,17 +91,6 @@ partial_index("ix_documents_blocked", DOCUMENTS.c.blocked_at, where="blocked_at 
 partial_index("ix_documents_attempted", DOCUMENTS.c.id, where="status = 'attempted'")
 partial_index(
     "ix_documents_erasure", DOCUMENTS.c.erasure_due_at, where="erasure_due_at IS NOT NULL"
-)
-
-# Documents that no limit on lines holds for, as those of firms.
-LIMIT_EXEMPTIONS = Table(
-    "limit_exemptions",
-    metadata,
-    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
-    Column("cause", Code, nullable=False),
-    Column("at", Moment, nullable=False),
-    Column("by", String(200), nullable=False),
-    mac_column(),
 )
 
 
@@ -245,14 +237,15 @@ class AskedErasure(Change):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExemptDocument(Put):
-    """A document that no limit on lines holds for; `cause` says what it is."""
+    """A document that no limit on lines holds for, as those of firms; `cause` says what it is."""
 
-    table = LIMIT_EXEMPTIONS
-
-    document_id: str
-    cause: str
+    document_id: Annotated[DocumentId, KEY]
+    cause: Annotated[str, Code]
     at: datetime
-    by: str
+    by: ActorName
+
+
+LIMIT_EXEMPTIONS = table_of("limit_exemptions", ExemptDocument)
 
 
 @dataclass(frozen=True, slots=True)

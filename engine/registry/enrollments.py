@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from msgspec import convert, structs
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Column,
     ColumnElement,
     Connection,
-    Float,
-    ForeignKey,
     Index,
-    LargeBinary,
     Row,
     String,
-    Table,
     bindparam,
     delete,
     func,
@@ -37,25 +32,29 @@ from engine.registry.deployment import DEPLOYMENT
 from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
 from engine.registry.rows import (
+    INDEXED,
+    KEY,
+    UNIQUE,
+    CarrierCode,
     Code,
-    JsonValue,
-    NewEvent,
-    Transaction,
-    UuidText,
+    DocumentId,
+    EnrollmentId,
+    Id,
+    OutletCode,
     Write,
     authentic_rows,
     is_authentic,
-    mac_column,
-    metadata,
     one_of,
     partial_index,
     read_as,
     require_authentic,
     sound_rows,
+    table_of,
     update_one,
     values_of,
     with_macs,
 )
+from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare
@@ -65,73 +64,8 @@ from schema.reasons import Decision, Reason
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
 
-ENROLLMENTS = Table(
-    "enrollments",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("sequence", BigInteger, nullable=False),
-    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
-    Column("outlet", Code, ForeignKey("outlets.code"), nullable=False),
-    Column("document_id", UuidText, ForeignKey("documents.id"), index=True),
-    Column("decision", String(16), nullable=False),
-    Column("reasons", JsonValue, nullable=False),
-    Column("evidence", JsonValue, nullable=False),
-    Column("consent_ref", String(200)),
-    Column("captured_at", Moment),
-    Column("created_at", Moment, nullable=False),
-    # Since then it has no evidence any more; the decision stays.
-    Column("expired_at", Moment),
-    mac_column(),
-    CheckConstraint(one_of("decision", Decision), name="decision"),
-)
-Index("ix_enrollments_outlet", ENROLLMENTS.c.outlet, ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
-partial_index(
-    "ix_enrollments_rejected", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REJECTED
-)
-partial_index("ix_enrollments_review", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REVIEW)
-
-EXPIRE_ATTEMPT = update_one(ENROLLMENTS).values(
-    evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
-)
-
-IDEMPOTENCY = Table(
-    "idempotency",
-    metadata,
-    Column("scope", LargeBinary, primary_key=True),
-    Column("payload_digest", LargeBinary, nullable=False),
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
-    Column("response", JsonValue, nullable=False),
-    Column("created_at", Moment, nullable=False, index=True),
-    mac_column(),
-)
-
 PROOF = "proof"
 """The use of a result that came in place of a face."""
-# Of evidence of liveness: who said what of which request, and that it was said once.
-LIVENESS = Table(
-    "liveness",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("use", String(16), nullable=False),
-    Column("received_at", Moment, nullable=False, index=True),
-    # Keyed, of issuer and jti: null of what may come again.
-    Column("token", LargeBinary, unique=True),
-    Column("problem", String(32)),
-    Column("issuer", String(200)),
-    Column("jti", String(200)),
-    Column("decision", String(16)),
-    Column("level", String(64)),
-    Column("issued_at", Moment),
-    Column("carrier", Code, ForeignKey("carriers.code")),
-    Column("outlet", Code, ForeignKey("outlets.code")),
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
-    mac_column(),
-    # Of the model that looked at the picture itself: null of what a capture system signed.
-    Column("judge", String(64)),
-)
-Index("ix_liveness_outlet", LIVENESS.c.outlet, LIVENESS.c.received_at)
-TAKEN_PROOFS = f"use = '{PROOF}' AND problem IS NULL"
-partial_index("ix_liveness_proofs", LIVENESS.c.outlet, LIVENESS.c.received_at, where=TAKEN_PROOFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +75,15 @@ class EnrollmentRecord(Write):
     Once it has expired, evidence, consent and capture time are gone; `reasons` stay.
     """
 
-    table = ENROLLMENTS
-
-    id: str
-    sequence: int
-    carrier: str
-    outlet: str
-    document_id: str | None
-    decision: str
+    id: Annotated[Id, KEY]
+    sequence: Annotated[int, BigInteger()]
+    carrier: CarrierCode
+    outlet: OutletCode
+    document_id: Annotated[DocumentId | None, INDEXED]
+    decision: Annotated[str, String(16)]
     reasons: tuple[str, ...]
     evidence: RecordedEvidence
-    consent_ref: str | None
+    consent_ref: Annotated[str | None, String(200)]
     captured_at: datetime | None
     created_at: datetime
     expired_at: datetime | None = None
@@ -177,6 +109,20 @@ class EnrollmentRecord(Write):
         to.events.append(NewEvent(kind, self.id, carrier, data, self.document_id))
 
 
+ENROLLMENTS = table_of(
+    "enrollments", EnrollmentRecord, CheckConstraint(one_of("decision", Decision), name="decision")
+)
+Index("ix_enrollments_outlet", ENROLLMENTS.c.outlet, ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
+partial_index(
+    "ix_enrollments_rejected", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REJECTED
+)
+partial_index("ix_enrollments_review", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REVIEW)
+
+EXPIRE_ATTEMPT = update_one(ENROLLMENTS).values(
+    evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
@@ -199,35 +145,40 @@ class LivenessRecord(Write):
     digest of the model that looked at the picture itself, None of what a capture system signed.
     """
 
-    table = LIVENESS
-
-    id: str
-    use: str
-    received_at: datetime
-    token: bytes | None = field(default=None, repr=False)
-    problem: str | None = None
-    issuer: str | None = None
-    jti: str | None = None
-    decision: str | None = None
-    level: str | None = None
+    id: Annotated[Id, KEY]
+    use: Annotated[str, String(16)]
+    received_at: Annotated[datetime, INDEXED]
+    token: Annotated[bytes | None, UNIQUE] = field(default=None, repr=False)
+    problem: Annotated[str | None, String(32)] = None
+    issuer: Annotated[str | None, String(200)] = None
+    jti: Annotated[str | None, String(200)] = None
+    decision: Annotated[str | None, String(16)] = None
+    level: Annotated[str | None, Code] = None
     issued_at: datetime | None = None
-    carrier: str | None = None
-    outlet: str | None = None
-    enrollment_id: str | None = None
-    judge: str | None = None
+    carrier: CarrierCode | None = None
+    outlet: OutletCode | None = None
+    enrollment_id: Annotated[EnrollmentId | None, INDEXED] = None
+    judge: Annotated[str | None, Code] = None
+
+
+LIVENESS = table_of("liveness", LivenessRecord)
+Index("ix_liveness_outlet", LIVENESS.c.outlet, LIVENESS.c.received_at)
+TAKEN_PROOFS = f"use = '{PROOF}' AND problem IS NULL"
+partial_index("ix_liveness_proofs", LIVENESS.c.outlet, LIVENESS.c.received_at, where=TAKEN_PROOFS)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer(Write):
     """The answer to an idempotent request; `scope` names the carrier and its key."""
 
-    table = IDEMPOTENCY
-
-    scope: bytes
+    scope: Annotated[bytes, KEY]
     payload_digest: bytes
-    enrollment_id: str | None
+    enrollment_id: Annotated[EnrollmentId | None, INDEXED]
     response: DecidedEnrollment
-    created_at: datetime
+    created_at: Annotated[datetime, INDEXED]
+
+
+IDEMPOTENCY = table_of("idempotency", StoredAnswer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +194,17 @@ class LivenessCount:
     absent: int = 0
 
 
-# Of failed comparisons: what `checks/limits.py` bounds, by its name there.
-TALLIES = Table(
-    "tallies",
-    metadata,
-    Column("name", String(200), primary_key=True),
-    Column("level", Float(53), nullable=False),
-    Column("at", Moment, nullable=False),
-    mac_column(),
-)
+@dataclass(frozen=True, slots=True)
+class TallyRecord:
+    """The level of a count of failed comparisons as it was at a moment; `name` is that which
+    `checks/limits.py` bounds it by."""
+
+    name: Annotated[str, String(200), KEY]
+    level: float
+    at: datetime
+
+
+TALLIES = table_of("tallies", TallyRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,14 +236,6 @@ def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
     # Those of earlier versions have no carrier.
     exact += [f"{HOLDER_TALLY}:{key}" for key in keys]
     return or_(name.in_(exact), *(name.startswith(f"{HOLDER_TALLY}:{key}:") for key in keys))
-
-
-@dataclass(frozen=True, slots=True)
-class TallyRecord:
-    """The level of a count as it was at a moment."""
-
-    level: float
-    at: datetime
 
 
 def count_tallies(

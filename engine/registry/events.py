@@ -46,7 +46,6 @@ from engine.errors import PlaceUnknown, RegistryError, SealBroken
 from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
 from engine.registry.rows import (
     Code,
-    NewEvent,
     RowNumber,
     UuidText,
     is_authentic,
@@ -60,8 +59,8 @@ from engine.registry.rows import (
     sound_rows,
     values_of,
     with_macs,
-    write_macs,
 )
+from engine.registry.transactions import NewEvent, write_macs
 from engine.registry.vault import Vault
 from schema.events import EventType
 

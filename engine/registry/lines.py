@@ -6,132 +6,55 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from sqlalchemy import (
     CheckConstraint,
-    Column,
     Connection,
-    ForeignKey,
     Index,
-    LargeBinary,
     Row,
     Select,
     String,
-    Table,
     bindparam,
     func,
     literal_column,
     select,
 )
 
-from engine.registry.database import KEYS, Moment, Source, chunks, new_id
+from engine.registry.database import KEYS, Source, chunks, new_id
 from engine.registry.rows import (
+    INDEXED,
+    KEY,
+    ActorName,
+    CarrierCode,
     Change,
     Code,
     Deleted,
-    JsonValue,
-    NewEvent,
+    DocumentId,
+    EnrollmentId,
+    Id,
+    LineId,
+    Of,
+    OutletCode,
     Put,
     RowValues,
-    Transaction,
-    UuidText,
+    SealedText,
     Write,
     columns_of,
-    mac_column,
-    metadata,
     one_of,
     open_each,
     partial_index,
     read_as,
     require_authentic,
-    sealed_column,
+    table_of,
     update_one,
 )
+from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.events import EventType
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
 
 _CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
-
-LINES = Table(
-    "lines",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("msisdn_lookup", LargeBinary),
-    sealed_column("msisdn"),
-    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
-    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
-    Column("outlet", Code, ForeignKey("outlets.code"), nullable=False),
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id")),
-    Column("status", String(16), nullable=False),
-    Column("opened_at", Moment, nullable=False),
-    Column("closed_at", Moment),
-    mac_column(),
-    # What of its service it lacks; null of a line that has all. Beside the status, so that neither
-    # a dispute nor its end changes it.
-    Column("service", String(24)),
-    CheckConstraint(one_of("status", LineStatus), name="status"),
-)
-partial_index(
-    "uq_lines_number_in_use", LINES.c.msisdn_lookup, unique=True, where="status <> 'closed'"
-)
-partial_index("ix_lines_closed", LINES.c.closed_at, LINES.c.id, where=_CLOSED)
-# An event that ended a line is reported again by its number.
-partial_index(
-    "ix_lines_closed_number",
-    LINES.c.msisdn_lookup,
-    where="status = 'closed' AND msisdn_lookup IS NOT NULL",
-)
-
-# Written out, as in the index: else SQLite has to plan anew for each value.
-IS_IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")
-
-# What happened to lines, as carriers report it and rules bring it about: ids and causes alone.
-LINE_EVENTS = Table(
-    "line_events",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("line_id", UuidText, ForeignKey("lines.id"), nullable=False),
-    Column("kind", String(32), nullable=False),
-    Column("at", Moment, nullable=False),
-    Column("recorded_at", Moment, nullable=False, index=True),
-    Column("cause", String(64)),
-    Column("by", String(200), nullable=False),
-    mac_column(),
-)
-Index("ix_line_events_line", LINE_EVENTS.c.line_id, LINE_EVENTS.c.at)
-
-# Lines whose holders are asked for, and what happens next where they do not come.
-REVERIFICATIONS = Table(
-    "reverifications",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    Column("line_id", UuidText, ForeignKey("lines.id"), nullable=False),
-    Column("rule", Code, nullable=False),
-    Column("asked_at", Moment, nullable=False),
-    Column("next_step_at", Moment),
-    # As they were when it was asked for: what a holder was told stays so.
-    Column("steps", JsonValue, nullable=False),
-    Column("overdue_at", Moment),
-    Column("campaign_id", UuidText, ForeignKey("campaigns.id")),
-    mac_column(),
-)
-Index("uq_reverifications_line", REVERIFICATIONS.c.line_id, REVERIFICATIONS.c.rule, unique=True)
-partial_index(
-    "ix_reverifications_due",
-    REVERIFICATIONS.c.next_step_at,
-    REVERIFICATIONS.c.id,
-    where="next_step_at IS NOT NULL",
-)
-# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
-partial_index(
-    "ix_reverifications_campaign",
-    REVERIFICATIONS.c.campaign_id,
-    REVERIFICATIONS.c.next_step_at,
-    REVERIFICATIONS.c.id,
-    where="next_step_at IS NOT NULL",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,19 +62,18 @@ class LineRecord(Write):
     """A line; `msisdn_lookup` comes from `Vault.look_up`. Its number is sealed, and only of a line
     to be opened it is here: else `Reader.numbers` opens it."""
 
-    table = LINES
-
-    id: str
+    id: Annotated[Id, KEY]
     msisdn_lookup: bytes | None
-    document_id: str
-    carrier: str
-    outlet: str
-    enrollment_id: str | None
-    status: LineStatus = LineStatus.ACTIVE
+    msisdn: SealedText | None = field(default=None, repr=False)
+    document_id: Annotated[DocumentId, INDEXED]
+    carrier: CarrierCode
+    outlet: OutletCode
+    enrollment_id: EnrollmentId | None
+    status: Annotated[LineStatus, String(16)] = LineStatus.ACTIVE
     opened_at: datetime
     closed_at: datetime | None = None
-    service: LineService | None = None
-    msisdn: str | None = field(default=None, repr=False)
+    service: Annotated[LineService | None, String(24)] = None
+    """What it lacks; beside the status, so that neither a dispute nor its end changes it."""
 
     @property
     def state(self) -> LineState:
@@ -181,6 +103,22 @@ class LineRecord(Write):
         return self.columns(msisdn=to.vault.seal("lines.msisdn", self.id, self.msisdn.encode()))
 
 
+LINES = table_of("lines", LineRecord, CheckConstraint(one_of("status", LineStatus), name="status"))
+partial_index(
+    "uq_lines_number_in_use", LINES.c.msisdn_lookup, unique=True, where="status <> 'closed'"
+)
+partial_index("ix_lines_closed", LINES.c.closed_at, LINES.c.id, where=_CLOSED)
+# An event that ended a line is reported again by its number.
+partial_index(
+    "ix_lines_closed_number",
+    LINES.c.msisdn_lookup,
+    where="status = 'closed' AND msisdn_lookup IS NOT NULL",
+)
+
+# Written out, as in the index: else SQLite has to plan anew for each value.
+IS_IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")
+
+
 @dataclass(frozen=True, slots=True)
 class LineEvent(Write):
     """An event of a line, `at` a moment; it was written down at `recorded_at`. A line that is
@@ -190,15 +128,13 @@ class LineEvent(Write):
     it: then a case is `case:` with its id.
     """
 
-    table = LINES
-
-    id: str
-    line_id: str
-    kind: LineEventKind
+    id: Annotated[Id, KEY]
+    line_id: LineId
+    kind: Annotated[LineEventKind, String(32)]
     at: datetime
-    recorded_at: datetime
-    cause: str | None
-    by: str
+    recorded_at: Annotated[datetime, INDEXED]
+    cause: Annotated[str | None, Code]
+    by: ActorName
 
     @classmethod
     def note(cls, to: Transaction, written: Sequence[Self]) -> None:
@@ -226,6 +162,12 @@ class LineEvent(Write):
         # Of a holder who has not come the case stays, for those who read the whole feed.
         is_whole = self.kind is LineEventKind.REVERIFY_FAILED
         return {"at": self.at.isoformat(), "cause": self.cause if is_whole else tell_cause(self)}
+
+
+LINE_EVENTS = table_of("line_events", LineEvent)
+Index("ix_line_events_line", LINE_EVENTS.c.line_id, LINE_EVENTS.c.at)
+# They change lines, and are written with these.
+LineEvent.table = LINES
 
 
 def tell_cause(event: LineEvent) -> str | None:
@@ -304,16 +246,33 @@ class Reverification(Put):
     the holder without a time. `overdue_at`: the first step's moment, once that was done.
     """
 
-    table = REVERIFICATIONS
-
-    id: str
-    line_id: str
-    rule: str
+    id: Annotated[Id, KEY]
+    line_id: LineId
+    rule: Annotated[str, Code]
     asked_at: datetime
     next_step_at: datetime | None
     steps: tuple[Step, ...]
+    """As they were when it was asked for: what a holder was told stays so."""
     overdue_at: datetime | None = None
-    campaign_id: str | None = None
+    campaign_id: Annotated[Id | None, Of("campaigns.id")] = None
+
+
+REVERIFICATIONS = table_of("reverifications", Reverification)
+Index("uq_reverifications_line", REVERIFICATIONS.c.line_id, REVERIFICATIONS.c.rule, unique=True)
+partial_index(
+    "ix_reverifications_due",
+    REVERIFICATIONS.c.next_step_at,
+    REVERIFICATIONS.c.id,
+    where="next_step_at IS NOT NULL",
+)
+# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
+partial_index(
+    "ix_reverifications_campaign",
+    REVERIFICATIONS.c.campaign_id,
+    REVERIFICATIONS.c.next_step_at,
+    REVERIFICATIONS.c.id,
+    where="next_step_at IS NOT NULL",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,117 +6,40 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
-from sqlalchemy import (
-    Column,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    Row,
-    String,
-    Table,
-    bindparam,
-    func,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Index, Row, String, Table, bindparam, func, or_, select, text, update
 
-from engine.registry.database import KEYS, Moment, Source
+from engine.registry.database import KEYS, Source
 from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
+    INDEXED,
+    KEY,
+    ActorName,
+    CarrierCode,
+    CaseId,
     Change,
-    Code,
-    JsonValue,
+    DocumentId,
+    EnrollmentId,
+    LineId,
+    OutletCode,
     Put,
     RowValues,
-    Transaction,
-    UuidText,
     Write,
     authentic_rows,
-    mac_column,
-    metadata,
     read_as,
     sealed_column,
+    table_of,
     update_one,
 )
 from engine.registry.sweeps import JUDGED_PAIRS
+from engine.registry.transactions import Transaction
 from schema.cases import Outcome
 from schema.decoding import prepare
 from schema.people import ExceptionCause, ExceptionTally
-
-# Who answers for the line of a minor: ids alone, and the year in which that ends.
-GUARDIANSHIPS = Table(
-    "guardianships",
-    metadata,
-    Column("line_id", UuidText, ForeignKey("lines.id"), primary_key=True),
-    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
-    Column("guardian_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), nullable=False),
-    Column("ends_in", Integer, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    mac_column(),
-)
-
-# Enrollments without a usable face or portrait, until and since two people have decided them.
-EXCEPTIONS = Table(
-    "exceptions",
-    metadata,
-    # The enrollment's.
-    Column("id", UuidText, ForeignKey("enrollments.id"), primary_key=True),
-    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
-    Column("outlet", Code, ForeignKey("outlets.code"), nullable=False),
-    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
-    Column("cause", String(32), nullable=False),
-    # The number that was asked for, with the name and the expiry of the document as they were
-    # given; null once it was decided.
-    sealed_column("msisdn"),
-    Column("asked_at", Moment, nullable=False, index=True),
-    Column("case_id", UuidText, ForeignKey("cases.id"), nullable=False, index=True),
-    Column("decided_at", Moment),
-    Column("line_id", UuidText, ForeignKey("lines.id"), index=True),
-    mac_column(),
-)
-Index("ix_exceptions_outlet", EXCEPTIONS.c.outlet, EXCEPTIONS.c.asked_at)
-
-# Holders reported dead; the row stays when a report turns out wrong, `lifted_at` says when.
-DEATHS = Table(
-    "deaths",
-    metadata,
-    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
-    Column("source", String(32), nullable=False),
-    Column("reported_at", Moment, nullable=False),
-    Column("reported_by", String(200), nullable=False),
-    Column("reported_person", String(200), nullable=False),
-    Column("disputed_lines", JsonValue, nullable=False),
-    Column("confirmed_at", Moment),
-    Column("confirmed_by", String(200)),
-    Column("contested_at", Moment),
-    Column("contested_by", String(200)),
-    Column("contested_person", String(200)),
-    Column("lifted_at", Moment),
-    Column("lifted_by", String(200)),
-    mac_column(),
-)
-
-# Documents that enroll nobody any more, and the one of the same person that took their place.
-REPLACEMENTS = Table(
-    "replacements",
-    metadata,
-    # The one that was replaced.
-    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
-    Column("successor_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), nullable=False),
-    Column("score", Float(53), nullable=False),
-    Column("replaced_at", Moment, nullable=False),
-    mac_column(),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +47,15 @@ class Guardianship(Put):
     """Who answers for a minor's line, by ids, until the end of the year `ends_in`. A line that goes
     along with a minor's renewed document has the guardian of before."""
 
-    table = GUARDIANSHIPS
-
-    line_id: str
-    document_id: str
-    guardian_id: str
-    enrollment_id: str
+    line_id: Annotated[LineId, KEY]
+    document_id: Annotated[DocumentId, INDEXED]
+    guardian_id: Annotated[DocumentId, INDEXED]
+    enrollment_id: EnrollmentId
     ends_in: int
     created_at: datetime
+
+
+GUARDIANSHIPS = table_of("guardianships", Guardianship)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +73,16 @@ class ExceptionRecord(Write):
     """An enrollment (its `id`) without a usable face or portrait, and why. `line` is sealed, and
     leaves once two people have decided; with a `line_id` they granted it."""
 
-    table = EXCEPTIONS
-
-    id: str
-    carrier: str
-    outlet: str
-    document_id: str
-    cause: str
+    id: Annotated[EnrollmentId, KEY]
+    carrier: CarrierCode
+    outlet: OutletCode
+    document_id: Annotated[DocumentId, INDEXED]
+    cause: Annotated[str, String(32)]
     line: AskedLine | None
-    asked_at: datetime
-    case_id: str
+    asked_at: Annotated[datetime, INDEXED]
+    case_id: Annotated[CaseId, INDEXED]
     decided_at: datetime | None = None
-    line_id: str | None = None
+    line_id: Annotated[LineId | None, INDEXED] = None
 
     @property
     def state(self) -> str:
@@ -172,6 +94,10 @@ class ExceptionRecord(Write):
         assert self.line is not None, "what is asked for is a line"
         sealed = to.vault.seal(_NUMBER, self.id, msgspec.json.encode(self.line))
         return self.columns(msisdn=sealed)
+
+
+EXCEPTIONS = table_of("exceptions", ExceptionRecord, line=sealed_column("msisdn"))
+Index("ix_exceptions_outlet", EXCEPTIONS.c.outlet, EXCEPTIONS.c.asked_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,23 +118,22 @@ class DecidedException(Change):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeathRecord(Put):
-    """A holder who was reported dead, as it is from now on; it holds until it is lifted."""
+    """A holder who was reported dead, as it is from now on; it holds until it is lifted, and the
+    row stays then."""
 
-    table = DEATHS
-
-    document_id: str
-    source: str
+    document_id: Annotated[DocumentId, KEY]
+    source: Annotated[str, String(32)]
     reported_at: datetime
-    reported_by: str
-    reported_person: str
+    reported_by: ActorName
+    reported_person: ActorName
     disputed_lines: tuple[str, ...] = ()
     confirmed_at: datetime | None = None
-    confirmed_by: str | None = None
+    confirmed_by: ActorName | None = None
     contested_at: datetime | None = None
-    contested_by: str | None = None
-    contested_person: str | None = None
+    contested_by: ActorName | None = None
+    contested_person: ActorName | None = None
     lifted_at: datetime | None = None
-    lifted_by: str | None = None
+    lifted_by: ActorName | None = None
 
     @property
     def state(self) -> str:
@@ -217,16 +142,17 @@ class DeathRecord(Put):
         return "reported" if self.confirmed_at is None else "confirmed"
 
 
+DEATHS = table_of("deaths", DeathRecord)
+
+
 @dataclass(frozen=True, slots=True)
 class Replacement(Change):
-    """A document that another of the same person, its successor, has replaced; `score` is that of
-    the face that was shown with the successor."""
+    """A document that enrolls nobody any more: another of the same person, its successor, has
+    replaced it; `score` is that of the face that was shown with the successor."""
 
-    table = REPLACEMENTS
-
-    document_id: str
-    successor_id: str
-    enrollment_id: str
+    document_id: Annotated[DocumentId, KEY]
+    successor_id: Annotated[DocumentId, INDEXED]
+    enrollment_id: EnrollmentId
     score: float
     replaced_at: datetime
 
@@ -247,6 +173,7 @@ class Replacement(Change):
                     to.connection.execute(moved.values({column.name: self.successor_id}))
 
 
+REPLACEMENTS = table_of("replacements", Replacement)
 _FRAUDS = tuple(
     select(JUDGED_PAIRS).where(one.in_(KEYS), JUDGED_PAIRS.c.outcome == Outcome.FRAUD.value)
     for one in (JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)

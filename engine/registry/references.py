@@ -33,11 +33,9 @@ from engine.registry.rows import (
     Change,
     RowNumber,
     RowValues,
-    Transaction,
     UuidText,
     Write,
     authentic_rows,
-    changing_rows,
     mac_column,
     metadata,
     partial_index,
@@ -47,6 +45,7 @@ from engine.registry.rows import (
     update_one,
     without_sealed,
 )
+from engine.registry.transactions import Transaction, changing_rows
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,
     SECOND_TEMPLATE,

@@ -59,7 +59,8 @@ from engine.registry.lines import (
 )
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
 from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
-from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
+from engine.registry.rows import RowValues, Write, open_each, update_one
+from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Float,
-    ForeignKey,
     Index,
     Row,
     String,
@@ -35,10 +33,13 @@ from engine.registry.database import KEYS, Moment, Source, is_id, long_statement
 from engine.registry.lines import LINES
 from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
 from engine.registry.rows import (
+    KEY,
+    ActorName,
+    CaseId,
     Change,
+    DocumentId,
     JsonValue,
-    NewEvent,
-    Transaction,
+    SweepId,
     UuidText,
     Write,
     columns_of,
@@ -50,7 +51,9 @@ from engine.registry.rows import (
     read_as,
     require_authentic,
     sound_rows,
+    table_of,
 )
+from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, Outcome
 from schema.events import EventType
@@ -287,29 +290,6 @@ class FactReader(Source):
             asked |= {"document": documents[-1], "id": ids[-1]}
 
 
-JUDGED_PAIRS = Table(
-    "judged_pairs",
-    metadata,
-    Column("left_document", UuidText, ForeignKey("documents.id"), primary_key=True),
-    Column("right_document", UuidText, ForeignKey("documents.id"), primary_key=True),
-    Column("outcome", String(16), nullable=False),
-    Column("score", Float(53), nullable=False),
-    Column("case_id", UuidText, ForeignKey("cases.id"), nullable=False),
-    Column("sweep_id", UuidText, ForeignKey("sweeps.id")),
-    Column("decided_at", Moment, nullable=False),
-    Column("decided_by", String(200), nullable=False),
-    mac_column(),
-    # The gallery's that was decided on; null of a pair from before it was noted.
-    Column("sequence", BigInteger),
-    # Of the holders' attempts that were decided on, each with the other's reference.
-    Column("left_attempt_score", Float(53)),
-    Column("right_attempt_score", Float(53)),
-    CheckConstraint(
-        one_of("outcome", (one for one in Outcome if one is not Outcome.UNFOUNDED)), name="outcome"
-    ),
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedPair(Change):
     """The outcome that people gave a pair of documents, left < right, in place of an earlier one.
@@ -320,17 +300,15 @@ class JudgedPair(Change):
     document that were decided on, with a reference of the right one; None where there was none.
     """
 
-    table = JUDGED_PAIRS
-
-    left_document: str
-    right_document: str
-    outcome: Outcome
+    left_document: Annotated[DocumentId, KEY]
+    right_document: Annotated[DocumentId, KEY]
+    outcome: Annotated[Outcome, String(16)]
     score: float
-    case_id: str
-    sweep_id: str | None
+    case_id: CaseId
+    sweep_id: SweepId | None
     decided_at: datetime
-    decided_by: str
-    sequence: int | None = None
+    decided_by: ActorName
+    sequence: Annotated[int | None, BigInteger()] = None
     left_attempt_score: float | None = None
     right_attempt_score: float | None = None
 
@@ -341,6 +319,13 @@ class JudgedPair(Change):
         to.add(written)
 
 
+JUDGED_PAIRS = table_of(
+    "judged_pairs",
+    JudgedPair,
+    CheckConstraint(
+        one_of("outcome", (one for one in Outcome if one is not Outcome.UNFOUNDED)), name="outcome"
+    ),
+)
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 _PAIRS = select(JUDGED_PAIRS)

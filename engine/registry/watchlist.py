@@ -25,7 +25,6 @@ from engine.registry.rows import (
     Change,
     RowNumber,
     RowValues,
-    Transaction,
     Write,
     is_authentic,
     mac_column,
@@ -36,6 +35,7 @@ from engine.registry.rows import (
     update_one,
     values_of,
 )
+from engine.registry.transactions import Transaction
 from engine.registry.vault import SECOND_WATCHED, WATCHED_TEMPLATE
 
 WATCHLIST = Table(

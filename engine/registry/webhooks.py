@@ -60,7 +60,6 @@ from engine.registry.rows import (
     JsonValue,
     RowValues,
     UuidText,
-    changing_rows,
     mac_column,
     metadata,
     one_of,
@@ -71,7 +70,7 @@ from engine.registry.rows import (
     sound_rows,
     with_macs,
 )
-from engine.registry.transactions import recorded
+from engine.registry.transactions import changing_rows, recorded
 from engine.registry.vault import Vault
 from schema.events import EventType, WebhookState
 

@@ -31,8 +31,8 @@ from engine.registry.deployment import DEPLOYMENT
 from engine.registry.enrollments import forget_tallies
 from engine.registry.events import write_events
 from engine.registry.references import REFERENCES, NewReference, RemovedReference
-from engine.registry.rows import Transaction, Write, choose, metadata
-from engine.registry.transactions import Fence, chained, recorded, take_lease
+from engine.registry.rows import Write, choose, metadata
+from engine.registry.transactions import Fence, Transaction, chained, recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WATCHLIST
 
