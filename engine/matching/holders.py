@@ -31,7 +31,7 @@ from engine.registry.documents import (
 )
 from engine.registry.lines import LineRecord
 from engine.registry.references import RemovedReference, SecondTemplate
-from engine.registry.retention import DocumentErasure
+from engine.registry.retention import DocumentErasure, certify_erasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.watchlist import WatchEntry
@@ -148,16 +148,7 @@ def erase_holder(
             DocumentErasure(record.id, actor),
             *_tell_cases(registry.cases.open_of([record.id])[record.id], note),
         ]
-        kept = publish(writer, registrar.gallery, writes)
-        return ErasureCertificate(
-            document_id=record.id,
-            references=len(ids),
-            lines=len(open_lines),
-            gallery_sequence=sequence,
-            erased_at=kept.at,
-            audit_number=kept.number,
-            audit_hash=kept.hash.hex(),
-        )
+        return certify_erasure(publish(writer, registrar.gallery, writes))
 
     return registrar.run(perform)
 
@@ -263,18 +254,11 @@ def list_pending(registry: Reader) -> list[PendingErasure]:
 
 
 def _find_certificate(registry: Reader, record: DocumentRecord) -> ErasureCertificate | None:
-    """The certificate as the audit chain has it: it can be had again."""
     if record.erasure_number is None:
         return None
     for one in read_audit(registry, record.erasure_number - 1, 1):
         if (one.entry.action, one.entry.subject) == (DOCUMENT_ERASED, record.id):
-            return ErasureCertificate(
-                document_id=record.id,
-                erased_at=one.at,
-                audit_number=one.number,
-                audit_hash=one.hash.hex(),
-                **one.entry.detail,
-            )
+            return certify_erasure(one)
     return None
 
 

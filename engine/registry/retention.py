@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from engine.cases.opening import date_change
-from engine.registry.audit import AuditEntry
+from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.cases import (
     CASE_DOCUMENTS,
     CASES,
@@ -66,7 +66,7 @@ from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind
 from schema.decisions import RecordedEvidence
 from schema.decoding import prepare
-from schema.documents import DocumentStatus
+from schema.documents import DocumentStatus, ErasureCertificate
 from schema.events import EventType
 from schema.lines import LineEventKind, LineStatus
 from schema.phases import Retained
@@ -192,6 +192,17 @@ class DocumentErasure(Write):
         for carrier in sorted({line.carrier for line in lines}) or [None]:
             to.events.append(NewEvent(EventType.ERASURE_DONE, document, carrier, {}))
         _forget(to, [document])
+
+
+def certify_erasure(record: AuditRecord) -> ErasureCertificate:
+    """The certificate of an erasure, as the audit chain has it: it can be had again."""
+    return ErasureCertificate(
+        document_id=record.entry.subject,
+        erased_at=record.at,
+        audit_number=record.number,
+        audit_hash=record.hash.hex(),
+        **record.entry.detail,
+    )
 
 
 ROWS_PER_BATCH = 500

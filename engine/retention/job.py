@@ -12,12 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from engine.errors import ClockImplausible, RequestError
-from engine.registry.audit import AuditEntry, newest_of, read_audit, read_moments, verify_chain
+from engine.registry.audit import (
+    AuditEntry,
+    AuditRecord,
+    newest_of,
+    read_audit,
+    read_moments,
+    verify_chain,
+)
 from engine.registry.database import new_id, utc_now
-from engine.registry.retention import ROWS_PER_BATCH, Due, Job, count_due, expire
+from engine.registry.documents import DOCUMENT_ERASED
+from engine.registry.retention import ROWS_PER_BATCH, Due, Job, certify_erasure, count_due, expire
 from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
 from schema.documents import ErasureCertificate
@@ -123,46 +131,40 @@ def run_retention(
     return runner.run(lambda writer, _: _certify(writer, job, left, is_complete))
 
 
-def describe_run(
-    until: Mapping[str, datetime],
-    left: Mapping[str, int],
-    held: Mapping[str, int],
-    is_complete: bool,
-    undelivered: Mapping[str, int],
-) -> dict[str, Any]:
-    """Detail of the audit entry of a run."""
-    told = {
-        "until": {kind: moment.astimezone(UTC).isoformat() for kind, moment in until.items()},
-        "left": dict(left),
-        "held": dict(held),
-        "is_complete": is_complete,
-    }
-    return told | ({"undelivered": dict(undelivered)} if undelivered else {})
-
-
 def _certify(
     writer: Writer, job: Job, left: Mapping[Retained, int], is_complete: bool
 ) -> RetentionCertificate:
-    until = {kind.value: moment for kind, moment in job.until.items()}
-    rows = {kind.value: count for kind, count in left.items()}
-    held = {kind.value: count_due(writer, kind, job.until, job.hold).held for kind in job.until}
-    detail = describe_run(until, rows, held, is_complete, job.undelivered)
-    entry = AuditEntry(job.actor, RUN, job.id, detail)
-    committed = writer.commit([entry])
+    until = job.until
+    detail = {
+        "until": {kind.value: at.astimezone(UTC).isoformat() for kind, at in until.items()},
+        "left": {kind.value: count for kind, count in left.items()},
+        "held": {kind.value: count_due(writer, kind, until, job.hold).held for kind in until},
+        "is_complete": is_complete,
+    }
+    if job.undelivered:
+        detail["undelivered"] = dict(job.undelivered)
+    return _certify_run(writer.commit([AuditEntry(job.actor, RUN, job.id, detail)]))
+
+
+def _certify_run(record: AuditRecord) -> RetentionCertificate:
+    """The certificate of a run, as the audit chain has it."""
+    detail = record.entry.detail
+    until = {kind: datetime.fromisoformat(at) for kind, at in detail["until"].items()}
     return RetentionCertificate(
-        job_id=job.id,
-        until=until,
-        left=rows,
-        held=held,
-        is_complete=is_complete,
-        ran_at=committed.at,
-        audit_number=committed.number,
-        audit_hash=committed.hash.hex(),
-        undelivered=dict(job.undelivered),
+        job_id=record.entry.subject,
+        ran_at=record.at,
+        audit_number=record.number,
+        audit_hash=record.hash.hex(),
+        **{**detail, "until": until},
     )
 
 
 Certificate = ErasureCertificate | RetentionCertificate
+_MAKERS: Mapping[str, Callable[[AuditRecord], Certificate]] = {
+    DOCUMENT_ERASED: certify_erasure,
+    RUN: _certify_run,
+}
+"""Of certificates, by the action of the entry that each names."""
 
 
 def check_certificate(
@@ -188,32 +190,12 @@ def check_certificate(
             f"entry {number} of the audit chain differs: the certificate is from another "
             "registry, or this one was restored from a backup since"
         )
-    entry = found[0].entry
-    said = (found[0].at, entry.action, entry.subject, dict(entry.detail))
-    if said != _claim_of(certificate):
+    make = _MAKERS.get(found[0].entry.action)
+    if make is None or make(found[0]) != certificate:
         return f"the certificate was altered: entry {number} of the audit chain says otherwise"
     if isinstance(certificate, ErasureCertificate) and not _is_erased(reader, certificate):
         return "the document is no longer erased: erase it again"
     return None
-
-
-def _claim_of(certificate: Certificate) -> tuple[datetime, str, str, dict[str, Any]]:
-    """Time, action, subject and detail of the audit entry; its actor is not compared."""
-    if isinstance(certificate, ErasureCertificate):
-        detail = {
-            "references": certificate.references,
-            "lines": certificate.lines,
-            "gallery_sequence": certificate.gallery_sequence,
-        }
-        return certificate.erased_at, "document.erased", certificate.document_id, detail
-    detail = describe_run(
-        certificate.until,
-        certificate.left,
-        certificate.held,
-        certificate.is_complete,
-        certificate.undelivered,
-    )
-    return certificate.ran_at, RUN, certificate.job_id, detail
 
 
 def _is_erased(reader: Reader, certificate: ErasureCertificate) -> bool:
