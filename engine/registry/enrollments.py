@@ -19,15 +19,13 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     or_,
     select,
-    update,
 )
 
 from engine.errors import NotFound
 from engine.registry.audit import AUDIT
-from engine.registry.database import KEYS, Moment, Source, chunks, is_id, utc_now
+from engine.registry.database import KEYS, Source, chunks, is_id, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
@@ -52,7 +50,6 @@ from engine.registry.rows import (
     table_of,
     update_one,
     values_of,
-    with_macs,
 )
 from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
@@ -209,8 +206,9 @@ TALLIES = table_of("tallies", TallyRecord)
 
 @dataclass(frozen=True, slots=True)
 class Tally(Write):
-    """Adds `amount` to the count `name`, of which one is forgotten in each `each`; it stays below
-    `most`, so that no single call blocks for longer than others."""
+    """Adds `amount` to the count `name`, of which one is forgotten in each `each`; it never falls
+    below zero, and stays below `most`, so that no single call blocks for longer than others. A
+    count that is damaged begins anew."""
 
     table = TALLIES
 
@@ -221,7 +219,22 @@ class Tally(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        count_tallies(to.connection, to.vault, written, to.at)
+        known: dict[str, Row[Any]] = {}
+        for part in chunks(sorted({one.name for one in written})):
+            found = select(TALLIES).where(TALLIES.c.name.in_(part))
+            known |= {row.name: row for row in to.connection.execute(found)}
+        levels: dict[str, float] = {}
+        for one in written:
+            if one.name not in levels:
+                row = known.get(one.name)
+                levels[one.name] = 0.0 if row is None else _leaked(to.vault, row, one, to.at)
+            levels[one.name] = min(one.most, max(0.0, levels[one.name] + one.amount))
+        to.delete(TALLIES.c.name, list(known))
+        rows = [
+            {"name": one, "level": level, "at": to.at} for one, level in levels.items() if level
+        ]
+        if rows:
+            to.insert(TALLIES, rows)
 
 
 HOLDER_TALLY, SHOWN_TALLY = "holder", "shown"
@@ -238,35 +251,6 @@ def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
     return or_(name.in_(exact), *(name.startswith(f"{HOLDER_TALLY}:{key}:") for key in keys))
 
 
-def count_tallies(
-    connection: Connection, vault: Vault, added: Sequence[Tally], at: datetime
-) -> None:
-    """Adds to the counts, each of which leaks away meanwhile and never falls below zero. One that
-    is damaged begins anew."""
-    names = sorted({one.name for one in added})
-    table = TALLIES
-    known: dict[str, Row[Any]] = {}
-    for part in chunks(names):
-        known |= {
-            row.name: row for row in connection.execute(select(table).where(table.c.name.in_(part)))
-        }
-    levels: dict[str, float] = {}
-    for one in added:
-        row = known.get(one.name)
-        if one.name not in levels:
-            levels[one.name] = 0.0 if row is None else _leaked(vault, row, one, at)
-        levels[one.name] = min(one.most, max(0.0, levels[one.name] + one.amount))
-    given = [{"name": name, "level": levels[name], "at": at} for name in names]
-    rows = with_macs(vault, table, given)
-    changed = [{f"new_{key}": value for key, value in row.items()} for row in rows]
-    changed = [row for row in changed if row["new_name"] in known]
-    if changed:
-        connection.execute(_CHANGE_TALLY, changed)
-    fresh = [row for row in rows if row["name"] not in known and row["level"]]
-    if fresh:
-        connection.execute(insert(table), fresh)
-
-
 def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
     """The rest of a count."""
     if not is_authentic(vault, TALLIES, values_of(row)):
@@ -274,14 +258,6 @@ def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
     stays: float = row.level - max(at - row.at, timedelta()) / one.each
     return max(0.0, stays)
 
-
-_CHANGE_TALLY = (
-    update(TALLIES)
-    .where(TALLIES.c.name == bindparam("new_name"))
-    .values(
-        level=bindparam("new_level"), at=bindparam("new_at", type_=Moment), mac=bindparam("new_mac")
-    )
-)
 
 TALLIES_STAY = timedelta(days=90)
 """A count that nothing was added to for so long leaves at the next start."""
