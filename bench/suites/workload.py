@@ -26,7 +26,7 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.calibration import OfKind, Thresholds
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.registrar import Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
@@ -216,7 +216,7 @@ def load_holders(store: Store, references: NDArray[np.float32]) -> None:
         for start in range(0, len(references), LOAD_ROWS):
             rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
             serials = range(start, start + len(rotated))
-            documents = check_documents([make_document(serial) for serial in serials], now.date())
+            documents = [check_document(make_document(serial), now.date()) for serial in serials]
             people = [
                 Subscriber(
                     name=document.name,

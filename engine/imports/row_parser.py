@@ -20,7 +20,7 @@ from engine.matching.bulk_enrollment import OpenedLine
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
-    check_by_date,
+    check_document,
     find_date,
     normalise_name,
 )
@@ -274,22 +274,7 @@ class RowReader:
 
     def read(self, raws: Sequence[RawRow]) -> list[Row]:
         """One row for each, in order."""
-        cells = [_Cells(raw, self._terms.defaults) for raw in raws]
-        documents = [
-            None if raw.is_malformed else self._document(one)
-            for raw, one in zip(raws, cells, strict=True)
-        ]
-        given = [document for document in documents if document is not None]
-        dates = [
-            self._find_date(raw)
-            for raw, document in zip(raws, documents, strict=True)
-            if document is not None
-        ]
-        checked = iter(check_by_date(given, dates))
-        return [
-            self._read_one(raw, one, document, None if document is None else next(checked))
-            for raw, one, document in zip(raws, cells, documents, strict=True)
-        ]
+        return [self._read_one(raw, _Cells(raw, self._terms.defaults)) for raw in raws]
 
     def _find_date(self, raw: RawRow) -> date:
         """The date at the row's outlet, or that of the deployment's time zone."""
@@ -298,11 +283,11 @@ class RowReader:
         zone = (outlet.time_zone if outlet else None) or self._terms.time_zone
         return find_date(self._terms.now, zone)
 
-    def _read_one(
-        self, raw: RawRow, cells: _Cells, document: Document | None, checked: CheckedDocument | None
-    ) -> Row:
+    def _read_one(self, raw: RawRow, cells: _Cells) -> Row:
         if raw.is_malformed:
             return Row(raw.number, (RowFault(None, Code.ROW_MALFORMED),))
+        document = self._document(cells)
+        checked = None if document is None else check_document(document, self._find_date(raw))
         if checked is not None and not checked.is_well_formed:
             cells.add_fault(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
         line = self._line(cells)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.comparison import fuse_seconds, score_best
-from engine.matching.documents import CheckedDocument, check_documents
+from engine.matching.documents import CheckedDocument, check_document
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import Sample, choose_crops
@@ -323,8 +323,7 @@ def admit_references(
 
         def admit(writer: Writer, now: datetime, part: slice = part) -> None:
             given = documents[part]
-            checked = check_documents(given, now.date())
-            new = [_add(writer.vault, *both) for both in zip(given, checked, strict=True)]
+            new = [_add(writer.vault, one, check_document(one, now.date())) for one in given]
             plan = AdmissionPlan(
                 documents=new, referenced=[one.id for one in new], vectors=vectors[part]
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -199,24 +199,6 @@ class CheckedDocument(Document, frozen=True):
         return Reason.DOCUMENT_INVALID not in self.findings
 
 
-def check_documents(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
-    """Checks a batch: form and check digits first, then expiry.
-
-    The caller has let only documents in that `require_checkable` accepts.
-    """
-    return [_check_form(document, on) for document in documents]
-
-
-def check_by_date(documents: Sequence[Document], dates: Sequence[date]) -> list[CheckedDocument]:
-    """`check_documents`, each on a date of its own: elsewhere it may be tomorrow already."""
-    checked: dict[int, CheckedDocument] = {}
-    for on in sorted(set(dates)):
-        places = [place for place, one in enumerate(dates) if one == on]
-        found = check_documents([documents[place] for place in places], on)
-        checked |= zip(places, found, strict=True)
-    return [checked[place] for place in range(len(documents))]
-
-
 DEFAULT_TIME_ZONE = "UTC"
 
 
@@ -254,7 +236,9 @@ def require_checkable(document: Document) -> None:
         raise RequestError("the document number is empty or too long: give it as it is printed")
 
 
-def _check_form(document: Document, on: date) -> CheckedDocument:
+def check_document(document: Document, on: date) -> CheckedDocument:
+    """Checks form and check digits first, then expiry, of a document that `require_checkable`
+    accepts."""
     name = normalise_name(document.name)
     number, expires_on = document.number.strip(), document.expires_on
     told: date | None = None

@@ -16,7 +16,7 @@ from engine.cases.opening import date_change, is_grouped
 from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
-from engine.matching.documents import check_documents, require_checkable
+from engine.matching.documents import check_document, require_checkable
 from engine.matching.registrar import Audit, CountingAudit, Runner
 from engine.matching.requests import document_look_up, name_counted
 from engine.registry.audit import AuditEntry, read_audit
@@ -422,7 +422,7 @@ def find_holder(registry: Reader, document: Document, on: date) -> DocumentRecor
 def look_up(registry: Reader, document: Document, on: date) -> bytes:
     """The keyed digest of a document; `RequestError` for a number that cannot be one."""
     require_checkable(document)
-    checked = check_documents([document], on)[0]
+    checked = check_document(document, on)
     if not checked.is_well_formed:
         raise RequestError(
             "this is no number of this document type: compare each digit, and the type"

@@ -22,8 +22,7 @@ from engine.formatting import LINES, MARKS, require_visible
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
-    check_by_date,
-    check_documents,
+    check_document,
     find_date,
     require_checkable,
 )
@@ -368,7 +367,9 @@ class Intake:
         held = (outlets.get(item.outlet) for item in requests)
         zones = [(one.time_zone if one else None) or self._time_zone for one in held]
         dates = [find_date(now, zone) for zone in zones]
-        documents = check_by_date([item.document for item in requests], dates)
+        documents = [
+            check_document(it.document, on) for it, on in zip(requests, dates, strict=True)
+        ]
         scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
         answers = self._store.answers(scopes)
         outcomes: list[Attempt | Answer | SosieError] = []
@@ -408,7 +409,7 @@ class Intake:
         guardian, replaces = request.guardian, request.replaces
         assert on is not None, "the intake gives every attempt a date"
         if guardian is not None:
-            document = check_documents([guardian.document], on)[0]
+            document = check_document(guardian.document, on)
             asked = replace(
                 request,
                 document=guardian.document,
@@ -422,7 +423,7 @@ class Intake:
             given = (attempt.outlet, checked, attempt.scope, attempt.payload_digest)
             attempt = replace(attempt, guardian=self._attempt(asked, *given))
         if replaces is not None:
-            document = check_documents([replaces], on)[0]
+            document = check_document(replaces, on)
             if document.is_well_formed:
                 lookup = document_look_up(self._vault, document)
                 name = name_look_up(self._vault, lookup, attempt.document.name)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.documents import CheckedDocument, check_documents, compute_check_digit
+from engine.matching.documents import CheckedDocument, check_document, compute_check_digit
 from schema.documents import PASSPORT, Document
 from schema.reasons import About, Decision, Reason
 
@@ -230,7 +230,7 @@ def make_number(document_type: str, serial: int) -> str:
 
 def check(document: Document) -> CheckedDocument:
     """The document in its canonical form."""
-    return check_documents([document], datetime.now(UTC).date())[0]
+    return check_document(document, datetime.now(UTC).date())
 
 
 def find_outcome(checked: CheckedDocument) -> Outcome:

@@ -20,7 +20,7 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.samples import Sample, seal_crop
 from engine.registry import audit
 from engine.registry.cases import CaseRecord
@@ -97,7 +97,7 @@ def enter(deployment: Deployment) -> None:
     def subscriber(place: int, now: datetime) -> Subscriber:
         name = RIGHT_TO_LEFT if place == 0 else f"Member {place}"
         document = make_document(place, name)
-        [checked] = check_documents([document], now.date())
+        checked = check_document(document, now.date())
         carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")
         line = OpenedLine(f"+86139001{30000 + place}", carrier, outlet, datetime.now(UTC))
         if place:
@@ -109,7 +109,7 @@ def enter(deployment: Deployment) -> None:
 
     def perform(writer: Writer, now: datetime) -> None:
         subscribers = [subscriber(place, now) for place in range(PEOPLE)]
-        [again] = check_documents([make_document(0, RIGHT_TO_LEFT)], now.date())
+        again = check_document(make_document(0, RIGHT_TO_LEFT), now.date())
         other = OpenedLine("+8613900139999", "blue", "b1", datetime.now(UTC))
         subscribers.append(Subscriber(RIGHT_TO_LEFT, again, rows[0], other))
         plan = plan_admission(deployment.store, registrar.gallery, HolderCache(), subscribers, 0.5)

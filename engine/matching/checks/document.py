@@ -21,7 +21,7 @@ from msgspec import structs
 
 from engine.errors import RequestError
 from engine.matching.checks.liveness import LivenessTerms, find_brought
-from engine.matching.documents import CheckedDocument, check_documents, find_minor
+from engine.matching.documents import CheckedDocument, check_document, find_minor
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, Verdict
 from engine.matching.requests import Attempt
@@ -347,7 +347,7 @@ class ListedAuthority:
         # Any date: whether it has expired is for the row to say.
         given = Document(row["type"] or "", row["number"] or "", "listed")
         try:
-            checked = check_documents([given], datetime.now(UTC).date())[0]
+            checked = check_document(given, datetime.now(UTC).date())
             if not checked.is_well_formed:
                 raise ValueError
             standing = Standing((row["standing"] or "").strip().lower())

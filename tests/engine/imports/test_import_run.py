@@ -10,7 +10,7 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
 from engine.imports.import_run import Ending
 from engine.matching.checks.second_model import Filled, fill_from_crops
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.holders import block_document, erase_holder, find_document, watch_face
 from engine.matching.recovery import restore_gallery
 from engine.matching.requests import EnrollmentRequest, document_look_up
@@ -397,7 +397,7 @@ def test_an_erasure_leaves_nothing_of_it(importer, base) -> None:
 
 def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer, base) -> None:
     row = base.add(1, consent_ref=CONSENT)
-    (checked,) = check_documents([document_of(row)], TODAY)
+    checked = check_document(document_of(row), TODAY)
     attempted = make_document(
         importer.vault,
         checked.number,

@@ -21,7 +21,7 @@ from engine.matching.bulk_enrollment import (
     admit_references,
     plan_admission,
 )
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.holders import find_document
 from engine.matching.recovery import restore_gallery
 from engine.registry.accounts import Carrier
@@ -47,7 +47,7 @@ def face(serial: int) -> np.typing.NDArray[np.float32]:
 
 def subscriber(document: int, person: int, line: int | None = None) -> Subscriber:
     given = Document("cn-ric", number(document), f"Holder {document}")
-    (checked,) = check_documents([given], date(2026, 11, 25))
+    checked = check_document(given, date(2026, 11, 25))
     opened = None if line is None else OpenedLine(f"+8613{line:09d}", "blue", "blue-1", OPENED)
     return Subscriber(given.name, checked, face(person), opened)
 

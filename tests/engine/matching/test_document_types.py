@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stdnum.cn import ric
 
-from engine.matching.documents import NUMBER_RULES, check_documents
+from engine.matching.documents import NUMBER_RULES, check_document
 from schema.documents import DOCUMENT_TYPES, PASSPORT, Document
 from schema.reasons import Reason
 
@@ -167,16 +167,16 @@ UNSOUND = [
 def test_a_sound_number_has_no_finding_however_it_is_spaced(
     document_type: str, number: str, born_on: date | None
 ) -> None:
-    checked = check_documents([Document(document_type, f" {number} ", "A Name")], TODAY)[0]
+    checked = check_document(Document(document_type, f" {number} ", "A Name"), TODAY)
     assert (checked.findings, checked.born_on) == ((), born_on)
     assert re.fullmatch("[0-9A-Z]+", checked.number)
     compact = Document(document_type, checked.number, "A Name")
-    assert check_documents([compact], TODAY)[0].number == checked.number
+    assert check_document(compact, TODAY).number == checked.number
 
 
 @pytest.mark.parametrize(("document_type", "number"), UNSOUND)
 def test_a_number_that_the_rule_excludes_is_invalid(document_type: str, number: str) -> None:
-    checked = check_documents([Document(document_type, number, "A Name")], TODAY)[0]
+    checked = check_document(Document(document_type, number, "A Name"), TODAY)
     assert checked.findings == (Reason.DOCUMENT_INVALID,)
 
 
@@ -199,10 +199,10 @@ def test_no_resident_of_an_invented_base_is_refused_for_the_district() -> None:
         body = f"{district}{born_on:%Y%m%d}{place % 1000:03d}"
         number = body + ric.calc_check_digit(f"{body}0")
         documents.append(Document("cn-ric", number, "A Name"))
-    refused = [one for one in check_documents(documents, TODAY) if one.findings]
+    refused = [one for one in documents if check_document(one, TODAY).findings]
     assert refused == []
 
 
 def test_a_korean_number_has_no_check_digit_any_more() -> None:
     documents = [Document("kr-rrn", f"201005-312345{last}", "A Name") for last in range(10)]
-    assert [one.findings for one in check_documents(documents, TODAY)] == [()] * 10
+    assert [check_document(one, TODAY).findings for one in documents] == [()] * 10

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from engine.errors import RequestError
 from engine.matching.documents import (
-    check_documents,
+    check_document,
     compute_check_digit,
     find_age,
     normalise_name,
@@ -23,7 +23,7 @@ ICAO_SPECIMEN = "L898902C36UTO7408122F1204159ZE184226B<<<<<10"
 
 
 def check(document: Document) -> tuple[Reason, ...]:
-    return check_documents([document], TODAY)[0].findings
+    return check_document(document, TODAY).findings
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_date_of_birth_is_the_one_in_the_number(
     document_type: str, number: str, born_on: date | None
 ) -> None:
     given = Document(document_type, number, "A Name")
-    assert check_documents([given], TODAY)[0].born_on == born_on
+    assert check_document(given, TODAY).born_on == born_on
     other = date(1960, 1, 1)
-    checked = check_documents([structs.replace(given, born_on=other)], TODAY)[0]
+    checked = check_document(structs.replace(given, born_on=other), TODAY)
     contradicts = born_on is not None
     assert (Reason.BIRTH_DATE_MISMATCH in checked.findings) == contradicts
     assert checked.born_on == (born_on if contradicts else other)
@@ -70,7 +70,7 @@ def test_an_age_is_in_whole_years() -> None:
 def test_a_resident_identity_number_is_one_number_in_either_case() -> None:
     numbers = ("11010519491231002X", "11010519491231002x")
     documents = [Document("cn-ric", number, "A Name") for number in numbers]
-    first, second = check_documents(documents, TODAY)
+    first, second = (check_document(one, TODAY) for one in documents)
     assert first.number == second.number
 
 

@@ -7,7 +7,7 @@ import pytest
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
 from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.holders import (
     FoundLines,
     block_document,
@@ -122,7 +122,7 @@ def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab) -> None:
 
 def test_a_watched_document_goes_to_review(lab) -> None:
     request = lab.request()
-    checked = check_documents([request.document], date(2026, 1, 1))[0]
+    checked = check_document(request.document, date(2026, 1, 1))
     watchlist = WatchList(lab.vault.dim)
     entry = WatchEntry(
         id=1,

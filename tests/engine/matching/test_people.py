@@ -25,7 +25,7 @@ from engine.errors import (
 )
 from engine.lifecycle.reverification import exempt
 from engine.matching.checks.order import read_evidence, replay
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.lines import close_line
 from engine.matching.policy import decide
@@ -153,7 +153,7 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(lab, reg
         return answer
 
     renamed = structs.replace(card(2), name="Somebody Else")
-    lookup = document_look_up(lab.vault, check_documents([card(3)], NOW.date())[0])
+    lookup = document_look_up(lab.vault, check_document(card(3), NOW.date()))
     registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
     registrar.watchlist.add(WatchEntry(2, None, parent, "fraud", NOW))
     for shown, reasons in (
@@ -817,7 +817,7 @@ def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab) -> None
 def test_a_document_on_the_watch_list_is_not_shed_by_another(lab, registrar) -> None:
     person = lab.people.person()
     ask(registrar, lab.request(person, document=card(1)))
-    lookup = document_look_up(lab.vault, check_documents([card(1)], NOW.date())[0])
+    lookup = document_look_up(lab.vault, check_document(card(1), NOW.date()))
     registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
     answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
     assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.WATCHLISTED,))

@@ -13,7 +13,7 @@ from msgspec import structs
 from engine.errors import GalleryBehind, SosieError
 from engine.matching import requests as intake
 from engine.matching.comparison import fuse_vectors
-from engine.matching.documents import CheckedDocument, check_by_date
+from engine.matching.documents import CheckedDocument, check_document
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
 from indexes.gallery import Gallery
@@ -52,12 +52,12 @@ def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab) -> No
 
 
 def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(lab, monkeypatch) -> None:
-    def check(given: list[Document], dates: list[date]) -> list[CheckedDocument]:
-        if any(one.name == "Unlucky" for one in given):
+    def check(given: Document, on: date) -> CheckedDocument:
+        if given.name == "Unlucky":
             raise OSError("as no check of ours should: unlucky")
-        return check_by_date(given, dates)
+        return check_document(given, on)
 
-    monkeypatch.setattr(intake, "check_by_date", check)
+    monkeypatch.setattr(intake, "check_document", check)
     bad = lab.request()
     bad = replace(bad, document=structs.replace(bad.document, name="Unlucky"))
     with lab.registrar() as registrar:

@@ -18,7 +18,7 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -123,7 +123,7 @@ def make_subscriber(
     vault: Vault, place: int, vector: NDArray[np.float32], now: datetime
 ) -> Subscriber:
     document = make_document(place, f"Ring Member {place}")
-    [checked] = check_documents([document], now.date())
+    checked = check_document(document, now.date())
     opened_at = datetime.now(UTC) - timedelta(days=30 - place)
     carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")
     line = OpenedLine(f"+861390013{8000 + place}", carrier, outlet, opened_at)

@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from schema.cases import CaseState
@@ -209,7 +209,7 @@ def is_alike(one: Photograph, other: Photograph) -> bool:
 def make_subscriber(
     vault: Vault, document: Document, number: str, face: Photograph, now: datetime
 ) -> Subscriber:
-    [checked] = check_documents([document], now.date())
+    checked = check_document(document, now.date())
     line = OpenedLine(number, "blue", "b1", now - timedelta(days=1))
     crop = seal_crop(vault, face.digest, face.crop)
     live = Sample(None, face.digest, quality=face.quality, crop=crop)

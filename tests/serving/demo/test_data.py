@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.errors import RequestError
-from engine.matching.documents import check_documents
+from engine.matching.documents import check_document
 from schema.documents import Document
 from schema.reasons import Reason
 from serving.demo.data import (
@@ -108,7 +108,7 @@ ON = date(2026, 11, 24)
 
 
 def is_well_formed(document: Document) -> bool:
-    return check_documents([document], ON)[0].is_well_formed
+    return check_document(document, ON).is_well_formed
 
 
 @given(st.integers(0, 10_000_009))
