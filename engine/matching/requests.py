@@ -30,6 +30,7 @@ from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_
 from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
 from engine.registry.audit import AuditEntry
 from engine.registry.documents import DocumentRecord
+from engine.registry.enrollments import StoredAnswer
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.actors import Caller
@@ -345,71 +346,81 @@ class Intake:
         self, requests: Sequence[EnrollmentRequest], now: datetime
     ) -> list[Attempt | Answer | SosieError]:
         """One outcome for each request, in order; a document is judged on its outlet's date."""
-        refused: dict[int, SosieError] = {}
-        sound: list[tuple[EnrollmentRequest, str]] = []
+        found: dict[int, Attempt | Answer | SosieError] = {}
+        numbers: dict[int, str] = {}
         for place, request in enumerate(requests):
             try:
-                sound.append((request, require_judgeable(request)))
+                numbers[place] = require_judgeable(request)
             except SosieError as error:
-                refused[place] = error
-        rest = iter(self._sort_sound(sound, now))
-        return [
-            refused[place] if place in refused else next(rest) for place in range(len(requests))
-        ]
+                found[place] = error
+        sound = [requests[place] for place in numbers]
+        outlets = self._store.outlets(sorted({one.outlet for one in sound}))
+        answers = self._store.answers([self._scope_of(one) for one in sound])
+        for place, msisdn in numbers.items():
+            try:
+                found[place] = self._sort_one(requests[place], msisdn, outlets, answers, now)
+            except SosieError as error:
+                found[place] = error
+        return [found[place] for place in range(len(requests))]
 
-    def _sort_sound(
-        self, sound: Sequence[tuple[EnrollmentRequest, str]], now: datetime
-    ) -> list[Attempt | Answer | SosieError]:
-        if not sound:
-            return []
-        requests = [request for request, _ in sound]
-        outlets = self._store.outlets(sorted({item.outlet for item in requests}))
-        held = (outlets.get(item.outlet) for item in requests)
-        zones = [(one.time_zone if one else None) or self._time_zone for one in held]
-        dates = [find_date(now, zone) for zone in zones]
-        documents = [
-            check_document(it.document, on) for it, on in zip(requests, dates, strict=True)
-        ]
-        scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
-        answers = self._store.answers(scopes)
-        outcomes: list[Attempt | Answer | SosieError] = []
-        judged = zip(sound, documents, scopes, zones, dates, strict=True)
-        for (request, msisdn), document, scope, zone, on in judged:
-            payload = digest_payload(request, document.number, msisdn)
-            payload_digest = self._vault.look_up("payload", payload.hex())
-            stored = answers.get(scope)
-            if stored is not None:
-                is_same = stored.payload_digest == payload_digest
-                outcomes.append(
-                    Answer(stored.response, is_repeated=True)
-                    if is_same
-                    else IdempotencyMismatch(
-                        "this Idempotency-Key was used with another payload: "
-                        "use a fresh key for a new activation"
-                    )
-                )
-                continue
-            outlet = outlets.get(request.outlet)
-            if outlet is None or not outlet.is_open or outlet.carrier != request.carrier:
-                refusal = (
-                    "the outlet is unknown, closed or of another carrier: check the codes of both"
-                )
-                outcomes.append(OutletRefused(refusal))
-            elif outlet.restriction is not None:
-                outcomes.append(OutletRestricted(restricted(outlet.restriction)))
-            else:
-                checked = (document, msisdn, on, zone)
-                attempt = self._attempt(request, outlet, checked, scope, payload_digest)
-                outcomes.append(self._name_others(attempt))
-        return outcomes
+    def _scope_of(self, request: EnrollmentRequest) -> bytes:
+        return idempotency_scope(self._vault, request.carrier, request.idempotency_key)
 
-    def _name_others(self, attempt: Attempt) -> Attempt:
+    def _sort_one(
+        self,
+        request: EnrollmentRequest,
+        msisdn: str,
+        outlets: Mapping[str, Outlet],
+        answers: Mapping[bytes, StoredAnswer],
+        now: datetime,
+    ) -> Attempt | Answer:
+        """Raises what refuses the request."""
+        outlet, scope = outlets.get(request.outlet), self._scope_of(request)
+        zone = (outlet.time_zone if outlet else None) or self._time_zone
+        on = find_date(now, zone)
+        document = check_document(request.document, on)
+        payload = digest_payload(request, document.number, msisdn)
+        payload_digest = self._vault.look_up("payload", payload.hex())
+        if (stored := answers.get(scope)) is not None:
+            if stored.payload_digest != payload_digest:
+                raise IdempotencyMismatch(
+                    "this Idempotency-Key was used with another payload: "
+                    "use a fresh key for a new activation"
+                )
+            return Answer(stored.response, is_repeated=True)
+        if outlet is None or not outlet.is_open or outlet.carrier != request.carrier:
+            raise OutletRefused(
+                "the outlet is unknown, closed or of another carrier: check the codes of both"
+            )
+        if outlet.restriction is not None:
+            raise OutletRestricted(restricted(outlet.restriction))
+        attempt = Attempt(
+            **self._name(request, document),
+            outlet=outlet,
+            msisdn=msisdn,
+            msisdn_lookup=self._vault.look_up("msisdn", msisdn),
+            scope=scope,
+            payload_digest=payload_digest,
+            judged_on=on,
+            time_zone=zone,
+        )
+        return self._name_others(attempt, on)
+
+    def _name(self, request: EnrollmentRequest, document: CheckedDocument) -> dict[str, Any]:
+        """What an attempt says of whom it is about."""
+        lookup = document_look_up(self._vault, document) if document.is_well_formed else None
+        return {
+            "request": request,
+            "document": document,
+            "document_lookup": lookup,
+            "name_lookup": lookup and name_look_up(self._vault, lookup, document.name),
+            "is_same_photograph": is_same_photograph(self._vault, request.live, request.portrait),
+        }
+
+    def _name_others(self, attempt: Attempt, on: date) -> Attempt:
         """The attempt with the guardian who came along, and the document that it replaces."""
-        request, on = attempt.request, attempt.judged_on
-        guardian, replaces = request.guardian, request.replaces
-        assert on is not None, "the intake gives every attempt a date"
-        if guardian is not None:
-            document = check_document(guardian.document, on)
+        request = attempt.request
+        if (guardian := request.guardian) is not None:
             asked = replace(
                 request,
                 document=guardian.document,
@@ -419,11 +430,10 @@ class Intake:
                 guardian=None,
                 replaces=None,
             )
-            checked = (document, attempt.msisdn, on, attempt.time_zone or DEFAULT_TIME_ZONE)
-            given = (attempt.outlet, checked, attempt.scope, attempt.payload_digest)
-            attempt = replace(attempt, guardian=self._attempt(asked, *given))
-        if replaces is not None:
-            document = check_document(replaces, on)
+            named = self._name(asked, check_document(guardian.document, on))
+            attempt = replace(attempt, guardian=replace(attempt, **named))
+        if request.replaces is not None:
+            document = check_document(request.replaces, on)
             if document.is_well_formed:
                 lookup = document_look_up(self._vault, document)
                 name = name_look_up(self._vault, lookup, attempt.document.name)
@@ -431,34 +441,6 @@ class Intake:
                     attempt, replaced=document, replaced_lookup=lookup, replaced_name_lookup=name
                 )
         return attempt
-
-    def _attempt(
-        self,
-        request: EnrollmentRequest,
-        outlet: Outlet,
-        checked: tuple[CheckedDocument, str, date, str],
-        scope: bytes,
-        payload_digest: bytes,
-    ) -> Attempt:
-        document, msisdn, judged_on, time_zone = checked
-        document_lookup = name_lookup = None
-        if document.is_well_formed:
-            document_lookup = document_look_up(self._vault, document)
-            name_lookup = name_look_up(self._vault, document_lookup, document.name)
-        return Attempt(
-            request=request,
-            outlet=outlet,
-            document=document,
-            msisdn=msisdn,
-            msisdn_lookup=self._vault.look_up("msisdn", msisdn),
-            scope=scope,
-            payload_digest=payload_digest,
-            document_lookup=document_lookup,
-            name_lookup=name_lookup,
-            is_same_photograph=is_same_photograph(self._vault, request.live, request.portrait),
-            judged_on=judged_on,
-            time_zone=time_zone,
-        )
 
 
 def record_refused(
