@@ -36,6 +36,7 @@ from engine.registry.database import (
     UNREADABLE,
     check,
     connect,
+    connected,
     journal_of,
     long_statements,
     open_connection,
@@ -353,12 +354,10 @@ def restore_backup(
     be rolled back into the backup.
     """
     file, made = read_backup(place, vault)
-    engine = connect(url)
     with ExitStack() as undo:
-        undo.callback(engine.dispose)
+        engine = undo.enter_context(connected(url))
         path = sqlite_file(engine)
-        lease = take_lease(engine)
-        undo.callback(lease.release)
+        undo.enter_context(closing(take_lease(engine)))
         if path is None:
             staged = Path(undo.enter_context(TemporaryDirectory())) / DATABASE_FILE
         else:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -384,8 +385,7 @@ def mend_chain(reader: AuditReader, reason: str, first: Actor, second: Actor) ->
     """
     if first.is_person(second.person):
         raise FourEyes("a mend takes two people: the second key is the first person's, too")
-    lease = take_lease(reader.engine)
-    try:
+    with closing(take_lease(reader.engine)):
         found = verify_chain(reader)
         if found.intact:
             raise RequestError("the audit chain is whole: there is nothing to mend")
@@ -411,8 +411,6 @@ def mend_chain(reader: AuditReader, reason: str, first: Actor, second: Actor) ->
         )
         with trusting as (_, record):
             return record
-    finally:
-        lease.release()
 
 
 _references = REFERENCES.c

@@ -120,6 +120,16 @@ def connect(url: str, dim: int = 0) -> Engine:
         ) from None
 
 
+@contextmanager
+def connected(url: str, dim: int = 0) -> Iterator[Engine]:
+    """`connect`, and no connection is left when the block ends."""
+    engine = connect(url, dim)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def parse(url: str) -> URL:
     """The URL, if it names a database that the registry can live in."""
     try:

@@ -13,6 +13,7 @@ converted, and no photograph is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,7 +36,7 @@ from sqlalchemy import (
 from engine.errors import KeyRingError, RequestError, SealBroken
 from engine.registry import deployment, store
 from engine.registry.audit import AuditEntry, AuditReader, read_head
-from engine.registry.database import check, chunks, connect, reading, utc_now
+from engine.registry.database import check, chunks, connected, reading, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.keyring import KeyRing
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, RemovedReference, name_sealed
@@ -206,16 +207,8 @@ def switch_models(
     live reference or a watched face has no template of it, or a sweep is under way; `WriterBusy`
     where a process writes. A damaged template is set aside, and goes along as what opens nowhere.
     """
-    engine = connect(url)
-    try:
-        with store.reachable():
-            lease = take_lease(engine)
-            try:
-                return _switch(engine, vault, before, after, dim, actor, progress)
-            finally:
-                lease.release()
-    finally:
-        engine.dispose()
+    with connected(url) as engine, store.reachable(), closing(take_lease(engine)):
+        return _switch(engine, vault, before, after, dim, actor, progress)
 
 
 def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: str) -> list[str]:
@@ -225,21 +218,17 @@ def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: st
     Until then no search finds these people, and nobody's face holds their documents.
     """
     documents: list[str] = []
-    engine = connect(url)
-    try:
+    with connected(url) as engine, Writer(engine, vault, before) as writer:
         registry = Reader(engine, vault)
-        with Writer(engine, vault, before) as writer:
-            # What refuses the switch all the same, before anybody is removed.
-            _require_ready(registry, after, may_lack_references=True)
-            for ids in registry.missing_second(after, ROWS_PER_BATCH):
-                owners = sorted(set(read_apart(ids, registry.documents_of).values()))
-                sequence = writer.sequence + 1
-                detail = {"references": len(ids), "gallery_sequence": sequence}
-                entry = AuditEntry(actor, "references.removed", after, detail)
-                writer.commit([entry, *(RemovedReference(key, sequence) for key in ids)])
-                documents += owners
-    finally:
-        engine.dispose()
+        # What refuses the switch all the same, before anybody is removed.
+        _require_ready(registry, after, may_lack_references=True)
+        for ids in registry.missing_second(after, ROWS_PER_BATCH):
+            owners = sorted(set(read_apart(ids, registry.documents_of).values()))
+            sequence = writer.sequence + 1
+            detail = {"references": len(ids), "gallery_sequence": sequence}
+            entry = AuditEntry(actor, "references.removed", after, detail)
+            writer.commit([entry, *(RemovedReference(key, sequence) for key in ids)])
+            documents += owners
     return documents
 
 

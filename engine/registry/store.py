@@ -245,7 +245,7 @@ class Store(Reader):
     def has_writer(self) -> bool:
         """True where a process holds the writer's lease now."""
         try:
-            take_lease(self._engine).release()
+            take_lease(self._engine).close()
         except WriterBusy:
             return True
         return False

@@ -66,7 +66,7 @@ RENEW_S, LEASE_S = 2.0, 10
 
 
 def take_lease(engine: Engine) -> FileLease | AdvisoryLease:
-    """Takes the lease, or raises `WriterBusy` at once; held until it is released or its process
+    """Takes the lease, or raises `WriterBusy` at once; held until it is closed or its process
     dies."""
     path = sqlite_file(engine)
     if path is not None:
@@ -94,7 +94,7 @@ class FileLease:
         os.truncate(self._handle, 0)
         os.pwrite(self._handle, f"pid {os.getpid()}\n".encode(), 0)
 
-    def release(self) -> None:
+    def close(self) -> None:
         os.close(self._handle)
 
 
@@ -110,7 +110,7 @@ class AdvisoryLease:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection = self._take()
-        self._is_released = Event()
+        self._is_closed = Event()
         self._thread = Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
@@ -134,7 +134,7 @@ class AdvisoryLease:
         )
 
     def _renew(self) -> None:
-        while not self._is_released.wait(RENEW_S):
+        while not self._is_closed.wait(RENEW_S):
             try:
                 self._connection.execute(_LOOK)
             except SQLAlchemyError:
@@ -142,8 +142,8 @@ class AdvisoryLease:
                 with contextlib.suppress(RegistryError):
                     self._connection = self._take()
 
-    def release(self) -> None:
-        self._is_released.set()
+    def close(self) -> None:
+        self._is_closed.set()
         self._thread.join()
         # The server frees the lock of a session that ends, but some time later: unlocking first
         # lets the next writer in at once. Where the session is lost already, so is the lock.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from engine.registry.database import (
     REVISIONS,
     changing,
     check,
-    connect,
+    connected,
     hold_schema,
     long_statements,
     reading,
@@ -65,20 +66,14 @@ def upgrade(
     and then. `ChainBroken` where its audit chain is: an upgrade vouches for what it finds.
     `ModelMismatch` where templates are of a model that is not converted.
     """
-    engine = connect(url)
-    try:
+    with connected(url) as engine:
         with store.reachable(), reading(engine) as connection:
             before = require_known(connection)
             is_newest = before == REVISIONS[-1]
             if is_newest and not _is_left(read_head(connection), conversion):
                 return Upgraded(before, before, is_converted=False)
-        lease = take_lease(engine)
-        try:
+        with closing(take_lease(engine)):
             return bring_up_to_date(engine, vault, progress, conversion)
-        finally:
-            lease.release()
-    finally:
-        engine.dispose()
 
 
 def _is_left(head: Row[Any], conversion: Conversion | None) -> bool:

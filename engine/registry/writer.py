@@ -194,7 +194,7 @@ class Writer:
             if isinstance(self._place, Connection):
                 self._place.close()
         finally:
-            self._lease.release()
+            self._lease.close()
 
     def __enter__(self) -> Self:
         return self
