@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.faces.embedder import CropEmbedder, Pixels
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.liveness_judge import Judged
-    from engine.registry.crops import NewCrop
+    from engine.registry.cases import CropRecord
     from engine.registry.references import SecondTemplate
 
 
@@ -198,11 +198,11 @@ def choose_crops(
     document_id: str | None,
     has_case: bool,
     at: datetime,
-) -> list[NewCrop]:
+) -> list[CropRecord]:
     """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
     a crop none. `document_id` is of the reference or attempt that they are of."""
     # Whoever compares two photographs needs no registry, and loads none.
-    from engine.registry.crops import NewCrop  # noqa: PLC0415
+    from engine.registry.cases import CropRecord  # noqa: PLC0415
     from engine.registry.database import new_id  # noqa: PLC0415
 
     if policy.keep is CropScope.NONE:
@@ -211,7 +211,7 @@ def choose_crops(
     if is_held and not (policy.hold_days and document_id):
         return []
     return [
-        NewCrop(
+        CropRecord(
             id=new_id(),
             enrollment_id=enrollment_id,
             photograph=photograph,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
 from sqlalchemy import (
-    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
     Index,
-    Integer,
     Row,
     String,
     Table,
@@ -32,15 +30,17 @@ from engine.registry.documents import DOCUMENTS
 from engine.registry.rows import (
     INDEXED,
     KEY,
+    SEALED,
     ActorName,
     CaseId,
     Change,
     Code,
+    DocumentId,
     EnrollmentId,
     Id,
-    JsonValue,
     LineId,
     RowNumber,
+    RowValues,
     SweepId,
     UuidText,
     Write,
@@ -87,29 +87,6 @@ CASE_NOTES = Table(
     Column("kind", String(16), nullable=False),
     sealed_column("text"),
     mac_column(),
-)
-
-
-CROPS = Table(
-    "crops",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    # Null of an imported reference, which has no attempt.
-    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
-    Column("photograph", String(16), nullable=False),
-    sealed_column("image", nullable=False),
-    Column("kept_until", Moment, nullable=False, index=True),
-    # Null where an attempt has no well-formed document.
-    Column("document_id", UuidText, ForeignKey("documents.id"), index=True),
-    Column("received_at", Moment),
-    Column("quality", JsonValue),
-    # Shown to nobody until a case names the document.
-    Column("is_held", Boolean),
-    # So long it is kept from when a case names its document.
-    Column("case_days", Integer),
-    mac_column(),
-    CheckConstraint(one_of("photograph", Photograph), name="photograph"),
-    CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
 )
 
 
@@ -245,6 +222,53 @@ class AddedNote(Change):
         ]
         to.insert(CASE_NOTES, rows)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRecord(Write):
+    """An aligned face with its image as a JPEG or PNG file, which is sealed; `photograph` is `live`
+    or `portrait`.
+
+    It is of an attempt, which may have no well-formed document, or of an imported reference, which
+    has a document alone. One that `is_held` is shown to nobody until a case names its document, or
+    where an open case does already; from then on it is kept for `case_days`. `received_at` is when
+    the photograph passed through.
+    """
+
+    id: Annotated[Id, KEY]
+    enrollment_id: Annotated[EnrollmentId | None, INDEXED]
+    photograph: Annotated[str, String(16)]
+    image: Annotated[bytes, SEALED] = field(repr=False)
+    kept_until: Annotated[datetime, INDEXED]
+    document_id: Annotated[DocumentId | None, INDEXED] = None
+    received_at: datetime | None = None
+    quality: Mapping[str, float] | None = None
+    is_held: bool | None = None
+    case_days: int | None = None
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.add(written)
+        held = [one.document_id for one in written if one.is_held]
+        is_in_case = STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
+        named = select(CASE_DOCUMENTS.c.document_id).where(
+            CASE_DOCUMENTS.c.document_id.in_(KEYS), is_in_case
+        )
+        found = [
+            key for part in chunks(held) for key in to.connection.scalars(named, {"keys": part})
+        ]
+        keep_crops(to, found)
+
+    def row(self, to: Transaction) -> RowValues:
+        return self.columns(image=to.vault.seal(CROP_IMAGE, self.id, self.image))
+
+
+CROP_IMAGE = "crops.image"
+CROPS = table_of(
+    "crops",
+    CropRecord,
+    CheckConstraint(one_of("photograph", Photograph), name="photograph"),
+    CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
+)
 
 # A subquery and no join: SQLite would go through every case of the states first.
 STATE_OF_NAMED = (

@@ -2,70 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, false, func, or_, select
 from sqlalchemy import case as by_value
 
-from engine.registry.cases import CASE_DOCUMENTS, CROPS, STATE_OF_NAMED, keep_crops
-from engine.registry.database import KEYS, Moment, Source, chunks, is_id, utc_now
+from engine.registry.cases import CASE_DOCUMENTS, CROP_IMAGE, CROPS, STATE_OF_NAMED, CropRecord
+from engine.registry.database import KEYS, Moment, Source, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.references import REFERENCES
-from engine.registry.rows import RowValues, Write, open_each, read_as, require_authentic
-from engine.registry.transactions import Transaction
+from engine.registry.rows import open_each, read_as, require_authentic
 from schema.cases import ALIVE
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropRecord:
-    """An aligned face, without its image; `photograph` is `live` or `portrait`.
-
-    It is of an attempt, or of an imported reference, which has a document alone. One that
-    `is_held` is shown to nobody until a case names its document; from then on it is kept for
-    `case_days`. `received_at` is when the photograph passed through.
-    """
-
-    id: str
-    enrollment_id: str | None
-    photograph: str
-    kept_until: datetime
-    document_id: str | None = None
-    received_at: datetime | None = None
-    quality: Mapping[str, float] | None = None
-    is_held: bool | None = None
-    case_days: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewCrop(CropRecord, Write):
-    """A crop with its image as a JPEG or PNG file, which is sealed. One that is held is kept at
-    once where an open case names its document."""
-
-    table = CROPS
-
-    image: bytes = field(repr=False)
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.add(written)
-        held = [one.document_id for one in written if one.is_held]
-        is_in_case = STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
-        named = select(CASE_DOCUMENTS.c.document_id).where(
-            CASE_DOCUMENTS.c.document_id.in_(KEYS), is_in_case
-        )
-        found = [
-            key for part in chunks(held) for key in to.connection.scalars(named, {"keys": part})
-        ]
-        keep_crops(to, found)
-
-    def row(self, to: Transaction) -> RowValues:
-        return self.columns(image=to.vault.seal(CROP_IMAGE, self.id, self.image))
-
-
-CROP_IMAGE = "crops.image"
 _ATTEMPTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id.in_(KEYS))
 _ERASE_CROPS = delete(CROPS).where(
     or_(CROPS.c.document_id.in_(KEYS), CROPS.c.enrollment_id.in_(_ATTEMPTS_UNDER))
@@ -79,8 +30,8 @@ def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """An aligned face of a document as a JPEG or PNG file; `is_of_reference` where the document's
-    reference was made of it.
+    """An aligned face of a document; `is_of_reference` where the document's reference was made of
+    it.
 
     `decision` and `captured_at` are of its attempt: None of an imported reference.
     """
@@ -89,7 +40,6 @@ class Face:
     is_of_reference: bool
     decision: str | None
     captured_at: datetime | None
-    image: bytes = field(repr=False)
 
 
 _IS_NEEDED = exists().where(
@@ -168,21 +118,21 @@ _FACES_OF = (
 class CropReader(Source):
     """Reader of crops."""
 
-    def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
-        """The crops of an enrollment with their images, `live` before `portrait`.
+    def crops(self, enrollment_id: str) -> list[CropRecord]:
+        """The crops of an enrollment, `live` before `portrait`.
 
         None where none were kept, or where their time is over.
         """
         if not is_id(enrollment_id):
             return []
         rows = self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
-        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
+        return list(open_each(rows, self._crop))
 
-    def crops_of_import(self, document_id: str) -> list[tuple[CropRecord, bytes]]:
+    def crops_of_import(self, document_id: str) -> list[CropRecord]:
         """The same of the reference that an import brought; none where it brought another before,
         since a crop does not say which one it is of."""
         rows = self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
-        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
+        return list(open_each(rows, self._crop))
 
     def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:
         """At most so many crops that are kept of each document, its reference's own first, then
@@ -197,11 +147,12 @@ class CropReader(Source):
         if row.attempt_id is not None:
             require_authentic(self.vault, ENROLLMENTS, row, _OF_ATTEMPT)
         # Crops of before there was a column for it came in when they were decided on.
-        crop = read_as(CropRecord, row, received_at=row.received_at or row.attempt_created_at)
+        crop = self._crop(row, received_at=row.received_at or row.attempt_created_at)
         told = (bool(row.is_of_reference), row.attempt_decision, row.attempt_captured_at)
-        return row, Face(crop, *told, self._image(row)[1])
+        return row, Face(crop, *told)
 
-    def _image(self, row: Row[Any]) -> tuple[Row[Any], bytes]:
+    def _crop(self, row: Row[Any], **known: Any) -> CropRecord:
         # Or a face could be put under another document, and its holder be taken for it.
         require_authentic(self.vault, CROPS, row)
-        return row, self.vault.open(CROP_IMAGE, row.id, row.image)
+        image = self.vault.open(CROP_IMAGE, row.id, row.image)
+        return read_as(CropRecord, row, image=image, **known)

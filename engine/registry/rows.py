@@ -90,9 +90,8 @@ class Of:
     column: str
 
 
-KEY, INDEXED, UNIQUE = "primary_key", "index", "unique"
-"""Marks of fields: options of their columns."""
-_SEALED = "sealed"
+KEY, INDEXED, UNIQUE, SEALED = "primary_key", "index", "unique", "sealed"
+"""Marks of fields: options of their columns, and that the vault seals what is in them."""
 Id = Annotated[str, UuidText]
 DocumentId = Annotated[Id, Of("documents.id")]
 EnrollmentId = Annotated[Id, Of("enrollments.id")]
@@ -102,7 +101,7 @@ SweepId = Annotated[Id, Of("sweeps.id")]
 CarrierCode = Annotated[str, Code, Of("carriers.code")]
 OutletCode = Annotated[str, Code, Of("outlets.code")]
 ActorName = Annotated[str, String(200)]
-SealedText = Annotated[str, _SEALED]
+SealedText = Annotated[str, SEALED]
 _TYPES: Mapping[Any, Any] = {
     datetime: Moment,
     date: Day,
@@ -128,7 +127,7 @@ def table_of(name: str, kind: type[Any], *more: SchemaItem, **given: Column[Any]
 def _column_of(name: str, hint: Any) -> Column[Any]:
     """The column of a field, nullable where that may be None."""
     kind, marks = _read_hint(hint)
-    if _SEALED in marks:
+    if SEALED in marks:
         return sealed_column(name, nullable=None in marks)
     types = [one for one in marks if isinstance(one, TypeEngine)]
     foreign = [ForeignKey(one.column) for one in marks if isinstance(one, Of)]

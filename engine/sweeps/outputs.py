@@ -414,7 +414,7 @@ def gather_faces(reader: Reader, document_ids: Sequence[str]) -> dict[str, bytes
         sound = [one for one in found if one.decision != Decision.REJECTED]
         sound.sort(key=lambda one: (not one.is_of_reference, one.crop.photograph != _LIVE))
         if sound:
-            faces[document] = sound[0].image
+            faces[document] = sound[0].crop.image
     return faces
 
 

@@ -243,7 +243,7 @@ def _subject(
         photographs=tuple(
             wire.ShownPhotograph(
                 photograph=one.crop.photograph,
-                image=one.image,
+                image=one.crop.image,
                 quality=None if one.crop.quality is None else dict(one.crop.quality),
             )
             for one in faces

@@ -4,8 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
-from engine.registry.crops import NewCrop
+from engine.registry.cases import CaseRecord, CropRecord
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.lines import LineRecord
@@ -60,13 +59,13 @@ def make_case(**values: Any) -> CaseRecord:
 
 def make_crop(
     enrollment_id: str | None, photograph: str = "live", days: int = 30, **values: Any
-) -> NewCrop:
+) -> CropRecord:
     given = {
         "id": new_id(),
         "kept_until": utc_now() + timedelta(days=days),
         "image": IMAGE + photograph.encode(),
     }
-    return NewCrop(enrollment_id=enrollment_id, photograph=photograph, **given | values)
+    return CropRecord(enrollment_id=enrollment_id, photograph=photograph, **given | values)
 
 
 def make_pair(one: str, other: str, **values: Any) -> JudgedPair:

@@ -312,7 +312,7 @@ def _read_crops(store: Store, ids: Sequence[int]) -> Iterator[tuple[int, list[ND
             kept = store.cases.crops_of_import(document_id)
         else:
             kept = store.cases.crops(enrollment_id)
-        yield key, [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for _, image in kept]
+        yield key, [np.asarray(Image.open(io.BytesIO(one.image)).convert("RGB")) for one in kept]
 
 
 def fill_from_folder(

@@ -240,8 +240,8 @@ def _crops(parts: Parts, enrollment_id: str) -> wire.Crops:
     return wire.Crops(
         enrollment_id=record.id,
         crops=tuple(
-            wire.Crop(crop.photograph, image, Moment.of(crop.kept_until))
-            for crop, image in parts.store.cases.crops(record.id)
+            wire.Crop(crop.photograph, crop.image, Moment.of(crop.kept_until))
+            for crop in parts.store.cases.crops(record.id)
         ),
     )
 

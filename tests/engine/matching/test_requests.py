@@ -34,7 +34,7 @@ from engine.matching.samples import (
     seal_crop,
     take_samples,
 )
-from engine.registry import crops, keyring
+from engine.registry import cases, keyring
 from engine.registry.vault import Vault
 from schema.documents import Document
 from schema.options import CropPolicy
@@ -238,7 +238,7 @@ def attempt(vault: Vault, face: Any, *, with_crops: bool = True) -> EnrollmentRe
 
 def choose(
     policy: CropPolicy, vault: Vault, request: EnrollmentRequest, *, has_case: bool = False
-) -> list[crops.NewCrop]:
+) -> list[cases.CropRecord]:
     samples = {"live": request.live, "portrait": request.portrait}
     return choose_crops(
         policy, vault, samples, enrollment_id="e", document_id="d", has_case=has_case, at=NOW

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry.cases import AddedNote, CaseChange, CaseRecord
-from engine.registry.crops import CropRecord, NewCrop
+from engine.registry.cases import AddedNote, CaseChange, CaseRecord, CropRecord
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.lines import LineChange
 from engine.registry.queues import CaseFilter, CasePlaces, risk_of
@@ -374,11 +373,11 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
         make_crop(key, "live", days=-1),
     )
     writer.commit([ENTRY, portrait, live, late])
-    assert [(type(record), record.id, image) for record, image in store.cases.crops(key)] == [
-        (CropRecord, live.id, live.image),
-        (CropRecord, portrait.id, portrait.image),
+    assert [(one.id, one.image) for one in store.cases.crops(key)] == [
+        (live.id, live.image),
+        (portrait.id, portrait.image),
     ]
-    assert store.cases.crops(key)[0][0].kept_until == live.kept_until
+    assert store.cases.crops(key)[0].kept_until == live.kept_until
     assert store.cases.crops(other) == []
     assert store.cases.crops("no id") == []
     assert "face" not in repr(live)
@@ -388,7 +387,7 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
         assert IMAGE[4:20] not in stored
         other_row = update(tables.crops).where(tables.crops.c.id == portrait.id)
         connection.execute(other_row.values(image=stored))
-    assert [record.id for record, _ in store.cases.crops(key)] == [live.id]
+    assert [one.id for one in store.cases.crops(key)] == [live.id]
 
 
 @pytest.fixture
@@ -448,7 +447,7 @@ def test_an_unknown_sweep_is_not_found(store) -> None:
             store.sweeps.get(unknown)
 
 
-def hold(document_id: str, enrollment_id: str | None = None, **values) -> NewCrop:
+def hold(document_id: str, enrollment_id: str | None = None, **values) -> CropRecord:
     given = {"document_id": document_id, "received_at": NOW, "quality": {"sharpness": 200.5}}
     held = {"is_held": True, "case_days": 30}
     return make_crop(enrollment_id, days=3, **given | held | values)
@@ -465,8 +464,8 @@ def test_a_face_that_is_held_is_shown_to_nobody_until_a_case_names_its_document(
     assert store.cases.faces([one, two], 9) == {one: [], two: []}
     case = make_case(document_ids=(one, new_id()))
     writer.commit([ENTRY, case])
-    [(shown, image)] = store.cases.crops(attempt)
-    assert (shown.id, image, shown.is_held) == (held.id, held.image, None)
+    [shown] = store.cases.crops(attempt)
+    assert (shown.id, shown.image, shown.is_held) == (held.id, held.image, None)
     assert shown.kept_until > utc_now() + timedelta(days=29)
     assert store.cases.faces([two], 9) == {two: []}
     # What comes in of a document in an open case is its case's, too; not after it has ended.
@@ -525,7 +524,7 @@ def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(
     shown: list[str] = []
     first = bring(3)
     assert store.origins_of([first]) == {first: (one, None)}
-    assert [crop.id for crop, _ in store.cases.crops_of_import(one)] == shown
+    assert [crop.id for crop in store.cases.crops_of_import(one)] == shown
     bring(4, RemovedReference(first, 4))
     assert store.cases.crops_of_import(one) == [], "each may be of another person"
 

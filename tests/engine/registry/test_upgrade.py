@@ -281,7 +281,7 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         wanted = [one.template for one in older.references[1:]]
         assert np.array_equal(chunk.vectors, np.stack(wanted))
         attempt = older.enrollments[2]
-        [(crop, _)] = store.cases.crops(attempt.id)
+        [crop] = store.cases.crops(attempt.id)
         assert crop.document_id == attempt.document_id
         assert len(store.cases.faces([attempt.document_id], 9)[attempt.document_id]) == 1
         keys = {key.id: key for key in store.api_keys()}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
-from engine.registry.crops import NewCrop
+from engine.registry.cases import CropRecord
 from engine.registry.database import new_id
 from engine.registry.enrollments import EnrollmentRecord
 from engine.sweeps.folder import GroupFile, write_groups
@@ -29,7 +29,7 @@ def again(first: EnrollmentRecord, minutes: int, decision: Decision) -> Enrollme
     return replace(first, id=new_id(), decision=decision.value, created_at=at)
 
 
-def crops_of(attempt: EnrollmentRecord, name: str) -> list[NewCrop]:
+def crops_of(attempt: EnrollmentRecord, name: str) -> list[CropRecord]:
     return [
         make_crop(
             attempt.id,
