@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from sqlalchemy import Row, String, and_, bindparam, case, delete, exists, func, or_, select
+from sqlalchemy import Row, String, and_, bindparam, case, exists, func, or_, select
 
-from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks, is_id
+from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
     KEY,
@@ -18,6 +18,7 @@ from engine.registry.rows import (
     Id,
     LineId,
     Of,
+    Put,
     Write,
     open_each,
     open_some,
@@ -63,23 +64,13 @@ CAMPAIGNS = table_of("campaigns", Campaign)
 
 
 @dataclass(frozen=True, slots=True)
-class ListedLine(Write):
+class ListedLine(Put):
     """The progress of a line of a campaign, from now on."""
 
     campaign_id: Annotated[Id, Of("campaigns.id"), KEY]
     line_id: Annotated[LineId, KEY]
     state: Annotated[CampaignLineState, String(16)]
     at: datetime
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        for campaign_id in {one.campaign_id for one in written}:
-            ids = [one.line_id for one in written if one.campaign_id == campaign_id]
-            is_there = CAMPAIGN_LINES.c.campaign_id == campaign_id
-            for part in chunks(ids):
-                replaced = CAMPAIGN_LINES.c.line_id.in_(part)
-                to.connection.execute(delete(CAMPAIGN_LINES).where(is_there, replaced))
-        to.add(written)
 
 
 CAMPAIGN_LINES = table_of("campaign_lines", ListedLine)

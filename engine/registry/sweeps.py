@@ -21,7 +21,6 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    delete,
     func,
     select,
     tuple_,
@@ -36,9 +35,9 @@ from engine.registry.rows import (
     KEY,
     ActorName,
     CaseId,
-    Change,
     DocumentId,
     JsonValue,
+    Put,
     SweepId,
     UuidText,
     Write,
@@ -291,7 +290,7 @@ class FactReader(Source):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedPair(Change):
+class JudgedPair(Put):
     """The outcome that people gave a pair of documents, left < right, in place of an earlier one.
 
     `score` is the best between their references, or what attempts showed under one that had none;
@@ -312,11 +311,8 @@ class JudgedPair(Change):
     left_attempt_score: float | None = None
     right_attempt_score: float | None = None
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        assert all(pair.left_document < pair.right_document for pair in written), "left < right"
-        to.connection.execute(_FORGET_JUDGED, [columns_of(pair) for pair in written])
-        to.add(written)
+    def __post_init__(self) -> None:
+        assert self.left_document < self.right_document, "left < right"
 
 
 JUDGED_PAIRS = table_of(
@@ -331,12 +327,6 @@ EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 _PAIRS = select(JUDGED_PAIRS)
 _PAIRS_OF = _PAIRS.where(JUDGED_PAIRS.c.left_document.in_(KEYS))
 _JUDGED = _PAIRS.order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
-
-_FORGET_JUDGED = (
-    delete(JUDGED_PAIRS)
-    .where(JUDGED_PAIRS.c.left_document == bindparam("left_document"))
-    .where(JUDGED_PAIRS.c.right_document == bindparam("right_document"))
-)
 
 
 class PairReader(Source):

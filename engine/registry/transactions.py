@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Row,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
@@ -396,8 +399,12 @@ class Transaction:
 
     def remove(self, written: Sequence[Write]) -> None:
         """Deletes the rows of the keys of writes of one class."""
-        (key,) = written[0].table.primary_key
-        self.delete(key, [getattr(one, key.name) for one in written])
+        key = list(written[0].table.primary_key)
+        find_key = attrgetter(*(column.name for column in key))
+        place: ColumnElement[Any] = tuple_(*key) if len(key) > 1 else key[0]
+        for part in chunks(written):
+            is_there = place.in_(list(map(find_key, part)))
+            self.connection.execute(delete(written[0].table).where(is_there))
 
     def changing(self, table: Table, keys: Collection[Any]) -> AbstractContextManager[None]:
         """Gives the rows that the block updates new codes, as `changing_rows`."""
