@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select, text
 
-from engine.atomic_files import flush
+from engine.atomic_files import flush, replacing
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.catalog import Conversion
 from engine.registry import deployment
@@ -139,7 +139,8 @@ def make_backup(
             assert writer is not None, "SQLite is copied by its writer"
             _copy_pages(writer, file, progress)
         manifest = _describe(file, source.vault, progress)
-        _write(partial / MANIFEST_FILE, _signed(manifest, source.vault))
+        with replacing(partial / MANIFEST_FILE) as written:
+            written.write_text(json.dumps(_signed(manifest, source.vault), indent=2) + "\n")
         flush(file)
         flush(partial)
         detail = {"audit_number": manifest.audit_number, "bytes": manifest.bytes}
@@ -156,9 +157,8 @@ def move_backup(place: Path, target: Path) -> None:
     """Moves a backup to a new folder, on whatever disk."""
     with _new_folder(target) as partial:
         for name in (DATABASE_FILE, MANIFEST_FILE):
-            shutil.copyfile(place / name, partial / name)
-            (partial / name).chmod(0o600)
-            flush(partial / name)
+            with replacing(partial / name) as fresh:
+                shutil.copyfile(place / name, fresh)
         flush(partial)
     shutil.rmtree(place)
 
@@ -522,13 +522,6 @@ def _mac(manifest: Manifest, vault: Vault) -> str:
 
 def _signed(manifest: Manifest, vault: Vault) -> dict[str, Any]:
     return {**asdict(manifest), "mac": _mac(manifest, vault)}
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(json.dumps(values, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _digest(file: Path) -> str:
