@@ -3,8 +3,8 @@
 from sqlalchemy import Engine, select
 
 from engine.registry.database import changing
+from engine.registry.rows import write_macs
 from engine.registry.store import authenticated_tables
-from engine.registry.transactions import write_macs
 from engine.registry.vault import Vault
 
 

@@ -38,17 +38,15 @@ from sqlalchemy.exc import IntegrityError
 from engine.errors import NotFound, RegistryError
 from engine.formatting import mixes_scripts
 from engine.registry.audit import AuditEntry
+from engine.registry.columns import Code, UuidText, mac_column, metadata, one_of
 from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
     Change,
-    Code,
     RowValues,
-    UuidText,
+    Transaction,
+    changing_rows,
     encode_values,
     in_utc,
-    mac_column,
-    metadata,
-    one_of,
     open_each,
     read_as,
     require_authentic,
@@ -56,7 +54,7 @@ from engine.registry.rows import (
     update_one,
     with_macs,
 )
-from engine.registry.transactions import Transaction, changing_rows, recorded
+from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
 from schema.actors import Restriction, Role, describe_actor, fold_person
 from schema.people import Account

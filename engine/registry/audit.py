@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import ChainBroken, SchemaMismatch
+from engine.registry.columns import Code, JsonValue, RowNumber, metadata
 from engine.registry.database import (
     UNREADABLE,
     Json,
@@ -40,7 +41,7 @@ from engine.registry.database import (
     reading,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.rows import Code, JsonValue, RowNumber, Write, columns_of, metadata
+from engine.registry.rows import Write, columns_of
 from engine.registry.vault import Vault
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 

@@ -9,24 +9,19 @@ from typing import Annotated, Any, Self
 
 from sqlalchemy import Row, String, and_, bindparam, case, exists, func, or_, select
 
+from engine.registry.columns import KEY, ActorName, CarrierCode, Id, LineId, Of, table_of
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
-    KEY,
-    ActorName,
-    CarrierCode,
-    Id,
-    LineId,
-    Of,
+    NewEvent,
     Put,
+    Transaction,
     Write,
     open_each,
     open_some,
     read_as,
     require_authentic,
-    table_of,
 )
-from engine.registry.transactions import NewEvent, Transaction
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineStatus
 

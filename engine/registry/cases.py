@@ -25,38 +25,41 @@ from sqlalchemy import (
 )
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry.database import KEYS, Moment, Source, chunks, is_id
-from engine.registry.documents import DOCUMENTS
-from engine.registry.rows import (
+from engine.registry.columns import (
     INDEXED,
     KEY,
     SEALED,
     ActorName,
     CaseId,
-    Change,
     Code,
     DocumentId,
     EnrollmentId,
     Id,
     LineId,
     RowNumber,
-    RowValues,
     SweepId,
     UuidText,
-    Write,
-    authentic_rows,
     mac_column,
     metadata,
     one_of,
     partial_index,
+    sealed_column,
+    table_of,
+)
+from engine.registry.database import KEYS, Moment, Source, chunks, is_id
+from engine.registry.documents import DOCUMENTS
+from engine.registry.rows import (
+    Change,
+    NewEvent,
+    RowValues,
+    Transaction,
+    Write,
+    authentic_rows,
     read_as,
     require_authentic,
-    sealed_column,
     sound_rows,
-    table_of,
     with_macs,
 )
-from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus

@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 from engine.errors import KeyRingForeign, ModelMismatch
+from engine.registry.columns import JsonValue, UuidText, metadata
 from engine.registry.database import Moment, Source
-from engine.registry.rows import JsonValue, UuidText, metadata
 from engine.registry.vault import Vault, add_seals
 
 DEPLOYMENT = Table(

@@ -27,33 +27,35 @@ from sqlalchemy import (
 )
 
 from engine.errors import NotFound, SealBroken
+from engine.registry.columns import (
+    KEY,
+    ActorName,
+    Code,
+    DocumentId,
+    UuidText,
+    mac_column,
+    metadata,
+    one_of,
+    partial_index,
+    sealed_column,
+    table_of,
+)
 from engine.registry.database import KEYS, Day, Moment, Source, is_id
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
-    KEY,
-    ActorName,
     Change,
-    Code,
     Deleted,
-    DocumentId,
     Put,
     RowValues,
-    UuidText,
+    Transaction,
     Write,
     authentic_rows,
-    mac_column,
-    metadata,
-    one_of,
     open_each,
-    partial_index,
     read_as,
     require_authentic,
-    sealed_column,
-    table_of,
     update_one,
 )
-from engine.registry.transactions import Transaction
 from engine.registry.vault import Vault
 from schema.documents import DocumentStatus
 

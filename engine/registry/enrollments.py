@@ -25,11 +25,7 @@ from sqlalchemy import (
 
 from engine.errors import NotFound
 from engine.registry.audit import AUDIT
-from engine.registry.database import KEYS, Source, chunks, is_id, utc_now
-from engine.registry.deployment import DEPLOYMENT
-from engine.registry.lines import IN_USE_UNDER, tell_of_line
-from engine.registry.references import TEMPLATES_PER_CHUNK
-from engine.registry.rows import (
+from engine.registry.columns import (
     INDEXED,
     KEY,
     UNIQUE,
@@ -39,19 +35,26 @@ from engine.registry.rows import (
     EnrollmentId,
     Id,
     OutletCode,
+    one_of,
+    partial_index,
+    table_of,
+)
+from engine.registry.database import KEYS, Source, chunks, is_id, utc_now
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.lines import IN_USE_UNDER, tell_of_line
+from engine.registry.references import TEMPLATES_PER_CHUNK
+from engine.registry.rows import (
+    NewEvent,
+    Transaction,
     Write,
     authentic_rows,
     is_authentic,
-    one_of,
-    partial_index,
     read_as,
     require_authentic,
     sound_rows,
-    table_of,
     update_one,
     values_of,
 )
-from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare

@@ -43,24 +43,27 @@ from sqlalchemy import (
 )
 
 from engine.errors import PlaceUnknown, RegistryError, SealBroken
-from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
-from engine.registry.rows import (
+from engine.registry.columns import (
     Code,
     RowNumber,
     UuidText,
-    is_authentic,
     mac_column,
     metadata,
+    partial_index,
+    sealed_column,
+)
+from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
+from engine.registry.rows import (
+    NewEvent,
+    is_authentic,
     open_each,
     open_some,
-    partial_index,
     require_authentic,
-    sealed_column,
     sound_rows,
     values_of,
     with_macs,
+    write_macs,
 )
-from engine.registry.transactions import NewEvent, write_macs
 from engine.registry.vault import Vault
 from schema.events import EventType
 

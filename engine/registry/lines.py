@@ -21,35 +21,38 @@ from sqlalchemy import (
     select,
 )
 
-from engine.registry.database import KEYS, Source, chunks, new_id
-from engine.registry.rows import (
+from engine.registry.columns import (
     INDEXED,
     KEY,
     ActorName,
     CarrierCode,
-    Change,
     Code,
-    Deleted,
     DocumentId,
     EnrollmentId,
     Id,
     LineId,
     Of,
     OutletCode,
+    SealedText,
+    one_of,
+    partial_index,
+    table_of,
+)
+from engine.registry.database import KEYS, Source, chunks, new_id
+from engine.registry.rows import (
+    Change,
+    Deleted,
+    NewEvent,
     Put,
     RowValues,
-    SealedText,
+    Transaction,
     Write,
     columns_of,
-    one_of,
     open_each,
-    partial_index,
     read_as,
     require_authentic,
-    table_of,
     update_one,
 )
-from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.events import EventType
 from schema.lines import LineEventKind, LineService, LineState, LineStatus

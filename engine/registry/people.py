@@ -11,32 +11,34 @@ from typing import Annotated, Any, Self
 import msgspec
 from sqlalchemy import Index, Row, String, Table, bindparam, func, or_, select, text, update
 
-from engine.registry.database import KEYS, Source
-from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
-from engine.registry.lines import LINES
-from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
-from engine.registry.rows import (
+from engine.registry.columns import (
     INDEXED,
     KEY,
     ActorName,
     CarrierCode,
     CaseId,
-    Change,
     DocumentId,
     EnrollmentId,
     LineId,
     OutletCode,
+    sealed_column,
+    table_of,
+)
+from engine.registry.database import KEYS, Source
+from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
+from engine.registry.lines import LINES
+from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
+from engine.registry.rows import (
+    Change,
     Put,
     RowValues,
+    Transaction,
     Write,
     authentic_rows,
     read_as,
-    sealed_column,
-    table_of,
     update_one,
 )
 from engine.registry.sweeps import JUDGED_PAIRS
-from engine.registry.transactions import Transaction
 from schema.cases import Outcome
 from schema.decoding import prepare
 from schema.people import ExceptionCause, ExceptionTally

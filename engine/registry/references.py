@@ -28,24 +28,27 @@ from sqlalchemy import (
 )
 
 from engine.errors import RowRefused, SealBroken
-from engine.registry.database import KEYS, Source, chunks, long_statements, reading
-from engine.registry.rows import (
-    Change,
+from engine.registry.columns import (
     RowNumber,
-    RowValues,
     UuidText,
-    Write,
-    authentic_rows,
     mac_column,
     metadata,
     partial_index,
-    read_apart,
     sealed_column,
+)
+from engine.registry.database import KEYS, Source, chunks, long_statements, reading
+from engine.registry.rows import (
+    Change,
+    RowValues,
+    Transaction,
+    Write,
+    authentic_rows,
+    changing_rows,
+    read_apart,
     sound_rows,
     update_one,
     without_sealed,
 )
-from engine.registry.transactions import Transaction, changing_rows
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,
     SECOND_TEMPLATE,

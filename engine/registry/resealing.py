@@ -40,10 +40,10 @@ from engine.registry.database import check, chunks, connected, reading, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.keyring import KeyRing
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, RemovedReference, name_sealed
-from engine.registry.rows import open_each, pages_of, read_apart
+from engine.registry.rows import changing_rows, open_each, pages_of, read_apart
 from engine.registry.store import Reader, sealed_columns
 from engine.registry.sweeps import SWEEPS
-from engine.registry.transactions import chained, changing_rows, take_lease
+from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import KEY_HEADER_BYTES, Vault, key_header, key_version
 from engine.registry.watchlist import WATCHLIST
 from engine.registry.writer import Writer

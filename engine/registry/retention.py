@@ -37,7 +37,6 @@ from engine.registry.cases import (
     case_of,
     erase_notes,
 )
-from engine.registry.crops import erase_crops
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks
 from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import (
@@ -58,9 +57,9 @@ from engine.registry.lines import (
     LineEvent,
 )
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
+from engine.registry.queues import erase_crops
 from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
-from engine.registry.rows import RowValues, Write, open_each, update_one
-from engine.registry.transactions import NewEvent, Transaction
+from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind

@@ -9,162 +9,49 @@ deleted has none: the audit chain tells (`damage.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from functools import cache, partial
-from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Self,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from operator import attrgetter
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import msgspec
 from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
     Column,
     ColumnElement,
+    Connection,
     Float,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
     Row,
     Select,
-    String,
     Table,
     Update,
     bindparam,
     case,
+    delete,
+    insert,
     literal,
     select,
-    text,
     true,
     tuple_,
     update,
 )
-from sqlalchemy.schema import SchemaItem
-from sqlalchemy.types import TypeEngine
 
 from engine.errors import SealBroken
-from engine.registry.database import UNREADABLE, Day, Moment, Source, plain_value
+from engine.registry.database import (
+    KEYS,
+    UNREADABLE,
+    Moment,
+    Source,
+    change_one,
+    chunks,
+    insert_rows,
+    plain_value,
+)
 from engine.registry.vault import Vault
 from schema.decoding import prepare
-
-if TYPE_CHECKING:
-    from engine.registry.transactions import Transaction
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
-
-# SQLite makes a column its row id only under the exact name INTEGER.
-RowNumber = BigInteger().with_variant(Integer(), "sqlite")
-UuidText = String(36)
-Code = String(64)
-JsonValue = JSON(none_as_null=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Of:
-    """Marks a field whose values are those of another table's column."""
-
-    column: str
-
-
-KEY, INDEXED, UNIQUE, SEALED = "primary_key", "index", "unique", "sealed"
-"""Marks of fields: options of their columns, and that the vault seals what is in them."""
-Id = Annotated[str, UuidText]
-DocumentId = Annotated[Id, Of("documents.id")]
-EnrollmentId = Annotated[Id, Of("enrollments.id")]
-LineId = Annotated[Id, Of("lines.id")]
-CaseId = Annotated[Id, Of("cases.id")]
-SweepId = Annotated[Id, Of("sweeps.id")]
-CarrierCode = Annotated[str, Code, Of("carriers.code")]
-OutletCode = Annotated[str, Code, Of("outlets.code")]
-ActorName = Annotated[str, String(200)]
-SealedText = Annotated[str, SEALED]
-_TYPES: Mapping[Any, Any] = {
-    datetime: Moment,
-    date: Day,
-    bytes: LargeBinary,
-    float: Float(53),
-    int: Integer,
-    bool: Boolean,
-}
-"""Types of columns by those of fields, where no mark says another; of all others JSON."""
-
-
-def table_of(name: str, kind: type[Any], *more: SchemaItem, **given: Column[Any]) -> Table:
-    """The table whose rows a dataclass describes, with a column for each field, in their order,
-    or that which is given for it, and the code of the row; a column that a later version adds
-    comes last."""
-    hints = get_type_hints(kind, include_extras=True)
-    names = [one.name for one in fields(kind)]
-    columns = [given[one] if one in given else _column_of(one, hints[one]) for one in names]
-    table = kind.table = Table(name, metadata, *columns, mac_column(), *more)
-    return table
-
-
-def _column_of(name: str, hint: Any) -> Column[Any]:
-    """The column of a field, nullable where that may be None."""
-    kind, marks = _read_hint(hint)
-    if SEALED in marks:
-        return sealed_column(name, nullable=None in marks)
-    types = [one for one in marks if isinstance(one, TypeEngine)]
-    foreign = [ForeignKey(one.column) for one in marks if isinstance(one, Of)]
-    options: Any = {one: True for one in marks if isinstance(one, str)}
-    stored = types[0] if types else _TYPES.get(kind, JsonValue)
-    return Column(name, stored, *foreign, nullable=None in marks, **options)
-
-
-def _read_hint(hint: Any) -> tuple[Any, list[Any]]:
-    """The type of a field and its marks; None is one."""
-    if get_origin(hint) is Annotated:
-        inner, *marks = get_args(hint)
-    elif get_origin(hint) in (Union, UnionType):
-        (inner,), marks = [one for one in get_args(hint) if one is not NoneType], [None]
-    else:
-        return hint, []
-    kind, more = _read_hint(inner)
-    return kind, [*marks, *more]
-
-
-def mac_column() -> Column[bytes]:
-    """Authenticates the row; null only until an upgrade has come to it."""
-    return Column("mac", LargeBinary)
-
-
-def one_of(column: str, words: Iterable[str]) -> str:
-    """The condition that a column holds one of the words."""
-    return f"{column} IN (" + ", ".join(f"'{one}'" for one in words) + ")"
-
-
-def partial_index(
-    name: str, *columns: ColumnElement[Any], where: str, unique: bool = False
-) -> None:
-    """An index of the rows that a condition holds for, on both databases."""
-    condition = text(where)
-    Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
-
+from schema.events import EventType
 
 T = TypeVar("T")
 
@@ -200,11 +87,6 @@ def without_sealed(table: Table) -> list[ColumnElement[Any]]:
         (case((one.is_not(None), true())).label(one.name) if one.info.get("is_sealed") else one)
         for one in table.columns
     ]
-
-
-def sealed_column(name: str, *, nullable: bool = True) -> Column[bytes]:
-    """A column of values that the vault seals, under the name `<table>.<column>`."""
-    return Column(name, LargeBinary, nullable=nullable, info={"is_sealed": True})
 
 
 @cache
@@ -350,9 +232,128 @@ def read_apart(keys: Sequence[K], read: Callable[[Sequence[K]], Mapping[K, T]]) 
     return read_apart(keys[:half], read) | read_apart(keys[half:], read)
 
 
+@contextmanager
+def changing_rows(
+    connection: Connection, vault: Vault, table: Table, keys: Collection[Any]
+) -> Iterator[None]:
+    """Rows of a table, by their keys, that the block updates: they get a new code after. One that
+    was damaged before is changed with the others, and set aside: its code stays as wrong as it is,
+    so that nothing is ever vouched for that was altered."""
+    before = sound_rows(vault, table, _rows_of(connection, table, keys))
+    sound = {_key_of(table, row) for row in before}
+    yield
+    after = _rows_of(connection, table, keys)
+    write_macs(connection, vault, table, [row for row in after if _key_of(table, row) in sound])
+
+
+def _key_of(table: Table, row: Row[Any]) -> tuple[Any, ...]:
+    return tuple(row._mapping[column.name] for column in table.primary_key)
+
+
+def write_macs(
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]]
+) -> None:
+    """Gives rows that are there the code of what they hold."""
+    key = list(table.primary_key)
+    stored = [
+        {f"key_{column.name}": row._mapping[column.name] for column in key}
+        | {"new_mac": compute_mac(vault, table, values_of(row))}
+        for row in rows
+    ]
+    if stored:
+        connection.execute(_store_mac(table), stored)
+
+
+@cache
+def _store_mac(table: Table) -> Update:
+    is_row = (column == bindparam(f"key_{column.name}") for column in table.primary_key)
+    return update(table).where(*is_row).values(mac=bindparam("new_mac"))
+
+
+@cache
+def _select_rows(table: Table) -> Select[Any]:
+    return select(*without_sealed(table)).where(next(iter(table.primary_key)).in_(KEYS))
+
+
+def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[Row[Any]]:
+    return [
+        row
+        for part in chunks(list(dict.fromkeys(keys)))
+        for row in connection.execute(_select_rows(table), {"keys": part})
+    ]
+
+
 def update_one(table: Table, *conditions: ColumnElement[bool]) -> Update:
     """An update of the row `key`, where it is as the change expects."""
     return update(table).where(next(iter(table.primary_key)) == bindparam("key"), *conditions)
+
+
+@dataclass(slots=True)
+class NewEvent:
+    """An event to be written. With a `line_id` it is two, the second that this line was opened by
+    it: a decision pays for each row. `document_id`: None where the subject is the document."""
+
+    type: EventType
+    subject: str
+    carrier: str | None
+    data: dict[str, Any]
+    document_id: str | None = None
+    line_id: str | None = None
+
+
+@dataclass(slots=True)
+class Transaction:
+    """The transaction that stores writes; `audit_number` is that of its last audit entry. What it
+    `is_erasing` leaves the database's journal with it."""
+
+    connection: Connection
+    vault: Vault
+    model_digest: str
+    at: datetime
+    audit_number: int = 0
+    is_erasing: bool = False
+    events: list[NewEvent] = field(default_factory=list)
+    """Written once everything else is."""
+
+    def insert(self, table: Table, rows: Sequence[RowValues]) -> None:
+        """Inserts rows, each with its code."""
+        insert_rows(self.connection, table, with_macs(self.vault, table, rows))
+
+    def add(self, written: Sequence[Write]) -> None:
+        """Inserts the rows of writes of one class."""
+        self.insert(written[0].table, [one.row(self) for one in written])
+
+    def put(self, table: Table, row: RowValues) -> None:
+        """Writes a row in place of the one of its key, or beside all."""
+        (values,), (key,) = with_macs(self.vault, table, [row]), table.primary_key
+        changed = update(table).where(key == values[key.name]).values(values)
+        if not self.connection.execute(changed).rowcount:
+            self.connection.execute(insert(table), values)
+
+    def delete(self, column: Column[Any], keys: Sequence[Any]) -> None:
+        """Deletes the rows that have one of these keys in a column."""
+        for part in chunks(keys):
+            self.connection.execute(delete(column.table).where(column.in_(part)))
+
+    def remove(self, written: Sequence[Write]) -> None:
+        """Deletes the rows of the keys of writes of one class."""
+        key = list(written[0].table.primary_key)
+        find_key = attrgetter(*(column.name for column in key))
+        place: ColumnElement[Any] = tuple_(*key) if len(key) > 1 else key[0]
+        for part in chunks(written):
+            is_there = place.in_(list(map(find_key, part)))
+            self.connection.execute(delete(written[0].table).where(is_there))
+
+    def changing(self, table: Table, keys: Collection[Any]) -> AbstractContextManager[None]:
+        """Gives the rows that the block updates new codes, as `changing_rows`."""
+        return changing_rows(self.connection, self.vault, table, keys)
+
+    def change(self, table: Table, statement: Update, changes: Sequence[RowValues]) -> None:
+        """Updates rows, each by its `key`, and gives them new codes; `RowRefused` where one is not
+        as the statement expects."""
+        with self.changing(table, [one["key"] for one in changes]):
+            for values in changes:
+                change_one(self.connection, statement, values)
 
 
 class Write:

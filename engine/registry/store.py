@@ -40,6 +40,7 @@ from engine.registry.accounts import (
 )
 from engine.registry.audit import AuditEntry, AuditReader
 from engine.registry.campaigns import LifeReader
+from engine.registry.columns import metadata
 from engine.registry.database import (
     check,
     connect,
@@ -58,9 +59,9 @@ from engine.registry.lines import LineReader
 from engine.registry.people import PeopleReader
 from engine.registry.queues import QueueReader
 from engine.registry.references import REFERENCES, ReferenceReader, SecondTemplate, fill_references
-from engine.registry.rows import metadata, with_macs
+from engine.registry.rows import changing_rows, with_macs
 from engine.registry.sweeps import FactReader, PairReader, SweepReader
-from engine.registry.transactions import changing_rows, recorded, take_lease
+from engine.registry.transactions import recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WatchReader
 from engine.registry.webhooks import Webhooks

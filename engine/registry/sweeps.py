@@ -28,31 +28,34 @@ from sqlalchemy import (
 
 from engine.errors import NotFound
 from engine.registry.cases import CASE_DOCUMENTS, CASES
-from engine.registry.database import KEYS, Moment, Source, is_id, long_statements, reading
-from engine.registry.lines import LINES
-from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
-from engine.registry.rows import (
+from engine.registry.columns import (
     KEY,
     ActorName,
     CaseId,
     DocumentId,
     JsonValue,
-    Put,
     SweepId,
     UuidText,
-    Write,
-    columns_of,
     mac_column,
     metadata,
     one_of,
+    table_of,
+)
+from engine.registry.database import KEYS, Moment, Source, is_id, long_statements, reading
+from engine.registry.lines import LINES
+from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
+from engine.registry.rows import (
+    NewEvent,
+    Put,
+    Transaction,
+    Write,
+    columns_of,
     open_each,
     open_some,
     read_as,
     require_authentic,
     sound_rows,
-    table_of,
 )
-from engine.registry.transactions import NewEvent, Transaction
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, Outcome
 from schema.events import EventType

@@ -1,48 +1,26 @@
-"""Audited transactions, what changes rows in them, and the lease of the one process that writes."""
+"""Audited transactions, and the lease of the one process that writes."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from operator import attrgetter
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Engine,
-    Row,
-    Select,
-    Table,
-    Update,
-    bindparam,
-    delete,
-    insert,
-    select,
-    text,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, Engine, Row, bindparam, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.registry import audit
 from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import (
-    KEYS,
-    change_one,
     changing,
-    chunks,
-    insert_rows,
     open_connection,
     prepare,
     reading,
@@ -53,17 +31,7 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.rows import (
-    RowValues,
-    Write,
-    compute_mac,
-    sound_rows,
-    values_of,
-    with_macs,
-    without_sealed,
-)
 from engine.registry.vault import Vault, add_seals
-from schema.events import EventType
 
 RENEW_S, LEASE_S = 2.0, 10
 
@@ -297,122 +265,3 @@ _END_WHEN_SILENT = text(
     "SELECT set_config(name, :longest, false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 )
 _LOOK = text("SELECT 1")
-
-
-@contextmanager
-def changing_rows(
-    connection: Connection, vault: Vault, table: Table, keys: Collection[Any]
-) -> Iterator[None]:
-    """Rows of a table, by their keys, that the block updates: they get a new code after. One that
-    was damaged before is changed with the others, and set aside: its code stays as wrong as it is,
-    so that nothing is ever vouched for that was altered."""
-    before = sound_rows(vault, table, _rows_of(connection, table, keys))
-    sound = {_key_of(table, row) for row in before}
-    yield
-    after = _rows_of(connection, table, keys)
-    write_macs(connection, vault, table, [row for row in after if _key_of(table, row) in sound])
-
-
-def _key_of(table: Table, row: Row[Any]) -> tuple[Any, ...]:
-    return tuple(row._mapping[column.name] for column in table.primary_key)
-
-
-def write_macs(
-    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]]
-) -> None:
-    """Gives rows that are there the code of what they hold."""
-    key = list(table.primary_key)
-    stored = [
-        {f"key_{column.name}": row._mapping[column.name] for column in key}
-        | {"new_mac": compute_mac(vault, table, values_of(row))}
-        for row in rows
-    ]
-    if stored:
-        connection.execute(_store_mac(table), stored)
-
-
-@cache
-def _store_mac(table: Table) -> Update:
-    is_row = (column == bindparam(f"key_{column.name}") for column in table.primary_key)
-    return update(table).where(*is_row).values(mac=bindparam("new_mac"))
-
-
-@cache
-def _select_rows(table: Table) -> Select[Any]:
-    return select(*without_sealed(table)).where(next(iter(table.primary_key)).in_(KEYS))
-
-
-def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[Row[Any]]:
-    return [
-        row
-        for part in chunks(list(dict.fromkeys(keys)))
-        for row in connection.execute(_select_rows(table), {"keys": part})
-    ]
-
-
-@dataclass(slots=True)
-class NewEvent:
-    """An event to be written. With a `line_id` it is two, the second that this line was opened by
-    it: a decision pays for each row. `document_id`: None where the subject is the document."""
-
-    type: EventType
-    subject: str
-    carrier: str | None
-    data: dict[str, Any]
-    document_id: str | None = None
-    line_id: str | None = None
-
-
-@dataclass(slots=True)
-class Transaction:
-    """The transaction that stores writes; `audit_number` is that of its last audit entry. What it
-    `is_erasing` leaves the database's journal with it."""
-
-    connection: Connection
-    vault: Vault
-    model_digest: str
-    at: datetime
-    audit_number: int = 0
-    is_erasing: bool = False
-    events: list[NewEvent] = field(default_factory=list)
-    """Written once everything else is."""
-
-    def insert(self, table: Table, rows: Sequence[RowValues]) -> None:
-        """Inserts rows, each with its code."""
-        insert_rows(self.connection, table, with_macs(self.vault, table, rows))
-
-    def add(self, written: Sequence[Write]) -> None:
-        """Inserts the rows of writes of one class."""
-        self.insert(written[0].table, [one.row(self) for one in written])
-
-    def put(self, table: Table, row: RowValues) -> None:
-        """Writes a row in place of the one of its key, or beside all."""
-        (values,), (key,) = with_macs(self.vault, table, [row]), table.primary_key
-        changed = update(table).where(key == values[key.name]).values(values)
-        if not self.connection.execute(changed).rowcount:
-            self.connection.execute(insert(table), values)
-
-    def delete(self, column: Column[Any], keys: Sequence[Any]) -> None:
-        """Deletes the rows that have one of these keys in a column."""
-        for part in chunks(keys):
-            self.connection.execute(delete(column.table).where(column.in_(part)))
-
-    def remove(self, written: Sequence[Write]) -> None:
-        """Deletes the rows of the keys of writes of one class."""
-        key = list(written[0].table.primary_key)
-        find_key = attrgetter(*(column.name for column in key))
-        place: ColumnElement[Any] = tuple_(*key) if len(key) > 1 else key[0]
-        for part in chunks(written):
-            is_there = place.in_(list(map(find_key, part)))
-            self.connection.execute(delete(written[0].table).where(is_there))
-
-    def changing(self, table: Table, keys: Collection[Any]) -> AbstractContextManager[None]:
-        """Gives the rows that the block updates new codes, as `changing_rows`."""
-        return changing_rows(self.connection, self.vault, table, keys)
-
-    def change(self, table: Table, statement: Update, changes: Sequence[RowValues]) -> None:
-        """Updates rows, each by its `key`, and gives them new codes; `RowRefused` where one is not
-        as the statement expects."""
-        with self.changing(table, [one["key"] for one in changes]):
-            for values in changes:
-                change_one(self.connection, statement, values)

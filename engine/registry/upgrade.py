@@ -35,10 +35,17 @@ from engine.registry.enrollments import ENROLLMENTS, TALLIES
 from engine.registry.events import CURSORS
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, name_sealed
 from engine.registry.resealing import Progress, begin_exchange, exchange_references, header_of
-from engine.registry.rows import pages_of, read_apart, read_as, without_sealed
+from engine.registry.rows import (
+    changing_rows,
+    pages_of,
+    read_apart,
+    read_as,
+    without_sealed,
+    write_macs,
+)
 from engine.registry.store import authenticated_tables, sealed_columns
 from engine.registry.sweeps import SWEEPS
-from engine.registry.transactions import chained, changing_rows, take_lease, write_macs
+from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
 from engine.registry.watchlist import WATCHLIST
 from engine.registry.webhooks import UNDELIVERED

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, LargeBinary, Row, String, Table, bindparam, func, select
 
 from engine.errors import SealBroken
+from engine.registry.columns import RowNumber, mac_column, metadata, sealed_column
 from engine.registry.database import Moment, Source, long_statements, reading
 from engine.registry.references import (
     IS_LIVE,
@@ -23,19 +24,15 @@ from engine.registry.references import (
 )
 from engine.registry.rows import (
     Change,
-    RowNumber,
     RowValues,
+    Transaction,
     Write,
     is_authentic,
-    mac_column,
-    metadata,
     name_row,
     read_as,
-    sealed_column,
     update_one,
     values_of,
 )
-from engine.registry.transactions import Transaction
 from engine.registry.vault import SECOND_WATCHED, WATCHED_TEMPLATE
 
 WATCHLIST = Table(

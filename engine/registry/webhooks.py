@@ -40,6 +40,15 @@ from sqlalchemy import (
 from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry.accounts import CARRIERS
 from engine.registry.audit import AuditEntry
+from engine.registry.columns import (
+    Code,
+    JsonValue,
+    UuidText,
+    mac_column,
+    metadata,
+    one_of,
+    sealed_column,
+)
 from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
 from engine.registry.events import (
     CURSORS,
@@ -56,21 +65,15 @@ from engine.registry.events import (
     touch_cursor,
 )
 from engine.registry.rows import (
-    Code,
-    JsonValue,
     RowValues,
-    UuidText,
-    mac_column,
-    metadata,
-    one_of,
+    changing_rows,
     open_each,
     read_as,
     require_authentic,
-    sealed_column,
     sound_rows,
     with_macs,
 )
-from engine.registry.transactions import changing_rows, recorded
+from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
 from schema.events import EventType, WebhookState
 
@@ -339,11 +342,9 @@ class Webhooks(Source):
         """Counts the events of these rows, which leave the outbox, that each webhook has not taken
         and was still to be given; none of one that has them all."""
         found: Counter[str] = Counter()
-        for webhook in self.find_all():
+        for webhook in (one for one in self.find_all() if one.state is not WebhookState.GONE):
             is_own = UNDELIVERED.c.webhook_id == webhook.id, ~_IS_DEAD
             with reading(self._engine) as connection:
-                if webhook.state is WebhookState.GONE:
-                    continue
                 try:
                     cursor = find_cursor(connection, self.vault, webhook.id)
                 except SealBroken:

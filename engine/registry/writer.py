@@ -18,6 +18,7 @@ from engine.errors import GalleryBehind, SosieError, StorageFailed
 from engine.registry import audit, deployment
 from engine.registry.accounts import count_refused
 from engine.registry.audit import AuditEntry, AuditRecord, write_mark
+from engine.registry.columns import metadata
 from engine.registry.database import (
     changing,
     long_statements,
@@ -31,8 +32,8 @@ from engine.registry.deployment import DEPLOYMENT
 from engine.registry.enrollments import forget_tallies
 from engine.registry.events import write_events
 from engine.registry.references import REFERENCES, NewReference, RemovedReference
-from engine.registry.rows import Write, choose, metadata
-from engine.registry.transactions import Fence, Transaction, chained, recorded, take_lease
+from engine.registry.rows import Transaction, Write, choose
+from engine.registry.transactions import Fence, chained, recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WATCHLIST
 

@@ -16,9 +16,9 @@ from engine.matching import holders
 from engine.matching.calibration import Calibration
 from engine.matching.comparison import score_best
 from engine.registry.cases import CaseRecord
-from engine.registry.crops import Face as KeptFace
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineEvent, LineRecord, tell_cause
+from engine.registry.queues import Face as KeptFace
 from engine.registry.queues import risk_of
 from engine.registry.store import Reader
 from schema.actors import find_actor_kind

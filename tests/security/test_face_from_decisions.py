@@ -23,7 +23,7 @@ from engine.faces.extractor import Extraction, Extractor
 from engine.matching.checks.limits import SEARCHED, Bound, Levels, is_near, name_holder
 from engine.matching.comparison import fuse_vectors
 from engine.registry.database import changing, utc_now
-from engine.registry.transactions import changing_rows
+from engine.registry.rows import changing_rows
 from schema.actors import Caller
 from schema.options import Limits
 from serving.deployment.models import build_thresholds, load_calibration

@@ -1,7 +1,7 @@
 """Revisions 0001 to 0011: identities, lines, the fraud desk, codes of rows.
 
 A revision says what it does to a schema of the one before, and stays as it was when it first ran,
-whatever the tables of today are. Names of constraints and indexes follow from `rows.metadata`.
+whatever the tables of today are. Names of constraints and indexes follow from `columns.metadata`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, d
 from engine.matching.samples import ABSENT
 from engine.registry.audit import AuditEntry
 from engine.registry.events import read_events
-from engine.registry.transactions import changing_rows
+from engine.registry.rows import changing_rows
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer
 from schema.actors import Actor, Caller

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import event
 
 from engine.registry.audit import AuditEntry
+from engine.registry.columns import metadata
 from engine.registry.database import new_id
 from engine.registry.documents import Identity
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
 from engine.registry.references import NewReference, RemovedReference
 from engine.registry.retention import DocumentErasure
-from engine.registry.rows import metadata
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.decisions import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores

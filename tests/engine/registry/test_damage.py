@@ -10,10 +10,10 @@ from sqlalchemy import delete, insert, text, update
 
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseChange
+from engine.registry.columns import metadata
 from engine.registry.damage import find_damage, is_torn
-from engine.registry.rows import metadata
+from engine.registry.rows import Transaction
 from engine.registry.store import Store
-from engine.registry.transactions import Transaction
 from schema.cases import CaseState, Outcome
 from tests.engine.records import make_case
 from tests.engine.registry.conftest import MODEL, NOW, Writes, committed, erasure

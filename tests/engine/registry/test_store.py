@@ -16,10 +16,10 @@ from engine.errors import (
     SchemaMismatch,
 )
 from engine.registry.accounts import Carrier
+from engine.registry.columns import metadata
 from engine.registry.database import REVISIONS, connect, restructuring, version
 from engine.registry.keyring import KeyRing
 from engine.registry.migrations import from_0001, from_0012
-from engine.registry.rows import metadata
 from engine.registry.store import Store, every_table
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import Vault

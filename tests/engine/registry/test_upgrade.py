@@ -17,11 +17,11 @@ from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
 from engine.registry.accounts import ApiKey, Carrier, bind_secret
 from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.columns import metadata
 from engine.registry.damage import find_damage
 from engine.registry.database import REVISIONS, changing, connect, new_id, restructuring, utc_now
-from engine.registry.rows import metadata
+from engine.registry.rows import changing_rows
 from engine.registry.store import Store, authenticated_tables
-from engine.registry.transactions import changing_rows
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.watchlist import WatchEntry
