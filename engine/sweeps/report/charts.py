@@ -48,15 +48,15 @@ class ScoreBins:
     One edge is the threshold; the `below` bins before it show what strangers would bring there,
     but no pair was kept. `strangers` float64[n, 3] is what chance brings to each bin (value, low,
     high), NaN beyond what the calibration supports. `ends_at` is the score where that begins, and
-    `bound` the most strangers beyond it or the threshold; both None without a calibration.
+    `bound` the most strangers beyond it or the threshold.
     """
 
     edges: NDArray[np.float64]
     below: int
     found: NDArray[np.int64]
     strangers: NDArray[np.float64]
-    ends_at: float | None = None
-    bound: float | None = None
+    ends_at: float
+    bound: float
 
     @property
     def threshold(self) -> float:
@@ -64,7 +64,7 @@ class ScoreBins:
 
 
 def count_scores(
-    scores: NDArray[np.float32], threshold: float, comparisons: int, curve: CalibrationCurve | None
+    scores: NDArray[np.float32], threshold: float, comparisons: int, curve: CalibrationCurve
 ) -> ScoreBins:
     """Counts the pairs in each bin, and the strangers that `comparisons` bring to it."""
     below = min(_BINS_BELOW, math.floor((threshold + 1) / BIN))
@@ -73,8 +73,6 @@ def count_scores(
     # A score that rounding put beyond an end belongs to the bin there.
     found, _ = np.histogram(np.clip(scores, threshold, edges[-1]), edges)
     strangers = np.full((len(found), 3), np.nan)
-    if curve is None:
-        return ScoreBins(edges, below, found, strangers)
     for number, (low, high) in enumerate(pairwise(edges.tolist())):
         here, over = curve.fmr_at(low), curve.fmr_at(high)
         if not here.is_bound and not over.is_bound:
@@ -106,7 +104,7 @@ def draw_scores(counted: ScoreBins) -> Markup:
 
 
 def _draw_unsupported(counted: ScoreBins, x: Scale) -> list[Markup]:
-    if counted.ends_at is None or counted.bound is None or counted.ends_at >= x.high:
+    if counted.ends_at >= x.high:
         return []
     start = x(counted.ends_at)
     label = f"beyond the calibration: at most {count(counted.bound)} strangers in all"

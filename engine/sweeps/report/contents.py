@@ -29,10 +29,10 @@ class ReportedSweep:
     references: int
     comparisons: int
     seconds: float
-    same_document_pairs: int | None = None
-    """Left out of `scores`: one person under one document is expected. None: not counted."""
-    excepted_pairs: int | None = None
-    """Left out as confirmed twins or mistakes. None: not counted."""
+    same_document_pairs: int
+    """Left out of `scores`: one person under one document is expected."""
+    excepted_pairs: int
+    """Left out as confirmed twins or mistakes."""
     ranking: Mapping[str, Any] | None = None
     """Of a sweep with a budget, `budget.Ranking.to_dict`: how its groups were chosen."""
 
@@ -52,14 +52,13 @@ class ReportInput:
     """Everything that a report shows.
 
     `scores`: float32[m], of every pair found between different documents; of a sweep with a budget,
-    of those in its groups. `groups`: ranked,
-    highest risk first. `chance` is None if the model has no calibration. `judged`: of all pairs
-    judged so far. `cases`: case id by group key. `carrier_names`: by carrier code. `crops`: aligned
-    faces, JPEG or PNG, by document id; without it the report holds no face.
+    of those in its groups. `groups`: ranked, highest risk first. `judged`: of all pairs judged so
+    far. `cases`: case id by group key. `carrier_names`: by carrier code. `crops`: aligned faces,
+    JPEG or PNG, by document id; without it the report holds no face.
     """
 
     sweep: ReportedSweep
-    chance: Chance | None
+    chance: Chance
     scores: NDArray[np.float32]
     groups: Sequence[Group]
     summary: SweepSummary

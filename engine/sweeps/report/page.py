@@ -48,13 +48,13 @@ class GroupVerdict:
     text: str
 
 
-def judge_ranking(chance: Chance | None) -> GroupVerdict:
+def judge_ranking(chance: Chance) -> GroupVerdict:
     """Judges the ranking of a sweep with a budget: its pairs are strangers for the most part."""
-    known = "" if chance is None else f"Chance alone brings {format_rate(chance.false_pairs)}. "
     return GroupVerdict(
         "doubt",
         "Ranked, and cut off at a budget",
-        f"{known}The groups listed are the most suspicious beyond their score.",
+        f"Chance alone brings {format_rate(chance.false_pairs)}. "
+        "The groups listed are the most suspicious beyond their score.",
     )
 
 
@@ -72,20 +72,12 @@ def tell_share(true: Mapping[str, Any]) -> str:
     )
 
 
-def judge_chance(found: int, chance: Chance | None) -> GroupVerdict:
+def judge_chance(found: int, expected: Rate) -> GroupVerdict:
     """Judges whether more pairs were found than expected by chance."""
     if not found:
         return GroupVerdict(
             "clear", "Nothing was found", "No two documents have faces that reach the threshold."
         )
-    if chance is None:
-        return GroupVerdict(
-            "unknown",
-            "Chance is unknown",
-            "The model has no calibration, so nobody can say how many of these pairs are "
-            "strangers who look alike. Look at every group before you act.",
-        )
-    expected = chance.false_pairs
     if expected.is_bound:
         return _judge_bound(found, expected)
     if found > expected.high:
@@ -184,25 +176,24 @@ def render_report(contents: ReportInput) -> str:
 
 def _show_scores(contents: ReportInput) -> dict[str, Any]:
     sweep, chance = contents.sweep, contents.chance
-    curve = chance.curve if chance else None
     threshold, found = sweep.terms.threshold, len(contents.scores)
+    missed = miss_rate(chance.curve, threshold)
     if sweep.ranking is not None:
-        found = sweep.ranking["pairs_found"]
         return {
-            "found": found,
+            "found": sweep.ranking["pairs_found"],
             "verdict": judge_ranking(chance),
             "chance_chart": None,
             "ranked_share": tell_share(sweep.ranking["true"]),
-            "missed": miss_rate(curve, threshold) if curve else None,
+            "missed": missed,
         }
-    counted = count_scores(contents.scores, threshold, sweep.comparisons, curve)
+    counted = count_scores(contents.scores, threshold, sweep.comparisons, chance.curve)
     return {
         "found": found,
-        "verdict": judge_chance(found, chance),
-        "chance_chart": draw_chance(chance.false_pairs, found) if chance else None,
+        "verdict": judge_chance(found, chance.false_pairs),
+        "chance_chart": draw_chance(chance.false_pairs, found),
         "score_chart": draw_scores(counted),
         "bins": _list_bins(counted),
-        "missed": miss_rate(curve, threshold) if curve else None,
+        "missed": missed,
     }
 
 

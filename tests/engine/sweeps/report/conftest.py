@@ -93,6 +93,8 @@ def make_contents(curve, make_group) -> Made:
                 references=44_722,
                 comparisons=COMPARISONS,
                 seconds=12.5,
+                same_document_pairs=3,
+                excepted_pairs=1,
             ),
             chance=Chance(
                 false_pairs=curve.fmr_at(THRESHOLD).times(COMPARISONS),

@@ -51,14 +51,6 @@ def test_beyond_the_calibration_strangers_are_bounded_and_not_counted(curve) -> 
     assert "at most 2,000 strangers" in drawing
 
 
-def test_without_calibration_no_stranger_is_drawn() -> None:
-    drawing = draw_scores(count_scores(np.full(3, 0.6, np.float32), 0.4, 10**9, None))
-    assert len(marks(drawing, "bar")) == 1
-    assert not marks(drawing, "unknown")
-    assert not marks(drawing, "band")
-    assert not marks(drawing, "expected")
-
-
 def test_a_bound_is_drawn_open_and_an_interval_filled() -> None:
     interval = draw_chance(Rate(10.0, 5.0, 20.0), 1000)
     bound = draw_chance(Rate(20.0, 0.0, 20.0, is_bound=True), 0)

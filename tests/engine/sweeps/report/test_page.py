@@ -15,10 +15,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from engine.cases.precision import MeasuredPrecision
-from engine.matching.calibration import CalibrationCurve, Rate
+from engine.matching.calibration import Rate
 from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
-from engine.sweeps.report.contents import RATIO_TEXTS, Chance
+from engine.sweeps.report.contents import RATIO_TEXTS
 from engine.sweeps.report.page import (
     OPEN_CARDS,
     judge_chance,
@@ -181,12 +181,6 @@ def test_an_empty_gallery_makes_a_report(make_contents) -> None:
     assert "0 references" in Reading(render_report(empty)).text()
 
 
-def test_a_model_without_calibration_is_mentioned(make_contents) -> None:
-    text = Reading(render_report(make_contents(chance=None))).text()
-    assert "The model has no calibration" in text
-    assert "sosie calibrate" in text
-
-
 def test_the_sweep_is_described(make_contents) -> None:
     contents = make_contents()
     sweep = replace(
@@ -255,23 +249,19 @@ def test_any_threshold_makes_a_report(make_contents, threshold: float) -> None:
     Reading(render_report(replace(contents, sweep=sweep, scores=scores)))
 
 
-def chance(curve: CalibrationCurve, rate: Rate) -> Chance:
-    return Chance(false_pairs=rate, curve=curve, source="synthetic faces")
-
-
-def test_more_than_the_upper_end_needs_another_explanation(curve) -> None:
-    verdict = judge_chance(1000, chance(curve, Rate(40.0, 20.0, 100.0)))
+def test_more_than_the_upper_end_needs_another_explanation() -> None:
+    verdict = judge_chance(1000, Rate(40.0, 20.0, 100.0))
     assert verdict.tone == "clear"
     assert "900 of the 1,000 found (90\N{NO-BREAK SPACE}%)" in verdict.text
 
 
 @pytest.mark.parametrize("found", [1, 50, 100])
-def test_pairs_that_chance_can_explain_are_doubted(curve, found: int) -> None:
-    assert judge_chance(found, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "doubt"
+def test_pairs_that_chance_can_explain_are_doubted(found: int) -> None:
+    assert judge_chance(found, Rate(40.0, 20.0, 100.0)).tone == "doubt"
 
 
-def test_a_bound_is_never_shown_as_an_expectation(curve) -> None:
-    bound = chance(curve, Rate(100.0, 0.0, 100.0, is_bound=True))
+def test_a_bound_is_never_shown_as_an_expectation() -> None:
+    bound = Rate(100.0, 0.0, 100.0, is_bound=True)
     below, above = judge_chance(50, bound), judge_chance(150, bound)
     assert below.tone == "unknown"
     assert "at most 100 pairs" in below.text
@@ -279,13 +269,9 @@ def test_a_bound_is_never_shown_as_an_expectation(curve) -> None:
     assert "about" not in below.text + above.text
 
 
-def test_finding_nothing_is_no_reason_to_doubt(curve) -> None:
-    assert judge_chance(0, chance(curve, Rate(40.0, 20.0, 100.0))).tone == "clear"
-    assert judge_chance(0, None).title == "Nothing was found"
-
-
-def test_without_calibration_nothing_is_known() -> None:
-    assert judge_chance(50, None).tone == "unknown"
+def test_finding_nothing_is_no_reason_to_doubt() -> None:
+    verdict = judge_chance(0, Rate(40.0, 20.0, 100.0))
+    assert (verdict.tone, verdict.title) == ("clear", "Nothing was found")
 
 
 def test_the_miss_rate_lies_between_calibrated_points(curve) -> None:
