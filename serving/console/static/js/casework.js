@@ -45,15 +45,11 @@ export function caseActions(page, found) {
 
 function assignment(page, found, done) {
   const isMine = isMe(found.assignee);
-  const work = () =>
-    post(["cases", found.case_id, "assign"], { assignee: isMine ? null : "me" }).then(() =>
-      done(isMine ? "case.givenback" : "cases.assigned"),
-    );
-  const { button, faults, run } = workButton(
-    page,
-    say(isMine ? "case.giveback" : "case.assign"),
-    work,
-  );
+  const label = say(isMine ? "case.giveback" : "case.assign");
+  const { button, faults, run } = workButton(page, label, async () => {
+    await post(["cases", found.case_id, "assign"], { assignee: isMine ? null : "me" });
+    await done(isMine ? "case.givenback" : "cases.assigned");
+  });
   return { node: element("div.card", button, faults), run };
 }
 

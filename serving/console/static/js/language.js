@@ -47,19 +47,15 @@ export function sayIfKnown(key) {
 }
 
 /** A moment as its reader writes it, or a dash. */
-export function moment(text) {
+export function moment(text, styles = { dateStyle: "medium", timeStyle: "short" }) {
   if (!text) return element("span", "–");
   const given = new Date(text);
-  const shown = new Intl.DateTimeFormat(TAGS[code], { dateStyle: "medium", timeStyle: "short" });
-  return element("time", { datetime: given.toISOString(), translate: "no" }, shown.format(given));
+  const shown = new Intl.DateTimeFormat(TAGS[code], styles).format(given);
+  return element("time", { datetime: given.toISOString(), translate: "no" }, shown);
 }
 
 /** The day of a moment, where the hour says nothing. */
-export function day(text) {
-  if (!text) return element("span", "–");
-  const shown = new Intl.DateTimeFormat(TAGS[code], { dateStyle: "medium" });
-  return element("time", { datetime: text, translate: "no" }, shown.format(new Date(text)));
-}
+export const day = (text) => moment(text, { dateStyle: "medium" });
 
 export function number(value, options = {}) {
   return new Intl.NumberFormat(TAGS[code], options).format(value);

@@ -18,7 +18,7 @@ export function verdict(body) {
 }
 
 /** What became of each of several frames of the live face; null where there was one photograph. */
-export function frameTable(frames = []) {
+function frameTable(frames = []) {
   if (frames.length === 0) return null;
   const outcome = ({ is_fused: isFused, problems }) =>
     isFused
@@ -31,7 +31,7 @@ export function frameTable(frames = []) {
 }
 
 /** Each comparison with its score, its threshold, and on which side of it the score lies. */
-export function scoreTable(body) {
+function scoreTable(body) {
   const { scores, thresholds } = body;
   const rows = [
     ["score.live_portrait", scores.live_portrait, [["threshold.verify", thresholds.verify]]],
@@ -64,7 +64,7 @@ function sideOf(value, limits) {
 }
 
 /** What the duplicate search looked at, and what it has to be expected to find by chance. */
-export function searchPanel(search) {
+function searchPanel(search) {
   if (!search.ran) return notice("warn", say("search.notrun"));
   return facts([
     ["search.searched", number(search.searched)],
@@ -88,10 +88,11 @@ export function qualityTable(quality) {
   });
 }
 
-export function evidence(body) {
+/** What a decision rests on; `curves` and `candidates` stand beside it where they are shown. */
+export function evidence(body, curves = null, candidates = null) {
   return [
-    section("decision.scores", scoreTable(body), frameTable(body.frames)),
-    section("decision.search", searchPanel(body.duplicate_search)),
+    section("decision.scores", scoreTable(body), frameTable(body.frames), curves),
+    section("decision.search", searchPanel(body.duplicate_search), candidates),
   ];
 }
 
@@ -186,14 +187,10 @@ function grid({ x, y, bottom, left }) {
       }),
       label(x(left) - 8, y(10 ** power) + 4, powerOfTen(power), "end"),
     ]),
-    scores.map((value) => label(x(value), HEIGHT - BOX.bottom + 26, scoreAxis(value), "middle")),
+    scores.map((value) => label(x(value), HEIGHT - BOX.bottom + 26, value.toFixed(1), "middle")),
     label(x(1), HEIGHT - 4, say("curve.score"), "end"),
     label(4, 14, say("curve.axis"), "start"),
   ];
-}
-
-function scoreAxis(value) {
-  return value.toFixed(1);
 }
 
 function band(curve, scale) {

@@ -5,8 +5,8 @@ import { element, figure, hint, quoted, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, radioField, textField } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
-import { facts, idLink, notice, pageHead, section, seller, table } from "../marks.js";
-import { curveFigure, frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../scores.js";
+import { facts, idLink, notice, pageHead, seller, table } from "../marks.js";
+import { curveFigure, evidence, qualityTable, verdict } from "../scores.js";
 
 export async function show(page, id = null) {
   if (id === null) return showFinder(page);
@@ -19,15 +19,9 @@ export async function show(page, id = null) {
     record.expired_at &&
       notice("info", element("p", say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
-    section(
-      "decision.scores",
-      scoreTable(record),
-      frameTable(record.frames),
+    evidence(
+      record,
       figures(record, thresholds.calibration),
-    ),
-    section(
-      "decision.search",
-      searchPanel(record.duplicate_search),
       candidateTable(record.duplicate_search),
     ),
     element(
