@@ -258,6 +258,7 @@ def demo(
         "--gallery",
         default=100_000,
         min=0,
+        max=1_000_000,
     ),
     as_json: JsonFlag = False,
 ) -> None:

@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 
 from engine.accuracy.population import Population
-from engine.errors import CalibrationError, RequestError
+from engine.errors import CalibrationError
 from engine.formatting import with_interval
 from schema.decisions import Comparison
 from serving.cli.output import print_json, show_progress
@@ -242,16 +242,8 @@ def _start_table(*columns: Column | str) -> Table:
     return Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
 
 
-DEFAULT_GALLERY = 100_000
-MAX_GALLERY = 1_000_000
-
-
-def run_demo(
-    *, faces: Path | None, gallery_size: int = DEFAULT_GALLERY, as_json: bool = False
-) -> int:
+def run_demo(*, faces: Path | None, gallery_size: int, as_json: bool = False) -> int:
     """Run all steps and print the report; `ExitCode.NEGATIVE` where one did not end as expected."""
-    if not 0 <= gallery_size <= MAX_GALLERY:
-        raise RequestError(f"the gallery must hold 0 to {MAX_GALLERY:,} references")
     start = time.perf_counter()
     settings = load_settings(None)
     source = open_wheel() if faces is None else open_folder(faces)
