@@ -527,65 +527,56 @@ def charge_photographs(
     return works
 
 
-def read_kind(told: str | None) -> PhotographKind | None:
-    """The kind of a photograph, as a body says."""
-    return None if told is None else PhotographKind(told)
+Photographed = tuple[Sequence[bytes], PhotographKind | None]
+"""The frames of a face, and the kind of photograph that they are, where it was told."""
 
 
-async def sample_images(
-    parts: Parts,
-    request: Request,
-    faces: Mapping[str, Sequence[bytes]],
-    kinds: Mapping[str, str | None],
-    judged: Collection[str] = (),
-) -> Sequence[Sample]:
-    """A sample of each face, fused where several frames show it, of the kind of the same name;
-    raises the first error, with the field that it speaks of. The liveness of the faces `judged` is
-    judged, where there is a judge.
+async def sample_faces(
+    parts: Parts, request: Request, faces: Mapping[str, Photographed], judged: Collection[str] = ()
+) -> Mapping[str, Sample]:
+    """A sample of each face, fused where several frames show it; raises the first error, with the
+    field that it speaks of. The liveness of the faces `judged` is judged, where there is a judge.
 
     `ImageTooCostly` where the frames of one face take more than `FRAMES_WORK` to decode,
     `RateLimited` where all exceed the key's rate.
     """
-    if not faces:
-        return ()
-    for name, frames in faces.items():
+    images = {name: frames for name, (frames, _) in faces.items()}
+    if not images:
+        return {}
+    for name, frames in images.items():
         if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
-    works = charge_photographs(parts, request, faces.values())
-    names = [name for name, frames in faces.items() for _ in frames]
+    works = charge_photographs(parts, request, images.values())
+    names = [name for name, frames in images.items() for _ in frames]
     with parts.tracer.span("extract", items=len(names)):
         samples = await parts.faces.sample(
-            list(chain.from_iterable(faces.values())),
+            list(chain.from_iterable(images.values())),
             request.remaining_s,
-            [read_kind(kinds.get(name)) for name in names],
+            [faces[name][1] for name in names],
             is_one_attempt=True,
             works=works,
             judged=[name in judged for name in names],
             holder=request.caller.holder,
         )
-    sound: dict[str, list[Sample]] = {name: [] for name in faces}
+    sound: dict[str, list[Sample]] = {name: [] for name in images}
     for name, sample in zip(names, samples, strict=True):
         if isinstance(sample, ImageError):
-            where = f"{name}.{len(sound[name])}" if len(faces[name]) > 1 else name
+            where = f"{name}.{len(sound[name])}" if len(images[name]) > 1 else name
             raise type(sample)(f"{where}: {sample}")
         sound[name].append(sample)
-    return [fuse_frames(frames, parts.thresholds.one_person) for frames in sound.values()]
+    return {name: fuse_frames(some, parts.thresholds.one_person) for name, some in sound.items()}
 
 
 async def take_faces(parts: Parts, request: Request, **faces: Face) -> Sequence[FaceVector]:
     """Each face by the name of its field, fused where several frames show it. `FaceUnusable`,
     `TemplateInvalid`, an `ImageError`."""
     images = {
-        name: list_frames(face.image) for name, face in faces.items() if face.image is not None
+        name: (list_frames(face.image), face.kind)
+        for name, face in faces.items()
+        if face.image is not None
     }
-    found: dict[str, FaceVector] = {}
-    if images:
-        kinds = {name: face.kind for name, face in faces.items()}
-        samples = await sample_images(parts, request, images, kinds)
-        found = {
-            name: _require_usable(name, sample)
-            for name, sample in zip(images, samples, strict=True)
-        }
+    samples = await sample_faces(parts, request, images)
+    found = {name: _require_usable(name, sample) for name, sample in samples.items()}
     tokens = {name: face.template for name, face in faces.items() if face.template is not None}
     opened = parts.templates.open(list(tokens.values()), tenant_of(request.caller))
     for name, vector in zip(tokens, opened, strict=True):
@@ -612,8 +603,8 @@ async def take_holder_face(
     liveness = await asyncio.to_thread(check) if token else check()
     if not frames:
         return HolderFace(await take_face(parts, request, probe), liveness=liveness)
-    kinds = {"probe": probe.kind}
-    (sample,) = await sample_images(parts, request, {"probe": frames}, kinds, ("probe",))
+    shown = {"probe": (frames, probe.kind)}
+    sample = (await sample_faces(parts, request, shown, ("probe",)))["probe"]
     face = _require_usable("probe", sample)
     count_judged(parts, sample)
     return HolderFace(face, sample.second, liveness, sample.least_judged)

@@ -35,8 +35,7 @@ from serving.api.request import (
     count_liveness,
     known_document,
     note,
-    read_kind,
-    sample_images,
+    sample_faces,
 )
 from serving.errors import CaptureTimeInvalid, IdempotencyKeyInvalid, IdempotencyKeyMissing
 from serving.ingress.parts import Parts
@@ -101,24 +100,26 @@ async def _take_photographs(
     """The request with what its photographs show, a guardian's as well, and with what an authority
     says of the documents, which is asked meanwhile."""
     guardian = body.guardian
-    given = {"live": body.live, "portrait": body.portrait}
-    kinds = {"portrait": body.portrait_kind}
+    given = {"live": (body.live, None), "portrait": (body.portrait, body.portrait_kind)}
     if guardian is not None:
-        given |= {"guardian.live": guardian.live, "guardian.portrait": guardian.portrait}
-        kinds["guardian.portrait"] = guardian.portrait_kind
-    faces = {name: list_frames(one) for name, one in given.items() if one is not None}
-    sampling = sample_images(parts, request, faces, kinds, _LIVE)
+        given["guardian.live"] = (guardian.live, None)
+        given["guardian.portrait"] = (guardian.portrait, guardian.portrait_kind)
+    faces = {
+        name: (list_frames(image), kind)
+        for name, (image, kind) in given.items()
+        if image is not None
+    }
+    sampling = sample_faces(parts, request, faces, _LIVE)
     if parts.authority is None:
-        samples = await sampling
+        taken = await sampling
     else:
-        live, theirs = (faces[name][0] if name in faces else None for name in _LIVE)
+        live, theirs = (faces[name][0][0] if name in faces else None for name in _LIVE)
         terms = (parts.liveness.terms, parts.deployment.settings.people)
         questions = ask_of(attempt, live, theirs, *terms)
-        samples, said = await look_up_beside(parts.authority, questions, sampling)
+        taken, said = await look_up_beside(parts.authority, questions, sampling)
         asked = replace(asked, authority=said)
         for one in said.values():
             note_authority(parts, one)
-    taken = dict(zip(faces, samples, strict=True))
     shown = asked.guardian
     if shown is not None:
         portrait = taken.get("guardian.portrait")
@@ -140,9 +141,7 @@ def _read_guardian(guardian: wire.Guardian) -> GuardianShown:
     return GuardianShown(
         document=guardian.document,
         live=_unseen(list_frames(guardian.live)),
-        portrait=None
-        if portrait is None
-        else Sample.unseen(portrait, read_kind(guardian.portrait_kind)),
+        portrait=None if portrait is None else Sample.unseen(portrait, guardian.portrait_kind),
     )
 
 
@@ -164,7 +163,7 @@ def _read_request(
         live=_unseen(frames),
         portrait=ABSENT
         if body.portrait is None
-        else Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
+        else Sample.unseen(body.portrait, body.portrait_kind),
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,
         liveness=parts.liveness.check(body.liveness, judged, *made_for) if judged else None,

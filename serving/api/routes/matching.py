@@ -16,7 +16,6 @@ from serving.api.request import (
     charge_photographs,
     counting_liveness,
     known_document,
-    read_kind,
     take_faces,
     take_holder_face,
 )
@@ -52,7 +51,7 @@ async def issue_templates(
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
         charge_photographs(parts, request, [[image] for image in images])
-        kinds = [read_kind(item.kind) for item in body.items]
+        kinds = [item.kind for item in body.items]
         samples = await parts.faces.sample(
             images, request.remaining_s, kinds, holder=request.caller.holder
         )
