@@ -63,6 +63,21 @@ time.sleep(60)
     assert events == ["starting", "C no key ring"]
 
 
+def test_embedders_that_no_gpu_is_there_for_are_refused_and_not_waited_for(tmp_path, home) -> None:
+    node = """
+import sys
+import ray
+from serving.cluster import node
+ray.init = lambda **_: None
+ray.nodes = lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}]
+sys.exit(node.main(sys.argv[1:]))
+"""
+    settings = {"SOSIE_SERVE__EMBEDDER": "deployment", "SOSIE_SERVE__EMBEDDER_GPUS": "64"}
+    code, (starting, refused) = _supervise(tmp_path, home, node, **settings)
+    assert (code, starting) == (2, "starting")
+    assert "1 embedders take 64 GPUs each, and Ray finds 0" in refused
+
+
 def test_what_a_dead_node_started_is_ended_before_the_next(tmp_path, home) -> None:
     left = tmp_path / "left"
     node = f"""

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +34,24 @@ from serving.registrar.service import RegistrarService
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, make_settings
 from serving.telemetry.metrics import Meter
-from tests.serving.cluster.two_nodes import (
-    QUICK,
-    RESOURCE,
-    Nodes,
-    Rows,
-    likenesses,
-    run_nodes,
-    unit_rows,
-)
+from tests.serving.cluster.two_nodes import QUICK, RESOURCE, Rows, likenesses, unit_rows
 from tests.serving.local_registrar import LocalRegistrar
 
 CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
 PEOPLE, WAIT_S = 40, 300.0
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    """A cluster of this file's own: Ray goes on counting with a lost node for half a minute."""
-    with run_nodes() as made:
-        yield made
+@pytest.fixture(autouse=True)
+def tried_again_soon(monkeypatch) -> None:
+    """A gallery that cannot be opened is tried again within a second."""
+    monkeypatch.setattr("serving.registrar.service.LONGEST_RETRY_S", 1.0)
 
 
 class Pair:
     """One registry twice, in two databases: to be held on shards, and in this process."""
 
     def __init__(self, folder: Path, postgres: Any) -> None:
-        self._folder, self._postgres = folder, postgres
+        self._postgres, self.timing = postgres, QUICK
         self.home = folder / "home"
         self.first, self.second = f"one_{folder.name}", f"two_{folder.name}"
         postgres.psql(f"CREATE DATABASE {self.first};")
@@ -85,7 +77,7 @@ class Pair:
 
     def open(self, database: str, shards: int = 0, **chosen: Any) -> Deployment:
         settings = self.settings(database, shards, **chosen)
-        opener = shard_opener(settings, QUICK)
+        opener = shard_opener(settings, self.timing)
         return Deployment(self.home, settings, open_index=opener)
 
     def drop(self) -> None:
@@ -388,9 +380,11 @@ def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_miss
         acknowledged = await enroll_all(registrar, requests[:10])
         before = await registrar.identify(probes, 0.3, CONTEXT)
         nodes.lose_second()
+        pair.timing = replace(QUICK, placed_within_s=1.0)
         await until_refused(registrar, before)
         await refuse_until_reported(registrar)
         assert not (await registrar.status()).is_ready
+        pair.timing = QUICK
         nodes.bring_back()
         status = await reach_ready(registrar)
         assert (status.phase, status.gallery_size) == (Phase.READY, before[0].searched)

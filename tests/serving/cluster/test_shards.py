@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from numpy.typing import NDArray
 from ray._private.utils import read_ray_address
 
+from engine.errors import RequestError
 from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
@@ -28,6 +31,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ReplicatedShard, ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
+from serving.cluster.node import require_gpus
 from serving.cluster.shards import (
     HEARTBEAT_GROUP,
     Place,
@@ -40,6 +44,7 @@ from serving.cluster.shards import (
     open_ray_shards,
     shard_opener,
 )
+from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, make_settings
 from tests.indexes.freed_memory import count_in_memory, forms_of
 from tests.indexes.oracle import BruteForce
@@ -48,9 +53,11 @@ from tests.serving.cluster.two_nodes import (
     PLACING,
     PLAN,
     QUICK,
+    RESOURCE,
     Nodes,
     Rows,
     likenesses,
+    living_nodes,
     nodes_of,
     unit_rows,
 )
@@ -95,6 +102,12 @@ def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(no
 
 def test_a_cluster_of_the_tests_is_no_other_rays_default(nodes) -> None:
     assert read_ray_address() != nodes.address
+
+
+def test_gpus_are_counted_as_ray_finds_them(nodes) -> None:
+    settings = ServeSettings(embedder="deployment", embedder_gpus=64)
+    with pytest.raises(RequestError, match="and Ray finds 0"):
+        require_gpus(settings, 0.0, threading.Event())
 
 
 def test_each_node_has_a_shard_and_the_answers_are_exact(nodes) -> None:
@@ -201,7 +214,7 @@ def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
 def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes) -> None:
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
         open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
-    open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
+    wait_until(lambda: ray.available_resources().get(RESOURCE) == 2)
 
 
 def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes) -> None:
@@ -269,9 +282,8 @@ def test_a_call_that_takes_too_long_loses_the_shard(nodes) -> None:
 
 
 @contextmanager
-def held_open(index: ShardedIndex, operation: str, path: Path) -> Iterator[None]:
+def held_open(index: ShardedIndex, operation: str, release: Path) -> Iterator[None]:
     """While the only shard begins calls of this operation and ends none; searches of few apart."""
-    release = path / "released"
 
     def hold(actor: ShardActor) -> None:
         host: Any = actor._host
@@ -293,86 +305,85 @@ def held_open(index: ShardedIndex, operation: str, path: Path) -> Iterator[None]
         release.touch()
 
 
-@pytest.mark.parametrize("operation", ["join", "digests", "compact", "range_search"])
-def test_long_calls_take_no_decisions_place_in_a_shard(nodes, tmp_path, operation: str) -> None:
+LONG = ("join", "digests", "compact", "range_search")
+
+
+def test_long_calls_take_no_decisions_place_in_a_shard(nodes, tmp_path) -> None:
     ids, rows = np.arange(100), unit_rows(100)
-    arguments = {"join": (ids, rows, 0.5, 0), "range_search": (rows, 0.5)}.get(operation, ())
+    few = rows[:FEW_QUERIES]
+    arguments = {"join": (ids, rows, 0.5, 0), "range_search": (rows, 0.5)}
     with open_ray_shards(PLAN, 1, PLACING, Timing(answered_within_s=60)) as index:
         index.add(ids, rows)
-        with held_open(index, operation, tmp_path):
+        for gone, operation in enumerate(LONG):
             call = getattr(index.shards[0], operation)
-            held = [call(*arguments) for _ in range(CALLS_AT_ONCE)]
-            index.add(ids + 100, unit_rows(100, seed=1))
-            index.remove(ids[:1])
-            few = rows[:FEW_QUERIES]
-            assert index.range_search(few, 0.9).ids.tolist() == list(range(1, FEW_QUERIES))
-            if operation != "range_search":
-                # A large search has less time than they, from its sending on.
-                assert index.range_search(rows, 0.9).ids.tolist() == list(range(1, 100))
-            assert not any(future.done() for future in held)
-        for future in held:
-            future.result(120)
+            with held_open(index, operation, tmp_path / operation):
+                held = [call(*arguments.get(operation, ())) for _ in range(CALLS_AT_ONCE)]
+                index.add(ids + 100 * (gone + 1), unit_rows(100, seed=gone + 1))
+                index.remove(ids[gone : gone + 1])
+                left = list(range(gone + 1, 100))
+                assert index.range_search(few, 0.9).ids.tolist() == left[: FEW_QUERIES - gone - 1]
+                if operation != "range_search":
+                    # A large search has less time than they, from its sending on.
+                    assert index.range_search(rows, 0.9).ids.tolist() == left
+                assert not any(future.done() for future in held), operation
+            for future in held:
+                future.result(120)
 
 
-@pytest.mark.parametrize("operation", ["join", "digests"])
-def test_a_sweeps_call_may_take_longer_than_a_search(nodes, tmp_path, operation: str) -> None:
-    with open_ray_shards(PLAN, 1, PLACING, QUICK) as index, held_open(index, operation, tmp_path):
+def test_a_sweeps_call_may_take_longer_than_a_search(nodes, tmp_path) -> None:
+    calls: dict[str, Any] = {"join": (np.arange(9), unit_rows(9), 0.5, 0), "digests": ()}
+    with open_ray_shards(PLAN, 1, PLACING, replace(PATIENT, heartbeat_every_s=0.25)) as index:
         chosen = shard(index, 0)
-        chosen._timing = replace(QUICK, answered_within_s=0.5)
-        arguments = (np.arange(9), unit_rows(9), 0.5, 0) if operation == "join" else ()
-        held = getattr(chosen, operation)(*arguments)
-        begun = chosen._tick
-        wait_until(lambda: chosen._tick > begun + 4 or chosen.lost is not None)
-        assert chosen.lost is None
-        assert not held.done()
-        (tmp_path / "released").touch()
-        held.result(120)
+        for operation, arguments in calls.items():
+            with held_open(index, operation, tmp_path / operation):
+                chosen._timing = replace(QUICK, answered_within_s=0.5)
+                held = getattr(chosen, operation)(*arguments)
+                begun = chosen._tick
+                wait_until(lambda begun=begun: chosen._tick > begun + 4 or chosen.lost is not None)
+                assert chosen.lost is None
+                assert not held.done()
+            held.result(120)
 
 
-ORPHANS = """
-import sys, time
+OWNER = """
+import os, sys, time
 import numpy as np
 import ray
 from indexes.sharding.shards import ShardPlan
 from serving.cluster.shards import Placing, Timing, open_ray_shards
 from tests.serving.cluster.two_nodes import unit_rows
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+patient = Timing(placed_within_s=120)
+without = open_ray_shards(ShardPlan(128), 1, timing=patient)
 plan = ShardPlan(128, content=sys.argv[2], epoch=1)
-index = open_ray_shards(plan, 2, Placing("gallery"), Timing(placed_within_s=120))
+index = open_ray_shards(plan, 2, Placing("gallery"), patient)
 index.note(7, "7:h")
 index.add(np.arange(100), unit_rows(100))
-print("open", flush=True)
-time.sleep(100)
+(shard,) = without.shards
+print(ray.get(shard.actor.handle.__ray_call__.remote(lambda _: os.getpid())), flush=True)
+time.sleep(1000)
 """
-
-
-@contextmanager
-def killed_owner(nodes: Nodes, content: str) -> Iterator[None]:
-    """While another process has two shards with 100 references; it is killed at the end."""
-    command = [sys.executable, "-c", ORPHANS, nodes.address, content]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "open\n"
-        yield
-        owner.kill()
-
-
-def test_shards_without_content_end_with_the_process_that_opened_them(nodes) -> None:
-    with killed_owner(nodes, ""), pytest.raises(ShardLost):
-        open_ray_shards(PLAN, 1, PLACING, IMPATIENT)
-    open_ray_shards(PLAN, 2, PLACING, PATIENT).close()
-
-
 ORIGIN = Origin("exact8", DIM, "model", "keys", "one")
 
 
-def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no_more(
+def lose_owner(nodes: Nodes, content: str) -> int:
+    """Kills a process that has two shards with this content and 100 references, and one without:
+    the process id of that."""
+    command = [sys.executable, "-c", OWNER, nodes.address, content]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        line = owner.stdout.readline()
+        owner.kill()
+    return int(line)
+
+
+def test_shards_of_a_killed_process_obey_the_next_alone_and_end_if_they_have_no_content(
     nodes, tmp_path
 ) -> None:
-    sealer = ShardSealer(Key.generate(1), b"one")
     own = replace(PLAN, content="one:of this test", epoch=2)
-    with killed_owner(nodes, own.content):
-        pass
+    left = lose_owner(nodes, own.content)
+    wait_until(lambda: not psutil.pid_exists(left))
+    sealer = ShardSealer(Key.generate(1), b"one")
     index = open_ray_shards(own, 2, PLACING, PATIENT)
     ids, rows = np.arange(100), unit_rows(100)
     assert_exact(index, ids, rows)
@@ -424,22 +435,23 @@ def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_
 def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes) -> None:
     with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
         (copied,) = index.shards
-        assert index.open_copy is not None
+        opener = index.open_copy.__self__  # type: ignore[union-attr]
         assert isinstance(copied, ReplicatedShard)
         assert len(nodes_of(copied)) == 2
         nodes.lose_second()
         try:
             wait_until(lambda: index.wanting == [copied] and living_nodes() == 1)
+            opener._timing = IMPATIENT
             with pytest.raises(ShardLost, match="waiting for gallery shards"):
-                index.open_copy(0)
+                opener.open_copy(0)
             assert index.wanting == [copied]
         finally:
             nodes.bring_back()
-            wait_until(lambda: living_nodes() == 2)
+        opener._timing = QUICK
 
         def is_whole() -> bool:
             with suppress(ShardLost):
-                copied.attach(index.open_copy(0))
+                copied.attach(opener.open_copy(0))
             return index.wanting == []
 
         wait_until(is_whole)
@@ -448,24 +460,18 @@ def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes) -> None:
 
 def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
     own = replace(PLAN, content="one:of copies on one node", epoch=1)
-    # A node that has just come back starts its first actor slowly.
-    ample = Timing(placed_within_s=60.0)
     make, (_, *others) = _Opener._make, [one["NodeID"] for one in ray.nodes() if one["Alive"]]
     with monkeypatch.context() as earlier:
         earlier.setattr(_Opener, "_make", lambda self, number, _: make(self, number, others))
-        left = open_ray_shards(own, 1, timing=ample, copies=2)
+        left = open_ray_shards(own, 1, timing=QUICK, copies=2)
         left.add(np.arange(5), unit_rows(5))
         (copied,) = left.shards
         assert isinstance(copied, ReplicatedShard)
         assert len(copied.copies) == 2
         assert len(nodes_of(copied)) == 1
         left.release()
-    with open_ray_shards(replace(own, epoch=2), 1, timing=ample, copies=2) as index:
+    with open_ray_shards(replace(own, epoch=2), 1, timing=QUICK, copies=2) as index:
         (copied,) = index.shards
         assert isinstance(copied, ReplicatedShard)
         assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
         assert len(nodes_of(copied)) == 2
-
-
-def living_nodes() -> int:
-    return sum(node["Alive"] for node in ray.nodes())

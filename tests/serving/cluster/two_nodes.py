@@ -13,13 +13,16 @@ import ray
 from numpy.typing import NDArray
 
 from indexes.sharding.shards import ReplicatedShard, ShardPlan
+from serving.cluster.environment import SHARED, SUPERVISED
 from serving.cluster.shards import Placing, RayShard, Timing
+from tests.waiting import wait_until
 
 DIM = 128
 PLAN = ShardPlan(DIM)
 RESOURCE = "gallery"
 PLACING = Placing(RESOURCE)
-QUICK = Timing(placed_within_s=4.0, heartbeat_every_s=0.25, silent_for_s=1.5)
+QUICK = Timing(placed_within_s=60.0, heartbeat_every_s=0.25, silent_for_s=1.5)
+"""A loss is seen soon; an actor has time to start, on a busy machine or a node that is new."""
 
 Rows = NDArray[np.float32]
 
@@ -30,12 +33,13 @@ class Nodes:
     def __init__(self, folder: str) -> None:
         from ray.cluster_utils import Cluster
 
+        # Nobody reads their logs, and none of them is to be added by itself.
         room: dict[str, Any] = {"num_cpus": 1, "resources": {RESOURCE: 1}}
-        head = room | {"include_dashboard": False}
+        head = room | {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         self._room, self._folder = room, folder
-        with self._in_own_folder():
+        with self._as_ours():
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._second = self._cluster.add_node(**room)
+            self._second = self._cluster.add_node(**room)
         self.join()
 
     @property
@@ -60,19 +64,24 @@ class Nodes:
         self._cluster.remove_node(self._second, allow_graceful=False)
 
     def bring_back(self) -> None:
-        self._second = self._cluster.add_node(**self._room)
+        """When it is there again, Ray does not count with the lost one any more."""
+        with self._as_ours():
+            self._second = self._cluster.add_node(**self._room)
+        wait_until(lambda: living_nodes() == 2)
 
     def stop(self) -> None:
         self.leave()
-        with self._in_own_folder():
+        with self._as_ours():
             self._cluster.shutdown()
 
     @contextmanager
-    def _in_own_folder(self) -> Iterator[None]:
-        """`Cluster` writes its address to where every Ray of this machine looks for one by default,
-        and removes it from there again: neither is for a test to do."""
+    def _as_ours(self) -> Iterator[None]:
+        """With Ray's settings of a service: it learns of a lost node in seconds, not in half a
+        minute. `Cluster` writes its address to where every Ray of this machine looks for one by
+        default, and removes it from there again: neither is for a test to do."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("RAY_TMPDIR", self._folder)
+            for name, value in {**SHARED, **SUPERVISED, "RAY_TMPDIR": self._folder}.items():
+                patch.setenv(name, value)
             yield
 
 
@@ -108,3 +117,7 @@ def likenesses(rows: Rows, seed: int) -> Rows:
 def nodes_of(copied: ReplicatedShard) -> set[str]:
     copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
     return {copy.actor.place.node for copy in copies}
+
+
+def living_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
