@@ -199,6 +199,8 @@ def served(serve_home, start_serve) -> Iterator[Served]:
         tracing = {
             "SOSIE_SERVE__TRACE_ENDPOINT": collector.endpoint,
             "SOSIE_SERVE__TRACE_RATIO": "0",
+            # OpenTelemetry's own, 5 s.
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
             # Many tests share its keys and its one holder.
             "SOSIE_SERVE__RATE_LIMIT": "0",
             "SOSIE_LIMITS__HOLDER_FAILURES": "0",

@@ -10,8 +10,6 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-"""Spans are sent every five seconds."""
-
 
 def test_a_trace_joins_the_ingress_and_the_registrar(served, activation, pictures) -> None:
     # Two people: it is rejected, and leaves no reference that another test would find.
