@@ -49,6 +49,7 @@ from serving.cli.output import (
     print_line,
     show_progress,
 )
+from serving.cluster.processes import end_with_starter
 from serving.settings.settings import benchmark_environment
 
 QuickFlag = Annotated[bool, typer.Option("--quick", help="Small sizes: to try it, not to measure.")]
@@ -337,10 +338,18 @@ def run_suites(
 
 def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
-    command = [sys.executable, "-P", "-m", "bench", suite.name, "--json", "--seed", str(seed)]
+    command = [sys.executable, "-P", "-m", "bench", "--until-stdin-closes"]
+    command += (suite.name, "--json", "--seed", str(seed))
     command += ("--quick", *suite.quick) if quick else ()
     pipe, environment = subprocess.PIPE, benchmark_environment()
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+    reading, writing = os.pipe()
+    with (
+        open(reading) as starter,
+        open(writing, "w"),
+        subprocess.Popen(
+            command, env=environment, stdin=starter, stdout=pipe, stderr=pipe, text=True
+        ) as process,
+    ):
         try:
             out, err = process.communicate(timeout=suite.most_s)
         except BaseException as error:
@@ -397,7 +406,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
+def _root(until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False) -> None:
     missing = ", ".join(one for one in NEEDED if find_spec(one) is None)
     if missing:
         raise RequestError(f"benchmarks need {missing}: {advise_extra('bench')}")
@@ -405,6 +414,8 @@ def _root() -> None:
         # `nohup` has hanging up ignored, and means it.
         if signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, _interrupt)
+    if until_stdin_closes:
+        end_with_starter()
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

@@ -11,9 +11,7 @@ import psutil
 import pytest
 
 from loadtest.local_service import remove_left
-from serving.cluster.environment import find_port
 from serving.cluster.processes import NODE_MODULE, Process, Role, list_descendants
-from tests.serving.cluster.conftest import refuse
 
 pytestmark = pytest.mark.slow
 
@@ -52,14 +50,6 @@ def test_a_service_ends_with_its_starter_even_where_that_is_killed(environment, 
             # Nobody was left to remove it: the next load test does.
             remove_left(tmp_path / "loadtest")
         assert not home.exists()
-
-
-def test_embedders_that_no_gpu_is_there_for_are_refused_and_not_waited_for(
-    start_serve, home
-) -> None:
-    settings = {"SOSIE_SERVE__EMBEDDER": "deployment", "SOSIE_SERVE__EMBEDDER_GPUS": "64"}
-    error = refuse(start_serve, "--home", home, "--port", find_port(), env=settings)
-    assert "1 embedders take 64 GPUs each, and Ray finds 0" in error["message"]
 
 
 def _wait_for_ingress(process: subprocess.Popen[bytes]) -> tuple[list[psutil.Process], Path, Path]:
