@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = {path.stem: path for path in (ROOT / "locks").glob("*.txt")}
 FIRST = "cpu+dev"
+INSTALLERS = {"build": [*PROJECT["build-system"]["requires"], "editables"], "uv": ["uv"]}
 ENTRY = re.compile(r"^(?P<requirement>[^ #][^\\]*?)(?P<hashes>( \\\n    --hash=\S+)*)\n", re.M)
 
 
@@ -48,8 +49,8 @@ def requirements_of(extras: set[str]) -> Iterator[Requirement]:
 @pytest.mark.parametrize("name", sorted(LOCKS))
 def test_a_lock_covers_what_pyproject_asks_for_with_its_extras(name: str) -> None:
     locked = read_lock(name)
-    if name == "build":
-        wanted = map(Requirement, [*PROJECT["build-system"]["requires"], "editables"])
+    if name in INSTALLERS:
+        wanted = map(Requirement, INSTALLERS[name])
     else:
         wanted = requirements_of(set(name.split("+")))
     for requirement in wanted:
@@ -71,9 +72,11 @@ def test_make_installs_nothing_without_hashes() -> None:
     targets = (".venv/.demo", ".venv/.dev", ".venv-other/.short")
     command = ["make", "--dry-run", "--always-make", *targets]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    installs = [line for line in done.stdout.splitlines() if " install " in line]
-    for others, project in zip(installs[::2], installs[1::2], strict=True):
-        assert " --require-hashes " in others
-        assert Path(others.split()[-1]).stem in LOCKS
+    text = done.stdout.replace("\\\n", "")
+    installs = [line for line in text.splitlines() if " install " in line]
+    for uv, others, project in zip(*(iter(installs),) * 3, strict=True):
+        for line in (uv, others):
+            assert " --require-hashes --only-binary :all: " in line
+            assert Path(line.split()[-1]).stem in LOCKS
         assert project.endswith(" --no-deps --no-build-isolation --editable .")
-    assert len(installs) == 2 * len(targets)
+    assert len(installs) == 3 * len(targets)
