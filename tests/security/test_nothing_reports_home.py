@@ -138,7 +138,7 @@ def test_verify_and_enroll_leave_nothing_and_ask_nobody(
 
 
 def test_a_benchmark_leaves_nothing_and_asks_nobody(alone, user) -> None:
-    told = alone(SOSIE, "bench", "extract", "--quick")
+    told = alone(SOSIE, "bench", "extract", "--quick", "--n", "2", "--rounds", "1")
     assert told["code"] in (0, 1), told["errors"]  # 1: a goal of a quiet machine is missed
     assert told["is_silent"], told
     assert left(user) == []

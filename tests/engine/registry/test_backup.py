@@ -77,7 +77,7 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
     commits without a pause, and faster than so few pages at a time are copied."""
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
     monkeypatch.setattr(backup, "MOST_STEPS_WITHOUT_GAIN", 20)
-    writer.commit(enroll(writer, 80, first=10_000_000))
+    writer.commit(enroll(writer, 40, first=10_000_000))
     made: list[Any] = []
     finished = threading.Event()
     failures: list[BaseException] = []

@@ -35,9 +35,9 @@ from tests.tables import tables
 pytestmark = pytest.mark.slow
 
 # CI has twenty minutes for everything.
-CUTS, EACH = (1, 5) if "CI" in os.environ else (2, 1)
+CUTS, EACH = (1, 8) if "CI" in os.environ else (2, 1)
 """Power cuts after each failure: what of the unflushed sectors is found differs. Every
-operation fails in its turn, in CI every fifth."""
+operation fails in its turn, in CI every eighth."""
 
 
 @pytest.fixture(params=["its journal", "no journal yet"])
@@ -164,11 +164,11 @@ def test_no_failure_of_the_disk_loses_what_was_acknowledged(request, play) -> No
     points = len(disk.operations)
     assert points >= 200
     has_journal = "its journal" in request.node.name
-    for place in range(1, points + 1, EACH if has_journal else 4):
+    for place in range(1, points + 1, EACH if has_journal else 8):
         run, disk = play(place)
         # One failure costs one commit, and the service goes on.
         assert len(run.refused) + len(run.in_doubt) <= 1, disk.operations[place - 1]
-    for place in range(1, points + 1, 5 if has_journal else 20):
+    for place in range(1, points + 1, 10 if has_journal else 20):
         play(place, stays_broken=True)
 
 

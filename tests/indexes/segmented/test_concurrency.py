@@ -19,7 +19,7 @@ from indexes.upkeep import Upkeep
 from tests.indexes.conftest import open_kernel
 from tests.indexes.oracle import BruteForce
 
-CHANGES = 800
+CHANGES = 500
 DIM = 64
 HEAD_ROWS = 64
 BULK_ROWS = 5 * HEAD_ROWS

@@ -137,7 +137,7 @@ class Moves(RuleBasedStateMachine):
 
 
 TestMoves = Moves.TestCase
-TestMoves.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestMoves.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
 
 
 def test_searches_beside_moves_from_two_shards_to_five_and_three_miss_and_repeat_nothing(
