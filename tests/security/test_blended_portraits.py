@@ -38,7 +38,7 @@ from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import resident_number
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw" / "images"
-VICTIMS, SEARCHED, ACCOMPLICES = 20, 8, 100
+VICTIMS, SEARCHED, ACCOMPLICES = 20, 4, 100
 WEIGHTS = (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 SHAPES = ((0.9, 1.2), (1.1, 1.5), (1.4, 1.9))
 SHIFTS = (-0.12, 0.0, 0.12)

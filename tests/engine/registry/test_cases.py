@@ -119,7 +119,7 @@ CASES = st.builds(
 )
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(page=st.integers(1, 9), cases=st.lists(CASES, min_size=1, max_size=20))
 def test_pages_after_one_another_are_the_whole_queue_in_every_order(
     store, commit, page, cases

@@ -174,7 +174,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     cases = operation.as_strategy(generation_mode=GenerationMode.POSITIVE).filter(
         lambda case: case.media_type != FORM and isinstance(case.body, dict)
     )
-    seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=10)
+    seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=5)
     assert seen & {200, 201}
 
 
@@ -221,7 +221,7 @@ def ask_all(
 
     # To make a case takes longer than to ask it, and what has no body has few parameters.
     is_bodiless = method != "POST" or path.endswith(BODILESS)
-    count = at_most or settings.default.max_examples // (10 if is_bodiless else 5)
+    count = at_most or settings.default.max_examples // (16 if is_bodiless else 8)
     run = settings(
         deadline=None, suppress_health_check=list(HealthCheck), database=None, max_examples=count
     )
