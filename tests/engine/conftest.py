@@ -54,7 +54,7 @@ def is_asked_twice(item: pytest.Item) -> bool:
         return False
     file = item.path.relative_to(HERE).as_posix()
     own = ON_BOTH.get(file, "").split()
-    return file in ON_SQLITE or bool(own) and not any(one in item.name for one in own)
+    return file in ON_SQLITE or (bool(own) and not any(one in item.name for one in own))
 
 
 @pytest.fixture

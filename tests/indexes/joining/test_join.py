@@ -201,9 +201,9 @@ import numpy as np
 from indexes.exact.exact8 import Exact8Segment
 from indexes.joining.join import join
 from indexes.exact.scanner import Scanner
-rows = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
+rows = np.random.default_rng(0).standard_normal((2500, 64)).astype(np.float32)
 rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-segment = Exact8Segment(np.arange(4000), rows, scanner=Scanner(threads=2))
+segment = Exact8Segment(np.arange(2500), rows, scanner=Scanner(threads=2))
 join([segment], None, 0.5)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pairs = join([segment], None, -1.0, checkpoint=Path(sys.argv[1]))
@@ -214,13 +214,13 @@ print(len(pairs), read, grown // 1024)
 
 
 def test_a_threshold_that_all_pairs_reach_takes_bounded_memory(tmp_path) -> None:
-    # 160 MB of pairs, which are read from a mapped file and so are partly counted too.
+    # 62 MB of pairs, which are read from a mapped file and so are partly counted too.
     done = subprocess.run(
         [sys.executable, "-c", _DENSE, str(tmp_path)], capture_output=True, text=True, check=True
     )
     pairs, read, grown_mib = map(int, done.stdout.split())
-    assert pairs == read == 4000 * 3999 // 2
-    assert grown_mib < 600
+    assert pairs == read == 2500 * 2499 // 2
+    assert grown_mib < 350
 
 
 def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_path) -> None:
