@@ -19,25 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RegistryError, RequestError
-from engine.imports.import_report import Entry, FaultReport, Identity, Journal
-from engine.imports.import_run import (
-    AdmissionTerms,
+from engine.imports.chunks import (
+    AdmitChunk,
+    Chunk,
+    ChunkAnswer,
+    ChunkPlanner,
     ChunkWriter,
     DryRunWriter,
-    Ending,
-    ImportTerms,
+    LocalAdmission,
     RegistryWriter,
-    Summary,
-    import_rows,
     was_committed,
 )
-from engine.imports.online import ONLINE_ROWS, ChunkAnswer, ServiceWriter
+from engine.imports.import_report import Entry, FaultReport, Identity, Journal
+from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
+from engine.imports.online import ONLINE_ROWS, REST, seal_chunk
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import FACES, ColumnMapping, Field, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, Source, open_source
+from engine.matching.comparison import WatchList
 from engine.matching.samples import Sample, take_samples
 from engine.models.catalog import Transform
 from engine.registry.database import utc_now
+from engine.registry.vault import Vault
+from indexes.gallery import Gallery
 from schema.actors import Role
 from schema.reasons import PhotographKind
 from serving.deployment.deployment import Deployment
@@ -119,7 +123,7 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
         started = time.perf_counter()
         is_served = not order.is_check and deployment.store.has_writer()
         chunk_writer, after = _open_writer(deployment, order, source, stack, is_served=is_served)
-        total, photographs_before = source.count_rows(), chunk_writer.tally.photographs
+        total, photographs_before = source.count, chunk_writer.tally.photographs
 
         def sum_up(ending: Ending) -> Summary:
             summary = Summary(
@@ -204,40 +208,47 @@ def _open_writer(
     deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack, *, is_served: bool
 ) -> tuple[ChunkWriter, int]:
     """The writer of the rows, and the row up to which that is done."""
-    thresholds, store = deployment.thresholds, deployment.store
-    terms = AdmissionTerms(
-        actor=order.actor,
-        same_document=thresholds.same_document,
-        review=thresholds.review,
-        counts_look_alikes=order.counts_look_alikes,
-        crops=deployment.settings.crops,
-    )
+
+    def plan_by(gallery: Gallery, watch: WatchList) -> ChunkPlanner:
+        return ChunkPlanner(
+            registry=deployment.store,
+            gallery=gallery,
+            watch=watch,
+            actor=order.actor,
+            same_document=deployment.thresholds.same_document,
+            review=deployment.thresholds.review,
+            crops=deployment.settings.crops,
+        )
+
     if order.is_check:
         report = FaultReport(order.report, source.columns)
         stack.callback(report.close)
-        gallery = deployment.restored.gallery
-        return DryRunWriter(store, gallery, deployment.watchlist, report, terms), 0
+        planner = plan_by(deployment.restored.gallery, deployment.watchlist)
+        return DryRunWriter(planner, report), 0
     # First: two imports of one file must not write one journal.
     stack.enter_context(_claim(order.report))
-    client = None
+    admit: AdmitChunk
     if is_served:
         asked = as_operator(deployment, order.actor, "sosie import", KEY_HOURS)
-        client = stack.enter_context(asked)
-    registrar = None if is_served else deployment.registrar
+        admit = partial(_admit, stack.enter_context(asked), deployment.vault)
+    else:
+        registrar = deployment.registrar
+        admit = LocalAdmission(registrar, plan_by(registrar.gallery, registrar.watchlist))
     journal = _open_journal(deployment, order, source)
     stack.callback(journal.close)
     last = journal.entry
     report = FaultReport(order.report, source.columns, None if last is None else last.report_bytes)
     stack.callback(report.close)
-    after = 0 if last is None else last.last_row
-    if registrar is not None:
-        return RegistryWriter(registrar, store, report, journal, terms), after
-    assert client is not None
-    writer = ServiceWriter(
-        partial(_admit, client), store, report, journal, counts_look_alikes=order.counts_look_alikes
+    writer = RegistryWriter(
+        admit,
+        deployment.store,
+        report,
+        journal,
+        counts_look_alikes=order.counts_look_alikes,
+        rest=REST if is_served else 0.0,
     )
     stack.callback(writer.close)
-    return writer, after
+    return writer, 0 if last is None else last.last_row
 
 
 @contextmanager
@@ -259,12 +270,12 @@ def _claim(report: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _admit(client: Client, sealed: bytes, planned: str | None) -> ChunkAnswer:
+def _admit(client: Client, vault: Vault, chunk: Chunk, planned: str | None) -> ChunkAnswer:
     """Has the running service plan or commit a chunk; the client repeats what was put off."""
     from serving.client.transport import ApiError, CallFailed, Options  # noqa: PLC0415 - as above
 
     try:
-        found = client.admit_rows(sealed, planned, Options(timeout_s=CALL_S))
+        found = client.admit_rows(seal_chunk(vault, chunk), planned, Options(timeout_s=CALL_S))
     except ApiError as error:
         raise RegistryError(f"the service refused a part of the import: {error.message}") from None
     except CallFailed as error:
@@ -283,7 +294,7 @@ def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) ->
     import_id = journal.import_id
 
     def look(entry: Entry) -> bool:
-        return was_committed(deployment.store, import_id, entry)
+        return was_committed(deployment.store, import_id, entry.chunk, entry.audit_number)
 
     journal.drop_uncommitted(look)
     return journal

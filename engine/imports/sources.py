@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from engine.errors import RequestError
-from engine.imports.row_parser import ColumnMapping, Columns, Field, RawRow, find_columns
+from engine.imports.row_parser import ColumnMapping, Field, RawRow, find_columns
 
 PARQUET_MAGIC = b"PAR1"
 _PIECE_BYTES = 1 << 20
@@ -25,31 +25,6 @@ _COMPRESSED = {
     b"PK\x03\x04": "zip (or a spreadsheet)",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-
-
-class Source(Protocol):
-    """A file of subscribers."""
-
-    @property
-    def columns(self) -> Columns: ...
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file, in hex."""
-        ...
-
-    @property
-    def has_vectors(self) -> bool:
-        """True where it has vectors, which mean nothing without the model that made them."""
-        ...
-
-    def count_rows(self) -> int:
-        """Number of rows, malformed ones included."""
-        ...
-
-    def rows(self) -> Iterator[RawRow]:
-        """All rows in order, with one piece of the file in memory at a time."""
-        ...
 
 
 def read_head(path: Path) -> tuple[bytes, str]:
@@ -92,26 +67,25 @@ class CsvForm:
 class CsvSource:
     """A CSV file whose first row names the columns; a quoted cell may hold line breaks.
 
-    Raises `RequestError` where encoding, header or format are wrong.
+    `count` has its malformed rows too. `RequestError` where encoding, header or format are wrong.
     """
+
+    has_vectors = False
 
     def __init__(self, path: Path, digest: str, mapping: ColumnMapping, form: CsvForm) -> None:
         self.digest = digest
-        self.has_vectors = False
         self._path, self._form = path, form
         rows = self._read()
         header = next(rows, None)
         if header is None:
             raise RequestError(f"{path} has no header: its first row must name the columns")
         header[0] = header[0].removeprefix("\ufeff")
-        self._width, self._count = len(header), sum(1 for _ in rows)
+        self._width, self.count = len(header), sum(1 for _ in rows)
         self.columns = find_columns(header, mapping)
 
-    def count_rows(self) -> int:
-        return self._count
-
     def rows(self) -> Iterator[RawRow]:
-        """All rows; one with another number of cells than the header is malformed."""
+        """All rows in order, a line in memory at a time; one with another number of cells than the
+        header is malformed."""
         places = self.columns.places.items()
         for number, cells in enumerate(self._read()):
             if number and len(cells) != self._width:
@@ -167,6 +141,7 @@ class ParquetSource:
     """A Parquet file; its column `template` holds issued templates as text, or vectors as lists.
 
     Texts, integers, dates and timestamps are read; a column of another type is refused by name.
+    Vectors (`has_vectors`) mean nothing without the model that made them.
     """
 
     def __init__(self, path: Path, digest: str, mapping: ColumnMapping) -> None:
@@ -174,7 +149,7 @@ class ParquetSource:
         self._path = path
         try:
             with parquet.ParquetFile(str(path)) as file:
-                self._schema, self._count = file.schema_arrow, file.metadata.num_rows
+                self._schema, self.count = file.schema_arrow, int(file.metadata.num_rows)
         except (pa.ArrowException, OSError):
             raise self._unreadable() from None
         self.columns = find_columns(self._schema.names, mapping)
@@ -183,10 +158,8 @@ class ParquetSource:
         template = self.columns.places.get(Field.TEMPLATE)
         self.has_vectors = template is not None and _is_vector(self._schema.field(template).type)
 
-    def count_rows(self) -> int:
-        return int(self._count)
-
     def rows(self) -> Iterator[RawRow]:
+        """All rows in order, a batch in memory at a time."""
         fields = list(self.columns.places)
         has_vectors, number = self.has_vectors, 0
         for batch in self._batches():
@@ -262,6 +235,9 @@ def _read_vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
         item.values.to_numpy(zero_copy_only=False).astype(np.float32) if item.is_valid else None
         for item in column
     ]
+
+
+Source = CsvSource | ParquetSource
 
 
 def open_source(path: Path, mapping: ColumnMapping, form: CsvForm) -> Source:

@@ -44,7 +44,6 @@ from engine.registry.enrollments import Tally
 from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
 from engine.registry.store import Store
-from engine.registry.writer import Writer
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from schema.actors import Actor, Caller, person_of
 from schema.documents import Document, ErasureCertificate
@@ -62,7 +61,7 @@ from serving.wire.sweeps import Group, GroupPage
 from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
 
 if TYPE_CHECKING:
-    from engine.imports.online import ChunkAnswer
+    from engine.imports.chunks import ChunkAnswer
 
 
 T = TypeVar("T")
@@ -413,27 +412,25 @@ class Operations:
 
     def admit_chunk(self, sealed: bytes, planned: str | None) -> ChunkAnswer:
         try:
-            from engine.imports import online  # noqa: PLC0415 - it needs an extra
-            from engine.imports.import_run import AdmissionTerms  # noqa: PLC0415
+            from engine.imports.chunks import ChunkPlanner  # noqa: PLC0415 - it needs an extra
+            from engine.imports.online import open_chunk  # noqa: PLC0415
         except ImportError:
             raise NotInstalled(f"the service takes in no import: {advise_extra('desk')}") from None
 
         opened = self._opened
-        store, gallery, watch = opened.store, opened.gallery, opened.registrar.watchlist
-        chunk = online.open_chunk(store.vault, sealed)
-        terms = AdmissionTerms(
+        chunk = open_chunk(opened.store.vault, sealed)
+        planner = ChunkPlanner(
+            registry=opened.store,
+            gallery=opened.gallery,
+            watch=opened.registrar.watchlist,
             actor=self._context.actor,
             same_document=opened.thresholds.same_document,
             review=opened.thresholds.review,
             crops=opened.deployment.settings.crops,
         )
         if planned is None:
-            return online.plan_chunk(store, gallery, watch, chunk, terms)
-
-        def commit(writer: Writer, _: datetime) -> ChunkAnswer:
-            return online.commit_chunk(writer, store, gallery, watch, chunk, terms, planned)
-
-        return self._runner.run(commit)
+            return planner.answer(chunk, is_beside_writer=True)[1]
+        return self._runner.run(lambda writer, _: planner.commit_planned(writer, chunk, planned))
 
     def _threshold_of(self, probe: FaceVector) -> float:
         """From which score it is a holder's face, by how many photographs it is made of."""

@@ -20,7 +20,7 @@ from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
-    from engine.imports.online import ChunkAnswer
+    from engine.imports.chunks import ChunkAnswer
     from engine.lifecycle.campaigns import CampaignTerms
     from engine.matching.checks.picture import FaceVector
     from engine.matching.holders import FoundLines, PendingErasure

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from stdnum.cn import ric
 
 from engine.errors import ImageDamaged, ImageError
-from engine.imports.import_report import FaultReport, Identity, Journal, Tally
-from engine.imports.import_run import (
-    AdmissionTerms,
+from engine.imports.chunks import (
+    ChunkPlanner,
+    ChunkWriter,
     DryRunWriter,
-    Ending,
-    ImportTerms,
+    LocalAdmission,
     RegistryWriter,
-    import_rows,
     was_committed,
 )
+from engine.imports.import_report import FaultReport, Identity, Journal, Tally
+from engine.imports.import_run import Ending, ImportTerms, import_rows
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import ColumnMapping, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
@@ -169,12 +169,6 @@ class Importer:
         """One run of an import; the report is `path` with the suffix `.report.csv`."""
         mapping = mapping or ColumnMapping()
         source = open_source(path, mapping, form or CsvForm())
-        terms = AdmissionTerms(
-            actor="test",
-            same_document=THRESHOLDS.same_document,
-            review=THRESHOLDS.review,
-            crops=self.crops,
-        )
         identity = Identity(self.vault.deployment_id, source.digest, "terms")
         reader = RowReader(
             ReadingTerms(
@@ -192,16 +186,29 @@ class Importer:
                 journal = Journal.begin(self.journal(path), identity)
             else:
                 import_id = journal.import_id
-                journal.drop_uncommitted(lambda entry: was_committed(self.store, import_id, entry))
+                journal.drop_uncommitted(
+                    lambda entry: was_committed(
+                        self.store, import_id, entry.chunk, entry.audit_number
+                    )
+                )
             last = journal.entry
             size = None if last is None else last.report_bytes
             report = FaultReport(self.report(path), source.columns, size)
-            chunk_writer: RegistryWriter | DryRunWriter
+            planner = ChunkPlanner(
+                registry=self.store,
+                gallery=registrar.gallery,
+                watch=registrar.watchlist,
+                actor="test",
+                same_document=THRESHOLDS.same_document,
+                review=THRESHOLDS.review,
+                crops=self.crops,
+            )
+            chunk_writer: ChunkWriter
             if is_check:
-                watch = registrar.watchlist
-                chunk_writer = DryRunWriter(self.store, registrar.gallery, watch, report, terms)
+                chunk_writer = DryRunWriter(planner, report)
             else:
-                chunk_writer = RegistryWriter(registrar, self.store, report, journal, terms)
+                admit = LocalAdmission(registrar, planner)
+                chunk_writer = RegistryWriter(admit, self.store, report, journal)
             after = 0 if last is None else last.last_row
             try:
                 ending = import_rows(
@@ -218,6 +225,8 @@ class Importer:
                     progress,
                 )
             finally:
+                if isinstance(chunk_writer, RegistryWriter):
+                    chunk_writer.close()
                 report.close()
                 journal.close()
             return ending, chunk_writer.tally

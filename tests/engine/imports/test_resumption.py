@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
-from engine.imports import import_run
+from engine.imports import chunks
 from engine.imports.import_run import Ending
 from engine.registry.audit import verify_chain
 
@@ -41,7 +41,7 @@ def test_a_kill_before_or_after_a_commit_changes_nothing_in_the_end(
     for serial in range(14):
         base.add(serial, **({"live": "none.jpg"} if serial % 5 == 0 else {}))
     path = base.write()
-    admit = import_run.admit_planned
+    admit = chunks.admit_planned
     calls = 0
 
     def die(*arguments: Any, **named: Any) -> None:
@@ -53,10 +53,10 @@ def test_a_kill_before_or_after_a_commit_changes_nothing_in_the_end(
         if calls == chunk:
             raise MemoryError
 
-    monkeypatch.setattr(import_run, "admit_planned", die)
+    monkeypatch.setattr(chunks, "admit_planned", die)
     with pytest.raises(MemoryError):
         importer.run(path)
-    monkeypatch.setattr(import_run, "admit_planned", admit)
+    monkeypatch.setattr(chunks, "admit_planned", admit)
     committed = importer.store.counts()["references"]
     ending, tally = importer.run(path)
     assert ending is Ending.DONE

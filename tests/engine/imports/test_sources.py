@@ -31,7 +31,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r
 def read(path: Path, form: CsvForm | None = None) -> list[RawRow]:
     source = open_source(path, ColumnMapping(), form or CsvForm())
     rows = list(source.rows())
-    assert source.count_rows() == len(rows)
+    assert source.count == len(rows)
     return rows
 
 
@@ -194,7 +194,7 @@ def open_table(
 def test_values_are_read_as_a_csv_would_hold_them(column: Any, texts: list[str], tmp_path) -> None:
     source = open_table(tmp_path, {"expires_on": column})
     assert [row.texts[Field.EXPIRES_ON] for row in source.rows()] == texts
-    assert source.count_rows() == 3
+    assert source.count == 3
 
 
 def test_rows_are_numbered_over_many_batches(tmp_path) -> None:
