@@ -37,7 +37,7 @@ from engine.sweeps.sweep_run import SweepResult
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from schema.reasons import Decision
-from schema.sweeps import Group, Identity, LineFact, SweepRecord, SweepState
+from schema.sweeps import Group, Identity, LineFact, SweepRecord, SweepState, SweepTerms
 
 
 def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:
@@ -216,7 +216,20 @@ def write_outputs(
 
     `cases`: case id by group key. The summary is plain JSON: counts, scores and rates.
     """
-    sweep = _describe(result, cost)
+    ranking = result.ranking
+    counted: dict[str, Any] = {
+        "references": result.compared,
+        "comparisons": cost.comparisons,
+        "seconds": round(cost.seconds, 3),
+        "same_document_pairs": result.same_document_pairs,
+        "excepted_pairs": (
+            int(result.is_excepted.sum()) if ranking is None else ranking.candidates.excepted
+        ),
+    }
+    if ranking is not None:
+        # The choice of a budget's groups, and the share of true ones to expect.
+        counted["ranking"] = ranking.to_dict() | {"true": result.expected_true}
+    sweep = _describe(result.task.id, result.task.terms, cost.at, result.sequence, counted)
     scores = result.pairs.scores[~result.is_excepted]
     contents = make_contents(
         sweep, scores, result.groups, cases, reader, calibration, console=console
@@ -231,22 +244,34 @@ def write_outputs(
     }
     write_findings(result.task.folder, about, pairs, contents)
     result.task.folder.save_covered(result.covered)
-    ranking = result.ranking
-    return ({} if ranking is None else {"ranking": sweep.ranking}) | {
+    return {
         **contents.summary.counts(),
-        "references": result.compared,
+        **counted,
         "new_references": result.new,
         "bounds": list(result.bounds),
-        "comparisons": cost.comparisons,
-        "seconds": round(cost.seconds, 3),
         "comparisons_per_s": cost.pace and round(cost.pace),
         "pairs": len(result.pairs) if ranking is None else ranking.candidates.found,
-        "same_document_pairs": result.same_document_pairs,
-        "excepted_pairs": sweep.excepted_pairs,
         "expected_false_pairs": structs.asdict(contents.chance.false_pairs),
         "cases": len(set(cases.values())),
         "fraud_in_use": contents.fraud_in_use,
     }
+
+
+def _describe(
+    sweep_id: str, terms: SweepTerms, made_at: datetime, sequence: int, counted: Mapping[str, Any]
+) -> ReportedSweep:
+    """What a report says of a sweep, by what its summary counts."""
+    return ReportedSweep(
+        id=sweep_id,
+        terms=terms,
+        made_at=made_at,
+        sequence=sequence,
+        ranking=counted.get("ranking"),
+        **{name: counted[name] for name in _COUNTED},
+    )
+
+
+_COUNTED = ("references", "comparisons", "seconds", "same_document_pairs", "excepted_pairs")
 
 
 def write_findings(
@@ -262,32 +287,6 @@ def write_findings(
     write_csv(folder.path, "liveness", liveness_table(contents.liveness))
     write_report(folder.report, contents)
     write_groups(folder.groups, contents.groups)
-
-
-def _tell(result: SweepResult) -> dict[str, Any] | None:
-    """The choice of a budget's groups, and the share of true ones to expect."""
-    if result.ranking is None:
-        return None
-    return result.ranking.to_dict() | {"true": result.expected_true}
-
-
-def _describe(result: SweepResult, cost: SweepCost) -> ReportedSweep:
-    return ReportedSweep(
-        id=result.task.id,
-        terms=result.task.terms,
-        made_at=cost.at,
-        sequence=result.sequence,
-        references=result.compared,
-        comparisons=cost.comparisons,
-        seconds=cost.seconds,
-        same_document_pairs=result.same_document_pairs,
-        excepted_pairs=(
-            int(result.is_excepted.sum())
-            if result.ranking is None
-            else result.ranking.candidates.excepted
-        ),
-        ranking=_tell(result),
-    )
 
 
 _EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
@@ -345,18 +344,10 @@ class DoneSweep:
         console: str = "",
     ) -> ReportInput:
         """The contents of a report, with the judgements made meanwhile."""
-        found = self.record.summary or {}
-        sweep = ReportedSweep(
-            id=self.record.id,
-            terms=self.record.terms,
-            made_at=self.record.ended_at or self.record.created_at,
-            sequence=self.record.sequence or 0,
-            references=found["references"],
-            comparisons=found["comparisons"],
-            seconds=found["seconds"],
-            same_document_pairs=found["same_document_pairs"],
-            excepted_pairs=found["excepted_pairs"],
-            ranking=found.get("ranking"),
+        record = self.record
+        made_at = record.ended_at or record.created_at
+        sweep = _describe(
+            record.id, record.terms, made_at, record.sequence or 0, record.summary or {}
         )
         return make_contents(
             sweep, self.scores, self.groups, self.cases(reader), reader, calibration, crops, console
