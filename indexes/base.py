@@ -35,26 +35,22 @@ _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-def overwrite_when_freed(array: Array, owner: object | None = None) -> Array:
+def overwrite_when_freed(array: Array) -> Array:
     """The same array, whose memory is overwritten when it is freed, with the last array there.
 
     malloc keeps what is freed: a face that is erased later would be read there. Memory that is not
-    numpy's own, numba's or `owner`'s, as of a mapped file or Ray's store, stays as it is.
+    numpy's own or numba's, as of a mapped file or Ray's store, stays as it is.
     """
     held: Any = array
     while isinstance(held.base, np.ndarray):
         held = held.base
-    if owner is None:
-        is_numbas = type(held.base).__module__ == "_nrt_python" and held.flags.forc
-        if not (held.flags.owndata or is_numbas):
-            return array
-        owner = held
-    if held.nbytes and not _is_overwritten(owner):
-        weakref.finalize(owner, _overwrite, held.ctypes.data, held.nbytes).atexit = False
+    is_numbas = type(held.base).__module__ == "_nrt_python" and held.flags.forc
+    if (held.flags.owndata or is_numbas) and held.nbytes and not _is_overwritten(held):
+        weakref.finalize(held, _overwrite, held.ctypes.data, held.nbytes).atexit = False
     return array
 
 
-def _is_overwritten(owner: object) -> bool:
+def _is_overwritten(owner: NDArray[Any]) -> bool:
     """True where it was asked for before."""
     calls = (getattr(known, "__callback__", None) for known in weakref.getweakrefs(owner))
     found = [call.peek() for call in calls if isinstance(call, weakref.finalize)]

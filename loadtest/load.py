@@ -333,4 +333,4 @@ def _open_service(
         return
     report("starting a service", 0, 0)
     with start_local_service(options.disk, options.references, options.seed) as local:
-        yield local.target, local.keys, None
+        yield *local, None

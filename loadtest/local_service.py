@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -79,22 +78,15 @@ HOST = "127.0.0.1"
 CARRIER, OUTLET = "loadtest", "loadtest-1"
 LINE_LIMIT = "1000000"
 """Holders open more lines as long as the load goes on."""
-COMMAND_S, START_S, STOP_S, POLL_S = 900.0, 600.0, 120.0, 0.1
+COMMAND_S, START_S, STOP_S, READY_S, POLL_S = 900.0, 600.0, 120.0, 5.0, 0.1
 SHOWN_CHARACTERS = 1_000
 PREFIX, OWNER = "sosie-loadtest-", "owner"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalService:
-    """Address and API keys of the local service."""
-
-    target: ServiceAddress
-    keys: Keys = field(repr=False)
-    outlet: str = OUTLET
-
-
 @contextmanager
-def start_local_service(disk: Path | None, references: int, seed: int) -> Iterator[LocalService]:
+def start_local_service(
+    disk: Path | None, references: int, seed: int
+) -> Iterator[tuple[ServiceAddress, Keys]]:
     """Starts a service with so many synthetic references; it is always stopped and deleted."""
     shared = Path(tempfile.gettempdir()) if disk is None else disk
     remove_left(shared)
@@ -110,7 +102,7 @@ def start_local_service(disk: Path | None, references: int, seed: int) -> Iterat
         home = folder / "home"
         keys = _make_home(home, folder, references, seed)
         with _serve(home, folder / "serve.log") as target:
-            yield LocalService(target, keys)
+            yield target, keys
     finally:
         with signals_ignored(), owner:
             shutil.rmtree(folder, ignore_errors=True)
@@ -227,9 +219,9 @@ def _wait_ready(process: subprocess.Popen[bytes], target: ServiceAddress, log: P
     raise LoadTestRefused(f"the service did not start: {text[-SHOWN_CHARACTERS:]}")
 
 
-def is_ready(target: ServiceAddress, timeout_s: float = 5.0) -> bool:
+def is_ready(target: ServiceAddress) -> bool:
     """True where the service reports that it is ready."""
-    connection = HTTPConnection(target.host, target.port, timeout=timeout_s)
+    connection = HTTPConnection(target.host, target.port, timeout=READY_S)
     try:
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == 200

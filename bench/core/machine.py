@@ -137,14 +137,10 @@ def filesystem_of(path: Path) -> str:
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
 
 
-def read_peak_bytes(process: int | str = "self", *, is_anew: bool = False) -> int:
-    """The most memory that a process has had at once; `is_anew`: what this one has now, from which
-    on the peak is counted."""
+def read_peak_bytes(process: int | str = "self") -> int:
+    """The most memory that a process has had at once."""
     # What the system's own accounting says (ru_maxrss) a child has from its parent.
-    folder = Path(f"/proc/{process}")
-    if is_anew:
-        (folder / "clear_refs").write_text("5")
-    lines = (folder / "status").read_text(encoding="utf-8").splitlines()
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 

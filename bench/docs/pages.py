@@ -450,9 +450,9 @@ def _section(chapter: Chapter, report: Report) -> PageSection:
     return PageSection(chapter, report, tuple(one for one in measured if one.figures))
 
 
-def show_commands(documents: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
+def show_commands(documents: Mapping[str, str]) -> dict[str, str]:
     """The pages that show commands, with what these print now."""
-    pages = {name: (root / name).read_text(encoding="utf-8") for name in SHOWING}
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in SHOWING}
     return {name: refresh(documents.get(name, page), run_sosie) for name, page in pages.items()}
 
 

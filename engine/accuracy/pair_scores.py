@@ -118,22 +118,16 @@ def compare_mated(left: TemplateSet, right: TemplateSet | None = None) -> Compar
     return ComparedPairs(rows, others, scores)
 
 
-def find_close_strangers(
-    left: TemplateSet, least: float, right: TemplateSet | None = None
-) -> ComparedPairs:
-    """All pairs of different people that score at least `least`: each two templates of `left`, or
-    each with all of `right`."""
-    other = left if right is None else right
+def find_close_strangers(templates: TemplateSet, least: float) -> ComparedPairs:
+    """All pairs of different people that score at least `least`."""
     found = []
-    for start in range(0, len(left.people), BLOCK):
-        first = start if right is None else 0
-        block = left.vectors[start : start + BLOCK] @ other.vectors[first:].T
+    for start in range(0, len(templates.people), BLOCK):
+        block = templates.vectors[start : start + BLOCK] @ templates.vectors[start:].T
         rows, others = np.nonzero(block >= least)
-        one, another = left.people[start + rows], other.people[first + others]
         # Templates are in the order of their people.
-        is_wanted = one < another if right is None else one != another
+        is_wanted = templates.people[start + rows] < templates.people[start + others]
         rows, others = rows[is_wanted], others[is_wanted]
-        found.append((start + rows, first + others, block[rows, others]))
+        found.append((start + rows, start + others, block[rows, others]))
     return ComparedPairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 

@@ -92,11 +92,7 @@ class FalseCandidates:
 
 
 def expect_candidates(
-    faces: int,
-    enrollments: float,
-    curve: CalibrationCurve,
-    threshold: float,
-    wanted: float = WANTED_CANDIDATES,
+    faces: int, enrollments: float, curve: CalibrationCurve, threshold: float
 ) -> FalseCandidates:
     """Expected false candidates; `curve` of fused references, `enrollments` per second all day."""
     fmr = curve.fmr_at(threshold)
@@ -109,8 +105,8 @@ def expect_candidates(
         expected=fmr.times(faces),
         searches_with_any=at_least_one,
         cases_a_day=at_least_one.times(enrollments * DAY_S),
-        wanted=wanted,
-        wanted_fmr=wanted / faces,
+        wanted=WANTED_CANDIDATES,
+        wanted_fmr=WANTED_CANDIDATES / faces,
         lowest_fmr=curve.lowest_fmr,
         nonmated_pairs=curve.nonmated_pairs,
     )

@@ -24,7 +24,7 @@ from engine.registry.database import is_id
 from engine.sweeps.clustering import PairTable
 from indexes.base import Ids
 from indexes.joining import RECORD
-from schema.sweeps import Group, GroupKind, SweepProgress
+from schema.sweeps import Group, SweepProgress
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
 _ID_TYPE = "<i8"
@@ -192,62 +192,45 @@ class SweepFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    kind: GroupKind
-    offset: int
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
 class GroupFile:
-    """A file written by `write_groups`; `keys` are in the order of ranks."""
+    """A file written by `write_groups`; `offsets` are where each group begins, by its key and in
+    the order of ranks."""
 
     _path: Path
-    _entries: Mapping[str, _Entry] = field(repr=False)
+    offsets: Mapping[str, int] = field(repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Reads the index; `RegistryError` if the file is missing or damaged."""
         try:
             with path.open("rb") as file:
-                entries = _read_index(file)
+                return cls(path, _read_index(file))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path) from error
-        return cls(path, entries)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self._entries)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.offsets)
 
     def group(self, key: str) -> Group:
         """Raises `NotFound`."""
-        return self._read([self._entry(key)])[0]
-
-    def page(
-        self, limit: int, *, after: str | None = None, kind: GroupKind | None = None
-    ) -> list[Group]:
-        """At most `limit` groups (of `kind`) after the one with the key `after`, by rank.
-
-        Raises `NotFound` for a key that is not in this sweep.
-        """
-        start = 0 if after is None else self._entry(after).rank + 1
-        following = list(self._entries.values())[start:]
-        return self._read([one for one in following if kind in {None, one.kind}][:limit])
-
-    def _entry(self, key: str) -> _Entry:
-        if key not in self._entries:
+        if key not in self.offsets:
             raise NotFound("this sweep has no such group: list its groups")
-        return self._entries[key]
+        return self._read([self.offsets[key]])[0]
 
-    def _read(self, entries: Sequence[_Entry]) -> list[Group]:
+    def page(self, limit: int, start: int = 0) -> list[Group]:
+        """At most `limit` groups by rank, after the first `start`."""
+        return self._read([*self.offsets.values()][start : start + limit])
+
+    def _read(self, offsets: Sequence[int]) -> list[Group]:
+        lines, found = msgspec.json.Decoder(Group), []
         try:
             with self._path.open("rb") as file:
-                return list(_read_lines(file, entries))
+                for offset in offsets:
+                    file.seek(offset)
+                    found.append(lines.decode(file.readline().rstrip(b"\n,")))
         except (OSError, ValueError) as error:
             raise _damaged(self._path) from error
+        return found
 
 
 def write_groups(path: Path, groups: Sequence[Group]) -> None:
@@ -274,7 +257,7 @@ def _head(count: int, index_at: int) -> bytes:
     ).encode()
 
 
-def _read_index(file: IO[bytes]) -> dict[str, _Entry]:
+def _read_index(file: IO[bytes]) -> dict[str, int]:
     head = json.loads(file.readline() + b"]}")
     if head["format"] != FORMAT:
         raise ValueError("another format")
@@ -282,17 +265,7 @@ def _read_index(file: IO[bytes]) -> dict[str, _Entry]:
     index = json.loads(b"{" + file.read())["index"]
     if len(index) != head["count"]:
         raise ValueError("not all groups")
-    return {
-        key: _Entry(GroupKind(kind), int(offset), rank)
-        for rank, (key, kind, offset) in enumerate(index)
-    }
-
-
-def _read_lines(file: IO[bytes], entries: Sequence[_Entry]) -> Iterator[Group]:
-    lines = msgspec.json.Decoder(Group)
-    for entry in entries:
-        file.seek(entry.offset)
-        yield lines.decode(file.readline().rstrip(b"\n,"))
+    return {key: int(offset) for key, _kind, offset in index}
 
 
 def _damaged(path: Path) -> RegistryError:

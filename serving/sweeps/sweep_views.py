@@ -366,7 +366,7 @@ class SweepViews:
         file = self._open(sweep_id)
         if after >= len(file):
             return wire.GroupPage((), len(file), None)
-        groups = file.page(limit, after=file.keys[after - 1] if after > 0 else None)
+        groups = file.page(limit, after)
         end = after + len(groups)
         rows = tuple(map(count_group, groups, self._find_fraud(groups)))
         return wire.GroupPage(rows, len(file), end if end < len(file) else None)

@@ -92,12 +92,12 @@ groups = st.builds(
 )
 
 
-def named(key: str, kind: GroupKind = GroupKind.ONE_FACE) -> Group:
+def named(key: str) -> Group:
     opened_at = datetime(2024, 5, 6, 7, 8, 9, 10, timezone(timedelta(hours=9)))
     lines = (LineFact("1", "北", "<b>\u202e", opened_at, "active"),)
     return Group(
         key=key,
-        kind=kind,
+        kind=GroupKind.ONE_FACE,
         identities=(Identity("a", (1, 2), lines, 1), Identity("b", (3,))),
         links=(Link("a", "b", 0.7),),
         weakest=Link("a", "b", 0.7),
@@ -106,10 +106,9 @@ def named(key: str, kind: GroupKind = GroupKind.ONE_FACE) -> Group:
     )
 
 
-def write(tmp_path: Path, kinds: str = "fffff") -> GroupFile:
-    kind_of = {"f": GroupKind.ONE_FACE, "d": GroupKind.ONE_DOCUMENT}
+def write(tmp_path: Path) -> GroupFile:
     path = tmp_path / "groups.json"
-    write_groups(path, [named(f"g{n}", kind_of[kind]) for n, kind in enumerate(kinds)])
+    write_groups(path, [named(f"g{number}") for number in range(5)])
     return GroupFile.open(path)
 
 
@@ -120,33 +119,25 @@ def test_groups_are_read_as_they_were_written(tmp_path_factory, written: list[Gr
     write_groups(path, written)
     file = GroupFile.open(path)
     assert file.page(100) == written
-    assert [file.group(key) for key in file.keys] == written
-    assert [group["key"] for group in json.loads(path.read_bytes())["groups"]] == list(file.keys)
+    assert [file.group(key) for key in file.offsets] == written
+    assert [group["key"] for group in json.loads(path.read_bytes())["groups"]] == list(file.offsets)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_pages_follow_one_another_without_gap_or_overlap(tmp_path, size: int) -> None:
     file = write(tmp_path)
     read: list[str] = []
-    while page := file.page(size, after=read[-1] if read else None):
+    while page := file.page(size, len(read)):
         assert len(page) <= size
         read.extend(group.key for group in page)
     assert read == ["g0", "g1", "g2", "g3", "g4"]
     assert len(file) == 5
 
 
-def test_a_page_may_be_of_one_kind(tmp_path) -> None:
-    file = write(tmp_path, "fdfdd")
-    page = file.page(2, after="g1", kind=GroupKind.ONE_DOCUMENT)
-    assert [group.key for group in page] == ["g3", "g4"]
-
-
 def test_a_key_of_no_group_is_not_found(tmp_path) -> None:
     file = write(tmp_path)
     with pytest.raises(NotFound):
         file.group("g9")
-    with pytest.raises(NotFound):
-        file.page(1, after="g9")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.99])
