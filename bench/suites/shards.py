@@ -28,8 +28,9 @@ from bench.suites.workload import VisitedHome, are_same, select
 from engine.matching.recovery import restore_gallery
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
+from indexes.sharding.copies import Shard
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import Shard, ShardPlan
+from indexes.sharding.shards import ShardPlan
 from serving.cluster.environment import USUAL
 from serving.cluster.shards import RayShard, Timing, shard_opener
 from serving.deployment.deployment import Deployment

@@ -108,6 +108,7 @@ class ShardHost:
             return ShardState(mark, len(ids), int(ids.sum(dtype=np.uint64)))
 
     def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> None:
+        """Adds new ids; `mark` where with these the shard has all up to it."""
         with self._marking(mark) as sequence:
             self._gallery.add(ids, vectors, sequence)
 
@@ -116,16 +117,20 @@ class ShardHost:
             self._gallery.remove(ids, sequence)
 
     def receive(self, ids: Ids, vectors: Vectors) -> None:
+        """Keeps references aside, which no search finds, for `take`; known ids are left out."""
         known = [*(held for held, _ in self._received), *self._discarded]
         new = ~np.isin(ids, np.concatenate([np.empty(0, np.int64), *known]))
         self._received.append((ids[new], vectors[new]))
 
     def discard(self, ids: Ids) -> None:
+        """Wipes these ids from what was received, or will be."""
         self._discarded.append(ids)
         for held, vectors in self._received:
             vectors[np.isin(held, ids)] = 0
 
     def take(self, ids: Ids, mark: ShardMark) -> None:
+        """Adds these of the received references, and forgets the others; `IdInvalid`, with none
+        added, where one was not received."""
         nothing = (np.empty(0, np.int64), np.empty((0, self._plan.dim), np.float32))
         held, vectors = map(np.concatenate, zip(nothing, *self._received, strict=True))
         overwrite_when_freed(vectors)
@@ -137,14 +142,18 @@ class ShardHost:
         self.abandon()
 
     def abandon(self) -> None:
+        """Wipes all that was received."""
         for _, vectors in self._received:
             vectors[:] = 0
         self._received, self._discarded = [], []
 
     def clear(self) -> None:
+        """Removes everything, as from a shard whose content is not certain."""
         self._clear()
 
     def save(self, folder: str, origin: Origin, sealer: Sealer) -> None:
+        """Saves its snapshot in a folder where it is, without anything that was removed; fails
+        with `SnapshotForeign` in the middle of a change of several steps."""
         with self._saving:
             gallery = self._gallery
             gallery.compact()
@@ -157,6 +166,7 @@ class ShardHost:
                     self._is_saving = False
 
     def load(self, folder: str, origin: Origin, sealer: Sealer) -> None:
+        """Takes the content and mark of its snapshot instead of its own; as `snapshot.load`."""
         headers: list[Header] = []
 
         def accept(header: Header) -> bool:
@@ -175,6 +185,7 @@ class ShardHost:
         self._marks = {gallery.sequence: mark}
 
     def forget(self, folder: str) -> None:
+        """Removes its snapshot."""
         with self._saving:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -188,14 +199,18 @@ class ShardHost:
         return self._gallery.vectors(ids)
 
     def contains(self, ids: Ids) -> NDArray[np.bool_]:
+        """The ids of these that are in the shard: bool[n]."""
         if len(ids) * _IDS_FOR_ONE_LOOK_UP > len(self._gallery):
             return np.isin(ids, self._gallery.ids)
         return np.array([key in self._gallery for key in ids.tolist()], np.bool_)
 
     def held(self, ids: Ids) -> list[NDArray[Any]]:
+        """The ids of these in the shard, and their vectors: int64[m], float32[m, dim]."""
         return list(self._gallery.held(ids))
 
     def join(self, ids: Ids, vectors: Vectors, threshold: float, above: int) -> list[NDArray[Any]]:
+        """Pairs at or above the threshold of these rows with the shard's own of ids >= `above`:
+        int64[m] ids given, int64[m] own ids, float32[m] scores; sorted; and their bounds."""
         pinned = self._gallery.pin()
         rows = Exact8Segment(ids, vectors, scanner=self._scanner)
         counted = [
@@ -206,6 +221,7 @@ class ShardHost:
         return [pairs.left, pairs.right, pairs.scores, np.array(pairs.bounds, np.str_)]
 
     def digests(self) -> list[NDArray[np.int64]]:
+        """Its ids, ascending, and the digest of each reference, as `References.digests` says."""
         pinned = self._gallery.pin()
         ids, digests = References(pinned.segments, pinned.alive).digests()
         return [ids, digests.view(np.int64)]
@@ -214,6 +230,7 @@ class ShardHost:
         return self._gallery.ids
 
     def ids_in(self, virtual_shard: int) -> Ids:
+        """Its ids of one virtual shard, ascending."""
         ids = self._gallery.ids
         own: Ids = ids[virtual_shards_of(ids, self._plan.virtual_shards) == virtual_shard]
         return own
@@ -225,6 +242,7 @@ class ShardHost:
         return self._gallery.account()
 
     def compact(self) -> None:
+        """Frees the memory of removed references now."""
         self._gallery.compact()
 
     def _open(self, gallery: Gallery | None = None) -> tuple[Gallery, Upkeep]:

@@ -33,8 +33,9 @@ from indexes.joining.checkpoint import (
 )
 from indexes.joining.join import JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.tiling import Pairs, no_check, sort_records
+from indexes.sharding.copies import Shard
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import Placement, Shard
+from indexes.sharding.shards import Placement
 
 BLOCK_BYTES = 16 << 20
 """Vectors in one message at most."""

@@ -35,16 +35,8 @@ from indexes.base import (
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
 from indexes.segmented.merging import narrowed
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.shards import (
-    Placement,
-    ReplicatedShard,
-    Shard,
-    ShardMark,
-    ShardPlan,
-    close_all,
-    end_at_once,
-    virtual_shards_of,
-)
+from indexes.sharding.copies import ReplicatedShard, Shard, close_all, end_at_once
+from indexes.sharding.shards import Placement, ShardMark, ShardPlan, virtual_shards_of
 
 Value = TypeVar("Value")
 

@@ -27,9 +27,10 @@ from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.exact.scanner import FEW_QUERIES
+from indexes.sharding.copies import ReplicatedShard, Shard
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import ReplicatedShard, Shard, ShardMark, ShardPlan, ShardState
+from indexes.sharding.shards import ShardMark, ShardPlan, ShardState
 
 if TYPE_CHECKING:
     # A shard needs none, and starts a quarter sooner.
@@ -228,16 +229,6 @@ class RayShard(Shard):
     def search_fault(self) -> str | None:
         return self._search_fault
 
-    def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> Future[None]:
-        if len(ids) <= self._rows_at_once:
-            return super().add(ids, vectors, mark)
-        return self._in_pieces(lambda: self._add_staged(ids, vectors, mark))
-
-    def vectors(self, ids: Ids) -> Future[Vectors]:
-        if len(ids) <= self._rows_at_once:
-            return super().vectors(ids)
-        return self._in_pieces(lambda: self._read(ids))
-
     def close(self) -> None:
         """Ends the actor, even while it works; not one that a later writer is known to have."""
         self.release()
@@ -253,13 +244,13 @@ class RayShard(Shard):
         if self._is_stuck:
             end_actor(self._actor)
 
-    def _add_staged(self, ids: Ids, vectors: Vectors, mark: ShardMark | None) -> None:
+    def _add_in_pieces(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> None:
         batch, stage = uuid4().hex, partial(self._actor.stage.remote, self._epoch)
         for part in self._parts(ids):
             self._ask("stage", stage, batch, ids[part], vectors[part]).result()
         self._ask("add", self._actor.add_staged.remote, self._epoch, batch, mark).result()
 
-    def _read(self, ids: Ids) -> Vectors:
+    def _read_in_pieces(self, ids: Ids) -> Vectors:
         parts = [self._call("vectors", ids[part]).result() for part in self._parts(ids)]
         return overwrite_when_freed(np.concatenate(parts))
 
@@ -276,6 +267,9 @@ class RayShard(Shard):
         return refused
 
     def _call(self, operation: str, *arguments: Any) -> Future[Any]:
+        in_pieces = {"add": self._add_in_pieces, "vectors": self._read_in_pieces}.get(operation)
+        if in_pieces is not None and len(arguments[0]) > self._rows_at_once:
+            return self._in_pieces(lambda: in_pieces(*arguments))
         call = self._actor.call
         is_search = operation in ("search", "range_search")
         if operation in _LONG:

@@ -13,8 +13,9 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer
 from indexes.base import Ids
 from indexes.errors import ShardLost
+from indexes.sharding.copies import ReplicatedShard, Shard
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import ReplicatedShard, Shard, ShardMark, ShardPlan
+from indexes.sharding.shards import ShardMark, ShardPlan
 from serving.deployment import snapshots
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings

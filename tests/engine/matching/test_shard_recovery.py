@@ -24,9 +24,10 @@ from engine.registry.keyring import Key
 from engine.registry.store import Store
 from indexes.errors import ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.copies import ReplicatedShard, Shard
 from indexes.sharding.host import ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import ReplicatedShard, Shard, ShardPlan
+from indexes.sharding.shards import ShardPlan
 from tests.engine.matching.conftest import DIM
 from tests.indexes.sharding.local_shards import LocalShard
 from tests.indexes.snapshots.conftest import assert_same

@@ -8,9 +8,10 @@ from typing import Any
 
 from indexes.base import Ids, Vectors
 from indexes.errors import ShardLost
+from indexes.sharding.copies import Shard
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
-from indexes.sharding.shards import Shard, ShardMark, ShardPlan
+from indexes.sharding.shards import ShardMark, ShardPlan
 
 _CLOSED = "a shard is closed; open the gallery again"
 

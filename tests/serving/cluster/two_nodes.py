@@ -12,7 +12,8 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from indexes.sharding.shards import ReplicatedShard, ShardPlan
+from indexes.sharding.copies import ReplicatedShard
+from indexes.sharding.shards import ShardPlan
 from serving.cluster.environment import SHARED, SUPERVISED
 from serving.cluster.shards import Placing, RayShard, Timing
 from tests.waiting import wait_until
