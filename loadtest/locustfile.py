@@ -7,9 +7,25 @@ Keys and arguments: docs/load-tests.md.
 
 from __future__ import annotations
 
-from locust import between, task
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from locust import between
 
 from loadtest.users import Kind, SosieUser
+
+
+def visits(shares: Mapping[Kind, int]) -> list[Any]:
+    """Tasks in these proportions, which Locust shows by the kinds of their visits."""
+    return [task for kind, share in shares.items() for task in [_visit(kind)] * share]
+
+
+def _visit(kind: Kind) -> Callable[[SosieUser], None]:
+    def task(user: SosieUser) -> None:
+        user.visit(kind)
+
+    task.__name__ = kind.name.lower()
+    return task
 
 
 class Outlet(SosieUser):
@@ -17,46 +33,20 @@ class Outlet(SosieUser):
 
     weight = 9
     wait_time = between(0.5, 2)
-
-    @task(20)
-    def enroll(self) -> None:
-        self.visit(Kind.NEWCOMER)
-
-    @task(10)
-    def enroll_again(self) -> None:
-        self.visit(Kind.RETURNING)
-
-    @task(6)
-    def ask_for_numbers(self) -> None:
-        self.visit(Kind.OWN_LINES)
-
-    @task(3)
-    def ask_for_anothers_numbers(self) -> None:
-        self.visit(Kind.OTHERS_LINES)
-
-    @task(6)
-    def compare(self) -> None:
-        self.visit(Kind.MATED)
-
-    @task(3)
-    def compare_strangers(self) -> None:
-        self.visit(Kind.STRANGERS)
-
-    @task(2)
-    def bring_a_second_document(self) -> None:
-        self.visit(Kind.DUPLICATE)
-
-    @task(1)
-    def bring_a_stolen_document(self) -> None:
-        self.visit(Kind.STOLEN)
-
-    @task(2)
-    def ask_twice(self) -> None:
-        self.visit(Kind.RETRY)
-
-    @task(1)
-    def race(self) -> None:
-        self.visit(Kind.RACE)
+    tasks = visits(
+        {
+            Kind.NEWCOMER: 20,
+            Kind.RETURNING: 10,
+            Kind.OWN_LINES: 6,
+            Kind.OTHERS_LINES: 3,
+            Kind.MATED: 6,
+            Kind.STRANGERS: 3,
+            Kind.DUPLICATE: 2,
+            Kind.STOLEN: 1,
+            Kind.RETRY: 2,
+            Kind.RACE: 1,
+        }
+    )
 
 
 class FraudTeam(SosieUser):
@@ -64,11 +54,4 @@ class FraudTeam(SosieUser):
 
     weight = 1
     wait_time = between(2, 5)
-
-    @task(2)
-    def search(self) -> None:
-        self.visit(Kind.KNOWN)
-
-    @task
-    def search_for_a_stranger(self) -> None:
-        self.visit(Kind.UNKNOWN)
+    tasks = visits({Kind.KNOWN: 2, Kind.UNKNOWN: 1})
