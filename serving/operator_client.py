@@ -11,8 +11,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from engine.atomic_files import replacing
 from engine.errors import DeadlinePassed, NotInstalled, RegistryError, RequestError, advise_extra
+from indexes.atomic_files import replacing
 from schema.phases import BackupState
 from serving.errors import NotReady
 

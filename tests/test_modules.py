@@ -122,7 +122,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
 FOUNDATIONS: Mapping[str, str] = MappingProxyType(
     {
         "schema": "msgspec",
-        "engine.models": "schema indexes.runtime engine.atomic_files engine.errors *",
+        "engine.models": "schema indexes.runtime indexes.atomic_files engine.errors *",
         "serving.wire": "schema msgspec",
         "serving.client": "schema serving.wire httpx msgspec",
         # How an extra is installed.

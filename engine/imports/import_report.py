@@ -20,12 +20,12 @@ import msgspec
 import pyarrow as pa
 from pyarrow import csv
 
-from engine.atomic_files import OWNER_ONLY
 from engine.errors import RequestError
 from engine.imports.row_faces import JudgedRow
 from engine.imports.row_parser import Columns, RowFault
 from engine.registry.database import new_id
 from engine.spreadsheets import guard_cells
+from indexes.atomic_files import OWNER_ONLY
 from schema.documents import RowOutcome
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from engine.atomic_files import replacing
 from engine.errors import RequestError
 from engine.imports.chunks import ChunkWriter
 from engine.imports.import_report import Tally
 from engine.imports.row_faces import FaceLoader, JudgedRow, group_rows, judge_row
 from engine.imports.row_parser import RawRow, Row, RowReader
+from indexes.atomic_files import replacing
 
 READ_ROWS = 256
 """Rows parsed at once."""

@@ -24,8 +24,8 @@ from msgspec import Meta, Struct, structs
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
-from engine.atomic_files import replacing
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
+from indexes.atomic_files import replacing
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 

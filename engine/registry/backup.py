@@ -19,7 +19,6 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select, text
 
-from engine.atomic_files import flush, replacing
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.catalog import Conversion
 from engine.registry import deployment
@@ -55,6 +54,7 @@ from engine.registry.transactions import recorded, take_lease
 from engine.registry.upgrade import bring_up_to_date
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from indexes.atomic_files import flush, replacing
 
 DATABASE_FILE = "registry.sqlite"
 MANIFEST_FILE = "manifest.json"

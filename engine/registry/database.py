@@ -44,7 +44,6 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
-from engine.atomic_files import flush
 from engine.errors import (
     RegistryError,
     RegistryMissing,
@@ -55,6 +54,7 @@ from engine.errors import (
     advise_extra,
 )
 from engine.registry.vault import Vault
+from indexes.atomic_files import flush
 
 _ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 

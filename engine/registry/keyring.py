@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from engine.atomic_files import OWNER_ONLY, flush
 from engine.errors import KeyRingError, KeyRingInvalid, KeyRingMissing
+from indexes.atomic_files import OWNER_ONLY, flush
 
 SECRET_BYTES = 32
 _PR_SET_DUMPABLE = 4

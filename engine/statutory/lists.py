@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from engine.atomic_files import replacing
 from engine.cases.decided import Pair, read_decided
 from engine.errors import FourEyes, RequestError
 from engine.formatting import mask_name, mask_number
@@ -36,6 +35,7 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import label_components
+from indexes.atomic_files import replacing
 from schema.actors import fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus

@@ -18,10 +18,10 @@ from typing import IO, Self
 import msgspec
 import numpy as np
 
-from engine.atomic_files import replacing
 from engine.errors import NotFound, RegistryError
 from engine.registry.database import is_id
 from engine.sweeps.clustering import PairTable
+from indexes.atomic_files import replacing
 from indexes.base import Ids
 from indexes.joining import RECORD
 from schema.sweeps import Group, SweepProgress

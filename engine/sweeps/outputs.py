@@ -20,7 +20,6 @@ from msgspec import structs
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
-from engine.atomic_files import replacing
 from engine.cases.decided import read_decided
 from engine.cases.precision import measure_precision, read_plain
 from engine.errors import RegistryError, SweepOver
@@ -34,6 +33,7 @@ from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import LIVENESS_WINDOW, RankedOutlet, Seller, rank, rank_outlets, summarise
 from engine.sweeps.sweep_run import SweepResult
+from indexes.atomic_files import replacing
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from schema.reasons import Decision

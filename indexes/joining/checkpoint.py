@@ -7,8 +7,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -16,12 +15,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.atomic_files import flush, replacing
 from indexes.base import Ids
 from indexes.errors import CheckpointInvalid
 from indexes.joining.tiling import References
 
-_RESULTS, _SUBJECT, _STATE, _STATE_BESIDE = "results.bin", "subject.bin", "state.json", "state.new"
-_WRITING = os.O_WRONLY | os.O_CREAT
+_RESULTS, _SUBJECT, _STATE = "results.bin", "subject.bin", "state.json"
 _FRAME_BYTES = 8
 _BYTES_AT_ONCE = 1 << 22
 
@@ -157,9 +156,8 @@ class Checkpoint:
         if (folder / _STATE).exists():
             self._state, self.subject = _verified(folder, fingerprint)
         else:
-            with _opened(folder / _SUBJECT, _WRITING | os.O_TRUNC) as handle:
-                _write(handle, self.subject)
-                os.fsync(handle)
+            with replacing(folder / _SUBJECT) as subject:
+                subject.write_bytes(self.subject)
             _publish(folder, self._state)
         os.truncate(self._handle, self._state.size_bytes)
         os.lseek(self._handle, 0, os.SEEK_END)
@@ -210,22 +208,10 @@ def _read_subject(folder: Path, state: _State) -> bytes:
 
 
 def _publish(folder: Path, state: _State) -> None:
-    with _opened(folder / _STATE_BESIDE, _WRITING | os.O_TRUNC) as handle:
-        content = json.dumps(asdict(state)).encode()
-        _write(handle, b"%b\n%d" % (content, zlib.crc32(content)))
-        os.fsync(handle)
-    (folder / _STATE_BESIDE).replace(folder / _STATE)
-    with _opened(folder, os.O_RDONLY) as handle:
-        os.fsync(handle)
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    handle = os.open(path, flags, 0o600)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
+    content = json.dumps(asdict(state)).encode()
+    with replacing(folder / _STATE) as beside:
+        beside.write_bytes(b"%b\n%d" % (content, zlib.crc32(content)))
+    flush(folder)
 
 
 def _write(handle: int, content: bytes) -> None:

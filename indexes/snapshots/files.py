@@ -178,15 +178,6 @@ def created(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
-def flush_names(folder: Path) -> None:
-    """Flushes the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 _MAPPED_ROWS_AT_ONCE = 1 << 14
 
 

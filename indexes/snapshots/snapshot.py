@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.atomic_files import flush
 from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import (
     IdInvalid,
@@ -41,7 +42,6 @@ from indexes.snapshots.files import (
     LooseState,
     Tombstones,
     created,
-    flush_names,
     map_rows,
     read_segment,
     read_state,
@@ -104,7 +104,7 @@ def remove_all_but(folder: Path, kept: Collection[str]) -> None:
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in kept:
             path.unlink()
-    flush_names(folder)
+    flush(folder)
 
 
 @contextmanager
@@ -222,7 +222,7 @@ def withdraw(
         kept = tuple(entry for entry in entries if entry.segment in keep)
         (folder / MANIFEST).unlink(missing_ok=True)
         # Durable before any file is removed: a manifest without its files would be damage.
-        flush_names(folder)
+        flush(folder)
         remove_all_but(folder, {segment_file(entry.file.name) for entry in kept})
     return kept
 
@@ -250,7 +250,7 @@ def write_data(
     mark = read_mark(frame.sequence)
     tombstones = frame.tombstones()
     state = write_state(folder, LooseState(frame.ids, frame.vectors, tombstones), sealer)
-    flush_names(folder)
+    flush(folder)
     count = len(frame.ids) + sum(int(alive.sum()) for alive in frame.alive)
     header = Header(origin, count, frame.sequence, mark)
     segments = tuple(written[segment.name] for segment in frame.segments)
@@ -268,7 +268,7 @@ def write_manifest(folder: Path, manifest: SnapshotManifest, sealer: Sealer) -> 
 def publish(folder: Path) -> None:
     """Puts the new manifest in force, atomically."""
     (folder / MANIFEST_BESIDE).replace(folder / MANIFEST)
-    flush_names(folder)
+    flush(folder)
 
 
 def sweep(folder: Path) -> None:

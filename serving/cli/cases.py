@@ -212,7 +212,7 @@ def report_case(
     With its scores in words, its history and its entries of the audit chain, which `sosie audit
     verify --anchor FILE` compares. No retention reaches the file: it is yours to delete.
     """
-    from engine.atomic_files import replacing
+    from indexes.atomic_files import replacing
     from serving.case_report import ReportTerms, gather_case, write_case
 
     require_place(file)

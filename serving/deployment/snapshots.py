@@ -36,6 +36,7 @@ from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
 from engine.registry.store import Store
 from engine.registry.writer import Writer
+from indexes.atomic_files import flush
 from indexes.errors import ShardFenced, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
@@ -45,7 +46,7 @@ from indexes.sharding.joining import join_shards
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
-from indexes.snapshots.files import created, flush_names
+from indexes.snapshots.files import created
 from indexes.snapshots.manifest import SegmentEntry
 from serving.errors import Interrupted
 from serving.settings.settings import Settings
@@ -106,7 +107,7 @@ class ShardKeys:
         (self._folder / name).unlink(missing_ok=True)
         with created(self._folder / name) as file:
             file.write(self._store.vault.sealer().seal(made.secret, self._context(name)))
-        flush_names(self._folder)
+        flush(self._folder)
         return self._sealer(made)
 
     def destroy(self, names: Collection[str]) -> None:
@@ -115,7 +116,7 @@ class ShardKeys:
             return
         for name in names:
             (self._folder / name).unlink(missing_ok=True)
-        flush_names(self._folder)
+        flush(self._folder)
 
     def destroy_all_but(self, kept: Collection[str]) -> int:
         """Destroys the keys that no erasure would find: of another number of shards, or of none;

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
-from engine.atomic_files import replacing
 from engine.errors import ClockImplausible, RequestError, SosieError
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
@@ -33,6 +32,7 @@ from engine.retention.job import (
     preview,
     run_retention,
 )
+from indexes.atomic_files import replacing
 from schema.documents import ErasureCertificate
 from serving.deployment.deployment import Deployment, warn_on_stderr
 

@@ -14,7 +14,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine.atomic_files import replacing
 from engine.formatting import count, duration, plural
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report import views
@@ -37,6 +36,7 @@ from engine.sweeps.report.contents import (
     format_share,
 )
 from engine.sweeps.risk import LIVENESS_WINDOW, fill_weeks
+from indexes.atomic_files import replacing
 
 
 @dataclass(frozen=True, slots=True)

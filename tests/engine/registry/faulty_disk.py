@@ -289,8 +289,8 @@ class _System:
 @contextmanager
 def mounted(folder: Path, monkeypatch: Any) -> Iterator[FaultyDisk]:
     """Meanwhile every new SQLite connection to a file in the folder is on the disk."""
-    from engine import atomic_files
     from engine.registry import database
+    from indexes import atomic_files
 
     library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))
     if not hasattr(library, "sqlite3_vfs_register"):

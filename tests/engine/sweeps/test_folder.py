@@ -5,11 +5,11 @@ import stat
 import numpy as np
 import pytest
 
-from engine.atomic_files import replacing
 from engine.errors import RegistryError
 from engine.registry.database import new_id
 from engine.sweeps.clustering import PairTable
 from engine.sweeps.folder import Covered, SweepFolder, SweepStatus
+from indexes.atomic_files import replacing
 from schema.sweeps import SweepProgress
 
 
