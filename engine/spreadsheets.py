@@ -1,18 +1,32 @@
-"""Cells of a CSV file that a spreadsheet opens without harm.
+"""Tables in files: Parquet, or a CSV whose cells a spreadsheet opens without harm.
 
-One that it would take for a formula is led by an apostrophe, as OWASP advises against CSV
+A cell that it would take for a formula is led by an apostrophe, as OWASP advises against CSV
 injection. Numbers stay numbers. A list becomes one text, parted by "; ".
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv, parquet
+
+from indexes.atomic_files import replacing
 
 _PARTED = "; "
 # Spreadsheets skip blank and unseen characters before a formula, and take the wide forms of its
 # first sign for the narrow ones.
 _FORMULA = r"^[\pZ\pC]*[=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}]|^[\t\r\n]"
+
+
+def save_table(path: Path, table: pa.Table) -> None:
+    """Writes a table as the file's name says, `.csv` or `.parquet`; only its owner can read it."""
+    with replacing(path) as beside, beside.open("wb") as file:
+        if path.suffix == ".csv":
+            csv.write_csv(guard_cells(table), file)
+        else:
+            parquet.write_table(table, file, compression="zstd")
 
 
 def guard_cells(table: pa.Table) -> pa.Table:

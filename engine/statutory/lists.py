@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv, parquet
 
 from engine.cases.decided import Pair, read_decided
 from engine.errors import FourEyes, RequestError
@@ -33,9 +32,8 @@ from engine.registry.database import utc_now
 from engine.registry.lines import LineRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
-from engine.spreadsheets import guard_cells
+from engine.spreadsheets import save_table
 from engine.sweeps.clustering import label_components
-from indexes.atomic_files import replacing
 from schema.actors import fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus
@@ -316,18 +314,13 @@ def require_suffix(path: Path) -> None:
 
 
 def write_list(path: Path, found: List, layout: Layout, types: Mapping[str, pa.DataType]) -> None:
-    """Writes the rows under the layout's headings, as the file's name says; only its owner can
-    read it. A CSV holds no cell that a spreadsheet would compute."""
+    """Writes the rows under the layout's headings."""
     columns = {
         heading: pa.array([row[name] for row in found.rows], types[name])
         for heading, name in layout.columns.items()
     }
     table = pa.table(columns).replace_schema_metadata({"sosie.title": layout.title})
-    with replacing(path) as beside, beside.open("wb") as file:
-        if path.suffix == ".csv":
-            csv.write_csv(guard_cells(table), file)
-        else:
-            parquet.write_table(table, file, compression="zstd")
+    save_table(path, table)
 
 
 MOST_NAMED = 1_000

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import structs
 from numpy.typing import NDArray
-from pyarrow import csv, parquet
+from pyarrow import parquet
 
 from engine.cases.decided import read_decided
 from engine.cases.precision import measure_precision, read_plain
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration
 from engine.registry.store import Reader
-from engine.spreadsheets import guard_cells
+from engine.spreadsheets import save_table
 from engine.sweeps.clustering import Owners, PairTable
 from engine.sweeps.folder import GroupFile, SweepFolder, write_groups
 from engine.sweeps.groups import without_documents
@@ -33,7 +33,6 @@ from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import LIVENESS_WINDOW, RankedOutlet, Seller, rank, rank_outlets, summarise
 from engine.sweeps.sweep_run import SweepResult
-from indexes.atomic_files import replacing
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from schema.reasons import Decision
@@ -42,18 +41,9 @@ from schema.sweeps import Group, Identity, LineFact, SweepRecord, SweepState, Sw
 
 def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:
     """Writes `NAME.parquet`, with `about` as its metadata, and `NAME.csv`."""
-    labelled = table.replace_schema_metadata(
-        {f"sosie.{key}": value for key, value in about.items()}
-    )
-    with replacing(folder / f"{name}.parquet") as beside, beside.open("wb") as file:
-        parquet.write_table(labelled, file, compression="zstd")
-    write_csv(folder, name, table)
-
-
-def write_csv(folder: Path, name: str, table: pa.Table) -> None:
-    """Writes `NAME.csv`, which a spreadsheet opens without harm."""
-    with replacing(folder / f"{name}.csv") as beside, beside.open("wb") as file:
-        csv.write_csv(guard_cells(table), file)
+    labels = {f"sosie.{key}": value for key, value in about.items()}
+    save_table(folder / f"{name}.parquet", table.replace_schema_metadata(labels))
+    save_table(folder / f"{name}.csv", table)
 
 
 Judgements = Mapping[tuple[str, str], Outcome]
@@ -279,12 +269,12 @@ def write_findings(
 ) -> None:
     """Writes all outputs, which only their owner can read; `about` goes into Parquet files. Last
     come those by which an erasure that was killed in between finds whom they name (`names`)."""
-    summary = contents.summary
-    write_table(folder.path, "pairs", pairs, about)
-    write_table(folder.path, "groups", group_table(contents.groups, contents.cases), about)
-    write_csv(folder.path, "outlets", seller_table(summary.outlets))
-    write_csv(folder.path, "carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
-    write_csv(folder.path, "liveness", liveness_table(contents.liveness))
+    summary, path = contents.summary, folder.path
+    write_table(path, "pairs", pairs, about)
+    write_table(path, "groups", group_table(contents.groups, contents.cases), about)
+    save_table(path / "outlets.csv", seller_table(summary.outlets))
+    save_table(path / "carriers.csv", seller_table(summary.carriers).drop_columns(["outlet"]))
+    save_table(path / "liveness.csv", liveness_table(contents.liveness))
     write_report(folder.report, contents)
     write_groups(folder.groups, contents.groups)
 

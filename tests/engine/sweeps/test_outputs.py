@@ -9,14 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from engine.registry.enrollments import LivenessCount
-from engine.sweeps.outputs import (
-    group_table,
-    liveness_table,
-    pair_table,
-    seller_table,
-    write_csv,
-    write_table,
-)
+from engine.spreadsheets import save_table
+from engine.sweeps.outputs import group_table, liveness_table, pair_table, seller_table, write_table
 from engine.sweeps.risk import rank_outlets, summarise
 from schema.cases import Outcome
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
@@ -97,7 +91,7 @@ def test_a_pair_with_an_erased_person_is_left_out() -> None:
 def test_no_pair_and_no_group_are_tables_without_rows(tmp_path) -> None:
     write_table(tmp_path, "pairs", pair_table(pairs(), [], {}), {})
     write_table(tmp_path, "groups", group_table([], {}), {})
-    write_csv(tmp_path, "outlets", seller_table(summarise([]).outlets))
+    save_table(tmp_path / "outlets.csv", seller_table(summarise([]).outlets))
     assert parquet.read_table(tmp_path / "pairs.parquet").num_rows == 0
     assert parquet.read_table(tmp_path / "groups.parquet").num_rows == 0
     assert read_csv(tmp_path / "outlets.csv") == []
@@ -143,7 +137,7 @@ def test_files_are_their_owners_alone(tmp_path) -> None:
 
 
 def test_csv_keeps_every_text(tmp_path) -> None:
-    write_csv(tmp_path, "groups", group_table([group('東京, \u202e\n"x"')], {}))
+    save_table(tmp_path / "groups.csv", group_table([group('東京, \u202e\n"x"')], {}))
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["outlets"] == '東京, \u202e\n"x"'
 
@@ -156,7 +150,7 @@ def test_csv_keeps_every_text(tmp_path) -> None:
     ],
 )  # fmt: skip
 def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(tmp_path, harmful: str) -> None:
-    write_csv(tmp_path, "groups", group_table([group(harmful)], {"g1": harmful}))
+    save_table(tmp_path / "groups.csv", group_table([group(harmful)], {"g1": harmful}))
     (row,) = read_csv(tmp_path / "groups.csv")
     assert row["case"] == f"'{harmful}"
     assert row["outlets"] == f"'{harmful}"
@@ -164,7 +158,7 @@ def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(tmp_path, harmfu
 
 def test_outlets_and_carriers_are_summed_up(tmp_path) -> None:
     summary = summarise([group("-n1")])
-    write_csv(tmp_path, "outlets", seller_table(summary.outlets))
+    save_table(tmp_path / "outlets.csv", seller_table(summary.outlets))
     (outlet,) = read_csv(tmp_path / "outlets.csv")
     (carrier,) = seller_table(summary.carriers).to_pylist()
     assert (outlet["carrier"], outlet["outlet"], outlet["lines"]) == ("north", "'-n1", "1")
@@ -173,9 +167,9 @@ def test_outlets_and_carriers_are_summed_up(tmp_path) -> None:
 
 def test_outlets_where_liveness_failed_are_a_table(tmp_path) -> None:
     outlets = rank_outlets([LivenessCount("north", "=n1", True, 10, 4)])
-    write_csv(tmp_path, "liveness", liveness_table(outlets))
+    save_table(tmp_path / "liveness.csv", liveness_table(outlets))
     (row,) = read_csv(tmp_path / "liveness.csv")
     assert (row["outlet"], row["judged"], row["judged_failed"]) == ("'=n1", "10", "4")
     assert (row["signed"], row["signed_failed"]) == ("0", "0")
-    write_csv(tmp_path, "liveness", liveness_table([]))
+    save_table(tmp_path / "liveness.csv", liveness_table([]))
     assert read_csv(tmp_path / "liveness.csv") == []
