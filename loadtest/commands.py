@@ -352,13 +352,9 @@ def _describe_latencies(found: HdrHistogram) -> dict[str, Any]:
     """Milliseconds by percentile, and the histogram in HdrHistogram's encoding (V2, us)."""
     count = found.get_total_count()
     encoded = found.encode().decode() if count else ""
-    return {"count": count, "ms": _list_percentiles(found), "histogram": encoded}
-
-
-def _list_percentiles(found: HdrHistogram) -> dict[str, float]:
-    """Milliseconds; empty if nothing was measured."""
-    shares = PERCENTILES if found.get_total_count() else ()
-    return {f"p{share:g}": round(read_ms(found, share), 3) for share in shares}
+    shares = PERCENTILES if count else ()
+    measured = {f"p{share:g}": round(read_ms(found, share), 3) for share in shares}
+    return {"count": count, "ms": measured, "histogram": encoded}
 
 
 def write_page(result: LoadTestResult) -> str:

@@ -102,7 +102,10 @@ class Keys:
 
 def read_keys(source: str | None) -> Keys:
     """Reads the keys from a JSON file (`-`: standard input), else from the environment."""
-    given = _read_environment() if source is None else _read_file(source)
+    if source is None:
+        given = {name: os.environ[key] for name, key in VARIABLES.items() if key in os.environ}
+    else:
+        given = _read_file(source)
     missing = [name for name in ("enroll", "fraud") if not given.get(name)]
     if missing:
         raise LoadTestRefused(
@@ -123,10 +126,6 @@ def _is_foreign(name: str) -> bool:
     # Names of settings are not case-sensitive.
     known = name.upper()
     return known == RAY or (known.startswith(OWN) and not known.startswith(KEPT))
-
-
-def _read_environment() -> dict[str, str]:
-    return {name: os.environ[place] for name, place in VARIABLES.items() if place in os.environ}
 
 
 def _read_file(source: str) -> dict[str, str]:

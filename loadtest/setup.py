@@ -225,11 +225,6 @@ def prepare(
     )
 
 
-def count_people(wanted: ParticipantCounts) -> tuple[int, int]:
-    """The number of people to read from a dataset, and of them with all photographs."""
-    return round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
-
-
 PATIENCE_S = 60.0
 """For all of the cleaning: who is left after it is reported."""
 SETTLE_S = 2.0
@@ -313,7 +308,9 @@ def open_session(
     and says then who is left. `LoadTestRefused` where the service or the people will not do."""
     about = read_version(exchange)
     access = open_access(exchange, keys, outlet)
-    dataset = open_dataset(faces, *count_people(wanted), seed)
+    # Some of them with all their photographs.
+    people, whole = round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
+    dataset = open_dataset(faces, people, whole, seed)
     serials, enrolled = Serials(make_numbers(datetime.now(UTC).year)), EnrollmentTracker()
     is_over = False
     try:

@@ -24,7 +24,7 @@ from PIL import Image
 from bench.core.machine import clock
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.datasets import find_faces
-from engine.accuracy.evaluate import Evaluation, evaluate
+from engine.accuracy.evaluate import evaluate
 from engine.accuracy.pair_scores import (
     MIN_EXPECTED_PAIRS,
     MOST_PHOTOGRAPHS,
@@ -506,8 +506,9 @@ def run(config: AccuracyConfig) -> SuiteOutput:
     settings = Settings()
     shipped = build_thresholds(settings, load_calibration(settings))
     point = evaluation.point_at(CHECKED_FMR)
+    few = Skipped(f"{evaluation.nonmated_pairs:,} non-mated pairs are too few for this rate")
     measured: dict[str, Measured] = {
-        "fnmr_at_fmr_1e-4": Skipped(_unsupported(evaluation)) if point is None else point.fnmr,
+        "fnmr_at_fmr_1e-4": few if point is None else point.fnmr,
         "fta": evaluation.fta,
         "evaluate_seconds": seconds,
     }
@@ -532,7 +533,3 @@ def _first_people(faces: Path, count: int | None) -> Iterator[Path]:
         for person in people:
             (Path(folder) / person.name).symlink_to(person.resolve())
         yield Path(folder)
-
-
-def _unsupported(evaluation: Evaluation) -> str:
-    return f"{evaluation.nonmated_pairs:,} non-mated pairs are too few for this rate"

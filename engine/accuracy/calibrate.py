@@ -217,13 +217,14 @@ def describe_thresholds(
 ) -> tuple[str, ...]:
     """Comment lines on the thresholds of a card."""
     single = calibration.curve(Comparison.ONE_TO_ONE)
+    source = "".join(c for c in " ".join(calibration.source.split()) if c.isprintable())
     sources = name_sources(rates, thresholds)
     told = [
         f"{name} {getattr(thresholds, name):.4f} ({sources[name]})"
         for name in ("verify", "same_document", "review", "certain")
     ]
     return (
-        f"{NOTE} from {_one_line(calibration.source)}: {calibration.photographs:,} photographs of "
+        f"{NOTE} from {source}: {calibration.photographs:,} photographs of "
         f"{calibration.people:,} people.",
         f"Version {calibration.version}, scores: {', '.join(told[:2])},",
         f"{', '.join(told[2:])}. Lowest rate supported:",
@@ -298,7 +299,3 @@ def _split(text: str) -> tuple[str, str]:
     found = _TABLE.search(text)
     place = found.start() if found else len(text)
     return text[:place], text[place:]
-
-
-def _one_line(text: str) -> str:
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())

@@ -294,7 +294,9 @@ class ShardedIndex(VectorIndex):
         parts, moving = self._split(ids), self._moving(ids)
         is_alone = len(parts) == 1 and moving is None
         if not is_alone:
-            self._check_known(ids)
+            present = self._contained(ids)
+            if not present.all():
+                raise IdInvalid(f"id {ids[np.argmin(present)]} is not in the index")
         mark = self._take_marks()
 
         def calls() -> Iterator[Future[None]]:
@@ -391,11 +393,6 @@ class ShardedIndex(VectorIndex):
         found = self._results([ask(self._shards[number], ids[places]) for number, places in parts])
         for (_, places), part in zip(parts, found, strict=True):
             room[places] = part
-
-    def _check_known(self, ids: Ids) -> None:
-        present = self._contained(ids)
-        if not present.all():
-            raise IdInvalid(f"id {ids[np.argmin(present)]} is not in the index")
 
     def _check_whole(self) -> None:
         if self._broken is None:
