@@ -199,7 +199,7 @@ class ShardHost:
         return self._gallery.vectors(ids)
 
     def contains(self, ids: Ids) -> NDArray[np.bool_]:
-        """The ids of these that are in the shard: bool[n]."""
+        """Which of these ids are in the shard: bool[n]."""
         if len(ids) * _IDS_FOR_ONE_LOOK_UP > len(self._gallery):
             return np.isin(ids, self._gallery.ids)
         return np.array([key in self._gallery for key in ids.tolist()], np.bool_)
