@@ -21,7 +21,7 @@ def _call_of(
 ) -> Callable[Concatenate[Shard, Asked], Future[Value]]:
     """The call that runs this method of the shard's host."""
 
-    def call(shard: Shard, *arguments: Asked.args, **named: Asked.kwargs) -> Future[Value]:
+    def call(shard: Shard, /, *arguments: Asked.args, **named: Asked.kwargs) -> Future[Value]:
         assert not named, "a call is sent with its arguments in order"
         return shard._call(method.__name__, *arguments)
 

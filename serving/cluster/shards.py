@@ -267,9 +267,9 @@ class RayShard(Shard):
         return refused
 
     def _call(self, operation: str, *arguments: Any) -> Future[Any]:
-        in_pieces = {"add": self._add_in_pieces, "vectors": self._read_in_pieces}.get(operation)
-        if in_pieces is not None and len(arguments[0]) > self._rows_at_once:
-            return self._in_pieces(lambda: in_pieces(*arguments))
+        if operation in ("add", "vectors") and len(arguments[0]) > self._rows_at_once:
+            perform = self._add_in_pieces if operation == "add" else self._read_in_pieces
+            return self._in_pieces(partial(perform, *arguments))
         call = self._actor.call
         is_search = operation in ("search", "range_search")
         if operation in _LONG:
