@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RegistryError, RequestError
 from engine.imports.chunks import (
+    ONLINE_ROWS,
+    REST,
     AdmitChunk,
     Chunk,
     ChunkAnswer,
@@ -28,11 +30,11 @@ from engine.imports.chunks import (
     DryRunWriter,
     LocalAdmission,
     RegistryWriter,
+    seal_chunk,
     was_committed,
 )
 from engine.imports.import_report import Entry, FaultReport, Identity, Journal
 from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
-from engine.imports.online import ONLINE_ROWS, REST, seal_chunk
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import FACES, ColumnMapping, Field, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, Source, open_source

@@ -28,7 +28,7 @@ from bench.suites.workload import VisitedHome, are_same, select
 from engine.matching.recovery import restore_gallery
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
-from indexes.sharding.copies import Shard
+from indexes.sharding.host import Shard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from serving.cluster.environment import USUAL

@@ -24,7 +24,7 @@ from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.copies import Shard
+from indexes.sharding.host import Shard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import NOWHERE, Placement, ShardMark, ShardState
 from indexes.snapshots import snapshot

@@ -206,19 +206,7 @@ def write_outputs(
 
     `cases`: case id by group key. The summary is plain JSON: counts, scores and rates.
     """
-    ranking = result.ranking
-    counted: dict[str, Any] = {
-        "references": result.compared,
-        "comparisons": cost.comparisons,
-        "seconds": round(cost.seconds, 3),
-        "same_document_pairs": result.same_document_pairs,
-        "excepted_pairs": (
-            int(result.is_excepted.sum()) if ranking is None else ranking.candidates.excepted
-        ),
-    }
-    if ranking is not None:
-        # The choice of a budget's groups, and the share of true ones to expect.
-        counted["ranking"] = ranking.to_dict() | {"true": result.expected_true}
+    ranking, counted = result.ranking, _count(result, cost)
     sweep = _describe(result.task.id, result.task.terms, cost.at, result.sequence, counted)
     scores = result.pairs.scores[~result.is_excepted]
     contents = make_contents(
@@ -245,6 +233,24 @@ def write_outputs(
         "cases": len(set(cases.values())),
         "fraud_in_use": contents.fraud_in_use,
     }
+
+
+def _count(result: SweepResult, cost: SweepCost) -> dict[str, Any]:
+    """What the report and the summary both say of a sweep."""
+    ranking = result.ranking
+    counted: dict[str, Any] = {
+        "references": result.compared,
+        "comparisons": cost.comparisons,
+        "seconds": round(cost.seconds, 3),
+        "same_document_pairs": result.same_document_pairs,
+        "excepted_pairs": (
+            int(result.is_excepted.sum()) if ranking is None else ranking.candidates.excepted
+        ),
+    }
+    if ranking is not None:
+        # The choice of a budget's groups, and the share of true ones to expect.
+        counted["ranking"] = ranking.to_dict() | {"true": result.expected_true}
+    return counted
 
 
 def _describe(

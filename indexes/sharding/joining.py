@@ -33,7 +33,7 @@ from indexes.joining.checkpoint import (
 )
 from indexes.joining.join import JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.tiling import Pairs, no_check, sort_records
-from indexes.sharding.copies import Shard
+from indexes.sharding.host import Shard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import Placement
 

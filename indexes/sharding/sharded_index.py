@@ -35,7 +35,7 @@ from indexes.base import (
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
 from indexes.segmented.merging import narrowed
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.copies import ReplicatedShard, Shard, close_all, end_at_once
+from indexes.sharding.host import ReplicatedShard, Shard, close_all, end_at_once
 from indexes.sharding.shards import Placement, ShardMark, ShardPlan, virtual_shards_of
 
 Value = TypeVar("Value")

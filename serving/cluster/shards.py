@@ -27,8 +27,7 @@ from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.exact.scanner import FEW_QUERIES
-from indexes.sharding.copies import ReplicatedShard, Shard
-from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
+from indexes.sharding.host import CALLS_AT_ONCE, ReplicatedShard, Shard, ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan, ShardState
 

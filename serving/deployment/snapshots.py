@@ -41,7 +41,7 @@ from indexes.errors import ShardFenced, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.copies import ReplicatedShard, Shard
+from indexes.sharding.host import ReplicatedShard, Shard
 from indexes.sharding.joining import join_shards
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan

@@ -412,8 +412,7 @@ class Operations:
 
     def admit_chunk(self, sealed: bytes, planned: str | None) -> ChunkAnswer:
         try:
-            from engine.imports.chunks import ChunkPlanner  # noqa: PLC0415 - it needs an extra
-            from engine.imports.online import open_chunk  # noqa: PLC0415
+            from engine.imports.chunks import ChunkPlanner, open_chunk  # noqa: PLC0415 - it needs an extra
         except ImportError:
             raise NotInstalled(f"the service takes in no import: {advise_extra('desk')}") from None
 

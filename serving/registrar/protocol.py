@@ -274,7 +274,7 @@ class RegistrarClient(ABC):
     """Every backup of the home, and the one that runs or has failed last; newest first."""
     admit_chunk: Ask[[bytes, str | None, CallContext], ChunkAnswer]
     """Plans a sealed part of an import, or commits it if its plan is still the one with the
-    digest `planned`; see `engine.imports.online`."""
+    digest `planned`; see `engine.imports.chunks`."""
 
 
 OPERATIONS = frozenset(RegistrarClient.__annotations__)

@@ -13,7 +13,7 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer
 from indexes.base import Ids
 from indexes.errors import ShardLost
-from indexes.sharding.copies import ReplicatedShard, Shard
+from indexes.sharding.host import ReplicatedShard, Shard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan
 from serving.deployment import snapshots

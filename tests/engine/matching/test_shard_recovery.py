@@ -24,8 +24,7 @@ from engine.registry.keyring import Key
 from engine.registry.store import Store
 from indexes.errors import ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.copies import ReplicatedShard, Shard
-from indexes.sharding.host import ShardHost
+from indexes.sharding.host import ReplicatedShard, Shard, ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from tests.engine.matching.conftest import DIM

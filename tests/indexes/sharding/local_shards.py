@@ -8,8 +8,7 @@ from typing import Any
 
 from indexes.base import Ids, Vectors
 from indexes.errors import ShardLost
-from indexes.sharding.copies import Shard
-from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
+from indexes.sharding.host import CALLS_AT_ONCE, Shard, ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan
 

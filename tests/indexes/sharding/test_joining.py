@@ -21,7 +21,7 @@ from indexes.joining.checkpoint import JoinCoverage, JoinParticipants
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.copies import Shard
+from indexes.sharding.host import Shard
 from indexes.sharding.joining import join_shards, plan_tiles
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import Placement, ShardPlan

@@ -26,8 +26,7 @@ from engine.registry.keyring import Key
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.exact.scanner import FEW_QUERIES
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.copies import ReplicatedShard
-from indexes.sharding.host import CALLS_AT_ONCE
+from indexes.sharding.host import CALLS_AT_ONCE, ReplicatedShard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin

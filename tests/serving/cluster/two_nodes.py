@@ -12,7 +12,7 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from indexes.sharding.copies import ReplicatedShard
+from indexes.sharding.host import ReplicatedShard
 from indexes.sharding.shards import ShardPlan
 from serving.cluster.environment import SHARED, SUPERVISED
 from serving.cluster.shards import Placing, RayShard, Timing
