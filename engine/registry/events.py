@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -44,13 +44,16 @@ from sqlalchemy import (
 
 from engine.errors import PlaceUnknown, RegistryError, SealBroken
 from engine.registry.columns import (
+    KEY,
     Code,
+    Id,
     RowNumber,
     UuidText,
     mac_column,
     metadata,
     partial_index,
     sealed_column,
+    table_of,
 )
 from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
 from engine.registry.rows import (
@@ -58,6 +61,7 @@ from engine.registry.rows import (
     is_authentic,
     open_each,
     open_some,
+    read_as,
     require_authentic,
     sound_rows,
     values_of,
@@ -307,19 +311,6 @@ _UNKNOWN = (
 )
 
 
-# How far a reader has come: a webhook by its id, the export of the audit chain by its name. One
-# process at a time holds it, until `held_until`; `generation` rises when people change what it
-# stands for.
-CURSORS = Table(
-    "cursors",
-    metadata,
-    Column("name", Code, primary_key=True),
-    Column("number", BigInteger, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("held_by", UuidText),
-    Column("held_until", Moment),
-    mac_column(),
-)
 LONGEST_HOLD = timedelta(minutes=3)
 """Nobody holds a cursor for longer without asking anew."""
 
@@ -330,31 +321,29 @@ class CursorLost(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The place of a reader: everything up to `number` is done, or noted elsewhere."""
+    """The place of a reader, of a webhook by its id, of the export of the audit chain by its name:
+    everything up to `number` is done, or noted elsewhere. One process at a time holds it, until
+    `held_until`; `generation` rises when people change what it stands for."""
 
-    name: str
-    number: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class CursorState:
-    """The state of a cursor: whether people have changed it, and who holds it until when."""
-
-    generation: int
-    holder: str | None
-    held_until: datetime | None
+    name: Annotated[str, Code, KEY]
+    number: Annotated[int, BigInteger()]
+    generation: Annotated[int, BigInteger()]
+    held_by: Id | None = None
+    held_until: datetime | None = None
 
     def is_free(self, holder: str, now: datetime) -> bool:
-        if self.holder in (None, holder) or self.held_until is None:
+        if self.held_by in (None, holder) or self.held_until is None:
             return True
         return not now <= self.held_until <= now + LONGEST_HOLD
 
 
-def read_cursors(source: Source) -> dict[str, CursorState]:
+CURSORS = table_of("cursors", Cursor)
+
+
+def read_cursors(source: Source) -> dict[str, Cursor]:
     """Every cursor, by its name; a damaged one is set aside."""
     rows = sound_rows(source.vault, CURSORS, source.rows(select(CURSORS)))
-    return {row.name: CursorState(row.generation, row.held_by, row.held_until) for row in rows}
+    return {row.name: read_as(Cursor, row) for row in rows}
 
 
 def find_cursor(connection: Connection, vault: Vault, name: str) -> int:
@@ -375,7 +364,7 @@ def hold_cursor(
     values = {"held_by": holder, "held_until": now + held}
     with changing(source.engine) as connection:
         row = _change_cursor(connection, source.vault, name, is_free, values)
-    return None if row is None else Cursor(row.name, row.number, row.generation)
+    return None if row is None else read_as(Cursor, row)
 
 
 def advance_cursor(

@@ -53,7 +53,7 @@ def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
             finally:
                 worker.kill()
                 worker.wait()
-            assert read_cursors(webhooks)[webhook.id].holder is not None
+            assert read_cursors(webhooks)[webhook.id].held_by is not None
             is_taken = True
             async with delivering(webhooks, SETTINGS):
                 await until(lambda: receiver.taken == ["a"])
