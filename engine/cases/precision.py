@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from engine.accuracy.pair_scores import wilson_interval
 from engine.matching.calibration import Rate
+from engine.registry.queues import CaseFilter
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
 from schema.cases import CaseState, Ground, Outcome
@@ -25,7 +26,6 @@ LEAST_CASES = 20
 """So many decided cases, by Kish's number, a proposal takes."""
 STEPS = 100
 """Thresholds that a proposal chooses among, from score 0 to 1."""
-_PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +163,13 @@ class DecisionReader:
         found = Decisions(
             self._registry.judged_pairs(),
             read_plain(self._registry),
-            list(_read_closed(self._registry)),
+            [
+                ClosedCase(one.kind, one.outcome, one.closed_at, one.sweep_id)
+                for one in self._registry.cases.whole_queue(CaseFilter(state=CaseState.CLOSED))
+            ],
         )
         self._known = count, found
         return found
-
-
-def _read_closed(registry: Reader) -> Iterator[ClosedCase]:
-    after = None
-    while page := registry.cases.newest(CaseState.CLOSED, limit=_PAGE, after=after):
-        for one in page:
-            yield ClosedCase(one.kind, one.outcome, one.closed_at, one.sweep_id)
-        after = page[-1].id
 
 
 def count_by_kind(closed: Iterable[ClosedCase]) -> list[Outcomes]:

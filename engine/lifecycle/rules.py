@@ -27,8 +27,6 @@ BUILT_IN = (
     "philippines", "thailand", "vietnam",
 )  # fmt: skip
 """Names of built-in sets, each with its source; they lie beside this module."""
-
-"""What carriers report."""
 ENDING = frozenset({LineEventKind.PORT_OUT, LineEventKind.TRANSFER})
 """What ends a line: its number goes to another carrier, or to another holder, who has to enroll."""
 SIM_CHANGES = (LineEventKind.SIM_SWAP, LineEventKind.ESIM_DOWNLOAD, LineEventKind.PORT_IN)

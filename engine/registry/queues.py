@@ -382,19 +382,19 @@ class QueueReader(CaseReader, CropReader):
     def newest(
         self,
         state: CaseState | Collection[CaseState] | None = CaseState.OPEN,
-        kind: str | None = None,
-        assignee: str | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> list[CaseRecord]:
-        """The newest cases: of one state, of several or of all, below the case `after`.
+        """The newest cases: of one state, of several or of all, below the case `after`; `NotFound`
+        where that is none."""
+        return self.queue(CaseFilter(state=state), CaseSort.NEWEST, limit=limit, after=after)
 
-        `NotFound` where `after` is no case.
-        """
-        wanted = CaseFilter(
-            state=state, kind=kind, assignees=() if assignee is None else (assignee,)
-        )
-        return self.queue(wanted, CaseSort.NEWEST, limit=limit, after=after)
+    def whole_queue(self, wanted: CaseFilter) -> Iterator[CaseRecord]:
+        """Every case of a queue, the newest first."""
+        after = None
+        while page := self.queue(wanted, CaseSort.NEWEST, limit=1_000, after=after):
+            yield from page
+            after = page[-1].id
 
     def queue(
         self,

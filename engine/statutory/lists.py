@@ -30,6 +30,7 @@ from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.cases import CaseRecord
 from engine.registry.database import utc_now
 from engine.registry.lines import LineRecord
+from engine.registry.queues import CaseFilter
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
 from engine.spreadsheets import save_table
@@ -259,10 +260,8 @@ def list_outlets(registry: Reader, layout: Layout) -> List:
 
 
 def _find_frauds(registry: Reader) -> Iterable[CaseRecord]:
-    after = None
-    while page := registry.cases.newest(CaseState.CLOSED, limit=_PAGE, after=after):
-        yield from (case for case in page if case.outcome is Outcome.FRAUD)
-        after = page[-1].id
+    closed = registry.cases.whole_queue(CaseFilter(state=CaseState.CLOSED))
+    return (case for case in closed if case.outcome is Outcome.FRAUD)
 
 
 def _suspects(case: CaseRecord) -> Sequence[str]:

@@ -18,6 +18,7 @@ from engine.cases.decided import read_decided
 from engine.matching.calibration import CalibrationCurve
 from engine.matching.documents import normalise_name, read_birth, read_serial
 from engine.registry.cases import CaseRecord
+from engine.registry.queues import CaseFilter
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
@@ -38,7 +39,6 @@ from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
 from schema.sweeps import Group, Identity, SweepTerms
 
-_PAGE_CASES = 1000
 # A merged case still says why it was opened.
 _LISTED_STATES = frozenset({*ALIVE, CaseState.MERGED})
 
@@ -81,10 +81,7 @@ def _identify(reader: Reader, document_ids: Sequence[str]) -> dict[str, Identity
 
 
 def _cases(reader: Reader, kind: CaseKind) -> Iterator[CaseRecord]:
-    after = None
-    while page := reader.cases.newest(_LISTED_STATES, kind.value, limit=_PAGE_CASES, after=after):
-        yield from page
-        after = page[-1].id
+    return reader.cases.whole_queue(CaseFilter(state=_LISTED_STATES, kind=kind.value))
 
 
 _LOOKED_UP = 50_000

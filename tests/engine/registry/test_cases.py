@@ -99,8 +99,9 @@ def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit)
     assert store.cases.newest() == [cases[2], cases[0]]
     assert store.cases.newest(ALIVE) == [cases[3], cases[2], cases[0]]
     assert store.cases.newest(None, limit=2) == [cases[3], cases[2]]
-    assert store.cases.newest(None, kind="a") == [cases[1], cases[0]]
-    assert store.cases.newest(None, assignee="anna", kind="b") == [cases[3]]
+    of_kind, of_anna = CaseFilter(kind="a"), CaseFilter(assignees=("anna",), kind="b")
+    assert store.cases.queue(of_kind, CaseSort.NEWEST) == [cases[1], cases[0]]
+    assert store.cases.queue(of_anna, CaseSort.NEWEST) == [cases[3]]
 
 
 KEYS_OF_SORTS = {
