@@ -252,7 +252,7 @@ def _show_plan(deployment: Deployment, request: SweepOrder) -> Answer:
 
 
 def _begin(call: Call, manager: SweepManager, request: SweepOrder) -> SweepRecord:
-    left = manager.find_alive()
+    left = manager.states.find_alive()
     if left is not None:
         # With the lease in hand: nobody is at work on it.
         raise SweepBusy(

@@ -390,13 +390,13 @@ class Operations:
         return [replace(record, summary=None) for record in self._opened.sweeps.list(limit)]
 
     def list_groups(self, sweep_id: str, after: int, limit: int) -> GroupPage:
-        page = self._opened.sweeps.groups(sweep_id, after, limit)
+        page = self._opened.sweeps.views.groups(sweep_id, after, limit)
         detail = {"after": after, "groups": [group.key for group in page.groups]}
         self._audit(self._entry("groups.read", sweep_id, detail))
         return page
 
     def read_group(self, sweep_id: str, key: str) -> Group:
-        shown = self._opened.sweeps.group(sweep_id, key)
+        shown = self._opened.sweeps.views.group(sweep_id, key)
         documents = [one.document_id for one in shown.identities]
         outside = {document for link in shown.severed for document in (link.left, link.right)}
         documents += sorted(outside.difference(documents))

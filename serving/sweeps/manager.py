@@ -44,7 +44,6 @@ from serving.sweeps.sweep_views import (
     is_converted,
     plan_sweep,
 )
-from serving.wire.sweeps import Group, GroupPage
 
 NICENESS = 10
 """Niceness of the threads of a sweep: decisions and searches go first."""
@@ -251,15 +250,15 @@ class SweepManager:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         # Before the gallery is used: acquiring the lease may replace it.
-        self._states = SweepStates(deployment.store, deployment.registrar)
-        self._reader = SweepViews.of(deployment)
+        self.states = SweepStates(deployment.store, deployment.registrar)
+        self.views = SweepViews.of(deployment)
         self._lock = Lock()
         self._run: SweepRun | None = None
 
     def open(self) -> None:
         """Continues the sweep that was running at a crash or stop."""
         self._clean()
-        left = self.find_alive()
+        left = self.states.find_alive()
         if left is None or left.state not in _RUNNING:
             return
         folder = SweepFolder.of(self._deployment.sweep_folder, left.id)
@@ -267,7 +266,7 @@ class SweepManager:
             self._launch(left)
             return
         fault = f"it ended {MOST_STARTS} times without progress: see the log, then resume it"
-        self._states.move(
+        self.states.move(
             left.id,
             _RUNNING,
             SweepState.PAUSED,
@@ -283,7 +282,7 @@ class SweepManager:
     def start(self, request: SweepOrder, actor: str, runner: Runner | None = None) -> SweepRecord:
         """Starts a sweep; `RateUnsupported` if the calibration does not support its threshold."""
         require_libraries(request.budget)
-        self._states.require_none_alive()
+        self.states.require_none_alive()
         self._clean()
         expectation = self.plan(request)
         expectation.require_sound(request)
@@ -292,7 +291,7 @@ class SweepManager:
             "references": expectation.references,
             "is_supported": expectation.is_supported,
         }
-        record = self._states.enter(expectation.terms, detail, actor, runner)
+        record = self.states.enter(expectation.terms, detail, actor, runner)
         self._launch(record)
         return record
 
@@ -308,35 +307,23 @@ class SweepManager:
 
     def resume(self, sweep_id: str, actor: str, runner: Runner | None = None) -> SweepRecord:
         """Continues a paused sweep at its last tile."""
-        moved = self._states.move(sweep_id, _PAUSED, SweepState.RUNNING, actor, runner=runner)
+        moved = self.states.move(sweep_id, _PAUSED, SweepState.RUNNING, actor, runner=runner)
         self._launch(moved)
         return moved
-
-    def find_alive(self) -> SweepRecord | None:
-        """The sweep that has not ended, from the registry; None if all have."""
-        return self._states.find_alive()
 
     @property
     def newest(self) -> SweepRecord | None:
         """The newest sweep with its current progress; does not read the registry."""
-        newest = self._states.newest
+        newest = self.states.newest
         return None if newest is None else self._current(newest)
 
     def status(self, sweep_id: str) -> SweepRecord:
         """The sweep with its current progress."""
-        return self._current(self._reader.status(sweep_id))
+        return self._current(self.views.status(sweep_id))
 
     def list(self, limit: int = 100) -> Sequence[SweepRecord]:
         """The newest sweeps, the newest first."""
-        return [self._current(record) for record in self._reader.list(limit)]
-
-    def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> GroupPage:
-        """Groups of a completed sweep by rank, from the one after `after`."""
-        return self._reader.groups(sweep_id, after, limit)
-
-    def group(self, sweep_id: str, key: str) -> Group:
-        """One group of a completed sweep, with as much of it as an answer carries."""
-        return self._reader.group(sweep_id, key)
+        return [self._current(record) for record in self.views.list(limit)]
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until no sweep is running; False after the timeout."""
@@ -354,7 +341,7 @@ class SweepManager:
 
     def _launch(self, record: SweepRecord) -> None:
         with self._lock:
-            self._run = SweepRun(self._deployment, self._states, record, after=self._run)
+            self._run = SweepRun(self._deployment, self.states, record, after=self._run)
             self._run.start()
 
     def _stop(
@@ -367,7 +354,7 @@ class SweepManager:
     ) -> SweepRecord:
         """Registry first: after a crash before the run stops, the sweep must not start again."""
         progress = self.status(sweep_id).progress
-        moved = self._states.move(
+        moved = self.states.move(
             sweep_id,
             source,
             target,

@@ -361,7 +361,7 @@ class SweepViews:
         """The newest sweeps, the newest first."""
         return [self._with_progress(record) for record in self._registry.sweeps.newest(limit)]
 
-    def groups(self, sweep_id: str, after: int, limit: int) -> wire.GroupPage:
+    def groups(self, sweep_id: str, after: int = 0, limit: int = 100) -> wire.GroupPage:
         """Groups by rank, from the one after `after`; `SweepOver` before the sweep is done."""
         file = self._open(sweep_id)
         if after >= len(file):

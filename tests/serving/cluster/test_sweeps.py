@@ -63,7 +63,7 @@ def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(nodes, emp
             record = manager.start(SweepOrder(threshold=0.47), "test")
             assert manager.wait(120)
             assert manager.status(record.id).state is SweepState.DONE
-            assert manager.groups(record.id).total == TWICE
+            assert manager.views.groups(record.id).total == TWICE
             folders.append(deployment.sweep_folder / record.id)
             manager.close()
     for name in ("groups.json", "pairs.csv", "outlets.csv", "covered.bin", "found.bin"):

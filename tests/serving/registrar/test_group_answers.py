@@ -76,7 +76,8 @@ def operations_on(*groups: Group) -> tuple[Operations, list[AuditEntry]]:
     def keep(entry: AuditEntry, _timeout_s: float, _tallies: object) -> None:
         kept.append(entry)
 
-    opened = SimpleNamespace(sweeps=Groups(*groups), registrar=SimpleNamespace(audit=keep))
+    sweeps = SimpleNamespace(views=Groups(*groups))
+    opened = SimpleNamespace(sweeps=sweeps, registrar=SimpleNamespace(audit=keep))
     nothing = cast(Any, None)
     return Operations(cast(Any, opened), CONTEXT, 0.0, nothing, nothing), kept
 

@@ -76,9 +76,9 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     erased = {one.document_id for one in gone}
     assert not any(key in name for name in names_of(folder) for key in erased)
     # A member left alone by the erasure is in no group any more.
-    page = manager.groups(done.id)
+    page = manager.views.groups(done.id)
     assert page.total == TWICE - 1
-    again = manager.group(done.id, three.key)
+    again = manager.views.group(done.id, three.key)
     assert len(again.identities) == 2
     assert len(again.links) == 1
     assert again.terms[0] == RiskTerm("identities", value=2.0, points=12.0)
@@ -87,7 +87,7 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     references = [key for one in gone for key in one.reference_ids]
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
     with pytest.raises(Exception, match="no such group"):
-        manager.group(done.id, two.key)
+        manager.views.group(done.id, two.key)
     assert manager.plan(SweepOrder(scope=SweepScope.NEW)).new_references == 0
 
 
@@ -162,7 +162,7 @@ def test_a_sweep_killed_at_any_step_of_its_end_names_nobody_who_was_erased_meanw
             assert later.wait(120)
             assert later.status(done.id).state is SweepState.DONE
             assert erased[0] not in text_of(folder_of(again, done)), home.name
-            assert later.groups(done.id).total == TWICE - 1
+            assert later.views.groups(done.id).total == TWICE - 1
             assert not folder_of(again, done).is_ending
 
 
@@ -196,7 +196,7 @@ def test_files_that_cannot_be_written_anew_are_removed(manager, deployment) -> N
     deployment.erase(document, ACTOR)
     assert list(folder.files()) == []
     with pytest.raises(SweepOver, match="not kept any more"):
-        manager.groups(done.id)
+        manager.views.groups(done.id)
 
 
 def test_an_erasure_of_another_holder_leaves_the_files_unchanged(manager, deployment) -> None:
@@ -235,7 +235,7 @@ def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(manager, depl
     assert list(folder_of(deployment, second).files()) == []
     assert manager.plan(SweepOrder(scope=SweepScope.NEW)).new_references == 0
     with pytest.raises(SweepOver, match="sweep again"):
-        manager.groups(second.id)
+        manager.views.groups(second.id)
     assert [record.id for record in manager.list()] == [second.id, first.id]
     audited = [record.entry for record in deployment.store.audit_entries()]
     assert sorted(one.subject for one in audited if one.action == EXPIRED) == sorted(left)

@@ -57,13 +57,13 @@ def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
     cases = deployment.store.cases.newest(limit=100)
     assert {case.sweep_id for case in cases} == {record.id}
     assert len(cases) == found["cases"] == TWICE
-    page = manager.groups(record.id, 0, 5)
-    rest = manager.groups(record.id, page.next or 0)
+    page = manager.views.groups(record.id, 0, 5)
+    rest = manager.views.groups(record.id, page.next or 0)
     assert (page.total, len(page.groups), len(rest.groups)) == (TWICE, 5, TWICE - 5)
     assert rest.next is None
     keys = [group.key for group in (*page.groups, *rest.groups)]
     assert len(set(keys)) == TWICE
-    assert manager.group(record.id, keys[3]).key == keys[3]
+    assert manager.views.group(record.id, keys[3]).key == keys[3]
     names = {path.name for path in (deployment.sweep_folder / record.id).iterdir()}
     assert {"pairs.parquet", "groups.csv", "groups.json", "outlets.csv", "report.html"} <= names
     assert "checkpoint" not in names

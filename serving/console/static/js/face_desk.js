@@ -5,7 +5,7 @@ import { element, figure, hint, plainButton, replace } from "./elements.js";
 import { attempt as tryWork, choiceField, faultBox, freshId } from "./forms.js";
 import { measure, moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
 import { idLink, notice, section, table } from "./marks.js";
-import { curveFigure } from "./scores.js";
+import { curveFigure, searchLimits } from "./scores.js";
 
 /** So many documents are asked for at once. */
 const AT_ONCE = 8;
@@ -400,11 +400,8 @@ function curveOf(desk) {
   const found = likenessOf(desk, desk.left, desk.right) ?? byReference(desk);
   const curve = calibration?.curves.find((one) => one.comparison === "fused");
   if (!curve || !found || desk.left.subject === desk.right.subject) return null;
-  const marks = [
-    ["threshold.review", thresholds.review],
-    ["threshold.certain", thresholds.certain],
-  ];
-  return curveFigure(say("curve.identification"), curve, marks, found.score);
+  const limits = searchLimits(thresholds);
+  return curveFigure(say("curve.identification"), curve, limits, found.score);
 }
 
 /** When it was taken, or came in where nobody told. */

@@ -36,14 +36,7 @@ function scoreTable(body) {
   const rows = [
     ["score.live_portrait", scores.live_portrait, [["threshold.verify", thresholds.verify]]],
     ["score.holder", scores.holder, [["threshold.same_document", thresholds.same_document]]],
-    [
-      "score.best_candidate",
-      scores.best_candidate,
-      [
-        ["threshold.review", thresholds.review],
-        ["threshold.certain", thresholds.certain],
-      ],
-    ],
+    ["score.best_candidate", scores.best_candidate, searchLimits(thresholds)],
   ];
   return table("score.caption", rows, {
     "score.comparison": ([key]) => say(key),
@@ -52,6 +45,14 @@ function scoreTable(body) {
       limits.map(([name, limit]) => element("div", `${say(name)} `, figure(score(limit)))),
     "score.side": ([, value, limits]) => sideOf(value, limits),
   });
+}
+
+/** The thresholds that a candidate of a search is held against. */
+export function searchLimits({ review, certain }) {
+  return [
+    ["threshold.review", review],
+    ["threshold.certain", certain],
+  ];
 }
 
 function sideOf(value, limits) {

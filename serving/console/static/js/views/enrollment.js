@@ -6,7 +6,7 @@ import { faceSection } from "../face_desk.js";
 import { buildForm, radioField, textField } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
 import { facts, idLink, notice, pageHead, seller, table } from "../marks.js";
-import { curveFigure, evidence, qualityTable, verdict } from "../scores.js";
+import { curveFigure, evidence, qualityTable, searchLimits, verdict } from "../scores.js";
 
 export async function show(page, id = null) {
   if (id === null) return showFinder(page);
@@ -110,10 +110,7 @@ function figures(record, calibration) {
       curveFigure(
         say("curve.identification"),
         curves.fused,
-        [
-          ["threshold.review", thresholds.review],
-          ["threshold.certain", thresholds.certain],
-        ],
+        searchLimits(thresholds),
         scores.best_candidate,
       ),
     hint(
