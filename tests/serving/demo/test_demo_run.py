@@ -140,12 +140,6 @@ def test_too_few_faces_are_counted_and_give_exit_code_2(demo, make_folder) -> No
     )
 
 
-@pytest.mark.parametrize("size", [-1, 1_000_001])
-def test_a_gallery_out_of_range_is_refused(demo, size: int) -> None:
-    with pytest.raises(RequestError, match="0 to 1,000,000"):
-        demo(gallery_size=size)
-
-
 def test_a_population_of_another_model_is_refused(demo) -> None:
     with pytest.raises(CalibrationError, match="another model"):
         demo(SOSIE_MODELS__FLIP="true")
