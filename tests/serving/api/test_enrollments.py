@@ -88,13 +88,6 @@ def _count_extractions(service: Any) -> float:
     return sum(float(line[len(start) :]) for line in text.splitlines() if line.startswith(start))
 
 
-def test_a_key_is_a_tenants_own(fresh, activation) -> None:
-    body = activation()
-    first = fresh.enroll(body, "key-1", key="b1")
-    other = fresh.enroll(body | {"outlet": "r1", "msisdn": "+8613800138002"}, "key-1", key="r1")
-    assert (first.status_code, other.status_code) == (201, 201)
-
-
 def test_of_two_requests_with_one_key_one_is_in_flight(fresh, activation) -> None:
     body = activation()
 

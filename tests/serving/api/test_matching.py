@@ -298,14 +298,3 @@ def test_photographs_are_bounded_and_every_frame_is_charged(service) -> None:
     asked = {"body": {"items": [item] * 30}, "kind": MSGPACK}
     answers = [limited.ask("POST", MATCH, **asked) for _ in range(2)]
     assert [one.status_code for one in answers] == [200, 429]
-
-
-def test_a_batch_is_charged_by_its_items(service) -> None:
-    authenticator = Authenticator(service.parts.store, cache_s=5, rate_limit=1)
-    parts = replace(service.parts, authenticator=authenticator)
-    limited = replace(service, parts=parts, app=build_app(parts))
-    item = {"probe": {"template": b"t"}, "reference": {"template": b"t"}}
-    answers = [
-        limited.ask("POST", MATCH, body={"items": [item] * 200}, kind=MSGPACK) for _ in range(3)
-    ]
-    assert [one.status_code for one in answers] == [200, 200, 429]

@@ -213,10 +213,5 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     assert_refused(sosie("case", *arguments, "--home", caught_home), word)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "n" * 5000, "\x1b[31mred"])
-def test_a_note_that_nobody_could_read_is_refused(text: str, take, assert_refused) -> None:
-    assert_refused(take("note", text), "note")
-
-
 def test_a_state_that_is_none_is_refused(home, sosie, assert_refused) -> None:
     assert_refused(sosie("cases", "--state", "lost", "--home", home), "lost", "alive")

@@ -96,12 +96,6 @@ def test_the_threshold_is_given_or_follows_a_rate(
     assert_refused(sosie(*command, "--fmr", "1e-11"), "not supported")
 
 
-def test_an_empty_gallery_is_searched_and_says_so(home, sosie, photographs) -> None:
-    outcome = sosie("search", photographs.live, "--home", home, "--json")
-    assert outcome.code == 1
-    assert (outcome.json["searched"], outcome.json["candidates"]) == (0, [])
-
-
 def test_a_second_writer_stays_out_while_searches_go_on(
     held_home, sosie, photographs, request_of, assert_refused, contents
 ) -> None:
