@@ -242,6 +242,10 @@ class HolderMismatch(RequestError, code="REQUEST.HOLDER_MISMATCH"):
     """The face does not match the holder of the document."""
 
 
+class FaceNotKept(RequestError, code="FACES.NOT_KEPT"):
+    """The carrier keeps no faces, and this would need one that is kept."""
+
+
 class TenantConflict(RequestError, code="REQUEST.TENANT_CONFLICT"):
     """Other carriers are affected too, so one of them alone may not do it."""
 

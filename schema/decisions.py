@@ -144,6 +144,15 @@ class SeenFrame(Struct, frozen=True):
     quality: Mapping[str, float]
 
 
+class Folio(Struct, frozen=True):
+    """The receipt of an attempt of whose face nothing is kept, for its holder: a number, when the
+    face was taken, and when it was decided on."""
+
+    number: str
+    captured_at: str | None
+    decided_at: str
+
+
 class OpenedCase(Struct, frozen=True):
     """A case that a decision opened, or was added to."""
 
@@ -171,6 +180,7 @@ class DecidedEnrollment(Struct, kw_only=True):
     scores: Scores = Scores(None, None, None)
     duplicate_search: FoundReferences = FoundReferences(ran=False)
     is_own_holder: bool = False
+    folio: Folio | None = None
     model_digest: str
     calibration_version: int | None = None
     policy_version: str
@@ -281,6 +291,7 @@ class RecordedEvidence(Struct, kw_only=True, omit_defaults=True):
     guardian_authority: AuthorityResult | None = None
     replaced_authority: AuthorityResult | None = None
     second: SecondScores | None = None
+    is_face_kept: bool = True
 
     def strip(self) -> RecordedEvidence:
         """Evidence without what is about a person, for retention: the rules and the findings stay;
@@ -292,4 +303,5 @@ class RecordedEvidence(Struct, kw_only=True, omit_defaults=True):
             model_digest=self.model_digest,
             calibration_version=self.calibration_version,
             policy_version=self.policy_version,
+            is_face_kept=self.is_face_kept,
         )

@@ -3,7 +3,7 @@ types as they are. A dataclass says bounds and descriptions where it says its de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from datetime import time, timedelta
 from types import MappingProxyType
@@ -95,6 +95,7 @@ NO_LIMITS = Limits(holder_failures=0, holder_shown=0, outlet_key_failures=0, key
 
 
 ProofBrings = Literal["approved", "review"]
+KeepFaces = Literal["all", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,19 @@ class CarrierPeople:
     exceptions_per_outlet: int | None = option(None, ge=1, le=100_000)
     proofs: Mapping[ProofWay, ProofBrings] | None = None
     proofs_per_outlet: int | None = option(None, ge=1, le=100_000)
+    keep_faces: KeepFaces | None = None
+    search_law: str | None = None
     replacement_delay_h: int | None = option(None, ge=0, le=8_784)
+
+
+@dataclass(frozen=True, slots=True)
+class AllBut:
+    """All carriers but these."""
+
+    codes: Set[str]
+
+    def __contains__(self, code: object) -> bool:
+        return code not in self.codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +157,14 @@ class PeopleRules:
     proofs_per_outlet: int = option(
         100, "that one outlet may bring in exceptions_days", ge=1, le=100_000
     )
+    keep_faces: KeepFaces = option(
+        "all", "none: nothing of a face is kept; a set of rules of lines may say so, too"
+    )
+    search_law: str = option(
+        "",
+        "the law by which a face that is not kept is searched for among those that others keep; "
+        "empty: it is not",
+    )
     replacement_delay_h: int = option(
         0,
         "how long after two people have decided it a document may be replaced, each then; 0: at "
@@ -164,6 +185,21 @@ class PeopleRules:
     @property
     def replacement_delay(self) -> timedelta:
         return timedelta(hours=self.replacement_delay_h)
+
+    @property
+    def unkept(self) -> Container[str]:
+        """The carriers of whose faces nothing is kept."""
+        return self._choose(lambda one: one.keep_faces == "none")
+
+    @property
+    def unsearched(self) -> Container[str]:
+        """The carriers of these whose faces no law searches for among all."""
+        return self._choose(lambda one: one.keep_faces == "none" and not one.search_law)
+
+    def _choose(self, holds: Callable[[PeopleRules], bool]) -> Container[str]:
+        """The carriers of whose rules this holds."""
+        apart = {code for code in self.carriers if holds(self.of(code)) is not holds(self)}
+        return AllBut(apart) if holds(self) else apart
 
     def of(self, carrier: str) -> PeopleRules:
         """The rules of a carrier."""

@@ -63,6 +63,10 @@ class ProofWay(StrEnum):
     """A presentation that a verifier has checked."""
 
 
+NOT_KEPT = "not_kept"
+"""Stands for a way where lines were opened by a face that was not kept."""
+
+
 class ProofLevel(StrEnum):
     """Levels of a proof, the weakest first (eIDAS, article 8)."""
 

@@ -250,6 +250,8 @@ class Reason(StrEnum):
             refusal="the document is already registered with another face",
         ),
     )
+    NOT_SEARCHED = "NOT_SEARCHED", Row(About.FACE, Told.ALWAYS)
+    """Its carrier keeps no face, and searches for none: it speaks against nobody."""
     DUPLICATE_IDENTITY = (
         "DUPLICATE_IDENTITY",
         Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.DUPLICATE_IDENTITY),

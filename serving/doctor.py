@@ -370,6 +370,8 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {limit or 'any number of'} lines a person"
+    if unkept := sorted(one for one in known if one in deployment.people.unkept):
+        detail += f"; of {', '.join(unkept)} no face is kept"
     if unknown := sorted({*rules.own, *settings.sim_changes_since} - known):
         detail += f"; there is no carrier {', '.join(unknown)}"
         advice = "add it, or mend [lines]"

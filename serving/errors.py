@@ -239,6 +239,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.TooManyFailures, 429, _BAD),
     (errors.HolderMismatch, 403, _BAD),
     (errors.TenantConflict, 403, _BAD),
+    (errors.FaceNotKept, 403, _BAD),
     (errors.DeadlinePassed, 503, _BAD),
     (errors.CaseMoved, 409, _BAD),
     (errors.OutletMoved, 409, _BAD),

@@ -329,6 +329,7 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
     return RowReader(
         ReadingTerms(
             outlets={outlet.code: outlet for outlet in deployment.store.all_outlets()},
+            unkept=deployment.people.unkept,
             now=utc_now(),
             defaults=order.mapping.defaults,
             zone=order.zone,

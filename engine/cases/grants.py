@@ -162,6 +162,8 @@ def _find_face(
     if held_score is not None and not held_score >= thresholds.same_document:
         raise CaseMoved("the document is held by another face: refuse the exception")
     shown = registry.attempt_templates([asked.id]).get(record.id)
+    if not evidence.is_face_kept:
+        return None
     if shown is None:
         if inputs["searched"] is not None and held_score is None:
             # It is deleted when the document is enrolled, and when the model changes.

@@ -5,7 +5,7 @@ No fault holds the value of a cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import Enum, StrEnum
@@ -154,6 +154,7 @@ class Code(Enum):
     OUTLET_UNKNOWN = "no outlet has this code: see `sosie outlet list`"
     OUTLET_RESTRICTED = "the outlet was suspended or barred when the line was opened"
     CARRIER_MISMATCH = "the outlet belongs to another carrier: check both codes"
+    FACE_NOT_KEPT = "the carrier keeps no faces: enroll its holder at an outlet"
     FACE_MISSING = "neither a photograph nor a template is given: add one"
     FACE_TWICE = "a template replaces the live photograph: give only one of the two"
     PATH_INVALID = "not a valid file path: check it"
@@ -242,6 +243,8 @@ class ReadingTerms:
     zone: tzinfo = UTC
     time_zone: str = DEFAULT_TIME_ZONE
     country: str | None = None
+    unkept: Container[str] = frozenset()
+    """Carriers of whose faces nothing is kept: their rows fail."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,6 +294,7 @@ class RowReader:
         if checked is not None and not checked.is_well_formed:
             cells.add_fault(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
         line = self._line(cells)
+        self._require_kept(cells)
         consent_ref = cells.text(Field.CONSENT_REF) or None
         live, template = cells.text(Field.LIVE), cells.text(Field.TEMPLATE)
         portrait = cells.text(Field.PORTRAIT)
@@ -380,6 +384,13 @@ class RowReader:
             cells.add_fault(Field.CARRIER, Code.CARRIER_MISMATCH)
             return None
         return outlet
+
+    def _require_kept(self, cells: _Cells) -> None:
+        """The face may be kept, whether or not the row has a line."""
+        outlet = self._terms.outlets.get(cells.text(Field.OUTLET))
+        carrier = outlet.carrier if outlet else cells.text(Field.CARRIER)
+        if carrier in self._terms.unkept:
+            cells.add_fault(Field.CARRIER, Code.FACE_NOT_KEPT)
 
     def _moment(self, cells: _Cells) -> datetime | None:
         text = cells.require(Field.OPENED_AT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -21,6 +21,7 @@ import msgspec
 from engine.errors import RequestError
 from engine.registry.lines import Step
 from schema.lines import LineEventKind, LineService, LineStatus
+from schema.options import CarrierPeople, KeepFaces, PeopleRules
 
 BUILT_IN = (
     "bangladesh", "china", "ghana", "india", "indonesia", "korea", "mexico", "nigeria", "pakistan",
@@ -55,14 +56,16 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of rules says beside them. `person_limit`: lines of a person over all carriers; 0:
-    no limit. `source` and `note` say whose rules they are, and how far these follow them,
-    `checked_on` when somebody last read the source."""
+    no limit. `keep_faces`: what becomes of faces, where they say it. `source` and `note` say whose
+    rules they are, and how far these follow them, `checked_on` when somebody last read the
+    source."""
 
     title: str = ""
     source: str = ""
     checked_on: date | None = None
     note: str = ""
     person_limit: int = 0
+    keep_faces: KeepFaces | None = None
 
 
 class RuleFile(RulesAbout, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,6 +99,16 @@ class LineRules:
         """Titles of the sets whose source nobody has read lately, as they say."""
         sets = {one.title: one.checked_on for one in (self.usual, *self.own.values())}
         return sorted(title for title, on in sets.items() if on and on + CHECKED_FOR < today)
+
+    def complete(self, people: PeopleRules) -> PeopleRules:
+        """The rules on people, with what these say of faces of carriers whose own do not."""
+        usual = self.usual.keep_faces or people.keep_faces
+        carriers = {**people.carriers}
+        for code, one in self.own.items():
+            given, said = carriers.get(code, CarrierPeople()), one.keep_faces or people.keep_faces
+            if given.keep_faces is None and said != usual:
+                carriers[code] = replace(given, keep_faces=said)
+        return replace(people, keep_faces=usual, carriers=carriers)
 
     def find(self, carrier: str, kind: LineEventKind) -> Rule | None:
         """The rule of a carrier that waits for this event."""

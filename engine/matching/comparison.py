@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
@@ -164,7 +164,9 @@ class Scan:
         gallery: Gallery,
         watch: WatchList,
         thresholds: Thresholds,
+        unsearched: Set[int] = frozenset(),
     ) -> None:
+        """The places `unsearched` are of faces that are held against their own document alone."""
         self.thresholds = thresholds
         usable = {
             place: pair
@@ -187,8 +189,9 @@ class Scan:
             shown = portrait.vector if is_match else None
             faces = Faces.of(live.vector, shown, is_fused=live.length < 1)
             self.faces[place] = faces
-            self.rows[place] = slice(count, count + len(faces.vectors))
-            count += len(faces.vectors)
+            if place not in unsearched:
+                self.rows[place] = slice(count, count + len(faces.vectors))
+                count += len(faces.vectors)
         self.probes = np.empty((count, gallery.dim), dtype=np.float32)
         for place, rows in self.rows.items():
             self.probes[rows] = self.faces[place].vectors
@@ -253,15 +256,18 @@ class Comparisons:
         self._scanned = {
             place: one
             for place, one in enumerate(scanned)
-            if one is not None and one.place in one.scan.rows
+            if one is not None and one.place in one.scan.faces
         }
+        searched = {p: one for p, one in self._scanned.items() if one.place in one.scan.rows}
         self.hits = {
-            place: self._resembling(one, one.scan.found) for place, one in self._scanned.items()
+            place: self._resembling(one, one.scan.found) for place, one in searched.items()
         }
         """By place (reference id, how alike) of the gallery, from the review threshold on."""
+        self.unsearched = self._scanned.keys() - self.hits.keys()
+        """Places of faces that were compared with their own portrait alone."""
         self.watched = {
             place: self._resembling(one, one.scan.watched)
-            for place, one in self._scanned.items()
+            for place, one in searched.items()
             if one.scan.watched is not None
         }
         """The same of the watch-list, by the ids of its entries."""
@@ -276,7 +282,7 @@ class Comparisons:
 
     def searched_at(self, place: int) -> int | None:
         """The gallery's sequence when this attempt was searched for, at `sequence` or before."""
-        return self._scanned[place].searched_at if place in self._scanned else None
+        return self._scanned[place].searched_at if place in self.hits else None
 
     def watermarks(self, place: int) -> Watermarks | None:
         searched_at = self.searched_at(place)

@@ -3,7 +3,7 @@ what they share in a batch, and the rows that come of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -33,7 +33,7 @@ from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import EnrollmentRecord, StoredAnswer
 from engine.registry.people import Standing
-from engine.registry.references import AttemptTemplate, NewReference
+from engine.registry.references import NewReference
 from engine.registry.rows import Write, choose
 from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault
@@ -123,9 +123,10 @@ class AttemptBatch:
         comparisons: Comparisons,
         expect_false: FalseCandidates,
         now: datetime,
+        unkept: Container[str],
     ) -> None:
         self.registry, self.vault, self.attempts, self.now = registry, vault, attempts, now
-        self.comparisons, self.expect_false = comparisons, expect_false
+        self.comparisons, self.expect_false, self.unkept = comparisons, expect_false, unkept
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
         hit_ids = comparisons.all_hit_ids()
@@ -148,7 +149,7 @@ class AttemptBatch:
         self.writes: list[Write] = []
         """What is to be stored, but for the references."""
         self.references: dict[int, NewReference] = {}
-        """Those that earlier attempts have added."""
+        """Those that earlier attempts have added; one that is not kept has an id below 0."""
         # At most of each and of a guardian.
         self._added = np.empty((2 * len(attempts), gallery.dim), np.float32)
         self.inherited: dict[int, int] = {}
@@ -217,16 +218,19 @@ class AttemptBatch:
         """One document, one reference: a returning subscriber's probe is not added.
 
         Adding it would let the references drift, visit by visit, towards another face. Of a
-        document that takes the place of another the reference is that one's, `like`.
+        document that takes the place of another the reference is that one's, `like`. A face that is
+        not kept is known to the rest of the batch alone.
         """
         lookup = attempt.document_lookup
         record = self.document(lookup)
         assert lookup is not None
         assert record is not None
-        made.bound.append(attempt)
+        is_kept = attempt.outlet.carrier not in self.unkept
+        if is_kept:
+            made.bound.append(attempt)
         if record.reference_ids:
             return
-        key = self._writer.next_reference_id()
+        key = self._writer.next_reference_id() if is_kept else ~len(self.references)
         vector = self.comparisons.probe(place)
         if like is not None:
             self.inherited[key], vector = like, self._vectors[like]
@@ -238,17 +242,9 @@ class AttemptBatch:
             template=vector,
             sequence=self._writer.sequence + 1,
         )
-        self._documents[lookup] = replace(record, reference_ids=(key,))
-        self._vectors[key] = vector
-
-    def keep_shown(self, made: DecidedAttempt, place: int, attempt: Attempt) -> None:
-        """Keeps the one face of an attempt that people are asked about: nothing else says it."""
-        own, kept = self.document(attempt.document_lookup), choose(self.writes, AttemptTemplate)
-        is_kept = any(one.enrollment_id == made.decided.enrollment_id for one in kept)
-        if own is None or own.reference_ids or is_kept or not self.comparisons.has_probe(place):
-            return
-        shown = self.comparisons.probe(place)
-        self.writes.append(AttemptTemplate(made.decided.enrollment_id, own.id, shown))
+        if is_kept:
+            self._documents[lookup] = replace(record, reference_ids=(key,))
+            self._vectors[key] = vector
 
     def open_case(
         self,
@@ -285,7 +281,7 @@ class AttemptBatch:
     def collect(self) -> list[Write]:
         """All that was added, for one transaction."""
         cases = self.cases.writes() if "cases" in self.__dict__ else []
-        return [*self.writes, *self.references.values(), *cases]
+        return [*self.writes, *(one for key, one in self.references.items() if key > 0), *cases]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,6 +309,10 @@ class Judge:
     time_zone: str = DEFAULT_TIME_ZONE
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, instead of `thresholds`."""
+    unkept: Container[str] = frozenset()
+    """The carriers of whose faces nothing is kept; those of the `unsearched` are not searched for,
+    either."""
+    unsearched: Container[str] = frozenset()
 
     def intake(self, registry: Reader | None = None) -> Intake:
         """What sorts its requests."""
@@ -323,15 +323,16 @@ class Judge:
 
         Any thread may call it beside `judge`. What no decision could use is left out.
         """
-        pairs: list[Pair | None] = []
+        asked: list[tuple[str, Pair] | None] = []
         for request in requests:
             try:
                 require_units(request)
             except VectorUnusable:
-                pairs.append(None)
+                asked.append(None)
             else:
-                pairs.append(None if self._spares(request) else request.pair)
-        return self._search(pairs, self._find_thresholds())
+                shown = (request.carrier, request.pair)
+                asked.append(None if self._spares(request) else shown)
+        return self._search(asked, self._find_thresholds())
 
     def judge(
         self,
@@ -357,7 +358,7 @@ class Judge:
             thresholds = self._find_thresholds()
             found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
             comparisons = self._compare(attempts, found, thresholds)
-            given = (attempts, comparisons, self.false_candidates, now)
+            given = (attempts, comparisons, self.false_candidates, now, self.unkept)
             batch = AttemptBatch(registry, self.vault, self.gallery, writer, *given)
             batch.read(self.checks)
             decided = (
@@ -443,7 +444,7 @@ class Judge:
         entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
         batch.writes += choose_crops(
-            self.crops,
+            NO_CROPS if attempt.outlet.carrier in batch.unkept else self.crops,
             self.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,
@@ -466,8 +467,12 @@ class Judge:
         # Gallery and watch-list are searched at one threshold.
         return self.thresholds_for(len(self.gallery) + self.watch.face_count)
 
-    def _search(self, pairs: Sequence[Pair | None], thresholds: Thresholds) -> list[Scanned]:
-        scan = Scan(pairs, self.gallery, self.watch, thresholds)
+    def _search(
+        self, asked: Sequence[tuple[str, Pair] | None], thresholds: Thresholds
+    ) -> list[Scanned]:
+        unsearched = {p for p, one in enumerate(asked) if one and one[0] in self.unsearched}
+        pairs = [None if one is None else one[1] for one in asked]
+        scan = Scan(pairs, self.gallery, self.watch, thresholds, unsearched)
         return [Scanned(scan, place, scan.found.sequence) for place in range(len(pairs))]
 
     def _compare(
@@ -475,17 +480,19 @@ class Judge:
     ) -> Comparisons:
         """The comparisons of the attempts; searches where it was not done, or for others."""
         chosen: list[Scanned | None] = []
-        missing: list[Pair | None] = []
+        missing: list[tuple[str, Pair] | None] = []
         for attempt, one in zip(attempts, scanned, strict=True):
             is_compared = attempt.is_compared and not self._spares(attempt.request)
             serves = one is not None and one.scan.serves(thresholds)
             chosen.append(one if is_compared and serves else None)
-            missing.append(attempt.request.pair if is_compared and not serves else None)
+            shown = (attempt.outlet.carrier, attempt.request.pair)
+            missing.append(shown if is_compared and not serves else None)
         if any(missing):
             now = zip(chosen, self._search(missing, thresholds), missing, strict=True)
-            chosen = [later if pair else before for before, later, pair in now]
+            chosen = [later if one else before for before, later, one in now]
         # The guardians', after all attempts: see `Guardians`.
-        guardians = [one.guardian.guardian_pair for one in attempts if one.guardian is not None]
+        beside = ((one.outlet.carrier, one.guardian) for one in attempts)
+        guardians = [(carrier, one.guardian_pair) for carrier, one in beside if one is not None]
         if guardians:
             chosen += self._search(guardians, thresholds)
         return Comparisons(chosen, self.gallery, self.watch, thresholds)

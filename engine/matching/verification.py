@@ -28,7 +28,8 @@ from engine.matching.checks.liveness import (
     record_liveness,
 )
 from engine.matching.checks.second_model import FILLED
-from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
+from engine.matching.comparison import score_best
+from engine.matching.holders import NOBODY, UNHELD, find_target, look_up, score_holder
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.policy import Candidate
 from engine.matching.registrar import CountingAudit, Runner
@@ -80,6 +81,9 @@ class HolderProbe:
     """Called once, when somebody is found and before the face is compared."""
     is_photographed: bool = False
     """Whether it was taken for this check: what was issued before shows nobody who has come."""
+    own: tuple[NDArray[np.float32], float] | None = field(default=None, repr=False)
+    """The portrait of the document that came along, and from which score it is this face: counts
+    where none is on file."""
     rules: LineRules = NO_RULES
     """What follows for a line whose holder has come, or has not."""
 
@@ -97,9 +101,9 @@ class HolderComparison:
     audit: CountingAudit
     guard: Guard
 
-    def check_line(self, line_text: str) -> HolderCheck:
+    def check_line(self, line_text: str, presented: Document | None = None) -> HolderCheck:
         """With the holder of a line in use, by number or id; `NotFound` where there is no such
-        line, or where it is another tenant's."""
+        line, or where it is another tenant's, or not under the document that is `presented`."""
         target = normalise_line(line_text)
         found: LineRecord | None = None
 
@@ -108,7 +112,12 @@ class HolderComparison:
             found = find_line(self.registry, target)
             if found is None or self.probe.carrier not in (None, found.carrier):
                 raise NotFound(LINE_UNKNOWN)
-            return self.registry.document(found.document_id)
+            record = self.registry.document(found.document_id)
+            if presented is not None:
+                lookup = look_up(self.registry, presented, utc_now().date())
+                if record.lookup is None or record.lookup != lookup:
+                    raise NotFound(LINE_UNKNOWN)
+            return record
 
         record, score = self._compare(find)
         return self._finish(record, found, score)
@@ -149,6 +158,8 @@ class HolderComparison:
     def _finish(
         self, record: DocumentRecord, line: LineRecord | None, score: float | None
     ) -> HolderCheck:
+        if score is None and self.probe.own is not None:
+            return self._finish_by_portrait(record, line, *self.probe.own)
         is_match = score is not None and score >= self.probe.threshold
         detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
         entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
@@ -159,7 +170,7 @@ class HolderComparison:
             told = [record.id] if is_told else []
             if is_match and self.probe.second is not None:
                 self._fill(record, self.probe.second)
-            if is_match and line is not None and self.probe.is_photographed:
+            if is_match:
                 self._come(line)
             self.audit(entry, self.guard.count(*told, is_failure=False))
             if told:
@@ -170,6 +181,26 @@ class HolderComparison:
             self.guard.settle(record.id)
         line_id = None if line is None else line.id
         return HolderCheck(is_match, score, self.probe.threshold, record.id, line_id, case_id)
+
+    def _finish_by_portrait(
+        self,
+        record: DocumentRecord,
+        line: LineRecord | None,
+        portrait: NDArray[np.float32],
+        threshold: float,
+    ) -> HolderCheck:
+        """By the document's portrait alone, of which another's face is no evidence: it opens no
+        case, and is the key's failure."""
+        score = score_best(self.probe.vector, portrait[None])
+        is_match = score is not None and score >= threshold
+        line_id = None if line is None else line.id
+        if is_match:
+            self._come(line)
+        detail = {"matched": is_match, "by": "portrait", "line": line_id}
+        entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
+        self.audit(entry, self.guard.count(is_failure=not is_match))
+        self.guard.settle()
+        return HolderCheck(is_match, score, threshold, record.id, line_id)
 
     def _fill(self, record: DocumentRecord, second: SecondTemplate) -> None:
         """Gives the holder's references the template of a second model, where they lack it."""
@@ -189,8 +220,10 @@ class HolderComparison:
         if find_missing():
             self.registrar.run(perform)
 
-    def _come(self, line: LineRecord) -> None:
-        """Ends what waits for the line's holder, and its suspension."""
+    def _come(self, line: LineRecord | None) -> None:
+        """Ends what waits for the line's holder, who was photographed, and its suspension."""
+        if line is None or not self.probe.is_photographed:
+            return
 
         def perform(writer: Writer, now: datetime) -> None:
             fresh = self.registry.lines_by_id([line.id]).values()

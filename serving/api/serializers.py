@@ -105,6 +105,7 @@ def enrollment_record(
         outlet=record.outlet,
         liveness=evidence.liveness,
         proof=evidence.proof,
+        is_face_kept=evidence.is_face_kept,
         liveness_judge=evidence.liveness_judge,
         **{role.value: getattr(evidence, role.value) for role in DocumentRole},
         exception=None if exception is None else of_record(state, exception),

@@ -249,7 +249,7 @@ def show(
 
 
 def _show_answer(answer: Enrollment, spent_ms: float) -> Answer:
-    decision, search = answer.decision, answer.duplicate_search
+    decision, search, folio = answer.decision, answer.duplicate_search, answer.folio
     scores, thresholds = answer.scores, answer.thresholds
     compared = (
         ("live portrait", scores.live_portrait, thresholds.verify),
@@ -282,6 +282,7 @@ def _show_answer(answer: Enrollment, spent_ms: float) -> Answer:
         ),
         Listing(rows, ("compared", "score", "threshold")),
         searched,
+        *([] if folio is None else [f"Folio {folio.number}, for the holder: {folio.decided_at}"]),
         *(f"Case opened: {case.kind} {case.id}" for case in answer.cases),
         f"[dim]idempotency key {escape(answer.idempotency_key)}{repeated}; {spent_ms:.0f} ms[/]",
         is_no=not answer.is_approved,

@@ -213,6 +213,7 @@ def check_rules(
     Answer(
         answer,
         f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
+        "Nothing of a face is kept" if found.keep_faces == "none" else "",
         found.source and f"Source: {escape(found.source)}",
         f"Read on {found.checked_on}" if found.checked_on else "",
         found.note and f"Note: {escape(found.note)}",

@@ -118,13 +118,13 @@ class AsyncClient:
         document: KnownDocument | None = None,
         document_id: str | None = None,
         liveness: str | None = None,
+        portrait: Face | None = None,
         options: Options = _DEFAULT,
     ) -> matching.Verification:
-        """A face against exactly one of: another, the holder of a line, of a document; with what a
-        capture system signed of it."""
-        other = None if reference is None else write_face(reference)
+        """A face against exactly one of these, or with a `portrait` its document and line."""
+        other, own = (None if one is None else write_face(one) for one in (reference, portrait))
         body = matching.VerificationRequest(
-            write_face(probe), other, line, document, document_id, liveness
+            write_face(probe), other, line, document, document_id, liveness, own
         )
         return await self._send(post(matching.Verification, "verifications", body=body), options)
 

@@ -54,6 +54,7 @@ from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.documents import Document, ErasureCertificate
+from schema.options import PeopleRules
 from schema.reasons import Decision
 from serving.deployment.models import (
     build_extractor,
@@ -76,7 +77,7 @@ from serving.settings.settings import (
     require_no_sandbox,
     write_settings,
 )
-from serving.settings.terms import AuthoritySettings, LinesSettings
+from serving.settings.terms import AuthoritySettings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -172,20 +173,6 @@ def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
     )
     least = settings.min_face_score or None
     return AuthorityTerms(unavailable, unknown, Decision(settings.contradicts), least)
-
-
-def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
-    """The rules of lines of each carrier; `RequestError` where they cannot be carried out."""
-    own = {code: load_rules(name, home) for code, name in settings.carriers.items()}
-    usual = load_rules(settings.rules, home)
-    limited = [code for code, one in own.items() if one.person_limit]
-    if limited and not (settings.person_limit or usual.person_limit):
-        # It would be left out, and nobody would notice.
-        raise RequestError(
-            f"the rules of {min(limited)} have a person_limit, which is over all carriers: "
-            "set it under [lines], too"
-        )
-    return LineRules(usual, own)
 
 
 SNAPSHOT_FOLDER = "gallery"
@@ -359,8 +346,18 @@ class Deployment:
 
     @cached_property
     def line_rules(self) -> LineRules:
-        """By which holders of lines are asked for."""
-        return read_line_rules(self.settings.lines, self.home)
+        """By which holders of lines are asked for; `RequestError` where that cannot be done."""
+        settings = self.settings.lines
+        own = {code: load_rules(name, self.home) for code, name in settings.carriers.items()}
+        usual = load_rules(settings.rules, self.home)
+        limited = [code for code, one in own.items() if one.person_limit]
+        if limited and not (settings.person_limit or usual.person_limit):
+            # It would be left out, and nobody would notice.
+            raise RequestError(
+                f"the rules of {min(limited)} have a person_limit, which is over all carriers: "
+                "set it under [lines], too"
+            )
+        return LineRules(usual, own)
 
     @property
     def sim_changes(self) -> SimChangeTerms:
@@ -368,6 +365,11 @@ class Deployment:
         days = self.settings.retention.line_events_days
         kept = timedelta(days=days) if days else None
         return SimChangeTerms(self.settings.lines.sim_changes_since, kept)
+
+    @cached_property
+    def people(self) -> PeopleRules:
+        """The settings' rules, with what the sets of rules of lines say of faces."""
+        return self.line_rules.complete(self.settings.people)
 
     @property
     def person_limit(self) -> int:
@@ -388,12 +390,14 @@ class Deployment:
             crops=self.settings.crops,
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
+            unkept=self.people.unkept,
+            unsearched=self.people.unsearched,
             checks={
                 **CHECKS,
                 AuthorityCheck: read_authority(self.settings.authority),
                 LivenessCheck: self.liveness.terms,
                 LineCheck: self.person_limit,
-                PeopleCheck: self.settings.people,
+                PeopleCheck: self.people,
                 LimitsCheck: self.settings.limits,
                 SecondModelCheck: self.second,
             },

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
-from engine.errors import DeadlinePassed, NotInstalled, SosieError, advise_extra
+from engine.errors import (
+    DeadlinePassed,
+    FaceNotKept,
+    NotInstalled,
+    RequestError,
+    SosieError,
+    advise_extra,
+)
 from engine.lifecycle import campaigns, reverification
 from engine.lifecycle.campaigns import CampaignTerms
 from engine.matching import holders, verification
@@ -180,7 +187,7 @@ class Operations:
             rules=self._opened.deployment.line_rules,
         )
         with self._guard as guard:
-            return self._compare(asked, guard).check_line(target.text)
+            return self._compare(asked, guard).check_line(target.text, target.document)
 
     def check_document(self, document: Document | str, shown: HolderFace) -> HolderCheck:
         asked = self._probe(shown)
@@ -209,7 +216,21 @@ class Operations:
         evidence.require()
         return evidence.use
 
+    def _require_kept(self, portrait: FaceVector | None = None) -> None:
+        """`FaceNotKept` where a carrier of which no face is kept asks for a holder's, or another
+        brings a portrait instead of it."""
+        carrier = self._context.carrier
+        if carrier is None or carrier not in self._opened.deployment.people.unkept:
+            if portrait is not None:
+                raise RequestError("the holder's face is on file: leave the portrait out")
+        elif portrait is None:
+            raise FaceNotKept(
+                "this carrier keeps no faces: bring the document with its portrait, for a "
+                "verification, or a proof, for another line"
+            )
+
     def read_lines(self, document: Document, shown: HolderFace) -> FoundLines:
+        self._require_kept()
         self._require_alive(shown)()
         with self._guard as guard:
             return holders.show_lines(
@@ -227,6 +248,7 @@ class Operations:
     def dispute_line(
         self, target: LineTarget, document: Document, shown: HolderFace
     ) -> OpenedDispute:
+        self._require_kept()
         self._require_alive(shown)()
         with self._guard as guard:
             return matching_lines.dispute_line(
@@ -436,13 +458,17 @@ class Operations:
         return self._opened.thresholds.of(probe.comparison).same_document
 
     def _probe(self, shown: HolderFace) -> HolderProbe:
-        """The face as a verification holds it against a holder's, where it is alive as asked."""
+        """The face as a verification holds it against a holder's, or a portrait, where it is alive
+        as asked."""
+        self._require_kept(shown.portrait)
+        portrait, verify = shown.portrait, self._opened.thresholds.verify_for(shown.face.length)
         return HolderProbe(
             vector=shown.face.vector,
             threshold=self._threshold_of(shown.face),
             actor=self._context.actor,
             carrier=self._context.carrier,
-            second=shown.second,
+            second=shown.second if portrait is None else None,
+            own=None if portrait is None else (portrait.vector, verify),
             use_liveness=self._require_alive(shown),
         )
 

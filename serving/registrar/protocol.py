@@ -93,22 +93,25 @@ class CallContext:
 @dataclass(frozen=True, slots=True)
 class LineTarget:
     """A line by its number (+8613…) or its id; `is_photographed` where the face was taken to verify
-    its holder."""
+    its holder, who presented this `document`."""
 
     text: str = field(repr=False)
     is_photographed: bool = False
+    document: Document | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HolderFace:
     """A face float32[d] that is to be held against a holder's, and what says that it was alive: of
     a template nobody can say it. `second` is the same face by a second model, where one is named,
-    and `judged` what a judge made of its picture."""
+    and `judged` what a judge made of its picture. `portrait` is that of the document presented,
+    where no face is on file."""
 
     face: FaceVector
     second: SecondTemplate | None = None
     liveness: RecordedLiveness | None = None
     judged: Judged | None = None
+    portrait: FaceVector | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ _FACES = (
         Reason.DECEASED_LOOK_ALIKE,
         beside=(Reason.POSSIBLE_DUPLICATE,),
     ),
+    Outcome(929, "no face is kept, and none searched for", _APPROVED, Reason.NOT_SEARCHED),
     Outcome(925, "five lines with another carrier", _REJECTED, Reason.PERSON_LIMIT_REACHED),
 )
 UNFIT = {one: one.row.serial for one in Reason if one.row.serial is not None}

@@ -96,6 +96,7 @@ CARRIER, OUTLET, CLOSED_OUTLET = "sandbox", "sandbox-1", "sandbox-closed"
 OTHER_CARRIER, OTHER_OUTLET = "other", "other-1"
 REPORTED_SINCE = date(2025, 1, 1)
 LINE_LIMIT = Carrier("", "").line_limit
+_CARRIERS = frozenset({CARRIER, OTHER_CARRIER})
 SLOW_S, READY_S = 3.0, 120.0
 MOST_KEYS = 10_000
 _PEOPLE = Actor(ACTOR, "sandbox one"), Actor(ACTOR, "sandbox two")
@@ -145,6 +146,8 @@ class SandboxJudge(Judge):
             return self._with(AuthorityCheck, AuthorityTerms())
         if reason in _PEOPLE_RULES:
             return self._with(PeopleCheck, _PEOPLE_RULES[reason])
+        if reason is Reason.NOT_SEARCHED:
+            return replace(self, unkept=_CARRIERS, unsearched=_CARRIERS)
         if reason is Reason.PERSON_LIMIT_REACHED:
             return self._with(LineCheck, LINE_LIMIT)
         return self

@@ -9,6 +9,7 @@ from msgspec import Meta
 from schema import documents, reasons
 from schema.decisions import (
     DecidingScores,
+    Folio,
     JudgeEvidence,
     OpenedCase,
     RecordedLiveness,
@@ -17,7 +18,7 @@ from schema.decisions import (
     SearchedGallery,
 )
 from schema.documents import MAX_CONSENT_LENGTH, AuthorityResult
-from schema.people import ExceptionCause, ProofWay
+from schema.people import NOT_KEPT, ExceptionCause, ProofWay
 from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
@@ -179,11 +180,21 @@ GuardianDocument = Annotated[
 class ExceptionState(AnswerBody):
     """What became of an exception; with a `line_id` it was granted."""
 
-    cause: Annotated[str, known(*ExceptionCause, *ProofWay)]
+    cause: Annotated[str, known(*ExceptionCause, *ProofWay, NOT_KEPT)]
     state: Annotated[str, known("asked", "granted", "refused")]
     asked_at: Moment
     decided_at: Moment | None
     line_id: str | None
+
+
+class ShownFolio(Folio, AnswerBody):
+    """The receipt for a holder of whose face nothing is kept."""
+
+    number: Annotated[str, about("the enrollment's id")]
+    captured_at: Annotated[  # type: ignore[assignment]
+        Moment | None, about("when the face was taken")
+    ]
+    decided_at: Moment  # type: ignore[assignment]
 
 
 class Enrollment(AnswerBody):
@@ -213,6 +224,9 @@ class Enrollment(AnswerBody):
         tuple[Annotated[str, known(*ProofWay)], ...],
         about("of a `proof` that the carrier takes, where no face was shown to be the document's"),
     ] = ()
+    folio: Annotated[
+        ShownFolio | None, about("to be given to the holder; null where faces are kept")
+    ] = None
 
     @property
     def is_approved(self) -> bool:
@@ -300,6 +314,7 @@ class EnrollmentRecord(AnswerBody):
         AuthorityEvidence | None, about("the same of the document that is replaced")
     ] = None
     proof: Annotated[ShownProof | None, about("null where none came, or it has left")] = None
+    is_face_kept: Annotated[bool, about("whether anything of the face may be")] = True
 
 
 class Crop(PrivateAnswer):

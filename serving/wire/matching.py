@@ -194,7 +194,9 @@ class Templates(AnswerBody):
 
 
 class VerificationRequest(RequestBody):
-    """A probe, and exactly one of `reference`, `line`, `document` and `document_id`."""
+    """A probe, and exactly one of `reference`, `line`, `document` and `document_id`; to a carrier
+    of which no face is kept, a `portrait` with its `document`, and with the `line` that is under
+    it."""
 
     probe: Face
     reference: Face | None = None
@@ -204,15 +206,20 @@ class VerificationRequest(RequestBody):
     liveness: (
         Annotated[LivenessToken, about("of the probe, which is then the photograph itself")] | None
     ) = None
+    portrait: Annotated[Face, about("the document's, where no face is on file")] | None = None
 
     def __post_init__(self) -> None:
         RequestBody.__post_init__(self)
-        given = (self.reference, self.line, self.document, self.document_id)
+        line = None if self.portrait is not None and self.document is not None else self.line
+        given = (self.reference, line, self.document, self.document_id)
+        if self.portrait is not None and self.document is None:
+            raise ValueError("a portrait comes with its document: give both")
         if sum(one is not None for one in given) != 1:
             raise ValueError("give exactly one of reference, line, document and document_id")
         if self.reference is not None and self.liveness is not None:
             raise ValueError("liveness is looked at where a holder is verified: leave it out")
         _require_single(self.reference)
+        _require_single(self.portrait)
 
 
 class Verification(HolderScore, AnswerBody):

@@ -13,11 +13,13 @@ from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores
 from engine.matching.requests import Attempt
 from engine.registry.documents import DocumentRecord
+from engine.registry.references import AttemptTemplate
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from schema.cases import CaseKind, Outcome, name_confirmation
 from schema.decisions import (
     Comparison,
     Finding,
+    Folio,
     FoundReference,
     FoundReferences,
     Interval,
@@ -34,7 +36,7 @@ class FacePart(EvidencePart):
     for it (`on_fused_scale` of `Thresholds`). Decisions without `holder_each` have the mean's
     alone. `candidates` are references under other documents with a score at or above
     `thresholds.review`, best first; `searched` is how many references were compared, `None` when
-    the duplicate search did not run."""
+    the duplicate search did not run: `is_search_refused` where the carrier keeps no face."""
 
     live_portrait_score: float | None = None
     beside: tuple[Photograph, ...] = ()
@@ -43,6 +45,7 @@ class FacePart(EvidencePart):
     holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
+    is_search_refused: bool = False
     is_watchlisted: bool = False
     watched: tuple[Candidate, ...] = ()
     """Entries of the watch-list with this face, under the names that they are counted by."""
@@ -70,10 +73,13 @@ class FacePart(EvidencePart):
             yield Finding(Reason.POSSIBLE_DUPLICATE, Decision.REVIEW)
         if self.is_watchlisted:
             yield Finding(Reason.WATCHLISTED, Decision.REVIEW)
+        if self.is_search_refused:
+            yield Finding(Reason.NOT_SEARCHED, Decision.APPROVED)
 
     def is_compared(self, decision: Decision) -> bool:
         del decision
-        return self.searched is not None and self.live_portrait_score is not None
+        is_searched = self.searched is not None or self.is_search_refused
+        return is_searched and self.live_portrait_score is not None
 
 
 def find_watched(place: int, comparisons: Comparisons) -> tuple[Candidate, ...]:
@@ -132,7 +138,7 @@ class FaceCheck(DecisionCheck):
         batch, comparisons = self._batch, self._batch.comparisons
         record, held = (one(attempt.document_lookup) for one in (batch.document, batch.held))
         holder = self.resemble(place, held)
-        found, decided = self.search(place, record)
+        found, decided = self.search(place, attempt, record)
         others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         watched = find_watched(place, comparisons)
         part = FacePart(
@@ -149,10 +155,18 @@ class FaceCheck(DecisionCheck):
             candidates=choose(found, others, is_among=False),
             excepted=choose(found, others, is_among=True),
             searched=comparisons.searched if place in comparisons.hits else None,
+            is_search_refused=place in comparisons.unsearched,
             is_watchlisted=comparisons.watch.has_document(attempt.document_lookup) or bool(watched),
             watched=watched,
         )
         return [part]
+
+    def describe(self, made: DecidedAttempt) -> None:
+        if made.attempt.outlet.carrier in self._batch.unkept:
+            taken, decided = made.attempt.request.captured_at, made.decided
+            at = None if taken is None else taken.isoformat()
+            made.recorded.is_face_kept = False
+            decided.folio = Folio(decided.enrollment_id, at, decided.decided_at)
 
     def write(self, made: DecidedAttempt) -> None:
         batch, place, attempt = self._batch, made.place, made.attempt
@@ -170,9 +184,22 @@ class FaceCheck(DecisionCheck):
             made.decided.cases.append(case)
         is_of_one = Reason.FACE_MISMATCH not in made.verdict.reasons
         if (asked.candidates and is_of_one) or CaseKind.EXCEPTION in made.verdict.cases:
-            batch.keep_shown(made, place, attempt)
+            self.keep_shown(made, place, attempt)
         made.decided.scores = Scores(face.live_portrait_score, face.holder_score, face.best)
         made.decided.duplicate_search = self._describe_search(place, face)
+
+    def keep_shown(self, made: DecidedAttempt, place: int, attempt: Attempt) -> None:
+        """Keeps the one face of an attempt that people are asked about: nothing else says it."""
+        batch = self._batch
+        own, key = batch.document(attempt.document_lookup), made.decided.enrollment_id
+        kept = (one for one in batch.writes if isinstance(one, AttemptTemplate))
+        is_kept = any(one.enrollment_id == key for one in kept)
+        if own is None or own.reference_ids or is_kept or not batch.comparisons.has_probe(place):
+            return
+        if attempt.outlet.carrier in batch.unkept:
+            return
+        shown = batch.comparisons.probe(place)
+        batch.writes.append(AttemptTemplate(key, own.id, shown))
 
     def _add_reference(self, made: DecidedAttempt) -> None:
         assert made.decided.document_id is not None
@@ -226,20 +253,23 @@ class FaceCheck(DecisionCheck):
         return self._batch.comparisons.resemblance(place, self._batch.references_of(held))
 
     def search(
-        self, place: int, own: DocumentRecord | None
+        self, place: int, attempt: Attempt, own: DocumentRecord | None
     ) -> tuple[tuple[Candidate, ...], dict[str, JudgedPair]]:
-        """The best of each other document, best first, and what people have decided of them."""
+        """The best of each other document, best first, and what people have decided of them. Within
+        a batch a face that is not kept is held against those that are, whichever came first."""
         comparisons = self._batch.comparisons
         if not comparisons.has_probe(place):
             return (), {}
         found = [
             Candidate(reference_id, owner, alike.most, alike.each)
-            for reference_id, alike in comparisons.hits[place]
+            for reference_id, alike in comparisons.hits.get(place, ())
             if (owner := self._batch.owners.get(reference_id)) is not None
         ]
         for row, alike in comparisons.look_alikes(place, self._batch.added):
             earlier = [*self._batch.references.values()][row]
-            found.append(Candidate(earlier.id, earlier.document_id, alike.most, alike.each))
+            if earlier.id > 0 or attempt.outlet.carrier not in self._batch.unkept:
+                known = (earlier.id, earlier.document_id)
+                found.append(Candidate(*known, alike.most, alike.each))
         found.sort(key=lambda candidate: (-candidate.score, candidate.reference_id))
         best: dict[str, Candidate] = {}
         for candidate in found:

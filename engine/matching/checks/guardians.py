@@ -54,6 +54,9 @@ class GuardianEvidence:
     holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
+    is_search_refused: bool = False
+    is_kept: bool = True
+    """Whether anything of the face is: else two people could not know it again."""
     authority_problem: Reason | None = None
     authority_brings: Decision | None = None
 
@@ -61,6 +64,11 @@ class GuardianEvidence:
     def is_known(self) -> bool:
         """True where the face was compared with the document's portrait, or with its holder's."""
         return self.live_portrait_score is not None or self.holder_score is not None
+
+    @property
+    def is_compared(self) -> bool:
+        """True where it was also searched for, unless nobody may be."""
+        return self.is_known and (self.searched is not None or self.is_search_refused)
 
     def find(self, thresholds: Thresholds) -> list[Finding]:
         """Finds one rejection at most: a person who does not show the face of the guardian's
@@ -79,6 +87,7 @@ class GuardianEvidence:
             (self.is_grown_up is None, Reason.BIRTH_DATE_MISSING),
             (self.is_grown_up is False, Reason.GUARDIAN_REFUSED),
             (certain, Reason.GUARDIAN_DUPLICATE),
+            (self.is_other and not self.is_kept, Reason.GUARDIAN_CHANGED),
             (self.has_all_lines, Reason.LINE_LIMIT_REACHED),
         )
         said = find_told(self.authority_problem, self.authority_brings)
@@ -92,7 +101,9 @@ class GuardianEvidence:
             (review, Reason.GUARDIAN_DUPLICATE),
             (self.is_watchlisted, Reason.WATCHLISTED),
         )
-        return [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies] + said
+        found = [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies] + said
+        unsearched = Finding(Reason.NOT_SEARCHED, Decision.APPROVED)
+        return [*found, unsearched] if self.is_search_refused else found
 
 
 def _find_problems(guardian: Attempt) -> tuple[Reason, ...]:
@@ -141,7 +152,7 @@ class Guardians:
             problems=_find_problems(guardian),
             is_grown_up=None if is_minor is None else not is_minor,
             is_same_person=is_same or self._is_same_face(place, at),
-            is_barred=self._is_barred(record),
+            is_barred=self._is_barred(record, guardian),
             is_other=not is_holder_shown and self._is_other(at, minor, record),
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
@@ -152,20 +163,23 @@ class Guardians:
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
             holder_each=None if holder is None else holder.each,
-            candidates=self._search(at, record, holder_score),
-            searched=comparisons.searched if comparisons.has_probe(at) else None,
+            candidates=self._search(at, guardian, record, holder_score),
+            searched=comparisons.searched if at in comparisons.hits else None,
+            is_search_refused=at in comparisons.unsearched,
+            is_kept=guardian.outlet.carrier not in batch.unkept,
             **told[DocumentRole.GUARDIAN],
         )
 
-    def _is_barred(self, record: DocumentRecord | None) -> bool:
+    def _is_barred(self, record: DocumentRecord | None, guardian: Attempt) -> bool:
         if record is None:
             return False
-        return is_barred(record, self._batch) or self._proofs.find_first(record) is not None
+        is_first = self._proofs.find_first(record, guardian) is not None
+        return is_barred(record, self._batch) or is_first
 
     def _search(
-        self, at: int, record: DocumentRecord | None, holder_score: float | None
+        self, at: int, guardian: Attempt, record: DocumentRecord | None, holder_score: float | None
     ) -> tuple[Candidate, ...]:
-        found, decided = self._face.search(at, record)
+        found, decided = self._face.search(at, guardian, record)
         apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         same = self._batch.comparisons.thresholds.same_document
         if record is not None and reaches(holder_score, same):
@@ -241,7 +255,7 @@ class Guardians:
         assert attempt is not None, "people are asked about somebody"
         own = settle_document(self._batch, attempt, replace(made.verdict, cases=cases))
         if is_shown:
-            self._batch.keep_shown(made, self._places[made.place], attempt)
+            self._face.keep_shown(made, self._places[made.place], attempt)
         if kind is not None:
             named = (own, *(one.document_id for one in guardian.candidates))
             documents = [key for key in named if key is not None]

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from engine.cases.opening import is_grouped
+from engine.errors import FaceNotKept
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.document import AuthorityCheck, find_looked_up, find_told
 from engine.matching.checks.face import FaceCheck, FacePart, is_below, reaches
@@ -28,7 +29,7 @@ from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_con
 from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
 from schema.options import NO_RULES, PeopleRules
-from schema.people import ExceptionCause, ProofWay
+from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Reason
 
 DOCUMENT_REPLACED = "document.replaced"
@@ -101,9 +102,9 @@ class PeoplePart(EvidencePart):
     is_replaced: bool = False
     replacement: ReplacementEvidence | None = None
     proof: ProofEvidence | None = None
-    first_after: ProofWay | None = None
+    first_after: str | None = None
     """The way by which lines of the document were opened, where this is the first face under it:
-    it may be anybody's, and would be their holder's from now on."""
+    it may be anybody's, and would be their holder's from now on. `NOT_KEPT` for a face."""
 
     @property
     def is_proven(self) -> bool:
@@ -178,7 +179,7 @@ class PeoplePart(EvidencePart):
 
     def is_compared(self, decision: Decision) -> bool:
         guardian = self.guardian if self.is_face_waived else None
-        is_shown = guardian is not None and guardian.searched is not None and guardian.is_known
+        is_shown = guardian is not None and guardian.is_compared
         return is_shown or self.is_proven or (self.is_excused and decision is Decision.REVIEW)
 
 
@@ -208,6 +209,14 @@ class PeopleCheck(DecisionCheck):
         self._exemptions: dict[str, ExemptDocument] = {}
         """By the document that they held for."""
 
+    def admit(self, attempt: Attempt) -> None:
+        """`FaceNotKept` where a document is to be replaced by a face that is not kept."""
+        if attempt.request.replaces is not None and attempt.outlet.carrier in self._batch.unkept:
+            raise FaceNotKept(
+                "this carrier keeps no faces, and a document is replaced by the one on file: close "
+                "the line, and enroll its holder with the new document"
+            )
+
     def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
         rules, request = self._terms.of(attempt.outlet.carrier), attempt.request
         standing, face = self._batch.standing, evidence.of(FacePart)
@@ -234,7 +243,7 @@ class PeopleCheck(DecisionCheck):
             is_replaced=own is not None and own.id in standing.replaced,
             replacement=replacement,
             proof=self._proofs.weigh(attempt, is_minor=bool(is_minor)),
-            first_after=None if request.is_faceless else self._proofs.find_first(own),
+            first_after=None if request.is_faceless else self._proofs.find_first(own, attempt),
         )
         if request.exception is not None:
             people = self._weigh_exception(people, attempt)
@@ -372,7 +381,7 @@ class PeopleCheck(DecisionCheck):
             guardian_id = self._guardians.open_case(*about, is_shown=is_shown)
         if asked:
             self._ask_confirmations(made, people, guardian_id)
-            self._batch.keep_shown(made, made.place, made.attempt)
+            self._face.keep_shown(made, made.place, made.attempt)
 
     def _replace_document(
         self, made: DecidedAttempt, replacement: ReplacementEvidence | None
@@ -401,7 +410,7 @@ class PeopleCheck(DecisionCheck):
         attempt, document_id = made.attempt, made.decided.document_id
         people, asked = made.evidence.of(PeoplePart), attempt.request.exception
         way = people.first_after if people.proof is None else people.proof.way
-        cause = way if asked is None else asked
+        cause = way if asked is None else asked.value
         assert cause is not None, "only an exception is asked for"
         assert document_id is not None
         self._asked[attempt.outlet.code] += asked is not None
@@ -411,7 +420,7 @@ class PeopleCheck(DecisionCheck):
                 carrier=attempt.outlet.carrier,
                 outlet=attempt.outlet.code,
                 document_id=document_id,
-                cause=cause.value,
+                cause=str(cause),
                 line=AskedLine(
                     attempt.msisdn, attempt.request.document.name, attempt.document.expires_on
                 ),

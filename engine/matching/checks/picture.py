@@ -144,6 +144,9 @@ class PictureCheck(DecisionCheck):
         ]
 
     def describe(self, made: DecidedAttempt) -> None:
+        """Nothing that was measured, and no digest, where no face is kept."""
+        if made.attempt.outlet.carrier in self._batch.unkept:
+            return
         request, decided = made.attempt.request, made.decided
         shown = {"live": request.live, "portrait": request.portrait}
         # The answer says it too.

@@ -24,7 +24,7 @@ from engine.registry.enrollments import PROOF, LivenessRecord
 from schema.decisions import RecordedProof
 from schema.documents import Document
 from schema.options import PeopleRules
-from schema.people import ProofLevel, ProofWay
+from schema.people import NOT_KEPT, ProofLevel, ProofWay
 from schema.reasons import Decision, LivenessUse, Reason
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class Proofs:
         names = [name for one in came if (name := self._name(one.request.proof))]
         self._used = batch.registry.used_liveness(names) if names else set()
         self._approved: dict[str, int] = {}
-        self._opened: dict[str, ProofWay] = {}
-        """By the documents of the batch under which one was taken."""
+        self._opened: dict[str, str] = {}
+        """By the documents of the batch under which one was taken, or no face kept."""
         if came:
             outlets = sorted({one.outlet.code for one in came})
             since = batch.now - terms.window
@@ -168,19 +168,24 @@ class Proofs:
             self._used.add(name)
         return evidence
 
-    def find_way(self, record: DocumentRecord) -> ProofWay | None:
-        """The way by which a line in use of a document was opened; None where a face opened all."""
+    def find_way(self, record: DocumentRecord) -> str | None:
+        """The way by which a line in use of a document, or one that its holder answers for, was
+        opened; None where faces that are kept opened all."""
         registry, way = self._batch.registry, self._opened.get(record.id)
-        lines = registry.lines_in_use_of([record.id])[record.id]
+        guarded = registry.lines_by_id(registry.people.guarded_by(record.id)).values()
+        lines = [*registry.lines_in_use_of([record.id])[record.id], *guarded]
         opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
         granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
-        ways = [one.evidence.proof.way for one in opened if one.evidence.proof]
-        ways += [ProofWay(one.cause) for one in granted if one.cause in list(ProofWay)]
+        ways: list[str | None] = [one.evidence.proof.way for one in opened if one.evidence.proof]
+        ways += [one.cause for one in granted if one.cause in list(ProofWay)]
+        ways += [NOT_KEPT for one in opened if not one.evidence.is_face_kept]
         return next((one for one in (way, *ways) if one is not None), None)
 
-    def find_first(self, record: DocumentRecord | None) -> ProofWay | None:
-        """The same for a document under which no face was shown yet."""
-        return None if record is None or record.reference_ids else self.find_way(record)
+    def find_first(self, record: DocumentRecord | None, shown: Attempt) -> str | None:
+        """The same for a document whose first face this attempt would bring."""
+        if record is None or record.reference_ids or self._is_unkept(shown):
+            return None
+        return self.find_way(record)
 
     def write(self, made: DecidedAttempt, evidence: ProofEvidence | None) -> None:
         """Adds the row of a proof: who signed it, and that it has been used. Whose face was not
@@ -188,15 +193,17 @@ class Proofs:
         attempt, shown = made.attempt, made.attempt.request.proof
         if any(one.shows_nobody for one in made.verdict.reasons):
             made.decided.other_ways = tuple(self._terms.of(attempt.outlet.carrier).proofs)
+        way = None if evidence is None else evidence.way
+        if way is None and self._is_unkept(attempt):
+            self._note_opened(made, NOT_KEPT)
         if evidence is None:
             return
         assert shown is not None
         is_taken = evidence.refusal is None
         if is_taken:
             self._approved[attempt.outlet.code] = evidence.approved + 1
-        if evidence.way is not None and made.verdict.decision is Decision.APPROVED:
-            assert made.decided.document_id is not None
-            self._opened[made.decided.document_id] = evidence.way
+        if evidence.way is not None:
+            self._note_opened(made, evidence.way)
         made.recorded.proof = structs.replace(shown, problem=evidence.problem, jti=None)
         self._batch.writes.append(
             LivenessRecord(
@@ -215,6 +222,16 @@ class Proofs:
                 enrollment_id=made.decided.enrollment_id,
             )
         )
+
+    def _is_unkept(self, attempt: Attempt) -> bool:
+        return attempt.outlet.carrier in self._batch.unkept
+
+    def _note_opened(self, made: DecidedAttempt, way: str) -> None:
+        """Notes by what a line of this batch was opened, also for whoever answers for it."""
+        if made.verdict.decision is Decision.APPROVED:
+            decided = made.decided
+            opened = (decided.document_id, decided.guardian_document_id)
+            self._opened |= {one: way for one in opened if one is not None}
 
     def _name(self, shown: RecordedProof | None) -> bytes | None:
         """The keyed name under which a proof is known to have come; None where it may again."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from engine.errors import ImageError
+from engine.errors import FaceNotKept, ImageError
 from engine.matching.comparison import score_best
 from engine.matching.requests import name_document
 from engine.matching.verification import HolderCheck
+from schema.documents import Document
 from serving.access.authorization import Action, authorize, choose_candidates, scope_of, tenant_of
 from serving.api.request import (
     Request,
@@ -34,6 +37,7 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     caller, batch = request.caller, MatchBatch.of(body.items)
     if any(item.search for item in body.items):
         authorize(caller, Action.SEARCH)
+        _refuse_to(request, parts.deployment.people.unsearched)
     _charge_rest(parts, request, len(body.items))
     charge_photographs(parts, request, batch.images.values())
     show = choose_candidates(caller, parts.vault)
@@ -46,6 +50,7 @@ async def issue_templates(
     """A template stands for its photograph in `/v1/match` until it expires; only the tenant that it
     was issued to can use it. Nothing is stored here.
     """
+    _refuse_to(request, parts.deployment.people.unkept)
     _charge_rest(parts, request, len(body.items))
     issued_at = datetime.now(UTC).replace(microsecond=0)
     with parts.tracer.span("extract", items=len(body.items)):
@@ -76,6 +81,12 @@ async def issue_templates(
     )
 
 
+def _refuse_to(request: Request, carriers: Container[str]) -> None:
+    carrier = scope_of(request.caller)
+    if carrier is not None and carrier in carriers:
+        raise FaceNotKept("this carrier keeps no faces, and searches for none: verify 1:1")
+
+
 def _charge_rest(parts: Parts, request: Request, items: int) -> None:
     """Every item counts into the key's rate; the first was charged when it was admitted."""
     if items > 1:
@@ -100,6 +111,9 @@ async def verify(
     authorize(request.caller, Action.VERIFY_HOLDER)
     subject = _name_subject(body)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
+    if body.portrait is not None:
+        (portrait,) = await take_faces(parts, request, portrait=body.portrait)
+        shown = replace(shown, portrait=portrait)
     with counting_liveness(parts, shown.liveness):
         check = await _check_holder(parts, request, body, shown)
     score = check.score if scope_of(request.caller) is None else None
@@ -116,9 +130,10 @@ def _name_subject(body: wire.VerificationRequest) -> str:
 async def _check_holder(
     parts: Parts, request: Request, body: wire.VerificationRequest, shown: HolderFace
 ) -> HolderCheck:
-    if body.line is not None:
-        line = LineTarget(body.line, is_photographed=body.probe.image is not None)
-        return await parts.registrar.check_line(line, shown, request.context())
     document = body.document_id if body.document is None else known_document(body.document)
+    if body.line is not None:
+        presented = document if isinstance(document, Document) else None
+        line = LineTarget(body.line, body.probe.image is not None, presented)
+        return await parts.registrar.check_line(line, shown, request.context())
     assert document is not None, "the type wants one"
     return await parts.registrar.check_document(document, shown, request.context())

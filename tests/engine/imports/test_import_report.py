@@ -100,6 +100,7 @@ def test_every_reason_has_a_message() -> None:
         Reason.DOCUMENT_EXPIRED,
         Reason.DUPLICATE_IDENTITY,
         Reason.LIVE_FRAMES_DIFFER,
+        Reason.NOT_SEARCHED,
         Reason.POSSIBLE_DUPLICATE,
         Reason.LINE_LIMIT_REACHED,
         Reason.PERSON_LIMIT_REACHED,

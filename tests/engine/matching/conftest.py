@@ -144,6 +144,8 @@ class Lab:
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, _: Rate(size * 1e-6, 0.0, 1.0),
             thresholds_for=thresholds_for,
+            unkept=people.unkept,
+            unsearched=people.unsearched,
             checks={**CHECKS, **dict(zip(CHOSEN, terms, strict=True))},
         )
         try:

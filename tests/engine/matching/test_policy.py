@@ -173,6 +173,7 @@ ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, .
     ({"is_same_photograph": True}, Decision.REJECTED, (Reason.SAME_PHOTOGRAPH,), ()),
     ({"live_portrait_score": 0.399}, Decision.REJECTED, (Reason.FACE_MISMATCH,), ()),
     ({"live_portrait_score": 0.40}, Decision.APPROVED, (), ()),
+    ({"is_search_refused": True}, Decision.APPROVED, (Reason.NOT_SEARCHED,), ()),
     (
         {"holder_score": 0.419},
         Decision.REJECTED,

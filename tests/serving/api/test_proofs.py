@@ -1,6 +1,5 @@
 """Other ways than a face over HTTP: what was signed elsewhere opens a line, and is on record."""
 
-import hashlib
 import json
 import time
 import uuid
@@ -15,6 +14,7 @@ from schema.options import CarrierPeople, PeopleRules
 from schema.people import ProofLevel, ProofWay
 from serving.api.body import JSON
 from serving.settings.terms import ProofIssuer, ProofSettings
+from tests.engine.matching.test_proofs import digest
 from tests.serving.api.test_people_apart import card
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
@@ -51,10 +51,6 @@ def sign(service: Any, body: dict[str, Any], **changes: Any) -> str:
         **changes,
     }
     return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), KEY, ["ES256"])
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("kind", [JSON, "form"])
@@ -96,12 +92,6 @@ def test_a_proof_that_is_not_taken_tells_of_nobody(service, activation) -> None:
         assert told["document_id"] is None
     metrics = service.parts.meter.render()[0].decode()
     assert 'sosie_exceptions_total{cause="mobile_id",decision="rejected"} 2.0' in metrics
-
-
-def test_a_proof_comes_without_photographs(service, activation) -> None:
-    body = activation(document=card(1))
-    answer = service.enroll(body | {"proof": sign(service, body)}, "both")
-    assert "send no photograph" in service.assert_refused(answer, 400, "REQUEST.INVALID")
 
 
 def test_a_way_for_which_nobody_signs_opens_no_service(start_service) -> None:

@@ -50,7 +50,8 @@ def lasting(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without ids, times, and counts of what the gallery has got meanwhile."""
     gone = ("_id", "_at", "_key")
     kept = {name: value for name, value in answer.items() if not name.endswith(gone)}
-    kept.pop("duplicate_search")
+    for name in ("duplicate_search", "folio"):
+        kept.pop(name)
     kept["cases"] = [one["kind"] for one in kept["cases"]]
     return kept
 

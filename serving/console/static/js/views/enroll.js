@@ -177,6 +177,7 @@ function showAnswer(page, answer) {
     verdict(answer),
     facts([
       ["enrollment.id", idLink("enrollments", answer.enrollment_id)],
+      answer.folio && ["enroll.folio", `${answer.folio.number}, ${moment(answer.folio.decided_at)}`],
       answer.cases.length > 0 && ["enrollment.cases", figure(answer.cases.length)],
     ]),
     evidence(answer),
