@@ -32,7 +32,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan, ShardState
 
 if TYPE_CHECKING:
-    # A shard needs none, and starts a quarter sooner.
+    # A shard needs none of them, and is there sooner.
     from serving.settings.settings import Settings
 
 _log = logging.getLogger(__name__)
