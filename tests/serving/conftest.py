@@ -65,6 +65,11 @@ class Photographs:
 Sosie = Callable[..., Outcome]
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> Photographs:
     folder = tmp_path_factory.mktemp("photographs")

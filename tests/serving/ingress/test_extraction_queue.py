@@ -4,7 +4,6 @@ every queue of this kind does."""
 import asyncio
 import struct
 import threading
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from serving.telemetry.metrics import BATCH_SIZE, QUEUE_DEPTH, STAGE_SECONDS
 from tests.serving.ingress.conftest import CAPACITY
 from tests.serving.meters import RecordingMeter
 
+pytestmark = pytest.mark.anyio
+
 Outcomes = list[Sample | ImageError]
 
 
@@ -35,14 +36,6 @@ def many(name: str, count: int) -> list[bytes]:
 
 def pairs(count: int) -> list[list[bytes]]:
     return [many(f"pair{n}-", 2) for n in range(count)]
-
-
-def run(body: Callable[[], Awaitable[Any]]) -> Any:
-    async def limited() -> Any:
-        async with asyncio.timeout(120):
-            return await body()
-
-    return asyncio.run(limited())
 
 
 async def hold_worker(queue: ExtractionQueue, extractor: Any) -> asyncio.Task[Outcomes]:
@@ -64,12 +57,11 @@ def depth(meter: RecordingMeter) -> float:
     return meter.values(QUEUE_DEPTH, "photographs")[-1]
 
 
-def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_value(
+async def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_value(
     queue, extractor, vault
 ) -> None:
     names = many("p", 40)
-    got = run(lambda: queue.sample([*names, b"bad", b"nobody"]))
-    *sound, bad, nobody = got
+    *sound, bad, nobody = await queue.sample([*names, b"bad", b"nobody"])
     for one, other in zip(sound, take_samples(names, extractor, vault), strict=True):
         assert isinstance(other, Sample)
         assert other.vector is not None
@@ -77,7 +69,7 @@ def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_value(
         assert np.allclose(one.vector, other.vector, atol=1e-6)
     assert isinstance(bad, ImageDamaged)
     assert (nobody.vector, nobody.problems) == (None, (Reason.NO_FACE,))
-    assert run(lambda: queue.sample([])) == []
+    assert await queue.sample([]) == []
 
 
 @pytest.mark.parametrize(
@@ -99,21 +91,18 @@ def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_value(
         ([many("x", 40), many("y", 3)], [(b"x0", 16), (b"y0", 16), (b"x29", 11)]),
     ],
 )
-def test_what_waits_is_extracted_in_full_batches_and_each_kind_in_its_turn(
+async def test_what_waits_is_extracted_in_full_batches_and_each_kind_in_its_turn(
     queue, extractor, meter, calls: list[list[bytes]], batches: list[tuple[bytes, int]]
 ) -> None:
-    async def body() -> None:
-        held = await hold_worker(queue, extractor)
-        tasks = await start(queue, *calls)
-        extractor.released.set()
-        answers = await asyncio.gather(*tasks)
-        assert [len(one) for one in answers] == [len(call) for call in calls]
-        await held
-
-    run(body)
+    held = await hold_worker(queue, extractor)
+    tasks = await start(queue, *calls)
+    extractor.released.set()
+    answers = await asyncio.gather(*tasks)
+    assert [len(one) for one in answers] == [len(call) for call in calls]
+    await held
     queue.close()
     with pytest.raises(NotReady):
-        run(lambda: queue.sample(images("too late")))
+        await queue.sample(images("too late"))
     assert [(batch[0], len(batch)) for batch in extractor.batches] == [(b"held", 1), *batches]
     assert meter.values(BATCH_SIZE, "extract") == [len(batch) for batch in extractor.batches]
     assert len(meter.values(STAGE_SECONDS, "extract")) == len(extractor.batches)
@@ -126,87 +115,79 @@ def large(*names: str) -> list[bytes]:
     return [head + name.encode() for name in names]
 
 
-def test_large_photographs_are_taken_two_at_a_time_between_the_others(queue, extractor) -> None:
-    async def body() -> None:
-        held = await hold_worker(queue, extractor)
-        waiting = await start(queue, large("a", "b", "c", "d"), images("x", "y"))
-        waiting += await start(queue, *(large(*pair) for pair in ("ef", "gh", "ij", "kl")))
-        with pytest.raises(Busy):
-            await queue.sample(large("m"))
-        waiting += await start(queue, images("z"))
-        extractor.released.set()
-        await asyncio.gather(held, *waiting)
-
-    run(body)
+async def test_large_photographs_are_taken_two_at_a_time_between_the_others(
+    queue, extractor
+) -> None:
+    held = await hold_worker(queue, extractor)
+    waiting = await start(queue, large("a", "b", "c", "d"), images("x", "y"))
+    waiting += await start(queue, *(large(*pair) for pair in ("ef", "gh", "ij", "kl")))
+    with pytest.raises(Busy):
+        await queue.sample(large("m"))
+    waiting += await start(queue, images("z"))
+    extractor.released.set()
+    await asyncio.gather(held, *waiting)
     assert max(len(batch) for batch in extractor.batches if batch[0].startswith(b"\x89PNG")) == 2
     assert images("x", "y", "z") in extractor.batches
     assert extractor.batches.index(images("x", "y", "z")) <= 2
 
 
-def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(queue, extractor) -> None:
+async def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(
+    queue, extractor
+) -> None:
     frames = many("frame", 9)
-
-    async def body() -> None:
-        held = await hold_worker(queue, extractor)
-        bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
-        bulk += await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2, 4)))
-        with pytest.raises(Busy):
-            await queue.sample(frames)
-        attempt = asyncio.create_task(queue.sample(frames, is_one_attempt=True))
-        await asyncio.sleep(0)
-        extractor.released.set()
-        assert len(await attempt) == 9
-        await asyncio.gather(held, *bulk)
-
-    run(body)
+    held = await hold_worker(queue, extractor)
+    bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
+    bulk += await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2, 4)))
+    with pytest.raises(Busy):
+        await queue.sample(frames)
+    attempt = asyncio.create_task(queue.sample(frames, is_one_attempt=True))
+    await asyncio.sleep(0)
+    extractor.released.set()
+    assert len(await attempt) == 9
+    await asyncio.gather(held, *bulk)
     assert next(place for place, one in enumerate(extractor.batches) if frames[0] in one) <= 2
 
 
-def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_it_is_busy(
+async def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_it_is_busy(
     queue, extractor, meter
 ) -> None:
-    async def body() -> None:
-        held = await hold_worker(queue, extractor)
-        bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
-        bulk += await start(queue, *(many("bulk", 4 * CAPACITY) for _ in range(2)))
-        with pytest.raises(Busy):
-            await queue.sample(many("bulk", 4 * CAPACITY))
-        assert depth(meter) == CAPACITY // 2
-        # With the one that is held a line lets in as many as make two batches.
-        waiting = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
-        assert depth(meter) == CAPACITY - 2
-        waiting += await start(queue, *pairs(CAPACITY // 2))
-        assert depth(meter) == CAPACITY - 2
-        # At once: the worker is held, so nothing could have become free.
-        with pytest.raises(Busy) as refused:
-            await queue.sample(images("one more"))
-        assert refused.value.retry_after_s is not None
-        extractor.released.set()
-        assert {len(one) for one in await asyncio.gather(*waiting)} == {2}
-        assert {len(one) for one in await asyncio.gather(*bulk)} == {4 * CAPACITY}
-        await held
-
-    run(body)
+    held = await hold_worker(queue, extractor)
+    bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
+    bulk += await start(queue, *(many("bulk", 4 * CAPACITY) for _ in range(2)))
+    with pytest.raises(Busy):
+        await queue.sample(many("bulk", 4 * CAPACITY))
+    assert depth(meter) == CAPACITY // 2
+    # With the one that is held a line lets in as many as make two batches.
+    waiting = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
+    assert depth(meter) == CAPACITY - 2
+    waiting += await start(queue, *pairs(CAPACITY // 2))
+    assert depth(meter) == CAPACITY - 2
+    # At once: the worker is held, so nothing could have become free.
+    with pytest.raises(Busy) as refused:
+        await queue.sample(images("one more"))
+    assert refused.value.retry_after_s is not None
+    extractor.released.set()
+    assert {len(one) for one in await asyncio.gather(*waiting)} == {2}
+    assert {len(one) for one in await asyncio.gather(*bulk)} == {4 * CAPACITY}
+    await held
+    queue.close()
     assert depth(meter) == 0
 
 
-def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
+async def test_a_call_that_would_be_answered_too_late_is_refused_and_never_extracted(
     queue, extractor
 ) -> None:
-    async def body() -> None:
-        queue._pace.note(1.0, 10.0)  # ten seconds for each photograph
-        held = await hold_worker(queue, extractor)
-        with pytest.raises(Busy, match="the time of this request"):
-            await queue.sample(images("late"), timeout_s=19.0)
-        # It waits for another carrier's no longer than for its own.
-        other = asyncio.create_task(
-            queue.sample(images("other"), timeout_s=12.0, holder=Holder("carrier:red", "r"))
-        )
-        await asyncio.sleep(0)
-        extractor.released.set()
-        assert len(await held) == len(await other) == 1
-
-    run(body)
+    queue._pace.note(1.0, 10.0)  # ten seconds for each photograph
+    held = await hold_worker(queue, extractor)
+    with pytest.raises(Busy, match="the time of this request"):
+        await queue.sample(images("late"), timeout_s=19.0)
+    # It waits for another carrier's no longer than for its own.
+    other = asyncio.create_task(
+        queue.sample(images("other"), timeout_s=12.0, holder=Holder("carrier:red", "r"))
+    )
+    await asyncio.sleep(0)
+    extractor.released.set()
+    assert len(await held) == len(await other) == 1
     assert extractor.batches == [images("held"), images("other")]
 
 
@@ -224,19 +205,15 @@ def lost() -> Exception:
         (lost(), ["OSError"], False),
     ],
 )
-def test_a_failure_is_told_to_each_of_its_batch_logged_by_type_and_ends_no_worker(
+async def test_a_failure_is_told_to_each_of_its_batch_logged_by_type_and_ends_no_worker(
     queue, extractor, failure: Exception, logged: list[str], is_alive: bool
 ) -> None:
-    async def body() -> list[Any]:
+    with capture_logs() as logs:
         held = await hold_worker(queue, extractor)
         tasks = await start(queue, images("a"), images("beside"))
         extractor.failure = failure
         extractor.released.set()
-        await asyncio.gather(held, return_exceptions=True)
-        return list(await asyncio.gather(*tasks, return_exceptions=True))
-
-    with capture_logs() as logs:
-        first, second = run(body)
+        _, first, second = await asyncio.gather(held, *tasks, return_exceptions=True)
     assert (type(first), str(first)) == (type(second), str(second)) == (type(failure), str(failure))
     assert first is not second
     # The one that was held, and the other two together.
@@ -244,39 +221,35 @@ def test_a_failure_is_told_to_each_of_its_batch_logged_by_type_and_ends_no_worke
     assert "secret" not in str(logs)
     assert queue.is_alive is is_alive
     extractor.failure = None
-    assert len(run(lambda: queue.sample(images("after")))) == 1
+    assert len(await queue.sample(images("after"))) == 1
     assert queue.is_alive
 
 
-def test_the_next_batch_begins_as_soon_as_a_thread_is_free_and_not_before(
+async def test_the_next_batch_begins_as_soon_as_a_thread_is_free_and_not_before(
     extractor, vault, meter
 ) -> None:
     extractor.threads, free = 2, threading.Event()
     extractor.has_free_thread = free.is_set
     log = structlog.get_logger()
     queue = ExtractionQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=log)
-
-    async def body() -> None:
-        free.set()
-        held = await hold_worker(queue, extractor)
-        free.clear()
-        others = await start(queue, images("c"), images("d"))
-        extractor.tell_free()
-        assert not extractor.entered.acquire(blocking=False)
-        free.set()
-        extractor.tell_free()
-        # Beside the first, which is still under way.
-        await asyncio.to_thread(extractor.entered.acquire)
-        assert not held.done()
-        extractor.released.set()
-        await asyncio.gather(held, *others)
-
-    run(body)
+    free.set()
+    held = await hold_worker(queue, extractor)
+    free.clear()
+    others = await start(queue, images("c"), images("d"))
+    extractor.tell_free()
+    assert not extractor.entered.acquire(blocking=False)
+    free.set()
+    extractor.tell_free()
+    # Beside the first, which is still under way.
+    await asyncio.to_thread(extractor.entered.acquire)
+    assert not held.done()
+    extractor.released.set()
+    await asyncio.gather(held, *others)
     queue.close(10)
     assert images("c", "d") in extractor.batches
 
 
-def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_brings_many(
+async def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_brings_many(
     extractor, vault, meter
 ) -> None:
     log = structlog.get_logger()
@@ -290,23 +263,19 @@ def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_bring
         await queue.sample(files, is_one_attempt=True, holder=Holder(tenant, key))
         answered.append(f"{tenant} {key}")
 
-    async def body() -> list[int]:
-        held = await hold_worker(queue, extractor)
-        asked, refused = [], []
-        for key in ("r1", "r2", "r3"):
-            these = [asyncio.create_task(ask("red", key, number)) for number in range(CAPACITY)]
-            await asyncio.sleep(0)
-            refused.append(sum(one.done() for one in these))
-            asked += these
-        other = asyncio.create_task(ask("blue", "b1", 0))
+    held = await hold_worker(queue, extractor)
+    asked, refused = [], []
+    for key in ("r1", "r2", "r3"):
+        these = [asyncio.create_task(ask("red", key, number)) for number in range(CAPACITY)]
         await asyncio.sleep(0)
-        extractor.released.set()
-        await asyncio.gather(held, other)
-        for error in await asyncio.gather(*asked, return_exceptions=True):
-            assert error is None or isinstance(error, Busy)
-        return refused
-
-    refused = run(body)
+        refused.append(sum(one.done() for one in these))
+        asked += these
+    other = asyncio.create_task(ask("blue", "b1", 0))
+    await asyncio.sleep(0)
+    extractor.released.set()
+    await asyncio.gather(held, other)
+    for error in await asyncio.gather(*asked, return_exceptions=True):
+        assert error is None or isinstance(error, Busy)
     queue.close()
     # What was let in before it came; nothing of what waited.
     assert answered.index("blue b1") < BATCH_PHOTOGRAPHS
@@ -315,53 +284,47 @@ def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_bring
     assert 0 < refused[0] < refused[1] < refused[2] == CAPACITY
 
 
-def test_a_call_that_is_given_up_while_it_waits_in_the_line_leaves_its_place(
+async def test_a_call_that_is_given_up_while_it_waits_in_the_line_leaves_its_place(
     queue, extractor
 ) -> None:
-    async def body() -> int:
-        held = await hold_worker(queue, extractor)
-        inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
-        waiting = await start(queue, *pairs(CAPACITY // 2))
-        for one in waiting:
-            one.cancel()
-        await asyncio.wait(waiting)
-        again = await start(queue, *pairs(CAPACITY // 2))
-        extractor.released.set()
-        return len(await asyncio.gather(held, *inside, *again))
-
-    assert run(body) == 1 + BATCH_PHOTOGRAPHS - 1 + CAPACITY // 2
+    held = await hold_worker(queue, extractor)
+    inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
+    waiting = await start(queue, *pairs(CAPACITY // 2))
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+    again = await start(queue, *pairs(CAPACITY // 2))
+    extractor.released.set()
+    await asyncio.gather(held, *inside, *again)
     assert not queue._lines[1]._inside
 
 
-def test_who_leaves_calls_nobody_who_was_given_up_at_the_same_moment(queue, extractor) -> None:
-    async def body() -> Any:
-        held = await hold_worker(queue, extractor)
-        inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
-        waiting = await start(queue, *pairs(2))
-        for one in (inside[0], waiting[0]):
-            one.cancel()
-        await asyncio.sleep(0)
-        extractor.released.set()
-        return await asyncio.gather(held, *inside, *waiting, return_exceptions=True)
-
-    given_up = [one for one in run(body) if isinstance(one, BaseException)]
+async def test_who_leaves_calls_nobody_who_was_given_up_at_the_same_moment(
+    queue, extractor
+) -> None:
+    held = await hold_worker(queue, extractor)
+    inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
+    waiting = await start(queue, *pairs(2))
+    for one in (inside[0], waiting[0]):
+        one.cancel()
+    await asyncio.sleep(0)
+    extractor.released.set()
+    answers = await asyncio.gather(held, *inside, *waiting, return_exceptions=True)
+    given_up = [one for one in answers if isinstance(one, BaseException)]
     assert [type(one) for one in given_up] == [asyncio.CancelledError] * 2
     assert not queue._lines[1]._inside
 
 
-def test_what_would_be_late_when_its_turn_comes_is_not_extracted_and_others_are(
+async def test_what_would_be_late_when_its_turn_comes_is_not_extracted_and_others_are(
     queue, extractor, monkeypatch
 ) -> None:
-    async def body() -> Any:
-        held = await hold_worker(queue, extractor)
-        calls = [queue.sample(images(name, "b"), time_s) for name, time_s in SOON]
-        tasks = [asyncio.create_task(call) for call in calls]
-        await asyncio.sleep(0)
-        monkeypatch.setattr(queue._pace, "expect_s", lambda _: 100.0)
-        extractor.released.set()
-        return await asyncio.gather(held, *tasks, return_exceptions=True)
-
-    _, late, *kept = run(body)
+    held = await hold_worker(queue, extractor)
+    calls = [queue.sample(images(name, "b"), time_s) for name, time_s in SOON]
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.sleep(0)
+    monkeypatch.setattr(queue._pace, "expect_s", lambda _: 100.0)
+    extractor.released.set()
+    _, late, *kept = await asyncio.gather(held, *tasks, return_exceptions=True)
     assert isinstance(late, DeadlinePassed)
     assert [len(one) for one in kept] == [2, 2]
     assert not any(b"late" in batch for batch in extractor.batches)

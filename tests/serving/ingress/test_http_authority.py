@@ -36,6 +36,8 @@ from tests.serving.authority_service import (
     serve_authority,
 )
 
+pytestmark = pytest.mark.anyio
+
 NUMBER, NAME = "110105198503071257", "Stan Stranger"
 VALID = {"standing": "valid"}
 
@@ -253,15 +255,11 @@ def test_the_breaker_closes_when_its_trial_succeeds_and_waits_again_when_it_fail
     assert breaker.enter()
 
 
-def test_the_state_of_the_breaker_is_measured(service, vault) -> None:
+async def test_the_state_of_the_breaker_is_measured(service, vault) -> None:
     service.behave, meter = send(b"", 500), Meter()
-
-    async def ask() -> None:
-        authority = HttpAuthority(settle(service, breaker_failures=1), vault, Path(), meter)
-        await authority.look_up(ask_about())
-        await authority.close()
-
-    asyncio.run(ask())
+    authority = HttpAuthority(settle(service, breaker_failures=1), vault, Path(), meter)
+    await authority.look_up(ask_about())
+    await authority.close()
     shown = meter.render()[0].decode()
     assert "sosie_authority_breaker_open 1.0" in shown
     assert 'sosie_stage_seconds_count{stage="authority"} 1.0' in shown
@@ -280,36 +278,29 @@ def test_answers_are_kept_by_their_kind_and_for_the_very_question_alone(service,
     assert not any(one.is_kept for one in look_up(settle(service), vault, *[ask_about()] * 2))
 
 
-def test_an_answer_that_contradicts_one_that_still_holds_ends_both(service, vault) -> None:
-    async def ask() -> list[AuthorityResult]:
-        authority = HttpAuthority(settle(service, cache_s={"confirmed": 60}), vault, Path())
-        first = await authority.look_up(ask_about())
-        service.behave = answer({"standing": "lost"})
-        other = await authority.look_up(ask_about("Another Name"))
-        again = await authority.look_up(ask_about())
-        await authority.close()
-        return [first, other, again]
-
-    codes = [(one.code, one.is_kept) for one in asyncio.run(ask())]
+async def test_an_answer_that_contradicts_one_that_still_holds_ends_both(service, vault) -> None:
+    authority = HttpAuthority(settle(service, cache_s={"confirmed": 60}), vault, Path())
+    first = await authority.look_up(ask_about())
+    service.behave = answer({"standing": "lost"})
+    other = await authority.look_up(ask_about("Another Name"))
+    again = await authority.look_up(ask_about())
+    await authority.close()
+    codes = [(one.code, one.is_kept) for one in (first, other, again)]
     assert codes == [("CONFIRMED", False), ("INCONSISTENT", False), ("NOT_VALID", False)]
 
 
-def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(service, vault, caplog) -> None:
+async def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(service, vault, caplog) -> None:
     caplog.set_level("DEBUG")
     question = ask_about()
-
-    async def ask() -> str:
-        authority = HttpAuthority(settle(service, cache_s={"confirmed": 60}), vault, Path())
-        results = [await authority.look_up(question)]
-        cache = authority._cache
-        held = repr([cache._kept, cache._by_document])
-        for behave in (send(b"", 500), hang_up, send(b"x")):
-            service.behave = behave
-            results.append(await authority.look_up(ask_about("Another Name")))
-        await authority.close()
-        return held + repr(results)
-
-    shown = asyncio.run(ask()) + repr(question) + caplog.text + "".join(service.paths)
+    authority = HttpAuthority(settle(service, cache_s={"confirmed": 60}), vault, Path())
+    results = [await authority.look_up(question)]
+    cache = authority._cache
+    held = repr([cache._kept, cache._by_document])
+    for behave in (send(b"", 500), hang_up, send(b"x")):
+        service.behave = behave
+        results.append(await authority.look_up(ask_about("Another Name")))
+    await authority.close()
+    shown = held + repr(results) + repr(question) + caplog.text + "".join(service.paths)
     assert NUMBER not in shown
     assert NAME not in shown
     assert NAME.casefold() not in shown

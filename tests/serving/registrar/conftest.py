@@ -28,11 +28,6 @@ CONTEXT = CallContext(actor="key:tests", correlator="c-1", timeout_s=15)
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def population() -> People:
     return People(seed=11, dim=DIM, outlet="b1")
 

@@ -15,6 +15,8 @@ from engine.errors import RequestError
 from serving.settings.sections import ServeSettings
 from serving.telemetry.traces import OpenTelemetryTracer, Tracer, open_tracer
 
+pytestmark = pytest.mark.anyio
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -87,17 +89,14 @@ def test_a_share_of_the_requests_is_traced() -> None:
     half.tracer.close()
 
 
-def test_tasks_do_not_mix_their_spans(kept) -> None:
+async def test_tasks_do_not_mix_their_spans(kept) -> None:
     async def serve(trace: int) -> None:
         with kept.tracer.span("request", f"00-{trace:032x}-{PARENT}-01"):
             await asyncio.sleep(0.001)
             with kept.tracer.span("extract", items=trace):
                 await asyncio.sleep(0.001)
 
-    async def serve_all() -> None:
-        await asyncio.gather(*(serve(trace) for trace in range(1, 20)))
-
-    asyncio.run(serve_all())
+    await asyncio.gather(*(serve(trace) for trace in range(1, 20)))
     extracts = [s for s in kept.memory.get_finished_spans() if s.name == "extract"]
     assert len(extracts) == 19
     for span in extracts:

@@ -142,6 +142,15 @@ class Receiver:
             await asyncio.gather(task, return_exceptions=True)
 
 
+def answering(status: int) -> Callable[[object], Awaitable[int]]:
+    """Answers all with this status."""
+
+    async def answer(_: object) -> int:
+        return status
+
+    return answer
+
+
 @asynccontextmanager
 async def receiving(
     answer: Callable[[Mapping[str, Any]], Awaitable[int]],

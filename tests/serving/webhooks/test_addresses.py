@@ -17,7 +17,9 @@ from serving.webhooks.receiver import (
     find_addresses,
     may_reach,
 )
-from tests.serving.webhooks.conftest import LOOPBACK, receiving
+from tests.serving.webhooks.conftest import LOOPBACK, answering, receiving
+
+pytestmark = pytest.mark.anyio
 
 INNER = (
     *("10.0.0.1", "127.0.0.1", "169.254.169.254", "172.16.3.4", "192.168.1.1", "100.64.0.1"),
@@ -95,7 +97,7 @@ def test_a_name_of_which_one_address_is_inner_is_refused_when_it_is_used(monkeyp
         asyncio.run(find_addresses("b.com", 443, ()))
 
 
-def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypatch) -> None:
+async def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypatch) -> None:
     asked = []
     real = socket.getaddrinfo
 
@@ -104,24 +106,20 @@ def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypatch) ->
         # What the name says the next time would lead elsewhere.
         return real("127.0.0.1" if asked.count("b.test") == 1 else "10.0.0.1", *given, **named)
 
-    async def answer(_: object) -> int:
-        return 200
-
-    async def run() -> None:
-        async with receiving(answer) as other:
-            sink = f"http://b.test:{other.port}/"
-            trust = ssl.create_default_context()
-            receiver = Receiver(sink, LOOPBACK.allowed_networks, trust)
-            assert await receiver.post((), b'{"subject": "a"}') == 200
-            await receiver.close()
-            assert other.got[0][0]["host"] == f"b.test:{other.port}"
-
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    asyncio.run(run())
+    async with receiving(answering(200)) as other:
+        sink = f"http://b.test:{other.port}/"
+        trust = ssl.create_default_context()
+        receiver = Receiver(sink, LOOPBACK.allowed_networks, trust)
+        assert await receiver.post((), b'{"subject": "a"}') == 200
+        await receiver.close()
+        assert other.got[0][0]["host"] == f"b.test:{other.port}"
     assert asked.count("b.test") == 1
 
 
-def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(monkeypatch) -> None:
+async def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(
+    monkeypatch,
+) -> None:
     asked, answers = [], threading.Event()
 
     def resolve(host: Any, *_: Any, **__: Any) -> Any:
@@ -130,17 +128,14 @@ def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(monke
             answers.wait(60)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 443))]
 
-    async def look_up() -> list[str]:
-        silent = Receiver("https://silent.example/", (), ssl.create_default_context()).network
-        waiting = [asyncio.create_task(silent.find("silent.example", 443)) for _ in range(64)]
-        await asyncio.sleep(0)
-        found = await find_addresses("other.example", 443, ())
-        # A request that is given up takes the others' answer from nobody.
-        waiting.pop().cancel()
-        answers.set()
-        await asyncio.gather(*waiting)
-        return found
-
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    assert asyncio.run(look_up()) == ["1.1.1.1"]
+    silent = Receiver("https://silent.example/", (), ssl.create_default_context()).network
+    waiting = [asyncio.create_task(silent.find("silent.example", 443)) for _ in range(64)]
+    await asyncio.sleep(0)
+    found = await find_addresses("other.example", 443, ())
+    # A request that is given up takes the others' answer from nobody.
+    waiting.pop().cancel()
+    answers.set()
+    await asyncio.gather(*waiting)
+    assert found == ["1.1.1.1"]
     assert sorted(asked) == ["other.example", "silent.example"]

@@ -16,8 +16,10 @@ from serving.api.app import EXEMPT_ONGOING
 from serving.api.body import MSGPACK
 from serving.api.request import Request
 from serving.errors import Busy, FaceUnusable, RateLimited
-from tests.serving.api.middleware.conftest import Answer, Rig, begin, echo, idle, raising
+from tests.serving.api.middleware.conftest import Rig, begin, echo, idle, raising
 from tests.serving.meters import BrokenMeter
+
+pytestmark = pytest.mark.anyio
 
 
 def test_a_correlator_is_echoed_or_made() -> None:
@@ -92,57 +94,49 @@ def test_a_type_that_cannot_be_answered_is_refused_before_any_work(accept: str) 
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -> None:
-    async def ask_all() -> tuple[list[Answer], Answer]:
-        released = asyncio.Event()
+async def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -> None:
+    released = asyncio.Event()
 
-        async def wait(request: Request) -> Any:
-            if request.scope["path"] == "/v1/match":
-                begin(request)
-                await released.wait()
-            return {}
+    async def wait(request: Request) -> Any:
+        if request.scope["path"] == "/v1/match":
+            begin(request)
+            await released.wait()
+        return {}
 
-        rig = Rig(wait, requests_ongoing=3, key_share=1)
-        first = [asyncio.create_task(rig.ask_later()) for _ in range(3)]
-        await asyncio.sleep(0)
-        refused = [await rig.ask_later(b"x", 30.0, b"y") for _ in range(20)]
-        health = await rig.ask_later(path="/health/ready", method="GET")
-        released.set()
-        assert [answer.status for answer in await asyncio.gather(*first)] == [200] * 3
-        assert (await rig.ask_later()).status == 200
-        assert rig.meter.ongoing == 0
-        return refused, health
-
-    refused, health = asyncio.run(ask_all())
+    rig = Rig(wait, requests_ongoing=3, key_share=1)
+    first = [asyncio.create_task(rig.ask_later()) for _ in range(3)]
+    await asyncio.sleep(0)
+    refused = [await rig.ask_later(b"x", 30.0, b"y") for _ in range(20)]
+    health = await rig.ask_later(path="/health/ready", method="GET")
+    released.set()
+    assert [answer.status for answer in await asyncio.gather(*first)] == [200] * 3
+    assert (await rig.ask_later()).status == 200
+    assert rig.meter.ongoing == 0
     assert {answer.status for answer in refused} == {429}
     assert refused[0].json["code"] == "SERVICE.BUSY"
     assert refused[0].headers["retry-after"] == "1"
     assert health.status == 200
 
 
-def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place() -> None:
-    async def ask_all() -> tuple[list[int], int, Answer]:
-        released = asyncio.Event()
+async def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_place() -> None:
+    released = asyncio.Event()
 
-        async def wait(request: Request) -> Any:
-            if request.scope["path"] == "/health/ready":
-                await released.wait()
-            return {}
+    async def wait(request: Request) -> Any:
+        if request.scope["path"] == "/health/ready":
+            await released.wait()
+        return {}
 
-        rig = Rig(wait, requests_ongoing=3)
-        asked = [
-            asyncio.create_task(rig.ask_later(path="/health/ready", method="GET"))
-            for _ in range(EXEMPT_ONGOING + 5)
-        ]
-        while sum(task.done() for task in asked) < 5:
-            await asyncio.sleep(0)
-        match = await rig.ask_later()
-        done = [task.result().status for task in asked if task.done()]
-        released.set()
-        served = [(await task).status for task in asked].count(200)
-        return done, served, match
-
-    refused, served, match = asyncio.run(ask_all())
+    rig = Rig(wait, requests_ongoing=3)
+    asked = [
+        asyncio.create_task(rig.ask_later(path="/health/ready", method="GET"))
+        for _ in range(EXEMPT_ONGOING + 5)
+    ]
+    while sum(task.done() for task in asked) < 5:
+        await asyncio.sleep(0)
+    match = await rig.ask_later()
+    refused = [task.result().status for task in asked if task.done()]
+    released.set()
+    served = [(await task).status for task in asked].count(200)
     assert match.status == 200
     assert refused == [429] * 5
     assert served == EXEMPT_ONGOING

@@ -11,6 +11,8 @@ from serving.api.app import CLIENT_GONE
 from serving.api.request import Request
 from tests.serving.api.middleware.conftest import Headers, Rig, echo, idle
 
+pytestmark = pytest.mark.anyio
+
 
 async def _sleep_long(_: Request) -> Any:
     await asyncio.sleep(20)
@@ -102,23 +104,19 @@ def test_a_server_whose_receive_fails_stops_nothing() -> None:
     assert Rig(work).ask(b"abc").json == {"done": True}
 
 
-def test_the_servers_own_cancellation_goes_on() -> None:
-    async def cancel() -> Rig:
-        working = asyncio.Event()
+async def test_the_servers_own_cancellation_goes_on() -> None:
+    working = asyncio.Event()
 
-        async def work(request: Request) -> Any:
-            working.set()
-            return await _sleep_long(request)
+    async def work(request: Request) -> Any:
+        working.set()
+        return await _sleep_long(request)
 
-        rig = Rig(work)
-        task = asyncio.create_task(rig.ask_later())
-        await working.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return rig
-
-    rig = asyncio.run(cancel())
+    rig = Rig(work)
+    task = asyncio.create_task(rig.ask_later())
+    await working.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert rig.meter.ongoing == 0
     assert rig.access["status"] == CLIENT_GONE
 
