@@ -2,14 +2,13 @@
 
 import pytest
 
-from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
+from engine.errors import ModelError, RegistryExists, RequestError
 from serving.deployment.models import embedder_card
 from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings.settings import (
     SETTINGS_FILE,
     Settings,
     benchmark_environment,
-    find_home,
     list_fields,
     load_settings,
     write_settings,
@@ -172,18 +171,6 @@ def test_a_refused_setting_does_not_repeat_its_value(monkeypatch) -> None:
     with pytest.raises(RequestError) as refused:
         load_settings(None)
     assert "s3cret" not in str(refused.value)
-
-
-def test_the_home_must_be_one(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_home(None) is None
-    with pytest.raises(RegistryMissing, match="sosie init"):
-        find_home(tmp_path / "none")
-    write_settings(tmp_path, {})
-    assert find_home(None) == tmp_path
-    monkeypatch.setenv("SOSIE_HOME", str(tmp_path / "none"))
-    with pytest.raises(RegistryMissing):
-        find_home(None)
 
 
 def test_a_benchmarks_environment_is_not_tuned(monkeypatch) -> None:

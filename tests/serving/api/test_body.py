@@ -202,6 +202,7 @@ FAULTS: list[tuple[Any, type[Any], str]] = [
     ({"items": [{**PAIR, "search": "Aileen"}]}, MatchRequest, "items.0.search: expected `bool`"),
     ({"items": [{**PAIR, "id": "x" * 129}]}, MatchRequest, "items.0.id: expected `str` of length"),
     ({"items": [{**PAIR, "probe": {}}]}, MatchRequest, "items.0.probe: give an image"),
+    ({"items": [{"probe": TEMPLATE | {"image": "AA=="}}]}, MatchRequest, "items.0.probe: give"),
     (
         {"items": [{**PAIR, "probe": {"template": 1}}]},
         MatchRequest,

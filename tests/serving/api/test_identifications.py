@@ -90,7 +90,9 @@ def test_the_open_cases_of_a_candidate_are_shown(fresh, faces, activation) -> No
     assert [case["id"] for case in holder["cases"]] == [case_of(fresh, enrolled)]
     entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
     assert [entry.action for entry in entries] == ["faces.identified", "documents.read"]
-    assert entries[1].detail == {"documents": [holder["document_id"]]}
+    documents = [holder["document_id"]]
+    assert entries[0].detail == {"probes": 1, "candidates": 1, "documents": documents}
+    assert entries[1].detail == {"documents": documents}
 
 
 def test_a_threshold_above_review_is_taken(service, faces) -> None:

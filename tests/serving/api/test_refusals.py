@@ -98,6 +98,7 @@ BODIES: dict[str, list[tuple[Any, str]]] = {
         ({"line": MSISDN, "probe": None}, MALFORMED),
         ({"line": MSISDN, "threshold": 0.1}, MALFORMED),
         ({"line": ""}, MALFORMED),
+        ({"line": "a\0b"}, MALFORMED),
         ({"line": "call me"}, INVALID),
         ({"document": DOCUMENT | {"name": "Aileen Probe"}}, MALFORMED),
         (WRONG_DIGIT, INVALID),

@@ -126,7 +126,9 @@ def test_a_line_is_closed_and_a_holder_erased(service, url, make_activation) -> 
         assert certificate.references == 1
 
 
-def test_every_endpoint_has_a_method_that_sends_what_it_reads(make_activation) -> None:
+def test_every_endpoint_has_a_method_that_sends_what_it_reads_and_reads_what_it_answers(
+    make_activation,
+) -> None:
     samples: dict[str, Any] = {
         "str": ID,
         "number": "+8613800138000",
@@ -147,13 +149,14 @@ def test_every_endpoint_has_a_method_that_sends_what_it_reads(make_activation) -
         "datetime": datetime.now(UTC),
     }
     one_of = {"verify": {"line": ID}, "search_people": {"msisdn": "X"}}
-    called = set()
+    called, answered = set(), list[str]()
     described = {(one.method, re.sub(r"\{\w+\}", "{}", one.path)): one for one in ENDPOINTS}
 
     def refuse(request: httpx.Request) -> httpx.Response:
         path = request.url.path.replace(f"/{ID}", "/{}")
         called.add((request.method, path))
         asked = described[request.method, path]
+        answered[:] = [one.__name__ for one in asked.answers.values()]
         if asked.body is not None:
             decode(request.headers["content-type"], request.content, asked.body)
         if asked.query is not None:
@@ -175,6 +178,9 @@ def test_every_endpoint_has_a_method_that_sends_what_it_reads(make_activation) -
             named = {one.name: samples[one.annotation] for one in needed[len(given) :]}
             with pytest.raises(ApiError):
                 method(*given, **named, **one_of.get(name, {}))
+            # A match is unpacked for its caller.
+            reads = re.findall(r"\w+\.(\w+)", inspect.signature(method).return_annotation)
+            assert name == "match" or set(reads) <= set(answered)
     # Not for callers: a probe of the process, what Prometheus reads, and the description itself.
     hidden = {("GET", "/health/live"), ("GET", "/metrics"), ("GET", "/openapi.json")}
     hidden |= {("DELETE", "/v1/session")}  # sessions are browsers'

@@ -136,6 +136,7 @@ def test_what_may_pass_is_tried_again(begun, response: httpx.Response) -> None:
         (answer(401, error_body(401, "ACCESS.UNAUTHENTICATED")), "ACCESS.UNAUTHENTICATED"),
         (answer(403, error_body(403, "ACCESS.FORBIDDEN")), "ACCESS.FORBIDDEN"),
         (answer(404, error_body(404, "REQUEST.NOT_FOUND")), "REQUEST.NOT_FOUND"),
+        (answer(409, error_body(409, "CASE.STATE")), "CASE.STATE"),
         (answer(413, error_body(413, "REQUEST.BODY_TOO_LARGE")), "REQUEST.BODY_TOO_LARGE"),
         (
             answer(422, error_body(422, "REQUEST.IDEMPOTENCY_MISMATCH")),

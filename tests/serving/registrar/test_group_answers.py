@@ -18,7 +18,6 @@ from serving.sweeps.sweep_views import (
     count_group,
 )
 from serving.wire import sweeps as wire
-from serving.wire.fields import of_record
 
 MESSAGE_BYTES = 4 * 2**20
 CONTEXT = CallContext("key:fraud", "c-1")
@@ -80,19 +79,6 @@ def operations_on(*groups: Group) -> tuple[Operations, list[AuditEntry]]:
     opened = SimpleNamespace(sweeps=sweeps, registrar=SimpleNamespace(audit=keep))
     nothing = cast(Any, None)
     return Operations(cast(Any, opened), CONTEXT, 0.0, nothing, nothing), kept
-
-
-def test_a_group_that_fits_is_told_whole_and_audited() -> None:
-    whole = group(4, 2)
-    operations, kept = operations_on(whole)
-    shown = operations.read_group("s", "g")
-    assert shown.identities == tuple(of_record(wire.GroupIdentity, one) for one in whole.identities)
-    assert [one.score for one in reversed(shown.links)] == [one.score for one in whole.links]
-    assert shown.left_out == wire.LeftOut(identities=0, lines=0, links=0)
-    [entry] = kept
-    documents = [one.document_id for one in whole.identities]
-    assert (entry.action, entry.subject, entry.actor) == ("group.read", "s", "key:fraud")
-    assert entry.detail == {"group": "g", "documents": documents}
 
 
 def test_of_a_group_that_does_not_fit_the_closest_links_are_told_and_the_rest_counted() -> None:

@@ -32,20 +32,6 @@ BLUE = CallContext(actor="key:blue", correlator="c-2", carrier="blue", timeout_s
 RED = replace(BLUE, actor="key:red", carrier="red")
 
 
-async def test_an_identification_is_audited_with_whom_it_showed(
-    registrar, kept, population, context
-) -> None:
-    person = population.person()
-    answer = await registrar.enroll(population.request(person), context)
-    probes = np.stack([population.sample(person).vector, population.person()])
-    found = await registrar.identify(probes, 0.5, context)
-    document = answer.decided.document_id
-    assert [[c.document_id for c in one.candidates] for one in found] == [[document], []]
-    entry = kept.actions()[-1]
-    assert (entry.actor, entry.action) == ("key:tests", "faces.identified")
-    assert entry.detail == {"probes": 2, "candidates": 1, "documents": [document]}
-
-
 def show(vector: np.ndarray) -> HolderFace:
     return HolderFace(FaceVector(vector))
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from engine.batching import Pending
-from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError, SosieError
+from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError
 from engine.matching.checks.picture import FaceVector
 from engine.matching.judge import Judge
 from schema.phases import Phase
 from schema.reasons import Decision
 from serving.errors import NotReady
 from serving.registrar.open_registry import open_pool
-from serving.registrar.protocol import HolderFace, LineTarget
+from serving.registrar.protocol import HolderFace
 from serving.settings.settings import make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
@@ -92,40 +92,6 @@ async def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
     assert answer.is_repeated
     with pytest.raises(IdempotencyMismatch):
         await registrar.enroll(population.request(idempotency_key=request.idempotency_key), context)
-
-
-async def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
-    registrar, kept, population, context, lines
-) -> None:
-    def break_down(*_: object) -> None:
-        raise KeyError("+8613800138000")
-
-    kept.last.store.lines_in_use = break_down
-    shown = HolderFace(FaceVector(population.person()))
-    with pytest.raises(SosieError) as caught:
-        await registrar.check_line(LineTarget("+8613800138000"), shown, context)
-    assert "KeyError" in str(caught.value)
-    assert "138" not in str(caught.value) + str(lines.entries)
-    assert (await registrar.status()).phase is Phase.READY
-
-
-def test_a_decision_is_one_line_of_the_log_without_the_person(
-    serve, kept, population, context, lines
-) -> None:
-    request = population.request()
-
-    async def ask() -> Any:
-        registrar: LocalRegistrar = serve(kept)
-        await reach(registrar)
-        return await registrar.enroll(request, context)
-
-    answer = asyncio.run(ask())
-    decided = [line for line in lines.entries if line["event"] == "decided"]
-    assert [line["enrollment_id"] for line in decided] == [answer.enrollment_id]
-    assert decided[0]["correlator"] == "c-1"
-    text = str(lines.entries)
-    for secret in (request.msisdn, request.document.number, request.document.name):
-        assert secret not in text
 
 
 async def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(

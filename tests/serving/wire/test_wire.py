@@ -2,7 +2,6 @@
 
 import inspect
 from datetime import UTC, datetime
-from typing import Any
 
 import msgpack
 import msgspec
@@ -110,23 +109,8 @@ def test_a_moment_is_the_same_moment() -> None:
     assert fields.Moment.of(now).isoformat() == now.isoformat()
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"probe": {}, "line": "x"},
-        {"probe": {"image": b"x", "template": b"y"}, "line": "x"},
-        {"probe": {"image": b"x"}},
-        {"probe": {"image": b"x"}, "line": "x", "document_id": "y"},
-        {"probe": {"image": b"x"}, "line": "a\0b"},
-        {"probe": {"image": b"x"}, "line": ""},
-        {"probe": {"image": "no base64"}, "line": "x"},
-    ],
-)
-def test_a_request_that_makes_no_sense_is_invalid(body: Any) -> None:
-    with pytest.raises(Invalid):
-        read(body, matching.VerificationRequest)
-
-
-def test_a_request_shows_nothing_of_itself() -> None:
+def test_a_request_and_a_private_answer_show_nothing_of_themselves() -> None:
     document = fields.Document(type="cn-ric", number="110105199003071239", name="Aileen")
     assert repr(document) == "Document(…)"
+    note = cases.CaseNote(at=MOMENT, actor="anna", kind="note", text="she was abroad")
+    assert repr(note) == "CaseNote(…)"
