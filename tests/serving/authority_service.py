@@ -38,8 +38,14 @@ class Service:
     asked: list[Question] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
     """Set when the test ends: nobody has to wait any longer."""
+
+    @property
+    def sink(self) -> str:
+        """Its address for whoever sends events."""
+        return self.url.replace("localhost", "127.0.0.1").replace("{type}", "events")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,9 +55,11 @@ class Handler(BaseHTTPRequestHandler):
     service: Service
 
     def do_POST(self) -> None:
-        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        question = json.loads(body)
         self.service.asked.append(question)
         self.service.paths.append(self.path)
+        self.service.bodies.append(body)
         self.service.headers.append({k.lower(): v for k, v in self.headers.items()})
         self.service.behave(self, question)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,15 +158,18 @@ def sosie(environment) -> Iterator[Sosie]:
 
 @pytest.fixture
 def start(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`start(*arguments)` runs the command in another process, its output piped."""
+    """`start(*arguments)` runs the command in another process, its output piped; a module, or
+    code, in its place."""
     started: list[subprocess.Popen[str]] = []
     # A background job of a shell ignores interrupts, and its children would too.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def begin(*arguments: object, module: str = "serving.cli.main") -> subprocess.Popen[str]:
+    def begin(
+        *arguments: object, module: str = "serving.cli.main", code: str = ""
+    ) -> subprocess.Popen[str]:
         variables = {**os.environ, **environment}
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, *(("-c", code) if code else ("-m", module)), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -181,6 +185,32 @@ def start(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]
         process.kill()
         process.communicate()
     signal.signal(signal.SIGINT, inherited)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
+home = Path(sys.argv[1])
+deployment = Deployment(home, load_settings(home))
+deployment.writer
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def hold_lease(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process has the writer's lease of a home."""
+    command = [sys.executable, "-c", HOLD, str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -20,17 +19,8 @@ from serving.jobs.audit_export import Anchoring, open_sink
 from serving.telemetry.metrics import Meter
 from tests.engine.conftest import MODEL, key_ring, sqlite_url, vault  # noqa: F401 - fixtures
 from tests.serving.api.conftest import extractor, keyed_home, start_service  # noqa: F401 - fixtures
+from tests.serving.authority_service import send, serve_authority
 from tests.waiting import wait_until
-
-
-class _Posts(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.server.lines.append(self.rfile.read(int(self.headers["content-length"])).decode())
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
 
 
 class _Lines(socketserver.StreamRequestHandler):
@@ -39,45 +29,35 @@ class _Lines(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture
-def listen() -> Iterator[Callable[..., Any]]:
-    """`listen(kind, handler)`: a server of this machine, with `lines` that it has got."""
-    undo = []
-
-    def start(kind: Any, handler: Any) -> Any:
-        server = kind(("127.0.0.1", 0), handler)
-        server.lines, server.status = [], 200
+def syslog() -> Iterator[Any]:
+    """A server of this machine, with `lines` that it has got."""
+    with socketserver.TCPServer(("127.0.0.1", 0), _Lines) as server:
+        server.lines = []
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        undo.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in undo:
+        yield server
         server.shutdown()
         thread.join()
-        server.server_close()
 
 
 LINE = write_anchor("d", 7, b"\xab" * 32)
 
 
-def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(tmp_path, listen) -> None:
-    send = open_sink("anchors", tmp_path)
+def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(tmp_path, syslog) -> None:
     for _ in range(2):
-        send(LINE)
+        open_sink("anchors", tmp_path)(LINE)
     assert (tmp_path / "anchors").read_text() == f"{LINE}\n" * 2
     assert (tmp_path / "anchors").stat().st_mode & 0o777 == 0o600
-    syslog = listen(socketserver.TCPServer, _Lines)
     open_sink(f"syslog://127.0.0.1:{syslog.server_address[1]}", tmp_path)(LINE)
     wait_until(lambda: bool(syslog.lines))
     assert syslog.lines[0].endswith(f"sosie: {LINE}\n")
-    posts = listen(HTTPServer, _Posts)
-    place = f"http://127.0.0.1:{posts.server_address[1]}/anchors"
-    open_sink(place, tmp_path)(LINE)
-    assert posts.lines == [LINE]
-    posts.status = 500
-    with pytest.raises(OSError, match="500"):
-        open_sink(place, tmp_path)(LINE)
+    with serve_authority() as posts:
+        posts.behave = send(b"")
+        open_sink(posts.sink, tmp_path)(LINE)
+        assert posts.bodies == [LINE.encode()]
+        posts.behave = send(b"", 500)
+        with pytest.raises(OSError, match="500"):
+            open_sink(posts.sink, tmp_path)(LINE)
     for nowhere in ("no/such/folder/file", "http://127.0.0.1:1/", "syslog://127.0.0.1:1"):
         with pytest.raises(OSError, match=r"No such file|refused"):
             open_sink(nowhere, tmp_path)(LINE)

@@ -11,10 +11,8 @@ from threading import Semaphore
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import LogCapture
 
 from engine.errors import GalleryBehind
 from engine.registry.database import changing, utc_now
@@ -34,22 +32,14 @@ from serving.telemetry.metrics import Meter, show_set_aside
 from tests.engine.records import ENTRY
 from tests.engine.registry.conftest import ANSWER
 from tests.engine.retention.conftest import only
+from tests.serving.registrar.conftest import lines, log
 from tests.waiting import wait_until
+
+__all__ = ["lines", "log"]
 
 WAIT_S = 300
 MONTH = only(answers_days=30)
 SCOPE = b"scope"
-
-
-@pytest.fixture
-def lines() -> LogCapture:
-    return LogCapture()
-
-
-@pytest.fixture
-def log(lines) -> Any:
-    wrapper = structlog.make_filtering_bound_logger(0)
-    return structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """`/v1/webhooks`: each tenant's own, a secret that is told once, and nothing inside the network."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import psutil
 from standardwebhooks import Webhook as Referee
 
 from serving.webhooks import keeper
+from tests.serving.authority_service import send, serve_authority
 from tests.waiting import wait_until
 
 PATH = "/v1/webhooks"
@@ -87,54 +86,36 @@ def test_an_address_inside_the_network_an_unknown_type_and_the_eleventh_are_refu
         own_service.ask("DELETE", f"{PATH}/{one['webhook']['webhook_id']}", key="red")
 
 
-class _Receiver(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append((body, dict(self.headers)))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 def test_the_service_delivers_by_a_process_that_ends_with_it(
     start_service, activation, monkeypatch
 ) -> None:
     monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", '{"blue": ["127.0.0.0/8"]}')
     monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
-    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
-        server.got = []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            others = psutil.Process().children()
-            service = start_service()
-            sink = f"http://127.0.0.1:{server.server_port}/"
-            made = create(service, sink=sink)
-            for key in ("red", "operator"):
-                refused = service.ask("POST", PATH, key=key, body={"sink": sink})
-                service.assert_refused(refused, 400, "REQUEST.INVALID")
-            path = f"{PATH}/{create(service, key='red')['webhook']['webhook_id']}"
-            refused = service.ask("PATCH", path, key="operator", body={"sink": sink})
+    with serve_authority() as receiver:
+        receiver.behave, sink = send(b"", 204), receiver.sink
+        others = psutil.Process().children()
+        service = start_service()
+        made = create(service, sink=sink)
+        for key in ("red", "operator"):
+            refused = service.ask("POST", PATH, key=key, body={"sink": sink})
             service.assert_refused(refused, 400, "REQUEST.INVALID")
-            body, headers = activation(), {"idempotency-key": "e"}
-            service.ask("POST", "/v1/enrollments", body=body, headers=headers)
-            wait_until(lambda: len(server.got) >= 2)
+        path = f"{PATH}/{create(service, key='red')['webhook']['webhook_id']}"
+        refused = service.ask("PATCH", path, key="operator", body={"sink": sink})
+        service.assert_refused(refused, 400, "REQUEST.INVALID")
+        service.enroll(activation(), "e")
+        wait_until(lambda: len(receiver.headers) >= 2)
 
-            # The service that other tests share may have one, too.
-            def find_worker() -> psutil.Process | None:
-                mine = [one for one in psutil.Process().children() if one not in (*others, killed)]
-                return next((one for one in mine if keeper.PROCESS_MODULE in one.cmdline()), None)
+        # The service that other tests share may have one, too.
+        def find_worker() -> psutil.Process | None:
+            mine = [one for one in psutil.Process().children() if one not in (*others, killed)]
+            return next((one for one in mine if keeper.PROCESS_MODULE in one.cmdline()), None)
 
-            killed: psutil.Process | None = None
-            killed = wait_until(find_worker)
-            killed.kill()
-            worker = wait_until(find_worker)
-            service.match.close()
-            assert not worker.is_running()
-        finally:
-            server.shutdown()
-            thread.join()
-    events = [Referee(made["secret"]).verify(body, headers) for body, headers in server.got]
+        killed: psutil.Process | None = None
+        killed = wait_until(find_worker)
+        killed.kill()
+        worker = wait_until(find_worker)
+        service.match.close()
+        assert not worker.is_running()
+    sent = zip(receiver.bodies, receiver.headers, strict=True)
+    events = [Referee(made["secret"]).verify(*one) for one in sent]
     assert {one["type"] for one in events} == {"enrollment.decided", "line.opened"}

@@ -1,20 +1,10 @@
 """Files that are no photograph: one line, exit code 2, and nothing is changed."""
 
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
 
-
-def _write_huge(path: Path) -> None:
-    """A PNG that promises 60,000 x 60,000 pixels and holds none."""
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunks = b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in ((b"IHDR", header), (b"IDAT", b"\0"))
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+from tests.serving.api.test_refusals import png_header
 
 
 @pytest.fixture
@@ -25,7 +15,7 @@ def bad_image(request, photographs, tmp_path) -> Path:
         case "truncated":
             path.write_bytes(whole[: len(whole) // 2])
         case "huge":
-            _write_huge(path)
+            path.write_bytes(png_header(60_000, 60_000))
         case "too-many-bytes":
             path.write_bytes(whole + bytes(9 * 2**20))
         case "text":

@@ -12,33 +12,16 @@ import pytest
 from serving.cli.inputs import name_actor
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
+from tests.serving.conftest import hold_lease
 
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
 
-HOLD = """
-import sys
-from pathlib import Path
-from serving.deployment.deployment import Deployment
-from serving.settings.settings import load_settings
-home = Path(sys.argv[1])
-with Deployment(home, load_settings(home)) as deployment:
-    writer = deployment.store.writer()
-    print("held", flush=True)
-    sys.stdin.read()
-    writer.close()
-"""
-
 
 @pytest.fixture
-def held_home(full_home, tmp_path) -> Iterator[Path]:
+def held_home(full_home) -> Iterator[Path]:
     """The home, while another process holds the writer's lease."""
-    command = [sys.executable, "-c", HOLD, str(full_home)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    ) as process:
-        assert process.stdout.readline() == "held\n"
+    with hold_lease(full_home):
         yield full_home
-        process.communicate("")
 
 
 def open_home(home: Path, tmp_path: Path) -> Deployment:

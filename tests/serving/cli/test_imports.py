@@ -62,22 +62,22 @@ def write(path: Path, rows: list[dict[str, str]], encoding: str = "utf-8") -> Pa
     return path
 
 
-def make_vectors(count: int, dim: int = 128) -> NDArray[np.float32]:
-    rows = np.random.default_rng(0).standard_normal((count, dim))
+def make_vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, 128))
     units: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return units.astype(np.float32)
 
 
-def write_vectors(path: Path, count: int, dim: int = 128) -> Path:
-    rows = make_vectors(count, dim)
+def write_vectors(path: Path, serials: range, vectors: NDArray[np.float32]) -> Path:
+    """A base of people whose faces are known as vectors."""
     table = {
-        "document_type": ["cn-ric"] * count,
-        "document_number": [number(serial) for serial in range(count)],
-        "name": [f"Holder {serial}" for serial in range(count)],
-        "msisdn": [8613_000_000_000 + serial for serial in range(count)],
-        "outlet": ["b1"] * count,
-        "opened_at": ["2020-05-01"] * count,
-        "template": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim),
+        "document_type": ["cn-ric"] * len(serials),
+        "document_number": [number(serial) for serial in serials],
+        "name": [f"Holder {serial}" for serial in serials],
+        "msisdn": [8613_000_000_000 + serial for serial in serials],
+        "outlet": ["b1"] * len(serials),
+        "opened_at": ["2020-05-01"] * len(serials),
+        "template": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 128),
     }
     parquet.write_table(pa.table(table), path)
     return path
@@ -226,7 +226,7 @@ def test_issued_templates_are_taken_from_the_carrier_that_got_them(home, sosie, 
 def test_vectors_need_the_name_of_their_model(
     home, sosie, digest, tmp_path, assert_refused
 ) -> None:
-    path = write_vectors(tmp_path / "base.parquet", 10)
+    path = write_vectors(tmp_path / "base.parquet", range(10), make_vectors(10))
     assert_refused(sosie("import", path, "--home", home), "--model-digest", digest)
     options = ("--model-digest", digest, "--country", "CN", "--home", home, "--json")
     answer = sosie("import", path, *options).json
@@ -238,7 +238,7 @@ def test_vectors_need_the_name_of_their_model(
 
 def test_vectors_of_the_model_without_its_transform_are_converted(home, sosie, tmp_path) -> None:
     conversion = find_conversion(Settings())
-    path = write_vectors(tmp_path / "base.parquet", 10)
+    path = write_vectors(tmp_path / "base.parquet", range(10), make_vectors(10))
     options = ("--model-digest", conversion.before, "--country", "CN", "--home", home, "--json")
     assert sosie("import", path, *options).json["admitted"] == 10
     with Deployment(home, load_settings(home)) as deployment:

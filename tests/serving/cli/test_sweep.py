@@ -4,7 +4,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,12 @@ from serving.cli.inputs import sample_photographs
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import SETTINGS_FILE, load_settings
 from tests.serving.conftest import OTHER_NUMBER, enrollment
-from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, make_people_home
+from tests.serving.sweeps.conftest import people_home, people_template
+from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE
+
+__all__ = ["people_home", "people_template"]
 
 AT = ("--threshold", "0.47")
-
-
-@pytest.fixture(scope="module")
-def people_template(empty_home) -> Path:
-    return make_people_home(empty_home, "population-of-the-commands")
-
-
-@pytest.fixture
-def people_home(people_template, tmp_path) -> Path:
-    return Path(shutil.copytree(people_template, tmp_path / "population"))
 
 
 def test_a_plan_says_what_to_expect_and_changes_nothing(sosie, people_home, contents) -> None:
@@ -167,35 +160,18 @@ main.main()
 
 
 @pytest.fixture
-def begin(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def begin(start) -> Callable[..., subprocess.Popen[str]]:
     """`begin(*arguments)`: the command in another process, with small tiles that take their time;
     returns when the second tile is made."""
-    import os
-    import sys
-
-    started: list[subprocess.Popen[str]] = []
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run(*arguments: object) -> subprocess.Popen[str]:
-        variables = {**os.environ, **environment}
-        process = subprocess.Popen(
-            [sys.executable, "-c", SLOW, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={name: value for name, value in variables.items() if value is not None},
-        )
-        started.append(process)
+        process: subprocess.Popen[str] = start(*arguments, code=SLOW)
         for line in process.stderr:
             if line.startswith("tile 2"):
                 break
         return process
 
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-    signal.signal(signal.SIGINT, inherited)
+    return run
 
 
 def test_killed_it_goes_on_where_it_was_and_no_other_begins_before(
@@ -289,9 +265,8 @@ def test_a_report_is_written_anew_later_with_faces_or_without(
     assert FACE in pictured.read_text("utf-8")
 
 
-def test_where_no_face_is_kept_a_line_says_so(sosie, empty_home, tmp_path, assert_refused) -> None:
-    home = make_people_home(empty_home, "crowd-without-faces")
-    at = ("--home", home)
+def test_where_no_face_is_kept_a_line_says_so(sosie, people_home, tmp_path, assert_refused) -> None:
+    at = ("--home", people_home)
     assert sosie("sweep", *AT, *at).code == 0
     sweep = sosie("sweep", "list", *at, "--json").json["sweeps"][0]["sweep_id"]
     target = tmp_path / "none.html"
@@ -303,7 +278,7 @@ def test_where_no_face_is_kept_a_line_says_so(sosie, empty_home, tmp_path, asser
     assert_refused(sosie("sweep", "report", "x", target, *at), "no sweep has this id")
     nowhere = tmp_path / "no" / "r.html"
     assert_refused(sosie("sweep", "report", sweep, nowhere, *at), "cannot be written")
-    with Deployment(home, load_settings(home)) as holder:
+    with Deployment(people_home, load_settings(people_home)) as holder:
         assert holder.writer
         assert sosie("sweep", "report", sweep, target, *at).code == 0
         assert_refused(sosie("sweep", "report", sweep, target, "--faces", *at))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from engine.errors import RegistryError
 from engine.imports.import_run import Ending, Summary
@@ -23,34 +22,10 @@ from serving.deployment.deployment import Deployment
 from serving.imports import ImportOrder, run_import
 from serving.registrar.protocol import CallContext
 from serving.settings.settings import load_settings
-from tests.serving.cli.test_imports import number, row, write
+from tests.serving.cli.test_imports import make_vectors, number, row, write, write_vectors
 from tests.serving.client.test_backups import keys_of
 
 ROWS = 120
-
-
-def draw(count: int, seed: int) -> NDArray[np.float32]:
-    rows = np.random.default_rng(seed).standard_normal((count, 128))
-    units: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return units.astype(np.float32)
-
-
-def write_base(path: Path, serials: range, vectors: NDArray[np.float32]) -> Path:
-    """A base of people whose faces are known as vectors."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = {
-        "document_type": ["cn-ric"] * len(serials),
-        "document_number": [number(serial) for serial in serials],
-        "name": [f"Holder {serial}" for serial in serials],
-        "msisdn": [f"+8613{serial:09d}" for serial in serials],
-        "outlet": ["b1"] * len(serials),
-        "opened_at": ["2020-05-01"] * len(serials),
-        "template": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 128),
-    }
-    parquet.write_table(pa.table(table), path)
-    return path
 
 
 @pytest.fixture
@@ -77,6 +52,7 @@ def take_in(home, port) -> Callable[[Path], Summary]:
                 actor="test",
                 mapping=ColumnMapping({}, {}),
                 form=CsvForm("utf-8", ","),
+                country="CN",
                 model_digest=deployment.store.model_digest,
             )
             return run_import(deployment, order, lambda _done, _total: None)
@@ -111,13 +87,13 @@ def test_two_imports_at_once_beside_enrollments_of_the_same_people(
     service, take_in: Callable[..., Summary], tmp_path
 ) -> None:
     first = 1000
-    vectors = draw(2 * ROWS, 1)
+    vectors = make_vectors(2 * ROWS, 1)
     # The last half of the one base is the first half of the other, with other faces for a quarter.
     serials = [range(first, first + ROWS), range(first + ROWS // 2, first + ROWS + ROWS // 2)]
     faces = [vectors[:ROWS], vectors[ROWS // 2 : ROWS + ROWS // 2].copy()]
-    faces[1][: ROWS // 4] = draw(ROWS // 4, 2)
+    faces[1][: ROWS // 4] = make_vectors(ROWS // 4, 2)
     files = [
-        write_base(tmp_path / f"base-{place}.parquet", *one)
+        write_vectors(tmp_path / f"base-{place}.parquet", *one)
         for place, one in enumerate(zip(serials, faces, strict=True))
     ]
     people = len(set(serials[0]) | set(serials[1]))
@@ -180,7 +156,7 @@ def test_two_imports_at_once_beside_enrollments_of_the_same_people(
 def test_an_answer_that_is_lost_loses_and_doubles_no_row(
     take_in: Callable[..., Summary], tmp_path, monkeypatch
 ) -> None:
-    base = write_base(tmp_path / "lost.parquet", range(5000, 5000 + ROWS), draw(ROWS, 4))
+    base = write_vectors(tmp_path / "lost.parquet", range(5000, 5000 + ROWS), make_vectors(ROWS, 4))
     admit, calls = imports._admit, iter(range(100))
 
     def lose(*given: Any) -> Any:

@@ -7,11 +7,7 @@ import httpx
 import pytest
 
 from serving.client import ApiError, AsyncClient, Client, Options, Unavailable
-from tests.serving.api.conftest import Service
-
-
-def client_of(service: Service, url: str, key: str, **options: Any) -> Client:
-    return Client(url, service.keys[key], **options)
+from tests.serving.client.test_client import client_of
 
 
 class Flaky:

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import datetime
-import ipaddress
 import socket
 import ssl
 import threading
@@ -12,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from engine.errors import RequestError
@@ -35,6 +30,7 @@ from tests.serving.authority_service import (
     send,
     serve_authority,
 )
+from tests.serving.certificates import certify
 
 pytestmark = pytest.mark.anyio
 
@@ -192,7 +188,7 @@ def test_the_question_has_the_document_and_the_photograph_only_where_it_is_to_be
     assert service.asked[-1]["live"] == "cGljdHVyZQ=="
 
 
-def test_no_more_look_ups_are_made_at_once_than_allowed_and_who_finds_no_place_is_told(
+async def test_no_more_look_ups_are_made_at_once_than_allowed_and_who_finds_no_place_is_told(
     service, vault
 ) -> None:
     second_told = threading.Event()
@@ -202,22 +198,15 @@ def test_no_more_look_ups_are_made_at_once_than_allowed_and_who_finds_no_place_i
         handler.send(b"", 503)
 
     service.behave = wait_for_second
-
-    async def ask() -> list[AuthorityResult]:
-        authority = HttpAuthority(settle(service, concurrency=1, timeout_s=60), vault, Path())
-        try:
-            first = asyncio.ensure_future(authority.look_up(ask_about()))
-            while not service.asked:
-                await asyncio.sleep(0.01)
-            authority._settings = settle(service, concurrency=1, timeout_s=0.05)
-            second = await authority.look_up(ask_about())
-            second_told.set()
-            return [await first, second]
-        finally:
-            await authority.close()
-
-    codes = [one.code for one in asyncio.run(ask())]
-    assert codes == ["FAILED", "BUSY"]
+    authority = HttpAuthority(settle(service, concurrency=1, timeout_s=60), vault, Path())
+    first = asyncio.ensure_future(authority.look_up(ask_about()))
+    while not service.asked:
+        await asyncio.sleep(0.01)
+    authority._settings = settle(service, concurrency=1, timeout_s=0.05)
+    second = await authority.look_up(ask_about())
+    second_told.set()
+    assert ((await first).code, second.code) == ("FAILED", "BUSY")
+    await authority.close()
     assert len(service.asked) == 1
 
 
@@ -338,28 +327,6 @@ def test_a_look_up_goes_to_no_proxy_of_the_environment(service, vault, monkeypat
 def test_settings_that_would_leak_or_contradict_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AuthoritySettings(**{"kind": "http", "url": "https://registry.example", **changes})
-
-
-def certify(folder: Path, name: str, issuer: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-    """A certificate and its key, in NAME.pem; signed by itself without an issuer."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    signer, signing = (subject, key) if issuer is None else (issuer[0].subject, issuer[1])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    builder = (
-        x509.CertificateBuilder(signer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(issuer is None, None), critical=True)
-    )
-    made = builder.sign(signing, hashes.SHA256())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
-    return made, key
 
 
 def test_both_sides_prove_themselves_by_the_operators_own_authority(vault, tmp_path) -> None:

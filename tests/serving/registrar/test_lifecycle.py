@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,36 +25,19 @@ from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.service import LOOKS_BEHIND
 from serving.settings.settings import load_settings
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
+from tests.serving.conftest import hold_lease
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, until
 
 pytestmark = pytest.mark.anyio
 
-HOLD_LEASE = """
-import sys, time
-from pathlib import Path
-from serving.deployment.deployment import Deployment
-from serving.settings.settings import load_settings
-home = Path(sys.argv[1])
-deployment = Deployment(home, load_settings(home), home)
-deployment.writer
-print("held", flush=True)
-time.sleep(60)
-"""
-
 
 @pytest.fixture
 def other_writer(home) -> Iterator[subprocess.Popen[str]]:
     """Another process that has the writer's lease."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD_LEASE, str(home)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with hold_lease(home) as process:
+        yield process
 
 
 async def test_it_is_not_ready_before_what_searches_run_is_compiled(serve, monkeypatch) -> None:

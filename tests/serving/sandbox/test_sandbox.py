@@ -1,13 +1,9 @@
 """The sandbox: the interface as it is, where document numbers say how an enrollment ends."""
 
-import json
-import queue
 import re
 import shutil
-import threading
 import uuid
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +31,9 @@ from serving.sandbox.outcomes import (
 from serving.sandbox.sandbox_service import WARNING
 from serving.settings.settings import SANDBOX_FILE
 from serving.webhooks import keeper
+from tests.serving.authority_service import send, serve_authority
 from tests.serving.sandbox.conftest import Served, serve_sandbox
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 DECIDED = [one for one in OUTCOMES.values() if one.decision is not None and one.serial != SLOW]
@@ -376,28 +374,11 @@ def test_its_settings_name_an_authority_and_since_when_changes_of_sim_are_report
 def test_its_webhooks_are_delivered_to(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", '{"sandbox": ["127.0.0.0/8"]}')
     monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
-    got: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            with serve_sandbox(tmp_path / "home") as served:
-                sink = f"http://127.0.0.1:{server.server_port}/"
-                made = served.ask("POST", "/v1/webhooks", "carrier", json={"sink": sink})
-                assert made.status_code == 201, made.text
-                answer = served.enroll(served.activation(7)).json()
-                event = got.get(timeout=120)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serve_authority() as receiver, serve_sandbox(tmp_path / "home") as served:
+        receiver.behave = send(b"", 204)
+        made = served.ask("POST", "/v1/webhooks", "carrier", json={"sink": receiver.sink})
+        assert made.status_code == 201, made.text
+        answer = served.enroll(served.activation(7)).json()
+        wait_until(lambda: bool(receiver.asked))
+    event = receiver.asked[0]
     assert (event["type"], event["subject"]) == ("enrollment.decided", answer["enrollment_id"])

@@ -17,7 +17,7 @@ from tests.serving.sweeps.synthetic_people import PausedJoin, make_people_home
 @pytest.fixture(scope="session")
 def people_template(empty_home) -> Path:
     """A home with 400 people, 12 of them under two documents; not to be changed."""
-    return make_people_home(empty_home, "people")
+    return make_people_home(empty_home)
 
 
 @pytest.fixture

@@ -33,9 +33,11 @@ def second_documents(rows: Rows, seed: int = 1) -> Rows:
     return _unit(rows + 0.45 * blur)
 
 
-def make_people_home(empty_home: Path, name: str) -> Path:
-    """A copy of a home beside it, with 400 people, 12 of them under two documents."""
+def make_people_home(empty_home: Path, name: str = "people") -> Path:
+    """A copy of a home beside it, with 400 people, 12 of them under two documents; made once."""
     home = empty_home.with_name(name)
+    if home.exists():
+        return home
     shutil.copytree(empty_home, home)
     with Deployment(home, load_settings(home)) as deployment:
         rows = strangers(PEOPLE)

@@ -7,13 +7,12 @@ import httpx
 import pytest
 
 from serving.telemetry.metrics import REFUSALS, Exporter, Meter
+from tests.serving.identity_provider import free_port
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def test_the_metrics_are_served_on_loopback_only(port) -> None:

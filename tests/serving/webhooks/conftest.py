@@ -5,18 +5,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from engine.registry.accounts import Carrier
 from engine.registry.database import changing, utc_now
@@ -28,6 +22,7 @@ from engine.registry.webhooks import Webhooks
 from schema.events import EventType
 from serving.settings.terms import WebhookSettings
 from serving.webhooks.delivery import Deliverer
+from tests.serving.certificates import certify
 
 NETWORKS = ("127.0.0.0/8", "::1/128")
 LOOPBACK = WebhookSettings.model_validate(
@@ -42,24 +37,9 @@ LOOPBACK = WebhookSettings.model_validate(
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> Path:
     """A key with its own certificate, of 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "syslog")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
+    folder = tmp_path_factory.mktemp("tls")
+    certify(folder, "server")
+    return Path(folder / "server.pem")
 
 
 @pytest.fixture
