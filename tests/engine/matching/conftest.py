@@ -183,6 +183,13 @@ def lab(make_lab, database_url) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def registrar(lab) -> Iterator[Registrar]:
+    """A registrar as `lab` opens it where nothing is said."""
+    with lab.registrar() as opened:
+        yield opened
+
+
+@pytest.fixture
 def busy() -> Callable[[Registrar], AbstractContextManager[None]]:
     """`with busy(registrar)`: its thread does something long until the block ends."""
 

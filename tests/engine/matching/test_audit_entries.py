@@ -19,11 +19,10 @@ def subjects(lab: Any) -> list[str]:
     return [item.subject for item in found if item.action == "lines.read"]
 
 
-def test_an_acknowledged_entry_is_durable(lab) -> None:
-    with lab.registrar() as registrar:
-        registrar.audit(entry(1))
-        assert subjects(lab) == ["subject-1"]
-        assert registrar.submit_audit([]).done()
+def test_an_acknowledged_entry_is_durable(lab, registrar) -> None:
+    registrar.audit(entry(1))
+    assert subjects(lab) == ["subject-1"]
+    assert registrar.submit_audit([]).done()
 
 
 def test_notes_that_gather_share_transactions_and_all_are_kept(lab, busy) -> None:

@@ -227,12 +227,9 @@ def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab) -> Non
     assert answer.reasons == (Reason.TOO_DARK,)
 
 
-def test_without_an_authority_a_result_has_no_say(lab) -> None:
-    with lab.registrar() as registrar:
-        _, request = lab.newcomer()
-        [answer] = registrar.enroll(
-            [replace(request, authority={DocumentRole.OWN: said("NOT_VALID")})]
-        )
+def test_without_an_authority_a_result_has_no_say(lab, registrar) -> None:
+    _, request = lab.newcomer()
+    [answer] = registrar.enroll([replace(request, authority={DocumentRole.OWN: said("NOT_VALID")})])
     assert answer.decision == "approved"
     assert lab.store.enrollment(answer.enrollment_id).evidence.authority is None
 

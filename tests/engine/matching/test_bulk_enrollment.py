@@ -94,19 +94,16 @@ def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab) -> None:
         assert admit(lab.store, gallery, writer, [subscriber(2, 2)])[0].adds_reference
 
 
-def test_an_erased_holder_may_come_again(lab) -> None:
+def test_an_erased_holder_may_come_again(lab, registrar) -> None:
     from engine.matching.holders import erase_holder
 
-    with lab.registrar() as registrar:
-        for _ in range(2):
-            (admission,) = registrar.run(
-                lambda writer, _now: admit(
-                    lab.store, registrar.gallery, writer, [subscriber(1, 1, 1)]
-                )
-            )
-            assert (admission.adds_reference, admission.adds_line) == (True, True)
-            document = Document("cn-ric", number(1), "Holder 1")
-            erase_holder(registrar, lab.store, document, "test")
+    for _ in range(2):
+        (admission,) = registrar.run(
+            lambda writer, _now: admit(lab.store, registrar.gallery, writer, [subscriber(1, 1, 1)])
+        )
+        assert (admission.adds_reference, admission.adds_line) == (True, True)
+        document = Document("cn-ric", number(1), "Holder 1")
+        erase_holder(registrar, lab.store, document, "test")
 
 
 ROWS = st.lists(

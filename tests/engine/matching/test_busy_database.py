@@ -59,16 +59,17 @@ def locked(url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def test_a_locked_database_fails_a_batch_with_one_wait(lab, busy, database_url, commits) -> None:
-    with lab.registrar() as registrar:
-        with locked(database_url):
-            with busy(registrar):
-                futures = [registrar.submit(lab.request()) for _ in range(BATCH)]
-            outcomes = [future.result(120) for future in futures]
-        assert {type(outcome) for outcome in outcomes} == {StorageFailed}
-        assert len(commits) == 1
-        # The same requests pass once it is free: nothing of them was kept.
-        assert registrar.enroll([lab.request()])[0].decision == "approved"
+def test_a_locked_database_fails_a_batch_with_one_wait(
+    lab, registrar, busy, database_url, commits
+) -> None:
+    with locked(database_url):
+        with busy(registrar):
+            futures = [registrar.submit(lab.request()) for _ in range(BATCH)]
+        outcomes = [future.result(120) for future in futures]
+    assert {type(outcome) for outcome in outcomes} == {StorageFailed}
+    assert len(commits) == 1
+    # The same requests pass once it is free: nothing of them was kept.
+    assert registrar.enroll([lab.request()])[0].decision == "approved"
     assert lab.store.counts()["enrollments"] == 1
 
 

@@ -28,12 +28,11 @@ def told(events: list[Event]) -> list[tuple[str, str]]:
     return [(one.type.value, one.subject) for one in events]
 
 
-def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab) -> None:
+def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        body = registrar.enroll([request])[0].decided
-        case = dispute(lab, registrar, request.msisdn, request.document, person).case_id
-        close_line(registrar, lab.store, body.line_id, "test")
+    body = registrar.enroll([request])[0].decided
+    case = dispute(lab, registrar, request.msisdn, request.document, person).case_id
+    close_line(registrar, lab.store, body.line_id, "test")
     events = read_events(lab.store, 0)
     line = body.line_id
     assert told(events) == [
@@ -54,11 +53,10 @@ def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab) -> None:
     assert told(read_events(lab.store, 0, 2)) == told(events)[:2]
 
 
-def test_a_carrier_is_told_of_its_own_alone(lab) -> None:
+def test_a_carrier_is_told_of_its_own_alone(lab, registrar) -> None:
     _, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        body = registrar.enroll([request])[0].decided
-        erase_holder(registrar, lab.store, request.document, "test")
+    body = registrar.enroll([request])[0].decided
+    erase_holder(registrar, lab.store, request.document, "test")
     own = read_events(lab.store, 0, carrier="blue")
     assert told(own)[2:] == [("line.closed", body.line_id), ("erasure.done", body.document_id)]
     assert {one.queue for one in own} == {body.document_id}
@@ -67,11 +65,10 @@ def test_a_carrier_is_told_of_its_own_alone(lab) -> None:
     assert [one.type.value for one in only] == ["line.opened", "line.closed"]
 
 
-def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab) -> None:
+def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        watch_face(registrar, person, "seen before", "test")
-        answer = registrar.enroll([request])[0]
+    watch_face(registrar, person, "seen before", "test")
+    answer = registrar.enroll([request])[0]
     (hit,) = read_events(lab.store, 0, types=[EventType.WATCHLIST_HIT])
     assert (hit.subject, hit.carrier) == (answer.enrollment_id, None)
     assert EventType.WATCHLIST_HIT not in [
@@ -89,21 +86,20 @@ def test_what_is_not_kept_has_no_event(lab) -> None:
     assert read_events(lab.store, 0) == []
 
 
-def test_an_altered_event_is_told_to_nobody_and_keeps_no_other_back(lab) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request()])
-        place = read_page(lab.store, BEGINNING, carrier="blue").next
-        with changing(lab.store.engine) as connection:
-            connection.execute(update(tables.events).values(id=new_id(), subject="another"))
-        assert read_events(lab.store, 0) == []
-        assert lab.vault.set_aside.count() == {"events": 1}
-        # It was the newest of all, and whoever had come as far goes on from there.
-        later = read_page(lab.store, place, carrier="blue")
-        assert later.events == []
-        registrar.enroll([lab.request()])
-        after = [read_page(lab.store, one, carrier="blue").events for one in (place, later.next)]
-        assert [one.number for one in after[0]] == [3, 4]
-        assert after[1] == after[0]
+def test_an_altered_event_is_told_to_nobody_and_keeps_no_other_back(lab, registrar) -> None:
+    registrar.enroll([lab.request()])
+    place = read_page(lab.store, BEGINNING, carrier="blue").next
+    with changing(lab.store.engine) as connection:
+        connection.execute(update(tables.events).values(id=new_id(), subject="another"))
+    assert read_events(lab.store, 0) == []
+    assert lab.vault.set_aside.count() == {"events": 1}
+    # It was the newest of all, and whoever had come as far goes on from there.
+    later = read_page(lab.store, place, carrier="blue")
+    assert later.events == []
+    registrar.enroll([lab.request()])
+    after = [read_page(lab.store, one, carrier="blue").events for one in (place, later.next)]
+    assert [one.number for one in after[0]] == [3, 4]
+    assert after[1] == after[0]
 
 
 def test_a_place_is_known_while_nothing_after_it_can_have_left(lab) -> None:
@@ -127,19 +123,18 @@ def test_a_place_is_known_while_nothing_after_it_can_have_left(lab) -> None:
     assert [one.number for one in read_page(lab.store, last.next).events] == [5, 6]
 
 
-def test_a_case_is_opened_and_closed_once(lab) -> None:
+def test_a_case_is_opened_and_closed_once(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        case_id = dispute(lab, registrar, request.msisdn, request.document, person).case_id
-        case = lab.store.cases.by_id([case_id])[case_id]
-        closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.UNFOUNDED, closed_at=NOW)
-        merged = replace(case, id=new_id(), state=CaseState.MERGED, merged_into=case_id)
-        for write in (CaseChange(closed), CaseChange(closed), merged):
-            registrar.run(
-                lambda writer, _, given=write: writer.commit(
-                    [AuditEntry("test", "test", "test"), given]
-                )
+    registrar.enroll([request])
+    case_id = dispute(lab, registrar, request.msisdn, request.document, person).case_id
+    case = lab.store.cases.by_id([case_id])[case_id]
+    closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.UNFOUNDED, closed_at=NOW)
+    merged = replace(case, id=new_id(), state=CaseState.MERGED, merged_into=case_id)
+    for write in (CaseChange(closed), CaseChange(closed), merged):
+        registrar.run(
+            lambda writer, _, given=write: writer.commit(
+                [AuditEntry("test", "test", "test"), given]
             )
+        )
     kinds = [one.type for one in read_events(lab.store, 0) if one.type.value.startswith("case.")]
     assert kinds == [EventType.CASE_OPENED, EventType.CASE_CLOSED]

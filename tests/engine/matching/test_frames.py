@@ -113,24 +113,22 @@ def test_one_turned_frame_need_not_look_like_every_other(people) -> None:
     assert not fuse_frames(apart[1:], 0.55).is_usable
 
 
-def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab) -> None:
+def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab, registrar) -> None:
     people = lab.people
     frames = [people.sample(people.person()) for _ in range(8)]
     request = lab.request(live=fuse_frames(frames, ONE_PERSON))
-    with lab.registrar() as registrar:
-        outcome = registrar.enroll([request])[0]
+    outcome = registrar.enroll([request])[0]
     finding = Finding(Reason.LIVE_FRAMES_DIFFER, Decision.REJECTED, Photograph.LIVE)
     assert outcome.decided.reasons == (finding,)
     assert outcome.decided.duplicate_search == FoundReferences(ran=False)
     assert replay(lab.store.enrollment(outcome.enrollment_id)).agrees
 
 
-def test_evidence_keeps_every_frame_and_the_decision_replays(lab) -> None:
+def test_evidence_keeps_every_frame_and_the_decision_replays(lab, registrar) -> None:
     person = lab.people.person()
     frames = [*frames_of(lab.people, person, 3), FACELESS]
-    with lab.registrar() as registrar:
-        outcome = registrar.enroll([lab.request(person, live=fuse_frames(frames, ONE_PERSON))])[0]
-        found = registrar.enroll([lab.request(person)])[0]
+    outcome = registrar.enroll([lab.request(person, live=fuse_frames(frames, ONE_PERSON))])[0]
+    found = registrar.enroll([lab.request(person)])[0]
     assert outcome.decision is Decision.APPROVED
     assert found.reasons == (Reason.DUPLICATE_IDENTITY,)
     record = lab.store.enrollment(outcome.enrollment_id)
@@ -141,7 +139,9 @@ def test_evidence_keeps_every_frame_and_the_decision_replays(lab) -> None:
     assert replay(record).agrees
 
 
-def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their_mean(lab) -> None:
+def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their_mean(
+    lab, registrar
+) -> None:
     people, person = lab.people, lab.people.person()
     frame = replace(people.sample(person), vector=person)
     apart = [replace(people.sample(person), vector=people.between(person, 0.5)) for _ in range(2)]
@@ -154,8 +154,7 @@ def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their
         requests.append(
             lab.request(live=live, portrait=replace(people.sample(person), vector=between))
         )
-    with lab.registrar() as registrar:
-        approved, refused = (registrar.enroll([one])[0] for one in requests)
+    approved, refused = (registrar.enroll([one])[0] for one in requests)
     assert approved.decision is Decision.APPROVED
     assert Reason.FACE_MISMATCH in refused.reasons
     for outcome, limit in ((approved, 0.40), (refused, 0.46)):
@@ -164,7 +163,7 @@ def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their
         assert replay(record).agrees
 
 
-def test_every_frame_is_part_of_what_a_key_stands_for(lab) -> None:
+def test_every_frame_is_part_of_what_a_key_stands_for(lab, registrar) -> None:
     person = lab.people.person()
     frames = frames_of(lab.people, person, 3)
     request = lab.request(person, live=fuse_frames(frames, ONE_PERSON))
@@ -173,20 +172,18 @@ def test_every_frame_is_part_of_what_a_key_stands_for(lab) -> None:
     again = replace(request, live=fuse_frames(unseen, ONE_PERSON))
     fewer = replace(request, live=fuse_frames(frames[:2], ONE_PERSON))
     single = replace(request, live=frames[0])
-    with lab.registrar() as registrar:
-        asked = (request, again, fewer, single)
-        first, repeated, *others = (registrar.enroll([one])[0] for one in asked)
+    asked = (request, again, fewer, single)
+    first, repeated, *others = (registrar.enroll([one])[0] for one in asked)
     assert repeated.is_repeated
     assert repeated.enrollment_id == first.enrollment_id
     assert all(isinstance(one, IdempotencyMismatch) for one in others)
 
 
-def test_a_portrait_among_the_frames_is_the_same_photograph(lab) -> None:
+def test_a_portrait_among_the_frames_is_the_same_photograph(lab, registrar) -> None:
     person = lab.people.person()
     frames = frames_of(lab.people, person, 3)
     request = lab.request(
         person, live=fuse_frames(frames, ONE_PERSON), portrait=replace(frames[1], problems=())
     )
-    with lab.registrar() as registrar:
-        outcome = registrar.enroll([request])[0]
+    outcome = registrar.enroll([request])[0]
     assert outcome.reasons == (Reason.SAME_PHOTOGRAPH,)

@@ -46,13 +46,12 @@ def read(
     )
 
 
-def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab) -> None:
+def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        first = registrar.enroll([request, lab.request()])[0]
-        certificate = erase_holder(registrar, lab.store, request.document, "test")
-        found = identify(person[None], registrar.gallery, lab.store, threshold=0.6)[0]
-        again = registrar.enroll([lab.request(person)])[0]
+    first = registrar.enroll([request, lab.request()])[0]
+    certificate = erase_holder(registrar, lab.store, request.document, "test")
+    found = identify(person[None], registrar.gallery, lab.store, threshold=0.6)[0]
+    again = registrar.enroll([lab.request(person)])[0]
     assert found.candidates == ()
     assert found.gallery_sequence >= certificate.gallery_sequence
     assert again.decision is Decision.APPROVED
@@ -80,29 +79,27 @@ def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab) -
     assert identify(person[None], restored.gallery, lab.store, threshold=0.6)[0].candidates == ()
 
 
-def test_nobody_can_be_erased_who_is_not_enrolled(lab) -> None:
+def test_nobody_can_be_erased_who_is_not_enrolled(lab, registrar) -> None:
     before = lab.store.counts()
-    with lab.registrar() as registrar:
-        with pytest.raises(NotFound):
-            erase_holder(registrar, lab.store, lab.request().document, "test")
-        with pytest.raises(RequestError):
-            erase_holder(registrar, lab.store, Document("cn-ric", "123", "A Name"), "test")
+    with pytest.raises(NotFound):
+        erase_holder(registrar, lab.store, lab.request().document, "test")
+    with pytest.raises(RequestError):
+        erase_holder(registrar, lab.store, Document("cn-ric", "123", "A Name"), "test")
     assert lab.store.counts() == before
 
 
-def test_an_erasure_does_not_lift_a_block(lab) -> None:
+def test_an_erasure_does_not_lift_a_block(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        block_document(registrar, lab.store, request.document, "test")
+    registrar.enroll([request])
+    block_document(registrar, lab.store, request.document, "test")
+    erase_holder(registrar, lab.store, request.document, "test")
+    again = registrar.enroll([lab.request(person, document=request.document)])[0]
+    with pytest.raises(NotFound):
         erase_holder(registrar, lab.store, request.document, "test")
-        again = registrar.enroll([lab.request(person, document=request.document)])[0]
-        with pytest.raises(NotFound):
-            erase_holder(registrar, lab.store, request.document, "test")
-        with pytest.raises(NotFound):
-            read(lab, registrar, request.document, person)
-        unblock_document(registrar, lab.store, request.document, "test")
-        later = registrar.enroll([lab.request(person, document=request.document)])[0]
+    with pytest.raises(NotFound):
+        read(lab, registrar, request.document, person)
+    unblock_document(registrar, lab.store, request.document, "test")
+    later = registrar.enroll([lab.request(person, document=request.document)])[0]
     assert again.reasons == (Reason.DOCUMENT_BLOCKED,)
     assert later.decision is Decision.APPROVED
 
@@ -140,14 +137,13 @@ def test_a_watched_document_goes_to_review(lab) -> None:
     assert later.decision is Decision.APPROVED
 
 
-def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab) -> None:
+def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        registrar.enroll([request, lab.request(person, document=request.document)])
-        mine = lab.people.sample(person).vector
-        other = lab.people.sample(lab.people.person()).vector
-        shown = read(lab, registrar, request.document, mine)
-        hidden = read(lab, registrar, request.document, other)
+    registrar.enroll([request, lab.request(person, document=request.document)])
+    mine = lab.people.sample(person).vector
+    other = lab.people.sample(lab.people.person()).vector
+    shown = read(lab, registrar, request.document, mine)
+    hidden = read(lab, registrar, request.document, other)
     assert shown.is_holder
     assert request.msisdn in shown.numbers.values()
     assert len(shown.numbers) == len(shown.lines) == 2
@@ -161,26 +157,25 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab) -> None:
     ]
 
 
-def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab) -> None:
+def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab, registrar) -> None:
     person, stranger = lab.people.person(), lab.people.person()
     held, erased, unknown = lab.request(person), lab.request(), lab.request()
     entries: list[AuditEntry] = []
-    with lab.registrar() as registrar:
-        registrar.enroll([held, erased])
-        reference = registrar.gallery.vectors(registrar.gallery.ids)[0]
-        alike = lab.people.between(reference, 0.42 - 0.001)
-        erase_holder(registrar, lab.store, erased.document, "test")
+    registrar.enroll([held, erased])
+    reference = registrar.gallery.vectors(registrar.gallery.ids)[0]
+    alike = lab.people.between(reference, 0.42 - 0.001)
+    erase_holder(registrar, lab.store, erased.document, "test")
 
-        def show(request: Any, probe: Any) -> FoundLines:
-            given = lab.store, registrar.gallery, request.document, probe, 0.42
-            guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
-            return show_lines(
-                *given, guard=guard, actor="key:k1", audit=lambda entry, _: entries.append(entry)
-            )
+    def show(request: Any, probe: Any) -> FoundLines:
+        given = lab.store, registrar.gallery, request.document, probe, 0.42
+        guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
+        return show_lines(
+            *given, guard=guard, actor="key:k1", audit=lambda entry, _: entries.append(entry)
+        )
 
-        assert show(held, person).is_holder
-        answers = [show(held, stranger), show(held, alike), show(erased, stranger)]
-        answers.append(show(unknown, stranger))
+    assert show(held, person).is_holder
+    answers = [show(held, stranger), show(held, alike), show(erased, stranger)]
+    answers.append(show(unknown, stranger))
     assert answers == [FoundLines(is_holder=False, score=None, threshold=0.42)] * 4
     assert {(one.actor, one.action) for one in entries} == {("key:k1", "lines.read")}
     assert [one.detail for one in entries[1:]] == [{"shown": False, "lines": 0}] * 4
@@ -208,44 +203,41 @@ def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
     assert lab.store.audit_head()[0] > certificate.audit_number
 
 
-def test_lines_that_cannot_be_audited_are_not_shown(lab) -> None:
+def test_lines_that_cannot_be_audited_are_not_shown(lab, registrar) -> None:
     person, request = lab.newcomer()
 
     def fail(_entry: AuditEntry) -> None:
         raise StorageFailed("the database is gone")
 
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        with pytest.raises(StorageFailed):
-            read(lab, registrar, request.document, person, fail)
+    registrar.enroll([request])
+    with pytest.raises(StorageFailed):
+        read(lab, registrar, request.document, person, fail)
 
 
-def test_lines_are_read_while_the_writer_is_busy(lab, busy) -> None:
+def test_lines_are_read_while_the_writer_is_busy(lab, registrar, busy) -> None:
     person, request = lab.newcomer()
     entries: list[AuditEntry] = []
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        with busy(registrar):
-            shown = read(lab, registrar, request.document, person, entries.append)
+    registrar.enroll([request])
+    with busy(registrar):
+        shown = read(lab, registrar, request.document, person, entries.append)
     assert list(shown.numbers.values()) == [request.msisdn]
     assert [entry.subject for entry in entries] == [shown.lines[0].document_id]
 
 
-def test_a_tenant_erases_only_whom_it_alone_serves(lab) -> None:
+def test_a_tenant_erases_only_whom_it_alone_serves(lab, registrar) -> None:
     mine, shared = lab.people.person(), lab.people.person()
     own, common = lab.request(mine), lab.request(shared)
     elsewhere = lab.request(shared, document=common.document, carrier="red", outlet="red-1")
-    with lab.registrar() as registrar:
-        answers = registrar.enroll([own, common, elsewhere])
-        own_id, common_id = (answer.decided.document_id for answer in answers[:2])
-        for carrier in ("blue", "red"):
-            with pytest.raises(TenantConflict):
-                erase_holder(registrar, lab.store, common_id, "test", carrier)
-        with pytest.raises(NotFound):
-            erase_holder(registrar, lab.store, own_id, "test", "red")
-        with pytest.raises(NotFound):
-            erase_holder(registrar, lab.store, "no such id", "test", "blue")
-        assert erase_holder(registrar, lab.store, own_id, "test", "blue").references == 1
-        assert erase_holder(registrar, lab.store, common_id, "test").lines == 2
-        with pytest.raises(NotFound):
-            erase_holder(registrar, lab.store, common_id, "test")
+    answers = registrar.enroll([own, common, elsewhere])
+    own_id, common_id = (answer.decided.document_id for answer in answers[:2])
+    for carrier in ("blue", "red"):
+        with pytest.raises(TenantConflict):
+            erase_holder(registrar, lab.store, common_id, "test", carrier)
+    with pytest.raises(NotFound):
+        erase_holder(registrar, lab.store, own_id, "test", "red")
+    with pytest.raises(NotFound):
+        erase_holder(registrar, lab.store, "no such id", "test", "blue")
+    assert erase_holder(registrar, lab.store, own_id, "test", "blue").references == 1
+    assert erase_holder(registrar, lab.store, common_id, "test").lines == 2
+    with pytest.raises(NotFound):
+        erase_holder(registrar, lab.store, common_id, "test")

@@ -22,11 +22,10 @@ from schema.reasons import Decision, Photograph, Reason
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 
-def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab) -> None:
+def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab, registrar) -> None:
     person = lab.people.person()
-    with lab.registrar() as registrar:
-        first = registrar.enroll([lab.request(person)])[0]
-        second = registrar.enroll([lab.request(person)])[0]
+    first = registrar.enroll([lab.request(person)])[0]
+    second = registrar.enroll([lab.request(person)])[0]
     assert first.decision is Decision.APPROVED
     assert first.decided.line_id
     assert second.decision is Decision.REJECTED
@@ -35,28 +34,28 @@ def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab) -> Non
     assert [item.document_id for item in candidates] == [first.decided.document_id]
 
 
-def test_the_grey_zone_is_for_people_to_judge(lab) -> None:
+def test_the_grey_zone_is_for_people_to_judge(lab, registrar) -> None:
     person = lab.people.person()
     alike = lab.people.between(person, 0.65)
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request(person, **exact(person))])
-        outcome = registrar.enroll([lab.request(alike, **exact(alike))])[0]
+    registrar.enroll([lab.request(person, **exact(person))])
+    outcome = registrar.enroll([lab.request(alike, **exact(alike))])[0]
     assert outcome.decision is Decision.REVIEW
     assert outcome.reasons == (Reason.POSSIBLE_DUPLICATE,)
     assert outcome.decided.line_id is None
     assert [case.kind for case in lab.store.cases.newest(CaseState.OPEN)] == ["possible_duplicate"]
 
 
-def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(lab) -> None:
+def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
+    lab, registrar
+) -> None:
     impostor, holder = lab.people.person(), lab.people.person()
     own = lab.request(impostor)
-    with lab.registrar() as registrar:
-        registrar.enroll([own])
-        stolen = lab.request(impostor)
-        refused = registrar.enroll([stolen])[0]
-        renamed = structs.replace(stolen.document, name="The True Holder")
-        outcome = registrar.enroll([lab.request(holder, document=renamed)])[0]
-        returning = registrar.enroll([lab.request(holder, document=renamed)])[0]
+    registrar.enroll([own])
+    stolen = lab.request(impostor)
+    refused = registrar.enroll([stolen])[0]
+    renamed = structs.replace(stolen.document, name="The True Holder")
+    outcome = registrar.enroll([lab.request(holder, document=renamed)])[0]
+    returning = registrar.enroll([lab.request(holder, document=renamed)])[0]
     assert refused.reasons == (Reason.DUPLICATE_IDENTITY,)
     assert outcome.decision is Decision.APPROVED
     assert outcome.decided.document_id == refused.decided.document_id
@@ -64,15 +63,14 @@ def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_ho
     assert lab.store.identity(outcome.decided.document_id).name == "The True Holder"
 
 
-def test_a_returning_subscriber_is_approved_until_the_line_limit(lab) -> None:
+def test_a_returning_subscriber_is_approved_until_the_line_limit(lab, registrar) -> None:
     person = lab.people.person()
     first = lab.request(person)
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll(
-            [first, *(lab.request(person, document=first.document) for _ in range(5))]
-        )
-        elsewhere = lab.request(person, document=first.document, carrier="red", outlet="red-1")
-        at_another_carrier = registrar.enroll([elsewhere])[0]
+    outcomes = registrar.enroll(
+        [first, *(lab.request(person, document=first.document) for _ in range(5))]
+    )
+    elsewhere = lab.request(person, document=first.document, carrier="red", outlet="red-1")
+    at_another_carrier = registrar.enroll([elsewhere])[0]
     assert [outcome.decision for outcome in outcomes[:5]] == [Decision.APPROVED] * 5
     assert outcomes[5].reasons == (Reason.LINE_LIMIT_REACHED,)
     assert at_another_carrier.decision is Decision.APPROVED
@@ -103,24 +101,22 @@ def test_the_references_of_all_who_return_in_a_batch_are_read_in_one_call(
     assert sizes == [4]
 
 
-def test_a_stolen_document_opens_a_case_for_its_holder(lab) -> None:
+def test_a_stolen_document_opens_a_case_for_its_holder(lab, registrar) -> None:
     holder, impostor = lab.people.person(), lab.people.person()
     first = lab.request(holder)
     theft = lab.request(impostor, document=first.document, portrait=lab.people.sample(holder))
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll([first, theft])
+    outcomes = registrar.enroll([first, theft])
     assert outcomes[1].decision is Decision.REJECTED
     assert outcomes[1].reasons == (Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
     cases = lab.store.cases.newest(CaseState.OPEN)
     assert [case.document_ids for case in cases] == [(outcomes[0].decided.document_id,)]
 
 
-def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab) -> None:
+def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab, registrar) -> None:
     person = lab.people.person()
-    with lab.registrar() as registrar:
-        known = registrar.enroll([lab.request(person)])[0]
-        pair = registrar.enroll([lab.request(person), lab.request(person)])
-        single = registrar.enroll([lab.request(person)])[0]
+    known = registrar.enroll([lab.request(person)])[0]
+    pair = registrar.enroll([lab.request(person), lab.request(person)])
+    single = registrar.enroll([lab.request(person)])[0]
     refused = [*pair, single]
     assert {outcome.reasons for outcome in refused} == {(Reason.DUPLICATE_IDENTITY,)}
     (case,) = lab.store.cases.newest(CaseState.OPEN)
@@ -141,16 +137,15 @@ def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab) 
     ]
 
 
-def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab) -> None:
+def test_when_the_portrait_is_somebody_else_only_the_live_face_is_searched(lab, registrar) -> None:
     known, portrayed = lab.people.person(), lab.people.person()
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request(known), lab.request(portrayed)])
-        outcome = registrar.enroll(
-            [
-                lab.request(lab.people.person(), portrait=lab.people.sample(portrayed)),
-                lab.request(known, portrait=lab.people.sample(portrayed)),
-            ]
-        )
+    registrar.enroll([lab.request(known), lab.request(portrayed)])
+    outcome = registrar.enroll(
+        [
+            lab.request(lab.people.person(), portrait=lab.people.sample(portrayed)),
+            lab.request(known, portrait=lab.people.sample(portrayed)),
+        ]
+    )
     assert outcome[0].reasons == (Reason.FACE_MISMATCH,)
     assert outcome[1].reasons == (Reason.FACE_MISMATCH, Reason.DUPLICATE_IDENTITY)
     assert len(outcome[1].decided.duplicate_search.candidates) == 1
@@ -164,13 +159,12 @@ def test_whose_face_may_be_another_in_the_picture_is_told_beside_a_mismatch(lab)
         assert outcome.reasons == (Reason.SEVERAL_FACES, Reason.FACE_MISMATCH)[-count:]
 
 
-def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab) -> None:
+def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab, registrar) -> None:
     person = lab.people.person()
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request(person)])
-        blurred = lab.request(person, live=lab.people.sample(person, Reason.BLURRED))
-        faceless = lab.request(person, portrait=Sample(None, b"\0" * 32, (Reason.NO_FACE,)))
-        outcomes = registrar.enroll([blurred, faceless])
+    registrar.enroll([lab.request(person)])
+    blurred = lab.request(person, live=lab.people.sample(person, Reason.BLURRED))
+    faceless = lab.request(person, portrait=Sample(None, b"\0" * 32, (Reason.NO_FACE,)))
+    outcomes = registrar.enroll([blurred, faceless])
     blurred_live = Finding(Reason.BLURRED, Decision.REJECTED, Photograph.LIVE)
     assert outcomes[0].decided.reasons == (blurred_live,)
     assert outcomes[1].decided.reasons[0].photograph == "portrait"
@@ -179,13 +173,12 @@ def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab) -> None:
         assert outcome.decided.scores.live_portrait is None
 
 
-def test_evidence_keeps_the_hashes_of_a_documents_record(lab) -> None:
+def test_evidence_keeps_the_hashes_of_a_documents_record(lab, registrar) -> None:
     person = lab.people.person()
     plain = lab.request(person)
     portrait = replace(lab.people.sample(person), record_digest=bytes(range(32)))
     recorded = lab.request(person, document=plain.document, portrait=portrait)
-    with lab.registrar() as registrar:
-        first, second = registrar.enroll([plain, recorded])
+    first, second = registrar.enroll([plain, recorded])
     assert not lab.store.enrollment(first.enrollment_id).evidence.records
     kept = lab.store.enrollment(second.enrollment_id).evidence.records
     digests = (portrait.record_digest.hex(), portrait.digest.hex())
@@ -193,35 +186,32 @@ def test_evidence_keeps_the_hashes_of_a_documents_record(lab) -> None:
     assert replay(lab.store.enrollment(second.enrollment_id)).agrees
 
 
-def test_a_forged_number_is_refused_without_a_search(lab) -> None:
+def test_a_forged_number_is_refused_without_a_search(lab, registrar) -> None:
     forged = Document("cn-ric", "110105194912310021", "A Name")
-    with lab.registrar() as registrar:
-        outcome = registrar.enroll([lab.request(document=forged)])[0]
+    outcome = registrar.enroll([lab.request(document=forged)])[0]
     assert outcome.reasons == (Reason.DOCUMENT_INVALID,)
     assert outcome.decided.document_id is None
     assert outcome.decided.duplicate_search == FoundReferences(ran=False)
 
 
-def test_another_name_on_a_known_document_is_for_people_to_judge(lab) -> None:
+def test_another_name_on_a_known_document_is_for_people_to_judge(lab, registrar) -> None:
     person = lab.people.person()
     first = lab.request(person)
     spaced = structs.replace(first.document, name=f" {first.document.name.upper()} ")
     other = structs.replace(first.document, name="Somebody Else")
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll(
-            [first, lab.request(person, document=spaced), lab.request(person, document=other)]
-        )
+    outcomes = registrar.enroll(
+        [first, lab.request(person, document=spaced), lab.request(person, document=other)]
+    )
     assert outcomes[1].decision is Decision.APPROVED
     assert outcomes[2].decision is Decision.REVIEW
     assert outcomes[2].reasons == (Reason.NAME_MISMATCH,)
 
 
-def test_a_number_in_use_cannot_be_opened_twice(lab) -> None:
+def test_a_number_in_use_cannot_be_opened_twice(lab, registrar) -> None:
     first = lab.request()
     again = lab.request(msisdn=first.msisdn.replace("+86", "+86 "))
-    with lab.registrar() as registrar:
-        in_one_batch = registrar.enroll([first, again])
-        later = registrar.enroll([lab.request(msisdn=first.msisdn)])
+    in_one_batch = registrar.enroll([first, again])
+    later = registrar.enroll([lab.request(msisdn=first.msisdn)])
     assert in_one_batch[1].reasons == (Reason.LINE_IN_USE,)
     assert later[0].reasons == (Reason.LINE_IN_USE,)
 
@@ -239,19 +229,18 @@ def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab) -> No
     assert all(replay(one).agrees for one in recorded)
 
 
-def test_every_recorded_decision_replays(lab) -> None:
+def test_every_recorded_decision_replays(lab, registrar) -> None:
     person, other = lab.people.person(), lab.people.person()
     first = lab.request(person)
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll(
-            [
-                first,
-                lab.request(person),
-                lab.request(other, document=first.document),
-                lab.request(other, live=lab.people.sample(other, Reason.POSE)),
-                lab.request(document=Document("cn-ric", "1", "A Name")),
-            ]
-        )
+    outcomes = registrar.enroll(
+        [
+            first,
+            lab.request(person),
+            lab.request(other, document=first.document),
+            lab.request(other, live=lab.people.sample(other, Reason.POSE)),
+            lab.request(document=Document("cn-ric", "1", "A Name")),
+        ]
+    )
     for outcome in outcomes:
         enrollment = lab.store.enrollment(outcome.enrollment_id)
         assert replay(enrollment).agrees
@@ -273,13 +262,12 @@ def exact(person: Any) -> dict[str, Sample]:
     }
 
 
-def test_a_batch_that_is_decided_leaves_nothing_to_the_garbage_collector(lab) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request()])
-        gc.collect()
-        gc.disable()
-        try:
-            registrar.enroll([lab.request() for _ in range(3)])
-            assert not [one for one in gc.get_objects() if type(one) is AttemptBatch]
-        finally:
-            gc.enable()
+def test_a_batch_that_is_decided_leaves_nothing_to_the_garbage_collector(lab, registrar) -> None:
+    registrar.enroll([lab.request()])
+    gc.collect()
+    gc.disable()
+    try:
+        registrar.enroll([lab.request() for _ in range(3)])
+        assert not [one for one in gc.get_objects() if type(one) is AttemptBatch]
+    finally:
+        gc.enable()

@@ -83,10 +83,9 @@ def test_a_count_leaks_away_evenly_and_is_kept_by_the_database(lab) -> None:
             assert levels.level(name, SHOP) == pytest.approx(level, abs=0.01)
 
 
-def test_one_call_never_blocks_for_longer_than_the_bound(lab) -> None:
+def test_one_call_never_blocks_for_longer_than_the_bound(lab, registrar) -> None:
     name = name_holder("a document", FRAUD)
-    with lab.registrar() as registrar:
-        count(lab, registrar, name, 1_000.0)
+    count(lab, registrar, name, 1_000.0)
     assert lab.store.tallies([name])[name].level == LIMITS.holder_shown
 
 
@@ -144,38 +143,35 @@ def test_an_erased_holder_leaves_no_count(lab) -> None:
     assert not lab.store.tallies(names)
 
 
-def test_what_is_in_flight_counts_until_it_is_counted(lab) -> None:
+def test_what_is_in_flight_counts_until_it_is_counted(lab, registrar) -> None:
     held, in_flight = "a document", InFlight()
-    with lab.registrar() as registrar:
-        count(lab, registrar, name_holder(held, SHOP), 1.0)
-        given = (LIMITS, lab.store, registrar, SHOP, in_flight)
-        with Guard(*given) as first, Guard(*given) as second, Guard(*given) as third:
-            first.require(held)
-            second.require(held)
-            with pytest.raises(TooManyFailures):
-                third.require(held)
-        with Guard(*given) as again:
-            again.require(held)
-
-
-def test_a_carriers_count_of_a_holder_is_no_others(lab) -> None:
-    with lab.registrar() as registrar:
-        count(lab, registrar, name_holder("a document", SHOP), 3.0)
+    count(lab, registrar, name_holder(held, SHOP), 1.0)
+    given = (LIMITS, lab.store, registrar, SHOP, in_flight)
+    with Guard(*given) as first, Guard(*given) as second, Guard(*given) as third:
+        first.require(held)
+        second.require(held)
         with pytest.raises(TooManyFailures):
-            Guard(LIMITS, lab.store, registrar, OTHER, InFlight()).require("a document")
-        for other in (RIVAL, FRAUD):
-            Guard(LIMITS, lab.store, registrar, other, InFlight()).require("a document")
+            third.require(held)
+    with Guard(*given) as again:
+        again.require(held)
 
 
-def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab) -> None:
+def test_a_carriers_count_of_a_holder_is_no_others(lab, registrar) -> None:
+    count(lab, registrar, name_holder("a document", SHOP), 3.0)
+    with pytest.raises(TooManyFailures):
+        Guard(LIMITS, lab.store, registrar, OTHER, InFlight()).require("a document")
+    for other in (RIVAL, FRAUD):
+        Guard(LIMITS, lab.store, registrar, other, InFlight()).require("a document")
+
+
+def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab, registrar) -> None:
     limits = Limits(key_failures=2)
     of_carrier, of_key = name_keys(SHOP)
-    with lab.registrar() as registrar:
-        count(lab, registrar, of_carrier, 7.5, limits=limits)
-        assert not lab.store.tallies([of_key])
-        with pytest.raises(TooManyFailures):
-            Guard(limits, lab.store, registrar, OTHER, InFlight()).require()
-        Guard(limits, lab.store, registrar, RIVAL, InFlight()).require()
+    count(lab, registrar, of_carrier, 7.5, limits=limits)
+    assert not lab.store.tallies([of_key])
+    with pytest.raises(TooManyFailures):
+        Guard(limits, lab.store, registrar, OTHER, InFlight()).require()
+    Guard(limits, lab.store, registrar, RIVAL, InFlight()).require()
 
 
 def probing(lab: Any) -> list[tuple[str, ...]]:
@@ -183,32 +179,31 @@ def probing(lab: Any) -> list[tuple[str, ...]]:
     return sorted(one.document_ids for one in found)
 
 
-def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab) -> None:
+def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab, registrar) -> None:
     _, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        held = registrar.enroll([request])[0].decided.document_id
+    held = registrar.enroll([request])[0].decided.document_id
 
-        def search(caller: Caller, *told: str) -> None:
-            guard = Guard(LIMITS, lab.store, registrar, caller, InFlight())
-            guard.require_search()
-            tallies, is_met = guard.weigh_search(told)
-            entry = AuditEntry("test", "test", "test")
-            registrar.submit_audit([entry], tallies).result()
-            guard.settle(*told, is_met=is_met)
+    def search(caller: Caller, *told: str) -> None:
+        guard = Guard(LIMITS, lab.store, registrar, caller, InFlight())
+        guard.require_search()
+        tallies, is_met = guard.weigh_search(told)
+        entry = AuditEntry("test", "test", "test")
+        registrar.submit_audit([entry], tallies).result()
+        guard.settle(*told, is_met=is_met)
 
-        search(SHOP, held, held, held)
-        assert probing(lab) == [(held,)]
-        search(SHOP)
-        with pytest.raises(TooManyFailures):
-            search(SHOP, held)
-        assert probing(lab) == [(), (held,)]
-        # From now on a search that finds nobody is refused like one that finds them.
-        for told in ((), (held,), ("another",)):
-            with pytest.raises(TooManyFailures) as refused:
-                search(SHOP, *told)
-            assert refused.value.retry_after_s == pytest.approx(DAY.total_seconds(), rel=0.01)
-        search(OTHER)
-        search(RIVAL, held)
+    search(SHOP, held, held, held)
+    assert probing(lab) == [(held,)]
+    search(SHOP)
+    with pytest.raises(TooManyFailures):
+        search(SHOP, held)
+    assert probing(lab) == [(), (held,)]
+    # From now on a search that finds nobody is refused like one that finds them.
+    for told in ((), (held,), ("another",)):
+        with pytest.raises(TooManyFailures) as refused:
+            search(SHOP, *told)
+        assert refused.value.retry_after_s == pytest.approx(DAY.total_seconds(), rel=0.01)
+    search(OTHER)
+    search(RIVAL, held)
 
 
 def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab) -> None:
@@ -287,42 +282,40 @@ def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab) -> None:
 
 @pytest.mark.parametrize("carrier", ["blue", None])
 def test_a_document_of_ones_own_tells_nothing_of_the_faces_that_were_tried_with_it(
-    lab, carrier: str | None
+    lab, registrar, carrier: str | None
 ) -> None:
     victim = lab.people.person()
     own = lab.people.between(victim, 0.3)
-    with lab.registrar() as registrar:
-        taken, _ = enroll(lab, registrar, victim)
-        request, answer = enroll(lab, registrar, own)
-        document_id = answer.decided.document_id
-        between = (own + victim) / (2 * 1.3) ** 0.5
-        given = {"document": request.document, "msisdn": taken.msisdn}
-        _, tried = enroll(lab, registrar, between, **given)
-        assert {Reason.DUPLICATE_IDENTITY, Reason.LINE_IN_USE} == set(tried.reasons)
-        [case] = lab.store.cases.open_of([document_id])[document_id]
-        asked = {"replaces": request.document, "msisdn": taken.msisdn}
-        _, renewed = enroll(lab, registrar, own, **asked)
-        assert Reason.REPLACEMENT_REFUSED not in renewed.reasons
-        done = erase_holder(registrar, lab.store, document_id, "key:a", carrier, MONTH)
-        if carrier is None:
-            assert isinstance(done, PendingErasure)
-            assert done.cases == (case.id,)
-        else:
-            assert isinstance(done, ErasureCertificate)
+    taken, _ = enroll(lab, registrar, victim)
+    request, answer = enroll(lab, registrar, own)
+    document_id = answer.decided.document_id
+    between = (own + victim) / (2 * 1.3) ** 0.5
+    given = {"document": request.document, "msisdn": taken.msisdn}
+    _, tried = enroll(lab, registrar, between, **given)
+    assert {Reason.DUPLICATE_IDENTITY, Reason.LINE_IN_USE} == set(tried.reasons)
+    [case] = lab.store.cases.open_of([document_id])[document_id]
+    asked = {"replaces": request.document, "msisdn": taken.msisdn}
+    _, renewed = enroll(lab, registrar, own, **asked)
+    assert Reason.REPLACEMENT_REFUSED not in renewed.reasons
+    done = erase_holder(registrar, lab.store, document_id, "key:a", carrier, MONTH)
+    if carrier is None:
+        assert isinstance(done, PendingErasure)
+        assert done.cases == (case.id,)
+    else:
+        assert isinstance(done, ErasureCertificate)
 
 
-def test_a_document_that_nobody_holds_tells_nothing_of_them_either(lab) -> None:
+def test_a_document_that_nobody_holds_tells_nothing_of_them_either(lab, registrar) -> None:
     victim, today = lab.people.person(), utc_now().date()
-    with lab.registrar() as registrar:
-        taken, _ = enroll(lab, registrar, victim)
-        probe = lab.people.between(victim, 0.66)
-        document = lab.request().document
-        counted = find_counted(lab.store, document, today)
-        given = {"document": document, "msisdn": taken.msisdn}
-        _, tried = enroll(lab, registrar, probe, **given)
-        assert set(tried.reasons) == {Reason.POSSIBLE_DUPLICATE, Reason.LINE_IN_USE}
-        assert find_counted(lab.store, document, today) == counted
-        _, approved = enroll(lab, registrar, lab.people.person(), document=document)
-        assert approved.decision is Decision.APPROVED
-        # Version 7 begins with the moment when it was made.
-        assert UUID(approved.decided.document_id).version == 4
+    taken, _ = enroll(lab, registrar, victim)
+    probe = lab.people.between(victim, 0.66)
+    document = lab.request().document
+    counted = find_counted(lab.store, document, today)
+    given = {"document": document, "msisdn": taken.msisdn}
+    _, tried = enroll(lab, registrar, probe, **given)
+    assert set(tried.reasons) == {Reason.POSSIBLE_DUPLICATE, Reason.LINE_IN_USE}
+    assert find_counted(lab.store, document, today) == counted
+    _, approved = enroll(lab, registrar, lab.people.person(), document=document)
+    assert approved.decision is Decision.APPROVED
+    # Version 7 begins with the moment when it was made.
+    assert UUID(approved.decided.document_id).version == 4

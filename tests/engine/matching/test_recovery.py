@@ -136,14 +136,13 @@ pause("removed")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("is_saved", [False, True])
 def test_a_start_leaves_no_copy_of_a_face_that_is_removed_later(
-    lab, tmp_path, database_url, is_saved: bool
+    lab, registrar, tmp_path, database_url, is_saved: bool
 ) -> None:
-    with lab.registrar() as registrar:
-        for _ in range(10):
-            registrar.enroll([lab.request() for _ in range(40)])
-        if is_saved:
-            save_snapshot(lab.store, registrar.gallery, lab.folder)
-        rows = registrar.gallery.vectors(registrar.gallery.ids[::5])
+    for _ in range(10):
+        registrar.enroll([lab.request() for _ in range(40)])
+    if is_saved:
+        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    rows = registrar.gallery.vectors(registrar.gallery.ids[::5])
     program = STARTING.replace("KEYS", f"{tmp_path / 'keyring.json'}").replace("URL", database_url)
     seen = watch(
         program.replace("FOLDER", f"{lab.folder}"), {"vectors": rows[:, 4:8].copy().view(np.uint8)}

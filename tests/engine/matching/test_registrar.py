@@ -22,10 +22,9 @@ from schema.documents import Document
 from schema.reasons import Decision
 
 
-def test_a_batch_is_compared_with_itself_in_arrival_order(lab) -> None:
+def test_a_batch_is_compared_with_itself_in_arrival_order(lab, registrar) -> None:
     person = lab.people.person()
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll([*(lab.request(person) for _ in range(8))])
+    outcomes = registrar.enroll([*(lab.request(person) for _ in range(8))])
     decisions = [outcome.decision for outcome in outcomes]
     assert decisions == [Decision.APPROVED] + [Decision.REJECTED] * 7
     assert lab.store.counts()["live_references"] == 1
@@ -115,12 +114,11 @@ def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab) -> None:
         assert len(registrar.gallery) == 1
 
 
-def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab) -> None:
+def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab, registrar) -> None:
     person = lab.people.person()
     first, again = lab.request(person), lab.request(person)
     others = [lab.request() for _ in range(20)]
-    with lab.registrar() as registrar:
-        together = registrar.enroll([first, *others, again])[-1].decided
+    together = registrar.enroll([first, *others, again])[-1].decided
     candidate = together.duplicate_search.candidates[0]
     probe = fuse_vectors(again.live.vector, again.portrait.vector)
     reference = fuse_vectors(first.live.vector, first.portrait.vector)

@@ -93,22 +93,23 @@ def test_those_who_audit_and_those_who_change_take_turns(lab, busy) -> None:
 
 
 @pytest.mark.parametrize("way", ["deadline", "given up before", "given up meanwhile"])
-def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(lab, busy, way: str) -> None:
+def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
+    lab, registrar, busy, way: str
+) -> None:
     request = lab.request()
-    with lab.registrar() as registrar:
-        enroll(registrar, request)
-        runner = BoundedRunner(registrar, timeout_s=0.1 if way == "deadline" else 30)
-        with busy(registrar):
-            if way == "given up before":
-                runner.give_up()
-            elif way == "given up meanwhile":
-                threading.Timer(0.1, runner.give_up).start()
-            with pytest.raises(DeadlinePassed):
-                close_line(runner, lab.store, request.msisdn, "test")
-        assert registrar.queued == 0
-        assert close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
-        with pytest.raises(NotFound):
-            close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
+    enroll(registrar, request)
+    runner = BoundedRunner(registrar, timeout_s=0.1 if way == "deadline" else 30)
+    with busy(registrar):
+        if way == "given up before":
+            runner.give_up()
+        elif way == "given up meanwhile":
+            threading.Timer(0.1, runner.give_up).start()
+        with pytest.raises(DeadlinePassed):
+            close_line(runner, lab.store, request.msisdn, "test")
+    assert registrar.queued == 0
+    assert close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
+    with pytest.raises(NotFound):
+        close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
 
 
 def test_each_batch_is_observed_with_its_times_and_outcomes(lab, busy) -> None:
@@ -187,14 +188,13 @@ def test_a_registry_that_was_upgraded_stops_the_registrar(lab) -> None:
     assert lab.store.counts()["enrollments"] == 1
 
 
-def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab, busy) -> None:
-    with lab.registrar() as registrar:
-        with busy(registrar):
-            waiting = registrar.submit(lab.request())
-            registrar.stop(GalleryBehind("the gallery is opened again"))
-        assert isinstance(waiting.result(120), GalleryBehind)
-        with pytest.raises(GalleryBehind):
-            registrar.run(lambda *_: None)
+def test_a_stopped_registrar_tells_who_waits_and_commits_no_more(lab, registrar, busy) -> None:
+    with busy(registrar):
+        waiting = registrar.submit(lab.request())
+        registrar.stop(GalleryBehind("the gallery is opened again"))
+    assert isinstance(waiting.result(120), GalleryBehind)
+    with pytest.raises(GalleryBehind):
+        registrar.run(lambda *_: None)
     assert lab.store.counts()["enrollments"] == 0
 
 

@@ -46,18 +46,18 @@ from tests.engine.faces.records import write_19794_2011
 @pytest.mark.parametrize(
     "changes", [{"outlet": "nowhere"}, {"outlet": "red-1"}, {"carrier": "red"}]
 )
-def test_a_foreign_outlet_is_refused_and_nothing_is_stored(lab, changes: dict[str, str]) -> None:
+def test_a_foreign_outlet_is_refused_and_nothing_is_stored(
+    lab, registrar, changes: dict[str, str]
+) -> None:
     before = lab.store.counts()
-    with lab.registrar() as registrar:
-        outcome = registrar.enroll([lab.request(**changes)])[0]
+    outcome = registrar.enroll([lab.request(**changes)])[0]
     assert isinstance(outcome, OutletRefused)
     assert lab.store.counts() == before
 
 
-def test_a_closed_outlet_is_refused(lab) -> None:
+def test_a_closed_outlet_is_refused(lab, registrar) -> None:
     lab.store.close_outlet("blue-1", actor="test")
-    with lab.registrar() as registrar:
-        assert isinstance(registrar.enroll([lab.request()])[0], OutletRefused)
+    assert isinstance(registrar.enroll([lab.request()])[0], OutletRefused)
 
 
 def test_the_same_key_and_payload_give_the_stored_answer(lab) -> None:
@@ -74,30 +74,28 @@ def test_the_same_key_and_payload_give_the_stored_answer(lab) -> None:
     assert lab.store.counts() == before
 
 
-def test_the_same_key_with_another_payload_is_refused(lab) -> None:
+def test_the_same_key_with_another_payload_is_refused(lab, registrar) -> None:
     request = lab.request()
     changed = [
         replace(request, msisdn="+8613800138000"),
         replace(request, live=lab.people.sample(lab.people.person())),
         replace(request, document=structs.replace(request.document, name="Another Name")),
     ]
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        before = lab.store.counts()
-        outcomes = registrar.enroll([*changed[:1]]), registrar.enroll([*changed[1:2]])
-        outcomes = [*outcomes[0], *outcomes[1], *registrar.enroll([changed[2]])]
+    registrar.enroll([request])
+    before = lab.store.counts()
+    outcomes = registrar.enroll([*changed[:1]]), registrar.enroll([*changed[1:2]])
+    outcomes = [*outcomes[0], *outcomes[1], *registrar.enroll([changed[2]])]
     assert all(isinstance(outcome, IdempotencyMismatch) for outcome in outcomes)
     assert lab.store.counts() == before
 
 
-def test_two_carriers_may_use_one_key(lab) -> None:
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll(
-            [
-                lab.request(idempotency_key="one"),
-                lab.request(idempotency_key="one", carrier="red", outlet="red-1"),
-            ]
-        )
+def test_two_carriers_may_use_one_key(lab, registrar) -> None:
+    outcomes = registrar.enroll(
+        [
+            lab.request(idempotency_key="one"),
+            lab.request(idempotency_key="one", carrier="red", outlet="red-1"),
+        ]
+    )
     assert [outcome.decision for outcome in outcomes] == [Decision.APPROVED] * 2
 
 
@@ -119,10 +117,9 @@ def test_two_carriers_may_use_one_key(lab) -> None:
     ],
 )
 def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
-    lab, changes: dict[str, Any]
+    lab, registrar, changes: dict[str, Any]
 ) -> None:
-    with lab.registrar() as registrar:
-        outcomes = registrar.enroll([lab.request(), lab.request(**changes), lab.request()])
+    outcomes = registrar.enroll([lab.request(), lab.request(**changes), lab.request()])
     assert isinstance(outcomes[1], RequestError)
     assert "\n" not in str(outcomes[1])
     assert [type(outcome) for outcome in outcomes[::2]] == [Answer, Answer]

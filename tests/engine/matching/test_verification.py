@@ -47,18 +47,17 @@ def probe_of(vector: Any, carrier: str | None = None) -> HolderProbe:
     return replace(ANY, vector=vector, carrier=carrier)
 
 
-def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab) -> None:
+def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab, registrar) -> None:
     person, request = lab.newcomer()
     entries: list[AuditEntry] = []
     probe = lab.people.sample(person).vector
     other = lab.people.between(probe, 0.2)
-    with lab.registrar() as registrar:
-        document_id = registrar.enroll([request, lab.request()])[0].decided.document_id
-        target = request.document
-        mine = check_document(registrar, lab.store, target, probe_of(probe), entries.append)
-        by_id = check_document(registrar, lab.store, document_id, probe_of(probe), entries.append)
-        by_line = check_line(registrar, lab.store, request.msisdn, probe_of(probe), entries.append)
-        theirs = check_document(registrar, lab.store, target, probe_of(other), entries.append)
+    document_id = registrar.enroll([request, lab.request()])[0].decided.document_id
+    target = request.document
+    mine = check_document(registrar, lab.store, target, probe_of(probe), entries.append)
+    by_id = check_document(registrar, lab.store, document_id, probe_of(probe), entries.append)
+    by_line = check_line(registrar, lab.store, request.msisdn, probe_of(probe), entries.append)
+    theirs = check_document(registrar, lab.store, target, probe_of(other), entries.append)
     reference = fuse_vectors(request.live.vector, request.portrait.vector)
     expected = float(np.float32(reference.astype(np.float64) @ probe.astype(np.float64)))
     assert (mine.is_match, mine.score, mine.threshold) == (True, expected, 0.42)
@@ -81,18 +80,17 @@ def entries_of(lab: Any) -> list[AuditEntry]:
     return [row.entry for row in lab.store.audit_entries()]
 
 
-def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab) -> None:
+def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab, registrar) -> None:
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)
-    with lab.registrar() as registrar:
-        answer = registrar.enroll([request])[0]
-        line, document = answer.decided.line_id, answer.decided.document_id
-        checks = [
-            check_line(registrar, lab.store, text, probe_of(other), pytest.fail)
-            for text in (request.msisdn, line)
-        ]
-        checks.append(check_document(registrar, lab.store, document, probe_of(other), pytest.fail))
-        matched = check_line(registrar, lab.store, line, probe_of(holder), print)
+    answer = registrar.enroll([request])[0]
+    line, document = answer.decided.line_id, answer.decided.document_id
+    checks = [
+        check_line(registrar, lab.store, text, probe_of(other), pytest.fail)
+        for text in (request.msisdn, line)
+    ]
+    checks.append(check_document(registrar, lab.store, document, probe_of(other), pytest.fail))
+    matched = check_line(registrar, lab.store, line, probe_of(holder), print)
     assert matched.case_id is None
     (case,) = lab.store.cases.newest()
     assert {check.case_id for check in checks} == {case.id}
@@ -108,97 +106,89 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab) -> No
     assert actions == ["holder.checked", "case.opened", "holder.checked", "holder.checked"]
 
 
-def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab) -> None:
+def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab, registrar) -> None:
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)
-    with lab.registrar() as registrar:
-        line = registrar.enroll([request])[0].decided.line_id
-        check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
-        (case,) = lab.store.cases.newest()
-        older = replace(
-            case,
-            opened_at=case.opened_at - timedelta(days=2),
-            updated_at=case.updated_at - timedelta(days=2),
-        )
-        registrar.run(lambda writer, _: writer.commit([ENTRY, CaseChange(older)]))
-        check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
+    line = registrar.enroll([request])[0].decided.line_id
+    check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
+    (case,) = lab.store.cases.newest()
+    older = replace(
+        case,
+        opened_at=case.opened_at - timedelta(days=2),
+        updated_at=case.updated_at - timedelta(days=2),
+    )
+    registrar.run(lambda writer, _: writer.commit([ENTRY, CaseChange(older)]))
+    check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
     (merged,) = lab.store.cases.merged_into(case.id)
     assert (merged.line_id, merged.opened_at) == (line, case.opened_at)
     assert [one.kind for one in lab.store.cases.notes(case.id)][1:] == [NoteKind.MERGED]
 
 
-def test_where_no_face_is_on_file_a_check_is_no_evidence(lab) -> None:
+def test_where_no_face_is_on_file_a_check_is_no_evidence(lab, registrar) -> None:
     impostor, stranger = lab.people.person(), lab.people.person()
     entries: list[AuditEntry] = []
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request(impostor)])
-        refused = registrar.enroll([lab.request(impostor)])[0]
-        opened = lab.store.cases.newest()
-        document = refused.decided.document_id
-        probe = probe_of(stranger)
-        check = check_document(registrar, lab.store, document, probe, entries.append)
+    registrar.enroll([lab.request(impostor)])
+    refused = registrar.enroll([lab.request(impostor)])[0]
+    opened = lab.store.cases.newest()
+    document = refused.decided.document_id
+    probe = probe_of(stranger)
+    check = check_document(registrar, lab.store, document, probe, entries.append)
     assert (check.is_match, check.score, check.case_id) == (False, None, None)
     assert [entry.action for entry in entries] == ["holder.checked"]
     assert lab.store.cases.newest() == opened
 
 
-def test_a_tenant_checks_only_its_own_lines_and_holders(lab) -> None:
+def test_a_tenant_checks_only_its_own_lines_and_holders(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        for carrier in ("blue", None):
-            probe = probe_of(person, carrier)
-            assert check_line(registrar, lab.store, request.msisdn, probe, print).is_match
-            assert check_document(registrar, lab.store, request.document, probe, print).is_match
-        foreign = probe_of(person, "red")
-        with pytest.raises(NotFound) as unseen:
-            check_line(registrar, lab.store, request.msisdn, foreign, print)
-        with pytest.raises(NotFound) as unknown:
-            check_line(registrar, lab.store, "+8613999999999", foreign, print)
-        assert str(unseen.value) == str(unknown.value)
-        with pytest.raises(NotFound):
-            check_document(registrar, lab.store, request.document, foreign, print)
-        close_line(registrar, lab.store, request.msisdn, "test")
-        with pytest.raises(NotFound):
-            check_line(registrar, lab.store, request.msisdn, probe_of(person), print)
-        with pytest.raises(NotFound):
-            check_document(registrar, lab.store, request.document, probe_of(person, "blue"), print)
-        assert check_document(registrar, lab.store, request.document, probe_of(person), print)
+    registrar.enroll([request])
+    for carrier in ("blue", None):
+        probe = probe_of(person, carrier)
+        assert check_line(registrar, lab.store, request.msisdn, probe, print).is_match
+        assert check_document(registrar, lab.store, request.document, probe, print).is_match
+    foreign = probe_of(person, "red")
+    with pytest.raises(NotFound) as unseen:
+        check_line(registrar, lab.store, request.msisdn, foreign, print)
+    with pytest.raises(NotFound) as unknown:
+        check_line(registrar, lab.store, "+8613999999999", foreign, print)
+    assert str(unseen.value) == str(unknown.value)
+    with pytest.raises(NotFound):
+        check_document(registrar, lab.store, request.document, foreign, print)
+    close_line(registrar, lab.store, request.msisdn, "test")
+    with pytest.raises(NotFound):
+        check_line(registrar, lab.store, request.msisdn, probe_of(person), print)
+    with pytest.raises(NotFound):
+        check_document(registrar, lab.store, request.document, probe_of(person, "blue"), print)
+    assert check_document(registrar, lab.store, request.document, probe_of(person), print)
 
 
-def test_an_erased_holder_is_not_found(lab) -> None:
+def test_an_erased_holder_is_not_found(lab, registrar) -> None:
     person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        document_id = registrar.enroll([request])[0].decided.document_id
-        erase_holder(registrar, lab.store, request.document, "test")
-        for target in (request.document, document_id, "no id at all"):
-            with pytest.raises(NotFound):
-                check_document(registrar, lab.store, target, probe_of(person), print)
+    document_id = registrar.enroll([request])[0].decided.document_id
+    erase_holder(registrar, lab.store, request.document, "test")
+    for target in (request.document, document_id, "no id at all"):
+        with pytest.raises(NotFound):
+            check_document(registrar, lab.store, target, probe_of(person), print)
 
 
-def test_a_check_that_cannot_be_audited_is_not_told(lab) -> None:
+def test_a_check_that_cannot_be_audited_is_not_told(lab, registrar) -> None:
     person, request = lab.newcomer()
 
     def fail(_entry: AuditEntry) -> None:
         raise StorageFailed("the database is gone")
 
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        with pytest.raises(StorageFailed):
-            check_document(registrar, lab.store, request.document, probe_of(person), fail)
+    registrar.enroll([request])
+    with pytest.raises(StorageFailed):
+        check_document(registrar, lab.store, request.document, probe_of(person), fail)
 
 
-def test_what_is_no_face_or_no_line_is_refused_as_input(lab) -> None:
+def test_what_is_no_face_or_no_line_is_refused_as_input(lab, registrar) -> None:
     request = lab.request()
-    with lab.registrar() as registrar:
-        registrar.enroll([request])
-        for vector in (np.zeros(64, np.float32), np.ones((2, 2), np.float32)):
-            with pytest.raises(VectorInvalid):
-                check_document(
-                    registrar, lab.store, request.document, probe_of(vector), pytest.fail
-                )
-        with pytest.raises(RequestError):
-            check_line(registrar, lab.store, "my number", ANY, pytest.fail)
+    registrar.enroll([request])
+    for vector in (np.zeros(64, np.float32), np.ones((2, 2), np.float32)):
+        with pytest.raises(VectorInvalid):
+            check_document(registrar, lab.store, request.document, probe_of(vector), pytest.fail)
+    with pytest.raises(RequestError):
+        check_line(registrar, lab.store, "my number", ANY, pytest.fail)
 
 
 class Lagging(Gallery):
@@ -228,18 +218,19 @@ def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(lab, mo
             check_document(registrar, lab.store, request.document, probe_of(person), pytest.fail)
 
 
-def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does(lab) -> None:
+def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does(
+    lab, registrar
+) -> None:
     person, request = lab.newcomer()
     vector = lab.people.sample(person).vector
     other = lab.people.between(vector, 0.2)
     second = references.SecondTemplate("sha256:second", np.eye(1, 16, dtype=np.float32)[0])
-    with lab.registrar() as registrar:
-        document_id = registrar.enroll([request])[0].decided.document_id
-        ids = lab.store.document(document_id).reference_ids
-        for face, expected in ((other, 0), (vector, 1), (vector, 1)):
-            probe = replace(probe_of(face), second=second)
-            check_document(registrar, lab.store, request.document, probe, lambda _: None)
-            known = lab.store.second_templates(ids, second.digest, 16)
-            assert len(known) == expected
+    document_id = registrar.enroll([request])[0].decided.document_id
+    ids = lab.store.document(document_id).reference_ids
+    for face, expected in ((other, 0), (vector, 1), (vector, 1)):
+        probe = replace(probe_of(face), second=second)
+        check_document(registrar, lab.store, request.document, probe, lambda _: None)
+        known = lab.store.second_templates(ids, second.digest, 16)
+        assert len(known) == expected
     filled = [one for one in lab.store.audit_entries() if one.entry.action == FILLED]
     assert [one.entry.detail for one in filled] == [{"references": 1}]
