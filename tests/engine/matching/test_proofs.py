@@ -38,6 +38,8 @@ RULES = PeopleRules(
     proofs_per_outlet=3,
     carriers={"red": CarrierPeople(proofs={})},
 )
+NO_FACES = PeopleRules(carriers={"blue": CarrierPeople(keep_faces="none")})
+RED = {"carrier": "red", "outlet": "red-1"}
 TERMS = ProofTerms(
     {
         "state": frozenset({ProofWay.MOBILE_ID, ProofWay.CERTIFICATE}),
@@ -313,3 +315,37 @@ def test_the_name_of_a_proof_leaves_with_the_holder(lab: Lab, prepare) -> None:
         assert [(row.jti, row.use) for row in kept] == [(None, "proof")]
         again = replace(prove(prepare(2), jti="one"), idempotency_key="again")
         assert ask(registrar, again)[0].reasons == (Reason.PROOF_REPLAYED,)
+
+
+@pytest.mark.parametrize("is_kept_first", [True, False])
+def test_two_of_one_batch_pass_as_strangers_only_where_neither_is_kept(
+    lab: Lab, prepare, busy, is_kept_first: bool
+) -> None:
+    person, other = lab.people.person(), lab.people.person()
+    pair = [prepare(1, person=person, **RED), prepare(2, person=person)]
+    asked = [*(pair if is_kept_first else pair[::-1]), *(prepare(n, person=other) for n in (3, 4))]
+    with lab.registrar(people=NO_FACES) as registrar:
+        with busy(registrar):
+            waiting = [registrar.submit(one) for one in asked]
+        first, second, *strangers = (one.result(60) for one in waiting)
+    assert first.decision is Decision.APPROVED
+    assert Reason.DUPLICATE_IDENTITY in second.reasons
+    (found,) = lab.store.enrollment(second.enrollment_id).evidence.inputs["candidates"]
+    assert found["document_id"] == first.decided.document_id
+    assert [one.reasons for one in strangers] == [(Reason.NOT_SEARCHED,)] * 2
+    assert replay(lab.store.enrollment(second.enrollment_id)).agrees
+
+
+def test_lines_opened_by_a_face_that_is_not_kept_follow_no_later_face_without_two_people(
+    lab: Lab, prepare
+) -> None:
+    person, other = lab.people.person(), lab.people.person()
+    with lab.registrar(people=NO_FACES) as registrar:
+        (opened,) = ask(registrar, prepare(1, person=person))
+        later, own = ask(registrar, prepare(1, person=person, **RED), prepare(1, person=person))
+        assert (later.reasons, own.reasons) == ((Reason.EXCEPTION_ASKED,), opened.reasons)
+        assert lab.store.document(opened.decided.document_id or "").reference_ids == ()
+        grant(registrar, lab, later.decided.cases[0].id)
+        mine, theirs = ask(registrar, prepare(1, person=person), prepare(1, person=other))
+    assert mine.reasons == (Reason.NOT_SEARCHED,)
+    assert Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in theirs.reasons
