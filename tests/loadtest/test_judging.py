@@ -5,10 +5,11 @@ from typing import Any, cast
 
 import pytest
 
-from loadtest.criteria import MOST_CHECKED, Correctness, JudgedVisit, judge, mark_look_alikes
+from loadtest.criteria import MOST_CHECKED, Correctness, judge, mark_look_alikes
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import LOST, NOT_STARTED, ModelClient
-from loadtest.schedule import Kind
+from loadtest.participants import LoadParticipants
+from loadtest.schedule import Kind, Outcome
 from loadtest.service_calls import (
     APPROVED,
     CERTAIN,
@@ -175,21 +176,26 @@ class Model:
     """A `ModelClient`: every cosine between the two look-alikes is 0.62, others 0.1."""
 
     def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
-        names = [{f"t{number}-".encode() for number in LOOK_ALIKES}] * len(pairs)
-        return [
-            0.62 if all(any(one.startswith(name) for name in known) for one in pair) else 0.1
-            for pair, known in zip(pairs, names, strict=True)
-        ]
+        known = tuple(f"t{number}-".encode() for number in LOOK_ALIKES)
+        return [0.62 if all(one.startswith(known) for one in pair) else 0.1 for pair in pairs]
+
+
+def mark(
+    *outcomes: Outcome,
+    others: LoadParticipants = PARTICIPANTS,
+    model: Model | None = None,
+    is_local: bool = False,
+) -> list[Correctness]:
+    client = cast(ModelClient, model or Model())
+    marked = mark_look_alikes(judge(outcomes), others, client, is_local=is_local)
+    return [one.correctness for one in marked]
 
 
 def judge_answer(
     answer: Answer, kind: Kind = Kind.NEWCOMER, person: int = 101, **changes: Any
 ) -> Correctness:
-    visit = make_visit(1, kind, person=person, **changes)
-    [judged] = mark_look_alikes(
-        judge([make_outcome(visit, answer)]), PARTICIPANTS, cast(ModelClient, Model())
-    )
-    return judged.correctness
+    [judged] = mark(make_outcome(make_visit(1, kind, person=person, **changes), answer))
+    return judged
 
 
 def review(score: float) -> Answer:
@@ -218,10 +224,8 @@ def test_a_person_is_no_look_alike_of_himself() -> None:
 
 
 def test_a_planted_duplicate_is_never_a_look_alike() -> None:
-    assert (
-        judge_answer(decided(APPROVED), Kind.DUPLICATE, expected=expect_found("d"))
-        is Correctness.WRONG
-    )
+    judged = judge_answer(decided(APPROVED), Kind.DUPLICATE, expected=expect_found("d"))
+    assert judged is Correctness.WRONG
 
 
 def test_a_search_for_an_unknown_person_may_find_a_look_alike() -> None:
@@ -236,10 +240,7 @@ def test_too_many_look_alikes_are_wrong_decisions() -> None:
         make_outcome(make_visit(number, person=101), decided(REJECTED, CERTAIN, review=0.689))
         for number in range(1, MOST_CHECKED + 2)
     ]
-    judged: list[JudgedVisit] = mark_look_alikes(
-        judge(outcomes), PARTICIPANTS, cast(ModelClient, Model())
-    )
-    assert {one.correctness for one in judged} == {Correctness.WRONG}
+    assert set(mark(*outcomes)) == {Correctness.WRONG}
 
 
 @pytest.mark.parametrize(
@@ -255,11 +256,7 @@ def test_a_retry_must_repeat_the_first_answer(first: Answer, correctness: Correc
         make_outcome(make_visit(1, Kind.RETURNING, person=101), first),
         make_outcome(make_visit(2, Kind.RETRY, person=101, partner=1), review(0.85)),
     ]
-    others = make_participants(had_references=True)
-    assert (
-        mark_look_alikes(judge(outcomes), others, cast(ModelClient, Model()))[1].correctness
-        is correctness
-    )
+    assert mark(*outcomes, others=make_participants(had_references=True))[1] is correctness
 
 
 def test_without_an_answer_of_the_model_a_decision_is_wrong() -> None:
@@ -268,19 +265,13 @@ def test_without_an_answer_of_the_model_a_decision_is_wrong() -> None:
             del pairs
             raise LoadTestRefused("the service said nothing")
 
-    judged = judge([make_outcome(make_visit(1, person=101), review(0.689))])
-    assert (
-        mark_look_alikes(judged, PARTICIPANTS, cast(ModelClient, Silent()))[0].correctness
-        is Correctness.WRONG
-    )
+    outcome = make_outcome(make_visit(1, person=101), review(0.689))
+    assert mark(outcome, model=Silent()) == [Correctness.WRONG]
 
 
 def test_a_duplicate_in_a_gallery_that_held_people_is_a_look_alike() -> None:
     others = make_participants(had_references=True)
-    visit = make_visit(1, person=101)
-    judged_all = judge([make_outcome(visit, review(0.85))])
-    [judged] = mark_look_alikes(judged_all, others, cast(ModelClient, Model()))
-    assert judged.correctness is Correctness.LOOK_ALIKE
+    outcome = make_outcome(make_visit(1, person=101), review(0.85))
+    assert mark(outcome, others=others) == [Correctness.LOOK_ALIKE]
     # The references of a local service resemble nobody.
-    [judged] = mark_look_alikes(judged_all, others, cast(ModelClient, Model()), is_local=True)
-    assert judged.correctness is Correctness.WRONG
+    assert mark(outcome, others=others, is_local=True) == [Correctness.WRONG]

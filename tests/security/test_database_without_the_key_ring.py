@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from structlog import get_logger
 from structlog.testing import capture_logs
 
@@ -31,16 +31,22 @@ from schema.cases import Outcome
 from serving.registrar import open_registry
 from serving.registrar.open_registry import examine_rows
 from serving.telemetry.metrics import Meter
-from tests.engine.cases.conftest import ANNA, Service, make_pair, service  # noqa: F401
-from tests.engine.conftest import database_url, sqlite_url  # noqa: F401 - fixtures
-from tests.engine.matching.conftest import MODEL_DIGEST, lab, make_lab, people  # noqa: F401 - fixtures
+from tests.engine.cases.conftest import ANNA, Service, make_pair, service
+from tests.engine.conftest import database_url, sqlite_url
+from tests.engine.matching.conftest import MODEL_DIGEST, lab, make_lab, people
 from tests.waiting import wait_until
 
+__all__ = ["database_url", "lab", "make_lab", "make_pair", "people", "service", "sqlite_url"]
+
 Alter = Callable[..., None]
+ROW_BEYOND = (
+    "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash FROM audit "
+    "WHERE number = (SELECT max(number) FROM audit)"
+)
 
 
 @pytest.fixture
-def attack(service) -> Alter:  # noqa: F811 - the fixture
+def attack(service) -> Alter:
     """`attack(statement, **values)`: SQL of whoever writes the database; it alters something."""
 
     def alter(statement: str, **values: Any) -> None:
@@ -51,7 +57,7 @@ def attack(service) -> Alter:  # noqa: F811 - the fixture
 
 
 @contextmanager
-def found_by(service: Service, *words: str) -> Iterator[None]:  # noqa: F811 - the fixture
+def found_by(service: Service, *words: str) -> Iterator[None]:
     """The block alters what the examination of all rows then finds, and nothing else."""
     assert find_damage(service.store) == []
     yield
@@ -61,25 +67,19 @@ def found_by(service: Service, *words: str) -> Iterator[None]:  # noqa: F811 - t
 
 
 def head_of(store: Store) -> tuple[int, Any, Any, int]:
+    query = text("SELECT audit_number, chain_head, audit_mac, sequence FROM deployment")
     with changing(store.engine) as connection:
-        return tuple(  # type: ignore[return-value]
-            connection.execute(
-                text("SELECT audit_number, chain_head, audit_mac, sequence FROM deployment")
-            ).one()
-        )
+        return tuple(connection.execute(query).one())  # type: ignore[return-value]
 
 
-def set_head(connection: Connection, number: int, head: Any, code: Any, sequence: int) -> None:
-    connection.execute(
-        text(
-            "UPDATE deployment SET audit_number = :n, chain_head = :h, audit_mac = :m, "
-            "sequence = :s"
-        ),
-        {"n": number, "h": head, "m": code, "s": sequence},
-    )
+def cut_tail(attack: Alter, number: int, head: Any, code: Any, sequence: int) -> None:
+    """Takes off what follows an entry of the audit, and has the head say so."""
+    attack("DELETE FROM audit WHERE number > :n", n=number)
+    fields = "audit_number = :n, chain_head = :h, audit_mac = :m, sequence = :s"
+    attack(f"UPDATE deployment SET {fields}", n=number, h=head, m=code, s=sequence)
 
 
-def assert_broken(service: Service, database_url: str) -> None:  # noqa: F811 - the fixtures
+def assert_broken(service: Service, database_url: str) -> None:
     """Found at opening, by verification, and before an audited call commits."""
     with pytest.raises(ChainBroken):
         Store.open(database_url, service.lab.vault, model_digest=MODEL_DIGEST)
@@ -90,20 +90,17 @@ def assert_broken(service: Service, database_url: str) -> None:  # noqa: F811 - 
     assert isinstance(service.registrar.failure, ChainBroken)
 
 
-def test_a_tail_that_was_cut_off(service, database_url) -> None:  # noqa: F811
+def test_a_tail_that_was_cut_off(service, attack, database_url) -> None:
     service.enroll(2)
     before = service.store.audit_head()
     service.enroll(1)
     _, _, code, sequence = head_of(service.store)
-    with changing(service.store.engine) as connection:
-        connection.execute(text("DELETE FROM audit WHERE number > :n"), {"n": before[0]})
-        set_head(connection, *before, code, sequence)
+    cut_tail(attack, *before, code, sequence)
     assert_broken(service, database_url)
 
 
 def test_a_tail_cut_off_with_the_head_of_then_is_found_by_the_writer_and_an_anchor(
-    service,  # noqa: F811 - the fixture
-    tmp_path,
+    service, attack, tmp_path
 ) -> None:
     """The head is one that the key ring has authenticated: only what was seen later tells."""
     service.enroll(2)
@@ -115,9 +112,7 @@ def test_a_tail_cut_off_with_the_head_of_then_is_found_by_the_writer_and_an_anch
     file.write_text(f"Nov 27 10:00:00 host sosie: {line}\nanother line\n", encoding="utf-8")
     anchors = list(read_anchors(file, service.lab.vault.deployment_id))
     assert find_anchor_faults(service.store, anchors) == (1, [])
-    with changing(service.store.engine) as connection:
-        connection.execute(text("DELETE FROM audit WHERE number > :n"), {"n": before[0]})
-        set_head(connection, *before)
+    cut_tail(attack, *before)
     assert verify_chain(service.store).intact
     compared, [fault] = find_anchor_faults(service.store, anchors)
     assert (compared, "not there" in fault) == (1, True)
@@ -127,23 +122,13 @@ def test_a_tail_cut_off_with_the_head_of_then_is_found_by_the_writer_and_an_anch
         service.registrar.audit(AuditEntry("key:b1", "lines.read", "x"))
 
 
-def test_a_row_beyond_the_head(
-    service,  # noqa: F811 - the fixture
-    attack,
-    database_url,  # noqa: F811 - the fixture
-) -> None:
+def test_a_row_beyond_the_head(service, attack, database_url) -> None:
     service.enroll(1)
-    attack(
-        "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash FROM audit "
-        "WHERE number = (SELECT max(number) FROM audit)"
-    )
+    attack(ROW_BEYOND)
     assert_broken(service, database_url)
 
 
-def test_two_references_whose_documents_were_swapped(
-    service,  # noqa: F811 - the fixture
-    attack,
-) -> None:
+def test_two_references_whose_documents_were_swapped(service, attack) -> None:
     faces = [service.lab.people.person() for _ in range(2)]
     requests = [service.lab.request(face) for face in faces]
     one, two = (answer.decided for answer in service.registrar.enroll(requests))
@@ -162,9 +147,8 @@ def test_two_references_whose_documents_were_swapped(
     assert len(restored.gallery) == 0, "nobody is compared with either"
 
 
-def test_an_answer_that_is_given_again(service, attack) -> None:  # noqa: F811
-    person = service.lab.people.person()
-    request = service.lab.request(person)
+def test_an_answer_that_is_given_again(service, attack) -> None:
+    request = service.lab.request()
     service.registrar.enroll([request])
     with found_by(service, "idempotency: row"):
         attack('UPDATE idempotency SET response = \'{"decision": "rejected"}\'')
@@ -172,10 +156,7 @@ def test_an_answer_that_is_given_again(service, attack) -> None:  # noqa: F811
     assert isinstance(again, SealBroken)
 
 
-def test_a_block_that_was_lifted_and_one_that_was_put_back_to_before(
-    service,  # noqa: F811 - the fixture
-    attack,
-) -> None:
+def test_a_block_that_was_lifted_and_one_that_was_put_back_to_before(service, attack) -> None:
     person = service.lab.people.person()
     request = service.lab.request(person)
     service.registrar.enroll([request])
@@ -185,8 +166,7 @@ def test_a_block_that_was_lifted_and_one_that_was_put_back_to_before(
     (blocked,) = service.store.blocked_documents()
     with found_by(service, "documents: row"):
         attack("UPDATE documents SET blocked_at = NULL")
-    refused = service.lab.request(person, document=request.document)
-    (answer,) = service.registrar.enroll([refused])
+    (answer,) = service.registrar.enroll([service.lab.request(person, document=request.document)])
     assert isinstance(answer, SealBroken)
     # The row as it was before the block, with the code that it had: the chain knows of the block.
     attack("UPDATE documents SET mac = :code", code=free.mac)
@@ -206,7 +186,7 @@ ALTERED = {
 
 
 @pytest.mark.parametrize("table", ALTERED)
-def test_a_row_that_decides(service, attack, make_pair, table: str) -> None:  # noqa: F811 - fixtures
+def test_a_row_that_decides(service, attack, make_pair, table: str) -> None:
     """Who reads it is refused: `test_one_flipped_bit`."""
     one, two = make_pair()
     case = service.open(one.document_id, two.document_id)
@@ -216,17 +196,14 @@ def test_a_row_that_decides(service, attack, make_pair, table: str) -> None:  # 
         attack(f"UPDATE {table} SET {ALTERED[table]}")
 
 
-def test_a_watched_face_that_was_deleted(service, attack, make_pair) -> None:  # noqa: F811
+def test_a_watched_face_that_was_deleted(service, attack, make_pair) -> None:
     case = service.open(*(one.document_id for one in make_pair()))
     service.decide(case.id, Outcome.FRAUD)
     with found_by(service, "watchlist: "):
         attack("DELETE FROM watchlist WHERE id = 2")
 
 
-def test_what_is_altered_is_not_vouched_for_by_the_next_change(
-    service,  # noqa: F811 - the fixture
-    attack,
-) -> None:
+def test_what_is_altered_is_not_vouched_for_by_the_next_change(service, attack) -> None:
     (body,) = service.enroll(1)
     attack("UPDATE lines SET carrier = 'red', outlet = 'red-1'")
     with pytest.raises(SealBroken):
@@ -234,11 +211,7 @@ def test_what_is_altered_is_not_vouched_for_by_the_next_change(
     assert any(one.startswith("lines: row") for one in find_damage(service.store))
 
 
-def test_the_daily_examination_tells_by_metric_and_log(
-    service,  # noqa: F811 - the fixture
-    attack,
-    monkeypatch,
-) -> None:
+def test_the_daily_examination_tells_by_metric_and_log(service, attack, monkeypatch) -> None:
     monkeypatch.setattr(open_registry, "PAUSE_S", 0)
     meter = Meter()
     service.enroll(1)
@@ -300,12 +273,7 @@ def test_a_key_that_was_revoked_stays_so(own_service) -> None:
 def test_readiness_tells_of_a_row_beyond_the_head_before_anybody_meets_it(fresh) -> None:
     store = fresh.parts.store
     with changing(store.engine) as connection:
-        connection.execute(
-            text(
-                "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash "
-                "FROM audit WHERE number = (SELECT max(number) FROM audit)"
-            )
-        )
+        connection.execute(text(ROW_BEYOND))
     # No call is made: it is told before anybody meets it.
     wait_until(lambda: fresh.ask("GET", "/health/ready", key=None).status_code != 200)
     answer = fresh.ask("GET", "/health/ready", key=None)

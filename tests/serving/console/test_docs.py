@@ -1,6 +1,5 @@
 """The page of the API at `/docs`: every operation and type, from our own files alone."""
 
-import re
 from typing import Any
 
 import pytest
@@ -8,33 +7,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from serving.api.endpoints import ENDPOINTS
-from serving.console.routes import POLICY, read_files
-
-FILES = read_files("docs")
-
-
-@pytest.mark.parametrize("path", ["/docs", "/docs/", *(f"/docs/{one}" for one in FILES)])
-def test_its_files_come_without_a_key_and_with_the_policy_of_the_console(
-    service, path: str
-) -> None:
-    answer = service.ask("GET", path, key=None)
-    assert answer.status_code == 200
-    assert answer.content == FILES[path.removeprefix("/docs").strip("/") or "index.html"].body
-    assert answer.headers["content-security-policy"] == POLICY
-
-
-def test_nothing_else_can_be_asked_for(service) -> None:
-    answer = service.ask("GET", "/docs/routes.py", key=None)
-    service.assert_refused(answer, 404, "REQUEST.ROUTE_UNKNOWN")
-
-
-def test_nothing_comes_from_elsewhere_and_no_text_becomes_markup() -> None:
-    for path, file in FILES.items():
-        text = file.body.decode()
-        assert re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text) == [], path
-        assert re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text) is None
-    page = FILES["index.html"].body.decode()
-    assert re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page) is None
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
-"""What is served at `/console`: files of our own, and headers that let in nothing else."""
+"""What is served at `/console` and `/docs`: files of our own, with headers that let in nothing
+else."""
 
 import gzip
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,19 +13,28 @@ from serving.console import routes
 from serving.console.routes import POLICY, read_files
 
 FILES = read_files()
+PAGES = {"/console": FILES, "/docs": read_files("docs")}
 MOST_PACKED_BYTES, MOST_BYTES = 115_000, 310_000
 """Of all views in all languages, as they travel and unpacked: as docs/console.md says."""
 
 
 def texts() -> dict[str, str]:
-    return {path: file.body.decode() for path, file in FILES.items()}
+    return {
+        f"{page}/{path}": file.body.decode()
+        for page, files in PAGES.items()
+        for path, file in files.items()
+    }
 
 
-@pytest.mark.parametrize("path", ["/console", "/console/", *(f"/console/{one}" for one in FILES)])
-def test_every_file_comes_without_a_key_and_with_strict_headers(service, path: str) -> None:
-    answer = service.ask("GET", path, key=None)
+@pytest.mark.parametrize(
+    ("page", "path"), [(page, path) for page, files in PAGES.items() for path in ("", "/", *files)]
+)
+def test_every_file_comes_without_a_key_and_with_strict_headers(
+    service, page: str, path: str
+) -> None:
+    answer = service.ask("GET", f"{page}/{path}" if path.strip("/") else page + path, key=None)
     assert answer.status_code == 200
-    assert answer.content == FILES[path.removeprefix("/console").strip("/") or "index.html"].body
+    assert answer.content == PAGES[page][path.strip("/") or "index.html"].body
     headers = answer.headers
     assert headers["content-security-policy"] == POLICY
     assert headers["x-content-type-options"] == "nosniff"
@@ -48,12 +60,13 @@ def test_the_policy_allows_nothing_but_what_the_console_needs() -> None:
     }
 
 
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize(
     "path",
     ["nothing.js", "..%2f..%2froutes.py", "../routes.py", "js", "js/", "index.html/", "%00", "é"],
 )
-def test_nothing_else_can_be_asked_for(service, path: str) -> None:
-    answer = service.ask("GET", f"/console/{path}", key=None)
+def test_nothing_else_can_be_asked_for(service, page: str, path: str) -> None:
+    answer = service.ask("GET", f"{page}/{path}", key=None)
     service.assert_refused(answer, 404, "REQUEST.ROUTE_UNKNOWN")
 
 
@@ -100,8 +113,9 @@ def test_no_text_is_ever_made_markup() -> None:
         assert forbidden.search(text) is None, path
 
 
-def test_the_page_has_no_inline_script_and_no_inline_style() -> None:
-    page = FILES["index.html"].body.decode()
+@pytest.mark.parametrize("files", PAGES.values(), ids=PAGES)
+def test_the_page_has_no_inline_script_and_no_inline_style(files: Mapping[str, Any]) -> None:
+    page = files["index.html"].body.decode()
     assert re.findall(r"<script(?![^>]*\ssrc=)[^>]*>", page) == []
     assert re.search(r"<style|\sstyle=|\son\w+=", page) is None
 
@@ -109,6 +123,6 @@ def test_the_page_has_no_inline_script_and_no_inline_style() -> None:
 def test_the_key_is_kept_in_the_session_alone() -> None:
     for path, text in texts().items():
         kept = re.findall(r"(localStorage|sessionStorage|indexedDB|document\.cookie)", text)
-        allowed = {"js/api.js": {"sessionStorage"}, "js/language.js": {"localStorage"},
-                   "js/frame.js": {"localStorage"}}  # fmt: skip
-        assert set(kept) <= allowed.get(path, set()), path
+        allowed = {"api.js": {"sessionStorage"}, "language.js": {"localStorage"},
+                   "frame.js": {"localStorage"}}  # fmt: skip
+        assert set(kept) <= allowed.get(path.removeprefix("/console/js/"), set()), path
