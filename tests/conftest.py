@@ -1,5 +1,6 @@
 """Settings for every test, and real databases."""
 
+import ctypes
 import gc
 import os
 import shutil
@@ -85,6 +86,16 @@ def no_thread_is_left(request) -> Iterator[None]:
     for thread in left:
         thread.join(60)
     assert not [one.name for one in left if one.is_alive()]
+
+
+LIBC = ctypes.CDLL(None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_is_given_back() -> Iterator[None]:
+    """glibc keeps what was freed: after some hundred services a worker of tests held gigabytes."""
+    yield
+    getattr(LIBC, "malloc_trim", int)(0)
 
 
 class Statements(LRUCache[Any, Any]):
