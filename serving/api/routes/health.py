@@ -170,7 +170,7 @@ class ReadinessChecks:
         return status, Check(status.is_ready, status.detail)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _readiness_of(parts: Parts) -> ReadinessChecks:
     """The readiness of the one ingress of a process."""
     return ReadinessChecks(parts)
