@@ -274,20 +274,22 @@ class View:
 
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
-        found = self.locate(ids, check_ids(ids))
-        vectors = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
-        for part, places, rows in found:
-            vectors[places] = part.take(rows)
-        return vectors
+        return self._take(len(ids), self.locate(ids, check_ids(ids)))
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
         """The ids of these that are there, in their order, and their rows."""
-        keys, present = check_ids(ids), np.zeros(len(ids), np.bool_)
-        for view in self.sealed:
-            present |= view.find(ids)[1]
-        for head in self.heads:
-            present |= head.find(keys)[1]
-        return ids[present], self.vectors(ids[present])
+        # Looked up once: a head forgets the rows of ids that are removed meanwhile.
+        found = self._find(ids, check_ids(ids))
+        present = np.zeros(len(ids), np.bool_)
+        for _, places, _ in found:
+            present[places] = True
+        return ids[present], overwrite_when_freed(self._take(len(ids), found)[present])
+
+    def _take(self, count: int, found: list[tuple[Part, Positions, Positions]]) -> Vectors:
+        vectors = overwrite_when_freed(np.empty((count, self.dim), np.float32))
+        for part, places, rows in found:
+            vectors[places] = part.take(rows)
+        return vectors
 
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
         """The k best hits of each query, or all where there are fewer."""
@@ -308,8 +310,16 @@ class View:
 
     def locate(self, ids: Ids, keys: list[int]) -> list[tuple[Part, Positions, Positions]]:
         """By part: which of the ids it has, and their rows; `IdInvalid` for one in none."""
-        found: list[tuple[Part, Positions, Positions]] = []
+        found = self._find(ids, keys)
         missing = np.ones(len(keys), np.bool_)
+        for _, places, _ in found:
+            missing[places] = False
+        if missing.any():
+            raise IdInvalid(f"id {keys[int(missing.argmax())]} is not in the index")
+        return found
+
+    def _find(self, ids: Ids, keys: list[int]) -> list[tuple[Part, Positions, Positions]]:
+        found: list[tuple[Part, Positions, Positions]] = []
         lowest, highest = min(keys, default=0), max(keys, default=-1)
         for view in self.sealed:
             if view.segment.may_hold(lowest, highest):
@@ -318,10 +328,6 @@ class View:
         for head in self.heads:
             rows, present = head.find(keys)
             found.append((head, np.flatnonzero(present), rows[present]))
-        for _, places, _ in found:
-            missing[places] = False
-        if missing.any():
-            raise IdInvalid(f"id {keys[int(missing.argmax())]} is not in the index")
         return [place for place in found if len(place[1])]
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from indexes.base import CertifiedHits, Positions, Vectors
 from indexes.errors import IdInvalid
@@ -19,6 +20,7 @@ from indexes.exact.scanner import Scanner
 from indexes.segmented import merging
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.view import HeadView
 from tests.indexes.conftest import ask, assert_same
 from tests.indexes.oracle import BruteForce
 
@@ -442,3 +444,21 @@ def test_the_memory_account_names_every_part(unit_rows) -> None:
         assert index.account().head >= 100 * 128 * 4
         assert index.account().references == 8292
     assert SegmentedIndex(8, scanner=SCANNER).account().bytes_per_reference == 0
+
+
+def test_references_that_are_read_may_be_removed_meanwhile(unit_rows, monkeypatch) -> None:
+    rows, ids = unit_rows(8), np.arange(8)
+    index = SegmentedIndex(rows.shape[1], SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER)
+    index.add(ids, rows)
+    view, find = index.view, HeadView.find
+
+    def find_and_remove(head: HeadView, keys: list[int]) -> tuple[Positions, NDArray[np.bool_]]:
+        found = find(head, keys)
+        monkeypatch.undo()
+        index.withdraw(ids[:3])
+        return found
+
+    monkeypatch.setattr(HeadView, "find", find_and_remove)
+    there, held = view.held(ids)
+    assert there.tolist() == ids.tolist()
+    assert held.tobytes() == rows.tobytes()
