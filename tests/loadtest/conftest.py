@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import skimage.data
 
-from engine.registry.accounts import ApiKey, Carrier
-from engine.registry.database import utc_now
+from engine.registry.accounts import Carrier
 from engine.registry.store import PERSONAL_ROLES
-from serving.access.authentication import make_key
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.settings import SETTINGS_FILE, Settings, make_settings
 from tests.bench.conftest import photograph
+from tests.keys import add_key
 from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import listening
 from tests.serving.conftest import Outcome
@@ -62,11 +61,9 @@ def service(tmp_path_factory) -> Iterator[Service]:
         deployment.store.add_carrier(Carrier("blue", "Blue", MANY), actor="test")
         deployment.store.add_outlet("b1", "blue", actor="test")
         for name, (role, carrier) in KEYS.items():
-            made = make_key(deployment.vault)
-            keys[name] = made.text
-            fields = (made.id, made.digest, role, carrier, None, utc_now())
             person = name if role in PERSONAL_ROLES else None
-            deployment.store.add_api_key(ApiKey(*fields, label=name, person=person), actor="test")
+            given = {"label": name, "person": person}
+            keys[name] = add_key(deployment.store, deployment.vault, role, carrier, **given)
         with serving(home, keys, deployment.extractor) as start:
             yield start()
 

@@ -32,6 +32,11 @@ def outcome(number: int, answer: Answer = GOOD, latency_s: float = 0.1, **change
     )
 
 
+def at(due_s: float, latency_s: float, answer: Answer = GOOD, **more: float) -> Outcome:
+    visit = make_visit(round(due_s * 1e4) + 1, due_s=due_s)
+    return make_outcome(visit, answer, latency_s=latency_s, **more)
+
+
 def verdict_on(
     outcomes: list[Outcome], phases: tuple[LoadPhase, ...] = STEADY, **objective: float
 ) -> RunVerdict:
@@ -102,8 +107,7 @@ def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
         for number in range(10 * rate):
             due_s = (number + 0.5) / rate
             done_s = max(due_s, number / answered) + wait_s
-            visit = make_visit(number, due_s=due_s)
-            outcomes.append(make_outcome(visit, GOOD, latency_s=done_s - due_s))
+            outcomes.append(at(due_s, done_s - due_s))
         run, phases = LoadRun(tuple(outcomes), 10, 0.1), (LoadPhase("knee", 10, rate),)
         return decide(run, judge(outcomes), phases, Objective(kept_up=0.97))
 
@@ -118,33 +122,16 @@ def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
 
 
 def test_a_soak_must_not_grow_slower() -> None:
-    outcomes = [
-        make_outcome(
-            make_visit(number, due_s=number / 10), GOOD, latency_s=0.1 if number < 750 else 0.3
-        )
-        for number in range(1000)
-    ]
+    outcomes = [at(number / 10, 0.1 if number < 750 else 0.3) for number in range(1000)]
     assert failures(verdict_on(outcomes, drift=2)) == ["p99 of the last quarter"]
     assert verdict_on(outcomes, drift=4).is_passed
 
 
 def test_a_late_generator_is_a_warning() -> None:
-    outcomes = [
-        make_outcome(make_visit(number, due_s=number), GOOD, started_s=number + 0.2, latency_s=0.3)
-        for number in range(100)
-    ]
+    outcomes = [at(number, 0.3, started_s=number + 0.2) for number in range(100)]
     verdict = verdict_on(outcomes)
     assert verdict.is_passed
     assert "200 ms late" in verdict.warnings[0]
-
-
-def at(due_s: float, latency_s: float, answer: Answer | None = None) -> Outcome:
-    visit = make_visit(round(due_s * 1e6) + 1, due_s=due_s)
-    return make_outcome(visit, answer or decided(APPROVED), latency_s=latency_s)
-
-
-def run_of(outcomes: list[Outcome], seconds: float = 10) -> LoadRun:
-    return LoadRun(tuple(outcomes), seconds, 0.1)
 
 
 def test_percentiles_are_those_of_the_latencies_within_a_thousandth() -> None:
@@ -187,8 +174,8 @@ def test_without_answers_latencies_are_empty() -> None:
 
 
 def test_achieved_counts_good_answers_before_the_schedule_ends() -> None:
-    run = run_of([at(0, 0.1), at(1, 0.1), at(9, 5.0), at(9, 0.1, REFUSED)])
-    assert count_good(run) == 2
+    outcomes = (at(0, 0.1), at(1, 0.1), at(9, 5.0), at(9, 0.1, REFUSED))
+    assert count_good(LoadRun(outcomes, 10, 0.1)) == 2
 
 
 def test_a_conflict_of_a_repeated_key_is_no_failure() -> None:

@@ -1,5 +1,9 @@
-"""The real service in process, with its default bounds."""
+"""The real service in process, with its default bounds; and a registrar alone."""
 
+import pytest
+
+from tests.engine.conftest import sqlite_url  # noqa: F401 - a fixture
+from tests.engine.matching.conftest import lab, make_lab  # noqa: F401 - fixtures
 from tests.serving.api.conftest import (  # noqa: F401 - fixtures
     activation,
     extractor,
@@ -19,3 +23,8 @@ from tests.serving.conftest import (  # noqa: F401 - fixtures
     photographs,
     sosie,
 )
+
+
+@pytest.fixture
+def database_url(sqlite_url) -> str:  # noqa: F811 - the fixture
+    return str(sqlite_url)

@@ -9,10 +9,8 @@ from PIL import Image
 
 from bench.micro.test_decode import measure
 from engine.faces.image_files import ImageLimits
-from engine.registry.accounts import ApiKey
-from engine.registry.database import utc_now
-from serving.access.authentication import make_key
 from serving.ingress.extraction_queue import LARGE, decode_work
+from tests.keys import add_key
 from tests.security.costly_files import grey, noise, write
 
 LIMITS = ImageLimits()
@@ -98,14 +96,10 @@ def test_pixels_count_against_the_rate_of_the_key(own_service, activation) -> No
     store, vault = own_service.parts.store, own_service.parts.vault
     refused = {}
     for name, size in (("large", (4000, 3000)), ("small", (400, 300))):
-        made = make_key(vault)
-        fields = (made.id, made.digest, "outlet", "red", "r1", utc_now())
-        store.add_api_key(ApiKey(*fields, rate_limit=1.0), actor="test")
+        key = add_key(store, vault, "outlet", "red", "r1", rate_limit=1.0)
         picture = cut_png(*size)
         body = activation(outlet="r1", live=picture, portrait=picture)
-        answers = [
-            own_service.enroll(body, f"{name} {at}", key=made.text) for at in range(BURST_CALLS)
-        ]
+        answers = [own_service.enroll(body, f"{name} {at}", key=key) for at in range(BURST_CALLS)]
         assert {answer.status_code for answer in answers} <= {400, 429}
         refused[name] = sum(answer.status_code == 429 for answer in answers)
     # Of the 256 items that a key may spend at once, each call with large ones takes 13.

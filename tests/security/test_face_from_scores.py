@@ -332,8 +332,7 @@ def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(attacker,
         assert attacker.service.ask("POST", path, key="fraud", body=body).status_code == 429
 
 
-def test_failures_of_one_key_are_bounded_over_all_holders(start_service, attacker) -> None:
-    del start_service
+def test_failures_of_one_key_are_bounded_over_all_holders(attacker) -> None:
     service = attacker.service
     bound = Limits().outlet_key_failures
     answered = 0

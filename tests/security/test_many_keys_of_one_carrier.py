@@ -15,14 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.registry.accounts import ApiKey
-from engine.registry.database import utc_now
-from serving.access.authentication import make_key
 from serving.api.body import LEAST_BYTES
 from serving.cluster.environment import make_proxy_config
 from serving.deployment.deployment import Deployment
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import load_settings
+from tests.keys import add_key
 from tests.security.listening import listening
 from tests.security.slow_bodies import send_all
 from tests.security.unfinished_requests import WAIT_S
@@ -43,13 +41,9 @@ def served(keyed_home, extractor, tmp_path_factory) -> Iterator[tuple[Any, int, 
     """A service behind the proxy, its port, and keys of one carrier's outlet."""
     home = tmp_path_factory.mktemp("many") / "served"
     shutil.copytree(keyed_home[0], home)
-    texts = []
     with Deployment(home, load_settings(home)) as deployment:
-        for _ in range(MOST_KEYS):
-            made = make_key(deployment.vault)
-            given = (made.id, made.digest, "outlet", "red", "r1", utc_now())
-            deployment.store.add_api_key(ApiKey(*given), actor="test")
-            texts.append(made.text)
+        store, vault = deployment.store, deployment.vault
+        texts = [add_key(store, vault, "outlet", "red", "r1") for _ in range(MOST_KEYS)]
     with serving(home, keyed_home[1], extractor) as start:
         service = start()
         config = make_proxy_config(SETTINGS)

@@ -6,10 +6,8 @@ import pytest
 
 from engine.errors import RequestError
 from engine.formatting import mixes_scripts
-from engine.registry.accounts import ApiKey
-from engine.registry.database import utc_now
 from schema.actors import Actor, Caller
-from serving.access.authentication import make_key
+from tests.keys import add_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture
 
 JUDGED = ("fraud", "twins", "mistake", "unfounded")
@@ -50,11 +48,10 @@ def test_a_name_is_one_person_however_it_is_written(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_nobody_is_named_so_that_they_could_pass_as_another(own_service, name: str) -> None:
-    store, made = own_service.parts.store, make_key(own_service.parts.vault)
-    fields = (made.id, made.digest, "fraud", None, None, utc_now())
+    store, vault = own_service.parts.store, own_service.parts.vault
     known = len(store.api_keys())
     with pytest.raises(RequestError, match="write it in the letters of one script"):
-        store.add_api_key(ApiKey(*fields, person=name), actor="cli:ops")
+        add_key(store, vault, "fraud", person=name)
     assert len(store.api_keys()) == known
 
 
@@ -72,13 +69,11 @@ def test_what_people_are_called_is_taken(name: str) -> None:
 @pytest.fixture(scope="module")
 def keys(own_service) -> dict[str, str]:
     """Keys of two people: Kim has two, and spells the name in another way."""
-    store, made = own_service.parts.store, {}
-    for name, person in (("one", "Kim Lee"), ("other", " kim  LEE"), ("second", "Ada")):
-        key = make_key(own_service.parts.vault)
-        fields = (key.id, key.digest, "fraud", None, None, utc_now())
-        store.add_api_key(ApiKey(*fields, label=name, person=person), actor="cli:ops")
-        made[name] = key.text
-    return made
+    store, vault = own_service.parts.store, own_service.parts.vault
+    return {
+        name: add_key(store, vault, "fraud", actor="cli:ops", label=name, person=person)
+        for name, person in (("one", "Kim Lee"), ("other", " kim  LEE"), ("second", "Ada"))
+    }
 
 
 @pytest.fixture
@@ -120,11 +115,9 @@ def test_a_key_of_fraud_or_operators_is_a_persons_and_its_making_is_audited(
     own_service, keys
 ) -> None:
     store = own_service.parts.store
-    made = make_key(own_service.parts.vault)
     for role in ("fraud", "operator"):
-        nobody = ApiKey(made.id, made.digest, role, None, None, utc_now())
         with pytest.raises(RequestError, match="say whose"):
-            store.add_api_key(nobody, actor="cli:ops")
+            add_key(store, own_service.parts.vault, role)
     told = {
         one.entry.subject: (one.entry.actor, one.entry.detail["person"])
         for one in store.audit_entries()

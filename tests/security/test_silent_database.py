@@ -18,18 +18,16 @@ from sqlalchemy import event, text
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.matching.requests import EnrollmentRequest
 from engine.registry import postgresql, transactions, writer
-from engine.registry.accounts import ApiKey
 from engine.registry.audit import AuditEntry, verify_chain
-from engine.registry.database import utc_now
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from serving.access.authentication import make_key
 from serving.deployment.deployment import Deployment
 from serving.errors import ServiceRefusal
 from serving.registrar.protocol import CallContext
 from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
+from tests.keys import add_key
 from tests.security.silent_proxy import Newcomers, SilentProxy, Way, open_proxy
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import KEYS
@@ -253,11 +251,8 @@ def served(postgres_url, proxy, sosie, extractor, tmp_path) -> Iterator[Any]:
     made = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--registry-url", url)
     assert made.code == 0, made.err
     with Deployment(home, load_settings(home)) as deployment:
-        key = make_key(deployment.vault)
-        role, carrier, outlet = KEYS["b1"]
-        row = ApiKey(key.id, key.digest, role, carrier, outlet, utc_now())
-        deployment.store.add_api_key(row, actor="test")
-    with serving(home, {"b1": key.text}, extractor) as start:
+        key = add_key(deployment.store, deployment.vault, *KEYS["b1"])
+    with serving(home, {"b1": key}, extractor) as start:
         yield start()
 
 

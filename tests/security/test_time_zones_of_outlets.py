@@ -1,12 +1,10 @@
 """A document expires with its last day at the outlet: by the UTC date it was refused at 20:00 of
 its last valid day in Mexico, and accepted the next morning in Shanghai."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
-import pytest
 from msgspec import structs
 
 from engine.imports.row_parser import RawRow, ReadingTerms, RowReader
@@ -16,21 +14,12 @@ from engine.registry.accounts import Outlet
 from schema.documents import Document
 from schema.reasons import Decision, Reason
 from tests.engine.imports.test_row_parser import SOUND
-from tests.engine.matching.conftest import Lab, make_lab, resident_number
-
-__all__ = ["make_lab"]
+from tests.engine.matching.conftest import Lab, resident_number
 
 LAST_DAY = date(2026, 11, 26)
 EVENING_IN_MEXICO = datetime(2026, 11, 27, 2, 0, tzinfo=UTC)  # 20:00 of the 26th there
 MORNING_IN_SHANGHAI = datetime(2026, 11, 26, 23, 0, tzinfo=UTC)  # 07:00 of the 27th there
 MEXICO, SHANGHAI = "America/Mexico_City", "Asia/Shanghai"
-
-
-@pytest.fixture
-def lab(make_lab, tmp_path) -> Iterator[Lab]:
-    made = make_lab(f"sqlite:///{tmp_path / 'registry.sqlite'}")
-    yield made
-    made.store.close()
 
 
 def decide(lab: Lab, now: datetime, default: str = "UTC") -> Any:

@@ -1,7 +1,6 @@
 """A vector longer than 1 scores higher with everybody: one of length 1000 passed every 1:1, with a
 score of 1,000,000. It is refused wherever vectors come in, and nothing of it is kept."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,20 +22,11 @@ from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe
 from serving.ingress.parts import PLACE, SealedTemplates
 from serving.registrar.open_registry import SearchQueue
-from tests.engine.matching.conftest import DIM, Lab, make_lab
+from tests.engine.matching.conftest import DIM
 from tests.engine.matching.test_lines import dispute
 from tests.indexes.sharding.local_shards import open_local
 
-__all__ = ["make_lab"]
-
 LENGTHS = (1000.0, 1.01, 0.5, 0.0, np.nan, np.inf)
-
-
-@pytest.fixture
-def lab(make_lab, tmp_path) -> Iterator[Lab]:
-    made = make_lab(f"sqlite:///{tmp_path / 'registry.sqlite'}")
-    yield made
-    made.store.close()
 
 
 @pytest.fixture(params=LENGTHS, ids=str)

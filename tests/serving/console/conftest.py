@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, sync_playwright
 
+from engine.faces.extractor import Extractor
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -47,15 +50,28 @@ class Site:
 
 @pytest.fixture(scope="session")
 def site(keyed_home, extractor, tmp_path_factory) -> Iterator[Site]:
-    home = tmp_path_factory.mktemp("console") / "home"
-    shutil.copytree(keyed_home[0], home)
-    settings = home / SETTINGS_FILE
-    settings.write_text(settings.read_text().replace('# keep = "none"', 'keep = "all"'))
+    home = keep_faces(keyed_home[0], tmp_path_factory.mktemp("console") / "home")
     plant_ring(home)
-    with serving(home, keyed_home[1], extractor) as start:
-        service = start()
-        with listening(service.app, service.loop) as port:
-            yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
+    with open_site(home, keyed_home[1], extractor) as opened:
+        yield opened
+
+
+@contextmanager
+def open_site(
+    home: Path, keys: dict[str, str], extractor: Extractor, port: int = 0, **changes: Any
+) -> Iterator[Site]:
+    """The console of a home, by default at any port."""
+    with serving(home, keys, extractor) as start:
+        service = start(**changes)
+        with listening(service.app, service.loop, port) as found:
+            yield Site(f"http://127.0.0.1:{found}", keys, service)
+
+
+def keep_faces(home: Path, copy: Path) -> Path:
+    """A copy of a home, which keeps the faces of whoever enrolls."""
+    settings = shutil.copytree(home, copy) / SETTINGS_FILE
+    settings.write_text(settings.read_text().replace('# keep = "none"', 'keep = "all"'))
+    return copy
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
 from schema.options import CarrierPeople, PeopleRules
-from tests.serving.api.conftest import serving
-from tests.serving.client.conftest import listening
-from tests.serving.console.conftest import RING, Site
+from tests.serving.console.conftest import RING, Site, open_site
 from tests.serving.console.driving import Visitor, visiting
 from tests.serving.sandbox.conftest import serve_sandbox
 from tests.serving.sweeps.synthetic_people import PausedJoin
@@ -130,9 +128,7 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(browser, site, m
 def enroll(clerk: Visitor, photographs: Any, number: str, name: str, msisdn: str) -> None:
     clerk.expect_heading("New activation")
     clerk.fill(type="cn-ric", number=number, name=name, msisdn=msisdn, consent_ref="C-2026-1")
-    clerk.choose("Live photograph", photographs.later)
-    clerk.choose("Document portrait", photographs.portrait)
-    clerk.take_now()
+    give_photographs(clerk, photographs)
     if number == HOLDER:
         clerk.check("enroll")
     clerk.press("Decide")
@@ -215,8 +211,6 @@ def compare_faces(analyst: Visitor) -> None:
     analyst.page.set_viewport_size({"width": 390, "height": 844})
     desk.locator("summary").press("Enter")
     expect(desk.get_by_role("table")).to_be_visible()
-    width = "document.documentElement.scrollWidth"
-    assert analyst.page.evaluate(width) <= 390
     analyst.check("case-narrow")
     desk.locator("summary").press("Enter")
     analyst.page.set_viewport_size({"width": 1280, "height": 800})
@@ -319,9 +313,7 @@ def be_refused(clerk: Visitor, photographs: Any) -> None:
     clerk.expect_heading("New activation")
     given = {"type": "cn-ric", "number": SECOND, "name": "Eve Twice", "msisdn": "+8613800138779"}
     clerk.fill(**given, consent_ref="C-2026-2")
-    clerk.choose("Live photograph", photographs.later)
-    clerk.choose("Document portrait", photographs.portrait)
-    clerk.take_now()
+    give_photographs(clerk, photographs)
     clerk.press("Decide")
     expect(clerk.page.get_by_role("alert")).to_contain_text("may enroll nobody")
 
@@ -338,9 +330,6 @@ def lift_the_bar(second: Visitor) -> None:
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("One face, two documents")
     assert before > 1
-    second.page.set_viewport_size({"width": 390, "height": 844})
-    assert second.page.evaluate("document.documentElement.scrollWidth") <= 390
-    second.page.set_viewport_size({"width": 1280, "height": 800})
     second.check("barred")
     second.fill(reason="Another staff")
     second.press("Let it enroll again")
@@ -618,10 +607,9 @@ def strict_site(keyed_home, extractor, tmp_path) -> Iterator[Site]:
     """A site that asks for guardians and takes exceptions."""
     shutil.copytree(keyed_home[0], tmp_path / "home")
     rules = CarrierPeople(age_of_majority=17, exceptions=True)
-    with serving(tmp_path / "home", keyed_home[1], extractor) as start:
-        service = start(people=PeopleRules(carriers={"blue": rules}))
-        with listening(service.app, service.loop) as port:
-            yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
+    people = PeopleRules(carriers={"blue": rules})
+    with open_site(tmp_path / "home", keyed_home[1], extractor, people=people) as opened:
+        yield opened
 
 
 def test_a_guardian_an_exception_and_the_document_before_are_asked_for_where_they_are_ticked(

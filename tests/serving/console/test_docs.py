@@ -7,19 +7,16 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from serving.api.endpoints import ENDPOINTS
+from tests.serving.console.driving import visiting
 
 
 @pytest.fixture
 def page(site, browser) -> Any:
-    context = browser.new_context()
-    opened = context.new_page()
-    faults: list[str] = []
-    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-    opened.goto(f"{site.url}/docs")
-    expect(opened.locator("main > section").first).to_be_visible()
-    yield opened
-    context.close()
-    assert faults == []
+    with visiting(browser, site) as visitor:
+        visitor.page.goto(f"{site.url}/docs")
+        expect(visitor.page.locator("main > section").first).to_be_visible()
+        yield visitor.page
+    assert visitor.faults == []
 
 
 def test_every_operation_and_every_type_is_on_the_page(page: Page, site) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,10 +22,7 @@ from engine.registry.vault import Vault
 from schema.cases import CaseState
 from schema.documents import Document
 from serving.demo.data import make_document
-from serving.settings.settings import SETTINGS_FILE
-from tests.serving.api.conftest import serving
-from tests.serving.client.conftest import listening
-from tests.serving.console.conftest import Site, import_subscribers
+from tests.serving.console.conftest import Site, import_subscribers, keep_faces, open_site
 from tests.serving.console.driving import Visitor, visiting
 
 LFW = Path(__file__).resolve().parents[4] / "shared" / "lfw" / "images"
@@ -79,15 +75,10 @@ class Photograph(NamedTuple):
 
 @pytest.fixture(scope="module")
 def queue(keyed_home, extractor, tmp_path_factory) -> Iterator[tuple[Site, list[Planted]]]:
-    home = tmp_path_factory.mktemp("planted") / "home"
-    shutil.copytree(keyed_home[0], home)
-    settings = home / SETTINGS_FILE
-    settings.write_text(settings.read_text().replace('# keep = "none"', 'keep = "all"'))
+    home = keep_faces(keyed_home[0], tmp_path_factory.mktemp("planted") / "home")
     planted = plant(home, extractor)
-    with serving(home, keyed_home[1], extractor) as start:
-        service = start()
-        with listening(service.app, service.loop) as port:
-            yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service), planted
+    with open_site(home, keyed_home[1], extractor) as site:
+        yield site, planted
 
 
 def test_a_newcomer_decides_a_queue_of_real_faces_and_a_second_person_approves(

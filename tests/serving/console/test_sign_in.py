@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.serving.api.conftest import serving
-from tests.serving.client.conftest import listening
-from tests.serving.console.conftest import Site
+from tests.serving.console.conftest import Site, open_site
 from tests.serving.console.driving import visiting
 from tests.serving.identity_provider import free_port, providing, write_sign_in
 
@@ -29,10 +27,8 @@ def site(provider, keyed_home, extractor, tmp_path_factory) -> Iterator[Site]:
     shutil.copytree(keyed_home[0], home)
     port = free_port()
     write_sign_in(home, provider, f"http://127.0.0.1:{port}")
-    with serving(home, keyed_home[1], extractor) as start:
-        service = start()
-        with listening(service.app, service.loop, port):
-            yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
+    with open_site(home, keyed_home[1], extractor, port) as opened:
+        yield opened
 
 
 def consent(page: Page, subject: str) -> None:
