@@ -1,0 +1,154 @@
+"""A carrier that keeps no face: what is compared, and what others make of its lines."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from engine.lifecycle.rules import LineRules, load_rules
+from engine.matching.checks.order import replay
+from engine.matching.checks.second_model import SecondModel, SecondModelCheck
+from engine.matching.registrar import Registrar
+from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
+from engine.registry.references import SecondTemplate
+from schema.options import CarrierPeople, PeopleRules
+from schema.people import ExceptionCause
+from schema.reasons import Decision, Reason
+from tests.engine.matching.conftest import DIM, NOW, Lab
+from tests.engine.matching.test_people import CHILD, ask, card
+from tests.engine.matching.test_proofs import grant
+from tests.tables import tables
+
+NONE = PeopleRules(carriers={"blue": CarrierPeople(keep_faces="none")})
+BY_LAW = PeopleRules(carriers={"blue": CarrierPeople(keep_faces="none", search_law="Act 7, 12")})
+Make = Callable[..., EnrollmentRequest]
+
+
+@pytest.fixture
+def blue(lab) -> Make:
+    return lambda serial, person=None, **more: lab.request(person, document=card(serial), **more)
+
+
+@pytest.fixture
+def red(blue) -> Make:
+    return lambda *given, **more: blue(*given, carrier="red", outlet="red-1", **more)
+
+
+def count_kept(lab: Lab) -> int:
+    """References, and faces of attempts that people are asked about."""
+    kept = (tables.references, tables.attempt_templates, tables.crops)
+    return sum(len(lab.store.rows(one.select())) for one in kept)
+
+
+def do_replay(lab: Lab, *answers: Answer) -> bool:
+    return all(replay(lab.store.enrollment(one.enrollment_id)).agrees for one in answers)
+
+
+def ask_at_once(busy, registrar: Registrar, *requests: EnrollmentRequest) -> list[Answer]:
+    """In one batch."""
+    with busy(registrar):
+        waiting = [registrar.submit(one) for one in requests]
+    return [cast("Answer", one.result(60)) for one in waiting]
+
+
+def test_the_live_face_is_the_portraits_and_the_decision_says_that_nobody_was_searched_for(
+    lab: Lab, blue: Make, red: Make
+) -> None:
+    person, other = lab.people.person(), lab.people.person()
+    with lab.registrar(people=NONE) as registrar:
+        asked = blue(2, person, captured_at=NOW)
+        mixed = blue(3, person, portrait=lab.people.sample(other))
+        (known,) = ask(registrar, red(1, person))
+        opened, mixed = ask(registrar, asked, mixed)
+        (again,) = ask(registrar, asked)
+    assert (opened.decision, opened.reasons) == (Decision.APPROVED, (Reason.NOT_SEARCHED,))
+    assert mixed.reasons == (Reason.FACE_MISMATCH, Reason.NOT_SEARCHED)
+    folio = opened.decided.folio
+    assert folio is not None
+    assert (folio.number, folio.captured_at) == (opened.enrollment_id, NOW.isoformat())
+    assert (again.is_repeated, again.decided.folio, known.decided.folio) == (True, folio, None)
+    kept = lab.store.enrollment(opened.enrollment_id).evidence
+    assert (kept.is_face_kept, kept.strip().is_face_kept) == (False, False)
+    assert (kept.quality, kept.inputs["searched"]) == ({}, None)
+    assert do_replay(lab, opened, mixed)
+    assert (len(lab.store.lines_of(opened.decided.document_id)), count_kept(lab)) == (1, 1)
+
+
+def test_by_a_law_it_is_searched_for_among_others_faces_and_not_added(
+    lab: Lab, busy, blue: Make, red: Make
+) -> None:
+    person, newcomer = lab.people.person(), lab.people.person()
+    with lab.registrar(people=BY_LAW) as registrar:
+        ask(registrar, red(1, person))
+        asked = (blue(2, person), blue(3, newcomer), blue(4, newcomer))
+        double, first, second = ask_at_once(busy, registrar, *asked)
+        (later,) = ask(registrar, blue(5, newcomer))
+    assert double.reasons == (Reason.DUPLICATE_IDENTITY,)
+    # Of two whose faces are not kept neither is known to the other, at once as one after the other.
+    assert [one.reasons for one in (first, second, later)] == [()] * 3
+    assert later.decided.duplicate_search.searched == count_kept(lab) == 1
+    assert do_replay(lab, double, first, later)
+
+
+def test_a_guardian_shows_face_and_portrait_each_time_and_nothing_is_kept(lab: Lab) -> None:
+    person, other, sample = lab.people.person(), lab.people.person(), lab.people.sample
+
+    def minor(serial: int, face: Any, *, portrait: bool = True, **more: Any) -> EnrollmentRequest:
+        own = sample(face) if portrait else None
+        guardian = GuardianShown(document=card(serial), live=sample(face), portrait=own)
+        return lab.request(document=card(1, CHILD), guardian=guardian, **more)
+
+    with lab.registrar(people=replace(NONE, age_of_majority=17)) as registrar:
+        answers = ask(
+            registrar,
+            *(minor(9, person), minor(9, person), minor(9, person, portrait=False)),
+            # Elsewhere their first face would answer for the minor's lines.
+            *(minor(8, other), minor(9, person, carrier="red", outlet="red-1")),
+        )
+    first, again, bare, changed, there = answers
+    assert [one.decision for one in (first, again)] == [Decision.APPROVED] * 2
+    assert set(bare.reasons) == {Reason.GUARDIAN_MISMATCH, Reason.NOT_SEARCHED}
+    assert (changed.decision, changed.decided.cases) == (Decision.REJECTED, [])
+    assert Reason.GUARDIAN_CHANGED in changed.reasons
+    assert Reason.GUARDIAN_REFUSED in there.reasons
+    assert (count_kept(lab), do_replay(lab, *answers)) == (0, True)
+
+
+def test_a_second_model_gets_no_template_of_it(lab: Lab, blue: Make, red: Make) -> None:
+    person, second = lab.people.person(), SecondTemplate("second", lab.people.person())
+    names = ("live", "portrait")
+    shown = {one: replace(lab.people.sample(person), second=second) for one in names}
+    with lab.registrar(people=NONE) as registrar:
+        checks = {**registrar._judge.checks, SecondModelCheck: SecondModel("second", DIM)}
+        registrar._judge = replace(registrar._judge, checks=checks)
+        (known,) = ask(registrar, red(1, person))
+        held = lab.store.document(known.decided.document_id or "").reference_ids
+        for make, count in ((blue, 0), (red, 1)):
+            ask(registrar, make(1, **shown))
+            assert len(lab.store.second_templates(held, "second", DIM)) == count
+
+
+@pytest.mark.parametrize("rules", [NONE, BY_LAW])
+def test_two_people_grant_an_exception_without_a_face(
+    lab: Lab, blue: Make, red: Make, rules: PeopleRules
+) -> None:
+    unfit = replace(lab.people.sample(lab.people.person()), problems=(Reason.BLURRED,))
+    with lab.registrar(people=replace(rules, exceptions=True)) as registrar:
+        (answer,) = ask(registrar, blue(1, portrait=unfit, exception=ExceptionCause.INJURY))
+        assert Reason.EXCEPTION_ASKED in answer.reasons
+        assert count_kept(lab) == 0
+        grant(registrar, lab, answer.decided.cases[0].id)
+        assert ask(registrar, red(1))[0].reasons == (Reason.EXCEPTION_ASKED,)
+    assert len(lab.store.lines_of(answer.decided.document_id)) == 1
+
+
+def test_a_set_of_rules_says_it_for_a_carrier_that_does_not_say_so_itself() -> None:
+    sets = LineRules(load_rules("mexico"), {"red": load_rules("thailand")})
+    given = PeopleRules(carriers={"green": CarrierPeople(keep_faces="all", proofs_per_outlet=3)})
+    rules = sets.complete(given)
+    assert [one in rules.unkept for one in ("blue", "red", "green")] == [True, False, False]
+    assert rules.of("green").proofs_per_outlet == 3
+    own = LineRules(own={"red": load_rules("korea")}).complete(PeopleRules())
+    assert [one in own.unsearched for one in ("blue", "red")] == [False, True]
+    assert LineRules().complete(PeopleRules()) == PeopleRules()
