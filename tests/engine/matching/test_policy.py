@@ -54,6 +54,27 @@ def minor(**guardian: Any) -> dict[str, Any]:
     return {"is_age_asked": True, "is_minor": True, "guardian": replace(GUARDIAN, **guardian)}
 
 
+Row = tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]
+"""What differs from honest evidence; what is decided for which reasons, and the cases opened."""
+
+
+def approves(*told: Reason | CaseKind, **changes: Any) -> Row:
+    return _tell(Decision.APPROVED, told, changes)
+
+
+def reviews(*told: Reason | CaseKind, **changes: Any) -> Row:
+    return _tell(Decision.REVIEW, told, changes)
+
+
+def rejects(*told: Reason | CaseKind, **changes: Any) -> Row:
+    return _tell(Decision.REJECTED, told, changes)
+
+
+def _tell(decision: Decision, told: tuple[Reason | CaseKind, ...], changes: dict[str, Any]) -> Row:
+    reasons = tuple(one for one in told if isinstance(one, Reason))
+    return changes, decision, reasons, tuple(one for one in told if isinstance(one, CaseKind))
+
+
 EXCUSED = {
     "exception": ExceptionCause.INJURY,
     "is_exception_offered": True,
@@ -61,145 +82,88 @@ EXCUSED = {
     "exception_limit": 5,
 }
 PROVEN = ProofEvidence(way=ProofWay.WALLET, is_offered=True, brings=Decision.APPROVED, limit=1)
-APART: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
-    ({"is_age_asked": True, "is_minor": False}, Decision.APPROVED, (), ()),
-    ({"is_age_asked": True}, Decision.REJECTED, (Reason.BIRTH_DATE_MISSING,), ()),
-    ({"is_age_asked": True, "is_minor": True}, Decision.REJECTED, (Reason.GUARDIAN_MISSING,), ()),
-    (minor(), Decision.APPROVED, (), ()),
-    (minor(live_portrait_score=None), Decision.APPROVED, (), ()),
-    (minor(holder_score=None), Decision.APPROVED, (), ()),
-    *(
-        (minor(**changes), Decision.REJECTED, (reason,), ())
-        for changes, reason in (
-            ({"findings": (Reason.DOCUMENT_EXPIRED,)}, Reason.GUARDIAN_REFUSED),
-            ({"problems": (Reason.BLURRED,)}, Reason.GUARDIAN_UNUSABLE),
-            ({"live_portrait_score": 0.39}, Reason.GUARDIAN_MISMATCH),
-            ({"holder_score": 0.41, "is_barred": True}, Reason.GUARDIAN_MISMATCH),
-            ({"live_portrait_score": None, "holder_score": None}, Reason.GUARDIAN_MISMATCH),
-            ({"is_barred": True}, Reason.GUARDIAN_REFUSED),
-            ({"is_same_person": True}, Reason.GUARDIAN_REFUSED),
-            ({"is_grown_up": False}, Reason.GUARDIAN_REFUSED),
-            ({"is_grown_up": None}, Reason.BIRTH_DATE_MISSING),
-            ({"candidates": (other(0.65),)}, Reason.GUARDIAN_DUPLICATE),
-        )
+ASKED = (Reason.EXCEPTION_ASKED, CaseKind.EXCEPTION)
+OTHERS = {"name_differs": True, "is_watchlisted": True}
+APART = [
+    approves(is_age_asked=True, is_minor=False),
+    rejects(Reason.BIRTH_DATE_MISSING, is_age_asked=True),
+    rejects(Reason.GUARDIAN_MISSING, is_age_asked=True, is_minor=True),
+    approves(**minor()),
+    approves(**minor(live_portrait_score=None)),
+    approves(**minor(holder_score=None)),
+    rejects(Reason.GUARDIAN_REFUSED, **minor(findings=(Reason.DOCUMENT_EXPIRED,))),
+    rejects(Reason.GUARDIAN_UNUSABLE, **minor(problems=(Reason.BLURRED,))),
+    rejects(Reason.GUARDIAN_MISMATCH, **minor(live_portrait_score=0.39)),
+    rejects(Reason.GUARDIAN_MISMATCH, **minor(holder_score=0.41, is_barred=True)),
+    rejects(Reason.GUARDIAN_MISMATCH, **minor(live_portrait_score=None, holder_score=None)),
+    rejects(Reason.GUARDIAN_REFUSED, **minor(is_barred=True)),
+    rejects(Reason.GUARDIAN_REFUSED, **minor(is_same_person=True)),
+    rejects(Reason.GUARDIAN_REFUSED, **minor(is_grown_up=False)),
+    rejects(Reason.BIRTH_DATE_MISSING, **minor(is_grown_up=None)),
+    rejects(Reason.GUARDIAN_DUPLICATE, **minor(candidates=(other(0.65),))),
+    reviews(Reason.GUARDIAN_DUPLICATE, **minor(candidates=(other(0.56),))),
+    reviews(Reason.NAME_MISMATCH, **minor(name_differs=True)),
+    reviews(Reason.WATCHLISTED, **minor(is_watchlisted=True)),
+    reviews(
+        Reason.NAME_MISMATCH,
+        Reason.GUARDIAN_DUPLICATE,
+        Reason.WATCHLISTED,
+        **minor(**OTHERS, candidates=(other(0.56),)),
     ),
-    (minor(candidates=(other(0.56),)), Decision.REVIEW, (Reason.GUARDIAN_DUPLICATE,), ()),
-    (minor(name_differs=True), Decision.REVIEW, (Reason.NAME_MISMATCH,), ()),
-    (minor(is_watchlisted=True), Decision.REVIEW, (Reason.WATCHLISTED,), ()),
-    (
-        minor(name_differs=True, is_watchlisted=True, candidates=(other(0.56),)),
-        Decision.REVIEW,
-        (Reason.NAME_MISMATCH, Reason.GUARDIAN_DUPLICATE, Reason.WATCHLISTED),
-        (),
-    ),
-    (
-        minor(name_differs=True, is_watchlisted=True, live_portrait_score=0.39),
-        Decision.REJECTED,
-        (Reason.GUARDIAN_MISMATCH,),
-        (),
-    ),
-    ({"is_deceased": True}, Decision.REJECTED, (Reason.HOLDER_DECEASED,), (CaseKind.DECEASED,)),
-    (
-        {"deceased_look_alikes": ("another",)},
-        Decision.REVIEW,
-        (Reason.DECEASED_LOOK_ALIKE,),
-        (CaseKind.DECEASED,),
-    ),
-    ({"is_replaced": True}, Decision.REJECTED, (Reason.DOCUMENT_REPLACED,), ()),
-    (minor(is_other=True), Decision.REVIEW, (Reason.GUARDIAN_CHANGED,), ()),
-    ({"replacement": FREE}, Decision.APPROVED, (), ()),
-    ({"replacement": replace(DOUBTED, is_confirmed=True)}, Decision.APPROVED, (), ()),
-    *(
-        ({"replacement": doubted}, Decision.REVIEW, (Reason.REPLACEMENT_ASKED,), ())
-        for doubted in (
-            DOUBTED,
-            replace(FREE, name_differs=True),
-            replace(FREE, is_always_asked=True),
-        )
-    ),
-    *(
-        ({"replacement": refused}, Decision.REJECTED, (Reason.REPLACEMENT_REFUSED,), ())
-        for refused in (
-            ReplacementEvidence(),
-            replace(FREE, score=0.419),
-            replace(FREE, score=None),
-            replace(FREE, is_free=False),
-        )
-    ),
+    rejects(Reason.GUARDIAN_MISMATCH, **minor(**OTHERS, live_portrait_score=0.39)),
+    rejects(Reason.HOLDER_DECEASED, CaseKind.DECEASED, is_deceased=True),
+    reviews(Reason.DECEASED_LOOK_ALIKE, CaseKind.DECEASED, deceased_look_alikes=("another",)),
+    rejects(Reason.DOCUMENT_REPLACED, is_replaced=True),
+    reviews(Reason.GUARDIAN_CHANGED, **minor(is_other=True)),
+    approves(replacement=FREE),
+    approves(replacement=replace(DOUBTED, is_confirmed=True)),
+    reviews(Reason.REPLACEMENT_ASKED, replacement=DOUBTED),
+    reviews(Reason.REPLACEMENT_ASKED, replacement=replace(FREE, name_differs=True)),
+    reviews(Reason.REPLACEMENT_ASKED, replacement=replace(FREE, is_always_asked=True)),
+    rejects(Reason.REPLACEMENT_REFUSED, replacement=ReplacementEvidence()),
+    rejects(Reason.REPLACEMENT_REFUSED, replacement=replace(FREE, score=0.419)),
+    rejects(Reason.REPLACEMENT_REFUSED, replacement=replace(FREE, score=None)),
+    rejects(Reason.REPLACEMENT_REFUSED, replacement=replace(FREE, is_free=False)),
 ]
-ALONE: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
-    (EXCUSED, Decision.REVIEW, (Reason.EXCEPTION_ASKED,), (CaseKind.EXCEPTION,)),
-    (
-        EXCUSED | {"is_exception_offered": False},
-        Decision.REJECTED,
-        (Reason.EXCEPTION_NOT_OFFERED,),
-        (),
-    ),
-    (EXCUSED | {"asked_exceptions": 5}, Decision.REJECTED, (Reason.EXCEPTION_LIMIT_REACHED,), ()),
-    ({"proof": PROVEN}, Decision.APPROVED, (), ()),
-    (
-        {"proof": replace(PROVEN, brings=Decision.REVIEW)},
-        Decision.REVIEW,
-        (Reason.EXCEPTION_ASKED,),
-        (CaseKind.EXCEPTION,),
-    ),
+ALONE = [
+    reviews(*ASKED, **EXCUSED),
+    rejects(Reason.EXCEPTION_NOT_OFFERED, **EXCUSED | {"is_exception_offered": False}),
+    rejects(Reason.EXCEPTION_LIMIT_REACHED, **EXCUSED | {"asked_exceptions": 5}),
+    approves(proof=PROVEN),
+    reviews(*ASKED, proof=replace(PROVEN, brings=Decision.REVIEW)),
     *(
-        ({"proof": replace(PROVEN, problem=reason)}, Decision.REJECTED, (reason,), ())
+        rejects(reason, proof=replace(PROVEN, problem=reason))
         for reason in Reason
         if reason.name.startswith("PROOF_")
     ),
 ]
 """Rows of exceptions, which change what others bring."""
 LIVENESS_REASONS = [one for one in Reason if one.row.about is About.LIVENESS]
+DOCUMENT_REASONS = ("DOCUMENT_INVALID", "DOCUMENT_EXPIRED", "DOCUMENT_BLOCKED", "ERASURE_PENDING")
 BRINGING = (Decision.REVIEW, Decision.REJECTED)
-ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
-    ({}, Decision.APPROVED, (), ()),
+POSSIBLE = (Reason.POSSIBLE_DUPLICATE, CaseKind.POSSIBLE_DUPLICATE)
+STOLEN = (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, CaseKind.STOLEN_DOCUMENT)
+DUPLICATE = (Reason.DUPLICATE_IDENTITY, CaseKind.DUPLICATE_IDENTITY)
+ROWS = [
+    approves(),
+    *(rejects(one, document_findings=(one,)) for one in map(Reason, DOCUMENT_REASONS)),
+    reviews(Reason.NAME_MISMATCH, name_differs=True),
     *(
-        ({"document_findings": (reason,)}, Decision.REJECTED, (reason,), ())
-        for reason in (
-            Reason.DOCUMENT_INVALID,
-            Reason.DOCUMENT_EXPIRED,
-            Reason.DOCUMENT_BLOCKED,
-            Reason.ERASURE_PENDING,
-        )
-    ),
-    ({"name_differs": True}, Decision.REVIEW, (Reason.NAME_MISMATCH,), ()),
-    *(
-        ({f"{photograph}_problems": (reason,)}, Decision.REJECTED, (reason,), ())
+        rejects(reason, **{f"{photograph}_problems": (reason,)})
         for photograph, reason in product(
             Photograph, sorted(IMAGE_REASONS - {Reason.SAME_PHOTOGRAPH})
         )
     ),
-    ({"is_same_photograph": True}, Decision.REJECTED, (Reason.SAME_PHOTOGRAPH,), ()),
-    ({"live_portrait_score": 0.399}, Decision.REJECTED, (Reason.FACE_MISMATCH,), ()),
-    ({"live_portrait_score": 0.40}, Decision.APPROVED, (), ()),
-    ({"is_search_refused": True}, Decision.APPROVED, (Reason.NOT_SEARCHED,), ()),
-    (
-        {"holder_score": 0.419},
-        Decision.REJECTED,
-        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,),
-        (CaseKind.STOLEN_DOCUMENT,),
-    ),
-    ({"holder_score": 0.42}, Decision.APPROVED, (), ()),
-    ({"holder_score": None}, Decision.APPROVED, (), ()),
-    (
-        {"candidates": (other(0.65),)},
-        Decision.REJECTED,
-        (Reason.DUPLICATE_IDENTITY,),
-        (CaseKind.DUPLICATE_IDENTITY,),
-    ),
-    (
-        {"candidates": (other(0.649), other(0.56))},
-        Decision.REVIEW,
-        (Reason.POSSIBLE_DUPLICATE,),
-        (CaseKind.POSSIBLE_DUPLICATE,),
-    ),
-    (
-        {"candidates": (other(0.55),)},
-        Decision.REVIEW,
-        (Reason.POSSIBLE_DUPLICATE,),
-        (CaseKind.POSSIBLE_DUPLICATE,),
-    ),
+    rejects(Reason.SAME_PHOTOGRAPH, is_same_photograph=True),
+    rejects(Reason.FACE_MISMATCH, live_portrait_score=0.399),
+    approves(live_portrait_score=0.40),
+    approves(Reason.NOT_SEARCHED, is_search_refused=True),
+    rejects(*STOLEN, holder_score=0.419),
+    approves(holder_score=0.42),
+    approves(holder_score=None),
+    rejects(*DUPLICATE, candidates=(other(0.65),)),
+    reviews(*POSSIBLE, candidates=(other(0.649), other(0.56))),
+    reviews(*POSSIBLE, candidates=(other(0.55),)),
     *(
         ({"liveness_problem": one, "liveness_brings": brings}, brings, (one,), ())
         for one, brings in product(LIVENESS_REASONS, BRINGING)
@@ -208,29 +172,18 @@ ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, .
         ({"authority_problem": one, "authority_brings": brings}, brings, (one,), ())
         for one, brings in product([r for r in Reason if r.startswith("AUTHORITY_")], BRINGING)
     ),
-    ({"authority_problem": Reason.AUTHORITY_UNAVAILABLE}, Decision.APPROVED, (), ()),
-    ({"is_watchlisted": True}, Decision.REVIEW, (Reason.WATCHLISTED,), ()),
-    ({"is_number_in_use": True}, Decision.REJECTED, (Reason.LINE_IN_USE,), ()),
-    ({"open_lines": 4}, Decision.APPROVED, (), ()),
-    ({"open_lines": 5}, Decision.REJECTED, (Reason.LINE_LIMIT_REACHED,), ()),
-    ({"person_lines": 9}, Decision.APPROVED, (), ()),
-    ({"person_lines": 8, "person_limit": 9}, Decision.APPROVED, (), ()),
-    ({"person_lines": 9, "person_limit": 9}, Decision.REJECTED, (Reason.PERSON_LIMIT_REACHED,), ()),
-    (
-        {"open_lines": 5, "person_lines": 9, "person_limit": 9, "is_exempt": True},
-        Decision.APPROVED,
-        (),
-        (),
-    ),
-    *(
-        ({"people": PeoplePart(**people)}, decision, reasons, cases)
-        for people, decision, reasons, cases in APART
-    ),
+    approves(authority_problem=Reason.AUTHORITY_UNAVAILABLE),
+    reviews(Reason.WATCHLISTED, is_watchlisted=True),
+    rejects(Reason.LINE_IN_USE, is_number_in_use=True),
+    approves(open_lines=4),
+    rejects(Reason.LINE_LIMIT_REACHED, open_lines=5),
+    approves(person_lines=9),
+    approves(person_lines=8, person_limit=9),
+    rejects(Reason.PERSON_LIMIT_REACHED, person_lines=9, person_limit=9),
+    approves(open_lines=5, person_lines=9, person_limit=9, is_exempt=True),
+    *(({"people": PeoplePart(**people)}, *told) for people, *told in APART),
 ]
-EXCEPTIONS = [
-    ({"people": PeoplePart(**people)}, decision, reasons, cases)
-    for people, decision, reasons, cases in ALONE
-]
+EXCEPTIONS = [({"people": PeoplePart(**people)}, *told) for people, *told in ALONE]
 
 
 @pytest.mark.parametrize(("changes", "decision", "reasons", "cases"), [*ROWS, *EXCEPTIONS])
