@@ -66,6 +66,12 @@ def ask(registrar: Registrar, *requests: EnrollmentRequest) -> list[Answer]:
     return [one for one in answers if isinstance(one, Answer)]
 
 
+def approve(registrar: Registrar, request: EnrollmentRequest) -> Answer:
+    (answer,) = ask(registrar, request)
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    return answer
+
+
 def card(serial: int, born_on: date | None = GROWN_UP) -> Document:
     """A document whose number tells no date of birth."""
     return Document("id-kitas", f"2C11{serial:08d}", "A Holder", born_on=born_on)
@@ -111,8 +117,7 @@ def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab, registrar) -> Non
 
 def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(lab, registrar) -> None:
     child, parent, stranger = (lab.people.person() for _ in range(3))
-    known = ask(registrar, lab.request(parent, document=card(2)))[0]
-    assert known.decision is Decision.APPROVED
+    approve(registrar, lab.request(parent, document=card(2)))
     sample = lab.people.sample
 
     def attempt(shown: GuardianShown | None) -> tuple[Reason, ...]:
@@ -144,8 +149,7 @@ def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(lab, registrar
 
 def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(lab, registrar) -> None:
     parent, stranger = lab.people.person(), lab.people.person()
-    known = ask(registrar, lab.request(parent, document=card(2)))[0]
-    assert known.decision is Decision.APPROVED
+    approve(registrar, lab.request(parent, document=card(2)))
 
     def attempt(shown: GuardianShown) -> Answer:
         answer = ask(registrar, lab.request(document=card(1, CHILD), guardian=shown))[0]
@@ -201,8 +205,7 @@ def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(lab, regi
     strict = ask(registrar, faceless)[0]
     assert strict.decision is Decision.REJECTED
     waived = replace(faceless, carrier="red", outlet="red-1", idempotency_key="red")
-    answer = ask(registrar, waived)[0]
-    assert answer.decision is Decision.APPROVED, answer.reasons
+    answer = approve(registrar, waived)
     assert lab.store.document(answer.decided.document_id).reference_ids == ()
     assert_replays(lab, strict, answer)
 
@@ -296,7 +299,7 @@ def test_a_granted_exception_activates_the_document_of_who_asked_for_it(lab, reg
     with pytest.raises(CaseMoved, match="another name"):
         close(registrar, lab, tried.decided.cases[0].id, Outcome.UNFOUNDED)
     later = lab.request(person, document=structs.replace(card(1), name=card(1).name.upper()))
-    assert ask(registrar, later)[0].decision is Decision.APPROVED
+    approve(registrar, later)
 
 
 def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(lab, registrar) -> None:
@@ -372,7 +375,7 @@ def test_an_exception_takes_nobody_past_a_guardian_or_a_face(lab, registrar) -> 
 
 def test_an_exception_is_no_way_round_the_search(lab, registrar) -> None:
     person = lab.people.person()
-    assert ask(registrar, lab.request(person, document=card(1)))[0].decision is Decision.APPROVED
+    approve(registrar, lab.request(person, document=card(1)))
     excused = ExceptionCause.PORTRAIT_UNREADABLE
     twice = ask(
         registrar, lab.request(person, document=card(2), portrait=ABSENT, exception=excused)
@@ -384,7 +387,7 @@ def test_an_exception_is_no_way_round_the_search(lab, registrar) -> None:
     asked = ask(registrar, lab.request(late, document=card(3), portrait=ABSENT, exception=excused))[
         0
     ]
-    assert ask(registrar, lab.request(late, document=card(4)))[0].decision is Decision.APPROVED
+    approve(registrar, lab.request(late, document=card(4)))
     with pytest.raises(CaseMoved, match="enrolled under another document"):
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
 
@@ -401,8 +404,7 @@ def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab) ->
             lab.request(holder, document=card(2), **excused),
         )
         # Enrolled under the first meanwhile, and by an exception under the second.
-        held = ask(registrar, lab.request(holder, document=card(1)))[0]
-        assert held.decision is Decision.APPROVED, held.reasons
+        held = approve(registrar, lab.request(holder, document=card(1)))
         assert held.decided.document_id == asked[0].decided.document_id
         close(registrar, lab, asked[1].decided.cases[0].id, Outcome.UNFOUNDED)
         for one in (asked[0], asked[2]):
@@ -447,7 +449,7 @@ def test_a_report_of_a_death_is_taken_back_by_two_people(lab, registrar) -> None
         deaths.confirm(registrar, store, document_id, BORIS)
     assert deaths.lift(registrar, store, document_id, BORIS).state == "lifted"
     assert [one.status for one in store.lines_of(document_id)] == [LineStatus.ACTIVE]
-    assert ask(registrar, lab.request(person, document=card(1)))[0].decision is Decision.APPROVED
+    approve(registrar, lab.request(person, document=card(1)))
 
 
 def test_a_document_takes_the_place_of_another_of_the_same_face(lab, registrar) -> None:
@@ -457,8 +459,7 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(lab, registrar) 
     kept = ask(registrar, number)[0]
     # The same number comes along: no line is opened.
     renewed = lab.request(person, document=card(2), replaces=card(1), msisdn=number.msisdn)
-    answer = ask(registrar, renewed)[0]
-    assert answer.decision is Decision.APPROVED, answer.reasons
+    answer = approve(registrar, renewed)
     assert answer.decided.line_id == kept.decided.line_id
     old, new = first.decided.document_id, answer.decided.document_id
     assert store.lines_of(old) == []
@@ -468,8 +469,7 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(lab, registrar) 
     )
     assert retired.reasons == (Reason.DOCUMENT_REPLACED,)
     assert later.decision is Decision.APPROVED, later.reasons
-    third = ask(registrar, lab.request(person, document=card(3), replaces=card(2)))[0]
-    assert third.decision is Decision.APPROVED, third.reasons
+    third = approve(registrar, lab.request(person, document=card(3), replaces=card(2)))
     # Nobody is asked about any two of them, in sweeps neither.
     pairs = read_decided(store).exceptions
     documents = (old, new, third.decided.document_id)
@@ -492,8 +492,7 @@ def test_a_stranger_replaces_nobodys_document(lab, registrar) -> None:
     assert case.kind == CaseKind.STOLEN_DOCUMENT
     # Another's claim does not bar its holder, however often it is made.
     assert ask(registrar, replace(stranger, idempotency_key="again"))[0].decided.cases == []
-    own = ask(registrar, lab.request(person, document=card(4), replaces=card(1)))[0]
-    assert own.decision is Decision.APPROVED, own.reasons
+    own = approve(registrar, lab.request(person, document=card(4), replaces=card(1)))
     assert_replays(lab, own)
     assert [one.id for one in store.cases.newest()] == [case.id]
 
@@ -512,7 +511,7 @@ def test_a_minor_does_not_take_the_place_of_their_guardian(lab, registrar) -> No
     assert_replays(lab, answer)
     # Whom no rule asks for a guardian is judged without the one who came along.
     renewed = lab.request(parent, document=card(3), replaces=card(2), guardian=shown)
-    assert ask(registrar, renewed)[0].decision is Decision.APPROVED
+    approve(registrar, renewed)
 
 
 @pytest.mark.parametrize("is_claimed_first", [True, False])
@@ -532,8 +531,7 @@ def test_who_is_looked_into_does_not_leave_under_another_number(
     assert Reason.REPLACEMENT_REFUSED in refused.reasons
     contested = next(one for one in cases if not is_grouped(one, CLAIMED))
     close(registrar, lab, contested.id, Outcome.MISTAKE)
-    again = ask(registrar, replace(renewed, idempotency_key="again"))[0]
-    assert again.decision is Decision.APPROVED, again.reasons
+    approve(registrar, replace(renewed, idempotency_key="again"))
 
 
 def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab) -> None:
@@ -547,8 +545,7 @@ def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab) -> None:
         ask(registrar, lab.request(document=card(2), replaces=card(1), caller=caller))
         kinds = {one.kind for one in store.cases.open_of([first.decided.document_id]).popitem()[1]}
         assert {CaseKind.EXCEPTION, CaseKind.PROBING} < kinds
-        renewed = ask(registrar, lab.request(holder, document=card(3), replaces=card(1)))[0]
-        assert renewed.decision is Decision.APPROVED, renewed.reasons
+        approve(registrar, lab.request(holder, document=card(3), replaces=card(1)))
         # The exception is judged as the document is by now.
         with pytest.raises(CaseMoved, match="enrolls nobody"):
             close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
@@ -564,8 +561,7 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(lab, registr
     asked = ask(registrar, renewed)[0]
     assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
     close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
-    answer = ask(registrar, replace(renewed, idempotency_key="again"))[0]
-    assert answer.decision is Decision.APPROVED, answer.reasons
+    answer = approve(registrar, replace(renewed, idempotency_key="again"))
     taken = store.document(answer.decided.document_id).reference_ids
     kept, inherited = registrar.gallery.vectors(np.array([*own, *taken]))
     assert np.array_equal(kept, inherited)
@@ -607,8 +603,7 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
     with pytest.raises(FourEyes):
         steps.close(registrar, store, case.id, Outcome.UNFOUNDED, (), ANNE)
     close(registrar, lab, case.id, Outcome.UNFOUNDED)
-    moved = ask(registrar, replace(renewed, idempotency_key="moved"))[0]
-    assert moved.decision is Decision.APPROVED, moved.reasons
+    moved = approve(registrar, replace(renewed, idempotency_key="moved"))
     assert first.decided.line_id in {one.id for one in store.lines_of(moved.decided.document_id)}
     assert_replays(lab, moved)
 
@@ -636,8 +631,7 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
     assert Reason.REPLACEMENT_ASKED in taken.reasons
     # Its holder goes on under their own document, and may replace it.
     assert [one.id for one in store.lines_of(first.decided.document_id)] == [first.decided.line_id]
-    own = ask(registrar, lab.request(person, document=card(3), replaces=card(1)))[0]
-    assert own.decision is Decision.APPROVED, own.reasons
+    approve(registrar, lab.request(person, document=card(3), replaces=card(1)))
 
 
 def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab) -> None:
@@ -677,7 +671,7 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab) -> None:
         )
         assert ask(registrar, face)[0].reasons == (Reason.GUARDIAN_CHANGED,)
         own = lab.request(**faceless | shown, guardian=guardian(lab, parent, 2, portrait=False))
-        assert ask(registrar, own)[0].decision is Decision.APPROVED
+        approve(registrar, own)
         # Now the document has a face: with that anybody may come, and without it nobody new.
         assert ask(registrar, replace(face, idempotency_key="the face"))[0].reasons == ()
         third = guardian(lab, lab.people.person(), 4)
@@ -685,8 +679,7 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab) -> None:
         asked = ask(registrar, new)[0]
         assert asked.reasons == (Reason.GUARDIAN_CHANGED,)
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
-        granted = ask(registrar, replace(new, idempotency_key="granted"))[0]
-        assert granted.decision is Decision.APPROVED, granted.reasons
+        granted = approve(registrar, replace(new, idempotency_key="granted"))
     assert_replays(lab, first, taken, asked, granted)
     assert {one.kind for one in lab.store.cases.newest()} == {CaseKind.STOLEN_DOCUMENT}
 
@@ -710,8 +703,7 @@ def test_people_are_asked_of_what_is_in_doubt_alone(lab) -> None:
         own = store.cases.get(case.id)
         assert own.document_ids[0] == asked.decided.document_id
         close(registrar, lab, case.id, Outcome.UNFOUNDED)
-        moved = ask(registrar, lab.request(child, **renewed))[0]
-        assert moved.decision is Decision.APPROVED, moved.reasons
+        approve(registrar, lab.request(child, **renewed))
 
 
 def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab) -> None:
@@ -765,8 +757,7 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
     shown = guardian(lab, parent, 2)
     first = ask(registrar, lab.request(child, document=card(1, CHILD), guardian=shown))[0]
     renewed = lab.request(child, document=card(3, CHILD), replaces=card(1), guardian=shown)
-    answer = ask(registrar, renewed)[0]
-    assert answer.decision is Decision.APPROVED, answer.reasons
+    answer = approve(registrar, renewed)
     lines = [first.decided.line_id, answer.decided.line_id]
     bound = lab.store.people.guardians(lines)
     assert {one.document_id for one in bound.values()} == {answer.decided.document_id}
@@ -871,8 +862,7 @@ def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(lab, reg
     assert refused.decision is Decision.REJECTED
     assert {Reason.REPLACEMENT_REFUSED, Reason.DUPLICATE_IDENTITY} <= set(refused.reasons)
     close(registrar, lab, refused.decided.cases[0].id, Outcome.MISTAKE)
-    answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
-    assert answer.decision is Decision.APPROVED, answer.reasons
+    answer = approve(registrar, lab.request(person, document=card(2), replaces=card(1)))
     assert_replays(lab, refused, answer)
 
 
