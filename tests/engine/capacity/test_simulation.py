@@ -99,25 +99,25 @@ def share_cores(cores: int, *tasks: tuple[float, float, int]) -> tuple[list[floa
     return ends, shared.busy_s
 
 
-def test_tasks_that_have_a_core_each_run_at_full_speed() -> None:
-    ends, busy = share_cores(2, (0, 1, 1), (0.5, 2, 1))
-    assert ends == pytest.approx([1, 2.5])
-    assert busy == pytest.approx(3)
-
-
-def test_two_on_one_core_take_twice_as_long() -> None:
-    ends, busy = share_cores(1, (0, 1, 1), (0, 1, 1))
-    assert ends == pytest.approx([2, 2])
-    assert busy == pytest.approx(2)
-    # The second comes when half of the first is done, and both end later for it.
-    assert share_cores(1, (0, 1, 1), (0.5, 1, 1))[0] == pytest.approx([1.5, 2.0])
-
-
-def test_threads_count_each() -> None:
-    # Two threads and one on two cores: each thread has two thirds of a core.
-    ends, busy = share_cores(2, (0, 1, 2), (0, 1, 1))
-    assert ends == pytest.approx([1.5, 1.5])
-    assert busy == pytest.approx(3)
+@pytest.mark.parametrize(
+    ("cores", "tasks", "ends"),
+    [
+        # Each has a core of its own.
+        (2, [(0, 1, 1), (0.5, 2, 1)], [1, 2.5]),
+        # Two on one core take twice as long.
+        (1, [(0, 1, 1), (0, 1, 1)], [2, 2]),
+        # The second comes when half of the first is done, and both end later for it.
+        (1, [(0, 1, 1), (0.5, 1, 1)], [1.5, 2]),
+        # Two threads and one on two cores: each thread has two thirds of a core.
+        (2, [(0, 1, 2), (0, 1, 1)], [1.5, 1.5]),
+    ],
+)
+def test_threads_share_the_cores_evenly(
+    cores: int, tasks: list[tuple[float, float, int]], ends: list[float]
+) -> None:
+    found, busy = share_cores(cores, *tasks)
+    assert found == pytest.approx(ends)
+    assert busy == pytest.approx(sum(seconds * threads for _, seconds, threads in tasks))
 
 
 def test_the_slowest_of_many_scans_is_the_median_of_their_greatest(costs) -> None:

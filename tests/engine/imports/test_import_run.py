@@ -33,6 +33,12 @@ def document_of(row: dict[str, str]) -> Document:
     return Document(row["document_type"], row["document_number"], row["name"])
 
 
+def request(key: str, document: Document, face: Any, msisdn: str) -> EnrollmentRequest:
+    asked = {"document": document, "msisdn": msisdn, "live": face}
+    asked["portrait"] = replace(face, digest=b"p" * 32)
+    return EnrollmentRequest(idempotency_key=key, carrier="red", outlet="r1", **asked)
+
+
 def find(importer: Any, row: dict[str, str]) -> Any:
     return find_document(importer.store, document_of(row), date(2026, 11, 25))
 
@@ -73,18 +79,6 @@ def test_imported_subscribers_count_in_every_later_decision(importer, base) -> N
         ]
         for row, person in ((first, "person1"), (second, "person2"))
     }
-
-    def request(key: str, document: Document, face: Any, msisdn: str) -> EnrollmentRequest:
-        return EnrollmentRequest(
-            idempotency_key=key,
-            carrier="red",
-            outlet="r1",
-            document=document,
-            msisdn=msisdn,
-            live=face,
-            portrait=replace(face, digest=b"p" * 32),
-        )
-
     impostor = request("k1", document_of(first), faces["Holder 2"], "+8613900000001")
     again = request("k2", document_of(second), faces["Holder 2"], "+8613900000002")
     in_use = request("k3", document_of(second), faces["Holder 2"], first["msisdn"])
@@ -236,15 +230,8 @@ def test_a_document_known_from_attempts_alone_gets_its_holder(importer, base) ->
     other = importer.extract([(base.folder / base.photograph("twin")).read_bytes()])[0]
     with importer.registrar() as registrar:
         watch_face(registrar, other.vector, "stolen", "test")
-        attempt = EnrollmentRequest(
-            idempotency_key="k",
-            carrier="red",
-            outlet="r1",
-            document=Document("cn-ric", row["document_number"], "Somebody Else"),
-            msisdn="+8613900000001",
-            live=other,
-            portrait=replace(other, digest=b"p" * 32),
-        )
+        named = Document("cn-ric", row["document_number"], "Somebody Else")
+        attempt = request("k", named, other, "+8613900000001")
         assert registrar.enroll([attempt])[0].decision is Decision.REVIEW
     path = base.write()
     _, tally = importer.run(path)

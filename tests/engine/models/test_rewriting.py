@@ -29,6 +29,12 @@ def run(model: onnx.ModelProto, image: Array) -> list[Array]:
     return list(session.run(None, {session.get_inputs()[0].name: image}))
 
 
+def rewritten(name: str, *steps: Step) -> onnx.ModelProto:
+    """A built-in model after these steps."""
+    data = locate(builtin_card(name)).read_bytes()
+    return onnx.load_from_string(rewriting.rewrite(data, steps))
+
+
 def count(model: onnx.ModelProto) -> Counter[str]:
     """Operators by name, those inside of a Scan included."""
     counted: Counter[str] = Counter()
@@ -180,21 +186,18 @@ def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path) -> None:
 
 
 def test_rewritten_sface_has_no_prelu_and_few_batch_norms() -> None:
-    card = builtin_card("sface")
-    rewritten = onnx.load_from_string(rewriting.rewrite(locate(card).read_bytes(), card.rewriting))
-    operators = count(rewritten)
+    made = rewritten("sface", *builtin_card("sface").rewriting)
+    operators = count(made)
     assert operators["PRelu"] == operators["DequantizeLinear"] == 0
     assert operators["BatchNormalization"] == 2  # they stand before and after the dense layer
     assert operators["Mul"] < 27 * 2
-    assert [value.name for value in rewritten.graph.input] == ["data"]
+    assert [value.name for value in made.graph.input] == ["data"]
 
 
 def test_float16_sface_points_in_the_same_direction(tmp_path) -> None:
-    data = locate(builtin_card("sface")).read_bytes()
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
     faces = np.random.default_rng(0).uniform(0, 255, (2, 3, 112, 112)).astype(np.float32)
-    half = onnx.load_from_string(rewriting.rewrite(data, (*steps, Step.FLOAT16)))
-    full = onnx.load_from_string(rewriting.rewrite(data, steps))
+    half, full = rewritten("sface", *steps, Step.FLOAT16), rewritten("sface", *steps)
     found, wanted = run(half, faces)[0], run(full, faces)[0]
     assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()
 
@@ -208,10 +211,7 @@ def test_a_scanned_graph_computes_the_same_for_any_batch(tiny_model, batch: int)
 
 
 def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
-    steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
-    model = onnx.load_from_string(
-        rewriting.rewrite(locate(builtin_card("sface")).read_bytes(), steps)
-    )
+    model = rewritten("sface", Step.FOLD_WEIGHTS, Step.FREE_BATCH)
     scanned = rewriting.apply(model, [Step.SCAN_BATCH])
     operators = [node.op_type for node in scanned.graph.node]
     assert operators == ["Scan", "Gemm", "BatchNormalization"]
@@ -221,9 +221,8 @@ def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
 
 
 def test_a_fixed_batch_is_left_alone() -> None:
-    assert rewriting.apply(
-        dense_model(batch=4, is_transposed=False), [Step.SCAN_BATCH]
-    ) == dense_model(batch=4, is_transposed=False)
+    model = dense_model(batch=4, is_transposed=False)
+    assert rewriting.apply(model, [Step.SCAN_BATCH]) == model
 
 
 def test_a_transposed_dense_layer_keeps_its_width() -> None:
@@ -241,10 +240,7 @@ def test_a_trunk_that_is_read_beside_the_dense_layer_is_left_alone() -> None:
 
 
 def test_a_graph_without_a_dense_layer_is_left_alone() -> None:
-    steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH, Step.FREE_SIZE)
-    model = onnx.load_from_string(
-        rewriting.rewrite(locate(builtin_card("yunet")).read_bytes(), steps)
-    )
+    model = rewritten("yunet", Step.FOLD_WEIGHTS, Step.FREE_BATCH, Step.FREE_SIZE)
     assert rewriting.apply(model, [Step.SCAN_BATCH]) == model
 
 
