@@ -109,6 +109,17 @@ def segmented(unit_rows) -> Gallery:
     return gallery
 
 
+def in_two_batches(
+    rows: Vectors, scanner: Scanner = SCANNER, index: SegmentedIndex | None = None
+) -> Gallery:
+    """The first 64 rows, which are a segment, and then the others."""
+    config = SegmentsConfig(head_rows=HEAD_ROWS)
+    gallery = Gallery(index or SegmentedIndex(16, config, scanner=scanner))
+    for number, ids in enumerate(np.split(np.arange(len(rows)), [64]), 1):
+        gallery.add(ids, rows[ids], number)
+    return gallery
+
+
 class UnreadableRows(MemoryRows):
     """Rows of a file that cannot be read any more."""
 
@@ -221,9 +232,7 @@ class HeldRows(MemoryRows):
 def test_who_reads_an_older_view_reads_its_rows_whole_and_then_they_are_wiped_everywhere(
     unit_rows,
 ) -> None:
-    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=SCANNER))
-    gallery.add(np.arange(64), unit_rows(128)[:64], sequence=1)
-    gallery.add(np.arange(64, 128), unit_rows(128)[64:], sequence=2)
+    gallery = in_two_batches(unit_rows(128))
     first, second = gallery.segments
     held = HeldRows(first.rows.select(np.arange(64))[0].copy())
     gallery.replace_rows(first.name, held)
@@ -315,9 +324,7 @@ def test_changes_do_not_wait_for_a_search_and_its_answer_leaves_out_what_they_re
     unit_rows, k: int | None
 ) -> None:
     scanner, rows = HeldScanner(), unit_rows(100)
-    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner))
-    gallery.add(np.arange(64), rows[:64], sequence=1)
-    gallery.add(np.arange(64, 72), rows[64:72], sequence=2)
+    gallery = in_two_batches(rows[:72], scanner)
     queries = rows[[7, 70, 90]]
 
     def search() -> Found:
@@ -342,9 +349,7 @@ def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_en
     unit_rows,
 ) -> None:
     scanner, rows = HeldScanner(), unit_rows(100)
-    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner))
-    gallery.add(np.arange(64), rows[:64], sequence=1)
-    gallery.add(np.arange(64, 100), rows[64:], sequence=2)
+    gallery = in_two_batches(rows, scanner)
     pinned = gallery.pin()
     gallery.remove(np.array([1]), sequence=3)
     # The pinned segments are not the gallery's any more.
@@ -389,9 +394,7 @@ class FailingRows(MemoryRows):
 def test_a_wipe_that_fails_keeps_no_other_from_being_done_and_is_done_later(unit_rows) -> None:
     scanner, rows = HeldScanner(), unit_rows(100)
     index = SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner)
-    gallery = Gallery(index)
-    gallery.add(np.arange(64), rows[:64], sequence=1)
-    gallery.add(np.arange(64, 100), rows[64:], sequence=2)
+    gallery = in_two_batches(rows, index=index)
     (segment,) = gallery.segments
     store = FailingRows(segment.rows.take(np.arange(64)))
     gallery.replace_rows(segment.name, store)

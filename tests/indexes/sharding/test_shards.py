@@ -57,24 +57,8 @@ def test_the_place_of_an_id_never_changes() -> None:
     first = [16294208416658607535, 6457827717110365317]
     for shards in (1, 2, 3, 7, 1000, 2**31 - 1):
         assert virtual_shards_of(seeds, shards).tolist() == [number % shards for number in first]
-    assert virtual_shards_of(np.arange(16), 4).tolist() == [
-        3,
-        1,
-        2,
-        1,
-        2,
-        2,
-        0,
-        3,
-        2,
-        0,
-        2,
-        1,
-        3,
-        3,
-        2,
-        1,
-    ]
+    found = virtual_shards_of(np.arange(16), 4)
+    assert "".join(map(str, found)) == "3121220320213321"
     assert virtual_shards_of(np.array([2**63 - 1]), 5).tolist() == [4]
 
 
@@ -86,7 +70,9 @@ def test_ids_that_follow_a_pattern_spread_evenly(step: int) -> None:
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
 @settings(max_examples=25)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 120), k=st.integers(1, 150))
+@given(
+    seed=st.integers(0, 2**32 - 1), n=st.integers(0, 120), k=st.integers(1, 150) | st.just(10**9)
+)
 def test_answers_are_those_of_one_flat_index(shards: int, seed: int, n: int, k: int) -> None:
     random = np.random.default_rng(seed)
     lattice = random.integers(-1, 2, (12, 16))
@@ -120,14 +106,6 @@ def index(unit_rows) -> Iterator[ShardedIndex]:
     with open_local(PLAN, 3) as index:
         index.add(np.arange(60), unit_rows(60))
         yield index
-
-
-def test_more_hits_than_a_shard_holds_come_from_all(index, unit_rows) -> None:
-    assert all(len(ids) < 50 for ids in contents(index))
-    flat = BruteForce(16)
-    flat.add(np.arange(60), unit_rows(60))
-    for k in (50, 60, 10**9):
-        assert_same(index.search(unit_rows(3, seed=1), k), flat.search(unit_rows(3, seed=1), k))
 
 
 def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index) -> None:
@@ -208,7 +186,7 @@ def test_removed_references_leave_the_memory_of_all_shards(unit_rows) -> None:
         assert index.search(unit_rows(1), 5).ids.tolist() == [0]
 
 
-def test_a_gallery_over_shards_has_a_watermark(unit_rows) -> None:
+def test_a_gallery_over_shards_has_a_watermark_and_leaves_upkeep_to_them(unit_rows) -> None:
     with open_local(PLAN, 2) as index:
         gallery = Gallery(index)
         gallery.add(np.arange(20), unit_rows(20), sequence=5)
@@ -218,13 +196,6 @@ def test_a_gallery_over_shards_has_a_watermark(unit_rows) -> None:
         found = gallery.search(unit_rows(1), 100)
         assert (found.sequence, found.searched, len(found.hits.ids)) == (6, 15, 15)
         assert np.array_equal(gallery.vectors(gallery.ids), unit_rows(20)[5:])
-
-
-def test_a_gallery_over_shards_leaves_upkeep_to_them(unit_rows) -> None:
-    with open_local(PLAN, 2) as index:
-        gallery = Gallery(index)
-        gallery.add(np.arange(20), unit_rows(20), sequence=5)
-        gallery.remove(np.arange(5), sequence=6)
         assert not gallery.replace_rows("0" * 32, MemoryRows(np.empty((0, 16), np.float32)))
         assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
 
