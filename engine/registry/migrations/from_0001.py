@@ -16,6 +16,11 @@ JSON = sa.JSON(none_as_null=True)
 MOMENT = sa.String(27)
 ID = sa.String(36)
 CODE = sa.String(64)
+NAME = sa.String(200)
+WORD = sa.String(16)
+LONG_WORD = sa.String(32)
+BYTES = sa.LargeBinary()
+FLOAT = sa.Float(53)
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -37,7 +42,7 @@ def make_registry() -> None:
     """The first schema."""
     op.create_table(
         "alembic_version",
-        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.Column("version_num", LONG_WORD, nullable=False),
         sa.PrimaryKeyConstraint("version_num", name=op.f("alembic_version_pkc")),
     )
     op.bulk_insert(VERSION, [{"version_num": "0001"}])
@@ -52,22 +57,22 @@ def make_tenants() -> None:
         "deployment",
         sa.Column("singleton", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("deployment_id", ID, nullable=False),
-        sa.Column("key_check", sa.LargeBinary, nullable=False),
+        sa.Column("key_check", BYTES, nullable=False),
         sa.Column("data_keys", JSON, nullable=False),
         sa.Column("model_digest", sa.String(128), nullable=False),
         sa.Column("dim", sa.Integer, nullable=False),
-        sa.Column("rotation_id", sa.String(32), nullable=False),
+        sa.Column("rotation_id", LONG_WORD, nullable=False),
         sa.Column("writer_epoch", sa.BigInteger, nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("audit_number", sa.BigInteger, nullable=False),
-        sa.Column("audit_head", sa.LargeBinary, nullable=False),
+        sa.Column("audit_head", BYTES, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.CheckConstraint("singleton = 1", name="one_row"),
     )
     op.create_table(
         "carriers",
         sa.Column("code", CODE, primary_key=True),
-        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("name", NAME, nullable=False),
         sa.Column("line_limit", sa.Integer, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.CheckConstraint("line_limit >= 0", name="line_limit"),
@@ -87,11 +92,11 @@ def make_attempts() -> None:
         "documents",
         sa.Column("id", ID, primary_key=True),
         sa.Column("kind", CODE, nullable=False),
-        sa.Column("lookup", sa.LargeBinary, unique=True),
-        sa.Column("name_lookup", sa.LargeBinary),
-        sa.Column("identity", sa.LargeBinary),
+        sa.Column("lookup", BYTES, unique=True),
+        sa.Column("name_lookup", BYTES),
+        sa.Column("identity", BYTES),
         sa.Column("expires_on", sa.Date),
-        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("status", WORD, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("blocked_at", MOMENT),
         sa.Column("erased_at", MOMENT),
@@ -109,10 +114,10 @@ def make_attempts() -> None:
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), index=True),
-        sa.Column("decision", sa.String(16), nullable=False),
+        sa.Column("decision", WORD, nullable=False),
         sa.Column("reasons", JSON, nullable=False),
         sa.Column("evidence", JSON, nullable=False),
-        sa.Column("consent_ref", sa.String(200)),
+        sa.Column("consent_ref", NAME),
         sa.Column("captured_at", MOMENT),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
@@ -125,9 +130,9 @@ def make_lines() -> None:
         sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        sa.Column("template", sa.LargeBinary),
+        sa.Column("template", BYTES),
         sa.Column("model_digest", sa.String(128), nullable=False),
-        sa.Column("rotation_id", sa.String(32), nullable=False),
+        sa.Column("rotation_id", LONG_WORD, nullable=False),
         sa.Column("added_sequence", sa.BigInteger, nullable=False),
         sa.Column("removed_sequence", sa.BigInteger),
         sa.CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
@@ -138,13 +143,13 @@ def make_lines() -> None:
     op.create_table(
         "lines",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("msisdn_lookup", sa.LargeBinary),
-        sa.Column("msisdn", sa.LargeBinary),
+        sa.Column("msisdn_lookup", BYTES),
+        sa.Column("msisdn", BYTES),
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("status", WORD, nullable=False),
         sa.Column("opened_at", MOMENT, nullable=False),
         sa.Column("closed_at", MOMENT),
         sa.CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
@@ -155,10 +160,10 @@ def make_lines() -> None:
         "cases",
         sa.Column("id", ID, primary_key=True),
         sa.Column("kind", CODE, nullable=False),
-        sa.Column("state", sa.String(16), nullable=False, index=True),
+        sa.Column("state", WORD, nullable=False, index=True),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
         sa.Column("document_ids", JSON, nullable=False),
-        sa.Column("score", sa.Float(53)),
+        sa.Column("score", FLOAT),
         sa.Column("opened_at", MOMENT, nullable=False),
     )
 
@@ -167,9 +172,9 @@ def make_audit() -> None:
     op.create_table(
         "watchlist",
         sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
-        sa.Column("document_lookup", sa.LargeBinary, index=True),
-        sa.Column("template", sa.LargeBinary),
-        sa.Column("reason", sa.String(200), nullable=False),
+        sa.Column("document_lookup", BYTES, index=True),
+        sa.Column("template", BYTES),
+        sa.Column("reason", NAME, nullable=False),
         sa.Column("added_at", MOMENT, nullable=False),
         sa.Column("removed_at", MOMENT),
     )
@@ -177,16 +182,16 @@ def make_audit() -> None:
         "audit",
         sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
         sa.Column("at", MOMENT, nullable=False),
-        sa.Column("actor", sa.String(200), nullable=False),
+        sa.Column("actor", NAME, nullable=False),
         sa.Column("action", CODE, nullable=False),
-        sa.Column("subject", sa.String(200), nullable=False),
+        sa.Column("subject", NAME, nullable=False),
         sa.Column("detail", JSON, nullable=False),
-        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.Column("hash", BYTES, nullable=False),
     )
     op.create_table(
         "idempotency",
-        sa.Column("scope", sa.LargeBinary, primary_key=True),
-        sa.Column("payload_digest", sa.LargeBinary, nullable=False),
+        sa.Column("scope", BYTES, primary_key=True),
+        sa.Column("payload_digest", BYTES, nullable=False),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
         sa.Column("response", JSON, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
@@ -198,12 +203,12 @@ def add_keys() -> None:
     op.create_table(
         "api_keys",
         sa.Column("id", CODE, primary_key=True),
-        sa.Column("digest", sa.LargeBinary, nullable=False),
-        sa.Column("label", sa.String(200), nullable=False),
-        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("digest", BYTES, nullable=False),
+        sa.Column("label", NAME, nullable=False),
+        sa.Column("role", WORD, nullable=False),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
-        sa.Column("rate_limit", sa.Float(53)),
+        sa.Column("rate_limit", FLOAT),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("expires_at", MOMENT),
         sa.Column("revoked_at", MOMENT),
@@ -241,9 +246,9 @@ def add_fraud_desk() -> None:
     op.create_table(
         "sweeps",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", WORD, nullable=False),
         sa.Column("terms", JSON, nullable=False),
-        sa.Column("requested_by", sa.String(200), nullable=False),
+        sa.Column("requested_by", NAME, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("started_at", MOMENT),
         sa.Column("ended_at", MOMENT),
@@ -262,8 +267,8 @@ def add_fraud_desk() -> None:
         "crops",
         sa.Column("id", ID, primary_key=True),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False, index=True),
-        sa.Column("photograph", sa.String(16), nullable=False),
-        sa.Column("image", sa.LargeBinary, nullable=False),
+        sa.Column("photograph", WORD, nullable=False),
+        sa.Column("image", BYTES, nullable=False),
         sa.Column("kept_until", MOMENT, nullable=False, index=True),
         sa.CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
     )
@@ -281,20 +286,20 @@ def add_parts_of_cases() -> None:
         sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
         sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False, index=True),
         sa.Column("at", MOMENT, nullable=False),
-        sa.Column("actor", sa.String(200), nullable=False),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("text", sa.LargeBinary),
+        sa.Column("actor", NAME, nullable=False),
+        sa.Column("kind", WORD, nullable=False),
+        sa.Column("text", BYTES),
     )
     op.create_table(
         "judged_pairs",
         sa.Column("left_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
         sa.Column("right_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        sa.Column("outcome", sa.String(16), nullable=False),
-        sa.Column("score", sa.Float(53), nullable=False),
+        sa.Column("outcome", WORD, nullable=False),
+        sa.Column("score", FLOAT, nullable=False),
         sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False),
         sa.Column("sweep_id", ID, sa.ForeignKey("sweeps.id")),
         sa.Column("decided_at", MOMENT, nullable=False),
-        sa.Column("decided_by", sa.String(200), nullable=False),
+        sa.Column("decided_by", NAME, nullable=False),
         sa.CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
     )
 
@@ -302,21 +307,21 @@ def add_parts_of_cases() -> None:
 def widen_cases() -> None:
     op.drop_index("uq_cases_open_of_line", "cases")
     with op.batch_alter_table("cases") as cases:
-        cases.add_column(sa.Column("origin", sa.String(16)))
+        cases.add_column(sa.Column("origin", WORD))
         cases.add_column(sa.Column("suspect_ids", JSON))
         cases.add_column(sa.Column("line_ids", JSON))
-        cases.add_column(sa.Column("risk", sa.Float(53)))
+        cases.add_column(sa.Column("risk", FLOAT))
         cases.add_column(sa.Column("sweep_id", ID))
         cases.add_column(sa.Column("group_key", sa.String(128), index=True))
-        cases.add_column(sa.Column("assignee", sa.String(200)))
+        cases.add_column(sa.Column("assignee", NAME))
         cases.add_column(sa.Column("proposal", JSON))
-        cases.add_column(sa.Column("outcome", sa.String(16)))
+        cases.add_column(sa.Column("outcome", WORD))
         cases.add_column(sa.Column("merged_into", ID, index=True))
         cases.add_column(sa.Column("updated_at", MOMENT))
         cases.add_column(sa.Column("closed_at", MOMENT))
     fill_cases()
     with op.batch_alter_table("cases") as cases:
-        cases.alter_column("origin", existing_type=sa.String(16), nullable=False)
+        cases.alter_column("origin", existing_type=WORD, nullable=False)
         cases.alter_column("suspect_ids", existing_type=JSON, nullable=False)
         cases.alter_column("line_ids", existing_type=JSON, nullable=False)
         cases.alter_column("updated_at", existing_type=MOMENT, nullable=False)
@@ -410,8 +415,8 @@ def add_tallies() -> None:
     """Counts of failed comparisons, by holder and by key, which bound how many there may be."""
     op.create_table(
         "tallies",
-        sa.Column("name", sa.String(200), primary_key=True),
-        sa.Column("level", sa.Float(53), nullable=False),
+        sa.Column("name", NAME, primary_key=True),
+        sa.Column("level", FLOAT, nullable=False),
         sa.Column("at", MOMENT, nullable=False),
     )
 
@@ -423,9 +428,9 @@ def add_codes() -> None:
         *("cases", "case_notes", "judged_pairs", "carriers", "outlets", "documents"),
         *("enrollments", "references", "lines", "watchlist", "idempotency"),
     ):
-        op.add_column(table, sa.Column("mac", sa.LargeBinary))
-    op.add_column("deployment", sa.Column("audit_mac", sa.LargeBinary))
-    op.add_column("api_keys", sa.Column("person", sa.String(200)))
+        op.add_column(table, sa.Column("mac", BYTES))
+    op.add_column("deployment", sa.Column("audit_mac", BYTES))
+    op.add_column("api_keys", sa.Column("person", NAME))
     op.execute(
         "UPDATE api_keys SET person = CASE WHEN label <> '' THEN label ELSE 'key:' || id END "
         "WHERE role IN ('fraud', 'operator')"
@@ -441,13 +446,13 @@ def add_time_zones() -> None:
 def add_second_templates() -> None:
     """Templates of a second model beside those of the model in force."""
     for table in ("references", "watchlist"):
-        op.add_column(table, sa.Column("second_template", sa.LargeBinary))
+        op.add_column(table, sa.Column("second_template", BYTES))
         op.add_column(table, sa.Column("second_model_digest", sa.String(128)))
 
 
 def add_weakest_link() -> None:
     """The score of a case's weakest link, null where it is not known."""
-    op.add_column("cases", sa.Column("weakest", sa.Float(53)))
+    op.add_column("cases", sa.Column("weakest", FLOAT))
 
 
 def keep_faces_of_references() -> None:
@@ -460,7 +465,7 @@ def keep_faces_of_references() -> None:
         crops.add_column(sa.Column("quality", JSON))
         crops.add_column(sa.Column("is_held", sa.Boolean))
         crops.add_column(sa.Column("case_days", sa.Integer))
-        crops.add_column(sa.Column("mac", sa.LargeBinary))
+        crops.add_column(sa.Column("mac", BYTES))
     op.execute(
         "UPDATE crops SET document_id = "
         "(SELECT document_id FROM enrollments WHERE enrollments.id = crops.enrollment_id)"

@@ -10,27 +10,39 @@ from collections.abc import Callable, Mapping
 import sqlalchemy as sa
 from alembic import op
 
-from engine.registry.migrations.from_0001 import CODE, ID, JSON, MOMENT, NUMBER, index_some
+from engine.registry.migrations.from_0001 import (
+    BYTES,
+    CODE,
+    FLOAT,
+    ID,
+    JSON,
+    LONG_WORD,
+    MOMENT,
+    NAME,
+    NUMBER,
+    WORD,
+    index_some,
+)
 
 
 def add_accounts() -> None:
     """Accounts of an identity provider and the sessions that were signed in with them."""
     op.create_table(
         "accounts",
-        sa.Column("subject", sa.LargeBinary, primary_key=True),
-        sa.Column("person", sa.String(200), nullable=False),
-        sa.Column("name", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("subject", BYTES, primary_key=True),
+        sa.Column("person", NAME, nullable=False),
+        sa.Column("name", BYTES, nullable=False, unique=True),
         sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("mac", BYTES),
     )
     account = sa.ForeignKey("accounts.subject")
     op.create_table(
         "sessions",
         sa.Column("id", CODE, primary_key=True),
-        sa.Column("digest", sa.LargeBinary, nullable=False),
-        sa.Column("subject", sa.LargeBinary, account, nullable=False, index=True),
-        sa.Column("person", sa.String(200), nullable=False),
-        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("digest", BYTES, nullable=False),
+        sa.Column("subject", BYTES, account, nullable=False, index=True),
+        sa.Column("person", NAME, nullable=False),
+        sa.Column("role", WORD, nullable=False),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
         sa.Column("created_at", MOMENT, nullable=False),
@@ -52,14 +64,14 @@ def add_holds() -> None:
     for table, name, kind in (
         ("documents", "erasure_asked_at", MOMENT),
         ("documents", "erasure_due_at", MOMENT),
-        ("documents", "erasure_asked_by", sa.String(200)),
+        ("documents", "erasure_asked_by", NAME),
         ("documents", "erasure_number", sa.BigInteger()),
-        ("outlets", "restriction", sa.String(16)),
+        ("outlets", "restriction", WORD),
         ("outlets", "restricted_at", MOMENT),
-        ("outlets", "restricted_by", sa.String(200)),
-        ("outlets", "restricted_person", sa.String(200)),
+        ("outlets", "restricted_by", NAME),
+        ("outlets", "restricted_person", NAME),
         ("outlets", "restriction_case", ID),
-        ("outlets", "restriction_reason", sa.String(200)),
+        ("outlets", "restriction_reason", NAME),
         ("outlets", "refused_attempts", sa.Integer()),
     ):
         op.add_column(table, sa.Column(name, kind))
@@ -84,11 +96,11 @@ def keep_attempts_decided_on() -> None:
         "attempt_templates",
         sa.Column("id", ID, sa.ForeignKey("enrollments.id"), primary_key=True),
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
-        sa.Column("template", sa.LargeBinary, nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("template", BYTES, nullable=False),
+        sa.Column("mac", BYTES),
     )
     for side in ("left", "right"):
-        op.add_column("judged_pairs", sa.Column(f"{side}_attempt_score", sa.Float(53)))
+        op.add_column("judged_pairs", sa.Column(f"{side}_attempt_score", FLOAT))
 
 
 def add_liveness() -> None:
@@ -96,19 +108,19 @@ def add_liveness() -> None:
     op.create_table(
         "liveness",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("use", sa.String(16), nullable=False),
+        sa.Column("use", WORD, nullable=False),
         sa.Column("received_at", MOMENT, nullable=False, index=True),
-        sa.Column("token", sa.LargeBinary, unique=True),
-        sa.Column("problem", sa.String(32)),
-        sa.Column("issuer", sa.String(200)),
-        sa.Column("jti", sa.String(200)),
-        sa.Column("decision", sa.String(16)),
+        sa.Column("token", BYTES, unique=True),
+        sa.Column("problem", LONG_WORD),
+        sa.Column("issuer", NAME),
+        sa.Column("jti", NAME),
+        sa.Column("decision", WORD),
         sa.Column("level", sa.String(64)),
         sa.Column("issued_at", MOMENT),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("mac", BYTES),
     )
 
 
@@ -118,12 +130,12 @@ def add_events() -> None:
         "events",
         sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
         sa.Column("id", ID, nullable=False, unique=True),
-        sa.Column("type", sa.String(32), nullable=False),
+        sa.Column("type", LONG_WORD, nullable=False),
         sa.Column("at", MOMENT, nullable=False, index=True),
         sa.Column("subject", ID, nullable=False),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
-        sa.Column("data", sa.LargeBinary, nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("data", BYTES, nullable=False),
+        sa.Column("mac", BYTES),
     )
     op.create_index("ix_events_carrier", "events", ["carrier", "number"])
 
@@ -141,15 +153,15 @@ def add_webhooks() -> None:
         "webhooks",
         sa.Column("id", ID, primary_key=True),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), index=True),
-        sa.Column("sink", sa.LargeBinary, nullable=False),
+        sa.Column("sink", BYTES, nullable=False),
         sa.Column("types", sa.JSON),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("secret", sa.LargeBinary, nullable=False),
-        sa.Column("earlier_secret", sa.LargeBinary),
+        sa.Column("state", WORD, nullable=False),
+        sa.Column("secret", BYTES, nullable=False),
+        sa.Column("earlier_secret", BYTES),
         sa.Column("earlier_until", MOMENT),
         sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("created_by", sa.String(200), nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("created_by", NAME, nullable=False),
+        sa.Column("mac", BYTES),
         sa.CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
     )
     op.create_table(
@@ -181,12 +193,12 @@ def add_life_of_lines() -> None:
         "line_events",
         sa.Column("id", ID, primary_key=True),
         sa.Column("line_id", ID, sa.ForeignKey("lines.id"), nullable=False),
-        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("kind", LONG_WORD, nullable=False),
         sa.Column("at", MOMENT, nullable=False),
         sa.Column("recorded_at", MOMENT, nullable=False, index=True),
         sa.Column("cause", CODE),
-        sa.Column("by", sa.String(200), nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("by", NAME, nullable=False),
+        sa.Column("mac", BYTES),
     )
     op.create_index("ix_line_events_line", "line_events", ["line_id", "at"])
     add_campaigns()
@@ -195,8 +207,8 @@ def add_life_of_lines() -> None:
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
         sa.Column("cause", CODE, nullable=False),
         sa.Column("at", MOMENT, nullable=False),
-        sa.Column("by", sa.String(200), nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("by", NAME, nullable=False),
+        sa.Column("mac", BYTES),
     )
 
 
@@ -205,21 +217,21 @@ def add_campaigns() -> None:
         "campaigns",
         sa.Column("id", ID, primary_key=True),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
-        sa.Column("name", sa.String(200), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("state", WORD, nullable=False),
         sa.Column("deadline", MOMENT, nullable=False),
         sa.Column("steps", JSON, nullable=False),
         sa.Column("chosen", JSON, nullable=False),
         sa.Column("filled_to", ID),
         sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("created_by", sa.String(200), nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("created_by", NAME, nullable=False),
+        sa.Column("mac", BYTES),
     )
     op.create_table(
         "campaign_lines",
         sa.Column("campaign_id", ID, sa.ForeignKey("campaigns.id"), primary_key=True),
         sa.Column("line_id", ID, sa.ForeignKey("lines.id"), primary_key=True),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", WORD, nullable=False),
         sa.Column("at", MOMENT, nullable=False),
     )
     op.create_table(
@@ -232,7 +244,7 @@ def add_campaigns() -> None:
         sa.Column("steps", JSON, nullable=False),
         sa.Column("overdue_at", MOMENT),
         sa.Column("campaign_id", ID, sa.ForeignKey("campaigns.id")),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("mac", BYTES),
     )
     op.create_index("uq_reverifications_line", "reverifications", ["line_id", "rule"], unique=True)
     index_some("ix_reverifications_due", "reverifications", ["next_step_at", "id"], HAS_STEP)
@@ -256,7 +268,7 @@ def add_guardians() -> None:
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False),
         sa.Column("ends_in", sa.Integer, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("mac", BYTES),
     )
     op.create_table(
         "exceptions",
@@ -264,13 +276,13 @@ def add_guardians() -> None:
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
-        sa.Column("cause", sa.String(32), nullable=False),
-        sa.Column("msisdn", sa.LargeBinary),
+        sa.Column("cause", LONG_WORD, nullable=False),
+        sa.Column("msisdn", BYTES),
         sa.Column("asked_at", MOMENT, nullable=False, index=True),
         sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False, index=True),
         sa.Column("decided_at", MOMENT),
         sa.Column("line_id", ID, sa.ForeignKey("lines.id"), index=True),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("mac", BYTES),
     )
     op.create_index("ix_exceptions_outlet", "exceptions", ["outlet", "asked_at"])
 
@@ -279,28 +291,28 @@ def add_deaths() -> None:
     op.create_table(
         "deaths",
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        sa.Column("source", sa.String(32), nullable=False),
+        sa.Column("source", LONG_WORD, nullable=False),
         sa.Column("reported_at", MOMENT, nullable=False),
-        sa.Column("reported_by", sa.String(200), nullable=False),
-        sa.Column("reported_person", sa.String(200), nullable=False),
+        sa.Column("reported_by", NAME, nullable=False),
+        sa.Column("reported_person", NAME, nullable=False),
         sa.Column("disputed_lines", sa.JSON, nullable=False),
         sa.Column("confirmed_at", MOMENT),
-        sa.Column("confirmed_by", sa.String(200)),
+        sa.Column("confirmed_by", NAME),
         sa.Column("contested_at", MOMENT),
-        sa.Column("contested_by", sa.String(200)),
-        sa.Column("contested_person", sa.String(200)),
+        sa.Column("contested_by", NAME),
+        sa.Column("contested_person", NAME),
         sa.Column("lifted_at", MOMENT),
-        sa.Column("lifted_by", sa.String(200)),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("lifted_by", NAME),
+        sa.Column("mac", BYTES),
     )
     op.create_table(
         "replacements",
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
         sa.Column("successor_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False),
-        sa.Column("score", sa.Float(53), nullable=False),
+        sa.Column("score", FLOAT, nullable=False),
         sa.Column("replaced_at", MOMENT, nullable=False),
-        sa.Column("mac", sa.LargeBinary),
+        sa.Column("mac", BYTES),
     )
 
 
@@ -346,7 +358,7 @@ def add_codes_of_rows() -> None:
         *("sweeps", "case_documents", "cursors", "undelivered"),
         *("campaign_lines", "tallies", "api_keys", "sessions"),
     ):
-        op.add_column(table, sa.Column("mac", sa.LargeBinary))
+        op.add_column(table, sa.Column("mac", BYTES))
 
 
 def index_proofs() -> None:
