@@ -24,6 +24,11 @@ FLOAT = sa.Float(53)
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+def required(name: str, kind: Any, *more: sa.ForeignKey, **options: Any) -> sa.Column[Any]:
+    """A column that is never null."""
+    return sa.Column(name, kind, *more, nullable=False, **options)
+
+
 def index_some(
     name: str, table: str, columns: list[str], where: str, *, unique: bool = False
 ) -> None:
@@ -42,7 +47,7 @@ def make_registry() -> None:
     """The first schema."""
     op.create_table(
         "alembic_version",
-        sa.Column("version_num", LONG_WORD, nullable=False),
+        required("version_num", LONG_WORD),
         sa.PrimaryKeyConstraint("version_num", name=op.f("alembic_version_pkc")),
     )
     op.bulk_insert(VERSION, [{"version_num": "0001"}])
@@ -56,33 +61,33 @@ def make_tenants() -> None:
     op.create_table(
         "deployment",
         sa.Column("singleton", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("deployment_id", ID, nullable=False),
-        sa.Column("key_check", BYTES, nullable=False),
-        sa.Column("data_keys", JSON, nullable=False),
-        sa.Column("model_digest", sa.String(128), nullable=False),
-        sa.Column("dim", sa.Integer, nullable=False),
-        sa.Column("rotation_id", LONG_WORD, nullable=False),
-        sa.Column("writer_epoch", sa.BigInteger, nullable=False),
-        sa.Column("sequence", sa.BigInteger, nullable=False),
-        sa.Column("audit_number", sa.BigInteger, nullable=False),
-        sa.Column("audit_head", BYTES, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("deployment_id", ID),
+        required("key_check", BYTES),
+        required("data_keys", JSON),
+        required("model_digest", sa.String(128)),
+        required("dim", sa.Integer),
+        required("rotation_id", LONG_WORD),
+        required("writer_epoch", sa.BigInteger),
+        required("sequence", sa.BigInteger),
+        required("audit_number", sa.BigInteger),
+        required("audit_head", BYTES),
+        required("created_at", MOMENT),
         sa.CheckConstraint("singleton = 1", name="one_row"),
     )
     op.create_table(
         "carriers",
         sa.Column("code", CODE, primary_key=True),
-        sa.Column("name", NAME, nullable=False),
-        sa.Column("line_limit", sa.Integer, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("name", NAME),
+        required("line_limit", sa.Integer),
+        required("created_at", MOMENT),
         sa.CheckConstraint("line_limit >= 0", name="line_limit"),
     )
     op.create_table(
         "outlets",
         sa.Column("code", CODE, primary_key=True),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
-        sa.Column("is_open", sa.Boolean, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("carrier", CODE, sa.ForeignKey("carriers.code")),
+        required("is_open", sa.Boolean),
+        required("created_at", MOMENT),
         sa.Column("closed_at", MOMENT),
     )
 
@@ -91,13 +96,13 @@ def make_attempts() -> None:
     op.create_table(
         "documents",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("kind", CODE, nullable=False),
+        required("kind", CODE),
         sa.Column("lookup", BYTES, unique=True),
         sa.Column("name_lookup", BYTES),
         sa.Column("identity", BYTES),
         sa.Column("expires_on", sa.Date),
-        sa.Column("status", WORD, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("status", WORD),
+        required("created_at", MOMENT),
         sa.Column("blocked_at", MOMENT),
         sa.Column("erased_at", MOMENT),
         sa.CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
@@ -110,16 +115,16 @@ def make_attempts() -> None:
     op.create_table(
         "enrollments",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("sequence", sa.BigInteger, nullable=False),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
-        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
+        required("sequence", sa.BigInteger),
+        required("carrier", CODE, sa.ForeignKey("carriers.code")),
+        required("outlet", CODE, sa.ForeignKey("outlets.code")),
         sa.Column("document_id", ID, sa.ForeignKey("documents.id"), index=True),
-        sa.Column("decision", WORD, nullable=False),
-        sa.Column("reasons", JSON, nullable=False),
-        sa.Column("evidence", JSON, nullable=False),
+        required("decision", WORD),
+        required("reasons", JSON),
+        required("evidence", JSON),
         sa.Column("consent_ref", NAME),
         sa.Column("captured_at", MOMENT),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("created_at", MOMENT),
         sa.CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
     )
 
@@ -128,12 +133,12 @@ def make_lines() -> None:
     op.create_table(
         "references",
         sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
-        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
+        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
         sa.Column("template", BYTES),
-        sa.Column("model_digest", sa.String(128), nullable=False),
-        sa.Column("rotation_id", LONG_WORD, nullable=False),
-        sa.Column("added_sequence", sa.BigInteger, nullable=False),
+        required("model_digest", sa.String(128)),
+        required("rotation_id", LONG_WORD),
+        required("added_sequence", sa.BigInteger),
         sa.Column("removed_sequence", sa.BigInteger),
         sa.CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
     )
@@ -145,12 +150,12 @@ def make_lines() -> None:
         sa.Column("id", ID, primary_key=True),
         sa.Column("msisdn_lookup", BYTES),
         sa.Column("msisdn", BYTES),
-        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), nullable=False, index=True),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), nullable=False),
-        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code"), nullable=False),
+        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
+        required("carrier", CODE, sa.ForeignKey("carriers.code")),
+        required("outlet", CODE, sa.ForeignKey("outlets.code")),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        sa.Column("status", WORD, nullable=False),
-        sa.Column("opened_at", MOMENT, nullable=False),
+        required("status", WORD),
+        required("opened_at", MOMENT),
         sa.Column("closed_at", MOMENT),
         sa.CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
     )
@@ -159,12 +164,12 @@ def make_lines() -> None:
     op.create_table(
         "cases",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("kind", CODE, nullable=False),
-        sa.Column("state", WORD, nullable=False, index=True),
+        required("kind", CODE),
+        required("state", WORD, index=True),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
-        sa.Column("document_ids", JSON, nullable=False),
+        required("document_ids", JSON),
         sa.Column("score", FLOAT),
-        sa.Column("opened_at", MOMENT, nullable=False),
+        required("opened_at", MOMENT),
     )
 
 
@@ -174,27 +179,27 @@ def make_audit() -> None:
         sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
         sa.Column("document_lookup", BYTES, index=True),
         sa.Column("template", BYTES),
-        sa.Column("reason", NAME, nullable=False),
-        sa.Column("added_at", MOMENT, nullable=False),
+        required("reason", NAME),
+        required("added_at", MOMENT),
         sa.Column("removed_at", MOMENT),
     )
     op.create_table(
         "audit",
         sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
-        sa.Column("at", MOMENT, nullable=False),
-        sa.Column("actor", NAME, nullable=False),
-        sa.Column("action", CODE, nullable=False),
-        sa.Column("subject", NAME, nullable=False),
-        sa.Column("detail", JSON, nullable=False),
-        sa.Column("hash", BYTES, nullable=False),
+        required("at", MOMENT),
+        required("actor", NAME),
+        required("action", CODE),
+        required("subject", NAME),
+        required("detail", JSON),
+        required("hash", BYTES),
     )
     op.create_table(
         "idempotency",
         sa.Column("scope", BYTES, primary_key=True),
-        sa.Column("payload_digest", BYTES, nullable=False),
+        required("payload_digest", BYTES),
         sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        sa.Column("response", JSON, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("response", JSON),
+        required("created_at", MOMENT),
     )
 
 
@@ -203,13 +208,13 @@ def add_keys() -> None:
     op.create_table(
         "api_keys",
         sa.Column("id", CODE, primary_key=True),
-        sa.Column("digest", BYTES, nullable=False),
-        sa.Column("label", NAME, nullable=False),
-        sa.Column("role", WORD, nullable=False),
+        required("digest", BYTES),
+        required("label", NAME),
+        required("role", WORD),
         sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
         sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
         sa.Column("rate_limit", FLOAT),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("created_at", MOMENT),
         sa.Column("expires_at", MOMENT),
         sa.Column("revoked_at", MOMENT),
         sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
@@ -246,14 +251,14 @@ def add_fraud_desk() -> None:
     op.create_table(
         "sweeps",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("state", WORD, nullable=False),
-        sa.Column("terms", JSON, nullable=False),
-        sa.Column("requested_by", NAME, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
+        required("state", WORD),
+        required("terms", JSON),
+        required("requested_by", NAME),
+        required("created_at", MOMENT),
         sa.Column("started_at", MOMENT),
         sa.Column("ended_at", MOMENT),
         sa.Column("sequence", sa.BigInteger),
-        sa.Column("progress", JSON, nullable=False),
+        required("progress", JSON),
         sa.Column("summary", JSON),
         sa.Column("fault", sa.Text),
         sa.CheckConstraint(
@@ -266,10 +271,10 @@ def add_fraud_desk() -> None:
     op.create_table(
         "crops",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), nullable=False, index=True),
-        sa.Column("photograph", WORD, nullable=False),
-        sa.Column("image", BYTES, nullable=False),
-        sa.Column("kept_until", MOMENT, nullable=False, index=True),
+        required("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
+        required("photograph", WORD),
+        required("image", BYTES),
+        required("kept_until", MOMENT, index=True),
         sa.CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
     )
 
@@ -284,22 +289,22 @@ def add_parts_of_cases() -> None:
     op.create_table(
         "case_notes",
         sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
-        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False, index=True),
-        sa.Column("at", MOMENT, nullable=False),
-        sa.Column("actor", NAME, nullable=False),
-        sa.Column("kind", WORD, nullable=False),
+        required("case_id", ID, sa.ForeignKey("cases.id"), index=True),
+        required("at", MOMENT),
+        required("actor", NAME),
+        required("kind", WORD),
         sa.Column("text", BYTES),
     )
     op.create_table(
         "judged_pairs",
         sa.Column("left_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
         sa.Column("right_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        sa.Column("outcome", WORD, nullable=False),
-        sa.Column("score", FLOAT, nullable=False),
-        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), nullable=False),
+        required("outcome", WORD),
+        required("score", FLOAT),
+        required("case_id", ID, sa.ForeignKey("cases.id")),
         sa.Column("sweep_id", ID, sa.ForeignKey("sweeps.id")),
-        sa.Column("decided_at", MOMENT, nullable=False),
-        sa.Column("decided_by", NAME, nullable=False),
+        required("decided_at", MOMENT),
+        required("decided_by", NAME),
         sa.CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
     )
 
@@ -416,8 +421,8 @@ def add_tallies() -> None:
     op.create_table(
         "tallies",
         sa.Column("name", NAME, primary_key=True),
-        sa.Column("level", FLOAT, nullable=False),
-        sa.Column("at", MOMENT, nullable=False),
+        required("level", FLOAT),
+        required("at", MOMENT),
     )
 
 
