@@ -219,9 +219,9 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
         suspect_ids=_join(case.suspect_ids, other.suspect_ids),
         line_ids=_join(case.line_ids, other.line_ids),
         enrollment_id=case.enrollment_id or other.enrollment_id,
-        score=_highest(case.score, other.score),
+        score=highest(case.score, other.score),
         weakest=_lowest(case.weakest, case.score, other.weakest, other.score),
-        risk=_highest(case.risk, other.risk),
+        risk=highest(case.risk, other.risk),
         sweep_id=other.sweep_id or case.sweep_id,
         group_key=case.group_key or other.group_key,
         assignee=assignee,
@@ -236,7 +236,8 @@ def _covers(case: CaseRecord, draft: CaseRecord) -> bool:
     )
 
 
-def _highest(*values: float | None) -> float | None:
+def highest(*values: float | None) -> float | None:
+    """The highest of those that are known."""
     return max((value for value in values if value is not None), default=None)
 
 

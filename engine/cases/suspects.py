@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.decided import Pair, read_decided
+from engine.cases.opening import highest
 from engine.matching.comparison import WatchList
 from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
@@ -175,10 +176,6 @@ def _with_earlier(pair: JudgedPair, earlier: JudgedPair | None) -> JudgedPair:
         return pair
     return replace(
         pair,
-        left_attempt_score=_highest(pair.left_attempt_score, earlier.left_attempt_score),
-        right_attempt_score=_highest(pair.right_attempt_score, earlier.right_attempt_score),
+        left_attempt_score=highest(pair.left_attempt_score, earlier.left_attempt_score),
+        right_attempt_score=highest(pair.right_attempt_score, earlier.right_attempt_score),
     )
-
-
-def _highest(*scores: float | None) -> float | None:
-    return max((one for one in scores if one is not None), default=None)

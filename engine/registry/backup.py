@@ -54,7 +54,7 @@ from engine.registry.transactions import recorded, take_lease
 from engine.registry.upgrade import bring_up_to_date
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from indexes.atomic_files import flush, replacing
+from indexes.atomic_files import created, flush, replacing
 
 DATABASE_FILE = "registry.sqlite"
 MANIFEST_FILE = "manifest.json"
@@ -398,13 +398,8 @@ def _stage(
     """Copies a backup's file beside the registry, and checks it there."""
     try:
         staged.unlink(missing_ok=True)
-        with (
-            file.open("rb") as source,
-            os.fdopen(os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as sink,
-        ):
+        with file.open("rb") as source, created(staged) as sink:
             shutil.copyfileobj(source, sink, _BLOCK_BYTES)
-            sink.flush()
-            os.fsync(sink.fileno())
     except OSError as error:
         kind = StorageFull if error.errno == 28 else RegistryError
         raise kind(f"{staged} cannot be written ({error.strerror})") from None

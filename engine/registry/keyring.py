@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import KeyRingError, KeyRingInvalid, KeyRingMissing
-from indexes.atomic_files import OWNER_ONLY, flush
+from indexes.atomic_files import created, flush
 
 SECRET_BYTES = 32
 _PR_SET_DUMPABLE = 4
@@ -198,11 +198,8 @@ _RING = TypeAdapter(KeyRing)
 def _write_beside(path: Path, content: bytes) -> Path:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
-        with os.fdopen(handle, "wb") as file:
+        with created(beside) as file:
             file.write(content)
-            file.flush()
-            os.fsync(handle)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise KeyRingError(f"{path} cannot be written: {error.strerror}") from None

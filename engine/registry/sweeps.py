@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -335,12 +335,9 @@ _JUDGED = _PAIRS.order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_doc
 class PairReader(Source):
     """Reader of judged pairs."""
 
-    def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
-        """Every judged pair, or those with one of these outcomes; by document."""
-        query = _JUDGED
-        if outcomes is not None:
-            query = query.where(JUDGED_PAIRS.c.outcome.in_([one.value for one in outcomes]))
-        return list(open_each(self.rows(query), self._judged))
+    def judged_pairs(self) -> list[JudgedPair]:
+        """Every judged pair, by document."""
+        return list(open_each(self.rows(_JUDGED), self._judged))
 
     def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
         """The judgements of people on any two of these documents."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from engine.cases.decided import Pair, read_decided
@@ -34,7 +33,7 @@ from engine.registry.queues import CaseFilter
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
 from engine.spreadsheets import save_table
-from engine.sweeps.clustering import label_components
+from engine.sweeps.groups import group_connected
 from schema.actors import fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus
@@ -167,11 +166,7 @@ def _join_documents(ids: Sequence[str], fraud: Iterable[Pair]) -> list[tuple[str
     """The documents of each person; `ids` ascending."""
     places = {key: place for place, key in enumerate(ids)}
     edges = [(places[left], places[right]) for left, right in fraud]
-    left, right = np.array(edges, np.int64).reshape(-1, 2).T
-    persons: dict[int, list[str]] = defaultdict(list)
-    for key, label in zip(ids, label_components(len(ids), left, right).tolist(), strict=True):
-        persons[label].append(key)
-    return [tuple(keys) for keys in persons.values()]
+    return [tuple(keys) for keys in group_connected(ids, edges)]
 
 
 def _by_scope(lines: Sequence[LineRecord], is_each: bool) -> list[list[LineRecord]]:

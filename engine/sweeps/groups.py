@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from engine.sweeps.clustering import (
 from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
 from schema.sweeps import Group, GroupKind, Identity, Link, RiskTerm
 
+T = TypeVar("T")
 _KEY_HEX = 32
 
 
@@ -296,7 +298,7 @@ def groups_of_lines(
     )
 
 
-def _find_rings(lines: Sequence[ForeignFace]) -> Iterable[list[ForeignFace]]:
+def _find_rings(lines: Sequence[ForeignFace]) -> list[list[ForeignFace]]:
     """Joins lines, in order of time, that share an outlet or a document within the window."""
     edges: list[tuple[int, int]] = []
     begun: dict[Hashable, int] = {}
@@ -307,11 +309,16 @@ def _find_rings(lines: Sequence[ForeignFace]) -> Iterable[list[ForeignFace]]:
                 begun[shared] = place
             else:
                 edges.append((first, place))
+    return group_connected(lines, edges)
+
+
+def group_connected(items: Sequence[T], edges: Sequence[tuple[int, int]]) -> list[list[T]]:
+    """The items in groups, connected by edges between their places; in their order."""
     left, right = np.array(edges, np.int64).reshape(-1, 2).T
-    rings: dict[int, list[ForeignFace]] = defaultdict(list)
-    for line, label in zip(lines, label_components(len(lines), left, right).tolist(), strict=True):
-        rings[label].append(line)
-    return rings.values()
+    groups: dict[int, list[T]] = defaultdict(list)
+    for one, label in zip(items, label_components(len(items), left, right).tolist(), strict=True):
+        groups[label].append(one)
+    return list(groups.values())
 
 
 def _group_of_document(identity: Identity, attempts: Sequence[ForeignFace]) -> Group:

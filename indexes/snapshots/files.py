@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.atomic_files import created
 from indexes.base import Ids, Positions, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
@@ -166,16 +167,6 @@ def opened(path: Path, what: str) -> Iterator[BufferedReader]:
         ) from None
     with file:
         yield file
-
-
-@contextmanager
-def created(path: Path) -> Iterator[BinaryIO]:
-    """A new file of mode 0600, flushed to the disk when the block ends."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 _MAPPED_ROWS_AT_ONCE = 1 << 14

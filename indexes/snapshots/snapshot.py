@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.atomic_files import flush
+from indexes.atomic_files import created, flush
 from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import (
     IdInvalid,
@@ -41,7 +41,6 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.files import (
     LooseState,
     Tombstones,
-    created,
     map_rows,
     read_segment,
     read_state,

@@ -36,7 +36,7 @@ from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from indexes.atomic_files import flush
+from indexes.atomic_files import created, flush
 from indexes.errors import ShardFenced, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
@@ -46,7 +46,6 @@ from indexes.sharding.joining import join_shards
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
-from indexes.snapshots.files import created
 from indexes.snapshots.manifest import SegmentEntry
 from serving.errors import Interrupted
 from serving.settings.settings import Settings

@@ -345,15 +345,12 @@ def documents(store, case_id) -> list[str]:
     return sorted(store.documents_of(ids).values())
 
 
-def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
-    store, writer, case_id, documents
-) -> None:
+def test_pairs_are_read_and_the_last_verdict_stands(store, writer, case_id, documents) -> None:
     one, two, three = documents
     first = make_pair(one, two, case_id=case_id, outcome=Outcome.TWINS)
     fraud = make_pair(one, three, case_id=case_id, score=0.712345678901)
     writer.commit([ENTRY, fraud, first])
     assert store.judged_pairs() == [first, fraud]
-    assert store.judged_pairs([Outcome.FRAUD]) == [fraud]
     assert store.judged_between([one, two]) == [first]
     again = make_pair(one, two, case_id=case_id, decided_by="key:bob")
     mistake = make_pair(two, three, case_id=case_id, outcome=Outcome.MISTAKE)
