@@ -219,6 +219,10 @@ class NotFound(RequestError, code="REQUEST.NOT_FOUND"):
     """Nothing is there that the caller may see."""
 
 
+class ConsentWithdrawn(NotFound, code="HOLDER.CONSENT_WITHDRAWN"):
+    """No face may be compared with the holder's: it is as if there were none."""
+
+
 class Overloaded(RequestError, code="REQUEST.OVERLOADED"):
     """The queue is full: try again later."""
 

@@ -39,7 +39,6 @@ DOCUMENT_TYPES = (
 )
 MAX_NUMBER_LENGTH = 100
 MAX_NAME_LENGTH = 200
-MAX_CONSENT_LENGTH = 200
 """Of texts of an enrollment, in characters."""
 
 
@@ -186,11 +185,19 @@ class AuthorityResult(Struct, frozen=True, omit_defaults=True):
     is_kept: Annotated[bool, Meta(description="the answer was kept from before")] = False
 
 
+class ErasureScope(StrEnum):
+    """How much of a holder an erasure takes."""
+
+    HOLDER = "holder"
+    FACE = "face"
+    """Consent to it was withdrawn: the document and its lines stay."""
+
+
 class ErasureCertificate(Struct, frozen=True):
     """The certificate of an erasure, with its time and its entry in the audit chain.
 
     From `gallery_sequence` on no search sees the holder. The enrollments stay as bare decisions:
-    scores and reasons, without template, name or number.
+    scores and reasons, without template, name or number. Of a face alone the `lines` stay.
     """
 
     document_id: str
@@ -200,6 +207,7 @@ class ErasureCertificate(Struct, frozen=True):
     erased_at: datetime
     audit_number: int
     audit_hash: str
+    scope: ErasureScope = ErasureScope.HOLDER
 
 
 class RowOutcome(Struct, frozen=True):

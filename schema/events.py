@@ -33,6 +33,7 @@ class EventType(StrEnum):
     WATCHLIST_HIT = "watchlist.hit", False
     SWEEP_FINISHED = "sweep.finished", False
     ERASURE_DONE = "erasure.done", True
+    CONSENT_WITHDRAWN = "consent.withdrawn", True
     # What happens to lines, by its kind; three stand above.
     LINE_SIM_SWAP = "line.sim_swap", True
     LINE_DEVICE_CHANGE = "line.device_change", True

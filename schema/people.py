@@ -1,11 +1,15 @@
-"""People: those who sign in, and those whom rules treat apart, as the dead, or who show no face."""
+"""People: those who sign in, those whom rules treat apart, as the dead, or who show no face; and
+consent to the use of a face."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct, structs
 
 
 class Account(Struct, frozen=True):
@@ -84,3 +88,74 @@ class ExceptionTally(Struct, frozen=True):
     decided: int
     granted: int
     last_at: datetime
+
+
+MAX_CONSENT_LENGTH = 200
+"""Of the reference, and of each text of the record, in characters."""
+RENEWED = "renewed_consent"
+"""Why two people look at the first face after a withdrawal: it may be anybody's."""
+_Text = Annotated[str, Meta(min_length=1, max_length=MAX_CONSENT_LENGTH)]
+
+
+class ConsentChannel(StrEnum):
+    OUTLET = "outlet"
+    ONLINE = "online"
+    AGENT = "agent"
+
+
+class GivenConsent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one consent; its repr shows nothing of it."""
+
+    given_at: datetime
+    purpose: _Text
+    text_version: Annotated[_Text, Meta(description="of the text that was agreed to")]
+    language: Annotated[
+        str,
+        Meta(pattern="^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$", max_length=35, description="BCP 47"),
+    ]
+    channel: ConsentChannel
+    taken_by: Annotated[_Text, Meta(description="who took it, as a clerk's code")] | None = None
+    guardian: Annotated[_Text, Meta(description="who gave it for a minor")] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+    def plain(self) -> Mapping[str, str]:
+        """Its texts, as JSON has them."""
+        said = structs.asdict(self) | {"given_at": self.given_at.isoformat()}
+        return {name: text for name, text in said.items() if text is not None}
+
+
+class Consent(Struct, frozen=True):
+    """A subscriber's consent: the reference alone is the short form, and says nothing of when."""
+
+    ref: str | None = None
+    given: GivenConsent | None = None
+
+    def is_given_after(self, moment: datetime) -> bool:
+        return self.given is not None and self.given.given_at > moment
+
+    def describe(self) -> Mapping[str, Any]:
+        """Its part of what makes two requests the same."""
+        record = {} if self.given is None else {"consent": self.given.plain()}
+        return {"consent_ref": self.ref, **record}
+
+    @property
+    def kept(self) -> str | Mapping[str, Any] | None:
+        """The part that stays beside a name: of the short form its reference."""
+        return self.ref if self.given is None else self.describe()
+
+    def texts(self) -> list[str]:
+        """All that somebody wrote."""
+        return [self.ref or "", *({} if self.given is None else self.given.plain()).values()]
+
+
+NO_CONSENT = Consent()
+
+
+def read_given(text: str | bytes) -> GivenConsent:
+    """The record from its JSON, as a file or a cell has it; `ValueError` where it is none."""
+    given = msgspec.json.decode(text, type=GivenConsent)
+    if given.given_at.tzinfo is None:
+        raise ValueError("given_at has no time zone")
+    return given

@@ -24,6 +24,7 @@ class Decision(StrEnum):
 class About(Enum):
     """Subjects of reasons."""
 
+    CONSENT = auto()
     PHOTOGRAPH = auto()
     """It asks for a new one."""
     LIVENESS = auto()
@@ -132,6 +133,15 @@ class Reason(StrEnum):
             About.HOLDER,
             Told.OWN_HOLDER,
             refusal="the document is about to be erased: see `sosie erasures`",
+        ),
+    )
+    CONSENT_WITHDRAWN = (
+        "CONSENT_WITHDRAWN",
+        Row(
+            About.CONSENT,
+            Told.ALWAYS,
+            shows_nobody=True,
+            refusal="consent to the face was withdrawn: bring one that was given since",
         ),
     )
     DOCUMENT_REPLACED = (

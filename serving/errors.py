@@ -233,6 +233,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.LivenessRefused, 422, _BAD),
     (errors.EventRefused, 422, _BAD),
     (errors.NotReported, 422, _BAD),
+    (errors.ConsentWithdrawn, 422, _BAD),
     (errors.NotFound, 404, _BAD),
     (errors.PlaceUnknown, 410, _BAD),
     (errors.Overloaded, 429, _BAD),

@@ -79,6 +79,7 @@ def decide_exception(
             sequence=writer.sequence + 1,
         )
         writes.append(reference)
+        writes += record.renew(asked.carrier, actor.name)
     if record.status is DocumentStatus.ATTEMPTED:
         writes.append(ActivatedDocument(_activate(registry, record, asked.line)))
     return [*writes, *_finish(asked, actor, line.id)]

@@ -45,6 +45,7 @@ from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.documents import AdmittedRow
 from schema.options import NO_CROPS, CropPolicy
+from schema.people import Consent
 from schema.reasons import RECORD_DAMAGED, About, PhotographKind, Reason
 
 
@@ -374,6 +375,7 @@ def _read_subscriber(written: Mapping[str, Any]) -> Subscriber:
     fields["vector"] = np.frombuffer(written["vector"], np.float32)
     fields["samples"] = {name: _read_sample(one) for name, one in written["samples"].items()}
     fields["document"] = msgspec.convert(written["document"], CheckedDocument)
+    fields["consent"] = msgspec.convert(written["consent"], Consent)
     fields["line"] = msgspec.convert(written["line"], OpenedLine | None)
     return Subscriber(**fields)
 

@@ -290,9 +290,7 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
     subscriber = None
     if vector is not None and is_sound(faults):
         assert row.checked is not None, "a row without a document has a fault"
-        subscriber = Subscriber(
-            row.name, row.checked, vector, row.line, row.consent_ref, faces.samples
-        )
+        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent, faces.samples)
     return JudgedRow(
         number=row.number,
         faults=faults,

@@ -26,13 +26,8 @@ from engine.matching.documents import (
 )
 from engine.matching.requests import normalise_msisdn
 from engine.registry.accounts import Outlet
-from schema.documents import (
-    DOCUMENT_TYPES,
-    MAX_CONSENT_LENGTH,
-    MAX_NAME_LENGTH,
-    MAX_NUMBER_LENGTH,
-    Document,
-)
+from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, Document
+from schema.people import MAX_CONSENT_LENGTH, NO_CONSENT, Consent, GivenConsent, read_given
 from schema.reasons import RECORD_DAMAGED, PhotographKind, Reason
 
 
@@ -52,6 +47,7 @@ class Field(StrEnum):
     PORTRAIT_KIND = "portrait_kind"
     TEMPLATE = "template"
     CONSENT_REF = "consent_ref"
+    CONSENT = "consent"
 
 
 DEFAULTED = (Field.DOCUMENT_TYPE, Field.CARRIER, Field.OUTLET, Field.OPENED_AT, Field.PORTRAIT_KIND)
@@ -159,6 +155,7 @@ class Code(Enum):
     FACE_TWICE = "a template replaces the live photograph: give only one of the two"
     PATH_INVALID = "not a valid file path: check it"
     PATH_OUTSIDE = "the path leads out of the folder: move the file, or give --allow-outside"
+    CONSENT_INVALID = "not the record of a consent: write its JSON as docs/people.md has it"
     KIND_UNKNOWN = "unknown kind of photograph: write live, printed or chip"
     FILE_MISSING = "no such file: check the path and --images"
     FILE_UNREADABLE = "the file cannot be read: check that it is a file, and its permissions"
@@ -260,7 +257,7 @@ class Row:
     name: str = field(default="", repr=False)
     checked: CheckedDocument | None = None
     line: OpenedLine | None = None
-    consent_ref: str | None = None
+    consent: Consent = NO_CONSENT
     carrier: str = ""
     live: str = field(default="", repr=False)
     portrait: str = field(default="", repr=False)
@@ -295,7 +292,7 @@ class RowReader:
             cells.add_fault(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
         line = self._line(cells)
         self._require_kept(cells)
-        consent_ref = cells.text(Field.CONSENT_REF) or None
+        consent = Consent(cells.text(Field.CONSENT_REF) or None, self._consent(cells))
         live, template = cells.text(Field.LIVE), cells.text(Field.TEMPLATE)
         portrait = cells.text(Field.PORTRAIT)
         has_template = bool(template) or raw.vector is not None
@@ -309,7 +306,7 @@ class RowReader:
             name="" if document is None else document.name,
             checked=checked,
             line=line,
-            consent_ref=consent_ref,
+            consent=consent,
             carrier=cells.text(Field.CARRIER) if line is None else line.carrier,
             live=live,
             portrait=portrait,
@@ -330,6 +327,17 @@ class RowReader:
             name = ""
         expires_on = self._date(cells)
         return Document(kind, number, name, expires_on) if kind and number and name else None
+
+    def _consent(self, cells: _Cells) -> GivenConsent | None:
+        text = cells.text(Field.CONSENT)
+        try:
+            given = read_given(text) if text else None
+        except ValueError:
+            cells.add_fault(Field.CONSENT, Code.CONSENT_INVALID)
+            return None
+        if given is not None and given.given_at > self._terms.now:
+            cells.add_fault(Field.CONSENT, Code.TIME_AHEAD)
+        return given
 
     def _kind(self, cells: _Cells) -> PhotographKind | None:
         text = cells.text(Field.PORTRAIT_KIND).lower()

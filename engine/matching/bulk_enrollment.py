@@ -27,13 +27,14 @@ from engine.registry.documents import ActivatedDocument, DocumentRecord, Identit
 from engine.registry.lines import LineRecord
 from engine.registry.people import Standing
 from engine.registry.references import NewReference
-from engine.registry.rows import read_apart
+from engine.registry.rows import Write, read_apart
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, publish
 from indexes.gallery import Gallery
 from schema.documents import Document, DocumentStatus, RowOutcome
 from schema.options import NO_CROPS, CropPolicy
+from schema.people import NO_CONSENT, Consent
 from schema.reasons import RECORD_DAMAGED, Reason
 
 
@@ -45,7 +46,7 @@ class Holder:
     status: DocumentStatus
     name_lookup: bytes | None
     vectors: NDArray[np.float32] = field(repr=False)
-    awaits_erasure: bool = False
+    record: DocumentRecord | None = None
     bars: Reason | None = None
     """Why the document enrolls nobody any more: replaced, or its holder reported dead."""
 
@@ -53,6 +54,22 @@ class Holder:
     def is_bound(self) -> bool:
         """False for a document that is known from attempts alone, none of them approved."""
         return self.status is not DocumentStatus.ATTEMPTED
+
+    def find_bar(self, one: Subscriber) -> Reason | None:
+        """The reason for which this subscriber is not taken in under it."""
+        if self.status is DocumentStatus.BLOCKED:
+            return Reason.DOCUMENT_BLOCKED
+        if self.record is not None and self.record.refuses_face(one.carrier, one.consent):
+            return Reason.CONSENT_WITHDRAWN
+        if self.record is not None and self.record.awaits_erasure:
+            return Reason.ERASURE_PENDING
+        return self.bars
+
+    def renew(self, one: Subscriber) -> list[Write]:
+        """Ends a withdrawal, if this subscriber's consent was given since."""
+        if self.record is None or one.consent.given is None:
+            return []
+        return self.record.renew(one.carrier or "", "sosie")
 
     def score(self, vector: NDArray[np.float32]) -> float | None:
         """The likeness of a face float32[d] to its holder's; None where it has no reference."""
@@ -111,7 +128,7 @@ class HolderCache:
                 one.status,
                 one.name_lookup,
                 held[one.id],
-                one.awaits_erasure,
+                one,
                 Reason.HOLDER_DECEASED
                 if one.id in standing.deceased
                 else Reason.DOCUMENT_REPLACED
@@ -151,15 +168,20 @@ class OpenedLine:
 @dataclass(frozen=True, slots=True, eq=False)
 class Subscriber:
     """Subscriber of an existing base: a well-formed document, a rotated unit vector float32[d] and
-    perhaps a line. `consent_ref` is stored where the document had no holder before. `samples` are
+    perhaps a line. `consent` is stored where the document had no holder before. `samples` are
     the photographs that the vector is of, `live` and `portrait`."""
 
     name: str = field(repr=False)
     document: CheckedDocument
     vector: NDArray[np.float32] = field(repr=False)
     line: OpenedLine | None = None
-    consent_ref: str | None = None
+    consent: Consent = NO_CONSENT
     samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
+
+    @property
+    def carrier(self) -> str | None:
+        """The carrier of the line that it brings."""
+        return None if self.line is None else self.line.carrier
 
 
 class Admission(RowOutcome, frozen=True):
@@ -191,6 +213,7 @@ class AdmissionPlan:
         default_factory=list, repr=False
     )
     lines: list[LineRecord] = field(default_factory=list)
+    renewed: list[Write] = field(default_factory=list)
     samples: list[Mapping[str, Sample]] = field(default_factory=list, repr=False)
 
 
@@ -248,6 +271,7 @@ class _Planner:
             self.made.referenced.append(holder.document_id)
             self._vectors.append(one.vector)
             self.made.samples.append(one.samples)
+        self.made.renewed += holder.renew(one)
         adds_line = False
         if one.line is not None and msisdn_lookup is not None and user is None:
             self._open_line(one.line, msisdn_lookup, holder.document_id)
@@ -255,12 +279,8 @@ class _Planner:
         return Admission(None, adds_reference, adds_line, name_differs, holder.document_id)
 
     def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
-        if holder is not None and holder.status is DocumentStatus.BLOCKED:
-            return Reason.DOCUMENT_BLOCKED
-        if holder is not None and holder.awaits_erasure:
-            return Reason.ERASURE_PENDING
-        if holder is not None and holder.bars is not None:
-            return holder.bars
+        if holder is not None and (bars := holder.find_bar(one)) is not None:
+            return bars
         score = None if holder is None else holder.score(one.vector)
         if score is not None and not score >= self._same_document:
             return Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
@@ -278,7 +298,7 @@ class _Planner:
             lookup=lookup,
             name_lookup=name_lookup,
             expires_on=one.document.expires_on,
-            identity=Identity(one.document.number, one.name, one.consent_ref),
+            identity=Identity(one.document.number, one.name, one.consent.kept),
         )
         (self.made.documents if known is None else self.made.activated).append(row)
         vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
@@ -391,6 +411,7 @@ def admit_planned(
         *map(ActivatedDocument, plan.activated),
         *references,
         *plan.lines,
+        *plan.renewed,
         *kept,
     ]
     publish(writer, gallery, writes, np.asarray(plan.vectors, np.float32))

@@ -272,6 +272,12 @@ class Comparisons:
         }
         """The same of the watch-list, by the ids of its entries."""
 
+    def forget(self, places: Iterable[int]) -> None:
+        """Makes these attempts as if nothing had been compared."""
+        for place in places:
+            for kept in (self._scanned, self.hits, self.watched):
+                kept.pop(place, None)
+
     def has_probe(self, place: int) -> bool:
         return place in self._scanned
 

@@ -13,7 +13,14 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from engine.cases.opening import date_change, is_grouped
-from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
+from engine.errors import (
+    ConsentWithdrawn,
+    GalleryBehind,
+    HolderMoved,
+    NotFound,
+    RequestError,
+    TenantConflict,
+)
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
 from engine.matching.documents import check_document, require_checkable
@@ -23,7 +30,7 @@ from engine.registry.audit import AuditEntry, read_audit
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.database import is_id, utc_now
 from engine.registry.documents import (
-    DOCUMENT_ERASED,
+    CERTIFIED,
     ERASURE_ASKED,
     AskedErasure,
     DocumentBlock,
@@ -31,7 +38,7 @@ from engine.registry.documents import (
 )
 from engine.registry.lines import LineRecord
 from engine.registry.references import RemovedReference, SecondTemplate
-from engine.registry.retention import DocumentErasure, certify_erasure
+from engine.registry.retention import DocumentErasure, FaceErasure, certify_erasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.watchlist import WatchEntry
@@ -40,7 +47,7 @@ from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
-from schema.documents import Document, ErasureCertificate
+from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.lines import HolderShown, LineStatus
 
 if TYPE_CHECKING:
@@ -102,6 +109,7 @@ def ask_erasure(
     actor: str,
     carrier: str | None = None,
     hold: timedelta = timedelta(),
+    scope: ErasureScope = ErasureScope.HOLDER,
 ) -> PendingErasure | None:
     """Acknowledges an erasure that has to wait for open cases, for `hold` at most from when it was
     asked first; None where nothing is waited for. Durable, and told in the history of these cases.
@@ -111,7 +119,7 @@ def ask_erasure(
 
     def perform(writer: Writer, now: datetime) -> PendingErasure | None:
         record = find_erasable(registry, target, now.date(), carrier)
-        return _hold_erasure(writer, registry, record, actor, now, hold, carrier)
+        return _hold_erasure(writer, registry, record, actor, now, hold, carrier, scope)
 
     return registrar.run(perform)
 
@@ -123,17 +131,19 @@ def erase_holder(
     actor: str,
     carrier: str | None = None,
     hold: timedelta = timedelta(),
+    scope: ErasureScope = ErasureScope.HOLDER,
 ) -> ErasureCertificate | PendingErasure:
     """Erases a document, presented or by its id, with its references, numbers and crops, and the
-    texts of cases that name nobody else; what people put on the watch-list stays there. Where it
-    has to wait for open cases it is acknowledged only, as `ask_erasure` does.
+    texts of cases that name nobody else; what people put on the watch-list stays there. Or of all
+    this the face alone: references, crops, and what attempts showed. Where it has to wait for open
+    cases it is acknowledged only, as `ask_erasure` does.
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """
 
     def perform(writer: Writer, now: datetime) -> ErasureCertificate | PendingErasure:
         record = find_erasable(registry, target, now.date(), carrier)
-        pending = _hold_erasure(writer, registry, record, actor, now, hold, carrier)
+        pending = _hold_erasure(writer, registry, record, actor, now, hold, carrier, scope)
         if pending is not None:
             return pending
         ids = record.reference_ids
@@ -142,15 +152,29 @@ def erase_holder(
         detail = {"references": len(ids), "lines": len(open_lines), "gallery_sequence": sequence}
         # Those that are still open have had their time.
         note = CaseNote(now, person_of(actor), NoteKind.ERASED, record.id)
+        (action,) = (name for name, one in CERTIFIED.items() if one is scope)
         writes = [
-            AuditEntry(actor, DOCUMENT_ERASED, record.id, detail),
+            AuditEntry(actor, action, record.id, detail),
             *(RemovedReference(key, sequence) for key in ids),
-            DocumentErasure(record.id, actor),
-            *_tell_cases(registry.cases.open_of([record.id])[record.id], note),
+            FaceErasure(record.id, None)
+            if scope is ErasureScope.FACE
+            else DocumentErasure(record.id, actor),
+            *tell_cases(registry.cases.open_of([record.id])[record.id], note),
         ]
         return certify_erasure(publish(writer, registrar.gallery, writes))
 
     return registrar.run(perform)
+
+
+def find_holding(
+    registry: Reader, record: DocumentRecord, carrier: str | None
+) -> Sequence[CaseRecord]:
+    """The open cases that an erasure waits for."""
+    cases = registry.cases.open_of([record.id])[record.id]
+    if carrier is not None and not record.awaits_erasure:
+        # That it has to wait would tell a tenant of these.
+        cases = [one for one in cases if not is_grouped(one, UNTOLD)]
+    return cases
 
 
 def _hold_erasure(
@@ -161,27 +185,28 @@ def _hold_erasure(
     now: datetime,
     hold: timedelta,
     carrier: str | None,
+    scope: ErasureScope,
 ) -> PendingErasure | None:
-    cases = registry.cases.open_of([record.id])[record.id]
-    if carrier is not None and not record.awaits_erasure:
-        # That it has to wait would tell a tenant of these.
-        cases = [one for one in cases if not is_grouped(one, UNTOLD)]
+    cases = find_holding(registry, record, carrier)
     # The time runs from when it was asked first: no later case, and no later setting, extends it.
     due_at = record.erasure_due_at or now + hold
     if not cases or due_at <= now:
         return None
     ids = tuple(case.id for case in cases)
+    if scope is ErasureScope.FACE:
+        # It was acknowledged with the withdrawal.
+        return PendingErasure(record.id, record.erasure_asked_at or now, due_at, ids, scope=scope)
     detail = {"cases": list(ids), "due_at": due_at.isoformat()}
     entry = AuditEntry(actor, ERASURE_ASKED, record.id, detail)
     writes: list[Write] = [entry]
-    if not record.awaits_erasure:
+    if not record.awaits_erasure or record.erasure_scope is ErasureScope.FACE:
         note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
-        writes += [AskedErasure(record.id, actor, due_at), *_tell_cases(cases, note)]
+        writes += [AskedErasure(record.id, actor, due_at), *tell_cases(cases, note)]
     kept = writer.commit(writes)
     return PendingErasure(record.id, record.erasure_asked_at or kept.at, due_at, ids)
 
 
-def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote) -> list[Write]:
+def tell_cases(cases: Sequence[CaseRecord], note: CaseNote) -> list[Write]:
     """A note in the history of these cases: who has read one must read it again."""
     told = (replace(one, updated_at=date_change(one, note.at)) for one in cases)
     return [write for one in told for write in (CaseChange(one), AddedNote(one.id, note))]
@@ -190,7 +215,8 @@ def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote) -> list[Write]:
 class ErasureState(Struct, frozen=True):
     """How far the erasure of a document is: not asked for, waiting, or done.
 
-    `certificate` is that of an erasure that was asked for; retention gives none for a document.
+    `certificate` is that of an erasure that was asked for; retention gives none for a document. One
+    of the face that `is_shared` stays for other carriers alone.
     """
 
     document_id: str
@@ -199,12 +225,16 @@ class ErasureState(Struct, frozen=True):
     cases: tuple[str, ...] = ()
     erased_at: datetime | None = None
     certificate: ErasureCertificate | None = None
+    scope: ErasureScope = ErasureScope.HOLDER
+    is_shared: bool = False
 
     @property
     def state(self) -> str:
-        if self.erased_at is not None:
-            return "done"
-        return "none" if self.due_at is None else "pending"
+        if self.is_shared:
+            return "shared"
+        if self.due_at is not None:
+            return "pending"
+        return "none" if self.erased_at is None else "done"
 
 
 class PendingErasure(ErasureState, frozen=True):
@@ -229,14 +259,16 @@ def read_erasure(registry: Reader, document_id: str, carrier: str | None = None)
         raise NotFound(NOBODY)
     _require_own(registry, record, carrier)
     cases = registry.cases.open_of([record.id])[record.id] if record.awaits_erasure else []
+    made = _find_certificate(registry, record)
     return ErasureState(
         record.id,
         record.erasure_asked_at,
         record.erasure_due_at,
         # To a tenant the cases of the fraud team are none of its business.
         tuple(case.id for case in cases) if carrier is None else (),
-        record.erased_at if record.is_erased else None,
-        _find_certificate(registry, record),
+        made.erased_at if made is not None else record.erased_at,
+        made,
+        record.erasure_scope or (made.scope if made is not None else ErasureScope.HOLDER),
     )
 
 
@@ -246,7 +278,9 @@ def list_pending(registry: Reader) -> list[PendingErasure]:
     cases = registry.cases.open_of([one.id for one in records])
     return [
         PendingErasure(
-            one.id, one.erasure_asked_at, one.erasure_due_at, tuple(it.id for it in cases[one.id])
+            *(one.id, one.erasure_asked_at, one.erasure_due_at),
+            tuple(it.id for it in cases[one.id]),
+            scope=one.erasure_scope or ErasureScope.HOLDER,
         )
         for one in records
         if one.erasure_asked_at is not None and one.erasure_due_at is not None
@@ -257,7 +291,7 @@ def _find_certificate(registry: Reader, record: DocumentRecord) -> ErasureCertif
     if record.erasure_number is None:
         return None
     for one in read_audit(registry, record.erasure_number - 1, 1):
-        if (one.entry.action, one.entry.subject) == (DOCUMENT_ERASED, record.id):
+        if one.entry.action in CERTIFIED and one.entry.subject == record.id:
             return certify_erasure(one)
     return None
 
@@ -314,6 +348,7 @@ def read_lines(
     *,
     actor: str,
     audit: Audit,
+    carrier: str | None = None,
 ) -> FoundLines:
     """The lines under a document if the probe, float32[d], is its holder's face; for operators.
 
@@ -321,7 +356,11 @@ def read_lines(
     before anything is returned.
     """
     today = utc_now().date()
-    record, score = score_holder(lambda: find_holder(registry, document, today), gallery, probe)
+
+    def find() -> DocumentRecord:
+        return find_holder(registry, document, today).require_consent(carrier)
+
+    record, score = score_holder(find, gallery, probe)
     is_holder = score is not None and score >= threshold
     lines = tuple(registry.lines_of(record.id)) if is_holder else ()
     audit(AuditEntry(actor, "lines.read", record.id, {"shown": is_holder, "lines": len(lines)}))
@@ -339,6 +378,7 @@ def show_lines(
     guard: Guard,
     actor: str,
     audit: CountingAudit,
+    carrier: str | None = None,
     shows_score: bool = False,
 ) -> FoundLines:
     """The same for clients: an unknown document answers like another face, without a score.
@@ -352,14 +392,18 @@ def show_lines(
     guard.require(asked)
     entries: list[AuditEntry] = []
     given = (registry, gallery, document, probe, threshold)
+    refused: NotFound | None = None
     try:
-        found = read_lines(*given, actor=actor, audit=entries.append)
-    except NotFound:
+        found = read_lines(*given, actor=actor, audit=entries.append, carrier=carrier)
+    except NotFound as error:
+        refused = error
         found = FoundLines(False, None, threshold)
         entries = [AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0})]
     told = [asked] if guard.tells(found.score, threshold) else []
     audit(entries[0], guard.count(*told, is_failure=not found.is_holder))
     guard.settle(*told)
+    if isinstance(refused, ConsentWithdrawn):
+        raise refused
     if not found.is_holder:
         return FoundLines(False, None, threshold)
     return found if shows_score else structs.replace(found, score=None)
@@ -376,13 +420,13 @@ def find_erasable(
     """
     record = find_target(registry, target, on)
     _require_own(registry, record, carrier)
-    guarded = _find_guarded(registry, record) if carrier is not None else []
+    guarded = find_guarded(registry, record) if carrier is not None else []
     if any(line.status is not LineStatus.CLOSED for line in guarded):
         raise HolderMoved("the holder answers for a minor's line in use: close that line first")
     return record
 
 
-def _find_guarded(registry: Reader, record: DocumentRecord) -> list[LineRecord]:
+def find_guarded(registry: Reader, record: DocumentRecord) -> list[LineRecord]:
     return list(registry.lines_by_id(registry.people.guarded_by(record.id)).values())
 
 
@@ -390,15 +434,20 @@ def _require_own(registry: Reader, record: DocumentRecord, carrier: str | None) 
     """`NotFound` or `TenantConflict`, as `find_erasable` says."""
     if carrier is None:
         return
-    lines = [*registry.lines_of(record.id), *_find_guarded(registry, record)]
-    # Of a guardian whose ties have ended there is neither; whoever bound the face is still known.
-    tenants = {line.carrier for line in lines} | registry.people.bound_by(record.id)
+    tenants = find_tenants(registry, record)
     if carrier not in tenants:
         raise NotFound(NOBODY)
     if len(tenants) > 1:
         raise TenantConflict(
             "other carriers have lines under this document: ask the operator to erase it"
         )
+
+
+def find_tenants(registry: Reader, record: DocumentRecord) -> set[str]:
+    """The carriers that have, or had, a line under the document or of whom it answers for."""
+    lines = [*registry.lines_of(record.id), *find_guarded(registry, record)]
+    # Of a guardian whose ties have ended there is neither; whoever bound the face is still known.
+    return {line.carrier for line in lines} | registry.people.bound_by(record.id)
 
 
 def find_target(registry: Reader, target: Document | str, on: date) -> DocumentRecord:

@@ -24,6 +24,7 @@ from engine.matching.requests import (
     Attempt,
     EnrollmentRequest,
     Intake,
+    find_unconsented,
     record_refused,
     require_units,
 )
@@ -129,9 +130,13 @@ class AttemptBatch:
         self.comparisons, self.expect_false, self.unkept = comparisons, expect_false, unkept
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
-        hit_ids = comparisons.all_hit_ids()
         lookups = [lookup for it in attempts for lookup in it.lookups]
         self._documents = registry.documents(lookups)
+        shown = [*attempts, *(one.guardian for one in attempts if one.guardian is not None)]
+        self.unconsented = find_unconsented(shown, self._documents)
+        """The places of attempts, then of guardians, whose faces may not be taken."""
+        comparisons.forget(self.unconsented)
+        hit_ids = comparisons.all_hit_ids()
         self.owners = registry.documents_of(hit_ids)
         """The documents of all references that may have been found; none of an erased one."""
         self.documents = [*self._documents.values()]
@@ -181,6 +186,11 @@ class AttemptBatch:
         assert check is not None
         return check
 
+    def keeps_nothing(self, place: int) -> bool:
+        """True where nothing of an attempt's face may be kept."""
+        carrier = self.attempts[place].outlet.carrier
+        return carrier in self.unkept or place in self.unconsented
+
     def document(self, lookup: bytes | None) -> DocumentRecord | None:
         """The document as the registry and this batch have it now."""
         return None if lookup is None else self._documents.get(lookup)
@@ -228,6 +238,7 @@ class AttemptBatch:
         is_kept = attempt.outlet.carrier not in self.unkept
         if is_kept:
             made.bound.append(attempt)
+            self.writes += record.renew(attempt.outlet.carrier, attempt.actor)
         if record.reference_ids:
             return
         key = self._writer.next_reference_id() if is_kept else ~len(self.references)
@@ -435,16 +446,17 @@ class Judge:
             decision=decision,
             reasons=reasons,
             evidence=made.recorded,
-            consent_ref=request.consent_ref,
+            consent_ref=request.consent.ref,
             captured_at=request.captured_at,
             created_at=batch.now,
+            consent=request.consent.given,
         )
         stored = (attempt.scope, attempt.payload_digest, key, decided, batch.now)
         detail = {"decision": decision, "reasons": [*reasons]}
         entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
         batch.writes += choose_crops(
-            NO_CROPS if attempt.outlet.carrier in batch.unkept else self.crops,
+            NO_CROPS if batch.keeps_nothing(made.place) else self.crops,
             self.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,

@@ -1,34 +1,54 @@
-"""Lines: closing and disputing them; also the end of a watch or a block."""
+"""Lines: closing and disputing them; also the end of a watch, a block, or consent to a face."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import HolderMismatch, NotFound, SosieError
+from engine.errors import ConsentWithdrawn, HolderMismatch, NotFound, SosieError
 from engine.matching.checks.limits import Guard
 from engine.matching.comparison import score_best
-from engine.matching.holders import UNHELD, find_counted, find_document, find_holder
+from engine.matching.holders import (
+    NOBODY,
+    UNHELD,
+    ErasureState,
+    find_counted,
+    find_document,
+    find_guarded,
+    find_holder,
+    find_holding,
+    find_target,
+    find_tenants,
+    tell_cases,
+)
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import is_id, utc_now
-from engine.registry.documents import EndedBlock
+from engine.registry.documents import (
+    CONSENT_WITHDRAWN,
+    AskedErasure,
+    ConsentChange,
+    DocumentRecord,
+    EndedBlock,
+)
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineChange, LineRecord
+from engine.registry.retention import FaceErasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.watchlist import RemovedWatchEntry
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
-from schema.cases import CaseKind, CaseOrigin
-from schema.documents import Document
+from schema.actors import person_of
+from schema.cases import CaseKind, CaseNote, CaseOrigin, NoteKind
+from schema.documents import Document, ErasureScope
 from schema.lines import LineEventKind, LineStatus
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
@@ -60,6 +80,53 @@ def unblock_document(registrar: Runner, registry: Reader, document: Document, ac
         return record.id
 
     return registrar.run(perform)
+
+
+def withdraw_consent(
+    registrar: Runner,
+    registry: Reader,
+    target: Document | str,
+    actor: str,
+    carrier: str | None = None,
+    hold: timedelta = timedelta(),
+) -> ErasureState:
+    """Notes that a holder's consent to the face is withdrawn from a carrier, or from all that have
+    the holder: no call of theirs takes it from now on. Where no other carrier has a line in use
+    the erasure of the face is asked for, which may wait for open cases; else what is the carrier's
+    own goes at once, and the rest stays for the others (`is_shared`).
+
+    `NotFound` as in `find_erasable`.
+    """
+
+    def perform(writer: Writer, now: datetime) -> ErasureState:
+        record = find_target(registry, target, now.date())
+        tenants = find_tenants(registry, record)
+        if carrier is not None and carrier not in tenants:
+            raise NotFound(NOBODY)
+        carriers = sorted({*tenants, ""}) if carrier is None else [carrier]
+        entry = AuditEntry(actor, CONSENT_WITHDRAWN, record.id, {"carriers": carriers})
+        writes: list[Write] = [entry, ConsentChange(record.id, carriers, is_withdrawn=True)]
+        if _is_shared(registry, record, carriers):
+            writer.commit([*writes, FaceErasure(record.id, carrier)])
+            return ErasureState(record.id, scope=ErasureScope.FACE, is_shared=True)
+        if record.awaits_erasure:
+            writer.commit(writes)
+            return ErasureState(record.id, scope=record.erasure_scope or ErasureScope.HOLDER)
+        cases = find_holding(registry, record, carrier)
+        due_at = now + hold if cases else now
+        note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
+        asked = AskedErasure(record.id, actor, due_at, ErasureScope.FACE)
+        writer.commit([*writes, asked, *tell_cases(cases, note)])
+        return ErasureState(record.id, scope=ErasureScope.FACE)
+
+    return registrar.run(perform)
+
+
+def _is_shared(registry: Reader, record: DocumentRecord, carriers: Sequence[str]) -> bool:
+    """True where another carrier has a line in use, and consent."""
+    held = [*registry.lines_of(record.id), *find_guarded(registry, record)]
+    others = {one.carrier for one in held if one.closed_at is None}.difference(carriers)
+    return not all(map(record.refuses_face, others))
 
 
 def close_line(
@@ -139,6 +206,7 @@ def dispute_line(
     threshold: float,
     actor: str,
     guard: Guard,
+    carrier: str | None = None,
 ) -> OpenedDispute:
     """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
 
@@ -158,9 +226,11 @@ def dispute_line(
 
     def perform(writer: Writer, now: datetime) -> OpenedDispute:
         try:
-            record = find_holder(registry, document, now.date())
-        except NotFound:
-            raise refuse(writer, UNHELD, "document_unknown", mismatch) from None
+            record = find_holder(registry, document, now.date()).require_consent(carrier)
+        except NotFound as error:
+            is_told = isinstance(error, ConsentWithdrawn)
+            refusal = error if is_told else mismatch
+            raise refuse(writer, UNHELD, "document_unknown", refusal) from None
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
         score = score_best(probe, references)
         # The face comes first: another must not learn which numbers the document has.

@@ -75,9 +75,10 @@ class Verdict:
 
 
 _GRAVITY = list(Decision)
-_ALONE = ((About.EXCEPTION,), (About.PHOTOGRAPH, About.LIVENESS))
+_ALONE = ((About.CONSENT,), (About.EXCEPTION,), (About.PHOTOGRAPH, About.LIVENESS))
 """Subjects of rejections beside which no other is told, the first of these first: who shows no
-face, or none that is shown to be alive, asks about nobody's document or number."""
+face, none that may be looked at, or none that is shown to be alive, asks about nobody's document or
+number."""
 
 
 class EvidencePart:
@@ -187,7 +188,7 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
 
 def _find_alone(found: Sequence[Finding], version: str) -> list[Finding]:
     """The findings that are told alone; none where all are told."""
-    for subjects in _ALONE[: 1 if version in _TELLS_ALL else None]:
+    for subjects in _ALONE[: 2 if version in _TELLS_ALL else None]:
         alone = [
             one
             for one in found

@@ -35,14 +35,8 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.actors import Caller
 from schema.decisions import DecidedEnrollment, RecordedLiveness, RecordedProof
-from schema.documents import (
-    MAX_CONSENT_LENGTH,
-    AuthorityResult,
-    Document,
-    DocumentRole,
-    DocumentStatus,
-)
-from schema.people import ExceptionCause
+from schema.documents import AuthorityResult, Document, DocumentRole, DocumentStatus
+from schema.people import MAX_CONSENT_LENGTH, NO_CONSENT, Consent, ExceptionCause
 from schema.reasons import Decision, Reason
 
 if TYPE_CHECKING:
@@ -77,7 +71,7 @@ class EnrollmentRequest:
     msisdn: str = field(repr=False)
     live: Sample
     portrait: Sample
-    consent_ref: str | None = None
+    consent: Consent = NO_CONSENT
     captured_at: datetime | None = None
     caller: Caller | None = None
     liveness: RecordedLiveness | None = field(default=None, repr=False)
@@ -176,13 +170,14 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     require_visible("document number", request.document.number, LINES)
     require_visible("name", request.document.name, MARKS, is_prose=True)
     require_visible("number", request.msisdn)
-    require_visible("consent reference", request.consent_ref or "")
+    for text in request.consent.texts():
+        require_visible("consent", text)
+    if len(request.consent.ref or "") > MAX_CONSENT_LENGTH:
+        raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     require_units(request)
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
         if sample.second is not None:
             require_unit(sample.second.vector, what)
-    if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
-        raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
@@ -235,7 +230,7 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
         "msisdn": msisdn,
         **_describe_file("live", request.live),
         **_describe_file("portrait", request.portrait),
-        "consent_ref": request.consent_ref,
+        **request.consent.describe(),
         "captured_at": request.captured_at.isoformat() if request.captured_at else None,
     }
     if document.born_on is not None:
@@ -308,6 +303,12 @@ class Attempt:
         portrait = self.request.portrait
         return self.request.live, self.request.live if portrait.is_absent else portrait
 
+    def lacks_consent(self, record: DocumentRecord | None) -> bool:
+        """True where it shows a face and may not, that of this document's holder."""
+        if record is None or self.request.is_faceless:
+            return False
+        return record.refuses_face(self.outlet.carrier, self.request.consent)
+
     @property
     def actor(self) -> str:
         """The outlet, by any of its keys; or who typed the command, at the home itself."""
@@ -326,6 +327,15 @@ class Attempt:
         beside = None if self.guardian is None else self.guardian.document_lookup
         named = (self.document_lookup, beside, self.replaced_lookup)
         return [one for one in named if one is not None]
+
+
+def find_unconsented(
+    shown: Sequence[Attempt], documents: Mapping[bytes, DocumentRecord]
+) -> frozenset[int]:
+    """The places of those that show a face and may not."""
+    held = (documents.get(one.document_lookup or b"") for one in shown)
+    pairs = enumerate(zip(shown, held, strict=True))
+    return frozenset(place for place, (one, it) in pairs if one.lacks_consent(it))
 
 
 def restricted(restriction: str) -> str:
@@ -350,6 +360,9 @@ class Intake:
         numbers: dict[int, str] = {}
         for place, request in enumerate(requests):
             try:
+                if request.consent.is_given_after(now):
+                    # It would outlive a withdrawal of before that.
+                    raise RequestError("the consent is of a later time than now: check the clock")
                 numbers[place] = require_judgeable(request)
             except SosieError as error:
                 found[place] = error
@@ -429,6 +442,8 @@ class Intake:
                 exception=None,
                 guardian=None,
                 replaces=None,
+                # It is the minor's.
+                consent=NO_CONSENT,
             )
             named = self._name(asked, check_document(guardian.document, on))
             attempt = replace(attempt, guardian=replace(attempt, **named))

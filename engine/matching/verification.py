@@ -117,7 +117,7 @@ class HolderComparison:
                 lookup = look_up(self.registry, presented, utc_now().date())
                 if record.lookup is None or record.lookup != lookup:
                     raise NotFound(LINE_UNKNOWN)
-            return record
+            return record.require_consent(found.carrier)
 
         record, score = self._compare(find)
         return self._finish(record, found, score)
@@ -131,7 +131,7 @@ class HolderComparison:
             carrier, counts = self.probe.carrier, self.registry.open_line_counts([record.id])
             if carrier is not None and not counts[record.id, carrier]:
                 raise NotFound(NOBODY)
-            return record
+            return record.require_consent(carrier)
 
         record, score = self._compare(find)
         return self._finish(record, None, score)

@@ -47,7 +47,7 @@ from engine.registry.database import (
     version,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.documents import DOCUMENT_ERASED, ERASURE_ASKED
+from engine.registry.documents import CONSENT_WITHDRAWN, DOCUMENT_ERASED, ERASURE_ASKED
 from engine.registry.rows import pages_of
 from engine.registry.store import Reader, Store, every_table, upgrade_schema
 from engine.registry.transactions import recorded, take_lease
@@ -101,6 +101,8 @@ class Lost:
     entries: Mapping[str, int]
     erased: tuple[str, ...]
     is_another_history: bool = False
+    withdrawn: tuple[tuple[str, str], ...] = ()
+    """Documents and carriers of withdrawals to be repeated; "" for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,13 +439,17 @@ def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | N
         else:
             is_another = False
         entries: dict[str, int] = {}
-        erased = []
+        erased, withdrawn = [], []
         for record in () if is_another else reader.audit_entries(manifest.audit_number):
             action = record.entry.action
             entries[action] = entries.get(action, 0) + 1
             if action in (DOCUMENT_ERASED, ERASURE_ASKED):
                 erased.append(record.entry.subject)
-        return Lost(entries, tuple(dict.fromkeys(erased)), is_another), row.writer_epoch
+            if action == CONSENT_WITHDRAWN:
+                # The first is "" where it was from all.
+                withdrawn.append((record.entry.subject, record.entry.detail["carriers"][0]))
+        again = tuple(dict.fromkeys(withdrawn))
+        return Lost(entries, tuple(dict.fromkeys(erased)), is_another, again), row.writer_epoch
     except (SosieError, ValueError, TypeError):
         return None, 0
 

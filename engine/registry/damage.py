@@ -37,7 +37,13 @@ from engine.registry.database import (
     utc_now,
 )
 from engine.registry.deployment import DEPLOYMENT
-from engine.registry.documents import DOCUMENT_ERASED, DOCUMENTS, ERASURE_ASKED
+from engine.registry.documents import (
+    CONSENT_RENEWED,
+    CONSENT_WITHDRAWN,
+    DOCUMENT_ERASED,
+    DOCUMENTS,
+    ERASURE_ASKED,
+)
 from engine.registry.enrollments import ENROLLMENTS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCES, name_sealed
@@ -143,6 +149,8 @@ _STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
         DOCUMENTS,
         lambda row: row.status == "erased" or row.erasure_due_at is not None,
     ),
+    CONSENT_WITHDRAWN: (DOCUMENTS, lambda row: row.status == "erased" or bool(row.withdrawn)),
+    CONSENT_RENEWED: (DOCUMENTS, lambda _: True),
     "line.closed": (LINES, lambda row: row.status == "closed"),
     # An erasure closes lines without entries of their own.
     "line.disputed": (LINES, lambda row: row.status in ("disputed", "closed")),
@@ -295,7 +303,7 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
         head, counts = _count(plain)
     entries: Counter[str] = Counter()
     decided: dict[str, Any] = {}
-    last: dict[tuple[str, bool], str] = {}
+    last: dict[tuple[str, str, bool], str] = {}
     erasing = (DOCUMENT_ERASED, ERASURE_ASKED)
     for record in reader.audit_entries():
         if record.number > head:
@@ -305,13 +313,14 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
         if entry.action == "enrollment.decided":
             decided[entry.subject] = entry.detail
         elif entry.action in _STATES:
-            # A document's erasure says nothing of its block.
-            last[entry.subject, entry.action in erasing] = entry.action
+            # A document's erasure says nothing of its block, or of consent.
+            about = entry.action.partition(".")[0]
+            last[entry.subject, about, entry.action in erasing] = entry.action
         if len(decided) >= _ROWS_AT_ONCE:
             yield from _check_decisions(reader, decided)
             decided = {}
     yield from _check_decisions(reader, decided)
-    yield from _check_states(reader, [(key, one) for (key, _), one in last.items()], head)
+    yield from _check_states(reader, [(key, one) for (key, *_), one in last.items()], head)
     for action, table in _COUNTED.items():
         if counts[table.name] != entries[action]:
             yield (

@@ -84,7 +84,7 @@ def utc_now() -> datetime:
 
 
 Json = Mapping[str, Any]
-REVISIONS = tuple(f"{number:04}" for number in range(1, 28))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 29))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 BUSY_TIMEOUT_MS = 10_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import date, datetime
 from functools import partial
@@ -23,15 +23,18 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    or_,
     select,
 )
 
-from engine.errors import NotFound, SealBroken
+from engine.errors import ConsentWithdrawn, NotFound, SealBroken
+from engine.registry.audit import AuditEntry
 from engine.registry.columns import (
     KEY,
     ActorName,
     Code,
     DocumentId,
+    JsonValue,
     UuidText,
     mac_column,
     metadata,
@@ -46,6 +49,7 @@ from engine.registry.rows import (
     DAMAGED,
     Change,
     Deleted,
+    NewEvent,
     Put,
     RowValues,
     Transaction,
@@ -57,7 +61,9 @@ from engine.registry.rows import (
     update_one,
 )
 from engine.registry.vault import Vault
-from schema.documents import DocumentStatus
+from schema.documents import DocumentStatus, ErasureScope
+from schema.events import EventType
+from schema.people import NO_CONSENT, Consent
 
 DOCUMENTS = Table(
     "documents",
@@ -81,6 +87,10 @@ DOCUMENTS = Table(
     Column("erasure_asked_by", String(200)),
     # Of the entry that is the certificate of what was erased.
     Column("erasure_number", BigInteger),
+    # Null of one that takes the holder.
+    Column("erasure_scope", String(16)),
+    # By carrier since when its consent to the face is withdrawn; "" of a base without carriers.
+    Column("withdrawn", JsonValue),
     CheckConstraint(
         one_of("status", (one for one in DocumentStatus if one is not DocumentStatus.BLOCKED)),
         name="status",
@@ -103,7 +113,7 @@ class Identity:
 
     number: str = field(repr=False)
     name: str = field(repr=False)
-    consent_ref: str | None = field(default=None, repr=False)
+    consent: str | Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +142,38 @@ class DocumentRecord(Write):
     erasure_asked_by: str | None = None
     erased_at: datetime | None = None
     erasure_number: int | None = None
+    erasure_scope: ErasureScope | None = None
+    withdrawn: Mapping[str, datetime] | None = None
     identity: Identity | None = None
 
     @property
     def awaits_erasure(self) -> bool:
         return self.erasure_due_at is not None
+
+    def refuses_face(self, carrier: str | None, consent: Consent = NO_CONSENT) -> bool:
+        """True where consent to the face was withdrawn from this carrier, and this one was not
+        given since; without a carrier where it was from any, and nobody has the face."""
+        marks = self.withdrawn or {}
+        since = marks.get(carrier or "")
+        if carrier is None:
+            since = None if self.reference_ids else max(marks.values(), default=None)
+        return since is not None and not consent.is_given_after(since)
+
+    def renew(self, carrier: str, actor: str) -> list[Write]:
+        """Ends a withdrawal, if there was one: the carrier has a consent given since."""
+        if carrier not in (self.withdrawn or {}):
+            return []
+        entry = AuditEntry(actor, CONSENT_RENEWED, self.id, {"carrier": carrier})
+        return [entry, ConsentChange(self.id, [carrier], is_withdrawn=False)]
+
+    def require_consent(self, carrier: str | None) -> Self:
+        """Itself; `ConsentWithdrawn` where this carrier may not look at its holder's face."""
+        if self.refuses_face(carrier):
+            raise ConsentWithdrawn(
+                "consent to this holder's face was withdrawn: have the holder shown in another "
+                "way, or enroll with a consent given since"
+            )
+        return self
 
     def row(self, to: Transaction) -> RowValues:
         return self.columns(identity=self.seal(to.vault), created_at=to.at)
@@ -216,25 +253,30 @@ class EndedBlock(Change):
 
 @dataclass(frozen=True, slots=True)
 class AskedErasure(Change):
-    """An erasure that waits for open cases, `due_at` at the latest."""
+    """An erasure that waits for open cases, `due_at` at the latest; one of the face becomes one of
+    the holder where that is asked for too."""
 
     table = DOCUMENTS
     update = update_one(
         DOCUMENTS,
         DOCUMENTS.c.status != DocumentStatus.ERASED.value,
-        DOCUMENTS.c.erasure_due_at.is_(None),
+        or_(DOCUMENTS.c.erasure_due_at.is_(None), DOCUMENTS.c.erasure_scope.is_not(None)),
     ).values(
         erasure_asked_at=bindparam("at", type_=Moment),
         erasure_due_at=bindparam("due", type_=Moment),
         erasure_asked_by=bindparam("by"),
+        erasure_scope=bindparam("scope"),
     )
 
     document_id: str
     by: str
     due_at: datetime
+    scope: ErasureScope = ErasureScope.HOLDER
 
     def row(self, to: Transaction) -> RowValues:
-        return {"key": self.document_id, "at": to.at, "due": self.due_at, "by": self.by}
+        scope = self.scope.value if self.scope is ErasureScope.FACE else None
+        times = {"at": to.at, "due": self.due_at}
+        return {"key": self.document_id, "by": self.by, "scope": scope, **times}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +303,37 @@ class EndedExemption(Deleted):
 
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
 """Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
+CERTIFIED = {DOCUMENT_ERASED: ErasureScope.HOLDER, "document.face_erased": ErasureScope.FACE}
+"""The scopes of erasures by those that are certificates."""
+CONSENT_WITHDRAWN, CONSENT_RENEWED = "consent.withdrawn", "consent.renewed"
+"""Those of a withdrawal, and of a new consent after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentChange(Change):
+    """Consent to a document's face is withdrawn from these carriers, or renewed; "" is a base
+    without any."""
+
+    table = DOCUMENTS
+    update = update_one(DOCUMENTS).values(withdrawn=bindparam("marks", type_=JsonValue))
+
+    document_id: str
+    carriers: Sequence[str]
+    is_withdrawn: bool
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        for one in written:
+            known = select(DOCUMENTS.c.withdrawn).where(DOCUMENTS.c.id == one.document_id)
+            marks = dict(to.connection.scalar(known) or {})
+            for carrier in one.carriers:
+                marks.pop(carrier, None)
+                if one.is_withdrawn:
+                    marks[carrier] = to.at.isoformat()
+                if one.is_withdrawn and carrier:
+                    kind, key = EventType.CONSENT_WITHDRAWN, one.document_id
+                    to.events.append(NewEvent(kind, key, carrier, {}))
+            to.change(DOCUMENTS, cls.update, [{"key": one.document_id, "marks": marks or None}])
 
 
 _OF_REFERENCE = "reference_"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
-from msgspec import convert, structs
+from msgspec import convert, json, structs
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -28,6 +28,7 @@ from engine.registry.audit import AUDIT
 from engine.registry.columns import (
     INDEXED,
     KEY,
+    SEALED,
     UNIQUE,
     CarrierCode,
     Code,
@@ -45,6 +46,7 @@ from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
 from engine.registry.rows import (
     NewEvent,
+    RowValues,
     Transaction,
     Write,
     authentic_rows,
@@ -59,8 +61,10 @@ from engine.registry.vault import Vault
 from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare
 from schema.events import EventType
+from schema.people import GivenConsent
 from schema.reasons import Decision, Reason
 
+_CONSENT = "enrollments.consent"
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _REVIEW = "decision = 'review' AND expired_at IS NULL"
 
@@ -87,6 +91,12 @@ class EnrollmentRecord(Write):
     captured_at: datetime | None
     created_at: datetime
     expired_at: datetime | None = None
+    consent: Annotated[GivenConsent | None, SEALED] = field(default=None, repr=False)
+    """Read by `enrollment` alone."""
+
+    def row(self, to: Transaction) -> RowValues:
+        given = None if self.consent is None else json.encode(self.consent.plain())
+        return self.columns(consent=given and to.vault.seal(_CONSENT, self.id, given))
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
@@ -119,7 +129,11 @@ partial_index(
 partial_index("ix_enrollments_review", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REVIEW)
 
 EXPIRE_ATTEMPT = update_one(ENROLLMENTS).values(
-    evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
+    evidence=bindparam("stays"),
+    consent_ref=None,
+    consent=None,
+    captured_at=None,
+    expired_at=bindparam("at"),
 )
 
 
@@ -350,7 +364,9 @@ class EnrollmentReader(Source):
         if row is None:
             raise NotFound("no enrollment has this id: check it")
         require_authentic(self.vault, ENROLLMENTS, row)
-        found = read_as(EnrollmentRecord, row)
+        sealed = row.consent and self.vault.open(_CONSENT, row.id, row.consent)
+        given = None if sealed is None else json.decode(sealed, type=prepare(GivenConsent))
+        found = read_as(EnrollmentRecord, row, consent=given)
         liveness = found.evidence.liveness
         if liveness is not None:
             kept = self._first(_LIVENESS_OF, enrollment_id=enrollment_id)
@@ -362,7 +378,7 @@ class EnrollmentReader(Source):
     def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
         """The known ones of these enrollments."""
         rows = authentic_rows(self.vault, ENROLLMENTS, self._rows_of(_ENROLLMENTS, enrollment_ids))
-        return [read_as(EnrollmentRecord, row) for row in rows]
+        return [read_as(EnrollmentRecord, row, consent=None) for row in rows]
 
     def attempts_of(
         self, document_ids: Sequence[str], most: int = 20

@@ -38,7 +38,7 @@ from engine.registry.cases import (
     erase_notes,
 )
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks
-from engine.registry.documents import DOCUMENTS
+from engine.registry.documents import CERTIFIED, DOCUMENTS
 from engine.registry.enrollments import (
     ENROLLMENTS,
     EXPIRE_ATTEMPT,
@@ -125,6 +125,8 @@ _ERASED: RowValues = {
     # Who asked for it stays in the audit chain alone.
     "erasure_due_at": None,
     "erasure_asked_by": None,
+    "erasure_scope": None,
+    "withdrawn": None,
 }
 """What an erasure leaves in a document's row, beside its time."""
 _ERASE = update_one(DOCUMENTS, DOCUMENTS.c.status != DocumentStatus.ERASED.value).values(
@@ -141,6 +143,9 @@ _ERASE_LINES = (
     )
 )
 _ATTEMPTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id == bindparam("key"))
+_FORGET_CONSENTS = (
+    update(ENROLLMENTS).where(ENROLLMENTS.c.document_id == bindparam("key")).values(consent=None)
+)
 _SESSIONS_UNDER = select(LIVENESS.c.id).where(
     LIVENESS.c.enrollment_id.in_(_ATTEMPTS_UNDER), LIVENESS.c.jti.is_not(None)
 )
@@ -184,6 +189,9 @@ class DocumentErasure(Write):
         # In one statement: a firm may have lines by the thousand.
         with to.changing(LINES, ids):
             connection.execute(_ERASE_LINES, {"key": document, "at": to.at})
+        told = _ATTEMPTS_UNDER.where(ENROLLMENTS.c.consent.is_not(None))
+        with to.changing(ENROLLMENTS, connection.scalars(told, {"key": document}).all()):
+            connection.execute(_FORGET_CONSENTS, {"key": document})
         sessions = connection.scalars(_SESSIONS_UNDER, {"key": document}).all()
         with to.changing(LIVENESS, sessions):
             for part in chunks(sessions):
@@ -193,10 +201,45 @@ class DocumentErasure(Write):
         _forget(to, [document])
 
 
+@dataclass(frozen=True, slots=True)
+class FaceErasure(Write):
+    """The faces that attempts under a document left, its references apart: of one carrier's; or of
+    all, and then nothing of its face is left, and what waited for that is done."""
+
+    table = DOCUMENTS
+    step = 2
+
+    document_id: str
+    carrier: str | None
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.is_erasing = True
+        for one in written:
+            attempts = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id == one.document_id)
+            if one.carrier is not None:
+                attempts = attempts.where(ENROLLMENTS.c.carrier == one.carrier)
+            else:
+                erase_crops(to.connection, [one.document_id])
+                done = {"key": one.document_id, "number": to.audit_number}
+                to.change(DOCUMENTS, _FACE_ERASED, [done])
+            for column in (CROPS.c.enrollment_id, ATTEMPT_TEMPLATES.c.id):
+                to.connection.execute(delete(column.table).where(column.in_(attempts)))
+
+
+_FACE_ERASED = update_one(DOCUMENTS).values(
+    erasure_due_at=None,
+    erasure_asked_by=None,
+    erasure_scope=None,
+    erasure_number=bindparam("number"),
+)
+
+
 def certify_erasure(record: AuditRecord) -> ErasureCertificate:
     """The certificate of an erasure, as the audit chain has it: it can be had again."""
     return ErasureCertificate(
         document_id=record.entry.subject,
+        scope=CERTIFIED[record.entry.action],
         erased_at=record.at,
         audit_number=record.number,
         audit_hash=record.hash.hex(),

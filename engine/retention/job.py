@@ -24,11 +24,11 @@ from engine.registry.audit import (
     verify_chain,
 )
 from engine.registry.database import new_id, utc_now
-from engine.registry.documents import DOCUMENT_ERASED
+from engine.registry.documents import CERTIFIED
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, certify_erasure, count_due, expire
 from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
-from schema.documents import ErasureCertificate
+from schema.documents import ErasureCertificate, ErasureScope
 from schema.options import Retention
 from schema.phases import Retained
 
@@ -161,7 +161,7 @@ def _certify_run(record: AuditRecord) -> RetentionCertificate:
 
 Certificate = ErasureCertificate | RetentionCertificate
 _MAKERS: Mapping[str, Callable[[AuditRecord], Certificate]] = {
-    DOCUMENT_ERASED: certify_erasure,
+    **dict.fromkeys(CERTIFIED, certify_erasure),
     RUN: _certify_run,
 }
 """Of certificates, by the action of the entry that each names."""
@@ -200,7 +200,10 @@ def check_certificate(
 
 def _is_erased(reader: Reader, certificate: ErasureCertificate) -> bool:
     record = reader.documents_by_id([certificate.document_id]).get(certificate.document_id)
-    return record is not None and record.is_erased
+    if record is None or record.is_erased or certificate.scope is ErasureScope.HOLDER:
+        return record is not None and record.is_erased
+    newest = reader.newest_references([record.id]).get(record.id, 0)
+    return newest == 0 or newest > certificate.gallery_sequence
 
 
 CONFIRMED = "clock.confirmed"

@@ -154,6 +154,12 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             Action.ERASE_DOCUMENT,
             answers={200: ErasureCertificate, 202: Erasure},
         ),
+        "POST /v1/documents/{document_id}/withdrawal": Endpoint(
+            people.withdraw_consent,
+            "Withdraw consent to a face",
+            Action.ERASE_DOCUMENT,
+            answers={200: ErasureCertificate, 202: Erasure},
+        ),
         "GET /v1/documents/{document_id}/death": Endpoint(
             people.read_death, "Read what is reported of a holder", Action.REPORT_DEATH, errors=()
         ),

@@ -169,6 +169,7 @@ def _people(
                 document_status=record.status,
                 erasure_asked_at=Moment.of_optional(record.erasure_asked_at),
                 erasure_due_at=Moment.of_optional(record.erasure_due_at),
+                withdrawn={key: Moment.of(at) for key, at in (record.withdrawn or {}).items()},
                 number=number,
                 name=name,
                 score=scores.get(record.id),

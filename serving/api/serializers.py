@@ -110,6 +110,7 @@ def enrollment_record(
         **{role.value: getattr(evidence, role.value) for role in DocumentRole},
         exception=None if exception is None else of_record(state, exception),
         consent_ref=record.consent_ref,
+        consent=record.consent and of_record(enrollments.ShownConsent, record.consent),
         captured_at=record.captured_at,
         expired_at=record.expired_at,
     )

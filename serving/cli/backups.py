@@ -88,6 +88,11 @@ def restore(
             f"Erase again: DELETE /v1/documents/{escape(document)}"
             for document in (() if lost is None else lost.erased)
         ),
+        *(
+            f"Withdraw again: POST /v1/documents/{escape(document)}/withdrawal, by a key of "
+            f"{escape(carrier) or 'an operator'}"
+            for document, carrier in (() if lost is None else lost.withdrawn)
+        ),
         f"What was there is {escape(str(done.aside))}: remove it when you are sure."
         if done.aside
         else "",

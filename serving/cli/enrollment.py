@@ -19,14 +19,15 @@ from engine.matching.checks.order import replay as decide_again
 from engine.matching.checks.picture import fuse_frames
 from engine.matching.checks.signed_results import read_token
 from engine.matching.documents import require_checkable
-from engine.matching.holders import PendingErasure, list_pending, read_erasure
+from engine.matching.holders import ErasureState, PendingErasure, list_pending, read_erasure
 from engine.matching.requests import name_document
 from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
 from schema.actors import Caller, Role
 from schema.decisions import Comparison
-from schema.people import ExceptionCause
+from schema.documents import ErasureScope
+from schema.people import Consent, ExceptionCause, GivenConsent, read_given
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authorization import Principal
 from serving.api import serializers
@@ -74,6 +75,7 @@ class EnrollmentOptions:
         show_default="a fresh UUID",
     )
     consent_ref: str | None = option("Where the consent is on file.", "REF")
+    consent_record: Path | None = option("Its record, as JSON.", "FILE")
     captured_at: str | None = option("When the photograph was taken: 2026-01-31T12:00:00Z.", "TIME")
     liveness: Path | None = option(
         "What the capture system signed of its liveness check: a compact JWS.", "FILE"
@@ -160,7 +162,7 @@ def _read_request(
         msisdn=details.require("msisdn", "--msisdn"),
         live=ABSENT,
         portrait=ABSENT,
-        consent_ref=chosen.consent_ref,
+        consent=Consent(chosen.consent_ref, _read_consent(chosen.consent_record)),
         captured_at=None if moment is None else inputs.read_moment(moment, "capture time"),
         caller=Caller(actor),
         guardian=None if guardian is None else _read_guardian(guardian),
@@ -170,6 +172,13 @@ def _read_request(
     require_checkable(request.document)
     requests.normalise_msisdn(request.msisdn)
     return request
+
+
+def _read_consent(file: Path | None) -> GivenConsent | None:
+    try:
+        return None if file is None else read_given(file.read_bytes())
+    except (OSError, ValueError):
+        raise RequestError(f"{file} holds no consent: see docs/people.md") from None
 
 
 def _read_guardian(source: str) -> requests.GuardianShown:
@@ -364,18 +373,33 @@ def erase(
 
     Exit code 1 where it waits.
     """
+    return _erase(call, chosen, certificate, "holder", yes=yes)
+
+
+def _erase(
+    call: Call,
+    chosen: inputs.DocumentOptions,
+    certificate: Path | None,
+    what: str,
+    carrier: str | None = None,
+    scope: ErasureScope = ErasureScope.HOLDER,
+    *,
+    yes: bool,
+) -> Answer | None:
     target = chosen.read()
     inputs.require_place(certificate)
     deployment = call.deployment
     if not yes:
-        confirm("Erase this holder? It cannot be undone.", "erasing cannot be undone")
-    made = deployment.erase(target, call.actor)
-    if isinstance(made, PendingErasure):
-        text = (
-            f"[yellow]Waits[/]: open cases need the document {made.document_id} "
-            f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
-            f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
-        )
+        confirm(f"Erase this {what}? It cannot be undone.", "erasing cannot be undone")
+    made = deployment.erase(target, call.actor, carrier, scope=scope)
+    if isinstance(made, ErasureState):
+        text = "[yellow]Withdrawn[/]. The face stays for other carriers, whose consent holds."
+        if isinstance(made, PendingErasure):
+            text = (
+                f"[yellow]Waits[/]: open cases need the document {made.document_id} "
+                f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
+                f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
+            )
         return Answer(of_record(Erasure, made), text, is_no=True)
     # Shown before anything else can fail: it cannot be had a second time.
     answer = write_certificate(made)
@@ -384,6 +408,22 @@ def erase(
     fallback = "keep the certificate that was printed"
     inputs.save_certificate(certificate, answer, "erased", fallback)
     return None
+
+
+@command("withdraw")
+def withdraw(
+    call: Call,
+    chosen: inputs.DocumentOptions,
+    carrier: str | None = option("From this carrier alone.", "CODE", show_default="from all"),
+    certificate: Path | None = inputs.CERTIFICATE_OPTION,
+    yes: bool = option("Do not ask."),
+) -> Answer | None:
+    """Withdraw a holder's consent to the face: it is erased, the document and its lines stay.
+
+    Without a consent given since it is not taken again. It waits for open cases as `sosie erase`
+    does. Exit code 1 where it waits, or stays for other carriers.
+    """
+    return _erase(call, chosen, certificate, "face", carrier, ErasureScope.FACE, yes=yes)
 
 
 @command("erasures")

@@ -63,8 +63,8 @@ def import_base(call: Call, chosen: ImportOptions) -> Answer:
     """Import an existing base of subscribers: documents, faces, lines.
 
     Columns: document_type, document_number, name, expires_on, msisdn, carrier, outlet, opened_at,
-    live, portrait (paths), portrait_kind, template, consent_ref. A bad row is reported and stops no
-    other; the same command goes on where it was interrupted.
+    live, portrait (paths), portrait_kind, template, consent_ref, consent. A bad row is reported and
+    stops no other; the same command goes on where it was interrupted.
 
     Exit code 0 where every row is in, 1 where some failed or it was stopped.
     """

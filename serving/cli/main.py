@@ -18,8 +18,8 @@ from serving.cli.output import RootGroup, apps
 PANELS = {
     "Photographs alone": "faces:verify faces:extract",
     "Faces on record": "enrollment:enroll enrollment:show imports:import lines:lines "
-    "enrollment:search enrollment:erase enrollment:erasures lines:block lines:unblock "
-    "lines:blocked cases:cases cases:precision lines:line lines:campaign lines:watch "
+    "enrollment:search enrollment:erase enrollment:withdraw enrollment:erasures lines:block "
+    "lines:unblock lines:blocked cases:cases cases:precision lines:line lines:campaign lines:watch "
     "cases:case sweep:sweep retention:statutory",
     "A deployment": "deployment:init deployment:upgrade serve:serve serve:ray-environment "
     "serve:serve-config serve:drain serve:sandbox deployment:doctor backups:backup backups:restore "

@@ -19,6 +19,7 @@ from serving.client.transport import (
     VERSION,
     Activation,
     Call,
+    Erased,
     Exchange,
     Face,
     MatchItem,
@@ -26,6 +27,7 @@ from serving.client.transport import (
     Query,
     Wait,
     ask_camara,
+    ask_erasure,
     delete,
     get,
     patch,
@@ -253,15 +255,13 @@ class AsyncClient:
         body = lines.SimSwapCheckRequest(number, max_age_h)
         return await self._send(ask_camara(lines.SimSwapCheck, "check", body), options)
 
-    async def erase(
-        self, document_id: str, options: Options = _DEFAULT
-    ) -> enrollments.ErasureCertificate | enrollments.Erasure:
-        """Erases the holder of a document; an `Erasure` where it waits for open cases: it is done
-        by itself, and `read_erasure` has the certificate then."""
-        call: Call[enrollments.ErasureCertificate | enrollments.Erasure] = delete(
-            enrollments.ErasureCertificate, "documents", document_id, accepted=enrollments.Erasure
-        )
-        return await self._send(call, options)
+    async def erase(self, document_id: str, options: Options = _DEFAULT) -> Erased:
+        """Erases a document's holder; an `Erasure` where it waits for cases: see `read_erasure`."""
+        return await self._send(ask_erasure("DELETE", document_id), options)
+
+    async def withdraw_consent(self, document_id: str, options: Options = _DEFAULT) -> Erased:
+        """Withdraws consent to a holder's face, which goes as by `erase`; the lines stay."""
+        return await self._send(ask_erasure("POST", document_id, "withdrawal"), options)
 
     async def read_erasure(
         self, document_id: str, options: Options = _DEFAULT

@@ -83,8 +83,17 @@ def ask_camara(answer: type[T], operation: str, body: RequestBody) -> Call[T]:
     return Call("POST", f"/camara/sim-swap/v2/{operation}", answer, encode_msgpack(body))
 
 
-def delete(answer: type[T], *steps: str, accepted: type[T] | None = None) -> Call[T]:
-    return Call("DELETE", _path(steps), answer, accepted=accepted)
+def delete(answer: type[T], *steps: str) -> Call[T]:
+    return Call("DELETE", _path(steps), answer)
+
+
+Erased = enrollments.ErasureCertificate | enrollments.Erasure
+
+
+def ask_erasure(method: str, *steps: str) -> Call[Erased]:
+    """An erasure of what stands under a document, or its acknowledgement."""
+    path = _path(("documents", *steps))
+    return Call(method, path, enrollments.ErasureCertificate, accepted=enrollments.Erasure)
 
 
 def _path(steps: Sequence[str]) -> str:

@@ -36,6 +36,7 @@ from engine.matching.checks.second_model import SecondModelCheck
 from engine.matching.checks.signed_results import load_issuer
 from engine.matching.comparison import WatchList
 from engine.matching.holders import (
+    ErasureState,
     PendingErasure,
     ask_erasure,
     erase_holder,
@@ -43,6 +44,7 @@ from engine.matching.holders import (
     list_pending,
 )
 from engine.matching.judge import Judge
+from engine.matching.lines import withdraw_consent
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.registry.database import utc_now
 from engine.registry.keyring import KeyRing
@@ -53,7 +55,7 @@ from engine.retention.job import check_clock
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
-from schema.documents import Document, ErasureCertificate
+from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.options import PeopleRules
 from schema.reasons import Decision
 from serving.deployment.models import (
@@ -481,15 +483,23 @@ class Deployment:
         actor: str,
         carrier: str | None = None,
         runner: Runner | None = None,
-    ) -> ErasureCertificate | PendingErasure:
-        """Erases the holder of a document, also from snapshot and sweeps' files; where open cases
-        need it, it is acknowledged, and `finish_erasures` does it later. For a tenant see
-        `find_erasable`; `runner` makes the change instead of the registrar. `NotFound` where nobody
-        holds it; `RegistryError`, with nothing erased, where a file cannot be removed."""
+        scope: ErasureScope = ErasureScope.HOLDER,
+    ) -> ErasureCertificate | ErasureState:
+        """Erases the holder of a document, or the face whose consent is withdrawn, also from
+        snapshot and sweeps' files; where open cases need it, it is acknowledged, and
+        `finish_erasures` does it later. For a tenant see `find_erasable`, and `withdraw_consent`;
+        `runner` makes the change instead of the registrar. `NotFound` where nobody holds it;
+        `RegistryError`, with nothing erased, where a file cannot be removed."""
         runner = runner or self.registrar
         # One at a time: the snapshot after one must not contain the face of the next.
         with self.erasing:
-            return self._erase(runner, target, actor, carrier)
+            if scope is ErasureScope.FACE:
+                hold = self.settings.retention.hold
+                asked = withdraw_consent(runner, self.store, target, actor, carrier, hold)
+                if asked.is_shared:
+                    return asked
+                target, carrier, scope = asked.document_id, None, asked.scope
+            return self._erase(runner, target, actor, carrier, scope)
 
     def finish_erasures(
         self, actor: str, check: Callable[[], object] | None = None
@@ -516,7 +526,7 @@ class Deployment:
         for one in wanted:
             try:
                 with self.erasing:
-                    made = self._erase(self.registrar, one.document_id, actor, None)
+                    made = self._erase(self.registrar, one.document_id, actor, None, one.scope)
             except NotFound:
                 # Erased by retention meanwhile.
                 continue
@@ -530,25 +540,33 @@ class Deployment:
         return done
 
     def _erase(
-        self, runner: Runner, target: Document | str, actor: str, carrier: str | None
+        self,
+        runner: Runner,
+        target: Document | str,
+        actor: str,
+        carrier: str | None,
+        scope: ErasureScope = ErasureScope.HOLDER,
     ) -> ErasureCertificate | PendingErasure:
-        hold = self.settings.retention.hold
-        pending = ask_erasure(runner, self.store, target, actor, carrier, hold)
+        hold, of_face = self.settings.retention.hold, scope is ErasureScope.FACE
+        pending = ask_erasure(runner, self.store, target, actor, carrier, hold, scope)
         if pending is not None:
             return pending
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
         # The same person's earlier documents go first: whoever asks again finds what is left.
         for earlier in self.store.people.replaced_by(holder.id):
             kept = self.store.documents_by_id([earlier]).get(earlier)
-            if kept is not None and not kept.is_erased:
-                self._erase(runner, earlier, actor, None)
+            if kept is None or kept.is_erased or (of_face and not kept.reference_ids):
+                continue
+            if of_face:
+                withdraw_consent(runner, self.store, earlier, actor, None, hold)
+            self._erase(runner, earlier, actor, None, scope)
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before
         # it is saved again costs a rebuild, and leaves no erased face.
         had_snapshot = self.snapshots.has_any
         self.snapshots.withdraw(self.restored.gallery, holder.reference_ids)
         try:
-            made = erase_holder(runner, self.store, target, actor, carrier, hold)
+            made = erase_holder(runner, self.store, target, actor, carrier, hold, scope)
         except SosieError:
             # Nothing was erased, and the next start needs a snapshot all the same.
             self._ask_reseal(had_snapshot=had_snapshot)

@@ -73,6 +73,8 @@ _ACTIVITIES = {
 """By the last part of an action; of all others OCSF says "other"."""
 _WHOLE_ACTIVITIES = {
     "death.reported": _CREATE,
+    "document.face_erased": _DELETE,
+    "consent.renewed": _UPDATE,
     **dict.fromkeys(("death.confirmed", "death.contested", "death.lifted"), _UPDATE),
     **dict.fromkeys(("exception.granted", "exception.refused"), _UPDATE),
     **dict.fromkeys(("document.exempted", "document.exemption_ended", "campaign.ended"), _UPDATE),

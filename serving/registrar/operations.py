@@ -28,7 +28,7 @@ from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.checks.limits import MISSED, Guard
 from engine.matching.checks.picture import FaceVector
-from engine.matching.holders import FoundLines, PendingErasure
+from engine.matching.holders import ErasureState, FoundLines
 from engine.matching.lines import OpenedDispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -53,7 +53,7 @@ from engine.registry.people import DeathRecord
 from engine.registry.store import Store
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from schema.actors import Actor, Caller, person_of
-from schema.documents import Document, ErasureCertificate
+from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord
@@ -175,6 +175,8 @@ class Operations:
         found = {one.document_id for answer in answers for one in answer.candidates}
         counts = self._opened.store.open_line_counts(sorted(found) or [""])
         own = {key for key, with_carrier in counts if with_carrier == carrier}
+        records = self._opened.store.documents_by_id(sorted(found) or [""])
+        own -= {key for key, one in records.items() if one.refuses_face(carrier)}
         return [keep_documents(one, own) for one in answers]
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
@@ -242,6 +244,7 @@ class Operations:
                 guard=guard,
                 actor=self._context.actor,
                 audit=self._audit,
+                carrier=self._context.carrier,
                 shows_score=self._context.carrier is None,
             )
 
@@ -260,6 +263,7 @@ class Operations:
                 threshold=self._threshold_of(shown.face),
                 actor=self._context.actor,
                 guard=guard,
+                carrier=self._context.carrier,
             )
 
     def close_line(self, target: LineTarget) -> str:
@@ -301,10 +305,15 @@ class Operations:
     def end_exemption(self, document_id: str) -> None:
         reverification.end_exemption(*self._of(document_id), self._context.actor)
 
-    def erase(self, document_id: str) -> ErasureCertificate | PendingErasure:
+    def withdraw(self, document_id: str) -> ErasureCertificate | ErasureState:
+        return self.erase(document_id, ErasureScope.FACE)
+
+    def erase(
+        self, document_id: str, scope: ErasureScope = ErasureScope.HOLDER
+    ) -> ErasureCertificate | ErasureState:
         context = self._context
         erase = self._opened.deployment.erase
-        return erase(document_id, context.actor, context.carrier, self._runner)
+        return erase(document_id, context.actor, context.carrier, self._runner, scope)
 
     def open_session(self, session: Session, subject: str) -> bool:
         return self._opened.store.accounts.sign_in(session, subject, self._context.correlator)

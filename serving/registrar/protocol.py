@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.imports.chunks import ChunkAnswer
     from engine.lifecycle.campaigns import CampaignTerms
     from engine.matching.checks.picture import FaceVector
-    from engine.matching.holders import FoundLines, PendingErasure
+    from engine.matching.holders import ErasureState, FoundLines
     from engine.matching.lines import OpenedDispute
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import FoundHolders, HolderCheck
@@ -216,11 +216,13 @@ class RegistrarClient(ABC):
     """No limit on lines holds for a document any more; audited. `NotFound`."""
     end_exemption: Ask[[str, CallContext], None]
     """They do again; audited. `NotFound` where they did."""
-    erase: Ask[[str, CallContext], ErasureCertificate | PendingErasure]
+    erase: Ask[[str, CallContext], ErasureCertificate | ErasureState]
     """Erases a holder, or acknowledges it where open cases need the document: then the service
     does it later. For a tenant: one whose every line is its own, or that of a minor whom the
     holder answers for, else `NotFound` or, where it has lines here and elsewhere,
     `TenantConflict`; `HolderMoved` while a minor's line is in use."""
+    withdraw: Ask[[str, CallContext], ErasureCertificate | ErasureState]
+    """The same of a face whose consent is withdrawn from the tenant, or from all. `NotFound`."""
     note: Ask[[Sequence[AuditEntry], CallContext], None]
     """Keeps audit entries durably; gathered with others into one transaction."""
     open_session: Ask[[Session, str, CallContext], bool]

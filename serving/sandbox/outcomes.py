@@ -68,6 +68,7 @@ _FACES = (
     Outcome(907, "the holder has five lines", _REJECTED, Reason.LINE_LIMIT_REACHED),
     Outcome(908, "the document is blocked", _REJECTED, Reason.DOCUMENT_BLOCKED),
     Outcome(909, "an erasure waits for a case", _REJECTED, Reason.ERASURE_PENDING),
+    Outcome(948, "consent to the face was withdrawn", _REJECTED, Reason.CONSENT_WITHDRAWN),
     Outcome(922, "another document took its place", _REJECTED, Reason.DOCUMENT_REPLACED),
     Outcome(923, "the holder is reported dead; a case", _REJECTED, Reason.HOLDER_DECEASED),
     Outcome(

@@ -60,7 +60,14 @@ from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
 from schema.decisions import RecordedLiveness, RecordedProof
-from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole, Standing
+from schema.documents import (
+    AuthorityCode,
+    AuthorityResult,
+    Document,
+    DocumentRole,
+    ErasureScope,
+    Standing,
+)
 from schema.options import LivenessRules, PeopleRules
 from schema.people import DeathSource, ProofWay
 from schema.reasons import About, LivenessMode, Reason
@@ -513,6 +520,17 @@ class Preparation:
         opened.registrar.run(perform)
         ask_erasure(opened.registrar, opened.store, record.id, ACTOR, hold=_HELD_FOR)
 
+    def withdraw(self) -> None:
+        """From the carrier that asks, which had the holder."""
+        self.free()
+        record = self._record()
+        if record is None or not record.refuses_face(self.request.carrier):
+            given = (self.request.carrier, self.request.outlet, utc_now())
+            line = OpenedLine(self._make_msisdn(LINE_LIMIT), *given)
+            _admit(self.opened, self.request.document, self.own, [line])
+            deployment, document = self.opened.deployment, self.request.document
+            deployment.erase(document, ACTOR, self.request.carrier, scope=ErasureScope.FACE)
+
     def bury(self) -> None:
         self.free()
         _report_dead(self.opened, self.request.document, self.own)
@@ -558,6 +576,7 @@ _PREPARATIONS: Mapping[Reason | None, Callable[[Preparation], None]] = {
     Reason.LINE_LIMIT_REACHED: Preparation.fill_lines,
     Reason.DOCUMENT_BLOCKED: Preparation.block,
     Reason.ERASURE_PENDING: Preparation.await_erasure,
+    Reason.CONSENT_WITHDRAWN: Preparation.withdraw,
     Reason.HOLDER_DECEASED: Preparation.bury,
     Reason.DOCUMENT_REPLACED: Preparation.replace,
     Reason.PERSON_LIMIT_REACHED: Preparation.fill_elsewhere,

@@ -17,8 +17,15 @@ from schema.decisions import (
     Scores,
     SearchedGallery,
 )
-from schema.documents import MAX_CONSENT_LENGTH, AuthorityResult
-from schema.people import NOT_KEPT, ExceptionCause, ProofWay
+from schema.documents import AuthorityResult
+from schema.people import (
+    MAX_CONSENT_LENGTH,
+    NOT_KEPT,
+    RENEWED,
+    ExceptionCause,
+    GivenConsent,
+    ProofWay,
+)
 from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
@@ -48,6 +55,9 @@ MAX_AGE_H = 24
 
 ShownDecision = Annotated[str, known(*Decision)]
 ShownReason = Annotated[str, known(*Reason, WITHHELD)]
+ShownScope = Annotated[
+    str, known(*documents.ErasureScope), about("`face`: the document and its lines stay")
+]
 WhichPhotograph = Annotated[str, known(*reasons.Photograph)]
 
 
@@ -57,7 +67,7 @@ AskedException = Annotated[
     ExceptionCause,
     about(
         "why a photograph is missing or cannot be used: then two people decide, where the "
-        "carrier takes exceptions; see docs/people.md"
+        "carrier takes exceptions; see docs/md"
     ),
 ]
 
@@ -69,6 +79,12 @@ class Guardian(RequestBody, kw_only=True):
     live: LivePhotograph
     portrait: Annotated[Photograph, about("the guardian's document's")] | None = None
     portrait_kind: SentKind | None = None
+
+
+class EnrollmentConsent(GivenConsent, RequestBody, kw_only=True):
+    """The record of a consent to the use of the face."""
+
+    given_at: Moment
 
 
 class EnrollmentRequest(RequestBody, kw_only=True):
@@ -92,6 +108,7 @@ class EnrollmentRequest(RequestBody, kw_only=True):
             "where the subscriber's consent is on file", min_length=1, max_length=MAX_CONSENT_LENGTH
         ),
     ]
+    consent: Annotated[EnrollmentConsent, about("its record, if it is sent along")] | None = None
     captured_at: Annotated[
         Moment,
         about(
@@ -177,10 +194,16 @@ GuardianDocument = Annotated[
 ]
 
 
+class ShownConsent(GivenConsent, AnswerBody, kw_only=True):
+    """The record of a consent."""
+
+    given_at: Moment
+
+
 class ExceptionState(AnswerBody):
     """What became of an exception; with a `line_id` it was granted."""
 
-    cause: Annotated[str, known(*ExceptionCause, *ProofWay, NOT_KEPT)]
+    cause: Annotated[str, known(*ExceptionCause, *ProofWay, NOT_KEPT, RENEWED)]
     state: Annotated[str, known("asked", "granted", "refused")]
     asked_at: Moment
     decided_at: Moment | None
@@ -315,6 +338,7 @@ class EnrollmentRecord(AnswerBody):
     ] = None
     proof: Annotated[ShownProof | None, about("null where none came, or it has left")] = None
     is_face_kept: Annotated[bool, about("whether anything of the face may be")] = True
+    consent: Annotated[ShownConsent | None, about("null where none came, or it has left")] = None
 
 
 class Crop(PrivateAnswer):
@@ -337,6 +361,7 @@ class ErasureCertificate(documents.ErasureCertificate, AnswerBody):
 
     document_id: Id
     erased_at: Moment
+    scope: ShownScope = documents.ErasureScope.HOLDER  # type: ignore[assignment]
 
 
 class Erasure(AnswerBody):
@@ -347,7 +372,11 @@ class Erasure(AnswerBody):
     """
 
     document_id: Id
-    state: Annotated[str, known("none", "pending", "done")]
+    state: Annotated[
+        str,
+        known("none", "pending", "done", "shared"),
+        about("`shared`: consent is withdrawn from a carrier, and others go on having the face"),
+    ]
     asked_at: Annotated[Moment | None, about("when it was asked first; null where nothing waited")]
     due_at: Annotated[Moment | None, about("at the latest; null unless pending")]
     cases: Annotated[tuple[str, ...], about("that it waits for, by id; none are told to a tenant")]
@@ -355,3 +384,4 @@ class Erasure(AnswerBody):
     certificate: Annotated[
         ErasureCertificate | None, about("once done; null where retention wiped the document")
     ]
+    scope: ShownScope = documents.ErasureScope.HOLDER

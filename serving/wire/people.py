@@ -3,6 +3,7 @@ faces that are kept of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta
@@ -109,6 +110,9 @@ class Person(PrivateAnswer):
     cases: Annotated[tuple[Case, ...], about("that name the document, newest first")]
     erasure_asked_at: Moment | None
     erasure_due_at: Annotated[Moment | None, about("it waits for open cases, and is done by then")]
+    withdrawn: Annotated[
+        Mapping[str, Moment], about("by carrier since when its consent to the face is withdrawn")
+    ]
 
 
 class People(AnswerBody):

@@ -26,7 +26,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
-from schema.documents import Document, ErasureCertificate
+from schema.documents import Document, ErasureCertificate, ErasureScope
 from serving.deployment import deployment as opened
 from serving.deployment import snapshots
 from serving.deployment.deployment import Deployment
@@ -39,6 +39,7 @@ from tests.indexes.sharding.local_shards import LocalShard, open_local
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
+WHOLE = ("before the withdraw_consent", "after the withdraw_consent", "before the erase_holder")
 ERASE = ("erase", "--document-type", "cn-ric", "--document-number", NUMBER, "--yes")
 
 Open = Callable[..., Deployment]
@@ -278,8 +279,9 @@ def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_ha
             assert deployment.overdue_s > 0
 
 
+@pytest.mark.parametrize("scope", ErasureScope)
 def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_killed(
-    full_home, tmp_path, monkeypatch
+    full_home, tmp_path, monkeypatch, scope: ErasureScope
 ) -> None:
     """A copy of the home is what a process that is killed at that moment leaves."""
     merging, released = threading.Event(), threading.Event()
@@ -333,25 +335,31 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             if merging.wait(1):
                 break
         assert merging.is_set()
-        monkeypatch.setattr(opened, "erase_holder", around("erasure", opened.erase_holder))
+        for name in ("withdraw_consent", "erase_holder"):
+            monkeypatch.setattr(opened, name, around(name, getattr(opened, name)))
         monkeypatch.setattr(snapshots, "save_snapshot", around("save", recovery.save_snapshot))
         monkeypatch.setattr(snapshot, "publish", around("publication", snapshot.publish))
         monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
-        assert deployment.erase(asked[5].document, "test").references == 1
+        assert deployment.erase(asked[5].document, "test", scope=scope).references == 1
         kill("before the merge ends")
         released.set()
         deployment._resealing.submit(int).result()
-    assert len(killed) == 7
+    monkeypatch.undo()
+    assert len(killed) == (7 if scope is ErasureScope.HOLDER else 9)
     for step, home in killed.items():
-        assert not (home / "gallery" / segment_file(holding)).exists(), step
+        has_file = (home / "gallery" / segment_file(holding)).exists()
+        assert has_file == (step in WHOLE[:2]), step
         with Deployment(home, settings) as deployment:
-            is_erased = step != "before the erasure"
+            is_erased = step not in WHOLE
             faces = np.stack([request.live.vector for request in asked])
             found = deployment.restored.gallery.range_search(faces, 0.8)
             assert found.searched == len(asked) + 1 - is_erased, step
             has_any = np.diff(found.hits.offsets) > 0
             assert has_any[5] != is_erased, step
             assert deployment.restored.fault is None, step
+            # A withdrawal that was acknowledged is gone on with.
+            is_due = scope is ErasureScope.FACE and step in WHOLE[1:]
+            assert len(deployment.finish_erasures("test")) == is_due, step
 
 
 def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(open_home, full_home) -> None:

@@ -235,7 +235,6 @@ def make_requests(
                 msisdn=make_msisdn(serial),
                 live=live,
                 portrait=portrait,
-                consent_ref="bench",
             )
         )
     return requests

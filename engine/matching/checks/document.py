@@ -36,6 +36,7 @@ from schema.documents import (
     Document,
     DocumentRole,
     DocumentStatus,
+    ErasureScope,
     Standing,
 )
 from schema.options import PeopleRules
@@ -66,13 +67,18 @@ class DocumentCheck(DecisionCheck):
     part = DocumentPart
 
     def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del place, evidence
+        del evidence
         record = self._batch.document(attempt.document_lookup)
         held = self._batch.held(attempt.document_lookup)
         findings = attempt.document.findings
         if record is not None and record.status is DocumentStatus.BLOCKED:
             findings = (*findings, Reason.DOCUMENT_BLOCKED)
-        if record is not None and record.awaits_erasure:
+        if place in self._batch.unconsented:
+            findings = (*findings, Reason.CONSENT_WITHDRAWN)
+        leaves = record is not None and record.awaits_erasure
+        if record is not None and record.erasure_scope is ErasureScope.FACE:
+            leaves = not attempt.request.is_faceless
+        if leaves:
             # What is acknowledged happens: nothing comes to the document that would go with it.
             findings = (*findings, Reason.ERASURE_PENDING)
         return [

@@ -148,7 +148,10 @@ class Guardians:
         is_same = guardian.document_lookup == attempt.document_lookup
         watched = find_watched(at, comparisons)
         return GuardianEvidence(
-            findings=guardian.document.findings,
+            findings=(
+                *guardian.document.findings,
+                *((Reason.CONSENT_WITHDRAWN,) if at in batch.unconsented else ()),
+            ),
             problems=_find_problems(guardian),
             is_grown_up=None if is_minor is None else not is_minor,
             is_same_person=is_same or self._is_same_face(place, at),

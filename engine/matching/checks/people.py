@@ -22,7 +22,7 @@ from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, FaceScores
 from engine.matching.requests import Attempt
 from engine.registry.audit import AuditEntry
-from engine.registry.documents import DocumentRecord, EndedExemption, ExemptDocument
+from engine.registry.documents import ConsentChange, DocumentRecord, EndedExemption, ExemptDocument
 from engine.registry.lines import MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Replacement
 from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_confirmation
@@ -103,8 +103,9 @@ class PeoplePart(EvidencePart):
     replacement: ReplacementEvidence | None = None
     proof: ProofEvidence | None = None
     first_after: str | None = None
-    """The way by which lines of the document were opened, where this is the first face under it:
-    it may be anybody's, and would be their holder's from now on. `NOT_KEPT` for a face."""
+    """The way by which lines of the document were opened, or a renewed consent, where this is the
+    first face under it: it may be anybody's, and would be their holder's from now on. `NOT_KEPT`
+    for a face."""
 
     @property
     def is_proven(self) -> bool:
@@ -293,7 +294,8 @@ class PeopleCheck(DecisionCheck):
             return None, None
         batch = self._batch
         old = batch.document(attempt.replaced_lookup)
-        if old is None:
+        carrier, consent = attempt.outlet.carrier, attempt.request.consent
+        if old is None or place in batch.unconsented or old.refuses_face(carrier, consent):
             return ReplacementEvidence(**told[DocumentRole.REPLACED]), None
         alike = self._face.resemble(place, old)
         is_free = self._is_free(old, own, attempt, is_minor)
@@ -401,6 +403,11 @@ class PeopleCheck(DecisionCheck):
             self._exemptions[old] = replace(exempt, document_id=new)
             told["exempted"] = exempt.cause
         batch.writes.append(AuditEntry(made.attempt.request.actor, DOCUMENT_REPLACED, old, told))
+        record = batch.document(made.attempt.replaced_lookup)
+        if record is not None and record.withdrawn:
+            # Of carriers whose lines move along.
+            marks = list(record.withdrawn)
+            batch.writes.append(ConsentChange(new, marks, is_withdrawn=True))
         batch.replace_document(old, new)
         carrier = made.attempt.outlet.carrier
         self._lines.move(old, new, carrier, is_exempt=exempt is not None)

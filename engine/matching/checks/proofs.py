@@ -24,7 +24,7 @@ from engine.registry.enrollments import PROOF, LivenessRecord
 from schema.decisions import RecordedProof
 from schema.documents import Document
 from schema.options import PeopleRules
-from schema.people import NOT_KEPT, ProofLevel, ProofWay
+from schema.people import NOT_KEPT, RENEWED, ProofLevel, ProofWay
 from schema.reasons import Decision, LivenessUse, Reason
 
 if TYPE_CHECKING:
@@ -182,9 +182,12 @@ class Proofs:
         return next((one for one in (way, *ways) if one is not None), None)
 
     def find_first(self, record: DocumentRecord | None, shown: Attempt) -> str | None:
-        """The same for a document whose first face this attempt would bring."""
+        """The same for a document whose first face this attempt would bring, or its first since
+        consent was withdrawn."""
         if record is None or record.reference_ids or self._is_unkept(shown):
             return None
+        if record.withdrawn and self._batch.registry.lines_in_use_of([record.id])[record.id]:
+            return RENEWED
         return self.find_way(record)
 
     def write(self, made: DecidedAttempt, evidence: ProofEvidence | None) -> None:

@@ -368,6 +368,13 @@ def index_proofs() -> None:
     index_some("ix_liveness_proofs", "liveness", columns, "use = 'proof' AND problem IS NULL")
 
 
+def add_consents() -> None:
+    """Records of consent, and on a document since when it is withdrawn, by carrier."""
+    op.add_column("documents", sa.Column("erasure_scope", sa.String(16)))
+    op.add_column("documents", sa.Column("withdrawn", JSON))
+    op.add_column("enrollments", sa.Column("consent", sa.LargeBinary))
+
+
 MIGRATIONS: Mapping[str, Callable[[], None]] = {
     "0012": add_accounts,
     "0013": add_holds,
@@ -385,4 +392,5 @@ MIGRATIONS: Mapping[str, Callable[[], None]] = {
     "0025": add_role_metrics,
     "0026": add_codes_of_rows,
     "0027": index_proofs,
+    "0028": add_consents,
 }

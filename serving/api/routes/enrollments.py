@@ -25,6 +25,7 @@ from engine.matching.samples import ABSENT, Sample
 from engine.registry.accounts import ENROLLMENT_REFUSED
 from engine.registry.database import utc_now
 from schema.documents import AuthorityCode, AuthorityResult
+from schema.people import Consent
 from schema.reasons import LivenessUse
 from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
 from serving.api import serializers
@@ -116,6 +117,10 @@ async def _take_photographs(
         live, theirs = (faces[name][0][0] if name in faces else None for name in _LIVE)
         terms = (parts.liveness.terms, parts.deployment.settings.people)
         questions = ask_of(attempt, live, theirs, *terms)
+        held = await asyncio.to_thread(parts.store.documents, attempt.lookups)
+        if attempt.lacks_consent(held.get(attempt.document_lookup or b"")):
+            # Nor does an authority see such a face.
+            questions = {}
         taken, said = await look_up_beside(parts.authority, questions, sampling)
         asked = replace(asked, authority=said)
         for one in said.values():
@@ -164,7 +169,7 @@ def _read_request(
         portrait=ABSENT
         if body.portrait is None
         else Sample.unseen(body.portrait, body.portrait_kind),
-        consent_ref=body.consent_ref,
+        consent=Consent(body.consent_ref, body.consent),
         captured_at=body.captured_at,
         liveness=parts.liveness.check(body.liveness, judged, *made_for) if judged else None,
         guardian=None if body.guardian is None else _read_guardian(body.guardian),

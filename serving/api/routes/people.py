@@ -24,6 +24,7 @@ from serving.api.people import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.errors import Malformed
 from serving.ingress.parts import Parts
+from serving.registrar.protocol import CallContext
 from serving.wire import people as wire
 from serving.wire.enrollments import Erasure, ErasureCertificate
 from serving.wire.fields import KnownDocument, of_record
@@ -108,11 +109,28 @@ async def erase_document(parts: Parts, request: Request, document_id: str) -> An
     says until when at the latest. A carrier may erase where every line of the holder is its own.
     """
     context = request.context()
-    done = await parts.registrar.erase(document_id, context)
+    return _show_erasure(await parts.registrar.erase(document_id, context), context)
+
+
+def _show_erasure(
+    done: documents.ErasureCertificate | holders.ErasureState, context: CallContext
+) -> Answer:
     if isinstance(done, documents.ErasureCertificate):
         return Answer(of_record(ErasureCertificate, done))
     shown = done if context.carrier is None else structs.replace(done, cases=())
     return Answer(of_record(Erasure, shown), 202)
+
+
+async def withdraw_consent(parts: Parts, request: Request, document_id: str) -> Answer:
+    """Notes that a holder's consent to the face is withdrawn from the carrier, or from all by an
+    operator: no call of theirs takes it from now on. The face goes, with a certificate; the
+    document and its lines stay.
+
+    202 where open cases need the face: it goes when an erasure would. Where others' consent holds
+    (`shared`) the carrier's own photographs go.
+    """
+    context = request.context()
+    return _show_erasure(await parts.registrar.withdraw(document_id, context), context)
 
 
 async def step_death(

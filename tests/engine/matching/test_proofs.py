@@ -1,33 +1,43 @@
-"""Other ways than a face: a signed proof opens a line, once, and for what it was made alone."""
+"""Other ways than a face: a signed proof opens a line, once, and for what it was made alone; and a
+face whose consent is withdrawn is gone, and its lines stay."""
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, KeySet
 from msgspec import structs
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from engine.cases import steps
-from engine.errors import RequestError
+from engine.errors import ConsentWithdrawn, NotFound, RequestError
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.checks.order import replay
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
-from engine.matching.holders import erase_holder
+from engine.matching.holders import erase_holder, list_pending, read_erasure
+from engine.matching.lines import close_line, withdraw_consent
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT
+from engine.matching.verification import HolderComparison, HolderProbe
+from engine.registry.damage import find_damage
+from engine.registry.database import utc_now
+from engine.registry.rows import changing_rows
+from engine.retention.job import check_certificate
 from schema.actors import Actor, Caller
 from schema.cases import Outcome
 from schema.decisions import RecordedProof
+from schema.documents import ErasureScope
 from schema.options import CarrierPeople, Limits, PeopleRules
-from schema.people import ExceptionCause, ProofLevel, ProofWay
+from schema.people import RENEWED, Consent, ExceptionCause, GivenConsent, ProofLevel, ProofWay
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, Lab
+from tests.engine.matching.test_bulk_enrollment import admit, subscriber
 from tests.engine.matching.test_people import ask, card
 from tests.tables import tables
 
@@ -349,3 +359,149 @@ def test_lines_opened_by_a_face_that_is_not_kept_follow_no_later_face_without_tw
         mine, theirs = ask(registrar, prepare(1, person=person), prepare(1, person=other))
     assert mine.reasons == (Reason.NOT_SEARCHED,)
     assert Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in theirs.reasons
+
+
+def given(at: datetime | None = None, **more: Any) -> Consent:
+    terms = {"purpose": "identity", "text_version": "3", "language": "en", "channel": "outlet"}
+    return Consent("C-9", GivenConsent(given_at=at or utc_now(), **terms | more))
+
+
+def withdraw(registrar: Registrar, lab: Lab, key: str, carrier: str = "blue", **more: Any) -> Any:
+    asked = withdraw_consent(registrar, lab.store, key, "test", carrier, **more)
+    given = (registrar, lab.store, key, "test")
+    return asked if asked.is_shared else erase_holder(*given, scope=asked.scope, **more)
+
+
+@pytest.fixture
+def held(lab) -> Any:
+    with lab.registrar(people=replace(RULES, age_of_majority=17), clock=utc_now) as registrar:
+        person = lab.people.person()
+        yield registrar, person, ask(registrar, lab.request(person, document=card(1)))[0]
+
+
+def decide(registrar: Registrar, request: EnrollmentRequest) -> Any:
+    (answer,) = ask(registrar, request)
+    return answer.decision, *answer.reasons
+
+
+REFUSED = (Decision.REJECTED, Reason.CONSENT_WITHDRAWN)
+APPROVED, ASKED = (Decision.APPROVED,), (Decision.REVIEW, Reason.EXCEPTION_ASKED)
+
+
+def test_a_withdrawn_face_goes_its_lines_stay_and_nothing_looks_at_it(lab: Lab, held) -> None:
+    registrar, person, answer = held
+    key, line = answer.decided.document_id, answer.decided.line_id
+    request, judge = lab.request(person, document=card(1)), registrar._judge
+    scanned = judge.scan([request])
+    made = withdraw(registrar, lab, key)
+    assert (made.references, made.lines, made.scope) == (1, 1, ErasureScope.FACE)
+    assert read_erasure(lab.store, key).certificate == made
+    assert check_certificate(lab.store, made) is None
+    # What was searched for before is decided by what holds now.
+    judged = registrar.run(lambda to, now: judge.judge([request], to, now=now, scanned=scanned))
+    assert judged.outcomes[0].reasons == (Reason.CONSENT_WITHDRAWN,)
+    (refused,) = ask(registrar, request)
+    assert (refused.decision, *refused.reasons) == REFUSED
+    assert refused.decided.other_ways == (ProofWay.MOBILE_ID, ProofWay.CERTIFICATE)
+    record = lab.store.enrollment(refused.enrollment_id)
+    assert record.evidence.inputs["searched"] is None
+    assert replay(record).agrees
+    assert lab.store.rows(select(tables.attempt_templates)) == []
+    assert decide(registrar, prove(lab.request(document=card(1)))) == APPROVED
+    audited: list[Any] = []
+    guard = Guard(Limits(), lab.store, registrar, Caller("key:a", carrier="blue"), InFlight())
+    probe = HolderProbe(vector=person, threshold=0.4, actor="test", carrier="blue")
+    holder = HolderComparison(registrar, lab.store, probe, lambda *one: audited.append(one), guard)
+    with pytest.raises(ConsentWithdrawn):
+        holder.check_line(line)
+    # It counts, so that documents cannot be tried out.
+    assert [bool(tallies) for _, tallies in audited] == [True]
+    guardian = GuardianShown(document=card(1), live=lab.people.sample(person))
+    minor = lab.request(document=card(2, date(2012, 5, 1)), guardian=guardian)
+    assert decide(registrar, minor) == (Decision.REJECTED, Reason.GUARDIAN_REFUSED)
+    renewing = lab.request(person, document=card(3), replaces=card(1))
+    assert decide(registrar, renewing) == (Decision.REJECTED, Reason.REPLACEMENT_REFUSED)
+    assert find_damage(lab.store) == []
+    # A mark that is taken away with its row's code is missed by the audit chain.
+    documents = tables.documents
+    with (
+        lab.store._engine.begin() as connection,
+        changing_rows(connection, lab.vault, documents, [key]),
+    ):
+        connection.execute(update(documents).where(documents.c.id == key).values(withdrawn=None))
+    assert "is not as consent.withdrawn in the audit chain says" in find_damage(lab.store)[0]
+
+
+def test_a_consent_given_since_opens_the_way_and_with_lines_two_people_look(lab, held) -> None:
+    registrar, person, answer = held
+    key, before = answer.decided.document_id, utc_now()
+    withdraw(registrar, lab, key)
+    # A carrier that nobody has withdrawn from is told nothing of others.
+    red = lab.request(person, document=card(1), carrier="red", outlet="red-1")
+    assert decide(registrar, red) == ASKED
+    for old in (Consent("C-9"), given(before)):
+        assert decide(registrar, lab.request(person, document=card(1), consent=old)) == REFUSED
+    (ahead,) = registrar.enroll([lab.request(consent=given(utc_now() + timedelta(hours=1)))])
+    assert isinstance(ahead, RequestError)
+    # Whoever brings a new consent may be anybody: the lines are not theirs yet.
+    renewing = {"document": card(1), "consent": given(taken_by="r1")}
+    (asked,) = ask(registrar, lab.request(person, **renewing))
+    assert (asked.decision, *asked.reasons) == ASKED
+    assert lab.store.people.exceptions([asked.enrollment_id])[asked.enrollment_id].cause == RENEWED
+    assert lab.store.enrollment(asked.enrollment_id).consent == renewing["consent"].given
+    assert decide(registrar, lab.request(person, document=card(1))) == REFUSED
+    grant(registrar, lab, asked.decided.cases[0].id)
+    assert decide(registrar, lab.request(person, document=card(1))) == APPROVED
+    # Without lines it is enough; what came in the same moment waits for the next.
+    for one in lab.store.lines_in_use_of([key])[key]:
+        close_line(registrar, lab.store, one.id, "test")
+    withdraw(registrar, lab, key)
+    both = [lab.request(person, document=card(1), consent=one) for one in (given(), Consent())]
+    renewed, beside = ask(registrar, *both)
+    assert (renewed.decision, beside.reasons) == (APPROVED[0], REFUSED[1:])
+    assert lab.store.document(key).withdrawn is None
+    assert find_damage(lab.store) == []
+
+
+def test_consent_is_to_a_carrier_and_what_is_shared_goes_with_the_last(lab: Lab, held) -> None:
+    registrar, person, answer = held
+    key = answer.decided.document_id
+    red = {"carrier": "red", "outlet": "red-1", "document": card(1)}
+    with pytest.raises(NotFound):
+        withdraw(registrar, lab, key, "red")
+    ask(registrar, lab.request(person, **red))
+    assert withdraw(registrar, lab, key, "red").state == "shared"
+    assert decide(registrar, lab.request(person, **red)) == REFUSED
+    assert decide(registrar, lab.request(person, document=card(1))) == APPROVED
+    assert withdraw(registrar, lab, key).references == 1
+    assert len(registrar.gallery) == 0
+
+
+def test_an_open_case_holds_the_face_and_nothing_new_comes_to_it(lab: Lab, held) -> None:
+    registrar, person, answer = held
+    key = answer.decided.document_id
+    # Somebody else's face with the document opens it.
+    ask(registrar, lab.request(document=card(1)))
+    waits = withdraw(registrar, lab, key, hold=timedelta(days=1))
+    assert [one.scope for one in list_pending(lab.store)] == [ErasureScope.FACE]
+    again = lab.request(person, document=card(1), consent=given())
+    assert decide(registrar, again) == (Decision.REJECTED, Reason.ERASURE_PENDING)
+    assert decide(registrar, prove(lab.request(document=card(1)))) == APPROVED
+    # An erasure of the holder takes its place, and its time.
+    whole = erase_holder(registrar, lab.store, key, "test", hold=timedelta(days=9))
+    assert whole.due_at == waits.due_at
+    assert [one.scope for one in list_pending(lab.store)] == [ErasureScope.HOLDER]
+    assert find_damage(lab.store) == []
+
+
+def test_no_import_takes_the_face_again_without_a_consent_given_since(lab: Lab) -> None:
+    with lab.registrar(clock=utc_now) as opened:
+
+        def take(one: Any) -> Any:
+            return opened.run(lambda to, _: admit(lab.store, opened.gallery, to, [one])[0])
+
+        withdraw(opened, lab, take(subscriber(1, 1, 1)).document_id)
+        for again in (subscriber(1, 1, 2), subscriber(1, 1)):
+            assert take(again).refusal == Reason.CONSENT_WITHDRAWN
+        assert take(replace(subscriber(1, 1, 2), consent=given())).adds_reference
+        assert take(subscriber(1, 1, 3)).refusal is None

@@ -38,6 +38,7 @@ from engine.registry import cases, keyring
 from engine.registry.vault import Vault
 from schema.documents import Document
 from schema.options import CropPolicy
+from schema.people import Consent
 from schema.phases import CropScope
 from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011
@@ -108,9 +109,9 @@ def test_two_carriers_may_use_one_key(lab, registrar) -> None:
         {"msisdn": "12"},
         {"msisdn": "not a number"},
         {"document": Document("library-card", "1", "A Name")},
-        {"consent_ref": "c" * 201},
+        {"consent": Consent("c" * 201)},
         # What no database stores.
-        {"consent_ref": "a\0b"},
+        {"consent": Consent("a\0b")},
         {"outlet": "blue-1\0"},
         {"idempotency_key": "\ud800"},
         {"document": Document("cn-ric", "11010519491231002X", "half \ud800")},

@@ -215,6 +215,7 @@ def test_erasures_since_the_backup_are_named_those_that_wait_too_and_those_befor
         sequence = writer.sequence + 1
         writer.commit(
             [
+                AuditEntry("test", "consent.withdrawn", kept, {"carriers": ["", "red"]}),
                 AuditEntry("test", "document.erased", erased),
                 RemovedReference(made.references[1].id, sequence),
                 DocumentErasure(erased, "test"),
@@ -223,6 +224,7 @@ def test_erasures_since_the_backup_are_named_those_that_wait_too_and_those_befor
     store.close()
     done = restore(database_url, vault, tmp_path / "copy", replaces=True)
     assert done.lost.erased == (asked, erased)
+    assert done.lost.withdrawn == ((kept, ""),)
     with Store.open(database_url, vault, model_digest=MODEL) as restored:
         assert [one.id for one in restored.awaiting_erasure()] == [kept]
 

@@ -22,8 +22,9 @@ from sqlalchemy import select
 from engine.errors import LeaseLost, RegistryError, StorageFailed
 from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
+from engine.registry.documents import ConsentChange
 from engine.registry.references import RemovedReference
-from engine.registry.retention import DocumentErasure
+from engine.registry.retention import DocumentErasure, FaceErasure
 from engine.registry.rows import choose
 from engine.registry.store import Store
 from engine.registry.vault import Vault
@@ -86,6 +87,8 @@ class Run:
         writer = self._open()
         if number == 3 and self.kept:
             changes = erasure(self.kept[0], 0, writer.sequence + 1)
+        elif number == 4 and self.kept:
+            changes = withdrawal(self.kept[0], writer.sequence + 1)
         else:
             changes = self._enroll(writer, 2, first=10 * number)
         try:
@@ -132,8 +135,11 @@ class Run:
         for key in find_erased(changes):
             assert store.documents_by_id([key])[key].status == "erased"
         for row in changes.documents:
-            if row.id not in erased:
-                assert found[row.id].reference_ids
+            # A face that is withdrawn is gone with its mark, or wholly there.
+            is_gone = row.id in erased or found[row.id].withdrawn
+            assert bool(found[row.id].reference_ids) != bool(is_gone)
+        marked = [one.document_id for one in choose(changes, ConsentChange)]
+        assert all(one.withdrawn for one in store.documents_by_id(marked).values())
 
 
 @pytest.fixture
@@ -190,6 +196,13 @@ def test_nothing_erased_is_left_in_any_block_that_the_database_had(
     left = [name for name, value in gone if value in found]
     assert not left, collections.Counter(left)
     assert b"enrollment.decided" in found
+
+
+def withdrawal(made: Writes, sequence: int) -> Writes:
+    reference = made.references[1]
+    marked = ConsentChange(reference.document_id, ["red"], is_withdrawn=True)
+    gone = RemovedReference(reference.id, sequence)
+    return Writes([ENTRY, marked, gone, FaceErasure(reference.document_id, None)])
 
 
 def find_erased(changes: Writes) -> list[str]:

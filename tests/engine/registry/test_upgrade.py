@@ -20,6 +20,7 @@ from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.columns import metadata
 from engine.registry.damage import find_damage
 from engine.registry.database import REVISIONS, changing, connect, new_id, restructuring, utc_now
+from engine.registry.documents import ConsentChange
 from engine.registry.rows import changing_rows
 from engine.registry.store import Store, authenticated_tables
 from engine.registry.upgrade import upgrade
@@ -169,6 +170,13 @@ LATEST = (tables.sweeps, tables.case_documents, tables.tallies, tables.api_keys)
 LIFE = ("limit_exemptions", "reverifications", "campaign_lines", "campaigns", "line_events")
 
 
+def drop_consents(connection: Connection) -> None:
+    """Makes the registry one of before 0028."""
+    for column in ("documents.erasure_scope", "documents.withdrawn", "enrollments.consent"):
+        table, _, name = column.partition(".")
+        connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
+
+
 def drop_life(connection: Connection) -> None:
     """Makes the registry one of before 0020."""
     connection.execute(text("ALTER TABLE deployment RENAME COLUMN chain_head TO audit_head"))
@@ -207,8 +215,9 @@ def age(store: Store) -> None:
         drop_life(connection)
         for index in ("ix_documents_erasure", "ix_enrollments_outlet"):
             connection.execute(text(f"DROP INDEX {index}"))
-        for table, count in ((tables.documents, 4), (tables.outlets, 7)):
-            for column in list(table.c)[-count:]:
+        drop_consents(connection)
+        for table, which in ((tables.documents, slice(-6, -2)), (tables.outlets, slice(-7, None))):
+            for column in list(table.c)[which]:
                 connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column.name}"))
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
@@ -293,6 +302,22 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         with store.writer() as writer:
             writer.commit([ENTRY])
     assert upgrade(database_url, vault).before == REVISIONS[-1]
+
+
+def test_a_registry_of_before_consents_opens(store, database_url, vault, enroll) -> None:
+    with store.writer() as writer:
+        made = committed(writer, enroll(writer, 2))
+    with restructuring(store.engine) as connection:
+        drop_consents(connection)
+        connection.execute(text("UPDATE alembic_version SET version_num = '0027'"))
+    store.close()
+    assert upgrade(database_url, vault).before == "0027"
+    with Store.open(database_url, vault, model_digest=MODEL) as opened:
+        key = made.documents[0].id
+        with opened.writer() as writer:
+            writer.commit([ENTRY, ConsentChange(key, ["red"], is_withdrawn=True)])
+        assert list(opened.document(key).withdrawn or ()) == ["red"]
+        assert find_damage(opened) == []
 
 
 def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(database_url, vault, older) -> None:
@@ -440,6 +465,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(database_url, va
             for name in (*EVENTS, *(table.name for table in PEOPLE)):
                 connection.execute(text(f"DROP TABLE {name}"))
             drop_life(connection)
+            drop_consents(connection)
             for side in ("left", "right"):
                 connection.execute(
                     text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")

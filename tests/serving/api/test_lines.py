@@ -1,5 +1,6 @@
 """`/v1/lines` and `/v1/documents`: shown to the holder's face, disputed, closed, erased."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -120,3 +121,24 @@ def test_a_holder_is_erased_with_a_certificate(
     assert (found["found"], found["searched"]) == (0, 0)
     record = fresh.read(fresh.ask("GET", f"/v1/enrollments/{enrolled['enrollment_id']}"))
     assert record["decision"] == "approved"
+
+
+def test_a_withdrawn_consent_takes_the_face(fresh, enrolled, activation, faces) -> None:
+    path = f"/v1/documents/{enrolled['document_id']}"
+    shown = fresh.read(fresh.ask("POST", f"{path}/withdrawal", key="blue"))
+    assert (shown["references"], shown["lines"], shown["scope"]) == (1, 1, "face")
+    assert fresh.read(fresh.ask("GET", f"{path}/erasure", key="blue"))["certificate"] == shown
+    assert list(fresh.read(fresh.ask("GET", path, key="fraud"))["withdrawn"]) == ["blue"]
+    probe = {"line": MSISDN, "probe": {"image": faces["later"]}}
+    for route, body in (("verifications", probe), ("lines/query", holder(faces["later"]))):
+        refused = fresh.ask("POST", f"/v1/{route}", body=body)
+        fresh.assert_refused(refused, 422, "HOLDER.CONSENT_WITHDRAWN")
+    given = {"given_at": datetime.now(UTC).isoformat(), "purpose": "identity", "text_version": "4"}
+    given |= {"language": "zh-Hans", "channel": "outlet", "taken_by": "clerk 7"}
+    own = {"live": faces["live"], "portrait": faces["portrait"], "consent": given}
+    asked = activation(document=DOCUMENT | {"name": "Aileen Probe"}, **own)
+    again = fresh.read(fresh.enroll(asked, "with", kind=MSGPACK))
+    assert [one["reason"] for one in again["reasons"]] == ["EXCEPTION_ASKED"]
+    record = fresh.read(fresh.ask("GET", f"/v1/enrollments/{again['enrollment_id']}"))
+    assert record["consent"]["taken_by"] == "clerk 7"
+    assert record["exception"]["cause"] == "renewed_consent"

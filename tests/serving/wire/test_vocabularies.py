@@ -48,11 +48,11 @@ OTHERS = (
     "asked granted refused",
     # Causes of an exception, and ways beside a face.
     "condition injury disability age not_shown portrait_unreadable mobile_id register_extract "
-    "certificate wallet not_kept",
+    "certificate wallet not_kept renewed_consent",
     "observe enforce",
     "live spoof uncertain none",
     "listed http none",
-    "none pending done",
+    "none pending done shared",
     "probe reference",
     "in_force expired revoked outlet_closed",
     "reported confirmed lifted",

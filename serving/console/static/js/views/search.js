@@ -162,6 +162,7 @@ async function showDocument(page, id) {
     personHead(found, "h1"),
     facts([["document.id", wholeId(found.document_id)]]),
     erasureNotice(found),
+    withdrawalNotice(found),
     section("lines.caption", lineTable(found.lines, (line) => historyCell(page, line))),
     section("cases.caption", caseTable(found.cases)),
     section("enrollment.list", attemptTable(found.enrollments)),
@@ -178,6 +179,21 @@ function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
       ["erasure.asked", moment(asked)],
       ["erasure.due", moment(due)],
     ]),
+  );
+}
+
+/** Since when consent to the face is withdrawn, by carrier. */
+function withdrawalNotice({ withdrawn }) {
+  const rows = Object.entries(withdrawn);
+  if (rows.length === 0) return null;
+  return notice(
+    "info",
+    element("p", {}, say("consent.withdrawn")),
+    element(
+      "ul",
+      {},
+      rows.map(([carrier, at]) => element("li", {}, quoted(carrier || "–"), " · ", moment(at))),
+    ),
   );
 }
 
