@@ -135,19 +135,12 @@ class Consent(Struct, frozen=True):
     def is_given_after(self, moment: datetime) -> bool:
         return self.given is not None and self.given.given_at > moment
 
-    def describe(self) -> Mapping[str, Any]:
-        """Its part of what makes two requests the same."""
-        record = {} if self.given is None else {"consent": self.given.plain()}
-        return {"consent_ref": self.ref, **record}
-
     @property
     def kept(self) -> str | Mapping[str, Any] | None:
         """The part that stays beside a name: of the short form its reference."""
-        return self.ref if self.given is None else self.describe()
-
-    def texts(self) -> list[str]:
-        """All that somebody wrote."""
-        return [self.ref or "", *({} if self.given is None else self.given.plain()).values()]
+        if self.given is None:
+            return self.ref
+        return {"consent_ref": self.ref, "consent": self.given.plain()}
 
 
 NO_CONSENT = Consent()

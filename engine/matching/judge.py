@@ -4,6 +4,7 @@ what they share in a batch, and the rows that come of it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -130,19 +131,17 @@ class AttemptBatch:
         self.comparisons, self.expect_false, self.unkept = comparisons, expect_false, unkept
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
-        lookups = [lookup for it in attempts for lookup in it.lookups]
-        self._documents = registry.documents(lookups)
-        shown = [*attempts, *(one.guardian for one in attempts if one.guardian is not None)]
-        self.unconsented = find_unconsented(shown, self._documents)
+        self._documents = registry.documents([key for it in attempts for key in it.lookups])
+        self.unconsented = find_unconsented(attempts, self._documents)
         """The places of attempts, then of guardians, whose faces may not be taken."""
-        comparisons.forget(self.unconsented)
+        if self.unconsented:
+            comparisons.forget(self.unconsented)
         hit_ids = comparisons.all_hit_ids()
         self.owners = registry.documents_of(hit_ids)
         """The documents of all references that may have been found; none of an erased one."""
         self.documents = [*self._documents.values()]
         """Those that the attempts name, before the batch."""
-        ids = {one.id for one in self.documents}
-        self.named = sorted(ids.union(self.owners.values()))
+        self.named = sorted({one.id for one in self.documents}.union(self.owners.values()))
         """Their ids, and those of all documents that may have been found."""
         self.standing = registry.people.standing(self.named) if self.named else Standing()
         held = [key for record in self.documents for key in record.reference_ids]
@@ -185,11 +184,6 @@ class AttemptBatch:
         check = self.find(kind)
         assert check is not None
         return check
-
-    def keeps_nothing(self, place: int) -> bool:
-        """True where nothing of an attempt's face may be kept."""
-        carrier = self.attempts[place].outlet.carrier
-        return carrier in self.unkept or place in self.unconsented
 
     def document(self, lookup: bytes | None) -> DocumentRecord | None:
         """The document as the registry and this batch have it now."""
@@ -238,7 +232,8 @@ class AttemptBatch:
         is_kept = attempt.outlet.carrier not in self.unkept
         if is_kept:
             made.bound.append(attempt)
-            self.writes += record.renew(attempt.outlet.carrier, attempt.actor)
+            if record.withdrawn:
+                self.writes += record.renew(attempt.outlet.carrier, attempt.actor)
         if record.reference_ids:
             return
         key = self._writer.next_reference_id() if is_kept else ~len(self.references)
@@ -336,13 +331,11 @@ class Judge:
         """
         asked: list[tuple[str, Pair] | None] = []
         for request in requests:
-            try:
+            shown = None
+            with suppress(VectorUnusable):
                 require_units(request)
-            except VectorUnusable:
-                asked.append(None)
-            else:
-                shown = (request.carrier, request.pair)
-                asked.append(None if self._spares(request) else shown)
+                shown = None if self._spares(request) else (request.carrier, request.pair)
+            asked.append(shown)
         return self._search(asked, self._find_thresholds())
 
     def judge(
@@ -363,19 +356,15 @@ class Judge:
             attempts = [item for item in sorted_out if isinstance(item, Attempt)]
             refused = record_refused(requests, sorted_out)
             if not attempts:
-                return JudgedBatch(
-                    [one for one in sorted_out if not isinstance(one, Attempt)], refused
-                )
+                others = [one for one in sorted_out if not isinstance(one, Attempt)]
+                return JudgedBatch(others, refused)
             thresholds = self._find_thresholds()
             found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
             comparisons = self._compare(attempts, found, thresholds)
             given = (attempts, comparisons, self.false_candidates, now, self.unkept)
             batch = AttemptBatch(registry, self.vault, self.gallery, writer, *given)
             batch.read(self.checks)
-            decided = (
-                self._decide(place, attempt, thresholds, batch)
-                for place, attempt in enumerate(attempts)
-            )
+            decided = (self._decide(place, thresholds, batch) for place in range(len(attempts)))
             try:
                 outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
                 for one in batch.checks.values():
@@ -386,10 +375,10 @@ class Judge:
                 batch.checks.clear()
 
     def _decide(
-        self, place: int, attempt: Attempt, thresholds: Thresholds, batch: AttemptBatch
+        self, place: int, thresholds: Thresholds, batch: AttemptBatch
     ) -> Answer | SosieError:
         """Decides one attempt, and adds its rows to the batch."""
-        checks = batch.checks.values()
+        attempt, checks = batch.attempts[place], batch.checks.values()
         try:
             for one in checks:
                 one.admit(attempt)
@@ -455,8 +444,9 @@ class Judge:
         detail = {"decision": decision, "reasons": [*reasons]}
         entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
+        is_unkept = attempt.outlet.carrier in batch.unkept or made.place in batch.unconsented
         batch.writes += choose_crops(
-            NO_CROPS if batch.keeps_nothing(made.place) else self.crops,
+            NO_CROPS if is_unkept else self.crops,
             self.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,

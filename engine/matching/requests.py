@@ -170,7 +170,8 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     require_visible("document number", request.document.number, LINES)
     require_visible("name", request.document.name, MARKS, is_prose=True)
     require_visible("number", request.msisdn)
-    for text in request.consent.texts():
+    record = {} if request.consent.given is None else request.consent.given.plain()
+    for text in (request.consent.ref or "", *record.values()):
         require_visible("consent", text)
     if len(request.consent.ref or "") > MAX_CONSENT_LENGTH:
         raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
@@ -230,9 +231,11 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
         "msisdn": msisdn,
         **_describe_file("live", request.live),
         **_describe_file("portrait", request.portrait),
-        **request.consent.describe(),
+        "consent_ref": request.consent.ref,
         "captured_at": request.captured_at.isoformat() if request.captured_at else None,
     }
+    if request.consent.given is not None:
+        payload["consent"] = request.consent.given.plain()
     if document.born_on is not None:
         payload["born_on"] = document.born_on.isoformat()
     if request.guardian is not None:
@@ -330,9 +333,10 @@ class Attempt:
 
 
 def find_unconsented(
-    shown: Sequence[Attempt], documents: Mapping[bytes, DocumentRecord]
+    attempts: Sequence[Attempt], documents: Mapping[bytes, DocumentRecord]
 ) -> frozenset[int]:
-    """The places of those that show a face and may not."""
+    """The places of attempts, then of guardians, that show a face and may not."""
+    shown = [*attempts, *(one.guardian for one in attempts if one.guardian is not None)]
     held = (documents.get(one.document_lookup or b"") for one in shown)
     pairs = enumerate(zip(shown, held, strict=True))
     return frozenset(place for place, (one, it) in pairs if one.lacks_consent(it))
@@ -360,7 +364,8 @@ class Intake:
         numbers: dict[int, str] = {}
         for place, request in enumerate(requests):
             try:
-                if request.consent.is_given_after(now):
+                given = request.consent.given
+                if given is not None and given.given_at > now:
                     # It would outlive a withdrawal of before that.
                     raise RequestError("the consent is of a later time than now: check the clock")
                 numbers[place] = require_judgeable(request)

@@ -117,10 +117,11 @@ async def _take_photographs(
         live, theirs = (faces[name][0][0] if name in faces else None for name in _LIVE)
         terms = (parts.liveness.terms, parts.deployment.settings.people)
         questions = ask_of(attempt, live, theirs, *terms)
-        held = await asyncio.to_thread(parts.store.documents, attempt.lookups)
-        if attempt.lacks_consent(held.get(attempt.document_lookup or b"")):
-            # Nor does an authority see such a face.
-            questions = {}
+        if questions:
+            held = await asyncio.to_thread(parts.store.documents, attempt.lookups)
+            if attempt.lacks_consent(held.get(attempt.document_lookup or b"")):
+                # Nor does an authority see such a face.
+                questions = {}
         taken, said = await look_up_beside(parts.authority, questions, sampling)
         asked = replace(asked, authority=said)
         for one in said.values():
