@@ -171,9 +171,9 @@ def _note(console: Console, text: str) -> None:
 
 def _open_console() -> Console:
     console = Console(highlight=False)
-    if console.is_terminal:
-        return console
-    return Console(highlight=False, width=max(console.width, LEAST_WIDTH))
+    if not console.is_terminal:
+        console.width = max(console.width, LEAST_WIDTH)
+    return console
 
 
 INTERRUPTED = 130

@@ -22,7 +22,7 @@ from loadtest.participants import (
     fuse_both,
 )
 from loadtest.schedule import PAIRED, PLANTED, REPEATED, Kind, LoadPhase, Outcome, Traffic
-from loadtest.service_calls import APPROVED, MISMATCH, Enroll
+from loadtest.service_calls import APPROVED, MISMATCH
 
 ONE_NEW = "exactly one of both approved, the other stopped as a duplicate"
 SAME_ANSWER = "the stored answer of the first"
@@ -191,8 +191,7 @@ def _has_look_alike(
     if visit.person is None or visit.person not in people:
         return False
     others = [other for other in enrolled if other.number != visit.person]
-    if isinstance(visit.call, Enroll):
-        pair = visit.call.pair
+    if (pair := visit.call.pair) is not None:
         scores = _score(pair.samples, pair.score, others, model)
     else:
         scores = _score([people[visit.person].first.live], ALONE, others, model)

@@ -24,9 +24,9 @@ from loadtest.service_calls import (
     NOT_RECOGNISED,
     Answer,
     Call,
-    Enroll,
     ExpectedAnswer,
     Serials,
+    enroll,
     expect_duplicate,
     expect_found,
     expect_lines,
@@ -189,7 +189,7 @@ class Visit:
     due_s: float
     traffic: Traffic
     kind: Kind
-    call: Call | Enroll = field(repr=False)
+    call: Call = field(repr=False)
     expected: ExpectedAnswer
     phase: int = 0
     partner: int | None = None
@@ -330,10 +330,10 @@ class Planner:
     def _repeat(self, kind: Kind, first: Due, later: Due) -> Iterator[Visit]:
         """A returning subscriber, then the same key again with the same payload or with another."""
         one = self._visit_returning(Traffic.ENROLL, first)
-        assert isinstance(one.call, Enroll)
         call = one.call
         if kind is Kind.CONFLICT:
-            call = replace(call, msisdn=self.serials.numbers.msisdn(self.serials.draw()))
+            msisdn = self.serials.numbers.msisdn(self.serials.draw())
+            call = replace(call, body={**call.body, "msisdn": msisdn})
         yield replace(one, has_repeat=True)
         again = self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person)
         yield replace(again, partner=one.number)
@@ -396,7 +396,7 @@ class Planner:
         numbers, serial = self.serials.numbers, self.serials.draw()
         key = f"loadtest-{numbers.tag}-{serial}"
         shown = passport or numbers.passport(serial)
-        call = Enroll(key, shown, pair, numbers.msisdn(serial))
+        call = enroll(key, shown, pair, numbers.msisdn(serial))
         return self._visit(Traffic.ENROLL, kind, due, call, expected, person)
 
     def _visit(
@@ -404,7 +404,7 @@ class Planner:
         traffic: Traffic,
         kind: Kind,
         due: Due,
-        call: Call | Enroll,
+        call: Call,
         expected: ExpectedAnswer,
         person: int | None,
     ) -> Visit:

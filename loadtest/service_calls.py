@@ -31,48 +31,38 @@ QUERIES, SEARCHES = "/v1/lines/query", "/v1/identifications"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request; with `needs_fraud` it takes the fraud key, else the enroll key."""
+    """One request; with `needs_fraud` it takes the fraud key, else the enroll key. An enrollment
+    has an `idempotency_key`, and the `pair` of photographs that its body shows."""
 
     path: str
     body: dict[str, Any] = field(repr=False)
     needs_fraud: bool = False
-    idempotency_key: None = None
+    idempotency_key: str | None = None
+    pair: PhotographPair | None = None
 
     def write(self, outlet: str | None, captured_at: str) -> dict[str, Any]:
-        del outlet, captured_at
-        return self.body
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Enroll:
-    """An enrollment with two photographs."""
-
-    idempotency_key: str
-    passport: Passport
-    pair: PhotographPair
-    msisdn: str = field(repr=False)
-    path: str = ENROLLMENTS
-    needs_fraud: bool = False
-
-    def write(self, outlet: str | None, captured_at: str) -> dict[str, Any]:
-        """The body for photographs of that moment; `outlet` is None for an outlet's own key."""
-        body = {
-            "document": self.passport.for_enrollment(),
-            "msisdn": self.msisdn,
-            "live": self.pair.live.photograph,
-            "portrait": self.pair.portrait.photograph,
-            "consent_ref": "loadtest",
-            "captured_at": captured_at,
-        }
+        """The body, of an enrollment for photographs of that moment; `outlet` is None for an
+        outlet's own key."""
+        if self.pair is None:
+            return self.body
+        body = {**self.body, "captured_at": captured_at}
         return body if outlet is None else {**body, "outlet": outlet}
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Idempotency-Key": self.idempotency_key}
+        return {} if self.idempotency_key is None else {"Idempotency-Key": self.idempotency_key}
+
+
+def enroll(key: str, passport: Passport, pair: PhotographPair, msisdn: str) -> Call:
+    """An enrollment with two photographs."""
+    body = {
+        "document": passport.for_enrollment(),
+        "msisdn": msisdn,
+        "live": pair.live.photograph,
+        "portrait": pair.portrait.photograph,
+        "consent_ref": "loadtest",
+    }
+    return Call(ENROLLMENTS, body, idempotency_key=key, pair=pair)
 
 
 def match(probe: bytes, reference: bytes) -> Call:
@@ -100,12 +90,12 @@ class Access:
     outlet: str | None
     erase_key: str | None = field(repr=False)
 
-    def pack(self, call: Call | Enroll, captured_at: str) -> bytes:
+    def pack(self, call: Call, captured_at: str) -> bytes:
         """The body of a call, of an enrollment with photographs of that moment."""
         packed: bytes = msgpack.packb(call.write(self.outlet, captured_at))
         return packed
 
-    def send(self, call: Call | Enroll, body: bytes) -> Reply:
+    def send(self, call: Call, body: bytes) -> Reply:
         """Sends a packed call with the key that it needs."""
         key = self.keys.fraud if call.needs_fraud else self.keys.enroll
         return self.exchange.ask("POST", call.path, key, body=body, headers=call.headers)

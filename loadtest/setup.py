@@ -50,8 +50,8 @@ from loadtest.service_calls import (
     ENROLLMENTS,
     Access,
     Answer,
-    Enroll,
     Serials,
+    enroll,
     open_access,
     read_answer,
     read_version,
@@ -161,7 +161,8 @@ def _enroll(
     """The holder, or the reasons of a decision that was no approval."""
     candidate, serial, tokens = job
     key = f"loadtest-{numbers.tag}-holder-{serial}"
-    call = Enroll(key, numbers.passport(serial), candidate.person.first, numbers.msisdn(serial))
+    passport = numbers.passport(serial)
+    call = enroll(key, passport, candidate.person.first, numbers.msisdn(serial))
     body = call.write(access.outlet, datetime.now(UTC).isoformat())
     enrolled.begin(key)
     answer = read_answer(
@@ -177,7 +178,7 @@ def _enroll(
         second=candidate.second,
         fused_score=candidate.fused_score,
         probe=candidate.probe,
-        passport=call.passport,
+        passport=passport,
         document_id=answer.document_id,
         tokens=tokens,
     )

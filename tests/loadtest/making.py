@@ -26,7 +26,7 @@ from loadtest.participants import (
     SpecimenNumbers,
 )
 from loadtest.schedule import DEFAULT_MIX, Kind, LoadPhase, Outcome, Traffic, Visit
-from loadtest.service_calls import NEW, Answer, Enroll, match, search
+from loadtest.service_calls import NEW, Answer, enroll, match, search
 
 SPECIMENS = SpecimenNumbers("TEST", 0, 2026)
 THRESHOLDS = Thresholds(verify=0.45, same_document=0.46, review=0.57, certain=0.67)
@@ -72,7 +72,7 @@ def make_participants(**changes: Any) -> LoadParticipants:
 
 def make_visit(number: int = 1, kind: Kind = Kind.NEWCOMER, **changes: Any) -> Visit:
     pair = make_person(changes.get("person") or 0).first
-    call: Any = Enroll(f"key-{number}", SPECIMENS.passport(number), pair, SPECIMENS.msisdn(number))
+    call: Any = enroll(f"key-{number}", SPECIMENS.passport(number), pair, SPECIMENS.msisdn(number))
     traffic, expected = Traffic.ENROLL, changes.pop("expected", NEW)
     if kind in (Kind.KNOWN, Kind.UNKNOWN):
         call, traffic = search(b"photo"), Traffic.SEARCH
