@@ -349,3 +349,9 @@ class JoinCoverage:
                 sides.append(JoinParticipants(ids.astype(np.int64), digests.astype(np.uint64)))
                 place += 2 * ids.nbytes
         return cls(sequence, sides[0], sides[1] if right != _NO_SIDE else None)
+
+
+def read_coverage(folder: Path | None) -> JoinCoverage | None:
+    """The coverage of the checkpoint in this folder; None without one."""
+    subject = stored_subject(folder) if folder else None
+    return None if subject is None else JoinCoverage.from_bytes(subject)

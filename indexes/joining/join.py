@@ -12,18 +12,12 @@ from time import monotonic
 import numpy as np
 
 from indexes.base import Ids, Vectors, check_ids, check_threshold
-from indexes.errors import IdInvalid, PairsExceeded, SearchInvalid, VectorInvalid
+from indexes.errors import PairsExceeded, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS, Records
-from indexes.joining.checkpoint import (
-    Checkpoint,
-    JoinCoverage,
-    merge_ids,
-    split_ids,
-    stored_subject,
-)
+from indexes.joining.checkpoint import Checkpoint, JoinCoverage, merge_ids, read_coverage, split_ids
 from indexes.joining.tiling import Pairs, References, Tiling, no_check
 
 
@@ -92,7 +86,6 @@ def join(
     right: Sequence[Exact8Segment] | References | None,
     threshold: float,
     *,
-    and_within: bool = False,
     checkpoint: Path | None = None,
     tile_rows: int = TILE_ROWS,
     limit: int = PAIRS_LIMIT,
@@ -100,7 +93,7 @@ def join(
 ) -> Pairs:
     """All pairs of `left` and `right`, or within `left` where there is no right.
 
-    `and_within` returns both; within a side the smaller id is on the left. The result depends on
+    Within `left` the smaller id is on the left. The result depends on
     vectors, ids and threshold alone. References may be removed meanwhile: those that stay until the
     end are in all their pairs, the others in some or none.
 
@@ -111,12 +104,8 @@ def join(
     `PairsExceeded` at more than `limit` pairs. `progress` is called at the start and after each
     tile; an exception from it stops the join.
     """
-    terms = _Terms(threshold, right is None or and_within, right is not None, tile_rows, limit)
+    terms = _Terms(threshold, right is None, right is not None, tile_rows, limit)
     sides = _references(left), None if right is None else _references(right)
-    if and_within and sides[1] is not None:
-        shared = np.intersect1d(sides[0].ids, sides[1].ids, assume_unique=True)
-        if len(shared):
-            raise IdInvalid(f"id {shared[0]} is on both sides; give each reference to one")
     return _run(*sides, terms, checkpoint, progress).pairs
 
 
@@ -149,8 +138,7 @@ def join_gallery(
     )
     pinned = gallery.pin()
     references = References(pinned.segments, pinned.alive)
-    subject = stored_subject(checkpoint) if checkpoint else None
-    stored = None if subject is None else JoinCoverage.from_bytes(subject)
+    stored = read_coverage(checkpoint)
     new, old, sequence = split_ids(references.ids, pinned.sequence, known, stored)
     right = None if known is None else references.aligned_to(old)
     return _run(references.aligned_to(new), right, terms, checkpoint, progress, sequence)

@@ -28,8 +28,8 @@ from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
     JoinParticipants,
+    read_coverage,
     split_ids,
-    stored_subject,
 )
 from indexes.joining.join import JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.tiling import Pairs, no_check, sort_records
@@ -86,8 +86,7 @@ def join_shards(
     with index.staying() as placement:
         sequence = gallery.sequence
         participants = _participants(index.shards)
-        subject = stored_subject(checkpoint) if checkpoint else None
-        stored = None if subject is None else JoinCoverage.from_bytes(subject)
+        stored = read_coverage(checkpoint)
         new, old, sequence = split_ids(participants.ids, sequence, known, stored)
         now = JoinCoverage(
             sequence,

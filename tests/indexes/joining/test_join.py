@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -119,35 +120,28 @@ def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
     scanner.close()
 
 
-def test_within_and_between_at_once_are_all_pairs_with_a_new_reference() -> None:
+def test_all_pairs_with_a_new_reference_are_within_the_new_and_between_them_and_the_known() -> None:
     rows, ids = random_rows(4, ROWS), np.random.default_rng(4).permutation(ROWS)
-    new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
-    pairs = join(new, old, THRESHOLD, and_within=True, tile_rows=700)
+    gallery = Gallery(SegmentedIndex(DIM))
+    gallery.add(ids, rows, 1)
+    pairs = join_gallery(gallery, THRESHOLD, known=ids[900:], tile_rows=700).pairs
     everything = brute_force(ids, rows, THRESHOLD)
     is_new = np.isin(everything["left"], ids[:900]) | np.isin(everything["right"], ids[:900])
     assert np.array_equal(pairs.records, everything[is_new])
 
 
-def test_a_reference_on_both_sides_is_refused_where_pairs_within_are_asked_for_too() -> None:
-    rows = np.eye(64, dtype=np.float32)
-    new, old = (
-        Exact8Segment(np.arange(start, 64), rows[start:], scanner=SCANNER) for start in (60, 0)
-    )
-    with pytest.raises(IdInvalid, match="id 60 is on both sides"):
-        join([new], [old], 0.5, and_within=True)
-    assert len(join([new], [old], 0.5)) == 4
-
-
 def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -> None:
     rows, ids = random_rows(5, ROWS), np.arange(ROWS)
     new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
-    for right, within, tiles, compared in (
-        (None, False, 3, 900 * 899 // 2),
-        (old, False, 2 * 5, 900 * 2100),
-        (old, True, 3 + 2 * 5, 900 * 2100 + 900 * 899 // 2),
+    gallery = Gallery(SegmentedIndex(DIM))
+    gallery.add(ids, rows, 1)
+    for run, tiles, compared in (
+        (partial(join, new, None), 3, 900 * 899 // 2),
+        (partial(join, new, old), 2 * 5, 900 * 2100),
+        (partial(_join_new, gallery, ids[900:]), 3 + 2 * 5, 900 * 2100 + 900 * 899 // 2),
     ):
         seen: list[Progress] = []
-        pairs = join(new, right, THRESHOLD, and_within=within, tile_rows=500, progress=seen.append)
+        pairs = run(THRESHOLD, tile_rows=500, progress=seen.append)
         assert [progress.tiles_done for progress in seen] == list(range(tiles + 1))
         assert {(p.tiles, p.comparisons_total) for p in seen} == {(tiles, compared)}
         assert (seen[0].comparisons, seen[0].pairs) == (0, 0)
@@ -254,6 +248,10 @@ def test_nothing_joins_to_nothing(tmp_path) -> None:
     assert len(join([], None, 0.5)) == 0
     assert join([], [], 0.5, checkpoint=tmp_path).left.dtype == np.int64
     assert join_gallery(Gallery(SegmentedIndex(DIM)), 0.5).ids.tolist() == []
+
+
+def _join_new(gallery: Gallery, known: Ids, threshold: float, **terms: Any) -> tiling.Pairs:
+    return join_gallery(gallery, threshold, known=known, **terms).pairs
 
 
 def _halves() -> tuple[slice, slice]:
