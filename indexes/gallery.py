@@ -343,16 +343,14 @@ class Gallery:
     def search(self, queries: Vectors, k: int) -> Found:
         """The k best hits of each query, or all where there are fewer."""
         with self._reading() as state:
-            hits = state.index.search(queries, k)
-            return Found(self._remaining(hits, state), state.sequence, len(state.index))
+            return self._found(state.index.search(queries, k), state)
 
     def range_search(self, queries: Vectors, threshold: float) -> Found:
         """Every reference at or above the threshold."""
         if self._segmented is None:
             return self._search_beside_changes(queries, threshold)
         with self._reading() as state:
-            hits = state.index.range_search(queries, threshold)
-            return Found(self._remaining(hits, state), state.sequence, len(state.index))
+            return self._found(state.index.range_search(queries, threshold), state)
 
     def refresh(self, found: Found, queries: Vectors, threshold: float) -> Found:
         """Brings the answer of an earlier `range_search` up to date, to the last bit, by what was
@@ -363,7 +361,7 @@ class Gallery:
                 return replace(found, hits=self._remaining(found.hits, state))
             if state.is_near(found.sequence):
                 hits = self._renew(found, queries, threshold, state)
-                return Found(self._remaining(hits, state), state.sequence, len(state.index))
+                return self._found(hits, state)
         return self.range_search(queries, threshold)
 
     def pin(self) -> Pinned:
@@ -572,6 +570,9 @@ class Gallery:
         """The ids removed since a state that is being read."""
         later = [one.ids for one in self._unwiped if one.removals > state.removals]
         return np.concatenate([np.empty(0, np.int64), *later])
+
+    def _found(self, hits: CertifiedHits, state: _State) -> Found:
+        return Found(self._remaining(hits, state), state.sequence, len(state.index))
 
     def _remaining(self, hits: CertifiedHits, state: _State) -> CertifiedHits:
         """The hits without those removed since."""

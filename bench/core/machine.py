@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
+from indexes.exact.scanner import open_graph
 from indexes.runtime import import_runtime
 from serving.measure import read_cpu, stamp_machine
 
@@ -247,41 +248,32 @@ def measure_product(dim: int, tile: Tile, seconds: float, kind: Kind = np.uint8)
 
 def bind_product(dim: int, tile: Tile, seed: int, kind: Kind = np.uint8) -> Callable[[], None]:
     """One product of random codes, its inputs and output bound to memory that is there already."""
-    onnxruntime = import_runtime()
     rng = np.random.default_rng(seed)
     codes: NDArray[Any] = rng.integers(0, 256, (tile.rows, dim), np.uint8)
     queries: NDArray[Any] = rng.integers(-127, 128, (dim, tile.queries), np.int8)
     sums: NDArray[Any] = np.empty((tile.rows, tile.queries), np.int32)
     if kind is np.float32:
         codes, queries, sums = (part.astype(np.float32) for part in (codes, queries, sums))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        _graph(codes, queries, sums), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_graph(_graph(codes, queries, sums))
     binding = session.io_binding()
-    ortvalue = onnxruntime.OrtValue.ortvalue_from_numpy
+    ortvalue = import_runtime().OrtValue.ortvalue_from_numpy
     binding.bind_ortvalue_input("codes", ortvalue(codes))
     binding.bind_ortvalue_output("sums", ortvalue(sums))
     return lambda: cast(None, session.run_with_iobinding(binding))
 
 
-def _graph(codes: NDArray[Any], queries: NDArray[Any], sums: NDArray[Any]) -> bytes:
+def _graph(codes: NDArray[Any], queries: NDArray[Any], sums: NDArray[Any]) -> Any:
     from onnx import helper, numpy_helper
 
     kind = "MatMul" if codes.dtype == np.float32 else "MatMulInteger"
     given, made = map(helper.np_dtype_to_tensor_dtype, (codes.dtype, sums.dtype))
-    graph = helper.make_graph(
+    return helper.make_graph(
         [helper.make_node(kind, ["codes", "queries"], ["sums"])],
         "ceiling",
         [helper.make_tensor_value_info("codes", given, codes.shape)],
         [helper.make_tensor_value_info("sums", made, sums.shape)],
         [numpy_helper.from_array(queries, "queries")],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    serialized: bytes = model.SerializeToString()
-    return serialized
 
 
 PAUSE_S = 0.03

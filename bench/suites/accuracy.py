@@ -166,12 +166,17 @@ def light_from_a_side(least: float) -> Degrade:
     return _alter(change)
 
 
+def _place(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each pixel is, in shares of the picture: from its middle, and from its top."""
+    down, across = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]].astype(np.float32)
+    return across / pixels.shape[1] - 0.5, down / pixels.shape[0]
+
+
 def light_from_behind(gain: float) -> Degrade:
     """The person as dark as this share, before a bright wall."""
 
     def change(pixels: NDArray[np.float32]) -> Any:
-        down, across = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]].astype(np.float32)
-        x, y = across / pixels.shape[1] - 0.5, down / pixels.shape[0]
+        x, y = _place(pixels)
         is_person = ((x / 0.24) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1) | ((y > 0.75) & (abs(x) < 0.4))
         person = cv2.GaussianBlur(is_person.astype(np.float32), (0, 0), 6)[..., None]
         return pixels * gain * person + (1 - person) * (235 + 0.08 * pixels)
@@ -183,9 +188,8 @@ def shine(strength: float) -> Degrade:
     """A white spot on nose and mouth, so many times as bright as white in its middle."""
 
     def change(pixels: NDArray[np.float32]) -> Any:
-        down, across = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]].astype(np.float32)
-        x, y = across / pixels.shape[1] - 0.5, down / pixels.shape[0] - 0.6
-        return pixels + 255 * strength * np.exp(-(x**2 + y**2) / 0.09**2)[..., None]
+        x, y = _place(pixels)
+        return pixels + 255 * strength * np.exp(-(x**2 + (y - 0.6) ** 2) / 0.09**2)[..., None]
 
     return _alter(change)
 

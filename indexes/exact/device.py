@@ -141,11 +141,9 @@ class DeviceScanner(Scanner):
             return self._cpu.gather_best(codes, alive, wanted)
         return super().gather_best(codes, alive, wanted)
 
-    def _parts(self, rows: Rows, wanted: Wanted, first: int) -> list[tuple[int, int]]:
+    def _part_size(self, queries: int, stretches: int) -> int:  # noqa: ARG002
         """As long as memory allows: threads share what becomes of the pairs, not the product."""
-        stretches = len(rows.reach)
-        size = max(1, _PAIRS_AT_ONCE // (_padded(len(wanted.codes)) * STRETCH))
-        return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
+        return _PAIRS_AT_ONCE // (_padded(queries) * STRETCH)
 
     def _scan_for(self, codes: Codes, rows: Rows, wanted: Wanted) -> Scan:
         by_cpu = self._cpu._scan_for(codes, rows, wanted)

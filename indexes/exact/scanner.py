@@ -112,23 +112,31 @@ def _product(session: Any, codes: NDArray[np.uint8], factors: NDArray[Any]) -> N
 
 
 def _session(*, signed: bool) -> Any:
+    return open_graph(_graph(signed=signed))
+
+
+def open_graph(graph: Any) -> Any:
+    """A session that computes this graph of ONNX in the thread that calls it."""
+    from onnx import helper  # noqa: PLC0415 - heavy
+
     onnxruntime = import_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return onnxruntime.InferenceSession(
-        _graph(signed=signed), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
 @functools.cache
-def _graph(*, signed: bool) -> bytes:
+def _graph(*, signed: bool) -> Any:
     """One MatMulInteger: uint8[m, d], whose zero is 0, times int8[d, q], or uint8 around 128."""
     from onnx import TensorProto, helper  # noqa: PLC0415 - heavy
 
     kind, middle = (TensorProto.INT8, 0) if signed else (TensorProto.UINT8, _SIGNED_ZERO)
     node = helper.make_node("MatMulInteger", ["codes", "queries", "zero", "middle"], ["sums"])
-    graph = helper.make_graph(
+    return helper.make_graph(
         [node],
         "product",
         [
@@ -141,9 +149,6 @@ def _graph(*, signed: bool) -> bytes:
             helper.make_tensor("middle", kind, [], [middle]),
         ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    serialized: bytes = model.SerializeToString()
-    return serialized
 
 
 def has_vnni() -> bool:
@@ -377,12 +382,14 @@ class Scanner:
         return done
 
     def _parts(self, rows: Rows, wanted: Wanted, first: int) -> list[tuple[int, int]]:
-        """Runs of stretches: small enough to bound memory and to give every thread its share."""
         stretches = len(rows.reach)
-        at_most = min(_ROWS_AT_ONCE, _PAIRS_AT_ONCE // max(1, len(wanted.codes))) // STRETCH
-        share = -(-(stretches - first) // self.threads)
-        size = max(1, min(at_most, share))
+        size = max(1, self._part_size(len(wanted.codes), stretches - first))
         return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
+
+    def _part_size(self, queries: int, stretches: int) -> int:
+        """Stretches of a part: few enough to bound memory and to give every thread its share."""
+        at_most = min(_ROWS_AT_ONCE, _PAIRS_AT_ONCE // max(1, queries)) // STRETCH
+        return min(at_most, -(-stretches // self.threads))
 
     def _scan_for(self, codes: Codes, rows: Rows, wanted: Wanted) -> Scan:
         queries = len(wanted.codes)
