@@ -225,15 +225,20 @@ def _refuse_when_full(text: str, config: ProxyConfig, folder: Path) -> str:
     return f"{text}frontend sosie-questions\n    {bind}\n    default_backend {OWN}-unknown\n"
 
 
+def _find_own(text: str) -> re.Match[str]:
+    """The backend of the ingresses."""
+    section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
+    if section is None:
+        raise TemplateChanged(f"backend {OWN}")
+    return section
+
+
 def count_servers(text: str) -> int:
     """How many ingresses this proxy's bounds are for: its own node's, so that all nodes' bounds add
     up, or all on a node without one. Serve rewrites the configuration whenever an ingress comes or
     goes."""
-    section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
-    if section is None:
-        raise TemplateChanged(f"backend {OWN}")
     server = r"^ +server \S+ (\S+):\d+ (?![^\n]*\bbackup\b)"
-    hosts = re.findall(server, section[1], flags=re.M)
+    hosts = re.findall(server, _find_own(text)[1], flags=re.M)
     return sum(host in LOCAL for host in hosts) or max(1, len(hosts))
 
 
@@ -412,9 +417,7 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
 
 def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
     """Adds a second backend of the same servers, so that these requests are counted separately."""
-    section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
-    if section is None:
-        raise TemplateChanged(f"backend {OWN}")
+    section = _find_own(text)
     waiting_above = config.batch_ongoing if lane.name == "batch" else lane.waiting_above
     most = f" maxconn {waiting_above}" if waiting_above else ""
     enrolling = config.enrolling if lane.name == "enroll" else 0

@@ -75,7 +75,7 @@ def _counter(name: str, text: str, *labels: str, known: Iterable[str] = ()) -> F
 
 
 def _gauge(
-    name: str, text: str, mode: str, *labels: str, known: Iterable[str] = ()
+    name: str, text: str, *labels: str, mode: str = LATEST, known: Iterable[str] = ()
 ) -> Family[Gauge]:
     family = Family(Gauge, name, text, labels, tuple(known), {"multiprocess_mode": mode})
     FAMILIES.append(family)
@@ -88,7 +88,7 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
     return family
 
 
-BUILD = _gauge("sosie_build_info", "What runs.", MAX, "version", "model")
+BUILD = _gauge("sosie_build_info", "What runs.", "version", "model", mode=MAX)
 
 REQUESTS = _counter("sosie_http_requests", "Answered requests.", "route", "method", "status")
 REQUEST_SECONDS = _histogram(
@@ -97,7 +97,9 @@ REQUEST_SECONDS = _histogram(
     LATENCY_S,
     *("route", "method"),
 )
-IN_PROGRESS = _gauge("sosie_http_requests_in_progress", "Requests that are being answered.", SUM)
+IN_PROGRESS = _gauge(
+    "sosie_http_requests_in_progress", "Requests that are being answered.", mode=SUM
+)
 REFUSALS = _counter("sosie_refusals", "Refused calls by their code.", "code")
 
 PHOTOGRAPHS_REFUSED = _counter(
@@ -109,14 +111,16 @@ PHOTOGRAPHS_REFUSED = _counter(
 
 STAGE_SECONDS = _histogram("sosie_stage_seconds", "How long a stage was busy.", STAGE_S, "stage")
 BATCH_SIZE = _histogram("sosie_batch_size", "Items that a stage took at once.", SIZES, "stage")
-QUEUE_DEPTH = _gauge("sosie_queue_depth", "Items that wait.", SUM, "queue")
-QUEUE_CAPACITY = _gauge("sosie_queue_capacity", "Items that may wait.", SUM, "queue")
+QUEUE_DEPTH = _gauge("sosie_queue_depth", "Items that wait.", "queue", mode=SUM)
+QUEUE_CAPACITY = _gauge("sosie_queue_capacity", "Items that may wait.", "queue", mode=SUM)
 
 EMBEDDINGS_FAILED = _counter(
     "sosie_embeddings_failed", "Batches that a model failed on, by the code of the error.", "code"
 )
 ACCELERATOR_UNUSED = _gauge(
-    "sosie_accelerator_unused", "1 where CUDA is installed and faces are embedded without.", MAX
+    "sosie_accelerator_unused",
+    "1 where CUDA is installed and faces are embedded without.",
+    mode=MAX,
 )
 
 DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", known=Decision)
@@ -147,79 +151,69 @@ AUTHORITY_RESULTS = _counter(
     "source",
 )
 AUTHORITY_BREAKER = _gauge(
-    "sosie_authority_breaker_open", "1 while the authority is not asked, for it failed.", MAX
+    "sosie_authority_breaker_open", "1 while the authority is not asked, for it failed.", mode=MAX
 )
-REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.", LATEST)
-COPIES_WANTING = _gauge(
-    "sosie_gallery_copies_wanting", "Shards that have one copy left of two.", LATEST
-)
+REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.")
+COPIES_WANTING = _gauge("sosie_gallery_copies_wanting", "Shards that have one copy left of two.")
 SEARCH_DEVICE_FAILED = _gauge(
     "sosie_search_device_failed",
     "1 while a GPU that was chosen for searches does none, or a shard cannot seal and merge.",
-    LATEST,
 )
 MOVES_WANTING = _gauge(
-    "sosie_gallery_moves_wanting", "Virtual shards that are to be moved to another shard.", LATEST
+    "sosie_gallery_moves_wanting", "Virtual shards that are to be moved to another shard."
 )
 UPKEEP_FAILED = _gauge(
     "sosie_gallery_upkeep_failed",
     "1 while the gallery or its snapshot cannot be rewritten since references were removed.",
-    LATEST,
 )
 REMOVED_OVERDUE = _gauge(
     "sosie_gallery_removed_overdue_seconds",
     "How long removed references take space beyond the erasure deadline.",
-    LATEST,
 )
 ERASURES_OVERDUE = _gauge(
-    "sosie_erasures_overdue", "1 while an acknowledged erasure is due and fails.", LATEST
+    "sosie_erasures_overdue", "1 while an acknowledged erasure is due and fails."
 )
 LINE_STEPS_OVERDUE = _gauge(
-    "sosie_line_steps_overdue", "1 while steps of lines are due and cannot be done.", LATEST
+    "sosie_line_steps_overdue", "1 while steps of lines are due and cannot be done."
 )
 RETENTION_REFUSED = _gauge(
-    "sosie_retention_refused", "1 while the clock is implausible and nothing is deleted.", LATEST
+    "sosie_retention_refused", "1 while the clock is implausible and nothing is deleted."
 )
-SEQUENCE = _gauge("sosie_gallery_sequence", "The gallery's watermark.", LATEST)
-STORE_SEQUENCE = _gauge("sosie_store_sequence", "The store's watermark.", LATEST)
+SEQUENCE = _gauge("sosie_gallery_sequence", "The gallery's watermark.")
+STORE_SEQUENCE = _gauge("sosie_store_sequence", "The store's watermark.")
 PHASE = _gauge(
-    "sosie_registrar_phase",
-    "1 for the phase that the registrar is in.",
-    LATEST,
-    "phase",
-    known=Phase,
+    "sosie_registrar_phase", "1 for the phase that the registrar is in.", "phase", known=Phase
 )
 
-ANCHORED = _gauge("sosie_audit_anchored", "Newest audit entry that was anchored outside.", LATEST)
-ANCHOR_FAILING = _gauge("sosie_audit_anchor_failing", "1 where the head is not anchored.", LATEST)
+ANCHORED = _gauge("sosie_audit_anchored", "Newest audit entry that was anchored outside.")
+ANCHOR_FAILING = _gauge("sosie_audit_anchor_failing", "1 where the head is not anchored.")
 EVENTS_WAITING = _gauge(
-    "sosie_webhook_events_waiting", "Events that active webhooks have not taken.", LATEST
+    "sosie_webhook_events_waiting", "Events that active webhooks have not taken."
 )
 EVENTS_AGE = _gauge(
-    "sosie_webhook_oldest_seconds", "Age of the oldest event that waits for a webhook.", LATEST
+    "sosie_webhook_oldest_seconds", "Age of the oldest event that waits for a webhook."
 )
-EVENTS_DEAD = _gauge("sosie_webhook_dead_letters", "Events that were given up.", LATEST)
-AUDIT_EXPORTED = _gauge("sosie_audit_exported", "Newest audit entry that was exported.", LATEST)
+EVENTS_DEAD = _gauge("sosie_webhook_dead_letters", "Events that were given up.")
+AUDIT_EXPORTED = _gauge("sosie_audit_exported", "Newest audit entry that was exported.")
 AUDIT_EXPORT_FAILING = _gauge(
-    "sosie_audit_export_failing", "1 where the audit chain is not exported.", LATEST
+    "sosie_audit_export_failing", "1 where the audit chain is not exported."
 )
 EVENTS_LEFT = _counter(
     "sosie_webhook_events_left", "Events that expired before a webhook took them."
 )
 SET_ASIDE = _gauge(
-    "sosie_rows_set_aside", "Damaged rows that were met and set aside, by table.", MAX, "table"
+    "sosie_rows_set_aside", "Damaged rows that were met and set aside, by table.", "table", mode=MAX
 )
-DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.", LATEST)
+DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.")
 
 SWEEP_STATE = _gauge(
-    "sosie_sweep_state", "1 for the state of the newest sweep.", LATEST, "state", known=SweepState
+    "sosie_sweep_state", "1 for the state of the newest sweep.", "state", known=SweepState
 )
-SWEEP_PROGRESS = _gauge("sosie_sweep_progress_ratio", "Compared, of all that it compares.", LATEST)
-SWEEP_PAIRS = _gauge("sosie_sweep_pairs", "Pairs found so far.", LATEST)
+SWEEP_PROGRESS = _gauge("sosie_sweep_progress_ratio", "Compared, of all that it compares.")
+SWEEP_PAIRS = _gauge("sosie_sweep_pairs", "Pairs found so far.")
 SWEEP_FALSE_PAIRS = _gauge(
     "sosie_sweep_false_pairs_expected",
     "Pairs of strangers that all its comparisons bring, by the calibration.",
-    LATEST,
 )
 
 OTHER = "other"
