@@ -163,6 +163,11 @@ class Group:
     terms: tuple[RiskTerm, ...]
     severed: tuple[Link, ...] = ()
 
+    @property
+    def lines(self) -> list[LineFact]:
+        """The lines of all its identities."""
+        return [line for one in self.identities for line in one.lines]
+
 
 class Outcomes(Struct, frozen=True):
     """How the closed cases of a kind, or of a month, ended."""

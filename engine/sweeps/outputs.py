@@ -82,7 +82,7 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
 
     `cases`: case id by group key.
     """
-    lines = [[line for one in group.identities for line in one.lines] for group in groups]
+    lines = [group.lines for group in groups]
     columns: dict[str, pa.Array] = {
         "rank": pa.array(range(1, len(groups) + 1), pa.int64()),
         "key": pa.array([group.key for group in groups], pa.string()),

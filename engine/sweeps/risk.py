@@ -79,7 +79,7 @@ class SweepSummary:
 
 def summarise(groups: Sequence[Group]) -> SweepSummary:
     """Sums up all groups."""
-    lines = {line.line_id: line for group in groups for line in _lines(group)}
+    lines = {line.line_id: line for group in groups for line in group.lines}
     found = Counter(group.kind for group in groups)
     outlets = _count_sellers(groups, lambda line: (line.carrier, line.outlet))
     carriers = _count_sellers(groups, lambda line: (line.carrier, None))
@@ -115,10 +115,6 @@ def fill_weeks(weeks: Sequence[Week], most: int) -> tuple[Week, ...]:
     span = min((last - weeks[0].monday) // _WEEK + 1, most)
     mondays = (last - _WEEK * back for back in reversed(range(span)))
     return tuple(Week(monday, lines.get(monday, 0)) for monday in mondays)
-
-
-def _lines(group: Group) -> Iterable[LineFact]:
-    return (line for identity in group.identities for line in identity.lines)
 
 
 def _count_status(lines: Iterable[LineFact], status: LineStatus) -> int:

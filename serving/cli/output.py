@@ -204,9 +204,9 @@ def _wide_console() -> Console:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if console.is_terminal:
-        return console
-    return Console(highlight=False, width=max(console.width, 150))
+    if not console.is_terminal:
+        console.width = max(console.width, 150)
+    return console
 
 
 def columns(names: str, **more: Cell) -> dict[str, Cell]:

@@ -302,7 +302,7 @@ def expectation_facts(expectation: ExpectedSweep) -> dict[str, str | None]:
 
 def count_group(group: Group, fraud: Collection[str] = ()) -> wire.GroupRow:
     """A group as counts, without names; `fraud` are lines in use of decided fraud."""
-    lines = [line for one in group.identities for line in one.lines]
+    lines = group.lines
     return of_record(
         wire.GroupRow,
         group,
@@ -332,7 +332,7 @@ def bound_group(group: Group, fraud: Collection[str] = ()) -> wire.Group:
     severed = severed[:MOST_SEVERED]
     left_out = wire.LeftOut(
         identities=len(group.identities) - len(identities),
-        lines=sum(len(one.lines) for one in group.identities) - (MOST_LINES - lines_left),
+        lines=len(group.lines) - (MOST_LINES - lines_left),
         links=len(group.links) - len(links) + len(group.severed) - len(severed),
     )
     shown = {"identities": identities, "links": links, "severed": severed, "left_out": left_out}

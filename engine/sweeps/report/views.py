@@ -308,7 +308,7 @@ def list_cards(contents: ReportInput, rows: Sequence[Row]) -> list[Card]:
 
 
 def _row(rank: int, group: Group, case: str | None) -> Row:
-    lines = [line for one in group.identities for line in one.lines]
+    lines = group.lines
     return Row(
         rank=rank,
         group=group,
