@@ -371,7 +371,11 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {limit or 'any number of'} lines a person"
     if unkept := sorted(one for one in known if one in deployment.people.unkept):
-        detail += f"; of {', '.join(unkept)} no face is kept"
+        detail += f"; of {', '.join(unkept)} no face is added, and earlier ones stay"
+        said = deployment.settings.people
+        if unsaid := [one for one in unkept if said.of(one).keep_faces != "none"]:
+            detail += f", for {', '.join(unsaid)} by the set of rules alone"
+            advice = "say keep_faces under [people.carriers]: none, or all to go on as before"
     if unknown := sorted({*rules.own, *settings.sim_changes_since} - known):
         detail += f"; there is no carrier {', '.join(unknown)}"
         advice = "add it, or mend [lines]"

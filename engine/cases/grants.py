@@ -7,8 +7,10 @@ gallery is now, and becomes the holder's reference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +166,7 @@ def _find_face(
         raise CaseMoved("the document is held by another face: refuse the exception")
     shown = registry.attempt_templates([asked.id]).get(record.id)
     if not evidence.is_face_kept:
+        _require_unheld(record, inputs)
         return None
     if shown is None:
         if inputs["searched"] is not None and held_score is None:
@@ -195,6 +198,16 @@ def _find_face(
         )
     face: NDArray[np.float32] = shown[0]
     return face
+
+
+def _require_unheld(record: DocumentRecord, inputs: Mapping[str, Any]) -> None:
+    """`CaseMoved` where a face that was not kept cannot be compared with the holder's of now."""
+    was_shown = inputs.get("is_search_refused") or inputs["searched"] is not None
+    if was_shown and record.reference_ids and inputs.get("holder_score") is None:
+        raise CaseMoved(
+            "the document has a face on file by now, and the one that was shown was not kept: "
+            "refuse the exception, and have it asked for again"
+        )
 
 
 def _kind_of(evidence: RecordedEvidence, thresholds: Thresholds) -> Comparison:

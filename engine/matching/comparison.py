@@ -263,7 +263,7 @@ class Comparisons:
             place: self._resembling(one, one.scan.found) for place, one in searched.items()
         }
         """By place (reference id, how alike) of the gallery, from the review threshold on."""
-        self.unsearched = self._scanned.keys() - self.hits.keys()
+        self.unsearched = set(self._scanned.keys() - self.hits.keys())
         """Places of faces that were compared with their own portrait alone."""
         self.watched = {
             place: self._resembling(one, one.scan.watched)
@@ -277,6 +277,7 @@ class Comparisons:
         for place in places:
             for kept in (self._scanned, self.hits, self.watched):
                 kept.pop(place, None)
+            self.unsearched.discard(place)
 
     def has_probe(self, place: int) -> bool:
         return place in self._scanned

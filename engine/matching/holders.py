@@ -134,9 +134,8 @@ def erase_holder(
     scope: ErasureScope = ErasureScope.HOLDER,
 ) -> ErasureCertificate | PendingErasure:
     """Erases a document, presented or by its id, with its references, numbers and crops, and the
-    texts of cases that name nobody else; what people put on the watch-list stays there. Or of all
-    this the face alone: references, crops, and what attempts showed. Where it has to wait for open
-    cases it is acknowledged only, as `ask_erasure` does.
+    texts of cases that name nobody else; what people put on the watch-list stays there. Or its face
+    alone: references, crops, templates of attempts. For open cases it waits, as in `ask_erasure`.
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """
@@ -146,19 +145,23 @@ def erase_holder(
         pending = _hold_erasure(writer, registry, record, actor, now, hold, carrier, scope)
         if pending is not None:
             return pending
+        # More may have been asked for since.
+        asked = record.erasure_scope if record.awaits_erasure else scope
+        is_face = scope is asked is ErasureScope.FACE
         ids = record.reference_ids
         sequence = writer.sequence + 1 if ids else writer.sequence
-        open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
-        detail = {"references": len(ids), "lines": len(open_lines), "gallery_sequence": sequence}
+        # With a face none is closed, nor is it told how many others have.
+        lines = 0 if is_face else sum(it.closed_at is None for it in registry.lines_of(record.id))
+        detail = {"references": len(ids), "lines": lines, "gallery_sequence": sequence}
         # Those that are still open have had their time.
         note = CaseNote(now, person_of(actor), NoteKind.ERASED, record.id)
-        (action,) = (name for name, one in CERTIFIED.items() if one is scope)
+        (action,) = (
+            name for name, one in CERTIFIED.items() if (one is ErasureScope.FACE) is is_face
+        )
         writes = [
             AuditEntry(actor, action, record.id, detail),
             *(RemovedReference(key, sequence) for key in ids),
-            FaceErasure(record.id, None)
-            if scope is ErasureScope.FACE
-            else DocumentErasure(record.id, actor),
+            FaceErasure(record.id, None) if is_face else DocumentErasure(record.id, actor),
             *tell_cases(registry.cases.open_of([record.id])[record.id], note),
         ]
         return certify_erasure(publish(writer, registrar.gallery, writes))
@@ -252,9 +255,8 @@ def read_erasure(registry: Reader, document_id: str, carrier: str | None = None)
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """
-    record = (
-        registry.documents_by_id([document_id]).get(document_id) if is_id(document_id) else None
-    )
+    known = registry.documents_by_id([document_id]) if is_id(document_id) else {}
+    record = known.get(document_id)
     if record is None:
         raise NotFound(NOBODY)
     _require_own(registry, record, carrier)
@@ -268,7 +270,8 @@ def read_erasure(registry: Reader, document_id: str, carrier: str | None = None)
         tuple(case.id for case in cases) if carrier is None else (),
         made.erased_at if made is not None else record.erased_at,
         made,
-        record.erasure_scope or (made.scope if made is not None else ErasureScope.HOLDER),
+        record.erasure_scope
+        or (ErasureScope.HOLDER if record.awaits_erasure or made is None else made.scope),
     )
 
 

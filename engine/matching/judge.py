@@ -132,9 +132,10 @@ class AttemptBatch:
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
         self._documents = registry.documents([key for it in attempts for key in it.lookups])
-        self.unconsented = find_unconsented(attempts, self._documents)
+        self.unconsented: frozenset[int] = frozenset()
         """The places of attempts, then of guardians, whose faces may not be taken."""
-        if self.unconsented:
+        if self._documents:
+            self.unconsented = find_unconsented(attempts, self._documents)
             comparisons.forget(self.unconsented)
         hit_ids = comparisons.all_hit_ids()
         self.owners = registry.documents_of(hit_ids)
@@ -148,8 +149,7 @@ class AttemptBatch:
         self.compared = [*held, *hit_ids]
         """All references that an attempt may be compared with."""
         # One call for all: on shards each is a way to other nodes and back.
-        vectors = gallery.vectors(np.array(held, dtype=np.int64))
-        self._vectors = dict(zip(held, vectors, strict=True))
+        self._vectors = dict(zip(held, gallery.vectors(np.array(held, np.int64)), strict=True))
         self.writes: list[Write] = []
         """What is to be stored, but for the references."""
         self.references: dict[int, NewReference] = {}

@@ -106,12 +106,16 @@ def withdraw_consent(
         carriers = sorted({*tenants, ""}) if carrier is None else [carrier]
         entry = AuditEntry(actor, CONSENT_WITHDRAWN, record.id, {"carriers": carriers})
         writes: list[Write] = [entry, ConsentChange(record.id, carriers, is_withdrawn=True)]
-        if _is_shared(registry, record, carriers):
-            writer.commit([*writes, FaceErasure(record.id, carrier)])
-            return ErasureState(record.id, scope=ErasureScope.FACE, is_shared=True)
         if record.awaits_erasure:
             writer.commit(writes)
             return ErasureState(record.id, scope=record.erasure_scope or ErasureScope.HOLDER)
+        if _is_shared(registry, record, carriers):
+            # The same person's earlier documents have faces of their own.
+            earlier = registry.people.replaced_by(record.id)
+            writes += [ConsentChange(one, carriers, is_withdrawn=True) for one in earlier]
+            writes += [FaceErasure(one, carrier) for one in (record.id, *earlier)]
+            writer.commit(writes)
+            return ErasureState(record.id, scope=ErasureScope.FACE, is_shared=True)
         cases = find_holding(registry, record, carrier)
         due_at = now + hold if cases else now
         note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
@@ -123,9 +127,14 @@ def withdraw_consent(
 
 
 def _is_shared(registry: Reader, record: DocumentRecord, carriers: Sequence[str]) -> bool:
-    """True where another carrier has a line in use, and consent."""
-    held = [*registry.lines_of(record.id), *find_guarded(registry, record)]
-    others = {one.carrier for one in held if one.closed_at is None}.difference(carriers)
+    """True where another carrier has a line in use, by a face that it keeps, and consent."""
+    lines = [*registry.lines_of(record.id), *find_guarded(registry, record)]
+    held = [one for one in lines if one.closed_at is None and one.carrier not in carriers]
+    opened = registry.enrollments([one.enrollment_id for one in held if one.enrollment_id])
+    faceless = {
+        one.id for one in opened if one.evidence.proof is not None or not one.evidence.is_face_kept
+    }
+    others = {one.carrier for one in held if one.enrollment_id not in faceless}
     return not all(map(record.refuses_face, others))
 
 

@@ -306,11 +306,13 @@ class Attempt:
         portrait = self.request.portrait
         return self.request.live, self.request.live if portrait.is_absent else portrait
 
-    def lacks_consent(self, record: DocumentRecord | None) -> bool:
-        """True where it shows a face and may not, that of this document's holder."""
-        if record is None or self.request.is_faceless:
-            return False
-        return record.refuses_face(self.outlet.carrier, self.request.consent)
+    def lacks_consent(self, documents: Mapping[bytes, DocumentRecord]) -> bool:
+        """True where it shows a face and may not, that of the holder of its document, or of the
+        one that it replaces."""
+        named = [documents.get(one or b"") for one in (self.document_lookup, self.replaced_lookup)]
+        held = [] if self.request.is_faceless else [one for one in named if one is not None]
+        given = (self.outlet.carrier, self.request.consent)
+        return any(one.refuses_face(*given) for one in held)
 
     @property
     def actor(self) -> str:
@@ -337,9 +339,7 @@ def find_unconsented(
 ) -> frozenset[int]:
     """The places of attempts, then of guardians, that show a face and may not."""
     shown = [*attempts, *(one.guardian for one in attempts if one.guardian is not None)]
-    held = (documents.get(one.document_lookup or b"") for one in shown)
-    pairs = enumerate(zip(shown, held, strict=True))
-    return frozenset(place for place, (one, it) in pairs if one.lacks_consent(it))
+    return frozenset(place for place, one in enumerate(shown) if one.lacks_consent(documents))
 
 
 def restricted(restriction: str) -> str:

@@ -45,7 +45,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import HolderScore, RecordedLiveness
-from schema.documents import Document
+from schema.documents import Document, DocumentStatus
 from schema.lines import LineEventKind
 from schema.reasons import LivenessUse
 
@@ -86,6 +86,12 @@ class HolderProbe:
     where none is on file."""
     rules: LineRules = NO_RULES
     """What follows for a line whose holder has come, or has not."""
+
+    @property
+    def told_at(self) -> float:
+        """The threshold that is told: the same whichever face counted, or it would tell of whom
+        others keep one."""
+        return self.threshold if self.own is None else self.own[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +186,7 @@ class HolderComparison:
             case_id = self._open_case(record, line, score, entry, tallies)
             self.guard.settle(record.id)
         line_id = None if line is None else line.id
-        return HolderCheck(is_match, score, self.probe.threshold, record.id, line_id, case_id)
+        return HolderCheck(is_match, score, self.probe.told_at, record.id, line_id, case_id)
 
     def _finish_by_portrait(
         self,
@@ -190,16 +196,21 @@ class HolderComparison:
         threshold: float,
     ) -> HolderCheck:
         """By the document's portrait alone, of which another's face is no evidence: it opens no
-        case, and is the key's failure."""
+        case, and is a failure of the key and about the holder. Nobody comes by a document that is
+        blocked or replaced, or whose holder is dead."""
         score = score_best(self.probe.vector, portrait[None])
-        is_match = score is not None and score >= threshold
+        standing = self.registry.people.standing([record.id])
+        is_in_force = record.status is DocumentStatus.ACTIVE and not record.awaits_erasure
+        is_in_force &= record.id not in {*standing.deceased, *standing.replaced}
+        is_match = is_in_force and score is not None and score >= threshold
         line_id = None if line is None else line.id
         if is_match:
             self._come(line)
         detail = {"matched": is_match, "by": "portrait", "line": line_id}
         entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
-        self.audit(entry, self.guard.count(is_failure=not is_match))
-        self.guard.settle()
+        told = [] if is_match else [record.id]
+        self.audit(entry, self.guard.count(*told, is_failure=not is_match))
+        self.guard.settle(*told)
         return HolderCheck(is_match, score, threshold, record.id, line_id)
 
     def _fill(self, record: DocumentRecord, second: SecondTemplate) -> None:

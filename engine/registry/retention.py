@@ -215,23 +215,23 @@ class FaceErasure(Write):
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         to.is_erasing = True
-        for one in written:
-            attempts = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id == one.document_id)
-            if one.carrier is not None:
-                attempts = attempts.where(ENROLLMENTS.c.carrier == one.carrier)
-            else:
-                erase_crops(to.connection, [one.document_id])
-                done = {"key": one.document_id, "number": to.audit_number}
-                to.change(DOCUMENTS, _FACE_ERASED, [done])
-            for column in (CROPS.c.enrollment_id, ATTEMPT_TEMPLATES.c.id):
-                to.connection.execute(delete(column.table).where(column.in_(attempts)))
+        for key, carrier in ((one.document_id, one.carrier) for one in written):
+            if carrier is None:
+                erase_crops(to.connection, [key])
+                # By document: an attempt may have left its guardian's, too.
+                to.delete(ATTEMPT_TEMPLATES.c.document_id, [key])
+                to.change(DOCUMENTS, _FACE_ERASED, [{"key": key, "number": to.audit_number}])
+                continue
+            of = ATTEMPT_TEMPLATES.c
+            own = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.carrier == carrier)
+            under = own.where(ENROLLMENTS.c.document_id == key)
+            to.connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(under)))
+            to.connection.execute(delete(of.id.table).where(of.document_id == key, of.id.in_(own)))
 
 
 _FACE_ERASED = update_one(DOCUMENTS).values(
-    erasure_due_at=None,
-    erasure_asked_by=None,
-    erasure_scope=None,
     erasure_number=bindparam("number"),
+    **dict.fromkeys(("erasure_due_at", "erasure_asked_by", "erasure_scope")),
 )
 
 

@@ -25,16 +25,17 @@ from engine.errors import (
     ImageTooCostly,
     LivenessRefused,
     LivenessReplayed,
+    RequestError,
     SosieError,
 )
 from engine.matching.checks.liveness import REPLAYED
 from engine.matching.checks.picture import FaceVector, fuse_frames
-from engine.matching.samples import Sample
+from engine.matching.samples import Sample, is_same_photograph
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from schema.decisions import RecordedLiveness
 from schema.documents import Document
-from schema.reasons import LivenessUse, PhotographKind
+from schema.reasons import LivenessUse, PhotographKind, Reason
 from serving.access.authentication import Places
 from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of
 from serving.api.body import (
@@ -592,22 +593,39 @@ async def take_face(parts: Parts, request: Request, probe: Face) -> FaceVector:
 
 
 async def take_holder_face(
-    parts: Parts, request: Request, probe: Face, token: str | None, subject: str
+    parts: Parts,
+    request: Request,
+    probe: Face,
+    token: str | None,
+    subject: str,
+    portrait: Face | None = None,
 ) -> HolderFace:
     """The face of what a body names `probe`, with the evidence of liveness that came with it;
-    `subject` is whom the call is about, as such evidence names it."""
+    `subject` is whom the call is about, as such evidence names it. Beside a `portrait` it is a
+    photograph of its own, as at an enrollment."""
     frames = [] if probe.image is None else list_frames(probe.image)
     made_for = (LivenessUse.VERIFICATION, subject, scope_of(request.caller), utc_now())
     check = partial(parts.liveness.check, token, frames, *made_for)
     # Only a signature takes a while.
     liveness = await asyncio.to_thread(check) if token else check()
     if not frames:
+        if portrait is not None:
+            raise RequestError("beside a portrait the probe is a photograph, not a template")
         return HolderFace(await take_face(parts, request, probe), liveness=liveness)
     shown = {"probe": (frames, probe.kind)}
-    sample = (await sample_faces(parts, request, shown, ("probe",)))["probe"]
+    if portrait is not None and portrait.image is not None:
+        shown["portrait"] = (list_frames(portrait.image), portrait.kind)
+    taken = await sample_faces(parts, request, shown, ("probe",))
+    sample, own = taken["probe"], taken.get("portrait")
+    if own is not None and is_same_photograph(parts.vault, sample, own):
+        raise FaceUnusable(
+            "probe and portrait are one photograph: take one of the holder now",
+            reason=Reason.SAME_PHOTOGRAPH,
+        )
     face = _require_usable("probe", sample)
+    beside = None if own is None else _require_usable("portrait", own)
     count_judged(parts, sample)
-    return HolderFace(face, sample.second, liveness, sample.least_judged)
+    return HolderFace(face, sample.second, liveness, sample.least_judged, beside)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from engine.matching.checks.document import (
     judge_records,
 )
 from engine.matching.documents import CheckedDocument
-from engine.matching.requests import Attempt, EnrollmentRequest
+from engine.matching.requests import Attempt, EnrollmentRequest, find_unconsented
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.documents import AuthorityCode, AuthorityResult, Difference, DocumentRole, Standing
@@ -444,6 +444,9 @@ def look_up_once(
         return {}
     terms = (deployment.liveness.terms, deployment.settings.people)
     questions = ask_of(found, live, guardian_live, *terms)
+    if find_unconsented([found], deployment.store.documents(found.lookups)):
+        # No authority sees such a face.
+        return {}
 
     async def ask() -> list[AuthorityResult]:
         settings = deployment.settings.authority

@@ -67,7 +67,7 @@ AskedException = Annotated[
     ExceptionCause,
     about(
         "why a photograph is missing or cannot be used: then two people decide, where the "
-        "carrier takes exceptions; see docs/md"
+        "carrier takes exceptions; see docs/people.md"
     ),
 ]
 

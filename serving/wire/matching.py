@@ -214,6 +214,8 @@ class VerificationRequest(RequestBody):
         given = (self.reference, line, self.document, self.document_id)
         if self.portrait is not None and self.document is None:
             raise ValueError("a portrait comes with its document: give both")
+        if self.portrait is not None and self.portrait.image is None:
+            raise ValueError("a portrait is a photograph, not a template")
         if sum(one is not None for one in given) != 1:
             raise ValueError("give exactly one of reference, line, document and document_id")
         if self.reference is not None and self.liveness is not None:

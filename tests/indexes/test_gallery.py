@@ -114,7 +114,8 @@ def in_two_batches(
 ) -> Gallery:
     """The first 64 rows, which are a segment, and then the others."""
     config = SegmentsConfig(head_rows=HEAD_ROWS)
-    gallery = Gallery(index or SegmentedIndex(16, config, scanner=scanner))
+    # An empty index is false.
+    gallery = Gallery(SegmentedIndex(16, config, scanner=scanner) if index is None else index)
     for number, ids in enumerate(np.split(np.arange(len(rows)), [64]), 1):
         gallery.add(ids, rows[ids], number)
     return gallery

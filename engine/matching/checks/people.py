@@ -405,8 +405,8 @@ class PeopleCheck(DecisionCheck):
         batch.writes.append(AuditEntry(made.attempt.request.actor, DOCUMENT_REPLACED, old, told))
         record = batch.document(made.attempt.replaced_lookup)
         if record is not None and record.withdrawn:
-            # Of carriers whose lines move along.
-            marks = list(record.withdrawn)
+            # Of carriers whose lines move along; its own is renewed, or nothing was replaced.
+            marks = [one for one in record.withdrawn if one != made.attempt.outlet.carrier]
             batch.writes.append(ConsentChange(new, marks, is_withdrawn=True))
         batch.replace_document(old, new)
         carrier = made.attempt.outlet.carrier
@@ -417,7 +417,8 @@ class PeopleCheck(DecisionCheck):
         attempt, document_id = made.attempt, made.decided.document_id
         people, asked = made.evidence.of(PeoplePart), attempt.request.exception
         way = people.first_after if people.proof is None else people.proof.way
-        cause = way if asked is None else asked.value
+        # Whatever was asked for: who decides must see that lines are there, and no face.
+        cause = way if asked is None or people.first_after is not None else asked.value
         assert cause is not None, "only an exception is asked for"
         assert document_id is not None
         self._asked[attempt.outlet.code] += asked is not None

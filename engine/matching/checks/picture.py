@@ -144,8 +144,9 @@ class PictureCheck(DecisionCheck):
         ]
 
     def describe(self, made: DecidedAttempt) -> None:
-        """Nothing that was measured, and no digest, where no face is kept."""
-        if made.attempt.outlet.carrier in self._batch.unkept:
+        """Nothing that was measured, and no digest, where no face is kept or may be looked at."""
+        batch = self._batch
+        if made.attempt.outlet.carrier in batch.unkept or made.place in batch.unconsented:
             return
         request, decided = made.attempt.request, made.decided
         shown = {"live": request.live, "portrait": request.portrait}

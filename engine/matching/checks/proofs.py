@@ -21,6 +21,7 @@ from engine.matching.requests import Attempt, name_document, normalise_msisdn
 from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import PROOF, LivenessRecord
+from engine.registry.lines import LineRecord
 from schema.decisions import RecordedProof
 from schema.documents import Document
 from schema.options import PeopleRules
@@ -172,8 +173,7 @@ class Proofs:
         """The way by which a line in use of a document, or one that its holder answers for, was
         opened; None where faces that are kept opened all."""
         registry, way = self._batch.registry, self._opened.get(record.id)
-        guarded = registry.lines_by_id(registry.people.guarded_by(record.id)).values()
-        lines = [*registry.lines_in_use_of([record.id])[record.id], *guarded]
+        lines = self._lines_of(record)
         opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
         granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
         ways: list[str | None] = [one.evidence.proof.way for one in opened if one.evidence.proof]
@@ -186,9 +186,14 @@ class Proofs:
         consent was withdrawn."""
         if record is None or record.reference_ids or self._is_unkept(shown):
             return None
-        if record.withdrawn and self._batch.registry.lines_in_use_of([record.id])[record.id]:
+        if record.withdrawn and any(one.closed_at is None for one in self._lines_of(record)):
             return RENEWED
         return self.find_way(record)
+
+    def _lines_of(self, record: DocumentRecord) -> list[LineRecord]:
+        registry = self._batch.registry
+        guarded = registry.lines_by_id(registry.people.guarded_by(record.id)).values()
+        return [*registry.lines_in_use_of([record.id])[record.id], *guarded]
 
     def write(self, made: DecidedAttempt, evidence: ProofEvidence | None) -> None:
         """Adds the row of a proof: who signed it, and that it has been used. Whose face was not

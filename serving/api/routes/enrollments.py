@@ -17,6 +17,7 @@ from engine.matching.requests import (
     EnrollmentRequest,
     GuardianShown,
     Intake,
+    find_unconsented,
     idempotency_scope,
     name_document,
 )
@@ -119,7 +120,7 @@ async def _take_photographs(
         questions = ask_of(attempt, live, theirs, *terms)
         if questions:
             held = await asyncio.to_thread(parts.store.documents, attempt.lookups)
-            if attempt.lacks_consent(held.get(attempt.document_lookup or b"")):
+            if find_unconsented([attempt], held):
                 # Nor does an authority see such a face.
                 questions = {}
         taken, said = await look_up_beside(parts.authority, questions, sampling)

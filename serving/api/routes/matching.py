@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -110,10 +109,8 @@ async def verify(
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
     subject = _name_subject(body)
-    shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
-    if body.portrait is not None:
-        (portrait,) = await take_faces(parts, request, portrait=body.portrait)
-        shown = replace(shown, portrait=portrait)
+    named = (body.probe, body.liveness, subject, body.portrait)
+    shown = await take_holder_face(parts, request, *named)
     with counting_liveness(parts, shown.liveness):
         check = await _check_holder(parts, request, body, shown)
     score = check.score if scope_of(request.caller) is None else None
