@@ -306,11 +306,12 @@ class Operations:
         reverification.end_exemption(*self._of(document_id), self._context.actor)
 
     def withdraw(self, document_id: str) -> ErasureCertificate | ErasureState:
-        return self.erase(document_id, ErasureScope.FACE)
+        return self._erase(document_id, ErasureScope.FACE)
 
-    def erase(
-        self, document_id: str, scope: ErasureScope = ErasureScope.HOLDER
-    ) -> ErasureCertificate | ErasureState:
+    def erase(self, document_id: str) -> ErasureCertificate | ErasureState:
+        return self._erase(document_id, ErasureScope.HOLDER)
+
+    def _erase(self, document_id: str, scope: ErasureScope) -> ErasureCertificate | ErasureState:
         context = self._context
         erase = self._opened.deployment.erase
         return erase(document_id, context.actor, context.carrier, self._runner, scope)

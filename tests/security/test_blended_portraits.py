@@ -32,6 +32,7 @@ from engine.matching.samples import ABSENT, Sample, make_samples
 from schema.decisions import Comparison
 from schema.documents import Document
 from schema.options import PeopleRules
+from schema.people import Consent
 from schema.reasons import Decision, Reason
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -224,7 +225,7 @@ def test_a_blended_portrait_opens_no_line_on_anothers_document(lab, attacks) -> 
         live, portrait = lab.sample(attack.live), lab.sample(attack.portrait)
         victims = card(attack.victim)
         ways: dict[str, Answer] = {
-            "holder": lab.ask(live, portrait, victims, consent_ref="x"),
+            "holder": lab.ask(live, portrait, victims, consent=Consent("x")),
             "replaces": lab.ask(live, portrait, card(1_000 + number), replaces=victims),
             "guardian": lab.ask(
                 ABSENT,

@@ -210,6 +210,9 @@ def of_0023(store) -> Store:
             "ALTER TABLE cursors RENAME COLUMN held_by TO holder",
             *(f"ALTER TABLE {table.name} DROP COLUMN mac" for table in _CODES_SINCE["0026"]),
             "DROP INDEX ix_liveness_proofs",
+            "ALTER TABLE documents DROP COLUMN erasure_scope",
+            "ALTER TABLE documents DROP COLUMN withdrawn",
+            "ALTER TABLE enrollments DROP COLUMN consent",
             "UPDATE alembic_version SET version_num = '0023'",
         ):
             connection.execute(text(statement))

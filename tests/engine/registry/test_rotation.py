@@ -116,6 +116,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "events": 11,
                 "webhooks": 3,
                 "exceptions": 0,
+                "enrollments": 0,
             }
             narrow = retire(writer)
         assert versions(widened) == {2}
