@@ -23,13 +23,13 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "modules": (326, 355),
-        "product_lines": (102_140, 102_000),
-        "python_tokens": (621_950, 625_000),
-        "test_lines": (73_410, 72_000),
+        "product_lines": (102_000, 102_000),
+        "python_tokens": (621_680, 625_000),
+        "test_lines": (73_223, 72_000),
         "longest_file": (690, 700),
         "files_over_500_lines": (15, 16),
         "functions_of_50_lines": (6, 18),
-        "functions_of_15_branches": (14, 15),
+        "functions_of_15_branches": (13, 15),
         "near_equal_classes": (15, 15),
         "class_names_twice": (41, 55),
         "module_names_twice": (26, 30),
