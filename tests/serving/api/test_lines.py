@@ -126,7 +126,7 @@ def test_a_holder_is_erased_with_a_certificate(
 def test_a_withdrawn_consent_takes_the_face(fresh, enrolled, activation, faces) -> None:
     path = f"/v1/documents/{enrolled['document_id']}"
     shown = fresh.read(fresh.ask("POST", f"{path}/withdrawal", key="blue"))
-    assert (shown["references"], shown["lines"], shown["scope"]) == (1, 1, "face")
+    assert (shown["references"], shown["lines"], shown["scope"]) == (1, 0, "face")
     assert fresh.read(fresh.ask("GET", f"{path}/erasure", key="blue"))["certificate"] == shown
     assert list(fresh.read(fresh.ask("GET", path, key="fraud"))["withdrawn"]) == ["blue"]
     probe = {"line": MSISDN, "probe": {"image": faces["later"]}}
