@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import EnumType, IntEnum
 from itertools import chain
@@ -218,70 +218,45 @@ class Fault:
     retry_after_s: float | None = None
 
 
-_BAD, _INTERNAL = ExitCode.BAD_INPUT, ExitCode.INTERNAL
-
-TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
-    (errors.ImageTooLarge, 413, _BAD),
-    (errors.ImageUnsupported, 415, _BAD),
-    (errors.VectorUnusable, 500, _INTERNAL),
-    (errors.ImageError, 400, _BAD),
-    (errors.OutletRefused, 403, _BAD),
-    (errors.IdempotencyMismatch, 422, _BAD),
-    (errors.TextRefused, 422, _BAD),
-    (errors.IdempotencyInFlight, 409, _BAD),
-    (errors.LivenessReplayed, 409, _BAD),
-    (errors.LivenessRefused, 422, _BAD),
-    (errors.EventRefused, 422, _BAD),
-    (errors.NotReported, 422, _BAD),
-    (errors.ConsentWithdrawn, 422, _BAD),
-    (errors.NotFound, 404, _BAD),
-    (errors.PlaceUnknown, 410, _BAD),
-    (errors.Overloaded, 429, _BAD),
-    (errors.TooManyFailures, 429, _BAD),
-    (errors.HolderMismatch, 403, _BAD),
-    (errors.TenantConflict, 403, _BAD),
-    (errors.FaceNotKept, 403, _BAD),
-    (errors.DeadlinePassed, 503, _BAD),
-    (errors.CaseMoved, 409, _BAD),
-    (errors.OutletMoved, 409, _BAD),
-    (errors.HolderMoved, 409, _BAD),
-    (errors.FourEyes, 403, _BAD),
-    (errors.SweepBusy, 409, _BAD),
-    (errors.SweepOver, 409, _BAD),
-    (errors.RequestError, 400, _BAD),
-    (errors.CalibrationError, 422, _BAD),
-    (errors.KeyRingError, 503, _BAD),
-    (errors.DeviceFailed, 503, _INTERNAL),
-    (errors.ModelError, 503, _BAD),
-    (errors.StorageFull, 507, _INTERNAL),
-    (errors.LeaseLost, 503, _INTERNAL),
-    (errors.GalleryBehind, 503, _INTERNAL),
-    (errors.StorageFailed, 503, _INTERNAL),
-    (errors.RegistryError, 503, _BAD),
-    (errors.NotInstalled, 503, _BAD),
-    (errors.SosieError, 500, _INTERNAL),
-    (IdentifierMissing, 422, _BAD),
-    (Malformed, 400, _BAD),
-    (TemplateInvalid, 400, _BAD),
-    (TooManyItems, 422, _BAD),
-    (FaceUnusable, 422, _BAD),
-    (BodyTooLarge, 413, _BAD),
-    (BodyTimeout, 408, _BAD),
-    (TypeUnsupported, 415, _BAD),
-    (NotAcceptable, 406, _BAD),
-    (RouteUnknown, 404, _BAD),
-    (MethodUnsupported, 405, _BAD),
-    (Unauthenticated, 401, _BAD),
-    (Forbidden, 403, _BAD),
-    (RateLimited, 429, _BAD),
-    (Busy, 429, _BAD),
-    (ServiceRefusal, 503, _BAD),
-    (SnapshotDamaged, 503, _INTERNAL),
-    (ShardLost, 503, _INTERNAL),
-    (VectorInvalid, 500, _INTERNAL),
-    (IndexFault, 400, _BAD),
+STATUSES: Mapping[int, tuple[type[Exception], ...]] = {
+    400: (errors.ImageError, errors.RequestError, Malformed, TemplateInvalid, IndexFault),
+    401: (Unauthenticated,),
+    403: (
+        *(errors.OutletRefused, errors.HolderMismatch, errors.TenantConflict, errors.FaceNotKept),
+        *(errors.FourEyes, Forbidden),
+    ),
+    404: (errors.NotFound, RouteUnknown),
+    405: (MethodUnsupported,),
+    406: (NotAcceptable,),
+    408: (BodyTimeout,),
+    409: (
+        *(errors.IdempotencyInFlight, errors.LivenessReplayed, errors.CaseMoved),
+        *(errors.OutletMoved, errors.HolderMoved, errors.SweepBusy, errors.SweepOver),
+    ),
+    410: (errors.PlaceUnknown,),
+    413: (errors.ImageTooLarge, BodyTooLarge),
+    415: (errors.ImageUnsupported, TypeUnsupported),
+    422: (
+        *(errors.IdempotencyMismatch, errors.TextRefused, errors.LivenessRefused),
+        *(errors.EventRefused, errors.NotReported, errors.ConsentWithdrawn),
+        *(errors.CalibrationError, IdentifierMissing, TooManyItems, FaceUnusable),
+    ),
+    429: (errors.Overloaded, errors.TooManyFailures, RateLimited, Busy),
+    500: (errors.VectorUnusable, errors.SosieError, VectorInvalid),
+    503: (
+        *(errors.DeadlinePassed, errors.KeyRingError, errors.ModelError, errors.RegistryError),
+        *(errors.NotInstalled, errors.DeviceFailed, errors.LeaseLost, errors.GalleryBehind),
+        *(errors.StorageFailed, ServiceRefusal, SnapshotDamaged, ShardLost),
+    ),
+    507: (errors.StorageFull,),
+}
+"""Errors by their status; of others that of the nearest base counts."""
+_STATUS_OF = {kind: status for status, kinds in STATUSES.items() for kind in kinds}
+_INTERNAL = (
+    *(*STATUSES[500], errors.StorageFull, errors.DeviceFailed, errors.LeaseLost),
+    *(errors.GalleryBehind, errors.StorageFailed, SnapshotDamaged, ShardLost),
 )
-"""First match wins, so a subclass stands above its base."""
+"""Errors by which a command ends as by a fault of ours."""
 
 
 _CAMARA = {
@@ -329,15 +304,16 @@ FINAL = (
 def describe(error: Exception) -> Fault:
     """The fault for an error; for an unforeseen one with its type alone, as its text may contain
     anything."""
-    for kind, status, exit_code in TABLE:
-        if isinstance(error, kind):
-            code = getattr(error, "code", "INDEX.REFUSED")
-            wait_s = getattr(error, "retry_after_s", None)
-            if wait_s is None and status in RETRIABLE and kind not in FINAL:
-                wait_s = RETRY_AFTER_S
-            return Fault(code, " ".join(str(error).split()), status, exit_code, wait_s)
+    kind = next((one for one in type(error).__mro__ if one in _STATUS_OF), None)
+    if kind is not None:
+        status, wait_s = _STATUS_OF[kind], getattr(error, "retry_after_s", None)
+        if wait_s is None and status in RETRIABLE and kind not in FINAL:
+            wait_s = RETRY_AFTER_S
+        code, text = getattr(error, "code", "INDEX.REFUSED"), " ".join(str(error).split())
+        exit_code = ExitCode.INTERNAL if kind in _INTERNAL else ExitCode.BAD_INPUT
+        return Fault(code, text, status, exit_code, wait_s)
     message = f"internal error ({type(error).__name__}): run again with --debug and report it"
-    return Fault("INTERNAL", message, 500, _INTERNAL)
+    return Fault("INTERNAL", message, 500, ExitCode.INTERNAL)
 
 
 def require_sound(items: Sequence[T | errors.ImageError], paths: Sequence[Path] = ()) -> list[T]:
