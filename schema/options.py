@@ -60,11 +60,20 @@ class QualityLimits:
     max_burnt_share: float = option(0.1, "of the face's pixels white; else GLARE", ge=0)
 
 
+@dataclass(frozen=True, slots=True)
+class ChipLimits(QualityLimits):
+    """The same of a photograph from a document's chip, which is stored small."""
+
+    min_detail_bytes: float = option(
+        90.0, "of the file, a square of one eye distance; else COMPRESSED", ge=0
+    )
+
+
 QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
     {
         PhotographKind.LIVE: QualityLimits(),
         PhotographKind.PRINTED: QualityLimits(),
-        PhotographKind.CHIP: QualityLimits(min_detail_bytes=90.0),
+        PhotographKind.CHIP: ChipLimits(),
     }
 )
 

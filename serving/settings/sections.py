@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -11,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from schema.options import QUALITY_LIMITS, QualityLimits
+from schema.options import ChipLimits, QualityLimits
 from schema.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
@@ -88,19 +87,9 @@ class ModelSettings(Section):
 class QualitySettings(Section):
     """Limits beyond which a photograph is sent back, by its kind."""
 
-    live: QualityLimits = Field(description="of the person, and of what was not told")
-    printed: QualityLimits = Field(description="of the document")
-    chip: QualityLimits = Field(description="read from the document's chip")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, given: Any) -> Any:
-        """A kind keeps its own defaults for what is not given."""
-        if not isinstance(given, dict):
-            return given
-        return given | {
-            kind: asdict(QUALITY_LIMITS[kind]) | given.get(kind, {}) for kind in PhotographKind
-        }
+    live: QualityLimits = setting(QualityLimits(), "of the person, and of what was not told")
+    printed: QualityLimits = setting(QualityLimits(), "of the document")
+    chip: ChipLimits = setting(ChipLimits(), "read from the document's chip")
 
     def limits(self) -> dict[PhotographKind, QualityLimits]:
         """By kind, as an extractor takes them."""

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
 
     registry: RegistrySettings = RegistrySettings()
     models: ModelSettings = ModelSettings()
-    quality: QualitySettings = QualitySettings.model_validate({})
+    quality: QualitySettings = QualitySettings()
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
     limits: Limits = Limits()
@@ -140,7 +140,7 @@ def load_settings(home: Path | None, file: Path | None = None) -> Settings:
     except ValueError as error:
         name = SETTINGS_FILE if file is None else file.name
         raise RequestError(f"{name} is not TOML: {error}") from None
-    return make_settings(_anchor_judge(_anchor_cards(_pin_calibration(given), home), home))
+    return make_settings(_anchor_paths(_pin_calibration(given), home))
 
 
 def make_settings(given: Chosen) -> Settings:
@@ -175,27 +175,24 @@ def _pin_calibration(given: dict[str, Any]) -> dict[str, Any]:
     return given | {"models": {"calibration": 1} | models}
 
 
-def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
+_ANCHORED = {"models": ("embedder", "second", "detector", "folder"), "liveness": ("judge",)}
+_PATHS = frozenset({"folder", "judge"})
+"""Those that are a path in any case, and never the name of a built-in card."""
+
+
+def _anchor_paths(given: dict[str, Any], home: Path) -> dict[str, Any]:
     """Resolves relative paths of cards and models in the settings file against the home folder."""
-    models = given.get("models")
-    if not isinstance(models, dict):
-        return given
-    anchored = {
-        key: str(home / models[key])
-        for key in ("embedder", "second", "detector", "folder")
-        if isinstance(models.get(key), str)
-        and (is_card_file(models[key]) or (key == "folder" and models[key]))
-    }
-    return given | {"models": models | anchored}
-
-
-def _anchor_judge(given: dict[str, Any], home: Path) -> dict[str, Any]:
-    """The same for the card of a judge of liveness."""
-    liveness = given.get("liveness")
-    if not isinstance(liveness, dict) or not isinstance(liveness.get("judge"), str):
-        return given
-    judge = liveness["judge"] and str(home / liveness["judge"])
-    return given | {"liveness": liveness | {"judge": judge}}
+    for section, keys in _ANCHORED.items():
+        values = given.get(section)
+        if isinstance(values, dict):
+            anchored = {
+                key: str(home / value)
+                for key, value in values.items()
+                if key in keys and isinstance(value, str)
+                if is_card_file(value) or (value and key in _PATHS)
+            }
+            given = given | {section: values | anchored}
+    return given
 
 
 def find_home(given: Path | None) -> Path | None:

@@ -126,3 +126,14 @@ def test_the_key_is_kept_in_the_session_alone() -> None:
         allowed = {"api.js": {"sessionStorage"}, "language.js": {"localStorage"},
                    "frame.js": {"localStorage"}}  # fmt: skip
         assert set(kept) <= allowed.get(path.removeprefix("/console/js/"), set()), path
+
+
+def test_a_module_has_every_function_of_another_that_it_calls() -> None:
+    scripts = {path: text for path, text in texts().items() if path.startswith("/console/js/")}
+    declared = r"\b(?:function|const|let|class) (\w+)"
+    exported = set(re.findall(rf"\bexport (?:async )?{declared}", "".join(scripts.values())))
+    for path, text in scripts.items():
+        imported = re.findall(r"\bimport \{([^}]*)\}", text)
+        own = {*re.findall(declared, text), *re.findall(r"\w+", " ".join(imported))}
+        called = set(re.findall(r"(?<![\w.\"`$-])(\w+)\(", text))
+        assert called & exported <= own, path

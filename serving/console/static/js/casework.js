@@ -45,8 +45,8 @@ export function caseActions(page, found) {
 
 function assignment(page, found, done) {
   const isMine = isMe(found.assignee);
-  const label = say(isMine ? "case.giveback" : "case.assign");
-  const { button, faults, run } = workButton(page, label, async () => {
+  const key = isMine ? "case.giveback" : "case.assign";
+  const { button, faults, run } = workButton(page, key, async () => {
     await post(["cases", found.case_id, "assign"], { assignee: isMine ? null : "me" });
     await done(isMine ? "case.givenback" : "cases.assigned");
   });
@@ -54,13 +54,13 @@ function assignment(page, found, done) {
 }
 
 function noteForm(page, found, done) {
-  const field = areaField(say("case.note"), {
+  const field = areaField("case.note", {
     name: "text",
     required: true,
     maxlength: 4000,
     dir: "auto",
   });
-  return buildForm(page, { class: "card" }, [field], say("case.addnote"), async ({ text }) => {
+  return buildForm(page, { class: "card" }, [field], "case.addnote", async ({ text }) => {
     await post(["cases", found.case_id, "notes"], { text });
     await done("case.noted");
   });
@@ -75,7 +75,7 @@ function end({ case_id: id, updated_at: seen }, step, outcome, lines, keeps) {
 /** No proposal yet: an outcome, the lines to close by it, and who may do what. */
 function decision(page, found, done) {
   const lines = lineBoxes(found);
-  const closing = workButton(page, say("case.closenow"), async () => {
+  const closing = workButton(page, "case.closenow", async () => {
     if (!form.reportValidity() || takesTwo()) return;
     await end(found, "close", ALONE, [], false);
     await done("case.closeddone");
@@ -94,7 +94,7 @@ function decision(page, found, done) {
     await done("case.proposeddone");
   };
   const fields = [outcomeField(found), lines.field, words];
-  const form = buildForm(page, { class: "card" }, fields, say("case.propose"), propose);
+  const form = buildForm(page, { class: "card" }, fields, "case.propose", propose);
   form.querySelector(".actions").append(closing.button);
   form.append(closing.faults);
   form.addEventListener("change", refresh);
@@ -108,7 +108,7 @@ function outcomeField(found) {
     (one) => one !== ALONE || ["dispute", "exception"].includes(found.kind),
   );
   const options = open.map((one) => [one, say(`outcome.${one}`), say(`outcome.${one}.hint`)]);
-  return radioField(say("case.outcome"), "outcome", options);
+  return radioField("case.outcome", "outcome", options);
 }
 
 /** The lines that may be closed: `field`, null where there are none, the ids `chosen()`, and
@@ -143,11 +143,11 @@ function approval(page, found, done) {
   const numbers = new Map(linesOf(found).map((line) => [line.line_id, line.number]));
   const approve = workButton(
     page,
-    say("case.approve"),
+    "case.approve",
     () => end(found, "close", outcome, lines, keeps).then(() => done("case.closeddone")),
     "primary",
   );
-  const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>
+  const withdraw = workButton(page, isMine ? "case.withdraw" : "case.refuse", () =>
     post(["cases", found.case_id, "withdraw"]).then(() => done("case.withdrawn")),
   );
   const isAlone =

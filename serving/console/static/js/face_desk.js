@@ -205,7 +205,7 @@ function side(desk, name, isSeen) {
   const other = desk[name === "left" ? "right" : "left"];
   const options = desk.faces.map((one) => [one.key, labelOf(desk, one)]);
   const choice = choiceField(
-    say(`face.${name}`),
+    `face.${name}`,
     {
       "data-face": name,
       onchange: drawing(desk, ({ target }) => {
@@ -302,7 +302,7 @@ function toolbar(desk) {
     return node;
   };
   const parts = choiceField(
-    say("face.part"),
+    "face.part",
     {
       "data-face": "part",
       onchange: drawing(desk, ({ target }) => (desk.part = target.value)),

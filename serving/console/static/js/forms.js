@@ -13,16 +13,17 @@ export function freshId(name) {
   return `${name}-${count}`;
 }
 
-/** A text field; `given` are attributes of its input. */
-export function textField(label, given, hint = null) {
-  return labelled(label, hint, (id, by) =>
+/** A text field; `given` are attributes of its input. The label of every field is the text of `key`, and
+ * its hint that of `key.hint`, where there is one. */
+export function textField(key, given) {
+  return labelled(key, (id, by) =>
     element("input", { id, type: "text", autocomplete: "off", ...by, ...given }),
   );
 }
 
 /** A moment of the clock on the wall; `set(moment)` fills it in, null empties it. */
-export function momentField(label, given, hint = null) {
-  const field = textField(label, { type: "datetime-local", step: 1, ...given }, hint);
+export function momentField(key, given) {
+  const field = textField(key, { type: "datetime-local", step: 1, ...given });
   const input = field.querySelector("input");
   const set = (moment) => {
     input.value = moment === null ? "" : wallClock(moment);
@@ -35,13 +36,13 @@ function wallClock(moment) {
   return shifted.toISOString().slice(0, 19);
 }
 
-export function areaField(label, given, hint = null) {
-  return labelled(label, hint, (id, by) => element("textarea", { id, rows: 3, ...by, ...given }));
+export function areaField(key, given) {
+  return labelled(key, (id, by) => element("textarea", { id, rows: 3, ...by, ...given }));
 }
 
 /** A choice; `options` are pairs of a value and its text. */
-export function choiceField(label, given, options, chosen = null, hint = null) {
-  return labelled(label, hint, (id, by) =>
+export function choiceField(key, given, options, chosen = null) {
+  return labelled(key, (id, by) =>
     element(
       "select",
       { id, ...by, ...given },
@@ -53,10 +54,10 @@ export function choiceField(label, given, options, chosen = null, hint = null) {
 }
 
 /** Radio buttons under one legend; options are pairs of a value and its text, or triples with a hint. */
-export function radioField(legend, name, options, chosen = null) {
+export function radioField(key, name, options, chosen = null) {
   return element(
     "fieldset.radios",
-    element("legend", legend),
+    element("legend", say(key)),
     options.map(([value, text, hint]) => {
       const id = freshId(name);
       const attributes = {
@@ -79,17 +80,17 @@ export function radioField(legend, name, options, chosen = null) {
 }
 
 /** Fields that are asked for, and sent, only while a box is ticked: `isAsked()` says whether. */
-export function optionalFields(label, hint, fields, ticked = () => {}) {
+export function optionalFields(key, fields, ticked = () => {}) {
   const box = element("input", { id: freshId("check"), type: "checkbox" });
-  const part = element("fieldset.optional", { "aria-label": label, disabled: true });
+  const part = element("fieldset.optional", { "aria-label": say(key), disabled: true });
   const isAsked = () => box.checked;
-  add(part, element("p.hint", hint), fields);
+  add(part, element("p.hint", say(`${key}.hint`)), fields);
   part.hidden = true;
   box.addEventListener("change", () => {
     part.hidden = part.disabled = !isAsked();
     ticked(isAsked());
   });
-  const line = element("div.check", box, element("label", { for: box.id }, label));
+  const line = element("div.check", box, element("label", { for: box.id }, say(key)));
   return { field: element("div", line, part), isAsked };
 }
 
@@ -103,21 +104,22 @@ export function checkField(label, given, ...after) {
   );
 }
 
-function labelled(label, hint, make) {
+function labelled(key, make) {
   const id = freshId("field");
+  const hint = sayIfKnown(`${key}.hint`);
   const by = hint ? { "aria-describedby": `${id}-hint` } : {};
   return element(
     "div.field",
-    element("label", { for: id }, label),
+    element("label", { for: id }, say(key)),
     make(id, by),
     hint && element("p.hint", { id: `${id}-hint` }, hint),
   );
 }
 
 /** A form; `submit(values, form)` may raise a fault, which is shown below the fields. */
-export function buildForm(page, given, fields, label, submit) {
+export function buildForm(page, given, fields, key, submit) {
   const faults = element("div.faults");
-  const button = element("button.button.primary", { type: "submit" }, label);
+  const button = element("button.button.primary", { type: "submit" }, say(key));
   const form = element(
     "form",
     { ...given, onsubmit: (event) => send(event) },
@@ -136,9 +138,9 @@ export function buildForm(page, given, fields, label, submit) {
 }
 
 /** A button whose work may raise a fault; the fault is shown behind it. */
-export function workButton(page, label, work, kind = "") {
+export function workButton(page, key, work, kind = "") {
   const faults = element("div.faults");
-  const button = plainButton(label, () => run(), `button ${kind}`.trim());
+  const button = plainButton(say(key), () => run(), `button ${kind}`.trim());
   const run = () => {
     if (button.getAttribute("aria-busy") === "true") return null;
     return attempt(page, button, faults, work);
@@ -172,13 +174,13 @@ export function filterFields(filter, change) {
   return {
     choice: (key, name, values, wordOf, usual = "") =>
       choiceField(
-        say(key),
+        key,
         { onchange: tell(name, (field) => field.value) },
         values.map((one) => [one, one === "" ? say("cases.all") : wordOf(one)]),
         filter[name] ?? usual,
       ),
     text: (key, name, given = {}) =>
-      textField(say(key), {
+      textField(key, {
         value: filter[name] ?? "",
         maxlength: 64,
         spellcheck: "false",
@@ -215,26 +217,21 @@ export function filteredList(page, list, filter, place, ask, fill) {
 
 /** A telephone number, named `msisdn`. */
 export function numberField() {
-  const given = { name: "msisdn", type: "tel", required: true };
-  return textField(say("line.number"), given, say("line.number.hint"));
+  return textField("line.number", { name: "msisdn", type: "tel", required: true });
 }
 
 /** Type and number of a document, named `type` and `number` behind a prefix. */
 export function documentFields(prefix = "") {
   const options = DOCUMENT_TYPES.map((one) => [one, say(`document.${one}`)]);
   return [
-    choiceField(say("document.type"), { name: `${prefix}type`, required: true }, options),
-    textField(
-      say("document.number"),
-      {
-        name: `${prefix}number`,
-        required: true,
-        maxlength: 100,
-        spellcheck: "false",
-        translate: "no",
-      },
-      say("document.number.hint"),
-    ),
+    choiceField("document.type", { name: `${prefix}type`, required: true }, options),
+    textField("document.number", {
+      name: `${prefix}number`,
+      required: true,
+      maxlength: 100,
+      spellcheck: "false",
+      translate: "no",
+    }),
   ];
 }
 

@@ -113,7 +113,7 @@ export function growingTable(page, first, { title, columns, ask, read, none = nu
     add(whole.querySelector("tbody"), rowsOf(read(answer), columns, given));
     if (answer.next === null) return replace(more);
     const next = async () => extend(await ask(answer.next));
-    const { button, faults } = workButton(page, say("action.more"), next);
+    const { button, faults } = workButton(page, "action.more", next);
     return replace(more, button, faults);
   };
   extend(first);

@@ -34,7 +34,7 @@ export function providerLink(given) {
 /** The field for a key. */
 export function keyField() {
   const given = { name: "key", type: "password", required: true, spellcheck: "false" };
-  return textField(say("signin.key"), { ...given, autocapitalize: "none" }, say("signin.hint"));
+  return textField("signin.key", { ...given, autocapitalize: "none" });
 }
 
 /** Whether the same person has a session in this browser, by a sign-in in another tab: then it is
@@ -131,7 +131,7 @@ export async function show(page, reason = null) {
       pageHead("signin.title", provider === null ? "signin.lead" : "signin.both"),
       told && notice("warn", element("p", { role: "alert" }, told)),
       provider && element("p.card", provider),
-      buildForm(page, { class: "card" }, [field, refused], say("signin.submit"), ({ key }) =>
+      buildForm(page, { class: "card" }, [field, refused], "signin.submit", ({ key }) =>
         enter(page, key, refused),
       ),
     ),

@@ -11,13 +11,13 @@ const PAGE = 50;
 export async function show(page) {
   const place = element("div");
   const fields = ["actor", "action", "subject"].map((name) =>
-    textField(say(`audit.${name}`), { name, maxlength: 255, spellcheck: "false" }),
+    textField(`audit.${name}`, { name, maxlength: 255, spellcheck: "false" }),
   );
   const form = buildForm(
     page,
     { class: "filters", role: "search", "aria-label": say("audit.filter") },
     fields,
-    say("audit.filter"),
+    "audit.filter",
     (values) => turnTo(page, place, values),
   );
   page.show(
@@ -32,7 +32,7 @@ function verification(page) {
   const result = element("div", { role: "status" });
   const { button, faults } = workButton(
     page,
-    say("audit.verify"),
+    "audit.verify",
     async () => {
       const found = await verifyAll(
         (done) => replace(result, element("p", say("audit.verifying", { share: share(done) }))),
@@ -78,7 +78,7 @@ async function turnTo(page, place, filter, after = null) {
     after !== null && ["audit.newest", null],
   ].filter(Boolean);
   const ways = steps.map(([key, to]) =>
-    workButton(page, say(key), () => turnTo(page, place, filter, to)),
+    workButton(page, key, () => turnTo(page, place, filter, to)),
   );
   const range = answer.entries.length
     ? say("audit.range", {

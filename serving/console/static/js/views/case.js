@@ -29,7 +29,7 @@ export async function show(page, id, focus = null) {
   const names = numbersOf(found);
   const faces = await faceSection(page, [...names.keys()], { names });
   const why = await whyOf(found);
-  const next = workButton(page, say("case.next"), () => openNext(page, id), "quiet");
+  const next = workButton(page, "case.next", () => openNext(page, id), "quiet");
   page.show(
     element(
       "p.back.actions",
@@ -236,15 +236,12 @@ function reportForm(page, { case_id: id, documents: held }) {
     [
       checkField(say("report.faces"), { name: "faces" }),
       checkField(say("report.reveal"), { name: "reveal" }),
-      choiceField(
-        say("report.carrier"),
-        { name: "carrier" },
-        [["", say("report.everyone")], ...carriers.sort().map((one) => [one, one])],
-        "",
-        say("report.carrier.hint"),
-      ),
+      choiceField("report.carrier", { name: "carrier" }, [
+        ["", say("report.everyone")],
+        ...carriers.sort().map((one) => [one, one]),
+      ]),
     ],
-    say("report.make"),
+    "report.make",
     async ({ faces, reveal, carrier }) => {
       const terms = { faces: faces === "on", reveal: reveal === "on", carrier: carrier || null };
       const file = await post(["cases", id, "report"], terms);

@@ -114,7 +114,7 @@ function finder(page, list, reload) {
     page,
     { class: "filters", role: "search", "aria-label": say("cases.find") },
     numberField(),
-    say("cases.find"),
+    "cases.find",
     async ({ msisdn }) => {
       const { people } = await post(["people", "search"], { msisdn });
       const found = new Map(people.flatMap(({ cases }) => cases).map((one) => [one.case_id, one]));
@@ -277,7 +277,7 @@ function assignmentOfMany(page, list, reload) {
     const isFull = boxes().every((box) => box.checked);
     for (const box of boxes()) box.checked = !isFull;
   });
-  const { button, faults } = workButton(page, say("cases.assignchosen"), async () => {
+  const { button, faults } = workButton(page, "cases.assignchosen", async () => {
     const chosen = boxes().filter((box) => box.checked);
     if (chosen.length === 0) return page.announce(say("cases.choosebox"));
     for (const box of chosen) {

@@ -11,7 +11,7 @@ import {
   optionalFields,
   textField,
 } from "../forms.js";
-import { say } from "../language.js";
+import { moment, say } from "../language.js";
 import { facts, idLink, pageHead } from "../marks.js";
 import { MOST_FRAMES, pictureField } from "../pictures.js";
 import { evidence, verdict } from "../scores.js";
@@ -22,11 +22,7 @@ const KINDS = ["printed", "chip", "live"];
 
 export async function show(page) {
   const attempt = keyedAttempt();
-  const captured = momentField(
-    say("enroll.captured"),
-    { name: "captured_at", required: true },
-    say("enroll.captured.hint"),
-  );
+  const captured = momentField("enroll.captured", { name: "captured_at", required: true });
   // An older file is not "now": then somebody has to say when it was taken.
   const taken = (moment) => captured.set(Date.now() - moment < DAY_MS ? moment : null);
   const changed = attempt.renew;
@@ -34,11 +30,8 @@ export async function show(page) {
   const portrait = pictureField(page, say("photograph.portrait"), { changed });
   const guardian = guardianFields(page, changed, taken);
   const exception = exceptionFields(captured);
-  const replaced = optionalFields(
-    say("enroll.replaces"),
-    say("enroll.replaces.hint"),
-    element("div.columns", documentFields("replaces_")),
-  );
+  const earlier = element("div.columns", documentFields("replaces_"));
+  const replaced = optionalFields("enroll.replaces", earlier);
   const find = () => {
     const { images, missing } = findImages(live, portrait, guardian, exception.isAsked());
     if (missing) missing.complain(say("picture.missing"));
@@ -52,7 +45,7 @@ export async function show(page) {
       photographFields(live, portrait, captured),
       [guardian, exception, replaced].map(({ field }) => field),
     ],
-    say("enroll.submit"),
+    "enroll.submit",
     async (values) => {
       const images = find();
       if (images === null) return;
@@ -87,13 +80,14 @@ function send(page, attempt, body) {
 function wholeDocument(prefix = "") {
   return [
     documentFields(prefix),
-    textField(
-      say("document.name"),
-      { name: `${prefix}name`, required: true, maxlength: 200, dir: "auto" },
-      say("document.name.hint"),
-    ),
-    textField(say("document.expires"), { name: `${prefix}expires_on`, type: "date" }),
-    textField(say("document.born"), { name: `${prefix}born_on`, type: "date" }),
+    textField("document.name", {
+      name: `${prefix}name`,
+      required: true,
+      maxlength: 200,
+      dir: "auto",
+    }),
+    textField("document.expires", { name: `${prefix}expires_on`, type: "date" }),
+    textField("document.born", { name: `${prefix}born_on`, type: "date" }),
   ];
 }
 
@@ -103,12 +97,8 @@ function subscriberFields() {
     element("legend", say("enroll.subscriber")),
     wholeDocument(),
     numberField(),
-    hasRole("carrier") && textField(say("line.outlet"), { name: "outlet", required: true }),
-    textField(
-      say("enroll.consent"),
-      { name: "consent_ref", required: true, maxlength: 200 },
-      say("enroll.consent.hint"),
-    ),
+    hasRole("carrier") && textField("line.outlet", { name: "outlet", required: true }),
+    textField("enroll.consent", { name: "consent_ref", required: true, maxlength: 200 }),
   );
 }
 
@@ -117,7 +107,7 @@ function guardianFields(page, changed, taken) {
   const shown = { most: MOST_FRAMES, taken, changed };
   const live = pictureField(page, say("photograph.guardianlive"), shown);
   const portrait = pictureField(page, say("photograph.guardianportrait"), { changed });
-  const asked = optionalFields(say("enroll.guardian"), say("enroll.guardian.hint"), [
+  const asked = optionalFields("enroll.guardian", [
     element("div.columns", wholeDocument("guardian_")),
     element("div.pictures", live.field, portrait.field),
   ]);
@@ -129,9 +119,8 @@ function exceptionFields(captured) {
   const causes = EXCEPTION_CAUSES.map((one) => [one, say(`exception.${one}`)]);
   const input = captured.field.querySelector("input");
   return optionalFields(
-    say("enroll.exception"),
-    say("enroll.exception.hint"),
-    choiceField(say("enroll.exception.why"), { name: "exception", required: true }, causes),
+    "enroll.exception",
+    choiceField("enroll.exception.why", { name: "exception", required: true }, causes),
     (isAsked) => isAsked && input.value === "" && captured.set(new Date()),
   );
 }
@@ -141,7 +130,7 @@ function photographFields(live, portrait, captured) {
     "fieldset",
     element("legend", say("enroll.photographs")),
     element("div.pictures", live.field, portrait.field),
-    choiceField(say("portrait.kind"), { name: "portrait_kind" }, [
+    choiceField("portrait.kind", { name: "portrait_kind" }, [
       ["", say("portrait.untold")],
       ...KINDS.map((kind) => [kind, say(`portrait.${kind}`)]),
     ]),
@@ -177,7 +166,7 @@ function showAnswer(page, answer) {
     verdict(answer),
     facts([
       ["enrollment.id", idLink("enrollments", answer.enrollment_id)],
-      answer.folio && ["enroll.folio", `${answer.folio.number}, ${moment(answer.folio.decided_at)}`],
+      answer.folio && ["enroll.folio", answer.folio.number, ", ", moment(answer.folio.decided_at)],
       answer.cases.length > 0 && ["enrollment.cases", figure(answer.cases.length)],
     ]),
     evidence(answer),

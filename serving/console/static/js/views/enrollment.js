@@ -137,8 +137,8 @@ function showFinder(page) {
     ["key", say("finder.key")],
   ];
   const fields = [
-    byKey && radioField(say("finder.by"), "by", ways, "id"),
-    textField(say("finder.value"), {
+    byKey && radioField("finder.by", "by", ways, "id"),
+    textField("finder.value", {
       name: "value",
       required: true,
       maxlength: 255,
@@ -155,6 +155,6 @@ function showFinder(page) {
   };
   page.show(
     pageHead("finder.title", "finder.lead"),
-    buildForm(page, { class: "card narrow" }, fields, say("finder.submit"), open),
+    buildForm(page, { class: "card narrow" }, fields, "finder.submit", open),
   );
 }

@@ -25,7 +25,7 @@ export async function show(page) {
     page,
     { class: "card columns", oninput: () => replace(results) },
     fields,
-    say("lines.submit"),
+    "lines.submit",
     async ({ type, number: text }) => {
       if (picture.image() === null) return picture.complain(say("picture.missing"));
       const pack = () =>
@@ -75,7 +75,7 @@ function disputeCell(page, line, pack) {
 function confirmDispute(page, line, work) {
   const confirm = workButton(
     page,
-    say("dispute.confirm"),
+    "dispute.confirm",
     async () => {
       await work();
       dialog.close();

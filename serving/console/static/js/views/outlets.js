@@ -32,16 +32,16 @@ async function showAll(page) {
   const first = await ask();
   const choose = (event) => page.go("outlets", { restriction: event.target.value });
   const options = ["", "suspended", "barred"].map((one) => [one, say(`restriction.${one || "any"}`)]);
-  const field = textField(say("case.outlet"), { name: "code", required: true, maxlength: 64 });
+  const field = textField("case.outlet", { name: "code", required: true, maxlength: 64 });
   page.show(
     pageHead("outlets.title", "outlets.lead"),
-    buildForm(page, { class: "card" }, [field], say("outlets.open"), ({ code }) =>
+    buildForm(page, { class: "card" }, [field], "outlets.open", ({ code }) =>
       page.go("outlets", code.trim()),
     ),
     element(
       "div.filters",
       { role: "search", "aria-label": say("outlets.filters") },
-      choiceField(say("case.state"), { onchange: choose }, options, chosen),
+      choiceField("case.state", { onchange: choose }, options, chosen),
     ),
     growingTable(page, first, { ...OUTLETS, ask }),
   );
@@ -123,7 +123,7 @@ function steps(page, found) {
   return [
     restriction === "suspended" && told(isMine ? "outlet.another" : "outlet.barhint"),
     restriction === "suspended" && !isMine && restrictForm(page, found, "bar", done),
-    buildForm(page, { class: "card" }, [reasonField()], say("outlet.lift"), async ({ reason }) => {
+    buildForm(page, { class: "card" }, [reasonField()], "outlet.lift", async ({ reason }) => {
       await post(["outlets", outlet, "lift"], { restriction, reason });
       await done("outlet.lifted");
     }),
@@ -131,7 +131,7 @@ function steps(page, found) {
 }
 
 function restrictForm(page, found, step, done) {
-  const caseField = textField(say("outlet.caseid"), {
+  const caseField = textField("outlet.caseid", {
     name: "case_id",
     required: true,
     minlength: 36,
@@ -144,12 +144,11 @@ function restrictForm(page, found, step, done) {
     await done(step === "bar" ? "outlet.barred" : "outlet.suspended");
   };
   const fields = [caseField, reasonField()];
-  return buildForm(page, { class: "card" }, fields, say(`outlet.${step}`), send);
+  return buildForm(page, { class: "card" }, fields, `outlet.${step}`, send);
 }
 
 function reasonField() {
-  const given = { name: "reason", required: true, maxlength: 200, dir: "auto" };
-  return areaField(say("outlet.reason"), given, say("outlet.reasonhint"));
+  return areaField("outlet.reason", { name: "reason", required: true, maxlength: 200, dir: "auto" });
 }
 
 /** What was attempted there: by decision, and by the case of each. */

@@ -2,7 +2,7 @@
 // under one document, closed lines and closed cases too.
 
 import { get, packImages, post } from "../api.js";
-import { add, element, replace, wholeId } from "../elements.js";
+import { add, element, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
 import { buildForm, documentFields, numberField, radioField, workButton } from "../forms.js";
 import { moment, number, rate, say, score } from "../language.js";
@@ -37,7 +37,7 @@ async function showSearch(page) {
     page,
     { class: "card", onchange: () => replace(results) },
     waysOf(picture),
-    say("people.submit"),
+    "people.submit",
     async (values) => {
       const isLacking = values.by === "face" && picture.image() === null;
       if (isLacking) return picture.complain(say("picture.missing"));
@@ -56,7 +56,7 @@ function waysOf(picture) {
     msisdn: numberField(),
   };
   const options = Object.keys(panes).map((way) => [way, say(`people.by.${way}`)]);
-  const ways = radioField(say("people.by"), "by", options, "face");
+  const ways = radioField("people.by", "by", options, "face");
   ways.classList.add("tabs");
   const place = element("div", panes.face);
   ways.addEventListener("change", (event) => replace(place, panes[event.target.value]));
@@ -118,7 +118,7 @@ function facesButton(page, { people }, probe) {
     replace(place, node);
     page.bindKeys(keys);
   };
-  const { button, faults } = workButton(page, say("face.show"), show);
+  const { button, faults } = workButton(page, "face.show", show);
   return add(place, button, faults);
 }
 
@@ -200,7 +200,7 @@ function withdrawalNotice({ withdrawn }) {
 /** What happened to a line, once it is asked for: each reading is audited. */
 function historyCell(page, line) {
   const cell = element("div.cell");
-  const { button, faults } = workButton(page, say("line.history"), async () => {
+  const { button, faults } = workButton(page, "line.history", async () => {
     const { events } = await get(["lines", line.line_id, "events"]);
     const items = events.map((one) =>
       element("li", word("event", one.kind), " · ", moment(one.at)),

@@ -39,27 +39,22 @@ function planner(page) {
   const plan = element("div.plan");
   // A threshold that decisions propose.
   const taken = page.query.threshold;
-  const limit = textField(
-    say("sweep.limit"),
-    {
-      name: "value",
-      type: "text",
-      inputmode: "decimal",
-      required: true,
-      pattern: "[0-9.eE\\-]+",
-      value: taken,
-    },
-    say("sweep.limit.hint"),
-  );
+  const limit = textField("sweep.limit", {
+    name: "value",
+    inputmode: "decimal",
+    required: true,
+    pattern: "[0-9.eE\\-]+",
+    value: taken,
+  });
   const input = limit.querySelector("input");
   const by = radioField(
-    say("sweep.by"),
+    "sweep.by",
     "by",
     ["proposed", "budget", "threshold", "fmr"].map((one) => [one, say(`sweep.by.${one}`)]),
     taken ? "threshold" : "proposed",
   );
   const scope = radioField(
-    say("sweep.scope"),
+    "sweep.scope",
     "scope",
     ["all", "new"].map((one) => [one, say(`scope.${one}`), say(`scope.${one}.hint`)]),
     "all",
@@ -74,7 +69,7 @@ function planner(page) {
     page,
     { class: "card columns", oninput: adapt },
     [scope, by, limit],
-    say("sweep.plan"),
+    "sweep.plan",
     async (values) => {
       const terms = readTerms(values);
       showPlan(page, plan, await post(["sweeps"], { ...terms, dry_run: true }));
@@ -92,7 +87,7 @@ function showPlan(page, plan, expected) {
   const anyway = checkField(say("sweep.anyway"), {});
   const start = workButton(
     page,
-    say("sweep.start"),
+    "sweep.start",
     async () => {
       const isAllowed = anyway.querySelector("input").checked;
       const terms = budget ? { budget } : { threshold, allow_unsupported: isAllowed };
@@ -269,7 +264,7 @@ function summaryFacts(summary) {
 
 function steps(page, status, sweep) {
   const made = (STEPS[sweep.state] ?? []).map((step) => {
-    const { button, faults } = workButton(page, say(`sweep.do.${step}`), async () => {
+    const { button, faults } = workButton(page, `sweep.do.${step}`, async () => {
       showStatus(page, status, await post(["sweeps", sweep.sweep_id, step]));
       page.announce(say(`sweep.did.${step}`));
     });
