@@ -3,8 +3,6 @@
 Names and numbers are masked unless the terms reveal them; what the page leaves out, it counts.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

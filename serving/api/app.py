@@ -1,8 +1,6 @@
 """The application of an ingress: the table of endpoints over its parts, and the middleware around:
 correlator, bound on what runs at once, deadline, errors as answers, counting, span, access line."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping

@@ -2,8 +2,6 @@
 grow when read, in memory alone: no face lies in the clear on a disk. An error names the field,
 never its value."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections import Counter, defaultdict

@@ -1,8 +1,6 @@
 """The one table of endpoints, of which routes, the OpenAPI document and the access matrix come.
 What an operation takes and answers is its handler's signature, what it does its docstring."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial

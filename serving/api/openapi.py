@@ -1,7 +1,5 @@
 """The OpenAPI document, from the table of endpoints and the wire types, with its examples."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any

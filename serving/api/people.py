@@ -1,8 +1,6 @@
 """All that is under documents, as answers show it: lines, cases and people, and the faces that are
 kept, with how alike each two of them are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """One request: its headers, key, body, faces, answer and deadline, and its audit entry."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """Error rates of the model: `evaluate` them, `calibrate` thresholds by them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

@@ -1,8 +1,6 @@
 """What an operator keeps: `backup`, `restore`, and the audit chain, `audit show`, `audit verify`,
 `audit mend`, `audit certificate`."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from dataclasses import asdict

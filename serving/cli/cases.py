@@ -1,7 +1,5 @@
 """Cases of the fraud team: `cases` lists them, `case` shows one and takes its steps."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

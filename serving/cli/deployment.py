@@ -1,7 +1,5 @@
 """A deployment as a whole: `init`, `upgrade`, `keys rotate`, `doctor`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Faces on record: `enroll` and `show` one, `search` the gallery, `erase` from it."""
 
-from __future__ import annotations
-
 import sys
 import time
 import uuid

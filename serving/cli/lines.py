@@ -1,8 +1,6 @@
 """Lines, what happens to them, restrictions, and holders who are reported dead: `lines`, `line`,
 `campaign`, `watch`, `block`, `unblock`, `blocked`, `death`."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

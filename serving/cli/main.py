@@ -1,7 +1,5 @@
 """The command `sosie`: the module of a command is imported when it is called."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Models: an embedder of one's own is added, filled in beside the first, and switched to."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Mapping

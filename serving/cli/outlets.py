@@ -1,8 +1,6 @@
 """Who may use a deployment: `carrier`, `outlet`, with outlets that may enroll nobody, `exceptions`
 that they asked for, `apikey` and `account`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta

@@ -1,7 +1,5 @@
 """`sosie plan`: how large a deployment must be, from figures of a machine."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """What is kept of people: `retention show`, `retention run`, and lists that a regulator asks for,
 `statutory people` and `statutory outlets`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path

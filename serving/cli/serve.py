@@ -1,8 +1,6 @@
 """What is started: the service, `serve`, a sandbox for those who build against it, `sandbox`, and
 `demo`, `bench`, `loadtest`."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

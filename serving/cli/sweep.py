@@ -1,7 +1,5 @@
 """Faces that hold several identities: `sweep` finds them, `sweep cancel` ends one on its way."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass

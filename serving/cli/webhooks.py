@@ -1,8 +1,6 @@
 """Webhooks: `webhooks create`, `list`, `show`, `change`, `rotate`, `remove`, `replay`,
 `dead-letters`, `retry`, and `webhooks deliver`, which sends events."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

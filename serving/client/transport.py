@@ -1,8 +1,6 @@
 """One call, what to send where and what the answer is, and its retries, without any input or
 output; and why a call has no answer."""
 
-from __future__ import annotations
-
 import math
 import random
 import time

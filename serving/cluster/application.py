@@ -1,7 +1,5 @@
 """The service as one Serve application: all that Serve is told of it comes from the settings."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Deployments of Ray Serve: classes whose instances are replicas, each with its own parts."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os

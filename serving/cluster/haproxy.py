@@ -2,8 +2,6 @@
 setting, then runs HAProxy by `exec`, as Serve knows its proxy by process id. Started with `-I -S`:
 the standard library only."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

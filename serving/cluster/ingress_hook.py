@@ -3,8 +3,6 @@ and writes a line: a fifth of what a match costs an ingress. Of these only the c
 requests is of use, where Serve adds replicas by it. A replica that ends lets uvicorn finish what it
 has accepted."""
 
-from __future__ import annotations
-
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 

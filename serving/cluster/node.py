@@ -3,8 +3,6 @@
 It is a child of `sosie serve`, which starts another one when this one dies.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import json

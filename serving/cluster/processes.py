@@ -1,7 +1,5 @@
 """Processes of a running service: their roles and their end. Linux only."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

@@ -3,8 +3,6 @@
 Such requests (too many at once, no ingress left) reach no ingress, so nothing else counts them.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from pathlib import Path

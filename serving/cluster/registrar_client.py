@@ -1,7 +1,5 @@
 """The registrar as an ingress reaches it over Ray: calls that travel to its replica."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Sequence

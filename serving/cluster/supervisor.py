@@ -1,7 +1,5 @@
 """Supervisor of `sosie serve`: keeps one node running, and leaves no process behind."""
 
-from __future__ import annotations
-
 import ctypes
 import fcntl
 import http.client

@@ -1,8 +1,6 @@
 """`/console` and `/docs`: pages of our own files, with headers that let in no other code. Neither
 has a way of its own to anything: they ask `/v1` and read `/openapi.json`."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

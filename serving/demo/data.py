@@ -1,7 +1,5 @@
 """Data of the demo: photographs from scikit-image or from a folder, and a synthetic gallery."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The scenario of the demo: its participants, its steps, and the answer that each must get."""
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Extraction queue that batches the photographs of an ingress."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import threading

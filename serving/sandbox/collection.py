@@ -1,8 +1,6 @@
 """A collection of requests for the sandbox in Postman's format 2.1, made from the table of
 endpoints: every operation with its example, and every outcome of a document number."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping, Sequence

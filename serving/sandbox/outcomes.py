@@ -2,8 +2,6 @@
 document number that are no check digits are its serial: from 900 on it says how an enrollment ends;
 every other is approved. The same name gives the same face, in every sandbox."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools

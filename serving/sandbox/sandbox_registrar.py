@@ -1,8 +1,6 @@
 """The registrar of a sandbox: the real one, asked about the faces that a serial stands for, over a
 registry brought to where the outcome follows, with the rules that the serial asks for."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid

@@ -1,7 +1,5 @@
 """Sections of a deployment's settings, each with its bounds and descriptions."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self

@@ -3,8 +3,6 @@
 This is the only module that reads the environment.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

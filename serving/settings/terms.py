@@ -1,8 +1,6 @@
 """Settings of what others say and take: capture systems, an authority, rules of lines, an identity
 provider, receivers of events."""
 
-from __future__ import annotations
-
 import re
 from datetime import date
 from ipaddress import IPv4Network, IPv6Network

@@ -1,8 +1,6 @@
 """Sweeps in the registry: their states, each changed in one audited transaction, what one would
 cost and find, views of them without personal data, and their reports."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace

@@ -3,8 +3,6 @@ or a case's or a sweep's. A worker holds a webhook by its cursor and sends many 
 is tried again by `BACKOFF_S` and keeps back its queue alone. What was done is written every
 `SAVE_EVERY_S`: a worker that is killed repeats at most that much, under the same ids."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections import deque

@@ -1,8 +1,6 @@
 """The process that delivers events, beside the registrar or by a command, changes of webhooks, and
 webhooks in the form in which they are shown."""
 
-from __future__ import annotations
-
 import asyncio
 import pickle
 import signal

@@ -2,8 +2,6 @@
 an event. A name is resolved when connections begin, and a checked address is connected to: what the
 name says a moment later changes nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hmac

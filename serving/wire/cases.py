@@ -1,8 +1,6 @@
 """Wire types of cases: queries, steps and answers; and of outlets: who may enroll nobody and why,
 and what was enrolled there before."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta

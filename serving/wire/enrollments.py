@@ -1,7 +1,5 @@
 """Wire types of enrollments: request, decision, record, face crops and erasure certificate."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from msgspec import Meta

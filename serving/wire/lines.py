@@ -1,7 +1,5 @@
 """Wire types of lines: a holder's own, their events, campaigns; SIM swaps as CAMARA has them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta

@@ -1,7 +1,5 @@
 """Faces held against faces: match, templates, verification, and what a search brings by chance."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from msgspec import Meta

@@ -1,7 +1,5 @@
 """Wire types of liveness, readiness, API keys, calibration, imports and the audit chain."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from msgspec import Meta

@@ -1,8 +1,6 @@
 """People as fraud teams look for them: by face, document or number; shown masked, and with the
 faces that are kept of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Sweeps: what is asked, what to expect, how far one is, and the groups that it found."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from msgspec import Meta

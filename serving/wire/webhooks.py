@@ -1,7 +1,5 @@
 """Wire types of events, in the form of CloudEvents 1.0, and of webhooks: where they are sent."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta

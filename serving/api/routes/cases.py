@@ -1,8 +1,6 @@
 """`/v1/cases`: the queue of the fraud team, a case with its history, and the steps people take; and
 `/v1/outlets`: suspended, barred and lifted, and what was enrolled at one before."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import timedelta
 

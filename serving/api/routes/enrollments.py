@@ -1,7 +1,5 @@
 """`/v1/enrollments`: one activation decided, and read again."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Sequence

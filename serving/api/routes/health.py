@@ -1,7 +1,5 @@
 """What operators ask: health, version, metrics, thresholds, the audit chain, backups, imports."""
 
-from __future__ import annotations
-
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial

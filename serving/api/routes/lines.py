@@ -2,8 +2,6 @@
 `/v1/campaigns`: holders of many lines asked for by a deadline; `/camara/sim-swap/v2`: when a number
 got the SIM that it has."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """`/v1/match`, `/v1/templates`, `/v1/verifications`: faces held against faces."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 

@@ -1,8 +1,6 @@
 """`/v1/identifications`, `/v1/people`, `/v1/documents`, `/v1/faces`: people by face or document,
 and the faces that are kept of them; audited."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -2,8 +2,6 @@
 ways answer with the console itself: which view to show only it remembers, so that no address leads
 elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """`/v1/sweeps`: duplicate searches of the whole gallery, their progress and their findings."""
 
-from __future__ import annotations
-
 import asyncio
 
 import msgspec

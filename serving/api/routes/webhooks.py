@@ -1,7 +1,5 @@
 """`/v1/webhooks`: where events are sent; `/v1/events`: what happened, for those who pull it."""
 
-from __future__ import annotations
-
 import asyncio
 
 from msgspec import structs
