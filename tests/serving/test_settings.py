@@ -138,12 +138,6 @@ def test_a_kind_that_has_gone_is_refused_with_what_to_set_instead(kind: str, tmp
         load_settings(tmp_path)
 
 
-def test_a_file_without_a_gallery_section_means_exact8(tmp_path) -> None:
-    (tmp_path / SETTINGS_FILE).write_text("[models]\nthreads = 3\n")
-    gallery = load_settings(tmp_path).gallery
-    assert (gallery.kind, gallery.rows, gallery.mapped) == ("exact8", "float32", False)
-
-
 @pytest.mark.parametrize(
     ("text", "ongoing"),
     [
