@@ -10,8 +10,6 @@ The population's groups of look-alikes are left out: an inverted file with more 
 groups finds a face by its group, and would seem to miss a fifth of what it misses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

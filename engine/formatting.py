@@ -2,8 +2,6 @@
 than its holder see of a number or a name; and what callers store, whose readers see all of it, in
 the order in which it stands."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence

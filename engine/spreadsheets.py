@@ -4,8 +4,6 @@ A cell that it would take for a formula is led by an apostrophe, as OWASP advise
 injection. Numbers stay numbers. A list becomes one text, parted by "; ".
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Errors of the indexes."""
 
-from __future__ import annotations
-
 
 class IndexFault(Exception):
     """Base of all errors here; the index is as it was before the call."""

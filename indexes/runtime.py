@@ -6,8 +6,6 @@ is imported. It is set here and not left to whoever starts a process: nothing is
 environment, and no setting turns it on.
 """
 
-from __future__ import annotations
-
 import os
 from types import ModuleType
 

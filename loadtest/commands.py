@@ -1,8 +1,6 @@
 """The command: runs a load test, shows its progress, and prints or writes its result, which as JSON
 has no name, no number, no face and no key."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

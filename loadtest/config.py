@@ -1,8 +1,6 @@
 """The options of `sosie loadtest`, the shapes of a load with the search for the knee, and the types
 of steps and results."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,6 @@
 """Whether a run passes: right decisions, by comparing every answer with the plan, then errors, then
 latency."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

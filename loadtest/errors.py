@@ -1,7 +1,5 @@
 """Errors, exit codes and signals of a load test."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -5,8 +5,6 @@
 Keys and arguments: docs/load-tests.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

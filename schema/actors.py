@@ -1,7 +1,5 @@
 """Actors, and outlets that may not act."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Parts of a case: kinds, origins, outcomes, history and proposal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

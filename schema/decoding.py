@@ -4,8 +4,6 @@ msgspec describes a type to itself when it is first decoded, and crashes the pro
 threads do so at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from threading import Lock

@@ -1,7 +1,5 @@
 """Identity documents, and what authorities say of them."""
 
-from __future__ import annotations
-
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated

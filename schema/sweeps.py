@@ -1,7 +1,5 @@
 """The types of sweeps: request, record, progress, groups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime

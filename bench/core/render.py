@@ -1,7 +1,5 @@
 """A report for people: rows of its tables, in a terminal and as Markdown, and who measured it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path

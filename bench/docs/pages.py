@@ -5,8 +5,6 @@
 these names, and people write the rest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Decisions of a registrar's batch, searched for, judged and committed: alone, and by 32."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -3,8 +3,6 @@ request read and its answer written, in JSON and in MessagePack.
 
 The bounds of `ImageLimits` and the weight of a request follow from processor time and memory."""
 
-from __future__ import annotations
-
 import base64
 import io
 import time

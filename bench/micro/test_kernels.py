@@ -4,8 +4,6 @@ They compare byte codes. Rows and queries are random bytes, and each query has o
 their products fit float32 without rounding, so all have to find the very same pairs.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One against all, as fast as the machine allows and exactly right, beside FAISS and others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

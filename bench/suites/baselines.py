@@ -1,7 +1,5 @@
 """The indexes that Sosie's search is compared with, each as its documentation calls it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Suite `extract`: from bytes to vectors, and how soon a command answers."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

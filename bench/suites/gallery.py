@@ -1,7 +1,5 @@
 """Suite `gallery`: its memory, growth, snapshots, erasure; searching while it changes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

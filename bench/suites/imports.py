@@ -1,7 +1,5 @@
 """Suite `import`: an existing base taken in, photographs and vectors, by the command as it is."""
 
-from __future__ import annotations
-
 import csv
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Suite `join`: all against all, beside the bare product that is the machine's ceiling."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

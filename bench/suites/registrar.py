@@ -1,7 +1,5 @@
 """Suite `registrar`: decisions a second on a full gallery, durable, and every one of them right."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Suite `shards`: a gallery over shards on two Ray nodes of this machine, beside one process; what
 is killed, and how it comes back."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

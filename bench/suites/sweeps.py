@@ -1,7 +1,5 @@
 """Suite `sweep`: rings hidden in a million references, found, grouped, and told from chains."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

@@ -1,8 +1,6 @@
 """A deployment with so many people enrolled, the visitors that come to it and the right answers to
 them, and a load of searches and decisions."""
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence

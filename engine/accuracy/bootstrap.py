@@ -8,8 +8,6 @@ For non-mated pairs intervals are at least as wide as Wilson's of so many pairs 
 share where nothing happened the upper end is three over the number of people: the rule of three.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -10,8 +10,6 @@ interval of a ratio divides the ends of both groups' intervals: it is wide on pu
 worst and the best group were chosen after the fact.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

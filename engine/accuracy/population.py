@@ -14,8 +14,6 @@ A real face belongs to no such group, so it has fewer look-alikes here than amon
 It consists of means, covariances and six numbers, without a vector of any photograph.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self

@@ -5,8 +5,6 @@ reference that is newer than the decision and more alike by `MORE_ALIKE` than wh
 renewal that scores as before changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Opening of cases: each is new, or is merged into an open one that shares a document."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta

@@ -4,8 +4,6 @@ All pairs of a case have its outcome, so an interval counts Kish's effective num
 their pairs (Kish 1965): a ring of twenty documents is one decision, and not 190.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence

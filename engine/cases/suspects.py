@@ -1,7 +1,5 @@
 """Suspects of a case: what they showed is scored pairwise, their references are watch-listed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Alignment of faces to crops, and the embedder that makes unit vectors of crops."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

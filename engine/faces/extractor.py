@@ -1,7 +1,5 @@
 """Photographs to vectors: decode, detect, align, measure quality, embed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -5,8 +5,6 @@ CBEFF: data group 2 of a chip (ICAO 9303-10), its biometric templates (ISO/IEC 7
 header of NIST SP 800-76. A record's signature is not checked here.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Examination of an embedder before its card is written: its graph, its outputs, its speed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

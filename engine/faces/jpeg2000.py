@@ -4,8 +4,6 @@ OpenJPEG allocates what a header declares, tile by tile and code-block by code-b
 looks at the data: so everything that is declared is counted here first.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Of a covered face only the embedder's vector tells, by its length: the detector 
 landmarks on it too.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

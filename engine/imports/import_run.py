@@ -1,8 +1,6 @@
 """One run of an import: rows are read, their faces loaded and judged, and chunks of them written,
 as `chunks` does."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """Sources of subscribers: CSV and Parquet files, read in pieces."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections.abc import Iterator, Sequence

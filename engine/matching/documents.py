@@ -1,7 +1,5 @@
 """Identity documents: form, check digits and expiry."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable

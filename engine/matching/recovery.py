@@ -1,7 +1,5 @@
 """Brings a gallery to the state of the store: from a snapshot and what came after, or whole."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

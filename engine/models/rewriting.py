@@ -4,8 +4,6 @@ The same input gives the same bytes. A graph is rewritten whenever its model is 
 a file would be a model whose digest nobody checks.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any

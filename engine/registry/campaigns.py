@@ -1,7 +1,5 @@
 """Lines whose holders are asked for: re-verifications and campaigns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

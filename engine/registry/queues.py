@@ -1,8 +1,6 @@
 """Queues that people are shown, of cases and attempts, and the faces of documents: crops of
 attempts and of imported references, as long as they are kept."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ people decided that they show one person (fraud), as long as that decision stand
 list is its layout's: a limit, and the columns in order; an operator's own is a TOML file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tomllib
 from collections import Counter, defaultdict

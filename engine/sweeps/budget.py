@@ -9,8 +9,6 @@ A group ranks by its strongest pair. Each further identity adds what it is likel
 the same person, and takes nothing away.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Retention of sweep folders: cleaning, expiry, and erasure of people from their files."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timedelta

@@ -4,8 +4,6 @@ A sweep that is stopped at any moment can be resumed from its folder: comparison
 tile, and the steps after them take seconds and are repeated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

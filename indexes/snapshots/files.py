@@ -10,8 +10,6 @@ Every array starts at a multiple of 64 bytes, so that a mapped one is aligned fo
 holds nothing else: its layout is in the manifest, which is verified first.
 """
 
-from __future__ import annotations
-
 import hmac
 import mmap
 import os

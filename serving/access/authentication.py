@@ -3,8 +3,6 @@ once. A key is `sosie_live_<id>_<secret>` or `sosie_sandbox_…`: the id names i
 shown, the secret is known by a digest alone. A session's cookie has the form without a start, and
 is no key."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import math

@@ -2,8 +2,6 @@
 (RFC 9700). What a sign-in must remember travels in a sealed cookie of the browser that began it, so
 that no other can end it; the provider is asked at no other time."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hmac

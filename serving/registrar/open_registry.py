@@ -1,8 +1,6 @@
 """The registry held open behind the registrar's calls: its threads, its searches in batches beside
 the writer, its watermark, and what of it metrics show."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The registrar as a service: opens the deployment in the background, and carries out calls."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import threading

@@ -1,7 +1,5 @@
 """Parts of a service killed at random under load, and what that cost."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 import time

@@ -1,7 +1,5 @@
 """Deployments to serve: so many references, a carrier with an outlet, keys to call with."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

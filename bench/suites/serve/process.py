@@ -1,7 +1,5 @@
 """`sosie serve` as a child process, from its start to its end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,8 +1,6 @@
 """Signed results: what others have found of a person, as compact JWS (RFC 7515; ES256, Ed25519) of
 issuers whose keys the operator has named."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Charts: pairs by score, pairs expected and found, lines opened by week."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The sweep report as one HTML page, and what its numbers say."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping

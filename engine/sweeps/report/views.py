@@ -5,8 +5,6 @@ inline SVG: marks carry classes, and the page's style sheet gives them colour; a
 are escaped.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
