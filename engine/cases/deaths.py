@@ -8,19 +8,17 @@ active again that the report has disputed and nobody has closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 
 from engine.errors import FourEyes, HolderMoved, NotFound
 from engine.matching.holders import NOBODY
-from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
 from engine.registry.database import is_id
 from engine.registry.lines import LineChange
 from engine.registry.people import DeathRecord
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
+from engine.registry.writer import WriterCall, on_writer
 from schema.actors import Actor
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus
@@ -35,101 +33,88 @@ def read_death(registry: Reader, document_id: str) -> DeathRecord:
     return found
 
 
-def report(
-    registrar: Runner, registry: Reader, document_id: str, source: DeathSource, actor: Actor
-) -> DeathRecord:
+@on_writer
+def report(call: WriterCall, document_id: str, source: DeathSource, actor: Actor) -> DeathRecord:
     """Report a holder dead: from now on the document enrolls nobody, and its lines are disputed.
 
     `NotFound` for a document that nobody holds, `HolderMoved` where it is reported already.
     """
-
-    def perform(writer: Writer, now: datetime) -> None:
-        record = registry.document(document_id)
-        if record.status in (DocumentStatus.ATTEMPTED, DocumentStatus.ERASED):
-            raise NotFound(NOBODY)
-        found = registry.people.death(record.id)
-        if found is not None and found.lifted_at is None:
-            raise HolderMoved("the holder is reported dead already: read it again")
-        in_use = registry.lines_in_use_of([record.id])[record.id]
-        disputed = tuple(one.id for one in in_use if one.status is LineStatus.ACTIVE)
-        death = DeathRecord(
-            document_id=record.id,
-            source=source.value,
-            reported_at=now,
-            reported_by=actor.name,
-            reported_person=actor.person,
-            disputed_lines=disputed,
-        )
-        detail = {"source": source.value, "lines": list(disputed)}
-        change = LineChange(disputed, LineEventKind.DISPUTED, "death", actor.name)
-        _commit(writer, death, actor, "reported", detail, change)
-
-    return _run(registrar, registry, document_id, perform)
+    registry = call.registry
+    record = registry.document(document_id)
+    if record.status in (DocumentStatus.ATTEMPTED, DocumentStatus.ERASED):
+        raise NotFound(NOBODY)
+    found = registry.people.death(record.id)
+    if found is not None and found.lifted_at is None:
+        raise HolderMoved("the holder is reported dead already: read it again")
+    in_use = registry.lines_in_use_of([record.id])[record.id]
+    disputed = tuple(one.id for one in in_use if one.status is LineStatus.ACTIVE)
+    death = DeathRecord(
+        document_id=record.id,
+        source=source.value,
+        reported_at=call.now,
+        reported_by=actor.name,
+        reported_person=actor.person,
+        disputed_lines=disputed,
+    )
+    detail = {"source": source.value, "lines": list(disputed)}
+    change = LineChange(disputed, LineEventKind.DISPUTED, "death", actor.name)
+    return _commit(call, death, actor, "reported", detail, change)
 
 
-def confirm(registrar: Runner, registry: Reader, document_id: str, actor: Actor) -> DeathRecord:
+@on_writer
+def confirm(call: WriterCall, document_id: str, actor: Actor) -> DeathRecord:
     """Confirm what another person has reported: the lines in use are closed.
 
     `FourEyes` for the same person, `HolderMoved` where it is confirmed or contested.
     """
-
-    def perform(writer: Writer, now: datetime) -> None:
-        death = _find_standing(registry, document_id)
-        if death.confirmed_at is not None:
-            raise HolderMoved("the death is confirmed already: read it again")
-        if death.contested_at is not None:
-            raise HolderMoved("the report is contested: lift it, or report it anew after that")
-        if actor.is_person(death.reported_person):
-            raise FourEyes("you reported this, with whichever key: another person must confirm")
-        in_use = registry.lines_in_use_of([document_id])[document_id]
-        closed = tuple(one.id for one in in_use)
-        changed = replace(death, confirmed_at=now, confirmed_by=actor.name)
-        detail = {"reported_by": death.reported_by, "lines": list(closed)}
-        change = LineChange(closed, LineEventKind.CLOSED, "death", actor.name)
-        _commit(writer, changed, actor, "confirmed", detail, change)
-
-    return _run(registrar, registry, document_id, perform)
+    death = _find_standing(call.registry, document_id)
+    if death.confirmed_at is not None:
+        raise HolderMoved("the death is confirmed already: read it again")
+    if death.contested_at is not None:
+        raise HolderMoved("the report is contested: lift it, or report it anew after that")
+    if actor.is_person(death.reported_person):
+        raise FourEyes("you reported this, with whichever key: another person must confirm")
+    in_use = call.registry.lines_in_use_of([document_id])[document_id]
+    closed = [one.id for one in in_use]
+    changed = replace(death, confirmed_at=call.now, confirmed_by=actor.name)
+    detail = {"reported_by": death.reported_by, "lines": closed}
+    change = LineChange(closed, LineEventKind.CLOSED, "death", actor.name)
+    return _commit(call, changed, actor, "confirmed", detail, change)
 
 
-def contest(registrar: Runner, registry: Reader, document_id: str, actor: Actor) -> DeathRecord:
+@on_writer
+def contest(call: WriterCall, document_id: str, actor: Actor) -> DeathRecord:
     """Say that a report is wrong; another person must lift it. It holds until then."""
-
-    def perform(writer: Writer, now: datetime) -> None:
-        death = _find_standing(registry, document_id)
-        if death.contested_at is not None:
-            raise HolderMoved("the report is contested already: another person may lift it")
-        changed = replace(
-            death, contested_at=now, contested_by=actor.name, contested_person=actor.person
-        )
-        _commit(writer, changed, actor, "contested", {"state": death.state})
-
-    return _run(registrar, registry, document_id, perform)
+    death = _find_standing(call.registry, document_id)
+    if death.contested_at is not None:
+        raise HolderMoved("the report is contested already: another person may lift it")
+    changed = replace(
+        death, contested_at=call.now, contested_by=actor.name, contested_person=actor.person
+    )
+    return _commit(call, changed, actor, "contested", {"state": death.state})
 
 
-def lift(registrar: Runner, registry: Reader, document_id: str, actor: Actor) -> DeathRecord:
+@on_writer
+def lift(call: WriterCall, document_id: str, actor: Actor) -> DeathRecord:
     """Lift a report that another person has contested: lines that it disputed are active again.
 
     `FourEyes` where nobody else has contested it.
     """
-
-    def perform(writer: Writer, now: datetime) -> None:
-        death = _find_standing(registry, document_id)
-        if death.contested_person is None:
-            raise FourEyes("this takes two people: contest it, and let another person lift it")
-        if actor.is_person(death.contested_person):
-            raise FourEyes("you contested this, with whichever key: another person must lift it")
-        lines = registry.lines_by_id(death.disputed_lines)
-        restored = tuple(
-            key
-            for key in death.disputed_lines
-            if key in lines and lines[key].status is LineStatus.DISPUTED
-        )
-        changed = replace(death, lifted_at=now, lifted_by=actor.name)
-        detail = {"contested_by": death.contested_by, "lines": list(restored)}
-        change = LineChange(restored, LineEventKind.RESTORED, "death", actor.name)
-        _commit(writer, changed, actor, "lifted", detail, change)
-
-    return _run(registrar, registry, document_id, perform)
+    death = _find_standing(call.registry, document_id)
+    if death.contested_person is None:
+        raise FourEyes("this takes two people: contest it, and let another person lift it")
+    if actor.is_person(death.contested_person):
+        raise FourEyes("you contested this, with whichever key: another person must lift it")
+    lines = call.registry.lines_by_id(death.disputed_lines)
+    restored = [
+        key
+        for key in death.disputed_lines
+        if key in lines and lines[key].status is LineStatus.DISPUTED
+    ]
+    changed = replace(death, lifted_at=call.now, lifted_by=actor.name)
+    detail = {"contested_by": death.contested_by, "lines": restored}
+    change = LineChange(restored, LineEventKind.RESTORED, "death", actor.name)
+    return _commit(call, changed, actor, "lifted", detail, change)
 
 
 def _find_standing(registry: Reader, document_id: str) -> DeathRecord:
@@ -139,25 +124,14 @@ def _find_standing(registry: Reader, document_id: str) -> DeathRecord:
     return death
 
 
-def _run(
-    registrar: Runner,
-    registry: Reader,
-    document_id: str,
-    perform: Callable[[Writer, datetime], None],
-) -> DeathRecord:
-    if not is_id(document_id):
-        raise NotFound(NOBODY)
-    registrar.run(perform)
-    return read_death(registry, document_id)
-
-
 def _commit(
-    writer: Writer,
+    call: WriterCall,
     death: DeathRecord,
     actor: Actor,
     done: str,
     detail: Mapping[str, object],
     *lines: LineChange,
-) -> None:
+) -> DeathRecord:
     entry = AuditEntry(actor.name, f"death.{done}", death.document_id, detail)
-    writer.commit([entry, death, *lines])
+    call.commit(entry, death, *lines)
+    return death

@@ -32,7 +32,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
 from engine.registry.watchlist import WatchEntry
-from engine.registry.writer import Writer, publish
+from engine.registry.writer import Writer, WriterCall, on_writer, publish
 from schema.actors import Actor
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
 from schema.lines import LineEventKind, LineStatus
@@ -171,46 +171,32 @@ MAX_NOTE_LENGTH = 4_000
 MAX_ACTOR_LENGTH = 200
 
 
-def assign(
-    registrar: Runner, registry: Reader, case_id: str, assignee: str | None, actor: Actor
-) -> CaseRecord:
+@on_writer
+def assign(call: WriterCall, case_id: str, assignee: str | None, actor: Actor) -> CaseRecord:
     """Assign a case to a person, or with None return it to the queue; a proposal is kept."""
     if assignee is not None:
         _require_name(assignee)
-
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _find_open(registry, case_id)
-        state = case.state if case.proposal is not None else state_of(assignee)
-        assigned = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
-        detail = {"assignee": assignee}
-        note = CaseNote(now, actor.person, NoteKind.ASSIGNED, assignee or "")
-        writer.commit(_change(actor, assigned, note, "case.assigned", detail))
-        return assigned
-
-    return registrar.run(perform)
+    case = _find_open(call.registry, case_id)
+    state = case.state if case.proposal is not None else state_of(assignee)
+    assigned = replace(case, assignee=assignee, state=state)
+    given = (NoteKind.ASSIGNED, assignee or "", {"assignee": assignee})
+    return _keep(call, actor, assigned, *given)
 
 
-def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: Actor) -> CaseRecord:
+@on_writer
+def note(call: WriterCall, case_id: str, text: str, actor: Actor) -> CaseRecord:
     """Add a note to the history of a case, even a closed one; the audit does not have its text.
 
     `RequestError` for a text that is blank or too long, `TextRefused` for hidden characters.
     """
     _require_text(text)
-
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _find(registry, case_id)
-        noted = replace(case, updated_at=date_change(case, now))
-        detail = {"length": len(text)}
-        entry = CaseNote(now, actor.person, NoteKind.NOTE, text)
-        writer.commit(_change(actor, noted, entry, "case.noted", detail))
-        return noted
-
-    return registrar.run(perform)
+    case = _find(call.registry, case_id)
+    return _keep(call, actor, case, NoteKind.NOTE, text, {"length": len(text)})
 
 
+@on_writer
 def propose(
-    registrar: Runner,
-    registry: Reader,
+    call: WriterCall,
     case_id: str,
     outcome: Outcome,
     close_lines: Sequence[str],
@@ -225,49 +211,35 @@ def propose(
     `RequestError` for a line that is not in use under a document of the case, and for fraud that
     says nothing of lines in use; `CaseMoved` where an outcome is already proposed.
     """
-
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _find_open(registry, case_id)
-        if case.proposal is not None:
-            raise CaseMoved("an outcome is proposed already: withdraw it first")
-        _require_seen(case, seen_at)
-        lines = check_lines(registry, case, close_lines)
-        require_said(registry, case, outcome, lines, keep_lines)
-        proposal = Proposal(
-            outcome=outcome,
-            close_lines=lines,
-            keep_lines=keep_lines,
-            by=actor.name,
-            at=now,
-            person=actor.person,
-        )
-        proposed = replace(
-            case, state=CaseState.PROPOSED, proposal=proposal, updated_at=date_change(case, now)
-        )
-        detail = {"outcome": outcome.value, "close_lines": list(lines), "keep_lines": keep_lines}
-        entry = CaseNote(now, actor.person, NoteKind.PROPOSED, outcome.value)
-        writer.commit(_change(actor, proposed, entry, "case.proposed", detail))
-        return proposed
-
-    return registrar.run(perform)
+    case = _find_open(call.registry, case_id)
+    if case.proposal is not None:
+        raise CaseMoved("an outcome is proposed already: withdraw it first")
+    _require_seen(case, seen_at)
+    lines = check_lines(call.registry, case, close_lines)
+    require_said(call.registry, case, outcome, lines, keep_lines)
+    proposal = Proposal(
+        outcome=outcome,
+        close_lines=lines,
+        keep_lines=keep_lines,
+        by=actor.name,
+        at=call.now,
+        person=actor.person,
+    )
+    proposed = replace(case, state=CaseState.PROPOSED, proposal=proposal)
+    detail = {"outcome": outcome.value, "close_lines": list(lines), "keep_lines": keep_lines}
+    return _keep(call, actor, proposed, NoteKind.PROPOSED, outcome.value, detail)
 
 
-def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: Actor) -> CaseRecord:
+@on_writer
+def withdraw(call: WriterCall, case_id: str, actor: Actor) -> CaseRecord:
     """Withdraw a proposal, by whomever it was made; `CaseMoved` where there is none."""
-
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        case = _find_open(registry, case_id)
-        if case.proposal is None:
-            raise CaseMoved("nothing is proposed for this case: read it again")
-        state = state_of(case.assignee)
-        withdrawn = replace(case, state=state, proposal=None, updated_at=date_change(case, now))
-        outcome = case.proposal.outcome.value
-        entry = CaseNote(now, actor.person, NoteKind.WITHDRAWN, outcome)
-        detail = {"outcome": outcome, "by": case.proposal.by}
-        writer.commit(_change(actor, withdrawn, entry, "case.withdrawn", detail))
-        return withdrawn
-
-    return registrar.run(perform)
+    case = _find_open(call.registry, case_id)
+    if case.proposal is None:
+        raise CaseMoved("nothing is proposed for this case: read it again")
+    outcome = case.proposal.outcome.value
+    withdrawn = replace(case, state=state_of(case.assignee), proposal=None)
+    detail = {"outcome": outcome, "by": case.proposal.by}
+    return _keep(call, actor, withdrawn, NoteKind.WITHDRAWN, outcome, detail)
 
 
 def close(
@@ -341,7 +313,7 @@ def _closing_writes(
     entry = CaseNote(now, actor.person, NoteKind.CLOSED, outcome)
     why = (f"case:{case.id}", actor.name)
     return [
-        *_change(actor, closed, entry, "case.closed", detail),
+        *_change(closed, entry, actor, detail),
         *effects.entries(case, actor.name),
         *effects.judged,
         *effects.watched,
@@ -350,10 +322,23 @@ def _closing_writes(
     ]
 
 
-def _change(
-    actor: Actor, case: CaseRecord, entry: CaseNote, action: str, detail: dict[str, Any]
-) -> list[Write]:
-    audited = AuditEntry(actor.name, action, case.id, detail)
+def _keep(
+    call: WriterCall,
+    actor: Actor,
+    case: CaseRecord,
+    kind: NoteKind,
+    text: str,
+    detail: dict[str, Any],
+) -> CaseRecord:
+    """Stores a case as it is from now on, and says so in its history and in the audit chain."""
+    kept = replace(case, updated_at=date_change(case, call.now))
+    call.commit(*_change(kept, CaseNote(call.now, actor.person, kind, text), actor, detail))
+    return kept
+
+
+def _change(case: CaseRecord, entry: CaseNote, actor: Actor, detail: dict[str, Any]) -> list[Write]:
+    done = "noted" if entry.kind is NoteKind.NOTE else entry.kind
+    audited = AuditEntry(actor.name, f"case.{done}", case.id, detail)
     return [audited, CaseChange(case), AddedNote(case.id, entry)]
 
 

@@ -18,7 +18,7 @@ from engine.registry.database import is_id, new_id
 from engine.registry.lines import LineRecord, Step
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
-from engine.registry.writer import ChangeRunner, Writer
+from engine.registry.writer import ChangeRunner, WriterCall, on_writer
 from schema.lines import CampaignState, LineStatus
 
 LEAST = timedelta(hours=1)
@@ -44,9 +44,8 @@ class CampaignTerms:
     chosen: Mapping[str, Any] | None = None
 
 
-def start_campaign(
-    runner: ChangeRunner, registry: Reader, terms: CampaignTerms, actor: str
-) -> Campaign:
+@on_writer
+def start_campaign(call: WriterCall, terms: CampaignTerms, actor: str) -> Campaign:
     """Starts a campaign of a carrier: the lines that `chosen` names are added beside all else, all
     of the carrier's where it is empty, none where it is None.
 
@@ -58,34 +57,30 @@ def start_campaign(
     if unknown := set(chosen or {}) - TERMS:
         known = ", ".join(sorted(TERMS))
         raise RequestError(f"lines are not chosen by {min(unknown)}: take {known}")
-
-    def perform(writer: Writer, now: datetime) -> Campaign:
-        if deadline < now + LEAST:
-            raise EventRefused("the deadline is less than an hour away: give one that can be met")
-        if carrier not in {one.code for one in registry.carriers()}:
-            raise NotFound("there is no such carrier: check its code")
-        if registry.life.count_alive(carrier, now) >= MOST_ALIVE:
-            raise EventRefused(
-                f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: end one that "
-                "has asked for nobody, or wait for a deadline"
-            )
-        made = Campaign(
-            id=new_id(),
-            carrier=carrier,
-            name=terms.name,
-            state=CampaignState.RUNNING if chosen is None else CampaignState.FILLING,
-            deadline=deadline,
-            steps=tuple(terms.steps),
-            chosen=dict(chosen or {}),
-            filled_to=None,
-            created_at=now,
-            created_by=actor,
+    if deadline < call.now + LEAST:
+        raise EventRefused("the deadline is less than an hour away: give one that can be met")
+    if carrier not in {one.code for one in call.registry.carriers()}:
+        raise NotFound("there is no such carrier: check its code")
+    if call.registry.life.count_alive(carrier, call.now) >= MOST_ALIVE:
+        raise EventRefused(
+            f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: end one that "
+            "has asked for nobody, or wait for a deadline"
         )
-        detail = {"carrier": carrier, "deadline": deadline.isoformat()}
-        writer.commit([AuditEntry(actor, "campaign.started", made.id, detail), made])
-        return made
-
-    return runner.run(perform)
+    made = Campaign(
+        id=new_id(),
+        carrier=carrier,
+        name=terms.name,
+        state=CampaignState.RUNNING if chosen is None else CampaignState.FILLING,
+        deadline=deadline,
+        steps=tuple(terms.steps),
+        chosen=dict(chosen or {}),
+        filled_to=None,
+        created_at=call.now,
+        created_by=actor,
+    )
+    detail = {"carrier": carrier, "deadline": deadline.isoformat()}
+    call.commit(AuditEntry(actor, "campaign.started", made.id, detail), made)
+    return made
 
 
 def find_campaign(registry: Reader, campaign_id: str, carrier: str | None) -> Campaign:
@@ -96,32 +91,28 @@ def find_campaign(registry: Reader, campaign_id: str, carrier: str | None) -> Ca
     return found
 
 
+@on_writer
 def end_campaign(
-    runner: ChangeRunner, registry: Reader, campaign_id: str, actor: str, carrier: str | None = None
+    call: WriterCall, campaign_id: str, actor: str, carrier: str | None = None
 ) -> Campaign:
     """Ends a campaign before its deadline: nobody else is asked for, and who was asked for stays
     so, with all that follows. Ended again, it is the same.
 
     `NotFound` as `find_campaign`; `EventRefused` after the deadline.
     """
-
-    def perform(writer: Writer, now: datetime) -> Campaign:
-        campaign = find_campaign(registry, campaign_id, carrier)
-        if campaign.state is CampaignState.ENDED:
-            return campaign
-        if campaign.deadline <= now:
-            raise EventRefused("its deadline has passed: nobody else is asked for")
-        ended = replace(campaign, state=CampaignState.ENDED)
-        entry = AuditEntry(actor, "campaign.ended", campaign.id, {"carrier": campaign.carrier})
-        writer.commit([entry, ended])
-        return ended
-
-    return runner.run(perform)
+    campaign = find_campaign(call.registry, campaign_id, carrier)
+    if campaign.state is CampaignState.ENDED:
+        return campaign
+    if campaign.deadline <= call.now:
+        raise EventRefused("its deadline has passed: nobody else is asked for")
+    ended = replace(campaign, state=CampaignState.ENDED)
+    call.commit(AuditEntry(actor, "campaign.ended", ended.id, {"carrier": ended.carrier}), ended)
+    return ended
 
 
+@on_writer
 def add_lines(
-    runner: ChangeRunner,
-    registry: Reader,
+    call: WriterCall,
     rules: LineRules,
     campaign_id: str,
     texts: Sequence[str],
@@ -135,22 +126,15 @@ def add_lines(
     """
     if len(texts) > MOST_NAMED:
         raise RequestError(f"give {MOST_NAMED} lines at most, and the rest in further calls")
-    targets = [_read_line(text) for text in texts]
-
-    def perform(writer: Writer, now: datetime) -> tuple[int, list[int]]:
-        campaign = find_campaign(registry, campaign_id, carrier)
-        if campaign.deadline <= now:
-            raise EventRefused("its deadline has passed: start another campaign")
-        if campaign.state is CampaignState.ENDED:
-            raise EventRefused("it was ended: start another campaign")
-        found = _find_lines(registry, targets)
-        lines = [
-            one if one is not None and one.carrier == campaign.carrier else None for one in found
-        ]
-        added = _add(writer, registry, rules, campaign, [one for one in lines if one], now, actor)
-        return added, [place for place, one in enumerate(lines) if one is None]
-
-    return runner.run(perform)
+    campaign = find_campaign(call.registry, campaign_id, carrier)
+    if campaign.deadline <= call.now:
+        raise EventRefused("its deadline has passed: start another campaign")
+    if campaign.state is CampaignState.ENDED:
+        raise EventRefused("it was ended: start another campaign")
+    found = _find_lines(call.registry, [_read_line(text) for text in texts])
+    lines = [one if one is not None and one.carrier == campaign.carrier else None for one in found]
+    added = _add(call, rules, campaign, [one for one in lines if one], actor)
+    return added, [place for place, one in enumerate(lines) if one is None]
 
 
 def _read_line(text: str) -> str | None:
@@ -179,27 +163,24 @@ def _find_lines(registry: Reader, targets: Sequence[str | None]) -> list[LineRec
 
 
 def _add(
-    writer: Writer,
-    registry: Reader,
+    call: WriterCall,
     rules: LineRules,
     campaign: Campaign,
     lines: Sequence[LineRecord],
-    now: datetime,
     actor: str,
-    change: Campaign | None = None,
+    *change: Campaign,
 ) -> int:
-    named = registry.life.named_in(campaign.id, [one.id for one in lines])
+    named = call.registry.life.named_in(campaign.id, [one.id for one in lines])
     fresh = {one.id: one for one in lines if one.id not in named}
-    batch = LifeBatch(registry, rules, fresh.values(), now, actor)
+    batch = LifeBatch(call.registry, rules, fresh.values(), call.now, actor)
     for key in fresh:
         batch.add_to_campaign(campaign.id, key)
-        batch.ask_by(key, campaign, now)
+        batch.ask_by(key, campaign, call.now)
     writes = batch.writes()
-    if not writes and change is None:
-        return 0
-    detail = {"lines": len(fresh)}
-    entry = AuditEntry(actor, "campaign.filled", campaign.id, detail)
-    writer.commit([*writes, entry, *([] if change is None else [change])])
+    if writes or change:
+        detail = {"lines": len(fresh)}
+        entry = AuditEntry(actor, "campaign.filled", campaign.id, detail)
+        call.commit(*writes, entry, *change)
     return len(fresh)
 
 
@@ -229,18 +210,27 @@ def _fill(runner: ChangeRunner, registry: Reader, rules: LineRules, campaign: Ca
         found = found[:LINES_PER_BATCH]
         last = found[-1]
 
-    def perform(writer: Writer, now: datetime) -> None:
-        current = registry.life.campaign(campaign.id)
-        if current is None or current.state is not CampaignState.FILLING:
-            # Ended meanwhile.
-            return
-        if is_whole or current.deadline <= now:
-            change, lines = replace(current, state=CampaignState.RUNNING), []
-        else:
-            # What has been closed meanwhile is not asked for.
-            known = find_sound(registry, found).values()
-            lines = [one for one in known if one.status is not LineStatus.CLOSED]
-            change = replace(current, filled_to=last)
-        _add(writer, registry, rules, current, lines, now, ACTOR, change)
+    _keep_filled(runner, registry, rules, campaign.id, found, last, is_whole)
 
-    runner.run(perform)
+
+@on_writer
+def _keep_filled(
+    call: WriterCall,
+    rules: LineRules,
+    campaign_id: str,
+    found: Sequence[str],
+    last: str,
+    is_whole: bool,
+) -> None:
+    current = call.registry.life.campaign(campaign_id)
+    if current is None or current.state is not CampaignState.FILLING:
+        # Ended meanwhile.
+        return
+    if is_whole or current.deadline <= call.now:
+        change, lines = replace(current, state=CampaignState.RUNNING), []
+    else:
+        # What has been closed meanwhile is not asked for.
+        known = find_sound(call.registry, found).values()
+        lines = [one for one in known if one.status is not LineStatus.CLOSED]
+        change = replace(current, filled_to=last)
+    _add(call, rules, current, lines, ACTOR, change)

@@ -25,7 +25,7 @@ from engine.registry.lines import (
 )
 from engine.registry.rows import Write, choose, read_apart
 from engine.registry.store import Reader
-from engine.registry.writer import ChangeRunner, Writer
+from engine.registry.writer import ChangeRunner, WriterCall, on_writer
 from schema.lines import (
     CampaignLineState,
     ExemptionCause,
@@ -229,11 +229,10 @@ def find_sound(registry: Reader, line_ids: Sequence[str]) -> dict[str, LineRecor
     return {key: lines[key] for key in asked}
 
 
+@on_writer
 def report_event(
-    runner: ChangeRunner,
-    registry: Reader,
+    call: WriterCall,
     rules: LineRules,
-    *,
     line_text: str,
     kind: LineEventKind,
     at: datetime,
@@ -246,34 +245,28 @@ def report_event(
     `NotFound` for no such line, or another carrier's; `EventRefused` for a moment that is in the
     future, before the line was opened, or before what is known of this kind.
     """
-    target = normalise_line(line_text)
+    registry, target = call.registry, normalise_line(line_text)
     if str(kind) not in list(ReportedKind):
         raise EventRefused(f"{kind} is not reported: report {', '.join(ReportedKind)}")
-
-    def perform(writer: Writer, now: datetime) -> LineEvent:
-        line = find_line(registry, target)
-        if line is None or carrier not in (None, line.carrier):
-            return _find_told(registry, target, kind, at, carrier)
-        known = registry.find_line_event(line.id, kind, at)
-        if known is not None:
-            return known
-        if at > now + AHEAD:
-            raise EventRefused(
-                "it lies in the future: report what has happened, by the right clock"
-            )
-        if at < line.opened_at:
-            raise EventRefused("it lies before the line was opened: give its moment, not its day")
-        newest = registry.newest_line_events([line.id], [kind]).get(line.id)
-        if newest is not None and at < newest:
-            raise EventRefused(
-                f"a later {kind} of this line is known: report those of a kind in their order"
-            )
-        batch = LifeBatch(registry, rules, [line], now, actor)
-        made = batch.happen(line.id, kind, at)
-        writer.commit(batch.writes())
-        return made
-
-    return runner.run(perform)
+    line = find_line(registry, target)
+    if line is None or carrier not in (None, line.carrier):
+        return _find_told(registry, target, kind, at, carrier)
+    known = registry.find_line_event(line.id, kind, at)
+    if known is not None:
+        return known
+    if at > call.now + AHEAD:
+        raise EventRefused("it lies in the future: report what has happened, by the right clock")
+    if at < line.opened_at:
+        raise EventRefused("it lies before the line was opened: give its moment, not its day")
+    newest = registry.newest_line_events([line.id], [kind]).get(line.id)
+    if newest is not None and at < newest:
+        raise EventRefused(
+            f"a later {kind} of this line is known: report those of a kind in their order"
+        )
+    batch = LifeBatch(registry, rules, [line], call.now, actor)
+    made = batch.happen(line.id, kind, at)
+    call.commit(*batch.writes())
+    return made
 
 
 def _find_told(
@@ -310,59 +303,43 @@ def carry_out(
     return sum(_take_turn(runner, registry, rules, at, most, one) for one in turns)
 
 
+@on_writer
 def _take_turn(
-    runner: ChangeRunner,
-    registry: Reader,
-    rules: LineRules,
-    at: datetime,
-    most: int,
-    campaign_id: str | None,
+    call: WriterCall, rules: LineRules, at: datetime, most: int, campaign_id: str | None
 ) -> int:
-    def perform(writer: Writer, _: datetime) -> int:
-        due = registry.life.due(at, most, campaign_id)
-        lines = find_sound(registry, [one.line_id for one in due])
-        due = [one for one in due if one.line_id in lines]
-        if not due:
-            return 0
-        batch = LifeBatch(registry, rules, lines.values(), at, ACTOR)
-        for one in due:
-            batch.step(one)
-        writes = batch.writes()
-        if not choose(writes, AuditEntry):
-            writes.append(AuditEntry(ACTOR, "lines.left", "lines", {"lines": len(due)}))
-        writer.commit(writes)
-        return len(due)
-
-    return runner.run(perform)
+    due = call.registry.life.due(at, most, campaign_id)
+    lines = find_sound(call.registry, [one.line_id for one in due])
+    due = [one for one in due if one.line_id in lines]
+    if not due:
+        return 0
+    batch = LifeBatch(call.registry, rules, lines.values(), at, ACTOR)
+    for one in due:
+        batch.step(one)
+    writes = batch.writes()
+    if not choose(writes, AuditEntry):
+        writes.append(AuditEntry(ACTOR, "lines.left", "lines", {"lines": len(due)}))
+    call.commit(*writes)
+    return len(due)
 
 
-def exempt(
-    runner: ChangeRunner, registry: Reader, document_id: str, cause: ExemptionCause, actor: str
-) -> ExemptDocument:
+@on_writer
+def exempt(call: WriterCall, document_id: str, cause: ExemptionCause, actor: str) -> ExemptDocument:
     """Exempts a document from the limits of carriers and persons; `NotFound` for none."""
-
-    def perform(writer: Writer, now: datetime) -> ExemptDocument:
-        record = registry.document(document_id)
-        if record.is_erased:
-            raise NotFound(NOBODY)
-        made = ExemptDocument(document_id=record.id, cause=cause, at=now, by=actor)
-        entry = AuditEntry(actor, "document.exempted", record.id, {"cause": cause})
-        writer.commit([entry, made])
-        return made
-
-    return runner.run(perform)
+    record = call.registry.document(document_id)
+    if record.is_erased:
+        raise NotFound(NOBODY)
+    made = ExemptDocument(document_id=record.id, cause=cause, at=call.now, by=actor)
+    call.commit(AuditEntry(actor, "document.exempted", record.id, {"cause": cause}), made)
+    return made
 
 
-def end_exemption(runner: ChangeRunner, registry: Reader, document_id: str, actor: str) -> None:
+@on_writer
+def end_exemption(call: WriterCall, document_id: str, actor: str) -> None:
     """The limits hold for the document again; `NotFound` where they did."""
-
-    def perform(writer: Writer, _: datetime) -> None:
-        if not (is_id(document_id) and registry.exemptions([document_id])):
-            raise NotFound("this document is not exempt")
-        entry = AuditEntry(actor, "document.exemption_ended", document_id)
-        writer.commit([entry, EndedExemption(document_id)])
-
-    runner.run(perform)
+    if not (is_id(document_id) and call.registry.exemptions([document_id])):
+        raise NotFound("this document is not exempt")
+    entry = AuditEntry(actor, "document.exemption_ended", document_id)
+    call.commit(entry, EndedExemption(document_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from engine.registry.retention import DocumentErasure, FaceErasure, certify_eras
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.watchlist import WatchEntry
-from engine.registry.writer import Writer, publish
+from engine.registry.writer import Writer, WriterCall, on_writer, publish
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from schema.actors import person_of
@@ -102,9 +102,9 @@ class FoundLines(HolderShown, frozen=True):
         return f"FoundLines({len(self.lines)} lines)"
 
 
+@on_writer
 def ask_erasure(
-    registrar: Runner,
-    registry: Reader,
+    call: WriterCall,
     target: Document | str,
     actor: str,
     carrier: str | None = None,
@@ -116,12 +116,8 @@ def ask_erasure(
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """
-
-    def perform(writer: Writer, now: datetime) -> PendingErasure | None:
-        record = find_erasable(registry, target, now.date(), carrier)
-        return _hold_erasure(writer, registry, record, actor, now, hold, carrier, scope)
-
-    return registrar.run(perform)
+    record = find_erasable(call.registry, target, call.now.date(), carrier)
+    return _hold_erasure(call, record, actor, hold, carrier, scope)
 
 
 def erase_holder(
@@ -142,7 +138,8 @@ def erase_holder(
 
     def perform(writer: Writer, now: datetime) -> ErasureCertificate | PendingErasure:
         record = find_erasable(registry, target, now.date(), carrier)
-        pending = _hold_erasure(writer, registry, record, actor, now, hold, carrier, scope)
+        call = WriterCall(writer, registry, now)
+        pending = _hold_erasure(call, record, actor, hold, carrier, scope)
         if pending is not None:
             return pending
         # More may have been asked for since.
@@ -181,16 +178,14 @@ def find_holding(
 
 
 def _hold_erasure(
-    writer: Writer,
-    registry: Reader,
+    call: WriterCall,
     record: DocumentRecord,
     actor: str,
-    now: datetime,
     hold: timedelta,
     carrier: str | None,
     scope: ErasureScope,
 ) -> PendingErasure | None:
-    cases = find_holding(registry, record, carrier)
+    cases, now = find_holding(call.registry, record, carrier), call.now
     # The time runs from when it was asked first: no later case, and no later setting, extends it.
     due_at = record.erasure_due_at or now + hold
     if not cases or due_at <= now:
@@ -205,7 +200,7 @@ def _hold_erasure(
     if not record.awaits_erasure or record.erasure_scope is ErasureScope.FACE:
         note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
         writes += [AskedErasure(record.id, actor, due_at), *tell_cases(cases, note)]
-    kept = writer.commit(writes)
+    kept = call.commit(*writes)
     return PendingErasure(record.id, record.erasure_asked_at or kept.at, due_at, ids)
 
 
@@ -299,16 +294,12 @@ def _find_certificate(registry: Reader, record: DocumentRecord) -> ErasureCertif
     return None
 
 
-def block_document(registrar: Runner, registry: Reader, document: Document, actor: str) -> str:
+@on_writer
+def block_document(call: WriterCall, document: Document, actor: str) -> str:
     """Blocks a known document: every attempt under it is refused. Returns its id."""
-
-    def perform(writer: Writer, now: datetime) -> str:
-        record = find_document(registry, document, now.date())
-        audited = AuditEntry(actor, "document.blocked", record.id)
-        writer.commit([audited, DocumentBlock(record.id)])
-        return record.id
-
-    return registrar.run(perform)
+    record = find_document(call.registry, document, call.now.date())
+    call.commit(AuditEntry(actor, "document.blocked", record.id), DocumentBlock(record.id))
+    return record.id
 
 
 def watch_face(

@@ -44,7 +44,7 @@ from engine.registry.retention import FaceErasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.watchlist import RemovedWatchEntry
-from engine.registry.writer import Writer
+from engine.registry.writer import Writer, WriterCall, on_writer
 from indexes.base import check_vectors
 from schema.actors import person_of
 from schema.cases import CaseKind, CaseNote, CaseOrigin, NoteKind
@@ -68,18 +68,14 @@ def unwatch(registrar: Runner, registry: Reader, entry_id: int, actor: str) -> N
     registrar.run(perform)
 
 
-def unblock_document(registrar: Runner, registry: Reader, document: Document, actor: str) -> str:
+@on_writer
+def unblock_document(call: WriterCall, document: Document, actor: str) -> str:
     """Lifts the block of a document and returns its id; `NotFound` where it is not blocked."""
-
-    def perform(writer: Writer, now: datetime) -> str:
-        record = find_document(registry, document, now.date())
-        if record.blocked_at is None:
-            raise NotFound("this document is not blocked: see `sosie blocked`")
-        audited = AuditEntry(actor, "document.unblocked", record.id)
-        writer.commit([audited, EndedBlock(record.id)])
-        return record.id
-
-    return registrar.run(perform)
+    record = find_document(call.registry, document, call.now.date())
+    if record.blocked_at is None:
+        raise NotFound("this document is not blocked: see `sosie blocked`")
+    call.commit(AuditEntry(actor, "document.unblocked", record.id), EndedBlock(record.id))
+    return record.id
 
 
 def withdraw_consent(
@@ -138,26 +134,18 @@ def _is_shared(registry: Reader, record: DocumentRecord, carriers: Sequence[str]
     return not all(map(record.refuses_face, others))
 
 
-def close_line(
-    registrar: Runner, registry: Reader, line_text: str, actor: str, *, carrier: str | None = None
-) -> str:
+@on_writer
+def close_line(call: WriterCall, line_text: str, actor: str, carrier: str | None = None) -> str:
     """Closes a line in use, given by number or id, and returns its id.
 
     `NotFound` where there is none, or where it is another carrier's than the one given.
     """
-
-    target = normalise_line(line_text)
-
-    def perform(writer: Writer, _: datetime) -> str:
-        line = find_line(registry, target)
-        if line is None or carrier not in (None, line.carrier):
-            raise NotFound(LINE_UNKNOWN)
-        audited = AuditEntry(actor, "line.closed", line.id)
-        closed = LineChange([line.id], LineEventKind.CLOSED, "request", actor)
-        writer.commit([audited, closed])
-        return line.id
-
-    return registrar.run(perform)
+    line = find_line(call.registry, normalise_line(line_text))
+    if line is None or carrier not in (None, line.carrier):
+        raise NotFound(LINE_UNKNOWN)
+    closed = LineChange([line.id], LineEventKind.CLOSED, "request", actor)
+    call.commit(AuditEntry(actor, "line.closed", line.id), closed)
+    return line.id
 
 
 def normalise_line(text: str) -> str:

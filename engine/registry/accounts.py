@@ -147,7 +147,6 @@ class OutletChange(Change):
     by: str | None = None
     person: str | None = None
     case_id: str | None = None
-    reason: str | None = None
 
     def row(self, to: Transaction) -> RowValues:
         is_lifted = self.restriction is None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property, partial, partialmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,6 @@ from engine.errors import (
     advise_extra,
 )
 from engine.lifecycle import campaigns, reverification
-from engine.lifecycle.campaigns import CampaignTerms
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.checks.limits import MISSED, Guard
@@ -41,20 +40,18 @@ from engine.matching.verification import (
     note_identified,
     weigh_told,
 )
-from engine.registry.accounts import Outlet, Session
+from engine.registry.accounts import Session
 from engine.registry.audit import AuditEntry
 from engine.registry.campaigns import Campaign
 from engine.registry.cases import CaseRecord
 from engine.registry.database import utc_now
-from engine.registry.documents import ExemptDocument
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
-from engine.registry.store import Store
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from schema.actors import Actor, Caller, person_of
 from schema.documents import Document, ErasureCertificate, ErasureScope
-from schema.lines import ExemptionCause, LineEventKind
+from schema.lines import LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord
 from serving.deployment.backups import BackupRecord
@@ -63,9 +60,8 @@ from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.protocol import CallContext, HolderFace, LineTarget, Probes
 from serving.telemetry.traces import Tracer
 from serving.webhooks.keeper import WebhookChanges
-from serving.wire.cases import LiftRequest, NoteRequest, OutcomeRequest, RestrictRequest
+from serving.wire.cases import OutcomeRequest
 from serving.wire.sweeps import Group, GroupPage
-from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
 
 if TYPE_CHECKING:
     from engine.imports.chunks import ChunkAnswer
@@ -285,9 +281,23 @@ class Operations:
             carrier=context.carrier,
         )
 
-    def start_campaign(self, terms: CampaignTerms) -> Campaign:
-        given = (self._runner, self._opened.store, terms, self._context.actor)
-        return campaigns.start_campaign(*given)
+    def _make_by_key(self, change: Callable[..., T], *given: Any) -> T:
+        """Makes a change of the engine's, whose last argument is the actor in the audit chain."""
+        return change(self._runner, self._opened.store, *given, self._context.actor)
+
+    def _make(self, change: Callable[..., T], *given: Any) -> T:
+        """The same where that is a person, and the key in use."""
+        return change(self._runner, self._opened.store, *given, self._actor)
+
+    start_campaign = partialmethod(_make_by_key, campaigns.start_campaign)
+    exempt = partialmethod(_make_by_key, reverification.exempt)
+    end_exemption = partialmethod(_make_by_key, reverification.end_exemption)
+    assign_case = partialmethod(_make, steps.assign)
+    note_case = partialmethod(_make, steps.note)
+    withdraw_proposal = partialmethod(_make, steps.withdraw)
+    suspend_outlet = partialmethod(_make, outlets.suspend)
+    bar_outlet = partialmethod(_make, outlets.bar)
+    lift_restriction = partialmethod(_make, outlets.lift)
 
     def add_to_campaign(self, campaign_id: str, lines: Sequence[str]) -> tuple[int, list[int]]:
         context, opened = self._context, self._opened
@@ -295,26 +305,17 @@ class Operations:
         return campaigns.add_lines(*given, context.actor, context.carrier)
 
     def end_campaign(self, campaign_id: str) -> Campaign:
-        context = self._context
-        given = (context.actor, context.carrier)
-        return campaigns.end_campaign(*self._of(campaign_id), *given)
+        context, store = self._context, self._opened.store
+        given = (campaign_id, context.actor, context.carrier)
+        return campaigns.end_campaign(self._runner, store, *given)
 
-    def exempt(self, document_id: str, cause: ExemptionCause) -> ExemptDocument:
-        return reverification.exempt(*self._of(document_id), cause, self._context.actor)
-
-    def end_exemption(self, document_id: str) -> None:
-        reverification.end_exemption(*self._of(document_id), self._context.actor)
-
-    def withdraw(self, document_id: str) -> ErasureCertificate | ErasureState:
-        return self._erase(document_id, ErasureScope.FACE)
-
-    def erase(self, document_id: str) -> ErasureCertificate | ErasureState:
-        return self._erase(document_id, ErasureScope.HOLDER)
-
-    def _erase(self, document_id: str, scope: ErasureScope) -> ErasureCertificate | ErasureState:
+    def _erase(self, scope: ErasureScope, document_id: str) -> ErasureCertificate | ErasureState:
         context = self._context
         erase = self._opened.deployment.erase
         return erase(document_id, context.actor, context.carrier, self._runner, scope)
+
+    withdraw = partialmethod(_erase, ErasureScope.FACE)
+    erase = partialmethod(_erase, ErasureScope.HOLDER)
 
     def open_session(self, session: Session, subject: str) -> bool:
         return self._opened.store.accounts.sign_in(session, subject, self._context.correlator)
@@ -325,18 +326,6 @@ class Operations:
     def end_session(self, session_id: str) -> None:
         self._opened.store.accounts.sign_out(session_id, actor=self._context.actor)
 
-    def assign_case(self, case_id: str, assignee: str | None) -> CaseRecord:
-        return steps.assign(*self._of(case_id), assignee, self._actor)
-
-    def note_case(self, case_id: str, asked: NoteRequest) -> CaseRecord:
-        return steps.note(*self._of(case_id), asked.text, self._actor)
-
-    def propose_outcome(self, case_id: str, asked: OutcomeRequest) -> CaseRecord:
-        return self._end_case(steps.propose, case_id, asked)
-
-    def withdraw_proposal(self, case_id: str) -> CaseRecord:
-        return steps.withdraw(*self._of(case_id), self._actor)
-
     def close_case(self, case_id: str, asked: OutcomeRequest) -> CaseRecord:
         closed = self._end_case(steps.close, case_id, asked)
         self._opened.case_closed.set()
@@ -345,55 +334,28 @@ class Operations:
     def _end_case(
         self, take: Callable[..., CaseRecord], case_id: str, asked: OutcomeRequest
     ) -> CaseRecord:
-        given = (asked.outcome, asked.close_lines, self._actor, asked.seen_at)
-        return take(*self._of(case_id), *given, keep_lines=asked.keep_lines)
+        given = (case_id, asked.outcome, asked.close_lines, self._actor, asked.seen_at)
+        return take(self._runner, self._opened.store, *given, keep_lines=asked.keep_lines)
 
-    def suspend_outlet(self, code: str, asked: RestrictRequest) -> Outlet:
-        return outlets.suspend(*self._of(code), asked.case_id, asked.reason, self._actor)
+    propose_outcome = partialmethod(_end_case, steps.propose)
 
-    def bar_outlet(self, code: str, asked: RestrictRequest) -> Outlet:
-        return outlets.bar(*self._of(code), asked.case_id, asked.reason, self._actor)
-
-    def lift_restriction(self, code: str, asked: LiftRequest) -> Outlet:
-        return outlets.lift(*self._of(code), asked.restriction, asked.reason, self._actor)
-
-    def create_webhook(self, asked: NewWebhook) -> WebhookSecret:
-        return self._webhooks.create(asked)
-
-    def change_webhook(self, webhook_id: str, asked: ChangedWebhook) -> Webhook:
-        return self._webhooks.change(webhook_id, asked)
-
-    def rotate_secret(self, webhook_id: str) -> WebhookSecret:
-        return self._webhooks.rotate(webhook_id)
-
-    def remove_webhook(self, webhook_id: str) -> None:
-        self._webhooks.remove(webhook_id)
-
-    def replay_events(self, webhook_id: str, after: int) -> Webhook:
-        return self._webhooks.replay(webhook_id, after)
-
-    def ask_again(self, webhook_id: str, events: Sequence[str]) -> int:
-        return self._webhooks.ask_again(webhook_id, events)
-
-    @property
-    def _webhooks(self) -> WebhookChanges:
+    def _change_webhook(self, change: Callable[..., T], *given: Any) -> T:
         context = self._context
-        return WebhookChanges(self._opened.deployment, context.actor, context.carrier)
+        changes = WebhookChanges(self._opened.deployment, context.actor, context.carrier)
+        return change(changes, *given)
 
-    def _of(self, key: str) -> tuple[BoundedRunner, Store, str]:
-        """What changes something of this key is given first."""
-        return self._runner, self._opened.store, key
+    create_webhook = partialmethod(_change_webhook, WebhookChanges.create)
+    change_webhook = partialmethod(_change_webhook, WebhookChanges.change)
+    rotate_secret = partialmethod(_change_webhook, WebhookChanges.rotate)
+    remove_webhook = partialmethod(_change_webhook, WebhookChanges.remove)
+    replay_events = partialmethod(_change_webhook, WebhookChanges.replay)
+    ask_again = partialmethod(_change_webhook, WebhookChanges.ask_again)
 
-    def step_death(self, document_id: str, step: DeathStep, source: str | None) -> DeathRecord:
-        given = self._of(document_id)
-        if step is DeathStep.REPORT:
-            return deaths.report(*given, DeathSource(source or DeathSource.OTHER), self._actor)
-        take = {
-            DeathStep.CONFIRM: deaths.confirm,
-            DeathStep.CONTEST: deaths.contest,
-            DeathStep.LIFT: deaths.lift,
-        }[step]
-        return take(*given, self._actor)
+    def step_death(
+        self, document_id: str, step: DeathStep, source: DeathSource | None
+    ) -> DeathRecord:
+        take: Callable[..., DeathRecord] = getattr(deaths, step)
+        return self._make(take, document_id, *([] if source is None else [source]))
 
     @property
     def _actor(self) -> Actor:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
 from indexes.errors import IndexFault, ShardLost, VectorInvalid
+from schema.actors import Restriction
 from schema.lines import ExemptionCause
-from schema.people import DeathStep
+from schema.people import DeathSource, DeathStep
 from schema.phases import Phase
 from serving.errors import Interrupted, ServiceRefusal
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from schema.lines import LineEventKind
     from schema.sweeps import SweepRecord
     from serving.deployment.backups import BackupRecord
-    from serving.wire.cases import LiftRequest, NoteRequest, OutcomeRequest, RestrictRequest
+    from serving.wire.cases import OutcomeRequest
     from serving.wire.sweeps import Group, GroupPage
     from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
 
@@ -233,16 +234,16 @@ class RegistrarClient(ABC):
     """Ends a session; audited."""
     assign_case: Ask[[str, str | None, CallContext], CaseRecord]
     """Assigns a case to a person; None gives it back to the queue."""
-    note_case: Ask[[str, NoteRequest, CallContext], CaseRecord]
+    note_case: Ask[[str, str, CallContext], CaseRecord]
     propose_outcome: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
     """Proposes an outcome, and the lines that another person may close by it."""
     withdraw_proposal: Ask[[str, CallContext], CaseRecord]
     close_case: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
     """Each step returns the case as it is then; audited. `NotFound`, `CaseMoved` where the case is
     not in a state for it, `FourEyes` where another person must do it, or have proposed it."""
-    suspend_outlet: Ask[[str, RestrictRequest, CallContext], Outlet]
-    bar_outlet: Ask[[str, RestrictRequest, CallContext], Outlet]
-    lift_restriction: Ask[[str, LiftRequest, CallContext], Outlet]
+    suspend_outlet: Ask[[str, str, str, CallContext], Outlet]
+    bar_outlet: Ask[[str, str, str, CallContext], Outlet]
+    lift_restriction: Ask[[str, Restriction, str, CallContext], Outlet]
     """Audited, as the two above. `NotFound`, `OutletMoved` where the outlet is not in a state for
     it, `FourEyes` where another person must do it."""
     create_webhook: Ask[[NewWebhook, CallContext], WebhookSecret]
@@ -254,7 +255,7 @@ class RegistrarClient(ABC):
     ask_again: Ask[[str, Sequence[str], CallContext], int]
     """Tries dead letters again, these events by their ids or all; how many. Audited, as are all
     changes of webhooks; `NotFound` for another tenant's."""
-    step_death: Ask[[str, DeathStep, str | None, CallContext], DeathRecord]
+    step_death: Ask[[str, DeathStep, DeathSource | None, CallContext], DeathRecord]
     """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
     `FourEyes` where another person must do it."""
     expect_sweep: Ask[[SweepOrder, CallContext], ExpectedSweep]

@@ -53,7 +53,7 @@ async def note_case(
     parts: Parts, request: Request, body: wire.NoteRequest, case_id: str
 ) -> wire.Case:
     """Adds a remark to the history; sealed in the registry."""
-    return people.case(await parts.registrar.note_case(case_id, body, request.context()))
+    return people.case(await parts.registrar.note_case(case_id, body.text, request.context()))
 
 
 async def propose_outcome(
@@ -164,7 +164,8 @@ async def suspend_outlet(
     """Lets the outlet enroll nobody, at once; one person may. Attempts are refused (403
     `REQUEST.OUTLET_RESTRICTED`), audited and counted.
     """
-    found = await parts.registrar.suspend_outlet(outlet, body, request.context())
+    given = (outlet, body.case_id, body.reason, request.context())
+    found = await parts.registrar.suspend_outlet(*given)
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -172,7 +173,8 @@ async def bar_outlet(
     parts: Parts, request: Request, body: wire.RestrictRequest, outlet: str
 ) -> wire.OutletState:
     """Bars an outlet that another person has suspended."""
-    found = await parts.registrar.bar_outlet(outlet, body, request.context())
+    given = (outlet, body.case_id, body.reason, request.context())
+    found = await parts.registrar.bar_outlet(*given)
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -180,7 +182,8 @@ async def lift_restriction(
     parts: Parts, request: Request, body: wire.LiftRequest, outlet: str
 ) -> wire.OutletState:
     """Lets the outlet enroll again. Its case keeps the history."""
-    found = await parts.registrar.lift_restriction(outlet, body, request.context())
+    given = (outlet, body.restriction, body.reason, request.context())
+    found = await parts.registrar.lift_restriction(*given)
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -52,10 +53,18 @@ def test_an_unforeseen_error_leaves_its_text_behind() -> None:
 def test_every_call_of_a_client_is_an_operation_with_the_same_types() -> None:
     assert len(OPERATIONS) > 10
     for name in OPERATIONS:
-        signature = inspect.signature(getattr(Operations, name))
-        _, *asked = (one.annotation for one in signature.parameters.values())
-        types = f"[{', '.join([*asked, 'CallContext'])}], {signature.return_annotation}"
-        assert RegistrarClient.__annotations__[name] == f"Ask[{types}]"
+        operation = vars(Operations)[name]
+        given = operation.args[0] if isinstance(operation, partialmethod) else operation
+        # Of a change of the engine's its own; who asks is known.
+        is_own = operation is given or name == "propose_outcome" or not callable(given)
+        signature = inspect.signature(getattr(Operations, name) if is_own else given)
+        types = [
+            one.annotation
+            for key, one in signature.parameters.items()
+            if key not in {"self", "call", "actor"}
+        ]
+        written = f"Ask[[{', '.join([*types, 'CallContext'])}], {signature.return_annotation}]"
+        assert RegistrarClient.__annotations__[name] == written.replace("webhooks.", "")
 
 
 def test_no_other_name_is_a_call_of_a_client() -> None:
