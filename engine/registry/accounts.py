@@ -38,7 +38,7 @@ from sqlalchemy.exc import IntegrityError
 from engine.errors import NotFound, RegistryError
 from engine.formatting import mixes_scripts
 from engine.registry.audit import AuditEntry
-from engine.registry.columns import Code, UuidText, mac_column, metadata, one_of
+from engine.registry.columns import Code, UuidText, mac_column, metadata, one_of, required
 from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
     Change,
@@ -63,9 +63,9 @@ CARRIERS = Table(
     "carriers",
     metadata,
     Column("code", Code, primary_key=True),
-    Column("name", String(200), nullable=False),
-    Column("line_limit", Integer, nullable=False),
-    Column("created_at", Moment, nullable=False),
+    required("name", String(200)),
+    required("line_limit", Integer),
+    required("created_at", Moment),
     Column("time_zone", String(64)),
     mac_column(),
     CheckConstraint("line_limit >= 0", name="line_limit"),
@@ -75,9 +75,9 @@ OUTLETS = Table(
     "outlets",
     metadata,
     Column("code", Code, primary_key=True),
-    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
-    Column("is_open", Boolean, nullable=False),
-    Column("created_at", Moment, nullable=False),
+    required("carrier", Code, ForeignKey("carriers.code")),
+    required("is_open", Boolean),
+    required("created_at", Moment),
     Column("closed_at", Moment),
     Column("time_zone", String(64)),
     mac_column(),
@@ -186,13 +186,13 @@ API_KEYS = Table(
     Column("id", Code, primary_key=True),
     # Keyed, of the whole key and of what it may do (`bind_secret`): a reader of the table cannot
     # use it, and whoever alters a row makes it useless. Empty once the key is revoked.
-    Column("digest", LargeBinary, nullable=False),
-    Column("label", String(200), nullable=False),
-    Column("role", String(16), nullable=False),
+    required("digest", LargeBinary),
+    required("label", String(200)),
+    required("role", String(16)),
     Column("carrier", Code, ForeignKey("carriers.code")),
     Column("outlet", Code, ForeignKey("outlets.code")),
     Column("rate_limit", Float(53)),
-    Column("created_at", Moment, nullable=False),
+    required("created_at", Moment),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
     Column("person", String(200)),
@@ -209,9 +209,9 @@ ACCOUNTS = Table(
     "accounts",
     metadata,
     Column("subject", LargeBinary, primary_key=True),
-    Column("person", String(200), nullable=False),
-    Column("name", LargeBinary, nullable=False, unique=True),
-    Column("created_at", Moment, nullable=False),
+    required("person", String(200)),
+    required("name", LargeBinary, unique=True),
+    required("created_at", Moment),
     mac_column(),
 )
 
@@ -220,15 +220,15 @@ SESSIONS = Table(
     metadata,
     Column("id", Code, primary_key=True),
     # As a key's: of the secret and of all that the session may do, but `seen_at`.
-    Column("digest", LargeBinary, nullable=False),
-    Column("subject", LargeBinary, ForeignKey("accounts.subject"), nullable=False, index=True),
-    Column("person", String(200), nullable=False),
-    Column("role", String(16), nullable=False),
+    required("digest", LargeBinary),
+    required("subject", LargeBinary, ForeignKey("accounts.subject"), index=True),
+    required("person", String(200)),
+    required("role", String(16)),
     Column("carrier", Code, ForeignKey("carriers.code")),
     Column("outlet", Code, ForeignKey("outlets.code")),
-    Column("created_at", Moment, nullable=False),
-    Column("expires_at", Moment, nullable=False),
-    Column("seen_at", Moment, nullable=False),
+    required("created_at", Moment),
+    required("expires_at", Moment),
+    required("seen_at", Moment),
     mac_column(),
     CheckConstraint(one_of("role", (one for one in Role if one is not Role.METRICS)), name="role"),
     CheckConstraint(f"({_IS_TENANTS}) = (carrier IS NOT NULL)", name="carrier"),

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import ChainBroken, SchemaMismatch
-from engine.registry.columns import Code, JsonValue, RowNumber, metadata
+from engine.registry.columns import Code, JsonValue, RowNumber, metadata, required
 from engine.registry.database import (
     UNREADABLE,
     Json,
@@ -49,12 +49,12 @@ AUDIT = Table(
     "audit",
     metadata,
     Column("number", RowNumber, primary_key=True, autoincrement=False),
-    Column("at", Moment, nullable=False),
-    Column("actor", String(200), nullable=False),
-    Column("action", Code, nullable=False),
-    Column("subject", String(200), nullable=False),
-    Column("detail", JsonValue, nullable=False),
-    Column("hash", LargeBinary, nullable=False),
+    required("at", Moment),
+    required("actor", String(200)),
+    required("action", Code),
+    required("subject", String(200)),
+    required("detail", JsonValue),
+    required("hash", LargeBinary),
 )
 
 

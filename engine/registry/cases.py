@@ -43,6 +43,7 @@ from engine.registry.columns import (
     metadata,
     one_of,
     partial_index,
+    required,
     sealed_column,
     table_of,
 )
@@ -84,10 +85,10 @@ CASE_NOTES = Table(
     "case_notes",
     metadata,
     Column("id", RowNumber, primary_key=True, autoincrement=False),
-    Column("case_id", UuidText, ForeignKey("cases.id"), nullable=False, index=True),
-    Column("at", Moment, nullable=False),
-    Column("actor", String(200), nullable=False),
-    Column("kind", String(16), nullable=False),
+    required("case_id", UuidText, ForeignKey("cases.id"), index=True),
+    required("at", Moment),
+    required("actor", String(200)),
+    required("kind", String(16)),
     sealed_column("text"),
     mac_column(),
 )

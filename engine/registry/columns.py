@@ -46,6 +46,11 @@ Code = String(64)
 JsonValue = JSON(none_as_null=True)
 
 
+def required(name: str, kind: Any, *more: SchemaItem, **options: Any) -> Column[Any]:
+    """A column that holds a value in every row."""
+    return Column(name, kind, *more, nullable=False, **options)
+
+
 def mac_column() -> Column[bytes]:
     """Authenticates the row; null only until an upgrade has come to it."""
     return Column("mac", LargeBinary)

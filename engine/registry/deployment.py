@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import KeyRingForeign, ModelMismatch
-from engine.registry.columns import JsonValue, UuidText, metadata
+from engine.registry.columns import JsonValue, UuidText, metadata, required
 from engine.registry.database import Moment, Source
 from engine.registry.vault import Vault, add_seals
 
@@ -27,22 +27,22 @@ DEPLOYMENT = Table(
     "deployment",
     metadata,
     Column("singleton", Integer, primary_key=True, autoincrement=False),
-    Column("deployment_id", UuidText, nullable=False),
-    Column("key_check", LargeBinary, nullable=False),
+    required("deployment_id", UuidText),
+    required("key_check", LargeBinary),
     # Fingerprints of the data keys that rows may be sealed with, by version.
-    Column("data_keys", JsonValue, nullable=False),
-    Column("model_digest", String(128), nullable=False),
-    Column("dim", Integer, nullable=False),
-    Column("rotation_id", String(32), nullable=False),
-    Column("writer_epoch", BigInteger, nullable=False),
-    Column("sequence", BigInteger, nullable=False),
-    Column("audit_number", BigInteger, nullable=False),
+    required("data_keys", JsonValue),
+    required("model_digest", String(128)),
+    required("dim", Integer),
+    required("rotation_id", String(32)),
+    required("writer_epoch", BigInteger),
+    required("sequence", BigInteger),
+    required("audit_number", BigInteger),
     # The last entry's hash; a new name keeps out processes of versions that do not look, as they
     # write, whether the registry was upgraded since they opened it.
-    Column("chain_head", LargeBinary, nullable=False),
+    required("chain_head", LargeBinary),
     # Of number, head and sequence; null until an upgrade has authenticated every row.
     Column("audit_mac", LargeBinary),
-    Column("created_at", Moment, nullable=False),
+    required("created_at", Moment),
     # How many values each data key has sealed, by version.
     Column("seals", JsonValue),
     CheckConstraint("singleton = 1", name="one_row"),

@@ -40,6 +40,7 @@ from engine.registry.columns import (
     metadata,
     one_of,
     partial_index,
+    required,
     sealed_column,
     table_of,
 )
@@ -69,14 +70,14 @@ DOCUMENTS = Table(
     "documents",
     metadata,
     Column("id", UuidText, primary_key=True),
-    Column("kind", Code, nullable=False),
+    required("kind", Code),
     # The keyed look-up is made of kind and number, so it is unique by itself.
     Column("lookup", LargeBinary, unique=True),
     Column("name_lookup", LargeBinary),
     sealed_column("identity"),
     Column("expires_on", Day),
-    Column("status", String(16), nullable=False),
-    Column("created_at", Moment, nullable=False),
+    required("status", String(16)),
+    required("created_at", Moment),
     # Beside the status, not in it: a block outlives an erasure, and lifting it changes no more.
     Column("blocked_at", Moment),
     Column("erased_at", Moment),

@@ -52,6 +52,7 @@ from engine.registry.columns import (
     mac_column,
     metadata,
     partial_index,
+    required,
     sealed_column,
     table_of,
 )
@@ -76,10 +77,10 @@ EVENTS = Table(
     "events",
     metadata,
     Column("number", RowNumber, primary_key=True, autoincrement=False),
-    Column("id", UuidText, nullable=False),
-    Column("type", String(32), nullable=False),
-    Column("at", Moment, nullable=False),
-    Column("subject", UuidText, nullable=False),
+    required("id", UuidText),
+    required("type", String(32)),
+    required("at", Moment),
+    required("subject", UuidText),
     # Null of what no carrier is told.
     Column("carrier", Code, ForeignKey("carriers.code")),
     sealed_column("data", nullable=False),

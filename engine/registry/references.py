@@ -34,6 +34,7 @@ from engine.registry.columns import (
     mac_column,
     metadata,
     partial_index,
+    required,
     sealed_column,
 )
 from engine.registry.database import KEYS, Source, chunks, long_statements, reading
@@ -63,12 +64,12 @@ REFERENCES = Table(
     "references",
     metadata,
     Column("id", RowNumber, primary_key=True, autoincrement=False),
-    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    required("document_id", UuidText, ForeignKey("documents.id"), index=True),
     Column("enrollment_id", UuidText, ForeignKey("enrollments.id")),
     sealed_column("template"),
-    Column("model_digest", String(128), nullable=False),
-    Column("rotation_id", String(32), nullable=False),
-    Column("added_sequence", BigInteger, nullable=False),
+    required("model_digest", String(128)),
+    required("rotation_id", String(32)),
+    required("added_sequence", BigInteger),
     Column("removed_sequence", BigInteger),
     mac_column(),
     # Of another model, which searches do not use until the models are switched.
@@ -89,7 +90,7 @@ ATTEMPT_TEMPLATES = Table(
     metadata,
     # The attempt's.
     Column("id", UuidText, ForeignKey("enrollments.id"), primary_key=True),
-    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    required("document_id", UuidText, ForeignKey("documents.id"), index=True),
     sealed_column("template", nullable=False),
     mac_column(),
 )

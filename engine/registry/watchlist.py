@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, LargeBinary, Row, String, Table, bindparam, func, select
 
 from engine.errors import SealBroken
-from engine.registry.columns import RowNumber, mac_column, metadata, sealed_column
+from engine.registry.columns import RowNumber, mac_column, metadata, required, sealed_column
 from engine.registry.database import Moment, Source, long_statements, reading
 from engine.registry.references import (
     IS_LIVE,
@@ -41,8 +41,8 @@ WATCHLIST = Table(
     Column("id", RowNumber, primary_key=True, autoincrement=False),
     Column("document_lookup", LargeBinary, index=True),
     sealed_column("template"),
-    Column("reason", String(200), nullable=False),
-    Column("added_at", Moment, nullable=False),
+    required("reason", String(200)),
+    required("added_at", Moment),
     Column("removed_at", Moment),
     mac_column(),
     sealed_column("second_template"),

@@ -47,6 +47,7 @@ from engine.registry.columns import (
     mac_column,
     metadata,
     one_of,
+    required,
     sealed_column,
 )
 from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
@@ -86,13 +87,13 @@ WEBHOOKS = Table(
     sealed_column("sink", nullable=False),
     # Null: every type.
     Column("types", JsonValue),
-    Column("state", String(16), nullable=False),
+    required("state", String(16)),
     sealed_column("secret", nullable=False),
     # Signs as well, until then.
     sealed_column("earlier_secret"),
     Column("earlier_until", Moment),
-    Column("created_at", Moment, nullable=False),
-    Column("created_by", String(200), nullable=False),
+    required("created_at", Moment),
+    required("created_by", String(200)),
     mac_column(),
     CheckConstraint(one_of("state", WebhookState), name="state"),
 )
@@ -104,12 +105,12 @@ UNDELIVERED = Table(
     Column("webhook_id", UuidText, ForeignKey("webhooks.id"), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     # The document, or the event's subject: those of one queue are delivered one after another.
-    Column("queue", UuidText, nullable=False),
-    Column("attempts", Integer, nullable=False),
+    required("queue", UuidText),
+    required("attempts", Integer),
     # Null of a dead letter.
     Column("due_at", Moment),
     Column("fault", String(64)),
-    Column("at", Moment, nullable=False),
+    required("at", Moment),
     mac_column(),
 )
 

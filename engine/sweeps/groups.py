@@ -30,8 +30,8 @@ from engine.sweeps.clustering import (
     link_documents,
     score_components,
 )
-from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
-from schema.sweeps import Group, GroupKind, Identity, Link, RiskTerm
+from engine.sweeps.risk import assess, assess_faces, rank, total_of
+from schema.sweeps import Group, GroupKind, Identity, Link
 
 T = TypeVar("T")
 _KEY_HEX = 32
@@ -322,15 +322,8 @@ def group_connected(items: Sequence[T], edges: Sequence[tuple[int, int]]) -> lis
 
 
 def _group_of_document(identity: Identity, attempts: Sequence[ForeignFace]) -> Group:
-    terms = assess_events(
-        GroupKind.ONE_DOCUMENT,
-        len(attempts),
-        ((attempt.carrier, attempt.outlet) for attempt in attempts),
-        [attempt.at for attempt in attempts],
-        identity.disputes,
-    )
     key = group_key(GroupKind.ONE_DOCUMENT, [identity.document_id])
-    return _event_group(key, GroupKind.ONE_DOCUMENT, [identity], terms)
+    return _event_group(key, GroupKind.ONE_DOCUMENT, [identity], attempts)
 
 
 def _group_of_lines(ring: Sequence[ForeignFace], identities: Mapping[str, Identity]) -> Group:
@@ -339,20 +332,20 @@ def _group_of_lines(ring: Sequence[ForeignFace], identities: Mapping[str, Identi
         replace(identity, lines=tuple(line for line in identity.lines if line.line_id in changed))
         for identity in (identities[key] for key in sorted({line.document_id for line in ring}))
     ]
-    terms = assess_events(
-        GroupKind.RESALE_RING,
-        len(ring),
-        ((line.carrier, line.outlet) for line in ring),
-        [line.at for line in ring],
-        sum(holder.disputes for holder in holders),
-    )
     key = group_key(GroupKind.RESALE_RING, (one.document_id for one in holders), changed)
-    return _event_group(key, GroupKind.RESALE_RING, holders, terms)
+    return _event_group(key, GroupKind.RESALE_RING, holders, ring)
 
 
 def _event_group(
-    key: str, kind: GroupKind, identities: Sequence[Identity], terms: tuple[RiskTerm, ...]
+    key: str, kind: GroupKind, identities: Sequence[Identity], faces: Sequence[ForeignFace]
 ) -> Group:
+    terms = assess(
+        kind,
+        len(faces),
+        ((one.carrier, one.outlet) for one in faces),
+        [one.at for one in faces],
+        sum(identity.disputes for identity in identities),
+    )
     return Group(
         key=key,
         kind=kind,

@@ -202,34 +202,38 @@ def assess_faces(
     """The terms of documents with one face; `weakest` is the score of their weakest link."""
     lines = [line for identity in identities for line in identity.lines]
     margin = (weakest - threshold) / (1 - threshold) if threshold < 1 else 0.0
-    values = {
-        "identities": float(len(identities)),
-        "score": min(max(margin, 0.0), 1.0),
-        **_sellers(lines),
-        "burst": float(count_burst([line.opened_at for line in lines])),
-        "disputes": float(sum(identity.disputes for identity in identities)),
-    }
-    return _terms(GroupKind.ONE_FACE, values)
+    return assess(
+        GroupKind.ONE_FACE,
+        len(identities),
+        ((line.carrier, line.outlet) for line in lines),
+        [line.opened_at for line in lines],
+        sum(identity.disputes for identity in identities),
+        min(max(margin, 0.0), 1.0),
+    )
 
 
-def assess_events(
+def assess(
     kind: GroupKind,
     count: int,
     sellers: Iterable[tuple[str, str]],
     moments: Sequence[datetime],
     disputes: int,
+    score: float = 0.0,
 ) -> tuple[RiskTerm, ...]:
-    """The terms of `count` foreign attempts or changed lines at these (carrier, outlet)."""
-    assert kind is not GroupKind.ONE_FACE
+    """The terms of `count` documents of one face, foreign attempts or changed lines at these
+    (carrier, outlet)."""
     places = set(sellers)
     values = {
         TERMS[kind][0]: float(count),
         "carriers": float(len({carrier for carrier, _ in places})),
         "outlets": float(len(places)),
         "burst": float(count_burst(moments)),
+        "score": score,
         "disputes": float(disputes),
     }
-    return _terms(kind, values)
+    return tuple(
+        RiskTerm(name, values[name], points_of(name, values[name])) for name in TERMS[kind]
+    )
 
 
 def count_burst(moments: Sequence[datetime]) -> int:
@@ -297,16 +301,3 @@ def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[RankedOutlet, ...]:
 def _place_outlet(one: RankedOutlet) -> tuple[bool, float, str, str]:
     is_few = one.signed_failed + one.judged_failed < FEW_FAILED
     return is_few, -one.lowest, one.carrier, one.outlet
-
-
-def _terms(kind: GroupKind, values: dict[str, float]) -> tuple[RiskTerm, ...]:
-    return tuple(
-        RiskTerm(name, values[name], points_of(name, values[name])) for name in TERMS[kind]
-    )
-
-
-def _sellers(lines: Sequence[LineFact]) -> dict[str, float]:
-    return {
-        "carriers": float(len({line.carrier for line in lines})),
-        "outlets": float(len({(line.carrier, line.outlet) for line in lines})),
-    }

@@ -16,7 +16,7 @@ from engine.sweeps.risk import (
     SCALES,
     TERMS,
     Week,
-    assess_events,
+    assess,
     assess_faces,
     count_burst,
     fill_weeks,
@@ -109,7 +109,7 @@ def test_every_term_is_stated_with_what_was_counted() -> None:
 
 
 def test_an_outlet_is_one_of_its_carrier() -> None:
-    terms = assess_events(
+    terms = assess(
         GroupKind.RESALE_RING, 3, [("A", "shop"), ("B", "shop"), ("A", "shop")], [START], 0
     )
     values = {term.name: term.value for term in terms}
