@@ -370,19 +370,16 @@ def show_lines(
     threshold: float,
     *,
     guard: Guard,
-    actor: str,
     audit: CountingAudit,
-    carrier: str | None = None,
-    shows_score: bool = False,
 ) -> FoundLines:
     """The same for clients: an unknown document answers like another face, without a score.
 
     Otherwise every outlet could ask how like two people are, or who is enrolled anywhere. What
     fails is counted, and bounded, whether or not somebody holds the document; so is a match that
-    was a near one. The holder's own score is for those whom `shows_score` is for.
+    was a near one. The holder's own score is not for tenants.
     """
-    today = utc_now().date()
-    asked = find_counted(registry, document, today)
+    asked = find_counted(registry, document, utc_now().date())
+    actor, carrier = guard.caller.actor, guard.caller.carrier
     guard.require(asked)
     entries: list[AuditEntry] = []
     given = (registry, gallery, document, probe, threshold)
@@ -400,7 +397,7 @@ def show_lines(
         raise refused
     if not found.is_holder:
         return FoundLines(False, None, threshold)
-    return found if shows_score else structs.replace(found, score=None)
+    return found if carrier is None else structs.replace(found, score=None)
 
 
 def find_erasable(

@@ -196,14 +196,11 @@ class OpenedDispute:
 def dispute_line(
     registrar: Runner,
     registry: Reader,
-    *,
     line_text: str,
     document: Document,
     probe: NDArray[np.float32],
     threshold: float,
-    actor: str,
     guard: Guard,
-    carrier: str | None = None,
 ) -> OpenedDispute:
     """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
 
@@ -213,6 +210,7 @@ def dispute_line(
     """
     probe = check_vectors(probe[None], registrar.gallery.dim)[0]
     target = normalise_line(line_text)
+    actor, carrier = guard.caller.actor, guard.caller.carrier
     asked = find_counted(registry, document, utc_now().date())
     mismatch = HolderMismatch(NOT_THE_HOLDER)
 

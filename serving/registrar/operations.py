@@ -11,6 +11,8 @@ from functools import cached_property, partial, partialmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
@@ -228,39 +230,25 @@ class Operations:
             )
 
     def read_lines(self, document: Document, shown: HolderFace) -> FoundLines:
-        self._require_kept()
-        self._require_alive(shown)()
+        store, gallery, given = self._opened.store, self._opened.gallery, self._ask(document, shown)
         with self._guard as guard:
-            return holders.show_lines(
-                self._opened.store,
-                self._opened.gallery,
-                document,
-                shown.face.vector,
-                self._threshold_of(shown.face),
-                guard=guard,
-                actor=self._context.actor,
-                audit=self._audit,
-                carrier=self._context.carrier,
-                shows_score=self._context.carrier is None,
-            )
+            return holders.show_lines(store, gallery, *given, guard=guard, audit=self._audit)
 
     def dispute_line(
         self, target: LineTarget, document: Document, shown: HolderFace
     ) -> OpenedDispute:
+        given = (self._runner, self._opened.store, target.text, *self._ask(document, shown))
+        with self._guard as guard:
+            return matching_lines.dispute_line(*given, guard)
+
+    def _ask(
+        self, document: Document, shown: HolderFace
+    ) -> tuple[Document, NDArray[np.float32], float]:
+        """A document, and the face that is to be its holder's, alive as asked, with the score from
+        which it is."""
         self._require_kept()
         self._require_alive(shown)()
-        with self._guard as guard:
-            return matching_lines.dispute_line(
-                self._runner,
-                self._opened.store,
-                line_text=target.text,
-                document=document,
-                probe=shown.face.vector,
-                threshold=self._threshold_of(shown.face),
-                actor=self._context.actor,
-                guard=guard,
-                carrier=self._context.carrier,
-            )
+        return document, shown.face.vector, self._threshold_of(shown.face)
 
     def close_line(self, target: LineTarget) -> str:
         context, store = self._context, self._opened.store

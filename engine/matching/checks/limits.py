@@ -259,7 +259,7 @@ class Guard:
         self._limits = limits
         self._registry = registry
         self._runner = runner
-        self._caller = caller
+        self.caller = caller
         self._in_flight = in_flight
         self._held: list[str] = []
 
@@ -273,73 +273,73 @@ class Guard:
     def require(self, *documents: str) -> None:
         """`TooManyFailures`, with a case, where the carrier, the key or one of these holders takes
         no more; a document is given by its id, or by its look-up where nobody holds it."""
-        names = [name_holder(one, self._caller) for one in documents]
+        names = [name_holder(one, self.caller) for one in documents]
         self._held += names
         self._in_flight.add(names)
-        self._require([*name_keys(self._caller), *names])
+        self._require([*name_keys(self.caller), *names])
 
     def require_search(self) -> None:
         """The same for a search by face, which tells of any holder."""
-        self._require([*name_keys(self._caller), name_ended(self._caller)])
+        self._require([*name_keys(self.caller), name_ended(self.caller)])
 
     def _require(self, asked: Sequence[str]) -> None:
         levels = self._read(asked)
         try:
-            levels.require(self._caller, asked, self._in_flight)
+            levels.require(self.caller, asked, self._in_flight)
         except TooManyFailures:
             self._open_cases(levels, asked)
             raise
 
     def tells(self, score: float | None, threshold: float) -> bool:
         """True where an answer by this score is counted: to those who see scores each is."""
-        if self._caller.carrier is None or score is None:
+        if self.caller.carrier is None or score is None:
             return True
         return not score >= threshold or is_near(score, threshold)
 
     def count(self, *documents: str, is_failure: bool) -> list[Tally]:
         """The counts of one more for each of the documents; a failure is the key's too."""
-        names = [name_holder(one, self._caller) for one in documents]
-        given = [*name_keys(self._caller), *names] if is_failure else names
+        names = [name_holder(one, self.caller) for one in documents]
+        given = [*name_keys(self.caller), *names] if is_failure else names
         levels = self._read(given)
-        return [tally for name in given for tally in levels.add(self._caller, name)]
+        return [tally for name in given for tally in levels.add(self.caller, name)]
 
     def weigh_search(self, told: Sequence[str]) -> tuple[list[Tally], bool]:
         """What a search counts for that told so often of these documents; and whether it met a
         holder of whom no more may be told: then it is not answered, and was the key's last."""
-        names = Counter(name_holder(one, self._caller) for one in told)
-        ended = name_ended(self._caller)
+        names = Counter(name_holder(one, self.caller) for one in told)
+        ended = name_ended(self.caller)
         levels = self._read([*names, ended])
         # By one that was answered since this was asked.
-        levels.require(self._caller, [ended])
+        levels.require(self.caller, [ended])
         tallies: list[Tally] = []
         is_met = False
         for name, times in names.items():
-            most = find_bound(self._limits, name, self._caller).most
-            is_met |= 0 < most < levels.level(name, self._caller) + times
-            tallies += levels.add(self._caller, name, times)
+            most = find_bound(self._limits, name, self.caller).most
+            is_met |= 0 < most < levels.level(name, self.caller) + times
+            tallies += levels.add(self.caller, name, times)
         if is_met:
-            tallies += levels.add(self._caller, ended)
+            tallies += levels.add(self.caller, ended)
         return tallies, is_met
 
     def settle(self, *documents: str, is_met: bool = False) -> None:
         """After what was counted is durable: opens the cases; refuses what met a full holder."""
-        names = [*name_keys(self._caller), *(name_holder(one, self._caller) for one in documents)]
-        asked = [*names, name_ended(self._caller)] if is_met else names
+        names = [*name_keys(self.caller), *(name_holder(one, self.caller) for one in documents)]
+        asked = [*names, name_ended(self.caller)] if is_met else names
         levels = self._read(asked)
         self._open_cases(levels, asked)
         if is_met:
-            levels.require(self._caller, [name_ended(self._caller)])
+            levels.require(self.caller, [name_ended(self.caller)])
 
     def _read(self, names: Sequence[str]) -> Levels:
         return Levels(self._limits, self._registry, names, utc_now())
 
     def _open_cases(self, levels: Levels, names: Sequence[str]) -> None:
         for name in names:
-            if levels.is_full(self._caller, name):
+            if levels.is_full(self.caller, name):
                 self._open_case(name)
 
     def _open_case(self, name: str) -> None:
-        given = (self._limits, self._registry, self._caller, name)
+        given = (self._limits, self._registry, self.caller, name)
         if find_case(*given) is None:
             return
 
@@ -348,7 +348,7 @@ class Guard:
             if new is None:
                 return
             cases = CaseBatch(self._registry, now)
-            cases.open(new, self._caller.actor)
+            cases.open(new, self.caller.actor)
             writer.commit(cases.writes())
 
         self._runner.run(perform)

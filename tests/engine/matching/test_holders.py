@@ -169,9 +169,7 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab,
     def show(request: Any, probe: Any) -> FoundLines:
         given = lab.store, registrar.gallery, request.document, probe, 0.42
         guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
-        return show_lines(
-            *given, guard=guard, actor="key:k1", audit=lambda entry, _: entries.append(entry)
-        )
+        return show_lines(*given, guard=guard, audit=lambda entry, _: entries.append(entry))
 
     assert show(held, person).is_holder
     answers = [show(held, stranger), show(held, alike), show(erased, stranger)]

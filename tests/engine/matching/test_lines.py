@@ -20,16 +20,8 @@ THRESHOLD = 0.42
 
 def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> OpenedDispute:
     """A dispute in the registry of `lab`, which may be a deployment too."""
-    return dispute_line(
-        registrar,
-        lab.store,
-        line_text=text,
-        document=document,
-        probe=probe,
-        threshold=THRESHOLD,
-        actor="key:k1",
-        guard=Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight()),
-    )
+    guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
+    return dispute_line(registrar, lab.store, text, document, probe, THRESHOLD, guard)
 
 
 def entries_of(lab: Any, action: str) -> list[Any]:
