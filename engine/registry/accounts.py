@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Struct
 from sqlalchemy import (
-    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -38,7 +37,18 @@ from sqlalchemy.exc import IntegrityError
 from engine.errors import NotFound, RegistryError
 from engine.formatting import mixes_scripts
 from engine.registry.audit import AuditEntry
-from engine.registry.columns import Code, UuidText, mac_column, metadata, one_of, required
+from engine.registry.columns import (
+    KEY,
+    ActorName,
+    CarrierCode,
+    Code,
+    Id,
+    mac_column,
+    metadata,
+    one_of,
+    required,
+    table_of,
+)
 from engine.registry.database import KEYS, Moment, Source, changing
 from engine.registry.rows import (
     Change,
@@ -71,28 +81,6 @@ CARRIERS = Table(
     CheckConstraint("line_limit >= 0", name="line_limit"),
 )
 
-OUTLETS = Table(
-    "outlets",
-    metadata,
-    Column("code", Code, primary_key=True),
-    required("carrier", Code, ForeignKey("carriers.code")),
-    required("is_open", Boolean),
-    required("created_at", Moment),
-    Column("closed_at", Moment),
-    Column("time_zone", String(64)),
-    mac_column(),
-    # Why nothing is enrolled here for now, or any more; null where nothing hinders it.
-    Column("restriction", String(16)),
-    Column("restricted_at", Moment),
-    Column("restricted_by", String(200)),
-    Column("restricted_person", String(200)),
-    # No foreign key: cases have one on enrollments, and those on outlets.
-    Column("restriction_case", UuidText),
-    # Null: the history of that case has it, sealed. A version before 0016 kept it here.
-    Column("restriction_reason", String(200)),
-    Column("refused_attempts", Integer),
-)
-
 
 class Carrier(Struct, frozen=True, rename={"code": "carrier"}):
     """A tenant. `line_limit`: how many open lines one holder may have with it. `time_zone` (IANA):
@@ -108,22 +96,30 @@ class Carrier(Struct, frozen=True, rename={"code": "carrier"}):
 class Outlet:
     """An official point of sale, with its carrier's limit, and its time zone or its carrier's.
 
-    While it is `restricted` it enrolls nobody; `refused_attempts` came since. `restricted_person`
-    is who did it, `restricted_by` with which key, `restriction_case` the case that says why.
+    While it has a `restriction` it enrolls nobody; `refused_attempts` came since.
+    `restricted_person` is who did it, `restricted_by` with which key.
     """
 
-    code: str
-    carrier: str
+    code: Annotated[str, Code, KEY]
+    carrier: CarrierCode
     is_open: bool
     line_limit: int
-    time_zone: str | None = None
-    restriction: str | None = None
+    created_at: datetime | None = field(default=None, compare=False)
+    closed_at: datetime | None = None
+    time_zone: Annotated[str | None, Code] = None
+    restriction: Annotated[str | None, String(16)] = None
     restricted_at: datetime | None = None
-    restricted_by: str | None = None
-    restricted_person: str | None = None
-    restriction_case: str | None = None
-    restriction_reason: str | None = None
+    restricted_by: ActorName | None = None
+    restricted_person: ActorName | None = None
+    restriction_case: Id | None = None
+    """The case that says why. No foreign key: cases have one on enrollments, and those on
+    outlets."""
+    restriction_reason: Annotated[str | None, String(200)] = None
+    """From the history of that case, sealed there. A version before 0016 kept it here."""
     refused_attempts: int | None = None
+
+
+OUTLETS = table_of("outlets", Outlet, line_limit=None, created_at=required("created_at", Moment))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,14 +104,15 @@ _TYPES: Mapping[Any, Any] = {
 """Types of columns by those of fields, where no mark says another; of all others JSON."""
 
 
-def table_of(name: str, kind: type[Any], *more: SchemaItem, **given: Column[Any]) -> Table:
+def table_of(name: str, kind: type[Any], *more: SchemaItem, **given: Column[Any] | None) -> Table:
     """The table whose rows a dataclass describes, with a column for each field, in their order,
-    or that which is given for it, and the code of the row; a column that a later version adds
-    comes last."""
+    or that which is given for it (None: it is the record's alone), after what is given beside them,
+    and the code of the row; a column that a later version adds comes last."""
     hints = get_type_hints(kind, include_extras=True)
-    names = [one.name for one in fields(kind)]
+    names = [*(one for one in given if one not in hints), *(one.name for one in fields(kind))]
     columns = [given[one] if one in given else _column_of(one, hints[one]) for one in names]
-    table = kind.table = Table(name, metadata, *columns, mac_column(), *more)
+    kept = [one for one in columns if one is not None]
+    table = kind.table = Table(name, metadata, *kept, mac_column(), *more)
     return table
 
 

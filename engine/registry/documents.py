@@ -14,12 +14,9 @@ from typing import Annotated, Any, Self
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Column,
-    LargeBinary,
     Row,
     Select,
     String,
-    Table,
     bindparam,
     case,
     func,
@@ -31,20 +28,19 @@ from engine.errors import ConsentWithdrawn, NotFound, SealBroken
 from engine.registry.audit import AuditEntry
 from engine.registry.columns import (
     KEY,
+    UNIQUE,
     ActorName,
     Code,
     DocumentId,
+    Id,
     JsonValue,
-    UuidText,
-    mac_column,
-    metadata,
     one_of,
     partial_index,
     required,
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, Day, Moment, Source, is_id
+from engine.registry.database import KEYS, Moment, Source, is_id
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
@@ -65,46 +61,6 @@ from engine.registry.vault import Vault
 from schema.documents import DocumentStatus, ErasureScope
 from schema.events import EventType
 from schema.people import NO_CONSENT, Consent
-
-DOCUMENTS = Table(
-    "documents",
-    metadata,
-    Column("id", UuidText, primary_key=True),
-    required("kind", Code),
-    # The keyed look-up is made of kind and number, so it is unique by itself.
-    Column("lookup", LargeBinary, unique=True),
-    Column("name_lookup", LargeBinary),
-    sealed_column("identity"),
-    Column("expires_on", Day),
-    required("status", String(16)),
-    required("created_at", Moment),
-    # Beside the status, not in it: a block outlives an erasure, and lifting it changes no more.
-    Column("blocked_at", Moment),
-    Column("erased_at", Moment),
-    mac_column(),
-    # An erasure that waits for open cases, until `erasure_due_at` at the latest.
-    Column("erasure_asked_at", Moment),
-    Column("erasure_due_at", Moment),
-    Column("erasure_asked_by", String(200)),
-    # Of the entry that is the certificate of what was erased.
-    Column("erasure_number", BigInteger),
-    # Null of one that takes the holder.
-    Column("erasure_scope", String(16)),
-    # By carrier since when its consent to the face is withdrawn; "" of a base without carriers.
-    Column("withdrawn", JsonValue),
-    CheckConstraint(
-        one_of("status", (one for one in DocumentStatus if one is not DocumentStatus.BLOCKED)),
-        name="status",
-    ),
-    CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
-    CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
-)
-# Partial: few documents are blocked.
-partial_index("ix_documents_blocked", DOCUMENTS.c.blocked_at, where="blocked_at IS NOT NULL")
-partial_index("ix_documents_attempted", DOCUMENTS.c.id, where="status = 'attempted'")
-partial_index(
-    "ix_documents_erasure", DOCUMENTS.c.erasure_due_at, where="erasure_due_at IS NOT NULL"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +83,28 @@ class DocumentRecord(Write):
     `erasure_due_at` at the latest; `erasure_number` is of the audit entry of one that was done.
     """
 
-    table = DOCUMENTS
-
-    id: str
-    kind: str
-    lookup: bytes | None
+    id: Annotated[Id, KEY]
+    kind: Annotated[str, Code]
+    lookup: Annotated[bytes | None, UNIQUE]
+    """Made of kind and number, so that it is unique by itself."""
     name_lookup: bytes | None
-    status: DocumentStatus = DocumentStatus.ACTIVE
+    identity: Identity | None = None
     expires_on: date | None = None
-    reference_ids: tuple[int, ...] = ()
+    status: Annotated[DocumentStatus, String(16)] = DocumentStatus.ACTIVE
+    created_at: datetime | None = field(default=None, compare=False)
     blocked_at: datetime | None = None
-    is_erased: bool = False
+    """Beside the status: a block outlives an erasure, and lifting it changes no more."""
+    erased_at: datetime | None = None
     erasure_asked_at: datetime | None = None
     erasure_due_at: datetime | None = None
-    erasure_asked_by: str | None = None
-    erased_at: datetime | None = None
-    erasure_number: int | None = None
-    erasure_scope: ErasureScope | None = None
+    erasure_asked_by: ActorName | None = None
+    erasure_number: Annotated[int | None, BigInteger()] = None
+    erasure_scope: Annotated[ErasureScope | None, String(16)] = None
+    """None of one that takes the holder."""
     withdrawn: Mapping[str, datetime] | None = None
-    identity: Identity | None = None
+    """By carrier since when its consent to the face is; "" of a base without carriers."""
+    reference_ids: tuple[int, ...] = ()
+    is_erased: bool = False
 
     @property
     def awaits_erasure(self) -> bool:
@@ -185,6 +144,28 @@ class DocumentRecord(Write):
         said = [one for one in astuple(self.identity) if one is not None]
         identity = json.dumps(said, ensure_ascii=False)
         return vault.seal("documents.identity", self.id, identity.encode())
+
+
+DOCUMENTS = table_of(
+    "documents",
+    DocumentRecord,
+    CheckConstraint(
+        one_of("status", (one for one in DocumentStatus if one is not DocumentStatus.BLOCKED)),
+        name="status",
+    ),
+    CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
+    CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
+    identity=sealed_column("identity"),
+    created_at=required("created_at", Moment),
+    reference_ids=None,
+    is_erased=None,
+)
+# Partial: few documents are blocked.
+partial_index("ix_documents_blocked", DOCUMENTS.c.blocked_at, where="blocked_at IS NOT NULL")
+partial_index("ix_documents_attempted", DOCUMENTS.c.id, where="status = 'attempted'")
+partial_index(
+    "ix_documents_erasure", DOCUMENTS.c.erasure_due_at, where="erasure_due_at IS NOT NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)

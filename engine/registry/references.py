@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from sqlalchemy import (
 
 from engine.errors import RowRefused, SealBroken
 from engine.registry.columns import (
+    INDEXED,
+    DocumentId,
     RowNumber,
     UuidText,
     mac_column,
@@ -36,6 +38,7 @@ from engine.registry.columns import (
     partial_index,
     required,
     sealed_column,
+    table_of,
 )
 from engine.registry.database import KEYS, Source, chunks, long_statements, reading
 from engine.registry.rows import (
@@ -81,18 +84,6 @@ Index("ix_references_added", REFERENCES.c.added_sequence, REFERENCES.c.id)
 # Partial, or PostgreSQL without statistics reads every live reference through it.
 partial_index(
     "ix_references_removed", REFERENCES.c.removed_sequence, where="removed_sequence IS NOT NULL"
-)
-
-# What an attempt under a document without a reference showed, while people may be asked about it:
-# else what they decide of it could not be found again.
-ATTEMPT_TEMPLATES = Table(
-    "attempt_templates",
-    metadata,
-    # The attempt's.
-    Column("id", UuidText, ForeignKey("enrollments.id"), primary_key=True),
-    required("document_id", UuidText, ForeignKey("documents.id"), index=True),
-    sealed_column("template", nullable=False),
-    mac_column(),
 )
 
 REFERENCE_COLUMNS = without_sealed(REFERENCES)
@@ -181,13 +172,12 @@ class FilledReference(Change):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttemptTemplate(Write):
-    """What an attempt showed under a document without a reference, as a unit vector float32[d]: for
-    what people decide of it, and shown by no call."""
-
-    table = ATTEMPT_TEMPLATES
+    """What an attempt showed under a document without a reference, as a unit vector float32[d],
+    while people may be asked about it: else what they decide of it could not be found again. Shown
+    by no call."""
 
     enrollment_id: str
-    document_id: str
+    document_id: Annotated[DocumentId, INDEXED]
     template: NDArray[np.float32] = field(repr=False)
 
     @classmethod
@@ -203,6 +193,12 @@ class AttemptTemplate(Write):
         to.insert(ATTEMPT_TEMPLATES, rows)
 
 
+ATTEMPT_TEMPLATES = table_of(
+    "attempt_templates",
+    AttemptTemplate,
+    enrollment_id=Column("id", UuidText, ForeignKey("enrollments.id"), primary_key=True),
+    template=sealed_column("template", nullable=False),
+)
 TEMPLATES_PER_CHUNK = 10_000
 
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -23,7 +23,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     ForeignKey,
-    Integer,
     Row,
     Select,
     String,
@@ -41,7 +40,9 @@ from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry.accounts import CARRIERS
 from engine.registry.audit import AuditEntry
 from engine.registry.columns import (
+    KEY,
     Code,
+    Id,
     JsonValue,
     UuidText,
     mac_column,
@@ -49,6 +50,7 @@ from engine.registry.columns import (
     one_of,
     required,
     sealed_column,
+    table_of,
 )
 from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
 from engine.registry.events import (
@@ -98,23 +100,6 @@ WEBHOOKS = Table(
     CheckConstraint(one_of("state", WebhookState), name="state"),
 )
 
-# Events up to a webhook's cursor that it has not taken: to be tried again, or given up.
-UNDELIVERED = Table(
-    "undelivered",
-    metadata,
-    Column("webhook_id", UuidText, ForeignKey("webhooks.id"), primary_key=True),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    # The document, or the event's subject: those of one queue are delivered one after another.
-    required("queue", UuidText),
-    required("attempts", Integer),
-    # Null of a dead letter.
-    Column("due_at", Moment),
-    Column("fault", String(64)),
-    required("at", Moment),
-    mac_column(),
-)
-
-_IS_DEAD: ColumnElement[bool] = UNDELIVERED.c.due_at.is_(None)
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins, in Standard Webhooks
 MOST_WEBHOOKS = 10
@@ -151,15 +136,24 @@ class WebhookChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelivered:
-    """An event that a webhook has not taken, after so many attempts; without `due_at` it is a dead
-    letter, which is tried no more. `at` is when it happened, `queue` its event's."""
+    """An event up to a webhook's cursor that it has not taken, after so many attempts; without
+    `due_at` it is a dead letter, which is tried no more. `at` is when it happened; those of one
+    `queue`, a document's or the event's subject's, are delivered one after another."""
 
-    number: int
-    queue: str
+    number: Annotated[int, BigInteger(), KEY]
+    queue: Id
     attempts: int
     due_at: datetime | None
-    fault: str | None
+    fault: Annotated[str | None, Code]
     at: datetime
+
+
+UNDELIVERED = table_of(
+    "undelivered",
+    Undelivered,
+    webhook_id=Column("webhook_id", UuidText, ForeignKey("webhooks.id"), primary_key=True),
+)
+_IS_DEAD: ColumnElement[bool] = UNDELIVERED.c.due_at.is_(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def test_the_zone_that_was_set_is_audited_and_read_again(lab) -> None:
 
 def test_an_import_judges_by_the_date_of_the_rows_outlet() -> None:
     zones = {"mexico": MEXICO, "shanghai": SHANGHAI, "none": None}
-    outlets = {code: Outlet(code, "red", True, 5, zone) for code, zone in zones.items()}
+    outlets = {code: Outlet(code, "red", True, 5, time_zone=zone) for code, zone in zones.items()}
     reader = RowReader(
         ReadingTerms(outlets=outlets, now=EVENING_IN_MEXICO, time_zone="Pacific/Honolulu")
     )
