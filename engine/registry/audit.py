@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -34,11 +34,13 @@ from engine.registry.database import (
     UNREADABLE,
     Json,
     Moment,
+    Progress,
     Source,
     insert_rows,
     is_id,
     prepare,
     reading,
+    untold,
 )
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.rows import Write, columns_of
@@ -243,7 +245,7 @@ def verify_chain(
     reader: AuditReader,
     after: int = 0,
     most: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = untold,
     *,
     trusts_head: bool = False,
 ) -> AuditReport:
@@ -268,7 +270,7 @@ def verify_chain(
         if record.entry.action == MENDED:
             mends.append(record)
         seen, head = record.number, record.hash
-        if progress is not None and seen % _PAGE_ROWS == 0:
+        if seen % _PAGE_ROWS == 0:
             progress(seen - after, end - after)
         if seen >= end:
             break

@@ -33,6 +33,7 @@ from engine.registry.audit import (
 from engine.registry.damage import find_damage, is_torn
 from engine.registry.database import (
     UNREADABLE,
+    Progress,
     check,
     connect,
     connected,
@@ -43,6 +44,7 @@ from engine.registry.database import (
     restructuring,
     sqlite_file,
     storage_errors,
+    untold,
     utc_now,
     version,
 )
@@ -69,8 +71,6 @@ _WAITING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 """What a step answers that met a transaction: it copied nothing, and is tried again."""
 _ROWS_AT_ONCE = 2_000
 _BLOCK_BYTES = 2**20
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,7 @@ class RestoredBackup:
 
 
 def make_backup(
-    source: Store,
-    writer: Writer | None,
-    target: Path,
-    *,
-    actor: str,
-    progress: Progress | None = None,
+    source: Store, writer: Writer | None, target: Path, *, actor: str, progress: Progress = untold
 ) -> Manifest:
     """Copies a registry to the new folder `target` while it is used, and checks the copy.
 
@@ -198,7 +193,7 @@ class _Outrun(Exception):
     """Writes come faster than the copy, which does not come to its end."""
 
 
-def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
+def _copy_pages(writer: Writer, file: Path, progress: Progress) -> None:
     driver = writer.sqlite
     assert driver is not None
     for pages in (PAGES_PER_STEP, 16 * PAGES_PER_STEP, -1):
@@ -219,7 +214,7 @@ def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
     raise AssertionError("a copy in one step cannot be outrun")
 
 
-def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
+def _pace(progress: Progress) -> Callable[[int, int, int], None]:
     """Called between two steps: lets the writer go first, and ends a copy that is outrun."""
     done = restarts = without_gain = 0
     least = sys.maxsize
@@ -233,8 +228,7 @@ def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
         if restarts > MOST_RESTARTS or without_gain > MOST_STEPS_WITHOUT_GAIN:
             raise _Outrun
         done, least = total - remaining, min(least, remaining)
-        if progress is not None:
-            progress(done, total)
+        progress(done, total)
         time.sleep(PAUSE_S)
 
     return pause
@@ -273,7 +267,7 @@ def _sqlite_engine(file: Path, dim: int = 0) -> Iterator[Engine]:
         journal.unlink(missing_ok=True)
 
 
-def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Manifest:
+def _describe(file: Path, vault: Vault, progress: Progress = untold) -> Manifest:
     """Checks a copy, and says what it holds; `RegistryError` where its structure is damaged."""
     with _sqlite_engine(file) as engine:
         reader = Reader(engine, vault)
@@ -297,7 +291,7 @@ def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Man
     )
 
 
-def _examine(reader: Reader, progress: Progress | None) -> tuple[str, ...]:
+def _examine(reader: Reader, progress: Progress) -> tuple[str, ...]:
     found = find_damage(reader, progress=progress)
     if is_torn(found):
         raise RegistryError(

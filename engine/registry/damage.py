@@ -30,10 +30,12 @@ from engine.registry.audit import (
 from engine.registry.cases import CASE_DOCUMENTS, CASES
 from engine.registry.database import (
     CHUNK_ROWS,
+    Progress,
     chunks,
     long_statements,
     reading,
     sqlite_file,
+    untold,
     utc_now,
 )
 from engine.registry.deployment import DEPLOYMENT
@@ -166,11 +168,9 @@ _STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
 }
 """What the last of these entries about a row says of it: an older state has its code too."""
 
-Progress = Callable[[int, int], None]
-
 
 def find_damage(
-    reader: AuditReader, *, is_alone: bool = True, progress: Progress | None = None
+    reader: AuditReader, *, is_alone: bool = True, progress: Progress = untold
 ) -> list[str]:
     """What is damaged, a line each, without a value of any row: the first `MOST_SHOWN` of it, and
     how much more there is. Damaged rows are set aside.
@@ -191,7 +191,7 @@ def is_torn(found: Sequence[str]) -> bool:
     return any(one.startswith(_TREE) and not one.startswith(_OF_ROWS) for one in found)
 
 
-def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Iterator[str]:
+def _find(reader: AuditReader, is_alone: bool, progress: Progress) -> Iterator[str]:
     is_whole = True
     for fault in _check_structure(reader, is_alone):
         is_whole &= not is_torn([fault])
@@ -207,8 +207,7 @@ def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Ite
                     yield from _check_origins(reader, rows)
                 if table is CASES:
                     yield from _check_named(reader, rows)
-                if progress is not None:
-                    progress(place, len(every_table()))
+                progress(place, len(every_table()))
         except (StorageFailed, ValueError, TypeError) as error:
             yield f"rows of {table.name} cannot be read ({type(error).__name__})"
     try:

@@ -84,6 +84,14 @@ def utc_now() -> datetime:
 
 
 Json = Mapping[str, Any]
+Progress = Callable[[int, int], object]
+"""Hears now and then how much is done, and of how much."""
+
+
+def untold(_done: int, _total: int) -> None:
+    """Progress that nobody hears of."""
+
+
 REVISIONS = tuple(f"{number:04}" for number in range(1, 29))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from engine.errors import KeyRingError, RequestError, SealBroken
 from engine.registry import deployment, store
 from engine.registry.audit import AuditEntry, AuditReader, read_head
-from engine.registry.database import check, chunks, connected, reading, utc_now
+from engine.registry.database import Progress, check, chunks, connected, reading, untold, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.keyring import KeyRing
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, RemovedReference, name_sealed
@@ -52,9 +52,7 @@ ROWS_PER_BATCH = 2_000
 
 
 def reseal(
-    writer: Writer,
-    rows_per_batch: int = ROWS_PER_BATCH,
-    progress: Callable[[int, int], None] | None = None,
+    writer: Writer, rows_per_batch: int = ROWS_PER_BATCH, progress: Progress = untold
 ) -> dict[str, int]:
     """Seals every value of an older key with the active data key; returns rows by table. A damaged
     one is set aside, and stays as it is.
@@ -68,8 +66,7 @@ def reseal(
     for table, column in sealed_columns():
         for rows in _reseal_table(writer, table, column, rows_per_batch):
             done[table.name] += rows
-            if progress is not None:
-                progress(sum(done.values()), total)
+            progress(sum(done.values()), total)
     return done
 
 
@@ -144,9 +141,6 @@ def header_of(column: Column[Any]) -> Any:
     return func.substr(column, 1, KEY_HEADER_BYTES, type_=column.type)
 
 
-Progress = Callable[[int, int], None]
-
-
 def begin_exchange(engine: Engine, vault: Vault, entry: AuditEntry, marker: str) -> None:
     """Has the deployment's row say that templates are being exchanged, and fences every writer of
     before: none writes with that model any more."""
@@ -160,7 +154,7 @@ def exchange_references(
     entry: AuditEntry,
     rotation_id: str,
     exchange: Callable[[Connection, Sequence[Row[Any]]], None],
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Has `exchange` give every reference a template of the model that is the entry's subject, in
     audited batches; a row says its model, so none is exchanged twice. Removed ones, which have no
@@ -183,8 +177,7 @@ def exchange_references(
             for part in chunks(ids):
                 connection.execute(named.where(REFERENCES.c.id.in_(part)))
         done += len(rows)
-        if progress is not None:
-            progress(done, total)
+        progress(done, total)
 
 
 _UNDER_WAY = ("queued", "running", "paused")
@@ -198,7 +191,7 @@ def switch_models(
     after: str,
     dim: int,
     actor: str,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> int:
     """Makes the second model `after`, of vectors float32[dim], the one in force, and `before`, the
     vault's, the second; how many references there are.
@@ -233,13 +226,7 @@ def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: st
 
 
 def _switch(
-    engine: Engine,
-    vault: Vault,
-    before: str,
-    after: str,
-    dim: int,
-    actor: str,
-    progress: Progress | None,
+    engine: Engine, vault: Vault, before: str, after: str, dim: int, actor: str, progress: Progress
 ) -> int:
     reader = Reader(engine, vault)
     marker = deployment.SWITCHING + after

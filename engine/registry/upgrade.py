@@ -21,6 +21,7 @@ from engine.registry.campaigns import CAMPAIGN_LINES
 from engine.registry.cases import CASE_DOCUMENTS, CROPS
 from engine.registry.database import (
     REVISIONS,
+    Progress,
     changing,
     check,
     connected,
@@ -29,12 +30,13 @@ from engine.registry.database import (
     reading,
     require_known,
     restructuring,
+    untold,
     utc_now,
 )
 from engine.registry.enrollments import ENROLLMENTS, TALLIES
 from engine.registry.events import CURSORS
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, name_sealed
-from engine.registry.resealing import Progress, begin_exchange, exchange_references, header_of
+from engine.registry.resealing import begin_exchange, exchange_references, header_of
 from engine.registry.rows import (
     changing_rows,
     pages_of,
@@ -64,7 +66,7 @@ class Upgraded(NamedTuple):
 
 
 def upgrade(
-    url: str, vault: Vault, progress: Progress | None = None, conversion: Conversion | None = None
+    url: str, vault: Vault, progress: Progress = untold, conversion: Conversion | None = None
 ) -> Upgraded:
     """Brings a registry to this version.
 
@@ -90,10 +92,7 @@ def _is_left(head: Row[Any], conversion: Conversion | None) -> bool:
 
 
 def bring_up_to_date(
-    engine: Engine,
-    vault: Vault,
-    progress: Progress | None = None,
-    conversion: Conversion | None = None,
+    engine: Engine, vault: Vault, progress: Progress = untold, conversion: Conversion | None = None
 ) -> Upgraded:
     """The same, of a registry that nobody else uses."""
     with store.reachable(), restructuring(engine) as connection, long_statements(connection):
@@ -179,7 +178,7 @@ def _require_ring(head: Row[Any], vault: Vault) -> None:
         raise KeyRingForeign("the key ring is not this registry's: put back the right one")
 
 
-def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> None:
+def _authenticate(engine: Engine, vault: Vault, progress: Progress) -> None:
     """Gives every row its code, and the audit head its own at the end."""
     reader = AuditReader(engine, vault)
     with reading(engine) as connection:
@@ -198,8 +197,7 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
                     _reseal(connection, vault, rows)
                 write_macs(connection, vault, table, rows)
             done += len(rows)
-            if progress is not None:
-                progress(done, total)
+            progress(done, total)
     entry = AuditEntry("sosie", _DONE, vault.deployment_id, {"rows": total})
     with chained(engine, vault, [entry], utc_now(), trusts_head=True) as (connection, _):
         _bind_keys(connection, vault)
@@ -250,9 +248,7 @@ _RESEAL = (
 )
 
 
-def _convert(
-    engine: Engine, vault: Vault, conversion: Conversion, progress: Progress | None
-) -> bool:
+def _convert(engine: Engine, vault: Vault, conversion: Conversion, progress: Progress) -> bool:
     """Converts every template, if there is need, in audited batches; a row says its model, so none
     is converted twice. The watch-list's rows say none: they change in one transaction with the
     deployment's."""

@@ -23,7 +23,7 @@ from engine.registry.audit import (
     read_moments,
     verify_chain,
 )
-from engine.registry.database import new_id, utc_now
+from engine.registry.database import Progress, new_id, untold, utc_now
 from engine.registry.documents import CERTIFIED
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, certify_erasure, count_due, expire
 from engine.registry.store import Reader, Store
@@ -168,7 +168,7 @@ _MAKERS: Mapping[str, Callable[[AuditRecord], Certificate]] = {
 
 
 def check_certificate(
-    reader: Reader, certificate: Certificate, progress: Callable[[int, int], None] | None = None
+    reader: Reader, certificate: Certificate, progress: Progress = untold
 ) -> str | None:
     """The fault of a certificate, in one line; None where it is valid.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import SosieError
 from engine.registry.backup import Manifest, list_backups, make_backup, name_of
-from engine.registry.database import utc_now
+from engine.registry.database import Progress, untold, utc_now
 from engine.registry.resealing import reseal, retire
 from schema.phases import BackupState
 from serving.deployment.deployment import Deployment
@@ -129,9 +128,7 @@ class Rotation:
     shard_snapshots: int
 
 
-def rotate_data_key(
-    home: Path, settings: Settings, progress: Callable[[int, int], None] | None = None
-) -> Rotation:
+def rotate_data_key(home: Path, settings: Settings, progress: Progress = untold) -> Rotation:
     """Rotates the data key, or continues an interrupted rotation; loses no value. `WriterBusy`,
     with nothing changed, where another process writes; restart processes that have the registry
     open."""
