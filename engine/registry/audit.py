@@ -105,9 +105,12 @@ class AuditReport:
     entry is altered, missing or out of place, but for those that `mends` have sealed."""
 
     entries: int
-    intact: bool
-    first_bad: int | None
+    first_bad: int | None = None
     mends: tuple[AuditRecord, ...] = ()
+
+    @property
+    def intact(self) -> bool:
+        return self.first_bad is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,12 +264,12 @@ def verify_chain(
     end = last if most is None else min(after + most, last)
     seen, head = after, reader.audit_hash_at(after) if after else GENESIS
     if head is None:
-        return AuditReport(after, intact=False, first_bad=after)
+        return AuditReport(after, first_bad=after)
     mends: list[AuditRecord] = []
     read_sealed = cache(partial(_read_mends, reader))
     for record, broken in _follow(reader, after, head, last):
         if broken is not None and broken.describe() not in read_sealed():
-            return AuditReport(broken.expected, intact=False, first_bad=broken.expected)
+            return AuditReport(broken.expected, first_bad=broken.expected)
         if record.entry.action == MENDED:
             mends.append(record)
         seen, head = record.number, record.hash
@@ -274,15 +277,14 @@ def verify_chain(
             progress(seen - after, end - after)
         if seen >= end:
             break
-    is_sound = seen >= end
-    if is_sound and seen == last:
-        is_sound = head == recorded_head and (trusts_head or _has_sound_head(reader))
-    if not is_sound:
-        return AuditReport(seen, intact=False, first_bad=seen + 1)
-    return AuditReport(seen, intact=True, first_bad=None, mends=tuple(mends))
+    if seen < end or (seen == last and not _ends_at(reader, head, recorded_head, trusts_head)):
+        return AuditReport(seen, first_bad=seen + 1)
+    return AuditReport(seen, mends=tuple(mends))
 
 
-def _has_sound_head(reader: AuditReader) -> bool:
+def _ends_at(reader: AuditReader, head: bytes, recorded: bytes, trusts_head: bool) -> bool:
+    if head != recorded or trusts_head:
+        return head == recorded
     try:
         reader.check_head()
     except ChainBroken:
