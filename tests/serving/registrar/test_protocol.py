@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 from functools import partialmethod
 from typing import Any
 
@@ -59,12 +60,19 @@ def test_every_call_of_a_client_is_an_operation_with_the_same_types() -> None:
         is_own = operation is given or name == "propose_outcome" or not callable(given)
         signature = inspect.signature(getattr(Operations, name) if is_own else given)
         types = [
-            one.annotation
+            write(one.annotation)
             for key, one in signature.parameters.items()
             if key not in {"self", "call", "actor"}
         ]
-        written = f"Ask[[{', '.join([*types, 'CallContext'])}], {signature.return_annotation}]"
-        assert RegistrarClient.__annotations__[name] == written.replace("webhooks.", "")
+        written = (
+            f"Ask[[{', '.join([*types, 'CallContext'])}], {write(signature.return_annotation)}]"
+        )
+        assert RegistrarClient.__annotations__[name] == written
+
+
+def write(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"\b(?:\w+\.)+", "", text)
 
 
 def test_no_other_name_is_a_call_of_a_client() -> None:
