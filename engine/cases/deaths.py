@@ -17,8 +17,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import is_id
 from engine.registry.lines import LineChange
 from engine.registry.people import DeathRecord
-from engine.registry.store import Reader
-from engine.registry.writer import WriterCall, on_writer
+from engine.registry.store import Reader, WriterCall, on_writer
 from schema.actors import Actor
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus

@@ -17,8 +17,7 @@ from engine.matching.holders import tell_cases
 from engine.registry.accounts import Outlet, OutletChange
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.store import Reader
-from engine.registry.writer import WriterCall, on_writer
+from engine.registry.store import Reader, WriterCall, on_writer
 from schema.actors import Actor, Restriction
 from schema.cases import CaseNote, NoteKind
 

@@ -29,10 +29,10 @@ from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.lines import LineChange
 from engine.registry.rows import Write
-from engine.registry.store import Reader
+from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.sweeps import JudgedPair
 from engine.registry.watchlist import WatchEntry
-from engine.registry.writer import Writer, WriterCall, on_writer, publish
+from engine.registry.writer import Writer, publish
 from schema.actors import Actor
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
 from schema.lines import LineEventKind, LineStatus

@@ -17,8 +17,8 @@ from engine.registry.campaigns import Campaign
 from engine.registry.database import is_id, new_id
 from engine.registry.lines import LineRecord, Step
 from engine.registry.rows import read_apart
-from engine.registry.store import Reader
-from engine.registry.writer import ChangeRunner, WriterCall, on_writer
+from engine.registry.store import Reader, WriterCall, on_writer
+from engine.registry.writer import ChangeRunner
 from schema.lines import CampaignState, LineStatus
 
 LEAST = timedelta(hours=1)

@@ -24,8 +24,8 @@ from engine.registry.lines import (
     Step,
 )
 from engine.registry.rows import Write, choose, read_apart
-from engine.registry.store import Reader
-from engine.registry.writer import ChangeRunner, WriterCall, on_writer
+from engine.registry.store import Reader, WriterCall, on_writer
+from engine.registry.writer import ChangeRunner
 from schema.lines import (
     CampaignLineState,
     ExemptionCause,

@@ -40,9 +40,9 @@ from engine.registry.lines import LineRecord
 from engine.registry.references import RemovedReference, SecondTemplate
 from engine.registry.retention import DocumentErasure, FaceErasure, certify_erasure
 from engine.registry.rows import Write
-from engine.registry.store import Reader
+from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import WatchEntry
-from engine.registry.writer import Writer, WriterCall, on_writer, publish
+from engine.registry.writer import Writer, publish
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from schema.actors import person_of

@@ -42,9 +42,9 @@ from engine.registry.enrollments import Tally
 from engine.registry.lines import LineChange, LineRecord
 from engine.registry.retention import FaceErasure
 from engine.registry.rows import Write
-from engine.registry.store import Reader
+from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import RemovedWatchEntry
-from engine.registry.writer import Writer, WriterCall, on_writer
+from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from schema.actors import person_of
 from schema.cases import CaseKind, CaseNote, CaseOrigin, NoteKind

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from msgspec import structs
 from sqlalchemy import Column, Connection, Engine, Table, func, insert, select, update
@@ -38,7 +39,7 @@ from engine.registry.accounts import (
     OutletReader,
     bind_secret,
 )
-from engine.registry.audit import AuditEntry, AuditReader
+from engine.registry.audit import AuditEntry, AuditReader, AuditRecord
 from engine.registry.campaigns import LifeReader
 from engine.registry.columns import metadata
 from engine.registry.database import (
@@ -59,13 +60,16 @@ from engine.registry.lines import LineReader
 from engine.registry.people import PeopleReader
 from engine.registry.queues import QueueReader
 from engine.registry.references import REFERENCES, ReferenceReader, SecondTemplate, fill_references
-from engine.registry.rows import changing_rows, with_macs
+from engine.registry.rows import Write, changing_rows, with_macs
 from engine.registry.sweeps import FactReader, PairReader, SweepReader
 from engine.registry.transactions import recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WatchReader
 from engine.registry.webhooks import Webhooks
-from engine.registry.writer import Writer
+from engine.registry.writer import ChangeRunner, Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def write_first(connection: Connection, vault: Vault, model_digest: str, at: datetime) -> None:
@@ -414,3 +418,29 @@ def reachable() -> Iterator[None]:
         raise
     except StorageFailed as error:
         raise RegistryError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class WriterCall:
+    """A change that is being made on the writer's thread, between two batches, as of `now`."""
+
+    writer: Writer
+    registry: Reader
+    now: datetime
+
+    def commit(self, *writes: Write) -> AuditRecord:
+        return self.writer.commit(writes)
+
+
+def on_writer(
+    perform: Callable[Concatenate[WriterCall, P], T],
+) -> Callable[Concatenate[ChangeRunner, Reader, P], T]:
+    """Has a runner make the change that a function describes."""
+
+    @wraps(perform)
+    def ask(runner: ChangeRunner, registry: Reader, /, *given: P.args, **named: P.kwargs) -> T:
+        return runner.run(
+            lambda writer, now: perform(WriterCall(writer, registry, now), *given, **named)
+        )
+
+    return ask

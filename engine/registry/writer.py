@@ -6,10 +6,9 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +37,11 @@ from engine.registry.transactions import Fence, chained, recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WATCHLIST
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from engine.registry.store import Reader
     from indexes.gallery import Gallery
 
 
@@ -244,32 +241,6 @@ class ChangeRunner(Protocol):
     def run(self, perform: Callable[[Writer, datetime], T]) -> T:
         """Perform a change between two batches."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class WriterCall:
-    """A change that is being made on the writer's thread, between two batches, as of `now`."""
-
-    writer: Writer
-    registry: Reader
-    now: datetime
-
-    def commit(self, *writes: Write) -> AuditRecord:
-        return self.writer.commit(writes)
-
-
-def on_writer(
-    perform: Callable[Concatenate[WriterCall, P], T],
-) -> Callable[Concatenate[ChangeRunner, Reader, P], T]:
-    """Has a runner make the change that a function describes."""
-
-    @wraps(perform)
-    def ask(runner: ChangeRunner, registry: Reader, /, *given: P.args, **named: P.kwargs) -> T:
-        return runner.run(
-            lambda writer, now: perform(WriterCall(writer, registry, now), *given, **named)
-        )
-
-    return ask
 
 
 def publish(
