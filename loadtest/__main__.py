@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from engine.errors import advise_extra
 from loadtest.errors import Exit, interrupt_on_signals, refuse
 
-NEEDED = ("gevent", "geventhttpclient", "hdrh", "locust", "msgpack", "psutil")
+NEEDED = ("gevent", "geventhttpclient", "hdrh", "httpx", "locust", "psutil")
 """Packages of the extra `loadtest`."""
 
 

@@ -12,21 +12,24 @@ import ipaddress
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import gevent
-import msgpack
+import httpx
+import msgspec
 from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
 from loadtest.errors import LoadTestRefused
+from serving.client import CallFailed, Client, MatchItem, MatchResult, Template
+from serving.wire.enrollments import Thresholds
 
 PORTS = {"http": 80, "https": 443}
 
@@ -187,28 +190,13 @@ class ConnectionPool:
             block_size=BLOCK_BYTES,
         )
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        key: str | None = None,
-        *,
-        value: Any = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Reply:
-        """Sends one request; `value` is packed as MessagePack, a `body` is packed already."""
-        given = {"Accept": MSGPACK, **(headers or {})}
-        if key is not None:
-            given["Authorization"] = f"Bearer {key}"
-        if body is None:
-            body = b"" if value is None else msgpack.packb(value)
-        if body:
-            given["Content-Type"] = MSGPACK
+    def post(self, path: str, key: str, body: bytes, headers: dict[str, str]) -> Reply:
+        """Sends a body of MessagePack."""
+        given = {"Accept": MSGPACK, "Content-Type": MSGPACK, "Authorization": f"Bearer {key}"}
         try:
             # The sockets have this limit for each read and write; here it is for all of them.
             with gevent.Timeout(self.timeout_s + GRACE_S):
-                response = self._client.request(method, path, body=body, headers=given)
+                response = self._client.request("POST", path, body=body, headers=given | headers)
                 data = bytes(response.read())
         except (gevent.Timeout, TimeoutError):
             return Reply(OVERDUE)
@@ -225,7 +213,7 @@ class ConnectionPool:
 def _decode(kind: str, data: bytes) -> Any:
     try:
         if kind.startswith(MSGPACK):
-            return msgpack.unpackb(data)
+            return msgspec.msgpack.decode(data)
         return json.loads(data) if kind.startswith("application/json") else None
     except ValueError:
         return None
@@ -259,34 +247,41 @@ def run_concurrently(work: Callable[[Item], Answer], items: Iterable[Item]) -> l
     return [answer for answer, _ in done]
 
 
-class Thresholds(NamedTuple):
-    """The thresholds of the deployment, as its API reports them."""
-
-    verify: float
-    same_document: float
-    review: float
-    certain: float
-
-
 IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
-RETRIABLE = frozenset({LOST, OVERDUE, 429, 503})
-PATIENCE_S, WAIT_S = 15.0, 0.5
+CALL_S, RETRIES = 30.0, 100
+"""For one call of a client with all its repeats, of which that time is the bound."""
+
+
+def open_client(
+    target: ServiceAddress, key: str | None = None, *, retries: int = RETRIES
+) -> Client:
+    """Calls the service with one API key; what is put off or lost is repeated."""
+    # By no proxy of the environment: the load takes none, either.
+    transport = httpx.HTTPTransport()
+    return Client(target.url, key, timeout_s=CALL_S, retries=retries, transport=transport)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """`LoadTestRefused` for a call of a client that has no good answer."""
+    try:
+        yield
+    except CallFailed as failure:
+        raise LoadTestRefused(f"the service gave no good answer: {failure}") from None
 
 
 class ModelClient:
-    """The service's model over HTTP: templates, comparisons and searches with one API key.
+    """The service's model over HTTP: templates, comparisons and searches, in batches of which
+    several are asked for at once; `LoadTestRefused` without a good answer."""
 
-    What is put off (429, 503, a lost connection) is repeated; else `LoadTestRefused`.
-    """
-
-    def __init__(self, exchange: ConnectionPool, key: str) -> None:
-        self._exchange, self._key = exchange, key
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self.expires_at = datetime.max.replace(tzinfo=UTC)
         """When the first of the issued templates expires."""
 
     def read_thresholds(self) -> Thresholds:
-        answer = self.ask("GET", "/v1/thresholds")["thresholds"]
-        return Thresholds(*(float(answer[name]) for name in Thresholds._fields))
+        with refusing():
+            return self._client.read_thresholds().thresholds
 
     def issue_templates(
         self, photographs: Sequence[bytes], report: ReportProgress
@@ -295,68 +290,41 @@ class ModelClient:
         done = 0
 
         def issue_some(some: Sequence[bytes]) -> list[bytes | str]:
-            value = {"items": [{"image": one} for one in some]}
-            answer = self.ask("POST", "/v1/templates", value)
-            expires_at = datetime.fromisoformat(answer["expires_at"])
-            self.expires_at = min(self.expires_at, expires_at)
+            with refusing():
+                answer = self._client.make_templates(some)
+            self.expires_at = min(self.expires_at, answer.expires_at)
             nonlocal done
             done += len(some)
             report("comparing photographs", done, len(photographs))
-            return [one.get("template") or str(one["error"]["code"]) for one in answer["items"]]
+            return [one.template or str(one.error and one.error.code) for one in answer.items]
 
         return _in_batches(issue_some, photographs, IMAGES_A_CALL)
 
     def compare(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[float]:
         """The cosine of each pair of templates."""
-        items = [{"probe": {"template": a}, "reference": {"template": b}} for a, b in pairs]
-        return [float(one["verification"]["score"]) for one in self._match(items)]
+        found = self._match([MatchItem(Template(a), Template(b)) for a, b in pairs])
+        return [require_judged(one, one.verification).score for one in found]
 
     def search(self, templates: Sequence[bytes]) -> list[tuple[int, int]]:
         """Searches the gallery for each template: how many references were found and searched."""
-        items = [{"probe": {"template": one}, "search": True} for one in templates]
-        found = [one["identification"] for one in self._match(items)]
-        return [(int(one["found"]), int(one["searched"])) for one in found]
+        results = self._match([MatchItem(Template(one), search=True) for one in templates])
+        found = [require_judged(one, one.identification) for one in results]
+        return [(one.found, one.searched) for one in found]
 
-    def _match(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        def match_some(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = self.ask("POST", "/v1/match", {"items": some})["items"]
-            return found
+    def _match(self, items: Sequence[MatchItem]) -> list[MatchResult]:
+        def match_some(some: Sequence[MatchItem]) -> list[MatchResult]:
+            with refusing():
+                return [*self._client.match(some)]
 
         return _in_batches(match_some, items, ITEMS_A_CALL)
 
-    def ask(self, method: str, path: str, value: Any = None) -> Any:
-        """The body of a good answer; `LoadTestRefused` if there is none."""
-        return ask_until_answered(self._exchange, method, path, self._key, value).value
 
-
-def ask_again(
-    exchange: ConnectionPool, method: str, path: str, key: str | None, end: float, **more: Any
-) -> Reply:
-    """Repeats a request that is put off, until `end` (of the monotonic clock)."""
-    reply = Reply(OVERDUE)
-    while time.monotonic() < end:
-        reply = exchange.ask(method, path, key, **more)
-        if reply.status not in RETRIABLE:
-            break
-        gevent.sleep(WAIT_S)
-    return reply
-
-
-def ask_until_answered(
-    exchange: ConnectionPool,
-    method: str,
-    path: str,
-    key: str | None,
-    value: Any = None,
-    headers: dict[str, str] | None = None,
-) -> Reply:
-    """Repeats a request until it is answered; `LoadTestRefused` if the answer is not good."""
-    end = time.monotonic() + PATIENCE_S
-    reply = ask_again(exchange, method, path, key, end, value=value, headers=headers)
-    if 200 <= reply.status < 300 and reply.value is not None:
-        return reply
-    said = reply.code or (f"status {reply.status}" if reply.status > 0 else "no answer")
-    raise LoadTestRefused(f"the service at {exchange.target.url} answered {said} to {path}")
+def require_judged(result: MatchResult, part: Answer | None) -> Answer:
+    """This part of a result; `LoadTestRefused` where the item was not judged."""
+    if part is None:
+        code = "an item without an answer" if result.error is None else result.error.code
+        raise LoadTestRefused(f"the service judged no template: {code}")
+    return part
 
 
 def _in_batches(

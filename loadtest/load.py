@@ -45,7 +45,6 @@ from loadtest.exchange import (
     NOT_STARTED,
     ConnectionPool,
     Keys,
-    ModelClient,
     Reply,
     ReportProgress,
     ServiceAddress,
@@ -70,7 +69,7 @@ class Sender:
     access: Access
     enrolled: EnrollmentTracker
     start: float
-    _captured_at: dict[str, str] = field(init=False, default_factory=dict)
+    _captured_at: dict[str, datetime] = field(init=False, default_factory=dict)
     """By Idempotency-Key, since a repeated visit has to be the same."""
 
     def read_clock(self) -> float:
@@ -79,7 +78,7 @@ class Sender:
 
     def pack(self, visit: Visit) -> bytes:
         """The body, of an enrollment with photographs of this moment."""
-        key, now = visit.call.idempotency_key, datetime.now(UTC).isoformat()
+        key, now = visit.call.idempotency_key, datetime.now(UTC)
         if key is not None and visit.has_repeat:
             self._captured_at[key] = now
         elif key is not None:
@@ -229,13 +228,9 @@ WARM_S, WARM_VISITS = 2.0, 2
 
 @dataclass(slots=True)
 class LoadRunner:
-    """Runs the load: one step, or the many of a knee.
-
-    `loading` is the connection for the load; the session's is for other requests.
-    """
+    """Runs the load: one step, or the many of a knee."""
 
     options: LoadTestOptions
-    loading: Access
     session: LoadSession
     report: ReportProgress
     _planner: Planner = field(init=False)
@@ -269,18 +264,12 @@ class LoadRunner:
             require_planted(visits, options.mix)
         length_s = sum(one.seconds for one in phases)
         session.participants.require_fresh(length_s + options.pace.timeout_s)
-        run = run_load(self.loading, visits, length_s, options.pace, session.enrolled, self.report)
-        model = ModelClient(session.access.exchange, session.access.keys.fraud)
-        is_local = options.target is None
-        judged = tuple(
-            mark_look_alikes(judge(run.outcomes), session.participants, model, is_local=is_local)
-        )
+        access, is_local = session.access, options.target is None
+        run = run_load(access, visits, length_s, options.pace, session.enrolled, self.report)
+        found, people = judge(run.outcomes), session.participants
+        judged = tuple(mark_look_alikes(found, people, access.model, is_local=is_local))
         verdict = decide(run, judged, phases, options.objective)
         return LoadStep(rate, phases, run, judged, verdict, is_warm)
-
-
-PREPARING_CONNECTIONS = 8
-PREPARING_TIMEOUT_S = 30.0
 
 
 def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestResult:
@@ -289,13 +278,11 @@ def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestR
     steps: list[LoadStep] = []
     with ExitStack() as stack:
         target, keys, outlet = stack.enter_context(_open_service(options, report))
-        asking = ConnectionPool(target, PREPARING_CONNECTIONS, PREPARING_TIMEOUT_S)
-        loading = ConnectionPool(target, options.pace.in_flight, options.pace.timeout_s)
-        stack.callback(asking.close)
-        stack.callback(loading.close)
+        pool = ConnectionPool(target, options.pace.in_flight, options.pace.timeout_s)
+        stack.callback(pool.close)
         begun, start = datetime.now(UTC), _clock()
         with open_session(
-            asking,
+            pool,
             keys,
             outlet,
             choose_counts(options, list_phases(options.shape, options.profile)),
@@ -305,13 +292,12 @@ def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestR
             keep_enrolled=options.keep_enrolled,
             is_local=is_local,
         ) as session:
-            loaded = replace(session.access, exchange=loading)
-            knee = LoadRunner(options, loaded, session, report).run_steps(steps)
+            knee = LoadRunner(options, session, report).run_steps(steps)
         return LoadTestResult(
             options=options,
             url=target.url,
-            version=str(session.about["version"]),
-            model_digest=str(session.about["model_digest"]),
+            version=session.about.version,
+            model_digest=session.about.model_digest,
             dataset=session.dataset,
             participants=session.participants,
             steps=tuple(steps),

@@ -59,7 +59,7 @@ def write_references(path: Path, count: int, seed: int) -> Path:
         for first, vectors in _draw(count, seed):
             made = [numbers.passport(first + place) for place in range(len(vectors))]
             columns = [
-                pa.array([one.zone for one in made]),
+                pa.array([one.number for one in made]),
                 pa.array([one.name for one in made]),
                 pa.array(list(vectors), pa.list_(pa.float32())),
             ]

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,10 @@ from PIL import Image, ImageEnhance
 
 from engine.errors import advise_extra
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import ModelClient, ReportProgress, Thresholds
+from loadtest.exchange import ModelClient, ReportProgress
+from schema.documents import PASSPORT
+from serving.wire.enrollments import Thresholds
+from serving.wire.fields import Document
 
 STATE = "UTO"
 BIRTH = "800101"
@@ -38,20 +40,6 @@ DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TAG_LENGTH, SERIAL_LENGTH = 4, 5
 NUMBERS = 1_000_000_000
 _WEIGHTS = (7, 3, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Passport:
-    """A passport; `zone` is the second line of its machine readable zone."""
-
-    zone: str = field(repr=False)
-    name: str = field(repr=False)
-
-    def for_enrollment(self) -> dict[str, Any]:
-        return {"type": "passport", "number": self.zone, "name": self.name, "expires_on": None}
-
-    def for_query(self) -> dict[str, Any]:
-        return {"type": "passport", "number": self.zone}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +53,12 @@ class SpecimenNumbers:
     first_number: int
     year: int
 
-    def passport(self, serial: int) -> Passport:
+    def passport(self, serial: int) -> Document:
+        """Its number is the second line of a machine readable zone."""
         assert serial < len(DIGITS) ** SERIAL_LENGTH
         number = self.tag + np.base_repr(serial, len(DIGITS)).zfill(SERIAL_LENGTH)
-        return Passport(write_zone(number, self.year + VALID_YEARS), f"Utopian {serial}")
+        zone = write_zone(number, self.year + VALID_YEARS)
+        return Document(PASSPORT, zone, f"Utopian {serial}")
 
     def msisdn(self, serial: int) -> str:
         return f"+8613{(self.first_number + serial) % NUMBERS:09d}"
@@ -161,7 +151,7 @@ class Holder(Candidate):
     """A person whom the preparation has enrolled with the first pair; `tokens` are its templates,
     issued to the tenant that enrolls."""
 
-    passport: Passport
+    passport: Document
     document_id: str
     tokens: tuple[bytes, bytes] = field(repr=False)
 

@@ -13,10 +13,11 @@ from itertools import count, cycle
 from types import MappingProxyType
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestRefused
-from loadtest.participants import LoadParticipants, Passport, PhotographPair
+from loadtest.participants import LoadParticipants, PhotographPair
 from loadtest.service_calls import (
     IMPOSTOR_REJECTED,
     NEW,
@@ -34,6 +35,7 @@ from loadtest.service_calls import (
     query,
     search,
 )
+from serving.wire.fields import Document
 
 
 class Traffic(StrEnum):
@@ -333,7 +335,7 @@ class Planner:
         call = one.call
         if kind is Kind.CONFLICT:
             msisdn = self.serials.numbers.msisdn(self.serials.draw())
-            call = replace(call, body={**call.body, "msisdn": msisdn})
+            call = replace(call, body=structs.replace(call.body, msisdn=msisdn))
         yield replace(one, has_repeat=True)
         again = self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person)
         yield replace(again, partner=one.number)
@@ -390,7 +392,7 @@ class Planner:
         pair: PhotographPair,
         expected: ExpectedAnswer,
         person: int,
-        passport: Passport | None = None,
+        passport: Document | None = None,
     ) -> Visit:
         """An enrollment for a new line, by default under a new document."""
         numbers, serial = self.serials.numbers, self.serials.draw()

@@ -3,13 +3,14 @@ what the plan expects of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-import msgpack
+from msgspec import structs
 
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import (
@@ -21,84 +22,103 @@ from loadtest.exchange import (
     Keys,
     ModelClient,
     Reply,
-    Thresholds,
+    ServiceAddress,
+    open_client,
+    refusing,
 )
-from loadtest.participants import MARGIN, Passport, PhotographPair, SpecimenNumbers
+from loadtest.participants import MARGIN, PhotographPair, SpecimenNumbers
+from serving.client import Activation, CallFailed, Client
+from serving.wire.enrollments import Thresholds
+from serving.wire.fields import Document, KnownDocument, RequestBody, encode_msgpack
+from serving.wire.lines import HolderRequest
+from serving.wire.matching import Face, MatchItem, MatchRequest
+from serving.wire.oversight import Version
+from serving.wire.people import IdentificationRequest
 
 ENROLLMENTS, MATCHES = "/v1/enrollments", "/v1/match"
 QUERIES, SEARCHES = "/v1/lines/query", "/v1/identifications"
+UNSENT = datetime.fromtimestamp(0, UTC)
+"""When photographs of a planned enrollment were taken: `Access` says when it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request; with `needs_fraud` it takes the fraud key, else the enroll key. An enrollment
-    has an `idempotency_key`, and the `pair` of photographs that its body shows."""
+    """One request; with `needs_fraud` it takes the fraud key, else the enroll key. Of an enrollment
+    `pair` are the photographs that its body shows."""
 
     path: str
-    body: dict[str, Any] = field(repr=False)
+    body: RequestBody = field(repr=False)
     needs_fraud: bool = False
-    idempotency_key: str | None = None
     pair: PhotographPair | None = None
 
-    def write(self, outlet: str | None, captured_at: str) -> dict[str, Any]:
-        """The body, of an enrollment for photographs of that moment; `outlet` is None for an
-        outlet's own key."""
-        if self.pair is None:
-            return self.body
-        body = {**self.body, "captured_at": captured_at}
-        return body if outlet is None else {**body, "outlet": outlet}
+    @property
+    def idempotency_key(self) -> str | None:
+        """Of an enrollment alone."""
+        return self.body.idempotency_key if isinstance(self.body, Activation) else None
 
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.idempotency_key is None else {"Idempotency-Key": self.idempotency_key}
 
 
-def enroll(key: str, passport: Passport, pair: PhotographPair, msisdn: str) -> Call:
+def enroll(key: str, passport: Document, pair: PhotographPair, msisdn: str) -> Call:
     """An enrollment with two photographs."""
-    body = {
-        "document": passport.for_enrollment(),
-        "msisdn": msisdn,
-        "live": pair.live.photograph,
-        "portrait": pair.portrait.photograph,
-        "consent_ref": "loadtest",
-    }
-    return Call(ENROLLMENTS, body, idempotency_key=key, pair=pair)
+    body = Activation(
+        document=passport,
+        msisdn=msisdn,
+        live=pair.live.photograph,
+        portrait=pair.portrait.photograph,
+        consent_ref="loadtest",
+        captured_at=UNSENT,
+        idempotency_key=key,
+    )
+    return Call(ENROLLMENTS, body, pair=pair)
 
 
 def match(probe: bytes, reference: bytes) -> Call:
     """A comparison of two templates."""
-    face = {"probe": {"template": probe}, "reference": {"template": reference}}
-    return Call(MATCHES, {"items": [face]})
+    item = MatchItem(probe=Face(template=probe), reference=Face(template=reference))
+    return Call(MATCHES, MatchRequest((item,)))
 
 
-def query(passport: Passport, photograph: bytes) -> Call:
+def query(passport: Document, photograph: bytes) -> Call:
     """A query for the lines of a document, with a photograph of its holder."""
-    return Call(QUERIES, {"document": passport.for_query(), "probe": {"image": photograph}})
+    document = KnownDocument(passport.type, passport.number)
+    return Call(QUERIES, HolderRequest(document, Face(image=photograph)))
 
 
 def search(photograph: bytes) -> Call:
     """A search of the gallery for a face."""
-    return Call(SEARCHES, {"probe": {"image": photograph}}, needs_fraud=True)
+    return Call(SEARCHES, IdentificationRequest(Face(image=photograph)), needs_fraud=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A connection with its API keys; `erase_key` is one that may erase, if there is one."""
+    """The connections of the load with its API keys, and clients for all else: `erase` is of a key
+    that may erase, if there is one; `outlet` is None for an outlet's own key."""
 
-    exchange: ConnectionPool
+    pool: ConnectionPool
     keys: Keys
     outlet: str | None
-    erase_key: str | None = field(repr=False)
+    model: ModelClient
+    enroll: Client
+    erase: Client | None
 
-    def pack(self, call: Call, captured_at: str) -> bytes:
+    def complete(self, activation: Activation, captured_at: datetime) -> Activation:
+        """The same at the outlet, with photographs of that moment."""
+        return structs.replace(activation, captured_at=captured_at, outlet=self.outlet)
+
+    def pack(self, call: Call, captured_at: datetime) -> bytes:
         """The body of a call, of an enrollment with photographs of that moment."""
-        packed: bytes = msgpack.packb(call.write(self.outlet, captured_at))
-        return packed
+        body = call.body
+        if isinstance(body, Activation):
+            body = self.complete(body, captured_at).write()
+        return encode_msgpack(body)
 
     def send(self, call: Call, body: bytes) -> Reply:
         """Sends a packed call with the key that it needs."""
         key = self.keys.fraud if call.needs_fraud else self.keys.enroll
-        return self.exchange.ask("POST", call.path, key, body=body, headers=call.headers)
+        return self.pool.post(call.path, key, body, call.headers)
 
 
 @dataclass(slots=True)
@@ -112,34 +132,42 @@ class Serials:
         return next(self._next)
 
 
-def read_version(exchange: ConnectionPool) -> Mapping[str, Any]:
+def read_version(target: ServiceAddress) -> Version:
     """Version and model; `LoadTestRefused` at once where no service of ours answers, or one that
     looks at no face."""
-    reply = exchange.ask("GET", "/version")
-    if reply.status != HTTPStatus.OK or not isinstance(reply.value, Mapping):
-        raise LoadTestRefused(f"no service answers at {exchange.target.url}: is it running?")
-    if str(reply.value.get("version")).endswith("+sandbox"):
-        raise LoadTestRefused(f"{exchange.target.url} is a sandbox, which looks at no face")
-    return reply.value
+    try:
+        with open_client(target, retries=0) as client:
+            found = client.version()
+    except CallFailed:
+        raise LoadTestRefused(f"no service answers at {target.url}: is it running?") from None
+    if found.version.endswith("+sandbox"):
+        raise LoadTestRefused(f"{target.url} is a sandbox, which looks at no face")
+    return found
 
 
-def open_access(exchange: ConnectionPool, keys: Keys, outlet: str | None) -> Access:
+@contextmanager
+def open_access(pool: ConnectionPool, keys: Keys, outlet: str | None) -> Iterator[Access]:
     """Checks the roles of the keys; `LoadTestRefused` if they cannot do what the load needs."""
-    if _read_role(exchange, keys.fraud) != "fraud":
-        raise LoadTestRefused("the fraud key must be of role fraud")
-    role = _read_role(exchange, keys.enroll)
-    if role not in ("outlet", "carrier"):
-        raise LoadTestRefused("the enroll key must be of role outlet or carrier")
-    if role == "carrier" and outlet is None:
-        raise LoadTestRefused("a carrier's key enrolls for an outlet: give --outlet CODE")
-    if keys.erase is not None and _read_role(exchange, keys.erase) not in ("carrier", "operator"):
-        raise LoadTestRefused("the erase key must be of role carrier or operator")
-    erase_key = keys.erase or (keys.enroll if role == "carrier" else None)
-    return Access(exchange, keys, outlet, erase_key)
-
-
-def _read_role(exchange: ConnectionPool, key: str) -> str:
-    return str(ModelClient(exchange, key).ask("GET", "/v1/me")["role"])
+    with ExitStack() as stack:
+        fraud, enroll, *erasing = (
+            stack.enter_context(open_client(pool.target, key))
+            for key in (keys.fraud, keys.enroll, keys.erase)
+            if key is not None
+        )
+        with refusing():
+            of_fraud, role, *of_erasing = (
+                one.whose_key().role for one in (fraud, enroll, *erasing)
+            )
+        if of_fraud != "fraud":
+            raise LoadTestRefused("the fraud key must be of role fraud")
+        if role not in ("outlet", "carrier"):
+            raise LoadTestRefused("the enroll key must be of role outlet or carrier")
+        if role == "carrier" and outlet is None:
+            raise LoadTestRefused("a carrier's key enrolls for an outlet: give --outlet CODE")
+        if not {"carrier", "operator"}.issuperset(of_erasing):
+            raise LoadTestRefused("the erase key must be of role carrier or operator")
+        able = [*erasing, *([enroll] if role == "carrier" else ()), None]
+        yield Access(pool, keys, outlet, ModelClient(fraud), enroll, able[0])
 
 
 APPROVED, REVIEW, REJECTED = "approved", "review", "rejected"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TypeVar
 
 import gevent
 
@@ -23,8 +22,7 @@ from loadtest.exchange import (
     Keys,
     ModelClient,
     ReportProgress,
-    ask_again,
-    ask_until_answered,
+    refusing,
     run_concurrently,
 )
 from loadtest.participants import (
@@ -47,15 +45,16 @@ from loadtest.participants import (
 )
 from loadtest.service_calls import (
     APPROVED,
-    ENROLLMENTS,
     Access,
     Answer,
     Serials,
     enroll,
     open_access,
-    read_answer,
     read_version,
 )
+from serving.client import Activation, ApiError, CallFailed, ErasureCertificate, Options
+from serving.client.transport import Erased
+from serving.wire.oversight import Version
 
 TIMED_OUT = 408
 
@@ -83,14 +82,13 @@ class EnrollmentTracker:
         if key is None:
             return
         if answer.is_good:
-            # A key is decided once.
-            self.open.pop(key, None)
-            self.add(answer.decision, answer.document_id)
+            self.settle(key, answer.decision, answer.document_id)
         elif _is_undecided(answer):
             self._drop(key)
 
-    def add(self, decision: str | None, document_id: str | None) -> None:
-        """Records a decision."""
+    def settle(self, key: str, decision: str | None, document_id: str | None) -> None:
+        """Records the decision on a key, which is decided once."""
+        self.open.pop(key, None)
         if decision == APPROVED and document_id is not None:
             self.documents[document_id] = None
 
@@ -122,9 +120,8 @@ def enroll_holders(
     report: ReportProgress,
 ) -> tuple[Holder, ...]:
     """Enrolls the candidates; returns those approved. Each is tracked before it is sent."""
-    enroller = ModelClient(access.exchange, access.keys.enroll)
     samples = [sample.photograph for one in candidates for sample in one.person.first.samples]
-    issued = enroller.issue_templates(samples, report)
+    issued = ModelClient(access.enroll).issue_templates(samples, report)
     jobs: list[tuple[Candidate, int, Tokens]] = []
     for place, candidate in enumerate(candidates):
         one, two = issued[2 * place : 2 * place + 2]
@@ -162,17 +159,14 @@ def _enroll(
     candidate, serial, tokens = job
     key = f"loadtest-{numbers.tag}-holder-{serial}"
     passport = numbers.passport(serial)
-    call = enroll(key, passport, candidate.person.first, numbers.msisdn(serial))
-    body = call.write(access.outlet, datetime.now(UTC).isoformat())
+    body = enroll(key, passport, candidate.person.first, numbers.msisdn(serial)).body
+    assert isinstance(body, Activation)
     enrolled.begin(key)
-    answer = read_answer(
-        ask_until_answered(
-            access.exchange, "POST", ENROLLMENTS, access.keys.enroll, body, call.headers
-        )
-    )
-    enrolled.finish(key, answer)
+    with refusing():
+        answer = access.enroll.enroll(access.complete(body, datetime.now(UTC)))
+    enrolled.settle(key, answer.decision, answer.document_id)
     if answer.decision != APPROVED or answer.document_id is None:
-        return " ".join(sorted(answer.reasons)) or answer.describe()
+        return " ".join(sorted({one.reason for one in answer.reasons})) or answer.decision
     return Holder(
         person=candidate.person,
         second=candidate.second,
@@ -196,7 +190,7 @@ def prepare(
     report: ReportProgress,
 ) -> LoadParticipants:
     """Selects the participants and enrolls the holders, whom `enrolled` tracks."""
-    model = ModelClient(access.exchange, access.keys.fraud)
+    model = access.model
     thresholds = model.read_thresholds()
     people, dropped = select_people(dataset, model, thresholds, report)
     people, had_references = drop_known(people, model, dropped)
@@ -230,7 +224,7 @@ PATIENCE_S = 60.0
 """For all of the cleaning: who is left after it is reported."""
 SETTLE_S = 2.0
 """How long a request may still be decided after its client has given up."""
-ACCEPTED, NOT_FOUND = 202, 404
+NOT_FOUND = 404
 
 
 @dataclass(slots=True)
@@ -255,36 +249,49 @@ class Cleaner:
                 gevent.sleep(self.settle_s)
             find = partial(self._find, end=end, is_last=is_last)
             run_concurrently(find, list(self.enrolled.open))
-        if not keep_enrolled and self.access.erase_key is not None:
-            documents = list(self.enrolled.documents)
-            run_concurrently(lambda one: self._erase(one, end, len(documents)), documents)
+        if not keep_enrolled and self.access.erase is not None:
+            erase = partial(self._erase, self.access.erase.erase, end, len(self.enrolled.documents))
+            run_concurrently(erase, list(self.enrolled.documents))
 
     def _find(self, key: str, end: float, *, is_last: bool) -> None:
-        path = f"{ENROLLMENTS}?idempotency_key={quote(key, safe='')}"
-        reply = ask_again(self.access.exchange, "GET", path, self.access.keys.enroll, end)
-        if reply.status == NOT_FOUND and is_last:
+        found, is_unknown = _ask(self.access.enroll.find_enrollment, key, end)
+        if found is not None:
+            self.enrolled.settle(key, found.decision, found.document_id)
+        elif is_unknown and is_last:
             del self.enrolled.open[key]
-        elif 200 <= reply.status < 300 and isinstance(reply.value, dict):
-            del self.enrolled.open[key]
-            self.enrolled.add(reply.value.get("decision"), reply.value.get("document_id"))
         self.report("looking up enrollments without an answer", 0, 0)
 
-    def _erase(self, document_id: str, end: float, total: int) -> None:
-        path = f"/v1/documents/{document_id}"
-        reply = ask_again(self.access.exchange, "DELETE", path, self.access.erase_key, end)
-        # A document that is gone needs no erasing; 202: it waits for a case that the test opened.
-        is_done = 200 <= reply.status < 300 and reply.status != ACCEPTED
-        if is_done or reply.status == NOT_FOUND:
+    def _erase(self, ask: Ask[Erased], end: float, total: int, document_id: str) -> None:
+        erased, is_unknown = _ask(ask, document_id, end)
+        # A document that is gone needs no erasing; one may wait for a case that the test opened.
+        if is_unknown or isinstance(erased, ErasureCertificate):
             del self.enrolled.documents[document_id]
         done = total - len(self.enrolled.documents)
         self.report("erasing people enrolled by the test", done, total)
+
+
+T = TypeVar("T")
+Ask = Callable[[str, Options], T]
+"""A call of a client about one key or document."""
+
+
+def _ask(ask: Ask[T], about: str, end: float) -> tuple[T | None, bool]:
+    """The answer by `end` (of the monotonic clock), None without one; and whether the service knows
+    nothing of it."""
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        return None, False
+    try:
+        return ask(about, Options(timeout_s=left_s)), False
+    except CallFailed as failure:
+        return None, isinstance(failure, ApiError) and failure.status == NOT_FOUND
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSession:
     """A service with the people of a load test in it; `about` is its version and model."""
 
-    about: Mapping[str, Any]
+    about: Version
     access: Access
     dataset: str
     participants: LoadParticipants
@@ -294,7 +301,7 @@ class LoadSession:
 
 @contextmanager
 def open_session(
-    exchange: ConnectionPool,
+    pool: ConnectionPool,
     keys: Keys,
     outlet: str | None,
     wanted: ParticipantCounts,
@@ -307,25 +314,25 @@ def open_session(
 ) -> Iterator[LoadSession]:
     """Prepares the people; erases all whom the test enrolled at the end, even after an interrupt,
     and says then who is left. `LoadTestRefused` where the service or the people will not do."""
-    about = read_version(exchange)
-    access = open_access(exchange, keys, outlet)
-    # Some of them with all their photographs.
-    people, whole = round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
-    dataset = open_dataset(faces, people, whole, seed)
-    serials, enrolled = Serials(make_numbers(datetime.now(UTC).year)), EnrollmentTracker()
-    is_over = False
-    try:
+    about = read_version(pool.target)
+    with open_access(pool, keys, outlet) as access:
+        # Some of them with all their photographs.
+        people, whole = round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
+        dataset = open_dataset(faces, people, whole, seed)
+        serials, enrolled = Serials(make_numbers(datetime.now(UTC).year)), EnrollmentTracker()
+        is_over = False
         try:
-            participants = prepare(access, dataset, wanted, serials, enrolled, report)
-            yield LoadSession(about, access, dataset.source, participants, serials, enrolled)
+            try:
+                participants = prepare(access, dataset, wanted, serials, enrolled, report)
+                yield LoadSession(about, access, dataset.source, participants, serials, enrolled)
+            finally:
+                # A local service is deleted with all that is in it.
+                if not is_local:
+                    Cleaner(access, enrolled, report).clean(keep_enrolled=keep_enrolled)
+            is_over = True
         finally:
-            # A local service is deleted with all that is in it.
-            if not is_local:
-                Cleaner(access, enrolled, report).clean(keep_enrolled=keep_enrolled)
-        is_over = True
-    finally:
-        if not is_over and not is_local:
-            tell_left(enrolled)
+            if not is_over and not is_local:
+                tell_left(enrolled)
 
 
 def tell_left(enrolled: EnrollmentTracker) -> None:

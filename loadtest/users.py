@@ -39,7 +39,7 @@ from locust.exception import StopUser
 
 from loadtest.criteria import Correctness, judge, mark_look_alikes
 from loadtest.errors import Exit, LoadTestRefused, refuse
-from loadtest.exchange import ConnectionPool, ModelClient, read_keys, read_target
+from loadtest.exchange import ConnectionPool, read_keys, read_target
 from loadtest.load import Sender, fire
 from loadtest.participants import ParticipantCounts
 from loadtest.schedule import Kind, Outcome, Planner, Visit
@@ -83,8 +83,8 @@ class Visiting:
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         judged = judge(outcomes)
         if any(one.correctness is Correctness.WRONG for one in judged):
-            model = ModelClient(self.session.access.exchange, self.session.access.keys.fraud)
-            judged = mark_look_alikes(judged, self.session.participants, model)
+            session = self.session
+            judged = mark_look_alikes(judged, session.participants, session.access.model)
         for one in judged:
             answer, word, fault = one.outcome.answer, one.correctness, None
             if word in (Correctness.WRONG, Correctness.UNANSWERED):
@@ -155,11 +155,11 @@ def _open(environment: Environment) -> Visiting:
     )
     faces = None if given.faces is None else Path(given.faces)
     with ExitStack() as stack:
-        exchange = ConnectionPool(target, CONNECTIONS, TIMEOUT_S)
-        stack.callback(exchange.close)
+        pool = ConnectionPool(target, CONNECTIONS, TIMEOUT_S)
+        stack.callback(pool.close)
         session = stack.enter_context(
             open_session(
-                exchange, keys, given.outlet, wanted, faces=faces, seed=given.seed, report=_ignore
+                pool, keys, given.outlet, wanted, faces=faces, seed=given.seed, report=_ignore
             )
         )
         planner = Planner(session.participants, session.serials, np.random.default_rng(given.seed))

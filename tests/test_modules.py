@@ -61,7 +61,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "httpcore": "serving.webhooks",
         "httptools": "bench.suites.serve",
         "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
-        "serving.operator_client bench.suites.serve",
+        "serving.operator_client bench.suites.serve loadtest.exchange",
         "jinja2": "engine.accuracy engine.capacity engine.sweeps.report bench.core",
         "joserfc": "engine.matching.checks.liveness engine.matching.checks.proofs "
         "engine.matching.checks.signed_results serving.access.sign_in",
@@ -69,8 +69,8 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "locust": "loadtest",
         "markupsafe": "engine.sweeps.report serving.case_report",
         "matplotlib": "engine.accuracy.evaluation_report",
-        "msgpack": "serving.api.body bench.suites.serve loadtest",
-        "msgspec": "schema engine serving bench",
+        "msgpack": "serving.api.body bench.suites.serve",
+        "msgspec": "schema engine serving bench loadtest",
         "numba": "indexes.exact bench.core.machine",
         "numpy": "indexes engine serving bench loadtest",
         "onnx": "indexes.exact engine.models engine.faces bench",
@@ -115,8 +115,8 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
         "engine.models": "schema indexes.runtime indexes.atomic_files engine.errors *",
         "serving.wire": "schema msgspec",
         "serving.client": "schema serving.wire httpx msgspec",
-        # How an extra is installed.
-        "loadtest": "engine.errors *",
+        # `engine.errors`: how an extra is installed.
+        "loadtest": "engine.errors schema serving.client serving.wire *",
     }
 )
 # What a process is not to load with a module, by itself or through another: it would start later.

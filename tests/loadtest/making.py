@@ -16,7 +16,6 @@ from loadtest.config import (
     Shape,
 )
 from loadtest.criteria import LoadRun, Objective, decide, judge
-from loadtest.exchange import Thresholds
 from loadtest.participants import (
     Holder,
     ImpostorPair,
@@ -27,6 +26,7 @@ from loadtest.participants import (
 )
 from loadtest.schedule import DEFAULT_MIX, Kind, LoadPhase, Outcome, Traffic, Visit
 from loadtest.service_calls import NEW, Answer, enroll, match, search
+from serving.wire.enrollments import Thresholds
 
 SPECIMENS = SpecimenNumbers("TEST", 0, 2026)
 THRESHOLDS = Thresholds(verify=0.45, same_document=0.46, review=0.57, certain=0.67)

@@ -90,7 +90,7 @@ def test_a_race_is_one_face_under_two_documents_at_one_moment() -> None:
         assert one.due_s == two.due_s
         assert one.person == two.person
         assert two.partner == one.number
-        assert one.call.body["document"] != two.call.body["document"]
+        assert one.call.body.document != two.call.body.document
 
 
 def test_one_seed_gives_one_plan() -> None:

@@ -1,50 +1,57 @@
 """Everybody who may have been enrolled is looked up and erased; who is left is counted."""
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
+import httpx
 import pytest
 
-from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, ConnectionPool, Keys, Reply
+from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, ServiceAddress, open_client
 from loadtest.service_calls import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Access, Answer
 from loadtest.setup import Cleaner, EnrollmentTracker
+from serving.client import ApiError, Enrollment, ErasureCertificate, Options
+from serving.client.transport import Trail
 from tests.loadtest.making import decided
+
+GONE = ApiError(404, "REGISTRY.NOT_FOUND", "nothing", Trail("c", 1))
 
 
 @dataclass
 class Registry:
-    """A registry of documents by key; it puts each path off `busy` times first."""
+    """A client of a registry of documents by key."""
 
     holders: dict[str, str]
-    busy: int = 0
-    asked: dict[str, int] = field(default_factory=dict)
 
-    def ask(self, method: str, path: str, key: str | None = None, **_: Any) -> Reply:
-        assert key == ("e" if method == "DELETE" else "enroll")
-        self.asked[path] = self.asked.get(path, 0) + 1
-        if self.asked[path] <= self.busy:
-            return Reply((503, LOST, OVERDUE)[self.asked[path] % 3])
-        name = path.rpartition("/" if method == "DELETE" else "=")[2]
-        if method == "GET":
-            found = self.holders.get(name)
-            value = {"decision": APPROVED, "document_id": found}
-            return Reply(200, value) if found else Reply(404)
-        gone = [one for one, document in self.holders.items() if document == name]
-        for one in gone:
-            del self.holders[one]
-        return Reply(200 if gone else 404, {})
+    def find_enrollment(self, key: str, options: Options) -> Enrollment:
+        assert options.timeout_s
+        if key not in self.holders:
+            raise GONE
+        named = dict.fromkeys(Enrollment.__struct_fields__)
+        made: Any = named | {"decision": APPROVED, "document_id": self.holders[key]}
+        return Enrollment(**made)
+
+    def erase(self, document_id: str, options: Options) -> ErasureCertificate:
+        assert options.timeout_s
+        held = [key for key, document in self.holders.items() if document == document_id]
+        if not held:
+            raise GONE
+        for key in held:
+            del self.holders[key]
+        made: Any = dict.fromkeys(ErasureCertificate.__struct_fields__)
+        return ErasureCertificate(**made)
 
 
 def clean(
-    registry: Registry,
+    registry: Any,
     enrolled: EnrollmentTracker,
     *,
     keep_enrolled: bool = False,
-    erase_key: str | None = "e",
+    may_erase: bool = True,
     timeout_s: float = 60,
 ) -> int:
-    keys = Keys("enroll", "fraud", erase_key)
-    access = Access(cast(ConnectionPool, registry), keys, None, erase_key)
+    nothing: Any = None
+    erase = registry if may_erase else None
+    access = Access(nothing, nothing, None, nothing, registry, erase)
     Cleaner(access, enrolled, lambda *_: None, timeout_s, settle_s=0).clean(
         keep_enrolled=keep_enrolled
     )
@@ -68,7 +75,7 @@ def test_an_enrollment_without_an_answer_is_found_by_its_key_and_erased(
 ) -> None:
     registry = Registry({"lost": "d1", "known": "d2"})
     enrolled = make_tracker(("lost", answer), ("nobody", answer))
-    enrolled.add(APPROVED, "d2")
+    enrolled.settle("known", APPROVED, "d2")
     assert clean(registry, enrolled) == 0
     assert registry.holders == {}
 
@@ -93,17 +100,24 @@ def test_only_keys_that_may_have_been_decided_are_looked_up(
 
 
 def test_a_service_that_is_busy_right_after_a_load_is_asked_again(monkeypatch) -> None:
-    monkeypatch.setattr("loadtest.exchange.WAIT_S", 0)
-    registry = Registry({"lost": "d1"}, busy=4)
-    assert clean(registry, make_tracker(("lost", Answer(LOST)))) == 0
-    assert registry.holders == {}
+    statuses = iter([503, 429, 503, 503, 503, 503, 503, 404])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        status = next(statuses)
+        return httpx.Response(status, json={"status": status, "code": "X", "message": "later"})
+
+    monkeypatch.setattr("httpx.HTTPTransport", lambda: httpx.MockTransport(answer))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    enrolled = make_tracker(("known", decided(APPROVED, document_id="d2")))
+    with open_client(ServiceAddress("127.0.0.1", 1), "e") as client:
+        assert clean(client, enrolled) == 0
 
 
 def test_who_is_left_is_counted() -> None:
     answers = (("lost", None), ("known", decided(APPROVED, document_id="d2")))
     registry = Registry({"lost": "d1", "known": "d2"})
     assert clean(registry, make_tracker(*answers), keep_enrolled=True) == 2
-    assert clean(registry, make_tracker(*answers), erase_key=None) == 2
+    assert clean(registry, make_tracker(*answers), may_erase=False) == 2
     # The service does not answer.
     assert clean(registry, make_tracker(*answers), timeout_s=0) == 2
     assert registry.holders == {"lost": "d1", "known": "d2"}
