@@ -31,10 +31,6 @@ Scale = Callable[[float, VectorKind], float]
 """The value for other vectors than the usual."""
 
 
-def _as_measured(value: float, _: VectorKind) -> float:
-    return value
-
-
 def _by_length(value: float, kind: VectorKind) -> float:
     return value * (kind.dim / USUAL.dim)
 
@@ -74,17 +70,11 @@ class Quantity(Enum):
     )
     HTTP = Assumed("HTTP, proxy and Ray, an enrollment", "core-s", 5.9e-3, "`bench serve`")
     DECISION_ALONE = Assumed(
-        "decision and commit, alone, no search",
-        "s",
-        7.8e-3,
-        "SQLite: `bench registrar`",
-        _as_measured,
+        "decision and commit, alone, no search", "s", 7.8e-3, "SQLite: `bench registrar`"
     )
-    DECISION = Assumed(
-        "decision and commit, one of 32, no search", "s", 1e-3, "`bench registrar`", _as_measured
-    )
+    DECISION = Assumed("decision and commit, one of 32, no search", "s", 1e-3, "`bench registrar`")
     DECISION_SPREAD = Assumed(
-        "spread of a batch's time", "of its log", 0.84, "p99 7 times the median", _as_measured
+        "spread of a batch's time", "of its log", 0.84, "p99 7 times the median"
     )
     SCAN_ALONE = Assumed(
         "scan of a reference, one probe",
@@ -100,15 +90,9 @@ class Quantity(Enum):
         "1.7 G comparisons a core",
         _by_length,
     )
-    SCAN_SPREAD = Assumed(
-        "spread of a scan's time", "of its log", 0.21, "p99 1.6 times the median", _as_measured
-    )
+    SCAN_SPREAD = Assumed("spread of a scan's time", "of its log", 0.21, "p99 1.6 times the median")
     FAN_OUT = Assumed(
-        "asking all shards, beside their scans",
-        "s",
-        3e-3,
-        "a call of Ray to another node",
-        _as_measured,
+        "asking all shards, beside their scans", "s", 3e-3, "a call of Ray to another node"
     )
     HOP = Assumed(
         "way between ingress and registrar, and back", "s", 2e-3, "a call of Ray each way"
@@ -133,9 +117,7 @@ class Quantity(Enum):
         "`bench registrar`",
         _by_stored_bytes,
     )
-    ENROLLMENT_BYTES = Assumed(
-        "store, an enrollment", "bytes", 3000.0, "--measure measures it", _as_measured
-    )
+    ENROLLMENT_BYTES = Assumed("store, an enrollment", "bytes", 3000.0, "--measure measures it")
     REGISTRAR_BYTES = Assumed(
         "memory of the registrar, no gallery", "bytes", 0.27e9, "`bench serve`"
     )

@@ -221,72 +221,77 @@ class CapacityPlan:
         }
 
 
-def make_plan(
-    demand: Demand,
-    figures: PlanFigures,
-    costs: Costs,
-    node: Node,
-    candidates: FalseCandidates,
-    trial: Trial | None = None,
-    copies: int = 1,
-) -> CapacityPlan:
-    """The smallest layout that meets the demand in a simulation, and the use of its machines.
-
-    `copies` of each shard, where it has shards."""
-    trial = trial or Trial()
-    layout, sizing, shortfall = None, None, None
-    try:
-        layout, simulated = choose_layout(demand, costs, figures, node, trial, copies)
-    except Shortfall as reason:
-        shortfall = str(reason)
-    else:
-        sizing = Sizing(
-            layout=layout,
-            use=Use.of(layout, demand, costs),
-            memory=Memory.of(layout, demand.faces, figures),
-            disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
-            waits=Waits.of(layout, demand.faces, figures),
-            simulated=simulated,
-        )
-    return CapacityPlan(
-        demand=demand,
-        node=node,
-        figures=figures,
-        assumptions=list_assumptions(layout, demand, costs, figures, node, trial.max_ongoing),
-        candidates=candidates,
-        shortfall=shortfall,
-        sizing=sizing,
-    )
-
-
 class Shortfall(Exception):
     """No layout will do; the message says why in one line."""
 
 
-def choose_layout(
-    demand: Demand, costs: Costs, figures: PlanFigures, node: Node, trial: Trial, copies: int = 1
-) -> tuple[MachineLayout, Simulated]:
-    """One machine if it will do; else the fewest shards, then the fewest ingress nodes.
-
-    Memory and the ceiling are calculated, the objectives simulated. Raises `Shortfall`.
-    """
-    search = _Search(demand, costs, figures, node, trial, copies)
-    alone = MachineLayout(node=node)
-    if search.is_within_ceiling(alone):
-        simulated = search.simulate(alone)
-        if simulated.holds(demand):
-            return alone, simulated
-    return search.choose_cluster()
-
-
 @dataclass(frozen=True, slots=True)
-class _Search:
+class Planning:
+    """What a plan goes by; `copies` of each shard, where it has shards."""
+
     demand: Demand
     costs: Costs
     figures: PlanFigures
     node: Node
     trial: Trial
-    copies: int
+    copies: int = 1
+
+    def make_plan(self, candidates: FalseCandidates) -> CapacityPlan:
+        """The smallest layout that meets the demand in a simulation, and the use of its
+        machines."""
+        demand, figures = self.demand, self.figures
+        layout, sizing, shortfall = None, None, None
+        try:
+            layout, simulated = self.choose_layout()
+        except Shortfall as reason:
+            shortfall = str(reason)
+        else:
+            sizing = Sizing(
+                layout=layout,
+                use=Use.of(layout, demand, self.costs),
+                memory=Memory.of(layout, demand.faces, figures),
+                disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
+                waits=Waits.of(layout, demand.faces, figures),
+                simulated=simulated,
+            )
+        return CapacityPlan(
+            demand=demand,
+            node=self.node,
+            figures=figures,
+            assumptions=self.list_assumptions(layout),
+            candidates=candidates,
+            shortfall=shortfall,
+            sizing=sizing,
+        )
+
+    def choose_layout(self) -> tuple[MachineLayout, Simulated]:
+        """One machine if it will do; else the fewest shards, then the fewest ingress nodes.
+
+        Memory and the ceiling are calculated, the objectives simulated. Raises `Shortfall`.
+        """
+        alone = MachineLayout(node=self.node)
+        if self.is_within_ceiling(alone):
+            simulated = self.simulate(alone)
+            if simulated.holds(self.demand):
+                return alone, simulated
+        return self.choose_cluster()
+
+    def list_assumptions(self, layout: MachineLayout | None) -> tuple[str, ...]:
+        """The assumptions in the order of a request's path; quantities without a measurement
+        last."""
+        page = _TEMPLATES.get_template("assumptions.txt.j2").render(
+            layout=layout,
+            demand=self.demand,
+            costs=self.costs,
+            figures=self.figures,
+            node=self.node,
+            max_ongoing=self.trial.max_ongoing,
+            bandwidth=_describe_bandwidth(self.figures, self.node),
+            merge_peak=self.figures.value(Quantity.MERGE_PEAK),
+            probes_at_once=PROBES_AT_ONCE,
+            plural=plural,
+        )
+        return tuple(line for line in page.splitlines() if line)
 
     def is_within_ceiling(self, layout: MachineLayout) -> bool:
         """Whether memory suffices and nothing is busier than the ceiling."""
@@ -415,33 +420,6 @@ def _least(is_enough: Callable[[int], bool], low: int, high: int) -> int | None:
         middle = (low + reach) // 2
         low, reach = (low, middle) if is_enough(middle) else (middle + 1, reach)
     return low
-
-
-def list_assumptions(
-    layout: MachineLayout | None,
-    demand: Demand,
-    costs: Costs,
-    figures: PlanFigures,
-    node: Node,
-    max_ongoing: int,
-) -> tuple[str, ...]:
-    """The assumptions in the order of a request's path; quantities without a measurement last.
-
-    `max_ongoing`: enrollments that an ingress takes at once in the simulation; 0: no limit.
-    """
-    page = _TEMPLATES.get_template("assumptions.txt.j2").render(
-        layout=layout,
-        demand=demand,
-        costs=costs,
-        figures=figures,
-        node=node,
-        max_ongoing=max_ongoing,
-        bandwidth=_describe_bandwidth(figures, node),
-        merge_peak=figures.value(Quantity.MERGE_PEAK),
-        probes_at_once=PROBES_AT_ONCE,
-        plural=plural,
-    )
-    return tuple(line for line in page.splitlines() if line)
 
 
 def _describe_bandwidth(figures: PlanFigures, node: Node) -> str:

@@ -64,11 +64,9 @@ def quantile(times_s: NDArray[np.float64], share: float) -> float:
     return float(np.quantile(times_s, share)) if len(times_s) else math.nan
 
 
-def simulate(
-    layout: MachineLayout, demand: Demand, costs: Costs, trial: Trial | None = None
-) -> SimulatedRun:
+def simulate(layout: MachineLayout, demand: Demand, costs: Costs, trial: Trial) -> SimulatedRun:
     """Simulate a layout under a demand; the same seed gives the same run."""
-    return _Service(layout, demand, costs, trial or Trial()).run()
+    return _Service(layout, demand, costs, trial).run()
 
 
 class Cores:

@@ -12,10 +12,10 @@ from engine.capacity.model import Costs, Demand, assume_node
 from engine.capacity.planning import (
     CapacityPlan,
     FalseCandidates,
+    Planning,
     Simulated,
     Sizing,
     expect_candidates,
-    make_plan,
     show_value,
 )
 from engine.capacity.simulation import Trial
@@ -116,12 +116,11 @@ def plan(call: Call, chosen: PlanOptions) -> Answer:
     figures = join_figures(settings, measured)
     memory_bytes = None if chosen.node_gib is None else chosen.node_gib * GIB
     bandwidth = None if chosen.node_gb_s is None else chosen.node_gb_s * 1e9
-    made = make_plan(
+    planning = Planning(
         demand,
-        figures,
         Costs.of(figures, chosen.batch or settings.registrar.batch_size),
+        figures,
         assume_node(figures, chosen.node_cores, memory_bytes, bandwidth),
-        _expect_candidates(settings, demand),
         Trial(
             requests=chosen.requests,
             seed=chosen.seed,
@@ -129,6 +128,7 @@ def plan(call: Call, chosen: PlanOptions) -> Answer:
         ),
         settings.gallery.shard_copies,
     )
+    made = planning.make_plan(_expect_candidates(settings, demand))
     return Answer(made.to_dict(), *_show_plan(made), is_no=made.sizing is None)
 
 

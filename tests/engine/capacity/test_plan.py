@@ -30,12 +30,11 @@ from engine.capacity.model import (
 from engine.capacity.planning import (
     MAX_REFUSED,
     CapacityPlan,
+    Planning,
     Shortfall,
     Simulated,
     Sizing,
-    choose_layout,
     expect_candidates,
-    make_plan,
 )
 from engine.capacity.simulation import Trial, simulate
 from engine.errors import RequestError
@@ -53,14 +52,14 @@ arrivals = st.floats(0.1, 150)
 
 
 def choose(demand: Demand) -> tuple[MachineLayout, Simulated]:
-    return choose_layout(demand, COSTS, FIGURES, NODE, SHORT)
+    return Planning(demand, COSTS, FIGURES, NODE, SHORT).choose_layout()
 
 
 def plan_for(
     demand: Demand, node: Node = NODE, trial: Trial = SHORT, copies: int = 1
 ) -> CapacityPlan:
     candidates = expect_candidates(demand.faces, demand.enrollments, CURVE, 1e-4)
-    return make_plan(demand, FIGURES, COSTS, node, candidates, trial, copies)
+    return Planning(demand, COSTS, FIGURES, node, trial, copies).make_plan(candidates)
 
 
 def size_for(demand: Demand, **options: Any) -> Sizing:
@@ -197,8 +196,7 @@ def test_the_figures_that_nobody_measured_are_counted_among_the_assumptions() ->
     known = PlanFigure(0.02, FigureOrigin.MEASURED, "here")
     figures = replace(FIGURES, found={Quantity.PAIR: known})
     demand = Demand(faces=1_000, enrollments=1)
-    candidates = expect_candidates(1_000, 1, CURVE, 1e-4)
-    last = make_plan(demand, figures, COSTS, NODE, candidates, SHORT).assumptions[-1]
+    last = Planning(demand, COSTS, figures, NODE, SHORT).list_assumptions(None)[-1]
     assert last.startswith(f"{len(Quantity) - 1} figures of those above")
 
 
