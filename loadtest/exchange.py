@@ -248,8 +248,8 @@ def run_concurrently(work: Callable[[Item], Answer], items: Iterable[Item]) -> l
 
 
 IMAGES_A_CALL, ITEMS_A_CALL = 16, 256
-CALL_S, RETRIES = 30.0, 100
-"""For one call of a client with all its repeats, of which that time is the bound."""
+CALL_S, RETRIES = 120.0, 12
+"""For one call of a client with all its repeats; the first may take half of that time."""
 
 
 def open_client(
