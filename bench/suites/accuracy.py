@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -86,6 +87,9 @@ class Level:
     degrade: Degrade
     kind: PhotographKind = PhotographKind.LIVE
 
+    def __str__(self) -> str:
+        return f"{self.degradation} {self.name}".rstrip()
+
 
 def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
@@ -111,8 +115,9 @@ def _alter(change: Callable[[NDArray[np.float32]], Any]) -> Degrade:
     return _redraw(redraw)
 
 
-def resize(share: float) -> Degrade:
-    lanczos = Image.Resampling.LANCZOS
+def resize(eyes_px: float) -> Degrade:
+    """The picture so small that the eyes are so many pixels apart."""
+    lanczos, share = Image.Resampling.LANCZOS, eyes_px / 43
     return _redraw(lambda p: p.resize((round(p.width * share), round(p.height * share)), lanczos))
 
 
@@ -120,18 +125,18 @@ def turn(angle_deg: float) -> Degrade:
     return _redraw(lambda p: p.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True))
 
 
-def make_portrait(size_px: tuple[int, int], ratio: int) -> Degrade:
+def make_portrait(width_px: int, height_px: int, ratio: int = 0) -> Degrade:
     """The middle of a photograph as a JPEG 2000 codestream of this size; ratio 0: lossless."""
 
     def change(data: bytes) -> bytes:
         picture = _open(data)
         width, height = picture.size
-        part = round(height * size_px[0] / size_px[1])
+        part = round(height * width_px / height_px)
         left = (width - part) // 2
         middle = picture.crop((left, 0, left + part, height))
         lossy = {"irreversible": True, "quality_mode": "rates", "quality_layers": [ratio]}
         file = io.BytesIO()
-        middle.resize(size_px, Image.Resampling.LANCZOS).save(
+        middle.resize((width_px, height_px), Image.Resampling.LANCZOS).save(
             file, "JPEG2000", no_jp2=True, **(lossy if ratio else {})
         )
         return file.getvalue()
@@ -243,48 +248,40 @@ def cover(part: str) -> Degrade:
     return _redraw(change)
 
 
-CHIP = PhotographKind.CHIP
-CHIPS: dict[tuple[int, int], tuple[int, ...]] = {
-    (204, 252): (20, 40, 80),
-    (153, 189): (20, 40),
-    (102, 126): (0, 10, 20, 40),
-}
-"""Ratios of compression by size in pixels."""
+PORTRAIT = "JPEG 2000"
+LEVELS: tuple[tuple[str, str, Callable[..., Degrade], Iterable[Any]], ...] = (
+    ("size", "{:.0f} px between the eyes", resize, (25.8, 19.35, 16.125, 12.9, 10.75, 8.6)),
+    ("JPEG", "quality {}", lambda quality: _redraw(lambda p: p, quality), (40, 20, 12, 8, 5)),
+    (PORTRAIT, "{} x {} at 1:{}", make_portrait, tuple(product([204], [252], (20, 40, 80)))),
+    (PORTRAIT, "{} x {} at 1:{}", make_portrait, tuple(product([153], [189], (20, 40)))),
+    (PORTRAIT, "{} x {}", make_portrait, ((102, 126),)),
+    (PORTRAIT, "{} x {} at 1:{}", make_portrait, tuple(product([102], [126], (10, 20, 40)))),
+    ("blur", "sigma {} px", blur, (1.5, 2.5, 3.5, 4.5, 6)),
+    ("motion", "{} px", move, ((7, 0.0), (11, 37.0), (15, 74.0), (19, 111.0), (25, 148.0))),
+    ("dark", "x {}", light, (0.5, 0.25, 0.12, 0.06, 0.03)),
+    ("bright", "x {}", light, (1.6, 2.2, 3.0, 4.5)),
+    ("light from a side", "x {} at the other", light_from_a_side, (0.5, 0.25, 0.1, 0.05)),
+    ("backlight", "x {}", light_from_behind, (0.25, 0.12)),
+    ("glare", "x {}", shine, (0.4, 0.8, 1.2)),
+    ("noise", "sigma {}", add_noise, (15, 30, 45, 60, 90)),
+    ("cut", "{1:.0%} at {0}", cut, tuple(product(("left", "top", "bottom"), (0.1, 0.2, 0.3, 0.4)))),
+    (TURNED, "{}°", turn, (-44, -30, -15, 15, 30, 44, 90, 180)),
+    ("glasses", "", cover, ("glasses",)),
+    ("mask", "{}", cover, MASKS),
+)
+"""The degradation, a level's name by its strength, what makes it, and its strengths from weak to
+strong."""
 
 
 def list_levels() -> Iterator[Level]:
-    """All that is measured, from weak to strong."""
+    """All that is measured."""
     yield Level(UPRIGHT, "", lambda data: data)
     yield Level("grey", "", _alter(lambda p: np.repeat(p.mean(axis=2, keepdims=True), 3, axis=2)))
-    for share in (0.6, 0.45, 0.375, 0.3, 0.25, 0.2):
-        yield Level("size", f"{43 * share:.0f} px between the eyes", resize(share))
-    for quality in (40, 20, 12, 8, 5):
-        yield Level("JPEG", f"quality {quality}", _redraw(lambda picture: picture, quality))
-    for size_px, ratios in CHIPS.items():
-        for ratio in ratios:
-            name = f"{size_px[0]} x {size_px[1]}" + (f" at 1:{ratio}" if ratio else "")
-            yield Level("JPEG 2000", name, make_portrait(size_px, ratio), CHIP)
-    for sigma_px in (1.5, 2.5, 3.5, 4.5, 6):
-        yield Level("blur", f"sigma {sigma_px} px", blur(sigma_px))
-    for number, length in enumerate((7, 11, 15, 19, 25)):
-        yield Level("motion", f"{length} px", move(length, 37.0 * number))
-    for gain in (0.5, 0.25, 0.12, 0.06, 0.03, 1.6, 2.2, 3.0, 4.5):
-        yield Level("dark" if gain < 1 else "bright", f"x {gain}", light(gain))
-    yield from (
-        Level("light from a side", f"x {least} at the other", light_from_a_side(least))
-        for least in (0.5, 0.25, 0.1, 0.05)
-    )
-    yield from (Level("backlight", f"x {gain}", light_from_behind(gain)) for gain in (0.25, 0.12))
-    yield from (Level("glare", f"x {strength}", shine(strength)) for strength in (0.4, 0.8, 1.2))
-    for deviation in (15, 30, 45, 60, 90):
-        yield Level("noise", f"sigma {deviation}", add_noise(deviation))
-    for side in ("left", "top", "bottom"):
-        for share in (0.1, 0.2, 0.3, 0.4):
-            yield Level("cut", f"{share:.0%} at {side}", cut(side, share))
-    for angle in (-44, -30, -15, 15, 30, 44, 90, 180):
-        yield Level(TURNED, f"{angle}°", turn(angle))
-    yield Level("glasses", "", cover("glasses"))
-    yield from (Level("mask", colour, cover(colour)) for colour in MASKS)
+    for degradation, form, degrade, strengths in LEVELS:
+        kind = PhotographKind.CHIP if degradation == PORTRAIT else PhotographKind.LIVE
+        for one in strengths:
+            given = one if isinstance(one, tuple) else (one,)
+            yield Level(degradation, form.format(*given), degrade(*given), kind)
 
 
 def choose_pairs(faces: Path, count: int) -> list[tuple[bytes, bytes]]:
@@ -321,45 +318,56 @@ def _extract_fit(extractor: Extractor, files: Sequence[bytes]) -> dict[int, Extr
     }
 
 
+Shares = tuple[float, float, float]
+"""Of a level, as in `LOSSES`."""
+
+
 def measure_levels(
     extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]], verify: float
-) -> tuple[list[Figure], list[Figure], tuple[float, float, float]]:
+) -> tuple[list[Figure], list[Figure], Shares]:
     """Every level of the second photographs against the first; shares of each level, the reasons
     told where the photograph had none before, and the worst of what `targets.toml` promises."""
-    told: dict[str, Counter[Reason]] = {one: Counter() for one in CAUSES}
-    sound: list[bool] = []
+    told: dict[str, Counter[Reason]] = defaultdict(Counter)
     fit = _extract_fit(extractor, [first for first, _ in pairs])
-    figures, turned, silent, settled, upright = [], 0.0, 0.0, 0.0, 0.0
+    losses: dict[Level, Shares] = {}
+    was_told = np.zeros(len(fit), np.bool_)
     for level in list_levels():
         files = [level.degrade(pairs[place][1]) for place in fit]
         made = extractor.extract(files, [level.kind] * len(files))
-        mates = [one.vector for one in fit.values()]
-        scores = np.array([_score(*each) for each in zip(mates, made, strict=True)])
+        scores = np.array(
+            [_score(one.vector, it) for one, it in zip(fit.values(), made, strict=True)]
+        )
         is_lost, is_told = scores < verify, np.array([_is_told(one) for one in made])
-        sound = sound or [not one for one in is_told]
-        for one, was_sound in zip(made, sound, strict=True):
-            if was_sound and level.degradation in told and isinstance(one, Extraction):
-                told[level.degradation].update(one.problems[:1])
-        shares = [float(each.mean()) for each in (is_lost, is_lost & ~is_told, is_told & ~is_lost)]
-        name = f"{level.degradation} {level.name}".rstrip()
-        figures += [
-            Figure(f"{name}, {kind}", "share", share)
-            for kind, share in zip(LOSSES, shares, strict=True)
-        ]
         if level.degradation == UPRIGHT:
-            upright = shares[0]
-        elif level.degradation == TURNED:
-            turned = max(turned, shares[0])
-        # No measure tells dark glasses reliably: reported, and promised nothing.
-        if level.degradation not in COVERED:
-            silent = max(silent, shares[1])
-            settled = max(settled, shares[2] if shares[0] <= SETTLED_LOSS else 0.0)
+            was_told = is_told
+        for one, before in zip(made, was_told, strict=True):
+            if not before and isinstance(one, Extraction):
+                told[level.degradation].update(one.problems[:1])
+        lost, silent, needless = is_lost, is_lost & ~is_told, is_told & ~is_lost
+        losses[level] = (float(lost.mean()), float(silent.mean()), float(needless.mean()))
+    figures = [
+        Figure(f"{level}, {kind}", "share", share)
+        for level, shares in losses.items()
+        for kind, share in zip(LOSSES, shares, strict=True)
+    ]
     reasons = [
         Figure(f"{name}, {reason}", "photographs", count)
-        for name, counted in told.items()
-        for reason, count in counted.most_common()
+        for name in CAUSES
+        for reason, count in told[name].most_common()
     ]
-    return figures, reasons, (turned - upright, silent, settled)
+    return figures, reasons, find_worst(losses)
+
+
+def find_worst(losses: Mapping[Level, Shares]) -> Shares:
+    """The most that turned photographs lose beyond upright ones, that any level loses silently, and
+    that is sent back needlessly of a level that is clearly within limits."""
+    upright, *_ = (lost for level, (lost, *_) in losses.items() if level.degradation == UPRIGHT)
+    turned = max(lost for level, (lost, *_) in losses.items() if level.degradation == TURNED)
+    # No measure tells dark glasses reliably: reported, and promised nothing.
+    held = [one for level, one in losses.items() if level.degradation not in COVERED]
+    silent = max(one[1] for one in held)
+    settled = max((one[2] for one in held if one[0] <= SETTLED_LOSS), default=0.0)
+    return turned - upright, silent, settled
 
 
 SHARES = (0.5, 0.65, 0.8)
