@@ -237,14 +237,8 @@ class JoinParticipants:
         return cls(*references.digests())
 
     def check(self, now: JoinParticipants) -> None:
-        """`CheckpointInvalid` where `now` has other ids, or other digests for the same ids."""
+        """`CheckpointInvalid` where `now` has other digests for these ids, or other ids."""
         here = np.isin(self.ids, now.ids, assume_unique=True)
-        added = len(now.ids) - int(here.sum())
-        if added:
-            raise CheckpointInvalid(
-                f"the checkpoint is of a join without {added} of these references; "
-                "join those that it covers, or give another folder"
-            )
         if not np.array_equal(self.digests[here], now.digests):
             raise CheckpointInvalid(
                 "the checkpoint is of other vectors under these ids; give another folder"
@@ -305,7 +299,7 @@ class JoinCoverage:
         )
 
     def check(self, now: JoinCoverage) -> None:
-        """`CheckpointInvalid` where a side of `now` has more or other references."""
+        """`CheckpointInvalid` where a side of `now` has other references."""
         for then, side in ((self.left, now.left), (self.right, now.right)):
             assert (then is None) == (side is None)
             if then is not None and side is not None:
@@ -320,14 +314,9 @@ class JoinCoverage:
             right.aligned_to(right_ids) if right is not None and right_ids is not None else None
         )
 
-    def remaining(self, now: JoinCoverage, *, mixed: bool) -> tuple[Ids, Ids] | None:
-        """The left and right ids that a pair may still have, any of both where `mixed`; None where
-        none are gone."""
-        if len(now) == len(self):
-            return None
-        if mixed or now.right is None:
-            return now.ids, now.ids
-        return now.left.ids, now.right.ids
+    def remaining(self, now: JoinCoverage) -> Ids | None:
+        """The ids that are still there; None where none are gone."""
+        return None if len(now) == len(self) else now.ids
 
     def to_bytes(self) -> bytes:
         right = _NO_SIDE if self.right is None else len(self.right.ids)

@@ -1,4 +1,4 @@
-"""Exact, resumable join: every pair at or above a threshold, in one gallery or between two."""
+"""Exact join: every pair at or above a threshold; that of a gallery goes on after a stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS, Records
-from indexes.joining.checkpoint import Checkpoint, JoinCoverage, merge_ids, read_coverage, split_ids
+from indexes.joining.checkpoint import Checkpoint, JoinCoverage, read_coverage, split_ids
 from indexes.joining.tiling import Pairs, References, Tiling, no_check
 
 
@@ -45,68 +45,28 @@ class JoinedGallery:
 Report = Callable[[Progress], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """Parameters of a join; `known` is a digest, `scanner` by default that of the segments."""
-
-    threshold: float
-    within: bool
-    between: bool
-    tile_rows: int
-    limit: int
-    known: str = ""
-    scanner: Scanner | None = None
-    check: Callable[[], None] = no_check
-
-    def __post_init__(self) -> None:
-        check_threshold(self.threshold)
-        for name, number in (("tile_rows", self.tile_rows), ("limit", self.limit)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise SearchInvalid(f"{name} is {number!r}; give a whole number of at least 1")
-
-    def fingerprint(self) -> str:
-        """A digest of all that the tiles depend on except the references."""
-        terms = (float(self.threshold), self.within, self.between, self.tile_rows, self.known)
-        return hashlib.sha256(repr(terms).encode()).hexdigest()
-
-    def tiling(self, left: References, right: References | None) -> Tiling:
-        return Tiling(
-            left,
-            right,
-            float(self.threshold),
-            within=self.within,
-            tile_rows=self.tile_rows,
-            scanner=self.scanner,
-            check=self.check,
-        )
-
-
 def join(
-    left: Sequence[Exact8Segment] | References,
+    left: Sequence[Exact8Segment],
     right: Sequence[Exact8Segment] | References | None,
     threshold: float,
     *,
-    checkpoint: Path | None = None,
     tile_rows: int = TILE_ROWS,
     limit: int = PAIRS_LIMIT,
-    progress: Report | None = None,
 ) -> Pairs:
-    """All pairs of `left` and `right`, or within `left` where there is no right.
+    """All pairs of `left` and `right`, or within `left` where there is no right, in memory.
 
-    Within `left` the smaller id is on the left. The result depends on
-    vectors, ids and threshold alone. References may be removed meanwhile: those that stay until the
-    end are in all their pairs, the others in some or none.
-
-    With a checkpoint folder, pairs are written there, each tile is on the disk when the next one
-    begins, and a join that was stopped at any moment continues after its last whole tile, however
-    the references are distributed over segments by then. `CheckpointInvalid` where the folder is
-    damaged, in use, of other parameters, or of a join without some of these references.
-    `PairsExceeded` at more than `limit` pairs. `progress` is called at the start and after each
-    tile; an exception from it stops the join.
+    Within `left` the smaller id is on the left. The result depends on vectors, ids and threshold
+    alone. References may be removed meanwhile: those that stay until the end are in all their
+    pairs, the others in some or none. `PairsExceeded` at more than `limit` pairs.
     """
-    terms = _Terms(threshold, right is None, right is not None, tile_rows, limit)
-    sides = _references(left), None if right is None else _references(right)
-    return _run(*sides, terms, checkpoint, progress).pairs
+    _require_terms(threshold, tile_rows, limit)
+    one, other = _references(left), None if right is None else _references(right)
+    if other is not None and None not in (one.dim, other.dim) and one.dim != other.dim:
+        raise VectorInvalid(f"dim is {one.dim} and {other.dim}; join segments of one dimension")
+    tiling = Tiling(one, other, float(threshold), within=other is None, tile_rows=tile_rows)
+    with Checkpoint(None, "") as kept:
+        _make(tiling, kept, limit, None)
+        return Pairs(_records(kept), bounds=kept.bounds)
 
 
 def join_gallery(
@@ -124,24 +84,52 @@ def join_gallery(
     """`join` within a gallery at this moment; the gallery may change meanwhile.
 
     With `known`, the `ids` of an earlier answer, it returns only pairs that are new since then:
-    those with a reference that is not among them. A join resumed from its checkpoint covers the
-    references of its first start that are still there, as `ids` and `sequence` say; those added
-    later are left to the next join, and `ids` are without what was removed while it first started.
-    `CheckpointInvalid` also where the gallery is older than that.
+    those with a reference that is not among them.
 
-    A `scanner` of its own keeps the join off the threads that search the gallery. `check` is called
-    several times a second: an exception from it stops the join within a tile, which a resumed join
-    makes again.
+    With a checkpoint folder, pairs are written there, each tile is on the disk when the next one
+    begins, and a join that was stopped at any moment continues after its last whole tile, however
+    the references are distributed over segments by then. It covers the references of its first
+    start that are still there, as `ids` and `sequence` say; those added later are left to the next
+    join, and `ids` are without what was removed while it first started. `CheckpointInvalid` where
+    the folder is damaged, in use, of other parameters, of other references or of a later sequence.
+
+    A `scanner` of its own keeps the join off the threads that search the gallery. `progress` is
+    called at the start and after each tile, `check` several times a second: an exception from them
+    stops the join, within a tile, which a resumed join makes again.
     """
-    terms = _Terms(
-        threshold, True, known is not None, tile_rows, limit, name_known(known), scanner, check
-    )
+    _require_terms(threshold, tile_rows, limit)
     pinned = gallery.pin()
     references = References(pinned.segments, pinned.alive)
     stored = read_coverage(checkpoint)
     new, old, sequence = split_ids(references.ids, pinned.sequence, known, stored)
-    right = None if known is None else references.aligned_to(old)
-    return _run(references.aligned_to(new), right, terms, checkpoint, progress, sequence)
+    left, right = references.aligned_to(new), None
+    if known is not None:
+        right = references.aligned_to(old)
+    # All that the tiles depend on except the references.
+    terms = (float(threshold), True, known is not None, tile_rows, name_known(known))
+    fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
+    now = JoinCoverage.of(left, right, sequence)
+    with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
+        then = JoinCoverage.from_bytes(kept.subject)
+        then.check(now)
+        tiling = Tiling(
+            *then.align(left, right),
+            float(threshold),
+            within=True,
+            tile_rows=tile_rows,
+            scanner=scanner,
+            check=check,
+        )
+        _make(tiling, kept, limit, progress)
+        pairs = Pairs(_records(kept), then.remaining(now), kept.bounds)
+        return JoinedGallery(pairs, then.ids, then.sequence)
+
+
+def _require_terms(threshold: float, tile_rows: int, limit: int) -> None:
+    check_threshold(threshold)
+    for name, number in (("tile_rows", tile_rows), ("limit", limit)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise SearchInvalid(f"{name} is {number!r}; give a whole number of at least 1")
 
 
 def name_known(known: Ids | None) -> str:
@@ -159,32 +147,6 @@ def _references(side: Sequence[Exact8Segment] | References) -> References:
         return side
     # A copy of this moment's state: references may be removed meanwhile.
     return References(side, [segment.alive_rows.copy() for segment in side])
-
-
-def _run(
-    left: References,
-    right: References | None,
-    terms: _Terms,
-    folder: Path | None,
-    progress: Report | None,
-    sequence: int = 0,
-) -> JoinedGallery:
-    if right is not None and None not in (left.dim, right.dim) and left.dim != right.dim:
-        raise VectorInvalid(f"dim is {left.dim} and {right.dim}; join segments of one dimension")
-    if folder is None:
-        with Checkpoint(None, "") as kept:
-            _make(terms.tiling(left, right), kept, terms.limit, progress)
-            pairs = Pairs(_records(kept), bounds=kept.bounds)
-            return JoinedGallery(pairs, _ids(left, right), sequence)
-    now = JoinCoverage.of(left, right, sequence)
-    with Checkpoint(folder, terms.fingerprint(), now.to_bytes()) as kept:
-        then = JoinCoverage.from_bytes(kept.subject)
-        then.check(now)
-        left, right = then.align(left, right)
-        _make(terms.tiling(left, right), kept, terms.limit, progress)
-        remaining = then.remaining(now, mixed=terms.within)
-        pairs = Pairs(_records(kept), remaining, kept.bounds)
-        return JoinedGallery(pairs, then.ids, then.sequence)
 
 
 def make_tiles(
@@ -222,10 +184,6 @@ def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None)
 
 def _records(kept: Checkpoint) -> list[Records]:
     return [run.view(RECORD) for run in kept.runs()]
-
-
-def _ids(left: References, right: References | None) -> Ids:
-    return left.ids if right is None else merge_ids(left.ids, right.ids)
 
 
 _FIRST_ROWS, _MOST_ROWS = 4096, 65_536

@@ -34,17 +34,14 @@ class Pairs:
     """
 
     def __init__(
-        self,
-        runs: Sequence[Records],
-        known: tuple[Ids, Ids] | None = None,
-        bounds: tuple[str, ...] = (),
+        self, runs: Sequence[Records], among: Ids | None = None, bounds: tuple[str, ...] = ()
     ) -> None:
-        """From sorted runs; with `known`, only pairs with one of these left and right ids."""
+        """From sorted runs; with `among`, only pairs of these ids."""
         self.bounds = bounds
         self._runs = [run for run in runs if len(run)]
-        self._known = known
+        self._among = among
         total = sum(map(len, self._runs))
-        self._count = total if known is None else sum(map(len, self.pieces()))
+        self._count = total if among is None else sum(map(len, self.pieces()))
 
     def __len__(self) -> int:
         return self._count
@@ -95,10 +92,9 @@ class Pairs:
 
     def _sorted(self, parts: Sequence[Records]) -> Records:
         records = np.concatenate([np.empty(0, RECORD), *parts])
-        if self._known is not None:
-            lefts, rights = self._known
-            among = np.isin(records["left"], lefts) & np.isin(records["right"], rights)
-            records = records[among]
+        if self._among is not None:
+            kept = np.isin(records["left"], self._among) & np.isin(records["right"], self._among)
+            records = records[kept]
         return sort_records(records)
 
     def _column(self, name: str) -> NDArray[Any]:

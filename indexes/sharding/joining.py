@@ -105,7 +105,7 @@ def join_shards(
             with closing(remaining):
                 make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
             records = [run.view(RECORD) for run in kept.runs()]
-            pairs = Pairs(records, then.remaining(now, mixed=True), kept.bounds)
+            pairs = Pairs(records, then.remaining(now), kept.bounds)
             return JoinedGallery(pairs, then.ids, then.sequence)
 
 

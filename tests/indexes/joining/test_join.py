@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -24,6 +23,7 @@ from indexes.joining.tiling import Block, Records, sort_records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import KERNELS, open_kernel, remove_ids
+from tests.indexes.joining.test_join_resumption import join_all
 
 SCANNER = Scanner(threads=2)
 DIM, ROWS, THRESHOLD = 64, 3000, 0.5
@@ -132,16 +132,16 @@ def test_all_pairs_with_a_new_reference_are_within_the_new_and_between_them_and_
 
 def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -> None:
     rows, ids = random_rows(5, ROWS), np.arange(ROWS)
-    new, old = (segmented(ids[s], rows[s], np.arange(ROWS)[s] % 2) for s in _halves())
-    gallery = Gallery(SegmentedIndex(DIM))
+    few, gallery = (Gallery(SegmentedIndex(DIM)) for _ in range(2))
+    few.add(ids[:900], rows[:900], 1)
     gallery.add(ids, rows, 1)
-    for run, tiles, compared in (
-        (partial(join, new, None), 3, 900 * 899 // 2),
-        (partial(join, new, old), 2 * 5, 900 * 2100),
-        (partial(_join_new, gallery, ids[900:]), 3 + 2 * 5, 900 * 2100 + 900 * 899 // 2),
+    for joined, known, tiles, compared in (
+        (few, None, 3, 900 * 899 // 2),
+        (gallery, ids[900:], 3 + 2 * 5, 900 * 2100 + 900 * 899 // 2),
     ):
         seen: list[Progress] = []
-        pairs = run(THRESHOLD, tile_rows=500, progress=seen.append)
+        terms = {"tile_rows": 500, "progress": seen.append, "known": known}
+        pairs = join_gallery(joined, THRESHOLD, **terms).pairs
         assert [progress.tiles_done for progress in seen] == list(range(tiles + 1))
         assert {(p.tiles, p.comparisons_total) for p in seen} == {(tiles, compared)}
         assert (seen[0].comparisons, seen[0].pairs) == (0, 0)
@@ -162,7 +162,7 @@ def test_a_removal_meanwhile_leaves_the_pairs_of_those_that_stay(threshold: floa
             remove_ids(segment, some)
             left.difference_update(some.tolist())
 
-    found = join(segments, None, threshold, tile_rows=100, progress=remove).records
+    found = join_all(segments, threshold, tile_rows=100, progress=remove).records
     assert not left
     everything = brute_force(ids, rows, threshold)
     assert set(found.tolist()) <= set(everything.tolist())
@@ -192,15 +192,16 @@ _DENSE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from indexes.exact.exact8 import Exact8Segment
-from indexes.joining.join import join
-from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.joining.join import join_gallery
+from indexes.segmented.segments import SegmentedIndex
 rows = np.random.default_rng(0).standard_normal((2500, 64)).astype(np.float32)
 rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-segment = Exact8Segment(np.arange(2500), rows, scanner=Scanner(threads=2))
-join([segment], None, 0.5)
+gallery = Gallery(SegmentedIndex(64))
+gallery.add(np.arange(2500), rows, 1)
+join_gallery(gallery, 0.5)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pairs = join([segment], None, -1.0, checkpoint=Path(sys.argv[1]))
+pairs = join_gallery(gallery, -1.0, checkpoint=Path(sys.argv[1])).pairs
 read = sum(map(len, pairs.pieces(200_000)))
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(len(pairs), read, grown // 1024)
@@ -221,8 +222,8 @@ def test_more_pairs_than_the_limit_are_refused_and_a_higher_limit_goes_on(tmp_pa
     rows, ids = random_rows(8, 1000), np.arange(1000)
     segments = segmented(ids, rows, ids % 2)
     with pytest.raises(SearchInvalid, match="more than 5000 pairs reach the threshold"):
-        join(segments, None, 0.0, limit=5000, checkpoint=tmp_path, tile_rows=300)
-    pairs = join(segments, None, 0.0, checkpoint=tmp_path, tile_rows=300)
+        join_all(segments, 0.0, limit=5000, checkpoint=tmp_path, tile_rows=300)
+    pairs = join_all(segments, 0.0, checkpoint=tmp_path, tile_rows=300)
     assert np.array_equal(pairs.records, brute_force(ids, rows, 0.0))
 
 
@@ -244,18 +245,10 @@ def test_invalid_joins_are_refused(unit_rows) -> None:
             join([index], None, 0.5, limit=wrong)
 
 
-def test_nothing_joins_to_nothing(tmp_path) -> None:
+def test_nothing_joins_to_nothing() -> None:
     assert len(join([], None, 0.5)) == 0
-    assert join([], [], 0.5, checkpoint=tmp_path).left.dtype == np.int64
+    assert join([], [], 0.5).left.dtype == np.int64
     assert join_gallery(Gallery(SegmentedIndex(DIM)), 0.5).ids.tolist() == []
-
-
-def _join_new(gallery: Gallery, known: Ids, threshold: float, **terms: Any) -> tiling.Pairs:
-    return join_gallery(gallery, threshold, known=known, **terms).pairs
-
-
-def _halves() -> tuple[slice, slice]:
-    return slice(0, 900), slice(900, None)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
-from indexes.joining.tiling import Records
+from indexes.joining.tiling import Pairs, Records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import change_beside_digests, remove_ids
@@ -48,6 +50,13 @@ def cut(faces: tuple[Ids, np.ndarray], parts: int) -> list[Exact8Segment]:
     return [Exact8Segment(ids[i::parts], rows[i::parts], scanner=SCANNER) for i in range(parts)]
 
 
+def join_all(segments: Sequence[Exact8Segment], threshold: float, **terms: Any) -> Pairs:
+    """All pairs within a gallery of these segments."""
+    head = np.empty(0, np.int64), np.empty((0, DIM), np.float32)
+    index = SegmentedIndex.restore(DIM, segments, head, removed_since={}, scanner=SCANNER)
+    return join_gallery(Gallery(index), threshold, **terms).pairs
+
+
 def stop_after(tiles: int):
     def stop(progress: Progress) -> None:
         if progress.tiles_done >= tiles:
@@ -59,9 +68,8 @@ def stop_after(tiles: int):
 def test_a_join_goes_on_after_any_tile_in_other_segments(faces, expected, tmp_path) -> None:
     for parts, tiles in ((1, 0), (2, 1), (4, 2), (3, 17), (1, TILES - 1)):
         with pytest.raises(Stopped):
-            join(
+            join_all(
                 cut(faces, parts),
-                None,
                 THRESHOLD,
                 checkpoint=tmp_path,
                 tile_rows=TILE,
@@ -71,53 +79,41 @@ def test_a_join_goes_on_after_any_tile_in_other_segments(faces, expected, tmp_pa
     terms = {"checkpoint": tmp_path, "tile_rows": TILE, "progress": seen.append}
     for tiles_before in (TILES - 1, TILES):
         seen.clear()
-        pairs = join(cut(faces, 2), None, THRESHOLD, **terms)
+        pairs = join_all(cut(faces, 2), THRESHOLD, **terms)
         assert np.array_equal(pairs.records, expected)
         assert [p.tiles_done for p in seen] == list(range(tiles_before, TILES + 1))
 
 
-def test_other_terms_more_references_and_other_vectors_are_refused(
-    faces, expected, tmp_path
-) -> None:
+def test_other_terms_and_other_vectors_are_refused(faces, expected, tmp_path) -> None:
     ids, rows = faces
     kept, terms = cut(faces, 2), {"checkpoint": tmp_path, "tile_rows": TILE}
     with pytest.raises(Stopped):
-        join(kept, None, THRESHOLD, **terms, progress=stop_after(5))
-    one_more = Exact8Segment(np.array([5 * ROWS]), rows[:1], scanner=SCANNER)
+        join_all(kept, THRESHOLD, **terms, progress=stop_after(5))
     exchanged = ids.copy()
     exchanged[[0, 1]] = exchanged[[1, 0]]
-    for segments, right, threshold, tile_rows, reason in (
-        (kept, None, THRESHOLD + 1e-9, TILE, "of another join"),
-        (kept, None, THRESHOLD, TILE + 1, "of another join"),
-        (kept, [], THRESHOLD, TILE, "of another join"),
-        ([*kept, one_more], None, THRESHOLD, TILE, "without 1 of these"),
-        (cut((exchanged, rows), 2), None, THRESHOLD, TILE, "other vectors"),
-        (cut((faces[0], faces[1].astype(np.float16)), 2), None, THRESHOLD, TILE, "other vectors"),
+    for segments, threshold, changed, reason in (
+        (kept, THRESHOLD + 1e-9, {}, "of another join"),
+        (kept, THRESHOLD, {"tile_rows": TILE + 1}, "of another join"),
+        (kept, THRESHOLD, {"known": ids[:9]}, "of another join"),
+        (cut((exchanged, rows), 2), THRESHOLD, {}, "other vectors"),
+        (cut((ids, rows.astype(np.float16)), 2), THRESHOLD, {}, "other vectors"),
     ):
         with pytest.raises(CheckpointInvalid, match=reason):
-            join(segments, right, threshold, checkpoint=tmp_path, tile_rows=tile_rows)
-    assert np.array_equal(join(kept, None, THRESHOLD, **terms).records, expected)
+            join_all(segments, threshold, **terms | changed)
+    assert np.array_equal(join_all(kept, THRESHOLD, **terms).records, expected)
 
 
-@pytest.mark.parametrize("between", [False, True])
-def test_references_removed_while_it_was_stopped_are_in_no_pair(
-    faces, expected, tmp_path, between: bool
-) -> None:
-    ids, rows = faces
-    left = cut(faces, 2)
-    right = cut((ids + 1, rows[::-1].copy()), 2) if between else None
-    everything = join(left, right, THRESHOLD).records
+def test_references_removed_while_it_was_stopped_are_in_no_pair(faces, expected, tmp_path) -> None:
+    ids, segments = faces[0], cut(faces, 2)
     terms = {"checkpoint": tmp_path, "tile_rows": TILE}
     with pytest.raises(Stopped):
-        join(left, right, THRESHOLD, **terms, progress=stop_after(20))
+        join_all(segments, THRESHOLD, **terms, progress=stop_after(20))
     gone = ids[::5]
-    for segment in left:
+    for segment in segments:
         remove_ids(segment, np.intersect1d(segment.ids, gone))
-    pairs = join(left, right, THRESHOLD, **terms)
-    stays = ~np.isin(everything["left"], gone)
-    if not between:
-        stays &= ~np.isin(everything["right"], gone)
-    assert np.array_equal(pairs.records, everything[stays])
+    pairs = join_all(segments, THRESHOLD, **terms)
+    stays = ~np.isin(expected["left"], gone) & ~np.isin(expected["right"], gone)
+    assert np.array_equal(pairs.records, expected[stays])
     assert len(pairs) == stays.sum()
 
 
@@ -146,15 +142,10 @@ def test_a_sweep_goes_on_in_a_gallery_that_has_changed(faces, expected, tmp_path
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("between", [False, True])
 def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
-    faces, tmp_path, monkeypatch, between: bool, before: bool
+    faces, expected, tmp_path, monkeypatch, before: bool
 ) -> None:
-    ids, rows = faces
-    left = cut(faces, 2)
-    right = cut((ids + 5 * ROWS, rows[::-1].copy()), 2) if between else None
-    everything = join(left, right, THRESHOLD).records
-    gone: list[Ids] = []
+    segments, gone = cut(faces, 2), []
 
     def remove_some(segment: Exact8Segment) -> None:
         gone.append(segment.ids[::100])
@@ -164,12 +155,12 @@ def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_
     terms = {"checkpoint": tmp_path, "tile_rows": TILE}
     for tiles in (3, 12, 25):
         with pytest.raises(Stopped):
-            join(left, right, THRESHOLD, **terms, progress=stop_after(tiles))
-    pairs = join(left, right, THRESHOLD, **terms)
+            join_all(segments, THRESHOLD, **terms, progress=stop_after(tiles))
+    pairs = join_all(segments, THRESHOLD, **terms)
     away = np.concatenate(gone)
-    stays = ~(np.isin(everything["left"], away) | np.isin(everything["right"], away))
-    assert np.array_equal(pairs.records, everything[stays])
-    assert 0 < stays.sum() < len(everything)
+    stays = ~(np.isin(expected["left"], away) | np.isin(expected["right"], away))
+    assert np.array_equal(pairs.records, expected[stays])
+    assert 0 < stays.sum() < len(expected)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -223,18 +214,12 @@ _CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from indexes.exact.exact8 import Exact8Segment
-from indexes.joining.join import join
-from indexes.exact.scanner import Scanner
+from tests.indexes.joining.test_join_resumption import cut, join_all
 held, parts = np.load(sys.argv[1]), int(sys.argv[3])
-scanner = Scanner(threads=2)
-segments = [
-    Exact8Segment(held["ids"][i::parts], held["rows"][i::parts], scanner=scanner)
-    for i in range(parts)
-]
 def report(progress):
     print(progress.tiles_done, flush=True)
-join(segments, None, 0.35, checkpoint=Path(sys.argv[2]), tile_rows=40, progress=report)
+segments = cut((held["ids"], held["rows"]), parts)
+join_all(segments, 0.35, checkpoint=Path(sys.argv[2]), tile_rows=40, progress=report)
 """
 
 
@@ -262,9 +247,8 @@ def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(faces, expected, t
         child.stdout.close()
         assert child.wait() == -signal.SIGKILL
     seen: list[Progress] = []
-    pairs = join(
-        cut(faces, 2), None, THRESHOLD, checkpoint=folder, tile_rows=40, progress=seen.append
-    )
+    terms = {"checkpoint": folder, "tile_rows": 40, "progress": seen.append}
+    pairs = join_all(cut(faces, 2), THRESHOLD, **terms)
     assert 0 < seen[0].tiles_done < seen[-1].tiles
     assert reported[-1] <= seen[0].tiles_done <= reported[-1] + 1
     assert np.array_equal(pairs.records, expected)

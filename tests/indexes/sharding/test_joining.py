@@ -180,13 +180,14 @@ def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_
             if progress.tiles_done >= until:
                 raise KeyboardInterrupt
 
-        change_beside_digests(monkeypatch, remove_some, before=before)
-        for until in (2, 7, 12):
-            with pytest.raises(KeyboardInterrupt):
-                twins.join(checkpoint=tmp_path / "kept", progress=stop)
-            if until == 2:
-                at_first = np.concatenate(gone)
-        found = twins.join(checkpoint=tmp_path / "kept")
+        with monkeypatch.context() as patch:
+            change_beside_digests(patch, remove_some, before=before)
+            for until in (2, 7, 12):
+                with pytest.raises(KeyboardInterrupt):
+                    twins.join(checkpoint=tmp_path / "kept", progress=stop)
+                if until == 2:
+                    at_first = np.concatenate(gone)
+            found = twins.join(checkpoint=tmp_path / "kept")
         assert np.array_equal(found.ids, np.setdiff1d(ids, at_first))
         expected = join_gallery(twins.whole, THRESHOLD).pairs
         assert np.array_equal(found.pairs.records, expected.records)
