@@ -53,7 +53,7 @@ class Call:
 
     @property
     def idempotency_key(self) -> str | None:
-        """Of an enrollment alone."""
+        """The key of an enrollment; None of others."""
         return self.body.idempotency_key if isinstance(self.body, Activation) else None
 
     @property

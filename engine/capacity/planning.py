@@ -227,7 +227,7 @@ class Shortfall(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Planning:
-    """What a plan goes by; `copies` of each shard, where it has shards."""
+    """The terms of a plan; `copies` of each shard, where it has shards."""
 
     demand: Demand
     costs: Costs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic
@@ -102,25 +103,18 @@ def join_gallery(
     references = References(pinned.segments, pinned.alive)
     stored = read_coverage(checkpoint)
     new, old, sequence = split_ids(references.ids, pinned.sequence, known, stored)
-    left, right = references.aligned_to(new), None
-    if known is not None:
-        right = references.aligned_to(old)
+    sides = references.aligned_to(new), None if known is None else references.aligned_to(old)
     # All that the tiles depend on except the references.
     terms = (float(threshold), True, known is not None, tile_rows, name_known(known))
     fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
-    now = JoinCoverage.of(left, right, sequence)
+    tile = partial(
+        Tiling, threshold=terms[0], within=True, tile_rows=tile_rows, scanner=scanner, check=check
+    )
+    now = JoinCoverage.of(*sides, sequence)
     with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
         then = JoinCoverage.from_bytes(kept.subject)
         then.check(now)
-        tiling = Tiling(
-            *then.align(left, right),
-            float(threshold),
-            within=True,
-            tile_rows=tile_rows,
-            scanner=scanner,
-            check=check,
-        )
-        _make(tiling, kept, limit, progress)
+        _make(tile(*then.align(*sides)), kept, limit, progress)
         pairs = Pairs(_records(kept), then.remaining(now), kept.bounds)
         return JoinedGallery(pairs, then.ids, then.sequence)
 
