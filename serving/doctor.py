@@ -1,7 +1,5 @@
 """Checks of `sosie doctor`: the machine, the models, and the deployment if there is one."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import platform
@@ -14,7 +12,6 @@ from enum import StrEnum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,11 +24,13 @@ from engine.models.onnx_sessions import available_providers, describe_options, r
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage, is_checked_whole
 from engine.registry.database import utc_now
+from engine.registry.store import Store
 from engine.registry.vault import MOST_SEALS
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import find_clock_fault
 from indexes.errors import IndexFault
 from indexes.exact.intrinsics import is_private, machine_code_folder
+from indexes.gallery import Gallery
 from indexes.segmented.merging import narrowed
 from schema.decisions import Comparison
 from schema.events import WebhookState
@@ -48,12 +47,7 @@ from serving.deployment.models import (
     warn_calibration,
 )
 from serving.measure import read_cpu
-from serving.settings.settings import find_user_cache, load_settings
-
-if TYPE_CHECKING:
-    from engine.registry.store import Store
-    from indexes.gallery import Gallery
-    from serving.settings.settings import Settings
+from serving.settings.settings import Settings, find_user_cache, load_settings
 
 PACKAGES = ("numpy", "numba", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
 RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")

@@ -1,7 +1,5 @@
 """Measures everything that a plan can learn without a service."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -12,7 +10,6 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +28,13 @@ from engine.capacity.figures import (
 )
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
 from engine.errors import RequestError, advise_extra
-from engine.faces.extractor import Extraction
+from engine.faces.extractor import Extraction, Extractor
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
 from engine.registry.writer import publish
+from indexes.base import Vectors
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -44,12 +42,7 @@ from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment, create_home
 from serving.deployment.models import build_extractor, embedder_card
 from serving.settings.sections import GallerySettings, RegistrySettings
-
-if TYPE_CHECKING:
-    from engine.faces.extractor import Extractor
-    from indexes.base import Vectors
-    from serving.settings.settings import Settings
-
+from serving.settings.settings import Settings
 
 SINGLES, DECISION_BATCHES = 20, 10
 _CARRIER, _OUTLET = "plan", "plan-1"

@@ -1,7 +1,5 @@
 """What a suite hands over: figures side by side, and the promises held against them."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -13,17 +11,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.core.machine import MEMORY, Machine, filesystem_of
 from engine.errors import RequestError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 Setup = dict[str, str | int | float | bool]
 """Under which conditions a figure was measured."""

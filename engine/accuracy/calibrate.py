@@ -1,14 +1,11 @@
 """Calibration of a model: thresholds by false match rate, and their entry in the model card."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +24,7 @@ from engine.accuracy.pair_scores import (
     single_templates,
 )
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
-from engine.faces.extractor import digest_embedding
+from engine.faces.extractor import Extractor, digest_embedding
 from engine.matching.calibration import (
     CERTAIN_PEOPLE,
     ONE_PERSON_FACTOR,
@@ -39,9 +36,6 @@ from engine.matching.calibration import (
 )
 from engine.models.catalog import Transform, load_card, name_transform
 from schema.decisions import Comparison
-
-if TYPE_CHECKING:
-    from engine.faces.extractor import Extractor
 
 COARSE_RATES = (0.9, 0.5, 0.2)
 """Above the grid, so that low scores have an FMR too."""

@@ -6,20 +6,14 @@ wait for the server is bounded as well, and the server bounds how long a session
 nothing holds a lock.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from psycopg.abc import PQGen
-
 
 CONNECT_S = 5
 LOOK_S = 5.0

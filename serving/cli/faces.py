@@ -1,31 +1,24 @@
 """Photographs alone, without a registry: `extract`, `verify`."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from schema.decisions import Comparison
+from engine.faces.extractor import Extracted, Extraction
+from engine.matching.calibration import Calibration, Rate, ThresholdRates
+from schema.decisions import Comparison, SeenFrame
 from schema.reasons import ADVICE, PhotographKind, Reason, shows_another
 from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models
 from serving.errors import describe, name_error, require_sound
-from serving.settings.settings import find_home, load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from engine.faces.extractor import Extracted, Extraction
-    from engine.matching.calibration import Calibration, Rate, ThresholdRates
-    from schema.decisions import SeenFrame
-    from serving.settings.settings import Settings
+from serving.settings.settings import Settings, find_home, load_settings
 
 
 @command("verify")

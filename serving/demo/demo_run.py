@@ -1,12 +1,10 @@
 """`sosie demo`: every kind of decision on real photographs, and its report as JSON and as text."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import to_builtins
 from rich import box
@@ -29,12 +27,10 @@ from serving.demo.scenario import (
     open_demo_deployment,
     run_step,
 )
+from serving.deployment.deployment import Deployment
 from serving.deployment.models import detector_card, embedder_card, model_digest
 from serving.errors import ExitCode
 from serving.settings.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
 
 
 def build_report(

@@ -6,7 +6,6 @@ import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.errors import SosieError
 from engine.registry.backup import Manifest, list_backups, make_backup, name_of
@@ -16,10 +15,6 @@ from schema.phases import BackupState
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
 from serving.settings.settings import KEY_RING_FILE, Settings
-
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
-
 
 FOLDER = "backups"
 """Of a home: what a service backs up."""

@@ -2,8 +2,6 @@
 A look-up ends in its time with a result, never an exception; no number, name or date of birth is in
 a URL, a log line or an error."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
@@ -16,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -38,11 +36,9 @@ from engine.matching.requests import Attempt, EnrollmentRequest, find_unconsente
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.documents import AuthorityCode, AuthorityResult, Difference, DocumentRole, Standing
+from serving.deployment.deployment import Deployment
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter
-
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
 
 MOST_RECORDS = 16
 MOST_KEPT = 10_000

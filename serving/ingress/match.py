@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -18,8 +17,10 @@ from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
 from schema.decisions import Comparison
 from schema.reasons import Reason, shows_another
-from serving.access.authorization import order_candidates
+from serving.access.authorization import Holder, ShowCandidate, order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
+from serving.ingress.parts import Parts
+from serving.registrar.protocol import CallContext
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
 from serving.wire.fields import list_frames
 from serving.wire.matching import (
@@ -31,12 +32,6 @@ from serving.wire.matching import (
     MatchItem,
     MatchResult,
 )
-
-if TYPE_CHECKING:
-    from serving.access.authorization import Holder, ShowCandidate
-    from serving.ingress.parts import Parts
-    from serving.registrar.protocol import CallContext
-
 
 Vector = NDArray[np.float32]
 Slot = tuple[int, str]

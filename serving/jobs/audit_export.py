@@ -4,8 +4,6 @@ write. Syslog gets every entry in order over TLS (RFC 5424 with RFC 5425's frami
 a cursor in the registry moves when the other host has acknowledged the bytes, so entries come again
 after a break, under the same number."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -23,7 +21,7 @@ from importlib.metadata import version
 from logging.handlers import SysLogHandler
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from structlog.typing import FilteringBoundLogger
@@ -42,13 +40,11 @@ from engine.registry.events import (
 )
 from engine.registry.store import Reader
 from schema.lines import LineEventKind
+from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.sections import AuditSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
-
-if TYPE_CHECKING:
-    from serving.deployment.deployment import Deployment
 
 CURSOR = "audit export"
 PAGE = 500
