@@ -1,7 +1,5 @@
 """Backups that a service makes of its home beside its decisions, and rotation of the data key."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, replace
 from datetime import datetime

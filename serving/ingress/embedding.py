@@ -1,7 +1,5 @@
 """Embedding of an ingress's faces: in this process, or elsewhere, to which only crops travel."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
@@ -27,6 +25,12 @@ from serving.telemetry.metrics import (
     Meter,
 )
 
+Crops = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+CropCall = Callable[[Crops], Vectors]
+"""Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
+
+Called from worker threads."""
 STAGE = "embed"
 FAILURES = 3
 """So many in a row, and a new process takes over: it opens the device anew."""
@@ -178,13 +182,6 @@ class FallbackEmbedder:
                 self._note(error)
         return self._local.embed(crops)
 
-
-Crops = NDArray[np.uint8]
-Vectors = NDArray[np.float32]
-CropCall = Callable[[Crops], Vectors]
-"""Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
-
-Called from worker threads."""
 
 MAX_PART_CROPS = 64
 MAX_PART_BYTES = 3 << 20  # a call between processes may carry 4 MiB in all

@@ -1,10 +1,9 @@
 """Items of a match call: 1:1 compared here, 1:N in one search of all; stores nothing."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from msgspec.structs import replace
@@ -51,7 +50,7 @@ class MatchBatch:
     templates: dict[Slot, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, items: Sequence[MatchItem]) -> MatchBatch:
+    def of(cls, items: Sequence[MatchItem]) -> Self:
         """`TooManyItems` where their frames are more than two for each of the most items."""
         batch = cls(items)
         for place, item in enumerate(items):

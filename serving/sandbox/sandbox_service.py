@@ -2,8 +2,6 @@
 photographs are decoded and not looked at, and the registrar gets faces that the document's serial
 asks for."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -206,44 +204,6 @@ def mark(application: ASGIApp) -> ASGIApp:
     return marked
 
 
-@contextmanager
-def open_sandbox(home: Path) -> Iterator[Sandbox]:
-    """The sandbox in this folder, open and ready for requests on the loop that is its."""
-    settings = _load(home)
-    serve = settings.serve
-    with ExitStack() as opened:
-        log = open_log(home / LOG_FILE, serve.log_level, ACTOR)
-        opened.callback(close_log, log)
-        reading = opened.enter_context(SandboxDeployment(home, settings))
-        store, vault = reading.store, reading.vault
-        if store.has_writer():
-            raise RequestError(
-                "another process has this sandbox open: use that one, or another DIR"
-            )
-        meter = Meter(None, log)
-        service = RegistrarService(lambda: SandboxDeployment(home, settings), serve, meter, log)
-        opened.callback(service.close)
-        reader = PictureReader(vault.dim)
-        opened.callback(reader.close)
-        faces = ExtractionQueue(
-            reader, vault, capacity=serve.photographs_waiting, meter=meter, log=log
-        )
-        opened.callback(faces.close)
-        registrar = SandboxRegistrar(service)
-        parts = Parts.of(
-            reading,
-            registrar=registrar,
-            faces=faces,
-            meter=meter,
-            log=log,
-            version=f"{version('sosie')}+sandbox",
-            warnings=(WARNING,),
-            sign_in=None,
-            embedder=_describe,
-        )
-        yield Sandbox(parts, registrar)
-
-
 @dataclass(frozen=True, slots=True)
 class Sandbox:
     """An open sandbox: its application, for a server or for a test."""
@@ -293,6 +253,44 @@ class Sandbox:
 
         with listener:
             asyncio.run(serve())
+
+
+@contextmanager
+def open_sandbox(home: Path) -> Iterator[Sandbox]:
+    """The sandbox in this folder, open and ready for requests on the loop that is its."""
+    settings = _load(home)
+    serve = settings.serve
+    with ExitStack() as opened:
+        log = open_log(home / LOG_FILE, serve.log_level, ACTOR)
+        opened.callback(close_log, log)
+        reading = opened.enter_context(SandboxDeployment(home, settings))
+        store, vault = reading.store, reading.vault
+        if store.has_writer():
+            raise RequestError(
+                "another process has this sandbox open: use that one, or another DIR"
+            )
+        meter = Meter(None, log)
+        service = RegistrarService(lambda: SandboxDeployment(home, settings), serve, meter, log)
+        opened.callback(service.close)
+        reader = PictureReader(vault.dim)
+        opened.callback(reader.close)
+        faces = ExtractionQueue(
+            reader, vault, capacity=serve.photographs_waiting, meter=meter, log=log
+        )
+        opened.callback(faces.close)
+        registrar = SandboxRegistrar(service)
+        parts = Parts.of(
+            reading,
+            registrar=registrar,
+            faces=faces,
+            meter=meter,
+            log=log,
+            version=f"{version('sosie')}+sandbox",
+            warnings=(WARNING,),
+            sign_in=None,
+            embedder=_describe,
+        )
+        yield Sandbox(parts, registrar)
 
 
 async def _describe() -> EmbedderStatus:

@@ -1,7 +1,5 @@
 """Manager of sweeps: one at a time over an open deployment, in a thread of its own."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading
@@ -11,7 +9,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from threading import Lock
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from engine.cases.decided import open_sweep_cases
 from engine.errors import (
@@ -71,7 +69,7 @@ class SweepRun:
         deployment: Deployment,
         states: SweepStates,
         record: SweepRecord,
-        after: SweepRun | None = None,
+        after: Self | None = None,
     ) -> None:
         self.record = record
         self._deployment = deployment

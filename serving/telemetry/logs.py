@@ -2,8 +2,6 @@
 processes write into one pipe, which the supervisor copies: one process rotates, and none waits for
 a disk."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -67,6 +65,40 @@ def close_log(log: FilteringBoundLogger) -> None:
     logger = getattr(log, "_logger", None)
     assert isinstance(logger, Lines), "not a log of open_log"
     logger.close()
+
+
+class Finisher:
+    """The last processor: formats the line, with time, level and process first."""
+
+    def __init__(self, process: str) -> None:
+        self._process = _encode(process)
+        self._second, self._stamp = 0, ""
+
+    def format_loss(self, count: int) -> str:
+        """The line that reports lost lines."""
+        return self(None, "error", {"event": "log lines lost", "count": count})
+
+    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+        if not RESERVED.isdisjoint(event):
+            for taken in RESERVED & event.keys():
+                event[f"{taken}_"] = event.pop(taken)
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            # Two threads may both do so; they write the same.
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        micros = int((now - second) * 1e6)
+        text = str(event.pop("event", ""))
+        fields = _encode(event)[1:-1] if event else ""
+        line = (
+            f'{{"time":"{self._stamp}.{micros:06d}Z","level":"{method}",'
+            f'"event":{encode_basestring_ascii(text)},"process":{self._process},"pid":{os.getpid()}'
+            f"{',' if fields else ''}{fields}}}\n"
+        )
+        if len(line) > LONGEST_LINE:
+            return self(logger, method, {"event": text[:SHORT], "is_cut": True})
+        return line
 
 
 class Lines:
@@ -185,40 +217,6 @@ class LogPipe:
         with suppress(BlockingIOError):
             while lines := os.read(self._pipe, PIPE_BYTES):
                 self._lines.write(lines)
-
-
-class Finisher:
-    """The last processor: formats the line, with time, level and process first."""
-
-    def __init__(self, process: str) -> None:
-        self._process = _encode(process)
-        self._second, self._stamp = 0, ""
-
-    def format_loss(self, count: int) -> str:
-        """The line that reports lost lines."""
-        return self(None, "error", {"event": "log lines lost", "count": count})
-
-    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
-        if not RESERVED.isdisjoint(event):
-            for taken in RESERVED & event.keys():
-                event[f"{taken}_"] = event.pop(taken)
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            # Two threads may both do so; they write the same.
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        micros = int((now - second) * 1e6)
-        text = str(event.pop("event", ""))
-        fields = _encode(event)[1:-1] if event else ""
-        line = (
-            f'{{"time":"{self._stamp}.{micros:06d}Z","level":"{method}",'
-            f'"event":{encode_basestring_ascii(text)},"process":{self._process},"pid":{os.getpid()}'
-            f"{',' if fields else ''}{fields}}}\n"
-        )
-        if len(line) > LONGEST_LINE:
-            return self(logger, method, {"event": text[:SHORT], "is_cut": True})
-        return line
 
 
 WITHHELD = "[withheld]"

@@ -1,15 +1,13 @@
 """The metrics of the service: each is declared once, here, and recorded through a `Meter`; one
 process of a node serves them on loopback, without a key."""
 
-from __future__ import annotations
-
 import os
 import struct
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import psutil
 import structlog
@@ -390,7 +388,7 @@ class Exporter:
         self._closed.set()
         self._thread.join()
 
-    def __enter__(self) -> Exporter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

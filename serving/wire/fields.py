@@ -2,13 +2,11 @@
 Routes build them, the OpenAPI document describes them, command line and client read them: nothing
 here imports more than msgspec and the standard library."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, Self, TypeVar, cast, dataclass_transform
 
 import msgspec
 from msgspec import Meta, Struct
@@ -36,10 +34,10 @@ class Moment(datetime):
     """A point in time, with a time zone; an ISO 8601 text in JSON and in MessagePack."""
 
     @classmethod
-    def read(cls, value: object) -> Moment:
+    def read(cls, value: object) -> Self:
         """From a text; `ValueError` with a message that does not repeat it."""
         form = "write it as 2026-01-31T12:00:00Z"
-        if isinstance(value, Moment):
+        if isinstance(value, cls):
             return value
         if not isinstance(value, str):
             raise ValueError(f"not a moment: {form}")
@@ -55,7 +53,7 @@ class Moment(datetime):
         return moment
 
     @classmethod
-    def of(cls, moment: datetime) -> Moment:
+    def of(cls, moment: datetime) -> Self:
         """The same moment as this type."""
         return cls(
             *(moment.year, moment.month, moment.day),
@@ -65,7 +63,7 @@ class Moment(datetime):
         )
 
     @classmethod
-    def of_optional(cls, moment: datetime | None) -> Moment | None:
+    def of_optional(cls, moment: datetime | None) -> Self | None:
         return None if moment is None else cls.of(moment)
 
 
@@ -78,7 +76,7 @@ class Template(bytes):
     __slots__ = ()
 
     @classmethod
-    def read(cls, value: object) -> Template:
+    def read(cls, value: object) -> Self:
         """From either form; `ValueError` where it is neither."""
         if isinstance(value, bytes):
             return cls(value)
