@@ -70,7 +70,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "markupsafe": "engine.sweeps.report serving.case_report",
         "matplotlib": "engine.accuracy.evaluation_report",
         "msgpack": "serving.api.body bench.suites.serve",
-        "msgspec": "schema engine serving bench loadtest",
+        "msgspec": "schema indexes.snapshots.manifest engine serving bench loadtest",
         "numba": "indexes.exact bench.core.machine",
         "numpy": "indexes engine serving bench loadtest",
         "onnx": "indexes.exact engine.models engine.faces bench",
@@ -84,8 +84,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "psycopg": "engine.registry.postgresql",
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "loadtest.local_service",
-        "pydantic": "indexes.snapshots.manifest engine.registry.keyring "
-        "serving.cluster.application serving.settings",
+        "pydantic": "engine.registry.keyring serving.cluster.application serving.settings",
         "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",
         "rapidfuzz": "engine.sweeps.likelihood",

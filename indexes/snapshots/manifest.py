@@ -12,15 +12,14 @@ keyed digest of each file.
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-from dataclasses import asdict, dataclass, fields
 from hmac import HMAC
 from typing import Annotated, Literal, Protocol
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 
@@ -85,20 +84,16 @@ _SEAL_CONTEXT = b"sosie snapshot manifest"
 _MALFORMED = "the snapshot's manifest is malformed; rebuild it from the store"
 
 # Anyone may have written a manifest: nothing but what we write is taken from one.
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-Count = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True, forbid_unknown_fields=True):
     """The deployment of a snapshot; if any field differs, its vectors are meaningless here.
 
     `precision` is the type to which vectors were rounded when they were added.
     """
-
-    __pydantic_config__ = _STRICT
 
     index_kind: str
     dim: Count
@@ -108,12 +103,9 @@ class Origin:
     precision: str = "float32"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True, forbid_unknown_fields=True):
     """Origin, number of references and watermark of a snapshot; `mark` is the caller's position of
     its store, which identifies this history."""
-
-    __pydantic_config__ = _STRICT
 
     origin: Origin
     count: Count
@@ -122,11 +114,8 @@ class Header:
     version: int = FORMAT_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """A file: its random name, size, keyed digest in hex, and the name of its key."""
-
-    __pydantic_config__ = _STRICT
 
     name: Name
     size_bytes: Count
@@ -134,15 +123,12 @@ class FileEntry:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentEntry:
+class SegmentEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """The file of a sealed segment, and the shapes in it.
 
     `segment` is the segment's own name; codes are uint8[padded_rows, width], vectors
     `dtype`[rows, dim], `limit` is the component that has the highest code.
     """
-
-    __pydantic_config__ = _STRICT
 
     segment: Name
     rows: Count
@@ -153,14 +139,11 @@ class SegmentEntry:
     file: FileEntry
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotManifest:
+class SnapshotManifest(Struct, frozen=True, forbid_unknown_fields=True):
     """A header, the file of the state, and those of the segments in the order of the state.
 
     `loose_rows` is the number of references in the state's file, which are in no segment.
     """
-
-    __pydantic_config__ = _STRICT
 
     header: Header
     loose_rows: Count
@@ -175,7 +158,7 @@ class SnapshotManifest:
 
     def encode(self, sealer: Sealer) -> bytes:
         """The file's content."""
-        body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+        body = msgspec.json.encode(self, order="sorted")
         signed = _PREFIX.pack(_MAGIC, self.header.version, len(body)) + body
         digest = hashlib.sha256(signed).digest()
         return signed + digest + sealer.seal(digest, _SEAL_CONTEXT)
@@ -193,8 +176,8 @@ class SnapshotManifest:
                 "rebuild it from the store"
             )
         try:
-            manifest = _MANIFEST.validate_json(body)
-        except ValidationError as fault:
+            manifest = msgspec.json.decode(body, type=SnapshotManifest)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
             raise SnapshotDamaged(_MALFORMED) from fault
         names = [manifest.state.name]
         for entry in manifest.segments:
@@ -206,7 +189,7 @@ class SnapshotManifest:
     def verify(self, content: bytes, origin: Origin, sealer: Sealer) -> None:
         """Checks that this manifest, decoded from the content, has our origin and our seal."""
         theirs = self.header.origin
-        names = [field.name for field in fields(Origin)]
+        names = Origin.__struct_fields__
         other = [name for name in names if getattr(theirs, name) != getattr(origin, name)]
         if other:
             raise SnapshotForeign(
@@ -215,9 +198,6 @@ class SnapshotManifest:
         _, _, digest, seal = _split(content)
         if unseal(sealer, seal, _SEAL_CONTEXT, "manifest") != digest:
             raise SnapshotDamaged("the snapshot's manifest is not the sealed one; rebuild it")
-
-
-_MANIFEST = TypeAdapter(SnapshotManifest)
 
 
 def state_file(name: str) -> str:

@@ -1,12 +1,12 @@
 """Mapped vectors equal those in memory bit for bit; segment files are verified."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
@@ -114,7 +114,7 @@ def test_codes_with_another_layout_are_foreign(written, sealer) -> None:
     folder, entry = written
     for other in ({"padded_rows": entry.padded_rows + 1}, {"width": entry.width * 2}):
         with pytest.raises(SnapshotForeign, match="another version"):
-            read_segment(folder, replace(entry, **other), 16, sealer, mapped=False)
+            read_segment(folder, structs.replace(entry, **other), 16, sealer, mapped=False)
 
 
 def test_the_same_segment_written_twice_shows_no_common_bytes(tmp_path, unit_rows, scanner) -> None:

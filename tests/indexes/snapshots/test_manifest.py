@@ -3,9 +3,8 @@
 import hashlib
 import json
 import struct
-from dataclasses import asdict
-from typing import Any
 
+import msgspec
 import pytest
 
 from indexes.errors import SnapshotDamaged, SnapshotForeign
@@ -39,7 +38,7 @@ MANIFEST = SnapshotManifest(
 
 def body_with(path: str, value: object) -> bytes:
     """The manifest's body with another value at `a.0.b`, or without it where that is `...`."""
-    body: Any = json.loads(json.dumps(asdict(MANIFEST)))
+    body = msgspec.to_builtins(MANIFEST)
     place = body
     *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
     for step in way:
@@ -122,6 +121,4 @@ def test_the_format_before_this_one_is_foreign() -> None:
 
 def test_a_file_too_long_to_be_a_manifest_is_damage() -> None:
     with pytest.raises(SnapshotDamaged):
-        SnapshotManifest.decode(
-            content_of(json.dumps(asdict(MANIFEST)).encode().ljust(SIZE_LIMIT_BYTES))
-        )
+        SnapshotManifest.decode(content_of(msgspec.json.encode(MANIFEST).ljust(SIZE_LIMIT_BYTES)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
@@ -94,7 +95,7 @@ def test_what_is_saved_comes_back(folder, gallery, sealer) -> None:
 def test_rows_rounded_to_float16_come_back_as_they_are(tmp_path, sealer, unit_rows) -> None:
     config = replace(CONFIG, rows="float16")
     gallery = build_gallery(unit_rows(90), config)
-    origin = replace(ORIGIN, precision="float16")
+    origin = structs.replace(ORIGIN, precision="float16")
     snapshot.save(tmp_path, gallery, origin, sealer)
     assert_same(load(tmp_path, sealer, origin, Opening(config, SCANNER)), gallery)
     with pytest.raises(SnapshotForeign, match="precision"):
@@ -222,7 +223,7 @@ def test_a_forgers_manifest_is_found_though_every_digest_in_it_is_right(
 
 def test_a_dropped_segment_is_found_though_the_manifest_is_made_to_match(folder) -> None:
     manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
-    forged = replace(manifest, segments=manifest.segments[:-1])
+    forged = structs.replace(manifest, segments=manifest.segments[:-1])
     (folder / "manifest").write_bytes(forged.encode(another_key()))
     for sealer in (VAULT, Unsealed()):
         with pytest.raises(SnapshotDamaged):
@@ -243,14 +244,14 @@ def test_a_dropped_segment_is_found_though_the_manifest_is_made_to_match(folder)
 def test_a_foreign_snapshot_is_named_and_left_alone(folder, sealer, other: dict[str, str]) -> None:
     before = contents(folder)
     with pytest.raises(SnapshotForeign, match=next(iter(other))):
-        load(folder, sealer, replace(ORIGIN, **other))
+        load(folder, sealer, structs.replace(ORIGIN, **other))
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize("version", [1, 3])
 def test_another_format_is_foreign_even_to_its_own_key(version: int, folder, sealer) -> None:
     manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
-    other = replace(manifest, header=replace(manifest.header, version=version))
+    other = structs.replace(manifest, header=structs.replace(manifest.header, version=version))
     (folder / "manifest").write_bytes(other.encode(sealer))
     with pytest.raises(SnapshotForeign, match=f"version {version}"):
         load(folder, sealer)
@@ -263,7 +264,7 @@ def test_another_key_under_the_same_name_opens_nothing(tmp_path, gallery) -> Non
 
 
 def test_a_gallery_is_not_saved_under_an_origin_of_another_kind(tmp_path, gallery, sealer) -> None:
-    for origin in (replace(ORIGIN, dim=32), replace(ORIGIN, index_kind="flat")):
+    for origin in (structs.replace(ORIGIN, dim=32), structs.replace(ORIGIN, index_kind="flat")):
         with pytest.raises(SnapshotForeign):
             snapshot.save(tmp_path / "new", gallery, origin, sealer)
     assert not (tmp_path / "new").exists()
@@ -281,7 +282,7 @@ def test_what_no_index_takes_is_damage(tmp_path, unit_rows) -> None:
     digest = Unsealed().file(manifest.state.name, "none").digest()
     digest.update(spoilt)
     entry = FileEntry(manifest.state.name, len(spoilt), digest.digest().hex(), "none")
-    sealed = replace(manifest, state=entry).encode(Unsealed())
+    sealed = structs.replace(manifest, state=entry).encode(Unsealed())
     (tmp_path / "manifest").write_bytes(sealed)
     with pytest.raises(SnapshotDamaged, match="no index takes"):
         load(tmp_path, Unsealed())
