@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -178,24 +177,6 @@ def passes(queries: int, coarse: int, k: int = 0) -> Iterator[slice]:
         yield slice(start, min(start + size, queries))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SegmentParts:
-    """The content of a segment without tombstones, as snapshots store it; by ascending residual.
-
-    `name` is 32 hex digits, new for every build and merge. `limit` is the component that has the
-    highest code. `ids` int64[n], `residuals` float32[n], `codes` uint8[n padded, dim padded], 128
-    standing for zero. Of removed references codes and rows are wiped where they are in memory.
-    """
-
-    name: str
-    dim: int
-    limit: float
-    ids: Ids
-    residuals: NDArray[np.float32]
-    codes: NDArray[np.uint8]
-    rows: RowStore
-
-
 # A row with a larger residual may have to be rescored for every query.
 _COARSE_RESIDUAL = 0.1
 
@@ -226,18 +207,13 @@ class Exact8Segment:
         codes.order = np.empty(0, np.int64)
 
     @classmethod
-    def restore(cls, parts: SegmentParts, *, scanner: Scanner) -> Exact8Segment:
-        """A segment from its parts, with nothing removed; they are not verified."""
+    def of_codes(
+        cls, ids: Ids, codes: Codes, rows: RowStore, *, scanner: Scanner, name: str = ""
+    ) -> Exact8Segment:
+        """A segment of rows that are coded already, in the order of their codes, nothing removed;
+        without a name a new one."""
         segment = cls.__new__(cls)
-        codes = Codes.restore(parts.codes, parts.residuals, parts.dim, parts.limit)
-        segment._hold(parts.name, codes, parts.ids, parts.rows, scanner)
-        return segment
-
-    @classmethod
-    def of_codes(cls, ids: Ids, codes: Codes, rows: RowStore, *, scanner: Scanner) -> Exact8Segment:
-        """A segment of rows that are coded already, in the order of their codes."""
-        segment = cls.__new__(cls)
-        segment._hold(secrets.token_hex(16), codes, ids, rows, scanner)
+        segment._hold(name or secrets.token_hex(16), codes, ids, rows, scanner)
         return segment
 
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
@@ -281,18 +257,6 @@ class Exact8Segment:
     def holds(self, key: object, alive: NDArray[np.bool_]) -> bool:
         """True where the id is alive by these flags."""
         return is_id(key) and self.may_hold(key, key) and self._holds(key, alive)
-
-    def parts(self) -> SegmentParts:
-        """Views of its content, removed rows included."""
-        return SegmentParts(
-            self.name,
-            self.dim,
-            self.codes.limit,
-            self.row_ids,
-            self.codes.residuals,
-            self.codes.bytes,
-            self.rows,
-        )
 
     def reading_from(self, rows: RowStore) -> Exact8Segment:
         """This segment, with the same codes, its vectors read from another store; call it while

@@ -1,7 +1,8 @@
 """Encrypted files of a snapshot: one for each sealed segment, and one for its state.
 
 A segment's file is written once: `ids` int64[n], `residuals` float32[n], `codes` uint8[n padded,
-dim padded], `vectors` float32 or float16[n, dim], all by row. The state is what changes between two
+dim padded], `vectors` float32 or float16[n, dim], all by row, and these by ascending residual; what
+is removed is in it too, wiped where it was in memory. The state is what changes between two
 saves, one small file a save: `ids` int64[h] and `vectors` float32[h, dim] of references in no
 segment, `removed_at` float64[s] (the time of the oldest tombstone of each segment, 0 without one),
 and for each segment a bit a row, 1 where the row is alive.
@@ -30,8 +31,10 @@ from numpy.typing import NDArray
 from indexes.atomic_files import created
 from indexes.base import Ids, Positions, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
-from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
+from indexes.exact.codes import Codes
+from indexes.exact.exact8 import Exact8Segment, MemoryRows, RowStore
 from indexes.exact.intrinsics import BLOCK, STEP
+from indexes.exact.scanner import Scanner
 from indexes.snapshots.manifest import (
     FileEntry,
     FileSeal,
@@ -255,34 +258,35 @@ def _is_run(rows: Positions) -> bool:
 _ROWS_AT_ONCE = 4096
 
 
-def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentEntry:
+def write_segment(folder: Path, segment: Exact8Segment, sealer: Sealer) -> SegmentEntry:
     """Writes and flushes a new file under a new name."""
+    ids, codes, stored = segment.row_ids, segment.codes, segment.rows
     name = secrets.token_hex(16)
     with created(folder / segment_file(name)) as file:
         writer = SealedWriter(file, name, sealer)
-        for array in (parts.ids, parts.residuals, parts.codes):
+        for array in (ids, codes.residuals, codes.bytes):
             writer.write(array)
             writer.align()
-        for start in range(0, len(parts.rows), _ROWS_AT_ONCE):
-            rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(parts.rows)))
+        for start in range(0, len(stored), _ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(stored)))
             # Exact: float16 rows are taken as float32 and converted back.
-            taken = parts.rows.take(rows).astype(parts.rows.dtype, copy=False)
+            taken = stored.take(rows).astype(stored.dtype, copy=False)
             writer.write(overwrite_when_freed(taken))
         writer.align()
     return SegmentEntry(
-        segment=parts.name,
-        rows=len(parts.ids),
-        padded_rows=parts.codes.shape[0],
-        width=parts.codes.shape[1],
-        limit=float(parts.limit),
-        dtype="float16" if parts.rows.dtype == np.float16 else "float32",
+        segment=segment.name,
+        rows=len(ids),
+        padded_rows=codes.bytes.shape[0],
+        width=codes.bytes.shape[1],
+        limit=float(codes.limit),
+        dtype="float16" if stored.dtype == np.float16 else "float32",
         file=writer.entry(),
     )
 
 
 def read_segment(
-    folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer, *, mapped: bool
-) -> SegmentParts:
+    folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer, *, scanner: Scanner, mapped: bool
+) -> Exact8Segment:
     """Reads a segment and verifies every byte of its file; if `mapped`, its vectors stay there.
 
     `SnapshotDamaged`, or `SnapshotForeign` where this version lays out codes differently.
@@ -306,7 +310,8 @@ def read_segment(
             reader.fill(vectors)
             rows = MemoryRows(vectors)
         reader.verify()
-    return SegmentParts(entry.segment, dim, entry.limit, ids, residuals, codes, rows)
+    coded = Codes.restore(codes, residuals, dim, entry.limit)
+    return Exact8Segment.of_codes(ids, coded, rows, scanner=scanner, name=entry.segment)
 
 
 def map_rows(folder: Path, entry: SegmentEntry, dim: int, sealer: Sealer) -> MappedRows:

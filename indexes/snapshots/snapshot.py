@@ -240,7 +240,7 @@ def write_data(
         frame = _Frame.of(gallery)
         fresh = [segment for segment in frame.segments if segment.name not in written]
         for segment in fresh:
-            written[segment.name] = write_segment(folder, segment.parts(), sealer)
+            written[segment.name] = write_segment(folder, segment, sealer)
         # A row that was removed while it was written may be half wiped in the file, and yet belong
         # to the frame. Then a new frame is taken, of which only segments sealed since have to be
         # written.
@@ -335,8 +335,8 @@ def _read_index(
     scanner = opening.scanner or open_scanner(opening.segments.device)
 
     def read(entry: SegmentEntry, tombstones: Tombstones) -> Exact8Segment:
-        parts = read_segment(folder, entry, origin.dim, sealer, mapped=opening.mapped)
-        segment = Exact8Segment.restore(parts, scanner=scanner)
+        where = (folder, entry, origin.dim, sealer)
+        segment = read_segment(*where, scanner=scanner, mapped=opening.mapped)
         dead = np.flatnonzero(~tombstones.alive)
         if len(dead):
             segment.remove_rows(dead)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, Vectors
-from indexes.exact.codes import empty_plane, fill_plane
+from indexes.exact.codes import Codes, empty_plane, fill_plane
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Plane
@@ -48,6 +48,14 @@ def remove_ids(segment: Exact8Segment, ids: Ids) -> None:
     rows, present = segment.find(ids)
     assert present.all()
     segment.remove_rows(rows)
+
+
+def restore(segment: Exact8Segment) -> Exact8Segment:
+    """A segment of the parts of this one that a snapshot keeps, nothing removed."""
+    held = segment.codes
+    codes = Codes.restore(held.bytes, held.residuals, segment.dim, held.limit)
+    more = {"scanner": segment.scanner, "name": segment.name}
+    return Exact8Segment.of_codes(segment.row_ids, codes, segment.rows, **more)
 
 
 def change_beside_digests(

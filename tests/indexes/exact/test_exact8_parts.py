@@ -5,7 +5,7 @@ import pytest
 
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
-from tests.indexes.conftest import ask, assert_same, remove_ids
+from tests.indexes.conftest import ask, assert_same, remove_ids, restore
 
 SCANNER = Scanner(threads=2)
 
@@ -14,11 +14,9 @@ SCANNER = Scanner(threads=2)
 def test_a_segment_comes_back_from_its_parts(unit_rows, kept: str) -> None:
     rows, probes = unit_rows(700, 100), unit_rows(20, 100, seed=1)
     index = Exact8Segment(np.arange(700), rows.astype(kept), scanner=SCANNER)
-    parts = index.parts()
-    assert parts.codes.shape == (704, 128)
-    assert (len(parts.ids), len(parts.residuals), len(parts.rows)) == (700, 700, 700)
-    again = Exact8Segment.restore(parts, scanner=index.scanner)
-    assert again.name == index.name == parts.name
+    assert index.codes.bytes.shape == (704, 128)
+    again = restore(index)
+    assert again.name == index.name
     assert np.array_equal(again.ids, index.ids)
     assert_same(ask(again).search(probes, 9), ask(index).search(probes, 9))
     assert_same(ask(again).range_search(probes, 0.1), ask(index).range_search(probes, 0.1))

@@ -21,7 +21,7 @@ from indexes.segmented import merging
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import HeadView
-from tests.indexes.conftest import ask, assert_same
+from tests.indexes.conftest import ask, assert_same, restore
 from tests.indexes.oracle import BruteForce
 
 SCANNER = Scanner(threads=2)
@@ -403,7 +403,7 @@ def test_what_is_removed_while_its_segment_is_rewritten_keeps_its_deadline(unit_
 def test_it_comes_back_from_its_parts_with_tombstones_and_their_age(index, unit_rows) -> None:
     index.remove(np.array([3, 70, 98]))
     (segment,) = index.segments
-    restored = Exact8Segment.restore(segment.parts(), scanner=SCANNER)
+    restored = restore(segment)
     restored.remove_rows(np.flatnonzero(~segment.alive_rows))
     heads = [head.contents() for head in index.heads]
     head = tuple(np.concatenate(column) for column in zip(*heads, strict=True))

@@ -37,11 +37,10 @@ def test_a_mapped_segment_answers_as_the_one_in_memory(
     store: str, dim: int, tmp_path, sealer, unit_rows, scanner
 ) -> None:
     index = Exact8Segment(np.arange(700), unit_rows(700, dim).astype(store), scanner=scanner)
-    entry = write_segment(tmp_path, index.parts(), sealer)
+    entry = write_segment(tmp_path, index, sealer)
     queries = unit_rows(20, dim, seed=1)
     for mapped in (False, True):
-        parts = read_segment(tmp_path, entry, dim, sealer, mapped=mapped)
-        loaded = Exact8Segment.restore(parts, scanner=scanner)
+        loaded = read_segment(tmp_path, entry, dim, sealer, scanner=scanner, mapped=mapped)
         assert loaded.name == index.name
         assert loaded.rows.memory_bytes == (0 if mapped else index.rows.memory_bytes)
         for one, other in (
@@ -58,7 +57,7 @@ def mapped_rows(request, tmp_path_factory, unit_rows, scanner):
     """A segment of 300 rows of 13 numbers in memory, and the same in its file."""
     folder = tmp_path_factory.mktemp("mapped")
     index = Exact8Segment(np.arange(300), unit_rows(300, 13), scanner=scanner)
-    entry = write_segment(folder, index.parts(), request.param)
+    entry = write_segment(folder, index, request.param)
     return index.rows, map_rows(folder, entry, 13, request.param)
 
 
@@ -97,7 +96,7 @@ def test_a_wiped_row_is_zeros_however_it_is_read_and_the_others_stay(mapped_rows
 
 def test_a_mapping_outlives_the_name_of_its_file(tmp_path, sealer, unit_rows, scanner) -> None:
     index = Exact8Segment(np.arange(300), unit_rows(300), scanner=scanner)
-    rows = map_rows(tmp_path, write_segment(tmp_path, index.parts(), sealer), 16, sealer)
+    rows = map_rows(tmp_path, write_segment(tmp_path, index, sealer), 16, sealer)
     for path in tmp_path.iterdir():
         path.unlink()
     every = np.arange(300)
@@ -107,21 +106,21 @@ def test_a_mapping_outlives_the_name_of_its_file(tmp_path, sealer, unit_rows, sc
 @pytest.fixture
 def written(tmp_path, sealer, unit_rows, scanner) -> tuple[Path, SegmentEntry]:
     index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
-    return tmp_path, write_segment(tmp_path, index.parts(), sealer)
+    return tmp_path, write_segment(tmp_path, index, sealer)
 
 
-def test_codes_with_another_layout_are_foreign(written, sealer) -> None:
-    folder, entry = written
+def test_codes_with_another_layout_are_foreign(written, sealer, scanner) -> None:
+    (folder, entry), more = written, {"scanner": scanner, "mapped": False}
     for other in ({"padded_rows": entry.padded_rows + 1}, {"width": entry.width * 2}):
         with pytest.raises(SnapshotForeign, match="another version"):
-            read_segment(folder, structs.replace(entry, **other), 16, sealer, mapped=False)
+            read_segment(folder, structs.replace(entry, **other), 16, sealer, **more)
 
 
 def test_the_same_segment_written_twice_shows_no_common_bytes(tmp_path, unit_rows, scanner) -> None:
     """Two files under one name and key would betray what changed between them."""
     sealer = SEALERS[1]
     index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)
-    entries = [write_segment(tmp_path, index.parts(), sealer) for _ in range(2)]
+    entries = [write_segment(tmp_path, index, sealer) for _ in range(2)]
     assert entries[0].file.name != entries[1].file.name
     one, other = (
         np.frombuffer((tmp_path / f"segment-{entry.file.name}").read_bytes(), np.uint8)

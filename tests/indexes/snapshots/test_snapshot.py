@@ -135,7 +135,7 @@ def test_only_the_owner_reads_the_files(tmp_path, gallery, sealer) -> None:
 
 def test_sealed_files_do_not_show_the_vectors(tmp_path, gallery) -> None:
     rows = [row.tobytes() for row in gallery.vectors(gallery.ids)]
-    rows += [row[:DIM].tobytes() for row in gallery.segments[0].parts().codes[:5]]
+    rows += [row[:DIM].tobytes() for row in gallery.segments[0].codes.bytes[:5]]
     for sealer, shown in ((Unsealed(), True), (VAULT, False)):
         snapshot.save(tmp_path, gallery, ORIGIN, sealer)
         whole = b"".join(contents(tmp_path).values())
