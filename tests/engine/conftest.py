@@ -16,9 +16,12 @@ from engine.registry.writer import Writer
 HERE = Path(__file__).parent
 ON_SQLITE = frozenset(
     {
-        *("cases/test_decided.py", "cases/test_opening.py", "cases/test_sweep_cases.py"),
-        *("imports/test_resumption.py", "imports/test_row_faces.py", "matching/test_authority.py"),
-        *("lifecycle/test_sim_changes.py", "matching/test_bulk_enrollment.py"),
+        *("cases/test_decided.py", "cases/test_opening.py", "cases/test_steps.py"),
+        *("cases/test_sweep_cases.py", "imports/test_import_run.py", "imports/test_resumption.py"),
+        *("imports/test_row_faces.py", "lifecycle/test_reverification.py"),
+        *("lifecycle/test_sim_changes.py", "matching/test_authority.py"),
+        *("matching/test_bulk_enrollment.py", "retention/test_attempts.py"),
+        *("retention/test_certificates.py", "retention/test_job.py"),
         *("matching/test_frames.py", "matching/test_holders.py", "matching/test_judge.py"),
         *("matching/test_lines.py", "matching/test_recovery.py", "matching/test_requests.py"),
         *("matching/test_registrar_queue.py", "matching/test_searching_ahead.py"),
@@ -26,16 +29,8 @@ ON_SQLITE = frozenset(
         *("sweeps/test_reload.py", "sweeps/test_sweep_run.py"),
     }
 )
-"""Files that ask what is decided: every statement of theirs goes to both databases in others."""
-ON_BOTH = {
-    "cases/test_steps.py": "assigned_reassigned decided_fraud_is_in_the_queue what_people_do",
-    "imports/test_import_run.py": "damaged_rows a_blocked_document an_erasure_leaves held_for_a",
-    "lifecycle/test_reverification.py": "ported_out cannot_be_is_refused ends_a_suspension",
-    "retention/test_attempts.py": "without_a_case of_either_kind a_block_outlives went_into",
-    "retention/test_certificates.py": "that_is_back under_a_broken_chain",
-    "retention/test_job.py": "a_preview an_open_case_keeps at_its_moment what_an_open_case",
-}
-"""Of other such files the tests, by a part of their names, that send statements of their own."""
+"""Files that ask what is decided: every statement of theirs goes to both databases in others, but
+for those of tests that say so: `@pytest.mark.both_databases`."""
 DIM = 32
 MODEL = "sha256:model-of-the-tests"
 
@@ -52,9 +47,8 @@ def is_asked_twice(item: pytest.Item) -> bool:
     chosen = item.callspec.params if hasattr(item, "callspec") else {}
     if chosen.get("database_url") != "postgres":
         return False
-    file = item.path.relative_to(HERE).as_posix()
-    own = ON_BOTH.get(file, "").split()
-    return file in ON_SQLITE or (bool(own) and not any(one in item.name for one in own))
+    is_named = item.path.relative_to(HERE).as_posix() in ON_SQLITE
+    return is_named and item.get_closest_marker("both_databases") is None
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def history(service: Any, case_id: str) -> list[tuple[NoteKind, str, str]]:
     return [(entry.kind, entry.actor, entry.text) for entry in notes][1:]
 
 
+@pytest.mark.both_databases
 def test_a_case_is_assigned_reassigned_and_returned(service) -> None:
     case = service.open("a")
     assigned = assign(*service.context, case.id, ANNA.person, BOB)
@@ -123,6 +124,7 @@ def test_one_person_never_closes_lines(service) -> None:
     assert entry.detail["closed_lines"] == [line]
 
 
+@pytest.mark.both_databases
 def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(service) -> None:
     fraud, dead, gone, erased = (body.line_id for body in service.enroll(4))
     lines = service.store.lines_by_id([fraud, dead, gone, erased])
@@ -197,6 +199,7 @@ def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service) 
     assert status_of(service, line) is LineStatus.CLOSED
 
 
+@pytest.mark.both_databases
 def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service) -> None:
     one, two, victim, twin = service.enroll(4)
     documents = [body.document_id for body in (one, two, victim)]

@@ -197,6 +197,7 @@ def test_a_bad_row_never_stops_the_rest(importer, base) -> None:
     assert (tally.rows, tally.admitted, tally.failed) == (9, 2, 7)
 
 
+@pytest.mark.both_databases
 def test_damaged_rows_fail_the_rows_that_need_them_and_no_other(importer, base) -> None:
     kept = [base.add(serial) for serial in range(6)]
     importer.run(base.write())
@@ -245,6 +246,7 @@ def test_a_document_known_from_attempts_alone_gets_its_holder(importer, base) ->
     )
 
 
+@pytest.mark.both_databases
 def test_a_blocked_document_and_one_that_awaits_erasure_are_refused_and_a_watched_face_is_reported(
     importer, base
 ) -> None:
@@ -298,6 +300,7 @@ def test_a_chunk_is_in_the_audit_chain_without_personal_data(importer, base) -> 
         assert value not in text
 
 
+@pytest.mark.both_databases
 def test_the_faces_of_imported_references_are_held_for_a_case(importer, base) -> None:
     """Of photographs that made no reference none is, nor where nothing is to be kept."""
     importer.crops = CropPolicy(CropScope.CASES, 30, hold_days=7)

@@ -146,6 +146,7 @@ def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines)
     assert lines.line(line).state is LineState.SUSPENDED
 
 
+@pytest.mark.both_databases
 def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(lines) -> None:
     (line,) = lines.open(1)
     lines.now += DAY
@@ -163,6 +164,7 @@ def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(li
         report(lines, line, LineEventKind.SIM_SWAP, lines.now, carrier="blue")
 
 
+@pytest.mark.both_databases
 def test_a_number_that_is_ported_out_ends_its_line_once(lines) -> None:
     (line,) = lines.open(1)
     number = lines.store.numbers([line])[line]
@@ -199,6 +201,7 @@ def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bo
     return comparison.check_line(line)
 
 
+@pytest.mark.both_databases
 def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_line(lab) -> None:
     holder, other = lab.people.person(), lab.people.person()
     request = lab.request(holder)

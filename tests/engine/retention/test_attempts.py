@@ -82,6 +82,7 @@ def test_a_document_without_attempts_is_not_one_that_was_attempted(store, builde
     assert is_known(store, document_id)
 
 
+@pytest.mark.both_databases
 def test_a_block_outlives_the_document(store, builder, run) -> None:
     attempt = builder.attempt(OLD)
     builder.change(
@@ -96,6 +97,7 @@ def test_a_block_outlives_the_document(store, builder, run) -> None:
     assert (found.status, found.is_erased) == (DocumentStatus.BLOCKED, True)
 
 
+@pytest.mark.both_databases
 def test_a_review_without_a_case_leaves_by_its_decision(store, builder, run) -> None:
     old = builder.attempt(NOW - 30 * DAY, Decision.REVIEW, crops_until=NOW + DAY)
     young = builder.attempt(NOW - 30 * DAY + MOMENT, Decision.REVIEW)
@@ -124,6 +126,7 @@ def test_a_review_with_a_case_leaves_by_the_closing_of_it(store, builder, run) -
     assert [is_expired(store, one) for one in attempts] == [True, True]
 
 
+@pytest.mark.both_databases
 def test_a_review_whose_case_went_into_another_leaves_by_that_one(store, builder, run) -> None:
     attempt, other = (builder.attempt(LONG_AGO, Decision.REVIEW) for _ in range(2))
     own = builder.open_case(attempt.document_id, enrollment_id=attempt.id)
@@ -138,6 +141,7 @@ def test_a_review_whose_case_went_into_another_leaves_by_that_one(store, builder
     assert is_expired(store, other)
 
 
+@pytest.mark.both_databases
 def test_a_document_leaves_with_the_last_attempt_of_either_kind(store, builder, run) -> None:
     both = only(rejected_days=10, review_days=30)
     rejected = builder.attempt(YOUNG)

@@ -86,6 +86,7 @@ def test_a_registry_restored_to_before_the_erasure_is_detected(store, erased) ->
     assert "erased again" in str(check_certificate(store, beyond))
 
 
+@pytest.mark.both_databases
 def test_a_document_that_is_back_is_detected(store, builder, erased) -> None:
     other = builder.document(DocumentStatus.ACTIVE)
     row = store.rows(tables.documents.select().where(tables.documents.c.id == other))[0]
@@ -97,6 +98,7 @@ def test_a_document_that_is_back_is_detected(store, builder, erased) -> None:
     assert "no longer erased" in str(check_certificate(store, erased))
 
 
+@pytest.mark.both_databases
 def test_under_a_broken_chain_no_certificate_is_valid(store, builder, retained) -> None:
     builder.change(tables.audit.update().where(tables.audit.c.number == 2).values(actor="nobody"))
     assert "broken at entry 2" in str(check_certificate(store, retained))

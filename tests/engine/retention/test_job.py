@@ -31,6 +31,7 @@ def test_a_closed_line_loses_its_number_and_stays_a_line(store, builder, run) ->
     assert (left.status, left.msisdn_lookup, left.closed_at) == (LineStatus.CLOSED, None, OLD)
 
 
+@pytest.mark.both_databases
 def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(store, builder, run) -> None:
     edge, short = NOW - 30 * DAY, NOW - 30 * DAY + timedelta(microseconds=1)
     rejected = [builder.attempt(moment) for moment in (edge, short)]
@@ -46,6 +47,7 @@ def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(store, buil
     assert [row.enrollment_id for row in kept] == [crops[1].id]
 
 
+@pytest.mark.both_databases
 def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_they_leave(
     store, builder, run
 ) -> None:
@@ -71,6 +73,7 @@ def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_
 
 
 @pytest.mark.parametrize("state", [CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED])
+@pytest.mark.both_databases
 def test_what_an_open_case_names_is_held_until_it_is_closed(
     state: CaseState, store, builder, run
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_process_that_ends_anywhere_leaves_whole_batches_and_the_next_goes_on(
     assert not any(is_known(store, one.document_id) for one in attempts)
 
 
+@pytest.mark.both_databases
 def test_a_preview_changes_nothing_and_counts_what_a_run_expires(store, builder, run) -> None:
     for moment in (OLD, OLD, YOUNG):
         attempt = builder.attempt(moment, crops_until=moment)
