@@ -3,34 +3,40 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
+from engine.cases import steps
+from engine.errors import FourEyes
 from engine.matching.calibration import Rate, Thresholds
 from engine.matching.checks.document import AuthorityCheck, AuthorityTerms
-from engine.matching.checks.limits import LimitsCheck
+from engine.matching.checks.limits import Guard, InFlight, LimitsCheck
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import NOT_ASKED, LivenessCheck, LivenessTerms
-from engine.matching.checks.order import CHECKS
+from engine.matching.checks.order import CHECKS, replay
 from engine.matching.checks.people import PeopleCheck
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
-from engine.matching.requests import EnrollmentRequest
+from engine.matching.requests import EnrollmentRequest, GuardianShown
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
+from engine.registry.audit import AuditEntry
 from engine.registry.keyring import KeyRing
-from engine.registry.store import Store
+from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery
+from schema.actors import Actor, Caller
+from schema.cases import Outcome
+from schema.decisions import DecidedEnrollment
 from schema.documents import Document
 from schema.options import NO_LIMITS, NO_RULES, Limits, PeopleRules
 from schema.reasons import Reason
@@ -41,6 +47,9 @@ THRESHOLDS = Thresholds(
     verify=0.40, same_document=0.42, review=0.60, certain=0.70, verify_fused=0.46, one_person=0.35
 )
 MODEL_DIGEST = "d" * 64
+TEST = Caller("key:k1")
+CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
+ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")
 
 
 class People:
@@ -61,7 +70,7 @@ class People:
         return Sample(vector, digest, problems)
 
     def request(
-        self, person: NDArray[np.float32] | None = None, **changes: Any
+        self, person: NDArray[np.float32] | None = None, noise: float = 0.3, **changes: Any
     ) -> EnrollmentRequest:
         """An honest request of a person; anything can be given instead."""
         serial = next(self._serial)
@@ -72,8 +81,8 @@ class People:
             "outlet": self._outlet,
             "document": Document("cn-ric", resident_number(serial), f"Holder {serial}"),
             "msisdn": f"+8613{serial:09d}",
-            "live": self.sample(person),
-            "portrait": self.sample(person),
+            "live": self.sample(person, noise=noise),
+            "portrait": self.sample(person, noise=noise),
         }
         return EnrollmentRequest(**fields | changes)
 
@@ -95,6 +104,25 @@ def resident_number(serial: int) -> str:
     return body + str(ric.calc_check_digit(body + "0"))
 
 
+def card(serial: int, born_on: date | None = GROWN_UP) -> Document:
+    """A document whose number tells no date of birth."""
+    return Document("id-kitas", f"2C11{serial:08d}", "A Holder", born_on=born_on)
+
+
+def guard_of(
+    store: Reader, registrar: Registrar, caller: Caller = TEST, limits: Limits = NO_LIMITS
+) -> Guard:
+    return Guard(limits, store, registrar, caller, InFlight())
+
+
+class Holder(NamedTuple):
+    """Somebody who is enrolled: the face, the request, and what was decided."""
+
+    person: NDArray[np.float32]
+    request: EnrollmentRequest
+    decided: DecidedEnrollment
+
+
 CHOSEN = (AuthorityCheck, LivenessCheck, LineCheck, PeopleCheck, LimitsCheck)
 
 
@@ -110,6 +138,34 @@ class Lab:
     def request(self, person: NDArray[np.float32] | None = None, **changes: Any) -> Any:
         """An honest request of a person; anything can be given instead."""
         return self.people.request(person, **changes)
+
+    def guardian(
+        self, person: NDArray[np.float32], serial: int, *, portrait: bool = True, **changes: Any
+    ) -> GuardianShown:
+        shown = GuardianShown(
+            document=card(serial),
+            live=self.people.sample(person),
+            portrait=self.people.sample(person) if portrait else None,
+        )
+        return replace(shown, **changes)
+
+    def enroll(self, *requests: EnrollmentRequest, **terms: Any) -> list[Any]:
+        """What a registrar of these terms answers, which is closed again."""
+        with self.registrar(**terms) as registrar:
+            return registrar.enroll(requests)
+
+    def replays(self, *answers: Any) -> bool:
+        return all(replay(self.store.enrollment(one.enrollment_id)).agrees for one in answers)
+
+    def holder(self, registrar: Registrar) -> Holder:
+        """A person whom this registrar has enrolled."""
+        person, request = self.newcomer()
+        return Holder(person, request, registrar.enroll([request])[0].decided)
+
+    def entries(self, *actions: str) -> list[AuditEntry]:
+        """The entries of the audit with these actions."""
+        entries = [row.entry for row in self.store.audit_entries()]
+        return [entry for entry in entries if entry.action in actions]
 
     def newcomer(self) -> tuple[NDArray[np.float32], EnrollmentRequest]:
         """A person and an honest request of theirs."""
@@ -139,9 +195,9 @@ class Lab:
             store=self.store,
             vault=self.vault,
             gallery=gallery,
-            watch=watchlist or WatchList(DIM, self.store.watchlist()),
+            watch=watchlist or WatchList(self.vault.dim, self.store.watchlist()),
             thresholds=THRESHOLDS,
-            model_digest=MODEL_DIGEST,
+            model_digest=self.store.model_digest,
             false_candidates=lambda size, _: Rate(size * 1e-6, 0.0, 1.0),
             thresholds_for=thresholds_for,
             unkept=people.unkept,
@@ -157,20 +213,32 @@ class Lab:
             yield registrar
 
 
+def close(registrar: Registrar, lab: Lab, case_id: str, outcome: Outcome) -> None:
+    """Two people do, and not one of them alone."""
+    given = (registrar, lab.store, case_id, outcome, ())
+    steps.propose(*given, ANNE, keep_lines=True)
+    with pytest.raises(FourEyes):
+        steps.close(*given, ANNE, keep_lines=True)
+    steps.close(*given, BORIS, keep_lines=True)
+
+
 @pytest.fixture
 def people() -> People:
     return People()
 
 
 @pytest.fixture
-def make_lab(tmp_path) -> Callable[[str], Lab]:
-    def make(url: str) -> Lab:
-        vault = Vault(KeyRing.create(tmp_path / "keyring.json"), DIM)
+def make_lab(tmp_path) -> Callable[..., Lab]:
+    """`make_lab(url)`: a new registry there, of a new key ring or of this vault; others come."""
+    seeds = itertools.count(1)
+
+    def make(url: str, vault: Vault | None = None) -> Lab:
+        vault = vault or Vault(KeyRing.create(tmp_path / "keyring.json"), DIM)
         store = Store.create(url, vault, model_digest=MODEL_DIGEST)
         for code in ("blue", "red"):
             store.add_carrier(Carrier(code, code.title()), actor="test")
             store.add_outlet(f"{code}-1", code, actor="test")
-        return Lab(store, vault, People(), tmp_path / "gallery")
+        return Lab(store, vault, People(next(seeds)), tmp_path / "gallery")
 
     return make
 

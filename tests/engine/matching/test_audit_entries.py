@@ -15,8 +15,7 @@ def entry(serial: int) -> AuditEntry:
 
 
 def subjects(lab: Any) -> list[str]:
-    found = [record.entry for record in lab.store.audit_entries()]
-    return [item.subject for item in found if item.action == "lines.read"]
+    return [item.subject for item in lab.entries("lines.read")]
 
 
 def test_an_acknowledged_entry_is_durable(lab, registrar) -> None:

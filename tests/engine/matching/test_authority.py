@@ -3,12 +3,10 @@
 import asyncio
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 import pytest
 
-from engine.cases import steps
 from engine.errors import CaseMoved, RequestError
 from engine.matching.checks.document import (
     AuthorityQuestion,
@@ -20,15 +18,14 @@ from engine.matching.checks.document import (
 from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.order import replay
 from engine.matching.documents import CheckedDocument
-from engine.matching.requests import GuardianShown, Intake
+from engine.matching.requests import Intake
 from engine.matching.samples import ABSENT
-from schema.actors import Actor
 from schema.cases import Outcome
 from schema.documents import AuthorityCode, AuthorityResult, Document, DocumentRole
 from schema.options import NO_RULES, LivenessRules, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import Decision, LivenessMode, Reason
-from tests.engine.matching.conftest import NOW
+from tests.engine.matching.conftest import CHILD, GROWN_UP, NOW, card, close
 
 TERMS = AuthorityTerms()
 SCORED = AuthorityTerms(min_face_score=0.9)
@@ -65,11 +62,8 @@ def said(code: str, **more: Any) -> AuthorityResult:
 def test_what_was_looked_up_decides_and_replays_without_asking_again(
     lab, terms: AuthorityTerms, result: AuthorityResult | None, decision: str, reason: Reason | None
 ) -> None:
-    with lab.registrar(look_ups=terms) as registrar:
-        _, request = lab.newcomer()
-        [answer] = registrar.enroll(
-            [replace(request, authority={DocumentRole.OWN: result} if result else {})]
-        )
+    told = {DocumentRole.OWN: result} if result else {}
+    [answer] = lab.enroll(lab.request(authority=told), look_ups=terms)
     assert answer.decision == decision
     assert answer.reasons == (() if reason is None else (reason,))
     kept = lab.store.enrollment(answer.enrollment_id)
@@ -80,11 +74,6 @@ def test_what_was_looked_up_decides_and_replays_without_asking_again(
 
 
 RULES = PeopleRules(age_of_majority=17)
-CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
-
-
-def card(serial: int, born_on: date = GROWN_UP) -> Document:
-    return Document("id-kitas", f"2C11{serial:08d}", "A Holder", born_on=born_on)
 
 
 def all_confirmed(**others: AuthorityResult) -> dict[DocumentRole, AuthorityResult]:
@@ -106,17 +95,13 @@ def all_confirmed(**others: AuthorityResult) -> dict[DocumentRole, AuthorityResu
 def test_a_guardians_document_is_looked_up_as_the_minors_own(
     lab, result: AuthorityResult | None, decision: str, reason: Reason | None
 ) -> None:
-    parent = lab.people.person()
-    shown = GuardianShown(
-        document=card(2), live=lab.people.sample(parent), portrait=lab.people.sample(parent)
-    )
+    shown = lab.guardian(lab.people.person(), 2)
     given = all_confirmed(guardian=result) if result else all_confirmed()
     request = lab.request(document=card(1, CHILD), guardian=shown, authority=given)
     # Of somebody else's face nothing is told that the authority says of the document.
     other = replace(shown, live=lab.people.sample(lab.people.person()))
     strange = replace(request, idempotency_key="strange", guardian=other)
-    with lab.registrar(look_ups=TERMS, people=RULES) as registrar:
-        mismatched, answer = registrar.enroll([strange, request])
+    mismatched, answer = lab.enroll(strange, request, look_ups=TERMS, people=RULES)
     assert answer.decision == decision
     assert answer.reasons == (() if reason is None else (reason,))
     assert mismatched.reasons == (Reason.GUARDIAN_MISMATCH,)
@@ -185,15 +170,13 @@ def test_an_exception_gets_nobody_past_an_authority_that_rejects(
         [answer] = registrar.enroll([request])
         assert answer.decision == "review"
         (case,) = answer.decided.cases
-        given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
-        steps.propose(*given, Actor("Anne (key:a)", "Anne"))
         with nullcontext() if is_granted else pytest.raises(CaseMoved, match="authority"):
-            steps.close(*given, Actor("Boris (key:b)", "Boris"))
+            close(registrar, lab, case.id, Outcome.UNFOUNDED)
     assert len(lab.store.lines_of(answer.decided.document_id)) == is_granted
 
 
 def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab) -> None:
-    shown = GuardianShown(document=card(2), live=lab.people.sample(lab.people.person()))
+    shown = lab.guardian(lab.people.person(), 2)
     intake, liveness = Intake(lab.store, lab.vault), LivenessTerms()
 
     def roles(terms: PeopleRules = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
@@ -219,17 +202,14 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab) -> 
 
 
 def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab) -> None:
-    with lab.registrar(look_ups=TERMS) as registrar:
-        _, request = lab.newcomer()
-        dark = replace(request.live, problems=(Reason.TOO_DARK,))
-        asked = replace(request, live=dark, authority={DocumentRole.OWN: said("UNKNOWN_DOCUMENT")})
-        [answer] = registrar.enroll([asked])
+    dark = lab.people.sample(lab.people.person(), Reason.TOO_DARK)
+    asked = lab.request(live=dark, authority={DocumentRole.OWN: said("UNKNOWN_DOCUMENT")})
+    [answer] = lab.enroll(asked, look_ups=TERMS)
     assert answer.reasons == (Reason.TOO_DARK,)
 
 
-def test_without_an_authority_a_result_has_no_say(lab, registrar) -> None:
-    _, request = lab.newcomer()
-    [answer] = registrar.enroll([replace(request, authority={DocumentRole.OWN: said("NOT_VALID")})])
+def test_without_an_authority_a_result_has_no_say(lab) -> None:
+    [answer] = lab.enroll(lab.request(authority={DocumentRole.OWN: said("NOT_VALID")}))
     assert answer.decision == "approved"
     assert lab.store.enrollment(answer.enrollment_id).evidence.authority is None
 

@@ -184,7 +184,7 @@ def test_synthetic_holders_are_known_by_document_name_and_face(lab, monkeypatch)
     restored = restore_gallery(lab.store, lab.folder).gallery
     assert np.array_equal(restored.ids, gallery.ids)
     assert np.array_equal(restored.vectors(restored.ids), vectors)
-    entries = [one.entry for one in lab.store.audit_entries() if one.entry.action == ADMITTED]
+    entries = lab.entries(ADMITTED)
     assert [(one.actor, one.detail["references"]) for one in entries] == [
         ("mover", 10), ("mover", 10), ("mover", 5),
     ]  # fmt: skip

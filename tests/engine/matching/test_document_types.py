@@ -17,7 +17,7 @@ TABLE = Path(__file__).parents[3] / "docs" / "documents.md"
 
 SOUND = [
     # The examples of GB 11643-1999, a woman's and a man's.
-    ("cn-ric", "11010519491231002X", date(1949, 12, 31)),
+    ("cn-ric", "11010519491231002x", date(1949, 12, 31)),
     ("cn-ric", "440524188001010014", date(1880, 1, 1)),
     # Born before the district was founded (Tianhe, 1985); a code that is out of use.
     ("cn-ric", "440106 196907076189", date(1969, 7, 7)),
@@ -32,7 +32,7 @@ SOUND = [
     ("kr-rrn", "000101-1000003", date(1900, 1, 1)),
     ("kr-rrn", "991231-2999999", date(1999, 12, 31)),
     ("kr-rrn", "000229-3971234", date(2000, 2, 29)),
-    ("kr-rrn", "201005-4123456", date(2020, 10, 5)),
+    *(("kr-rrn", f"201005-312345{last}", date(2020, 10, 5)) for last in range(10)),
     ("kr-arc", "971013-5019902", date(1997, 10, 13)),
     ("kr-arc", "991231-6000000", date(1999, 12, 31)),
     ("kr-arc", "101013-7019902", date(2010, 10, 13)),
@@ -201,8 +201,3 @@ def test_no_resident_of_an_invented_base_is_refused_for_the_district() -> None:
         documents.append(Document("cn-ric", number, "A Name"))
     refused = [one for one in documents if check_document(one, TODAY).findings]
     assert refused == []
-
-
-def test_a_korean_number_has_no_check_digit_any_more() -> None:
-    documents = [Document("kr-rrn", f"201005-312345{last}", "A Name") for last in range(10)]
-    assert [check_document(one, TODAY).findings for one in documents] == [()] * 10

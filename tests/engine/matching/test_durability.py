@@ -16,15 +16,11 @@ import numpy as np
 import pytest
 
 from engine.matching.recovery import restore_gallery
-from engine.registry import events, keyring
-from engine.registry.accounts import Carrier
+from engine.registry import events
 from engine.registry.store import Store
-from engine.registry.vault import Vault
 from schema.events import EventType
 
-ENROLLER = Path(__file__).with_name("enroller.py")
-DIM = 64
-MODEL_DIGEST = "d" * 64
+ENROLLER = "tests.engine.matching.enroller"
 
 
 @dataclass
@@ -38,7 +34,6 @@ class Enroller:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.put(line)
 
@@ -49,7 +44,6 @@ class Enroller:
 
         Counting lines, not only seconds, lets every run make progress on a slow machine too.
         """
-        assert self.process.stdin is not None
         self.process.stdin.write(f"{first} {resume}\n")
         self.process.stdin.flush()
         seen: list[str] = []
@@ -68,7 +62,7 @@ class Enroller:
 @contextlib.contextmanager
 def enroller(url: str, ring: Path, folder: Path) -> Iterator[Enroller]:
     process = subprocess.Popen(
-        [sys.executable, str(ENROLLER), url, str(ring), str(folder)],
+        [sys.executable, "-m", ENROLLER, url, str(ring), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -76,10 +70,8 @@ def enroller(url: str, ring: Path, folder: Path) -> Iterator[Enroller]:
     try:
         yield Enroller(process)
     finally:
-        assert process.stdin is not None
         process.stdin.close()
         process.wait(timeout=120)
-        assert process.stdout is not None
         process.stdout.close()
 
 
@@ -121,14 +113,11 @@ def check_events(store: Store) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("database", "kills"), [("sqlite", 20), ("postgres", 8)])
 def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_killed(
-    request, tmp_path, database: str, kills: int
+    request, tmp_path, make_lab, database: str, kills: int
 ) -> None:
     url: str = request.getfixturevalue(f"{database}_url")
-    ring, folder = tmp_path / "keyring.json", tmp_path / "gallery"
-    vault = Vault(keyring.KeyRing.create(ring), DIM)
-    store = Store.create(url, vault, model_digest=MODEL_DIGEST)
-    store.add_carrier(Carrier("blue", "Blue"), actor="test")
-    store.add_outlet("blue-1", "blue", actor="test")
+    lab = make_lab(url)
+    ring, folder, store = tmp_path / "keyring.json", lab.folder, lab.store
     chance = random.Random(7)
     acknowledged: dict[int, str] = {}
     repeated = 0

@@ -9,7 +9,6 @@ from sqlalchemy import update
 from engine.errors import PlaceUnknown, StorageFailed
 from engine.matching.holders import erase_holder, watch_face
 from engine.matching.lines import close_line
-from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseChange
 from engine.registry.database import changing, new_id, utc_now
 from engine.registry.events import BEGINNING, Event, read_events, read_page
@@ -20,6 +19,7 @@ from schema.events import EventType
 from schema.lines import LineEventKind
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
+from tests.engine.records import ENTRY
 from tests.engine.retention.conftest import only
 from tests.tables import tables
 
@@ -29,8 +29,7 @@ def told(events: list[Event]) -> list[tuple[str, str]]:
 
 
 def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    body = registrar.enroll([request])[0].decided
+    person, request, body = lab.holder(registrar)
     case = dispute(lab, registrar, request.msisdn, request.document, person).case_id
     close_line(registrar, lab.store, body.line_id, "test")
     events = read_events(lab.store, 0)
@@ -54,8 +53,7 @@ def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab, registrar
 
 
 def test_a_carrier_is_told_of_its_own_alone(lab, registrar) -> None:
-    _, request = lab.newcomer()
-    body = registrar.enroll([request])[0].decided
+    _, request, body = lab.holder(registrar)
     erase_holder(registrar, lab.store, request.document, "test")
     own = read_events(lab.store, 0, carrier="blue")
     assert told(own)[2:] == [("line.closed", body.line_id), ("erasure.done", body.document_id)]
@@ -77,12 +75,9 @@ def test_a_hit_of_the_watch_list_is_for_the_fraud_team(lab, registrar) -> None:
 
 
 def test_what_is_not_kept_has_no_event(lab) -> None:
-    changes = [
-        AuditEntry("test", "test", "test"),
-        LineChange(["no such line"], LineEventKind.CLOSED, "test", "test"),
-    ]
+    change = LineChange(["no such line"], LineEventKind.CLOSED, "test", "test")
     with lab.store.writer() as writer, pytest.raises(StorageFailed):
-        writer.commit(changes)
+        writer.commit([ENTRY, change])
     assert read_events(lab.store, 0) == []
 
 
@@ -108,8 +103,7 @@ def test_a_place_is_known_while_nothing_after_it_can_have_left(lab) -> None:
             runner = DirectRunner(writer, lambda: utc_now() + timedelta(days=days))
             run_retention(runner, only(events_days=30), "test")
 
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request(), lab.request()])
+    lab.enroll(lab.request(), lab.request())
     first = read_page(lab.store, BEGINNING, 1)
     last = read_page(lab.store, first.next)
     assert (len(first.events), len(last.events)) == (1, 3)
@@ -118,23 +112,17 @@ def test_a_place_is_known_while_nothing_after_it_can_have_left(lab) -> None:
         read_page(lab.store, first.next)
     assert read_page(lab.store, last.next).events == []
     # Numbers go on where they were, also where all that had one is long gone.
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request()])
+    lab.enroll(lab.request())
     assert [one.number for one in read_page(lab.store, last.next).events] == [5, 6]
 
 
 def test_a_case_is_opened_and_closed_once(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    registrar.enroll([request])
+    person, request, _ = lab.holder(registrar)
     case_id = dispute(lab, registrar, request.msisdn, request.document, person).case_id
     case = lab.store.cases.by_id([case_id])[case_id]
     closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.UNFOUNDED, closed_at=NOW)
     merged = replace(case, id=new_id(), state=CaseState.MERGED, merged_into=case_id)
     for write in (CaseChange(closed), CaseChange(closed), merged):
-        registrar.run(
-            lambda writer, _, given=write: writer.commit(
-                [AuditEntry("test", "test", "test"), given]
-            )
-        )
+        registrar.run(lambda writer, _, given=write: writer.commit([ENTRY, given]))
     kinds = [one.type for one in read_events(lab.store, 0) if one.type.value.startswith("case.")]
     assert kinds == [EventType.CASE_OPENED, EventType.CASE_CLOSED]

@@ -7,17 +7,16 @@ from typing import Any, cast
 import pytest
 
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.matching.checks.order import replay
 from engine.matching.checks.second_model import SecondModel, SecondModelCheck
 from engine.matching.registrar import Registrar
-from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
+from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry.references import SecondTemplate
+from schema.cases import Outcome
 from schema.options import CarrierPeople, PeopleRules
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason
-from tests.engine.matching.conftest import DIM, NOW, Lab
-from tests.engine.matching.test_people import CHILD, ask, card
-from tests.engine.matching.test_proofs import grant
+from tests.engine.matching.conftest import CHILD, DIM, NOW, Lab, card, close
+from tests.engine.matching.test_people import ask
 from tests.tables import tables
 
 NONE = PeopleRules(carriers={"blue": CarrierPeople(keep_faces="none")})
@@ -41,10 +40,6 @@ def count_kept(lab: Lab) -> int:
     return sum(len(lab.store.rows(one.select())) for one in kept)
 
 
-def do_replay(lab: Lab, *answers: Answer) -> bool:
-    return all(replay(lab.store.enrollment(one.enrollment_id)).agrees for one in answers)
-
-
 def ask_at_once(busy, registrar: Registrar, *requests: EnrollmentRequest) -> list[Answer]:
     """In one batch."""
     with busy(registrar):
@@ -65,13 +60,12 @@ def test_the_live_face_is_the_portraits_and_the_decision_says_that_nobody_was_se
     assert (opened.decision, opened.reasons) == (Decision.APPROVED, (Reason.NOT_SEARCHED,))
     assert mixed.reasons == (Reason.FACE_MISMATCH, Reason.NOT_SEARCHED)
     folio = opened.decided.folio
-    assert folio is not None
     assert (folio.number, folio.captured_at) == (opened.enrollment_id, NOW.isoformat())
     assert (again.is_repeated, again.decided.folio, known.decided.folio) == (True, folio, None)
     kept = lab.store.enrollment(opened.enrollment_id).evidence
     assert (kept.is_face_kept, kept.strip().is_face_kept) == (False, False)
     assert (kept.quality, kept.inputs["searched"]) == ({}, None)
-    assert do_replay(lab, opened, mixed)
+    assert lab.replays(opened, mixed)
     assert (len(lab.store.lines_of(opened.decided.document_id)), count_kept(lab)) == (1, 1)
 
 
@@ -88,15 +82,14 @@ def test_by_a_law_it_is_searched_for_among_others_faces_and_not_added(
     # Of two whose faces are not kept neither is known to the other, at once as one after the other.
     assert [one.reasons for one in (first, second, later)] == [()] * 3
     assert later.decided.duplicate_search.searched == count_kept(lab) == 1
-    assert do_replay(lab, double, first, later)
+    assert lab.replays(double, first, later)
 
 
 def test_a_guardian_shows_face_and_portrait_each_time_and_nothing_is_kept(lab: Lab) -> None:
-    person, other, sample = lab.people.person(), lab.people.person(), lab.people.sample
+    person, other = lab.people.person(), lab.people.person()
 
     def minor(serial: int, face: Any, *, portrait: bool = True, **more: Any) -> EnrollmentRequest:
-        own = sample(face) if portrait else None
-        guardian = GuardianShown(document=card(serial), live=sample(face), portrait=own)
+        guardian = lab.guardian(face, serial, portrait=portrait)
         return lab.request(document=card(1, CHILD), guardian=guardian, **more)
 
     with lab.registrar(people=replace(NONE, age_of_majority=17)) as registrar:
@@ -112,7 +105,7 @@ def test_a_guardian_shows_face_and_portrait_each_time_and_nothing_is_kept(lab: L
     assert (changed.decision, changed.decided.cases) == (Decision.REJECTED, [])
     assert Reason.GUARDIAN_CHANGED in changed.reasons
     assert Reason.GUARDIAN_REFUSED in there.reasons
-    assert (count_kept(lab), do_replay(lab, *answers)) == (0, True)
+    assert (count_kept(lab), lab.replays(*answers)) == (0, True)
 
 
 def test_a_second_model_gets_no_template_of_it(lab: Lab, blue: Make, red: Make) -> None:
@@ -138,7 +131,7 @@ def test_two_people_grant_an_exception_without_a_face(
         (answer,) = ask(registrar, blue(1, portrait=unfit, exception=ExceptionCause.INJURY))
         assert Reason.EXCEPTION_ASKED in answer.reasons
         assert count_kept(lab) == 0
-        grant(registrar, lab, answer.decided.cases[0].id)
+        close(registrar, lab, answer.decided.cases[0].id, Outcome.UNFOUNDED)
         assert ask(registrar, red(1))[0].reasons == (Reason.EXCEPTION_ASKED,)
     assert len(lab.store.lines_of(answer.decided.document_id)) == 1
 

@@ -121,7 +121,7 @@ def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab,
     finding = Finding(Reason.LIVE_FRAMES_DIFFER, Decision.REJECTED, Photograph.LIVE)
     assert outcome.decided.reasons == (finding,)
     assert outcome.decided.duplicate_search == FoundReferences(ran=False)
-    assert replay(lab.store.enrollment(outcome.enrollment_id)).agrees
+    assert lab.replays(outcome)
 
 
 def test_evidence_keeps_every_frame_and_the_decision_replays(lab, registrar) -> None:

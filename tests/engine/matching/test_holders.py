@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
-from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.comparison import WatchList
 from engine.matching.documents import check_document
 from engine.matching.holders import (
@@ -26,10 +25,9 @@ from engine.registry.audit import AuditEntry, AuditRecord, verify_chain
 from engine.registry.rows import Write
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer
-from schema.actors import Caller
 from schema.documents import Document, DocumentStatus
-from schema.options import NO_LIMITS
 from schema.reasons import Decision, Reason
+from tests.engine.matching.conftest import guard_of
 
 
 def read(
@@ -89,8 +87,7 @@ def test_nobody_can_be_erased_who_is_not_enrolled(lab, registrar) -> None:
 
 
 def test_an_erasure_does_not_lift_a_block(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    registrar.enroll([request])
+    person, request, _ = lab.holder(registrar)
     block_document(registrar, lab.store, request.document, "test")
     erase_holder(registrar, lab.store, request.document, "test")
     again = registrar.enroll([lab.request(person, document=request.document)])[0]
@@ -150,8 +147,7 @@ def test_the_lines_of_a_holder_are_shown_to_the_holder_alone(lab, registrar) -> 
     assert not hidden.is_holder
     assert (hidden.lines, hidden.numbers) == ((), {})
     assert request.msisdn not in repr(shown)
-    reads = [item.entry for item in lab.store.audit_entries() if item.entry.action == "lines.read"]
-    assert [entry.detail for entry in reads] == [
+    assert [entry.detail for entry in lab.entries("lines.read")] == [
         {"shown": True, "lines": 2},
         {"shown": False, "lines": 0},
     ]
@@ -168,7 +164,7 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab,
 
     def show(request: Any, probe: Any) -> FoundLines:
         given = lab.store, registrar.gallery, request.document, probe, 0.42
-        guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
+        guard = guard_of(lab.store, registrar)
         return show_lines(*given, guard=guard, audit=lambda entry, _: entries.append(entry))
 
     assert show(held, person).is_holder
@@ -202,20 +198,18 @@ def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
 
 
 def test_lines_that_cannot_be_audited_are_not_shown(lab, registrar) -> None:
-    person, request = lab.newcomer()
+    person, request, _ = lab.holder(registrar)
 
     def fail(_entry: AuditEntry) -> None:
         raise StorageFailed("the database is gone")
 
-    registrar.enroll([request])
     with pytest.raises(StorageFailed):
         read(lab, registrar, request.document, person, fail)
 
 
 def test_lines_are_read_while_the_writer_is_busy(lab, registrar, busy) -> None:
-    person, request = lab.newcomer()
+    person, request, _ = lab.holder(registrar)
     entries: list[AuditEntry] = []
-    registrar.enroll([request])
     with busy(registrar):
         shown = read(lab, registrar, request.document, person, entries.append)
     assert list(shown.numbers.values()) == [request.msisdn]

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import pytest
 
-from engine.cases import steps
 from engine.errors import TooManyFailures
 from engine.matching.checks.limits import (
     NEAR,
@@ -27,13 +26,15 @@ from engine.matching.checks.limits import (
 )
 from engine.matching.holders import PendingErasure, erase_holder, find_counted, watch_face
 from engine.matching.requests import Answer
-from engine.registry.audit import AuditEntry, read_audit
+from engine.registry.audit import read_audit
 from engine.registry.database import utc_now
-from schema.actors import Actor, Caller
+from schema.actors import Caller
 from schema.cases import CaseKind, Outcome
 from schema.documents import ErasureCertificate
 from schema.options import NO_LIMITS, Limits
 from schema.reasons import Decision, Reason
+from tests.engine.matching.conftest import close, guard_of
+from tests.engine.records import ENTRY
 
 DAY, MONTH = timedelta(days=1), timedelta(days=30)
 LIMITS = Limits(holder_failures=3, holder_shown=4, holder_h=24, outlet_key_failures=5)
@@ -48,8 +49,7 @@ def under(request: Any, probe: Any, lab: Any, caller: Caller, **changes: Any) ->
 
 
 def enroll(lab: Any, registrar: Any, face: Any, **changes: Any) -> Any:
-    pair = {name: lab.people.sample(face, noise=0.0) for name in ("live", "portrait")}
-    request = lab.request(**pair, **changes)
+    request = lab.request(face, noise=0.0, **changes)
     return request, registrar.enroll([request])[0]
 
 
@@ -62,8 +62,7 @@ def count(
     limits: Limits = LIMITS,
 ) -> None:
     tallies = Levels(limits, lab.store, [name], utc_now()).add(caller, name, amount)
-    entry = AuditEntry("test", "test", "test")
-    registrar.run(lambda writer, _: writer.commit([entry, *tallies]))
+    registrar.run(lambda writer, _: writer.commit([ENTRY, *tallies]))
 
 
 @pytest.mark.parametrize(("level", "parts"), [(0.0, 0.0), (2.0, 0.0), (2.5, 0.5), (3.0, 1.0)])
@@ -90,9 +89,8 @@ def test_one_call_never_blocks_for_longer_than_the_bound(lab, registrar) -> None
 
 
 def test_a_batch_is_bounded_as_single_calls_are(lab) -> None:
-    _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
-        held = registrar.enroll([request])[0].decided.document_id
+        _, request, held = lab.holder(registrar)
         tries = [under(request, lab.people.person(), lab, SHOP) for _ in range(6)]
         futures = [registrar.submit(one) for one in tries]
         outcomes = [future.result() for future in futures]
@@ -103,14 +101,13 @@ def test_a_batch_is_bounded_as_single_calls_are(lab) -> None:
     # What was decided is answered still.
     assert again.is_repeated
     [case] = [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
-    assert case.document_ids == (held,)
+    assert case.document_ids == (held.document_id,)
 
 
 def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_audit(lab) -> None:
-    _, request = lab.newcomer()
     typed = Caller("cli:anna")
     with lab.registrar(limits=LIMITS) as registrar:
-        registrar.enroll([request])
+        _, request, _ = lab.holder(registrar)
         tries = [under(request, lab.people.person(), lab, typed) for _ in range(6)]
         outcomes = registrar.enroll(tries)
     assert {type(one) for one in outcomes} == {Answer}
@@ -131,9 +128,9 @@ def test_an_approval_takes_one_failure_off_its_key(lab) -> None:
 
 
 def test_an_erased_holder_leaves_no_count(lab) -> None:
-    _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
-        held = registrar.enroll([request])[0].decided.document_id
+        _, request, decided = lab.holder(registrar)
+        held = decided.document_id
         registrar.enroll([under(request, lab.people.person(), lab, SHOP)])
         registrar.enroll([under(request, lab.people.person(), lab, RIVAL)])
         count(lab, registrar, name_holder(held, FRAUD), 1.0, FRAUD)
@@ -159,9 +156,9 @@ def test_what_is_in_flight_counts_until_it_is_counted(lab, registrar) -> None:
 def test_a_carriers_count_of_a_holder_is_no_others(lab, registrar) -> None:
     count(lab, registrar, name_holder("a document", SHOP), 3.0)
     with pytest.raises(TooManyFailures):
-        Guard(LIMITS, lab.store, registrar, OTHER, InFlight()).require("a document")
+        guard_of(lab.store, registrar, OTHER, LIMITS).require("a document")
     for other in (RIVAL, FRAUD):
-        Guard(LIMITS, lab.store, registrar, other, InFlight()).require("a document")
+        guard_of(lab.store, registrar, other, LIMITS).require("a document")
 
 
 def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab, registrar) -> None:
@@ -170,8 +167,8 @@ def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab, registrar
     count(lab, registrar, of_carrier, 7.5, limits=limits)
     assert not lab.store.tallies([of_key])
     with pytest.raises(TooManyFailures):
-        Guard(limits, lab.store, registrar, OTHER, InFlight()).require()
-    Guard(limits, lab.store, registrar, RIVAL, InFlight()).require()
+        guard_of(lab.store, registrar, OTHER, limits).require()
+    guard_of(lab.store, registrar, RIVAL, limits).require()
 
 
 def probing(lab: Any) -> list[tuple[str, ...]]:
@@ -180,15 +177,13 @@ def probing(lab: Any) -> list[tuple[str, ...]]:
 
 
 def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab, registrar) -> None:
-    _, request = lab.newcomer()
-    held = registrar.enroll([request])[0].decided.document_id
+    held = lab.holder(registrar).decided.document_id
 
     def search(caller: Caller, *told: str) -> None:
-        guard = Guard(LIMITS, lab.store, registrar, caller, InFlight())
+        guard = guard_of(lab.store, registrar, caller, LIMITS)
         guard.require_search()
         tallies, is_met = guard.weigh_search(told)
-        entry = AuditEntry("test", "test", "test")
-        registrar.submit_audit([entry], tallies).result()
+        registrar.submit_audit([ENTRY], tallies).result()
         guard.settle(*told, is_met=is_met)
 
     search(SHOP, held, held, held)
@@ -207,9 +202,8 @@ def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab, r
 
 
 def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab) -> None:
-    _, request = lab.newcomer()
     with lab.registrar(limits=Limits(holder_failures=1 + 2 * SEARCHED, holder_h=24)) as registrar:
-        held = registrar.enroll([request])[0].decided.document_id
+        held = lab.holder(registrar).decided.document_id
         face = next(iter(lab.store.references())).vectors[0]
 
         def ask(caller: Caller, probe: Any) -> Any:
@@ -232,9 +226,7 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab) -> None
         assert lab.store.tallies([name_ended(SHOP)])
         # Two people may find that nothing speaks against it.
         [case] = [one for one in lab.store.cases.newest() if one.group_key == name_ended(SHOP)]
-        given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
-        steps.propose(*given, Actor("Anne (key:a)", "Anne"))
-        steps.close(*given, Actor("Boris (key:b)", "Boris"))
+        close(registrar, lab, case.id, Outcome.UNFOUNDED)
         assert ask(SHOP, lab.people.person()).decided.decision == "approved"
 
 
@@ -260,9 +252,8 @@ def test_a_key_that_had_ended_goes_on_once_nothing_is_bounded(lab) -> None:
 
 
 def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab) -> None:
-    _, request = lab.newcomer()
     with lab.registrar(limits=Limits(holder_failures=SEARCHED, holder_h=24)) as registrar:
-        registrar.enroll([request])
+        lab.holder(registrar)
         face = next(iter(lab.store.references())).vectors[0]
 
         def enroll_alike() -> Any:

@@ -5,32 +5,21 @@ from typing import Any
 import pytest
 
 from engine.errors import HolderMismatch, NotFound, RequestError
-from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.holders import erase_holder
 from engine.matching.lines import OpenedDispute, close_line, dispute_line
 from engine.registry.audit import verify_chain
 from engine.registry.database import new_id
-from schema.actors import Caller
 from schema.lines import LineStatus
-from schema.options import NO_LIMITS
 from schema.reasons import Reason
+from tests.engine.matching.conftest import guard_of
 
 THRESHOLD = 0.42
 
 
 def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> OpenedDispute:
     """A dispute in the registry of `lab`, which may be a deployment too."""
-    guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
+    guard = guard_of(lab.store, registrar)
     return dispute_line(registrar, lab.store, text, document, probe, THRESHOLD, guard)
-
-
-def entries_of(lab: Any, action: str) -> list[Any]:
-    return [row.entry for row in lab.store.audit_entries() if row.entry.action == action]
-
-
-def line_id_of(lab: Any, request: Any) -> str:
-    lookup = lab.vault.look_up("msisdn", request.msisdn)
-    return str(lab.store.lines_in_use([lookup])[lookup].id)
 
 
 def line_of(lab: Any, line_id: str) -> Any:
@@ -38,44 +27,41 @@ def line_of(lab: Any, line_id: str) -> Any:
 
 
 def test_a_holder_disputes_a_line_and_a_case_is_open(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    answer = registrar.enroll([request])[0]
+    person, request, held = lab.holder(registrar)
     made = dispute(lab, registrar, request.msisdn, request.document, person)
     line = line_of(lab, made.line_id)
     assert (line.status, line.closed_at) == (LineStatus.DISPUTED, None)
     (case,) = lab.store.cases.newest()
     assert (case.id, case.kind, case.line_id) == (made.case_id, "dispute", line.id)
-    assert case.enrollment_id == answer.decided.enrollment_id
-    assert case.document_ids == (answer.decided.document_id,)
+    assert case.enrollment_id == held.enrollment_id
+    assert case.document_ids == (held.document_id,)
     assert case.opened_at == made.opened_at
-    (entry,) = entries_of(lab, "line.disputed")
+    (entry,) = lab.entries("line.disputed")
     assert (entry.actor, entry.subject) == ("key:k1", line.id)
     assert entry.detail["case"] == case.id
     assert verify_chain(lab.store).intact
 
 
 def test_disputed_again_by_number_or_id_it_is_the_same_case(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    registrar.enroll([request])
-    line_id = line_id_of(lab, request)
+    person, request, held = lab.holder(registrar)
+    line_id = held.line_id
     made = [
         dispute(lab, registrar, text, request.document, person)
         for text in (line_id, request.msisdn, line_id)
     ]
     assert made[1:] == made[:1] * 2
     assert len(lab.store.cases.newest()) == 1
-    assert len(entries_of(lab, "line.disputed")) == 1
-    read = [(one.actor, one.subject, one.detail) for one in entries_of(lab, "line.dispute_read")]
+    assert len(lab.entries("line.disputed")) == 1
+    read = [(one.actor, one.subject, one.detail) for one in lab.entries("line.dispute_read")]
     assert read == [("key:k1", line_id, {"case": made[0].case_id})] * 2
 
 
 def test_a_disputed_line_is_in_use_counts_and_can_be_closed(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    document_id = registrar.enroll([request])[0].decided.document_id
+    person, request, held = lab.holder(registrar)
     line_id = dispute(lab, registrar, request.msisdn, request.document, person).line_id
     taken = registrar.enroll([lab.request(msisdn=request.msisdn)])[0]
     assert taken.reasons == (Reason.LINE_IN_USE,)
-    assert lab.store.open_line_counts([document_id]) == {(document_id, "blue"): 1}
+    assert lab.store.open_line_counts([held.document_id]) == {(held.document_id, "blue"): 1}
     assert close_line(registrar, lab.store, request.msisdn, "test") == line_id
     with pytest.raises(NotFound):
         dispute(lab, registrar, line_id, request.document, person)
@@ -95,9 +81,8 @@ def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab, registrar) 
 
 
 def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab, registrar) -> None:
-    person, stranger = lab.people.person(), lab.people.person()
-    request = lab.request(person)
-    document_id = registrar.enroll([request])[0].decided.document_id
+    (_, request, held), stranger = lab.holder(registrar), lab.people.person()
+    document_id = held.document_id
     reference = registrar.gallery.vectors(registrar.gallery.ids)[0]
     alike = lab.people.between(reference, THRESHOLD - 0.001)
     for face in (stranger, alike):
@@ -109,7 +94,7 @@ def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab, registrar
     assert lab.store.cases.newest() == []
     (line,) = lab.store.lines_of(document_id)
     assert line.status is LineStatus.ACTIVE
-    refused = entries_of(lab, "line.dispute_refused")
+    refused = lab.entries("line.dispute_refused")
     assert [(one.actor, one.subject) for one in refused] == [("key:k1", document_id)] * 3
     assert {one.detail["cause"] for one in refused} == {"holder_mismatch"}
 
@@ -125,7 +110,7 @@ def test_a_document_that_nobody_holds_is_refused_like_another_face(lab, registra
             dispute(lab, registrar, held.msisdn, document, stranger)
         said.add(str(caught.value))
     assert len(said) == 1
-    refused = entries_of(lab, "line.dispute_refused")
+    refused = lab.entries("line.dispute_refused")
     assert [one.detail["cause"] for one in refused] == [
         "holder_mismatch",
         "document_unknown",
@@ -134,10 +119,9 @@ def test_a_document_that_nobody_holds_is_refused_like_another_face(lab, registra
 
 
 def test_a_line_under_another_document_or_none_is_not_found(lab, registrar) -> None:
-    person, other = lab.people.person(), lab.people.person()
-    mine, theirs = lab.request(person), lab.request(other)
-    registrar.enroll([mine, theirs])
-    foreign = line_id_of(lab, theirs)
+    person, mine, _ = lab.holder(registrar)
+    _, theirs, held = lab.holder(registrar)
+    foreign = held.line_id
     texts = (theirs.msisdn, foreign, new_id(), "+8613900000000")
     said = set()
     for text in texts:
@@ -147,7 +131,7 @@ def test_a_line_under_another_document_or_none_is_not_found(lab, registrar) -> N
     assert len(said) == 1
     assert lab.store.cases.newest() == []
     assert line_of(lab, foreign).status is LineStatus.ACTIVE
-    assert len(entries_of(lab, "line.dispute_refused")) == len(texts)
+    assert len(lab.entries("line.dispute_refused")) == len(texts)
 
 
 @pytest.mark.parametrize("text", ["", "12", "no number", "x" * 100_000, "\udcff", "a\0"])
@@ -165,9 +149,8 @@ def test_a_text_that_is_no_line_is_refused_before_anything_is_looked_up(
 
 
 def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab, registrar) -> None:
-    request = lab.request()
-    registrar.enroll([request])
-    line_id = line_id_of(lab, request)
+    _, request, held = lab.holder(registrar)
+    line_id = held.line_id
     said = set()
     for text, carrier in ((line_id, "red"), (request.msisdn, "red"), (new_id(), "blue")):
         with pytest.raises(NotFound) as caught:
@@ -178,12 +161,11 @@ def test_a_line_is_closed_by_its_id_and_for_its_own_carrier_alone(lab, registrar
     with pytest.raises(NotFound):
         close_line(registrar, lab.store, line_id, "test")
     assert len(said) == 1
-    assert len(entries_of(lab, "line.closed")) == 1
+    assert len(lab.entries("line.closed")) == 1
 
 
 def test_an_erased_holder_leaves_the_case_without_a_number(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    registrar.enroll([request])
+    person, request, _ = lab.holder(registrar)
     made = dispute(lab, registrar, request.msisdn, request.document, person)
     erase_holder(registrar, lab.store, request.document, "test")
     with pytest.raises(HolderMismatch):

@@ -5,7 +5,7 @@ import json
 import warnings
 from base64 import urlsafe_b64encode
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,15 @@ from engine.matching.checks.liveness import LivenessChecker, LivenessTerms
 from engine.matching.checks.order import replay
 from engine.matching.checks.signed_results import load_issuer
 from engine.matching.holders import erase_holder
-from engine.matching.requests import GuardianShown
 from engine.matching.samples import Sample
 from engine.registry.enrollments import LivenessCount
 from engine.retention.job import DirectRunner, run_retention
 from schema.actors import Caller
 from schema.decisions import RecordedLiveness
-from schema.documents import Document
 from schema.options import NO_LIMITS, LivenessRules, PeopleRules
 from schema.phases import Retained
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
-from tests.engine.matching.conftest import NOW
+from tests.engine.matching.conftest import CHILD, NOW, card
 from tests.engine.retention.conftest import only
 from tests.tables import tables
 
@@ -92,7 +90,6 @@ def check(
 
 def problem_of(checker: LivenessChecker, token: str | None, *photographs: bytes) -> Reason | None:
     result = check(checker, token, *photographs)
-    assert result is not None
     return result.problem
 
 
@@ -122,14 +119,12 @@ def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_
     assert problem_of(checker, unsure) is Reason.LIVENESS_WEAK
     token = sign(level="iso30107-3:2", iad="cen18099:high")
     other = checker.check(token, (LIVE,), enrollment, "passport:P1", "red", NOW)
-    assert other is not None
     assert other.problem is Reason.LIVENESS_WEAK
 
 
 @pytest.mark.parametrize(("key", "alg"), [(KEY, "ES256"), (EDWARDS, "EdDSA"), (EDWARDS, "Ed25519")])
 def test_a_result_of_a_known_issuer_is_taken(checker, key: Key, alg: str) -> None:
     result = check(checker, sign(key, alg))
-    assert result is not None
     assert (result.problem, result.issuer, result.jti) == (None, "capture", "session-1")
     assert (result.level, result.issued_at) == ("iso30107-3:2", NOW - timedelta(seconds=30))
 
@@ -282,8 +277,7 @@ def test_required_evidence_decides_and_replays(
     lab, shown: RecordedLiveness | None, decision: Decision
 ) -> None:
     reason = Reason.LIVENESS_MISSING if shown is None else shown.problem
-    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
-        answer = registrar.enroll([lab.request(liveness=shown)])[0]
+    [answer] = lab.enroll(lab.request(liveness=shown), liveness=LivenessTerms(REQUIRED))
     assert (answer.decision, answer.reasons) == (decision, (reason,) if reason else ())
     record = lab.store.enrollment(answer.enrollment_id)
     assert replay(record).agrees
@@ -297,16 +291,13 @@ def test_required_evidence_decides_and_replays(
 
 def test_missing_evidence_may_go_to_people(lab) -> None:
     terms = LivenessTerms(REQUIRED, missing=Decision.REVIEW)
-    with lab.registrar(liveness=terms) as registrar:
-        answer = registrar.enroll([lab.request()])[0]
+    [answer] = lab.enroll(lab.request(), liveness=terms)
     assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.LIVENESS_MISSING,))
 
 
 def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab) -> None:
-    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
-        first, twin, other = registrar.enroll(
-            [lab.request(liveness=result(jti)) for jti in ("a", "a", "b")]
-        )
+    asked = [lab.request(liveness=result(jti)) for jti in ("a", "a", "b")]
+    first, twin, other = lab.enroll(*asked, liveness=LivenessTerms(REQUIRED))
     assert (first.decision, other.decision) == (Decision.APPROVED, Decision.APPROVED)
     assert isinstance(twin, LivenessReplayed)
     # Nothing is decided, and yet it is on record that somebody tried.
@@ -328,8 +319,7 @@ def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab) -> None:
 def test_observing_changes_no_answer_and_keeps_what_came(lab) -> None:
     terms = LivenessTerms({None: LivenessRules(enrollment=LivenessMode.OBSERVE)})
     shown = [None, result("a", Reason.LIVENESS_FAILED), result("b"), result("b")]
-    with lab.registrar(liveness=terms) as registrar:
-        answers = registrar.enroll([lab.request(liveness=one) for one in shown])
+    answers = lab.enroll(*(lab.request(liveness=one) for one in shown), liveness=terms)
     assert [(one.decision, one.reasons) for one in answers] == [(Decision.APPROVED, ())] * 4
     kept = [lab.store.enrollment(one.enrollment_id).evidence.liveness for one in answers]
     assert [one.problem for one in kept] == ["LIVENESS_MISSING", "LIVENESS_FAILED"] + ([None] * 2)
@@ -342,15 +332,13 @@ def test_what_is_asked_differs_by_carrier(lab) -> None:
     assert terms.mode(LivenessUse.VERIFICATION, "blue") is LivenessMode.OFF
     assert terms.mode(LivenessUse.ENROLLMENT, "red") is LivenessMode.OFF
     off = LivenessTerms({**REQUIRED, "blue": LivenessRules(enrollment=LivenessMode.OFF)})
-    with lab.registrar(liveness=off) as registrar:
-        answer = registrar.enroll([lab.request(liveness=result())])[0]
+    [answer] = lab.enroll(lab.request(liveness=result()), liveness=off)
     assert lab.store.enrollment(answer.enrollment_id).evidence.liveness is None
     assert lab.store.rows(select(tables.liveness)) == []
 
 
 def test_results_leave_when_their_time_is_over(lab) -> None:
-    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
-        registrar.enroll([lab.request(liveness=result())])
+    lab.enroll(lab.request(liveness=result()), liveness=LivenessTerms(REQUIRED))
     with lab.store.writer() as writer:
         schedule = only(liveness_days=730)
         for later, left in ((729, 0), (731, 1)):
@@ -408,14 +396,12 @@ NAN = float("nan")
 def test_what_a_judge_of_the_picture_found_decides_and_replays(
     lab, judged: Judged | None, decision: str, reason: Reason | None
 ) -> None:
-    with lab.registrar(liveness=LivenessTerms(judge=JUDGE)) as registrar:
-        _, request = lab.newcomer()
-        live = replace(request.live, judged=judged)
-        [answer] = registrar.enroll([replace(request, live=live)])
+    asked = (lab.request() for _ in range(2))
+    request, again = (replace(one, live=replace(one.live, judged=judged)) for one in asked)
+    [answer] = lab.enroll(request, liveness=LivenessTerms(judge=JUDGE))
     assert answer.decision == decision
     assert answer.reasons == (() if reason is None else (reason,))
-    kept = lab.store.enrollment(answer.enrollment_id)
-    assert replay(kept).agrees
+    assert lab.replays(answer)
     [row] = lab.store.rows(select(tables.liveness))
     assert (row.judge, row.problem, row.token) == ("d1", reason, None)
     counts = lab.store.liveness_counts(NOW - timedelta(days=1), NOW)
@@ -426,11 +412,7 @@ def test_what_a_judge_of_the_picture_found_decides_and_replays(
     assert lab.store.liveness_counts(NOW - timedelta(days=1), NOW, ["blue-2"]) == []
     assert lab.store.liveness_counts(NOW, NOW + timedelta(days=1)) == []
     observed = LivenessTerms(judge=replace(JUDGE, enforces=False))
-    with lab.registrar(liveness=observed) as registrar:
-        _, request = lab.newcomer()
-        live = replace(request.live, judged=judged)
-        [answer] = registrar.enroll([replace(request, live=live)])
-    assert answer.decision == "approved"
+    assert lab.enroll(again, liveness=observed)[0].decision == "approved"
 
 
 @pytest.mark.parametrize(
@@ -452,23 +434,14 @@ def test_of_a_minor_and_a_guardian_the_face_that_seems_least_live_counts(
     def judged(sample: Sample, score: float | None) -> Sample:
         return replace(sample, judged=None if score is None else Judged("d1", score))
 
-    child, parent = (
-        Document("id-kitas", f"2C1100000{serial}", "A Holder", born_on=date(year, 5, 1))
-        for serial, year in ((100, 2012), (200, 1980))
-    )
-    person = lab.people.person()
-    shown = GuardianShown(
-        document=parent,
-        live=judged(lab.people.sample(person), theirs),
-        portrait=lab.people.sample(person),
-    )
-    request = lab.request(document=child, guardian=shown)
-    rules = PeopleRules(age_of_majority=17)
-    with lab.registrar(liveness=LivenessTerms(judge=JUDGE), people=rules) as registrar:
-        [answer] = registrar.enroll([replace(request, live=judged(request.live, own))])
+    shown = lab.guardian(lab.people.person(), 2)
+    shown = replace(shown, live=judged(shown.live, theirs))
+    request = lab.request(document=card(1, CHILD), guardian=shown)
+    terms = {"liveness": LivenessTerms(judge=JUDGE), "people": PeopleRules(age_of_majority=17)}
+    [answer] = lab.enroll(replace(request, live=judged(request.live, own)), **terms)
     assert answer.decision == decision
     assert answer.reasons == (() if reason is None else (reason,))
-    assert replay(lab.store.enrollment(answer.enrollment_id)).agrees
+    assert lab.replays(answer)
     # One row of an enrollment, or outlets with many minors would lead the ranking.
     [row] = lab.store.rows(select(tables.liveness))
     assert row.problem == reason
@@ -479,5 +452,4 @@ def test_of_several_frames_the_one_that_seems_least_live_counts(lab) -> None:
     for scores, least in (((0.9, 0.3, 0.8), 0.3), ((0.9, NAN), NAN), ((0.9,), 0.9)):
         frames = tuple(replace(request.live, judged=Judged("d1", one)) for one in scores)
         found = replace(request.live, frames=frames, judged=frames[0].judged).least_judged
-        assert found is not None
         assert found.score == pytest.approx(least, nan_ok=True)

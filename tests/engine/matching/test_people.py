@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
-from numpy.typing import NDArray
 from sqlalchemy import update
 
 from engine.cases import deaths, steps
@@ -24,7 +23,7 @@ from engine.errors import (
     TooManyFailures,
 )
 from engine.lifecycle.reverification import exempt
-from engine.matching.checks.order import read_evidence, replay
+from engine.matching.checks.order import read_evidence
 from engine.matching.documents import check_document
 from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.lines import close_line
@@ -37,20 +36,17 @@ from engine.registry.events import read_events
 from engine.registry.rows import changing_rows
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer
-from schema.actors import Actor, Caller
+from schema.actors import Caller
 from schema.cases import CLAIMED, CaseKind, Outcome
-from schema.documents import Document
 from schema.events import EventType
 from schema.lines import LineStatus
 from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, PeopleRules
 from schema.people import DeathSource, ExceptionCause
 from schema.reasons import Decision, Reason
-from tests.engine.matching.conftest import NOW, Lab
+from tests.engine.matching.conftest import ANNE, BORIS, CHILD, NOW, card, close
 from tests.tables import tables
 
-ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")
 RULES = PeopleRules(age_of_majority=17, exceptions=True, exceptions_per_outlet=2)
-CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
 
 
 @pytest.fixture
@@ -72,33 +68,12 @@ def approve(registrar: Registrar, request: EnrollmentRequest) -> Answer:
     return answer
 
 
-def card(serial: int, born_on: date | None = GROWN_UP) -> Document:
-    """A document whose number tells no date of birth."""
-    return Document("id-kitas", f"2C11{serial:08d}", "A Holder", born_on=born_on)
-
-
-def guardian(
-    lab: Lab, person: NDArray[np.float32], serial: int, *, portrait: bool = True, **changes: Any
-) -> GuardianShown:
-    shown = GuardianShown(
-        document=card(serial),
-        live=lab.people.sample(person),
-        portrait=lab.people.sample(person) if portrait else None,
-    )
-    return replace(shown, **changes)
-
-
-def assert_replays(lab: Lab, *answers: Answer) -> None:
-    for one in answers:
-        assert replay(lab.store.enrollment(one.enrollment_id)).agrees
-
-
 def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab, registrar) -> None:
     child, parent = lab.people.person(), lab.people.person()
     alone = lab.request(child, document=card(1, CHILD))
-    together = lab.request(child, document=card(1, CHILD), guardian=guardian(lab, parent, 2))
+    together = lab.request(child, document=card(1, CHILD), guardian=lab.guardian(parent, 2))
     second = lab.request(
-        child, document=card(1, CHILD), guardian=guardian(lab, parent, 2, portrait=False)
+        child, document=card(1, CHILD), guardian=lab.guardian(parent, 2, portrait=False)
     )
     refused, answer, again = ask(registrar, alone, together, second)
     assert refused.reasons == (Reason.GUARDIAN_MISSING,)
@@ -112,7 +87,7 @@ def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab, registrar) -> Non
     assert lab.store.document(guardian_id).reference_ids
     other = ask(registrar, lab.request(parent, document=card(3)))[0]
     assert Reason.DUPLICATE_IDENTITY in other.reasons
-    assert_replays(lab, refused, answer, again, other)
+    assert lab.replays(refused, answer, again, other)
 
 
 def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(lab, registrar) -> None:
@@ -123,25 +98,25 @@ def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(lab, registrar
     def attempt(shown: GuardianShown | None) -> tuple[Reason, ...]:
         request = lab.request(child, document=card(1, CHILD), guardian=shown)
         answer = ask(registrar, request)[0]
-        assert_replays(lab, answer)
+        assert lab.replays(answer)
         return answer.reasons
 
-    honest = guardian(lab, parent, 2)
-    theirs = guardian(lab, stranger, 2)
+    honest = lab.guardian(parent, 2)
+    theirs = lab.guardian(stranger, 2)
     assert attempt(replace(honest, live=sample(stranger))) == (Reason.GUARDIAN_MISMATCH,)
     assert attempt(theirs) == (Reason.GUARDIAN_MISMATCH,)
     # A document that nobody holds proves nothing by itself, and answers the same.
-    assert attempt(guardian(lab, stranger, 9, portrait=False)) == (Reason.GUARDIAN_MISMATCH,)
-    assert attempt(guardian(lab, child, 4)) == (Reason.GUARDIAN_REFUSED,)
+    assert attempt(lab.guardian(stranger, 9, portrait=False)) == (Reason.GUARDIAN_MISMATCH,)
+    assert attempt(lab.guardian(child, 4)) == (Reason.GUARDIAN_REFUSED,)
     assert attempt(replace(honest, document=card(1, CHILD))) == (Reason.GUARDIAN_REFUSED,)
-    young = guardian(lab, stranger, 5, document=card(5, CHILD))
+    young = lab.guardian(stranger, 5, document=card(5, CHILD))
     assert attempt(young) == (Reason.GUARDIAN_REFUSED,)
-    ageless = guardian(lab, stranger, 6, document=card(6, None))
+    ageless = lab.guardian(stranger, 6, document=card(6, None))
     assert attempt(ageless) == (Reason.BIRTH_DATE_MISSING,)
     blurred = replace(honest, live=sample(parent, Reason.BLURRED))
     assert attempt(blurred) == (Reason.GUARDIAN_UNUSABLE,)
     # Known under another document already: no second identity by way of a child.
-    assert attempt(guardian(lab, parent, 7)) == (Reason.GUARDIAN_DUPLICATE,)
+    assert attempt(lab.guardian(parent, 7)) == (Reason.GUARDIAN_DUPLICATE,)
     kinds = {one.kind for one in lab.store.cases.newest(None)}
     assert {CaseKind.STOLEN_DOCUMENT, CaseKind.DUPLICATE_IDENTITY} <= kinds
     assert attempt(honest) == ()
@@ -153,7 +128,7 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(lab, reg
 
     def attempt(shown: GuardianShown) -> Answer:
         answer = ask(registrar, lab.request(document=card(1, CHILD), guardian=shown))[0]
-        assert_replays(lab, answer)
+        assert lab.replays(answer)
         return answer
 
     renamed = structs.replace(card(2), name="Somebody Else")
@@ -161,11 +136,11 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(lab, reg
     registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
     registrar.watchlist.add(WatchEntry(2, None, parent, "fraud", NOW))
     for shown, reasons in (
-        (guardian(lab, stranger, 3), (Reason.WATCHLISTED,)),
-        (guardian(lab, parent, 2), (Reason.WATCHLISTED,)),
-        (guardian(lab, parent, 2, document=renamed), (Reason.NAME_MISMATCH, Reason.WATCHLISTED)),
+        (lab.guardian(stranger, 3), (Reason.WATCHLISTED,)),
+        (lab.guardian(parent, 2), (Reason.WATCHLISTED,)),
+        (lab.guardian(parent, 2, document=renamed), (Reason.NAME_MISMATCH, Reason.WATCHLISTED)),
         # Who does not show the holder's face is told of neither.
-        (guardian(lab, stranger, 2, document=renamed), (Reason.GUARDIAN_MISMATCH,)),
+        (lab.guardian(stranger, 2, document=renamed), (Reason.GUARDIAN_MISMATCH,)),
     ):
         answer = attempt(shown)
         assert answer.reasons == reasons
@@ -173,13 +148,13 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(lab, reg
     # Nothing is kept of a guardian whom nobody is asked about.
     assert lab.store.documents([lookup]) == {}
     registrar.watchlist.remove(2)
-    assert attempt(guardian(lab, parent, 2)).decision is Decision.APPROVED
+    assert attempt(lab.guardian(parent, 2)).decision is Decision.APPROVED
 
 
 def test_one_new_guardian_is_one_identity_within_a_batch_too(lab, registrar) -> None:
     parent = lab.people.person()
     requests = [
-        lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 90 + serial))
+        lab.request(document=card(serial, CHILD), guardian=lab.guardian(parent, 90 + serial))
         for serial in range(4)
     ]
     decisions = [one.decision for one in ask(registrar, *requests)]
@@ -200,14 +175,14 @@ def test_whose_age_is_not_known_is_asked_for_it(lab, registrar) -> None:
 def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(lab, registrar) -> None:
     parent = lab.people.person()
     faceless = lab.request(
-        document=card(1, CHILD), live=ABSENT, portrait=ABSENT, guardian=guardian(lab, parent, 2)
+        document=card(1, CHILD), live=ABSENT, portrait=ABSENT, guardian=lab.guardian(parent, 2)
     )
     strict = ask(registrar, faceless)[0]
     assert strict.decision is Decision.REJECTED
     waived = replace(faceless, carrier="red", outlet="red-1", idempotency_key="red")
     answer = approve(registrar, waived)
     assert lab.store.document(answer.decided.document_id).reference_ids == ()
-    assert_replays(lab, strict, answer)
+    assert lab.replays(strict, answer)
 
 
 def test_without_rules_nobody_is_asked_for_anything(lab) -> None:
@@ -221,14 +196,6 @@ def test_without_rules_nobody_is_asked_for_anything(lab) -> None:
     assert excused.reasons == (Reason.EXCEPTION_NOT_OFFERED,)
 
 
-def close(registrar: Registrar, lab: Lab, case_id: str, outcome: Outcome) -> None:
-    given = (registrar, lab.store, case_id, outcome, ())
-    steps.propose(*given, ANNE, keep_lines=True)
-    with pytest.raises(FourEyes):
-        steps.close(*given, ANNE, keep_lines=True)
-    steps.close(*given, BORIS, keep_lines=True)
-
-
 def test_an_exception_opens_its_line_when_two_people_grant_it(lab, registrar) -> None:
     person = lab.people.person()
     request = lab.request(
@@ -239,11 +206,10 @@ def test_an_exception_opens_its_line_when_two_people_grant_it(lab, registrar) ->
     assert answer.decided.scores.live_portrait is None
     (case,) = answer.decided.cases
     assert case.kind == CaseKind.EXCEPTION
-    assert (
-        lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id].state == "asked"
-    )
+    find, key = lab.store.people.exceptions, answer.enrollment_id
+    assert find([key])[key].state == "asked"
     close(registrar, lab, case.id, Outcome.UNFOUNDED)
-    granted = lab.store.people.exceptions([answer.enrollment_id])[answer.enrollment_id]
+    granted = find([key])[key]
     assert granted.state == "granted"
     (line,) = lab.store.lines_of(answer.decided.document_id)
     assert granted.line_id == line.id
@@ -252,18 +218,14 @@ def test_an_exception_opens_its_line_when_two_people_grant_it(lab, registrar) ->
     # The face that could be used is the holder's from now on.
     other = ask(registrar, lab.request(person, document=card(2)))[0]
     assert Reason.DUPLICATE_IDENTITY in other.reasons
-    assert_replays(lab, answer, other)
+    assert lab.replays(answer, other)
 
 
 def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forgotten(
     lab, registrar
 ) -> None:
-    asked = [
-        lab.request(
-            document=card(serial), live=ABSENT, portrait=ABSENT, exception=ExceptionCause.CONDITION
-        )
-        for serial in (1, 2, 3)
-    ]
+    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
+    asked = [lab.request(document=card(serial), **excused) for serial in (1, 2, 3)]
     first, second, third = ask(registrar, *asked)
     # The bound on an outlet: two in thirty days, whatever became of them.
     assert third.reasons == (Reason.EXCEPTION_LIMIT_REACHED,)
@@ -272,11 +234,8 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     found = lab.store.people.exceptions([first.enrollment_id, second.enrollment_id])
     assert [found[one.enrollment_id].state for one in (first, second)] == ["granted", "refused"]
     refused = lab.store.people.exception_of_case(second.decided.cases[0].id)
-    assert refused is not None
     assert refused.line is None
-    (outlet,) = lab.store.people.count_by_outlet(
-        found[first.enrollment_id].asked_at.replace(year=2000)
-    )
+    (outlet,) = lab.store.people.count_by_outlet(NOW.replace(year=2000))
     assert (outlet.outlet, outlet.asked, outlet.granted) == ("blue-1", 2, 1)
     assert lab.store.lines_of(second.decided.document_id) == []
 
@@ -353,7 +312,7 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
             (Reason.HOLDER_DECEASED, Reason.EXCEPTION_ASKED),
         ]
         assert {one.decision for one in asked} == {Decision.REVIEW}
-        assert_replays(lab, *asked)
+        assert lab.replays(*asked)
         # An earlier version's decision replays as it was.
         record = store.enrollment(asked[1].enrollment_id)
         evidence = read_evidence(record.evidence.inputs)
@@ -376,17 +335,13 @@ def test_an_exception_takes_nobody_past_a_guardian_or_a_face(lab, registrar) -> 
 def test_an_exception_is_no_way_round_the_search(lab, registrar) -> None:
     person = lab.people.person()
     approve(registrar, lab.request(person, document=card(1)))
-    excused = ExceptionCause.PORTRAIT_UNREADABLE
-    twice = ask(
-        registrar, lab.request(person, document=card(2), portrait=ABSENT, exception=excused)
-    )
-    assert twice[0].decision is Decision.REJECTED
-    assert Reason.DUPLICATE_IDENTITY in twice[0].reasons
+    excused = {"portrait": ABSENT, "exception": ExceptionCause.PORTRAIT_UNREADABLE}
+    twice = ask(registrar, lab.request(person, document=card(2), **excused))[0]
+    assert twice.decision is Decision.REJECTED
+    assert Reason.DUPLICATE_IDENTITY in twice.reasons
     # Nor is what comes between the asking and the granting.
     late = lab.people.person()
-    asked = ask(registrar, lab.request(late, document=card(3), portrait=ABSENT, exception=excused))[
-        0
-    ]
+    asked = ask(registrar, lab.request(late, document=card(3), **excused))[0]
     approve(registrar, lab.request(late, document=card(4)))
     with pytest.raises(CaseMoved, match="enrolled under another document"):
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
@@ -426,7 +381,7 @@ def test_the_dead_enroll_nobody_and_are_still_searched(lab, registrar) -> None:
     )
     assert Reason.HOLDER_DECEASED in again.reasons
     assert Reason.DECEASED_LOOK_ALIKE in other.reasons
-    assert_replays(lab, again, other)
+    assert lab.replays(again, other)
     with pytest.raises(FourEyes):
         deaths.confirm(registrar, store, document_id, ANNE)
     with pytest.raises(HolderMoved):
@@ -474,7 +429,7 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(lab, registrar) 
     pairs = read_decided(store).exceptions
     documents = (old, new, third.decided.document_id)
     assert pairs == {(min(a, b), max(a, b)) for a in documents for b in documents if a != b}
-    assert_replays(lab, answer, retired, later, third)
+    assert lab.replays(answer, retired, later, third)
     found = store.cases.newest()
     assert found == []
 
@@ -487,13 +442,13 @@ def test_a_stranger_replaces_nobodys_document(lab, registrar) -> None:
     for answer in ask(registrar, stranger, unknown):
         assert answer.reasons == (Reason.REPLACEMENT_REFUSED,)
         assert answer.decided.cases == []
-        assert_replays(lab, answer)
+        assert lab.replays(answer)
     (case,) = store.cases.open_of([first.decided.document_id])[first.decided.document_id]
     assert case.kind == CaseKind.STOLEN_DOCUMENT
     # Another's claim does not bar its holder, however often it is made.
     assert ask(registrar, replace(stranger, idempotency_key="again"))[0].decided.cases == []
     own = approve(registrar, lab.request(person, document=card(4), replaces=card(1)))
-    assert_replays(lab, own)
+    assert lab.replays(own)
     assert [one.id for one in store.cases.newest()] == [case.id]
 
 
@@ -502,13 +457,12 @@ def test_a_minor_does_not_take_the_place_of_their_guardian(lab, registrar) -> No
     own = ask(registrar, lab.request(parent, document=card(2)))[0]
     # As much like the parent as kin are: the same face to a document, and nobody to a search.
     child = lab.people.between(parent, 0.5)
-    face = {"live": lab.people.sample(child, noise=0.05), "portrait": lab.people.sample(child)}
-    shown = guardian(lab, parent, 2)
-    taken = lab.request(document=card(1, CHILD), replaces=card(2), guardian=shown, **face)
-    answer = ask(registrar, taken)[0]
+    shown = lab.guardian(parent, 2)
+    taken = {"document": card(1, CHILD), "replaces": card(2), "guardian": shown}
+    answer = ask(registrar, lab.request(child, noise=0.05, **taken))[0]
     assert answer.reasons == (Reason.REPLACEMENT_REFUSED,)
     assert [one.id for one in store.lines_of(own.decided.document_id)] == [own.decided.line_id]
-    assert_replays(lab, answer)
+    assert lab.replays(answer)
     # Whom no rule asks for a guardian is judged without the one who came along.
     renewed = lab.request(parent, document=card(3), replaces=card(2), guardian=shown)
     approve(registrar, renewed)
@@ -568,32 +522,28 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(lab, registr
     moved = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVED]
     assert {(one.subject, one.carrier) for one in moved} == {(first.decided.line_id, "blue")}
     (entry,) = [one.entry for one in store.audit_entries() if one.entry.action[-8:] == "replaced"]
-    assert (entry.subject, entry.detail["lines"]) == (
-        first.decided.document_id,
-        [first.decided.line_id],
-    )
+    told = first.decided.document_id, [first.decided.line_id]
+    assert (entry.subject, entry.detail["lines"]) == told
 
 
-@pytest.mark.parametrize("doubt", ["the name", "the face", "the portrait"])
+@pytest.mark.parametrize("doubt", ["document", "live", "portrait"])
 def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_then(
     lab, registrar, doubt: str
 ) -> None:
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     old = first.decided.document_id
-    shown: dict[str, Any] = {}
-    if doubt == "the name":
+    alike = lab.people.sample(lab.people.between(person, 0.66), noise=0.05)
+    if doubt == "document":
         shown = {"document": structs.replace(card(2), name="Somebody Else")}
-    elif doubt == "the face":
-        shown = {"live": lab.people.sample(lab.people.between(person, 0.66), noise=0.05)}
     else:
-        shown = {"portrait": lab.people.sample(lab.people.between(person, 0.66), noise=0.05)}
+        shown = {doubt: alike}
     renewed = lab.request(person, **{"document": card(2), "replaces": card(1)} | shown)
     again = replace(renewed, idempotency_key="again")
     asked, repeated = ask(registrar, renewed)[0], ask(registrar, again)[0]
     for answer in (asked, repeated):
         assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.REPLACEMENT_ASKED,))
-        assert_replays(lab, answer)
+        assert lab.replays(answer)
     assert [one.id for one in store.lines_of(old)] == [first.decided.line_id]
     told = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVE_ASKED]
     assert {(one.subject, one.carrier) for one in told} == {(first.decided.line_id, "blue")}
@@ -605,7 +555,7 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
     close(registrar, lab, case.id, Outcome.UNFOUNDED)
     moved = approve(registrar, replace(renewed, idempotency_key="moved"))
     assert first.decided.line_id in {one.id for one in store.lines_of(moved.decided.document_id)}
-    assert_replays(lab, moved)
+    assert lab.replays(moved)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE, Outcome.TWINS])
@@ -615,8 +565,7 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     alike = lab.people.between(person, 0.55)
-    face = {"live": lab.people.sample(alike, noise=0.1), "portrait": lab.people.sample(alike)}
-    taking = lab.request(document=card(2), replaces=card(1), **face)
+    taking = lab.request(alike, noise=0.1, document=card(2), replaces=card(1))
     asked = ask(registrar, taking)[0]
     assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
     close(registrar, lab, asked.decided.cases[0].id, outcome)
@@ -625,7 +574,7 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
     assert again.decided.cases != asked.decided.cases
     close(registrar, lab, again.decided.cases[0].id, Outcome.UNFOUNDED)
     # What was decided is about the face that they saw.
-    other = lab.people.between(alike, 0.55)
+    other = lab.people.between(person, 0.55)
     face = {"live": lab.people.sample(other, noise=0.1), "portrait": lab.people.sample(other)}
     taken = ask(registrar, replace(taking, idempotency_key="taken", **face))[0]
     assert Reason.REPLACEMENT_ASKED in taken.reasons
@@ -659,28 +608,28 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab) -> None:
     faceless = {"document": card(1, CHILD), "live": ABSENT, "portrait": ABSENT}
     waived = replace(RULES, minor_face="guardian")
     with lab.registrar(people=waived) as registrar:
-        with_parent = lab.request(**faceless, guardian=guardian(lab, parent, 2))
-        with_other = lab.request(**faceless, guardian=guardian(lab, other, 3))
+        with_parent = lab.request(**faceless, guardian=lab.guardian(parent, 2))
+        with_other = lab.request(**faceless, guardian=lab.guardian(other, 3))
         # The second of one batch, too.
         first, taken = ask(registrar, with_parent, with_other)
         assert first.decision is Decision.APPROVED, first.reasons
         assert (taken.decision, taken.reasons) == (Decision.REVIEW, (Reason.GUARDIAN_CHANGED,))
         shown = {"live": lab.people.sample(child), "portrait": lab.people.sample(child)}
         face = lab.request(
-            **faceless | shown, guardian=guardian(lab, other, 3), idempotency_key="a face"
+            **faceless | shown, guardian=lab.guardian(other, 3), idempotency_key="a face"
         )
         assert ask(registrar, face)[0].reasons == (Reason.GUARDIAN_CHANGED,)
-        own = lab.request(**faceless | shown, guardian=guardian(lab, parent, 2, portrait=False))
+        own = lab.request(**faceless | shown, guardian=lab.guardian(parent, 2, portrait=False))
         approve(registrar, own)
         # Now the document has a face: with that anybody may come, and without it nobody new.
         assert ask(registrar, replace(face, idempotency_key="the face"))[0].reasons == ()
-        third = guardian(lab, lab.people.person(), 4)
+        third = lab.guardian(lab.people.person(), 4)
         new = lab.request(**faceless, guardian=third)
         asked = ask(registrar, new)[0]
         assert asked.reasons == (Reason.GUARDIAN_CHANGED,)
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
         granted = approve(registrar, replace(new, idempotency_key="granted"))
-    assert_replays(lab, first, taken, asked, granted)
+    assert lab.replays(first, taken, asked, granted)
     assert {one.kind for one in lab.store.cases.newest()} == {CaseKind.STOLEN_DOCUMENT}
 
 
@@ -690,7 +639,7 @@ def test_people_are_asked_of_what_is_in_doubt_alone(lab) -> None:
     faceless = {"live": ABSENT, "portrait": ABSENT}
 
     def bring(serial: int) -> GuardianShown:
-        return guardian(lab, lab.people.person(), serial)
+        return lab.guardian(lab.people.person(), serial)
 
     with lab.registrar(people=waived) as registrar:
         ask(registrar, lab.request(child, document=card(1, CHILD), guardian=bring(2)))
@@ -723,7 +672,7 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab) ->
     assert [(key, one.cause) for key, one in store.exemptions([old, new]).items()] == [
         (new, "business")
     ]
-    assert_replays(lab, *answers)
+    assert lab.replays(*answers)
 
 
 @pytest.mark.parametrize("is_one_batch", [True, False])
@@ -732,18 +681,15 @@ def test_a_guardian_answers_for_the_same_lines_under_a_renewed_document(
 ) -> None:
     parent, store = lab.people.person(), lab.store
     children = [
-        lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 2))
+        lab.request(document=card(serial, CHILD), guardian=lab.guardian(parent, 2))
         for serial in range(10, 14)
     ]
     before = ask(registrar, *children)
     # The parent's own line is the fifth: one more child would be beyond the limit.
     renewed = lab.request(parent, document=card(3), replaces=card(2))
-    more = lab.request(document=card(20, CHILD), guardian=guardian(lab, parent, 3, portrait=False))
-    answers = (
-        ask(registrar, renewed, more)
-        if is_one_batch
-        else [*ask(registrar, renewed), *ask(registrar, more)]
-    )
+    more = lab.request(document=card(20, CHILD), guardian=lab.guardian(parent, 3, portrait=False))
+    batches = [(renewed, more)] if is_one_batch else [(renewed,), (more,)]
+    answers = [one for batch in batches for one in ask(registrar, *batch)]
     assert [one.decision for one in answers] == [Decision.APPROVED, Decision.REJECTED]
     assert answers[1].reasons == (Reason.LINE_LIMIT_REACHED,)
     bound = store.people.guardians([one.decided.line_id for one in before])
@@ -754,7 +700,7 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
     lab, registrar
 ) -> None:
     child, parent = lab.people.person(), lab.people.person()
-    shown = guardian(lab, parent, 2)
+    shown = lab.guardian(parent, 2)
     first = ask(registrar, lab.request(child, document=card(1, CHILD), guardian=shown))[0]
     renewed = lab.request(child, document=card(3, CHILD), replaces=card(1), guardian=shown)
     answer = approve(registrar, renewed)
@@ -766,7 +712,7 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
 
 def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(lab, registrar) -> None:
     child, parents = lab.people.person(), [lab.people.person(), lab.people.person()]
-    before, now = (guardian(lab, one, 2 + place) for place, one in enumerate(parents))
+    before, now = (lab.guardian(one, 2 + place) for place, one in enumerate(parents))
     old = lab.request(child, document=card(1, CHILD), guardian=before)
     first = ask(registrar, old)[0]
     renewed = lab.request(
@@ -791,13 +737,8 @@ def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab) -> None
     caller = Caller("key:a", "blue-1", "blue")
     with lab.registrar(people=RULES, limits=limits) as registrar:
         ask(registrar, lab.request(person, document=card(1)))
-        ask(
-            registrar,
-            *(
-                lab.request(document=card(serial), replaces=card(1), caller=caller)
-                for serial in (5, 6)
-            ),
-        )
+        taking = {"replaces": card(1), "caller": caller}
+        ask(registrar, *(lab.request(document=card(serial), **taking) for serial in (5, 6)))
         ask(registrar, lab.request(person, document=card(2), replaces=card(1)))
         tried = [lab.request(document=card(2), caller=caller) for _ in range(2)]
         third, fourth = registrar.enroll(tried)
@@ -815,12 +756,12 @@ def test_a_document_on_the_watch_list_is_not_shed_by_another(lab, registrar) -> 
     # Somebody else's face is not told.
     other = ask(registrar, lab.request(document=card(3), replaces=card(1)))[0]
     assert other.reasons == (Reason.REPLACEMENT_REFUSED,)
-    assert_replays(lab, answer, other)
+    assert lab.replays(answer, other)
 
 
 def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(lab, registrar) -> None:
     parent, store = lab.people.person(), lab.store
-    child = lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2))
+    child = lab.request(document=card(1, CHILD), guardian=lab.guardian(parent, 2))
     answer = ask(registrar, child)[0]
     document_id = answer.decided.guardian_document_id
     with pytest.raises(NotFound):
@@ -844,8 +785,8 @@ def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(lab, registr
     red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
     answers = ask(
         registrar,
-        lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2)),
-        lab.request(document=card(3, CHILD), guardian=guardian(lab, parent, 2), **red),
+        lab.request(document=card(1, CHILD), guardian=lab.guardian(parent, 2)),
+        lab.request(document=card(3, CHILD), guardian=lab.guardian(parent, 2), **red),
     )
     assert [one.decision for one in answers] == [Decision.APPROVED] * 2
     document_id = answers[0].decided.guardian_document_id
@@ -863,17 +804,17 @@ def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(lab, reg
     assert {Reason.REPLACEMENT_REFUSED, Reason.DUPLICATE_IDENTITY} <= set(refused.reasons)
     close(registrar, lab, refused.decided.cases[0].id, Outcome.MISTAKE)
     answer = approve(registrar, lab.request(person, document=card(2), replaces=card(1)))
-    assert_replays(lab, refused, answer)
+    assert lab.replays(refused, answer)
 
 
 def test_a_guardian_answers_for_no_more_lines_than_one_person_may_have(lab, registrar) -> None:
     parent = lab.people.person()
     children = [
-        lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 2))
+        lab.request(document=card(serial, CHILD), guardian=lab.guardian(parent, 2))
         for serial in range(10, 17)
     ]
     # In one batch and in later ones.
     answers = [*ask(registrar, *children[:4]), *(ask(registrar, one)[0] for one in children[4:])]
     assert [one.decision for one in answers] == [Decision.APPROVED] * 5 + [Decision.REJECTED] * 2
     assert answers[-1].reasons == (Reason.LINE_LIMIT_REACHED,)
-    assert_replays(lab, *answers)
+    assert lab.replays(*answers)

@@ -3,6 +3,7 @@ import logging
 import os
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +17,27 @@ from engine.matching.recovery import (
     save_snapshot,
     withdraw_snapshot,
 )
-from engine.registry.accounts import Carrier
-from engine.registry.store import Store
+from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
-from tests.engine.matching.conftest import DIM, MODEL_DIGEST
+from tests.engine.matching.conftest import DIM, MODEL_DIGEST, Lab
 from tests.indexes.freed_memory import PAUSING, watch
 from tests.indexes.sharding.local_shards import open_local
 from tests.indexes.snapshots.conftest import assert_same
 
 SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
+
+
+def enroll(lab: Lab, count: int, person: Any = None, *, saves: bool = False) -> Gallery:
+    """The gallery after so many more; whoever is named, or strangers."""
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(person) for _ in range(count)])
+        if saves:
+            save_snapshot(lab.store, registrar.gallery, lab.folder)
+        return registrar.gallery
 
 
 def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab) -> None:
@@ -44,9 +53,7 @@ def test_a_gallery_comes_from_the_snapshot_and_from_what_was_committed_after(lab
 
 
 def test_a_damaged_snapshot_means_a_rebuild_that_says_why(lab, caplog) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request() for _ in range(3)])
-        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    enroll(lab, 3, saves=True)
     data = next(lab.folder.glob("state-*"))
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
@@ -62,38 +69,25 @@ def test_a_damaged_snapshot_means_a_rebuild_that_says_why(lab, caplog) -> None:
 
 
 def test_a_snapshot_of_another_history_is_not_believed_however_far_the_store_is(
-    lab, sqlite_url
+    lab, make_lab, sqlite_url
 ) -> None:
     person = lab.people.person()
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request(person)])
-        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    enroll(lab, 1, person, saves=True)
     # The same key ring over another database: what a restored backup looks like, once it has
     # overtaken the sequence of the snapshot with other people.
-    path = sqlite_url.replace("registry.db", "backup.db")
-    with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
-        backup.add_carrier(Carrier("blue", "Blue"), actor="test")
-        backup.add_outlet("blue-1", "blue", actor="test")
-        lab = replace(lab, store=backup)
-        with lab.registrar() as registrar:
-            assert len(registrar.gallery) == 0
-            for _ in range(3):
-                registrar.enroll([lab.request()])
-            expected = registrar.gallery
-        restored = restore_gallery(backup, lab.folder)
+    backup = make_lab(sqlite_url.replace("registry.db", "backup.db"), lab.vault)
+    expected = enroll(backup, 3)
+    restored = restore_gallery(backup.store, lab.folder)
+    backup.store.close()
     assert restored.fault is not None
-    np.testing.assert_array_equal(restored.gallery.ids, expected.ids)
-    np.testing.assert_array_equal(
-        restored.gallery.vectors(expected.ids), expected.vectors(expected.ids)
-    )
+    assert_same(restored.gallery, expected)
     assert len(restored.gallery.range_search(person[None], 0.6).hits.ids) == 0
 
 
 def test_a_gallery_comes_back_from_its_own_snapshot_and_from_that_of_no_other_kind(
     lab, monkeypatch
 ) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request() for _ in range(3)])
+    enroll(lab, 3)
     built = restore_gallery(lab.store, lab.folder).gallery
     save_snapshot(lab.store, built, lab.folder)
     restored = restore_gallery(lab.store, lab.folder)
@@ -151,10 +145,8 @@ def test_a_start_leaves_no_copy_of_a_face_that_is_removed_later(
 
 
 def test_a_rebuild_in_pieces_is_the_rebuild_in_one(lab, monkeypatch) -> None:
-    with lab.registrar() as registrar:
-        for size in (1, 5, 2, 3, 1, 4):
-            registrar.enroll([lab.request() for _ in range(size)])
-        expected = registrar.gallery
+    for size in (1, 5, 2, 3, 1, 4):
+        expected = enroll(lab, size)
     monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 2)
     for bulk_bytes in (1, 1000, 2000, 1 << 20):
         monkeypatch.setattr(recovery, "BULK_BYTES", bulk_bytes)
@@ -177,8 +169,7 @@ def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab) -> None:
 
 
 def test_a_long_rebuild_says_in_the_log_how_far_it_is(lab, monkeypatch, caplog) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request() for _ in range(5)])
+    enroll(lab, 5)
     monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 2)
     monkeypatch.setattr(recovery, "_LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, "engine.matching.recovery"):
@@ -189,9 +180,8 @@ def test_a_long_rebuild_says_in_the_log_how_far_it_is(lab, monkeypatch, caplog) 
 
 
 def test_a_rebuild_makes_one_segment_of_many_references(lab) -> None:
-    with lab.registrar() as registrar:
-        for _ in range(3):
-            registrar.enroll([lab.request() for _ in range(8)])
+    for _ in range(3):
+        enroll(lab, 8)
     (segment,) = restore_gallery(lab.store, lab.folder, SMALL).gallery.segments
     assert len(segment) == 24
 
@@ -234,9 +224,7 @@ def test_a_withdrawal_keeps_only_files_that_hold_no_erased_face(lab) -> None:
 
 def test_a_mapped_gallery_is_that_of_the_store(lab) -> None:
     mapped = replace(SMALL, mapped=True)
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request() for _ in range(12)])
-        expected = registrar.gallery
+    expected = enroll(lab, 12)
     gallery = restore_gallery(lab.store, lab.folder, mapped).gallery
     save_snapshot(lab.store, gallery, lab.folder, mapped)
     restored = restore_gallery(lab.store, lab.folder, mapped)
@@ -247,9 +235,7 @@ def test_a_mapped_gallery_is_that_of_the_store(lab) -> None:
 
 
 def test_a_snapshot_that_the_disk_does_not_give_means_a_rebuild(lab, monkeypatch) -> None:
-    with lab.registrar() as registrar:
-        registrar.enroll([lab.request() for _ in range(3)])
-        save_snapshot(lab.store, registrar.gallery, lab.folder)
+    enroll(lab, 3, saves=True)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "a path")

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -112,31 +112,32 @@ def test_a_bounded_change_that_has_not_begun_in_time_is_not_made(
         close_line(BoundedRunner(registrar), lab.store, request.msisdn, "test")
 
 
+class Counting(Observer):
+    """Keeps the batches, and fails."""
+
+    def __init__(self) -> None:
+        self.batches: list[DecidedBatch] = []
+
+    def observe_batch(self, batch: DecidedBatch) -> None:
+        self.batches.append(batch)
+        raise RuntimeError("who counts must not stop who decides")
+
+
 def test_each_batch_is_observed_with_its_times_and_outcomes(lab, busy) -> None:
-    batches: list[DecidedBatch] = []
-
-    class Counting(Observer):
-        def observe_batch(self, batch: DecidedBatch) -> None:
-            batches.append(batch)
-            raise RuntimeError("who counts must not stop who decides")
-
-    with lab.registrar(observer=Counting()) as registrar, busy(registrar):
+    observer = Counting()
+    with lab.registrar(observer=observer) as registrar, busy(registrar):
         futures = [registrar.submit(lab.request()) for _ in range(3)]
         futures.append(registrar.submit(lab.request(idempotency_key="")))
     assert all(future.done() for future in futures)
-    assert len(batches) == 1
-    kinds = [type(outcome) for outcome in batches[0].outcomes]
+    (batch,) = observer.batches
+    kinds = [type(outcome) for outcome in batch.outcomes]
     assert kinds[:3] == [Answer] * 3
     assert issubclass(kinds[3], SosieError)
-    assert min(batches[0].judge_s, batches[0].publish_s, batches[0].waited_s) > 0
+    assert min(batch.judge_s, batch.publish_s, batch.waited_s) > 0
 
 
 def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab) -> None:
-    sizes: list[int] = []
-
-    class Counting(Observer):
-        def observe_batch(self, batch: DecidedBatch) -> None:
-            sizes.append(len(batch.outcomes))
+    observer = Counting()
 
     async def ask(registrar: Registrar) -> None:
         loop, futures = asyncio.get_running_loop(), []
@@ -146,12 +147,12 @@ def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab) -> None:
             time.sleep(0.05)
         await asyncio.gather(*map(asyncio.wrap_future, futures))
 
-    with lab.registrar(observer=Counting()) as registrar:
+    with lab.registrar(observer=observer) as registrar:
         # Its thread has begun, and waits.
         while not registrar._queue._idle:
             time.sleep(0.001)
         asyncio.run(ask(registrar))
-    assert sizes == [3]
+    assert [len(one.outcomes) for one in observer.batches] == [3]
 
 
 def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab) -> None:
@@ -218,11 +219,8 @@ def test_of_two_payloads_under_one_key_one_at_most_is_ever_decided(lab) -> None:
             told.append((request.idempotency_key, payload, ask(registrar, request, chance)))
 
     with lab.registrar(SMALL) as registrar:
-        outlets = [threading.Thread(target=send, args=(registrar, seed)) for seed in range(OUTLETS)]
-        for outlet in outlets:
-            outlet.start()
-        for outlet in outlets:
-            outlet.join()
+        with ThreadPoolExecutor(OUTLETS) as outlets:
+            list(outlets.map(lambda seed: send(registrar, seed), range(OUTLETS)))
         sure = [(k, p, registrar.enroll([payloads[p][k]])[0]) for k in range(KEYS) for p in (0, 1)]
     told += [(one[place].idempotency_key, payload, outcome) for place, payload, outcome in sure]
 

@@ -18,10 +18,8 @@ from engine.matching.recovery import (
     restore_gallery,
     restore_shards,
 )
-from engine.registry.accounts import Carrier
 from engine.registry.file_ciphers import ShardSealer
 from engine.registry.keyring import Key
-from engine.registry.store import Store
 from indexes.errors import ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import ReplicatedShard, Shard, ShardHost
@@ -36,9 +34,9 @@ PLAN = ShardPlan(DIM, threads=1, config=SMALL, content="lab:")
 SHARDS = 3
 
 
-def open_index(epoch: int, hosts: list[ShardHost] | None = None) -> ShardedIndex:
+def open_index(epoch: int, hosts: list[ShardHost] | None = None, **terms: Any) -> ShardedIndex:
     """New shards, or those that an earlier writer has left."""
-    plan = replace(PLAN, epoch=epoch)
+    plan = replace(PLAN, epoch=epoch, **terms)
     kept: list[Any] = hosts or [None] * SHARDS
     return ShardedIndex(plan, [LocalShard(plan, host) for host in kept])
 
@@ -49,8 +47,7 @@ def hosts_of(index: ShardedIndex) -> list[ShardHost]:
 
 def enroll(lab: Any, people: int, restored: Restored | None = None) -> list[Any]:
     requests = [lab.request() for _ in range(people)]
-    with lab.registrar(gallery=None if restored is None else restored.gallery) as registrar:
-        registrar.enroll(requests)
+    lab.enroll(*requests, gallery=None if restored is None else restored.gallery)
     return requests
 
 
@@ -87,6 +84,26 @@ def test_shards_that_outlived_their_writer_get_only_what_they_lack(lab, left) ->
         assert len(index) == 26
 
 
+class Snapshots:
+    """Of each shard in a folder of its own."""
+
+    def __init__(self, lab: Any, folder: Path) -> None:
+        self._folder, self._origin = folder, origin_of(lab.store)
+        self._sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
+
+    def save(self, index: ShardedIndex) -> None:
+        for number, shard in enumerate(index.shards):
+            shard.save(str(self._folder / str(number)), self._origin, self._sealer).result()
+
+    def load(self, number: int, copy: Shard) -> Future[None]:
+        return copy.load(str(self._folder / str(number)), self._origin, self._sealer)
+
+
+@pytest.fixture
+def snapshots(lab, tmp_path) -> Snapshots:
+    return Snapshots(lab, tmp_path)
+
+
 def lose(hosts: list[ShardHost]) -> None:
     hosts[1].close()
     hosts[1] = ShardHost(PLAN)
@@ -110,7 +127,6 @@ def hold_another(hosts: list[ShardHost]) -> None:
 
 def be_of_another_history(hosts: list[ShardHost]) -> None:
     state = hosts[1].state()
-    assert state.mark is not None
     number, _, digest = state.mark.history.partition(":")
     history = f"{number}:{digest[::-1]}"
     hosts[1].remove(np.empty(0, np.int64), replace(state.mark, history=history))
@@ -175,21 +191,19 @@ def test_of_two_writers_with_the_shards_of_a_third_only_the_later_is_obeyed(lab,
         assert_as_the_store(lab, restored)
 
 
-def test_shards_of_a_store_that_went_back_forget_what_they_held(lab, left, sqlite_url) -> None:
+def test_shards_of_a_store_that_went_back_forget_what_they_held(
+    lab, make_lab, left, sqlite_url
+) -> None:
     """A restored backup has other people under the same numbers, and a writer of a lower epoch."""
-    path = sqlite_url.replace("registry.db", "backup.db")
-    with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
-        backup.add_carrier(Carrier("blue", "Blue"), actor="test")
-        backup.add_outlet("blue-1", "blue", actor="test")
-        other = replace(lab, store=backup, folder=lab.folder / "other")
-        enroll(other, 25)
-        with pytest.raises(ShardFenced):
-            open_index(0, left)
-        plan = replace(PLAN, epoch=0, by_force=True)
-        with ShardedIndex(plan, [LocalShard(plan, host) for host in left]) as index:
-            restored = restore_shards(backup, index)
-            assert (restored.loaded, restored.replayed) == (0, 25)
-            assert_as_the_store(other, restored)
+    other = make_lab(sqlite_url.replace("registry.db", "backup.db"), lab.vault)
+    enroll(other, 25)
+    with pytest.raises(ShardFenced):
+        open_index(0, left)
+    with open_index(0, left, by_force=True) as index:
+        restored = restore_shards(other.store, index)
+        assert (restored.loaded, restored.replayed) == (0, 25)
+        assert_as_the_store(other, restored)
+    other.store.close()
 
 
 def cut(folder: Path, _old: dict[str, bytes]) -> None:
@@ -220,24 +234,16 @@ def be_as_before(folder: Path, old: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("spoil", [None, cut, flip, keep_an_older_state, be_as_before])
 def test_a_lost_shard_comes_from_its_snapshot_and_one_that_is_not_sound_from_the_store(
-    lab, tmp_path, spoil
+    lab, snapshots, tmp_path, spoil
 ) -> None:
-    sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
-    origin = origin_of(lab.store)
-
-    def load(number: int, copy: Shard) -> Future[None]:
-        return copy.load(str(tmp_path / str(number)), origin, sealer)
-
     with open_index(1) as index:
         restored = restore_shards(lab.store, index)
         enroll(lab, 60, restored)
         first = sum(host.count() for host in hosts_of(index))
-        for number, shard in enumerate(index.shards):
-            shard.save(str(tmp_path / str(number)), origin, sealer).result()
+        snapshots.save(index)
         old = {path.name: path.read_bytes() for path in (tmp_path / "1").iterdir()}
         enroll(lab, 20, restored)
-        for number, shard in enumerate(index.shards):
-            shard.save(str(tmp_path / str(number)), origin, sealer).result()
+        snapshots.save(index)
         own, own_before = hosts_of(index)[1].count(), 0
         if spoil is be_as_before:
             owners = index.placement.shard_of(np.arange(1, first + 1))
@@ -248,16 +254,16 @@ def test_a_lost_shard_comes_from_its_snapshot_and_one_that_is_not_sound_from_the
     late = len(lab.store.live_ids()) - first - 20
     with open_index(2) as index:
         told: list[str] = []
-        restored = restore_shards(lab.store, index, told.append, load)
+        restored = restore_shards(lab.store, index, told.append, snapshots.load)
         assert_as_the_store(lab, restored)
         lost = {None: 0, be_as_before: own - own_before}.get(spoil, own)
         assert restored.replayed == lost + late
         assert len(told) == (spoil in (cut, flip, keep_an_older_state))
 
 
-def open_pairs(epoch: int) -> tuple[ShardedIndex, list[ReplicatedShard]]:
+def open_pairs(epoch: int, hosts: Any = ((None, None),) * 2) -> tuple[ShardedIndex, list[Any]]:
     plan = replace(PLAN, epoch=epoch)
-    pairs = [ReplicatedShard([LocalShard(plan), LocalShard(plan)]) for _ in range(2)]
+    pairs = [ReplicatedShard([LocalShard(plan, host) for host in each]) for each in hosts]
     return ShardedIndex(plan, pairs, copies=2), pairs
 
 
@@ -306,13 +312,12 @@ def test_a_copy_that_does_not_do_what_the_other_did_is_ended(lab) -> None:
 def test_of_two_copies_the_one_that_can_go_on_does_and_no_search_waits_for_the_other(lab) -> None:
     index, pairs = open_pairs(1)
     enroll(lab, 10, restore_shards(lab.store, index))
-    hosts = [[copy.host for copy in pair.copies if isinstance(copy, LocalShard)] for pair in pairs]
+    hosts = [[copy.host for copy in pair.copies] for pair in pairs]
     index.release()
     miss_a_reference([hosts[0][1], hosts[0][0]])
     stop_in_a_change([hosts[1][1], hosts[1][0]])
-    plan = replace(PLAN, epoch=2)
-    pairs = [ReplicatedShard([LocalShard(plan, host) for host in each]) for each in hosts]
-    with ShardedIndex(plan, pairs, copies=2) as index:
+    index, pairs = open_pairs(2, hosts)
+    with index:
         told: list[str] = []
         restored = restore_shards(lab.store, index, told.append)
         assert_as_the_store(lab, restored)
@@ -473,8 +478,6 @@ def test_with_two_copies_a_move_outlives_the_loss_of_one_at_either_end(lab) -> N
         for number, pair in enumerate(index.shards):
             fill_copy(lab.store, index, number, copy := LocalShard(plan), last=True)
             found, expected = copy.state().result(), pair.copies[0].state().result()
-            assert found.mark is not None
-            assert expected.mark is not None
             assert found == replace(expected, mark=found.mark)
             assert found.mark.owned == expected.mark.owned
             copy.close()
@@ -485,7 +488,7 @@ def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab) ->
     index, pairs = open_pairs(1)
     restored = restore_shards(lab.store, index)
     enroll(lab, 20, restored)
-    hosts = [[copy.host for copy in pair.copies if isinstance(copy, LocalShard)] for pair in pairs]
+    hosts = [[copy.host for copy in pair.copies] for pair in pairs]
     # The writer ends when one copy of the shard that takes has taken.
     virtual_shard = int(index.placement.virtual_shard_of(hosts[0][0].ids()[:1])[0])
     ids = hosts[0][0].ids_in(virtual_shard)
@@ -494,9 +497,8 @@ def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab) ->
     hosts[1][1].receive(ids, hosts[0][0].vectors(ids))
     hosts[1][1].take(ids, replace(mark, owned=index.placement.moved(virtual_shard, 1).owned(1)))
     index.release()
-    plan = replace(PLAN, epoch=2)
-    pairs = [ReplicatedShard([LocalShard(plan, host) for host in each]) for each in hosts]
-    with ShardedIndex(plan, pairs, copies=2) as index:
+    index, pairs = open_pairs(2, hosts)
+    with index:
         restored = restore_shards(lab.store, index)
         assert restored.replayed == 0
         assert_as_the_store(lab, restored)
@@ -505,28 +507,19 @@ def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab) ->
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_shards_snapshot_of_a_version_without_virtual_shards_is_built_anew_and_told(
-    lab, tmp_path, monkeypatch, caplog
+    lab, snapshots, monkeypatch, caplog
 ) -> None:
-    sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
-    origin = origin_of(lab.store)
-
     def write_old_mark(host: ShardHost, sequence: int) -> str:
         mark = host._marks[sequence]
-        assert mark is not None
         return f"{mark.sequence} {mark.history}"
 
     with open_index(1) as index:
         restored = restore_shards(lab.store, index)
         enroll(lab, 20, restored)
         monkeypatch.setattr(ShardHost, "_write_mark", write_old_mark)
-        for number, shard in enumerate(index.shards):
-            shard.save(str(tmp_path / str(number)), origin, sealer).result()
-
-    def load(number: int, copy: Shard) -> Future[None]:
-        return copy.load(str(tmp_path / str(number)), origin, sealer)
-
+        snapshots.save(index)
     with open_index(2) as index:
-        restored = restore_shards(lab.store, index, load=load)
+        restored = restore_shards(lab.store, index, load=snapshots.load)
         assert (restored.loaded, restored.replayed) == (0, 20)
         assert_as_the_store(lab, restored)
     assert caplog.text.count("a version that shared references by another rule") == 3

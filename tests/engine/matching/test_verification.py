@@ -10,7 +10,6 @@ from msgspec import structs
 
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders
-from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
@@ -22,9 +21,8 @@ from engine.registry.cases import CaseChange
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
-from schema.actors import Caller
 from schema.cases import CaseOrigin, NoteKind
-from schema.options import NO_LIMITS
+from tests.engine.matching.conftest import guard_of
 from tests.engine.records import ENTRY
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
@@ -39,7 +37,7 @@ def check_line(*given: Any) -> HolderCheck:
 
 
 def _compare(registrar: Any, registry: Any, probe: Any, audit: Any) -> HolderComparison:
-    guard = Guard(NO_LIMITS, registry, registrar, Caller("test"), InFlight())
+    guard = guard_of(registry, registrar)
     return HolderComparison(registrar, registry, probe, lambda entry, _: audit(entry), guard)
 
 
@@ -72,19 +70,13 @@ def test_a_face_is_scored_against_the_reference_that_the_enrollment_left(lab, re
         (document_id, {"matched": True} | line),
     ]
     assert {(each.actor, each.action) for each in entries} == {("key:1", "holder.checked")}
-    (kept,) = [one for one in entries_of(lab) if one.action == "holder.checked"]
+    (kept,) = lab.entries("holder.checked")
     assert (kept.actor, kept.subject, kept.detail) == ("key:1", document_id, {"matched": False})
 
 
-def entries_of(lab: Any) -> list[AuditEntry]:
-    return [row.entry for row in lab.store.audit_entries()]
-
-
 def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab, registrar) -> None:
-    holder, other = lab.people.person(), lab.people.person()
-    request = lab.request(holder)
-    answer = registrar.enroll([request])[0]
-    line, document = answer.decided.line_id, answer.decided.document_id
+    (holder, request, held), other = lab.holder(registrar), lab.people.person()
+    line, document = held.line_id, held.document_id
     checks = [
         check_line(registrar, lab.store, text, probe_of(other), pytest.fail)
         for text in (request.msisdn, line)
@@ -96,20 +88,19 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab, regis
     assert {check.case_id for check in checks} == {case.id}
     assert (case.kind, case.origin) == ("line_changed_face", CaseOrigin.REVERIFICATION)
     assert (case.document_ids, case.line_id, case.line_ids) == ((document,), line, (line,))
-    assert case.enrollment_id == answer.decided.enrollment_id
+    assert case.enrollment_id == held.enrollment_id
     # The holder is wronged, if anybody is.
     assert case.suspect_ids == ()
     assert case.score == checks[0].score
     # Each time is in the audit, and the history is not filled by whoever tries on and on.
     assert [note.kind for note in lab.store.cases.notes(case.id)] == [NoteKind.OPENED]
-    actions = [one.action for one in entries_of(lab) if one.actor == "key:1"]
+    told = lab.entries("holder.checked", "case.opened")
+    actions = [one.action for one in told if one.actor == "key:1"]
     assert actions == ["holder.checked", "case.opened", "holder.checked", "holder.checked"]
 
 
 def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab, registrar) -> None:
-    holder, other = lab.people.person(), lab.people.person()
-    request = lab.request(holder)
-    line = registrar.enroll([request])[0].decided.line_id
+    line, other = lab.holder(registrar).decided.line_id, lab.people.person()
     check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
     (case,) = lab.store.cases.newest()
     older = replace(
@@ -139,8 +130,7 @@ def test_where_no_face_is_on_file_a_check_is_no_evidence(lab, registrar) -> None
 
 
 def test_a_tenant_checks_only_its_own_lines_and_holders(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    registrar.enroll([request])
+    person, request, _ = lab.holder(registrar)
     for carrier in ("blue", None):
         probe = probe_of(person, carrier)
         assert check_line(registrar, lab.store, request.msisdn, probe, print).is_match
@@ -162,28 +152,25 @@ def test_a_tenant_checks_only_its_own_lines_and_holders(lab, registrar) -> None:
 
 
 def test_an_erased_holder_is_not_found(lab, registrar) -> None:
-    person, request = lab.newcomer()
-    document_id = registrar.enroll([request])[0].decided.document_id
+    person, request, held = lab.holder(registrar)
     erase_holder(registrar, lab.store, request.document, "test")
-    for target in (request.document, document_id, "no id at all"):
+    for target in (request.document, held.document_id, "no id at all"):
         with pytest.raises(NotFound):
             check_document(registrar, lab.store, target, probe_of(person), print)
 
 
 def test_a_check_that_cannot_be_audited_is_not_told(lab, registrar) -> None:
-    person, request = lab.newcomer()
+    person, request, _ = lab.holder(registrar)
 
     def fail(_entry: AuditEntry) -> None:
         raise StorageFailed("the database is gone")
 
-    registrar.enroll([request])
     with pytest.raises(StorageFailed):
         check_document(registrar, lab.store, request.document, probe_of(person), fail)
 
 
 def test_what_is_no_face_or_no_line_is_refused_as_input(lab, registrar) -> None:
-    request = lab.request()
-    registrar.enroll([request])
+    _, request, _ = lab.holder(registrar)
     for vector in (np.zeros(64, np.float32), np.ones((2, 2), np.float32)):
         with pytest.raises(VectorInvalid):
             check_document(registrar, lab.store, request.document, probe_of(vector), pytest.fail)
@@ -204,10 +191,9 @@ class Lagging(Gallery):
 
 
 def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(lab, monkeypatch) -> None:
-    person, request = lab.newcomer()
     gallery = Lagging(SegmentedIndex(lab.vault.dim))
     with lab.registrar(gallery=gallery) as registrar:
-        registrar.enroll([request])
+        person, request, _ = lab.holder(registrar)
         gallery.lag = 3
         assert check_document(
             registrar, lab.store, request.document, probe_of(person), print
@@ -221,16 +207,14 @@ def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(lab, mo
 def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does(
     lab, registrar
 ) -> None:
-    person, request = lab.newcomer()
+    person, request, held = lab.holder(registrar)
     vector = lab.people.sample(person).vector
     other = lab.people.between(vector, 0.2)
     second = references.SecondTemplate("sha256:second", np.eye(1, 16, dtype=np.float32)[0])
-    document_id = registrar.enroll([request])[0].decided.document_id
-    ids = lab.store.document(document_id).reference_ids
+    ids = lab.store.document(held.document_id).reference_ids
     for face, expected in ((other, 0), (vector, 1), (vector, 1)):
         probe = replace(probe_of(face), second=second)
         check_document(registrar, lab.store, request.document, probe, lambda _: None)
         known = lab.store.second_templates(ids, second.digest, 16)
         assert len(known) == expected
-    filled = [one for one in lab.store.audit_entries() if one.entry.action == FILLED]
-    assert [one.entry.detail for one in filled] == [{"references": 1}]
+    assert [one.detail for one in lab.entries(FILLED)] == [{"references": 1}]

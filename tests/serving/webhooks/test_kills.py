@@ -30,7 +30,8 @@ from tests.engine.conftest import (
     vault,
     writer,
 )
-from tests.engine.matching.test_durability import DIM, MODEL_DIGEST, enroller
+from tests.engine.matching.conftest import DIM, MODEL_DIGEST
+from tests.engine.matching.test_durability import enroller
 from tests.engine.registry.conftest import committed, enroll, erasure
 from tests.serving.webhooks.conftest import Receiver, delivering, happen, receiving, until
 from tests.serving.webhooks.deliverer import SETTINGS, hurry
