@@ -131,6 +131,33 @@ def msisdn_of(number: int) -> str:
 
 
 @pytest.fixture
+def commit(writer) -> Callable[..., object]:
+    """`commit(write, …)`: one transaction of writes that leave the gallery's sequence alone."""
+    return lambda *writes: writer.commit([ENTRY, *writes])
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
+def begin_until_done(begin: Callable[[], object], meanwhile: Callable[[], object]) -> int:
+    """Begins again what is killed on its way, until it is done; how often it was killed."""
+    times = 0
+    while True:
+        try:
+            begin()
+        except Killed:
+            times += 1
+        else:
+            return times
+        meanwhile()
+
+
+@pytest.fixture
 def listening() -> Callable[..., AbstractContextManager[None]]:
     """`listening(store, moment, do)`: meanwhile SQLAlchemy calls `do` at each such moment."""
 

@@ -5,9 +5,10 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,32 +79,19 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
     monkeypatch.setattr(backup, "MOST_STEPS_WITHOUT_GAIN", 20)
     writer.commit(enroll(writer, 40, first=10_000_000))
-    made: list[Any] = []
-    finished = threading.Event()
-    failures: list[BaseException] = []
-
-    def copy() -> None:
-        try:
-            for number in range(2):
-                made.append(make_backup(store, writer, tmp_path / f"copy{number}", actor="test"))
-        except Exception as error:  # noqa: BLE001 - shown below
-            failures.append(error)
-        finally:
-            finished.set()
-
-    thread = threading.Thread(target=copy)
-    thread.start()
+    places = [tmp_path / "copy0", tmp_path / "copy1"]
     commits = 0
-    while not finished.is_set():
-        writer.commit(enroll(writer, 2, first=2 * commits))
-        commits += 1
-    thread.join()
-    assert not failures
+    with ThreadPoolExecutor(1) as pool:
+        copying = [pool.submit(make_backup, store, writer, one, actor="test") for one in places]
+        while not copying[-1].done():
+            writer.commit(enroll(writer, 2, first=2 * commits))
+            commits += 1
+    made = [one.result() for one in copying]
     assert commits > 5
     numbers = [one.audit_number for one in made]
     assert numbers == sorted(set(numbers))
-    for number, manifest in enumerate(made):
-        url = f"sqlite:///{tmp_path}/copy{number}/{DATABASE_FILE}"
+    for place, manifest in zip(places, made, strict=True):
+        url = f"sqlite:///{place}/{DATABASE_FILE}"
         with Store.open(url, store.vault, model_digest=MODEL) as copied:
             assert copied.audit_head()[0] == manifest.audit_number
             assert store.audit_hash_at(manifest.audit_number) == copied.audit_head()[1]
@@ -146,22 +134,13 @@ def test_a_backup_comes_to_its_end_beside_another_process_that_writes(
 ) -> None:
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
     writer.commit(enroll(writer, 50))
-    finished = threading.Event()
-
-    def administrate() -> None:
-        number = 0
+    numbers = count()
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(make_backup, store, writer, tmp_path / "copy", actor="test")
         # Often enough that no copy comes to its end, and the copy has its turn between.
-        while not finished.wait(0.02):
-            store.add_outlet(f"o{number}", "red", actor="test")
-            number += 1
-
-    thread = threading.Thread(target=administrate)
-    thread.start()
-    try:
-        make_backup(store, writer, tmp_path / "copy", actor="test")
-    finally:
-        finished.set()
-        thread.join()
+        while not wait([copying], 0.02).done:
+            store.add_outlet(f"o{next(numbers)}", "red", actor="test")
+    copying.result()
 
 
 def test_a_backup_is_restored_and_what_was_lost_is_told(
@@ -269,11 +248,11 @@ def test_a_left_over_journal_is_not_rolled_back_into_the_backup(
 ) -> None:
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     journal = file.with_name(file.name + "-journal")
-    on_sqlite.add_carrier(backup_carrier("early"), actor="test")
+    on_sqlite.add_carrier(Carrier("early", "early"), actor="test")
     with on_sqlite.writer() as writer:
         make_backup(on_sqlite, writer, tmp_path / "copy", actor="test")
     for number in range(40):
-        on_sqlite.add_carrier(backup_carrier(f"late{number}"), actor="test")
+        on_sqlite.add_carrier(Carrier(f"late{number}", "late"), actor="test")
     on_sqlite.close()
     # A crash in the middle of a commit: the file is half new, its journal has the old pages.
     with closing(sqlite3.connect(file, isolation_level=None)) as plain:
@@ -296,10 +275,6 @@ def test_a_left_over_journal_is_not_rolled_back_into_the_backup(
         assert find_damage(restored) == []
         assert verify_chain(restored).intact
         assert [one.code for one in restored.carriers()] == ["early"]
-
-
-def backup_carrier(code: str) -> Carrier:
-    return Carrier(code, code)
 
 
 def test_what_is_no_sound_backup_is_refused_and_changes_nothing(

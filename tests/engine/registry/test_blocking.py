@@ -9,14 +9,8 @@ from engine.registry.documents import ActivatedDocument, DocumentBlock, EndedBlo
 from engine.registry.retention import DocumentErasure
 from schema.documents import DocumentStatus
 from schema.lines import LineStatus
-from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
+from tests.engine.registry.conftest import Writes, committed, erasure
 from tests.tables import tables
-
-
-@pytest.fixture
-def commit(writer):
-    """`commit(write, …)`: commits writes that leave the gallery's sequence alone."""
-    return lambda *writes: writer.commit([ENTRY, *writes])
 
 
 @pytest.fixture

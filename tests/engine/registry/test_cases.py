@@ -1,6 +1,5 @@
 """Cases with their history, judged pairs, crops and sweeps."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,7 +29,7 @@ from schema.cases import (
     Proposal,
 )
 from schema.lines import LineEventKind, LineStatus
-from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
+from schema.sweeps import SweepProgress, SweepScope, SweepState, SweepTerms
 from tests.engine.records import IMAGE, NOW, make_case, make_crop, make_pair, make_sweep
 from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
 from tests.tables import tables
@@ -40,16 +39,6 @@ DAY = timedelta(days=1)
 
 def status_of(store, line_id: str) -> LineStatus:
     return store.lines_by_id([line_id])[line_id].status
-
-
-@pytest.fixture
-def commit(writer) -> Callable[..., None]:
-    """`commit(case, …)`: one transaction of such writes."""
-
-    def write(*writes: Any) -> None:
-        writer.commit([ENTRY, *writes])
-
-    return write
 
 
 def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None:
@@ -203,7 +192,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert store.lines_in_use([line.msisdn_lookup]) == {}
 
 
-def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
+def test_only_an_active_line_becomes_disputed_and_only_a_disputed_one_active_again(
     store, writer, enroll, commit
 ) -> None:
     changes = committed(writer, enroll(writer, 1))
@@ -211,8 +200,13 @@ def test_a_disputed_line_is_active_again_and_only_a_disputed_one(
     with pytest.raises(StorageFailed):
         commit(LineChange([line], LineEventKind.RESTORED, "test", "test"))
     commit(LineChange([line], LineEventKind.DISPUTED, "test", "test"))
+    with pytest.raises(StorageFailed):
+        commit(LineChange([line], LineEventKind.DISPUTED, "test", "test"))
     commit(LineChange([line], LineEventKind.RESTORED, "test", "test"))
     assert status_of(store, line) is LineStatus.ACTIVE
+    commit(LineChange([line], LineEventKind.CLOSED, "test", "test"))
+    with pytest.raises(StorageFailed):
+        commit(LineChange([line], LineEventKind.DISPUTED, "test", "test"))
 
 
 @pytest.mark.parametrize("state", sorted(ALIVE))
@@ -257,11 +251,8 @@ def test_a_case_that_grows_is_found_by_its_new_documents(store, commit) -> None:
     commit(case)
     commit(CaseChange(replace(case, document_ids=("a", "b"))))
     commit(CaseChange(replace(case, document_ids=("a", "b", "c"))))
-    assert {key: len(found) for key, found in store.cases.open_of(["a", "b", "c"]).items()} == {
-        "a": 1,
-        "b": 1,
-        "c": 1,
-    }
+    found = store.cases.open_of(["a", "b", "c"])
+    assert [len(found[key]) for key in "abc"] == [1] * 3
 
 
 def test_a_merged_case_is_seen_in_the_one_that_goes_on_however_often_that_is_merged(
@@ -311,14 +302,8 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
         CaseNote(at, "key:anna", NoteKind.NOTE, "Ωμέγα-王 <b>seen</b> \n 'twice'"),
         CaseNote(at, "key:bob", NoteKind.NOTE, "x" * 4000),
     ]
-    commit(
-        case,
-        other,
-        merged,
-        AddedNote(case.id, notes[0]),
-        AddedNote(merged.id, notes[1]),
-        AddedNote(other.id, notes[2]),
-    )
+    texts = zip((case, merged, other), notes, strict=True)
+    commit(case, other, merged, *(AddedNote(one.id, note) for one, note in texts))
     commit(AddedNote(case.id, notes[2]))
     assert store.cases.notes(case.id) == notes
     assert store.cases.notes(other.id) == notes[2:]
@@ -330,31 +315,17 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
     assert not [text for text in stored if text is not None and b"seen" in text]
 
 
-@pytest.fixture
-def case_id(writer, enroll) -> str:
-    """A case beside three documents."""
+def test_pairs_are_read_and_the_last_verdict_stands(store, writer, enroll, commit) -> None:
+    one, two, three = sorted(key.id for key in committed(writer, enroll(writer, 3)).documents)
     case = make_case()
-    writer.commit(enroll(writer, 3))
-    writer.commit([ENTRY, case])
-    return case.id
-
-
-@pytest.fixture
-def documents(store, case_id) -> list[str]:
-    ids = [int(key) for chunk in store.references() for key in chunk.ids]
-    return sorted(store.documents_of(ids).values())
-
-
-def test_pairs_are_read_and_the_last_verdict_stands(store, writer, case_id, documents) -> None:
-    one, two, three = documents
-    first = make_pair(one, two, case_id=case_id, outcome=Outcome.TWINS)
-    fraud = make_pair(one, three, case_id=case_id, score=0.712345678901)
-    writer.commit([ENTRY, fraud, first])
+    first = make_pair(one, two, case_id=case.id, outcome=Outcome.TWINS)
+    fraud = make_pair(one, three, case_id=case.id, score=0.712345678901)
+    commit(case, fraud, first)
     assert store.judged_pairs() == [first, fraud]
     assert store.judged_between([one, two]) == [first]
-    again = make_pair(one, two, case_id=case_id, decided_by="key:bob")
-    mistake = make_pair(two, three, case_id=case_id, outcome=Outcome.MISTAKE)
-    writer.commit([ENTRY, again, mistake])
+    again = make_pair(one, two, case_id=case.id, decided_by="key:bob")
+    mistake = make_pair(two, three, case_id=case.id, outcome=Outcome.MISTAKE)
+    commit(again, mistake)
     assert store.judged_pairs() == [again, fraud, mistake]
 
 
@@ -365,16 +336,10 @@ def enrolled(writer, enroll) -> Writes:
 
 def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, enrolled) -> None:
     key, other = (record.id for record in enrolled.enrollments)
-    portrait, live, late = (
-        make_crop(key, "portrait"),
-        make_crop(key),
-        make_crop(key, "live", days=-1),
-    )
-    writer.commit([ENTRY, portrait, live, late])
-    assert [(one.id, one.image) for one in store.cases.crops(key)] == [
-        (live.id, live.image),
-        (portrait.id, portrait.image),
-    ]
+    portrait, live = make_crop(key, "portrait"), make_crop(key)
+    writer.commit([ENTRY, portrait, live, make_crop(key, days=-1)])
+    found = [(one.id, one.image) for one in store.cases.crops(key)]
+    assert found == [(one.id, one.image) for one in (live, portrait)]
     assert store.cases.crops(key)[0].kept_until == live.kept_until
     assert store.cases.crops(other) == []
     assert store.cases.crops("no id") == []
@@ -389,13 +354,9 @@ def test_crops_are_read_as_they_were_kept_while_their_time_lasts(store, writer, 
 
 
 @pytest.fixture
-def keep(writer):
+def keep(commit):
     """`keep(*sweeps)`: one transaction with them."""
-
-    def write(*sweeps: SweepRecord) -> None:
-        writer.commit([ENTRY, *(SweepChange(one) for one in sweeps)])
-
-    return write
+    return lambda *sweeps: commit(*map(SweepChange, sweeps))
 
 
 def test_a_sweep_is_read_as_it_was_written_last(store, keep) -> None:
@@ -487,7 +448,10 @@ def test_the_faces_of_a_document_begin_with_those_of_its_reference(store, writer
     one, two = (record.id for record in enrolled.documents)
     later = replace(enrolled.enrollments[0], id=new_id(), decision="review")
     plain = {"is_held": None}
-    mine = [hold(one, enrolled.enrollments[0].id, photograph=name, **plain) for name in LIVE_FIRST]
+    mine = [
+        hold(one, enrolled.enrollments[0].id, photograph=name, **plain)
+        for name in ("live", "portrait")
+    ]
     newest = hold(one, later.id, received_at=NOW + timedelta(days=1), **plain)
     imported = hold(two, **plain)
     crops = [newest, *reversed(mine), imported]
@@ -501,9 +465,6 @@ def test_the_faces_of_a_document_begin_with_those_of_its_reference(store, writer
     # Its reference was made by an attempt, so this face is not the reference's.
     [face] = found[two]
     assert (face.decision, face.crop.received_at, face.is_of_reference) == (None, NOW, False)
-
-
-LIVE_FIRST = ("live", "portrait")
 
 
 def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(

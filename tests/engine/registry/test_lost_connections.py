@@ -1,6 +1,7 @@
 """What becomes of a commit, and of its writer, when PostgreSQL goes away."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -80,13 +81,18 @@ def test_commit_that_the_server_finishes_for_a_lost_client_is_waited_for(
         assert verify_chain(on_postgres).intact
 
 
-def test_database_that_went_away_is_told_from_a_refused_transaction(on_postgres, postgres) -> None:
-    name = on_postgres._engine.url.database
-    on_postgres.counts()
+def shut(postgres: Any, name: str) -> None:
+    """From here on nobody new gets in, so that the database cannot be asked what it kept."""
     postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;")
     postgres.psql(
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';"
     )
+
+
+def test_database_that_went_away_is_told_from_a_refused_transaction(on_postgres, postgres) -> None:
+    name = on_postgres._engine.url.database
+    on_postgres.counts()
+    shut(postgres, name)
     for attempt in (on_postgres.counts, on_postgres.writer):
         with pytest.raises(StorageFailed, match=r"cannot be opened \(.*\): check its URL"):
             attempt()
@@ -97,16 +103,9 @@ def test_database_that_went_away_is_told_from_a_refused_transaction(on_postgres,
 def test_commit_of_unknown_outcome_ends_the_writer(on_postgres, listening, postgres) -> None:
     name = on_postgres._engine.url.database
 
-    def vanish(connection: Connection) -> None:
-        # From here on nobody new gets in, so that the database cannot be asked what it kept.
-        postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;")
-        postgres.psql(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';"
-        )
-
     with on_postgres.writer() as writer:
         with (
-            listening(on_postgres, "commit", vanish),
+            listening(on_postgres, "commit", lambda _: shut(postgres, name)),
             pytest.raises(LeaseLost, match="restart to read what was kept"),
         ):
             writer.commit([ENTRY])

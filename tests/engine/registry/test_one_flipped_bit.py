@@ -231,7 +231,6 @@ class World:
                 f"https://s{place}.example/", (), carrier=f"c{place}", actor="test"
             )
             held = hold_cursor(store, webhook.id, "worker", now, timedelta(minutes=1))
-            assert held is not None
             number = 1 + place
             waiting = Undelivered(
                 number=number, queue=new_id(), attempts=1, due_at=now, fault="status 503", at=now
@@ -499,7 +498,6 @@ def test_steps_campaigns_and_retention_go_on_beside_twenty_damaged_rows(
         kinds = {one.kind for one in store.events_of_line(line)}
         assert {LineEventKind.OVERDUE, LineEventKind.SUSPENDED_OUTGOING} <= kinds
         filled = store.life.campaign(world.campaigns[last])
-        assert filled is not None
         assert filled.state is CampaignState.RUNNING
         assert store.numbers([line, closed]).keys() == {line}
         # Retention has deleted all of these, damaged or not.

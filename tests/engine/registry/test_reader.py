@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Select, event, select
 
-from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
+from engine.errors import NotFound, RegistryError, SealBroken
 from engine.registry import audit
 from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
@@ -62,16 +62,6 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
         )
         assert store.lines_by_id([line.id]) == {line.id: found}
         assert store.numbers([line.id]) == {line.id: line.msisdn}
-
-
-def test_unknown_keys_are_left_out(store) -> None:
-    assert store.answers([b"x"]) == {}
-    assert store.documents([b"x"]) == {}
-    assert store.documents_of([1]) == {}
-    assert store.lines_in_use([b"x"]) == {}
-    assert store.outlets(["none"]) == {}
-    assert store.documents([]) == {}
-    assert store.lines_of("x") == []
 
 
 def test_unknown_enrollment_or_document_is_not_found(store) -> None:
@@ -209,15 +199,6 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
     with pytest.raises(NotFound):
         store.close_outlet("r9", actor="test")
     assert store.counts() == before
-
-
-def test_only_an_active_line_becomes_disputed(store, writer, enroll) -> None:
-    changes = committed(writer, enroll(writer, 1))
-    line = changes.lines[0].id
-    for kind in (LineEventKind.DISPUTED, LineEventKind.CLOSED):
-        writer.commit([ENTRY, LineChange([line], kind, "test", "test")])
-        with pytest.raises(StorageFailed):
-            writer.commit([ENTRY, LineChange([line], LineEventKind.DISPUTED, "test", "test")])
 
 
 def test_watch_list_holds_faces_and_documents_until_they_are_removed(

@@ -1,4 +1,4 @@
-""""""
+"""Ids, moments, and API keys with what they are bound to."""
 
 import uuid
 from dataclasses import replace
@@ -101,6 +101,8 @@ def test_a_key_is_revoked_once(store) -> None:
     for key_id in ("k1", "unknown"):
         with pytest.raises(NotFound):
             store.revoke_api_key(key_id, actor="test")
+    with pytest.raises(NotFound):
+        store.api_key("unknown")
     assert (store.counts(), store.audit_head()) == before
     assert store.api_key("k1").revoked_at == at
 
@@ -116,6 +118,7 @@ def test_a_key_is_revoked_once(store) -> None:
         (key_of("k9", "outlet", "red", None), RegistryError, "other bounds"),
         (replace(key_of("k9", "fraud", "red", None), person="A"), RegistryError, "other bounds"),
         (key_of("k9", "fraud", "red", None), RequestError, "say whose"),
+        (replace(key_of("k9", "carrier", "red", None), rate_limit=0.0), RegistryError, "."),
     ],
 )
 def test_a_key_without_what_it_is_bound_to_is_refused(store, key, error, words) -> None:
@@ -127,20 +130,9 @@ def test_a_key_without_what_it_is_bound_to_is_refused(store, key, error, words) 
     assert (store.counts(), store.audit_head()) == before
 
 
-def test_a_key_without_any_rate_is_refused(store) -> None:
-    with pytest.raises(RegistryError):
-        store.add_api_key(replace(OF_AN_OUTLET, rate_limit=0.0), actor="test")
-
-
 def test_no_record_of_a_key_shows_its_digest(store) -> None:
     store.add_api_key(OF_AN_OUTLET, actor="test")
     shown = repr((store.api_keys(), list(store.audit_entries())))
     assert "k1" in shown
     assert str(DIGEST)[2:-1] not in shown
     assert DIGEST.hex() not in shown
-
-
-def test_an_unknown_key_is_not_found(store) -> None:
-    with pytest.raises(NotFound):
-        store.api_key("unknown")
-    assert store.api_keys() == []

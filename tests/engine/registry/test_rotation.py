@@ -19,14 +19,10 @@ from engine.registry.watchlist import WatchEntry
 from engine.registry.webhooks import Webhooks
 from schema.cases import CaseNote, NoteKind
 from tests.engine.records import make_case, make_crop
-from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed
+from tests.engine.registry.conftest import ENTRY, MODEL, Killed, Writes, begin_until_done, committed
 from tests.tables import tables
 
 CASE = new_id()
-
-
-class StoppedError(Exception):
-    """Stands for whatever ends a process between two batches."""
 
 
 def stopping(changing, batch: int):
@@ -35,7 +31,7 @@ def stopping(changing, batch: int):
 
     def change(*entries):
         if next(batches) == batch:
-            raise StoppedError
+            raise Killed
         return changing(*entries)
 
     return change
@@ -58,17 +54,8 @@ def filled(store, enroll):
         crop = make_crop(changes.enrollments[0].id)
         first = changes.enrollments[0].id, changes.documents[0].id
         shown = AttemptTemplate(*first, changes.references[0].template)
-        writer.commit(
-            [
-                ENTRY,
-                RemovedReference(5, 11),
-                shown,
-                face,
-                case,
-                *(AddedNote(CASE, note) for note in notes),
-                crop,
-            ]
-        )
+        added = [AddedNote(CASE, note) for note in notes]
+        writer.commit([ENTRY, RemovedReference(5, 11), shown, face, case, *added, crop])
     return changes
 
 
@@ -170,17 +157,16 @@ def test_stop_after_any_batch_loses_nothing_and_goes_on(
 ) -> None:
     before = contents(store, filled)
     with reopened(store, database_url, wider) as widened:
-        stops = 0
-        while True:
+
+        def reseal_some() -> None:
             with widened.writer() as writer:
                 monkeypatch.setattr(writer, "changing", stopping(writer.changing, batch=3))
-                try:
-                    reseal(writer, rows_per_batch=2)
-                    break
-                except StoppedError:
-                    stops += 1
-                    assert contents(widened, filled) == before
-        assert stops >= 5
+                reseal(writer, rows_per_batch=2)
+
+        def look() -> None:
+            assert contents(widened, filled) == before
+
+        assert begin_until_done(reseal_some, look) >= 5
         assert versions(widened) == {2}
         assert contents(widened, filled) == before
 

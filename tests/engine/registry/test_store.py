@@ -96,6 +96,8 @@ def test_database_without_a_registry_is_refused(database_url, vault) -> None:
         Path(database_url.removeprefix("sqlite:///")).touch()
     with pytest.raises(RegistryMissing, match="sosie init"):
         Store.open(database_url, vault, model_digest=MODEL)
+    with pytest.raises(RegistryMissing):
+        upgrade(database_url, vault)
 
 
 def test_server_or_database_that_is_not_there_is_refused(postgres_url, vault) -> None:
@@ -172,11 +174,6 @@ def test_upgrade_of_a_current_registry_changes_nothing(store, database_url) -> N
     store.add_carrier(Carrier("green", "Green"), actor="test")
     assert upgrade(database_url, store.vault) == (REVISIONS[-1], REVISIONS[-1], False)
     assert store.counts()["carriers"] == 3
-
-
-def test_upgrade_of_nothing_is_refused(database_url, vault) -> None:
-    with pytest.raises(RegistryMissing):
-        upgrade(database_url, vault)
 
 
 @pytest.mark.parametrize(("dim", "page_bytes"), [(128, 4_096), (512, 16_384)])

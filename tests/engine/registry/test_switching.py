@@ -21,7 +21,7 @@ from engine.registry.vault import Vault
 from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from engine.registry.writer import Writer
 from tests.engine.records import ENTRY, make_document
-from tests.engine.registry.conftest import MODEL, Writes, committed, erasure
+from tests.engine.registry.conftest import MODEL, Killed, Writes, committed, erasure, kill
 from tests.tables import tables
 
 SECOND, DIM = "sha256:second-model-of-the-tests", 48
@@ -116,12 +116,6 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
         writer.commit(
             [AuditEntry("test", "watchlist.added", "2"), other, RemovedWatchEntry(entry.id)]
         )
-
-    class Killed(BaseException):
-        pass
-
-    def kill(_done: int, _total: int) -> None:
-        raise Killed
 
     for _ in range(3):
         with pytest.raises(Killed):

@@ -1,6 +1,7 @@
 """Registries that older versions made: brought to this one with all their rows."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,15 @@ from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.watchlist import WatchEntry
 from schema.cases import CaseOrigin, CaseState
 from tests.engine.records import make_crop
-from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed, erasure
+from tests.engine.registry.conftest import (
+    ENTRY,
+    MODEL,
+    Writes,
+    begin_until_done,
+    committed,
+    erasure,
+    kill,
+)
 from tests.tables import tables
 
 
@@ -147,14 +156,11 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url, vault) -> N
     upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
         dispute = store.cases.open_of_line(ids["line"], "dispute")
-        assert dispute is not None
         assert (dispute.id, dispute.origin) == (ids["dispute"], CaseOrigin.DISPUTE)
         assert (dispute.line_ids, dispute.suspect_ids) == ((ids["line"],), ())
         second = replace(dispute, id=new_id(), state=CaseState.ASSIGNED)
-        entry = ENTRY
-        changes = [entry, second]
         with store.writer() as writer, pytest.raises(StorageFailed):
-            writer.commit(changes)
+            writer.commit([ENTRY, second])
 
 
 PEOPLE = (tables.guardianships, tables.exceptions, tables.deaths, tables.replacements)
@@ -267,22 +273,11 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
 ) -> None:
     monkeypatch.setattr(upgrades, "ROWS_PER_BATCH", 2)
 
-    class Killed(Exception):
-        pass
-
-    def kill(_done: int, _total: int) -> None:
-        raise Killed
-
-    tries = 0
-    while True:
-        try:
-            upgrade(database_url, vault, kill)
-            break
-        except Killed:
-            tries += 1
+    def refuse() -> None:
         with pytest.raises(SchemaMismatch, match="run sosie upgrade"):
             Store.open(database_url, vault, model_digest=MODEL)
-    assert tries > 12
+
+    assert begin_until_done(lambda: upgrade(database_url, vault, kill), refuse) > 12
     with Store.open(database_url, vault, model_digest=MODEL) as store:
         assert find_damage(store) == []
         assert verify_chain(store).intact
@@ -320,11 +315,15 @@ def test_a_registry_of_before_consents_opens(store, database_url, vault, enroll)
         assert find_damage(opened) == []
 
 
-def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(database_url, vault, older) -> None:
-    engine = connect(database_url)
+def alter(url: str, statement: str) -> None:
+    engine = connect(url)
     with restructuring(engine) as connection:
-        connection.execute(text("UPDATE api_keys SET role = 'operator', carrier = NULL"))
+        connection.execute(text(statement))
     engine.dispose()
+
+
+def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(database_url, vault, older) -> None:
+    alter(database_url, "UPDATE api_keys SET role = 'operator', carrier = NULL")
     upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
         assert {key.digest for key in store.api_keys()} == {b""}
@@ -343,15 +342,11 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
 
 
 def test_an_upgrade_vouches_for_no_entry_beyond_the_head(database_url, vault, older) -> None:
-    engine = connect(database_url)
-    with restructuring(engine) as connection:
-        connection.execute(
-            text(
-                "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash "
-                "FROM audit WHERE number = (SELECT max(number) FROM audit)"
-            )
-        )
-    engine.dispose()
+    alter(
+        database_url,
+        "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash "
+        "FROM audit WHERE number = (SELECT max(number) FROM audit)",
+    )
     with pytest.raises(ChainBroken, match="put back a backup"):
         upgrade(database_url, vault)
 
@@ -382,26 +377,16 @@ def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
     store.close()
     monkeypatch.setattr("engine.registry.resealing.ROWS_PER_BATCH", 2)
 
-    class Killed(Exception):
-        pass
-
-    def kill(_done: int, _total: int) -> None:
-        raise Killed
-
-    with pytest.raises(ModelMismatch, match="run sosie upgrade"):
-        Store.open(database_url, vault, model_digest=conversion.after)
-    tries = 0
-    while True:
-        try:
-            upgrade(database_url, vault, kill, conversion)
-            break
-        except Killed:
-            tries += 1
-        # A version that knows only the model before must not open what is of two models.
-        for digest in (conversion.before, conversion.after):
+    def refuse(*digests: str) -> None:
+        for digest in digests:
             with pytest.raises(ModelMismatch, match="run sosie upgrade"):
                 Store.open(database_url, vault, model_digest=digest)
-    assert tries == 4
+
+    refuse(conversion.after)
+    # A version that knows only the model before must not open what is of two models.
+    of_two = partial(refuse, conversion.before, conversion.after)
+    convert = partial(upgrade, database_url, vault, kill, conversion)
+    assert begin_until_done(convert, of_two) == 4
     plain = random_units(7, vault.dim)
     wanted = vault.rotate(conversion.transform.apply(plain))
     with Store.open(database_url, vault, model_digest=conversion.after) as opened:

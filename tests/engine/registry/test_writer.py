@@ -194,17 +194,10 @@ def test_full_postgresql_is_told_apart_and_keeps_nothing(postgres_url, vault) ->
     with Store.create(postgres_url, vault, model_digest=MODEL) as store, store.writer() as writer:
         before = state_of(store)
         with store._engine.begin() as connection:
-            connection.execute(
-                text(
-                    "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                    "RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$"
-                )
-            )
-            connection.execute(
-                text(
-                    "CREATE TRIGGER no_room BEFORE INSERT ON audit "
-                    "FOR EACH ROW EXECUTE FUNCTION no_room()"
-                )
+            connection.exec_driver_sql(
+                "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$; CREATE TRIGGER no_room "
+                "BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION no_room()"
             )
         with pytest.raises(StorageFull, match="53100"):
             writer.commit([ENTRY])
