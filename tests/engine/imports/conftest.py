@@ -2,8 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from stdnum.cn import ric
 
 from engine.errors import ImageDamaged, ImageError
 from engine.imports.chunks import (
@@ -28,29 +27,18 @@ from engine.imports.import_run import Ending, ImportTerms, import_rows
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import ColumnMapping, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
-from engine.matching.calibration import Rate, Thresholds
-from engine.matching.checks.order import CHECKS
-from engine.matching.comparison import WatchList
-from engine.matching.judge import Judge
-from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.options import NO_CROPS, CropPolicy
 from schema.reasons import PhotographKind, Reason
+from tests.engine.matching.conftest import THRESHOLDS, Lab, People, resident_number
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)
 NOISE = 0.3
 """Two photographs of one person score about 0.9."""
 COLUMNS = ("document_type", "document_number", "name", "msisdn", "outlet", "opened_at", "live")
-
-
-def resident_number(serial: int) -> str:
-    """A well-formed Chinese resident identity number (GB 11643) for each serial."""
-    body = f"110105{1950 + serial // 1000:04d}0101{serial % 1000:03d}"
-    return body + str(ric.calc_check_digit(body + "0"))
 
 
 def draw_face(text: str, dim: int) -> NDArray[np.float32]:
@@ -134,21 +122,9 @@ class Importer:
             crop = seal_crop(self.vault, digest, np.zeros((112, 112, 3), np.uint8))
         return Sample(rotated, digest, problems, {"sharpness": 123.0}, crop)
 
-    @contextmanager
-    def registrar(self) -> Iterator[Registrar]:
-        gallery = restore_gallery(self.store, self.folder / "gallery").gallery
-        judge = Judge(
-            store=self.store,
-            vault=self.vault,
-            gallery=gallery,
-            watch=WatchList(self.vault.dim, self.store.watchlist()),
-            thresholds=THRESHOLDS,
-            model_digest=self.store.model_digest,
-            false_candidates=lambda *_: Rate(0.0, 0.0, 1.0),
-            checks=CHECKS,
-        )
-        with Registrar(self.store.writer(), judge, clock=lambda: NOW) as registrar:
-            yield registrar
+    def registrar(self) -> AbstractContextManager[Registrar]:
+        lab = Lab(self.store, self.vault, People(), self.folder / "gallery")
+        return lab.registrar(clock=lambda: NOW)
 
     def run(
         self,

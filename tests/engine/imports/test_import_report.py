@@ -29,12 +29,16 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def write(path: Path, faults: dict[int, tuple[RowFault, ...]], *known: int) -> None:
+    report = FaultReport(path, COLUMNS, *known)
+    report.add(list(faults), list(faults.values()))
+    report.close()
+
+
 def test_a_line_for_each_fault_with_row_column_and_code(tmp_path) -> None:
     path = tmp_path / "report.csv"
-    report = FaultReport(path, COLUMNS)
     warning = RowFault(None, Reason.WATCHLISTED, is_failure=False)
-    report.add([3, 4, 5], [(MISSING,), (), (MISSING, warning)])
-    report.close()
+    write(path, {3: (MISSING,), 4: (), 5: (MISSING, warning)})
     rows = read(path)
     assert [(one["row"], one["severity"], one["column"], one["code"]) for one in rows] == [
         ("3", "failure", "name", "VALUE_MISSING"),
@@ -65,9 +69,7 @@ def test_it_continues_after_what_the_journal_knows(tmp_path) -> None:
     known = first.size_bytes
     first.add([2], [(MISSING,)])
     first.close()
-    again = FaultReport(path, COLUMNS, known)
-    again.add([2, 3], [(MISSING,), (MISSING,)])
-    again.close()
+    write(path, {2: (MISSING,), 3: (MISSING,)}, known)
     assert [one["row"] for one in read(path)] == ["1", "2", "3"]
 
 
@@ -79,9 +81,7 @@ def test_a_report_that_was_cut_or_removed_is_refused(tmp_path) -> None:
 def test_an_earlier_report_is_replaced_and_nothing_else_is(tmp_path) -> None:
     path = tmp_path / "report.csv"
     for _ in range(2):
-        report = FaultReport(path, COLUMNS)
-        report.add([1], [(MISSING,)])
-        report.close()
+        write(path, {1: (MISSING,)})
     assert len(read(path)) == 1
     other = tmp_path / "customers.csv"
     other.write_text("name\nAileen\n")

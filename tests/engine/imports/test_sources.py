@@ -220,7 +220,6 @@ def test_a_column_of_vectors_is_read_as_float32(
     assert read[1] is None
     for found, wanted in zip(read, values, strict=True):
         if wanted is not None:
-            assert found is not None
             assert found.dtype == np.float32
             assert np.array_equal(found, wanted)
     assert all(Field.TEMPLATE not in row.texts for row in source.rows())
