@@ -7,7 +7,7 @@ from engine.matching.calibration import CalibrationCurve, OperatingPoint
 
 
 def make_curve(
-    thresholds: Iterable[tuple[float, float]],
+    thresholds: Iterable[tuple[float, ...]],
     *,
     below: float = 3.0,
     above: float = 3.0,
@@ -15,8 +15,9 @@ def make_curve(
     fnmr: float = 0.0,
     **counts: Any,
 ) -> CalibrationCurve:
-    """A curve of these rates of false matches and their thresholds. A rate may be `below` times
-    less and `above` times more, its threshold `margin` lower or higher."""
+    """A curve of these rates of false matches, their thresholds and, where it is given, what is
+    missed there. A rate may be `below` times less and `above` times more, its threshold `margin`
+    lower or higher."""
     usual = {
         "people": 1_000,
         "mated_pairs": 5_000,
@@ -32,10 +33,10 @@ def make_curve(
             threshold=threshold,
             threshold_low=threshold - margin,
             threshold_high=threshold + margin,
-            fnmr=fnmr,
-            fnmr_low=fnmr / 2,
-            fnmr_high=fnmr * 2,
+            fnmr=missed,
+            fnmr_low=missed / 2,
+            fnmr_high=missed * 2,
         )
-        for fmr, threshold in thresholds
+        for fmr, threshold, missed, *_ in ((*one, fnmr) for one in thresholds)
     )
     return CalibrationCurve(**usual | counts, points=points)

@@ -11,7 +11,8 @@ from engine.registry.lines import LineRecord
 from engine.registry.sweeps import JudgedPair
 from engine.registry.vault import Vault
 from schema.cases import CaseOrigin, CaseState, Outcome
-from schema.sweeps import SweepRecord, SweepState, SweepTerms
+from schema.sweeps import Group, GroupKind, SweepRecord, SweepState, SweepTerms
+from schema.sweeps import Identity as SweptIdentity
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 ENTRY = AuditEntry("test", "test.done", "x")
@@ -79,6 +80,19 @@ def make_pair(one: str, other: str, **values: Any) -> JudgedPair:
     }
     left, right = sorted((one, other))
     return JudgedPair(left_document=left, right_document=right, **given | values)
+
+
+def make_group(key: str, *identities: SweptIdentity, **values: Any) -> Group:
+    """A group of one face; its weakest link is the last."""
+    links = values.get("links", ())
+    given = {
+        "kind": GroupKind.ONE_FACE,
+        "links": links,
+        "weakest": links[-1] if links else None,
+        "risk": 10.0,
+        "terms": (),
+    }
+    return Group(key=key, identities=identities, **given | values)
 
 
 def make_sweep(**values: Any) -> SweepRecord:

@@ -77,9 +77,7 @@ class Service:
         return sweep.id
 
     def entries(self, *actions: str) -> list[AuditEntry]:
-        """Audit entries with these actions."""
-        entries = [row.entry for row in self.store.audit_entries()]
-        return [entry for entry in entries if entry.action in actions]
+        return self.lab.entries(*actions)
 
 
 @pytest.fixture
@@ -98,14 +96,7 @@ def make_pair(service) -> Callable[..., tuple[DecidedEnrollment, DecidedEnrollme
     def make(score: float = 0.55) -> tuple[DecidedEnrollment, DecidedEnrollment]:
         first = service.lab.people.person()
         second = service.lab.people.between(first, score)
-        requests = [
-            service.lab.request(
-                face,
-                live=service.lab.people.sample(face, noise=0.0),
-                portrait=service.lab.people.sample(face, noise=0.0),
-            )
-            for face in (first, second)
-        ]
+        requests = [service.lab.request(face, noise=0.0) for face in (first, second)]
         one, two = service.registrar.enroll(requests)
         assert {one.decision.value, two.decision.value} == {"approved"}
         return one.decided, two.decided

@@ -37,8 +37,7 @@ class Couple:
         self.pair = (min(self.ids), max(self.ids))
 
     def request(self, face: Face, **more: Any) -> Any:
-        live, portrait = (self._service.lab.people.sample(face, noise=0.0) for _ in range(2))
-        return self._service.lab.request(face, live=live, portrait=portrait, **more)
+        return self._service.lab.request(face, noise=0.0, **more)
 
     def come_again(self, likeness: float) -> Any:
         """The first under their document, so much drawn towards the second."""
@@ -172,8 +171,7 @@ class Newcomer:
         self.document = self._request(self.face).document
 
     def _request(self, face: Face, **more: Any) -> Any:
-        live, portrait = (self._service.lab.people.sample(face, noise=0.0) for _ in range(2))
-        return self._service.lab.request(face, live=live, portrait=portrait, **more)
+        return self._service.lab.request(face, noise=0.0, **more)
 
     def come(self, face: Face | None = None) -> Any:
         """Visit with the document; with somebody else's face, where one is given."""

@@ -2,10 +2,12 @@
 and what an open case holds until then."""
 
 from datetime import timedelta
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
@@ -54,11 +56,7 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(service, mak
 
 
 def test_a_face_is_put_on_the_watch_list_once(service) -> None:
-    face = service.lab.people.person()
-    same = service.lab.people.sample(face, noise=0.0)
-    portrait = service.lab.people.sample(face, noise=0.0)
-    request = service.lab.request(live=same, portrait=portrait)
-    body = service.registrar.enroll([request])[0].decided
+    (body,) = service.enroll(1)
     first = service.open(body.document_id)
     service.decide(first.id, Outcome.FRAUD)
     second = service.open(body.document_id)
@@ -78,17 +76,12 @@ def test_pairs_of_suspects_are_judged_with_their_score(
     service.decide(case.id, outcome)
     pairs = service.store.judged_pairs()
     names = sorted(documents)
-    assert [(pair.left_document, pair.right_document) for pair in pairs] == [
-        (names[0], names[1]),
-        (names[0], names[2]),
-        (names[1], names[2]),
-    ]
+    found = [(pair.left_document, pair.right_document) for pair in pairs]
+    assert found == [*combinations(names, 2)]
     for pair in pairs:
-        vectors = [
-            reference_of(service, key).astype(np.float64)
-            for key in (pair.left_document, pair.right_document)
-        ]
-        assert pair.score == float(np.float32(vectors[0] @ vectors[1]))
+        ends = (pair.left_document, pair.right_document)
+        left, right = (reference_of(service, key).astype(np.float64) for key in ends)
+        assert pair.score == float(np.float32(left @ right))
         assert (pair.outcome, pair.case_id, pair.decided_by) == (outcome, case.id, BOB.name)
     is_exception = outcome is not Outcome.FRAUD
     assert len(read_decided(service.store).exceptions) == (3 if is_exception else 0)
@@ -99,17 +92,11 @@ def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(service, mak
     one, two = make_pair(0.55)
     (other,) = service.enroll(1)
     sweep = service.store_sweep(0.5)
-    case = service.open(
-        *documents_of(one, two, other),
-        kind=CaseKind.ONE_FACE,
-        origin=CaseOrigin.SWEEP,
-        sweep_id=sweep,
-    )
+    given = {"kind": CaseKind.ONE_FACE, "origin": CaseOrigin.SWEEP, "sweep_id": sweep}
+    case = service.open(*documents_of(one, two, other), **given)
     service.decide(case.id, Outcome.FRAUD)
-    found = {
-        (pair.left_document, pair.right_document): pair.sweep_id
-        for pair in service.store.judged_pairs()
-    }
+    pairs = service.store.judged_pairs()
+    found = {(pair.left_document, pair.right_document): pair.sweep_id for pair in pairs}
     left, right = sorted(documents_of(one, two))
     assert found.pop((left, right)) == sweep
     assert set(found.values()) == {None}
@@ -206,9 +193,8 @@ def erase(service: Any, document_id: str, carrier: str | None = None, **more: An
 
 
 def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(service) -> None:
-    person, request = service.lab.newcomer()
-    (answer,) = service.registrar.enroll([request])
-    document_id = answer.decided.document_id
+    person, request, held = service.lab.holder(service.registrar)
+    document_id = held.document_id
     case = service.open(document_id)
     pending = erase(service, document_id, "blue")
     assert pending == PendingErasure(document_id, pending.asked_at, NOW + MONTH, (case.id,))
@@ -231,12 +217,9 @@ def test_an_erasure_waits_for_the_case_is_told_and_done_when_it_is_closed(servic
     assert refused.reasons == (Reason.ERASURE_PENDING,)
     assert find_damage(service.store) == []
     service.decide(case.id, Outcome.UNFOUNDED)
-    held_by = service.store.cases.open_of([document_id])[document_id]
-    for one in held_by:
+    for one in service.store.cases.open_of([document_id])[document_id]:
         service.decide(one.id, Outcome.UNFOUNDED)
-    assert list_pending(service.store) == [
-        PendingErasure(document_id, pending.asked_at, pending.due_at, ())
-    ]
+    assert list_pending(service.store) == [replace(pending, cases=())]
     done = erase(service, document_id)
     assert isinstance(done, ErasureCertificate)
     state = read_erasure(service.store, document_id, "blue")

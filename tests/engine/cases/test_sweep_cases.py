@@ -3,6 +3,7 @@
 from engine.cases.decided import open_sweep_cases
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import Group, GroupKind, Identity, Link
+from tests.engine.records import make_group
 
 ANNA = "key:anna"
 
@@ -18,15 +19,8 @@ def group_of(
         for right in names[place + 1 :]
         if kind is GroupKind.ONE_FACE
     )
-    return Group(
-        key=key,
-        kind=kind,
-        identities=tuple(Identity(name, (1,)) for name in names),
-        links=links,
-        weakest=links[-1] if links else None,
-        risk=risk,
-        terms=(),
-    )
+    people = (Identity(name, (1,)) for name in names)
+    return make_group(key, *people, kind=kind, links=links, risk=risk)
 
 
 def test_each_group_of_a_sweep_has_a_case_and_overlapping_ones_share_it(service) -> None:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from engine.lifecycle.reverification import LifeBatch, carry_out
+from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
+from engine.matching.lines import close_line
 from engine.registry.database import new_id
 from engine.registry.lines import LineRecord
 from engine.registry.store import Store
@@ -59,6 +61,16 @@ class Lines:
         while more := carry_out(self.runner, self.store, self.rules):
             done += more
         return done
+
+    def report(
+        self, line: str, kind: LineEventKind, at: datetime | None = None, **more: Any
+    ) -> Any:
+        """An event that the carrier reports, by now where no time is given."""
+        given = {"line_text": line, "kind": kind, "at": at or self.now, "actor": "key:k"} | more
+        return report_event(self.runner, self.store, self.rules, **given)
+
+    def close(self, line: str) -> None:
+        close_line(self.runner, self.store, line, "key:k")  # type: ignore[arg-type]
 
     def line(self, line_id: str) -> LineRecord:
         return self.store.lines_by_id([line_id])[line_id]

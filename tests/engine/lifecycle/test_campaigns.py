@@ -14,8 +14,7 @@ from engine.lifecycle.campaigns import (
     fill_campaigns,
     start_campaign,
 )
-from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_out, report_event
-from engine.matching.lines import close_line
+from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_out
 from engine.registry import audit, documents
 from engine.registry.campaigns import Campaign
 from engine.registry.damage import find_damage
@@ -51,7 +50,7 @@ def test_the_lines_of_an_outlet_are_asked_for_and_the_overdue_are_suspended(line
     campaign = start(lines, steps=steps, chosen={"outlet": "r1"})
     fill(lines)
     assert progress(lines, campaign) == {"asked": 203}
-    close_line(lines.runner, lines.store, chosen[0], "test")  # type: ignore[arg-type]
+    lines.close(chosen[0])
     batch = LifeBatch(lines.store, lines.rules, [lines.line(chosen[1])], START + DAY, "test")
     assert batch.come(chosen[1])
     lines.writer.commit(batch.writes())
@@ -64,10 +63,8 @@ def test_the_lines_of_an_outlet_are_asked_for_and_the_overdue_are_suspended(line
     assert lines.line(chosen[2]).state is LineState.CLOSED
     # They did not leave of their own accord.
     assert progress(lines, campaign) == {"overdue": 201, "verified": 1, "left": 1}
-    assert [
-        row.line_id
-        for row in lines.store.life.list_lines(campaign.id, CampaignLineState.LEFT, "", 5)
-    ] == [chosen[0]]
+    (left,) = lines.store.life.list_lines(campaign.id, CampaignLineState.LEFT, "", 5)
+    assert left.line_id == chosen[0]
 
 
 def test_lines_of_a_file_are_added_once_and_strangers_told_by_their_place(lines) -> None:
@@ -126,7 +123,6 @@ def test_a_turn_looks_through_so_many_lines_and_the_next_goes_on_from_there(
     campaign = start(lines, chosen={"outlet": "r2"})
     assert fill_campaigns(lines.runner, lines.store, lines.rules)
     found = lines.store.life.campaign(campaign.id)
-    assert found is not None
     assert found.state is CampaignState.FILLING
     assert (found.filled_to or last) < last
     fill(lines)
@@ -204,11 +200,9 @@ def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows
     ported = [*first[:5], *first[-5:], *later[:5], *later[-5:]]
     closed = [*first[5:10], *later[5:10]]
     for key in ported:
-        kind = LineEventKind.PORT_OUT if key in first else LineEventKind.TRANSFER
-        given = {"line_text": key, "kind": kind, "at": lines.now, "actor": "key:k"}
-        report_event(lines.runner, lines.store, lines.rules, **given)
+        lines.report(key, LineEventKind.PORT_OUT if key in first else LineEventKind.TRANSFER)
     for key in closed:
-        close_line(lines.runner, lines.store, key, "key:k")  # type: ignore[arg-type]
+        lines.close(key)
     for document in (lines.line(early[0]).document_id, lines.line(late[0]).document_id):
         entry = audit.AuditEntry("key:k", documents.DOCUMENT_ERASED, document)
         lines.writer.commit([entry, DocumentErasure(document, "key:k")])
@@ -223,8 +217,7 @@ def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows
     assert progress(lines, campaign) == {"overdue": len(stays), "left": len(left)}
     # One of those who wait is ported while the steps after the deadline come.
     one = min(stays)
-    given = {"line_text": one, "kind": LineEventKind.PORT_OUT, "at": lines.now, "actor": "key:k"}
-    report_event(lines.runner, lines.store, lines.rules, **given)
+    lines.report(one, LineEventKind.PORT_OUT)
     lines.advance(2 * DAY)
     assert {lines.line(key).state for key in [*first, *erased, *later]} == {LineState.CLOSED}
     for key in gone:

@@ -8,15 +8,12 @@ import pytest
 from engine.errors import EventRefused, NotFound
 from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.matching.checks.limits import Guard, InFlight
-from engine.matching.lines import close_line
 from engine.matching.verification import HolderComparison, HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import read_events
-from schema.actors import Caller
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
-from schema.options import NO_LIMITS
 from tests.engine.lifecycle.conftest import START, Lines
+from tests.engine.matching.conftest import guard_of
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MANY = 96
@@ -24,15 +21,10 @@ MANY = 96
 DEVICE_CHANGE = LineEventKind.DEVICE_CHANGE
 
 
-def report(lines: Lines, line: str, kind: LineEventKind, at: datetime, **more: Any) -> Any:
-    given = {"line_text": line, "kind": kind, "at": at, "actor": "key:k"} | more
-    return report_event(lines.runner, lines.store, lines.rules, **given)
-
-
 def test_a_change_of_device_that_nobody_answers_ends_the_line_by_the_rule(lines) -> None:
     (line,) = lines.open(1)
     lines.now += HOUR
-    report(lines, line, DEVICE_CHANGE, lines.now)
+    lines.report(line, DEVICE_CHANGE, lines.now)
     asked = lines.now
     assert lines.advance(2 * HOUR - timedelta(seconds=1)) == 0
     assert lines.line(line).state is LineState.ACTIVE
@@ -100,7 +92,7 @@ def test_every_step_of_many_lines_comes_at_its_hour_and_none_is_missed_after_a_d
 
 def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines) -> None:
     (line,) = lines.open(1)
-    report(lines, line, DEVICE_CHANGE, START)
+    lines.report(line, DEVICE_CHANGE, START)
     assert lines.advance(400 * DAY) == 1
     assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
     assert lines.advance(30 * DAY - HOUR) == 0
@@ -109,7 +101,7 @@ def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines) -> N
 
 def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(lines) -> None:
     (line,) = lines.open(1)
-    report(lines, line, DEVICE_CHANGE, START)
+    lines.report(line, DEVICE_CHANGE, START)
     lines.advance(3 * HOUR)
     record = lines.line(line)
     assert record.status is LineStatus.ACTIVE
@@ -123,10 +115,10 @@ def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(li
 
 def test_what_happens_again_gives_nobody_more_time(lines) -> None:
     (line,) = lines.open(1)
-    first = report(lines, line, DEVICE_CHANGE, START)
+    first = lines.report(line, DEVICE_CHANGE, START)
     lines.now += HOUR
-    assert report(lines, line, DEVICE_CHANGE, START) == first
-    report(lines, line, DEVICE_CHANGE, START + HOUR)
+    assert lines.report(line, DEVICE_CHANGE, START) == first
+    lines.report(line, DEVICE_CHANGE, START + HOUR)
     assert lines.store.life.next_step_at() == START + 2 * HOUR
     assert len(lines.story(line)) == 3
 
@@ -139,7 +131,7 @@ def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines)
     lines.writer.commit(asking.writes())
     lines.advance(HOUR)
     assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
-    report(lines, line, LineEventKind.SIM_SWAP, lines.now)
+    lines.report(line, LineEventKind.SIM_SWAP, lines.now)
     assert lines.line(line).state is LineState.PENDING
     assert ("pending", lines.now) in lines.story(line)
     lines.advance(30 * DAY)
@@ -150,38 +142,38 @@ def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines)
 def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(lines) -> None:
     (line,) = lines.open(1)
     lines.now += DAY
-    report(lines, line, LineEventKind.SIM_SWAP, START + 2 * HOUR)
+    lines.report(line, LineEventKind.SIM_SWAP, START + 2 * HOUR)
     for at, said in (
         (lines.now + HOUR, "in the future"),
         (START - HOUR, "before the line was opened"),
         (START + HOUR, "a later sim_swap"),
     ):
         with pytest.raises(EventRefused, match=said):
-            report(lines, line, LineEventKind.SIM_SWAP, at)
+            lines.report(line, LineEventKind.SIM_SWAP, at)
     with pytest.raises(EventRefused, match="is not reported"):
-        report(lines, line, LineEventKind.UNSUSPENDED, START)
+        lines.report(line, LineEventKind.UNSUSPENDED, START)
     with pytest.raises(NotFound):
-        report(lines, line, LineEventKind.SIM_SWAP, lines.now, carrier="blue")
+        lines.report(line, LineEventKind.SIM_SWAP, lines.now, carrier="blue")
 
 
 @pytest.mark.both_databases
 def test_a_number_that_is_ported_out_ends_its_line_once(lines) -> None:
     (line,) = lines.open(1)
     number = lines.store.numbers([line])[line]
-    report(lines, line, DEVICE_CHANGE, START)
-    made = report(lines, number, LineEventKind.PORT_OUT, START, carrier="red")
+    lines.report(line, DEVICE_CHANGE, START)
+    made = lines.report(number, LineEventKind.PORT_OUT, START, carrier="red")
     assert lines.line(line).state is LineState.CLOSED
-    assert report(lines, number, LineEventKind.PORT_OUT, START, carrier="red") == made
+    assert lines.report(number, LineEventKind.PORT_OUT, START, carrier="red") == made
     with pytest.raises(NotFound):
-        report(lines, number, LineEventKind.PORT_OUT, START, carrier="blue")
+        lines.report(number, LineEventKind.PORT_OUT, START, carrier="blue")
     assert lines.store.life.asked_of([line]) == {line: []}
     assert lines.advance(90 * DAY) == 0
 
 
 def test_what_waits_for_a_line_that_is_closed_otherwise_ends_without_a_step(lines) -> None:
     (line,) = lines.open(1)
-    report(lines, line, DEVICE_CHANGE, START)
-    close_line(lines.runner, lines.store, line, "test")  # type: ignore[arg-type]
+    lines.report(line, DEVICE_CHANGE, START)
+    lines.close(line)
     assert lines.store.life.asked_of([line]) == {line: []}
     assert lines.advance(3 * HOUR) == 0
     told = [kind for kind, _ in lines.story(line)]
@@ -196,28 +188,21 @@ def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bo
         is_photographed=is_photographed,
         rules=Lines(lab.store, None).rules,  # type: ignore[arg-type]
     )
-    guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:1"), InFlight())
+    guard = guard_of(lab.store, registrar)
     comparison = HolderComparison(registrar, lab.store, probe, lambda *_: None, guard)
     return comparison.check_line(line)
 
 
 @pytest.mark.both_databases
 def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_line(lab) -> None:
-    holder, other = lab.people.person(), lab.people.person()
-    request = lab.request(holder)
+    other = lab.people.person()
     rules = Lines(lab.store, None).rules  # type: ignore[arg-type]
     with lab.registrar() as registrar:
-        line = registrar.enroll([request])[0].decided.line_id
+        holder, request, decided = lab.holder(registrar)
+        line = decided.line_id
         opened_at = lab.store.lines_by_id([line])[line].opened_at
-        report_event(
-            registrar,
-            lab.store,
-            rules,
-            line_text=request.msisdn,
-            kind=DEVICE_CHANGE,
-            at=opened_at,
-            actor="key:k",
-        )
+        given = {"kind": DEVICE_CHANGE, "at": opened_at, "actor": "key:k"}
+        report_event(registrar, lab.store, rules, line_text=request.msisdn, **given)
         carry_out(registrar, lab.store, rules, now=opened_at + 2 * HOUR)
         assert lab.store.lines_by_id([line])[line].state is LineState.SUSPENDED_OUTGOING
         cases = {check(lab, registrar, line, other).case_id for _ in range(3)}

@@ -220,18 +220,12 @@ def test_each_kind_has_its_own_time_and_documents_the_soonest_of_attempts() -> N
     }
 
 
-def test_crops_alone_leave_where_nothing_is_set() -> None:
+def test_documents_have_the_time_of_whichever_attempts_leave_and_crops_their_own() -> None:
     assert find_until(only(), NOW) == {Retained.CROPS: NOW}
-
-
-def test_attempts_leave_before_the_documents_that_stand_on_them() -> None:
-    kinds = list(find_until(Retention(), NOW))
-    assert kinds == list(Retained)
-
-
-def test_documents_have_the_time_of_whichever_attempts_leave() -> None:
     assert find_until(only(review_days=1), NOW)[Retained.DOCUMENTS] == NOW - DAY
     assert Retained.DOCUMENTS not in find_until(only(closed_lines_days=1), NOW)
+    # Attempts leave before the documents that stand on them.
+    assert list(find_until(Retention(), NOW)) == list(Retained)
 
 
 @dataclass

@@ -29,7 +29,6 @@ def test_covered_references_are_loaded_as_saved(folder) -> None:
     assert folder.load_covered() is None
     folder.save_covered(covered())
     again = folder.load_covered()
-    assert again is not None
     np.testing.assert_array_equal(again.ids, covered().ids)
     np.testing.assert_array_equal(again.pairs.left, covered().pairs.left)
     np.testing.assert_array_equal(again.pairs.right, covered().pairs.right)

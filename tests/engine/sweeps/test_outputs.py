@@ -14,6 +14,7 @@ from engine.sweeps.outputs import group_table, liveness_table, pair_table, selle
 from engine.sweeps.risk import rank_outlets, summarise
 from schema.cases import Outcome
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
+from tests.engine.records import make_group
 from tests.engine.sweeps.test_linking import pairs
 
 OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
@@ -32,15 +33,9 @@ A, B, C = identity("a", [1, 4], "north"), identity("b", [2], "north", "south"), 
 
 def group(outlet: str = "n-1") -> Group:
     lines = (LineFact("l1", "north", outlet, OPENED, "active"),)
-    return Group(
-        key="g1",
-        kind=GroupKind.ONE_FACE,
-        identities=(Identity("a", (1,), lines, 1), Identity("b", (2,))),
-        links=(Link("a", "b", 0.75),),
-        weakest=Link("a", "b", 0.75),
-        risk=21.0,
-        terms=(RiskTerm("identities", 2.0, 12.0), RiskTerm("disputes", 1.0, 9.0)),
-    )
+    people = Identity("a", (1,), lines, 1), Identity("b", (2,))
+    terms = RiskTerm("identities", 2.0, 12.0), RiskTerm("disputes", 1.0, 9.0)
+    return make_group("g1", *people, links=(Link("a", "b", 0.75),), risk=21.0, terms=terms)
 
 
 def read_csv(path: Path) -> list[Mapping[str, str]]:
@@ -112,10 +107,7 @@ def test_a_group_is_a_row_with_its_terms_spelled_out() -> None:
 
 
 def test_a_group_without_links_and_lines_has_no_score_and_no_date() -> None:
-    bare = Group(
-        key="d", kind=GroupKind.ONE_DOCUMENT, identities=(Identity("a", (1,)),), links=(),
-        weakest=None, risk=0.0, terms=(),
-    )  # fmt: skip
+    bare = make_group("d", Identity("a", (1,)), kind=GroupKind.ONE_DOCUMENT)
     (row,) = group_table([bare], {}).to_pylist()
     assert row["highest_score"] is row["weakest_score"] is row["weakest_left"] is None
     assert row["first_opened"] is row["last_opened"] is row["case"] is None

@@ -17,7 +17,7 @@ from engine.sweeps.folder import GroupFile, write_groups
 from engine.sweeps.outputs import gather_faces
 from schema.reasons import Decision
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
-from tests.engine.records import ENTRY, make_crop
+from tests.engine.records import ENTRY, make_crop, make_group
 from tests.engine.registry.conftest import enroll
 
 __all__ = ["enroll"]
@@ -30,14 +30,9 @@ def again(first: EnrollmentRecord, minutes: int, decision: Decision) -> Enrollme
 
 
 def crops_of(attempt: EnrollmentRecord, name: str) -> list[CropRecord]:
+    given = {"document_id": attempt.document_id, "received_at": attempt.created_at}
     return [
-        make_crop(
-            attempt.id,
-            photograph,
-            document_id=attempt.document_id,
-            received_at=attempt.created_at,
-            image=f"{name}.{photograph}".encode(),
-        )
+        make_crop(attempt.id, photograph, image=f"{name}.{photograph}".encode(), **given)
         for photograph in ("live", "portrait")
     ]
 
@@ -51,15 +46,8 @@ def test_the_face_of_the_reference_is_shown_else_the_newest_that_was_not_refused
     review, refused = again(one, 1, Decision.REVIEW), again(one, 2, Decision.REJECTED)
     unkept = again(two, 1, Decision.APPROVED)
     kept = {"first": one, "review": review, "refused": refused, "later": unkept, "three": three}
-    writer.commit(
-        [
-            ENTRY,
-            review,
-            refused,
-            unkept,
-            *(crop for name, attempt in kept.items() for crop in crops_of(attempt, name)),
-        ]
-    )
+    crops = [crop for name, attempt in kept.items() for crop in crops_of(attempt, name)]
+    writer.commit([ENTRY, review, refused, unkept, *crops])
     asked = [three.document_id, two.document_id, one.document_id, new_id()]
     assert gather_faces(store, asked) == {
         one.document_id: b"first.live",
@@ -95,15 +83,9 @@ groups = st.builds(
 def named(key: str) -> Group:
     opened_at = datetime(2024, 5, 6, 7, 8, 9, 10, timezone(timedelta(hours=9)))
     lines = (LineFact("1", "北", "<b>\u202e", opened_at, "active"),)
-    return Group(
-        key=key,
-        kind=GroupKind.ONE_FACE,
-        identities=(Identity("a", (1, 2), lines, 1), Identity("b", (3,))),
-        links=(Link("a", "b", 0.7),),
-        weakest=Link("a", "b", 0.7),
-        risk=12.5,
-        terms=(RiskTerm("identities", 2.0, 12.0),),
-    )
+    people = Identity("a", (1, 2), lines, 1), Identity("b", (3,))
+    terms = (RiskTerm("identities", 2.0, 12.0),)
+    return make_group(key, *people, links=(Link("a", "b", 0.7),), risk=12.5, terms=terms)
 
 
 def write(tmp_path: Path) -> GroupFile:

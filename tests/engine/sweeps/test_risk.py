@@ -1,7 +1,6 @@
 """Risk by stated scales, where more never brings less; totals count each line and document once."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise
@@ -28,6 +27,7 @@ from engine.sweeps.risk import (
     total_of,
 )
 from schema.sweeps import Group, GroupKind, Identity, LineFact
+from tests.engine.records import make_group
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 THRESHOLD = 0.6
@@ -125,15 +125,8 @@ def test_a_burst_is_the_fullest_window(found: list[datetime]) -> None:
 @given(st.permutations(range(6)))
 def test_a_rank_does_not_depend_on_the_order_before(order: list[int]) -> None:
     def group(number: int) -> Group:
-        return Group(
-            key=f"{number}",
-            kind=GroupKind.ONE_FACE,
-            identities=tuple(Identity(f"{i}", (i,)) for i in range(2 + number % 2)),
-            links=(),
-            weakest=None,
-            risk=float(number // 3),
-            terms=(),
-        )
+        people = (Identity(f"{i}", (i,)) for i in range(2 + number % 2))
+        return make_group(f"{number}", *people, risk=float(number // 3))
 
     ranked = [one.key for one in rank(group(number) for number in order)]
     assert ranked == ["3", "5", "4", "1", "0", "2"]
@@ -162,23 +155,6 @@ def line(name: str, carrier: str, outlet: str, days: int = 0, status: str = "act
     return LineFact(name, carrier, outlet, MONDAY + timedelta(days=days), status)
 
 
-def group(
-    key: str,
-    identities: Sequence[Identity],
-    kind: GroupKind = GroupKind.ONE_FACE,
-    risk: float = 10.0,
-) -> Group:
-    return Group(
-        key=key,
-        kind=kind,
-        identities=tuple(identities),
-        links=(),
-        weakest=None,
-        risk=risk,
-        terms=(),
-    )
-
-
 def test_no_group_is_a_summary_of_zeros() -> None:
     summary = summarise([])
     assert summary.totals.groups == summary.totals.lines == 0
@@ -189,11 +165,8 @@ def test_no_group_is_a_summary_of_zeros() -> None:
 def test_what_two_groups_share_counts_once() -> None:
     shared = Identity("a", (1,), (line("1", "north", "n1"),))
     other = Identity("b", (2,), (line("2", "south", "s1", status="disputed"),))
-    groups = [
-        group("face", [shared, other]),
-        group("ring", [shared], GroupKind.RESALE_RING, risk=40.0),
-    ]
-    summary = summarise(groups)
+    ring = make_group("ring", shared, kind=GroupKind.RESALE_RING, risk=40.0)
+    summary = summarise([make_group("face", shared, other), ring])
     assert (summary.totals.groups, summary.totals.identities, summary.totals.lines) == (2, 2, 2)
     assert summary.totals.disputed_lines == 1
     north = next(one for one in summary.carriers if one.carrier == "north")
@@ -202,7 +175,7 @@ def test_what_two_groups_share_counts_once() -> None:
 
 def test_outlets_of_one_code_at_two_carriers_are_two() -> None:
     identity = Identity("a", (1,), (line("1", "north", "main"), line("2", "south", "main")))
-    summary = summarise([group("face", [identity])])
+    summary = summarise([make_group("face", identity)])
     assert [(one.carrier, one.outlet) for one in summary.outlets] == [
         ("north", "main"),
         ("south", "main"),
@@ -211,7 +184,7 @@ def test_outlets_of_one_code_at_two_carriers_are_two() -> None:
 
 def test_most_lines_come_first() -> None:
     lines = (line("1", "north", "few"), line("2", "north", "many"), line("3", "north", "many"))
-    summary = summarise([group("face", [Identity("a", (1,), lines)])])
+    summary = summarise([make_group("face", Identity("a", (1,), lines))])
     assert [(one.outlet, one.lines) for one in summary.outlets] == [("many", 2), ("few", 1)]
 
 
@@ -229,7 +202,8 @@ def test_quiet_weeks_are_filled_in_and_old_ones_cut() -> None:
 
 
 def test_counts_are_plain_json() -> None:
-    counts = summarise([group("face", [Identity("a", (1,), (line("1", "north", "n1"),))])]).counts()
+    one = Identity("a", (1,), (line("1", "north", "n1"),))
+    counts = summarise([make_group("face", one)]).counts()
     assert json.loads(json.dumps(counts)) == counts
     assert counts["kinds"] == {
         "one_face_many_documents": 1,
@@ -249,20 +223,13 @@ def test_counts_are_plain_json() -> None:
 def test_every_line_is_at_one_outlet_one_carrier_and_in_one_week(
     groups: list[list[tuple[int, str, str]]],
 ) -> None:
-    made = [
-        group(
-            str(number),
-            [
-                Identity(
-                    f"{number}.{place}",
-                    (place,),
-                    (line(f"{number}.{place}", carrier, outlet, days=9 * days),),
-                )
-                for place, (days, carrier, outlet) in enumerate(members)
-            ],
-        )
-        for number, members in enumerate(groups)
-    ]
+    def hold(name: str, days: int, *seller: str) -> Identity:
+        return Identity(name, (1,), (line(name, *seller, days=9 * days),))
+
+    made = []
+    for number, members in enumerate(groups):
+        people = (hold(f"{number}.{place}", *one) for place, one in enumerate(members))
+        made.append(make_group(str(number), *people))
     summary = summarise(made)
     lines = sum(map(len, groups))
     assert summary.totals.lines == lines

@@ -282,7 +282,6 @@ def run_and_kill(arguments: tuple[str, ...], after: int) -> tuple[list[str], boo
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True
     )
-    assert child.stdout is not None
     lines: list[str] = []
     with child.stdout:
         for line in child.stdout:

@@ -8,10 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from engine.matching.calibration import CalibrationCurve, OperatingPoint
+from engine.matching.calibration import CalibrationCurve
 from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import summarise
-from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm, SweepTerms
+from schema.sweeps import Group, Identity, LineFact, Link, RiskTerm, SweepTerms
+from tests.engine import records
+from tests.engine.curves import make_curve
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]
@@ -19,26 +21,12 @@ THRESHOLD = 0.5
 COMPARISONS = 10**9
 
 
-def point(fmr: float, threshold: float, fnmr: float) -> OperatingPoint:
-    return OperatingPoint(
-        fmr=fmr, fmr_low=fmr / 2, fmr_high=fmr * 2,
-        threshold=threshold, threshold_low=threshold, threshold_high=threshold,
-        fnmr=fnmr, fnmr_low=fnmr / 2, fnmr_high=fnmr * 2,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def curve() -> CalibrationCurve:
     """A tenth of the rate per 0.1 of score; supported up to 0.6."""
-    points = tuple(point(10.0**-power, power / 10, 0.001 * power) for power in range(1, 7))
-    return CalibrationCurve(
-        people=100,
-        mated_pairs=1000,
-        nonmated_pairs=10**7,
-        stranger_pairs=4950,
-        highest_nonmated=0.65,
-        points=points,
-    )
+    points = [(10.0**-power, power / 10, 0.001 * power) for power in range(1, 7)]
+    counts = {"people": 100, "mated_pairs": 1000, "stranger_pairs": 4950, "highest_nonmated": 0.65}
+    return make_curve(points, below=2.0, above=2.0, **counts)
 
 
 @pytest.fixture
@@ -47,33 +35,20 @@ def make_group() -> MadeGroup:
 
     def make(name: str = "g", size: int = 3, outlet: str = "n-1", risk: float = 40.0) -> Group:
         opened_at = datetime(2024, 3, 4, tzinfo=UTC)
-        identities = tuple(
-            Identity(
-                f"{name}-d{number}",
-                (number,),
-                tuple(
-                    LineFact(
-                        f"{name}-l{number}.{line}", "north", outlet,
-                        opened_at + timedelta(days=number), "active",
-                    )
-                    for line in range(2)
-                ),
-            )
-            for number in range(size)
-        )  # fmt: skip
+
+        def identity(number: int) -> Identity:
+            at = opened_at + timedelta(days=number)
+            names = (f"{name}-l{number}.{line}" for line in range(2))
+            lines = (LineFact(one, "north", outlet, at, "active") for one in names)
+            return Identity(f"{name}-d{number}", (number,), tuple(lines))
+
+        identities = [identity(number) for number in range(size)]
         links = tuple(
             Link(one.document_id, other.document_id, 0.9 - 0.01 * number)
             for number, (one, other) in enumerate(pairwise(identities))
         )
-        return Group(
-            key=name,
-            kind=GroupKind.ONE_FACE,
-            identities=identities,
-            links=links,
-            weakest=links[-1],
-            risk=risk,
-            terms=(RiskTerm("identities", float(size), 18.0), RiskTerm("outlets", 1.0, 0.0)),
-        )
+        terms = RiskTerm("identities", float(size), 18.0), RiskTerm("outlets", 1.0, 0.0)
+        return records.make_group(name, *identities, links=links, risk=risk, terms=terms)
 
     return make
 

@@ -28,7 +28,8 @@ from engine.sweeps.report.page import (
 )
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.risk import rank_outlets, summarise
-from schema.sweeps import Group, GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
+from schema.sweeps import GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
+from tests.engine import records
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 HARMFUL = "<img src=x onerror=alert(1)></script></style>\"'&{{ 7*7 }}"
@@ -158,10 +159,12 @@ def test_the_same_contents_give_the_same_page(make_contents, make_group) -> None
     assert render_report(make_contents(*groups)) == render_report(make_contents(*groups))
 
 
+NOTHING = {"groups": (), "scores": np.empty(0, np.float32), "summary": summarise([])}
+
+
 def test_a_sweep_that_found_nothing_says_so(make_contents) -> None:
     contents = make_contents()
-    nothing = replace(contents, groups=(), scores=np.empty(0, np.float32), summary=summarise([]))
-    text = Reading(render_report(nothing)).text()
+    text = Reading(render_report(replace(contents, **NOTHING))).text()
     assert "No group was found" in text
     assert "No line belongs to a group" in text
     assert "0 pairs under different documents" in text
@@ -170,14 +173,8 @@ def test_a_sweep_that_found_nothing_says_so(make_contents) -> None:
 def test_an_empty_gallery_makes_a_report(make_contents) -> None:
     contents = make_contents()
     sweep = replace(contents.sweep, references=0, comparisons=0, seconds=0.0, sequence=0)
-    empty = replace(
-        contents,
-        sweep=sweep,
-        groups=(),
-        scores=np.empty(0, np.float32),
-        summary=summarise([]),
-        chance=replace(contents.chance, false_pairs=Rate(0.0, 0.0, 0.0)),
-    )
+    chance = replace(contents.chance, false_pairs=Rate(0.0, 0.0, 0.0))
+    empty = replace(contents, sweep=sweep, chance=chance, **NOTHING)
     assert "0 references" in Reading(render_report(empty)).text()
 
 
@@ -232,10 +229,7 @@ def test_sections_fold_and_the_first_groups_are_open(make_contents, make_group) 
 
 
 def test_a_group_without_links_is_shown_without_graph(make_contents) -> None:
-    document = Group(
-        key="d", kind=GroupKind.ONE_DOCUMENT, identities=(Identity("doc", (1,)),), links=(),
-        weakest=None, risk=15.0, terms=(),
-    )  # fmt: skip
+    document = records.make_group("d", Identity("doc", (1,)), kind=GroupKind.ONE_DOCUMENT)
     page = Reading(render_report(make_contents(document)))
     assert "connected by their document" in page.text()
     assert "One document, many faces" in page.text()
@@ -276,7 +270,6 @@ def test_finding_nothing_is_no_reason_to_doubt() -> None:
 
 def test_the_miss_rate_lies_between_calibrated_points(curve) -> None:
     missed = miss_rate(curve, 0.45)
-    assert missed is not None
     assert missed.value == pytest.approx(0.0045)
     assert (missed.low, missed.high) == (pytest.approx(0.00225), pytest.approx(0.009))
     assert miss_rate(curve, 0.61) is None
