@@ -78,13 +78,23 @@ def open_batcher(doubler) -> Iterator[Open]:
 
 
 @contextmanager
+def begun(
+    batcher: Batcher[Any, Any], doubler: Doubler, *calls: Any, workers: int = 1
+) -> Iterator[list[Any]]:
+    """So many workers are inside these calls until the block ends."""
+    doubler.gate.clear()
+    asked = [batcher.submit(one) for one in calls]
+    for _ in range(workers):
+        assert doubler.entered.acquire(timeout=ANSWER_S)
+    yield asked
+    doubler.gate.set()
+
+
+@contextmanager
 def held(batcher: Batcher[Any, Any], doubler: Doubler, lane: int = 0) -> Iterator[None]:
     """One worker is inside a batch of its own until the block ends."""
-    doubler.gate.clear()
-    holding = batcher.submit(call(0, lane=lane, alone=True))
-    assert doubler.entered.acquire(timeout=ANSWER_S)
-    yield
-    doubler.gate.set()
+    with begun(batcher, doubler, call(0, lane=lane, alone=True)) as (holding,):
+        yield
     holding.result(ANSWER_S)
 
 
@@ -211,13 +221,9 @@ def test_what_is_cancelled_while_it_waits_is_never_done_and_frees_its_room(
 
 
 def test_what_has_begun_cannot_be_cancelled(open_batcher, doubler) -> None:
-    batcher = open_batcher()
-    doubler.gate.clear()
-    begun = batcher.submit(call(1))
-    assert doubler.entered.acquire(timeout=ANSWER_S)
-    assert not begun.cancel()
-    doubler.gate.set()
-    assert begun.result(ANSWER_S) == [2]
+    with begun(open_batcher(), doubler, call(1)) as (one,):
+        assert not one.cancel()
+    assert one.result(ANSWER_S) == [2]
 
 
 def test_what_is_late_when_it_is_taken_is_dropped_beside_its_neighbours(
@@ -283,12 +289,9 @@ def test_a_split_call_counts_for_no_more_than_its_places(open_batcher, doubler) 
 
 def test_of_a_split_call_that_leaves_midway_the_rest_is_not_done(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(2, splits=True))
-    doubler.gate.clear()
-    long = batcher.submit(call(1, 2, 3, 4))
-    assert doubler.entered.acquire(timeout=ANSWER_S)
-    assert long.cancel()
-    assert batcher.queued() == 0
-    doubler.gate.set()
+    with begun(batcher, doubler, call(1, 2, 3, 4)) as (long,):
+        assert long.cancel()
+        assert batcher.queued() == 0
     assert batcher.submit(call(5)).result(ANSWER_S) == [10]
     assert doubler.batches == [[1, 2], [5]]
 
@@ -305,22 +308,16 @@ def test_of_a_split_call_that_fails_midway_the_rest_is_not_done(open_batcher, do
 
 def test_several_workers_carry_out_the_parts_of_one_call(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(2, splits=True), workers=3)
-    doubler.gate.clear()
-    long = batcher.submit(call(*range(6)))
-    for _ in range(3):
-        assert doubler.entered.acquire(timeout=ANSWER_S)
-    doubler.gate.set()
+    with begun(batcher, doubler, call(*range(6)), workers=3) as (long,):
+        pass
     assert long.result(ANSWER_S) == [0, 2, 4, 6, 8, 10]
 
 
 def test_of_parts_that_fail_at_once_the_first_failure_is_told(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1, splits=True), workers=3)
     doubler.breaks_on = {number: ValueError(str(number)) for number in range(3)}
-    doubler.gate.clear()
-    long = batcher.submit(call(0, 1, 2))
-    for _ in range(3):
-        assert doubler.entered.acquire(timeout=ANSWER_S)
-    doubler.gate.set()
+    with begun(batcher, doubler, call(0, 1, 2), workers=3) as (long,):
+        pass
     assert isinstance(long.exception(ANSWER_S), ValueError)
     assert batcher.submit(call(7)).result(ANSWER_S) == [14]
     assert batcher.is_alive
@@ -360,12 +357,8 @@ def test_results_for_too_few_fail_the_batch(open_batcher) -> None:
 def test_the_last_worker_that_ends_answers_all_who_wait_and_shows(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(1), workers=2)
     doubler.breaks_on = {1: SystemExit(), 2: SystemExit()}
-    doubler.gate.clear()
-    calls = [batcher.submit(call(number)) for number in (1, 2)]
-    for _ in calls:
-        assert doubler.entered.acquire(timeout=ANSWER_S)
-    calls += [batcher.submit(call(number)) for number in (3, 4)]
-    doubler.gate.set()
+    with begun(batcher, doubler, call(1), call(2), workers=2) as calls:
+        calls += [batcher.submit(call(number)) for number in (3, 4)]
     outcomes = [one.exception(ANSWER_S) for one in calls]
     assert [str(error) for error in outcomes] == ["ended"] * 4
     assert len({id(error) for error in outcomes}) == 4
@@ -388,16 +381,13 @@ def test_a_failed_queue_tells_who_waits_and_who_comes_and_ends_what_has_begun(
     open_batcher, doubler
 ) -> None:
     batcher = open_batcher()
-    doubler.gate.clear()
-    begun = batcher.submit(call(1))
-    assert doubler.entered.acquire(timeout=ANSWER_S)
-    waiting = batcher.submit(call(2))
-    batcher.fail(Overloaded("gone"))
-    assert str(waiting.exception(ANSWER_S)) == "gone"
-    with pytest.raises(Overloaded, match="gone"):
-        batcher.submit(call(3))
-    doubler.gate.set()
-    assert begun.result(ANSWER_S) == [2]
+    with begun(batcher, doubler, call(1)) as (one,):
+        waiting = batcher.submit(call(2))
+        batcher.fail(Overloaded("gone"))
+        assert str(waiting.exception(ANSWER_S)) == "gone"
+        with pytest.raises(Overloaded, match="gone"):
+            batcher.submit(call(3))
+    assert one.result(ANSWER_S) == [2]
     assert str(batcher.failure) == "gone"
 
 

@@ -40,18 +40,15 @@ def generalise(embeddings: Embeddings, threshold: float | None) -> Share | None:
 
 def test_where_all_are_acquired_it_is_the_share_of_comparisons(embeddings) -> None:
     found = generalise(embeddings, 0.5)
-    assert found is not None
     assert (found.events, found.trials, found.people) == (0, PEOPLE * 3, PEOPLE)
     assert found.high == 3 / PEOPLE, "the rule of three over people"
     every = generalise(embeddings, 1.1)
-    assert every is not None
     assert every.value == 1
 
 
 def test_a_photograph_without_a_face_misses_all_of_its_own_person(embeddings) -> None:
     failed = np.array([0, 3, 4, PEOPLE * PHOTOGRAPHS])
     found = generalise(replace(embeddings, failed=failed), 0.5)
-    assert found is not None
     # One of three photographs is in two pairs, two of three in all; the last has no mate.
     assert (found.events, found.trials) == (2 + 3, PEOPLE * 3)
     assert 0 <= found.low < found.value < found.high < 0.2

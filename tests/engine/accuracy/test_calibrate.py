@@ -207,32 +207,30 @@ def test_what_would_be_no_card_changes_nothing(text, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("value", ["0", "1.5", '"low"', "true"])
-def test_thresholds_of_a_card_are_rates(text, tmp_path, value: str) -> None:
-    path = tmp_path / "own.toml"
-    path.write_text(f"{text}\n[thresholds]\nreview_fmr = {value}\n")
-    with pytest.raises(ModelCardInvalid, match=r"thresholds\.review_fmr`"):
-        load_card(path)
-    path.write_text(f"{text}\n[thresholds]\nreview = 0.1\n")
-    with pytest.raises(ModelCardInvalid, match="unknown field `review`"):
-        load_card(path)
+@pytest.mark.parametrize(
+    ("card", "threshold", "message"),
+    [
+        ("sface", "review_fmr = 0", r"thresholds\.review_fmr`"),
+        ("sface", "review_fmr = 1.5", r"thresholds\.review_fmr`"),
+        ("sface", 'review_fmr = "low"', r"thresholds\.review_fmr`"),
+        ("sface", "review_fmr = true", r"thresholds\.review_fmr`"),
+        ("sface", "review = 0.1", "unknown field `review`"),
+        ("sface", "certain_margin = -0.1", r">= 0.0 - at `\$\.thresholds\.certain_margin`"),
+        ("yunet", "verify_fmr = 0.1", "`thresholds` must be left out"),
+    ],
+)
+def test_thresholds_of_a_card_are_rates_and_a_detector_has_none(
+    tmp_path, card: str, threshold: str, message: str
+) -> None:
+    text = (CARDS_FOLDER / f"{card}.toml").read_text("utf-8")
+    (tmp_path / "own.toml").write_text(f"{text}\n[thresholds]\n{threshold}\n")
+    with pytest.raises(ModelCardInvalid, match=message):
+        load_card(tmp_path / "own.toml")
 
 
 def test_a_margin_of_nothing_is_taken_as_settings_take_it(text, tmp_path) -> None:
-    path = tmp_path / "own.toml"
-    path.write_text(f"{text}\n[thresholds]\ncertain_margin = 0\n")
-    assert load_card(path).rates == {"certain_margin": 0.0}
-    path.write_text(f"{text}\n[thresholds]\ncertain_margin = -0.1\n")
-    with pytest.raises(ModelCardInvalid, match=r">= 0.0 - at `\$\.thresholds\.certain_margin`"):
-        load_card(path)
-
-
-def test_a_detector_has_no_thresholds(tmp_path) -> None:
-    path = tmp_path / "own.toml"
-    text = (CARDS_FOLDER / "yunet.toml").read_text("utf-8")
-    path.write_text(f"{text}\n[thresholds]\nverify_fmr = 0.1\n")
-    with pytest.raises(ModelCardInvalid, match="`thresholds` must be left out"):
-        load_card(path)
+    (tmp_path / "own.toml").write_text(f"{text}\n[thresholds]\ncertain_margin = 0\n")
+    assert load_card(tmp_path / "own.toml").rates == {"certain_margin": 0.0}
 
 
 def test_a_copy_finds_the_model_beside_the_card_that_it_was_made_of(text, tmp_path) -> None:

@@ -8,27 +8,21 @@ from engine.accuracy.dataset import LabelledFolder, read_attributes
 from engine.errors import RequestError
 
 
-@pytest.fixture
-def folder(tmp_path) -> LabelledFolder:
+def open_folder(parent: Path, *names: str) -> LabelledFolder:
     """Names are all that is read here: the files are empty."""
-    for name in ("Ann/Ann_0001.jpg", "Ann/Ann_0002.JPG", "Bob/Bob_0001.png", "Bob/Bob_0003.webp"):
-        path = tmp_path / "people" / name
+    for name in names:
+        path = parent / "people" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    (tmp_path / "people" / "Ann" / "notes.txt").touch()
-    (tmp_path / "people" / "readme.jpg").touch()
-    (tmp_path / "people" / "Nobody").mkdir()
-    return LabelledFolder.open(tmp_path / "people")
+    return LabelledFolder.open(parent / "people")
 
 
-def test_each_folder_with_photographs_is_a_person(folder) -> None:
+def test_each_folder_with_photographs_is_a_person(tmp_path) -> None:
+    (tmp_path / "people" / "Nobody").mkdir(parents=True)
+    photographs = ("Ann/Ann_0001.jpg", "Ann/Ann_0002.JPG", "Bob/Bob_0001.png", "Bob/Bob_0003.webp")
+    folder = open_folder(tmp_path, *photographs, "Ann/notes.txt", "readme.jpg")
     assert folder.names == ("Ann", "Bob")
-    assert [path.name for path in folder.paths] == [
-        "Ann_0001.jpg",
-        "Ann_0002.JPG",
-        "Bob_0001.png",
-        "Bob_0003.webp",
-    ]
+    assert [path.name for path in folder.paths] == [Path(one).name for one in photographs]
     assert folder.people.tolist() == [0, 0, 1, 1]
 
 
@@ -37,19 +31,13 @@ def test_a_folder_with_nothing_to_compare_is_refused(tmp_path) -> None:
         LabelledFolder.open(tmp_path / "missing")
     with pytest.raises(RequestError, match="0 people found"):
         LabelledFolder.open(tmp_path)
-    (tmp_path / "Ann").mkdir()
-    (tmp_path / "Ann" / "1.jpg").touch()
     with pytest.raises(RequestError, match="1 people found"):
-        LabelledFolder.open(tmp_path)
+        open_folder(tmp_path, "Ann/1.jpg")
 
 
 @pytest.fixture
 def labelled(tmp_path) -> LabelledFolder:
-    for name in ("Ann/a.jpg", "Ann/b.jpg", "Bob/a.jpg", "Bob/b.jpg"):
-        path = tmp_path / "people" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return LabelledFolder.open(tmp_path / "people")
+    return open_folder(tmp_path, "Ann/a.jpg", "Ann/b.jpg", "Bob/a.jpg", "Bob/b.jpg")
 
 
 def write_labels(labelled: LabelledFolder, text: str) -> Path:
@@ -92,10 +80,7 @@ def test_a_wrong_file_is_refused_without_a_name_in_the_message(
 
 
 def test_a_column_of_as_many_labels_as_people_is_no_grouping(tmp_path) -> None:
-    for number in range(41):
-        (tmp_path / "people" / f"{number}").mkdir(parents=True)
-        (tmp_path / "people" / f"{number}" / "a.jpg").touch()
-    labelled = LabelledFolder.open(tmp_path / "people")
+    labelled = open_folder(tmp_path, *(f"{number}/a.jpg" for number in range(41)))
     rows = "".join(f"{number},label {number}\n" for number in range(41))
     with pytest.raises(RequestError, match="41 different labels: gather them"):
         read_attributes(write_labels(labelled, f"person,name\n{rows}"), labelled)

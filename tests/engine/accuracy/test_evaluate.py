@@ -71,6 +71,5 @@ def test_a_part_of_lfw_reaches_what_the_whole_does(lfw, extractor, tmp_path) -> 
     found = evaluate(tmp_path, extractor)
     assert found.fta == 0
     at_1e_3 = found.point_at(1e-3)
-    assert at_1e_3 is not None
     assert at_1e_3.fnmr <= 0.02
     assert at_1e_3.threshold == pytest.approx(0.29, abs=0.03)

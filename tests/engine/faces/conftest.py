@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from engine.faces.embedder import Pixels
@@ -16,6 +17,27 @@ from engine.models.catalog import builtin_card
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 
 Encode = Callable[..., bytes]
+
+
+class WatchedSession:
+    """Passes on to a real session, and remembers the shapes that it was given."""
+
+    provider = "cpu"
+    fixed_batch = None
+    batch_sizes = ()
+
+    def __init__(self, session: Session, *, prefers_large_batches: bool = False) -> None:
+        self._session = session
+        self.prefers_large_batches = prefers_large_batches
+        self.shapes: list[tuple[int, ...]] = []
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._session.output_names
+
+    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        self.shapes.append(inputs.shape)
+        return self._session.run(inputs)
 
 
 @pytest.fixture(scope="session")

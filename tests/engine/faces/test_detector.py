@@ -5,7 +5,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.faces.detector import (
@@ -17,31 +16,14 @@ from engine.faces.detector import (
 )
 from engine.faces.embedder import Pixels
 from engine.models.catalog import builtin_card, locate
-from engine.models.onnx_sessions import Session
+from tests.engine.faces.conftest import WatchedSession
 
 AS_FOUND = DetectorConfig(max_tilt_deg=180, weak_score=0, sure_score=0)
 """Turns nothing."""
 
 
-class CountingSession:
-    """Passes on to a real session, and remembers the sizes it was shown."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.seen: list[tuple[int, ...]] = []
-
-    provider = "cpu"
-    fixed_batch = None
-    prefers_large_batches = False
-    batch_sizes = ()
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self._session.output_names
-
-    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        self.seen.append(inputs.shape[2:])
-        return self._session.run(inputs)
+def sizes(session: WatchedSession) -> list[tuple[int, ...]]:
+    return [shape[2:] for shape in session.shapes]
 
 
 def shrink(pixels: Pixels, side: int) -> Pixels:
@@ -113,9 +95,9 @@ def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
 
 
 def test_one_size_suffices_where_a_face_is_found(detector_session, astronaut) -> None:
-    session = CountingSession(detector_session)
+    session = WatchedSession(detector_session)
     assert FaceDetector(session).detect(astronaut)
-    assert session.seen == [(320, 320)]
+    assert sizes(session) == [(320, 320)]
 
 
 def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
@@ -124,21 +106,21 @@ def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
     picture = np.full((1400, 1000, 3), 90, dtype=np.uint8)
     picture[900:1060, 400:560] = shrink(astronaut, 160)
     once = FaceDetector(detector_session, DetectorConfig(input_sides_px=(320,)))
-    session = CountingSession(detector_session)
+    session = WatchedSession(detector_session)
     assert once.detect(picture) == ()
     (face,) = FaceDetector(session).detect(picture)
     turned = [(256, 320), (320, 256), (256, 320)]
-    assert session.seen[:5] == [(320, 256), *turned, (640, 480)]
-    assert all(max(size) <= 160 for size in session.seen[5:])
+    assert sizes(session)[:5] == [(320, 256), *turned, (640, 480)]
+    assert all(max(size) <= 160 for size in sizes(session)[5:])
     x, y, width, height = face.box_px
     assert 900 < y < y + height < 1060
     assert 400 < x < x + width < 560
 
 
 def test_small_picture_is_not_enlarged_nor_tried_twice(detector_session) -> None:
-    session = CountingSession(detector_session)
+    session = WatchedSession(detector_session)
     assert FaceDetector(session).detect(np.zeros((100, 60, 3), dtype=np.uint8)) == ()
-    assert session.seen == [(128, 64), (64, 128), (128, 64), (64, 128)]
+    assert sizes(session) == [(128, 64), (64, 128), (128, 64), (64, 128)]
 
 
 def test_no_picture_is_looked_at_more_than_sixteen_times(detector_session, astronaut) -> None:
@@ -146,10 +128,10 @@ def test_no_picture_is_looked_at_more_than_sixteen_times(detector_session, astro
     hidden = astronaut.copy()
     hidden[130:] = 0
     for turns in range(4):
-        session = CountingSession(detector_session)
+        session = WatchedSession(detector_session)
         FaceDetector(session).detect(np.rot90(hidden, turns))
-        assert len(session.seen) <= 16
-        assert max(side for size in session.seen[:-1] for side in size) <= 352
+        assert len(session.shapes) <= 16
+        assert max(side for size in sizes(session)[:-1] for side in size) <= 352
 
 
 @pytest.mark.lfw
@@ -157,13 +139,13 @@ def test_upright_faces_are_looked_at_once_and_keep_their_landmarks(
     detector_session, lfw_photos, decode
 ) -> None:
     pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:80]]
-    session = CountingSession(detector_session)
+    session = WatchedSession(detector_session)
     detector, plain = FaceDetector(session), FaceDetector(detector_session, AS_FOUND)
     once = 0
     for pixels in pictures:
-        session.seen.clear()
+        session.shapes.clear()
         found = detector.detect(pixels)
-        if len(session.seen) > 1:
+        if len(session.shapes) > 1:
             continue
         once += 1
         for face, other in zip(found, plain.detect(pixels), strict=True):
@@ -191,16 +173,18 @@ def face(x: float, y: float, side: float) -> DetectedFace:
     return DetectedFace(box, np.zeros((5, 2), dtype=np.float32), 0.9)
 
 
-def test_the_largest_face_is_the_main_one() -> None:
-    assert choose_main_face([face(150, 150, 50), face(250, 150, 100)], SIZE_PX) == 1
-
-
-def test_of_two_alike_the_one_nearer_the_centre_is_the_main_one() -> None:
-    assert choose_main_face([face(60, 60, 80), face(210, 150, 78)], SIZE_PX) == 1
-
-
-def test_a_much_larger_face_is_the_main_one_even_in_a_corner() -> None:
-    assert choose_main_face([face(200, 150, 40), face(50, 50, 100)], SIZE_PX) == 1
+@pytest.mark.parametrize(
+    ("other", "main"),
+    [
+        (face(150, 150, 50), face(250, 150, 100)),
+        # Of two alike, the one nearer the centre.
+        (face(60, 60, 80), face(210, 150, 78)),
+        # A much larger one, even in a corner.
+        (face(200, 150, 40), face(50, 50, 100)),
+    ],
+)
+def test_the_largest_face_is_the_main_one(other: DetectedFace, main: DetectedFace) -> None:
+    assert choose_main_face([other, main], SIZE_PX) == 1
 
 
 @pytest.mark.parametrize(("side", "competes"), [(105, False), (115, True), (150, True)])
@@ -210,9 +194,6 @@ def test_another_face_competes_from_a_share_of_the_prominence(side: float, compe
     assert has_competing_face(faces, 1, SIZE_PX, 0.82) is competes
 
 
-def test_with_a_share_of_nothing_any_other_face_competes() -> None:
+def test_with_a_share_of_nothing_any_other_face_competes_and_a_single_one_has_none() -> None:
     assert has_competing_face([face(20, 20, 10), face(200, 150, 100)], 1, SIZE_PX, 0)
-
-
-def test_a_single_face_has_no_competitor() -> None:
     assert not has_competing_face([face(200, 150, 100)], 0, SIZE_PX, 0.6)

@@ -24,9 +24,10 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.models.catalog import builtin_card
-from engine.models.onnx_sessions import Session, SessionOptions
+from engine.models.onnx_sessions import SessionOptions
 from schema.options import QUALITY_LIMITS
 from schema.reasons import SECOND_FACE, PhotographKind, Reason
+from tests.engine.faces.conftest import WatchedSession
 
 CPU = SessionOptions(provider="cpu")
 
@@ -38,9 +39,7 @@ def found(extracted: Extracted) -> Extraction:
 
 
 def vector(extracted: Extracted) -> NDArray[np.float32]:
-    one = found(extracted).vector
-    assert one is not None
-    return one
+    return found(extracted).vector
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +48,17 @@ def portrait(extractor, photo) -> Extraction:
 
 
 def test_a_portrait_gives_a_unit_vector_and_where_the_face_is(portrait) -> None:
-    assert portrait.vector is not None
     assert portrait.vector.shape == (128,)
     assert portrait.vector.dtype == np.float32
     assert np.linalg.norm(portrait.vector) == pytest.approx(1, abs=1e-6)
     assert portrait.problems == ()
     assert portrait.size_px == (512, 512)
-    assert portrait.crop is not None
     assert portrait.crop.shape == (112, 112, 3)
     assert portrait.crop.dtype == np.uint8
     assert portrait.box_px is not None
-    assert portrait.landmarks_px is not None
     x, y, width, height = portrait.box_px
     assert (portrait.landmarks_px > [x, y]).all()
     assert (portrait.landmarks_px < [x + width, y + height]).all()
-    assert portrait.quality is not None
     assert portrait.quality.inter_eye_px == pytest.approx(42, abs=2)
 
 
@@ -72,8 +67,6 @@ def test_large_jpeg_reports_the_face_in_its_full_size(
 ) -> None:
     big = found(extractor.extract([encode(np.kron(astronaut, np.ones((6, 6, 1), np.uint8)))])[0])
     assert big.size_px == (3072, 3072)
-    assert big.quality is not None
-    assert portrait.quality is not None
     assert big.landmarks_px is not None
     assert portrait.landmarks_px is not None
     eye_px = 6 * portrait.quality.inter_eye_px
@@ -98,17 +91,10 @@ def test_a_small_face_in_a_large_photograph_is_cut_from_all_its_pixels(
 
 def test_picture_without_a_face_is_an_extraction_with_its_reason(extractor, encode) -> None:
     (faceless,) = extractor.extract([encode(np.full((300, 200, 3), 120, dtype=np.uint8))])
-    assert isinstance(faceless, Extraction)
     assert faceless.problems == (Reason.NO_FACE,)
     assert faceless.size_px == (200, 300)
-    absent = (
-        faceless.vector,
-        faceless.quality,
-        faceless.box_px,
-        faceless.landmarks_px,
-        faceless.crop,
-    )
-    assert absent == (None,) * 5
+    for name in ("vector", "quality", "box_px", "landmarks_px", "crop"):
+        assert getattr(faceless, name) is None
 
 
 @pytest.mark.parametrize("angle_deg", [-20, 10, 15, 20])
@@ -202,21 +188,16 @@ def test_a_turned_photograph_is_its_person_and_shows_its_roll(
     turned = found(extractor.extract([encode(picture)])[0])
     assert turned.problems == ()
     assert vector(turned) @ vector(portrait) > 0.8
-    assert turned.quality is not None
-    assert portrait.quality is not None
     error_deg = turned.quality.roll_deg - portrait.quality.roll_deg - turn_deg
     assert (error_deg + 180) % 360 - 180 == pytest.approx(0, abs=16)
 
 
 def test_a_covered_face_is_less_clear(extractor, portrait, astronaut, encode) -> None:
-    assert portrait.landmarks_px is not None
     covered = astronaut.copy()
     x, y = portrait.landmarks_px[2].astype(int)
     covered[y - 5 : y + 45, x - 60 : x + 60] = (90, 120, 160)
     (extracted,) = extractor.extract([encode(covered)])
     quality = found(extracted).quality
-    assert quality is not None
-    assert portrait.quality is not None
     assert quality.clarity < 0.9 * portrait.quality.clarity
 
 
@@ -305,41 +286,18 @@ def test_where_somebody_else_is_compared_a_second_face_is_told_of(
         scene.paste(front, (180 if place % 2 else 280, 400 - front.height))
         one = found(extractor.extract([encode(np.asarray(scene))])[0])
         if vector(one) @ vector(own) < 0.349 and not one.problems:
-            assert one.quality is not None
             assert one.quality.second_face >= SECOND_FACE
-
-
-class LargeBatchSession:
-    """A real session that asks for large batches, as an accelerator's does."""
-
-    prefers_large_batches = True
-    batch_sizes = ()
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.batches: list[int] = []
-
-    provider = "cuda"
-    fixed_batch = None
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self._session.output_names
-
-    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        self.batches.append(len(inputs))
-        return self._session.run(inputs)
 
 
 def test_accelerator_gets_the_whole_batch_in_one_call(
     detector_session, embedder_session, photo, portrait
 ) -> None:
-    session = LargeBatchSession(embedder_session)
+    session = WatchedSession(embedder_session, prefers_large_batches=True)
     embedder = Embedder(session, builtin_card("sface"))
     config = ExtractorConfig(threads=2, chunk_size=2)
     with Extractor(FaceDetector(detector_session), embedder, config) as accelerated:
         *faces, bad = accelerated.extract([photo] * 7 + [b"not an image"])
-    assert session.batches == [7]
+    assert [shape[0] for shape in session.shapes] == [7]
     assert isinstance(bad, ImageUnsupported)
     for one in faces:
         np.testing.assert_allclose(vector(one), vector(portrait), atol=1e-5)

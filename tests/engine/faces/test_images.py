@@ -4,7 +4,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -89,20 +88,14 @@ def test_reduced_and_turned_jpeg_reports_its_upright_full_size(encode, decode) -
     assert image.pixels.shape == (1300, 500, 3)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9, 0.97])
 def test_truncated_file_is_refused_as_damaged(
     tall, encode, kind: str, share: float, decode
 ) -> None:
-    data = encode(tall, kind)
+    data = encode(tall, progressive=True) if kind == "progressive" else encode(tall, kind)
     with pytest.raises(ImageDamaged, match="truncated or damaged; send it again"):
         decode(data[: int(len(data) * share)])
-
-
-def test_truncated_progressive_jpeg_is_refused_as_damaged(tall, encode, decode) -> None:
-    data = encode(tall, progressive=True)
-    with pytest.raises(ImageDamaged):
-        decode(data[: len(data) * 9 // 10])
 
 
 def test_empty_file_is_refused_as_damaged(decode) -> None:
@@ -226,15 +219,14 @@ def test_transparent_palette_entry_becomes_white(tall, encode, decode) -> None:
     assert np.array_equal(pixels[~clear], np.asarray(picture.convert("RGB"))[~clear])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_give_a_picture_or_an_image_error_never_anything_else(
-    mutable, data: st.DataObject, decode
+    mutable, encode, data: st.DataObject, decode
 ) -> None:
-    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
-    file = BytesIO()
-    PillowImage.fromarray(mutable).save(file, kind, exif=orientation_exif(6))
-    content = bytearray(file.getvalue())
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "JPEG2000", "JPEG2000"]))
+    options = {"no_jp2": data.draw(st.booleans())} if kind == "JPEG2000" else {}
+    content = bytearray(encode(mutable, kind, exif=orientation_exif(6), **options))
     for _ in range(data.draw(st.integers(1, 8))):
         at = data.draw(st.integers(0, len(content) - 1))
         content[at] = data.draw(st.integers(0, 255))

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,14 +44,6 @@ def test_session_runs_a_batch_and_names_its_outputs(make_card) -> None:
 def test_graph_whose_batch_was_not_freed_says_so(make_card, make_tiny) -> None:
     card = make_card(make_tiny(batch=1), extra='rewriting = ["fold-weights"]\n')
     assert open_session(card, CPU).fixed_batch == 1
-
-
-def test_threads_share_a_session(make_card) -> None:
-    session = open_session(make_card(), CPU)
-    images = np.random.default_rng(0).normal(size=(32, 1, 3, 16, 16)).astype(np.float32)
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda image: session.run(image)[0], images))
-    np.testing.assert_array_equal(together, [session.run(image)[0] for image in images])
 
 
 def test_input_of_another_shape_is_an_error_of_the_card(make_card) -> None:
