@@ -66,8 +66,6 @@ def watch(program: str, forms: Forms) -> dict[str, dict[str, int]]:
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
         for line in child.stdout:
             stage, given = json.loads(line)
             forms |= {name: np.array(rows, np.uint8) for name, rows in given.items()}

@@ -194,17 +194,6 @@ def test_pinned_flags_stay_as_of_their_moment(segmented, unit_rows) -> None:
     assert list(pinned.removed_since) == [pinned.segments[0].name]
 
 
-def test_rows_may_be_served_from_elsewhere(segmented, unit_rows) -> None:
-    (segment, _) = segmented.pin().segments
-    copied = MemoryRows(segment.rows.take(np.arange(64)))
-    assert segmented.replace_rows(segment.name, copied)
-    assert [one.rows for one in segmented.segments] == [copied]
-    assert np.array_equal(segmented.vectors(np.arange(100)), unit_rows(100))
-    segmented.remove(np.array([7]), sequence=200)
-    segmented.compact()
-    assert not segmented.replace_rows(segment.name, copied)
-
-
 def test_rows_served_from_elsewhere_are_without_what_was_removed_since_they_were_copied(
     segmented, unit_rows
 ) -> None:
@@ -212,9 +201,12 @@ def test_rows_served_from_elsewhere_are_without_what_was_removed_since_they_were
     copied = MemoryRows(segment.rows.take(np.arange(64)))
     segmented.remove(np.array([7, 9]), sequence=200)
     assert segmented.replace_rows(segment.name, copied)
+    assert [one.rows for one in segmented.segments] == [copied]
     at = segment.find(np.arange(64))[0]
     assert np.flatnonzero(~copied.take(at).any(axis=1)).tolist() == [7, 9]
-    assert np.array_equal(segmented.vectors(np.array([6, 8])), unit_rows(100)[[6, 8]])
+    assert np.array_equal(segmented.vectors(segmented.ids), unit_rows(100)[segmented.ids])
+    segmented.compact()
+    assert not segmented.replace_rows(segment.name, copied)
 
 
 class HeldRows(MemoryRows):

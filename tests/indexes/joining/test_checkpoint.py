@@ -8,18 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from indexes.errors import CheckpointInvalid
-from indexes.joining.checkpoint import (
-    Checkpoint,
-    JoinCoverage,
-    JoinParticipants,
-    merge_ids,
-    split_ids,
-    stored_subject,
-)
+from indexes.joining.checkpoint import Checkpoint, stored_subject
 
 TILES = [[b"one"], [], [b"two", b"three"], [b"four" * 1000]]
 
@@ -143,36 +134,3 @@ def test_a_disk_that_is_full_loses_no_tile_that_ended(tmp_path) -> None:
     with Checkpoint(tmp_path, "terms", b"subject") as kept:
         assert kept.next_tile == int(done.stdout) == 4
         assert content(kept) == [b"x" * 1000] * 4
-
-
-SOME_IDS = st.sets(st.integers(0, 60)).map(lambda ids: np.array(sorted(ids), np.int64))
-
-
-@given(SOME_IDS, SOME_IDS)
-def test_two_lists_merge_into_one_that_has_each_id_once(
-    some: np.ndarray, others: np.ndarray
-) -> None:
-    assert np.array_equal(merge_ids(some, others), np.union1d(some, others))
-
-
-@given(ids=SOME_IDS, known=SOME_IDS)
-def test_ids_that_are_not_known_are_new(ids: np.ndarray, known: np.ndarray) -> None:
-    new, old, sequence = split_ids(ids, 5, known, None)
-    assert np.array_equal(merge_ids(new, old), ids)
-    assert not np.isin(new, known).any()
-    assert np.isin(old, known).all()
-    assert sequence == 5
-    everything, nothing, _ = split_ids(ids, 5, None, None)
-    assert np.array_equal(everything, ids)
-    assert len(nothing) == 0
-
-
-def test_a_later_start_takes_those_of_the_first_that_are_still_there() -> None:
-    digests = np.zeros(2, np.uint64)
-    first = JoinCoverage(
-        4, JoinParticipants(np.array([1, 2]), digests), JoinParticipants(np.array([3, 4]), digests)
-    )
-    new, old, sequence = split_ids(np.array([2, 3, 4, 9]), 7, np.array([3, 4]), first)
-    assert (new.tolist(), old.tolist(), sequence) == ([2], [3, 4], 4)
-    with pytest.raises(CheckpointInvalid, match="replay the store first"):
-        split_ids(np.array([1, 2, 3, 4]), 3, np.array([3, 4]), first)

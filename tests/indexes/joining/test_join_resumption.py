@@ -233,7 +233,6 @@ def test_a_join_killed_at_any_moment_repeats_one_tile_at_most(faces, expected, t
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert child.stdout is not None
         began = int(child.stdout.readline())
         # Reported tiles are on the disk; the next one may be too, if the kill came before its
         # report.

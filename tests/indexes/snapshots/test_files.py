@@ -61,20 +61,16 @@ def mapped_rows(request, tmp_path_factory, unit_rows, scanner):
     return index.rows, map_rows(folder, entry, 13, request.param)
 
 
-@given(rows=st.lists(st.integers(0, 299), max_size=50))
+RUNS = st.builds(range, st.integers(0, 299), st.integers(0, 300)).map(list)
+
+
+@given(rows=st.lists(st.integers(0, 299), max_size=50) | RUNS)
 def test_any_rows_in_any_order_come_as_from_memory(mapped_rows, rows: list[int]) -> None:
     memory, mapped = mapped_rows
     wanted = np.array(rows, np.int64)
     assert np.array_equal(memory.take(wanted), mapped.take(wanted))
     matrix, places = mapped.select(wanted)
     assert np.array_equal(matrix[places], memory.take(wanted))
-
-
-@given(first=st.integers(0, 299), count=st.integers(0, 300))
-def test_neighbours_come_as_from_memory(mapped_rows, first: int, count: int) -> None:
-    memory, mapped = mapped_rows
-    wanted = np.arange(first, min(first + count, 300))
-    assert np.array_equal(memory.take(wanted), mapped.take(wanted))
 
 
 def test_a_wiped_row_is_zeros_however_it_is_read_and_the_others_stay(mapped_rows) -> None:

@@ -168,7 +168,6 @@ def test_a_kill_while_saving_loses_nothing_acknowledged(tmp_path) -> None:
         command = [sys.executable, "-c", SAVING, str(tmp_path), str(sequence)]
         root = Path(snapshot.__file__).parents[2]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
-        assert child.stdout is not None
         first = child.stdout.readline()
         time.sleep(random.uniform(0, 0.1))
         child.send_signal(signal.SIGKILL)
