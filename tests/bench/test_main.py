@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from bench.__main__ import SUITES, Suite
 from bench.core.reports import TARGETS
 
 TINY = ("--quick", "--n", "300", "--decisions", "64")
@@ -72,14 +71,6 @@ def test_skipped_figures_are_shown_with_the_reason(faces, run_here) -> None:
     assert status == 0, out + err
     assert "skipped" in out
     assert "non-mated pairs are too few for this rate" in out
-
-
-@pytest.mark.parametrize("suite", SUITES, ids=[suite.name for suite in SUITES])
-def test_every_suite_shows_its_options(suite: Suite, run_here) -> None:
-    status, out, err = run_here(suite.name, "--help")
-    assert status == 0, err
-    assert "--n " in out
-    assert "--quick" in out
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,8 @@
 """Tables of reports: units, and what a ratio is to."""
 
-from dataclasses import replace
-
-import pytest
-
 from bench.core.machine import look
-from bench.core.render import name_base, tabulate_promises, tabulate_result, write_goal, write_value
-from bench.core.reports import Check, Direction, Figure, Goal, Report, Result
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "told"),
-    [
-        (1.0, "share", "100 %"),
-        (47.66, "1/s", "47.66 /s"),
-        (0.9984, "of 1", "0.9984"),
-        (3.576e-7, "absolute", "3.576e-07"),
-        (54.4, "ms", "54.4 ms"),
-    ],
-)
-def test_a_value_has_a_unit_that_people_read(value: float, unit: str, told: str) -> None:
-    assert write_value(value, unit) == told
-
-
-def test_a_goal_is_written_as_what_is_held_against_it() -> None:
-    goal = Goal("a", "serve", 0.85, Direction.AT_LEAST, "share", "a share")
-    assert write_goal(goal) == "≥ 85 %"
-    assert write_goal(replace(goal, goal=3.0, direction=Direction.AT_MOST, unit="s")) == "≤ 3"
-
-
-def test_the_quartiles_of_a_share_are_percent_too() -> None:
-    table = tabulate_result(Result("A", {}, (Figure("one", "share", 0.5, 0.25, 0.75),)))
-    assert "| one | 50 % | 25 to 75 |" in table
+from bench.core.render import name_base, tabulate_promises
+from bench.core.reports import Check, Figure, Report, Result
 
 
 def test_a_column_of_ratios_names_its_base_wherever_that_stands() -> None:

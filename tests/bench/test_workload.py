@@ -67,7 +67,6 @@ def test_each_face_is_held_at_the_threshold_of_its_own_kind() -> None:
         (VisitKind.NEWCOMER,), np.array([-1]), live[None], portrait[None].astype(np.float32)
     )
     (answer,) = expect_answers(visits, AXES[:3], at)
-    assert answer is not None
     assert answer.reasons == {Reason.POSSIBLE_DUPLICATE}
     assert expect((VisitKind.NEWCOMER, -1, live, portrait.astype(np.float32))) == [APPROVED_NEW]
 
