@@ -48,7 +48,6 @@ def serve(command: list[str], port: str) -> int:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
         sys.stderr.buffer.write(process.stderr.read())
         return process.wait() if is_ready else 70
 

@@ -127,7 +127,6 @@ def slow_bodies(url: str, keys: dict[str, str], kind: str) -> Iterator[None]:
     command = ["nice", "-n", "19", sys.executable, "-m", "tests.security.slow_bodies"]
     command += [str(httpx.URL(url).port), str(each)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
         process.stdin.write(given)
         process.stdin.close()
         try:

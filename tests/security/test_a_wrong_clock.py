@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -56,8 +57,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def keep_answer(deployment: Deployment) -> None:
-    answer = StoredAnswer(SCOPE, bytes(32), None, ANSWER, utc_now())
-    note(deployment, "test.done", answer)
+    note(deployment, "test.done", StoredAnswer(SCOPE, bytes(32), None, ANSWER, utc_now()))
 
 
 def note(deployment: Deployment, action: str = "test.done", *writes: Write) -> None:
@@ -86,10 +86,7 @@ def read_told(meter: Mock) -> list[bool]:
 
 def test_a_clock_that_is_set_while_the_service_runs_deletes_nothing(deployment, clock) -> None:
     keep_answer(deployment)
-
-    def set_forward() -> None:
-        clock.off = YEARS
-
+    set_forward = partial(setattr, clock, "off", YEARS)
     told, lines = run_daily(deployment, clock, setting=set_forward)
     assert told == [True]
     (line,) = lines.entries

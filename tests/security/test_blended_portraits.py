@@ -91,7 +91,6 @@ def blend(
     size = own.pixels.shape[1::-1]
     laid = cv2.warpAffine(other.pixels, place, size, borderMode=cv2.BORDER_REFLECT)
     points = own.found.landmarks_px
-    assert points is not None
     centre = points.mean(axis=0)
     span = float(np.linalg.norm(points[1] - points[0]))
     mask = np.zeros(size[::-1], np.float32)
@@ -237,7 +236,6 @@ def test_a_blended_portrait_opens_no_line_on_anothers_document(lab, attacks) -> 
         approved += [way for way, one in ways.items() if one.decision is Decision.APPROVED]
         recorded = lab.deployment.store.enrollment(ways["holder"].enrollment_id).evidence.inputs
         face = read_evidence(recorded).of(FacePart)
-        assert face.holder_each is not None
         by_mean += (face.holder_each.mean or -1.0) >= lab.thresholds.same_document
         assert Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in ways["holder"].reasons
     assert approved == []

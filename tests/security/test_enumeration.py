@@ -43,11 +43,18 @@ def enroll(bounded, activation) -> Callable[..., Any]:
     count = iter(range(10_000))
 
     def ask(key: str, **changes: Any) -> Any:
-        outlet = {"b1": "b1", "b2": "b2", "r1": "r1"}[key]
-        body = activation(outlet=outlet, **changes)
-        return bounded.enroll(body, f"k{next(count)}", key=key)
+        return bounded.enroll(activation(outlet=key, **changes), f"k{next(count)}", key=key)
 
     return ask
+
+
+@pytest.fixture
+def try_all(bounded, enroll) -> Callable[..., list[dict[str, Any]]]:
+    """`try_all(key, **shown)`: the answers for each document with each number."""
+    tried = [(document, number) for document in DOCUMENTS for number in (IN_USE, FREE)]
+    return lambda key, **shown: [
+        bounded.read(enroll(key, document=one, msisdn=number, **shown)) for one, number in tried
+    ]
 
 
 def tell_alike(answers: list[dict[str, Any]]) -> None:
@@ -58,13 +65,8 @@ def tell_alike(answers: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("key", ["b2", "r1"])
-def test_an_unusable_photograph_is_the_only_thing_told(bounded, enroll, faces, key: str) -> None:
-    answers = [
-        bounded.read(enroll(key, document=document, msisdn=number, live=live, portrait=portrait))
-        for document in DOCUMENTS
-        for number in (IN_USE, FREE)
-        for live, portrait in ((grey(), faces["faceless"]),)
-    ]
+def test_an_unusable_photograph_is_the_only_thing_told(try_all, faces, key: str) -> None:
+    answers = try_all(key, live=grey(), portrait=faces["faceless"])
     tell_alike(answers)
     assert {one["reason"] for one in answers[0]["reasons"]} == {"NO_FACE"}
     assert answers[0]["document_id"] is None
@@ -72,21 +74,9 @@ def test_an_unusable_photograph_is_the_only_thing_told(bounded, enroll, faces, k
 
 @pytest.mark.parametrize("key", ["b2", "r1"])
 def test_two_peoples_faces_are_told_of_neither_document_nor_number(
-    bounded, enroll, faces, key: str
+    bounded, try_all, faces, key: str
 ) -> None:
-    answers = [
-        bounded.read(
-            enroll(
-                key,
-                document=document,
-                msisdn=number,
-                live=faces["stranger"],
-                portrait=faces["portrait"],
-            )
-        )
-        for document in DOCUMENTS
-        for number in (IN_USE, FREE)
-    ]
+    answers = try_all(key, live=faces["stranger"], portrait=faces["portrait"])
     for one in answers:
         one["scores"]["live_portrait"] = None
     tell_alike(answers)

@@ -11,7 +11,6 @@ from engine.errors import RowRefused, VectorUnusable
 from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
 from engine.matching.holders import score_holder, watch_face
 from engine.matching.recovery import restore_gallery
-from engine.registry.audit import AuditEntry
 from engine.registry.references import NewReference
 from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
@@ -24,6 +23,7 @@ from serving.ingress.parts import PLACE, SealedTemplates
 from serving.registrar.open_registry import SearchQueue
 from tests.engine.matching.conftest import DIM
 from tests.engine.matching.test_lines import dispute
+from tests.engine.records import ENTRY
 from tests.indexes.sharding.local_shards import open_local
 
 LENGTHS = (1000.0, 1.01, 0.5, 0.0, np.nan, np.inf)
@@ -56,16 +56,15 @@ def test_an_enrollment_is_refused_and_its_neighbours_are_not(lab, length, which:
 
 
 def test_no_comparison_with_a_holder_takes_one(lab, length) -> None:
-    request = lab.request()
     with lab.registrar() as registrar:
-        (answer,) = registrar.enroll([request])
+        _, request, held = lab.holder(registrar)
         probe = stretch(lab.people.person(), length)
-        record = lab.store.document(answer.decided.document_id)
+        record = lab.store.document(held.document_id)
         before = lab.store.audit_head()
         with pytest.raises(VectorInvalid):
             score_holder(lambda: record, registrar.gallery, probe)
         with pytest.raises(VectorInvalid):
-            dispute(lab, registrar, answer.decided.line_id, request.document, probe)
+            dispute(lab, registrar, held.line_id, request.document, probe)
         assert lab.store.audit_head() == before
 
 
@@ -86,9 +85,8 @@ def test_none_is_watched_stored_or_imported(lab, length) -> None:
                 )
             )
         reference = NewReference(999, "document", None, forged, 1)
-        changes = [AuditEntry("test", "test", "test"), reference]
         with pytest.raises(RowRefused):
-            registrar.run(lambda writer, _: writer.commit(changes))
+            registrar.run(lambda writer, _: writer.commit([ENTRY, reference]))
         assert lab.store.audit_head() == before
     with lab.registrar() as reopened:
         assert len(reopened.gallery) == 0
