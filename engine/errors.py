@@ -203,6 +203,10 @@ class LivenessRefused(RequestError, code="LIVENESS.REFUSED"):
     """Evidence of liveness is required, and what came does not hold."""
 
 
+class ProofRefused(RequestError, code="PROOF.REFUSED"):
+    """A proof in place of a holder's face does not hold, or its way is not open."""
+
+
 class EventRefused(RequestError, code="LINE.EVENT"):
     """An event of a line that cannot have happened, or comes too late to be told."""
 

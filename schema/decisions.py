@@ -174,6 +174,7 @@ class DecidedEnrollment(Struct, kw_only=True):
     guardian_document_id: str | None = None
     is_face_waived: bool = False
     other_ways: tuple[ProofWay, ...] = ()
+    tries_left: int | None = None
     decided_at: str
     quality: Mapping[str, Mapping[str, float]] = {}
     frames: list[SeenFrame] = []

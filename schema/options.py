@@ -116,7 +116,9 @@ class CarrierPeople:
     exceptions: bool | None = None
     exceptions_per_outlet: int | None = option(None, ge=1, le=100_000)
     proofs: Mapping[ProofWay, ProofBrings] | None = None
+    verified_by: tuple[ProofWay, ...] | None = None
     proofs_per_outlet: int | None = option(None, ge=1, le=100_000)
+    face_tries: int | None = option(None, ge=0, le=10)
     keep_faces: KeepFaces | None = None
     search_law: str | None = None
     replacement_delay_h: int | None = option(None, ge=0, le=8_784)
@@ -163,8 +165,18 @@ class PeopleRules:
             '"approved", certificate = "review" }; [proofs] says who signs; empty: none'
         },
     )
+    verified_by: tuple[ProofWay, ...] = option(
+        (), 'the ways by which the holder of a line is verified, as ["mobile_id"]; empty: none'
+    )
     proofs_per_outlet: int = option(
         100, "that one outlet may bring in exceptions_days", ge=1, le=100_000
+    )
+    face_tries: int = option(
+        0,
+        "tries of a face under a document before another way must be offered, counted and told; "
+        "one is forgotten a day; 0: none are",
+        ge=0,
+        le=10,
     )
     keep_faces: KeepFaces = option(
         "all", "none: nothing of a face is kept; a set of rules of lines may say so, too"

@@ -238,8 +238,9 @@ STATUSES: Mapping[int, tuple[type[Exception], ...]] = {
     415: (errors.ImageUnsupported, TypeUnsupported),
     422: (
         *(errors.IdempotencyMismatch, errors.TextRefused, errors.LivenessRefused),
-        *(errors.EventRefused, errors.NotReported, errors.ConsentWithdrawn),
-        *(errors.CalibrationError, IdentifierMissing, TooManyItems, FaceUnusable),
+        *(errors.ProofRefused, errors.EventRefused, errors.NotReported),
+        *(errors.ConsentWithdrawn, errors.CalibrationError),
+        *(IdentifierMissing, TooManyItems, FaceUnusable),
     ),
     429: (errors.Overloaded, errors.TooManyFailures, RateLimited, Busy),
     500: (errors.VectorUnusable, errors.SosieError, VectorInvalid),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from graphlib import CycleError, TopologicalSorter
@@ -21,7 +21,8 @@ import msgspec
 from engine.errors import RequestError
 from engine.registry.lines import Step
 from schema.lines import LineEventKind, LineService, LineStatus
-from schema.options import CarrierPeople, KeepFaces, PeopleRules
+from schema.options import CarrierPeople, KeepFaces, PeopleRules, ProofBrings
+from schema.people import ProofWay
 
 BUILT_IN = (
     "bangladesh", "china", "ghana", "india", "indonesia", "korea", "mexico", "nigeria", "pakistan",
@@ -56,9 +57,9 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of rules says beside them. `person_limit`: lines of a person over all carriers; 0:
-    no limit. `keep_faces`: what becomes of faces, where they say it. `source` and `note` say whose
-    rules they are, and how far these follow them, `checked_on` when somebody last read the
-    source."""
+    no limit. `keep_faces`: what becomes of faces, where they say it; `proofs`, `verified_by` and
+    `face_tries` are as `[people]` has them. `source` and `note` say whose rules they are, and how
+    far these follow them, `checked_on` when somebody last read the source."""
 
     title: str = ""
     source: str = ""
@@ -66,6 +67,20 @@ class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     person_limit: int = 0
     keep_faces: KeepFaces | None = None
+    proofs: Mapping[ProofWay, ProofBrings] = {}
+    verified_by: tuple[ProofWay, ...] = ()
+    face_tries: int = 0
+
+    def tell(self, people: PeopleRules, signed: Container[ProofWay]) -> dict[str, Any]:
+        """The words on people that hold: of ways those of `people`, or these for which somebody has
+        signed."""
+        opened = {way: brings for way, brings in self.proofs.items() if way in signed}
+        return {
+            "keep_faces": self.keep_faces or people.keep_faces,
+            "proofs": people.proofs or opened,
+            "verified_by": people.verified_by or tuple(w for w in self.verified_by if w in signed),
+            "face_tries": people.face_tries or self.face_tries,
+        }
 
 
 class RuleFile(RulesAbout, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,15 +115,21 @@ class LineRules:
         sets = {one.title: one.checked_on for one in (self.usual, *self.own.values())}
         return sorted(title for title, on in sets.items() if on and on + CHECKED_FOR < today)
 
-    def complete(self, people: PeopleRules) -> PeopleRules:
-        """The rules on people, with what these say of faces of carriers whose own do not."""
-        usual = self.usual.keep_faces or people.keep_faces
+    def complete(self, people: PeopleRules, signed: Container[ProofWay] = ()) -> PeopleRules:
+        """The rules on people, with what these say of carriers whose own do not, and the ways that
+        issuers have `signed` for."""
+        usual = replace(people, **self.usual.tell(people, signed))
         carriers = {**people.carriers}
         for code, one in self.own.items():
-            given, said = carriers.get(code, CarrierPeople()), one.keep_faces or people.keep_faces
-            if given.keep_faces is None and said != usual:
-                carriers[code] = replace(given, keep_faces=said)
-        return replace(people, keep_faces=usual, carriers=carriers)
+            given = carriers.get(code, CarrierPeople())
+            said = {
+                name: said
+                for name, said in one.tell(people, signed).items()
+                if getattr(given, name) is None and said != getattr(usual, name)
+            }
+            if said:
+                carriers[code] = replace(given, **said)
+        return replace(usual, carriers=carriers)
 
     def find(self, carrier: str, kind: LineEventKind) -> Rule | None:
         """The rule of a carrier that waits for this event."""

@@ -9,24 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import LivenessRefused, NotFound, RequestError
-from engine.faces.liveness_judge import Judged, Judgement
+from engine.errors import NotFound, ProofRefused, SosieError
 from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.checks.limits import SEARCHED, Guard, is_near
-from engine.matching.checks.liveness import (
-    LIVENESS_CHECKED,
-    LivenessBatch,
-    LivenessTerms,
-    Weighed,
-    record_liveness,
-)
+from engine.matching.checks.proofs import FaceTries, ProofEvidence, name_proof, record_proof
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import score_best
 from engine.matching.holders import NOBODY, UNHELD, find_target, look_up, score_holder
@@ -44,10 +37,13 @@ from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
 from schema.cases import CaseKind, CaseOrigin
-from schema.decisions import HolderScore, RecordedLiveness
-from schema.documents import Document, DocumentStatus
+from schema.decisions import HolderScore, RecordedProof
+from schema.documents import Document, DocumentStatus, ErasureScope
 from schema.lines import LineEventKind
-from schema.reasons import LivenessUse
+from schema.options import NO_RULES as NO_PEOPLE
+from schema.options import PeopleRules
+from schema.people import ProofWay
+from schema.reasons import Reason
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery
@@ -57,11 +53,15 @@ class HolderCheck(HolderScore, frozen=True):
     """How a probe compares with a document's references; no score where it has none.
 
     `case_id` is the case that people will decide, where another face was found: for those who
-    work on cases alone.
+    work on cases alone. `way` is that by which the holder came without a face; `other_ways` are
+    open to a tenant whose probe is not the holder's, and `tries_left` before one must be offered.
     """
 
     document_id: str
     case_id: str | None = None
+    way: ProofWay | None = None
+    other_ways: tuple[ProofWay, ...] = ()
+    tries_left: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,8 @@ class HolderProbe:
     where none is on file."""
     rules: LineRules = NO_RULES
     """What follows for a line whose holder has come, or has not."""
+    people: PeopleRules = NO_PEOPLE
+    """The carrier's."""
 
     @property
     def told_at(self) -> float:
@@ -115,14 +117,7 @@ class HolderComparison:
 
         def find() -> DocumentRecord:
             nonlocal found
-            found = find_line(self.registry, target)
-            if found is None or self.probe.carrier not in (None, found.carrier):
-                raise NotFound(LINE_UNKNOWN)
-            record = self.registry.document(found.document_id)
-            if presented is not None:
-                lookup = look_up(self.registry, presented, utc_now().date())
-                if record.lookup is None or record.lookup != lookup:
-                    raise NotFound(LINE_UNKNOWN)
+            found, record = _find_held(self.registry, target, self.probe.carrier, presented)
             return record.require_consent(found.carrier)
 
         record, score = self._compare(find)
@@ -169,7 +164,7 @@ class HolderComparison:
         is_match = score is not None and score >= self.probe.threshold
         detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
         entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
-        case_id = None
+        case_id, (tries, ways) = None, self._count_try(record, score, is_match=is_match)
         if is_match or score is None:
             # Without a face on file nothing was compared: that is no evidence.
             is_told = is_match and self.guard.tells(score, self.probe.threshold)
@@ -178,15 +173,16 @@ class HolderComparison:
                 self._fill(record, self.probe.second)
             if is_match:
                 self._come(line)
-            self.audit(entry, self.guard.count(*told, is_failure=False))
+            self.audit(entry, [*tries, *self.guard.count(*told, is_failure=False)])
             if told:
                 self.guard.settle(*told)
         else:
-            tallies = self.guard.count(record.id, is_failure=True)
+            tallies = [*tries, *self.guard.count(record.id, is_failure=True)]
             case_id = self._open_case(record, line, score, entry, tallies)
             self.guard.settle(record.id)
         line_id = None if line is None else line.id
-        return HolderCheck(is_match, score, self.probe.told_at, record.id, line_id, case_id)
+        threshold = self.probe.told_at
+        return HolderCheck(is_match, score, threshold, record.id, line_id, case_id, **ways)
 
     def _finish_by_portrait(
         self,
@@ -199,19 +195,31 @@ class HolderComparison:
         case, and is a failure of the key and about the holder. Nobody comes by a document that is
         blocked or replaced, or whose holder is dead."""
         score = score_best(self.probe.vector, portrait[None])
-        standing = self.registry.people.standing([record.id])
-        is_in_force = record.status is DocumentStatus.ACTIVE and not record.awaits_erasure
-        is_in_force &= record.id not in {*standing.deceased, *standing.replaced}
-        is_match = is_in_force and score is not None and score >= threshold
+        is_match = score is not None and score >= threshold
+        is_match = is_match and _is_in_force(self.registry, record)
         line_id = None if line is None else line.id
         if is_match:
             self._come(line)
         detail = {"matched": is_match, "by": "portrait", "line": line_id}
         entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
         told = [] if is_match else [record.id]
-        self.audit(entry, self.guard.count(*told, is_failure=not is_match))
+        tries, ways = self._count_try(record, score, is_match=is_match)
+        self.audit(entry, [*tries, *self.guard.count(*told, is_failure=not is_match)])
         self.guard.settle(*told)
-        return HolderCheck(is_match, score, threshold, record.id, line_id)
+        return HolderCheck(is_match, score, threshold, record.id, line_id, **ways)
+
+    def _count_try(
+        self, record: DocumentRecord, score: float | None, *, is_match: bool
+    ) -> tuple[list[Tally], dict[str, Any]]:
+        """Counts a tenant's probe as a try, but for one that was held against no face, and tells
+        what its answer says of other ways."""
+        carrier, people = self.probe.carrier, self.probe.people
+        if carrier is None:
+            return [], {}
+        most = 0 if score is None else people.face_tries
+        given = (record.lookup, carrier, most)
+        tallies, left = FaceTries(self.registry, utc_now()).count(*given, is_shown=is_match)
+        return tallies, {} if is_match else {"other_ways": people.verified_by, "tries_left": left}
 
     def _fill(self, record: DocumentRecord, second: SecondTemplate) -> None:
         """Gives the holder's references the template of a second model, where they lack it."""
@@ -237,10 +245,8 @@ class HolderComparison:
             return
 
         def perform(writer: Writer, now: datetime) -> None:
-            fresh = self.registry.lines_by_id([line.id]).values()
-            batch = LifeBatch(self.registry, self.probe.rules, fresh, now, self.probe.actor)
-            if batch.come(line.id):
-                writer.commit(batch.writes())
+            if writes := _come(self.registry, self.probe.rules, line.id, now, self.probe.actor):
+                writer.commit(writes)
 
         if line.service is not None or self.registry.life.asked_of([line.id])[line.id]:
             self.registrar.run(perform)
@@ -284,65 +290,119 @@ class HolderComparison:
         return self.registrar.run(perform)
 
 
+def _find_held(
+    registry: Reader, target: str, carrier: str | None, presented: Document | None
+) -> tuple[LineRecord, DocumentRecord]:
+    """A line in use and its document; `NotFound` as `check_line` says it."""
+    line = find_line(registry, target)
+    if line is None or carrier not in (None, line.carrier):
+        raise NotFound(LINE_UNKNOWN)
+    record = registry.document(line.document_id)
+    if presented is not None:
+        lookup = look_up(registry, presented, utc_now().date())
+        if record.lookup is None or record.lookup != lookup:
+            raise NotFound(LINE_UNKNOWN)
+    return line, record
+
+
+def _is_in_force(registry: Reader, record: DocumentRecord) -> bool:
+    standing = registry.people.standing([record.id])
+    is_gone = record.id in {*standing.deceased, *standing.replaced}
+    leaves = record.awaits_erasure and record.erasure_scope is not ErasureScope.FACE
+    return record.status is DocumentStatus.ACTIVE and not (is_gone or leaves)
+
+
+def _come(
+    registry: Reader, rules: LineRules, line_id: str, now: datetime, actor: str
+) -> list[Write]:
+    """The changes where a line's holder has come; none where nobody waited."""
+    fresh = registry.lines_by_id([line_id]).values()
+    batch = LifeBatch(registry, rules, fresh, now, actor)
+    return batch.writes() if batch.come(line_id) else []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LivenessOfVerification:
-    """A verification's evidence of liveness, on whose behalf, and its result."""
+class ProofComparison:
+    """A proof that stands for a face, and on whose behalf it is held against the holder of a line;
+    `people` are the rules of the carrier that asks, `rules` what follows for the line."""
 
     runner: ChangeRunner
     registry: Reader
     vault: Vault
-    terms: LivenessTerms
-    result: RecordedLiveness | None
-    judged: Judged | None
+    guard: Guard
+    shown: RecordedProof
+    people: PeopleRules
+    rules: LineRules
     actor: str
     carrier: str | None
     outlet: str | None
 
-    def require(self) -> None:
-        """Before anybody is looked up: `LivenessRefused` where evidence is required and something
-        is wrong with it, or where the judge of the picture enforces and finds something, and
-        `LivenessReplayed`; that is kept. Else nothing is used yet.
+    def check_line(self, line_text: str, presented: Document, threshold: float) -> HolderCheck:
+        """With the holder of a line in use, by its number, under the document that is `presented`.
+
+        `ProofRefused` before anybody is looked up, where it does not hold or its way is not open,
+        and then `NotFound`: both are failures of the key.
         """
-        if _find_refusal(*self._weigh()) is not None:
-            self.use()
+        target = normalise_line(line_text)
+        self.guard.require()
 
-    def use(self) -> None:
-        """Keeps what came, used from now on; raises as `require` where that has changed."""
-        if self._weigh() == (None, None):
-            return
-        if (error := self.runner.run(self._keep)) is not None:
-            raise error
+        def perform(writer: Writer, now: datetime) -> HolderCheck | SosieError:
+            answer, writes = self._decide(target, presented, threshold, now)
+            writer.commit(writes)
+            return answer
 
-    def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
-        batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
-        weighed = batch.spend(batch.weigh(self.result, LivenessUse.VERIFICATION, self.carrier))
-        judge = self.terms.judge
-        return weighed, None if judge is None else judge.weigh(self.judged)
+        answer = self.runner.run(perform)
+        self.guard.settle()
+        if isinstance(answer, SosieError):
+            raise answer
+        return answer
 
-    def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
-        weighed, judgement = self._weigh()
-        given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
-        writes: list[Write] = []
-        for one in (weighed, judgement):
-            if one is not None:
-                row = record_liveness(one, *given)
-                by = "judge" if one is judgement else row.issuer or "none"
-                entry = AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
-                writes += [entry, row]
-        writer.commit(writes)
-        return _find_refusal(weighed, judgement)
+    def _decide(
+        self, target: str, presented: Document, threshold: float, now: datetime
+    ) -> tuple[HolderCheck | SosieError, list[Write]]:
+        """The answer, and what is kept of it, in one transaction."""
+        token = name_proof(self.vault, self.shown)
+        refusal = self._weigh(token, now).refusal
+        row = record_proof(self.shown, refusal, token, now, self.carrier, self.outlet)
+        detail = {"matched": False, "by": row.decision}
+        failed = self.guard.count(is_failure=True)
+        if refusal is not None:
+            told = {**detail, "problem": refusal.value}
+            entry = AuditEntry(self.actor, "holder.checked", UNHELD, told)
+            text = f"the proof does not hold ({refusal.value}): bring another one, or the face"
+            return ProofRefused(text), [entry, row, *failed]
+        try:
+            line, record = _find_held(self.registry, target, self.carrier, presented)
+        except NotFound as error:
+            # Of a line that is not there none is used up.
+            return error, [AuditEntry(self.actor, "holder.checked", UNHELD, detail), *failed]
+        guardian = self.registry.people.guardians([line.id]).get(line.id)
+        # Who answers for a minor shows a face.
+        is_match = guardian is None or guardian.ends_in < now.year
+        is_match = is_match and _is_in_force(self.registry, record)
+        detail |= {"matched": is_match, "line": line.id}
+        writes: list[Write] = [AuditEntry(self.actor, "holder.checked", record.id, detail), row]
+        if is_match:
+            writes += _come(self.registry, self.rules, line.id, now, self.actor)
+            given = (record.lookup, line.carrier, self.people.face_tries)
+            failed = FaceTries(self.registry, now).count(*given, is_shown=True)[0]
+        way = self.shown.way
+        check = HolderCheck(is_match, None, threshold, record.id, line.id, way=way)
+        return check, [*writes, *failed]
 
-
-def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> RequestError | None:
-    if weighed is not None and weighed.refusal is not None:
-        return weighed.refusal
-    found = None if weighed is None else weighed.problem
-    if found is None and judgement is not None and judgement.terms.enforces:
-        found = judgement.problem
-    if found is None:
-        return None
-    text = f"the evidence of liveness does not hold ({found.value}): capture the face again"
-    return LivenessRefused(text)
+    def _weigh(self, token: bytes | None, now: datetime) -> ProofEvidence:
+        shown, people, taken = self.shown, self.people, {}
+        if self.outlet is not None:
+            taken = self.registry.people.count_proofs([self.outlet], now - people.window)
+        is_used = token is not None and bool(self.registry.used_liveness([token]))
+        ways = people.verified_by
+        return ProofEvidence(
+            problem=Reason.PROOF_REPLAYED if is_used else shown.problem,
+            way=shown.way,
+            is_offered=bool(ways) if shown.way is None else shown.way in ways,
+            approved=taken.get(self.outlet or "", 0),
+            limit=people.proofs_per_outlet,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
 )
 
 from engine.errors import NotFound
@@ -198,7 +199,8 @@ IDEMPOTENCY = table_of("idempotency", StoredAnswer)
 @dataclass(frozen=True, slots=True)
 class LivenessCount:
     """Counts of liveness results that an outlet's requests brought: all, failed and absent, of
-    those that a capture system signs, or those of a judge of the picture (`is_judged`)."""
+    those that a capture system signs, or those of a judge of the picture (`is_judged`); and of
+    proofs that were taken in place of a face."""
 
     carrier: str
     outlet: str
@@ -206,6 +208,7 @@ class LivenessCount:
     results: int
     failed: int
     absent: int = 0
+    proofs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,10 @@ class TallyRecord:
     name: Annotated[str, String(200), KEY]
     level: float
     at: datetime
+
+    def level_at(self, now: datetime, each: timedelta) -> float:
+        """The level at a later moment, where one is forgotten in each `each`."""
+        return max(0.0, self.level - max(now - self.at, timedelta()) / each)
 
 
 TALLIES = table_of("tallies", TallyRecord)
@@ -254,7 +261,7 @@ class Tally(Write):
             to.insert(TALLIES, rows)
 
 
-HOLDER_TALLY, SHOWN_TALLY = "holder", "shown"
+HOLDER_TALLY, SHOWN_TALLY, TRIES_TALLY = "holder", "shown", "tries"
 """How the name of a count about a document begins; its id follows, or its look-up."""
 
 
@@ -265,7 +272,8 @@ def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
     exact = [f"{SHOWN_TALLY}:{key}" for key in keys]
     # Those of earlier versions have no carrier.
     exact += [f"{HOLDER_TALLY}:{key}" for key in keys]
-    return or_(name.in_(exact), *(name.startswith(f"{HOLDER_TALLY}:{key}:") for key in keys))
+    starts = [f"{kind}:{key}:" for kind in (HOLDER_TALLY, TRIES_TALLY) for key in keys]
+    return or_(name.in_(exact), *map(name.startswith, starts))
 
 
 def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
@@ -294,22 +302,22 @@ _ANSWERS = select(IDEMPOTENCY).where(IDEMPOTENCY.c.scope.in_(KEYS))
 _LIVENESS_OF = select(LIVENESS).where(LIVENESS.c.enrollment_id == bindparam("enrollment_id"))
 _USED_LIVENESS = select(LIVENESS.c.token).where(LIVENESS.c.token.in_(KEYS))
 _results = LIVENESS.c
-# Where nothing was sent or judged, nothing was found either.
-_IS_RESULT = func.coalesce(_results.problem, "") != Reason.LIVENESS_MISSING.value
+_IS_ABSENT = func.coalesce(_results.problem, "") == Reason.LIVENESS_MISSING.value
 _LIVENESS_COUNTS = (
     select(
         _results.carrier,
         _results.outlet,
         _results.judge.is_not(None).label("is_judged"),
-        func.count().filter(_IS_RESULT).label("results"),
+        # Where nothing was sent or judged, nothing was found either.
+        func.count().filter(_results.use != PROOF, ~_IS_ABSENT).label("results"),
         func.count().filter(_results.problem == Reason.LIVENESS_FAILED.value).label("failed"),
-        func.count().filter(~_IS_RESULT).label("absent"),
+        func.count().filter(_IS_ABSENT).label("absent"),
+        func.count().filter(text(TAKEN_PROOFS)).label("proofs"),
     )
     .where(
         _results.received_at > bindparam("after"),
         _results.received_at <= bindparam("until"),
         _results.outlet.is_not(None),
-        _results.use != PROOF,
     )
     .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
     .order_by(_results.carrier, _results.outlet)

@@ -138,8 +138,9 @@ def seller_table(sellers: Sequence[Seller]) -> pa.Table:
 
 
 def liveness_table(outlets: Sequence[RankedOutlet]) -> pa.Table:
-    """One row per outlet where liveness checks failed, in the order given."""
-    return _tabulate(outlets, ("signed", "signed_failed", "judged", "judged_failed"), "lowest")
+    """One row per outlet where liveness checks failed or proofs came, in the order given."""
+    counts = ("signed", "signed_failed", "judged", "judged_failed", "proofs")
+    return _tabulate(outlets, counts, "lowest")
 
 
 def _tabulate(rows: Sequence[Any], counts: Sequence[str], share: str) -> pa.Table:
@@ -232,6 +233,7 @@ def write_outputs(
         "expected_false_pairs": structs.asdict(contents.chance.false_pairs),
         "cases": len(set(cases.values())),
         "fraud_in_use": contents.fraud_in_use,
+        "proofs": sum(one.proofs for one in contents.liveness),
     }
 
 

@@ -269,7 +269,7 @@ def rank(groups: Iterable[Group]) -> list[Group]:
 @dataclass(frozen=True, slots=True)
 class RankedOutlet:
     """Liveness results of an outlet, signed ones and those of a judge of the picture; `lowest` is
-    the lower end of the 95 % interval of the share that failed."""
+    the lower end of the 95 % interval of the share that failed. `proofs` came without a face."""
 
     carrier: str
     outlet: str
@@ -277,12 +277,14 @@ class RankedOutlet:
     signed_failed: int
     judged: int
     judged_failed: int
+    proofs: int
     lowest: float
 
 
 def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[RankedOutlet, ...]:
     """The outlets with failed liveness results, by the lower end of their share's interval, those
-    with fewer than `FEW_FAILED` last: not by customers, nor one whose only customer failed."""
+    with fewer than `FEW_FAILED` after them: not by customers, nor one whose only customer failed.
+    Where none failed, last, those with most proofs first."""
     sellers: dict[tuple[str, str], dict[bool, LivenessCount]] = {}
     for one in counts:
         sellers.setdefault((one.carrier, one.outlet), {})[one.is_judged] = one
@@ -291,13 +293,14 @@ def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[RankedOutlet, ...]:
         nothing = LivenessCount(carrier, outlet, False, 0, 0)
         signed, judged = found.get(False, nothing), found.get(True, nothing)
         failed = signed.failed + judged.failed
-        if failed:
-            lowest, _ = wilson_interval(failed, signed.results + judged.results)
-            told = (signed.results, signed.failed, judged.results, judged.failed)
+        if failed or signed.proofs:
+            results = signed.results + judged.results
+            lowest = wilson_interval(failed, results)[0] if failed else 0.0
+            told = (signed.results, signed.failed, judged.results, judged.failed, signed.proofs)
             outlets.append(RankedOutlet(carrier, outlet, *told, lowest))
     return tuple(sorted(outlets, key=_place_outlet))
 
 
-def _place_outlet(one: RankedOutlet) -> tuple[bool, float, str, str]:
+def _place_outlet(one: RankedOutlet) -> tuple[bool, float, int, str, str]:
     is_few = one.signed_failed + one.judged_failed < FEW_FAILED
-    return is_few, -one.lowest, one.carrier, one.outlet
+    return is_few, -one.lowest, -one.proofs, one.carrier, one.outlet

@@ -373,6 +373,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     matching.VerificationRequest: [
         {"probe": _PROBE, "reference": _PROBE},
         {"probe": _PROBE, "line": "+8613800138000"},
+        {"proof": "signed.by.anybody", "line": "+8613800138000", "document": _KNOWN_DOCUMENT},
     ],
     people.IdentificationRequest: [{"probe": _PROBE, "threshold": 0.6}],
     people.PeopleRequest: [

@@ -268,18 +268,15 @@ def _outlet(record: Outlet, liveness: cases.OutletLiveness | None = None) -> cas
 def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, cases.OutletLiveness]:
     """Results of recent liveness checks at each of these outlets, none of which is left out."""
     now = utc_now()
-    sums = {code: [0, 0, 0] for code in codes}
+    sums = {code: [0, 0, 0, 0] for code in codes}
     # Many are found among all of them.
     chosen = codes if len(codes) <= MOST_CHOSEN else None
     for one in store.liveness_counts(now - LIVENESS_WINDOW, now, chosen):
-        for place, count in enumerate((one.results, one.failed, one.absent)):
+        for place, count in enumerate((one.results, one.failed, one.absent, one.proofs)):
             if one.outlet in sums:
                 sums[one.outlet][place] += count
-    days, proofs = LIVENESS_WINDOW.days, store.people.count_proofs(codes, now - LIVENESS_WINDOW)
-    return {
-        code: cases.OutletLiveness(days, results, failed, absent, proofs.get(code, 0))
-        for code, (results, failed, absent) in sums.items()
-    }
+    days = LIVENESS_WINDOW.days
+    return {code: cases.OutletLiveness(days, *found) for code, found in sums.items()}
 
 
 def outlet_list(

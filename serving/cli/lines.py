@@ -212,6 +212,8 @@ def check_rules(
         answer,
         f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
         "Nothing of a face is kept" if found.keep_faces == "none" else "",
+        f"Other ways: {', '.join(found.proofs)}" if found.proofs else "",
+        f"Tries of a face: {found.face_tries}" if found.face_tries else "",
         found.source and f"Source: {escape(found.source)}",
         f"Read on {found.checked_on}" if found.checked_on else "",
         found.note and f"Note: {escape(found.note)}",

@@ -147,6 +147,7 @@ def list_outlets(
         liveness_results="liveness.results",
         failed="liveness.failed",
         absent="liveness.absent",
+        proofs="liveness.proofs",
     )
     of = "" if carrier is None else f" of {escape(carrier)}"
     empty = f"There is no outlet{of}: sosie outlet add makes one."

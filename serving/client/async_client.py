@@ -40,7 +40,6 @@ from serving.wire import cases, enrollments, lines, matching, oversight, people,
 from serving.wire.fields import KnownDocument, Moment
 
 T = TypeVar("T")
-
 _DEFAULT = Options()
 
 
@@ -113,7 +112,7 @@ class AsyncClient:
 
     async def verify(
         self,
-        probe: Face,
+        probe: Face | None = None,
         *,
         reference: Face | None = None,
         line: str | None = None,
@@ -121,13 +120,14 @@ class AsyncClient:
         document_id: str | None = None,
         liveness: str | None = None,
         portrait: Face | None = None,
+        proof: str | None = None,
         options: Options = _DEFAULT,
     ) -> matching.Verification:
-        """A face against exactly one of these, or with a `portrait` its document and line."""
-        other, own = (None if one is None else write_face(one) for one in (reference, portrait))
-        body = matching.VerificationRequest(
-            write_face(probe), other, line, document, document_id, liveness, own
-        )
+        """A face against one of these; with a `portrait` or `proof` a line and its document."""
+        given = (probe, reference, portrait)
+        face, other, own = (None if one is None else write_face(one) for one in given)
+        named = (line, document, document_id, liveness)
+        body = matching.VerificationRequest(face, other, *named, own, proof)
         return await self._send(post(matching.Verification, "verifications", body=body), options)
 
     async def identify(

@@ -56,7 +56,7 @@ from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.documents import Document, ErasureCertificate, ErasureScope
-from schema.options import PeopleRules
+from schema.options import CarrierPeople, PeopleRules
 from schema.reasons import Decision
 from serving.deployment.models import (
     build_extractor,
@@ -325,12 +325,14 @@ class Deployment:
         """The check of proofs in place of a face; `RequestError` where an issuer's keys are no
         such, or a way is open for which nobody signs."""
         settings, people = self.settings.proofs, self.settings.people
-        signed = {way for one in settings.issuers.values() for way in one.ways}
-        carriers = (own.proofs or {} for own in people.carriers.values())
-        if unsigned := {way for ways in (people.proofs, *carriers) for way in ways} - signed:
+        each: list[PeopleRules | CarrierPeople] = [people, *people.carriers.values()]
+        opened = {
+            way for one in each for ways in (one.proofs, one.verified_by) for way in ways or ()
+        }
+        if unsigned := opened - settings.signed:
             raise RequestError(
-                f"[people] proofs opens {min(unsigned)}, for which nobody signs: name an issuer "
-                "of it under [proofs.issuers]"
+                f"[people] opens {min(unsigned)}, for which nobody signs: name an issuer of it "
+                "under [proofs.issuers]"
             )
         issuers = {
             name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
@@ -370,8 +372,8 @@ class Deployment:
 
     @cached_property
     def people(self) -> PeopleRules:
-        """The settings' rules, with what the sets of rules of lines say of faces."""
-        return self.line_rules.complete(self.settings.people)
+        """The settings' rules, with what the sets of rules of lines say of faces and of ways."""
+        return self.line_rules.complete(self.settings.people, self.settings.proofs.signed)
 
     @property
     def person_limit(self) -> int:

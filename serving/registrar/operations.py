@@ -28,6 +28,7 @@ from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.checks.limits import MISSED, Guard
+from engine.matching.checks.liveness import LivenessOfVerification
 from engine.matching.checks.picture import FaceVector
 from engine.matching.holders import ErasureState, FoundLines
 from engine.matching.lines import OpenedDispute
@@ -52,6 +53,7 @@ from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
 from schema.actors import Actor, Caller, person_of
+from schema.decisions import RecordedProof
 from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.lines import LineEventKind
 from schema.people import DeathSource, DeathStep
@@ -189,6 +191,23 @@ class Operations:
         with self._guard as guard:
             return self._compare(asked, guard).check_line(target.text, target.document)
 
+    def prove_line(self, target: LineTarget, shown: RecordedProof) -> HolderCheck:
+        deployment, context = self._opened.deployment, self._context
+        assert target.document is not None, "the type wants one"
+        with self._guard as guard:
+            return verification.ProofComparison(
+                runner=self._runner,
+                registry=self._opened.store,
+                vault=deployment.vault,
+                guard=guard,
+                shown=shown,
+                people=deployment.people.of(context.carrier or ""),
+                rules=deployment.line_rules,
+                actor=context.actor,
+                carrier=context.carrier,
+                outlet=context.outlet,
+            ).check_line(target.text, target.document, self._opened.thresholds.same_document)
+
     def check_document(self, document: Document | str, shown: HolderFace) -> HolderCheck:
         asked = self._probe(shown)
         with self._guard as guard:
@@ -202,7 +221,7 @@ class Operations:
         """Uses up the evidence of liveness of a verification, once somebody is found; raises where
         what is asked for does not hold."""
         deployment, context = self._opened.deployment, self._context
-        evidence = verification.LivenessOfVerification(
+        evidence = LivenessOfVerification(
             runner=self._runner,
             registry=self._opened.store,
             vault=deployment.vault,
@@ -430,6 +449,7 @@ class Operations:
             second=shown.second if portrait is None else None,
             own=None if portrait is None else (portrait.vector, verify),
             use_liveness=self._require_alive(shown),
+            people=self._opened.deployment.people.of(self._context.carrier or ""),
         )
 
     def _entry(self, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:

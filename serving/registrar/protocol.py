@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from engine.registry.people import DeathRecord
     from engine.registry.references import SecondTemplate
     from engine.sweeps.estimate import ExpectedSweep, SweepOrder
-    from schema.decisions import RecordedLiveness
+    from schema.decisions import RecordedLiveness, RecordedProof
     from schema.documents import Document, ErasureCertificate
     from schema.lines import LineEventKind
     from schema.sweeps import SweepRecord
@@ -189,6 +189,9 @@ class RegistrarClient(ABC):
     """The face against the holder of a line in use; audited. `NotFound` for no line, or another
     tenant's; `LivenessRefused` or `LivenessReplayed` where the evidence that came with it is
     required and does not hold."""
+    prove_line: Ask[[LineTarget, RecordedProof, CallContext], HolderCheck]
+    """The same by a proof in place of the face, of a line with its document. `ProofRefused` before
+    anybody is looked up."""
     check_document: Ask[[Document | str, HolderFace, CallContext], HolderCheck]
     """The same for a document, presented or by its id; for a tenant, one with which that
     document has a line in use."""

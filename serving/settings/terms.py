@@ -176,6 +176,11 @@ class ProofSettings(Section):
         {}, 'by `iss`, as { state = { keys = "state.json", ways = ["mobile_id"] } }'
     )
 
+    @property
+    def signed(self) -> set[ProofWay]:
+        """The ways for which somebody signs."""
+        return {way for one in self.issuers.values() for way in one.ways}
+
 
 class LinesSettings(Section):
     """The life of lines: rules by which holders are asked for, limits, and who reports."""

@@ -126,7 +126,7 @@ REASONS = _counter("sosie_decision_reasons", "Reasons of decisions.", "reason", 
 EXCEPTIONS = _counter(
     "sosie_exceptions",
     "Enrollments that asked for an exception, or brought another proof than a face, by cause or "
-    "way, and what was decided at once.",
+    "way, and what was decided at once; verifications by proof, verified or refused.",
     "cause",
     "decision",
 )

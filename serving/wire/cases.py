@@ -320,7 +320,7 @@ class OutletLiveness(AnswerBody):
     results: int
     failed: int
     absent: Annotated[int, about("requests that should have brought one and did not")]
-    proofs: Annotated[int, about("enrollments that another proof than a face was taken for")]
+    proofs: Annotated[int, about("taken in place of a face: enrollments, verifications")]
 
 
 class OutletPlace(AnswerBody):

@@ -37,12 +37,14 @@ from serving.wire.fields import (
     LivenessToken,
     Moment,
     Msisdn,
+    OtherWays,
     Photograph,
     PrivateAnswer,
     ProofToken,
     QueryString,
     RequestBody,
     SentKind,
+    TriesLeft,
     about,
     known,
 )
@@ -241,10 +243,8 @@ class Enrollment(AnswerBody):
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
     guardian_document_id: GuardianDocument = None
-    other_ways: Annotated[
-        tuple[Annotated[str, known(*ProofWay)], ...],
-        about("of a `proof` that the carrier takes, where no face was shown to be the document's"),
-    ] = ()
+    other_ways: OtherWays = ()
+    tries_left: TriesLeft = None
     folio: Annotated[
         ShownFolio | None, about("to be given to the holder; null where faces are kept")
     ] = None

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from schema import documents
 from schema.decoding import prepare
+from schema.people import ProofWay
 from schema.reasons import PhotographKind
 
 T = TypeVar("T")
@@ -199,6 +200,17 @@ ProofToken = Annotated[
         "way than a face in docs/people.md",
         min_length=1,
         max_length=4096,
+    ),
+]
+OtherWays = Annotated[
+    tuple[Annotated[str, known(*ProofWay)], ...],
+    about("of a `proof` that the carrier takes, where no face was shown to be the document's"),
+]
+TriesLeft = Annotated[
+    int | None,
+    about(
+        "of a face under the document that was not shown, before another way must be offered; "
+        "null where they are not counted, or it was"
     ),
 ]
 Photograph = Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schema.decisions import HolderScore, Interval
+from schema.people import ProofWay
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     Advice,
@@ -13,11 +14,14 @@ from serving.wire.fields import (
     KnownDocument,
     LivenessToken,
     Moment,
+    OtherWays,
     Photograph,
     PrivateAnswer,
+    ProofToken,
     RequestBody,
     SentKind,
     Template,
+    TriesLeft,
     about,
     known,
 )
@@ -194,9 +198,10 @@ class Templates(AnswerBody):
 class VerificationRequest(RequestBody):
     """A probe, and exactly one of `reference`, `line`, `document` and `document_id`; to a carrier
     of which no face is kept, a `portrait` with its `document`, and with the `line` that is under
-    it."""
+    it. A `proof` comes in place of the probe, with the `line`, by its number, and its
+    `document`."""
 
-    probe: Face
+    probe: Face | None = None
     reference: Face | None = None
     line: Annotated[str, about("its number or its id", min_length=1, max_length=64)] | None = None
     document: KnownDocument | None = None
@@ -205,22 +210,35 @@ class VerificationRequest(RequestBody):
         Annotated[LivenessToken, about("of the probe, which is then the photograph itself")] | None
     ) = None
     portrait: Annotated[Face, about("the document's, where no face is on file")] | None = None
+    proof: ProofToken | None = None
 
     def __post_init__(self) -> None:
         RequestBody.__post_init__(self)
-        line = None if self.portrait is not None and self.document is not None else self.line
-        given = (self.reference, line, self.document, self.document_id)
-        if self.portrait is not None and self.document is None:
+        came = {name for name in self.__struct_fields__ if getattr(self, name) is not None}
+        if "proof" in came:
+            if came != {"proof", "line", "document"}:
+                raise ValueError("a proof comes with the line and its document, and nothing else")
+            return
+        if self.probe is None:
+            raise ValueError("give a probe, or a proof in its place")
+        if "portrait" in came and "document" not in came:
             raise ValueError("a portrait comes with its document: give both")
         if self.portrait is not None and self.portrait.image is None:
             raise ValueError("a portrait is a photograph, not a template")
-        if sum(one is not None for one in given) != 1:
+        named = came & {"reference", "line", "document", "document_id"}
+        if len(named - {"line"} if "portrait" in came else named) != 1:
             raise ValueError("give exactly one of reference, line, document and document_id")
-        if self.reference is not None and self.liveness is not None:
+        if {"reference", "liveness"} <= came:
             raise ValueError("liveness is looked at where a holder is verified: leave it out")
         _require_single(self.reference)
         _require_single(self.portrait)
 
 
 class Verification(HolderScore, AnswerBody):
-    """A match at `score >= threshold`."""
+    """A match at `score >= threshold`, or by a proof, which has no score."""
+
+    way: Annotated[str, known(*ProofWay), about("of the proof; null where a face came")] | None = (
+        None
+    )
+    other_ways: OtherWays = ()
+    tries_left: TriesLeft = None

@@ -198,13 +198,9 @@ class Levels:
     def level(self, name: str, caller: Caller) -> float:
         """The present level of a count."""
         if name not in self._levels:
-            found = self._found.get(name)
-            leaked = 0.0 if found is None else (self._now - found.at) / self._each(name, caller)
-            self._levels[name] = 0.0 if found is None else max(0.0, found.level - max(0.0, leaked))
+            found, each = self._found.get(name), find_bound(self._limits, name, caller).each
+            self._levels[name] = 0.0 if found is None else found.level_at(self._now, each)
         return self._levels[name]
-
-    def _each(self, name: str, caller: Caller) -> timedelta:
-        return find_bound(self._limits, name, caller).each
 
     def _wait(self, name: str, caller: Caller, beside: int = 0) -> timedelta:
         bound = find_bound(self._limits, name, caller)

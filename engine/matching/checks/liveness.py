@@ -15,7 +15,7 @@ from typing import Any, Literal
 from joserfc.jwk import KeySet
 from msgspec import structs
 
-from engine.errors import LivenessReplayed, SosieError
+from engine.errors import LivenessRefused, LivenessReplayed, RequestError, SosieError
 from engine.faces.liveness_judge import Judged, Judgement, JudgeTerms
 from engine.matching.checks.signed_results import Sha256, Short, SignedClaims, digest, read_signed
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
@@ -24,8 +24,10 @@ from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.audit import AuditEntry
 from engine.registry.database import new_id
 from engine.registry.enrollments import LivenessRecord
+from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
+from engine.registry.writer import ChangeRunner, Writer
 from schema.decisions import Finding, RecordedLiveness
 from schema.options import LivenessRules
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason, is_level_reached
@@ -275,6 +277,67 @@ class LivenessBatch:
             return replace(weighed, is_repeated=True)
         self._used.add(weighed.token)
         return weighed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessOfVerification:
+    """A verification's evidence of liveness, on whose behalf, and its result."""
+
+    runner: ChangeRunner
+    registry: Reader
+    vault: Vault
+    terms: LivenessTerms
+    result: RecordedLiveness | None
+    judged: Judged | None
+    actor: str
+    carrier: str | None
+    outlet: str | None
+
+    def require(self) -> None:
+        """Before anybody is looked up: `LivenessRefused` where evidence is required and something
+        is wrong with it, or where the judge of the picture enforces and finds something, and
+        `LivenessReplayed`; that is kept. Else nothing is used yet.
+        """
+        if _find_refusal(*self._weigh()) is not None:
+            self.use()
+
+    def use(self) -> None:
+        """Keeps what came, used from now on; raises as `require` where that has changed."""
+        if self._weigh() == (None, None):
+            return
+        if (error := self.runner.run(self._keep)) is not None:
+            raise error
+
+    def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
+        batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
+        weighed = batch.spend(batch.weigh(self.result, LivenessUse.VERIFICATION, self.carrier))
+        judge = self.terms.judge
+        return weighed, None if judge is None else judge.weigh(self.judged)
+
+    def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
+        weighed, judgement = self._weigh()
+        given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
+        writes: list[Write] = []
+        for one in (weighed, judgement):
+            if one is not None:
+                row = record_liveness(one, *given)
+                by = "judge" if one is judgement else row.issuer or "none"
+                entry = AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
+                writes += [entry, row]
+        writer.commit(writes)
+        return _find_refusal(weighed, judgement)
+
+
+def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> RequestError | None:
+    if weighed is not None and weighed.refusal is not None:
+        return weighed.refusal
+    found = None if weighed is None else weighed.problem
+    if found is None and judgement is not None and judgement.terms.enforces:
+        found = judgement.problem
+    if found is None:
+        return None
+    text = f"the evidence of liveness does not hold ({found.value}): capture the face again"
+    return LivenessRefused(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from joserfc.jwk import KeySet
@@ -20,18 +21,22 @@ from engine.matching.checks.signed_results import Sha256, SignedClaims, digest, 
 from engine.matching.requests import Attempt, name_document, normalise_msisdn
 from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
-from engine.registry.enrollments import PROOF, LivenessRecord
+from engine.registry.enrollments import PROOF, TRIES_TALLY, LivenessRecord, Tally
 from engine.registry.lines import LineRecord
+from engine.registry.store import Reader
+from engine.registry.vault import Vault
 from schema.decisions import RecordedProof
 from schema.documents import Document
 from schema.options import PeopleRules
 from schema.people import NOT_KEPT, RENEWED, ProofLevel, ProofWay
-from schema.reasons import Decision, LivenessUse, Reason
+from schema.reasons import About, Decision, LivenessUse, Reason
 
 if TYPE_CHECKING:
     from engine.matching.judge import AttemptBatch, DecidedAttempt
 
 _LEVELS = list(ProofLevel)
+_OF_FACE = (About.PHOTOGRAPH, About.LIVENESS, About.FACE)
+TRY_STAYS = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +65,21 @@ class ProofChecker:
         """`audience` is what proofs must have been made for: this deployment."""
         self._terms, self._issuers, self._audience = terms, dict(issuers), audience
 
-    def check(self, token: str, document: Document, msisdn: str, now: datetime) -> RecordedProof:
-        """What came of the proof of an enrollment. A fault is its `problem`: like a face that is
-        another's, it is a reason and no error."""
+    def check(
+        self,
+        token: str,
+        document: Document,
+        msisdn: str,
+        now: datetime,
+        use: LivenessUse = LivenessUse.ENROLLMENT,
+    ) -> RecordedProof:
+        """What came of a proof. A fault is its `problem`: like a face that is another's, it is a
+        reason and no error."""
         claims = read_signed(token, self._issuers, _Claims)
         if claims is None or claims.way not in self._terms.ways.get(claims.iss, ()):
             return RecordedProof(Reason.PROOF_INVALID)
         return RecordedProof(
-            self._find_problem(claims, document, msisdn, now),
+            self._find_problem(claims, document, msisdn, now, use),
             way=claims.way,
             issuer=claims.iss,
             jti=claims.jti,
@@ -76,7 +88,7 @@ class ProofChecker:
         )
 
     def _find_problem(
-        self, claims: _Claims, document: Document, msisdn: str, now: datetime
+        self, claims: _Claims, document: Document, msisdn: str, now: datetime, use: LivenessUse
     ) -> Reason | None:
         try:
             number = normalise_msisdn(msisdn)
@@ -86,7 +98,7 @@ class ProofChecker:
         named = name_document(document).encode(errors="replace")
         is_bound = (
             claims.is_for(self._audience)
-            and claims.use is LivenessUse.ENROLLMENT
+            and claims.use is use
             and claims.document_sha256.lower() == digest(named)
             and claims.msisdn_sha256.lower() == digest(number.encode())
         )
@@ -129,11 +141,74 @@ class ProofEvidence:
         return self.refusal is None and self.brings is brings
 
 
+def name_proof(vault: Vault, shown: RecordedProof | None) -> bytes | None:
+    """The keyed name under which a proof is known to have come; None where it may again."""
+    if shown is None or shown.jti is None or shown.problem is not None:
+        return None
+    return vault.look_up(PROOF, f"{shown.issuer}\0{shown.jti}")
+
+
+def record_proof(
+    shown: RecordedProof,
+    refusal: Reason | None,
+    token: bytes | None,
+    at: datetime,
+    carrier: str | None,
+    outlet: str | None,
+    enrollment_id: str | None = None,
+) -> LivenessRecord:
+    """The row of a proof: who signed it, why it was refused, and that one that was taken has been
+    used."""
+    return LivenessRecord(
+        id=new_id(),
+        use=PROOF,
+        received_at=at,
+        token=token if refusal is None else None,
+        problem=None if refusal is None else refusal.value,
+        issuer=shown.issuer,
+        jti=shown.jti,
+        decision=None if shown.way is None else shown.way.value,
+        level=shown.level,
+        issued_at=shown.issued_at,
+        carrier=carrier,
+        outlet=outlet,
+        enrollment_id=enrollment_id,
+    )
+
+
+class FaceTries:
+    """Tries of a face under documents that failed with a carrier, each forgotten after a day: so
+    many, and another way must be offered."""
+
+    def __init__(self, registry: Reader, now: datetime) -> None:
+        self._registry, self._now = registry, now
+        self._levels: dict[str, float] = {}
+
+    def count(
+        self, lookup: bytes | None, carrier: str, most: int, *, is_shown: bool
+    ) -> tuple[list[Tally], int | None]:
+        """Counts one more, and tells how many of `most` are left, None where none are counted.
+        Whose face or proof `is_shown` begins anew."""
+        if not most or lookup is None:
+            return [], None
+        # By the look-up alone, or the count would tell when another carrier has the holder.
+        name = f"{TRIES_TALLY}:{lookup.hex()}:{carrier}"
+        if name not in self._levels:
+            found = self._registry.tallies([name]).get(name)
+            self._levels[name] = 0.0 if found is None else found.level_at(self._now, TRY_STAYS)
+        level = self._levels[name]
+        amount = -level if is_shown else 1.0
+        self._levels[name] = min(most, level + amount)
+        tallies = [Tally(name, amount, TRY_STAYS, most)] if amount else []
+        return tallies, most - ceil(self._levels[name])
+
+
 class Proofs:
     """The proofs of a batch, in order: each is taken once, here and ever before."""
 
     def __init__(self, batch: AttemptBatch, terms: PeopleRules) -> None:
         self._batch, self._terms = batch, terms
+        self._tries = FaceTries(batch.registry, batch.now)
         came = [one for one in batch.attempts if one.request.proof is not None]
         names = [name for one in came if (name := self._name(one.request.proof))]
         self._used = batch.registry.used_liveness(names) if names else set()
@@ -199,6 +274,7 @@ class Proofs:
         """Adds the row of a proof: who signed it, and that it has been used. Whose face was not
         shown is told of the ways that are open."""
         attempt, shown = made.attempt, made.attempt.request.proof
+        self._count_try(made)
         if any(one.shows_nobody for one in made.verdict.reasons):
             made.decided.other_ways = tuple(self._terms.of(attempt.outlet.carrier).proofs)
         way = None if evidence is None else evidence.way
@@ -213,23 +289,22 @@ class Proofs:
         if evidence.way is not None:
             self._note_opened(made, evidence.way)
         made.recorded.proof = structs.replace(shown, problem=evidence.problem, jti=None)
-        self._batch.writes.append(
-            LivenessRecord(
-                id=new_id(),
-                use=PROOF,
-                received_at=self._batch.now,
-                token=self._name(shown) if is_taken else None,
-                problem=None if is_taken else str(evidence.refusal),
-                issuer=shown.issuer,
-                jti=shown.jti,
-                decision=None if evidence.way is None else evidence.way.value,
-                level=shown.level,
-                issued_at=shown.issued_at,
-                carrier=attempt.outlet.carrier,
-                outlet=attempt.outlet.code,
-                enrollment_id=made.decided.enrollment_id,
-            )
-        )
+        told = (shown, evidence.refusal, self._name(shown), self._batch.now)
+        place = (attempt.outlet.carrier, attempt.outlet.code, made.decided.enrollment_id)
+        self._batch.writes.append(record_proof(*told, *place))
+
+    def _count_try(self, made: DecidedAttempt) -> None:
+        """Counts a face that was not shown to be the document's, and tells how many tries are left;
+        who is approved begins anew. What was found of a holder is no try: it would be told."""
+        attempt, is_shown = made.attempt, made.verdict.decision is Decision.APPROVED
+        reasons = made.verdict.reasons if made.verdict.decision is Decision.REJECTED else ()
+        is_failed = any(one.shows_nobody and one.row.about in _OF_FACE for one in reasons)
+        if is_shown or (is_failed and not attempt.request.is_faceless):
+            carrier = attempt.outlet.carrier
+            given = (attempt.document_lookup, carrier, self._terms.of(carrier).face_tries)
+            tallies, left = self._tries.count(*given, is_shown=is_shown)
+            self._batch.writes += tallies
+            made.decided.tries_left = None if is_shown else left
 
     def _is_unkept(self, attempt: Attempt) -> bool:
         return attempt.outlet.carrier in self._batch.unkept
@@ -242,7 +317,4 @@ class Proofs:
             self._opened |= {one: way for one in opened if one is not None}
 
     def _name(self, shown: RecordedProof | None) -> bytes | None:
-        """The keyed name under which a proof is known to have come; None where it may again."""
-        if shown is None or shown.jti is None or shown.problem is not None:
-            return None
-        return self._batch.vault.look_up(PROOF, f"{shown.issuer}\0{shown.jti}")
+        return name_proof(self._batch.vault, shown)

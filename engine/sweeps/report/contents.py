@@ -63,7 +63,7 @@ class ReportInput:
     groups: Sequence[Group]
     summary: SweepSummary
     liveness: Sequence[RankedOutlet] = ()
-    """Outlets where liveness checks failed, ranked."""
+    """Outlets where liveness checks failed, or proofs came without a face, ranked."""
     fraud_in_use: int = 0
     """Cases that were decided to be fraud and have lines in use, of whatever sweep."""
     judged: MeasuredPrecision | None = None

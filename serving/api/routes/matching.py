@@ -1,5 +1,6 @@
 """`/v1/match`, `/v1/templates`, `/v1/verifications`: faces held against faces."""
 
+import asyncio
 from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,9 @@ from engine.errors import FaceNotKept, ImageError
 from engine.matching.comparison import score_best
 from engine.matching.requests import name_document
 from engine.matching.verification import HolderCheck
+from engine.registry.database import utc_now
 from schema.documents import Document
+from schema.reasons import LivenessUse
 from serving.access.authorization import Action, authorize, choose_candidates, scope_of, tenant_of
 from serving.api.request import (
     Request,
@@ -22,6 +25,7 @@ from serving.api.request import (
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import HolderFace, LineTarget
+from serving.telemetry.metrics import EXCEPTIONS
 from serving.wire import matching as wire
 from serving.wire.fields import Moment, Template, of_record
 
@@ -97,7 +101,7 @@ async def verify(
     of a line or of a document; only the latter are audited, and nothing is stored.
     """
     # A role that may do the one may do the other: the body decides which it is.
-    if body.reference is not None:
+    if body.reference is not None and body.probe is not None:
         probe, reference = await take_faces(
             parts, request, probe=body.probe, reference=body.reference
         )
@@ -106,6 +110,9 @@ async def verify(
         threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
+    if body.proof is not None:
+        return await _prove(parts, request, body, body.proof)
+    assert body.probe is not None, "the type wants one of both"
     subject = _name_subject(body)
     named = (body.probe, body.liveness, subject, body.portrait)
     shown = await take_holder_face(parts, request, *named)
@@ -113,6 +120,23 @@ async def verify(
         check = await _check_holder(parts, request, body, shown)
     score = check.score if scope_of(request.caller) is None else None
     return of_record(wire.Verification, check, score=score)
+
+
+async def _prove(
+    parts: Parts, request: Request, body: wire.VerificationRequest, token: str
+) -> wire.Verification:
+    assert body.line is not None, "the type wants it"
+    assert body.document is not None, "and this"
+    document = known_document(body.document)
+    given = (token, document, body.line, utc_now(), LivenessUse.VERIFICATION)
+    shown = await asyncio.to_thread(parts.proofs.check, *given)
+    target, outcome = LineTarget(body.line, document=document), "refused"
+    try:
+        check = await parts.registrar.prove_line(target, shown, request.context())
+        outcome = "verified" if check.is_match else outcome
+    finally:
+        parts.meter.add(EXCEPTIONS, shown.way or "unknown", outcome)
+    return of_record(wire.Verification, check)
 
 
 def _name_subject(body: wire.VerificationRequest) -> str:
@@ -128,7 +152,9 @@ async def _check_holder(
     document = body.document_id if body.document is None else known_document(body.document)
     if body.line is not None:
         presented = document if isinstance(document, Document) else None
-        line = LineTarget(body.line, body.probe.image is not None, presented)
+        line = LineTarget(
+            body.line, body.probe is not None and body.probe.image is not None, presented
+        )
         return await parts.registrar.check_line(line, shown, request.context())
     assert document is not None, "the type wants one"
     return await parts.registrar.check_document(document, shown, request.context())

@@ -3,6 +3,7 @@ face whose consent is withdrawn is gone, and its lines stay."""
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,26 +15,31 @@ from joserfc.jwk import ECKey, KeySet
 from msgspec import structs
 from sqlalchemy import select, update
 
-from engine.errors import ConsentWithdrawn, NotFound, RequestError
+from engine.errors import ConsentWithdrawn, NotFound, ProofRefused, RequestError
+from engine.lifecycle.reverification import carry_out, report_event
+from engine.lifecycle.rules import LineRules, load_rules
+from engine.matching.checks.limits import Guard, InFlight
 from engine.matching.checks.order import replay
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
-from engine.matching.holders import erase_holder, list_pending, read_erasure
+from engine.matching.holders import block_document, erase_holder, list_pending, read_erasure
 from engine.matching.lines import close_line, withdraw_consent
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import ABSENT
-from engine.matching.verification import HolderComparison, HolderProbe
+from engine.matching.verification import HolderComparison, HolderProbe, ProofComparison
 from engine.registry.damage import find_damage
 from engine.registry.database import utc_now
+from engine.registry.enrollments import LivenessCount
 from engine.registry.rows import changing_rows
 from engine.retention.job import check_certificate
 from schema.actors import Caller
 from schema.cases import Outcome
 from schema.decisions import RecordedProof
 from schema.documents import ErasureScope
+from schema.lines import LineEventKind
 from schema.options import CarrierPeople, Limits, PeopleRules
 from schema.people import RENEWED, Consent, ExceptionCause, GivenConsent, ProofLevel, ProofWay
-from schema.reasons import Decision, Reason
+from schema.reasons import Decision, LivenessUse, Reason
 from tests.engine.matching.conftest import CHILD, NOW, Lab, card, close, guard_of
 from tests.engine.matching.test_bulk_enrollment import admit, subscriber
 from tests.engine.matching.test_people import ask
@@ -113,7 +119,8 @@ def test_a_proof_opens_a_line_without_a_face_and_the_decision_says_whose_word_it
     assert replay(record).agrees
     assert lab.store.people.count_proofs(["blue-1"], NOW - timedelta(days=1)) == {"blue-1": 1}
     # None of it counts as a result of a liveness check.
-    assert lab.store.liveness_counts(NOW - timedelta(days=1), NOW) == []
+    counted = LivenessCount("blue", "blue-1", False, results=0, failed=0, proofs=1)
+    assert lab.store.liveness_counts(NOW - timedelta(days=1), NOW) == [counted]
 
 
 def test_the_holder_comes_by_face_by_proof_and_by_face_again(lab: Lab, prepare) -> None:
@@ -340,6 +347,141 @@ def test_lines_opened_by_a_face_that_is_not_kept_follow_no_later_face_without_tw
         mine, theirs = ask(registrar, prepare(1, person=person), prepare(1, person=other))
     assert mine.reasons == (Reason.NOT_SEARCHED,)
     assert Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in theirs.reasons
+
+
+def turn_away(registrar: Registrar, lab: Lab, serial: int) -> list[int | None]:
+    """Three faces that are not the portrait's, and how many tries each left."""
+    faces = [lab.people.sample(lab.people.person()) for _ in range(6)]
+    pairs = zip(faces[::2], faces[1::2], strict=True)
+    given = [lab.request(document=card(serial), live=a, portrait=b) for a, b in pairs]
+    return [ask(registrar, one)[0].decided.tries_left for one in given]
+
+
+def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) -> Callable[..., Any]:
+    """Verifies the holder of a line by a proof, as the carrier `blue` asks."""
+    terms = {"actor": "key:a", "carrier": "blue", "outlet": "blue-1", **given}
+
+    def prove(request: EnrollmentRequest, key: ECKey = KEY, **changes: Any) -> Any:
+        caller = Caller(terms["actor"], terms["outlet"], terms["carrier"])
+        changes = {"use": "verification", "jti": str(uuid.uuid4()), **changes}
+        shown = claims(request, **changes)
+        document, number = request.document, request.msisdn
+        proof = CHECKER.check(sign(shown, key), document, number, NOW, LivenessUse.VERIFICATION)
+        compared = ProofComparison(
+            runner=registrar,
+            registry=lab.store,
+            vault=lab.vault,
+            guard=Guard(Limits(key_h=2_000), lab.store, registrar, caller, InFlight()),
+            shown=proof,
+            people=people.of(terms["carrier"]),
+            rules=LineRules(load_rules("korea")),
+            **terms,
+        )
+        return compared.check_line(number, document, 0.4)
+
+    return prove
+
+
+@pytest.mark.parametrize("name", ["korea", "mexico"])
+def test_after_three_tries_of_the_face_a_line_is_opened_and_verified_by_another_way(
+    lab: Lab, prepare, name: str
+) -> None:
+    # Korea's set opens its ways where somebody signs for them; Mexico's has none of its own.
+    own = {ProofWay.MOBILE_ID: "approved"} if name == "mexico" else {}
+    given = PeopleRules(proofs=own, verified_by=tuple(own))  # type: ignore[arg-type]
+    rules = LineRules(load_rules(name)).complete(given, {ProofWay.MOBILE_ID})
+    assert rules.of("blue").proofs == {ProofWay.MOBILE_ID: "approved"}
+    request = prepare(1)
+    with lab.registrar(people=rules, clock=utc_now) as registrar:
+        assert turn_away(registrar, lab, 1) == [2, 1, 0]
+        opened = ask(registrar, prove(request))[0].decided
+        line = opened.line_id or ""
+        # Who came begins anew.
+        assert (opened.tries_left, turn_away(registrar, lab, 1)[0]) == (None, 2)
+        ask(registrar, prove(prepare(1)))
+        lines = LineRules(load_rules("korea"))
+        told = {"line_text": line, "kind": LineEventKind.PORT_IN, "at": utc_now(), "actor": "k"}
+        report_event(registrar, lab.store, lines, **told)  # type: ignore[arg-type]
+        carry_out(registrar, lab.store, lines, now=utc_now() + timedelta(days=8))
+        assert lab.store.lines_by_id([line])[line].service is not None
+        guard = Guard(Limits(), lab.store, registrar, Caller("key:a", carrier="blue"), InFlight())
+        faces = [lab.people.sample(lab.people.person()).vector for _ in range(4)]
+        probe = HolderProbe(
+            vector=faces[0], threshold=0.4, actor="key:a", carrier="blue", people=rules
+        )
+        compared = HolderComparison(
+            registrar, lab.store, probe, lambda *one: registrar.audit(one[0], 9, one[1]), guard
+        )
+        tries = [
+            replace(compared, probe=replace(probe, own=(one, 0.3))).check_line(line)
+            for one in faces[1:]
+        ]
+        assert [(one.is_match, one.tries_left) for one in tries] == [(False, n) for n in (2, 1, 0)]
+        assert {one.other_ways for one in tries} == {(ProofWay.MOBILE_ID,)}
+        done = verify(registrar, lab, rules)(request)
+    assert (done.is_match, done.way, done.line_id, done.score) == (True, "mobile_id", line, None)
+    assert lab.store.lines_by_id([line])[line].service is None
+    kept = {one.kind.value for one in lab.store.events_of_line(line)}
+    assert {"suspended_outgoing", "reverified", "unsuspended"} <= kept
+    assert lab.store.people.count_proofs(["blue-1"], NOW - timedelta(days=1)) == {"blue-1": 3}
+    assert find_damage(lab.store) == []
+
+
+def test_a_verification_is_refused_by_a_proof_that_does_not_hold_before_anybody_is_looked_up(
+    lab: Lab, prepare
+) -> None:
+    rules = replace(RULES, verified_by=(ProofWay.MOBILE_ID,), proofs_per_outlet=2)
+    faults = [({"use": "enrollment"}, Reason.PROOF_MISBOUND), *FAULTS[:1], *FAULTS[2:]]
+    faults.append(({"way": "certificate"}, Reason.EXCEPTION_NOT_OFFERED))
+    with lab.registrar(clock=utc_now) as registrar:
+        request = prepare(1)
+        ask(registrar, request)
+        prove = verify(registrar, lab, rules)
+        # Of a line that is not there the same is told.
+        for one in (request, prepare(2)):
+            for changes, reason in faults:
+                with pytest.raises(ProofRefused, match=reason):
+                    prove(one, **changes)
+            with pytest.raises(ProofRefused, match="PROOF_INVALID"):
+                prove(one, OTHER)
+        # One of a line that is another document's is not used up.
+        other = replace(request, document=card(9))
+        with pytest.raises(NotFound):
+            prove(other, jti="one")
+        assert prove(request, jti="one").is_match
+        with pytest.raises(ProofRefused, match="PROOF_REPLAYED"):
+            prove(request, jti="one")
+        block_document(registrar, lab.store, request.document, "test")
+        assert not prove(request).is_match
+        with pytest.raises(ProofRefused, match="EXCEPTION_LIMIT_REACHED"):
+            prove(request)
+        with pytest.raises(ProofRefused, match="EXCEPTION_NOT_OFFERED"):
+            verify(registrar, lab, RULES)(request)
+        with pytest.raises(NotFound):
+            verify(registrar, lab, rules, carrier="red", outlet="red-1")(request)
+    counted = {row.name: row.level for row in lab.store.rows(select(tables.tallies))}
+    # Every one of these, but for that which held.
+    failed = counted["carrier:blue"]
+    assert 2 * (len(faults) + 1) + 5 == pytest.approx(failed, abs=0.1)
+    assert find_damage(lab.store) == []
+
+
+def test_sets_of_rules_open_ways_that_somebody_signs_for_and_settings_come_first() -> None:
+    sets = LineRules(load_rules("korea"), {"red": load_rules("mexico")})
+    usual = sets.complete(PeopleRules(), {ProofWay.REGISTER_EXTRACT})
+    assert (usual.proofs, usual.verified_by) == (
+        {"register_extract": "approved"},
+        ("register_extract",),
+    )
+    assert (usual.of("red").proofs, usual.of("red").verified_by) == ({}, ())
+    assert sets.complete(PeopleRules()).proofs == {}
+    given = PeopleRules(
+        proofs={ProofWay.MOBILE_ID: "review"},
+        face_tries=1,
+        carriers={"red": CarrierPeople(face_tries=2)},
+    )
+    kept = sets.complete(given, set(ProofWay))
+    assert (kept.proofs, kept.face_tries, kept.of("red").face_tries) == (given.proofs, 1, 2)
 
 
 def given(at: datetime | None = None, **more: Any) -> Consent:

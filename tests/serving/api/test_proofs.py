@@ -18,7 +18,8 @@ from tests.engine.matching.test_proofs import digest
 from tests.serving.api.test_people_apart import card
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
-RULES = PeopleRules(carriers={"blue": CarrierPeople(proofs={ProofWay.MOBILE_ID: "approved"})})
+OPEN = CarrierPeople(proofs={ProofWay.MOBILE_ID: "approved"}, verified_by=(ProofWay.MOBILE_ID,))
+RULES = PeopleRules(carriers={"blue": OPEN}, face_tries=3)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_who_shows_another_face_is_told_of_the_way_and_goes_it(service, activati
     body = activation(document=card(1), live=faces["stranger"], portrait=faces["portrait"])
     refused = service.read(service.enroll(body, "by-face"))
     assert [one["reason"] for one in refused["reasons"]] == ["FACE_MISMATCH"]
-    assert refused["other_ways"] == ["mobile_id"]
+    assert (refused["other_ways"], refused["tries_left"]) == (["mobile_id"], 2)
     del body["live"], body["portrait"]
     told = service.read(service.enroll(body | {"proof": sign(service, body)}, "by-proof"))
     assert (told["decision"], told["other_ways"]) == ("approved", [])
@@ -92,6 +93,43 @@ def test_a_proof_that_is_not_taken_tells_of_nobody(service, activation) -> None:
         assert told["document_id"] is None
     metrics = service.parts.meter.render()[0].decode()
     assert 'sosie_exceptions_total{cause="mobile_id",decision="rejected"} 2.0' in metrics
+
+
+def test_the_holder_of_a_line_is_verified_by_a_face_or_by_a_proof(
+    service, activation, faces
+) -> None:
+    body = activation(document=card(1))
+    line = service.read(service.enroll(body, "first"))["line_id"]
+    named = {name: card(1)[name] for name in ("type", "number")}
+    target = {"line": body["msisdn"], "document": named}
+
+    def verify(**shown: Any) -> Any:
+        return service.ask("POST", "/v1/verifications", key="b1", body=shown)
+
+    another = {"image": faces["live"]}
+    told = service.read(verify(probe=another, line=body["msisdn"]))
+    assert (told["is_match"], told["way"]) == (False, None)
+    assert (told["other_ways"], told["tries_left"]) == (["mobile_id"], 2)
+    token = sign(service, body, use="verification")
+    told = service.read(verify(proof=token, **target))
+    assert (told["is_match"], told["way"], told["line_id"]) == (True, "mobile_id", line)
+    assert (told["other_ways"], told["tries_left"], told["score"]) == ([], None, None)
+    message = service.assert_refused(verify(proof=token, **target), 422, "PROOF.REFUSED")
+    assert "PROOF_REPLAYED" in message
+    beside: list[dict[str, Any]] = [
+        {"probe": another},
+        {"line": None},
+        {"document": None},
+        {"document_id": line},
+    ]
+    for changes in beside:
+        service.assert_refused(verify(proof=token, **target | changes), 400, "REQUEST.MALFORMED")
+    service.assert_refused(verify(line=body["msisdn"]), 400, "REQUEST.MALFORMED")
+    outlet = service.read(service.ask("GET", "/v1/outlets/b1", key="fraud"))
+    assert outlet["liveness"]["proofs"] == 1
+    metrics = service.parts.meter.render()[0].decode()
+    for decision in ("verified", "refused"):
+        assert f'sosie_exceptions_total{{cause="mobile_id",decision="{decision}"}} 1.0' in metrics
 
 
 def test_a_way_for_which_nobody_signs_opens_no_service(start_service) -> None:

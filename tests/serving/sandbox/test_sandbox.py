@@ -231,6 +231,12 @@ def test_a_picture_says_whom_it_shows(sandbox) -> None:
     assert verify("stranger").json()["is_match"] is False
     assert verify("no-face").json()["code"] == "MATCH.NO_FACE"
     known = {name: body["document"][name] for name in ("type", "number")}
+    asked = {"document": known, "proof": "signed.by.anybody", "line": body["msisdn"]}
+    proven = sandbox.ask("POST", "/v1/verifications", "carrier", json=asked).json()
+    assert (proven["is_match"], proven["way"]) == (True, "mobile_id")
+    asked["document"] = {**known, "number": make_number("cn-ric", 983)}
+    stale = sandbox.ask("POST", "/v1/verifications", "carrier", json=asked).json()
+    assert (stale["code"], "PROOF_STALE" in stale["message"]) == ("PROOF.REFUSED", True)
     asked = {"document": known, "probe": {"image": sandbox.picture("anybody-3")}}
     lines = sandbox.ask("POST", "/v1/lines/query", "carrier", json=asked).json()
     assert (lines["is_holder"], len(lines["lines"])) == (True, 1)

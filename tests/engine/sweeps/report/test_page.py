@@ -318,11 +318,12 @@ def test_outlets_where_liveness_failed_are_listed_by_rank(make_contents) -> None
     counts = [
         LivenessCount("north", "=n1", False, 100, 30),
         LivenessCount("north", "<b>n2</b>", True, 100, 50),
+        LivenessCount("north", "n3", False, 0, 0, proofs=4321),
     ]
     source = render_report(make_contents(liveness=rank_outlets(counts)))
     assert "<b>n2" not in source
     shown = Reading(source).text()
-    assert "Outlets where liveness checks failed, in 90 days before" in shown
+    assert "Outlets where liveness checks failed, or no face came, in 90 days before" in shown
     assert shown.index("n2") < shown.index("=n1")
     assert "liveness checks failed" not in Reading(render_report(make_contents())).text()
 

@@ -63,8 +63,8 @@ const OUTLETS = {
 
 /** What liveness checks brought there; where they are off, nothing. */
 function livenessOf({ liveness }) {
-  if (liveness === null || liveness.results + liveness.absent === 0) return "–";
-  const counts = ["results", "failed", "absent"].map((name) => [name, number(liveness[name])]);
+  if (liveness === null || liveness.results + liveness.absent + liveness.proofs === 0) return "–";
+  const counts = ["results", "failed", "absent", "proofs"].map((name) => [name, number(liveness[name])]);
   return say("outlet.livenesscounts", { ...Object.fromEntries(counts), days: liveness.days });
 }
 

@@ -246,6 +246,7 @@ const SUMMED = [
   "lines",
   "disputed_lines",
   "fraud_in_use",
+  "proofs",
   "carriers",
   "outlets",
 ];
