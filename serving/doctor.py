@@ -364,6 +364,9 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {limit or 'any number of'} lines a person"
+    opened = {way for one in (rules.usual, *rules.own.values()) for way in one.proofs}
+    if closed := sorted(opened - deployment.settings.proofs.signed):
+        detail += f"; nobody signs for {', '.join(closed)}, which the rules open"
     if unkept := sorted(one for one in known if one in deployment.people.unkept):
         detail += f"; of {', '.join(unkept)} no face is added, and earlier ones stay"
         said = deployment.settings.people

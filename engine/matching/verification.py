@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import NotFound, ProofRefused, SosieError
+from engine.errors import NotFound, ProofRefused
 from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.checks.limits import SEARCHED, Guard, is_near
-from engine.matching.checks.proofs import FaceTries, ProofEvidence, name_proof, record_proof
+from engine.matching.checks.proofs import ProofEvidence, count_try, name_proof, record_proof
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import score_best
 from engine.matching.holders import NOBODY, UNHELD, find_target, look_up, score_holder
@@ -217,8 +217,8 @@ class HolderComparison:
         if carrier is None:
             return [], {}
         most = 0 if score is None else people.face_tries
-        given = (record.lookup, carrier, most)
-        tallies, left = FaceTries(self.registry, utc_now()).count(*given, is_shown=is_match)
+        given = (self.registry, utc_now(), record.lookup, carrier, most)
+        tallies, left = count_try(*given, is_shown=is_match)
         return tallies, {} if is_match else {"other_ways": people.verified_by, "tries_left": left}
 
     def _fill(self, record: DocumentRecord, second: SecondTemplate) -> None:
@@ -343,52 +343,48 @@ class ProofComparison:
         `ProofRefused` before anybody is looked up, where it does not hold or its way is not open,
         and then `NotFound`: both are failures of the key.
         """
-        target = normalise_line(line_text)
         self.guard.require()
-
-        def perform(writer: Writer, now: datetime) -> HolderCheck | SosieError:
-            answer, writes = self._decide(target, presented, threshold, now)
-            writer.commit(writes)
-            return answer
-
-        answer = self.runner.run(perform)
-        self.guard.settle()
-        if isinstance(answer, SosieError):
-            raise answer
-        return answer
+        try:
+            given = (normalise_line(line_text), presented, threshold)
+            return self.runner.run(lambda writer, now: self._decide(*given, writer, now))
+        finally:
+            self.guard.settle()
 
     def _decide(
-        self, target: str, presented: Document, threshold: float, now: datetime
-    ) -> tuple[HolderCheck | SosieError, list[Write]]:
-        """The answer, and what is kept of it, in one transaction."""
-        token = name_proof(self.vault, self.shown)
+        self, target: str, presented: Document, threshold: float, writer: Writer, now: datetime
+    ) -> HolderCheck:
+        """The answer; one transaction keeps the proof, used from now on, and all that follows."""
+        token, way = name_proof(self.vault, self.shown), self.shown.way
         refusal = self._weigh(token, now).refusal
         row = record_proof(self.shown, refusal, token, now, self.carrier, self.outlet)
-        detail = {"matched": False, "by": row.decision}
         failed = self.guard.count(is_failure=True)
+
+        def keep(subject: str, *writes: Write, matched: bool = False, **detail: str) -> None:
+            told = {"matched": matched, "by": row.decision, **detail}
+            writer.commit([AuditEntry(self.actor, "holder.checked", subject, told), *writes])
+
         if refusal is not None:
-            told = {**detail, "problem": refusal.value}
-            entry = AuditEntry(self.actor, "holder.checked", UNHELD, told)
+            keep(UNHELD, row, *failed, problem=refusal.value)
             text = f"the proof does not hold ({refusal.value}): bring another one, or the face"
-            return ProofRefused(text), [entry, row, *failed]
+            raise ProofRefused(text)
         try:
             line, record = _find_held(self.registry, target, self.carrier, presented)
-        except NotFound as error:
+        except NotFound:
             # Of a line that is not there none is used up.
-            return error, [AuditEntry(self.actor, "holder.checked", UNHELD, detail), *failed]
+            keep(UNHELD, *failed)
+            raise
         guardian = self.registry.people.guardians([line.id]).get(line.id)
         # Who answers for a minor shows a face.
         is_match = guardian is None or guardian.ends_in < now.year
         is_match = is_match and _is_in_force(self.registry, record)
-        detail |= {"matched": is_match, "line": line.id}
-        writes: list[Write] = [AuditEntry(self.actor, "holder.checked", record.id, detail), row]
+        follows: list[Write] = [*failed]
         if is_match:
-            writes += _come(self.registry, self.rules, line.id, now, self.actor)
-            given = (record.lookup, line.carrier, self.people.face_tries)
-            failed = FaceTries(self.registry, now).count(*given, is_shown=True)[0]
-        way = self.shown.way
-        check = HolderCheck(is_match, None, threshold, record.id, line.id, way=way)
-        return check, [*writes, *failed]
+            given = (self.registry, now, record.lookup, line.carrier, self.people.face_tries)
+            tries, _ = count_try(*given, is_shown=True)
+            come = _come(self.registry, self.rules, line.id, now, self.actor)
+            follows = [*tries, *come]
+        keep(record.id, row, *follows, matched=is_match, line=line.id)
+        return HolderCheck(is_match, None, threshold, record.id, line.id, way=way)
 
     def _weigh(self, token: bytes | None, now: datetime) -> ProofEvidence:
         shown, people, taken = self.shown, self.people, {}

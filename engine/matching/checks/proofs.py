@@ -176,31 +176,27 @@ def record_proof(
     )
 
 
-class FaceTries:
-    """Tries of a face under documents that failed with a carrier, each forgotten after a day: so
-    many, and another way must be offered."""
-
-    def __init__(self, registry: Reader, now: datetime) -> None:
-        self._registry, self._now = registry, now
-        self._levels: dict[str, float] = {}
-
-    def count(
-        self, lookup: bytes | None, carrier: str, most: int, *, is_shown: bool
-    ) -> tuple[list[Tally], int | None]:
-        """Counts one more, and tells how many of `most` are left, None where none are counted.
-        Whose face or proof `is_shown` begins anew."""
-        if not most or lookup is None:
-            return [], None
-        # By the look-up alone, or the count would tell when another carrier has the holder.
-        name = f"{TRIES_TALLY}:{lookup.hex()}:{carrier}"
-        if name not in self._levels:
-            found = self._registry.tallies([name]).get(name)
-            self._levels[name] = 0.0 if found is None else found.level_at(self._now, TRY_STAYS)
-        level = self._levels[name]
-        amount = -level if is_shown else 1.0
-        self._levels[name] = min(most, level + amount)
-        tallies = [Tally(name, amount, TRY_STAYS, most)] if amount else []
-        return tallies, most - ceil(self._levels[name])
+def count_try(
+    registry: Reader,
+    now: datetime,
+    lookup: bytes | None,
+    carrier: str,
+    most: int,
+    *,
+    is_shown: bool,
+) -> tuple[list[Tally], int | None]:
+    """Counts a try of a face under a document that failed with a carrier, forgotten after a day,
+    and tells how many of `most` are left before another way must be offered; None where none are
+    counted. Whose face or proof `is_shown` begins anew."""
+    if not most or lookup is None:
+        return [], None
+    # By the look-up alone, or the count would tell when another carrier has the holder.
+    name = f"{TRIES_TALLY}:{lookup.hex()}:{carrier}"
+    found = registry.tallies([name]).get(name)
+    level = 0.0 if found is None else found.level_at(now, TRY_STAYS)
+    amount = -level if is_shown else 1.0
+    tallies = [Tally(name, amount, TRY_STAYS, most)] if amount else []
+    return tallies, max(0, most - ceil(level + amount))
 
 
 class Proofs:
@@ -208,7 +204,6 @@ class Proofs:
 
     def __init__(self, batch: AttemptBatch, terms: PeopleRules) -> None:
         self._batch, self._terms = batch, terms
-        self._tries = FaceTries(batch.registry, batch.now)
         came = [one for one in batch.attempts if one.request.proof is not None]
         names = [name for one in came if (name := self._name(one.request.proof))]
         self._used = batch.registry.used_liveness(names) if names else set()
@@ -301,8 +296,9 @@ class Proofs:
         is_failed = any(one.shows_nobody and one.row.about in _OF_FACE for one in reasons)
         if is_shown or (is_failed and not attempt.request.is_faceless):
             carrier = attempt.outlet.carrier
-            given = (attempt.document_lookup, carrier, self._terms.of(carrier).face_tries)
-            tallies, left = self._tries.count(*given, is_shown=is_shown)
+            about = (attempt.document_lookup, carrier, self._terms.of(carrier).face_tries)
+            given = (self._batch.registry, self._batch.now, *about)
+            tallies, left = count_try(*given, is_shown=is_shown)
             self._batch.writes += tallies
             made.decided.tries_left = None if is_shown else left
 
