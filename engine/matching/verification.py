@@ -36,6 +36,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
+from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import HolderScore, RecordedProof
 from schema.documents import Document, DocumentStatus, ErasureScope
@@ -333,9 +334,7 @@ class ProofComparison:
     shown: RecordedProof
     people: PeopleRules
     rules: LineRules
-    actor: str
-    carrier: str | None
-    outlet: str | None
+    caller: Caller
 
     def check_line(self, line_text: str, presented: Document, threshold: float) -> HolderCheck:
         """With the holder of a line in use, by its number, under the document that is `presented`.
@@ -354,21 +353,21 @@ class ProofComparison:
         self, target: str, presented: Document, threshold: float, writer: Writer, now: datetime
     ) -> HolderCheck:
         """The answer; one transaction keeps the proof, used from now on, and all that follows."""
-        token, way = name_proof(self.vault, self.shown), self.shown.way
+        token, caller = name_proof(self.vault, self.shown), self.caller
         refusal = self._weigh(token, now).refusal
-        row = record_proof(self.shown, refusal, token, now, self.carrier, self.outlet)
+        row = record_proof(self.shown, refusal, token, now, caller.carrier, caller.outlet)
         failed = self.guard.count(is_failure=True)
 
         def keep(subject: str, *writes: Write, matched: bool = False, **detail: str) -> None:
             told = {"matched": matched, "by": row.decision, **detail}
-            writer.commit([AuditEntry(self.actor, "holder.checked", subject, told), *writes])
+            writer.commit([AuditEntry(caller.actor, "holder.checked", subject, told), *writes])
 
         if refusal is not None:
             keep(UNHELD, row, *failed, problem=refusal.value)
             text = f"the proof does not hold ({refusal.value}): bring another one, or the face"
             raise ProofRefused(text)
         try:
-            line, record = _find_held(self.registry, target, self.carrier, presented)
+            line, record = _find_held(self.registry, target, caller.carrier, presented)
         except NotFound:
             # Of a line that is not there none is used up.
             keep(UNHELD, *failed)
@@ -381,22 +380,21 @@ class ProofComparison:
         if is_match:
             given = (self.registry, now, record.lookup, line.carrier, self.people.face_tries)
             tries, _ = count_try(*given, is_shown=True)
-            come = _come(self.registry, self.rules, line.id, now, self.actor)
+            come = _come(self.registry, self.rules, line.id, now, caller.actor)
             follows = [*tries, *come]
         keep(record.id, row, *follows, matched=is_match, line=line.id)
-        return HolderCheck(is_match, None, threshold, record.id, line.id, way=way)
+        return HolderCheck(is_match, None, threshold, record.id, line.id, way=self.shown.way)
 
     def _weigh(self, token: bytes | None, now: datetime) -> ProofEvidence:
-        shown, people, taken = self.shown, self.people, {}
-        if self.outlet is not None:
-            taken = self.registry.people.count_proofs([self.outlet], now - people.window)
+        shown, people, outlet = self.shown, self.people, self.caller.outlet or ""
+        taken = self.registry.people.count_proofs([outlet], now - people.window)
         is_used = token is not None and bool(self.registry.used_liveness([token]))
         ways = people.verified_by
         return ProofEvidence(
             problem=Reason.PROOF_REPLAYED if is_used else shown.problem,
             way=shown.way,
             is_offered=bool(ways) if shown.way is None else shown.way in ways,
-            approved=taken.get(self.outlet or "", 0),
+            approved=taken.get(outlet, 0),
             limit=people.proofs_per_outlet,
         )
 

@@ -192,7 +192,7 @@ class Operations:
             return self._compare(asked, guard).check_line(target.text, target.document)
 
     def prove_line(self, target: LineTarget, shown: RecordedProof) -> HolderCheck:
-        deployment, context = self._opened.deployment, self._context
+        deployment, carrier = self._opened.deployment, self._context.carrier
         assert target.document is not None, "the type wants one"
         with self._guard as guard:
             return verification.ProofComparison(
@@ -201,11 +201,9 @@ class Operations:
                 vault=deployment.vault,
                 guard=guard,
                 shown=shown,
-                people=deployment.people.of(context.carrier or ""),
+                people=deployment.people.of(carrier or ""),
                 rules=deployment.line_rules,
-                actor=context.actor,
-                carrier=context.carrier,
-                outlet=context.outlet,
+                caller=self._caller,
             ).check_line(target.text, target.document, self._opened.thresholds.same_document)
 
     def check_document(self, document: Document | str, shown: HolderFace) -> HolderCheck:
@@ -220,7 +218,7 @@ class Operations:
     def _require_alive(self, shown: HolderFace) -> Callable[[], None]:
         """Uses up the evidence of liveness of a verification, once somebody is found; raises where
         what is asked for does not hold."""
-        deployment, context = self._opened.deployment, self._context
+        deployment = self._opened.deployment
         evidence = LivenessOfVerification(
             runner=self._runner,
             registry=self._opened.store,
@@ -228,9 +226,7 @@ class Operations:
             terms=deployment.liveness.terms,
             result=shown.liveness,
             judged=shown.judged,
-            actor=context.actor,
-            carrier=context.carrier,
-            outlet=context.outlet,
+            caller=self._caller,
         )
         evidence.require()
         return evidence.use

@@ -28,6 +28,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
+from schema.actors import Caller
 from schema.decisions import Finding, RecordedLiveness
 from schema.options import LivenessRules
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason, is_level_reached
@@ -289,9 +290,7 @@ class LivenessOfVerification:
     terms: LivenessTerms
     result: RecordedLiveness | None
     judged: Judged | None
-    actor: str
-    carrier: str | None
-    outlet: str | None
+    caller: Caller
 
     def require(self) -> None:
         """Before anybody is looked up: `LivenessRefused` where evidence is required and something
@@ -310,19 +309,23 @@ class LivenessOfVerification:
 
     def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
         batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
-        weighed = batch.spend(batch.weigh(self.result, LivenessUse.VERIFICATION, self.carrier))
+        weighed = batch.spend(
+            batch.weigh(self.result, LivenessUse.VERIFICATION, self.caller.carrier)
+        )
         judge = self.terms.judge
         return weighed, None if judge is None else judge.weigh(self.judged)
 
     def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
         weighed, judgement = self._weigh()
-        given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
+        given = (LivenessUse.VERIFICATION, now, self.caller.carrier, self.caller.outlet)
         writes: list[Write] = []
         for one in (weighed, judgement):
             if one is not None:
                 row = record_liveness(one, *given)
                 by = "judge" if one is judgement else row.issuer or "none"
-                entry = AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
+                entry = AuditEntry(
+                    self.caller.actor, LIVENESS_CHECKED, by, {"problem": row.problem}
+                )
                 writes += [entry, row]
         writer.commit(writes)
         return _find_refusal(weighed, judgement)

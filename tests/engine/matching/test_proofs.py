@@ -361,8 +361,9 @@ def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) ->
     """Verifies the holder of a line by a proof, as the carrier `blue` asks."""
     terms = {"actor": "key:a", "carrier": "blue", "outlet": "blue-1", **given}
 
+    caller = Caller(**terms)
+
     def prove(request: EnrollmentRequest, key: ECKey = KEY, **changes: Any) -> Any:
-        caller = Caller(terms["actor"], terms["outlet"], terms["carrier"])
         changes = {"use": "verification", "jti": str(uuid.uuid4()), **changes}
         shown = claims(request, **changes)
         document, number = request.document, request.msisdn
@@ -375,7 +376,7 @@ def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) ->
             shown=proof,
             people=people.of(terms["carrier"]),
             rules=LineRules(load_rules("korea")),
-            **terms,
+            caller=caller,
         )
         return compared.check_line(number, document, 0.4)
 
