@@ -23,6 +23,7 @@ import pytest
 from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, find_processes, list_descendants
 from serving.settings.settings import SETTINGS_FILE
+from tests.serving.cluster.proxied import Proxied, run_proxy
 from tests.serving.cluster.two_nodes import Nodes, run_nodes
 from tests.serving.telemetry.collector import Collector, run_collector
 from tests.waiting import wait_until
@@ -225,6 +226,12 @@ def nodes() -> Iterator[Nodes]:
     """One cluster of two nodes for all files that take none of them away."""
     with run_nodes() as made:
         yield made
+
+
+@pytest.fixture
+def proxied(tmp_path_factory) -> Iterator[Proxied]:
+    with run_proxy(tmp_path_factory.mktemp("p")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import threading
+from contextlib import closing
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,25 +26,29 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import Meter
 
+pytestmark = pytest.mark.anyio
 
-def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
-    class Method:
-        async def remote(self, *_: Any) -> Any:
-            raise ConnectionResetError("10.0.0.7")
+DEAD = DeviceFailed("the GPU failed under model sface: CUDA failure 700: its address")
 
-    class Handle:
-        embed = Method()
 
-        def options(self, **_: str) -> Self:
-            return self
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ConnectionResetError("10.0.0.7"), Interrupted),
+        (RayTaskError("embed", "Traceback of 10.0.0.7", DEAD).as_instanceof_cause(), DeviceFailed),
+    ],
+)
+async def test_a_lost_embedder_is_interrupted_an_error_of_its_device_is_told_and_none_of_rays(
+    raised: Exception, told: type[Exception]
+) -> None:
+    async def remote(*_: Any) -> Any:
+        raise raised
 
-    async def run() -> None:
-        call = _call_embedder(Handle())
-        with pytest.raises(Interrupted) as caught:
-            await asyncio.to_thread(call, np.zeros((1, 112, 112, 3), np.uint8))
-        assert "10.0.0.7" not in str(caught.value)
-
-    asyncio.run(run())
+    handle = SimpleNamespace(embed=SimpleNamespace(remote=remote), options=lambda **_: handle)
+    with pytest.raises(told) as caught:
+        await asyncio.to_thread(_call_embedder(handle), np.zeros((1, 112, 112, 3), np.uint8))
+    assert "10.0.0.7" not in str(caught.value)
+    assert told is Interrupted or str(caught.value) == str(DEAD)
 
 
 def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_own() -> None:
@@ -72,7 +77,7 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
     queue.close(10)
 
 
-def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fails(
+async def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fails(
     empty_home,
 ) -> None:
     replica = Embedder(Site.of(empty_home, None))
@@ -83,27 +88,24 @@ def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fail
         provider, precision, fault = "cuda", "float32", ""
 
         def run(self, _: Any) -> Any:
-            raise DeviceFailed("the GPU failed under model sface: CUDA failure 700: its address")
+            raise DEAD
 
-    async def run() -> None:
-        await replica.check_health()
-        replica._model.ran_at -= 2 * IDLE_S
-        replica._model._embedder.session = real
-        await replica.check_health()
-        replica._model._embedder.session = Dead()  # type: ignore[assignment]
-        replica._model.ran_at -= 2 * IDLE_S
-        for _ in range(FAILURES):
-            with pytest.raises(DeviceFailed, match="CUDA failure 700"):
-                await replica.check_health()
-            assert "CUDA failure 700" in (await replica.status()).failure
-        with pytest.raises(RuntimeError, match="again and again"):
+    await replica.check_health()
+    replica._model.ran_at -= 2 * IDLE_S
+    replica._model._embedder.session = real
+    await replica.check_health()
+    replica._model._embedder.session = Dead()  # type: ignore[assignment]
+    replica._model.ran_at -= 2 * IDLE_S
+    for _ in range(FAILURES):
+        with pytest.raises(DeviceFailed, match="CUDA failure 700"):
             await replica.check_health()
-
-    asyncio.run(run())
+        assert "CUDA failure 700" in (await replica.status()).failure
+    with pytest.raises(RuntimeError, match="again and again"):
+        await replica.check_health()
     replica._queue.close(10)
 
 
-def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_home) -> None:
+async def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_home) -> None:
     replica = Embedder(Site.of(empty_home, None))
     real = replica._model._embedder.session
 
@@ -114,40 +116,16 @@ def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_
         def run(self, inputs: Any) -> Any:
             return [one * np.float32(np.nan) for one in real.run(inputs)]
 
-    async def run() -> None:
-        replica._model._embedder.session = Unfit()  # type: ignore[assignment]
-        replica._model.ran_at -= 2 * IDLE_S
-        for _ in range(FAILURES):
-            with pytest.raises(RuntimeError, match="is to be replaced"):
-                await replica.check_health()
-        assert "no finite numbers" in (await replica.status()).failure
-
-    asyncio.run(run())
+    replica._model._embedder.session = Unfit()  # type: ignore[assignment]
+    replica._model.ran_at -= 2 * IDLE_S
+    for _ in range(FAILURES):
+        with pytest.raises(RuntimeError, match="is to be replaced"):
+            await replica.check_health()
+    assert "no finite numbers" in (await replica.status()).failure
     replica._queue.close(10)
 
 
-def test_an_error_of_the_device_is_told_as_one_and_not_as_rays() -> None:
-    cause = DeviceFailed("the GPU failed under model sface: CUDA failure 700: its address")
-
-    class Method:
-        async def remote(self, *_: Any) -> Any:
-            raise RayTaskError("embed", "Traceback of 10.0.0.7", cause).as_instanceof_cause()
-
-    class Handle:
-        embed = Method()
-
-        def options(self, **_: Any) -> Self:
-            return self
-
-    async def run() -> None:
-        with pytest.raises(DeviceFailed) as caught:
-            await asyncio.to_thread(_call_embedder(Handle()), np.zeros((1, 9, 9, 3), np.uint8))
-        assert str(caught.value) == str(cause)
-
-    asyncio.run(run())
-
-
-def ask_after_photograph(raised: BaseException) -> None:
+async def ask_after_photograph(raised: BaseException) -> None:
     """The health of an ingress whose extractor has answered a photograph with this."""
 
     class Extractor:
@@ -158,23 +136,17 @@ def ask_after_photograph(raised: BaseException) -> None:
 
     log, vault = structlog.get_logger(), Vault(KeyRing.generate(), 32)
     faces = ExtractionQueue(Extractor(), vault, capacity=4, meter=Meter(), log=log)
-
-    async def run() -> None:
+    with closing(faces):
         with pytest.raises((Interrupted, NotReady)):
             await faces.sample([b"any"])
         assert not faces.is_alive
         await Ingress.check_health(SimpleNamespace(_faces=faces))
 
-    try:
-        asyncio.run(run())
-    finally:
-        faces.close()
-
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
+async def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
     with pytest.raises(RuntimeError, match="replaced"):
-        ask_after_photograph(SystemExit())
+        await ask_after_photograph(SystemExit())
 
 
 def test_no_collection_looks_at_what_an_ingress_was_made_of(monkeypatch) -> None:
@@ -188,7 +160,7 @@ def test_no_collection_looks_at_what_an_ingress_was_made_of(monkeypatch) -> None
 
 
 @pytest.mark.parametrize(("most", "sent"), [(0, "ours"), (4, "serve")])
-def test_requests_pass_serves_wrapper_unless_it_counts_them_to_add_replicas(
+async def test_requests_pass_serves_wrapper_unless_it_counts_them_to_add_replicas(
     monkeypatch, most: int, sent: str
 ) -> None:
     asked = []
@@ -206,15 +178,12 @@ def test_requests_pass_serves_wrapper_unless_it_counts_them_to_add_replicas(
     hooked = made.cls(app("serve"))
     parts = SimpleNamespace(settings=ServeSettings(ingress_replicas=1, max_ingress_replicas=most))
 
-    def ask(path: str) -> None:
-        asyncio.run(hooked({"type": "http", "path": path}, None, None))
-
-    ask("/v1/match")
+    await hooked({"type": "http", "path": "/v1/match"}, None, None)
     Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts=parts))
-    ask("/v1/match")
-    ask("/-/healthz")
+    for path in ("/v1/match", "/-/healthz"):
+        await hooked({"type": "http", "path": path}, None, None)
     assert asked == [("serve", "/v1/match"), (sent, "/v1/match"), ("serve", "/-/healthz")]
 
 
-def test_an_ingress_whose_embedder_is_away_stays() -> None:
-    ask_after_photograph(Interrupted("no answer"))
+async def test_an_ingress_whose_embedder_is_away_stays() -> None:
+    await ask_after_photograph(Interrupted("no answer"))

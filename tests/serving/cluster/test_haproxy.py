@@ -6,7 +6,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,25 +28,11 @@ from serving.cluster.haproxy import (
     wrapper_variables,
 )
 from serving.cluster.node import drain_proxies
-from tests.serving.cluster.proxied import (
-    CONFIG,
-    KEY,
-    OTHER_KEY,
-    HoldingServer,
-    Proxied,
-    generate,
-    run_proxy,
-)
+from tests.serving.cluster.proxied import CONFIG, KEY, OTHER_KEY, HoldingServer, generate, run_proxy
 from tests.waiting import wait_until
 
 BATCH = b" " * 20_000
 """Longer than a single match."""
-
-
-@pytest.fixture
-def proxied(tmp_path_factory) -> Iterator[Proxied]:
-    with run_proxy(tmp_path_factory.mktemp("p")) as started:
-        yield started
 
 
 def test_its_own_answers_have_the_format_of_the_api(proxied) -> None:

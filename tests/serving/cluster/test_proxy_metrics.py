@@ -5,7 +5,6 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,11 @@ from serving.cluster.environment import find_port
 from serving.cluster.haproxy import list_sockets
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.settings.settings import METRICS_VARIABLE
-from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
+from tests.serving.cluster.proxied import CONFIG, run_proxy
 from tests.waiting import wait_until
 
 APP, MATCH, ENROLL = "http-sosie", "http-sosie-match", "http-sosie-enroll"
 UNKNOWN = "http-sosie-unknown"
-
-
-@pytest.fixture
-def proxied(tmp_path_factory) -> Iterator[Proxied]:
-    with run_proxy(tmp_path_factory.mktemp("p")) as started:
-        yield started
 
 
 def scrape(folder: Path) -> dict[tuple[str, str], float]:

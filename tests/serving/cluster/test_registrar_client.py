@@ -26,6 +26,8 @@ from serving.registrar.protocol import CallContext, Reply, Status
 from serving.telemetry.metrics import Meter
 from serving.wire.matching import MAX_ITEMS
 
+pytestmark = pytest.mark.anyio
+
 READY = Status(Phase.READY, "", "boot-1", sequence=1, store_sequence=1)
 Answer = Callable[..., Awaitable[Any]]
 
@@ -87,17 +89,14 @@ async def _never(*_: Any) -> Any:
 CONTEXT = CallContext("key:1", "c1")
 
 
-def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
-    async def run() -> None:
-        async def perform(method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
-            return Reply(value="closed") if arguments[0] == 1 else Reply(error=NotFound("no line"))
+async def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
+    async def perform(method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        return Reply(value="closed") if arguments[0] == 1 else Reply(error=NotFound("no line"))
 
-        registrar = _open(Handle(perform))
-        assert await registrar.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
-        with pytest.raises(NotFound):
-            await registrar.close_line(2, CONTEXT)  # type: ignore[arg-type]
-
-    asyncio.run(run())
+    registrar = _open(Handle(perform))
+    assert await registrar.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
+    with pytest.raises(NotFound):
+        await registrar.close_line(2, CONTEXT)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -111,18 +110,15 @@ def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_ray_raises_is_interrupted_and_logged_by_its_type(error: Exception) -> None:
+async def test_whatever_ray_raises_is_interrupted_and_logged_by_its_type(error: Exception) -> None:
     logger = structlog.testing.CapturingLogger()
 
-    async def run() -> None:
-        registrar = _open(Handle(_raising(error)), logger=logger)
-        with pytest.raises(Interrupted) as caught:
-            await registrar.erase("d", CONTEXT)
-        assert "13800138000" not in str(caught.value)
-        assert caught.value.retry_after_s is not None
-        await registrar.close()
-
-    asyncio.run(run())
+    registrar = _open(Handle(_raising(error)), logger=logger)
+    with pytest.raises(Interrupted) as caught:
+        await registrar.erase("d", CONTEXT)
+    assert "13800138000" not in str(caught.value)
+    assert caught.value.retry_after_s is not None
+    await registrar.close()
     (call,) = logger.calls
     assert call.kwargs == {
         "event": "registrar_lost",
@@ -132,83 +128,71 @@ def test_whatever_ray_raises_is_interrupted_and_logged_by_its_type(error: Except
     }
 
 
-def test_back_pressure_and_calls_above_the_capacity_are_busy_at_once() -> None:
-    async def run() -> None:
-        pressed = BackPressureError(num_queued_requests=1, max_queued_requests=1)
-        with pytest.raises(Busy):
-            await _open(Handle(_raising(pressed))).erase("d", CONTEXT)
-        registrar = _open(Handle(_never), capacity=2)
-        held = [asyncio.create_task(registrar.erase("d", CONTEXT)) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(Busy):
-            await registrar.erase("d", CONTEXT)
-        for task in held:
-            task.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
-
-    asyncio.run(run())
+async def test_back_pressure_and_calls_above_the_capacity_are_busy_at_once() -> None:
+    pressed = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+    with pytest.raises(Busy):
+        await _open(Handle(_raising(pressed))).erase("d", CONTEXT)
+    registrar = _open(Handle(_never), capacity=2)
+    held = [asyncio.create_task(registrar.erase("d", CONTEXT)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await registrar.erase("d", CONTEXT)
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
 
 
-def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
-    async def run() -> None:
-        handle = Handle(_never)
-        registrar = _open(handle, capacity=1)
-        for _ in range(2):
-            task = asyncio.create_task(registrar.erase("d", CONTEXT))
-            while not registrar._ongoing:
-                await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert handle.perform.responses[-1].cancelled
-
-    asyncio.run(run())
+async def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
+    handle = Handle(_never)
+    registrar = _open(handle, capacity=1)
+    for _ in range(2):
+        task = asyncio.create_task(registrar.erase("d", CONTEXT))
+        while not registrar._ongoing:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert handle.perform.responses[-1].cancelled
 
 
-def test_a_call_past_its_deadline_is_interrupted_and_cancelled(monkeypatch) -> None:
+async def test_a_call_past_its_deadline_is_interrupted_and_cancelled(monkeypatch) -> None:
     monkeypatch.setattr(module, "HOP_TIMEOUT_S", 0.05)
 
-    async def run() -> None:
-        handle = Handle(_never)
-        registrar = _open(handle)
-        with pytest.raises(Interrupted):
-            await registrar.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
-        assert handle.perform.responses[-1].cancelled
-        await registrar.close()
-
-    asyncio.run(run())
+    handle = Handle(_never)
+    registrar = _open(handle)
+    with pytest.raises(Interrupted):
+        await registrar.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
+    assert handle.perform.responses[-1].cancelled
+    await registrar.close()
 
 
-def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
-    async def run() -> None:
-        is_back = asyncio.Event()
+async def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
+    is_back = asyncio.Event()
 
-        async def status() -> Status:
-            if not is_back.is_set():
-                raise ActorDiedError
-            return READY
+    async def status() -> Status:
+        if not is_back.is_set():
+            raise ActorDiedError
+        return READY
 
-        handle = Handle(_raising(ActorDiedError()), status)
-        registrar = _open(handle)
-        with pytest.raises(Interrupted):
+    handle = Handle(_raising(ActorDiedError()), status)
+    registrar = _open(handle)
+    with pytest.raises(Interrupted):
+        await registrar.erase("d", CONTEXT)
+    for _ in range(3):
+        with pytest.raises(NotReady):
             await registrar.erase("d", CONTEXT)
-        for _ in range(3):
-            with pytest.raises(NotReady):
-                await registrar.erase("d", CONTEXT)
-        assert len(handle.perform.responses) == 1
-        assert (await registrar.status()).phase is Phase.STARTING
+    assert len(handle.perform.responses) == 1
+    assert (await registrar.status()).phase is Phase.STARTING
 
-        async def perform(*_: Any) -> Reply:
-            return Reply(value="certificate")
+    async def perform(*_: Any) -> Reply:
+        return Reply(value="certificate")
 
-        handle.perform.answer = perform
-        is_back.set()
-        assert registrar._watching is not None
-        await registrar._watching
-        assert await registrar.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
-        assert (await registrar.status()).is_ready
-
-    asyncio.run(run())
+    handle.perform.answer = perform
+    is_back.set()
+    assert registrar._watching is not None
+    await registrar._watching
+    assert await registrar.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
+    assert (await registrar.status()).is_ready
 
 
 def enrolling(registrar: RayRegistrar, names: Sequence[str]) -> list[asyncio.Task[Any]]:
@@ -216,106 +200,91 @@ def enrolling(registrar: RayRegistrar, names: Sequence[str]) -> list[asyncio.Tas
     return [asyncio.create_task(registrar.enroll(name, CONTEXT)) for name in names]  # type: ignore[arg-type]
 
 
-def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_reply() -> None:
+async def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_reply() -> None:
     async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         (name,) = arguments
         return Reply(error=NotFound(name)) if name == "b" else Reply(value=name)
 
-    async def run() -> None:
-        handle = Handle(perform)
-        registrar = _open(handle, capacity=64)
-        names = [*"abcdefghijklmnopqrst"]
-        found = await asyncio.gather(*enrolling(registrar, names), return_exceptions=True)
-        assert isinstance(found[1], NotFound)
-        assert [*found[:1], *found[2:]] == [*names[:1], *names[2:]]
-        assert len(handle.perform_all.responses) == 2, "16 and 4 calls"
-        assert not handle.perform.responses
-        assert await registrar.enroll("z", CONTEXT) == "z"  # type: ignore[arg-type,comparison-overlap]
-        assert len(handle.perform.responses) == 1
-
-    asyncio.run(run())
+    handle = Handle(perform)
+    registrar = _open(handle, capacity=64)
+    names = [*"abcdefghijklmnopqrst"]
+    found = await asyncio.gather(*enrolling(registrar, names), return_exceptions=True)
+    assert isinstance(found[1], NotFound)
+    assert [*found[:1], *found[2:]] == [*names[:1], *names[2:]]
+    assert len(handle.perform_all.responses) == 2, "16 and 4 calls"
+    assert not handle.perform.responses
+    assert await registrar.enroll("z", CONTEXT) == "z"  # type: ignore[arg-type,comparison-overlap]
+    assert len(handle.perform.responses) == 1
 
 
-def test_who_has_little_time_is_in_no_message_with_who_has_much() -> None:
+async def test_who_has_little_time_is_in_no_message_with_who_has_much() -> None:
     async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         return Reply(value=arguments[0])
 
-    async def run() -> None:
-        handle = Handle(perform)
-        registrar = _open(handle)
-        contexts = [replace(CONTEXT, timeout_s=timeout_s) for timeout_s in (10, 0.2, 9.9, 0.3)]
-        calls = [registrar.enroll("x", context) for context in contexts]  # type: ignore[arg-type]
-        assert len(await asyncio.gather(*calls)) == 4
-        assert len(handle.perform.responses) + len(handle.perform_all.responses) == 4
-
-    asyncio.run(run())
+    handle = Handle(perform)
+    registrar = _open(handle)
+    contexts = [replace(CONTEXT, timeout_s=timeout_s) for timeout_s in (10, 0.2, 9.9, 0.3)]
+    calls = [registrar.enroll("x", context) for context in contexts]  # type: ignore[arg-type]
+    assert len(await asyncio.gather(*calls)) == 4
+    assert len(handle.perform.responses) + len(handle.perform_all.responses) == 4
 
 
-def test_who_leaves_a_message_takes_nobody_along_and_the_last_cancels_it() -> None:
-    async def run() -> None:
-        is_free = asyncio.Event()
+async def test_who_leaves_a_message_takes_nobody_along_and_the_last_cancels_it() -> None:
+    is_free = asyncio.Event()
 
-        async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
-            await is_free.wait()
-            return Reply(value=arguments[0])
+    async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        await is_free.wait()
+        return Reply(value=arguments[0])
 
-        handle = Handle(perform)
-        registrar = _open(handle)
-        for leaves_early in (True, False):
-            gone, stays = enrolling(registrar, ["gone", "stays"])
-            while len(handle.perform_all.responses) < 1:
-                await asyncio.sleep(0)
-            gone.cancel()
+    handle = Handle(perform)
+    registrar = _open(handle)
+    for leaves_early in (True, False):
+        gone, stays = enrolling(registrar, ["gone", "stays"])
+        while len(handle.perform_all.responses) < 1:
+            await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        (response,) = handle.perform_all.responses
+        assert not response.cancelled
+        if leaves_early:
+            is_free.set()
+            assert await stays == "stays"
+            is_free.clear()
+        else:
+            stays.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await gone
-            (response,) = handle.perform_all.responses
-            assert not response.cancelled
-            if leaves_early:
-                is_free.set()
-                assert await stays == "stays"
-                is_free.clear()
-            else:
-                stays.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await stays
-                for _ in range(5):
-                    await asyncio.sleep(0)
-                assert response.cancelled
-            handle.perform_all.responses.clear()
-        assert not registrar._ongoing
-
-    asyncio.run(run())
+                await stays
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert response.cancelled
+        handle.perform_all.responses.clear()
+    assert not registrar._ongoing
 
 
-def test_a_message_that_is_lost_is_interrupted_for_each_and_logged_once() -> None:
+async def test_a_message_that_is_lost_is_interrupted_for_each_and_logged_once() -> None:
     logger = structlog.testing.CapturingLogger()
 
-    async def run() -> None:
-        registrar = _open(Handle(_raising(ActorDiedError())), logger=logger)
-        tasks = enrolling(registrar, "ab")
-        first, second = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(first, Interrupted)
-        assert isinstance(second, Interrupted)
-        assert first is not second
-        await registrar.close()
-
-    asyncio.run(run())
+    registrar = _open(Handle(_raising(ActorDiedError())), logger=logger)
+    tasks = enrolling(registrar, "ab")
+    first, second = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, Interrupted)
+    assert isinstance(second, Interrupted)
+    assert first is not second
+    await registrar.close()
     assert len(logger.calls) == 1
 
 
-def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:
+async def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:
     refused = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, Metadata(), Metadata())
 
-    async def run() -> None:
-        handle = Handle(_raising(refused))
-        registrar = _open(handle)
-        with pytest.raises(RequestError, match="ask for less"):
-            await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
-        with pytest.raises(RequestError):
-            await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
-        assert len(handle.perform.responses) == 2
-
-    asyncio.run(run())
+    handle = Handle(_raising(refused))
+    registrar = _open(handle)
+    with pytest.raises(RequestError, match="ask for less"):
+        await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
+    with pytest.raises(RequestError):
+        await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
+    assert len(handle.perform.responses) == 2
 
 
 def test_the_largest_answer_of_a_search_fits_one_message() -> None:
