@@ -22,8 +22,10 @@ from engine.registry.store import Store
 from serving.jobs.audit_export import AuditExport, write_ocsf
 from serving.settings.sections import AuditSettings
 from serving.telemetry.metrics import Meter
-from tests.serving.webhooks.conftest import certificate, store  # noqa: F401 - fixtures
+from tests.serving.webhooks.conftest import certificate, store
 from tests.waiting import wait_until
+
+__all__ = ["certificate", "store"]
 
 
 class Server:
@@ -73,7 +75,7 @@ class Server:
 
 
 @pytest.fixture
-def server(certificate) -> Iterator[Server]:  # noqa: F811
+def server(certificate) -> Iterator[Server]:
     made = Server(certificate)
     yield made
     made.close()
@@ -90,9 +92,7 @@ def export(source: Store, server: Server, authority: str, meter: Meter) -> Audit
 
 
 def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
-    store,  # noqa: F811
-    server,
-    certificate,  # noqa: F811
+    store, server, certificate
 ) -> None:
     meter = Meter()
     head = store.audit_head()[0]
@@ -114,11 +114,7 @@ def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
     assert f"sosie_audit_exported {head + 4}.0" in meter.render()[0].decode()
 
 
-def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
-    store,  # noqa: F811
-    server,
-    certificate,  # noqa: F811
-) -> None:
+def test_a_message_is_rfc_5424_and_says_what_the_chain_says(store, server, certificate) -> None:
     store.note(AuditEntry("Ann (key:1)", "outlet.suspended", "b1", {"case": "é"}))
     (*_, record) = store.audit_entries()
     with export(store, server, str(certificate), Meter()):
@@ -136,9 +132,7 @@ def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
     assert event["unmapped"] == {"detail": {"case": "é"}, "hash": record.hash.hex()}
 
 
-def test_an_activity_goes_by_the_whole_action_before_its_last_word(
-    store,  # noqa: F811
-) -> None:
+def test_an_activity_goes_by_the_whole_action_before_its_last_word(store) -> None:
     create, read, update, other = 1, 2, 3, 99
     expected = {
         "death.reported": create,
@@ -160,20 +154,14 @@ def test_an_activity_goes_by_the_whole_action_before_its_last_word(
     assert expected.items() <= told.items()
 
 
-def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(
-    store,  # noqa: F811
-    server,
-) -> None:
+def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(store, server) -> None:
     meter = Meter()
     with export(store, server, "", meter):
         wait_until(lambda: b"sosie_audit_export_failing 1.0" in meter.render()[0])
     assert server.messages == []
 
 
-def test_nobody_is_asked_at_the_terminal_for_the_passphrase_of_a_key(
-    certificate,  # noqa: F811
-    tmp_path,
-) -> None:
+def test_nobody_is_asked_at_the_terminal_for_the_passphrase_of_a_key(certificate, tmp_path) -> None:
     key = serialization.load_pem_private_key(certificate.read_bytes(), None)
     sealed = key.private_bytes(
         serialization.Encoding.PEM,

@@ -479,6 +479,37 @@ def test_a_removal_that_was_replayed_and_compacted_leaves_the_disk_too(
     assert {path.name for path in folder.iterdir()} & older <= {"manifest"}
 
 
+class ShardNode:
+    """Where shards keep their snapshots, and with them a home's settings."""
+
+    def __init__(self, home: Path, places: Path) -> None:
+        self.home, self.places = home, places
+
+    def open(self, open_index: OpenIndex, warn: Callable[[str], None] = print) -> Deployment:
+        settings = load_settings(self.home)
+        chosen = {"shard_folder": str(self.places), "erasure_deadline_h": 2}
+        gallery = settings.gallery.model_copy(update=chosen)
+        settings = settings.model_copy(update={"gallery": gallery})
+        return Deployment(self.home, settings, warn, open_index)
+
+    def read(self) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in self.places.rglob("*") if path.is_file()}
+
+    def put_back(self, files: dict[Path, bytes]) -> None:
+        """It comes back with what it had."""
+        shutil.rmtree(self.places)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+@pytest.fixture
+def node(full_home, tmp_path, monkeypatch) -> ShardNode:
+    """A node for shards of the home, where what was erased is sealed anew at once."""
+    monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
+    return ShardNode(full_home, tmp_path / "node")
+
+
 def shards_in(opened: list[ShardedIndex]) -> OpenIndex:
     """Opens two shards in this process, and keeps each gallery in the list."""
 
@@ -527,38 +558,22 @@ def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasure(
-    full_home, tmp_path, monkeypatch
+    full_home, node
 ) -> None:
-    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
-    places = tmp_path / "node"
-    settings = load_settings(full_home)
-    gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
-    settings = settings.model_copy(update={"gallery": gallery})
-
-    def open_on_shards() -> Deployment:
-        return Deployment(full_home, settings, open_index=shards_in([]))
-
-    def read_sealed() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in places.rglob("*") if path.is_file()}
-
-    with open_on_shards() as deployment:
+    with node.open(shards_in([])) as deployment:
         assert (deployment.registrar.gallery.sequence, deployment.restored.loaded) == (1, 0)
-    before, keys = read_sealed(), {path.name for path in (full_home / "shards").iterdir()}
+    before, keys = node.read(), {path.name for path in (full_home / "shards").iterdir()}
     assert keys == {"shard-0", "shard-1"}
-    with open_on_shards() as deployment:
+    with node.open(shards_in([])) as deployment:
         assert deployment.registrar is not None
         assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
         assert deployment.erase(DOCUMENT, "test").references == 1
         # Saved again, without it.
         deployment._resealing.submit(int).result()
         assert {path.name for path in (full_home / "shards").iterdir()} == keys
-        after = read_sealed()
-    # A node comes back with what it had.
-    shutil.rmtree(places)
-    for path, content in before.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    with open_on_shards() as deployment:
+        after = node.read()
+    node.put_back(before)
+    with node.open(shards_in([])) as deployment:
         assert len(deployment.registrar.gallery) == 0
         assert deployment.restored.loaded == 0
     assert before.keys() != after.keys()
@@ -570,13 +585,10 @@ def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasur
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later(
-    full_home, tmp_path, monkeypatch
+    node, monkeypatch
 ) -> None:
-    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
-    monkeypatch.setattr("serving.deployment.deployment.RESEAL_AGAIN_S", 0.01)
-    settings, told = load_settings(full_home), []
-    gallery = settings.gallery.model_copy(update={"shard_folder": str(tmp_path / "node")})
-    settings = settings.model_copy(update={"gallery": gallery})
+    monkeypatch.setattr(opened, "RESEAL_AGAIN_S", 0.01)
+    told: list[str] = []
     save, failing = snapshots.ShardManager.save, iter([MemoryError, MemoryError])
 
     def fail(manager: snapshots.ShardManager, gallery: Gallery) -> bool:
@@ -584,10 +596,7 @@ def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later
             raise error
         return save(manager, gallery)
 
-    def open_on_shards() -> Deployment:
-        return Deployment(full_home, settings, told.append, open_index=shards_in([]))
-
-    with open_on_shards() as deployment:
+    with node.open(shards_in([]), told.append) as deployment:
         assert deployment.registrar is not None
         deployment._resealing.submit(int).result()
         told.clear()
@@ -602,23 +611,17 @@ def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later
         )
         assert told == [f"{asked} (MemoryError)", f"{erased} snapshot for now (MemoryError)"]
         assert deployment.upkeep_fault is None
-    with open_on_shards() as deployment:
+    with node.open(shards_in([]), told.append) as deployment:
         assert deployment.registrar is not None
         assert (len(deployment.restored.gallery), deployment.restored.replayed) == (0, 0)
 
 
 @pytest.mark.usefixtures("_always_save")
 def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps_what_was_moved(
-    full_home, tmp_path, monkeypatch
+    full_home, node, monkeypatch
 ) -> None:
-    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     monkeypatch.setattr(snapshots, "LOOK_AT_SETTINGS_S", 0)
     monkeypatch.setattr(snapshots, "LOOK_AT_SHARDS_S", 0.01)
-    places = tmp_path / "node"
-    settings = load_settings(full_home)
-    chosen = {"shard_folder": str(places), "erasure_deadline_h": 2}
-    gallery = settings.gallery.model_copy(update=chosen)
-    settings = settings.model_copy(update={"gallery": gallery})
     opened: list[ShardedIndex] = []
     wanted = [2]
 
@@ -651,51 +654,43 @@ def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps
         gallery = deployment.registrar.gallery
         return len(gallery.search(np.eye(1, gallery.dim, dtype=np.float32), 9).hits.ids)
 
-    with Deployment(full_home, settings, open_index=open_index) as deployment:
+    with node.open(open_index) as deployment:
         assert find(deployment) == 1
         deployment._resealing.submit(int).result()
         assert opened[0].shards[1].count().result() == 1
-        of_two = {path: path.read_bytes() for path in places.rglob("*") if path.is_file()}
+        of_two = node.read()
         reach(deployment, 1)
-        assert not list(places.rglob("shard-1/*"))
+        assert not list(node.places.rglob("shard-1/*"))
         assert find(deployment) == 1
     # With two again the snapshot of one is taken, and shared again.
     wanted[0] = 2
-    with Deployment(full_home, settings, open_index=open_index) as deployment:
+    with node.open(open_index) as deployment:
         assert find(deployment) == 1
         assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
         reach(deployment, 2)
         assert deployment.erase(DOCUMENT, "test").references == 1
         deployment._resealing.submit(int).result()
-    # A node comes back with what it had.
-    shutil.rmtree(places)
-    for path, content in of_two.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    with Deployment(full_home, settings, open_index=open_index) as deployment:
+    node.put_back(of_two)
+    with node.open(open_index) as deployment:
         assert (find(deployment), deployment.restored.loaded) == (0, 0)
 
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_snapshot_that_was_away_is_of_no_use_once_its_shard_is_built_from_the_store(
-    full_home, tmp_path
+    full_home, node, tmp_path
 ) -> None:
     """What it holds may be another shard's by then, and an erasure there would not find it."""
-    places, away = tmp_path / "node", tmp_path / "away"
-    settings = load_settings(full_home)
-    gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
-    settings = settings.model_copy(update={"gallery": gallery})
 
     def open_on_shards(number: int) -> Deployment:
-        return Deployment(full_home, settings, open_index=lambda plan: open_local(plan, number))
+        return node.open(lambda plan: open_local(plan, number))
 
     with open_on_shards(2) as deployment:
         assert deployment.registrar is not None
     before = [(full_home / "shards" / f"shard-{at}").read_bytes() for at in range(2)]
-    places.rename(away)
+    node.places.rename(tmp_path / "away")
     with open_on_shards(3) as deployment:
         assert (len(deployment.registrar.gallery), deployment.restored.loaded) == (1, 0)
-    shutil.copytree(away, places, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "away", node.places, dirs_exist_ok=True)
     with open_on_shards(2) as deployment:
         assert len(deployment.registrar.gallery) == 1
     after = [(full_home / "shards" / f"shard-{at}").read_bytes() for at in range(2)]

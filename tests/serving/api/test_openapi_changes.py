@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -43,44 +44,24 @@ def fields(name: str) -> Callable[[Json], Json]:
     return lambda document: document["components"]["schemas"][name]["properties"]
 
 
-def drop(*steps: str, at: Callable[[Json], Any] = lambda document: document) -> Any:
-    def change(document: Json) -> None:
-        value = at(document)
-        for step in steps[:-1]:
-            value = value[step]
-        del value[steps[-1]]
+def find(at: Callable[[Json], Any], steps: tuple[str, ...], document: Json) -> Any:
+    return reduce(lambda value, step: value[step], steps, at(document))
 
-    return change
+
+def drop(*steps: str, at: Callable[[Json], Any] = lambda document: document) -> Any:
+    return lambda document: find(at, steps[:-1], document).pop(steps[-1])
 
 
 def put(value: Any, *steps: str, at: Callable[[Json], Any]) -> Any:
-    def change(document: Json) -> None:
-        place = at(document)
-        for step in steps[:-1]:
-            place = place[step]
-        place[steps[-1]] = value
-
-    return change
+    return lambda document: find(at, steps[:-1], document).update({steps[-1]: value})
 
 
 def take_out(value: Any, *steps: str, at: Callable[[Json], Any]) -> Any:
-    def change(document: Json) -> None:
-        place = at(document)
-        for step in steps:
-            place = place[step]
-        place.remove(value)
-
-    return change
+    return lambda document: find(at, steps, document).remove(value)
 
 
 def add(value: Any, *steps: str, at: Callable[[Json], Any]) -> Any:
-    def change(document: Json) -> None:
-        place = at(document)
-        for step in steps:
-            place = place[step]
-        place.append(value)
-
-    return change
+    return lambda document: find(at, steps, document).append(value)
 
 
 def listed(document: Json, name: str = "Enrollment") -> Json:

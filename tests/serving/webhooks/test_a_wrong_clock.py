@@ -1,6 +1,5 @@
 """A worker is killed while the clock is wrong: another one goes on at once when it is right."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,8 +26,9 @@ DIM = 8
 DAYS = (1, 6, 8, 400, -3)
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(("before", "after"), [(400, 0), (-3, 0), (0, -3)])
-def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
+async def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
     tmp_path, monkeypatch, before: int, after: int
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (0.01,) * 50)
@@ -40,12 +40,12 @@ def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
     async def answer(_: Mapping[str, Any]) -> int:
         return 204 if is_taken else 503
 
-    async def run(store: Store) -> None:
-        nonlocal is_taken
+    command = [sys.executable, str(DELIVERER), url, str(ring), str(DIM), str(before)]
+    with Store.create(url, vault, model_digest=MODEL_DIGEST) as store:
+        store.add_carrier(Carrier("blue", "Blue"), actor="test")
         webhooks = Webhooks(store.engine, vault)
         async with receiving(answer) as receiver:
             webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
-            command = [sys.executable, str(DELIVERER), url, str(ring), str(DIM), str(before)]
             worker = subprocess.Popen(command)
             try:
                 await happen(store, ["a"])
@@ -58,10 +58,6 @@ def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
             async with delivering(webhooks, SETTINGS):
                 await until(lambda: receiver.taken == ["a"])
                 await until(lambda: webhooks.undelivered(webhook.id) == [])
-
-    with Store.create(url, vault, model_digest=MODEL_DIGEST) as store:
-        store.add_carrier(Carrier("blue", "Blue"), actor="test")
-        asyncio.run(run(store))
 
 
 @pytest.mark.parametrize("days", DAYS)
