@@ -1,7 +1,6 @@
 """What is measured on the spot is measured by the real parts, of what there is to measure with."""
 
 import errno
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from serving.measure import (
     measure_decisions,
     measure_photographs,
     measure_scans,
-    stamp_machine,
 )
 from serving.settings.sections import GallerySettings, ModelSettings
 from serving.settings.settings import Settings
@@ -77,20 +75,7 @@ def test_what_fails_in_between_is_not_blamed_on_the_folder(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_machine_is_named() -> None:
-    machine = stamp_machine()
-    assert machine.cpu
-    assert machine.cores == len(os.sched_getaffinity(0))
-    assert machine.memory_bytes > 1 << 30
-
-
 MEASURED = {Quantity.SCAN: PlanFigure(1e-9, FigureOrigin.MEASURED, "here")}
-
-
-def test_what_was_measured_stands_over_what_is_assumed() -> None:
-    figures = join_figures(Settings(), MEASURED)
-    assert figures[Quantity.SCAN] is MEASURED[Quantity.SCAN]
-    assert set(figures.list_assumed()) == set(Quantity) - {Quantity.SCAN}
 
 
 def test_vectors_of_half_the_bytes_are_not_planned_without_a_measurement() -> None:

@@ -48,19 +48,6 @@ def test_verify_refuses_it_and_names_the_file(
     assert "Aileen" not in outcome.err
 
 
-@pytest.mark.parametrize(
-    ("bad_image", "kind"),
-    [(one, one) for one in ("truncated", "huge", "text", "missing")],
-    indirect=["bad_image"],
-)
-def test_enroll_refuses_it_and_changes_nothing(
-    bad_image: Path, kind: str, home, sosie, photographs, request_of, assert_refused, contents
-) -> None:
-    before = contents(home)
-    assert_refused(sosie(*request_of(home, photographs, portrait=bad_image)), *WORDS[kind])
-    assert contents(home) == before
-
-
 @pytest.mark.parametrize("bad_image", ["truncated"], indirect=True)
 def test_with_json_the_error_is_the_document(bad_image: Path, sosie, photographs) -> None:
     outcome = sosie("verify", bad_image, photographs.live, "--json")

@@ -109,23 +109,6 @@ def test_the_correlator_of_an_error_is_the_one_in_the_services_log(service, url)
         time.sleep(0.01)
 
 
-def test_a_line_is_closed_and_a_holder_erased(service, url, make_activation) -> None:
-    sent = make_activation()
-    with client_of(service, url, "b1") as outlet:
-        outlet.enroll(sent)  # or is rejected: others enrolled this person before
-    with client_of(service, url, "fraud") as team:
-        holder = team.identify(sent.live).candidates[0]
-    with client_of(service, url, "blue") as carrier:
-        line_id = holder.lines[0].line_id
-        assert carrier.close_line(line_id).status == "closed"
-        with pytest.raises(ApiError) as gone:
-            carrier.close_line(line_id)
-        assert gone.value.status == 404
-        certificate = carrier.erase(holder.document_id)
-        assert certificate.document_id == holder.document_id
-        assert certificate.references == 1
-
-
 def test_every_endpoint_has_a_method_that_sends_what_it_reads_and_reads_what_it_answers(
     make_activation,
 ) -> None:

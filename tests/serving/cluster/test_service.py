@@ -26,18 +26,6 @@ pytestmark = pytest.mark.slow
 Make = Callable[[int], dict[str, Any]]
 
 
-def test_an_enrollment_is_answered_and_its_key_brings_the_same_answer(served, activation) -> None:
-    body, key = activation(1), {"idempotency-key": "first"}
-    first = served.ask("POST", "/v1/enrollments", json=body, headers=key)
-    again = served.ask("POST", "/v1/enrollments", json=body, headers=key)
-    assert first.status_code == 201, first.text
-    assert first.json()["decision"] == "approved"
-    assert again.status_code == 200, again.text
-    assert again.json()["enrollment_id"] == first.json()["enrollment_id"]
-    found = served.ask("GET", "/v1/enrollments", params={"idempotency_key": "first"})
-    assert found.json()["enrollment_id"] == first.json()["enrollment_id"]
-
-
 def test_it_says_where_it_listens_and_when_it_is_ready(served) -> None:
     starting, *_ = [one for one in served.events if one["event"] == "starting"]
     ready, *_ = [one for one in served.events if one["event"] == "ready"]

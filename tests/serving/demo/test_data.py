@@ -1,6 +1,5 @@
 import io
 import sys
-from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -12,11 +11,9 @@ from PIL import Image
 from engine.errors import RequestError
 from engine.matching.documents import check_document
 from schema.documents import Document
-from schema.reasons import Reason
 from serving.demo.data import (
     MAX_PHOTOGRAPHS,
     Picture,
-    blur,
     encode_png,
     forge_document,
     make_document,
@@ -66,30 +63,6 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path) -> None:
         open_folder(tmp_path)
     with pytest.raises(RequestError, match="is not a folder"):
         open_folder(tmp_path / "missing")
-
-
-@pytest.fixture(scope="module")
-def astronaut(wheel) -> Picture:
-    found: Picture = next(one.pictures[0] for one in wheel.people if one.label == "astronaut")
-    return found
-
-
-def test_a_retake_is_another_picture_of_the_same_face(astronaut, extractor) -> None:
-    again = [retake(astronaut, serial) for serial in (1, 2, 3)]
-    assert all(one.is_made for one in again)
-    assert len({one.data for one in again} | {astronaut.data}) == 4
-    extracted = extractor.extract([astronaut.data, *(one.data for one in again)])
-    scores = [float(one.vector @ extracted[0].vector) for one in extracted[1:]]
-    assert all(0.7 < score < 0.999 for score in scores)
-
-
-def test_a_blurred_photograph_is_refused_by_quality(astronaut, extractor) -> None:
-    (sharp,) = extractor.extract([astronaut.data])
-    blurred = blur(replace(astronaut, inter_eye_px=sharp.quality.inter_eye_px))
-    (seen,) = extractor.extract([blurred.data])
-    assert sharp.problems == ()
-    assert seen.problems == (Reason.BLURRED,)
-    assert blurred.is_made
 
 
 def test_a_retake_of_a_rotated_photograph_is_upright() -> None:

@@ -102,24 +102,6 @@ def test_every_expression_asks_for_what_is_measured(expression: str) -> None:
     assert find_unknown(expression) == set()
 
 
-@pytest.mark.parametrize(
-    ("expression", "unknown"),
-    [
-        ("rate(sosie_http_request_total[5m])", {"sosie_http_request_total"}),
-        (
-            "sosie_queue_depth{name='x'} + sosie_queue_depth{name=\"x\"}",
-            {"sosie_queue_depth{name}"},
-        ),
-        ("sum by (tenant) (sosie_decisions_total)", {"tenant"}),
-        ("sosie_decisions", {"sosie_decisions"}),
-        ("sosie:request_errors:ratio_rate7m", {"sosie:request_errors:ratio_rate7m"}),
-        ('sosie_stage_seconds_sum{le="1.0"}', {"sosie_stage_seconds_sum{le}"}),
-    ],
-)
-def test_an_expression_of_something_else_is_found(expression: str, unknown: set[str]) -> None:
-    assert find_unknown(expression) == unknown
-
-
 def test_every_alert_says_how_urgent_it_is_what_it_means_and_what_to_do() -> None:
     for alert in alerts():
         name = alert["alert"]
