@@ -261,8 +261,9 @@ def enrolled(enrolled_home) -> dict[str, Any]:
 
 
 @pytest.fixture
-def request_of() -> Callable[..., list[object]]:
-    return enrollment
+def request_of(photographs) -> Callable[..., list[object]]:
+    """`request_of(home, **changes)`: the arguments of an honest `sosie enroll`."""
+    return lambda home, **changes: enrollment(home, photographs, **changes)
 
 
 def enrollment(home: Path, photographs: Photographs, **changes: object) -> list[object]:

@@ -391,11 +391,7 @@ def test_a_failed_save_of_the_snapshot_loses_no_answer(
     unsavable_home, sosie, photographs, request_of
 ) -> None:
     request = request_of(
-        unsavable_home,
-        photographs,
-        live=photographs.later,
-        msisdn="+8613800138001",
-        idempotency_key="k-1",
+        unsavable_home, live=photographs.later, msisdn="+8613800138001", idempotency_key="k-1"
     )
     enrolled = sosie(*request, "--json")
     assert (enrolled.code, enrolled.json["decision"]) == (0, "approved")

@@ -37,16 +37,14 @@ def become(monkeypatch) -> Callable[[str], None]:
     return lambda name: monkeypatch.setattr(output, "name_actor", lambda: f"cli:{name}")
 
 
-def test_who_comes_again_adds_to_the_case_that_is_open(
-    full_home, sosie, photographs, request_of
-) -> None:
+def test_who_comes_again_adds_to_the_case_that_is_open(full_home, sosie, request_of) -> None:
     at = ("--home", full_home)
     assert sosie("cases", *at, "--json").json == {"cases": [], "next": None, "fraud_in_use": 0}
     assert "No case" in sosie("cases", *at).out
     opened = []
     for place in range(2):
         request = request_of(
-            full_home, photographs, document_number=OTHER_NUMBER, msisdn=f"+861380013810{place}"
+            full_home, document_number=OTHER_NUMBER, msisdn=f"+861380013810{place}"
         )
         opened.append(sosie(*request, "--json").json["enrollment_id"])
     (case,) = sosie("cases", *at, "--json").json["cases"]

@@ -19,7 +19,7 @@ NAME, MSISDN, OTHER_MSISDN = "Aileen Probe", "+8613800138000", "+8613800138001"
 def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
     home, sosie, photographs, request_of
 ) -> None:
-    outcome = sosie(*request_of(home, photographs, live=photographs.faceless))
+    outcome = sosie(*request_of(home, live=photographs.faceless))
     assert outcome.code == 1
     assert "NO_FACE (live)" in outcome.out
     assert "No duplicate search ran." in outcome.out
@@ -33,10 +33,10 @@ def test_frames_are_given_by_repeating_the_option_or_as_a_folder(
     for place, path in enumerate((photographs.live, photographs.faceless, photographs.later)):
         shutil.copy(path, folder / f"{place}{path.suffix}")
     (folder / "notes.txt").write_text("no photograph")
-    outcome = sosie(*request_of(home, photographs, live=folder, idempotency_key="k"))
+    outcome = sosie(*request_of(home, live=folder, idempotency_key="k"))
     assert outcome.code == 0
     assert "frame 1: fused\n  frame 2: NO_FACE\n  frame 3: fused" in outcome.out
-    named = request_of(home, photographs, live=photographs.live, idempotency_key="k")
+    named = request_of(home, live=photographs.live, idempotency_key="k")
     named += ["--live", photographs.faceless, "--live", photographs.later]
     assert sosie(*named, "--json").json["is_repeated"] is True
 
@@ -44,40 +44,38 @@ def test_frames_are_given_by_repeating_the_option_or_as_a_folder(
 def test_nine_frames_and_a_folder_without_any_are_refused(
     home, sosie, photographs, request_of, assert_refused, tmp_path
 ) -> None:
-    nine = request_of(home, photographs) + ["--live", photographs.later] * 8
+    nine = request_of(home) + ["--live", photographs.later] * 8
     assert_refused(sosie(*nine), "9 frames", "at most 8")
-    empty = request_of(home, photographs, live=tmp_path)
+    empty = request_of(home, live=tmp_path)
     assert_refused(sosie(*empty), "holds no photograph")
 
 
 def test_a_key_that_was_made_up_is_told_before_the_answer(
-    home, sosie, photographs, request_of, monkeypatch
+    home, sosie, request_of, monkeypatch
 ) -> None:
-    outcome = sosie(*request_of(home, photographs), "--json")
+    outcome = sosie(*request_of(home), "--json")
     assert outcome.err == f"idempotency key {outcome.json['idempotency_key']}\n"
-    given = request_of(home, photographs, idempotency_key="k-1", msisdn=OTHER_MSISDN)
+    given = request_of(home, idempotency_key="k-1", msisdn=OTHER_MSISDN)
     assert sosie(*given, "--json").err == ""
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("engine.matching.registrar.Registrar.enroll", fail)
-    cut_off = sosie(*request_of(home, photographs))
+    cut_off = sosie(*request_of(home))
     assert cut_off.code == 130
     assert cut_off.err.startswith("idempotency key ")
 
 
 @pytest.mark.parametrize("from_standard_input", [True, False])
 def test_a_document_can_be_kept_off_the_command_line(
-    from_standard_input: bool, home, sosie, photographs, request_of, tmp_path
+    from_standard_input: bool, home, sosie, request_of, tmp_path
 ) -> None:
     written = json.dumps({"type": "cn-ric", "number": NUMBER, "name": NAME, "msisdn": MSISDN})
     source = tmp_path / "document.json"
     source.write_text(written)
     given: dict[str, Any] = dict.fromkeys(("document_type", "document_number", "name", "msisdn"))
-    request = request_of(
-        home, photographs, **given, document="-" if from_standard_input else source
-    )
+    request = request_of(home, **given, document="-" if from_standard_input else source)
     outcome = sosie(*request, given=written)
     assert outcome.code == 0, outcome.err
 
@@ -101,9 +99,9 @@ def test_a_document_can_be_kept_off_the_command_line(
     ],
 )
 def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
-    changes: dict[str, Any], advice: str, home, sosie, photographs, request_of, assert_refused
+    changes: dict[str, Any], advice: str, home, sosie, request_of, assert_refused
 ) -> None:
-    outcome = sosie(*request_of(home, photographs, **changes))
+    outcome = sosie(*request_of(home, **changes))
     assert_refused(outcome, advice)
     assert NUMBER not in outcome.err
     assert NAME not in outcome.err
@@ -118,9 +116,9 @@ def test_a_request_that_cannot_be_judged_is_refused_and_stores_nothing(
 
 @pytest.mark.parametrize("text", ["[]", '{"number": 7}', '{"numbr": "7"}', "no json"])
 def test_a_document_file_that_is_not_one_is_refused(
-    text: str, home, sosie, photographs, request_of, assert_refused
+    text: str, home, sosie, request_of, assert_refused
 ) -> None:
-    request = request_of(home, photographs, document="-", document_number=None)
+    request = request_of(home, document="-", document_number=None)
     assert_refused(sosie(*request, given=text))
 
 
@@ -157,13 +155,13 @@ def test_an_unknown_enrollment_is_refused(home, sosie, assert_refused) -> None:
 
 
 def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
-    home, sosie, photographs, request_of
+    home, sosie, request_of
 ) -> None:
     doctor = ("doctor", "--home", home, "--json")
     with serve_authority() as authority:
         env = {"SOSIE_AUTHORITY__KIND": "http", "SOSIE_AUTHORITY__URL": authority.url}
         authority.behave = answer({"standing": "valid", "differs": ["birth_date"]})
-        outcome = sosie(*request_of(home, photographs), "--json", env=env)
+        outcome = sosie(*request_of(home), "--json", env=env)
         assert outcome.json["decision"] == "review"
         assert [one["reason"] for one in outcome.json["reasons"]] == ["AUTHORITY_CONTRADICTS"]
         assert len(authority.asked) == 1
@@ -173,7 +171,7 @@ def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
     listed = home / "list.csv"
     listed.write_text(f"type,number,standing\ncn-ric,{OTHER_NUMBER},valid\n")
     env = {"SOSIE_AUTHORITY__KIND": "listed", "SOSIE_AUTHORITY__LIST_FILE": "list.csv"}
-    rejected = sosie(*request_of(home, photographs), "--json", env=env).json
+    rejected = sosie(*request_of(home), "--json", env=env).json
     assert [one["reason"] for one in rejected["reasons"]] == ["AUTHORITY_UNKNOWN_DOCUMENT"]
     found = sosie(*doctor, env=env).check("authority")
     assert "1 documents are listed" in found["detail"]
@@ -182,14 +180,14 @@ def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
 
 
 def test_a_judge_of_liveness_is_opened_by_the_doctor_and_asked_about_the_live_face(
-    home, sosie, photographs, request_of
+    home, sosie, request_of
 ) -> None:
     write_judge(home, half=1.0)
     env = {
         "SOSIE_LIVENESS__JUDGE": str(home / "judge.toml"),
         "SOSIE_LIVENESS__JUDGE_MODE": "enforce",
     }
-    outcome = sosie(*request_of(home, photographs), "--json", env=env)
+    outcome = sosie(*request_of(home), "--json", env=env)
     assert [one["reason"] for one in outcome.json["reasons"]] == ["LIVENESS_FAILED"]
     doctor = ("doctor", "--home", home, "--json")
     found = sosie(*doctor, env=env).check("liveness judge")

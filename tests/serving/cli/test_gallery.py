@@ -83,7 +83,7 @@ def test_a_second_writer_stays_out_while_searches_go_on(
     held_home, sosie, photographs, request_of, assert_refused, contents
 ) -> None:
     before = contents(held_home)
-    request = request_of(held_home, photographs, msisdn="+8613800138001")
+    request = request_of(held_home, msisdn="+8613800138001")
     assert_refused(sosie(*request), "another process", "stop it first")
     assert sosie(*request, "--json").json["error"]["code"] == "REGISTRY.WRITER_BUSY"
     assert_refused(sosie("erase", *DOCUMENT, "--yes", "--home", held_home), "another process")

@@ -23,9 +23,7 @@ from serving.settings.settings import load_settings
 OTHER_NUMBER, OTHER_MSISDN = "110105198503071257", "+8613800138001"
 
 
-def test_init_makes_a_home_that_only_its_owner_reads(
-    sosie, tmp_path, photographs, request_of
-) -> None:
+def test_init_makes_a_home_that_only_its_owner_reads(sosie, tmp_path, request_of) -> None:
     home = tmp_path / "new" / "home"
     outcome = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--json")
     assert outcome.code == 0
@@ -35,7 +33,7 @@ def test_init_makes_a_home_that_only_its_owner_reads(
     assert stat.S_IMODE((home / "registry.sqlite").stat().st_mode) == 0o600
     # Its URL may hold a password.
     assert stat.S_IMODE((home / "sosie.toml").stat().st_mode) == 0o600
-    assert sosie(*request_of(home, photographs)).code == 0
+    assert sosie(*request_of(home)).code == 0
 
 
 def test_an_empty_folder_becomes_its_owners_alone(sosie, tmp_path) -> None:
@@ -239,12 +237,12 @@ SPOILT = {
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_what_does_not_belong_together_is_not_opened_and_not_changed(
-    kind: str, home, spoil, sosie, photographs, request_of, assert_refused, contents
+    kind: str, home, spoil, sosie, request_of, assert_refused, contents
 ) -> None:
     spoil(kind)
     before = contents(home)
     code, advice = SPOILT[kind]
-    request = request_of(home, photographs)
+    request = request_of(home)
     assert_refused(sosie(*request), advice)
     outcome = sosie(*request, "--json")
     assert (outcome.code, outcome.err) == (2, "")
@@ -324,12 +322,12 @@ def plain_card(tmp_path) -> Path:
 
 @pytest.mark.parametrize("pinned", ["", "calibration = 2\n"])
 def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
-    pinned: str, plain_card, sosie, tmp_path, photographs, request_of
+    pinned: str, plain_card, sosie, tmp_path, request_of
 ) -> None:
     home = tmp_path / "home"
     tenant = ("--carrier", "blue", "--outlet", "b1")
     assert sosie("init", home, *tenant, "--embedder", plain_card).code == 0
-    before = sosie(*request_of(home, photographs), "--json").json
+    before = sosie(*request_of(home), "--json").json
     with Deployment(home, load_settings(home)) as deployment:
         _ = deployment.registrar
         deployment.save_snapshot()
@@ -338,7 +336,7 @@ def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
     settings = home / "sosie.toml"
     named = f'embedder = "{plain_card}"\n'
     settings.write_text(settings.read_text().replace(named, pinned))
-    caught = request_of(home, photographs, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
+    caught = request_of(home, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
     for prepare in (("upgrade",), ("restore", backup, "--replace")):
         refused = sosie(*caught, "--json")
         if prepare == ("upgrade",):

@@ -34,7 +34,7 @@ def test_another_face_reads_no_line(full_home, sosie, photographs) -> None:
 def test_a_closed_line_frees_its_number(
     full_home, sosie, photographs, request_of, assert_refused
 ) -> None:
-    again = request_of(full_home, photographs, live=photographs.later, msisdn=MSISDN)
+    again = request_of(full_home, live=photographs.later, msisdn=MSISDN)
     taken = sosie(*again, "--json").json["reasons"]
     assert [one["reason"] for one in taken] == ["LINE_IN_USE"]
     close = ("line", "close", "--home", full_home, "--json")
@@ -61,7 +61,7 @@ def reasons(outcome: Any) -> list[str]:
 def test_a_blocked_document_is_refused_until_it_is_unblocked(
     full_home, enrolled, sosie, photographs, request_of, assert_refused
 ) -> None:
-    request = request_of(full_home, photographs, live=photographs.later, msisdn=OTHER_MSISDN)
+    request = request_of(full_home, live=photographs.later, msisdn=OTHER_MSISDN)
     home = ("--home", full_home)
     assert "No document" in sosie("blocked", *home).out
     assert_refused(sosie("unblock", *DOCUMENT, *home), "not blocked")
@@ -87,9 +87,7 @@ def test_a_watched_face_goes_to_review_until_it_is_removed(
     watch = ("watch", "add", photographs.stranger, "--reason", "a [b]case[/b]", *home)
     assert sosie(*watch, "--json").json == {"watch_id": 1}
     stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
-    request = request_of(
-        full_home, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN
-    )
+    request = request_of(full_home, **stranger, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
     met = sosie(*request, "--json")
     assert (met.code, met.json["decision"], reasons(met)) == (1, "review", ["WATCHLISTED"])
     (listed,) = sosie("watch", "list", *home, "--json").json["entries"]

@@ -71,7 +71,7 @@ def test_a_model_of_ones_own_is_one_more_file(
     home = tmp_path / "home"
     made = sosie("init", home, "--embedder", own_card, "--carrier", "blue", "--outlet", "b1")
     assert made.code == 0
-    assert sosie(*request_of(home, photographs)).code == 0
+    assert sosie(*request_of(home)).code == 0
 
 
 def flip_a_bit(content: bytes) -> bytes:
@@ -234,7 +234,7 @@ def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_
         "init", home, "--embedder", tmp_path / "own.toml", "--carrier", "blue", "--outlet", "b1"
     )
     assert made.code == 0
-    assert_refused(sosie(*request_of(home, photographs)), "has no calibration")
+    assert_refused(sosie(*request_of(home)), "has no calibration")
 
 
 def test_every_field_of_a_card_is_described() -> None:

@@ -176,7 +176,7 @@ def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it
 
 
 def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
-    caught_home, sosie, request_of, photographs, assert_refused
+    caught_home, sosie, request_of, assert_refused
 ) -> None:
     at = ("--home", caught_home)
     (case,) = sosie("cases", *at, "--json").json["cases"]
@@ -189,7 +189,7 @@ def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
 
     assert "Suspended" in take("ada", "suspend", "b1", *why).out
     assert_refused(take("ada", "bar", "b1", *why), "another person must bar it")
-    again = request_of(caught_home, photographs, msisdn="+8613800138002")
+    again = request_of(caught_home, msisdn="+8613800138002")
     assert_refused(sosie(*again), "the outlet is suspended and enrolls nobody")
     assert "Barred" in take("bo", "bar", "b1", *why).out
     listed = sosie("outlet", "list", *at).out

@@ -72,13 +72,10 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
 
     stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
     newcomer = sosie(
-        *request_of(doubled, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=NEXT[0]),
-        "--json",
+        *request_of(doubled, **stranger, document_number=OTHER_NUMBER, msisdn=NEXT[0]), "--json"
     )
     assert newcomer.code in (0, 1), newcomer.err
-    returned = sosie(
-        *request_of(doubled, photographs, live=photographs.later, msisdn=NEXT[1]), "--json"
-    )
+    returned = sosie(*request_of(doubled, live=photographs.later, msisdn=NEXT[1]), "--json")
     assert returned.json["decision"] == "approved", returned.json
     shown = sosie("show", returned.json["enrollment_id"], "--home", doubled, "--json").json
     recorded = shown["evidence"]["second"]
@@ -86,7 +83,7 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     assert recorded["holder"] is None, "it had not seen the holder before"
     assert "decision" not in recorded, "so it would have had nothing to decide by"
     assert "second" not in returned.json
-    again = sosie(*request_of(doubled, photographs, msisdn=NEXT[2]), "--json").json
+    again = sosie(*request_of(doubled, msisdn=NEXT[2]), "--json").json
     shown = sosie("show", again["enrollment_id"], "--home", doubled, "--json").json
     assert shown["evidence"]["second"]["holder"] > 0.4
 
@@ -104,7 +101,7 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     choose(doubled, **switched.json["settings"]["models"])
     with Deployment(doubled, load_settings(doubled)) as deployment:
         assert deployment.restored.gallery.dim == load_card(card).dimension
-    home_again = sosie(*request_of(doubled, photographs, msisdn=MSISDN[:-1] + "9"), "--json").json
+    home_again = sosie(*request_of(doubled, msisdn=MSISDN[:-1] + "9"), "--json").json
     assert home_again["decision"] == "approved"
     assert home_again["scores"]["holder"] == pytest.approx(
         shown["evidence"]["second"]["holder"], abs=0.02
@@ -142,7 +139,7 @@ def test_photographs_and_kept_crops_fill_it_and_another_s_face_does_not(
     settings.write_text(re.sub(r"^second = .*\n", "", second, flags=re.MULTILINE))
     stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
     given = {**stranger, "document_number": OTHER_NUMBER, "msisdn": NEXT[0]}
-    added = sosie(*request_of(doubled, photographs, **given), "--json")
+    added = sosie(*request_of(doubled, **given), "--json")
     settings.write_text(second)
     from_crops = sosie("model", "fill", "--home", doubled, "--json").json
     assert from_crops["filled"] == (added.json["decision"] == "approved")
