@@ -1,9 +1,8 @@
 """The report of a case: who may see what, what is missing or left out, how it is verified."""
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,23 +12,17 @@ import pytest
 from engine.cases import steps
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound, RequestError
-from engine.matching.bulk_enrollment import (
-    HolderCache,
-    OpenedLine,
-    Subscriber,
-    admit_planned,
-    plan_admission,
-)
+from engine.matching.bulk_enrollment import OpenedLine, Subscriber
 from engine.matching.documents import check_document
 from engine.matching.samples import Sample, seal_crop
 from engine.registry import audit
 from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
+from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from engine.statutory import lists
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
-from schema.options import CropPolicy
 from serving.api.people import find_held
 from serving.api.serializers import case_file
 from serving.case_report import (
@@ -44,6 +37,7 @@ from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from serving.wire.people import StrangersAlike
+from tests.serving.console.conftest import import_subscribers, keep_faces
 
 PEOPLE = MOST_DOCUMENTS + 5
 RIGHT_TO_LEFT = "\u202eمحمد\u202c <img src=x onerror=alert(1)>"
@@ -81,44 +75,44 @@ class Page(HTMLParser):
 def desk(empty_home, tmp_path_factory) -> Iterator[Deployment]:
     """105 documents of faces alike, one with lines of two carriers; of the first a face is kept."""
     home = tmp_path_factory.mktemp("reported") / "home"
-    shutil.copytree(empty_home, home)
+    import_subscribers(keep_faces(empty_home, home), list_members)
     with Deployment(home, load_settings(home)) as deployment:
-        enter(deployment)
         yield deployment
 
 
-def enter(deployment: Deployment) -> None:
-    registrar, vault = deployment.registrar, deployment.vault
+def list_members(vault: Vault, dim: int, now: datetime) -> list[Subscriber]:
     generator = np.random.default_rng(3)
-    centre = generator.standard_normal(registrar.gallery.dim)
-    rows = centre + 0.5 * generator.standard_normal((PEOPLE, registrar.gallery.dim))
+    centre = generator.standard_normal(dim)
+    rows = centre + 0.5 * generator.standard_normal((PEOPLE, dim))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    crop = seal_crop(vault, bytes(32), np.full((112, 112, 3), 80, np.uint8))
+    kept = {"live": Sample(None, bytes(32), quality={"sharpness": 201.0}, crop=crop)}
 
-    def subscriber(place: int, now: datetime) -> Subscriber:
+    def member(place: int, msisdn: str, outlet: tuple[str, str], **more: Any) -> Subscriber:
         name = RIGHT_TO_LEFT if place == 0 else f"Member {place}"
-        document = make_document(place, name)
-        checked = check_document(document, now.date())
-        carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")
-        line = OpenedLine(f"+86139001{30000 + place}", carrier, outlet, datetime.now(UTC))
-        if place:
-            return Subscriber(name, checked, rows[place], line)
-        digest = bytes([place] * 32)
-        crop = seal_crop(vault, digest, np.full((112, 112, 3), 80, np.uint8))
-        live = Sample(None, digest, quality={"sharpness": 201.0}, crop=crop)
-        return Subscriber(name, checked, rows[place], line, samples={"live": live})
+        checked = check_document(make_document(place, name), now.date())
+        return Subscriber(name, checked, rows[place], OpenedLine(msisdn, *outlet, now), **more)
 
-    def perform(writer: Writer, now: datetime) -> None:
-        subscribers = [subscriber(place, now) for place in range(PEOPLE)]
-        again = check_document(make_document(0, RIGHT_TO_LEFT), now.date())
-        other = OpenedLine("+8613900139999", "blue", "b1", datetime.now(UTC))
-        subscribers.append(Subscriber(RIGHT_TO_LEFT, again, rows[0], other))
-        plan = plan_admission(deployment.store, registrar.gallery, HolderCache(), subscribers, 0.5)
-        kept = CropPolicy("all", days=30, hold_days=0)
-        admit_planned(
-            writer, registrar.gallery, plan, actor="test", subject="-", detail={}, crops=kept
-        )
+    blue, red = ("blue", "b1"), ("red", "r1")
+    others = [
+        member(place, f"+86139001{30000 + place}", blue if place % 2 else red)
+        for place in range(1, PEOPLE)
+    ]
+    first = member(0, "+8613900130000", red, samples=kept)
+    return [first, *others, member(0, "+8613900139999", blue)]
 
-    registrar.run(perform)
+
+def open_case(
+    desk: Deployment, kind: CaseKind, origin: CaseOrigin, documents: Sequence[str], **more: Any
+) -> CaseRecord:
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        batch = CaseBatch(desk.store, now)
+        new = NewCase(kind=kind, origin=origin, document_ids=documents, **more)
+        opened = batch.open(new, "sosie")
+        writer.commit(batch.writes())
+        return opened
+
+    return desk.registrar.run(perform)
 
 
 @pytest.fixture(scope="module")
@@ -128,20 +122,9 @@ def case(desk) -> CaseRecord:
     owners = desk.store.documents_of(references.tolist())
     documents = [owners[key] for key in sorted(owners)]
 
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        batch = CaseBatch(desk.store, now)
-        new = NewCase(
-            kind=CaseKind.ONE_FACE,
-            origin=CaseOrigin.SWEEP,
-            document_ids=documents,
-            suspect_ids=documents[:3],
-            score=0.8,
-        )
-        opened = batch.open(new, "sosie")
-        writer.commit(batch.writes())
-        return opened
-
-    opened: CaseRecord = desk.registrar.run(perform)
+    opened = open_case(
+        desk, CaseKind.ONE_FACE, CaseOrigin.SWEEP, documents, suspect_ids=documents[:3], score=0.8
+    )
     context = (desk.registrar, desk.store, opened.id)
     steps.note(*context, NOTE, ANNA)
     steps.propose(*context, Outcome.FRAUD, (), ANNA, keep_lines=True)
@@ -179,15 +162,8 @@ def test_it_says_who_what_when_and_what_a_score_means(desk, case) -> None:
 def test_a_later_case_of_them_says_what_was_decided_before(desk, case) -> None:
     first, second, _, fourth, *_ = case.document_ids
 
-    def perform(writer: Writer, now: datetime) -> CaseRecord:
-        batch = CaseBatch(desk.store, now)
-        ids = (first, second, fourth)
-        new = NewCase(kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE, document_ids=ids)
-        opened = batch.open(new, "sosie")
-        writer.commit(batch.writes())
-        return opened
-
-    later: CaseRecord = desk.registrar.run(perform)
+    ids = (first, second, fourth)
+    later = open_case(desk, CaseKind.DISPUTE, CaseOrigin.DISPUTE, ids)
     [decided] = case_file(desk.store, later.id).decided
     assert {decided.left, decided.right} == {first, second}
     assert (decided.outcome, decided.case_id) == ("fraud", case.id)

@@ -57,6 +57,7 @@ class Service:
         key: str | None = "blue",
         body: Any = None,
         kind: str = JSON,
+        accept: str | None = None,
         headers: dict[str, str] | None = None,
         content: bytes | None = None,
         **more: Any,
@@ -65,7 +66,7 @@ class Service:
 
         Bytes in a body are base64 in JSON, binary in MessagePack, files of a form.
         """
-        given = dict(headers or {})
+        given = dict(headers or {}) | ({} if accept is None else {"accept": accept})
         if key is not None:
             given.setdefault("authorization", f"Bearer {self.keys.get(key, key)}")
         if body is not None:

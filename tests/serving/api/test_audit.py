@@ -28,11 +28,7 @@ def test_the_chain_is_read_page_by_page(service, accept: str) -> None:
     seen, after = [], 0
     while len(seen) < len(known):
         response = service.ask(
-            "GET",
-            AUDIT,
-            key="operator",
-            params={"after": after, "limit": 3},
-            headers={"accept": accept},
+            "GET", AUDIT, key="operator", params={"after": after, "limit": 3}, accept=accept
         )
         page = service.read(response)
         read(page, AuditPage)

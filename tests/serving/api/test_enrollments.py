@@ -20,7 +20,7 @@ KEY = {"idempotency-key": "key-1"}
 @pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_an_activation_is_decided_in_every_type(fresh, activation, kind: str, accept: str) -> None:
     response = fresh.ask(
-        "POST", PATH, key="b1", body=activation(), kind=kind, headers={**KEY, "accept": accept}
+        "POST", PATH, key="b1", body=activation(), kind=kind, headers=KEY, accept=accept
     )
     assert (response.status_code, response.headers["content-type"]) == (201, accept)
     answer = fresh.read(response)

@@ -25,7 +25,7 @@ def test_a_face_is_identified_in_every_type(
         key="fraud",
         body={"probe": {"image": faces["later"]}},
         kind=kind,
-        headers={"accept": accept},
+        accept=accept,
     )
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)

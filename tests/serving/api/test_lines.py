@@ -26,12 +26,7 @@ def test_a_holder_sees_the_lines_masked_in_every_type(
 ) -> None:
     # At another carrier's outlet: the face is the proof.
     response = service.ask(
-        "POST",
-        "/v1/lines/query",
-        key="r1",
-        body=holder(faces["later"]),
-        kind=kind,
-        headers={"accept": accept},
+        "POST", "/v1/lines/query", key="r1", body=holder(faces["later"]), kind=kind, accept=accept
     )
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)
@@ -52,7 +47,7 @@ def test_another_face_sees_nothing_not_even_whether_somebody_is_enrolled(
             "/v1/lines/query",
             key=key,
             body=holder(faces["stranger"], **document),
-            headers={"accept": accept},
+            accept=accept,
         )
         for document in ({}, UNKNOWN)
     )
@@ -94,7 +89,7 @@ def test_a_line_is_disputed_by_its_holder(fresh, faces, enrolled, by: str, key: 
 )
 def test_a_line_is_closed_once(fresh, enrolled, by: str, key: str, accept: str) -> None:
     path = f"/v1/lines/{MSISDN if by == 'number' else enrolled['line_id']}"
-    response = fresh.ask("DELETE", path, key=key, headers={"accept": accept})
+    response = fresh.ask("DELETE", path, key=key, accept=accept)
     answer = fresh.read(response)
     assert response.headers["content-type"] == accept
     assert read(answer, ClosedLine).line_id == enrolled["line_id"]
@@ -109,7 +104,7 @@ def test_a_holder_is_erased_with_a_certificate(
     path = f"/v1/documents/{enrolled['document_id']}"
     hidden = fresh.ask("DELETE", path, key="red")
     fresh.assert_refused(hidden, 404, "REQUEST.NOT_FOUND")
-    certificate = fresh.read(fresh.ask("DELETE", path, key=key, headers={"accept": accept}))
+    certificate = fresh.read(fresh.ask("DELETE", path, key=key, accept=accept))
     shown = read(certificate, ErasureCertificate)
     assert (shown.document_id, shown.references, shown.lines) == (enrolled["document_id"], 1, 1)
     number, digest = fresh.parts.store.audit_head()

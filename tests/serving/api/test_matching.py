@@ -63,9 +63,7 @@ def test_two_images_of_a_person_match_and_those_of_two_people_do_not_in_every_ty
         {"id": "same", "probe": images["live"], "reference": images["portrait"]},
         {"id": "other", "probe": images["live"], "reference": images["stranger"]},
     ]
-    response = service.ask(
-        "POST", MATCH, body={"items": items}, kind=kind, headers={"accept": accept}
-    )
+    response = service.ask("POST", MATCH, body={"items": items}, kind=kind, accept=accept)
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     assert response.headers["content-length"] == str(len(response.content))
     same, other = service.read(response)["items"]

@@ -217,13 +217,13 @@ def test_a_method_that_a_route_lacks_is_405(
 )
 def test_a_path_that_is_no_route_is_404(service, path: str) -> None:
     for accept in (JSON, MSGPACK):
-        response = service.ask("GET", path, headers={"accept": accept})
+        response = service.ask("GET", path, accept=accept)
         service.assert_refused(response, 404, "REQUEST.ROUTE_UNKNOWN")
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_the_thresholds_are_shown_on_the_calibrated_curves(service, accept: str) -> None:
-    response = service.ask("GET", "/v1/thresholds", key="b1", headers={"accept": accept})
+    response = service.ask("GET", "/v1/thresholds", key="b1", accept=accept)
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     shown = service.read(response)
     read(shown, CalibratedThresholds)

@@ -34,7 +34,7 @@ def test_a_person_is_found_masked_and_audited_in_every_type(
 ) -> None:
     before = service.parts.store.audit_head()[0]
     response = service.ask(
-        "POST", SEARCH, key="fraud", body=ways(faces)[by], kind=kind, headers={"accept": accept}
+        "POST", SEARCH, key="fraud", body=ways(faces)[by], kind=kind, accept=accept
     )
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)

@@ -67,7 +67,7 @@ def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
     decided = service.read(service.enroll(activation(), "key-1"))
     path = f"{PATH}/{decided['enrollment_id']}/crops"
     before = service.parts.store.audit_head()[0]
-    answer = service.read(service.ask("GET", path, key="fraud", headers={"accept": accept}))
+    answer = service.read(service.ask("GET", path, key="fraud", accept=accept))
     shown = answer["crops"]
     assert [one["photograph"] for one in shown] == ["live", "portrait"]
     if accept == JSON:

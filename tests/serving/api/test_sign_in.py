@@ -23,7 +23,6 @@ from tests.serving.identity_provider import (
     Browser,
     free_port,
     providing,
-    set_claims,
     write_sign_in,
 )
 
@@ -181,20 +180,6 @@ def test_whoever_has_no_group_of_ours_is_not_signed_in_and_not_named(place) -> N
     assert said
     for text in (claims["preferred_username"], *claims["groups"], "Desk & fraud", "code="):
         assert text not in place.service.log_text, text
-
-
-def test_a_renamed_account_stays_its_person_and_none_takes_a_name_that_is_had(place) -> None:
-    place.signed_in("u2")
-    set_claims(place.issuer, "u2", PEOPLE["u2"] | {"preferred_username": "anna"})
-    set_claims(place.issuer, "u9", PEOPLE["u2"] | {"preferred_username": " BO"})
-    set_claims(place.issuer, "u8", PEOPLE["u2"] | {"preferred_username": "BO"})
-    try:
-        assert place.signed_in("u2").call("GET", "/v1/me").json()["person"] == "bo"
-        for subject in ("u8", "u9"):
-            answer = place.browser().sign_in(subject)
-            assert answer.headers["location"] == "/console#/signin/noperson"
-    finally:
-        set_claims(place.issuer, "u2", PEOPLE["u2"])
 
 
 def test_a_role_that_is_altered_in_the_database_makes_a_session_useless(place) -> None:

@@ -98,7 +98,7 @@ def paused(ringed, monkeypatch) -> Iterator[PausedJoin]:
 def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed, accept: str) -> None:
     before = len(ringed.read(ask(ringed, "GET"))["sweeps"])
     body = {"threshold": 0.47, "dry_run": True}
-    response = ask(ringed, "POST", body=body, headers={"accept": accept})
+    response = ask(ringed, "POST", body=body, accept=accept)
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     shown = ringed.read(response)
     read(shown, Expectation)
@@ -107,7 +107,7 @@ def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed, accept: str) -
     assert shown["comparisons"] == references * (references - 1) // 2
     assert (shown["threshold"], shown["scope"]) == (0.47, "all")
     assert shown["false_pairs"]["value"] > 0
-    ranked = ask(ringed, "POST", body={"budget": 5, "dry_run": True}, headers={"accept": accept})
+    ranked = ask(ringed, "POST", body={"budget": 5, "dry_run": True}, accept=accept)
     assert ringed.read(ranked)["budget"] == 5
     assert len(ringed.read(ask(ringed, "GET"))["sweeps"]) == before
 

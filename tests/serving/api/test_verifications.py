@@ -22,7 +22,7 @@ def image(data: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize(("kind", "accept"), TYPES)
 def test_two_photographs_are_compared_in_every_type(service, faces, kind: str, accept: str) -> None:
     body = {"probe": image(faces["live"]), "reference": image(faces["portrait"])}
-    response = service.ask("POST", PATH, body=body, kind=kind, headers={"accept": accept})
+    response = service.ask("POST", PATH, body=body, kind=kind, accept=accept)
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)
     assert read(answer, Verification).is_match is True

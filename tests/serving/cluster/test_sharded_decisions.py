@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from engine.matching.verification import FoundHolders
 from engine.registry.accounts import Carrier
 from engine.registry.database import is_id
 from schema.documents import Document
-from schema.phases import Phase
 from serving.cluster.shards import NAMESPACE, shard_opener
 from serving.deployment.deployment import Deployment, create_home
 from serving.deployment.snapshots import ShardManager
@@ -342,57 +340,3 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
     with serving(open_pair) as registrar:
         asyncio.run(lose_copies(registrar))
     assert shard_pids() == {}
-
-
-def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_missing(
-    nodes, pair
-) -> None:
-    probes = likenesses(FACES, seed=7)
-    requests = mixed_requests()
-
-    async def until_refused(registrar: LocalRegistrar, whole: list[FoundHolders]) -> None:
-        """The processes of a node that is killed may answer for a moment, and then do in full."""
-        give_up_at = time.monotonic() + 120
-        while time.monotonic() < give_up_at:
-            try:
-                assert await registrar.identify(probes, 0.3, CONTEXT) == whole
-            except (SosieError, ServiceRefusal) as refusal:
-                assert_unavailable(refusal)
-                return
-        raise AssertionError("a lost node is not noticed")
-
-    async def refuse_until_reported(registrar: LocalRegistrar) -> None:
-        """It is long enough for the gallery to have been tried again in vain."""
-        detail, give_up_at = "", time.monotonic() + WAIT_S
-        while "waiting for gallery shards" not in detail:
-            assert time.monotonic() < give_up_at, detail
-            with pytest.raises((SosieError, ServiceRefusal)) as refusal:
-                await registrar.identify(probes, 0.3, CONTEXT)
-            assert_unavailable(refusal.value)
-            with pytest.raises((SosieError, ServiceRefusal)) as refusal:
-                await registrar.enroll(requests[20], CONTEXT)
-            assert_unavailable(refusal.value)
-            detail = (await registrar.status()).detail
-            await asyncio.sleep(0.1)
-
-    async def lose_and_return(registrar: LocalRegistrar) -> None:
-        await reach_ready(registrar)
-        acknowledged = await enroll_all(registrar, requests[:10])
-        before = await registrar.identify(probes, 0.3, CONTEXT)
-        nodes.lose_second()
-        pair.timing = replace(QUICK, placed_within_s=1.0)
-        await until_refused(registrar, before)
-        await refuse_until_reported(registrar)
-        assert not (await registrar.status()).is_ready
-        pair.timing = QUICK
-        nodes.bring_back()
-        status = await reach_ready(registrar)
-        assert (status.phase, status.gallery_size) == (Phase.READY, before[0].searched)
-        assert await registrar.identify(probes, 0.3, CONTEXT) == before
-        again = await enroll_all(registrar, requests[:10])
-        repeated, first = ([one.decided for one in some] for some in (again, acknowledged))
-        assert to_builtins(repeated) == to_builtins(first)
-        assert not (await registrar.enroll(requests[20], CONTEXT)).is_repeated
-
-    with serving(lambda: pair.open(pair.first, shards=2)) as registrar:
-        asyncio.run(lose_and_return(registrar))
