@@ -78,24 +78,30 @@ def test_readiness_is_true_only_when_it_decides(
     assert answer["checks"]["store"]["is_ok"] is True
 
 
-def test_readiness_is_false_where_the_registrar_does_not_answer(fresh, monkeypatch) -> None:
-    async def never() -> Any:
-        await asyncio.sleep(60)
+async def never(*_: Any) -> Any:
+    await asyncio.sleep(60)
 
+
+FAULTS: dict[str, tuple[str, Any, int]] = {
+    "registrar": ("serving.registrar.service.RegistrarService.status", never, 503),
+    "models": ("serving.ingress.extraction_queue.ExtractionQueue.is_alive", False, 503),
+    # A GPU that searches no more stops nothing.
+    "device": ("indexes.gallery.Gallery.search_fault", property(lambda _: "cudaError"), 200),
+}
+
+
+@pytest.mark.parametrize("part", FAULTS)
+def test_readiness_names_what_does_not_work(fresh, monkeypatch, part: str) -> None:
+    place, fault, status = FAULTS[part]
     forget_readiness(fresh)
-    monkeypatch.setattr(fresh.match, "status", never)
+    monkeypatch.setattr(place, fault)
     response = fresh.ask("GET", "/health/ready", key=None)
     answer = fresh.read(response)
-    assert (response.status_code, answer["phase"]) == (503, None)
-    assert answer["checks"]["registrar"]["is_ok"] is False
-
-
-def test_readiness_is_false_where_no_photographs_are_looked_at(fresh, monkeypatch) -> None:
+    assert (response.status_code, answer["is_ready"]) == (status, status == 200)
+    assert (answer["phase"] is None) == (part == "registrar")
+    assert answer["checks"][part]["is_ok"] is False
+    assert part != "device" or "cudaError" in answer["checks"][part]["detail"]
     forget_readiness(fresh)
-    monkeypatch.setattr(type(fresh.parts.faces), "is_alive", False)
-    response = fresh.ask("GET", "/health/ready", key=None)
-    assert response.status_code == 503
-    assert fresh.read(response)["checks"]["models"]["is_ok"] is False
 
 
 def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_one_that_fails(
@@ -121,16 +127,6 @@ def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_on
     response = fresh.ask("GET", "/health/ready", key=None)
     assert response.status_code == 503
     assert fresh.read(response)["checks"]["models"]["detail"] == told.failure
-
-
-def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(fresh, monkeypatch) -> None:
-    forget_readiness(fresh)
-    fault = property(lambda _: "cudaErrorLaunchFailure")
-    monkeypatch.setattr("indexes.gallery.Gallery.search_fault", fault)
-    answer = fresh.read(fresh.ask("GET", "/health/ready", key=None))
-    assert (answer["is_ready"], answer["checks"]["device"]["is_ok"]) == (True, False)
-    assert "cudaErrorLaunchFailure" in answer["checks"]["device"]["detail"]
-    forget_readiness(fresh)
 
 
 def test_a_gallery_that_is_not_rewritten_since_an_erasure_is_named_and_stops_nothing(

@@ -31,20 +31,8 @@ def moment(**ago: float) -> str:
 # -- Queries ----------------------------------------------------------------------------------
 
 QUERIES: dict[str, list[dict[str, str]]] = {
-    "/v1/cases": [
-        {"state": "lost"},
-        {"limit": "0"},
-        {"after": UNKNOWN},
-        {"kind": "x" * 65},
-        {"stat": "open"},
-    ],
-    "/v1/audit": [
-        {"after": "-1"},
-        {"after": str(2**53)},
-        {"after": "x"},
-        {"subject": "a\0b"},
-        {"acton": "x"},
-    ],
+    "/v1/cases": [{"state": "lost"}, {"limit": "0"}, {"after": UNKNOWN}, {"kind": "x" * 65}],
+    "/v1/audit": [{"after": "-1"}, {"after": str(2**53)}],
     "/v1/audit/verification": [{"after": str(10**6)}],
     f"/v1/sweeps/{UNKNOWN}/groups": [{"after": "-1"}],
     ENROLLMENTS: [{}, {"idempotency_key": ""}, {"idempotency_key": "x" * 10_240}],
@@ -81,7 +69,6 @@ BODIES: dict[str, list[tuple[Any, str]]] = {
         # Faces that are held would be shown of anybody.
         ({"threshold": -0.9, "allow_unsupported": True}, INVALID),
         ({"threshold": float("nan")}, MALFORMED),
-        ({"treshold": 0.6}, MALFORMED),
     ],
     "/v1/people/search": [
         ({"msisdn": MSISDN, "document": DOCUMENT}, MALFORMED),
@@ -98,7 +85,6 @@ BODIES: dict[str, list[tuple[Any, str]]] = {
         ({"line": MSISDN, "probe": None}, MALFORMED),
         ({"line": MSISDN, "threshold": 0.1}, MALFORMED),
         ({"line": ""}, MALFORMED),
-        ({"line": "a\0b"}, MALFORMED),
         ({"line": "call me"}, INVALID),
         ({"document": DOCUMENT | {"name": "Aileen Probe"}}, MALFORMED),
         (WRONG_DIGIT, INVALID),
@@ -175,7 +161,6 @@ ACTIVATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a list": (lambda body: [body], MALFORMED),
     "no consent": (changed(consent_ref=None), MALFORMED),
     "an unknown field": (changed(carrier="red"), MALFORMED),
-    "an unknown field below": (document(nationality="CN"), MALFORMED),
     "an unknown document type": (document(type="library-card"), INVALID),
     "a name with NUL": (document(name="Stan\0Stranger"), MALFORMED),
     "a name of punctuation": (document(name="---"), INVALID),

@@ -37,45 +37,32 @@ def test_a_key_is_shown_once_and_is_the_one_that_was_kept(home, sosie, contents)
     assert stored.digest.hex() not in as_json.out
 
 
-def test_a_key_for_people_stands_alone_in_its_line(home, sosie) -> None:
-    outcome = sosie(
-        "apikey", "add", "--role", "fraud", "--person", "kim", "--home", home, env={"COLUMNS": "20"}
-    )
-    assert outcome.code == 0
-    assert parse_key(outcome.out.splitlines()[-1]) is not None
-
-
-def test_a_revoked_or_expired_key_is_listed_as_such(home, sosie) -> None:
+def test_keys_are_listed_with_their_state_and_revoked_once_beside_a_process_that_decides(
+    home, sosie, assert_refused
+) -> None:
     at = ("--home", home, "--json")
-    ids = [
-        sosie("apikey", "add", "--role", "operator", "--person", "kim", *at).json["key_id"]
-        for _ in range(2)
-    ]
-    assert sosie("apikey", "revoke", ids[0], *at).json == {"key_id": ids[0], "state": "revoked"}
-    keys = sosie("apikey", "list", *at).json["keys"]
-    assert [(key["key_id"], key["state"]) for key in keys] == [
-        (ids[0], "revoked"),
-        (ids[1], "in force"),
-    ]
-    assert keys[0]["revoked_at"] is not None
-    assert "revoked" in sosie("apikey", "list", "--home", home).out
-
-
-def test_the_key_of_a_closed_outlet_is_listed_as_such(home, sosie) -> None:
-    at = ("--home", home, "--json")
-    bound = ("--role", "outlet", "--carrier", "blue", "--outlet", "b1")
-    assert sosie("apikey", "add", *bound, *at).json["state"] == "in force"
-    assert sosie("outlet", "close", "b1", *at).code == 0
-    assert [key["state"] for key in sosie("apikey", "list", *at).json["keys"]] == ["outlet closed"]
-
-
-def test_keys_are_managed_while_another_process_decides(home, sosie) -> None:
+    assert "sosie apikey add" in sosie("apikey", "list", "--home", home).out
+    assert sosie("apikey", "list", *at).json == {"keys": []}
+    person = ("apikey", "add", "--role", "fraud", "--person", "kim", "--home", home)
+    # For people it stands alone in its line.
+    made = parse_key(sosie(*person, env={"COLUMNS": "20"}).out.splitlines()[-1])
+    assert made is not None
+    outlet = ("apikey", "add", "--role", "outlet", "--carrier", "blue", "--outlet", "b1")
     with open_deployment(home) as deployment:
         assert deployment.registrar.gallery is not None
-        made = sosie("apikey", "add", "--role", "carrier", "--carrier", "red", "--home", home)
-        assert made.code == 0, made.err
-        key = parse_key(made.out.splitlines()[-1])
-        assert sosie("apikey", "revoke", key.id, "--home", home).code == 0
+        bound = sosie(*outlet, *at).json
+        assert bound["state"] == "in force"
+        revoked = sosie("apikey", "revoke", made.id, *at).json
+        assert revoked == {"key_id": made.id, "state": "revoked"}
+    for unknown in (made.id, "unknown", "a\x1bb"):
+        assert_refused(sosie("apikey", "revoke", unknown, "--home", home))
+    assert sosie("outlet", "close", "b1", *at).code == 0
+    first, second = sosie("apikey", "list", *at).json["keys"]
+    assert (first["key_id"], first["state"]) == (made.id, "revoked")
+    assert first["revoked_at"] is not None
+    assert (second["key_id"], second["state"]) == (bound["key_id"], "outlet closed")
+    told = sosie("apikey", "list", "--home", home).out
+    assert all(one["state"] in told for one in (first, second))
 
 
 BAD = [
@@ -121,24 +108,6 @@ def test_a_name_that_could_be_anothers_is_refused_and_one_of_an_earlier_version_
     assert sosie(*command).code == 0
     told = sosie("doctor", "--home", home, "--json").check("people")
     assert (told["state"], "1 names" in told["detail"]) == ("warning", True)
-
-
-def test_an_unknown_key_is_not_revoked_and_none_is_revoked_twice(
-    home, sosie, assert_refused
-) -> None:
-    at = ("--home", home)
-    key_id = sosie("apikey", "add", "--role", "fraud", "--person", "kim", *at, "--json").json[
-        "key_id"
-    ]
-    assert "There is no key" not in sosie("apikey", "list", *at).out
-    assert sosie("apikey", "revoke", key_id, *at).code == 0
-    for unknown in (key_id, "unknown", "a\x1bb"):
-        assert_refused(sosie("apikey", "revoke", unknown, *at))
-
-
-def test_a_deployment_without_keys_says_how_to_add_one(home, sosie) -> None:
-    assert "sosie apikey add" in sosie("apikey", "list", "--home", home).out
-    assert sosie("apikey", "list", "--home", home, "--json").json == {"keys": []}
 
 
 def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home, sosie) -> None:

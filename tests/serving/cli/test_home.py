@@ -8,8 +8,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -187,66 +187,63 @@ def test_a_code_that_is_none_is_refused_before_a_home_is_made(
     assert not (tmp_path / "home").exists()
 
 
-@pytest.fixture
-def spoil(home, sosie, tmp_path) -> Any:
-    """`spoil(kind)` makes the home one that must not be opened."""
-
-    def do(kind: str) -> None:
-        if kind in ("foreign-ring", "foreign-database"):
-            sosie("init", tmp_path / "other")
-            name = "keyring.json" if kind == "foreign-ring" else "registry.sqlite"
-            shutil.copy(tmp_path / "other" / name, home / name)
-        elif kind == "no-ring":
-            (home / "keyring.json").unlink()
-        elif kind == "open-ring":
-            (home / "keyring.json").chmod(0o644)
-        elif kind == "damaged-ring":
-            (home / "keyring.json").write_text('{"secret": "0123"}')
-        elif kind == "no-database":
-            (home / "registry.sqlite").unlink()
-        elif kind == "not-a-database":
-            (home / "registry.sqlite").write_bytes(b"no database" * 1000)
-        elif kind == "newer-schema":
-            with sqlite3.connect(home / "registry.sqlite") as database:
-                database.execute("UPDATE alembic_version SET version_num = '9999'")
-            database.close()
-        elif kind == "other-model":
-            (home / "sosie.toml").write_text("[models]\nflip = true\n")
-        elif kind == "bad-settings":
-            (home / "sosie.toml").write_text("[models]\nembeder = 'sface'\n")
-        else:
-            (home / "sosie.toml").write_text("models = [")
-
-    return do
+def make_newer(home: Path, _: Path) -> None:
+    with sqlite3.connect(home / "registry.sqlite") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
 
 
-SPOILT = {
-    "foreign-ring": ("KEYRING.FOREIGN", "point both at the same deployment"),
-    "foreign-database": ("KEYRING.FOREIGN", "point both at the same deployment"),
-    "no-ring": ("KEYRING.MISSING", "put back"),
-    "open-ring": ("KEYRING.INVALID", "chmod 600"),
-    "damaged-ring": ("KEYRING.INVALID", "restore your backup"),
-    "no-database": ("REGISTRY.MISSING", "sosie init"),
-    "not-a-database": ("REGISTRY.UNUSABLE", "cannot be opened"),
-    "newer-schema": ("REGISTRY.SCHEMA", "newer than this version"),
-    "other-model": ("REGISTRY.MODEL", "use that model"),
-    "bad-settings": ("REQUEST.INVALID", "models.embeder"),
-    "no-toml": ("REQUEST.INVALID", "not TOML"),
+def take_from_other(name: str) -> Callable[[Path, Path], object]:
+    return lambda home, other: shutil.copy(other / name, home / name)
+
+
+def write(name: str, text: str) -> Callable[[Path, Path], object]:
+    return lambda home, _: (home / name).write_text(text)
+
+
+def remove(name: str) -> Callable[[Path, Path], object]:
+    return lambda home, _: (home / name).unlink()
+
+
+FOREIGN = ("KEYRING.FOREIGN", "point both at the same deployment")
+# What makes a home, beside another one, one that must not be opened.
+SPOILT: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
+    "foreign-ring": (take_from_other("keyring.json"), *FOREIGN),
+    "foreign-database": (take_from_other("registry.sqlite"), *FOREIGN),
+    "no-ring": (remove("keyring.json"), "KEYRING.MISSING", "put back"),
+    "open-ring": (lambda home, _: (home / "keyring.json").chmod(0o644), "KEYRING.INVALID", "chmod"),
+    "damaged-ring": (write("keyring.json", '{"secret": "0"}'), "KEYRING.INVALID", "your backup"),
+    "no-database": (remove("registry.sqlite"), "REGISTRY.MISSING", "sosie init"),
+    "not-a-database": (write("registry.sqlite", "no" * 6000), "REGISTRY.UNUSABLE", "be opened"),
+    "newer-schema": (make_newer, "REGISTRY.SCHEMA", "newer than this version"),
+    "other-model": (
+        write("sosie.toml", "[models]\nflip = true\n"),
+        *("REGISTRY.MODEL", "use that model"),
+    ),
+    "bad-settings": (
+        write("sosie.toml", "[models]\nembeder = 'sface'\n"),
+        *("REQUEST.INVALID", "models.embeder"),
+    ),
+    "no-toml": (write("sosie.toml", "models = ["), "REQUEST.INVALID", "not TOML"),
 }
 
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_what_does_not_belong_together_is_not_opened_and_not_changed(
-    kind: str, home, spoil, sosie, request_of, assert_refused, contents
+    kind: str, home, sosie, request_of, assert_refused, contents, tmp_path
 ) -> None:
-    spoil(kind)
+    spoil, code, advice = SPOILT[kind]
+    if code == FOREIGN[0]:
+        sosie("init", tmp_path / "other")
+    spoil(home, tmp_path / "other")
     before = contents(home)
-    code, advice = SPOILT[kind]
     request = request_of(home)
     assert_refused(sosie(*request), advice)
     outcome = sosie(*request, "--json")
     assert (outcome.code, outcome.err) == (2, "")
     assert outcome.json["error"]["code"] == code
+    if kind == "newer-schema":
+        assert_refused(sosie("upgrade", "--home", home), "install the version that made it")
     assert contents(home) == before
 
 
@@ -354,11 +351,6 @@ def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
         assert shown.code == 0
         assert shown.json["model_digest"] != outcome["model_digest"]
         assert sosie("audit", "verify", "--home", home).code == 0
-
-
-def test_upgrade_refuses_a_newer_schema(home, spoil, sosie, assert_refused) -> None:
-    spoil("newer-schema")
-    assert_refused(sosie("upgrade", "--home", home), "install the version that made it")
 
 
 WITHOUT_SERVICE = """

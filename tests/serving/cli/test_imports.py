@@ -173,26 +173,18 @@ def test_people_are_told_in_a_table(home, base, sosie) -> None:
         assert value not in outcome.out + outcome.err
 
 
-def test_another_encoding_is_refused_until_it_is_named(home, base, sosie, assert_refused) -> None:
-    write(base, [row(1, "live.jpg"), row(2, "stranger.png", name="王小明")], "gb18030")
-    assert_refused(sosie("import", base, "--home", home), "line 3", "--encoding")
-    assert sosie("import", base, "--encoding", "gb18030", "--home", home).code == 0
-
-
-def test_columns_are_mapped_and_defaulted(home, base, sosie) -> None:
-    base.write_text(f"id_no;holder;photo\n{number(1)};Holder;live.jpg\n")
-    options = ("--map", "document_number=id_no", "--map", "name=holder", "--map", "live=photo")
-    outcome = sosie(
-        "import", base, *options, "--set", "document_type=cn-ric", "--delimiter", ";",
-        "--home", home, "--json",
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.err
-    assert outcome.json["admitted"] == 1
-
-
-def test_photographs_may_lie_elsewhere(home, base, sosie, tmp_path) -> None:
-    data = write(tmp_path / "data.csv", [row(1, "live.jpg"), row(2, "../base/stranger.png")])
-    assert sosie("import", data, "--images", base.parent, "--home", home).code == 0
+def test_a_file_of_another_form_is_read_as_its_options_say(
+    home, base, sosie, tmp_path, assert_refused
+) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text(f"id_no;holder;photo\n{number(1)};王小明;live.jpg\n", "gb18030")
+    form = ["import", data, "--images", base.parent, "--delimiter", ";", "--home", home]
+    for column in ("document_number=id_no", "name=holder", "live=photo"):
+        form += ["--map", column]
+    form += ["--set", "document_type=cn-ric", "--json"]
+    refused = sosie(*form[:-1])
+    assert_refused(refused, "line 2", "--encoding")
+    assert sosie(*form, "--encoding", "gb18030").json["admitted"] == 1
     outside = write(tmp_path / "out.csv", [row(3, str(base.parent / ".." / "far.png"))])
     shutil.copy(base.parent / "again.png", tmp_path / "far.png")
     command = ("import", outside, "--images", base.parent, "--home", home, "--json")

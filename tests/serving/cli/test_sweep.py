@@ -92,13 +92,8 @@ def test_people_read_a_table_and_where_the_files_are(sosie, people_home) -> None
     assert "one face many documents" in done.out
     assert "report.html" in done.out
     assert f"{TWICE} with {2 * TWICE} identities" in done.out
-    for command in (
-        ("list",),
-        (
-            "groups",
-            sosie("sweep", "list", "--home", people_home, "--json").json["sweeps"][0]["sweep_id"],
-        ),
-    ):
+    (listed,) = sosie("sweep", "list", "--home", people_home, "--json").json["sweeps"]
+    for command in (("list",), ("groups", listed["sweep_id"])):
         assert sosie("sweep", *command, "--home", people_home).code == 0
 
 
