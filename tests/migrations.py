@@ -33,7 +33,6 @@ class NotedMigrations:
         elif is_sqlite:
             self._upgrade(connection)
             database = connection.connection.driver_connection
-            assert database is not None
             # Without BEGIN and COMMIT around it.
             self._dump = list(database.iterdump())[1:-1]
         elif _has_prepared(connection):

@@ -5,9 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from serving.settings.settings import SETTINGS_FILE, Settings, make_settings
 from tests.bench.conftest import photograph
 from tests.keys import add_key
 from tests.serving.api.conftest import Service, serving
-from tests.serving.client.conftest import listening
+from tests.serving.client.conftest import start_listening
 from tests.serving.conftest import Outcome
 
 SHOWN_AGAIN = (36, 73, 90, 97)
@@ -68,16 +66,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
             yield start()
 
 
-@pytest.fixture(scope="session")
-def listen(service) -> Iterator[Callable[..., str]]:
-    """`listen(app)` serves an application, by default the service's, and returns its URL."""
-    with ExitStack() as stack:
-
-        def start(app: Any = None) -> str:
-            port = stack.enter_context(listening(app or service.app, service.loop))
-            return f"http://127.0.0.1:{port}"
-
-        yield start
+listen = pytest.fixture(scope="session")(start_listening)
 
 
 @pytest.fixture(scope="session")

@@ -179,41 +179,33 @@ def judge_answer(
     return judged
 
 
-def review(score: float) -> Answer:
+def review(score: float | None) -> Answer:
     return decided(REVIEW, POSSIBLE, review=score)
 
 
-def test_a_decision_that_the_model_confirms_is_a_look_alike() -> None:
+UNKNOWN: dict[str, Any] = {"kind": Kind.UNKNOWN, "expected": NOBODY_FOUND}
+JUDGED: dict[str, list[tuple[Answer, dict[str, Any]]]] = {
     # Four cosines of 0.62 between two means, each of two photographs that score 0.8: 0.689.
-    assert judge_answer(review(0.689)) is Correctness.LOOK_ALIKE
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        review(0.85),
-        decided(REVIEW, POSSIBLE, review=None),
-        decided(REJECTED, "FACE_MISMATCH", review=0.689),
+    "look alike": [(review(0.689), {}), (Answer(200, found={"document": 0.653}), UNKNOWN)],
+    "not confirmed": [
+        (review(0.85), {}),
+        (review(None), {}),
+        (decided(REJECTED, "FACE_MISMATCH", review=0.689), {}),
+        (Answer(200, found={"document": 0.9}), UNKNOWN),
     ],
-)
-def test_a_decision_that_it_does_not_confirm_is_wrong(answer: Answer) -> None:
-    assert judge_answer(answer) is Correctness.WRONG
+    "nobody of himself": [(review(0.689), {"person": 102})],
+    "no planted one": [
+        (decided(APPROVED), {"kind": Kind.DUPLICATE, "expected": expect_found("d")})
+    ],
+}
 
 
-def test_a_person_is_no_look_alike_of_himself() -> None:
-    assert judge_answer(review(0.689), person=102) is Correctness.WRONG
-
-
-def test_a_planted_duplicate_is_never_a_look_alike() -> None:
-    judged = judge_answer(decided(APPROVED), Kind.DUPLICATE, expected=expect_found("d"))
-    assert judged is Correctness.WRONG
-
-
-def test_a_search_for_an_unknown_person_may_find_a_look_alike() -> None:
-    found = Answer(200, found={"document": 0.653})
-    assert judge_answer(found, Kind.UNKNOWN, expected=NOBODY_FOUND) is Correctness.LOOK_ALIKE
-    far = Answer(200, found={"document": 0.9})
-    assert judge_answer(far, Kind.UNKNOWN, expected=NOBODY_FOUND) is Correctness.WRONG
+@pytest.mark.parametrize("why", JUDGED)
+def test_a_decision_that_the_model_confirms_is_a_look_alike_and_any_other_is_wrong(
+    why: str,
+) -> None:
+    expected = Correctness.LOOK_ALIKE if why == "look alike" else WRONG
+    assert {judge_answer(answer, **given) for answer, given in JUDGED[why]} == {expected}
 
 
 def test_too_many_look_alikes_are_wrong_decisions() -> None:

@@ -205,7 +205,6 @@ def hold_lease(home: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process has the writer's lease of a home."""
     command = [sys.executable, "-c", HOLD, str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         try:
             yield process

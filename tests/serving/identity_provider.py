@@ -3,15 +3,15 @@
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from serving.settings.settings import SETTINGS_FILE
+from tests.waiting import wait_until
 
 CLIENT, SECRET = "sosie", "s3cret of the client & more"
 GROUPS = {"Desk & fraud": "fraud", "watch": "operator", "shop": "outlet:blue/b1"}
@@ -38,7 +38,7 @@ def providing() -> Iterator[str]:
     command = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait(process, issuer)
+            wait_until(lambda: _answers(process, issuer))
             for subject, claims in PEOPLE.items():
                 set_claims(issuer, subject, claims)
             yield issuer
@@ -46,20 +46,15 @@ def providing() -> Iterator[str]:
             process.terminate()
 
 
+def _answers(process: subprocess.Popen[bytes], issuer: str) -> bool:
+    assert process.poll() is None
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{issuer}/.well-known/openid-configuration").is_success
+    return False
+
+
 def set_claims(issuer: str, subject: str, claims: dict[str, Any]) -> None:
     httpx.put(f"{issuer}/users/{subject}", json=claims).raise_for_status()
-
-
-def _wait(process: subprocess.Popen[bytes], issuer: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            httpx.get(f"{issuer}/.well-known/openid-configuration")
-            return
-        except httpx.TransportError:
-            time.sleep(0.05)
 
 
 def write_sign_in(home: Path, issuer: str, url: str) -> None:

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -36,6 +35,7 @@ from serving.settings.sections import ModelSettings, ThresholdSettings
 from serving.settings.settings import Settings, load_settings, make_settings
 from tests.engine.matching.conftest import People
 from tests.indexes.sharding.local_shards import LocalShard, open_local
+from tests.waiting import wait_until
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
@@ -273,9 +273,8 @@ def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_ha
             patched.setattr(Rewrite, "build", fail)
             assert deployment.erase(asked[5].document, "test").references == 1
             assert failed.wait(120)
-            while "(MemoryError)" not in (fault := deployment.upkeep_fault or ""):
-                time.sleep(0.01)
-            assert "beyond erasure_deadline_h" in fault
+            wait_until(lambda: "(MemoryError)" in (deployment.upkeep_fault or ""))
+            assert "beyond erasure_deadline_h" in (deployment.upkeep_fault or "")
             assert deployment.overdue_s > 0
 
 
@@ -601,11 +600,10 @@ def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later
             deployment._ask_save()
             assert deployment.erase(DOCUMENT, "test").references == 1
             deployment._resealing.submit(int).result()
-        asked, erased = (
-            "the shards' snapshots were not saved",
-            "after an erasure the gallery has no",
-        )
-        assert told == [f"{asked} (MemoryError)", f"{erased} snapshot for now (MemoryError)"]
+        assert told == [
+            "the shards' snapshots were not saved (MemoryError)",
+            "after an erasure the gallery has no snapshot for now (MemoryError)",
+        ]
         assert deployment.upkeep_fault is None
     with node.open(shards_in([]), told.append) as deployment:
         assert deployment.registrar is not None
@@ -622,7 +620,6 @@ def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps
     wanted = [2]
 
     def open_index(plan: ShardPlan) -> ShardedIndex:
-        assert plan.config is not None
         assert plan.config.erasure_deadline_s == 7200
         plan = replace(plan, virtual_shards=8)
         shards = [LocalShard(plan) for _ in range(wanted[0])]
@@ -633,17 +630,12 @@ def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps
     def reach(deployment: Deployment, number: int) -> None:
         wanted[0] = number
         index = opened[-1]
-        while (
-            len(set(index.placement.owners.tolist())) != number
-            or deployment.snapshots.moves_wanting
-        ):
-            time.sleep(0.01)
+        wait_until(lambda: len(set(index.placement.owners.tolist())) == number)
+        wait_until(lambda: not deployment.snapshots.moves_wanting)
         assert np.bincount(index.placement.owners).tolist() == [8 // number] * number
         # What it has had saved is saved.
-        while {path.name for path in (full_home / "shards").iterdir()} != {
-            f"shard-{at}" for at in range(number)
-        }:
-            time.sleep(0.01)
+        names = {f"shard-{at}" for at in range(number)}
+        wait_until(lambda: {one.name for one in (full_home / "shards").iterdir()} == names)
         deployment._resealing.submit(int).result()
 
     def find(deployment: Deployment) -> int:

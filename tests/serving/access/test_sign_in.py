@@ -301,6 +301,14 @@ def test_a_session_ends_when_it_is_idle_and_after_its_longest_time_however_busy(
         ask()
 
 
+def test_closing_an_outlet_ends_the_sessions_of_its_people(store, opened) -> None:
+    auth, text = opened("cleo", Grant(Role.OUTLET, "red", "r1"))
+    assert asyncio.run(auth.admit_session(text)).outlet == "r1"
+    store.close_outlet("r1", actor="test")
+    with pytest.raises(SessionEnded):
+        asyncio.run(auth.admit_session(text))
+
+
 def test_a_group_of_a_carrier_that_is_not_here_signs_nobody_in(store, opened) -> None:
     with pytest.raises(RegistryError, match="is not here"):
         opened("cleo", Grant(Role.CARRIER, "green"))

@@ -10,6 +10,7 @@ from typing import Any, cast
 import httpx
 import msgpack
 
+from engine.registry.audit import AuditEntry
 from serving.api.body import JSON, MSGPACK
 from serving.ingress.parts import Parts
 from serving.registrar.service import RegistrarService
@@ -88,6 +89,10 @@ class Service:
             headers={"idempotency-key": idempotency_key},
             **more,
         )
+
+    def audited(self, before: int = 0) -> list[AuditEntry]:
+        """The entries of the chain above a number."""
+        return [record.entry for record in self.parts.store.audit_entries(before)]
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.app)

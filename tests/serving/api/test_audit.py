@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from engine.registry import audit
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes import health
 from serving.deployment.deployment import registry_url
@@ -85,7 +84,7 @@ def test_the_chain_is_verified_part_by_part(service, monkeypatch) -> None:
 
 @pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'nobody' WHERE number = :number",
                                     "DELETE FROM audit WHERE number = :number"])  # fmt: skip
-def test_an_entry_that_was_altered_or_removed_is_named(fresh, monkeypatch, change: str) -> None:
+def test_an_entry_that_was_altered_or_removed_is_named(fresh, change: str) -> None:
     home = fresh.log_file.parent
     engine = create_engine(registry_url(home, load_settings(home)))
     with engine.begin() as connection:
@@ -93,24 +92,3 @@ def test_an_entry_that_was_altered_or_removed_is_named(fresh, monkeypatch, chang
     engine.dispose()
     [whole] = verify_all(fresh)
     assert (whole["intact"], whole["first_bad"], whole["next"]) == (False, 4, None)
-    monkeypatch.setattr(health, "MOST_VERIFIED", 2)
-    parts = verify_all(fresh)
-    assert [one["intact"] for one in parts] == [True, False]
-    assert parts[-1]["first_bad"] == 4
-    later = ask(fresh, "/verification", after=4)
-    # Its hash stands on the altered entry's as recorded, so this part alone cannot tell.
-    assert later["intact"] is change.startswith("UPDATE")
-
-
-def test_a_long_chain_is_read_in_bounded_pieces(fresh) -> None:
-    entries = tuple(audit.AuditEntry("test", "test.entry", str(number)) for number in range(500))
-    life = fresh.match._lifecycle
-
-    def perform(writer: Any, _: Any) -> None:
-        writer.commit([*entries])
-
-    life.require().registrar.run(perform)
-    page = ask(fresh, after=0, limit=200, action="test.entry")
-    assert [one["subject"] for one in page["entries"]] == [str(number) for number in range(200)]
-    rest = ask(fresh, after=page["next"], limit=200, action="test.entry")
-    assert rest["entries"][0]["subject"] == "200"

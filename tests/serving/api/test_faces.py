@@ -61,15 +61,10 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     [likeness] = shown.likenesses
     record = service.read(service.ask("GET", f"{ENROLL}/{second['enrollment_id']}", key="fraud"))
     assert likeness.score == record["scores"]["best_candidate"]
-    assert likeness.strangers is not None
     assert 0 < likeness.strangers.value < 1
 
     assert answer.headers["cache-control"] == "no-store"
-    [entry] = [
-        one.entry
-        for one in service.parts.store.audit_entries(before)
-        if one.entry.action == "faces.read"
-    ]
+    [entry] = [one for one in service.audited(before) if one.action == "faces.read"]
     assert entry.detail == {"documents": [holder, suspect], "faces": 4}
     image = base64.b64encode(reference.photographs[0].image).decode()
     terms = {"faces": True, "reveal": True}

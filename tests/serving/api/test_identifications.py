@@ -19,14 +19,8 @@ PATH = "/v1/identifications"
 def test_a_face_is_identified_in_every_type(
     service, faces, enrolled, kind: str, accept: str
 ) -> None:
-    response = service.ask(
-        "POST",
-        PATH,
-        key="fraud",
-        body={"probe": {"image": faces["later"]}},
-        kind=kind,
-        accept=accept,
-    )
+    body = {"probe": {"image": faces["later"]}}
+    response = service.ask("POST", PATH, key="fraud", body=body, kind=kind, accept=accept)
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)
     read(answer, people.Identification)
@@ -88,7 +82,7 @@ def test_the_open_cases_of_a_candidate_are_shown(fresh, faces, activation) -> No
     answer = fresh.read(fresh.ask("POST", PATH, key="fraud", body=body))
     [holder] = answer["candidates"]
     assert [case["id"] for case in holder["cases"]] == [case_of(fresh, enrolled)]
-    entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
+    entries = fresh.audited(before)
     assert [entry.action for entry in entries] == ["faces.identified", "documents.read"]
     documents = [holder["document_id"]]
     assert entries[0].detail == {"probes": 1, "candidates": 1, "documents": documents}

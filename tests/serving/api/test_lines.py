@@ -12,7 +12,7 @@ from serving.wire.lines import ClosedLine, Dispute, HolderLines
 from tests.serving.api.driver import TYPES
 
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
-MSISDN = "+8613800138000"
+MSISDN, QUERY = "+8613800138000", "/v1/lines/query"
 UNKNOWN = {"number": "110105198503071257"}
 
 
@@ -25,9 +25,8 @@ def test_a_holder_sees_the_lines_masked_in_every_type(
     service, faces, enrolled, kind: str, accept: str
 ) -> None:
     # At another carrier's outlet: the face is the proof.
-    response = service.ask(
-        "POST", "/v1/lines/query", key="r1", body=holder(faces["later"]), kind=kind, accept=accept
-    )
+    body = holder(faces["later"])
+    response = service.ask("POST", QUERY, key="r1", body=body, kind=kind, accept=accept)
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     answer = service.read(response)
     assert read(answer, HolderLines).is_holder is True
@@ -42,20 +41,14 @@ def test_another_face_sees_nothing_not_even_whether_somebody_is_enrolled(
 ) -> None:
     before = service.parts.store.audit_head()[0]
     wrong_face, unknown = (
-        service.ask(
-            "POST",
-            "/v1/lines/query",
-            key=key,
-            body=holder(faces["stranger"], **document),
-            accept=accept,
-        )
-        for document in ({}, UNKNOWN)
+        service.ask("POST", QUERY, key=key, body=body, accept=accept)
+        for body in (holder(faces["stranger"]), holder(faces["stranger"], **UNKNOWN))
     )
     assert (wrong_face.status_code, unknown.status_code) == (200, 200)
     assert wrong_face.content == unknown.content
     answer = service.read(unknown)
     assert (answer["is_holder"], answer["score"], answer["lines"]) == (False, None, [])
-    entries = [record.entry for record in service.parts.store.audit_entries(before)]
+    entries = service.audited(before)
     assert [one.action for one in entries] == ["lines.read"] * 2
     assert len({one.actor for one in entries}) == 1
 
@@ -80,7 +73,7 @@ def test_a_line_is_disputed_by_its_holder(fresh, faces, enrolled, by: str, key: 
     assert shown.line_id == enrolled["line_id"]
     again = fresh.read(fresh.ask("POST", path, key=key, body=holder(faces["later"])))
     assert again["case_id"] == shown.case_id
-    lines = fresh.read(fresh.ask("POST", "/v1/lines/query", body=holder(faces["later"])))["lines"]
+    lines = fresh.read(fresh.ask("POST", QUERY, body=holder(faces["later"])))["lines"]
     assert lines[0]["status"] == "disputed"
 
 

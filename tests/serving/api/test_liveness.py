@@ -16,6 +16,7 @@ from engine.matching.checks.order import replay
 from schema.options import LivenessRules
 from schema.reasons import LivenessMode
 from serving.settings.terms import LivenessIssuer, LivenessSettings
+from tests.engine.matching.test_proofs import digest
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import NUMBER
@@ -39,19 +40,17 @@ def required(start_service, tmp_path) -> Any:
     )
 
 
-def sign(service: Any, photograph: bytes, decision: str = "live", **changes: Any) -> str:
-    at = int(time.time())
-    given = {
-        "iss": "capture",
-        "jti": str(uuid.uuid4()),
-        "iat": at,
-        "exp": at + 300,
-        "aud": service.parts.vault.deployment_id,
-        "live_sha256": hashlib.sha256(photograph).hexdigest(),
-        "decision": decision,
-        **changes,
-    }
+def sign_claims(service: Any, issuer: str, **claims: Any) -> str:
+    """A token for this service, of the issuer that has this key."""
+    at, audience = int(time.time()), service.parts.vault.deployment_id
+    given = {"iss": issuer, "jti": str(uuid.uuid4()), "iat": at, "exp": at + 300, "aud": audience}
+    given |= claims
     return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), KEY, ["ES256"])
+
+
+def sign(service: Any, photograph: bytes, decision: str = "live", **changes: Any) -> str:
+    shown = {"live_sha256": hashlib.sha256(photograph).hexdigest(), "decision": decision}
+    return sign_claims(service, "capture", **shown | changes)
 
 
 def test_an_activation_brings_its_evidence_once(required, activation, faces) -> None:
@@ -135,17 +134,13 @@ def test_a_result_that_was_made_for_something_else_is_taken_for_nothing(
     required, activation, faces
 ) -> None:
     """What an app had signed to list somebody's lines opens no line under another document."""
-
-    def of(text: str) -> str:
-        return hashlib.sha256(text.encode()).hexdigest()
-
     body = activation()
     own = "{type}:{number}".format_map(body["document"])
     for place, (changes, decision) in enumerate(
         (
             ({"use": "verification"}, "rejected"),
-            ({"document_sha256": of(f"cn-ric:{NUMBER}")}, "rejected"),
-            ({"use": "enrollment", "document_sha256": of(own)}, "approved"),
+            ({"document_sha256": digest(f"cn-ric:{NUMBER}")}, "rejected"),
+            ({"use": "enrollment", "document_sha256": digest(own)}, "approved"),
         )
     ):
         token = sign(required, faces["stranger"], **changes)
@@ -169,7 +164,9 @@ def test_a_result_that_was_made_for_something_else_is_taken_for_nothing(
         without = required.ask("POST", f"/v1/{path}", key=key, body=call)
         required.assert_refused(without, 422, "LIVENESS.REFUSED")
         for named, is_taken in ((own, False), (subject, True)):
-            token = sign(required, faces["later"], use="verification", document_sha256=of(named))
+            token = sign(
+                required, faces["later"], use="verification", document_sha256=digest(named)
+            )
             call["liveness"] = token
             answer = required.ask("POST", f"/v1/{path}", key=key, body=call)
             assert answer.is_success is is_taken, (path, asked, named, answer.text)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,11 +20,20 @@ from serving.ingress.embedding import EmbedderStatus
 from serving.settings.settings import load_settings
 from serving.wire.fields import read
 from serving.wire.oversight import CalibratedThresholds, Readiness
+from tests.serving.api.conftest import wait_until_ready
+from tests.waiting import wait_until
 
 
 def forget_readiness(service: Any) -> None:
     """The next who asks starts a check, rather than hear what the last one found."""
     _readiness_of(service.parts)._kept = None
+
+
+def ask_afresh(service: Any) -> tuple[int, Any]:
+    """The status and the answer of a check of readiness that starts now."""
+    forget_readiness(service)
+    response = service.ask("GET", "/health/ready", key=None)
+    return response.status_code, service.read(response)
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
@@ -55,26 +63,22 @@ def test_readiness_is_true_only_when_it_decides(
     with Deployment(home, load_settings(home)) as other:
         assert other.registrar is not None  # which holds the lease
         service = start_service(is_ready=False)
-        seen = set()
-        deadline = time.monotonic() + 120
-        while "waiting" not in seen and time.monotonic() < deadline:
+
+        def is_waiting() -> bool:
             response = service.ask("GET", "/health/ready", key=None)
             answer = service.read(response)
             assert (response.status_code, answer["is_ready"]) == (503, False)
             assert int(response.headers["retry-after"]) >= 1
-            seen.add(answer["phase"])
-        assert "waiting" in seen
+            return bool(answer["phase"] == "waiting")
+
+        wait_until(is_waiting)
         assert service.ask("GET", "/health/live", key=None).status_code == 200
         refused = service.enroll(activation(), "k")
         service.assert_refused(refused, 503, "SERVICE.NOT_READY")
-    while service.ask("GET", "/health/ready", key=None).status_code != 200:
-        assert time.monotonic() < deadline + 30
-        time.sleep(0.02)
+    wait_until_ready(service)
     service.run(service.match.drain(5))
-    forget_readiness(service)
-    response = service.ask("GET", "/health/ready", key=None)
-    answer = service.read(response)
-    assert (response.status_code, answer["is_ready"]) == (503, False)
+    status, answer = ask_afresh(service)
+    assert (status, answer["is_ready"]) == (503, False)
     assert answer["checks"]["store"]["is_ok"] is True
 
 
@@ -93,11 +97,9 @@ FAULTS: dict[str, tuple[str, Any, int]] = {
 @pytest.mark.parametrize("part", FAULTS)
 def test_readiness_names_what_does_not_work(fresh, monkeypatch, part: str) -> None:
     place, fault, status = FAULTS[part]
-    forget_readiness(fresh)
     monkeypatch.setattr(place, fault)
-    response = fresh.ask("GET", "/health/ready", key=None)
-    answer = fresh.read(response)
-    assert (response.status_code, answer["is_ready"]) == (status, status == 200)
+    got, answer = ask_afresh(fresh)
+    assert (got, answer["is_ready"]) == (status, status == 200)
     assert (answer["phase"] is None) == (part == "registrar")
     assert answer["checks"][part]["is_ok"] is False
     assert part != "device" or "cudaError" in answer["checks"][part]["detail"]
@@ -113,20 +115,17 @@ def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_on
         return told
 
     object.__setattr__(fresh.parts, "embedder", find)
-    forget_readiness(fresh)
-    response = fresh.ask("GET", "/health/ready", key=None)
-    checks = fresh.read(response)["checks"]
-    assert response.status_code == 200
+    status, answer = ask_afresh(fresh)
+    checks = answer["checks"]
+    assert status == 200
     assert checks["accelerator"] == {"is_ok": False, "detail": told.fault}
     assert checks["models"]["detail"].endswith("embeds, cpu float32")
     version = fresh.read(fresh.ask("GET", "/version", key=None))
     assert version["runtime"] == "cpu float32"
     assert told.fault in version["warnings"]
     told = EmbedderStatus("cuda", "float32", failure="the GPU failed: CUDA failure 700")
-    forget_readiness(fresh)
-    response = fresh.ask("GET", "/health/ready", key=None)
-    assert response.status_code == 503
-    assert fresh.read(response)["checks"]["models"]["detail"] == told.failure
+    status, answer = ask_afresh(fresh)
+    assert (status, answer["checks"]["models"]["detail"]) == (503, told.failure)
 
 
 def test_a_gallery_that_is_not_rewritten_since_an_erasure_is_named_and_stops_nothing(
@@ -135,18 +134,12 @@ def test_a_gallery_that_is_not_rewritten_since_an_erasure_is_named_and_stops_not
     fault = property(lambda _: "the gallery has no snapshot")
     with monkeypatch.context() as patched:
         patched.setattr("serving.deployment.deployment.Deployment.upkeep_fault", fault)
-        while "upkeep" not in (answer := read_readiness(fresh))["checks"]:
-            time.sleep(0.01)
+        wait_until(lambda: "upkeep" in ask_afresh(fresh)[1]["checks"])
+        _, answer = ask_afresh(fresh)
         assert answer["is_ready"]
         told = {"is_ok": False, "detail": "the gallery has no snapshot"}
         assert answer["checks"]["upkeep"] == told
-    while "upkeep" in read_readiness(fresh)["checks"]:
-        time.sleep(0.01)
-
-
-def read_readiness(fresh: Any) -> Any:
-    forget_readiness(fresh)
-    return fresh.read(fresh.ask("GET", "/health/ready", key=None))
+    wait_until(lambda: "upkeep" not in ask_afresh(fresh)[1]["checks"])
 
 
 def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(

@@ -1,13 +1,9 @@
 """Other ways than a face over HTTP: what was signed elsewhere opens a line, and is on record."""
 
 import json
-import time
-import uuid
 from typing import Any
 
 import pytest
-from joserfc import jws
-from joserfc.jwk import ECKey
 
 from engine.errors import RequestError
 from schema.options import CarrierPeople, PeopleRules
@@ -15,9 +11,9 @@ from schema.people import ProofLevel, ProofWay
 from serving.api.body import JSON
 from serving.settings.terms import ProofIssuer, ProofSettings
 from tests.engine.matching.test_proofs import digest
+from tests.serving.api.test_liveness import KEY, sign_claims
 from tests.serving.api.test_people_apart import card
 
-KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
 OPEN = CarrierPeople(proofs={ProofWay.MOBILE_ID: "approved"}, verified_by=(ProofWay.MOBILE_ID,))
 RULES = PeopleRules(carriers={"blue": OPEN}, face_tries=3)
 
@@ -36,22 +32,16 @@ def service(start_service, tmp_path) -> Any:
 
 
 def sign(service: Any, body: dict[str, Any], **changes: Any) -> str:
-    at, document = int(time.time()), body["document"]
+    document = body["document"]
     given = {
-        "iss": "state",
-        "jti": str(uuid.uuid4()),
-        "iat": at,
-        "exp": at + 300,
-        "aud": service.parts.vault.deployment_id,
         "way": "mobile_id",
         "outcome": "confirmed",
         "use": "enrollment",
         "level": "high",
         "document_sha256": digest(f"{document['type']}:{document['number']}"),
         "msisdn_sha256": digest(body["msisdn"]),
-        **changes,
     }
-    return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), KEY, ["ES256"])
+    return sign_claims(service, "state", **given | changes)
 
 
 @pytest.mark.parametrize("kind", [JSON, "form"])

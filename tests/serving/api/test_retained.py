@@ -76,7 +76,7 @@ def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
         data = base64.b64decode(one["image"]) if accept == JSON else one["image"]
         with Image.open(io.BytesIO(data)) as image:
             assert image.size == (112, 112)
-    [entry] = [record.entry for record in service.parts.store.audit_entries(before)]
+    [entry] = service.audited(before)
     assert (entry.action, entry.subject) == ("crops.read", decided["enrollment_id"])
     assert entry.detail == {"crops": 2}
     run_retention(NextYear(service), only(), "test")

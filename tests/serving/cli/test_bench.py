@@ -11,13 +11,6 @@ def test_options_and_output_of_a_suite_pass_through(start) -> None:
     assert "--quick" in direct[0]
 
 
-def test_the_exit_code_of_a_suite_is_the_commands(start) -> None:
-    process = start("bench", "no-such-suite", "--json")
-    out, _ = process.communicate()
-    assert process.returncode == 2
-    assert "no-such-suite" in out
-
-
 def test_nothing_tunes_the_blas_of_a_benchmark(start, tmp_path, monkeypatch) -> None:
     shown = "print(sorted({'OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE', 'OTHER'} & set(os.environ)))"
     (tmp_path / "bench.py").write_text(f"import os, sys\n{shown}\nsys.exit(7)\n")

@@ -41,12 +41,9 @@ def test_who_comes_again_adds_to_the_case_that_is_open(full_home, sosie, request
     at = ("--home", full_home)
     assert sosie("cases", *at, "--json").json == {"cases": [], "next": None, "fraud_in_use": 0}
     assert "No case" in sosie("cases", *at).out
-    opened = []
-    for place in range(2):
-        request = request_of(
-            full_home, document_number=OTHER_NUMBER, msisdn=f"+861380013810{place}"
-        )
-        opened.append(sosie(*request, "--json").json["enrollment_id"])
+    of_another = {"document_number": OTHER_NUMBER, "msisdn": "+8613800138100"}
+    request = (*request_of(full_home, **of_another), "--json")
+    opened = [sosie(*request).json["enrollment_id"] for _ in range(2)]
     (case,) = sosie("cases", *at, "--json").json["cases"]
     assert (case["kind"], case["enrollment_id"]) == ("duplicate_identity", opened[0])
     newest, oldest = sosie("cases", "--state", "all", *at, "--json").json["cases"]
@@ -141,7 +138,7 @@ def test_fraud_that_is_in_use_is_told_whatever_is_listed(take, become, caught_ho
     assert "1 of fraud, said to stay" in shown
 
 
-def test_one_account_alone_closes_no_line(take, become, caught_home, sosie, assert_refused) -> None:
+def test_one_account_alone_closes_no_line(take, become, assert_refused) -> None:
     shown = take("show", "--json").json
     (line,) = [line["line_id"] for one in shown["documents"] for line in one["lines"]]
     end = ("--outcome", "fraud", "--close-line", line)
@@ -155,13 +152,8 @@ def test_one_account_alone_closes_no_line(take, become, caught_home, sosie, asse
     assert "active, will be closed" in told
     assert_refused(take("close", "--outcome", "twins", "--close-line", line))
     assert take("close", *end, "--json").json["state"] == "closed"
-    (closed,) = sosie(
-        "audit", "show", "--action", "case.closed", "--home", caught_home, "--json"
-    ).json["entries"]
-    assert (closed["actor"], closed["detail"]["proposed_by"]) == ("cli:bo", "cli:ada")
     after = take("show", "--json").json
     assert [line for one in after["documents"] for line in one["lines"]] == []
-    assert len(sosie("watch", "list", "--home", caught_home, "--json").json["entries"]) == 1
 
 
 def test_cases_are_listed_by_state_kind_and_person(
@@ -172,17 +164,15 @@ def test_cases_are_listed_by_state_kind_and_person(
         return [one["case_id"] for one in found]
 
     assert take("assign", "--to", "cli:ada").code == 0
-    assert listed() == listed("--state", "assigned") == listed("--state", "all") == [case_id]
-    assert listed("--state", "open") == listed("--kind", "dispute") == []
-    assert listed("--assignee", "cli:ada", "--kind", "duplicate_identity") == [case_id]
     become("ada")
-    assert listed("--assignee", "me") == [case_id]
-    assert listed("--assignee", "cli:bo") == listed("--after", case_id) == []
+    mine = ("--state", "assigned", "--kind", "duplicate_identity", "--assignee", "me")
+    assert listed(*mine) == [case_id]
+    for other in (("--state", "open"), ("--kind", "dispute"), ("--assignee", "cli:bo")):
+        assert listed(*mine, *other) == []
     assert take("propose", "--outcome", "mistake").code == 0
     become("bo")
     assert take("close", "--outcome", "mistake").code == 0
     assert listed() == []
-    assert listed("--state", "closed") == [case_id]
     taught = sosie("precision", "--home", caught_home, "--json").json
     [kind] = taught["kinds"]
     assert (kind["name"], kind["cases"], kind["mistake"]) == ("duplicate_identity", 1, 1)
@@ -195,21 +185,18 @@ def test_cases_are_listed_by_state_kind_and_person(
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("show", MISSING), "no case"),
-        (("show", "'; DROP TABLE cases"), "no case"),
-        (("note", MISSING, "text"), "no case"),
-        (("close", MISSING, "--outcome", "guilty"), "outcome"),
-        (("close", MISSING), "outcome"),
-        (("close", MISSING, "--outcome", "twins"), "--seen-at"),
-        (("assign", MISSING, "--to", "me", "--back"), "not both"),
-        (("withdraw", MISSING), "no case"),
+        (("case", "show", MISSING), "no case"),
+        (("case", "show", "'; DROP TABLE cases"), "no case"),
+        (("case", "note", MISSING, "text"), "no case"),
+        (("case", "close", MISSING, "--outcome", "guilty"), "outcome"),
+        (("case", "close", MISSING), "outcome"),
+        (("case", "close", MISSING, "--outcome", "twins"), "--seen-at"),
+        (("case", "assign", MISSING, "--to", "me", "--back"), "not both"),
+        (("case", "withdraw", MISSING), "no case"),
+        (("cases", "--state", "lost"), "alive"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
     arguments: tuple[str, ...], word: str, caught_home, sosie, assert_refused
 ) -> None:
-    assert_refused(sosie("case", *arguments, "--home", caught_home), word)
-
-
-def test_a_state_that_is_none_is_refused(home, sosie, assert_refused) -> None:
-    assert_refused(sosie("cases", "--state", "lost", "--home", home), "lost", "alive")
+    assert_refused(sosie(*arguments, "--home", caught_home), word)

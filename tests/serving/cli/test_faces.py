@@ -64,7 +64,9 @@ def test_what_people_read_has_verdict_score_and_rate(sosie, photographs) -> None
     assert "\x1b" not in outcome.out
 
 
-def test_extract_measures_every_photograph_and_shows_no_vector(sosie, photographs) -> None:
+def test_extract_measures_every_photograph_shows_no_vector_and_says_1_for_one_that_is_not_fit(
+    sosie, photographs
+) -> None:
     outcome = sosie("extract", photographs.live, photographs.portrait, "--json")
     assert outcome.code == 0
     first, second = outcome.json["images"]
@@ -72,9 +74,6 @@ def test_extract_measures_every_photograph_and_shows_no_vector(sosie, photograph
     assert first["size_px"] == [512, 512]
     assert second["quality"]["exposure"] < first["quality"]["exposure"]
     assert set(first) == {"image", "problems", "quality", "box_px", "size_px"}
-
-
-def test_extract_says_1_for_a_photograph_that_is_not_fit(sosie, photographs) -> None:
     outcome = sosie("extract", photographs.live, photographs.faceless)
     assert outcome.code == 1
     assert "NO_FACE" in outcome.out

@@ -24,10 +24,6 @@ def held_home(full_home) -> Iterator[Path]:
         yield full_home
 
 
-def open_home(home: Path, tmp_path: Path) -> Deployment:
-    return Deployment(home, load_settings(home))
-
-
 def test_a_known_face_is_found_with_its_document(full_home, enrolled, sosie, photographs) -> None:
     outcome = sosie("search", photographs.later, "--home", full_home, "--json")
     assert outcome.code == 0
@@ -95,9 +91,8 @@ def test_a_second_writer_stays_out_while_searches_go_on(
 
 
 def test_an_erased_holder_is_found_no_more_and_the_certificate_says_so(
-    full_home, enrolled, sosie, photographs, tmp_path,
-    assert_refused,
-) -> None:  # fmt: skip
+    full_home, enrolled, sosie, photographs, tmp_path, assert_refused
+) -> None:
     target = tmp_path / "certificate.json"
     command = ("erase", *DOCUMENT, "--yes", "--home", full_home)
     outcome = sosie(*command, "--certificate", target, "--json")
@@ -120,17 +115,22 @@ def test_a_certificate_that_cannot_be_written_was_printed(full_home, sosie, tmp_
     assert outcome.err.count("\n") == 1
 
 
-def test_nothing_is_erased_without_being_confirmed(
+def test_nothing_is_erased_unless_it_is_confirmed_and_somebody_is_found(
     full_home, sosie, assert_refused, contents
 ) -> None:
-    before = contents(full_home)
+    with Deployment(full_home, load_settings(full_home)) as deployment:
+        deployment.save_snapshot()
+    before, snapshot = contents(full_home), contents(full_home / "gallery")
     assert_refused(sosie("erase", *DOCUMENT, "--home", full_home), "--yes")
     assert contents(full_home) == before
+    unknown = (*DOCUMENT[:-1], "110105198503071257")
+    assert_refused(sosie("erase", *unknown, "--yes", "--home", full_home), "nobody is enrolled")
+    assert contents(full_home / "gallery") == snapshot != {}
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 1), ("y", 0, 0)])
 def test_a_person_at_a_terminal_is_asked(
-    answer: str, code: int, left: int, full_home, tmp_path, environment
+    answer: str, code: int, left: int, full_home, environment
 ) -> None:
     person, terminal = os.openpty()
     os.write(person, f"{answer}\n".encode())
@@ -143,16 +143,5 @@ def test_a_person_at_a_terminal_is_asked(
     os.close(terminal)
     assert done.returncode == code
     assert "cannot be undone" in done.stderr
-    with open_home(full_home, tmp_path) as deployment:
+    with Deployment(full_home, load_settings(full_home)) as deployment:
         assert deployment.store.counts()["live_references"] == left
-
-
-def test_an_erasure_that_finds_nobody_keeps_the_snapshot(
-    full_home, sosie, tmp_path, assert_refused, contents
-) -> None:
-    with open_home(full_home, tmp_path) as deployment:
-        deployment.save_snapshot()
-    before = contents(full_home / "gallery")
-    unknown = ("--document-type", "cn-ric", "--document-number", "110105198503071257")
-    assert_refused(sosie("erase", *unknown, "--yes", "--home", full_home), "nobody is enrolled")
-    assert contents(full_home / "gallery") == before

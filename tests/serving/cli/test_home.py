@@ -36,20 +36,17 @@ def test_init_makes_a_home_that_only_its_owner_reads(sosie, tmp_path, request_of
     assert sosie(*request_of(home)).code == 0
 
 
-def test_an_empty_folder_becomes_its_owners_alone(sosie, tmp_path) -> None:
+def test_an_empty_folder_becomes_its_owners_alone_who_is_told_what_to_do_next(
+    sosie, tmp_path
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o755)
-    assert sosie("init", home).code == 0
-    assert stat.S_IMODE(home.stat().st_mode) == 0o700
-
-
-def test_init_says_what_losing_the_key_ring_means_and_what_to_do_next(sosie, tmp_path) -> None:
-    out = sosie("init", tmp_path / "home").out
-    assert "keyring.json" in out
-    assert "loses" in out
-    assert "carrier add" in out
-    assert "outlet add" in out
+    made = sosie("init", home)
+    assert (made.code, stat.S_IMODE(home.stat().st_mode)) == (0, 0o700)
+    # What losing the key ring means, too.
+    for words in ("keyring.json", "loses", "carrier add", "outlet add"):
+        assert words in made.out
 
 
 CROPS = {
@@ -91,13 +88,12 @@ def test_days_are_held_of_no_setting_but_the_one_that_holds(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_home_is_never_made_twice(home, sosie, assert_refused, contents) -> None:
+def test_a_home_is_never_made_twice_nor_where_a_file_is(
+    home, sosie, assert_refused, contents, tmp_path
+) -> None:
     before = contents(home)
     assert_refused(sosie("init", home), "is a Sosie home already")
     assert contents(home) == before
-
-
-def test_init_in_a_place_that_is_a_file_is_refused(sosie, tmp_path, assert_refused) -> None:
     place = tmp_path / "file"
     place.write_text("mine")
     assert_refused(sosie("init", place), "cannot be a folder")

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-NUMBER, MSISDN = "110105199003071239", "+8613800138000"
+NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
+MSISDN, OTHER_MSISDN = "+8613800138000", "+8613800138001"
+DOCUMENT = ("--document-type", "cn-ric", "--document-number", NUMBER)
 
 
 def test_the_holders_face_reads_the_lines_with_their_numbers_masked(
@@ -22,12 +24,9 @@ def test_the_holders_face_reads_the_lines_with_their_numbers_masked(
 
 
 def test_another_face_reads_no_line(full_home, sosie, photographs) -> None:
-    command = ["lines", "--live", photographs.stranger, "--home", full_home]
-    command += ["--document-type", "cn-ric", "--document-number", NUMBER, "--reveal"]
+    command = ("lines", "--live", photographs.stranger, *DOCUMENT, "--reveal", "--home", full_home)
     outcome = sosie(*command, "--json")
-    assert outcome.code == 1
-    assert outcome.json["is_holder"] is False
-    assert outcome.json["lines"] == []
+    assert (outcome.code, outcome.json["is_holder"], outcome.json["lines"]) == (1, False, [])
     assert "8000" not in outcome.out + sosie(*command).out
 
 
@@ -47,11 +46,6 @@ def test_a_closed_line_frees_its_number(
     assert sosie(*again, "--json").json["decision"] == "approved"
     by_file = sosie(*close, "--document", "-", given=json.dumps({"msisdn": MSISDN}))
     assert by_file.json["line_id"] != closed.json["line_id"]
-
-
-NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
-OTHER_MSISDN = "+8613800138001"
-DOCUMENT = ("--document-type", "cn-ric", "--document-number", NUMBER)
 
 
 def reasons(outcome: Any) -> list[str]:

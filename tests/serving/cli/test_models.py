@@ -220,7 +220,7 @@ def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_
     card = tmp_path / "own.toml"
     added = sosie("model", "add", file, "--channels", "rgb", "--card", card, "--json")
     assert (added.code, added.json["contract"]) == (0, None)
-    env = {"SOSIE_MODELS__EMBEDDER": str(tmp_path / "own.toml")}
+    env = {"SOSIE_MODELS__EMBEDDER": str(card)}
     found = sosie("verify", photographs.live, photographs.portrait, "--json", env=env)
     assert (found.code, found.json["match"]) == (1, None)
     assert found.json["score"] > 0.4
@@ -230,9 +230,7 @@ def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_
     check = sosie("doctor", "--json", env=env).check("calibration")
     assert (check["state"], check["advice"][:23]) == ("warning", "run sosie calibrate DIR")
     home = tmp_path / "home"
-    made = sosie(
-        "init", home, "--embedder", tmp_path / "own.toml", "--carrier", "blue", "--outlet", "b1"
-    )
+    made = sosie("init", home, "--embedder", card, "--carrier", "blue", "--outlet", "b1")
     assert made.code == 0
     assert_refused(sosie(*request_of(home)), "has no calibration")
 

@@ -64,10 +64,8 @@ def test_what_would_leave_is_shown_and_stays(aged_home, sosie, contents) -> None
     assert {kind: count for kind, count in shown["due"].items() if count} == {"answers": 2}
     # The duplicate opened a case on both documents.
     assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
-    assert (shown["crops"], shown["daily_at"]) == (
-        {"keep": "none", "days": 30, "hold_days": 0},
-        "02:30",
-    )
+    assert shown["crops"] == {"keep": "none", "days": 30, "hold_days": 0}
+    assert shown["daily_at"] == "02:30"
     again = sosie("retention", "run", "--dry-run", *at, "--json").json
     assert (again["due"], again["held"]) == (shown["due"], shown["held"])
     assert "180 days" in sosie("retention", "show", *at).out
@@ -79,13 +77,9 @@ def test_what_is_due_leaves_and_its_certificate_holds(
 ) -> None:
     at, file = ("--home", aged_home), tmp_path / "left.json"
     close_cases(aged_home, sosie)
-    (rejected,) = [
-        one["subject"]
-        for one in sosie("audit", "show", "--action", "enrollment.decided", *at, "--json").json[
-            "entries"
-        ]
-        if one["detail"]["decision"] == "rejected"
-    ]
+    show = ("audit", "show", "--action", "enrollment.decided", *at, "--json")
+    decided = sosie(*show).json["entries"]
+    (rejected,) = [one["subject"] for one in decided if one["detail"]["decision"] == "rejected"]
     outcome = sosie("retention", "run", "--certificate", file, *at, "--json")
     assert outcome.code == 0
     left = {kind: count for kind, count in outcome.json["left"].items() if count}

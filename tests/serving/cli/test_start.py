@@ -130,13 +130,6 @@ def test_an_unforeseen_error_shows_its_type_alone(sosie, monkeypatch) -> None:
     assert "Traceback" in debugged.err
 
 
-def test_a_fault_in_another_process_has_exit_code_2_and_one_line(start) -> None:
-    process = start("verify", "missing.jpg", "missing.jpg")
-    out, err = process.communicate()
-    assert (process.returncode, out) == (2, "")
-    assert err == "sosie: missing.jpg cannot be read: No such file or directory\n"
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["verify", "--json"]])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments: list[str], start) -> None:
     process = start(*arguments)

@@ -230,14 +230,10 @@ def test_a_report_has_the_faces_that_are_kept_where_they_are_asked_for(
     assert "Shown: 1 face of the first 1 group. 1 identity of these has none" in page
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     # What stays in the home has none, for nothing would ever take it out.
-    assert (
-        FACE
-        not in (
-            pictured_home / "sweeps" / done.json["sweep"]["sweep_id"] / "report.html"
-        ).read_text()
-    )
+    sweep = done.json["sweep"]["sweep_id"]
+    assert FACE not in (pictured_home / "sweeps" / sweep / "report.html").read_text()
     shown = sosie("audit", "show", "--action", "crops.read", *at, "--json").json["entries"]
-    assert [one["subject"] for one in shown] == [done.json["sweep"]["sweep_id"]]
+    assert [one["subject"] for one in shown] == [sweep]
     assert len(shown[0]["detail"]["documents"]) == 1
 
 

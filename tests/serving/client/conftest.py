@@ -111,8 +111,7 @@ def service(own_service) -> Service:
     return own_service
 
 
-@pytest.fixture
-def listen(service) -> Iterator[Callable[..., str]]:
+def start_listening(service: Service) -> Iterator[Callable[..., str]]:
     """`listen(app)`: the address of a real server of an application; the service's by default."""
     with ExitStack() as stack:
 
@@ -121,6 +120,9 @@ def listen(service) -> Iterator[Callable[..., str]]:
             return f"http://127.0.0.1:{port}"
 
         yield start
+
+
+listen = pytest.fixture(start_listening)
 
 
 @pytest.fixture

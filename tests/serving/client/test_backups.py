@@ -81,7 +81,6 @@ def test_an_address_that_a_killed_service_has_left_counts_no_more(tmp_path) -> N
     settings = ServeSettings(port=18701)
     command = [sys.executable, "-c", LEAVE, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as left:
-        assert left.stdout is not None
         assert left.stdout.readline() == b"left\n"
         assert find_address(tmp_path, settings) == "http://127.0.0.1:18700"
         os.kill(left.pid, signal.SIGKILL)

@@ -12,7 +12,6 @@ from serving.client import ApiError, KnownDocument, MatchItem, Options, Template
 from serving.client.transport import READY, Exchange, Wait, post, write_face
 from serving.client.transport import VERSION as ASK_VERSION
 from serving.wire.lines import Dispute, HolderLines, HolderRequest
-from serving.wire.oversight import Readiness
 
 Begin = Callable[..., Exchange[Any]]
 KEY = "sosie_k1_c2VjcmV0"
@@ -27,14 +26,16 @@ class Clock:
         return self.now
 
 
-def error_body(status: int, code: str) -> dict[str, Any]:
-    return {"status": status, "code": code, "message": "one line"}
-
-
 def answer(status: int, value: Any = None, *, kind: str = "application/msgpack", **headers: str):  # type: ignore[no-untyped-def]
     content = msgpack.packb(value) if kind == "application/msgpack" else value
     given = {name.replace("_", "-"): text for name, text in headers.items()}
     return httpx.Response(status, content=content, headers={"content-type": kind, **given})
+
+
+def refuse(status: int, code: str, **headers: str) -> httpx.Response:
+    value = {"status": status, "code": code, "message": "one line"}
+    found: httpx.Response = answer(status, value, **headers)
+    return found
 
 
 @pytest.fixture
@@ -81,7 +82,6 @@ def test_an_answer_of_a_later_version_is_read_as_far_as_it_is_known(begun, is_js
     exchange = begun(post(HolderLines, "lines", "query"))
     response = httpx.Response(200, json=LINES) if is_json else answer(200, LINES)
     read = exchange.judge_response(response)
-    assert isinstance(read, HolderLines)
     assert read.lines[0].opened_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert read.lines[0].number is None
     assert read.lines[0].status.startswith("suspended")
@@ -113,9 +113,9 @@ def test_an_answer_that_does_not_fit_is_an_error_and_no_guess(begun, value: Any)
 @pytest.mark.parametrize(
     "response",
     [
-        answer(409, error_body(409, "REQUEST.IN_FLIGHT")),
-        answer(507, error_body(507, "REGISTRY.STORAGE_FULL")),
-        answer(408, error_body(408, "REQUEST.BODY_TIMEOUT")),
+        refuse(409, "REQUEST.IN_FLIGHT"),
+        refuse(507, "REGISTRY.STORAGE_FULL"),
+        refuse(408, "REQUEST.BODY_TIMEOUT"),
         answer(500, b"Internal Server Error", kind="text/plain"),
         answer(599, b"", kind="text/plain"),
         answer(500, b"{not json", kind="application/json"),
@@ -129,20 +129,22 @@ def test_what_may_pass_is_tried_again(begun, response: httpx.Response) -> None:
     assert isinstance(exchange.judge_response(response), Wait)
 
 
+FOR_GOOD = {
+    400: "REQUEST.MALFORMED",
+    401: "ACCESS.UNAUTHENTICATED",
+    403: "ACCESS.FORBIDDEN",
+    404: "REQUEST.NOT_FOUND",
+    409: "CASE.STATE",
+    413: "REQUEST.BODY_TOO_LARGE",
+    422: "REQUEST.IDEMPOTENCY_MISMATCH",
+    500: "INTERNAL",
+}
+
+
 @pytest.mark.parametrize(
     ("response", "code"),
     [
-        (answer(400, error_body(400, "REQUEST.MALFORMED")), "REQUEST.MALFORMED"),
-        (answer(401, error_body(401, "ACCESS.UNAUTHENTICATED")), "ACCESS.UNAUTHENTICATED"),
-        (answer(403, error_body(403, "ACCESS.FORBIDDEN")), "ACCESS.FORBIDDEN"),
-        (answer(404, error_body(404, "REQUEST.NOT_FOUND")), "REQUEST.NOT_FOUND"),
-        (answer(409, error_body(409, "CASE.STATE")), "CASE.STATE"),
-        (answer(413, error_body(413, "REQUEST.BODY_TOO_LARGE")), "REQUEST.BODY_TOO_LARGE"),
-        (
-            answer(422, error_body(422, "REQUEST.IDEMPOTENCY_MISMATCH")),
-            "REQUEST.IDEMPOTENCY_MISMATCH",
-        ),
-        (answer(500, error_body(500, "INTERNAL")), "INTERNAL"),
+        *((refuse(status, code), code) for status, code in FOR_GOOD.items()),
         (answer(404, b"<html>", kind="text/html"), "CLIENT.FOREIGN_ANSWER"),
         (answer(301, b"", kind="text/html"), "CLIENT.FOREIGN_ANSWER"),
         (answer(200, {"else": 1}), "CLIENT.ANSWER_UNREADABLE"),
@@ -175,9 +177,8 @@ def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun) -> N
     waits = set()
     for _ in range(50):
         exchange = begun()
-        busy = answer(429, error_body(429, "SERVICE.BUSY"), retry_after="2")
+        busy = refuse(429, "SERVICE.BUSY", retry_after="2")
         verdict = exchange.judge_response(busy)
-        assert isinstance(verdict, Wait)
         waits.add(verdict.seconds)
     assert 2 <= min(waits) <= max(waits) <= 2.5
     assert len(waits) > 40
@@ -186,10 +187,7 @@ def test_retry_after_is_waited_for_and_not_by_all_at_the_same_moment(begun) -> N
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])
 def test_a_retry_after_that_is_no_number_counts_as_none(begun, text: str) -> None:
     exchange = begun()
-    verdict = exchange.judge_response(
-        answer(503, error_body(503, "SERVICE.NOT_READY"), retry_after=text)
-    )
-    assert isinstance(verdict, Wait)
+    verdict = exchange.judge_response(refuse(503, "SERVICE.NOT_READY", retry_after=text))
     assert verdict.seconds <= 0.1
 
 
@@ -198,7 +196,6 @@ def test_waits_grow_until_its_retries_are_spent(begin) -> None:
     for _ in range(8):
         exchange.begin_attempt()
         verdict = exchange.judge_failure(httpx.ConnectError(""))
-        assert isinstance(verdict, Wait)
         waits.append(verdict.seconds)
     exchange.begin_attempt()
     with pytest.raises(Unavailable, match="attempts: 9"):
@@ -212,7 +209,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(begun, clock) -> None:
     exchange = begun(timeout_s=10)
     clock.now += 8
     with pytest.raises(Unavailable):
-        exchange.judge_response(answer(429, error_body(429, "SERVICE.BUSY"), retry_after="3"))
+        exchange.judge_response(refuse(429, "SERVICE.BUSY", retry_after="3"))
 
 
 def test_a_call_may_have_a_time_of_its_own(begun, clock) -> None:
@@ -239,7 +236,6 @@ def test_not_being_ready_is_an_answer(begun) -> None:
     exchange = begun(READY)
     body = {"is_ready": False, "phase": None, "checks": {"store": {"is_ok": True, "detail": "x"}}}
     verdict = exchange.judge_response(answer(503, body))
-    assert isinstance(verdict, Readiness)
     assert not verdict.is_ready
     assert verdict.checks["store"].is_ok
 
@@ -251,7 +247,7 @@ def test_nothing_personal_and_no_key_shows_in_a_text(begun, make_activation) -> 
     call = post(Dispute, "lines", "+8613800138000", "dispute", body=body)
     exchange = begun(call)
     with pytest.raises(ApiError) as raised:
-        exchange.judge_response(answer(404, error_body(404, "REQUEST.NOT_FOUND")))
+        exchange.judge_response(refuse(404, "REQUEST.NOT_FOUND"))
     item = MatchItem(b"secret-image", Template(b"secret-token"))
     shown = f"{sent!r} {known!r} {call!r} {body!r} {raised.value!r} {raised.value} {item!r}"
     for secret in (

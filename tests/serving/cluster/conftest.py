@@ -51,7 +51,6 @@ class Served:
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def listen(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.events.append(json.loads(line))
 

@@ -26,7 +26,7 @@ from engine.registry.keyring import Key
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.exact.scanner import FEW_QUERIES
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.host import CALLS_AT_ONCE, ReplicatedShard
+from indexes.sharding.host import CALLS_AT_ONCE
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
@@ -82,9 +82,7 @@ def assert_exact(index: ShardedIndex, ids: NDArray[np.int64], rows: Rows) -> Non
 
 
 def shard(index: ShardedIndex, number: int) -> RayShard:
-    chosen = index.shards[number]
-    assert isinstance(chosen, RayShard)
-    return chosen
+    return index.shards[number]
 
 
 def test_without_a_cluster_none_is_started_and_without_shards_none_are_opened(nodes) -> None:
@@ -371,7 +369,6 @@ def lose_owner(nodes: Nodes, content: str) -> int:
     the process id of that."""
     command = [sys.executable, "-c", OWNER, nodes.address, content]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
         line = owner.stdout.readline()
         owner.kill()
     return int(line)
@@ -436,7 +433,6 @@ def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes) -> None:
     with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
         (copied,) = index.shards
         opener = index.open_copy.__self__  # type: ignore[union-attr]
-        assert isinstance(copied, ReplicatedShard)
         assert len(nodes_of(copied)) == 2
         nodes.lose_second()
         try:
@@ -466,12 +462,10 @@ def test_of_two_copies_left_on_one_node_one_is_kept(nodes, monkeypatch) -> None:
         left = open_ray_shards(own, 1, timing=QUICK, copies=2)
         left.add(np.arange(5), unit_rows(5))
         (copied,) = left.shards
-        assert isinstance(copied, ReplicatedShard)
         assert len(copied.copies) == 2
         assert len(nodes_of(copied)) == 1
         left.release()
     with open_ray_shards(replace(own, epoch=2), 1, timing=QUICK, copies=2) as index:
         (copied,) = index.shards
-        assert isinstance(copied, ReplicatedShard)
         assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
         assert len(nodes_of(copied)) == 2

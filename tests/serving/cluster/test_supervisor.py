@@ -32,15 +32,6 @@ from serving.settings.sections import ServeSettings
 from tests.serving.cluster.conftest import refuse
 
 
-def _refuse_at_once(sosie: Any, *arguments: object) -> dict[str, str]:
-    """The same in this process, of what is looked at before anything is listened to or claimed."""
-    outcome = sosie("serve", *arguments, "--json")
-    assert outcome.code == 2, outcome
-    assert outcome.err == ""
-    error: dict[str, str] = outcome.json["error"]
-    return error
-
-
 def test_a_taken_port_is_reported_in_one_line(start_serve, home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -82,9 +73,15 @@ def test_gpus_of_two_nodes_are_not_those_of_one(monkeypatch) -> None:
             require(gpus, replicas)
 
 
-def test_the_port_of_rays_own_agent_is_refused_before_ray_starts() -> None:
-    with pytest.raises(RequestError, match="52365"):
-        require_port("127.0.0.1", 52365)
+@pytest.mark.parametrize(
+    ("host", "port", "told"),
+    [("127.0.0.1", 52365, "52365"), ("192.0.2.77", 8700, "cannot be listened on")],
+)
+def test_the_port_of_rays_own_agent_and_an_address_of_another_machine_are_refused_at_once(
+    host: str, port: int, told: str
+) -> None:
+    with pytest.raises(RequestError, match=told):
+        require_port(host, port)
 
 
 def test_a_home_that_is_served_already_names_the_process(start_serve, home) -> None:
@@ -99,16 +96,14 @@ def test_a_home_is_free_again_when_its_service_has_ended(home) -> None:
             pass
 
 
-def test_settings_that_are_not_valid_are_named(sosie, home, tmp_path) -> None:
-    file = tmp_path / "other.toml"
-    file.write_text("[serve]\nprot = 1\n")
-    error = _refuse_at_once(sosie, "--home", home, "--config", file)
-    assert "serve.prot" in error["message"]
-
-
-def test_a_settings_file_that_is_missing_is_named(sosie, home) -> None:
-    error = _refuse_at_once(sosie, "--home", home, "--config", home / "none.toml")
-    assert "none.toml" in error["message"]
+def test_settings_that_are_not_valid_or_missing_are_named_before_anything_is_listened_to(
+    sosie, home, tmp_path
+) -> None:
+    (tmp_path / "other.toml").write_text("[serve]\nprot = 1\n")
+    for name, told in (("other.toml", "serve.prot"), ("none.toml", "none.toml")):
+        refused = sosie("serve", "--home", home, "--config", tmp_path / name, "--json")
+        assert (refused.code, refused.err) == (2, "")
+        assert told in refused.json["error"]["message"]
 
 
 def test_a_home_without_its_key_ring_is_refused(home) -> None:
@@ -121,11 +116,6 @@ def test_without_ray_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RequestError, match=r"pip install -e '\.\[serve\]'"):
         require_ray()
-
-
-def test_an_address_that_is_not_this_machines_is_refused() -> None:
-    with pytest.raises(RequestError, match="cannot be listened on"):
-        require_port("192.0.2.77", 8700)
 
 
 def test_processes_are_recognised_by_their_role() -> None:
@@ -171,7 +161,6 @@ def test_a_process_whose_name_is_not_text_is_listed() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", renamed], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
         process.stdout.readline()
         assert process.pid in {one.pid for one in list_descendants(os.getpid())}
         process.communicate(b"\n")

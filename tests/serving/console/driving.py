@@ -53,6 +53,7 @@ BROKEN_LAYOUT = """() => {
   return found;
 }"""
 RAW_VALUE = re.compile(r"\d\.\d{5,}|\[['\"]|\bNone\b|\bundefined\b|\bNaN\b|\[object |\bnull\b")
+STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie]"
 WIDTHS_PX = (390, 1280)
 SAME_EVERYWHERE = {"API", "JPEG", "PNG", "WebP", "MB", "kB", "Aadhaar", "blue", "red", "PM", "AM"}
 

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from engine.faces.extractor import Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
 from engine.matching.documents import check_document
-from engine.matching.samples import Sample, take_samples
+from engine.matching.samples import take_samples
 from engine.registry.vault import Vault
 from schema.cases import CaseState
 from serving.demo.data import make_document
@@ -155,8 +155,6 @@ def plant(home: Path, extractor: Extractor) -> list[Planted]:
     def make(vault: Vault, _dim: int, now: datetime) -> Iterator[Subscriber]:
         samples = take_samples(faces, extractor, vault, with_crops=True)
         for document, number, sample in zip(documents, numbers, samples, strict=True):
-            assert isinstance(sample, Sample)
-            assert sample.vector is not None
             checked = check_document(document, now.date())
             line = OpenedLine(number, "blue", "b1", now - timedelta(days=1))
             kept = {"live": sample}

@@ -8,10 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.serving.console.conftest import Site, open_site
-from tests.serving.console.driving import visiting
+from tests.serving.console.driving import STORED, visiting
 from tests.serving.identity_provider import free_port, providing, write_sign_in
-
-STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie]"
 
 
 @pytest.fixture(scope="module")

@@ -51,11 +51,6 @@ def alerts() -> list[dict[str, Any]]:
     return rules("alerts.yml")
 
 
-def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return found
-
-
 def dashboard_expressions() -> list[str]:
     board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
@@ -149,22 +144,6 @@ def test_a_limit_of_an_objective_is_an_edge_of_the_buckets() -> None:
     limits = {le for e in expressions() for le in re.findall(r'le="([\d.]+)"', e)}
     assert limits == {"0.25", "1.0"}
     assert {float(limit) for limit in limits} <= set(LATENCY_S)
-
-
-def test_the_dashboard_has_panels_that_do_not_overlap() -> None:
-    taken: set[tuple[int, int]] = set()
-    ids = [panel["id"] for panel in panels()]
-    assert len(ids) == len(set(ids))
-    for panel in panels():
-        place = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        }
-        assert not cells & taken, panel["title"]
-        assert place["x"] + place["w"] <= 24, panel["title"]
-        taken |= cells
 
 
 def test_the_dashboard_shows_every_metric() -> None:

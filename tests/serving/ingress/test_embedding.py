@@ -1,9 +1,7 @@
 """A model that is watched while it embeds, and the CPU in the place of one that is away."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +35,7 @@ from serving.telemetry.metrics import (
     STAGE_SECONDS,
 )
 from tests.serving.meters import RecordingMeter
+from tests.serving.telemetry.test_logs import lines
 
 DEAD = DeviceFailed("the GPU failed under model sface: CUDA failure 700: an illegal address")
 CROPS = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
@@ -71,10 +70,6 @@ def session(local) -> Iterator[Any]:
     local.session = real
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_a_device_that_fails_is_told_by_name_until_it_embeds_again(
     local, session, tmp_path
 ) -> None:
@@ -92,15 +87,15 @@ def test_a_device_that_fails_is_told_by_name_until_it_embeds_again(
     session.raised = None
     assert np.array_equal(watched.embed(CROPS), wanted)
     close_log(log)
-    lines = read_lines(tmp_path / "log")
+    told = lines(tmp_path / "log")
     assert not watched.must_end
     assert watched.status().failure == ""
     assert len(meter.values(EMBEDDINGS_FAILED, "MODEL.DEVICE_FAILED")) == FAILURES
     assert meter.values(BATCH_SIZE, "embed") == [1, 3]
     assert len(meter.values(STAGE_SECONDS, "embed")) == 2
-    assert [line["event"] for line in lines] == ["embedder"] + ["embedding_failed"] * FAILURES
-    assert lines[0]["provider"] == "cpu"
-    assert lines[-1]["detail"] == str(DEAD)
+    assert [line["event"] for line in told] == ["embedder"] + ["embedding_failed"] * FAILURES
+    assert told[0]["provider"] == "cpu"
+    assert told[-1]["detail"] == str(DEAD)
 
 
 def test_a_model_that_cannot_embed_one_crop_is_not_there(local, session, tmp_path) -> None:
@@ -149,7 +144,7 @@ def test_an_ingress_takes_no_gpu_and_says_that_it_leaves_one(monkeypatch, tmp_pa
     tell_unused(INGRESS_UNUSED, meter, log)
     close_log(log)
     assert meter.values(ACCELERATOR_UNUSED) == [1]
-    (line,) = read_lines(tmp_path / "log")
+    (line,) = lines(tmp_path / "log")
     assert (line["event"], line["detail"]) == ("accelerator_unused", INGRESS_UNUSED)
 
 

@@ -63,8 +63,6 @@ async def test_samples_come_in_the_order_of_their_images_and_a_bad_one_is_a_valu
     names = many("p", 40)
     *sound, bad, nobody = await queue.sample([*names, b"bad", b"nobody"])
     for one, other in zip(sound, take_samples(names, extractor, vault), strict=True):
-        assert isinstance(other, Sample)
-        assert other.vector is not None
         assert one.digest == other.digest
         assert np.allclose(one.vector, other.vector, atol=1e-6)
     assert isinstance(bad, ImageDamaged)

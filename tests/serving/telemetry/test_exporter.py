@@ -42,10 +42,8 @@ say("serving")
 wait()
 """
     first = node.start(code)
-    assert first.stdout is not None
     assert [first.stdout.readline().strip() for _ in range(2)] == ["started", "serving"]
     second = node.start(code)
-    assert second.stdout is not None
     assert second.stdout.readline().strip() == "started"
     first.kill()
     first.wait()

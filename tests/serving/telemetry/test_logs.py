@@ -188,8 +188,6 @@ for at in range(1000):
     # A pipe that is full loses lines: no more than a hundred are on their way at once.
     for at in range(0, 1000, 100):
         for name, process in processes.items():
-            assert process.stdout is not None
-            assert process.stdin is not None
             if at == 0:
                 assert process.stdout.readline() == "0\n"
             process.stdin.write("\n")

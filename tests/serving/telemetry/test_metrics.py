@@ -43,7 +43,6 @@ def find(text: str, name: str, **labels: str) -> float | None:
 
 
 def await_line(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
     assert process.stdout.readline().strip() == line
 
 
@@ -219,7 +218,6 @@ say(str(count > 10))
         process = node.start("meter.add(IN_PROGRESS)\nsay('set')\nwait()")
         await_line(process, "set")
         kill(process)
-    assert reader.stdin is not None
     reader.stdin.write("\n")
     reader.stdin.flush()
     await_line(reader, "True")

@@ -68,7 +68,6 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch) -> None:
 
 def test_what_the_client_did_not_sample_is_not_sampled(kept) -> None:
     with kept.tracer.span("request", UNSAMPLED) as span:
-        assert span.traceparent is not None
         assert span.traceparent.endswith("-00")
     assert not kept.spans()
 
@@ -100,7 +99,6 @@ async def test_tasks_do_not_mix_their_spans(kept) -> None:
     extracts = [s for s in kept.memory.get_finished_spans() if s.name == "extract"]
     assert len(extracts) == 19
     for span in extracts:
-        assert span.context is not None
         assert span.attributes == {"sosie.items": span.context.trace_id}
 
 

@@ -1,6 +1,7 @@
 """A registry with events in it, and a receiver on this machine."""
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +25,7 @@ from serving.settings.terms import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 from tests.serving.certificates import certify
 
+Answer = int | Callable[[Mapping[str, Any]], int | Awaitable[int]]
 NETWORKS = ("127.0.0.0/8", "::1/128")
 LOOPBACK = WebhookSettings.model_validate(
     {
@@ -79,9 +81,9 @@ async def happen(
 
 @dataclass
 class Receiver:
-    """Keeps what it was sent; `answer` says with which status, and may wait before."""
+    """Keeps what it was sent; `answer` is a status, or tells it of an event and may wait."""
 
-    answer: Callable[[Mapping[str, Any]], Awaitable[int]]
+    answer: Answer
     port: int = 0
     got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
@@ -106,7 +108,8 @@ class Receiver:
                 body = await reader.readexactly(int(headers["content-length"]))
                 self.got.append((headers, body))
                 event = json.loads(body)
-                status = await self.answer(event)
+                told = self.answer(event) if callable(self.answer) else self.answer
+                status = await told if inspect.isawaitable(told) else told
                 if 200 <= status < 300:
                     self.taken.append(event["subject"])
                 extra = "Location: /elsewhere\r\n" if status == 302 else ""
@@ -122,19 +125,8 @@ class Receiver:
             await asyncio.gather(task, return_exceptions=True)
 
 
-def answering(status: int) -> Callable[[object], Awaitable[int]]:
-    """Answers all with this status."""
-
-    async def answer(_: object) -> int:
-        return status
-
-    return answer
-
-
 @asynccontextmanager
-async def receiving(
-    answer: Callable[[Mapping[str, Any]], Awaitable[int]],
-) -> AsyncIterator[Receiver]:
+async def receiving(answer: Answer) -> AsyncIterator[Receiver]:
     receiver = Receiver(answer)
     server = await asyncio.start_server(receiver.serve, "127.0.0.1")
     receiver.port = server.sockets[0].getsockname()[1]

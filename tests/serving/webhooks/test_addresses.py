@@ -17,7 +17,7 @@ from serving.webhooks.receiver import (
     find_addresses,
     may_reach,
 )
-from tests.serving.webhooks.conftest import LOOPBACK, answering, receiving
+from tests.serving.webhooks.conftest import LOOPBACK, receiving
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypat
         return real("127.0.0.1" if asked.count("b.test") == 1 else "10.0.0.1", *given, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    async with receiving(answering(200)) as other:
+    async with receiving(200) as other:
         sink = f"http://b.test:{other.port}/"
         trust = ssl.create_default_context()
         receiver = Receiver(sink, LOOPBACK.allowed_networks, trust)

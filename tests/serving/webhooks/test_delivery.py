@@ -26,20 +26,10 @@ from schema.events import EventType, WebhookState
 from serving.settings.terms import WebhookSettings
 from serving.webhooks import delivery
 from tests.engine.retention.conftest import only
-from tests.serving.webhooks.conftest import (
-    LOOPBACK,
-    NETWORKS,
-    answering,
-    delivering,
-    happen,
-    receiving,
-    until,
-)
+from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
 from tests.tables import tables
 
 pytestmark = pytest.mark.anyio
-
-take = answering(204)
 
 
 @pytest.fixture
@@ -52,7 +42,7 @@ def quick(monkeypatch) -> None:
 
 
 async def test_the_referee_accepts_what_is_sent_also_during_a_rotation(store, webhooks) -> None:
-    async with receiving(take) as receiver:
+    async with receiving(204) as receiver:
         webhook, secret = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         await happen(store, ["a"])
         async with delivering(webhooks):
@@ -82,7 +72,7 @@ async def test_a_subject_that_fails_keeps_back_itself_alone_and_keeps_its_order(
 ) -> None:
     refused = 0
 
-    async def answer(event: Mapping[str, Any]) -> int:
+    def answer(event: Mapping[str, Any]) -> int:
         nonlocal refused
         if event["subject"] == "bad" and refused < 5:
             refused += 1
@@ -105,12 +95,9 @@ async def test_a_subject_that_fails_keeps_back_itself_alone_and_keeps_its_order(
 async def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_again(
     store, webhooks, quick
 ) -> None:
-    is_broken = True
+    broken = {"bad"}
 
-    async def answer(event: Mapping[str, Any]) -> int:
-        return 302 if is_broken and event["subject"] == "bad" else 200
-
-    async with receiving(answer) as receiver:
+    async with receiving(lambda one: 302 if one["subject"] in broken else 200) as receiver:
         webhook, _ = webhooks.create(receiver.sink, (), carrier=None, actor="test")
         await happen(store, ["bad", "good", "bad"])
         async with delivering(webhooks):
@@ -120,7 +107,7 @@ async def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_agai
             assert len(receiver.got) == 1 + 2 * 8
             first, second = webhooks.list_dead(webhook.id, carrier=None)
             assert (first.attempts, first.fault) == (8, "status 302")
-            is_broken = False
+            broken.clear()
             asked = (webhook.id, [first.event.id])
             assert webhooks.ask_again(*asked, carrier=None, actor="test") == 1
             await until(lambda: receiver.taken == ["good", "bad"])
@@ -153,10 +140,7 @@ async def test_one_that_answers_late_is_given_up_in_time_and_holds_up_nobody(
 async def test_410_ends_it_until_people_set_it_to_active(store, webhooks) -> None:
     status = 410
 
-    async def answer(_: Mapping[str, Any]) -> int:
-        return status
-
-    async with receiving(answer) as receiver, receiving(take) as other:
+    async with receiving(lambda _: status) as receiver, receiving(204) as other:
         webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         await happen(store, ["a"])
         async with delivering(webhooks):
@@ -176,12 +160,12 @@ async def test_410_ends_it_until_people_set_it_to_active(store, webhooks) -> Non
 
 
 async def test_410_of_an_address_that_people_have_just_left_ends_nothing(store, webhooks) -> None:
-    async def leave(_: Mapping[str, Any]) -> int:
+    def leave(_: Mapping[str, Any]) -> int:
         change = WebhookChange(sink=new.sink)
         webhooks.change(webhook.id, change, carrier="blue", actor="test")
         return 410
 
-    async with receiving(take) as new, receiving(leave) as old:
+    async with receiving(204) as new, receiving(leave) as old:
         webhook, _ = webhooks.create(old.sink, (), carrier="blue", actor="test")
         await happen(store, ["a"])
         async with delivering(webhooks):
@@ -214,7 +198,7 @@ async def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down(
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     asked: list[str] = []
 
-    async def answer(event: Mapping[str, Any]) -> int:
+    def answer(event: Mapping[str, Any]) -> int:
         asked.append(event["subject"])
         return 503
 
@@ -244,7 +228,7 @@ async def test_every_event_that_expires_before_a_webhook_took_it_is_counted(
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     monkeypatch.setattr(delivery, "MOST_WAITING", delivery.PAGE)
 
-    async with receiving(answering(503)) as receiver:
+    async with receiving(503) as receiver:
         webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         await happen(store, [f"s{place}" for place in range(900)])
         # Another's, which are counted with nobody, and the newest, which stays.
@@ -271,13 +255,7 @@ def expire_events(store: Store) -> RetentionCertificate:
 async def test_one_damaged_row_keeps_nothing_else_from_anybody(
     store, webhooks: Webhooks, quick, table: str
 ) -> None:
-    sent: list[str] = []
-
-    async def answer(event: Mapping[str, Any]) -> int:
-        sent.append(event["subject"])
-        return 204
-
-    async with receiving(answering(503)) as down, receiving(answer) as receiver:
+    async with receiving(503) as down, receiving(204) as receiver:
         blue, _ = webhooks.create(down.sink, (), carrier="blue", actor="test")
         await happen(store, [f"blue {place}" for place in range(delivery.PAGE + 10)])
         async with delivering(webhooks):
@@ -288,10 +266,10 @@ async def test_one_damaged_row_keeps_nothing_else_from_anybody(
         with changing(store.engine) as connection:
             connection.exec_driver_sql(f"UPDATE {table} SET {DAMAGE[table]}")
         async with delivering(webhooks):
-            await until(lambda: {"red 1", "red 2"} <= set(sent))
+            await until(lambda: {"red 1", "red 2"} <= set(receiver.taken))
             if table in ("events", "undelivered"):
                 wanted = {f"blue {place}" for place in range(delivery.PAGE + 10)}
-                await until(lambda: wanted - set(sent) <= {"blue 0"})
+                await until(lambda: wanted - set(receiver.taken) <= {"blue 0"})
             await until(lambda: store.vault.set_aside.count() == {table: 1})
 
 
@@ -309,10 +287,7 @@ async def test_of_a_receiver_that_is_down_nothing_is_lost_and_all_of_it_comes_wh
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
     status = 503
 
-    async def answer(_: Mapping[str, Any]) -> int:
-        return status
-
-    async with receiving(answer) as receiver:
+    async with receiving(lambda _: status) as receiver:
         webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         subjects = [f"s{place}" for place in range(900)]
         await happen(store, subjects)
@@ -333,7 +308,7 @@ async def test_a_receiver_that_refuses_many_events_in_a_row_is_sent_all_others(
     monkeypatch.setattr(delivery, "PROBE_EVERY_S", 0.05)
     asked: set[str] = set()
 
-    async def answer(event: Mapping[str, Any]) -> int:
+    def answer(event: Mapping[str, Any]) -> int:
         asked.add(event["subject"])
         return 400 if event["subject"].startswith("bad") else 200
 
@@ -355,10 +330,7 @@ async def test_after_events_that_are_refused_and_no_other_the_next_one_is_asked_
 ) -> None:
     monkeypatch.setattr(delivery, "PROBE_FIRST_S", 0.05)
 
-    async def answer(event: Mapping[str, Any]) -> int:
-        return 400 if event["subject"].startswith("bad") else 200
-
-    async with receiving(answer) as receiver:
+    async with receiving(lambda one: 400 if one["subject"].startswith("bad") else 200) as receiver:
         webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         await happen(store, [f"bad{place}" for place in range(delivery.DOWN_AFTER)])
         async with delivering(webhooks):
@@ -368,7 +340,7 @@ async def test_after_events_that_are_refused_and_no_other_the_next_one_is_asked_
 
 
 async def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(store, webhooks) -> None:
-    async with receiving(take) as receiver, receiving(take) as other:
+    async with receiving(204) as receiver, receiving(204) as other:
         webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         closed = (EventType.LINE_CLOSED,)
         webhooks.create(other.sink, closed, carrier="blue", actor="test")
@@ -384,7 +356,7 @@ async def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(store, w
 
 
 async def test_the_webhook_of_a_carrier_is_sent_no_case(store, webhooks) -> None:
-    async with receiving(take) as receiver, receiving(take) as whole:
+    async with receiving(204) as receiver, receiving(204) as whole:
         webhooks.create(receiver.sink, (), carrier="blue", actor="test")
         webhooks.create(whole.sink, (), carrier=None, actor="test")
         data = {"at": "2026-11-28T00:00:00+00:00", "cause": "the case"}
@@ -457,7 +429,7 @@ async def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of
     only_blue = {"allowed_networks": NETWORKS, "carrier_networks": {"blue": NETWORKS}}
     settings = WebhookSettings.model_validate(only_blue)
 
-    async with receiving(answering(404)) as receiver:
+    async with receiving(404) as receiver:
         closed = await asyncio.start_server(lambda *_: None, "127.0.0.1")
         port = closed.sockets[0].getsockname()[1]
         closed.close()
