@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from datetime import time, timedelta
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
@@ -134,7 +135,7 @@ class AllBut:
         return code not in self.codes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PeopleRules:
     """People whom rules treat apart: minors, and those without a usable face or portrait."""
 
@@ -207,15 +208,22 @@ class PeopleRules:
     def replacement_delay(self) -> timedelta:
         return timedelta(hours=self.replacement_delay_h)
 
-    @property
+    @cached_property
     def unkept(self) -> Container[str]:
         """The carriers of whose faces nothing is kept."""
         return self._choose(lambda one: one.keep_faces == "none")
 
-    @property
+    @cached_property
     def unsearched(self) -> Container[str]:
         """The carriers of these whose faces no law searches for among all."""
         return self._choose(lambda one: one.keep_faces == "none" and not one.search_law)
+
+    @property
+    def has_idle_law(self) -> bool:
+        """True where a law of a search is named of faces that are kept, and searched for anyway."""
+        kept = {code: one for code, one in self.carriers.items() if code not in self.unkept}
+        is_idle = self.keep_faces == "all" and len(kept) == len(self.carriers)
+        return bool(is_idle and self.search_law) or any(one.search_law for one in kept.values())
 
     def _choose(self, holds: Callable[[PeopleRules], bool]) -> Container[str]:
         """The carriers of whose rules this holds."""

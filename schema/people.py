@@ -1,8 +1,6 @@
 """People: those who sign in, those whom rules treat apart, as the dead, or who show no face; and
 consent to the use of a face."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -94,6 +92,8 @@ MAX_CONSENT_LENGTH = 200
 """Of the reference, and of each text of the record, in characters."""
 RENEWED = "renewed_consent"
 """Why two people look at the first face after a withdrawal: it may be anybody's."""
+FIRST_FACE = "first_face"
+"""Stands for that, and for how others have opened lines, in answers to tenants."""
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_CONSENT_LENGTH)]
 
 

@@ -1,7 +1,5 @@
 """Decisions, their reasons, kinds of photographs: what answers, records and metrics may say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
@@ -301,6 +299,8 @@ WITHHELD = "WITHHELD"
 
 RECORD_DAMAGED = "RECORD_DAMAGED"
 """Refuses a row of an import: what is on record of its document or number cannot be read."""
+FACE_NOT_KEPT = "FACE_NOT_KEPT"
+"""The same: its carrier keeps no faces."""
 
 
 SECOND_FACE = 0.3

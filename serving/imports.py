@@ -220,6 +220,7 @@ def _open_writer(
             same_document=deployment.thresholds.same_document,
             review=deployment.thresholds.review,
             crops=deployment.settings.crops,
+            unkept=deployment.people.unkept,
         )
 
     if order.is_check:
@@ -329,7 +330,6 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
     return RowReader(
         ReadingTerms(
             outlets={outlet.code: outlet for outlet in deployment.store.all_outlets()},
-            unkept=deployment.people.unkept,
             now=utc_now(),
             defaults=order.mapping.defaults,
             zone=order.zone,

@@ -5,8 +5,6 @@ An exception is no way round the search: where its face could be used, that is s
 gallery is now, and becomes the holder's reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -18,11 +16,13 @@ from numpy.typing import NDArray
 from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
 from engine.matching.documents import normalise_name
+from engine.matching.registrar import Runner
 from engine.matching.requests import name_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import new_id
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
+from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.lines import LineRecord
 from engine.registry.people import AskedLine, DecidedException, ExceptionRecord
 from engine.registry.references import NewReference
@@ -35,13 +35,14 @@ from indexes.gallery import Gallery
 from schema.actors import Actor
 from schema.cases import Outcome
 from schema.decisions import Comparison, RecordedEvidence
-from schema.documents import DocumentStatus
+from schema.documents import DocumentStatus, ErasureScope
+from schema.people import Consent
 from schema.reasons import Decision
 
 
 def decide_exception(
+    registrar: Runner,
     registry: Reader,
-    gallery: Gallery,
     case: CaseRecord,
     outcome: Outcome,
     actor: Actor,
@@ -51,7 +52,7 @@ def decide_exception(
     """What follows from closing a case of an exception.
 
     `CaseMoved` where it cannot be granted any more: the number, the document or the face has come
-    into other use meanwhile.
+    into other use meanwhile, or consent to the face was withdrawn.
     """
     asked = registry.people.exception_of_case(case.id)
     if asked is None or asked.decided_at is not None:
@@ -59,7 +60,8 @@ def decide_exception(
     if outcome is not Outcome.UNFOUNDED:
         return _finish(asked, actor, None)
     assert asked.line is not None, "what is asked for stays until it is decided"
-    record = _require_free(registry, asked, asked.line)
+    attempt = registry.enrollment(asked.id)
+    record = _require_free(registry, asked, asked.line, attempt)
     line = LineRecord(
         id=new_id(),
         msisdn_lookup=registry.vault.look_up("msisdn", asked.line.msisdn),
@@ -71,8 +73,11 @@ def decide_exception(
         opened_at=now,
     )
     writes: list[Write] = [line]
-    face = _find_face(registry, gallery, asked, record)
-    if face is not None:
+    face = _find_face(registry, registrar.gallery, attempt, record)
+    is_kept = asked.carrier not in registrar.unkept
+    if is_kept and _has_shown(attempt.evidence.inputs):
+        writes += record.renew(asked.carrier, Consent(given=attempt.consent), actor.name)
+    if is_kept and face is not None:
         reference = NewReference(
             id=writer.next_reference_id(),
             document_id=record.id,
@@ -81,7 +86,6 @@ def decide_exception(
             sequence=writer.sequence + 1,
         )
         writes.append(reference)
-        writes += record.renew(asked.carrier, actor.name)
     if record.status is DocumentStatus.ATTEMPTED:
         writes.append(ActivatedDocument(_activate(registry, record, asked.line)))
     return [*writes, *_finish(asked, actor, line.id)]
@@ -95,20 +99,21 @@ def _finish(asked: ExceptionRecord, actor: Actor, line_id: str | None) -> list[W
     return [entry, DecidedException(asked.id, line_id)]
 
 
-def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> DocumentRecord:
+def _require_free(
+    registry: Reader, asked: ExceptionRecord, line: AskedLine, attempt: EnrollmentRecord
+) -> DocumentRecord:
     """The document; `CaseMoved` where its line can no longer be opened."""
-    record = registry.document(asked.document_id)
+    record, inputs = registry.document(asked.document_id), attempt.evidence.inputs
     standing = registry.people.standing([record.id])
     is_usable = record.status in (DocumentStatus.ACTIVE, DocumentStatus.ATTEMPTED)
-    if (
-        not is_usable
-        or record.awaits_erasure
-        or record.id in standing.deceased
-        or record.id in standing.replaced
-    ):
+    has_face = _has_shown(inputs)
+    # Of one that showed none nothing goes with the face alone.
+    leaves = record.awaits_erasure and (has_face or record.erasure_scope is not ErasureScope.FACE)
+    if not is_usable or leaves or record.id in standing.deceased or record.id in standing.replaced:
         raise CaseMoved("the document enrolls nobody any more: refuse the exception")
+    if has_face and record.refuses_face(asked.carrier, Consent(given=attempt.consent)):
+        raise CaseMoved("consent to the face was withdrawn meanwhile: refuse the exception")
     _require_name(registry, record, line)
-    inputs = registry.enrollment(asked.id).evidence.inputs
     if inputs.get("authority_brings") == Decision.REJECTED:
         raise CaseMoved("an authority speaks against the document: refuse the exception")
     outlet = registry.outlets([asked.outlet]).get(asked.outlet)
@@ -151,29 +156,31 @@ def _look_up_name(registry: Reader, record: DocumentRecord, name: str) -> bytes:
     return name_look_up(registry.vault, record.lookup, normalise_name(name))
 
 
+def _has_shown(inputs: Mapping[str, Any]) -> bool:
+    """True where the attempt has shown a face that was compared."""
+    return bool(inputs.get("is_search_refused")) or inputs["searched"] is not None
+
+
 def _find_face(
-    registry: Reader, gallery: Gallery, asked: ExceptionRecord, record: DocumentRecord
+    registry: Reader, gallery: Gallery, attempt: EnrollmentRecord, record: DocumentRecord
 ) -> NDArray[np.float32] | None:
     """The face that was shown, to become the reference of a holder without one; None for none.
 
     `CaseMoved` where it has been enrolled under another document since, or the document is held by
     another face, then or by now; also where it is gone, and so cannot be compared.
     """
-    evidence = registry.enrollment(asked.id).evidence
-    inputs = evidence.inputs
+    evidence, inputs = attempt.evidence, attempt.evidence.inputs
     thresholds, held_score = Thresholds(**inputs["thresholds"]), inputs.get("holder_score")
     if held_score is not None and not held_score >= thresholds.same_document:
         raise CaseMoved("the document is held by another face: refuse the exception")
-    shown = registry.attempt_templates([asked.id]).get(record.id)
-    if not evidence.is_face_kept:
-        _require_unheld(record, inputs)
-        return None
+    shown = registry.attempt_templates([attempt.id]).get(record.id)
     if shown is None:
-        if inputs["searched"] is not None and held_score is None:
-            # It is deleted when the document is enrolled, and when the model changes.
+        # It is deleted when the document is enrolled, and when the model changes.
+        is_needed = evidence.is_face_kept or bool(record.reference_ids)
+        if is_needed and _has_shown(inputs) and held_score is None:
             raise CaseMoved(
-                "the face that was shown is gone, for the document was enrolled or the model "
-                "changed meanwhile: refuse the exception, and have it asked for again"
+                "the face that was shown was not kept, or is gone, for the document was enrolled "
+                "or the model changed meanwhile: refuse the exception, and have it asked for again"
             )
         return None
     own = thresholds.of(_kind_of(evidence, thresholds))
@@ -198,16 +205,6 @@ def _find_face(
         )
     face: NDArray[np.float32] = shown[0]
     return face
-
-
-def _require_unheld(record: DocumentRecord, inputs: Mapping[str, Any]) -> None:
-    """`CaseMoved` where a face that was not kept cannot be compared with the holder's of now."""
-    was_shown = inputs.get("is_search_refused") or inputs["searched"] is not None
-    if was_shown and record.reference_ids and inputs.get("holder_score") is None:
-        raise CaseMoved(
-            "the document has a face on file by now, and the one that was shown was not kept: "
-            "refuse the exception, and have it asked for again"
-        )
 
 
 def _kind_of(evidence: RecordedEvidence, thresholds: Thresholds) -> Comparison:

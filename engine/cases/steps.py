@@ -11,8 +11,6 @@ then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the 
 such a step is refused with `CaseMoved`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -274,7 +272,7 @@ def close(
         closed = _end(case, outcome, lines, keep_lines, now)
         writes = _closing_writes(case, closed, effects, actor, now)
         if case.kind == CaseKind.EXCEPTION:
-            given = (registry, registrar.gallery, case, outcome, actor, now, writer)
+            given = (registrar, registry, case, outcome, actor, now, writer)
             writes += decide_exception(*given)
         if outcome is Outcome.UNFOUNDED:
             writes += lift_end(case)

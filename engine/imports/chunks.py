@@ -6,11 +6,9 @@ has enrolled one of these people in between it is planned anew. So counts, repor
 those of an import that had the registry for itself, wherever either side ends.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -46,7 +44,7 @@ from indexes.gallery import Gallery
 from schema.documents import AdmittedRow
 from schema.options import NO_CROPS, CropPolicy
 from schema.people import Consent
-from schema.reasons import RECORD_DAMAGED, About, PhotographKind, Reason
+from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, About, PhotographKind, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class ChunkPlanner:
     """Decides on subscribers by a registry, its gallery and its watch-list.
 
     Thresholds are `same_document` (holder's reference) and `review` (look-alikes, watch-list);
-    `crops` says which faces are kept of the references.
+    `crops` says which faces are kept of the references, `unkept` of which carriers nothing is.
     """
 
     registry: Reader
@@ -97,12 +95,14 @@ class ChunkPlanner:
     same_document: float
     review: float
     crops: CropPolicy = NO_CROPS
+    unkept: Container[str] = frozenset()
 
     def plan(
         self, subscribers: Sequence[Subscriber], known: HolderCache
     ) -> tuple[AdmissionPlan, tuple[AdmittedRow, ...]]:
         """The plan, and what it says of each; changes nothing."""
-        plan = plan_admission(self.registry, self.gallery, known, subscribers, self.same_document)
+        given = (self.registry, self.gallery, known, subscribers, self.same_document, self.unkept)
+        plan = plan_admission(*given)
         return plan, tuple(
             AdmittedRow(one.refusal, one.adds_reference, one.adds_line, one.name_differs, watched)
             for one, watched in zip(plan.admissions, self._find_watched(subscribers), strict=True)
@@ -308,8 +308,8 @@ def list_subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
 
 
 def _list_faults(admitted: AdmittedRow) -> tuple[RowFault, ...]:
-    if admitted.refusal == RECORD_DAMAGED:
-        return (RowFault(None, RECORD_DAMAGED),)
+    if admitted.refusal in (RECORD_DAMAGED, FACE_NOT_KEPT):
+        return (RowFault(None, admitted.refusal),)
     if admitted.refusal is not None:
         is_of_line = Reason(admitted.refusal).row.about is About.LINE
         where = Field.MSISDN if is_of_line else Field.DOCUMENT_NUMBER

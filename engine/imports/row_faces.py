@@ -1,7 +1,5 @@
 """Faces of rows: photographs read from one folder and extracted, templates, and the row's 1:1."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat
@@ -290,7 +288,8 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
     subscriber = None
     if vector is not None and is_sound(faults):
         assert row.checked is not None, "a row without a document has a fault"
-        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent, faces.samples)
+        given = (row.line, row.consent, faces.samples, row.carrier)
+        subscriber = Subscriber(row.name, row.checked, vector, *given)
     return JudgedRow(
         number=row.number,
         faults=faults,

@@ -5,7 +5,7 @@ No fault holds the value of a cell.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import Enum, StrEnum
@@ -28,7 +28,7 @@ from engine.matching.requests import normalise_msisdn
 from engine.registry.accounts import Outlet
 from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, Document
 from schema.people import MAX_CONSENT_LENGTH, NO_CONSENT, Consent, GivenConsent, read_given
-from schema.reasons import RECORD_DAMAGED, PhotographKind, Reason
+from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, PhotographKind, Reason
 
 
 class Field(StrEnum):
@@ -150,7 +150,6 @@ class Code(Enum):
     OUTLET_UNKNOWN = "no outlet has this code: see `sosie outlet list`"
     OUTLET_RESTRICTED = "the outlet was suspended or barred when the line was opened"
     CARRIER_MISMATCH = "the outlet belongs to another carrier: check both codes"
-    FACE_NOT_KEPT = "the carrier keeps no faces: enroll its holder at an outlet"
     FACE_MISSING = "neither a photograph nor a template is given: add one"
     FACE_TWICE = "a template replaces the live photograph: give only one of the two"
     PATH_INVALID = "not a valid file path: check it"
@@ -168,6 +167,7 @@ class Code(Enum):
 
 _OTHER_MESSAGES: dict[str, str] = {
     **{reason: reason.refusal for reason in Reason if reason.refusal},
+    FACE_NOT_KEPT: "the carrier keeps no faces: enroll its holder at an outlet",
     RECORD_DAMAGED: "what is on record of the document or the number is damaged: run sosie doctor",
 }
 
@@ -240,8 +240,6 @@ class ReadingTerms:
     zone: tzinfo = UTC
     time_zone: str = DEFAULT_TIME_ZONE
     country: str | None = None
-    unkept: Container[str] = frozenset()
-    """Carriers of whose faces nothing is kept: their rows fail."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,8 +288,7 @@ class RowReader:
         checked = None if document is None else check_document(document, self._find_date(raw))
         if checked is not None and not checked.is_well_formed:
             cells.add_fault(Field.DOCUMENT_NUMBER, Reason.DOCUMENT_INVALID)
-        line = self._line(cells)
-        self._require_kept(cells)
+        line, carrier, kind = self._line(cells), self._carrier(cells), self._kind(cells)
         consent = Consent(cells.text(Field.CONSENT_REF) or None, self._consent(cells))
         live, template = cells.text(Field.LIVE), cells.text(Field.TEMPLATE)
         portrait = cells.text(Field.PORTRAIT)
@@ -307,10 +304,10 @@ class RowReader:
             checked=checked,
             line=line,
             consent=consent,
-            carrier=cells.text(Field.CARRIER) if line is None else line.carrier,
+            carrier=carrier,
             live=live,
             portrait=portrait,
-            portrait_kind=self._kind(cells),
+            portrait_kind=kind,
             template=template,
             vector=raw.vector,
         )
@@ -393,12 +390,10 @@ class RowReader:
             return None
         return outlet
 
-    def _require_kept(self, cells: _Cells) -> None:
-        """The face may be kept, whether or not the row has a line."""
+    def _carrier(self, cells: _Cells) -> str:
+        """The carrier of the row, whether or not it has a line."""
         outlet = self._terms.outlets.get(cells.text(Field.OUTLET))
-        carrier = outlet.carrier if outlet else cells.text(Field.CARRIER)
-        if carrier in self._terms.unkept:
-            cells.add_fault(Field.CARRIER, Code.FACE_NOT_KEPT)
+        return outlet.carrier if outlet else cells.text(Field.CARRIER)
 
     def _moment(self, cells: _Cells) -> datetime | None:
         text = cells.require(Field.OPENED_AT)

@@ -7,8 +7,8 @@ duplicates in an existing base, and people judge them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -35,41 +35,41 @@ from indexes.gallery import Gallery
 from schema.documents import Document, DocumentStatus, RowOutcome
 from schema.options import NO_CROPS, CropPolicy
 from schema.people import NO_CONSENT, Consent
-from schema.reasons import RECORD_DAMAGED, Reason
+from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, Reason
 
 
 @dataclass(slots=True, eq=False)
 class Holder:
     """A document on record, or one that a row has brought; `vectors` float32[n, d]."""
 
-    document_id: str
-    status: DocumentStatus
-    name_lookup: bytes | None
+    record: DocumentRecord
     vectors: NDArray[np.float32] = field(repr=False)
-    record: DocumentRecord | None = None
     bars: Reason | None = None
     """Why the document enrolls nobody any more: replaced, or its holder reported dead."""
 
     @property
     def is_bound(self) -> bool:
         """False for a document that is known from attempts alone, none of them approved."""
-        return self.status is not DocumentStatus.ATTEMPTED
+        return self.record.status is not DocumentStatus.ATTEMPTED
 
     def find_bar(self, one: Subscriber) -> Reason | None:
         """The reason for which this subscriber is not taken in under it."""
-        if self.status is DocumentStatus.BLOCKED:
+        if self.record.status is DocumentStatus.BLOCKED:
             return Reason.DOCUMENT_BLOCKED
-        if self.record is not None and self.record.refuses_face(one.carrier, one.consent):
+        if self.record.refuses_face(one.carrier or None, one.consent):
             return Reason.CONSENT_WITHDRAWN
-        if self.record is not None and self.record.awaits_erasure:
+        if self.record.awaits_erasure:
             return Reason.ERASURE_PENDING
         return self.bars
 
     def renew(self, one: Subscriber) -> list[Write]:
-        """Ends a withdrawal, if this subscriber's consent was given since."""
-        if self.record is None or one.consent.given is None:
-            return []
-        return self.record.renew(one.carrier or "", "sosie")
+        """Ends a withdrawal, if this subscriber's consent was given since, and keeps that."""
+        writes = self.record.renew(one.carrier, one.consent, "sosie", keeps=True)
+        if writes:
+            marks = self.record.withdrawn or {}
+            left = {key: at for key, at in marks.items() if key != one.carrier}
+            self.record = replace(self.record, withdrawn=left)
+        return writes
 
     def score(self, vector: NDArray[np.float32]) -> float | None:
         """The likeness of a face float32[d] to its holder's; None where it has no reference."""
@@ -121,21 +121,10 @@ class HolderCache:
         held = _read_vectors(gallery, list(records.values()))
         named = [one.id for one in records.values()]
         standing = registry.people.standing(named) if named else Standing()
-        found: dict[bytes, Holder | None] = dict.fromkeys(lookups)
-        for key, one in records.items():
-            found[key] = Holder(
-                one.id,
-                one.status,
-                one.name_lookup,
-                held[one.id],
-                one,
-                Reason.HOLDER_DECEASED
-                if one.id in standing.deceased
-                else Reason.DOCUMENT_REPLACED
-                if one.id in standing.replaced
-                else None,
-            )
-        return found
+        bars = dict.fromkeys(standing.replaced, Reason.DOCUMENT_REPLACED)
+        bars |= dict.fromkeys(standing.deceased, Reason.HOLDER_DECEASED)
+        found = {key: Holder(one, held[one.id], bars.get(one.id)) for key, one in records.items()}
+        return dict.fromkeys(lookups) | found
 
 
 def _read_users(registry: Reader, lookups: Sequence[bytes]) -> dict[bytes, str | None]:
@@ -177,15 +166,16 @@ class Subscriber:
     line: OpenedLine | None = None
     consent: Consent = NO_CONSENT
     samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
+    carrier: str = ""
+    """Whose base it is of; that of its line, where it brings one."""
 
-    @property
-    def carrier(self) -> str | None:
-        """The carrier of the line that it brings."""
-        return None if self.line is None else self.line.carrier
+    def __post_init__(self) -> None:
+        if self.line is not None:
+            object.__setattr__(self, "carrier", self.line.carrier)
 
 
 class Admission(RowOutcome, frozen=True):
-    """The outcome for one subscriber: refused for a `Reason` or `RECORD_DAMAGED`, or what is new.
+    """The outcome for one subscriber: refused for a `Reason` or another code, or what is new.
 
     `document_id` is None exactly where the subscriber is refused.
     """
@@ -223,14 +213,16 @@ def plan_admission(
     known: HolderCache,
     subscribers: Sequence[Subscriber],
     same_document: float,
+    unkept: Container[str] = frozenset(),
 ) -> AdmissionPlan:
-    """Decides on each subscriber in order, and adds what is admitted to the cache.
+    """Decides on each subscriber in order, and adds what is admitted to the cache; none is of the
+    carriers `unkept`, whatever held when its row was read.
 
     A document has one reference: a later row of it must show the same face, at or above
     `same_document`, and may bring another line. A number is one document's. A face that is known
     under another document is not looked for: a sweep finds it.
     """
-    planner = _Planner(registry.vault, known, same_document)
+    planner = _Planner(registry.vault, known, same_document, unkept)
     keys = [document_look_up(registry.vault, one.document) for one in subscribers]
     numbers = [
         None if one.line is None else registry.vault.look_up("msisdn", one.line.msisdn)
@@ -244,10 +236,12 @@ def plan_admission(
 class _Planner:
     """Collects the rows of one plan."""
 
-    def __init__(self, vault: Vault, known: HolderCache, same_document: float) -> None:
+    def __init__(
+        self, vault: Vault, known: HolderCache, same_document: float, unkept: Container[str]
+    ) -> None:
         self._vault = vault
         self._known = known
-        self._same_document = same_document
+        self._same_document, self._unkept = same_document, unkept
         self._vectors: list[NDArray[np.float32]] = []
         self.made = AdmissionPlan(vectors=self._vectors)
 
@@ -261,30 +255,34 @@ class _Planner:
             return Admission.refuse(refusal)
         name_lookup = name_look_up(self._vault, lookup, one.document.name)
         name_differs = (
-            holder is not None and holder.is_bound and holder.name_lookup not in (None, name_lookup)
+            holder is not None
+            and holder.is_bound
+            and holder.record.name_lookup not in (None, name_lookup)
         )
         adds_reference = holder is None or not len(holder.vectors)
         if holder is None or not holder.is_bound:
             holder = self._bind(one, lookup, name_lookup, holder)
         if adds_reference:
             holder.vectors = one.vector[None]
-            self.made.referenced.append(holder.document_id)
+            self.made.referenced.append(holder.record.id)
             self._vectors.append(one.vector)
             self.made.samples.append(one.samples)
         self.made.renewed += holder.renew(one)
         adds_line = False
         if one.line is not None and msisdn_lookup is not None and user is None:
-            self._open_line(one.line, msisdn_lookup, holder.document_id)
+            self._open_line(one.line, msisdn_lookup, holder.record.id)
             adds_line = True
-        return Admission(None, adds_reference, adds_line, name_differs, holder.document_id)
+        return Admission(None, adds_reference, adds_line, name_differs, holder.record.id)
 
-    def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
+    def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> str | None:
+        if one.carrier in self._unkept:
+            return FACE_NOT_KEPT
         if holder is not None and (bars := holder.find_bar(one)) is not None:
             return bars
         score = None if holder is None else holder.score(one.vector)
         if score is not None and not score >= self._same_document:
             return Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
-        if user is not None and (holder is None or user != holder.document_id):
+        if user is not None and (holder is None or user != holder.record.id):
             return Reason.LINE_IN_USE
         return None
 
@@ -292,18 +290,19 @@ class _Planner:
         self, one: Subscriber, lookup: bytes, name_lookup: bytes, known: Holder | None
     ) -> Holder:
         """A document that binds its holder from now on: a new one, or one known from attempts."""
-        row = DocumentRecord(
-            id=new_id() if known is None else known.document_id,
-            kind=one.document.type,
-            lookup=lookup,
+        base = DocumentRecord(
+            id=new_id(), kind=one.document.type, lookup=lookup, name_lookup=name_lookup
+        )
+        row = replace(
+            base if known is None else known.record,
             name_lookup=name_lookup,
+            status=DocumentStatus.ACTIVE,
             expires_on=one.document.expires_on,
             identity=Identity(one.document.number, one.name, one.consent.kept),
         )
         (self.made.documents if known is None else self.made.activated).append(row)
-        vectors = one.vector[:0].reshape(0, len(one.vector)) if known is None else known.vectors
-        holder = Holder(row.id, DocumentStatus.ACTIVE, name_lookup, vectors)
-        self._known.holders[lookup] = holder
+        vectors = np.empty((0, len(one.vector)), np.float32) if known is None else known.vectors
+        self._known.holders[lookup] = holder = Holder(row, vectors)
         return holder
 
     def _open_line(self, line: OpenedLine, msisdn_lookup: bytes, document_id: str) -> None:

@@ -248,15 +248,24 @@ class PendingErasure(ErasureState, frozen=True):
 def read_erasure(registry: Reader, document_id: str, carrier: str | None = None) -> ErasureState:
     """Reads the state of a document's erasure, an erased one's too.
 
-    `NotFound` and `TenantConflict` as in `find_erasable`.
+    `NotFound` and `TenantConflict` as in `find_erasable`, but that a carrier from which consent is
+    withdrawn is told what became of the face, whoever has the holder beside it.
     """
     known = registry.documents_by_id([document_id]) if is_id(document_id) else {}
     record = known.get(document_id)
     if record is None:
         raise NotFound(NOBODY)
-    _require_own(registry, record, carrier)
+    since = None if carrier is None else (record.withdrawn or {}).get(carrier)
+    if since is None:
+        _require_own(registry, record, carrier)
     cases = registry.cases.open_of([record.id])[record.id] if record.awaits_erasure else []
     made = _find_certificate(registry, record)
+    if made is not None and since is not None and made.erased_at < since:
+        # It is of before, and says nothing of this withdrawal.
+        made = None
+    is_left = made is None and not record.awaits_erasure and bool(record.reference_ids)
+    is_shared = since is not None and is_left
+    usual = ErasureScope.FACE if is_shared else ErasureScope.HOLDER
     return ErasureState(
         record.id,
         record.erasure_asked_at,
@@ -265,8 +274,8 @@ def read_erasure(registry: Reader, document_id: str, carrier: str | None = None)
         tuple(case.id for case in cases) if carrier is None else (),
         made.erased_at if made is not None else record.erased_at,
         made,
-        record.erasure_scope
-        or (ErasureScope.HOLDER if record.awaits_erasure or made is None else made.scope),
+        record.erasure_scope or (usual if record.awaits_erasure or made is None else made.scope),
+        is_shared,
     )
 
 

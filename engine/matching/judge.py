@@ -153,7 +153,7 @@ class AttemptBatch:
         self.writes: list[Write] = []
         """What is to be stored, but for the references."""
         self.references: dict[int, NewReference] = {}
-        """Those that earlier attempts have added; one that is not kept has an id below 0."""
+        """Those that earlier attempts have added."""
         # At most of each and of a guardian.
         self._added = np.empty((2 * len(attempts), gallery.dim), np.float32)
         self.inherited: dict[int, int] = {}
@@ -194,6 +194,14 @@ class AttemptBatch:
         record = self.document(lookup)
         return None if record is None or record.status is DocumentStatus.ATTEMPTED else record
 
+    def keeps(self, attempt: Attempt) -> bool:
+        """False where nothing is kept of its carrier's faces."""
+        return attempt.outlet.carrier not in self.unkept
+
+    def may_keep(self, made: DecidedAttempt) -> bool:
+        """The same, also False without consent."""
+        return self.keeps(made.attempt) and made.place not in self.unconsented
+
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
         return np.stack([self._vectors[key] for key in document.reference_ids])
@@ -223,20 +231,21 @@ class AttemptBatch:
 
         Adding it would let the references drift, visit by visit, towards another face. Of a
         document that takes the place of another the reference is that one's, `like`. A face that is
-        not kept is known to the rest of the batch alone.
+        not kept is not known to the rest of the batch, either: no later one would know it.
         """
         lookup = attempt.document_lookup
         record = self.document(lookup)
         assert lookup is not None
         assert record is not None
-        is_kept = attempt.outlet.carrier not in self.unkept
-        if is_kept:
-            made.bound.append(attempt)
-            if record.withdrawn:
-                self.writes += record.renew(attempt.outlet.carrier, attempt.actor)
+        if not self.keeps(attempt):
+            return
+        made.bound.append(attempt)
+        if record.withdrawn:
+            given = (attempt.outlet.carrier, attempt.request.consent, attempt.actor)
+            self.writes += record.renew(*given)
         if record.reference_ids:
             return
-        key = self._writer.next_reference_id() if is_kept else ~len(self.references)
+        key = self._writer.next_reference_id()
         vector = self.comparisons.probe(place)
         if like is not None:
             self.inherited[key], vector = like, self._vectors[like]
@@ -248,9 +257,8 @@ class AttemptBatch:
             template=vector,
             sequence=self._writer.sequence + 1,
         )
-        if is_kept:
-            self._documents[lookup] = replace(record, reference_ids=(key,))
-            self._vectors[key] = vector
+        self._documents[lookup] = replace(record, reference_ids=(key,))
+        self._vectors[key] = vector
 
     def open_case(
         self,
@@ -287,7 +295,7 @@ class AttemptBatch:
     def collect(self) -> list[Write]:
         """All that was added, for one transaction."""
         cases = self.cases.writes() if "cases" in self.__dict__ else []
-        return [*self.writes, *(one for key, one in self.references.items() if key > 0), *cases]
+        return [*self.writes, *self.references.values(), *cases]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -444,9 +452,8 @@ class Judge:
         detail = {"decision": decision, "reasons": [*reasons]}
         entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
-        is_unkept = attempt.outlet.carrier in batch.unkept or made.place in batch.unconsented
         batch.writes += choose_crops(
-            NO_CROPS if is_unkept else self.crops,
+            self.crops if batch.may_keep(made) else NO_CROPS,
             self.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,

@@ -1,7 +1,5 @@
 """Lines: closing and disputing them; also the end of a watch, a block, or consent to a face."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -85,18 +83,24 @@ def withdraw_consent(
     actor: str,
     carrier: str | None = None,
     hold: timedelta = timedelta(),
+    *,
+    is_earlier: bool = False,
 ) -> ErasureState:
     """Notes that a holder's consent to the face is withdrawn from a carrier, or from all that have
     the holder: no call of theirs takes it from now on. Where no other carrier has a line in use
     the erasure of the face is asked for, which may wait for open cases; else what is the carrier's
-    own goes at once, and the rest stays for the others (`is_shared`).
+    own goes at once, and the rest stays for the others (`is_shared`). Of a document that was
+    replaced it is its successor's, which has lines and face, unless that was done (`is_earlier`).
 
     `NotFound` as in `find_erasable`.
     """
 
     def perform(writer: Writer, now: datetime) -> ErasureState:
-        record = find_target(registry, target, now.date())
-        tenants = find_tenants(registry, record)
+        asked_of = find_target(registry, target, now.date())
+        standing = registry.people.standing([asked_of.id])
+        newest = asked_of.id if is_earlier else standing.newest(asked_of.id)
+        record = asked_of if newest == asked_of.id else registry.document(newest)
+        tenants = find_tenants(registry, asked_of) | find_tenants(registry, record)
         if carrier is not None and carrier not in tenants:
             raise NotFound(NOBODY)
         carriers = sorted({*tenants, ""}) if carrier is None else [carrier]
@@ -107,7 +111,7 @@ def withdraw_consent(
             return ErasureState(record.id, scope=record.erasure_scope or ErasureScope.HOLDER)
         if _is_shared(registry, record, carriers):
             # The same person's earlier documents have faces of their own.
-            earlier = registry.people.replaced_by(record.id)
+            earlier = sorted(standing.kin(record.id) - {record.id})
             writes += [ConsentChange(one, carriers, is_withdrawn=True) for one in earlier]
             writes += [FaceErasure(one, carrier) for one in (record.id, *earlier)]
             writer.commit(writes)

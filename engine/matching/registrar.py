@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -169,7 +169,7 @@ class Registrar:
     ) -> None:
         self._writer = writer
         self._judge = judge
-        self.gallery, self.watchlist = judge.gallery, judge.watch
+        self.gallery, self.watchlist, self.unkept = judge.gallery, judge.watch, judge.unkept
         self.config = config or RegistrarConfig()
         self._clock = clock
         self._observer = observer or Observer()
@@ -430,6 +430,11 @@ class Runner(ChangeRunner, Protocol):
     @property
     def watchlist(self) -> WatchList: ...
 
+    @property
+    def unkept(self) -> Container[str]:
+        """The carriers of whose faces nothing is kept now."""
+        ...
+
 
 class BoundedRunner:
     """Runner for one call of a server: a change that cannot begin in time is not made.
@@ -442,6 +447,7 @@ class BoundedRunner:
     def __init__(self, registrar: Registrar, timeout_s: float | None = None) -> None:
         self._registrar = registrar
         self.gallery, self.watchlist = registrar.gallery, registrar.watchlist
+        self.unkept = registrar.unkept
         self._expires_at = None if timeout_s is None else monotonic() + timeout_s
         self._lock = Lock()
         self._has_given_up = False

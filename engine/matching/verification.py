@@ -6,7 +6,7 @@ search of the gallery stores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import NotFound, ProofRefused
+from engine.errors import FaceNotKept, LivenessRefused, NotFound, ProofRefused, RequestError
 from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.checks.limits import SEARCHED, Guard, is_near
@@ -48,6 +48,21 @@ from schema.reasons import Reason
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery
+
+
+def require_kept(
+    unkept: Container[str], carrier: str | None, *, has_portrait: bool = False
+) -> None:
+    """`FaceNotKept` where a holder's face is asked for of a carrier of which none is kept,
+    `RequestError` where a portrait comes instead of another's."""
+    if carrier is None or (carrier in unkept) is has_portrait:
+        return
+    if has_portrait:
+        raise RequestError("the holder's face is on file: leave the portrait out")
+    raise FaceNotKept(
+        "this carrier keeps no faces: bring the document with its portrait, for a verification, or "
+        "a proof, for another line"
+    )
 
 
 class HolderCheck(HolderScore, frozen=True):
@@ -85,16 +100,23 @@ class HolderProbe:
     own: tuple[NDArray[np.float32], float] | None = field(default=None, repr=False)
     """The portrait of the document that came along, and from which score it is this face: counts
     where none is on file."""
+    is_alive: bool = False
+    """Whether evidence of liveness is required of it, and was looked at."""
     rules: LineRules = NO_RULES
     """What follows for a line whose holder has come, or has not."""
     people: PeopleRules = NO_PEOPLE
     """The carrier's."""
 
     @property
+    def ends_waits(self) -> bool:
+        """True where it shows a holder who has come, and no two pictures that somebody has."""
+        return self.is_photographed and (self.own is None or self.is_alive)
+
+    @property
     def told_at(self) -> float:
-        """The threshold that is told: the same whichever face counted, or it would tell of whom
-        others keep one."""
-        return self.threshold if self.own is None else self.own[1]
+        """The threshold that is told: to a tenant the same whichever face counted, or it would tell
+        of whom others keep one."""
+        return self.threshold if self.own is None or self.carrier is None else self.own[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +141,7 @@ class HolderComparison:
         def find() -> DocumentRecord:
             nonlocal found
             found, record = _find_held(self.registry, target, self.probe.carrier, presented)
+            self._require_kept(found)
             return record.require_consent(found.carrier)
 
         record, score = self._compare(find)
@@ -137,6 +160,22 @@ class HolderComparison:
 
         record, score = self._compare(find)
         return self._finish(record, None, score)
+
+    def _require_kept(self, line: LineRecord) -> None:
+        """As `require_kept` says, for whoever asks. What waits for the holder is not ended by two
+        pictures that somebody has, whether or not another carrier has the face on file: it is
+        `LivenessRefused` unless liveness is required."""
+        own = self.probe.own
+        require_kept(self.registrar.unkept, line.carrier, has_portrait=own is not None)
+        if own is not None and not self.probe.ends_waits and self._waits(line):
+            raise LivenessRefused(
+                "the line waits for its holder, whose face is not kept, and whom two photographs "
+                "do not show: require evidence of liveness of verifications, and bring it"
+            )
+
+    def _waits(self, line: LineRecord) -> bool:
+        is_asked = bool(self.registry.life.asked_of([line.id])[line.id])
+        return line.service is not None or is_asked
 
     def _compare(self, find: Callable[[], DocumentRecord]) -> tuple[DocumentRecord, float | None]:
         """The document and the score, where its bounds allow to compare."""
@@ -242,14 +281,14 @@ class HolderComparison:
 
     def _come(self, line: LineRecord | None) -> None:
         """Ends what waits for the line's holder, who was photographed, and its suspension."""
-        if line is None or not self.probe.is_photographed:
+        if line is None or not self.probe.ends_waits:
             return
 
         def perform(writer: Writer, now: datetime) -> None:
             if writes := _come(self.registry, self.probe.rules, line.id, now, self.probe.actor):
                 writer.commit(writes)
 
-        if line.service is not None or self.registry.life.asked_of([line.id])[line.id]:
+        if self._waits(line):
             self.registrar.run(perform)
 
     def _open_case(

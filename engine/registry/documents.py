@@ -1,10 +1,8 @@
 """Documents: identities, blocks, erasures that wait, and those that no limit on lines holds for."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import date, datetime
 from functools import partial
 from itertools import chain, groupby
@@ -72,6 +70,17 @@ class Identity:
     name: str = field(repr=False)
     consent: str | Mapping[str, Any] | None = field(default=None, repr=False)
 
+    def seal(self, vault: Vault, document_id: str) -> bytes:
+        said = [one for one in astuple(self) if one is not None]
+        return vault.seal(_IDENTITY, document_id, json.dumps(said, ensure_ascii=False).encode())
+
+
+_IDENTITY = "documents.identity"
+
+
+def open_identity(vault: Vault, row: Row[Any]) -> Identity:
+    return Identity(*json.loads(vault.open(_IDENTITY, row.id, row.identity)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentRecord(Write):
@@ -119,12 +128,17 @@ class DocumentRecord(Write):
             since = None if self.reference_ids else max(marks.values(), default=None)
         return since is not None and not consent.is_given_after(since)
 
-    def renew(self, carrier: str, actor: str) -> list[Write]:
-        """Ends a withdrawal, if there was one: the carrier has a consent given since."""
-        if carrier not in (self.withdrawn or {}):
+    def renew(
+        self, carrier: str, consent: Consent, actor: str, *, keeps: bool = False
+    ) -> list[Write]:
+        """Ends a withdrawal from this carrier, if its consent was given since; `keeps` the record
+        of that beside the name, where no enrollment has it."""
+        since = (self.withdrawn or {}).get(carrier)
+        if since is None or not consent.is_given_after(since):
             return []
         entry = AuditEntry(actor, CONSENT_RENEWED, self.id, {"carrier": carrier})
-        return [entry, ConsentChange(self.id, [carrier], is_withdrawn=False)]
+        kept = consent.kept if keeps else None
+        return [entry, ConsentChange(self.id, [carrier], is_withdrawn=False, kept=kept)]
 
     def require_consent(self, carrier: str | None) -> Self:
         """Itself; `ConsentWithdrawn` where this carrier may not look at its holder's face."""
@@ -141,9 +155,7 @@ class DocumentRecord(Write):
     def seal(self, vault: Vault) -> bytes:
         """Its identity, sealed for its row."""
         assert self.identity is not None, "a document is written with its identity"
-        said = [one for one in astuple(self.identity) if one is not None]
-        identity = json.dumps(said, ensure_ascii=False)
-        return vault.seal("documents.identity", self.id, identity.encode())
+        return self.identity.seal(vault, self.id)
 
 
 DOCUMENTS = table_of(
@@ -297,25 +309,32 @@ class ConsentChange(Change):
     without any."""
 
     table = DOCUMENTS
-    update = update_one(DOCUMENTS).values(withdrawn=bindparam("marks", type_=JsonValue))
+    update = update_one(DOCUMENTS).values(
+        withdrawn=bindparam("marks", type_=JsonValue), identity=bindparam("sealed")
+    )
 
     document_id: str
     carriers: Sequence[str]
     is_withdrawn: bool
+    kept: str | Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         for one in written:
-            known = select(DOCUMENTS.c.withdrawn).where(DOCUMENTS.c.id == one.document_id)
-            marks = dict(to.connection.scalar(known) or {})
+            key = one.document_id
+            row = to.connection.execute(select(DOCUMENTS).where(DOCUMENTS.c.id == key)).one()
+            marks, sealed = dict(row.withdrawn or {}), row.identity
+            if one.kept is not None:
+                identity = replace(open_identity(to.vault, row), consent=one.kept)
+                sealed = identity.seal(to.vault, key)
             for carrier in one.carriers:
                 marks.pop(carrier, None)
                 if one.is_withdrawn:
                     marks[carrier] = to.at.isoformat()
                 if one.is_withdrawn and carrier:
-                    kind, key = EventType.CONSENT_WITHDRAWN, one.document_id
-                    to.events.append(NewEvent(kind, key, carrier, {}))
-            to.change(DOCUMENTS, cls.update, [{"key": one.document_id, "marks": marks or None}])
+                    to.events.append(NewEvent(EventType.CONSENT_WITHDRAWN, key, carrier, {}))
+            changed = {"key": key, "marks": marks or None, "sealed": sealed}
+            to.change(DOCUMENTS, cls.update, [changed])
 
 
 _OF_REFERENCE = "reference_"
@@ -416,14 +435,10 @@ class DocumentReader(Source):
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""
         for row in self._rows_of(_IDENTITIES, [document_id]):
             if row.identity is not None:
-                return self._identity(row)[1]
+                return open_identity(self.vault, row)
         raise NotFound("no such document, or it was erased: check the id")
 
     def identities(self, document_ids: Sequence[str]) -> dict[str, Identity]:
         """Opens what is sealed of these documents; one unknown, erased or damaged is left out."""
-        rows = self._rows_of(_IDENTITIES, document_ids)
-        return dict(open_each((row for row in rows if row.identity is not None), self._identity))
-
-    def _identity(self, row: Row[Any]) -> tuple[str, Identity]:
-        opened = self.vault.open("documents.identity", row.id, row.identity)
-        return row.id, Identity(*json.loads(opened))
+        rows = (row for row in self._rows_of(_IDENTITIES, document_ids) if row.identity is not None)
+        return dict(open_each(rows, lambda row: (row.id, open_identity(self.vault, row))))

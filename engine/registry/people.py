@@ -1,7 +1,5 @@
 """Rows about people whom rules treat apart: guardians, exceptions, the dead, replaced documents."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -249,6 +247,12 @@ class Standing:
 
     deceased: frozenset[str] = frozenset()
     replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def newest(self, document_id: str) -> str:
+        """The document that has taken the place of this one, over any number of steps; or it."""
+        while document_id in self.replaced:
+            document_id = self.replaced[document_id]
+        return document_id
 
     def kin(self, document_id: str) -> frozenset[str]:
         """The documents of one person with this, itself too, as far as replacements tell."""

@@ -29,8 +29,9 @@ from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKin
 from schema.decisions import Comparison, DecidedEnrollment
 from schema.decoding import prepare
 from schema.documents import DocumentRole
+from schema.people import FIRST_FACE, ExceptionCause
 from schema.sweeps import Outcomes, SweepRecord
-from serving.access.authorization import Principal, order_candidates, show_decision
+from serving.access.authorization import Principal, order_candidates, scope_of, show_decision
 from serving.api.people import find_held, find_lines_in_use, line, show_case
 from serving.wire import cases, enrollments, oversight, sweeps
 from serving.wire.fields import AnswerBody, Moment, of_record
@@ -96,7 +97,6 @@ def enrollment_record(
         "document_id": record.document_id,
         "decided_at": record.created_at.isoformat(),
     }
-    state = enrollments.ExceptionState
     return _show(
         caller,
         enrollments.EnrollmentRecord,
@@ -108,12 +108,27 @@ def enrollment_record(
         is_face_kept=evidence.is_face_kept,
         liveness_judge=evidence.liveness_judge,
         **{role.value: getattr(evidence, role.value) for role in DocumentRole},
-        exception=None if exception is None else of_record(state, exception),
+        exception=_exception(caller, exception, is_by_proof=evidence.proof is not None),
         consent_ref=record.consent_ref,
         consent=record.consent and of_record(enrollments.ShownConsent, record.consent),
         captured_at=record.captured_at,
         expired_at=record.expired_at,
     )
+
+
+def _exception(
+    caller: Principal, record: ExceptionRecord | None, *, is_by_proof: bool
+) -> enrollments.ExceptionState | None:
+    """What was asked for; why a first face is asked about would tell a tenant of others' lines."""
+    if record is None:
+        return None
+    if (
+        scope_of(caller) is not None
+        and not is_by_proof
+        and record.cause not in list(ExceptionCause)
+    ):
+        record = replace(record, cause=FIRST_FACE)
+    return of_record(enrollments.ExceptionState, record)
 
 
 # -- Cases ------------------------------------------------------------------------------------

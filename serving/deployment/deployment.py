@@ -372,8 +372,15 @@ class Deployment:
 
     @cached_property
     def people(self) -> PeopleRules:
-        """The settings' rules, with what the sets of rules of lines say of faces and of ways."""
-        return self.line_rules.complete(self.settings.people, self.settings.proofs.signed)
+        """The settings' rules, with what the sets of rules of lines say of faces and of ways;
+        `RequestError` for a law by which nobody would be searched for."""
+        rules = self.line_rules.complete(self.settings.people, self.settings.proofs.signed)
+        if rules.has_idle_law:
+            raise RequestError(
+                "[people] names a search_law of faces that are kept, which are searched for "
+                'anyway: say keep_faces = "none", too, or leave it out'
+            )
+        return rules
 
     @property
     def person_limit(self) -> int:
@@ -560,7 +567,8 @@ class Deployment:
             if kept is None or kept.is_erased or (of_face and not kept.reference_ids):
                 continue
             if of_face:
-                withdraw_consent(runner, self.store, earlier, actor, None, hold)
+                given = (runner, self.store, earlier, actor, None, hold)
+                withdraw_consent(*given, is_earlier=True)
             self._erase(runner, earlier, actor, None, scope)
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before

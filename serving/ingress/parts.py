@@ -22,6 +22,7 @@ from engine.matching.checks.proofs import ProofChecker
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, check_vectors
+from schema.options import PeopleRules
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn, open_sign_in
 from serving.deployment.deployment import Deployment
@@ -135,6 +136,7 @@ class Parts:
     decisions: DecisionReader
     liveness: LivenessChecker
     proofs: ProofChecker
+    people: PeopleRules
     embedder: Callable[[], Awaitable[EmbedderStatus]]
     """What embeds its faces."""
     tracer: Tracer = field(default_factory=Tracer)
@@ -168,6 +170,7 @@ class Parts:
             "decisions": DecisionReader(store),
             "liveness": deployment.liveness,
             "proofs": deployment.proofs,
+            "people": deployment.people,
         }
         return cls(**{**own, "deployment": deployment, "meter": meter, **others})
 

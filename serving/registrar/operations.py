@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
-from engine.errors import (
-    DeadlinePassed,
-    FaceNotKept,
-    NotInstalled,
-    RequestError,
-    SosieError,
-    advise_extra,
-)
+from engine.errors import DeadlinePassed, NotInstalled, SosieError, advise_extra
 from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
@@ -57,6 +50,7 @@ from schema.decisions import RecordedProof
 from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.lines import LineEventKind
 from schema.people import DeathSource, DeathStep
+from schema.reasons import LivenessMode, LivenessUse
 from schema.sweeps import SweepRecord
 from serving.deployment.backups import BackupRecord
 from serving.errors import Interrupted
@@ -232,17 +226,9 @@ class Operations:
         return evidence.use
 
     def _require_kept(self, portrait: FaceVector | None = None) -> None:
-        """`FaceNotKept` where a carrier of which no face is kept asks for a holder's, or another
-        brings a portrait instead of it."""
-        carrier = self._context.carrier
-        if carrier is None or carrier not in self._opened.deployment.people.unkept:
-            if portrait is not None:
-                raise RequestError("the holder's face is on file: leave the portrait out")
-        elif portrait is None:
-            raise FaceNotKept(
-                "this carrier keeps no faces: bring the document with its portrait, for a "
-                "verification, or a proof, for another line"
-            )
+        """By the caller's own carrier, before anybody is looked up."""
+        unkept, has_portrait = self._opened.registrar.unkept, portrait is not None
+        verification.require_kept(unkept, self._context.carrier, has_portrait=has_portrait)
 
     def read_lines(self, document: Document, shown: HolderFace) -> FoundLines:
         store, gallery, given = self._opened.store, self._opened.gallery, self._ask(document, shown)
@@ -423,6 +409,7 @@ class Operations:
             same_document=opened.thresholds.same_document,
             review=opened.thresholds.review,
             crops=opened.deployment.settings.crops,
+            unkept=opened.registrar.unkept,
         )
         if planned is None:
             return planner.answer(chunk, is_beside_writer=True)[1]
@@ -437,7 +424,10 @@ class Operations:
         as asked."""
         self._require_kept(shown.portrait)
         portrait, verify = shown.portrait, self._opened.thresholds.verify_for(shown.face.length)
+        terms = self._opened.deployment.liveness.terms
+        mode = terms.mode(LivenessUse.VERIFICATION, self._context.carrier)
         return HolderProbe(
+            is_alive=mode is LivenessMode.REQUIRED,
             vector=shown.face.vector,
             threshold=self._threshold_of(shown.face),
             actor=self._context.actor,

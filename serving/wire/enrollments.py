@@ -17,6 +17,7 @@ from schema.decisions import (
 )
 from schema.documents import AuthorityResult
 from schema.people import (
+    FIRST_FACE,
     MAX_CONSENT_LENGTH,
     NOT_KEPT,
     RENEWED,
@@ -203,7 +204,7 @@ class ShownConsent(GivenConsent, AnswerBody, kw_only=True):
 class ExceptionState(AnswerBody):
     """What became of an exception; with a `line_id` it was granted."""
 
-    cause: Annotated[str, known(*ExceptionCause, *ProofWay, NOT_KEPT, RENEWED)]
+    cause: Annotated[str, known(*ExceptionCause, *ProofWay, NOT_KEPT, RENEWED, FIRST_FACE)]
     state: Annotated[str, known("asked", "granted", "refused")]
     asked_at: Moment
     decided_at: Moment | None

@@ -11,7 +11,7 @@ import asyncio
 import csv
 from collections import defaultdict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from threading import Lock
@@ -111,14 +111,15 @@ def settle_document(batch: AttemptBatch, attempt: Attempt, verdict: Verdict) -> 
         return None
     if record is not None and not (is_approved and record.status is DocumentStatus.ATTEMPTED):
         return record.id
-    row = DocumentRecord(
-        id=record.id if record is not None else new_untimed_id(),
-        kind=attempt.document.type,
-        lookup=lookup,
+    known = record or DocumentRecord(
+        id=new_untimed_id(), kind=attempt.document.type, lookup=lookup, name_lookup=name_lookup
+    )
+    row = replace(
+        # A withdrawal or an erasure that is under way goes on.
+        known,
         name_lookup=name_lookup,
         status=DocumentStatus.ACTIVE if is_approved else DocumentStatus.ATTEMPTED,
         expires_on=attempt.document.expires_on,
-        reference_ids=record.reference_ids if record is not None else (),
         identity=Identity(attempt.document.number, attempt.request.document.name),
     )
     batch.writes.append(row if record is None else ActivatedDocument(row))

@@ -1,7 +1,5 @@
 """The faces that are shown: against each other, the document's holder, and everybody else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -138,7 +136,7 @@ class FaceCheck(DecisionCheck):
         batch, comparisons = self._batch, self._batch.comparisons
         record, held = (one(attempt.document_lookup) for one in (batch.document, batch.held))
         holder = self.resemble(place, held)
-        found, decided = self.search(place, attempt, record)
+        found, decided = self.search(place, record)
         others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         watched = find_watched(place, comparisons)
         part = FacePart(
@@ -162,7 +160,7 @@ class FaceCheck(DecisionCheck):
         return [part]
 
     def describe(self, made: DecidedAttempt) -> None:
-        if made.attempt.outlet.carrier in self._batch.unkept:
+        if not self._batch.keeps(made.attempt):
             taken, decided = made.attempt.request.captured_at, made.decided
             at = None if taken is None else taken.isoformat()
             made.recorded.is_face_kept = False
@@ -194,9 +192,8 @@ class FaceCheck(DecisionCheck):
         own, key = batch.document(attempt.document_lookup), made.decided.enrollment_id
         kept = (one for one in batch.writes if isinstance(one, AttemptTemplate))
         is_kept = any(one.enrollment_id == key for one in kept)
-        if own is None or own.reference_ids or is_kept or not batch.comparisons.has_probe(place):
-            return
-        if attempt.outlet.carrier in batch.unkept:
+        may_keep = batch.comparisons.has_probe(place) and batch.keeps(attempt)
+        if own is None or own.reference_ids or is_kept or not may_keep:
             return
         shown = batch.comparisons.probe(place)
         batch.writes.append(AttemptTemplate(key, own.id, shown))
@@ -253,23 +250,21 @@ class FaceCheck(DecisionCheck):
         return self._batch.comparisons.resemblance(place, self._batch.references_of(held))
 
     def search(
-        self, place: int, attempt: Attempt, own: DocumentRecord | None
+        self, place: int, own: DocumentRecord | None
     ) -> tuple[tuple[Candidate, ...], dict[str, JudgedPair]]:
-        """The best of each other document, best first, and what people have decided of them. Within
-        a batch a face that is not kept is held against those that are, whichever came first."""
+        """The best of each other document, best first, and what people have decided of them: in
+        the gallery, and of the batch what it has added to that."""
         comparisons = self._batch.comparisons
-        if not comparisons.has_probe(place):
+        if place not in comparisons.hits:
             return (), {}
         found = [
             Candidate(reference_id, owner, alike.most, alike.each)
-            for reference_id, alike in comparisons.hits.get(place, ())
+            for reference_id, alike in comparisons.hits[place]
             if (owner := self._batch.owners.get(reference_id)) is not None
         ]
         for row, alike in comparisons.look_alikes(place, self._batch.added):
             earlier = [*self._batch.references.values()][row]
-            if earlier.id > 0 or attempt.outlet.carrier not in self._batch.unkept:
-                known = (earlier.id, earlier.document_id)
-                found.append(Candidate(*known, alike.most, alike.each))
+            found.append(Candidate(earlier.id, earlier.document_id, alike.most, alike.each))
         found.sort(key=lambda candidate: (-candidate.score, candidate.reference_id))
         best: dict[str, Candidate] = {}
         for candidate in found:

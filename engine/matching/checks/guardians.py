@@ -1,7 +1,5 @@
 """The guardian of a minor: the document, and the face that comes along."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -166,10 +164,10 @@ class Guardians:
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
             holder_each=None if holder is None else holder.each,
-            candidates=self._search(at, guardian, record, holder_score),
+            candidates=self._search(at, record, holder_score),
             searched=comparisons.searched if at in comparisons.hits else None,
             is_search_refused=at in comparisons.unsearched,
-            is_kept=guardian.outlet.carrier not in batch.unkept,
+            is_kept=batch.keeps(guardian),
             **told[DocumentRole.GUARDIAN],
         )
 
@@ -180,9 +178,9 @@ class Guardians:
         return is_barred(record, self._batch) or is_first
 
     def _search(
-        self, at: int, guardian: Attempt, record: DocumentRecord | None, holder_score: float | None
+        self, at: int, record: DocumentRecord | None, holder_score: float | None
     ) -> tuple[Candidate, ...]:
-        found, decided = self._face.search(at, guardian, record)
+        found, decided = self._face.search(at, record)
         apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         same = self._batch.comparisons.thresholds.same_document
         if record is not None and reaches(holder_score, same):

@@ -7,8 +7,6 @@ hit or not. Counts leak away at an even rate; beyond a bound the caller waits, a
 case.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -424,7 +422,8 @@ class LimitsCheck(DecisionCheck):
     def write(self, made: DecidedAttempt) -> None:
         """What a decision counts for, and the cases about counts that are full by it.
 
-        A rejection by what was compared is its key's failure; an approval takes one off.
+        A rejection by what was compared is its key's failure, and a first face that people are
+        asked about, which tells how others have opened lines; an approval takes one off.
         """
         attempt, evidence, verdict = made.attempt, made.evidence, made.verdict
         if made.verdict.decision is Decision.APPROVED:
@@ -445,9 +444,10 @@ class LimitsCheck(DecisionCheck):
         if made.verdict.decision is Decision.APPROVED:
             about |= dict.fromkeys(name_keys(caller), -1)
         elif (
-            verdict.decision is Decision.REJECTED
+            evidence.of(PeoplePart).first_after is not None
+            if verdict.decision is Decision.REVIEW
             # Without a result that holds nothing was compared: that finds nothing out.
-            and evidence.of(LivenessPart).liveness_brings is not Decision.REJECTED
+            else evidence.of(LivenessPart).liveness_brings is not Decision.REJECTED
         ):
             about |= dict.fromkeys(name_keys(caller), 1)
         self._count(caller, about)

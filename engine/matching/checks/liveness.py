@@ -423,7 +423,11 @@ class LivenessCheck(DecisionCheck):
     def describe(self, made: DecidedAttempt) -> None:
         weighed, judged = self._weighed[made.place]
         made.recorded.liveness = None if weighed is None else weighed.describe()
-        made.recorded.liveness_judge = None if judged is None else judged.describe()
+        said = None if judged is None else judged.describe()
+        if said is not None and not self._batch.may_keep(made):
+            # It is measured on the face.
+            said = structs.replace(said, score=None)
+        made.recorded.liveness_judge = said
 
     def write(self, made: DecidedAttempt) -> None:
         for one in self._weighed[made.place]:

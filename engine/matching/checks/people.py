@@ -1,7 +1,5 @@
 """People whom rules treat apart: minors, exceptions, the dead, holders of replaced documents."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -212,7 +210,7 @@ class PeopleCheck(DecisionCheck):
 
     def admit(self, attempt: Attempt) -> None:
         """`FaceNotKept` where a document is to be replaced by a face that is not kept."""
-        if attempt.request.replaces is not None and attempt.outlet.carrier in self._batch.unkept:
+        if attempt.request.replaces is not None and not self._batch.keeps(attempt):
             raise FaceNotKept(
                 "this carrier keeps no faces, and a document is replaced by the one on file: close "
                 "the line, and enroll its holder with the new document"

@@ -1,7 +1,5 @@
 """Several photographs of one live face, taken one after the other: judged together, and fused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -145,8 +143,7 @@ class PictureCheck(DecisionCheck):
 
     def describe(self, made: DecidedAttempt) -> None:
         """Nothing that was measured, and no digest, where no face is kept or may be looked at."""
-        batch = self._batch
-        if made.attempt.outlet.carrier in batch.unkept or made.place in batch.unconsented:
+        if not self._batch.may_keep(made):
             return
         request, decided = made.attempt.request, made.decided
         shown = {"live": request.live, "portrait": request.portrait}

@@ -247,14 +247,17 @@ class Proofs:
         opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
         granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
         ways: list[str | None] = [one.evidence.proof.way for one in opened if one.evidence.proof]
+        # Of a face that was kept when it was asked for, and not when it was granted, nothing is.
+        unkept = () if record.reference_ids else self._batch.unkept
         ways += [one.cause for one in granted if one.cause in list(ProofWay)]
+        ways += [NOT_KEPT for one in granted if one.carrier in unkept]
         ways += [NOT_KEPT for one in opened if not one.evidence.is_face_kept]
         return next((one for one in (way, *ways) if one is not None), None)
 
     def find_first(self, record: DocumentRecord | None, shown: Attempt) -> str | None:
         """The same for a document whose first face this attempt would bring, or its first since
         consent was withdrawn."""
-        if record is None or record.reference_ids or self._is_unkept(shown):
+        if record is None or record.reference_ids or not self._batch.keeps(shown):
             return None
         if record.withdrawn and any(one.closed_at is None for one in self._lines_of(record)):
             return RENEWED
@@ -273,7 +276,7 @@ class Proofs:
         if any(one.shows_nobody for one in made.verdict.reasons):
             made.decided.other_ways = tuple(self._terms.of(attempt.outlet.carrier).proofs)
         way = None if evidence is None else evidence.way
-        if way is None and self._is_unkept(attempt):
+        if way is None and not self._batch.keeps(attempt):
             self._note_opened(made, NOT_KEPT)
         if evidence is None:
             return
@@ -301,9 +304,6 @@ class Proofs:
             tallies, left = count_try(*given, is_shown=is_shown)
             self._batch.writes += tallies
             made.decided.tries_left = None if is_shown else left
-
-    def _is_unkept(self, attempt: Attempt) -> bool:
-        return attempt.outlet.carrier in self._batch.unkept
 
     def _note_opened(self, made: DecidedAttempt, way: str) -> None:
         """Notes by what a line of this batch was opened, also for whoever answers for it."""

@@ -38,7 +38,7 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     caller, batch = request.caller, MatchBatch.of(body.items)
     if any(item.search for item in body.items):
         authorize(caller, Action.SEARCH)
-        _refuse_to(request, parts.deployment.people.unsearched)
+        _refuse_to(request, parts.people.unsearched)
     _charge_rest(parts, request, len(body.items))
     charge_photographs(parts, request, batch.images.values())
     show = choose_candidates(caller, parts.vault)
@@ -51,7 +51,7 @@ async def issue_templates(
     """A template stands for its photograph in `/v1/match` until it expires; only the tenant that it
     was issued to can use it. Nothing is stored here.
     """
-    _refuse_to(request, parts.deployment.people.unkept)
+    _refuse_to(request, parts.people.unkept)
     _charge_rest(parts, request, len(body.items))
     issued_at = datetime.now(UTC).replace(microsecond=0)
     with parts.tracer.span("extract", items=len(body.items)):

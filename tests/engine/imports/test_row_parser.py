@@ -72,6 +72,7 @@ def test_a_sound_row_has_no_fault() -> None:
         (Field.OPENED_AT, "2026-11-25T14:00:00Z", Code.TIME_AHEAD),
         (Field.CONSENT_REF, "x" * 201, Code.VALUE_TOO_LONG),
         (Field.CONSENT_REF, "\ud800", Code.TEXT_INVALID),
+        (Field.PORTRAIT_KIND, "painted", Code.KIND_UNKNOWN),
     ],
 )
 def test_a_fault_names_its_column(field: Field, value: str, code: Code | str) -> None:

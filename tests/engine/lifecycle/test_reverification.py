@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from engine.errors import EventRefused, NotFound
+from engine.errors import EventRefused, FaceNotKept, LivenessRefused, NotFound, RequestError
 from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.verification import HolderComparison, HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import read_events
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
+from schema.options import PeopleRules
 from tests.engine.lifecycle.conftest import START, Lines
 from tests.engine.matching.conftest import guard_of
 
@@ -180,14 +181,10 @@ def test_what_waits_for_a_line_that_is_closed_otherwise_ends_without_a_step(line
     assert sorted(told) == ["closed", "device_change", "reverify_asked"]
 
 
-def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bool = True) -> Any:
-    probe = HolderProbe(
-        vector=face,
-        threshold=0.42,
-        actor="key:1",
-        is_photographed=is_photographed,
-        rules=Lines(lab.store, None).rules,  # type: ignore[arg-type]
-    )
+def check(lab: Any, registrar: Any, line: str, face: Any, **more: Any) -> Any:
+    rules = Lines(lab.store, None).rules  # type: ignore[arg-type]
+    given = {"is_photographed": True, "rules": rules} | more
+    probe = HolderProbe(vector=face, threshold=0.42, actor="key:1", **given)
     guard = guard_of(lab.store, registrar)
     comparison = HolderComparison(registrar, lab.store, probe, lambda *_: None, guard)
     return comparison.check_line(line)
@@ -219,3 +216,24 @@ def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_l
     ended = ["suspended_outgoing", "reverify_failed", "reverified", "unsuspended"]
     assert sorted(kinds) == sorted(["device_change", "reverify_asked", "overdue", *ended])
     assert lab.store.life.next_step_at() is None
+
+
+def test_two_photographs_end_no_wait_for_a_holder_whose_face_is_not_kept(lab) -> None:
+    holder = lab.people.person()
+    own = (lab.people.sample(holder).vector, 0.4)
+    with lab.registrar(people=PeopleRules(keep_faces="none")) as registrar:
+        line = registrar.enroll([lab.request(holder)])[0].decided.line_id
+        # An operator's key asks about any carrier's, and is told what is missing.
+        with pytest.raises(FaceNotKept):
+            check(lab, registrar, line, holder)
+        assert check(lab, registrar, line, holder, own=own).is_match
+        given = {"rules": Lines(lab.store, None).rules, "actor": "key:k"}  # type: ignore[arg-type]
+        at = lab.store.lines_by_id([line])[line].opened_at
+        report_event(registrar, lab.store, line_text=line, kind=DEVICE_CHANGE, at=at, **given)
+        with pytest.raises(LivenessRefused):
+            check(lab, registrar, line, holder, own=own)
+        assert len(lab.store.life.asked_of([line])[line]) == 1
+        assert check(lab, registrar, line, holder, own=own, is_alive=True).is_match
+        assert lab.store.life.asked_of([line])[line] == []
+    with lab.registrar() as registrar, pytest.raises(RequestError, match="on file"):
+        check(lab, registrar, line, holder, own=own)

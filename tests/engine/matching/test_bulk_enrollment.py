@@ -1,5 +1,6 @@
 """Planned admissions: what a row of an existing base leaves behind."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -29,7 +30,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.documents import Document
-from schema.reasons import Decision, Reason
+from schema.reasons import FACE_NOT_KEPT, Decision, Reason
 
 DIM = 64
 SAME = 0.42
@@ -92,6 +93,14 @@ def test_a_commit_that_fails_leaves_store_and_gallery_as_they_were(lab) -> None:
             admit_planned(writer, gallery, stale, actor="test", subject="import", detail={})
         assert len(gallery) == lab.store.counts()["live_references"] == 1
         assert admit(lab.store, gallery, writer, [subscriber(2, 2)])[0].adds_reference
+
+
+def test_a_face_that_is_not_kept_by_now_is_not_entered_whatever_held_when_it_was_read(lab) -> None:
+    gallery = restore_gallery(lab.store, lab.folder).gallery
+    rows = [subscriber(1, 1, 1), replace(subscriber(2, 2), carrier="blue"), subscriber(3, 3)]
+    plan = plan_admission(lab.store, gallery, HolderCache(), rows, SAME, {"blue"})
+    assert [one.refusal for one in plan.admissions] == [FACE_NOT_KEPT, FACE_NOT_KEPT, None]
+    assert len(plan.vectors) == 1
 
 
 def test_an_erased_holder_may_come_again(lab, registrar) -> None:

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from engine.faces.liveness_judge import Judged, JudgeTerms
 from engine.lifecycle.rules import LineRules, load_rules
+from engine.matching.checks.liveness import LivenessTerms
 from engine.matching.checks.second_model import SecondModel, SecondModelCheck
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -122,6 +124,21 @@ def test_a_second_model_gets_no_template_of_it(lab: Lab, blue: Make, red: Make) 
             assert len(lab.store.second_templates(held, "second", DIM)) == count
 
 
+def test_the_finding_of_a_liveness_judge_is_recorded_without_its_score(
+    lab: Lab, blue: Make, red: Make
+) -> None:
+    terms = LivenessTerms(judge=JudgeTerms("judge", live=0.6, spoof=0.4))
+    with lab.registrar(people=NONE, liveness=terms) as registrar:
+        for make, score in ((blue, None), (red, 0.9)):
+            person = lab.people.person()
+            live = replace(lab.people.sample(person), judged=Judged("judge", 0.9))
+            (answer,) = ask(registrar, make(3 + bool(score), person, live=live))
+            told = lab.store.enrollment(answer.enrollment_id).evidence.liveness_judge
+            assert told is not None
+            assert (told.found, told.score) == ("live", score)
+            assert lab.replays(answer)
+
+
 @pytest.mark.parametrize("rules", [NONE, BY_LAW])
 def test_two_people_grant_an_exception_without_a_face(
     lab: Lab, blue: Make, red: Make, rules: PeopleRules
@@ -136,12 +153,34 @@ def test_two_people_grant_an_exception_without_a_face(
     assert len(lab.store.lines_of(answer.decided.document_id)) == 1
 
 
+def test_an_exception_that_was_asked_for_before_adds_no_face_either(
+    lab: Lab, blue: Make, red: Make
+) -> None:
+    person, unfit = (
+        lab.people.person(),
+        replace(lab.people.sample(lab.people.person()), problems=(Reason.BLURRED,)),
+    )
+    asked = blue(1, person, portrait=unfit, exception=ExceptionCause.INJURY)
+    with lab.registrar(people=PeopleRules(exceptions=True)) as registrar:
+        (answer,) = ask(registrar, asked)
+        assert count_kept(lab) == 1
+    with lab.registrar(people=NONE) as registrar:
+        close(registrar, lab, answer.decided.cases[0].id, Outcome.UNFOUNDED)
+        assert count_kept(lab) == 0
+        assert ask(registrar, red(1))[0].reasons == (Reason.EXCEPTION_ASKED,)
+    assert len(lab.store.lines_of(answer.decided.document_id)) == 1
+
+
 def test_a_set_of_rules_says_it_for_a_carrier_that_does_not_say_so_itself() -> None:
     sets = LineRules(load_rules("mexico"), {"red": load_rules("thailand")})
     given = PeopleRules(carriers={"green": CarrierPeople(keep_faces="all", proofs_per_outlet=3)})
     rules = sets.complete(given)
+    assert rules.unkept is rules.unkept
     assert [one in rules.unkept for one in ("blue", "red", "green")] == [True, False, False]
     assert rules.of("green").proofs_per_outlet == 3
     own = LineRules(own={"red": load_rules("korea")}).complete(PeopleRules())
     assert [one in own.unsearched for one in ("blue", "red")] == [False, True]
     assert LineRules().complete(PeopleRules()) == PeopleRules()
+    named = {**own.carriers, "blue": CarrierPeople(search_law="Act 7")}
+    assert replace(own, carriers=named).has_idle_law
+    assert not any(one.has_idle_law for one in (own, BY_LAW, replace(NONE, search_law="Act 7")))

@@ -15,7 +15,14 @@ from joserfc.jwk import ECKey, KeySet
 from msgspec import structs
 from sqlalchemy import select, update
 
-from engine.errors import ConsentWithdrawn, NotFound, ProofRefused, RequestError
+from engine.errors import (
+    CaseMoved,
+    ConsentWithdrawn,
+    NotFound,
+    ProofRefused,
+    RequestError,
+    TenantConflict,
+)
 from engine.lifecycle.reverification import carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.checks.limits import Guard, InFlight
@@ -35,13 +42,13 @@ from engine.retention.job import check_certificate
 from schema.actors import Caller
 from schema.cases import Outcome
 from schema.decisions import RecordedProof
-from schema.documents import ErasureScope
+from schema.documents import Document, ErasureScope
 from schema.lines import LineEventKind
 from schema.options import CarrierPeople, Limits, PeopleRules
 from schema.people import RENEWED, Consent, ExceptionCause, GivenConsent, ProofLevel, ProofWay
 from schema.reasons import Decision, LivenessUse, Reason
 from tests.engine.matching.conftest import CHILD, NOW, Lab, card, close, guard_of
-from tests.engine.matching.test_bulk_enrollment import admit, subscriber
+from tests.engine.matching.test_bulk_enrollment import admit, number, subscriber
 from tests.engine.matching.test_people import ask
 from tests.tables import tables
 
@@ -315,32 +322,38 @@ def test_the_name_of_a_proof_leaves_with_the_holder(lab: Lab, prepare) -> None:
         assert ask(registrar, again)[0].reasons == (Reason.PROOF_REPLAYED,)
 
 
-@pytest.mark.parametrize("is_kept_first", [True, False])
-def test_two_of_one_batch_pass_as_strangers_only_where_neither_is_kept(
-    lab: Lab, prepare, busy, is_kept_first: bool
+@pytest.mark.parametrize("law", [None, "Act 7, 12"])
+def test_whom_a_face_that_is_not_kept_meets_depends_on_no_batch(
+    lab: Lab, prepare, busy, law: str | None
 ) -> None:
-    person, other = lab.people.person(), lab.people.person()
-    pair = [prepare(1, person=person, **RED), prepare(2, person=person)]
-    asked = [*(pair if is_kept_first else pair[::-1]), *(prepare(n, person=other) for n in (3, 4))]
-    with lab.registrar(people=NO_FACES) as registrar:
+    rules = PeopleRules(carriers={"blue": CarrierPeople(keep_faces="none", search_law=law)})
+
+    def make(first: int) -> list[EnrollmentRequest]:
+        one, other = lab.people.person(), lab.people.person()
+        asked = [prepare(first, person=one, **RED), prepare(first + 1, person=one)]
+        return [*asked, prepare(first + 2, person=other), prepare(first + 3, person=other, **RED)]
+
+    with lab.registrar(people=rules) as registrar:
         with busy(registrar):
-            waiting = [registrar.submit(one) for one in asked]
-        first, second, *strangers = (one.result(60) for one in waiting)
-    assert first.decision is Decision.APPROVED
-    assert Reason.DUPLICATE_IDENTITY in second.reasons
-    (found,) = lab.store.enrollment(second.enrollment_id).evidence.inputs["candidates"]
-    assert found["document_id"] == first.decided.document_id
-    assert [one.reasons for one in strangers] == [(Reason.NOT_SEARCHED,)] * 2
-    assert lab.replays(second)
+            waiting = [registrar.submit(one) for one in make(1)]
+        at_once = [one.result(60).reasons for one in waiting]
+        in_turn = [ask(registrar, one)[0].reasons for one in make(5)]
+    own = () if law else (Reason.NOT_SEARCHED,)
+    missed = (Reason.DUPLICATE_IDENTITY,) if law else own
+    assert at_once == in_turn == [(), missed, own, ()]
 
 
 def test_lines_opened_by_a_face_that_is_not_kept_follow_no_later_face_without_two_people(
     lab: Lab, prepare
 ) -> None:
     person, other = lab.people.person(), lab.people.person()
-    with lab.registrar(people=NO_FACES) as registrar:
+    asking = {**RED, "caller": Caller("key:a", carrier="red")}
+    with lab.registrar(people=NO_FACES, limits=Limits()) as registrar:
         (opened,) = ask(registrar, prepare(1, person=person))
-        later, own = ask(registrar, prepare(1, person=person, **RED), prepare(1, person=person))
+        later, own = ask(registrar, prepare(1, person=person, **asking), prepare(1, person=person))
+        # It has told how others open lines.
+        counted = {row.name: row.level for row in lab.store.rows(select(tables.tallies))}
+        assert [level for name, level in counted.items() if "key:a" in name] == [1]
         assert (later.reasons, own.reasons) == ((Reason.EXCEPTION_ASKED,), opened.reasons)
         assert lab.store.document(opened.decided.document_id or "").reference_ids == ()
         close(registrar, lab, later.decided.cases[0].id, Outcome.UNFOUNDED)
@@ -492,13 +505,14 @@ def given(at: datetime | None = None, **more: Any) -> Consent:
 
 def withdraw(registrar: Registrar, lab: Lab, key: str, carrier: str = "blue", **more: Any) -> Any:
     asked = withdraw_consent(registrar, lab.store, key, "test", carrier, **more)
-    given = (registrar, lab.store, key, "test")
+    given = (registrar, lab.store, asked.document_id, "test")
     return asked if asked.is_shared else erase_holder(*given, scope=asked.scope, **more)
 
 
 @pytest.fixture
 def held(lab) -> Any:
-    with lab.registrar(people=replace(RULES, age_of_majority=17), clock=utc_now) as registrar:
+    rules = replace(RULES, age_of_majority=17, exceptions=True)
+    with lab.registrar(people=rules, clock=utc_now) as registrar:
         person = lab.people.person()
         yield registrar, person, ask(registrar, lab.request(person, document=card(1)))[0]
 
@@ -594,10 +608,45 @@ def test_consent_is_to_a_carrier_and_what_is_shared_goes_with_the_last(lab: Lab,
         withdraw(registrar, lab, key, "red")
     ask(registrar, lab.request(person, **red))
     assert withdraw(registrar, lab, key, "red").state == "shared"
+    told = read_erasure(lab.store, key, "red")
+    assert (told.state, told.scope, told.certificate) == ("shared", ErasureScope.FACE, None)
+    with pytest.raises(TenantConflict):
+        read_erasure(lab.store, key, "blue")
     assert decide(registrar, lab.request(person, **red)) == REFUSED
     assert decide(registrar, lab.request(person, document=card(1))) == APPROVED
-    assert withdraw(registrar, lab, key).references == 1
+    assert (made := withdraw(registrar, lab, key)).references == 1
+    assert {read_erasure(lab.store, key, one).certificate for one in ("red", "blue")} == {made}
     assert len(registrar.gallery) == 0
+
+
+def test_consent_is_withdrawn_from_the_document_that_has_taken_the_place(lab: Lab, held) -> None:
+    registrar, person, answer = held
+    (moved,) = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))
+    made = withdraw(registrar, lab, answer.decided.document_id)
+    assert made.document_id == moved.decided.document_id
+    assert decide(registrar, lab.request(person, document=card(2))) == REFUSED
+
+
+def test_an_exception_is_granted_by_the_consent_that_holds_then(lab: Lab, held) -> None:
+    registrar, person, answer = held
+    key, red = answer.decided.document_id, {"document": card(1), **RED}
+    ask(registrar, lab.request(person, **red))
+
+    def ask_two(**more: Any) -> str:
+        asked = lab.request(person, document=card(1), exception=ExceptionCause.INJURY, **more)
+        return ask(registrar, asked)[0].decided.cases[0].id
+
+    assert withdraw(registrar, lab, key).is_shared
+    close(registrar, lab, ask_two(portrait=ABSENT, consent=given()), Outcome.UNFOUNDED)
+    assert lab.store.document(key).withdrawn is None
+    outdated = ask_two(portrait=ABSENT, consent=given())
+    assert withdraw(registrar, lab, key).is_shared
+    with pytest.raises(CaseMoved, match="consent"):
+        close(registrar, lab, outdated, Outcome.UNFOUNDED)
+    faceless = ask_two(live=ABSENT, portrait=ABSENT)
+    assert withdraw(registrar, lab, key, "red", hold=timedelta(days=1)).state == "pending"
+    close(registrar, lab, faceless, Outcome.UNFOUNDED)
+    assert sum(one.carrier == "blue" for one in lab.store.lines_of(key)) == 3
 
 
 def test_an_open_case_holds_the_face_and_nothing_new_comes_to_it(lab: Lab, held) -> None:
@@ -618,7 +667,8 @@ def test_an_open_case_holds_the_face_and_nothing_new_comes_to_it(lab: Lab, held)
 
 
 def test_no_import_takes_the_face_again_without_a_consent_given_since(lab: Lab) -> None:
-    with lab.registrar(clock=utc_now) as opened:
+    rules = PeopleRules(exceptions=True)
+    with lab.registrar(clock=utc_now, people=rules) as opened:
 
         def take(one: Any) -> Any:
             return opened.run(lambda to, _: admit(lab.store, opened.gallery, to, [one])[0])
@@ -626,5 +676,36 @@ def test_no_import_takes_the_face_again_without_a_consent_given_since(lab: Lab) 
         withdraw(opened, lab, take(subscriber(1, 1, 1)).document_id)
         for again in (subscriber(1, 1, 2), subscriber(1, 1)):
             assert take(again).refusal == Reason.CONSENT_WITHDRAWN
-        assert take(replace(subscriber(1, 1, 2), consent=given())).adds_reference
+        # A row without a line is of a carrier's base, too.
+        renewed = take(replace(subscriber(1, 1), consent=given(), carrier="blue"))
+        assert renewed.adds_reference
+        kept = lab.store.identity(renewed.document_id).consent
+        assert kept["consent"]["text_version"] == "3"
         assert take(subscriber(1, 1, 3)).refusal is None
+        # Nor is it forgotten of a document that nobody held before.
+        document = Document("cn-ric", number(2), "Holder 2")
+        asked = lab.request(document=document, live=ABSENT, exception=ExceptionCause.AGE)
+        key = ask(opened, asked)[0].decided.document_id
+        withdraw(opened, lab, key, None)
+        assert take(subscriber(2, 2)).refusal == Reason.CONSENT_WITHDRAWN
+        both = [replace(subscriber(2, 2), consent=one) for one in (given(), Consent())]
+        plan = opened.run(lambda to, _: admit(lab.store, opened.gallery, to, both))
+        assert [one.refusal for one in plan] == [None, None]
+        assert lab.store.document(key).withdrawn is None
+    assert find_damage(lab.store) == []
+
+
+def test_an_acknowledged_withdrawal_outlives_the_first_approval_under_its_document(
+    lab: Lab, prepare
+) -> None:
+    person, rules = lab.people.person(), replace(RULES, exceptions=True)
+    with lab.registrar(people=rules, clock=utc_now) as registrar:
+        asked = prepare(1, person=person, exception=ExceptionCause.INJURY)
+        key = ask(registrar, asked)[0].decided.document_id
+        withdraw(registrar, lab, key, None, hold=timedelta(days=1))
+        # In its batch, and after it.
+        shown = [prove(prepare(1)), *(prepare(1, person=person) for _ in range(2))]
+        proven, beside = ask(registrar, *shown[:2])
+        (later,) = ask(registrar, shown[2])
+    assert proven.decision is Decision.APPROVED
+    assert all(Reason.ERASURE_PENDING in one.reasons for one in (beside, later))

@@ -127,6 +127,11 @@ def test_a_way_for_which_nobody_signs_opens_no_service(start_service) -> None:
         start_service(people=RULES)
 
 
+def test_a_law_of_a_search_of_faces_that_are_kept_opens_no_service(start_service) -> None:
+    with pytest.raises(RequestError, match=r"\[people\] names a search_law"):
+        start_service(people=PeopleRules(search_law="Act 7"))
+
+
 def test_no_proof_is_taken_for_longer_than_its_row_may_stay() -> None:
     with pytest.raises(ValueError, match="max_age_s"):
         ProofSettings(max_age_s=86_400)

@@ -48,7 +48,7 @@ OTHERS = (
     "asked granted refused",
     # Causes of an exception, and ways beside a face.
     "condition injury disability age not_shown portrait_unreadable mobile_id register_extract "
-    "certificate wallet not_kept renewed_consent",
+    "certificate wallet not_kept renewed_consent first_face",
     "observe enforce",
     "live spoof uncertain none",
     "listed http none",
