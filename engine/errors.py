@@ -4,8 +4,6 @@ A message is one line, says what to do, and never holds an image, an embedding, 
 document number. `serving.errors` maps the classes to HTTP statuses and exit codes.
 """
 
-from __future__ import annotations
-
 from copy import copy
 from typing import ClassVar, TypeVar
 

@@ -6,8 +6,6 @@ input or from the environment, which only this module of the package reads: on a
 would show in `ps` and stay in the shell's history.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import os

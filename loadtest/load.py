@@ -9,8 +9,6 @@ of the earlier ones, and latency counts from that moment. Visits report through
 `run_load_test` opens a service, enrolls people, sends the load, judges it, and cleans up.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

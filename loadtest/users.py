@@ -21,8 +21,6 @@ people are chosen by the service's own model and some are enrolled; afterwards a
 users are a closed loop, as Locust's are: `sosie loadtest` sends when a visit is due.
 """
 
-from __future__ import annotations
-
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence

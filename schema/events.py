@@ -1,7 +1,5 @@
 """Events, told to the systems of carriers, and the webhooks that they are sent to."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Lines: their states, and what may happen to them."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

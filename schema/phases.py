@@ -1,7 +1,5 @@
 """Phases of the service and of its backups; what it keeps, and what it deletes."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -4,8 +4,6 @@ Cross-validation is over people: two halves, each fitted on and measured on in t
 times. A smaller fold would hold too few strangers for an FMR of 1e-4.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections import Counter, defaultdict

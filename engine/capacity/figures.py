@@ -1,7 +1,5 @@
 """Figures of a plan, with their units and sources."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum

@@ -1,7 +1,5 @@
 """Plans: the smallest layout that meets a demand, what to expect of it, and what was assumed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace

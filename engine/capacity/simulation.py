@@ -1,7 +1,5 @@
 """Discrete-event simulation (SimPy) of the service's queues: the latencies of a layout."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass

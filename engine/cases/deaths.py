@@ -6,8 +6,6 @@ person; so does taking a report back, which one contests and another lifts. That
 active again that the report has disputed and nobody has closed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

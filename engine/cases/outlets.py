@@ -5,8 +5,6 @@ writer's thread; the history of the case that says why has it in words. What is 
 is kept as in `steps`: a suspension is one person's, and a bar takes another who has seen it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

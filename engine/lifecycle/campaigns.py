@@ -1,7 +1,5 @@
 """Campaigns: many lines whose holders are asked for by one deadline."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta

@@ -3,8 +3,6 @@
 A rule waits for an event of a line and is data, in TOML; a set of them is a carrier's.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Container, Mapping, Sequence

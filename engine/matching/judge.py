@@ -132,11 +132,9 @@ class AttemptBatch:
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
         self._documents = registry.documents([key for it in attempts for key in it.lookups])
-        self.unconsented: frozenset[int] = frozenset()
+        self.unconsented = find_unconsented(attempts, self._documents)
         """The places of attempts, then of guardians, whose faces may not be taken."""
-        if self._documents:
-            self.unconsented = find_unconsented(attempts, self._documents)
-            comparisons.forget(self.unconsented)
+        comparisons.forget(self.unconsented)
         hit_ids = comparisons.all_hit_ids()
         self.owners = registry.documents_of(hit_ids)
         """The documents of all references that may have been found; none of an erased one."""
@@ -234,15 +232,12 @@ class AttemptBatch:
         not kept is not known to the rest of the batch, either: no later one would know it.
         """
         lookup = attempt.document_lookup
-        record = self.document(lookup)
         assert lookup is not None
-        assert record is not None
+        record = self._documents[lookup]
         if not self.keeps(attempt):
             return
         made.bound.append(attempt)
-        if record.withdrawn:
-            given = (attempt.outlet.carrier, attempt.request.consent, attempt.actor)
-            self.writes += record.renew(*given)
+        self.writes += record.renew(attempt.outlet.carrier, attempt.request.consent, attempt.actor)
         if record.reference_ids:
             return
         key = self._writer.next_reference_id()
@@ -395,9 +390,7 @@ class Judge:
         parts = {kind.part: unasked(kind.part) for kind in self.checks if kind.part is not None}
         # Of a live face of so many frames.
         verify = thresholds.verify_for(attempt.request.live.length)
-        if verify != thresholds.verify:
-            thresholds = structs.replace(thresholds, verify=verify)
-        evidence = Evidence(thresholds, parts)
+        evidence = Evidence(structs.replace(thresholds, verify=verify), parts)
         for one in checks:
             parts |= {type(part): part for part in one.weigh(place, attempt, evidence)}
         verdict = decide(evidence)

@@ -5,8 +5,6 @@ The first sign-in of an account gives it its person, for good: whoever is rename
 stays the same person here, and nobody becomes another by taking a name that has gone.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

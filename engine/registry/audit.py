@@ -1,7 +1,5 @@
 """The audit chain: each entry's keyed hash covers the one before it."""
 
-from __future__ import annotations
-
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence

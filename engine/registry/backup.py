@@ -1,7 +1,5 @@
 """Backups: a checked copy of a registry that is in use, and putting one back."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Columns of tables, and tables that are made of what their records say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime

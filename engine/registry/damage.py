@@ -1,8 +1,6 @@
 """Damage of a registry: in the database's structure, in any row, or beside the audit chain; and
 the mend by which two people let a broken chain go on."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

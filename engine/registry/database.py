@@ -1,7 +1,5 @@
 """Connections to SQLite or PostgreSQL, the schema that they must have, transactions and errors."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

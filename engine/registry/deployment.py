@@ -1,7 +1,5 @@
 """The row that ties a database to its key ring, model and rotation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from sqlalchemy import (

@@ -1,7 +1,5 @@
 """Enrollments, and what comes with them: stored answers, liveness results, counts, crops."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

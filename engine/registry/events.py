@@ -9,8 +9,6 @@ a few seconds. What is held for longer than anybody holds one was held by a cloc
 and is free.
 """
 
-from __future__ import annotations
-
 import os
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode

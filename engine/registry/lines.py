@@ -1,7 +1,5 @@
 """Lines, what happened to them, and whose holders are asked for."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -377,16 +377,6 @@ class CropReader(Source):
 class QueueReader(CaseReader, CropReader):
     """Reader of cases, of the queues that they are in, and of the faces of their documents."""
 
-    def newest(
-        self,
-        state: CaseState | Collection[CaseState] | None = CaseState.OPEN,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[CaseRecord]:
-        """The newest cases: of one state, of several or of all, below the case `after`; `NotFound`
-        where that is none."""
-        return self.queue(CaseFilter(state=state), CaseSort.NEWEST, limit=limit, after=after)
-
     def whole_queue(self, wanted: CaseFilter) -> Iterator[CaseRecord]:
         """Every case of a queue, the newest first."""
         after = None

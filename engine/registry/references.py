@@ -1,7 +1,5 @@
 """References, and what attempts showed under documents without one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress

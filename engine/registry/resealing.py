@@ -10,8 +10,6 @@ decided is kept beside what decides from now on, so switching back is the same c
 converted, and no photograph is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace

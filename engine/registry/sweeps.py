@@ -1,7 +1,5 @@
 """Sweeps, the facts by which they rank and group references, and pairs that people have judged."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

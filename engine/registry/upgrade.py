@@ -1,8 +1,6 @@
 """Brings registries of older versions to this one: the schema, the code of every row, and the
 templates of a model that a transform was added to."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The watch-list, and the share of the registry that has templates of a second model."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

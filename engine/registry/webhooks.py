@@ -4,8 +4,6 @@ Every event up to a webhook's cursor was delivered, or has a row in `undelivered
 or as a dead letter.
 """
 
-from __future__ import annotations
-
 import base64
 import secrets
 from collections import Counter

@@ -7,8 +7,6 @@ set leaves a jump between two entries, or after the last. Between two days of a 
 there is always an entry: that of the daily run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta

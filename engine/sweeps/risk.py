@@ -6,8 +6,6 @@ values, constant before the first and after the last. More never brings less. Th
 bring 100 points at most. They say in which order to look, not how likely fraud is.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

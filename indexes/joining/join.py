@@ -1,7 +1,5 @@
 """Exact join: every pair at or above a threshold; that of a gallery goes on after a stop."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ returns the pairs. Transfers grow with the number of references, comparisons wit
 sending rows through this process costs little.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -1,5 +1,6 @@
 """Records of the registry: what a test says of one, and something usual for the rest."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,15 +9,25 @@ from engine.registry.cases import CaseRecord, CropRecord
 from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.lines import LineRecord
+from engine.registry.queues import CaseFilter, QueueReader
 from engine.registry.sweeps import JudgedPair
 from engine.registry.vault import Vault
-from schema.cases import CaseOrigin, CaseState, Outcome
+from schema.cases import CaseOrigin, CaseSort, CaseState, Outcome
 from schema.sweeps import Group, GroupKind, SweepRecord, SweepState, SweepTerms
 from schema.sweeps import Identity as SweptIdentity
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 ENTRY = AuditEntry("test", "test.done", "x")
 IMAGE = b"\xff\xd8\xff\xe0 a face in the clear " + bytes(range(256))
+
+
+def newest_cases(
+    cases: QueueReader,
+    state: CaseState | Collection[CaseState] | None = CaseState.OPEN,
+    limit: int = 100,
+    after: str | None = None,
+) -> list[CaseRecord]:
+    return cases.queue(CaseFilter(state=state), CaseSort.NEWEST, limit=limit, after=after)
 
 
 def make_document(vault: Vault, number: str, **values: Any) -> DocumentRecord:

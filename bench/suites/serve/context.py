@@ -1,8 +1,6 @@
 """What all parts of the suite share: sizes, people, a place on a disk, the load's process; and a
 running service with what loads it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Suite `serve`: the service as a real process, loaded, starved, killed, and compared."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping

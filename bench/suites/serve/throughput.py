@@ -1,8 +1,6 @@
 """What a service answers: in closed loops, beside the library and Serve's own proxy, and under a
 load below, far above, and again below what it can do."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

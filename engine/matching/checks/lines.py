@@ -1,7 +1,5 @@
 """Lines in use: the number that is asked for, and how many one person may have."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

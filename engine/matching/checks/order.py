@@ -1,7 +1,5 @@
 """The checks in their order, and recorded decisions decided again."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

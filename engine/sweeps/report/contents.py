@@ -1,7 +1,5 @@
 """The contents of a sweep report, and its texts: numbers, dates, names, kinds and risk terms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

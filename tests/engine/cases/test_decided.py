@@ -17,6 +17,7 @@ from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
 from schema.sweeps import GroupKind
 from tests.engine.cases.test_sweep_cases import ANNA, group_of
+from tests.engine.records import newest_cases
 from tests.tables import tables
 
 Face = NDArray[np.float32]
@@ -68,7 +69,7 @@ def test_a_twin_who_was_decided_on_is_no_finding_again(service) -> None:
     twins = Couple(service)
     before = twins.come_again(0.05)
     assert before.reasons == (Reason.POSSIBLE_DUPLICATE,)
-    [case] = service.store.cases.newest()
+    [case] = newest_cases(service.store.cases)
     assert case.id == before.decided.cases[0].id
     service.decide(case.id, Outcome.TWINS)
     after = twins.come_again(0.05)
@@ -84,7 +85,7 @@ def test_a_twin_who_was_decided_on_is_no_finding_again(service) -> None:
     assert Reason.DUPLICATE_IDENTITY in swapped.reasons
     drawn_near = twins.come_again(0.3)
     assert Reason.DUPLICATE_IDENTITY in drawn_near.reasons
-    assert len(service.store.cases.newest()) == 1
+    assert len(newest_cases(service.store.cases)) == 1
 
 
 def test_who_is_not_the_holder_gains_nothing_by_what_was_decided_of_them(service) -> None:
@@ -103,7 +104,7 @@ def test_what_was_found_to_be_fraud_is_not_asked_again(service) -> None:
     assert Reason.POSSIBLE_DUPLICATE in again.reasons
     [case] = again.decided.cases
     assert (case.id, case.kind) == (decided, CaseKind.POSSIBLE_DUPLICATE)
-    assert service.store.cases.newest() == []
+    assert newest_cases(service.store.cases) == []
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TWINS, Outcome.FRAUD])
@@ -198,7 +199,7 @@ def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
     assert (after.decision, after.reasons, after.decided.cases) == (Decision.APPROVED, (), [])
     assert replay(service.store.enrollment(after.decided.enrollment_id)).agrees
     assert new.come().decision is Decision.APPROVED
-    assert service.store.cases.newest() == []
+    assert newest_cases(service.store.cases) == []
     # The reference is compared from now on: what the attempts showed has gone.
     assert service.store.rows(select(tables.attempt_templates)) == []
 
@@ -226,7 +227,7 @@ def test_what_was_found_to_be_fraud_of_an_attempt_is_not_asked_again(service) ->
     service.decide(case.id, Outcome.FRAUD)
     again = new.come()
     assert (again.decision, again.decided.cases) == (Decision.REVIEW, [case])
-    assert service.store.cases.newest() == []
+    assert newest_cases(service.store.cases) == []
     # What the attempts showed goes with an erasure.
     assert len(service.store.rows(select(tables.attempt_templates))) == 1
     erase_holder(*service.context, again.decided.document_id, "test")

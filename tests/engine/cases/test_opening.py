@@ -15,6 +15,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
 from tests.engine.cases.conftest import ANNA
+from tests.engine.records import newest_cases
 
 
 def new_case(*documents: str, **values: Any) -> NewCase:
@@ -39,7 +40,7 @@ def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service) -> N
     assert (case.score, case.line_ids) == (0.72, ("l1", "l2"))
     (merged,) = service.store.cases.merged_into(first.id)
     assert (merged.state, merged.document_ids, merged.score) == (CaseState.MERGED, ("b", "c"), 0.72)
-    assert {one.id for one in service.store.cases.newest()} == {first.id, apart.id}
+    assert {one.id for one in newest_cases(service.store.cases)} == {first.id, apart.id}
     notes = [(note.kind, note.actor) for note in service.store.cases.notes(first.id)]
     assert notes == [(NoteKind.OPENED, "key:opener"), (NoteKind.MERGED, "key:opener")]
     entries = [(one.action, one.subject) for one in service.entries("case.opened", "case.merged")]
@@ -63,7 +64,7 @@ def test_a_case_that_joins_two_merges_them(service) -> None:
     third = service.open("a", "b")
     assert third.id in {first.id, second.id}
     assert service.store.cases.get(third.id).document_ids[:1] in {("a",), ("b",)}
-    (case,) = service.store.cases.newest(ALIVE)
+    (case,) = newest_cases(service.store.cases, ALIVE)
     assert set(case.document_ids) == {"a", "b"}
     # An assignee of either keeps the merged case.
     assert (case.state, case.assignee) == (CaseState.ASSIGNED, "key:anna")

@@ -23,7 +23,7 @@ from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import ANNA, BOB
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
-from tests.engine.records import ENTRY, make_crop
+from tests.engine.records import ENTRY, make_crop, newest_cases
 
 
 def documents_of(*bodies: dict[str, Any]) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service) -> None:
     theft = service.lab.request(impostor, document=first.document)
     refused = service.registrar.enroll([theft])[0]
     assert set(refused.reasons) == {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.DUPLICATE_IDENTITY}
-    (case,) = service.store.cases.newest()
+    (case,) = newest_cases(service.store.cases)
     assert {one.id for one in refused.decided.cases} == {case.id}
     assert len(case.document_ids) == 2
     service.decide(case.id, Outcome.FRAUD)

@@ -20,6 +20,7 @@ from schema.events import EventType
 from schema.lines import LineStatus
 from schema.people import DeathSource
 from tests.engine.cases.conftest import ANNA, BOB
+from tests.engine.records import newest_cases
 
 CLOSED = (EventType.LINE_CLOSED,)
 
@@ -39,7 +40,7 @@ def test_a_case_is_assigned_reassigned_and_returned(service) -> None:
     assigned = assign(*service.context, case.id, ANNA.person, BOB)
     assert (assigned.state, assigned.assignee) == (CaseState.ASSIGNED, ANNA.person)
     assert service.store.cases.get(case.id) == assigned
-    assert service.store.cases.newest(CaseState.ASSIGNED) == [assigned]
+    assert newest_cases(service.store.cases, CaseState.ASSIGNED) == [assigned]
     proposed = propose(*service.context, case.id, Outcome.TWINS, (), ANNA)
     assert proposed.state is CaseState.PROPOSED
     moved = assign(*service.context, case.id, BOB.person, ANNA)

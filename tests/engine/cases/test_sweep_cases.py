@@ -3,7 +3,7 @@
 from engine.cases.decided import open_sweep_cases
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import Group, GroupKind, Identity, Link
-from tests.engine.records import make_group
+from tests.engine.records import make_group, newest_cases
 
 ANNA = "key:anna"
 
@@ -76,7 +76,7 @@ def test_judged_pairs_open_no_case_again(service, make_pair) -> None:
     assert open_sweep_cases(*service.context, later, [pair, ring], ANNA) == cases
     judged = group_of(GroupKind.ONE_FACE, "k3", *documents)
     assert open_sweep_cases(*service.context, later, [judged], ANNA) == {}
-    assert service.store.cases.newest() == []
+    assert newest_cases(service.store.cases) == []
     grown = group_of(GroupKind.ONE_FACE, "k4", *documents, third.document_id)
     (opened,) = open_sweep_cases(*service.context, later, [grown], ANNA).values()
     assert set(service.store.cases.get(opened).document_ids) == {*documents, third.document_id}
@@ -89,4 +89,4 @@ def test_a_later_group_that_joins_earlier_ones_merges_their_cases(service) -> No
     ]
     cases = open_sweep_cases(*service.context, sweep, groups, ANNA)
     assert cases["k0"] == cases["k119"] == cases["last"]
-    assert {case.id for case in service.store.cases.newest(limit=500)} == set(cases.values())
+    assert {case.id for case in newest_cases(service.store.cases, limit=500)} == set(cases.values())

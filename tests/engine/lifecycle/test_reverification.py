@@ -15,6 +15,7 @@ from schema.lines import LineEventKind, LineService, LineState, LineStatus
 from schema.options import PeopleRules
 from tests.engine.lifecycle.conftest import START, Lines
 from tests.engine.matching.conftest import guard_of
+from tests.engine.records import newest_cases
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MANY = 96
@@ -203,7 +204,7 @@ def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_l
         carry_out(registrar, lab.store, rules, now=opened_at + 2 * HOUR)
         assert lab.store.lines_by_id([line])[line].state is LineState.SUSPENDED_OUTGOING
         cases = {check(lab, registrar, line, other).case_id for _ in range(3)}
-        (case,) = lab.store.cases.newest()
+        (case,) = newest_cases(lab.store.cases)
         assert cases == {case.id}
         assert (case.kind, case.line_id) == ("reverification_failed", line)
         # What was issued before shows nobody who has come.

@@ -19,6 +19,7 @@ from schema.decisions import Finding, FoundReferences, OpenedCase, PhotographRec
 from schema.documents import Document
 from schema.reasons import Decision, Photograph, Reason
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
+from tests.engine.records import newest_cases
 
 
 def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab, registrar) -> None:
@@ -41,7 +42,9 @@ def test_the_grey_zone_is_for_people_to_judge(lab, registrar) -> None:
     assert outcome.decision is Decision.REVIEW
     assert outcome.reasons == (Reason.POSSIBLE_DUPLICATE,)
     assert outcome.decided.line_id is None
-    assert [case.kind for case in lab.store.cases.newest(CaseState.OPEN)] == ["possible_duplicate"]
+    assert [case.kind for case in newest_cases(lab.store.cases, CaseState.OPEN)] == [
+        "possible_duplicate"
+    ]
 
 
 def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
@@ -107,7 +110,7 @@ def test_a_stolen_document_opens_a_case_for_its_holder(lab, registrar) -> None:
     outcomes = registrar.enroll([first, theft])
     assert outcomes[1].decision is Decision.REJECTED
     assert outcomes[1].reasons == (Reason.FACE_MISMATCH, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
-    cases = lab.store.cases.newest(CaseState.OPEN)
+    cases = newest_cases(lab.store.cases, CaseState.OPEN)
     assert [case.document_ids for case in cases] == [(outcomes[0].decided.document_id,)]
 
 
@@ -118,7 +121,7 @@ def test_attempts_that_share_a_face_share_a_case_in_one_batch_and_after_it(lab, 
     single = registrar.enroll([lab.request(person)])[0]
     refused = [*pair, single]
     assert {outcome.reasons for outcome in refused} == {(Reason.DUPLICATE_IDENTITY,)}
-    (case,) = lab.store.cases.newest(CaseState.OPEN)
+    (case,) = newest_cases(lab.store.cases, CaseState.OPEN)
     opened = [OpenedCase(case.id, "duplicate_identity")]
     assert [outcome.decided.cases for outcome in refused] == [opened] * 3
     everybody = {outcome.decided.document_id for outcome in (known, *refused)}

@@ -34,7 +34,7 @@ from schema.documents import ErasureCertificate
 from schema.options import NO_LIMITS, Limits
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import close, guard_of
-from tests.engine.records import ENTRY
+from tests.engine.records import ENTRY, newest_cases
 
 DAY, MONTH = timedelta(days=1), timedelta(days=30)
 LIMITS = Limits(holder_failures=3, holder_shown=4, holder_h=24, outlet_key_failures=5)
@@ -100,7 +100,7 @@ def test_a_batch_is_bounded_as_single_calls_are(lab) -> None:
     assert outcomes[3].retry_after_s == pytest.approx(DAY.total_seconds() / 3, rel=0.01)
     # What was decided is answered still.
     assert again.is_repeated
-    [case] = [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
+    [case] = [one for one in newest_cases(lab.store.cases) if one.kind == CaseKind.PROBING]
     assert case.document_ids == (held.document_id,)
 
 
@@ -111,7 +111,7 @@ def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_a
         tries = [under(request, lab.people.person(), lab, typed) for _ in range(6)]
         outcomes = registrar.enroll(tries)
     assert {type(one) for one in outcomes} == {Answer}
-    assert not [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
+    assert not [one for one in newest_cases(lab.store.cases) if one.kind == CaseKind.PROBING]
     assert not lab.store.tallies(name_keys(typed))
     decided = read_audit(lab.store, None, 100, action="enrollment.decided")
     assert [one.entry.actor for one in decided][-6:] == ["cli:anna"] * 6
@@ -172,7 +172,7 @@ def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab, registrar
 
 
 def probing(lab: Any) -> list[tuple[str, ...]]:
-    found = [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
+    found = [one for one in newest_cases(lab.store.cases) if one.kind == CaseKind.PROBING]
     return sorted(one.document_ids for one in found)
 
 
@@ -225,7 +225,7 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab) -> None
         assert ask(OTHER, lab.people.person()).decided.decision == "approved"
         assert lab.store.tallies([name_ended(SHOP)])
         # Two people may find that nothing speaks against it.
-        [case] = [one for one in lab.store.cases.newest() if one.group_key == name_ended(SHOP)]
+        [case] = [one for one in newest_cases(lab.store.cases) if one.group_key == name_ended(SHOP)]
         close(registrar, lab, case.id, Outcome.UNFOUNDED)
         assert ask(SHOP, lab.people.person()).decided.decision == "approved"
 

@@ -12,6 +12,7 @@ from engine.registry.database import new_id
 from schema.lines import LineStatus
 from schema.reasons import Reason
 from tests.engine.matching.conftest import guard_of
+from tests.engine.records import newest_cases
 
 THRESHOLD = 0.42
 
@@ -31,7 +32,7 @@ def test_a_holder_disputes_a_line_and_a_case_is_open(lab, registrar) -> None:
     made = dispute(lab, registrar, request.msisdn, request.document, person)
     line = line_of(lab, made.line_id)
     assert (line.status, line.closed_at) == (LineStatus.DISPUTED, None)
-    (case,) = lab.store.cases.newest()
+    (case,) = newest_cases(lab.store.cases)
     assert (case.id, case.kind, case.line_id) == (made.case_id, "dispute", line.id)
     assert case.enrollment_id == held.enrollment_id
     assert case.document_ids == (held.document_id,)
@@ -50,7 +51,7 @@ def test_disputed_again_by_number_or_id_it_is_the_same_case(lab, registrar) -> N
         for text in (line_id, request.msisdn, line_id)
     ]
     assert made[1:] == made[:1] * 2
-    assert len(lab.store.cases.newest()) == 1
+    assert len(newest_cases(lab.store.cases)) == 1
     assert len(lab.entries("line.disputed")) == 1
     read = [(one.actor, one.subject, one.detail) for one in lab.entries("line.dispute_read")]
     assert read == [("key:k1", line_id, {"case": made[0].case_id})] * 2
@@ -77,7 +78,7 @@ def test_lines_of_every_carrier_can_be_disputed_by_their_holder(lab, registrar) 
     registrar.enroll([first, second])
     made = [dispute(lab, registrar, one.msisdn, first.document, person) for one in (first, second)]
     assert {line_of(lab, one.line_id).carrier for one in made} == {"blue", "red"}
-    assert len(lab.store.cases.newest()) == 2
+    assert len(newest_cases(lab.store.cases)) == 2
 
 
 def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab, registrar) -> None:
@@ -91,7 +92,7 @@ def test_another_face_disputes_nothing_and_the_attempt_is_audited(lab, registrar
     # Nor does it learn which numbers stand under the document.
     with pytest.raises(HolderMismatch):
         dispute(lab, registrar, "+8613900000000", request.document, stranger)
-    assert lab.store.cases.newest() == []
+    assert newest_cases(lab.store.cases) == []
     (line,) = lab.store.lines_of(document_id)
     assert line.status is LineStatus.ACTIVE
     refused = lab.entries("line.dispute_refused")
@@ -129,7 +130,7 @@ def test_a_line_under_another_document_or_none_is_not_found(lab, registrar) -> N
             dispute(lab, registrar, text, mine.document, person)
         said.add(str(caught.value))
     assert len(said) == 1
-    assert lab.store.cases.newest() == []
+    assert newest_cases(lab.store.cases) == []
     assert line_of(lab, foreign).status is LineStatus.ACTIVE
     assert len(lab.entries("line.dispute_refused")) == len(texts)
 
@@ -170,5 +171,5 @@ def test_an_erased_holder_leaves_the_case_without_a_number(lab, registrar) -> No
     erase_holder(registrar, lab.store, request.document, "test")
     with pytest.raises(HolderMismatch):
         dispute(lab, registrar, made.line_id, request.document, person)
-    assert [case.line_id for case in lab.store.cases.newest()] == [made.line_id]
+    assert [case.line_id for case in newest_cases(lab.store.cases)] == [made.line_id]
     assert lab.store.numbers([made.line_id]) == {}

@@ -44,6 +44,7 @@ from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, PeopleRules
 from schema.people import DeathSource, ExceptionCause
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import ANNE, BORIS, CHILD, NOW, card, close
+from tests.engine.records import newest_cases
 from tests.tables import tables
 
 RULES = PeopleRules(age_of_majority=17, exceptions=True, exceptions_per_outlet=2)
@@ -117,7 +118,7 @@ def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(lab, registrar
     assert attempt(blurred) == (Reason.GUARDIAN_UNUSABLE,)
     # Known under another document already: no second identity by way of a child.
     assert attempt(lab.guardian(parent, 7)) == (Reason.GUARDIAN_DUPLICATE,)
-    kinds = {one.kind for one in lab.store.cases.newest(None)}
+    kinds = {one.kind for one in newest_cases(lab.store.cases, None)}
     assert {CaseKind.STOLEN_DOCUMENT, CaseKind.DUPLICATE_IDENTITY} <= kinds
     assert attempt(honest) == ()
 
@@ -430,7 +431,7 @@ def test_a_document_takes_the_place_of_another_of_the_same_face(lab, registrar) 
     documents = (old, new, third.decided.document_id)
     assert pairs == {(min(a, b), max(a, b)) for a in documents for b in documents if a != b}
     assert lab.replays(answer, retired, later, third)
-    found = store.cases.newest()
+    found = newest_cases(store.cases)
     assert found == []
 
 
@@ -449,7 +450,7 @@ def test_a_stranger_replaces_nobodys_document(lab, registrar) -> None:
     assert ask(registrar, replace(stranger, idempotency_key="again"))[0].decided.cases == []
     own = approve(registrar, lab.request(person, document=card(4), replaces=card(1)))
     assert lab.replays(own)
-    assert [one.id for one in store.cases.newest()] == [case.id]
+    assert [one.id for one in newest_cases(store.cases)] == [case.id]
 
 
 def test_a_minor_does_not_take_the_place_of_their_guardian(lab, registrar) -> None:
@@ -548,7 +549,7 @@ def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_th
     told = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVE_ASKED]
     assert {(one.subject, one.carrier) for one in told} == {(first.decided.line_id, "blue")}
     # However often it is sent, it is one question.
-    (case,) = store.cases.newest()
+    (case,) = newest_cases(store.cases)
     assert [one.id for one in asked.decided.cases + repeated.decided.cases] == [case.id] * 2
     with pytest.raises(FourEyes):
         steps.close(registrar, store, case.id, Outcome.UNFOUNDED, (), ANNE)
@@ -630,7 +631,7 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab) -> None:
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
         granted = approve(registrar, replace(new, idempotency_key="granted"))
     assert lab.replays(first, taken, asked, granted)
-    assert {one.kind for one in lab.store.cases.newest()} == {CaseKind.STOLEN_DOCUMENT}
+    assert {one.kind for one in newest_cases(lab.store.cases)} == {CaseKind.STOLEN_DOCUMENT}
 
 
 def test_people_are_asked_of_what_is_in_doubt_alone(lab) -> None:

@@ -23,7 +23,7 @@ from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from schema.cases import CaseOrigin, NoteKind
 from tests.engine.matching.conftest import guard_of
-from tests.engine.records import ENTRY
+from tests.engine.records import ENTRY, newest_cases
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
 
@@ -84,7 +84,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab, regis
     checks.append(check_document(registrar, lab.store, document, probe_of(other), pytest.fail))
     matched = check_line(registrar, lab.store, line, probe_of(holder), print)
     assert matched.case_id is None
-    (case,) = lab.store.cases.newest()
+    (case,) = newest_cases(lab.store.cases)
     assert {check.case_id for check in checks} == {case.id}
     assert (case.kind, case.origin) == ("line_changed_face", CaseOrigin.REVERIFICATION)
     assert (case.document_ids, case.line_id, case.line_ids) == ((document,), line, (line,))
@@ -102,7 +102,7 @@ def test_another_face_on_a_line_opens_one_case_however_often_it_comes(lab, regis
 def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab, registrar) -> None:
     line, other = lab.holder(registrar).decided.line_id, lab.people.person()
     check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
-    (case,) = lab.store.cases.newest()
+    (case,) = newest_cases(lab.store.cases)
     older = replace(
         case,
         opened_at=case.opened_at - timedelta(days=2),
@@ -120,13 +120,13 @@ def test_where_no_face_is_on_file_a_check_is_no_evidence(lab, registrar) -> None
     entries: list[AuditEntry] = []
     registrar.enroll([lab.request(impostor)])
     refused = registrar.enroll([lab.request(impostor)])[0]
-    opened = lab.store.cases.newest()
+    opened = newest_cases(lab.store.cases)
     document = refused.decided.document_id
     probe = probe_of(stranger)
     check = check_document(registrar, lab.store, document, probe, entries.append)
     assert (check.is_match, check.score, check.case_id) == (False, None, None)
     assert [entry.action for entry in entries] == ["holder.checked"]
-    assert lab.store.cases.newest() == opened
+    assert newest_cases(lab.store.cases) == opened
 
 
 def test_a_tenant_checks_only_its_own_lines_and_holders(lab, registrar) -> None:

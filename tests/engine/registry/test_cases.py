@@ -30,7 +30,15 @@ from schema.cases import (
 )
 from schema.lines import LineEventKind, LineStatus
 from schema.sweeps import SweepProgress, SweepScope, SweepState, SweepTerms
-from tests.engine.records import IMAGE, NOW, make_case, make_crop, make_pair, make_sweep
+from tests.engine.records import (
+    IMAGE,
+    NOW,
+    make_case,
+    make_crop,
+    make_pair,
+    make_sweep,
+    newest_cases,
+)
 from tests.engine.registry.conftest import ENTRY, Writes, committed, erasure
 from tests.tables import tables
 
@@ -72,7 +80,7 @@ def test_a_case_is_read_as_it_was_written(store, writer, enroll, commit) -> None
 def test_a_change_of_a_case_that_is_not_there_keeps_nothing(store, writer, commit) -> None:
     with pytest.raises(StorageFailed):
         commit(make_case(), CaseChange(make_case()))
-    assert store.cases.newest(None) == []
+    assert newest_cases(store.cases, None) == []
 
 
 def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit) -> None:
@@ -85,9 +93,9 @@ def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit)
         )
     ]
     commit(*cases)
-    assert store.cases.newest() == [cases[2], cases[0]]
-    assert store.cases.newest(ALIVE) == [cases[3], cases[2], cases[0]]
-    assert store.cases.newest(None, limit=2) == [cases[3], cases[2]]
+    assert newest_cases(store.cases) == [cases[2], cases[0]]
+    assert newest_cases(store.cases, ALIVE) == [cases[3], cases[2], cases[0]]
+    assert newest_cases(store.cases, None, limit=2) == [cases[3], cases[2]]
     of_kind, of_anna = CaseFilter(kind="a"), CaseFilter(assignees=("anna",), kind="b")
     assert store.cases.queue(of_kind, CaseSort.NEWEST) == [cases[1], cases[0]]
     assert store.cases.queue(of_anna, CaseSort.NEWEST) == [cases[3]]
@@ -115,7 +123,7 @@ def test_pages_after_one_another_are_the_whole_queue_in_every_order(
     store, commit, page, cases
 ) -> None:
     commit(*[make_case(**values) for values in cases])
-    known = store.cases.newest(None, limit=1000)
+    known = newest_cases(store.cases, None, limit=1000)
     for sort, key in KEYS_OF_SORTS.items():
         found: list[CaseRecord] = []
         while part := store.cases.queue(
@@ -165,7 +173,7 @@ def test_a_queue_is_filtered_by_where_by_whose_id_and_by_what_is_overdue(
 def test_a_page_after_no_case_is_refused(store, commit) -> None:
     commit(make_case())
     with pytest.raises(NotFound):
-        store.cases.newest(after=new_id())
+        newest_cases(store.cases, after=new_id())
 
 
 def case_about(line_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
@@ -186,7 +194,7 @@ def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, write
     assert store.cases.open_of_line(line.id, "other") is None
     assert store.cases.open_of_line(other.id, "dispute") is None
     assert store.cases.open_of_line(new_id(), "dispute") is None
-    assert cases[1] in store.cases.newest(ALIVE)
+    assert cases[1] in newest_cases(store.cases, ALIVE)
     writer.commit([ENTRY, LineChange([line.id], LineEventKind.CLOSED, "test", "test")])
     assert status_of(store, line.id) is LineStatus.CLOSED
     assert store.lines_in_use([line.msisdn_lookup]) == {}
@@ -214,10 +222,10 @@ def test_a_line_has_one_case_of_a_kind_that_is_alive(store, writer, enroll, stat
     changes = enroll(writer, 1)
     line = changes.lines[0].id
     writer.commit([*changes, case_about(line, state)])
-    before = store.cases.newest(None)
+    before = newest_cases(store.cases, None)
     with pytest.raises(StorageFailed):
         writer.commit([ENTRY, case_about(line)])
-    assert store.cases.newest(None) == before
+    assert newest_cases(store.cases, None) == before
 
 
 def test_the_cases_that_name_a_document_are_found_however_many_others_there_are(
@@ -268,7 +276,7 @@ def test_a_merged_case_is_seen_in_the_one_that_goes_on_however_often_that_is_mer
     assert store.cases.merged_into(middle.id) == []
     assert store.cases.open_of(["a"])["a"] == [old]
     assert store.cases.of(["a"])["a"] == [old]
-    assert store.cases.newest() == [old]
+    assert newest_cases(store.cases) == [old]
 
 
 def test_the_case_that_a_group_went_into_is_known(store, commit) -> None:

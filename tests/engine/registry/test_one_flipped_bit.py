@@ -49,7 +49,7 @@ from engine.retention.job import DirectRunner, run_retention
 from schema.cases import CaseNote, NoteKind, Outcome
 from schema.lines import CampaignLineState, CampaignState, LineEventKind
 from schema.sweeps import SweepState, SweepTerms
-from tests.engine.records import make_case, make_crop, make_pair, make_sweep
+from tests.engine.records import make_case, make_crop, make_pair, make_sweep, newest_cases
 from tests.engine.registry.conftest import ENTRY, newcomer
 from tests.engine.retention.conftest import only
 from tests.tables import tables
@@ -358,7 +358,7 @@ def _ask(world: World, store: Reader, accounts: Accounts, webhooks: Webhooks) ->
         ("carriers", store.carriers(), lambda one: one.code),
         ("outlets", store.all_outlets(), lambda one: one.code),
         ("keys", store.api_keys(), lambda one: one.id),
-        ("queue", cases.newest(limit=99), lambda one: one.id),
+        ("queue", newest_cases(cases, limit=99), lambda one: one.id),
         ("judged", store.judged_pairs(), lambda one: one.left_document),
         ("sweeps", store.sweeps.newest(), lambda one: one.id),
         ("campaigns", life.campaigns(None), lambda one: one.id),

@@ -8,6 +8,7 @@ import pytest
 
 from serving.api.routes import lines
 from serving.settings.terms import LinesSettings
+from tests.engine.records import newest_cases
 from tests.serving.api.driver import Service
 from tests.waiting import wait_until
 
@@ -61,7 +62,7 @@ def test_a_carrier_is_told_that_its_holder_did_not_come_and_not_of_the_case(
     rich.read(report(rich, "device_change"))
     asked = {"probe": {"image": faces["stranger"]}, "line": MSISDN}
     assert not rich.read(rich.ask("POST", "/v1/verifications", body=asked))["is_match"]
-    (case,) = rich.parts.store.cases.newest()
+    (case,) = newest_cases(rich.parts.store.cases)
     path, failed = f"/v1/lines/{enrolled['line_id']}/events", {"type": "line.reverify_failed"}
     for key, cause in (("blue", "case"), ("fraud", case.id)):
         (event,) = rich.read(rich.ask("GET", "/v1/events", params=failed, key=key))["events"]

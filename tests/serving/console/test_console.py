@@ -15,6 +15,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
 from schema.options import CarrierPeople, PeopleRules
+from tests.engine.records import newest_cases
 from tests.serving.console.conftest import RING, Site, open_site
 from tests.serving.console.driving import Visitor, visiting
 from tests.serving.sandbox.conftest import serve_sandbox
@@ -647,7 +648,7 @@ def test_a_guardian_an_exception_and_the_document_before_are_asked_for_where_the
         expect(verdict).to_contain_text("The document said to be replaced")
         assert clerk.faults == []
     store = strict_site.service.parts.store
-    [case] = [one for one in store.cases.newest() if one.kind == "exception"]
+    [case] = [one for one in newest_cases(store.cases) if one.kind == "exception"]
     assert store.people.exception_of_case(case.id).cause == "portrait_unreadable"
 
 

@@ -17,6 +17,7 @@ from engine.matching.samples import take_samples
 from engine.registry.vault import Vault
 from schema.cases import CaseState
 from serving.demo.data import make_document
+from tests.engine.records import newest_cases
 from tests.serving.console.conftest import Site, import_subscribers, keep_faces, open_site
 from tests.serving.console.driving import Visitor, visiting
 
@@ -111,7 +112,7 @@ def test_a_newcomer_decides_a_queue_of_real_faces_and_a_second_person_approves(
                 second.press("Next case →")
                 expect(heading).not_to_contain_text("Closed")
         assert second.faults == []
-    cases = site.service.parts.store.cases.newest(CaseState.CLOSED)
+    cases = newest_cases(site.service.parts.store.cases, CaseState.CLOSED)
     decided = Counter(str(case.outcome) for case in cases)
     assert decided == Counter(one.outcome for one in planted)
 

@@ -22,6 +22,7 @@ from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.sweeps import sweep_views
 from serving.sweeps.manager import MOST_STARTS, SweepManager
+from tests.engine.records import newest_cases
 from tests.row_codes import vouch
 from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, fill, second_documents, strangers
 
@@ -54,7 +55,7 @@ def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
     assert (found["pairs"], found["groups"], found["identities"]) == (TWICE, TWICE, 2 * TWICE)
     assert found["references"] == PEOPLE + TWICE
     assert found["expected_false_pairs"]["value"] == expectation.false_pairs.value
-    cases = deployment.store.cases.newest(limit=100)
+    cases = newest_cases(deployment.store.cases, limit=100)
     assert {case.sweep_id for case in cases} == {record.id}
     assert len(cases) == found["cases"] == TWICE
     page = manager.views.groups(record.id, 0, 5)
@@ -73,7 +74,7 @@ def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
 def test_a_second_sweep_asks_nothing_that_was_decided(manager, deployment) -> None:
     finish(manager, manager.start(REQUEST, ACTOR))
     context = (deployment.registrar, deployment.store)
-    opened = deployment.store.cases.newest(limit=100)
+    opened = newest_cases(deployment.store.cases, limit=100)
     outcomes = [Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE]
     for case, outcome in zip(opened, outcomes, strict=False):
         propose(*context, case.id, outcome, (), Actor("key:a", "a"))
@@ -82,10 +83,10 @@ def test_a_second_sweep_asks_nothing_that_was_decided(manager, deployment) -> No
     assert again.summary is not None
     # Twins and mistakes are no pairs any more; the fraud is one, with the case that decided it.
     assert (again.summary["groups"], again.summary["excepted_pairs"]) == (TWICE - 2, 2)
-    assert {case.id for case in deployment.store.cases.newest(limit=100)} == {
+    assert {case.id for case in newest_cases(deployment.store.cases, limit=100)} == {
         case.id for case in opened[3:]
     }
-    assert len(deployment.store.cases.newest(None, limit=100)) == TWICE
+    assert len(newest_cases(deployment.store.cases, None, limit=100)) == TWICE
 
 
 def test_a_paused_sweep_goes_on_where_it_was(manager, paused_join, begun, deployment) -> None:
