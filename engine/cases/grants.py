@@ -103,6 +103,8 @@ def _require_free(
     registry: Reader, asked: ExceptionRecord, line: AskedLine, attempt: EnrollmentRecord
 ) -> DocumentRecord:
     """The document; `CaseMoved` where its line can no longer be opened."""
+    if attempt.expired_at is not None:
+        raise CaseMoved("what was found of the attempt has left: refuse the exception")
     record, inputs = registry.document(asked.document_id), attempt.evidence.inputs
     standing = registry.people.standing([record.id])
     is_usable = record.status in (DocumentStatus.ACTIVE, DocumentStatus.ATTEMPTED)

@@ -177,8 +177,7 @@ def assign(call: WriterCall, case_id: str, assignee: str | None, actor: Actor) -
     case = _find_open(call.registry, case_id)
     state = case.state if case.proposal is not None else state_of(assignee)
     assigned = replace(case, assignee=assignee, state=state)
-    given = (NoteKind.ASSIGNED, assignee or "", {"assignee": assignee})
-    return _keep(call, actor, assigned, *given)
+    return _keep(call, actor, assigned, NoteKind.ASSIGNED, assignee or "", {"assignee": assignee})
 
 
 @on_writer
@@ -272,8 +271,7 @@ def close(
         closed = _end(case, outcome, lines, keep_lines, now)
         writes = _closing_writes(case, closed, effects, actor, now)
         if case.kind == CaseKind.EXCEPTION:
-            given = (registrar, registry, case, outcome, actor, now, writer)
-            writes += decide_exception(*given)
+            writes += decide_exception(registrar, registry, case, outcome, actor, now, writer)
         if outcome is Outcome.UNFOUNDED:
             writes += lift_end(case)
         publish(writer, registrar.gallery, writes)

@@ -8,7 +8,7 @@ those of an import that had the registry for itself, wherever either side ends.
 
 import hashlib
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -101,11 +101,21 @@ class ChunkPlanner:
         self, subscribers: Sequence[Subscriber], known: HolderCache
     ) -> tuple[AdmissionPlan, tuple[AdmittedRow, ...]]:
         """The plan, and what it says of each; changes nothing."""
-        given = (self.registry, self.gallery, known, subscribers, self.same_document, self.unkept)
-        plan = plan_admission(*given)
+        plan = plan_admission(
+            self.registry, self.gallery, known, subscribers, self.same_document, self.unkept
+        )
+        both = zip(subscribers, plan.admissions, strict=True)
+        # Who is refused is not looked for: of some carriers nobody may be.
+        watched = self._find_watched([one for one, made in both if made.refusal is None])
         return plan, tuple(
-            AdmittedRow(one.refusal, one.adds_reference, one.adds_line, one.name_differs, watched)
-            for one, watched in zip(plan.admissions, self._find_watched(subscribers), strict=True)
+            AdmittedRow(
+                one.refusal,
+                one.adds_reference,
+                one.adds_line,
+                one.name_differs,
+                one.refusal is None and next(watched),
+            )
+            for one in plan.admissions
         )
 
     def answer(
@@ -141,16 +151,15 @@ class ChunkPlanner:
         self.commit(writer, chunk, plan)
         return replace(answer, is_committed=True)
 
-    def _find_watched(self, subscribers: Sequence[Subscriber]) -> list[bool]:
+    def _find_watched(self, subscribers: Sequence[Subscriber]) -> Iterator[bool]:
         """True for each that is on the watch-list, by face or document."""
         if not subscribers or not len(self.watch):
-            return [False] * len(subscribers)
+            yield from [False] * len(subscribers)
+            return
         hits = self.watch.search(np.stack([one.vector for one in subscribers]), self.review).hits
-        return [
-            len(hits.of(place)[0]) > 0
-            or self.watch.has_document(document_look_up(self.registry.vault, one.document))
-            for place, one in enumerate(subscribers)
-        ]
+        for place, one in enumerate(subscribers):
+            lookup = document_look_up(self.registry.vault, one.document)
+            yield len(hits.of(place)[0]) > 0 or self.watch.has_document(lookup)
 
     def _count_look_alikes(self, subscribers: Sequence[Subscriber], plan: AdmissionPlan) -> int:
         """Counts the admitted that match another document's face, in the gallery or of an earlier

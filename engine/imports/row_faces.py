@@ -288,8 +288,9 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
     subscriber = None
     if vector is not None and is_sound(faults):
         assert row.checked is not None, "a row without a document has a fault"
-        given = (row.line, row.consent, faces.samples, row.carrier)
-        subscriber = Subscriber(row.name, row.checked, vector, *given)
+        subscriber = Subscriber(
+            row.name, row.checked, vector, row.line, row.consent, faces.samples, row.carrier
+        )
     return JudgedRow(
         number=row.number,
         faults=faults,

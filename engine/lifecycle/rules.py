@@ -70,13 +70,14 @@ class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     face_tries: int = 0
 
     def tell(self, people: PeopleRules, signed: Container[ProofWay]) -> dict[str, Any]:
-        """The words on people that hold: of ways those of `people`, or these for which somebody has
-        signed."""
+        """The words on people that hold: of ways those of `people`, or, where it names none, these
+        for which somebody has signed."""
         opened = {way: brings for way, brings in self.proofs.items() if way in signed}
         return {
             "keep_faces": self.keep_faces or people.keep_faces,
             "proofs": people.proofs or opened,
-            "verified_by": people.verified_by or tuple(w for w in self.verified_by if w in signed),
+            "verified_by": people.verified_by
+            or tuple(one for one in self.verified_by if one in signed and not people.proofs),
             "face_tries": people.face_tries or self.face_tries,
         }
 

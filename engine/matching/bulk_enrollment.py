@@ -66,8 +66,8 @@ class Holder:
         """Ends a withdrawal, if this subscriber's consent was given since, and keeps that."""
         writes = self.record.renew(one.carrier, one.consent, "sosie", keeps=True)
         if writes:
-            marks = self.record.withdrawn or {}
-            left = {key: at for key, at in marks.items() if key != one.carrier}
+            left = {**(self.record.withdrawn or {})}
+            del left[one.carrier]
             self.record = replace(self.record, withdrawn=left)
         return writes
 

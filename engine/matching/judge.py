@@ -132,9 +132,11 @@ class AttemptBatch:
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
         self._documents = registry.documents([key for it in attempts for key in it.lookups])
-        self.unconsented = find_unconsented(attempts, self._documents)
+        self.unconsented: frozenset[int] = frozenset()
         """The places of attempts, then of guardians, whose faces may not be taken."""
-        comparisons.forget(self.unconsented)
+        if self._documents:
+            self.unconsented = find_unconsented(attempts, self._documents)
+            comparisons.forget(self.unconsented)
         hit_ids = comparisons.all_hit_ids()
         self.owners = registry.documents_of(hit_ids)
         """The documents of all references that may have been found; none of an erased one."""
@@ -151,7 +153,6 @@ class AttemptBatch:
         self.writes: list[Write] = []
         """What is to be stored, but for the references."""
         self.references: dict[int, NewReference] = {}
-        """Those that earlier attempts have added."""
         # At most of each and of a guardian.
         self._added = np.empty((2 * len(attempts), gallery.dim), np.float32)
         self.inherited: dict[int, int] = {}
@@ -211,8 +212,9 @@ class AttemptBatch:
 
     def replace_document(self, old: str, document_id: str) -> None:
         """A document has taken the place of another."""
-        replaced = {**self.standing.replaced, old: document_id}
-        self.standing = replace(self.standing, replaced=replaced)
+        self.standing = replace(
+            self.standing, replaced={**self.standing.replaced, old: document_id}
+        )
 
     def add_document(self, lookup: bytes, record: DocumentRecord) -> None:
         self._documents[lookup] = record
@@ -237,7 +239,10 @@ class AttemptBatch:
         if not self.keeps(attempt):
             return
         made.bound.append(attempt)
-        self.writes += record.renew(attempt.outlet.carrier, attempt.request.consent, attempt.actor)
+        if record.withdrawn:
+            self.writes += record.renew(
+                attempt.outlet.carrier, attempt.request.consent, attempt.actor
+            )
         if record.reference_ids:
             return
         key = self._writer.next_reference_id()
@@ -457,11 +462,8 @@ class Judge:
         return Answer(decided)
 
     def _spares(self, request: EnrollmentRequest) -> bool:
-        return any(
-            check.spares(terms, request)
-            for check, terms in self.checks.items()
-            if terms != check.unasked
-        )
+        pairs = self.checks.items()
+        return any(one.spares(terms, request) for one, terms in pairs if terms != one.unasked)
 
     def _find_thresholds(self) -> Thresholds:
         if self.thresholds_for is None:

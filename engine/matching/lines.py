@@ -132,7 +132,12 @@ def _is_shared(registry: Reader, record: DocumentRecord, carriers: Sequence[str]
     held = [one for one in lines if one.closed_at is None and one.carrier not in carriers]
     opened = registry.enrollments([one.enrollment_id for one in held if one.enrollment_id])
     faceless = {
-        one.id for one in opened if one.evidence.proof is not None or not one.evidence.is_face_kept
+        one.id
+        for one in opened
+        if one.evidence.proof is not None
+        or not one.evidence.is_face_kept
+        # Of a minor's line the guardian's was shown.
+        or (one.document_id == record.id and one.evidence.inputs["searched"] is None)
     }
     others = {one.carrier for one in held if one.enrollment_id not in faceless}
     return not all(map(record.refuses_face, others))

@@ -204,7 +204,7 @@ class HolderComparison:
         is_match = score is not None and score >= self.probe.threshold
         detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
         entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
-        case_id, (tries, ways) = None, self._count_try(record, score, is_match=is_match)
+        case_id, (tries, ways) = None, self._count_try(record, is_match=is_match)
         if is_match or score is None:
             # Without a face on file nothing was compared: that is no evidence.
             is_told = is_match and self.guard.tells(score, self.probe.threshold)
@@ -243,21 +243,20 @@ class HolderComparison:
         detail = {"matched": is_match, "by": "portrait", "line": line_id}
         entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
         told = [] if is_match else [record.id]
-        tries, ways = self._count_try(record, score, is_match=is_match)
+        tries, ways = self._count_try(record, is_match=is_match)
         self.audit(entry, [*tries, *self.guard.count(*told, is_failure=not is_match)])
         self.guard.settle(*told)
         return HolderCheck(is_match, score, threshold, record.id, line_id, **ways)
 
     def _count_try(
-        self, record: DocumentRecord, score: float | None, *, is_match: bool
+        self, record: DocumentRecord, *, is_match: bool
     ) -> tuple[list[Tally], dict[str, Any]]:
-        """Counts a tenant's probe as a try, but for one that was held against no face, and tells
-        what its answer says of other ways."""
+        """Counts a tenant's probe as a try, whether or not a face is on file, which it would tell,
+        and tells what its answer says of other ways."""
         carrier, people = self.probe.carrier, self.probe.people
         if carrier is None:
             return [], {}
-        most = 0 if score is None else people.face_tries
-        given = (self.registry, utc_now(), record.lookup, carrier, most)
+        given = (self.registry, utc_now(), record.lookup, carrier, people.face_tries)
         tallies, left = count_try(*given, is_shown=is_match)
         return tallies, {} if is_match else {"other_ways": people.verified_by, "tries_left": left}
 
@@ -363,8 +362,9 @@ def _come(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofComparison:
-    """A proof that stands for a face, and on whose behalf it is held against the holder of a line;
-    `people` are the rules of the carrier that asks, `rules` what follows for the line."""
+    """A proof that stands for a face, and on whose behalf it is held against the holder of a line.
+    Whoever asks, its way must be open at the line's carrier; `rules` say what follows for the line.
+    """
 
     runner: ChangeRunner
     registry: Reader
@@ -414,10 +414,12 @@ class ProofComparison:
         guardian = self.registry.people.guardians([line.id]).get(line.id)
         # Who answers for a minor shows a face.
         is_match = guardian is None or guardian.ends_in < now.year
-        is_match = is_match and _is_in_force(self.registry, record)
+        people = self.people.of(line.carrier)
+        is_offered = self.shown.way in people.verified_by
+        is_match = is_match and is_offered and _is_in_force(self.registry, record)
         follows: list[Write] = [*failed]
         if is_match:
-            given = (self.registry, now, record.lookup, line.carrier, self.people.face_tries)
+            given = (self.registry, now, record.lookup, line.carrier, people.face_tries)
             tries, _ = count_try(*given, is_shown=True)
             come = _come(self.registry, self.rules, line.id, now, caller.actor)
             follows = [*tries, *come]
@@ -425,7 +427,8 @@ class ProofComparison:
         return HolderCheck(is_match, None, threshold, record.id, line.id, way=self.shown.way)
 
     def _weigh(self, token: bytes | None, now: datetime) -> ProofEvidence:
-        shown, people, outlet = self.shown, self.people, self.caller.outlet or ""
+        shown, outlet = self.shown, self.caller.outlet or ""
+        people = self.people.of(self.caller.carrier or "")
         taken = self.registry.people.count_proofs([outlet], now - people.window)
         is_used = token is not None and bool(self.registry.used_liveness([token]))
         ways = people.verified_by

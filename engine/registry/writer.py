@@ -136,8 +136,9 @@ class Writer:
         sequence = find_sequence(writes, self._sequence)
         assert sequence >= self._sequence, "the gallery's sequence never goes back"
         entries, now = choose(writes, AuditEntry), utc_now()
-        given = (self._place, self.vault, entries, now)
-        with chained(*given, fence=self._fence, sequence=sequence) as (connection, last):
+        with chained(
+            self._place, self.vault, entries, now, fence=self._fence, sequence=sequence
+        ) as (connection, last):
             to = Transaction(connection, self.vault, self.model_digest, now, last.number)
             for kind, written in _group(writes):
                 kind.store(to, written)

@@ -184,8 +184,9 @@ class Openings:
         cuts = np.searchsorted(ends, np.arange(AT_ONCE, ends.max(initial=0), AT_ONCE))
         for rows in np.split(known, cuts):
             if len(rows):
-                given = (starts[rows], counts[rows], others[rows], more[rows])
-                codes[rows], places[rows] = self._compare_lines(*given)
+                codes[rows], places[rows] = self._compare_lines(
+                    starts[rows], counts[rows], others[rows], more[rows]
+                )
         return codes, places
 
     def _compare_lines(

@@ -396,8 +396,9 @@ class Authenticator:
     def _know(self, row: ApiKey | Session, until: float) -> _Known:
         own_rate = row.rate_limit if isinstance(row, ApiKey) else None
         ends_at = row.expires_at if isinstance(row, Session) else None
-        given = (row.id, Role(row.role), row.carrier, row.outlet, own_rate, row.person, ends_at)
-        principal = Principal(*given)
+        principal = Principal(
+            row.id, Role(row.role), row.carrier, row.outlet, own_rate, row.person, ends_at
+        )
         before = self._known.get(principal.credential)
         if before is not None and before.principal == principal:
             # It keeps its bucket: a look-up brings no new allowance.

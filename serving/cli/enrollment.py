@@ -128,8 +128,9 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     if isinstance(outcome, SosieError):
         raise outcome
     caller = Principal(call.actor, Role.OPERATOR)
-    given = (caller, outcome.decided, request.idempotency_key)
-    shown = serializers.enrollment(*given, is_repeated=outcome.is_repeated)
+    shown = serializers.enrollment(
+        caller, outcome.decided, request.idempotency_key, is_repeated=outcome.is_repeated
+    )
     return _show_answer(shown, spent_ms)
 
 

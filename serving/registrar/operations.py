@@ -186,7 +186,7 @@ class Operations:
             return self._compare(asked, guard).check_line(target.text, target.document)
 
     def prove_line(self, target: LineTarget, shown: RecordedProof) -> HolderCheck:
-        deployment, carrier = self._opened.deployment, self._context.carrier
+        deployment = self._opened.deployment
         assert target.document is not None, "the type wants one"
         with self._guard as guard:
             return verification.ProofComparison(
@@ -195,7 +195,7 @@ class Operations:
                 vault=deployment.vault,
                 guard=guard,
                 shown=shown,
-                people=deployment.people.of(carrier or ""),
+                people=deployment.people,
                 rules=deployment.line_rules,
                 caller=self._caller,
             ).check_line(target.text, target.document, self._opened.thresholds.same_document)

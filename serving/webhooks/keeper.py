@@ -134,8 +134,9 @@ class WebhookChanges:
 
     def create(self, asked: webhooks.NewWebhook) -> webhooks.WebhookSecret:
         sink = check_sink(asked.sink, self._settings.networks_of(asked.carrier))
-        given = (sink, read_types(asked.types))
-        made = self._registry.create(*given, carrier=asked.carrier, actor=self._actor)
+        made = self._registry.create(
+            sink, read_types(asked.types), carrier=asked.carrier, actor=self._actor
+        )
         return self._show_secret(*made)
 
     def change(self, webhook_id: str, asked: webhooks.ChangedWebhook) -> webhooks.Webhook:
@@ -145,21 +146,25 @@ class WebhookChanges:
             check_sink(asked.sink, self._settings.networks_of(owner))
         state = None if asked.state is None else WebhookState(asked.state)
         change = WebhookChange(asked.sink, types, state)
-        given = (webhook_id, change)
-        changed = self._registry.change(*given, carrier=self._carrier, actor=self._actor)
+        changed = self._registry.change(
+            webhook_id, change, carrier=self._carrier, actor=self._actor
+        )
         return webhook(self._registry, changed)
 
     def rotate(self, webhook_id: str) -> webhooks.WebhookSecret:
-        given = (webhook_id, timedelta(hours=self._settings.earlier_secret_h))
-        made = self._registry.rotate(*given, carrier=self._carrier, actor=self._actor)
+        made = self._registry.rotate(
+            webhook_id,
+            timedelta(hours=self._settings.earlier_secret_h),
+            carrier=self._carrier,
+            actor=self._actor,
+        )
         return self._show_secret(*made)
 
     def remove(self, webhook_id: str) -> None:
         self._registry.remove(webhook_id, carrier=self._carrier, actor=self._actor)
 
     def replay(self, webhook_id: str, after: int) -> webhooks.Webhook:
-        given = (webhook_id, after)
-        found = self._registry.replay(*given, carrier=self._carrier, actor=self._actor)
+        found = self._registry.replay(webhook_id, after, carrier=self._carrier, actor=self._actor)
         return webhook(self._registry, found)
 
     def ask_again(self, webhook_id: str, events: Sequence[str]) -> int:

@@ -18,8 +18,8 @@ def misses(monkeypatch) -> list[str]:
     """Makes the search overlook the first planted duplicate; lists the document missed."""
     look, missed = FaceCheck.search, []
 
-    def overlook(check: FaceCheck, place: int, attempt: Any, own: Any) -> Any:
-        found, decided = look(check, place, attempt, own)
+    def overlook(check: FaceCheck, place: int, own: Any) -> Any:
+        found, decided = look(check, place, own)
         if own is None and not missed and found and found[0].score < SAME_PHOTOGRAPHS:
             missed.append(found[0].document_id)
             return (), {}

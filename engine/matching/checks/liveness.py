@@ -436,5 +436,8 @@ class LivenessCheck(DecisionCheck):
 
     def _keep(self, one: Weighed | Judgement, attempt: Attempt, enrollment_id: str | None) -> None:
         outlet, at = attempt.outlet, self._batch.now
-        given = (LivenessUse.ENROLLMENT, at, outlet.carrier, outlet.code, enrollment_id)
-        self._batch.writes.append(record_liveness(one, *given))
+        self._batch.writes.append(
+            record_liveness(
+                one, LivenessUse.ENROLLMENT, at, outlet.carrier, outlet.code, enrollment_id
+            )
+        )

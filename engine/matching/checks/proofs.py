@@ -166,7 +166,8 @@ def record_proof(
         token=token if refusal is None else None,
         problem=None if refusal is None else refusal.value,
         issuer=shown.issuer,
-        jti=shown.jti,
+        # What no erasure would find is not kept: the keyed name says that it was used.
+        jti=shown.jti if enrollment_id else None,
         decision=None if shown.way is None else shown.way.value,
         level=shown.level,
         issued_at=shown.issued_at,
@@ -247,10 +248,9 @@ class Proofs:
         opened = registry.enrollments([one.enrollment_id for one in lines if one.enrollment_id])
         granted = registry.people.exceptions_of_lines([one.id for one in lines]).values()
         ways: list[str | None] = [one.evidence.proof.way for one in opened if one.evidence.proof]
-        # Of a face that was kept when it was asked for, and not when it was granted, nothing is.
-        unkept = () if record.reference_ids else self._batch.unkept
         ways += [one.cause for one in granted if one.cause in list(ProofWay)]
-        ways += [NOT_KEPT for one in granted if one.carrier in unkept]
+        # An exception that showed no face, or none that was kept. Its cause may be another's.
+        ways += [NOT_KEPT for _ in granted if not record.reference_ids]
         ways += [NOT_KEPT for one in opened if not one.evidence.is_face_kept]
         return next((one for one in (way, *ways) if one is not None), None)
 
@@ -300,8 +300,9 @@ class Proofs:
         if is_shown or (is_failed and not attempt.request.is_faceless):
             carrier = attempt.outlet.carrier
             about = (attempt.document_lookup, carrier, self._terms.of(carrier).face_tries)
-            given = (self._batch.registry, self._batch.now, *about)
-            tallies, left = count_try(*given, is_shown=is_shown)
+            tallies, left = count_try(
+                self._batch.registry, self._batch.now, *about, is_shown=is_shown
+            )
             self._batch.writes += tallies
             made.decided.tries_left = None if is_shown else left
 

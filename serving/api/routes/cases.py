@@ -164,8 +164,9 @@ async def suspend_outlet(
     """Lets the outlet enroll nobody, at once; one person may. Attempts are refused (403
     `REQUEST.OUTLET_RESTRICTED`), audited and counted.
     """
-    given = (outlet, body.case_id, body.reason, request.context())
-    found = await parts.registrar.suspend_outlet(*given)
+    found = await parts.registrar.suspend_outlet(
+        outlet, body.case_id, body.reason, request.context()
+    )
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -173,8 +174,7 @@ async def bar_outlet(
     parts: Parts, request: Request, body: wire.RestrictRequest, outlet: str
 ) -> wire.OutletState:
     """Bars an outlet that another person has suspended."""
-    given = (outlet, body.case_id, body.reason, request.context())
-    found = await parts.registrar.bar_outlet(*given)
+    found = await parts.registrar.bar_outlet(outlet, body.case_id, body.reason, request.context())
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -182,8 +182,9 @@ async def lift_restriction(
     parts: Parts, request: Request, body: wire.LiftRequest, outlet: str
 ) -> wire.OutletState:
     """Lets the outlet enroll again. Its case keeps the history."""
-    given = (outlet, body.restriction, body.reason, request.context())
-    found = await parts.registrar.lift_restriction(*given)
+    found = await parts.registrar.lift_restriction(
+        outlet, body.restriction, body.reason, request.context()
+    )
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 

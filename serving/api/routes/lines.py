@@ -78,8 +78,9 @@ async def report_event(
     `line` is its number or id. A moment in the future, before the line was opened or before what is
     known of the same kind is LINE.EVENT.
     """
-    given = (LineTarget(line), LineEventKind(body.kind), body.at)
-    made = await parts.registrar.report_event(*given, request.context())
+    made = await parts.registrar.report_event(
+        LineTarget(line), LineEventKind(body.kind), body.at, request.context()
+    )
     return people.line_event(made, is_tenant=True)
 
 
@@ -175,8 +176,9 @@ async def add_to_campaign(
 ) -> wire.AddedLines:
     """Adds lines to a campaign, by number or id; sent again it changes nothing. One that is no line
     in use of the campaign's carrier is told by its place, and the others are added."""
-    given = (campaign_id, list(body.lines), request.context())
-    added, unknown = await parts.registrar.add_to_campaign(*given)
+    added, unknown = await parts.registrar.add_to_campaign(
+        campaign_id, list(body.lines), request.context()
+    )
     return wire.AddedLines(added, tuple(unknown))
 
 
@@ -249,8 +251,13 @@ async def _find(
     now = utc_now()
     line_id = "unknown"
     try:
-        given = (parts.store, normalise(number), scope_of(request.caller), now)
-        found = await asyncio.to_thread(parts.deployment.sim_changes.find, *given)
+        found = await asyncio.to_thread(
+            parts.deployment.sim_changes.find,
+            parts.store,
+            normalise(number),
+            scope_of(request.caller),
+            now,
+        )
         line_id = found.line_id
     finally:
         # Whoever tries numbers out is in the chain too.

@@ -128,8 +128,9 @@ async def _prove(
     assert body.line is not None, "the type wants it"
     assert body.document is not None, "and this"
     document = known_document(body.document)
-    given = (token, document, body.line, utc_now(), LivenessUse.VERIFICATION)
-    shown = await asyncio.to_thread(parts.proofs.check, *given)
+    shown = await asyncio.to_thread(
+        parts.proofs.check, token, document, body.line, utc_now(), LivenessUse.VERIFICATION
+    )
     target, outcome = LineTarget(body.line, document=document), "refused"
     try:
         check = await parts.registrar.prove_line(target, shown, request.context())

@@ -41,8 +41,9 @@ async def _search_face(
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
-    given = (found.searched, threshold, probe.comparison)
-    expected = parts.calibration.expected_false_candidates(*given)
+    expected = parts.calibration.expected_false_candidates(
+        found.searched, threshold, probe.comparison
+    )
     return dict(list(scores.items())[: wire.MAX_CANDIDATES]), {
         "found": found.found_documents,
         "searched": found.searched,
@@ -138,8 +139,10 @@ async def step_death(
     reported holds at once: the document enrolls nobody, its lines are disputed. A second person
     confirms it, which closes them; a report that one contests another lifts.
     """
-    given = (document_id, body.step, body.source, request.context())
-    return of_record(wire.Death, await parts.registrar.step_death(*given))
+    return of_record(
+        wire.Death,
+        await parts.registrar.step_death(document_id, body.step, body.source, request.context()),
+    )
 
 
 def read_death(parts: Parts, _: Request, document_id: str) -> wire.Death:

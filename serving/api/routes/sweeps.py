@@ -60,8 +60,7 @@ async def list_groups(
     parts: Parts, request: Request, query: wire.GroupsQuery, sweep_id: str
 ) -> wire.GroupPage:
     """A page of a sweep's groups in counts, the riskiest first; audited."""
-    given = (sweep_id, query.after, query.limit)
-    return await parts.registrar.list_groups(*given, request.context())
+    return await parts.registrar.list_groups(sweep_id, query.after, query.limit, request.context())
 
 
 async def read_group(parts: Parts, request: Request, sweep_id: str, key: str) -> wire.Group:

@@ -68,8 +68,7 @@ async def replay_events(
     parts: Parts, request: Request, body: wire.Replay, webhook_id: str
 ) -> wire.Webhook:
     """Sends every event beyond a place in the feed, again or for the first time, under its id."""
-    given = (parts.store, body.after, scope_of(request.caller))
-    begin = await asyncio.to_thread(open_place, *given)
+    begin = await asyncio.to_thread(open_place, parts.store, body.after, scope_of(request.caller))
     return await parts.registrar.replay_events(webhook_id, begin, request.context())
 
 

@@ -127,7 +127,7 @@ def test_decisions_are_read_once_until_another_case_is_closed(
     assert [one.outcome for one in found.closed] == [Outcome.TWINS]
     assert len(found.pairs) == len(found.plain) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(type(service.store.cases), "newest", None)
+        patch.setattr(type(service.store.cases), "whole_queue", None)
         patch.setattr(type(service.store), "judged_pairs", None)
         assert decisions.read() is found
     service.decide(service.open(*ids).id, Outcome.FRAUD)

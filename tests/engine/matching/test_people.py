@@ -32,6 +32,7 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
 from engine.matching.samples import ABSENT
 from engine.registry.audit import AuditEntry
+from engine.registry.enrollments import EnrollmentReader
 from engine.registry.events import read_events
 from engine.registry.rows import changing_rows
 from engine.registry.watchlist import WatchEntry
@@ -239,6 +240,24 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     (outlet,) = lab.store.people.count_by_outlet(NOW.replace(year=2000))
     assert (outlet.outlet, outlet.asked, outlet.granted) == ("blue-1", 2, 1)
     assert lab.store.lines_of(second.decided.document_id) == []
+    # The first face later may be anybody's.
+    person = lab.people.person()
+    shown = ask(registrar, lab.request(person, document=card(1)))[0]
+    assert shown.reasons == (Reason.EXCEPTION_ASKED,)
+    close(registrar, lab, shown.decided.cases[0].id, Outcome.UNFOUNDED)
+    approve(registrar, lab.request(person, document=card(1)))
+
+
+def test_an_exception_of_which_retention_has_left_nothing_is_not_granted(
+    lab, registrar, monkeypatch
+) -> None:
+    asked = ask(registrar, lab.request(portrait=ABSENT, exception=ExceptionCause.INJURY))[0]
+    find = EnrollmentReader.enrollment
+    monkeypatch.setattr(
+        EnrollmentReader, "enrollment", lambda *given: replace(find(*given), expired_at=NOW)
+    )
+    with pytest.raises(CaseMoved, match="has left"):
+        close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
 
 
 def test_a_granted_exception_activates_the_document_of_who_asked_for_it(lab, registrar) -> None:

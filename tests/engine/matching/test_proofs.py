@@ -387,7 +387,7 @@ def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) ->
             vault=lab.vault,
             guard=Guard(Limits(key_h=2_000), lab.store, registrar, caller, InFlight()),
             shown=proof,
-            people=people.of(terms["carrier"]),
+            people=people,
             rules=LineRules(load_rules("korea")),
             caller=caller,
         )
@@ -426,8 +426,9 @@ def test_after_three_tries_of_the_face_a_line_is_opened_and_verified_by_another_
         compared = HolderComparison(
             registrar, lab.store, probe, lambda *one: registrar.audit(one[0], 9, one[1]), guard
         )
+        alive: dict[str, Any] = {"is_alive": True, "is_photographed": True}
         tries = [
-            replace(compared, probe=replace(probe, own=(one, 0.3))).check_line(line)
+            replace(compared, probe=replace(probe, own=(one, 0.3), **alive)).check_line(line)
             for one in faces[1:]
         ]
         assert [(one.is_match, one.tries_left) for one in tries] == [(False, n) for n in (2, 1, 0)]
@@ -473,6 +474,16 @@ def test_a_verification_is_refused_by_a_proof_that_does_not_hold_before_anybody_
             verify(registrar, lab, RULES)(request)
         with pytest.raises(NotFound):
             verify(registrar, lab, rules, carrier="red", outlet="red-1")(request)
+        # Nor does a fraud team's key go by what the line's carrier has closed.
+        (open_to_all,) = ask(registrar, other := prepare(3))
+        closed = replace(rules, carriers={"blue": CarrierPeople(verified_by=())})
+        analyst = {"carrier": None, "outlet": None}
+        assert open_to_all.decided.line_id
+        assert not verify(registrar, lab, closed, **analyst)(other).is_match
+        assert verify(registrar, lab, rules, **analyst)(other).is_match
+    kept = lab.store.rows(select(tables.liveness).where(tables.liveness.c.enrollment_id.is_(None)))
+    # What no erasure would find is not kept.
+    assert {row.jti for row in kept} == {None}
     counted = {row.name: row.level for row in lab.store.rows(select(tables.tallies))}
     # Every one of these, but for that which held.
     failed = counted["carrier:blue"]
@@ -496,6 +507,8 @@ def test_sets_of_rules_open_ways_that_somebody_signs_for_and_settings_come_first
     )
     kept = sets.complete(given, set(ProofWay))
     assert (kept.proofs, kept.face_tries, kept.of("red").face_tries) == (given.proofs, 1, 2)
+    # Whoever says which ways two people decide has not said that one verifies alone.
+    assert kept.verified_by == ()
 
 
 def given(at: datetime | None = None, **more: Any) -> Consent:
@@ -617,6 +630,14 @@ def test_consent_is_to_a_carrier_and_what_is_shared_goes_with_the_last(lab: Lab,
     assert (made := withdraw(registrar, lab, key)).references == 1
     assert {read_erasure(lab.store, key, one).certificate for one in ("red", "blue")} == {made}
     assert len(registrar.gallery) == 0
+
+
+def test_a_withdrawn_face_does_not_stay_for_a_line_that_showed_none(lab: Lab, held) -> None:
+    registrar, _, answer = held
+    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
+    (asked,) = ask(registrar, lab.request(document=card(1), **excused, **RED))
+    close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
+    assert withdraw(registrar, lab, answer.decided.document_id).references == 1
 
 
 def test_consent_is_withdrawn_from_the_document_that_has_taken_the_place(lab: Lab, held) -> None:
