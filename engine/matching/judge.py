@@ -240,9 +240,8 @@ class AttemptBatch:
             return
         made.bound.append(attempt)
         if record.withdrawn:
-            self.writes += record.renew(
-                attempt.outlet.carrier, attempt.request.consent, attempt.actor
-            )
+            carrier, consent = attempt.outlet.carrier, attempt.request.consent
+            self.writes += record.renew(carrier, consent, attempt.actor)
         if record.reference_ids:
             return
         key = self._writer.next_reference_id()
@@ -269,8 +268,7 @@ class AttemptBatch:
         score: float | None,
         group_key: str | None,
     ) -> OpenedCase:
-        """Opens a case for an attempt; the one that people will decide may be another one that
-        shares a face with it."""
+        """Opens a case for an attempt, or adds to one that shares a face with it."""
         case = NewCase(
             kind=kind,
             origin=CaseOrigin.DECISION,

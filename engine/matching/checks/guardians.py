@@ -237,16 +237,8 @@ class Guardians:
         guardian_id = settle_document(self._batch, guardian, made.verdict)
         assert guardian_id is not None, "a guardian's document is well-formed"
         self._batch.add_reference(made, self._places[made.place], guardian, guardian_id)
-        self.bound.append(
-            Guardianship(
-                decided.line_id,
-                decided.document_id,
-                guardian_id,
-                decided.enrollment_id,
-                born_on.year + majority,
-                self._batch.now,
-            )
-        )
+        given = (decided.line_id, decided.document_id, guardian_id, decided.enrollment_id)
+        self.bound.append(Guardianship(*given, born_on.year + majority, self._batch.now))
         return guardian_id
 
     def open_case(

@@ -436,8 +436,5 @@ class LivenessCheck(DecisionCheck):
 
     def _keep(self, one: Weighed | Judgement, attempt: Attempt, enrollment_id: str | None) -> None:
         outlet, at = attempt.outlet, self._batch.now
-        self._batch.writes.append(
-            record_liveness(
-                one, LivenessUse.ENROLLMENT, at, outlet.carrier, outlet.code, enrollment_id
-            )
-        )
+        given = (LivenessUse.ENROLLMENT, at, outlet.carrier, outlet.code, enrollment_id)
+        self._batch.writes.append(record_liveness(one, *given))
