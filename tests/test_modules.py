@@ -25,7 +25,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "modules": (326, 355),
         "product_lines": (102_000, 102_000),
         "python_tokens": (621_680, 625_000),
-        "test_lines": (73_223, 72_000),
+        "test_lines": (72_000, 72_000),
         "longest_file": (690, 700),
         "files_over_500_lines": (15, 16),
         "functions_of_50_lines": (6, 18),

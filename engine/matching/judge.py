@@ -107,6 +107,9 @@ class DecidedAttempt:
     verdict: Verdict
     decided: DecidedEnrollment
     recorded: RecordedEvidence
+    is_kept: bool
+    may_keep: bool
+    """False where nothing is kept of its carrier's faces; the latter also without consent."""
     bound: list[Attempt] = field(default_factory=list)
     """It, and a guardian, where their faces are bound to their documents."""
 
@@ -196,10 +199,6 @@ class AttemptBatch:
     def keeps(self, attempt: Attempt) -> bool:
         """False where nothing is kept of its carrier's faces."""
         return attempt.outlet.carrier not in self.unkept
-
-    def may_keep(self, made: DecidedAttempt) -> bool:
-        """The same, also False without consent."""
-        return self.keeps(made.attempt) and made.place not in self.unconsented
 
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
@@ -415,7 +414,8 @@ class Judge:
             policy_version=decided.policy_version,
             watermarks=batch.comparisons.watermarks(place),
         )
-        made = DecidedAttempt(place, attempt, evidence, verdict, decided, recorded)
+        kept = (is_kept := batch.keeps(attempt)), is_kept and place not in batch.unconsented
+        made = DecidedAttempt(place, attempt, evidence, verdict, decided, recorded, *kept)
         refusals = (one.refuse(made) for one in checks)
         if refusal := next((one for one in refusals if one is not None), None):
             return refusal
@@ -449,7 +449,7 @@ class Judge:
         entry = AuditEntry(attempt.actor, "enrollment.decided", key, detail)
         batch.writes += [entry, record, StoredAnswer(*stored)]
         batch.writes += choose_crops(
-            self.crops if batch.may_keep(made) else NO_CROPS,
+            self.crops if made.may_keep else NO_CROPS,
             self.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,

@@ -160,7 +160,7 @@ class FaceCheck(DecisionCheck):
         return [part]
 
     def describe(self, made: DecidedAttempt) -> None:
-        if not self._batch.keeps(made.attempt):
+        if not made.is_kept:
             taken, decided = made.attempt.request.captured_at, made.decided
             at = None if taken is None else taken.isoformat()
             made.recorded.is_face_kept = False
@@ -190,10 +190,9 @@ class FaceCheck(DecisionCheck):
         """Keeps the one face of an attempt that people are asked about: nothing else says it."""
         batch = self._batch
         own, key = batch.document(attempt.document_lookup), made.decided.enrollment_id
-        kept = (one for one in batch.writes if isinstance(one, AttemptTemplate))
-        is_kept = any(one.enrollment_id == key for one in kept)
-        may_keep = batch.comparisons.has_probe(place) and batch.keeps(attempt)
-        if own is None or own.reference_ids or is_kept or not may_keep:
+        kept = {one.enrollment_id for one in batch.writes if isinstance(one, AttemptTemplate)}
+        may_keep = made.is_kept and key not in kept and batch.comparisons.has_probe(place)
+        if own is None or own.reference_ids or not may_keep:
             return
         shown = batch.comparisons.probe(place)
         batch.writes.append(AttemptTemplate(key, own.id, shown))

@@ -424,7 +424,7 @@ class LivenessCheck(DecisionCheck):
         weighed, judged = self._weighed[made.place]
         made.recorded.liveness = None if weighed is None else weighed.describe()
         said = None if judged is None else judged.describe()
-        if said is not None and not self._batch.may_keep(made):
+        if said is not None and not made.may_keep:
             # It is measured on the face.
             said = structs.replace(said, score=None)
         made.recorded.liveness_judge = said

@@ -143,7 +143,7 @@ class PictureCheck(DecisionCheck):
 
     def describe(self, made: DecidedAttempt) -> None:
         """Nothing that was measured, and no digest, where no face is kept or may be looked at."""
-        if not self._batch.may_keep(made):
+        if not made.may_keep:
             return
         request, decided = made.attempt.request, made.decided
         shown = {"live": request.live, "portrait": request.portrait}

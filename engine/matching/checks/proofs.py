@@ -276,7 +276,7 @@ class Proofs:
         if any(one.shows_nobody for one in made.verdict.reasons):
             made.decided.other_ways = tuple(self._terms.of(attempt.outlet.carrier).proofs)
         way = None if evidence is None else evidence.way
-        if way is None and not self._batch.keeps(attempt):
+        if way is None and not made.is_kept:
             self._note_opened(made, NOT_KEPT)
         if evidence is None:
             return
