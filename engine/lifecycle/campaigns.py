@@ -108,9 +108,9 @@ def end_campaign(
     return ended
 
 
-@on_writer
 def add_lines(
-    call: WriterCall,
+    runner: ChangeRunner,
+    registry: Reader,
     rules: LineRules,
     campaign_id: str,
     texts: Sequence[str],
@@ -124,12 +124,26 @@ def add_lines(
     """
     if len(texts) > MOST_NAMED:
         raise RequestError(f"give {MOST_NAMED} lines at most, and the rest in further calls")
+    # Here, for no decision is to wait until a thousand numbers are read.
+    targets = [_read_line(text) for text in texts]
+    return _add_named(runner, registry, rules, campaign_id, targets, actor, carrier)
+
+
+@on_writer
+def _add_named(
+    call: WriterCall,
+    rules: LineRules,
+    campaign_id: str,
+    targets: Sequence[str | None],
+    actor: str,
+    carrier: str | None,
+) -> tuple[int, list[int]]:
     campaign = find_campaign(call.registry, campaign_id, carrier)
     if campaign.deadline <= call.now:
         raise EventRefused("its deadline has passed: start another campaign")
     if campaign.state is CampaignState.ENDED:
         raise EventRefused("it was ended: start another campaign")
-    found = _find_lines(call.registry, [_read_line(text) for text in texts])
+    found = _find_lines(call.registry, targets)
     lines = [one if one is not None and one.carrier == campaign.carrier else None for one in found]
     added = _add(call, rules, campaign, [one for one in lines if one], actor)
     return added, [place for place, one in enumerate(lines) if one is None]
