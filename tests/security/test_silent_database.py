@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
+from engine.errors import DeadlinePassed, LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.matching.requests import EnrollmentRequest
 from engine.registry import postgresql, transactions, writer
 from engine.registry.audit import AuditEntry, verify_chain
@@ -207,7 +207,7 @@ class Load:
             while request.idempotency_key not in self.acknowledged:
                 try:
                     answer = await self._enroll(request)
-                except (ServiceRefusal, RegistryError):
+                except (ServiceRefusal, RegistryError, DeadlinePassed):
                     self.refused += 1
                     await asyncio.sleep(0.05)
                 else:
