@@ -1,7 +1,7 @@
 """The indexes that Sosie's search is compared with, each as its documentation calls it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.datasets import Faces, Vectors, find_best
+from bench.datasets import Answer, Faces, Vectors, find_best
 from engine.errors import RequestError
 from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
@@ -225,6 +225,16 @@ def mix(faces: Faces, count: int) -> Vectors:
     probes = strangers.copy()
     probes[: 2 * len(mates) : 2] = mates
     return probes
+
+
+def compare_hits(hits: Hits, right: Sequence[Answer], first: int = 0) -> Iterator[bool]:
+    """Whether each query has the ids, in their order, and the scores that are right."""
+    for query in range(len(hits)):
+        ids, scores = hits.of(query)
+        rows, expected = right[first + query]
+        yield np.array_equal(ids, rows) and bool(
+            (np.abs(scores - expected) <= SCORE_TOLERANCE).all()
+        )
 
 
 def ask_in_turn(searcher: Searcher, probes: Vectors, k: int) -> Callable[[], object]:

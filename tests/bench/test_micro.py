@@ -4,16 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from bench.conftest import pytest_benchmark_compare_machine_info
 from bench.core.reports import Figure, Report, load_goals
 from bench.datasets import default_thresholds
-from bench.micro.test_kernels import configure, has_found, make, make_case
-from engine.errors import RequestError
 from indexes.exact.scanner import available_kernels
 
 
@@ -33,23 +29,6 @@ def test_every_kernel_of_this_machine_is_timed_beside_numpy(run_here) -> None:
     assert {one.name for one in report.checks} == {
         goal.name for goal in load_goals() if goal.suite == "kernels"
     }
-
-
-def test_a_dimension_that_no_kernel_takes_is_refused() -> None:
-    # What is refused so, ends as too many references do below.
-    with pytest.raises(RequestError, match="multiple of 64"):
-        configure(SimpleNamespace(getoption=lambda _: 100))  # type: ignore[arg-type]
-
-
-def test_a_scan_that_loses_or_invents_a_pair_is_wrong() -> None:
-    case = make_case(1_024, 8, 64, 0)
-    scan = make("kernel numba", case)
-    assert scan is not None
-    found = scan()
-    assert len(found) >= 1
-    assert has_found(case.right, found[::-1])
-    assert not has_found(case.right, found[1:])
-    assert not has_found(case.right, np.concatenate([found, [[0, 0]]]))
 
 
 def test_another_load_of_one_processor_is_no_other_machine() -> None:
