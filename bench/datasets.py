@@ -166,7 +166,7 @@ def _orthonormal(rows: int, columns: int, seed: int) -> Vectors:
     return matrix
 
 
-_QUERIES_AT_ONCE, _ROWS_AT_ONCE, _OTHERS_AT_ONCE = 64, 8192, 512
+_QUERIES_AT_ONCE = 64
 # Beyond what a float32 product of unit rows loses in 1,500 dimensions.
 _MARGIN = 1e-4
 Answer = tuple[Rows, Vectors]
@@ -206,24 +206,12 @@ def _answer(
 
 def find_pairs(rows: Vectors, threshold: float) -> tuple[Rows, Rows, Vectors]:
     """All pairs of different rows at or above: the smaller, the greater, their scores."""
-    parts = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        tile = rows[start : start + _ROWS_AT_ONCE]
-        for first in range(start, len(rows), _OTHERS_AT_ONCE):
-            others = rows[first : first + _OTHERS_AT_ONCE]
-            left, right = np.nonzero(tile @ others.T >= threshold - _MARGIN)
-            kept = left + start < right + first
-            parts.append((left[kept] + start, right[kept] + first))
-    left, right = (np.concatenate(side) for side in zip(*parts, strict=True))
-    scores = np.concatenate(
-        [
-            _score_pairs(rows[left[start : start + BLOCK]], rows[right[start : start + BLOCK]])
-            for start in range(0, max(len(left), 1), BLOCK)
-        ]
-    )
-    kept = scores.astype(np.float64) >= threshold
-    order = np.lexsort((right[kept], left[kept]))
-    return left[kept][order], right[kept][order], scores[kept][order]
+    found = find_reaching(rows, rows, threshold)
+    left = np.repeat(np.arange(len(rows)), [len(others) for others, _ in found])
+    right, scores = (np.concatenate(side) for side in zip(*found, strict=True))
+    order = np.lexsort((right, left))
+    order = order[left[order] < right[order]]
+    return left[order], right[order], scores[order]
 
 
 def _score_pairs(one: Vectors, other: Vectors) -> Vectors:

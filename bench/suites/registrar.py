@@ -1,23 +1,23 @@
 """Suite `registrar`: decisions a second on a full gallery, durable, and every one of them right."""
 
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bench.core.machine import DISK, open_folder, speedup
+from bench.core.machine import DISK, interleave, open_folder, speedup
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.datasets import describe_faces
 from bench.suites.workload import VisitedHome, make_settings
 from engine.errors import RequestError
-from engine.matching.registrar import Outcome, Registrar, RegistrarConfig
-from engine.matching.requests import EnrollmentRequest
+from engine.matching.registrar import Registrar, RegistrarConfig
 from indexes.upkeep import Upkeep
 from serving.deployment.deployment import Deployment
 
-BATCH, SINGLE = 32, 1
+BATCH = 32
+ALONE, TOGETHER = "one a transaction", f"batches of {BATCH}"
 QUICK = {"references": 5_000, "decisions": 640, "single_decisions": 32, "rounds": 3}
 
 
@@ -36,64 +36,46 @@ class RegistrarSuiteConfig:
     folder: Path = DISK
 
 
-def plan_rounds(count: int, singles: int, rounds: int) -> Iterator[tuple[int, int, int]]:
-    """Round, most of a transaction, and how many requests are decided so, one after another:
-    `singles` of `count` one a transaction, in one round more than `rounds`, which warms up.
-
-    Every other round runs backwards. `RequestError` where a round would have none of a kind.
-    """
-    single = singles // (rounds + 1)
-    full = count // (rounds + 1) - single
-    if min(single, full) < 1:
-        raise RequestError(f"too few decisions for {rounds} rounds and one before: give more")
-    full -= full % BATCH if full >= BATCH else 0
-    for number in range(rounds + 1):
-        sizes = [(number, BATCH, full), (number, SINGLE, single)]
-        yield from sizes[:: 1 if number % 2 == 0 else -1]
-
-
-def decide_all(
-    deployment: Deployment, config: RegistrarConfig, requests: Sequence[EnrollmentRequest]
-) -> tuple[list[Outcome], float]:
-    """By a registrar of its own, with all requests in its queue at once, so that every batch but
-    the first can be full: outcomes in order, and how many a second."""
+def decide_all(home: VisitedHome, deployment: Deployment, batch: int, count: int) -> float:
+    """The next visitors by a registrar of its own, with all requests in its queue at once, so that
+    every batch but the first can be full: the seconds."""
+    requests, config = home.take(count), RegistrarConfig(batch, queue_size=count)
     with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
         start = time.perf_counter()
         futures = [registrar.submit(request) for request in requests]
-        outcomes = [future.result() for future in futures]
-        return outcomes, len(outcomes) / (time.perf_counter() - start)
+        home.log.outcomes += [future.result() for future in futures]
+        return time.perf_counter() - start
 
 
 def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     visitors = config.decisions + config.single_decisions
-    rates: dict[int, list[float]] = {BATCH: [], SINGLE: []}
-    counts = {BATCH: 0, SINGLE: 0}
     with open_folder(config.folder) as folder:
         settings = make_settings(BATCH, visitors)
         home = VisitedHome(folder / "home", config.references, visitors, config.seed, settings)
+        single = config.single_decisions // (config.rounds + 1)
+        full = home.left // (config.rounds + 1) - single
+        if min(single, full) < 1:
+            raise RequestError(f"too few decisions for {config.rounds} rounds and one before")
+        full -= full % BATCH if full >= BATCH else 0
         with home.open() as deployment, Upkeep(deployment.restored.gallery):
             home.log.note_gallery(len(deployment.restored.gallery), len(home.vectors))
-            for number, batch, size in plan_rounds(
-                home.left, config.single_decisions, config.rounds
-            ):
-                given = RegistrarConfig(batch, queue_size=size)
-                outcomes, rate = decide_all(deployment, given, home.take(size))
-                home.log.outcomes += outcomes
-                if number:
-                    rates[batch].append(rate)
-                    counts[batch] += size
+            sizes = {TOGETHER: (BATCH, full), ALONE: (1, single)}
+            actions = {
+                name: partial(decide_all, home, deployment, *size) for name, size in sizes.items()
+            }
+            seconds = interleave(actions, config.rounds)
         with home.open() as deployment:
             home.log.note_gallery(len(deployment.restored.gallery), len(home.vectors))
     setup = describe_faces(config.references, home.vectors.shape[1], config.seed)
-    setup |= {"database": "SQLite", "decisions": counts[BATCH]}
-    setup |= {"single_decisions": counts[SINGLE], "rounds": config.rounds}
-    single, full = np.array(rates[SINGLE]), np.array(rates[BATCH])
+    setup |= {"database": "SQLite", "decisions": full * config.rounds}
+    setup |= {"single_decisions": single * config.rounds, "rounds": config.rounds}
+    together, alone = full / seconds[TOGETHER], single / seconds[ALONE]
     figures = (
-        Figure.of("one a transaction", "decisions/s", single, 1.0),
-        Figure.of(f"batches of {BATCH}", "decisions/s", full, speedup(full, single)),
+        Figure.of(ALONE, "decisions/s", alone, 1.0),
+        Figure.of(TOGETHER, "decisions/s", together, speedup(together, alone)),
     )
     return (Result("Decisions", setup, figures),), {
-        "decisions_per_second": float(np.median(full)),
+        "decisions_per_second": float(np.median(together)),
         "wrong_decisions": float(home.log.count_wrong()),
         "gallery_difference": float(home.log.difference),
     }

@@ -16,25 +16,15 @@ from numpy.typing import NDArray
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.bulk_enrollment import (
-    HolderCache,
-    OpenedLine,
-    Subscriber,
-    admit_planned,
-    plan_admission,
-)
+from engine.matching.bulk_enrollment import admit_references
 from engine.matching.calibration import OfKind, Thresholds
-from engine.matching.documents import check_document
 from engine.matching.registrar import Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
-from engine.registry.database import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.base import Hits
-from indexes.gallery import Gallery
-from indexes.segmented.segments import SegmentedIndex
 from schema.decisions import Comparison
 from schema.documents import Document
 from schema.reasons import Decision, Reason
@@ -184,8 +174,6 @@ def _score_gallery(
 
 
 CARRIER, OUTLET = "bench", "bench-1"
-LOAD_ROWS = 2_000
-"""Holders a transaction of the bulk load."""
 
 
 def make_settings(batch_size: int, queue_size: int) -> Settings:
@@ -206,26 +194,10 @@ def add_outlet(store: Store, line_limit: int = 5) -> None:
     store.add_outlet(OUTLET, CARRIER, actor="bench")
 
 
-def load_holders(store: Store, references: NDArray[np.float32]) -> None:
-    """Writes a document, a reference and a line for each unit row float32[n, d]."""
-    # The deployment reads what was written when it is asked for its own.
-    now, unread = utc_now(), Gallery(SegmentedIndex(references.shape[1]))
-    with store.writer() as writer:
-        for start in range(0, len(references), LOAD_ROWS):
-            rotated = writer.vault.rotate(references[start : start + LOAD_ROWS])
-            serials = range(start, start + len(rotated))
-            documents = [check_document(make_document(serial), now.date()) for serial in serials]
-            people = [
-                Subscriber(
-                    name=document.name,
-                    document=document,
-                    vector=vector,
-                    line=OpenedLine(make_msisdn(serial), CARRIER, OUTLET, now),
-                )
-                for serial, document, vector in zip(serials, documents, rotated, strict=True)
-            ]
-            plan = plan_admission(store, unread, HolderCache(), people, 0.0)
-            admit_planned(writer, unread, plan, actor="bench", subject=CARRIER, detail={})
+def admit_holders(deployment: Deployment, faces: NDArray[np.float32]) -> None:
+    """Enters a document and a reference for each unit row float32[n, d], not rotated."""
+    documents = [make_document(serial) for serial in range(len(faces))]
+    admit_references(deployment.registrar, documents, deployment.vault.rotate(faces), "bench")
 
 
 def write_requests(
@@ -320,7 +292,7 @@ class VisitedHome:
         visits = draw_visits(population, references, visitors, seed)
         make_home(path, self._settings)
         with self.open() as deployment:
-            load_holders(deployment.store, self.vectors)
+            admit_holders(deployment, self.vectors)
             self.review, self.vault = deployment.thresholds.review, deployment.vault
             expected = expect_answers(visits, self.vectors, deployment.thresholds)
             places = [place for place, answer in enumerate(expected) if answer is not None]

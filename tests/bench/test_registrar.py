@@ -1,13 +1,11 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from stdnum.cn import ric
 
 from bench.core.reports import load_goals
 from bench.suites import workload
-from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, plan_rounds, run
+from bench.suites.registrar import RegistrarSuiteConfig, run
 from bench.suites.workload import Expected, is_right, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
@@ -47,32 +45,16 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path) ->
     assert not list(tmp_path.iterdir()), "the database is gone afterwards"
 
 
-@given(count=st.integers(40, 400), singles=st.integers(4, 30), rounds=st.integers(1, 5))
-def test_rounds_are_alike_and_take_almost_everybody(count: int, singles: int, rounds: int) -> None:
-    try:
-        portions = list(plan_rounds(count, singles, rounds))
-    except RequestError:
-        assume(False)
-    assert count - BATCH * (rounds + 1) < sum(size for _, _, size in portions) <= count
-    assert [number for number, _, _ in portions] == [at // 2 for at in range(2 * rounds + 2)]
-    for kind in (BATCH, SINGLE):
-        sizes = {size for number, batch, size in portions if number and batch == kind}
-        assert len(sizes) == 1
-        assert all(size >= 1 and (size < BATCH or size % BATCH == 0) for size in sizes)
-    order = [batch for _, batch, _ in portions]
-    assert order == ([BATCH, SINGLE, SINGLE, BATCH] * rounds)[: len(order)]
-
-
-def test_too_few_decisions_for_the_rounds_are_refused() -> None:
+def test_too_few_decisions_for_the_rounds_are_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match="too few decisions"):
-        list(plan_rounds(100, singles=3, rounds=3))
+        run(RegistrarSuiteConfig(folder=tmp_path, **TINY | {"single_decisions": 3}))
 
 
 def test_a_wrong_engine_fails_the_suite(tmp_path, monkeypatch) -> None:
     # An engine that enrolls other faces than it is told to: its gallery knows nobody.
-    load = workload.load_holders
+    load = workload.admit_holders
     monkeypatch.setattr(
-        workload, "load_holders", lambda store, faces: load(store, np.roll(faces, 1, axis=1))
+        workload, "admit_holders", lambda home, faces: load(home, np.roll(faces, 1, axis=1))
     )
     _, measured = run(RegistrarSuiteConfig(folder=tmp_path, **TINY))
     assert measured["wrong_decisions"] > 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.suites.workload import add_outlet, load_holders, make_document
+from bench.suites.workload import add_outlet, admit_holders, make_document
 from engine.errors import StorageFull
 from engine.registry import backup
 from engine.registry.audit import verify_chain
@@ -187,7 +187,7 @@ def fill_up_a_snapshot(disk: str, base: str) -> None:
     faces = np.stack([people.person() for _ in range(2_000)])
     with Deployment(home, settings) as deployment:
         add_outlet(deployment.store)
-        load_holders(deployment.store, faces)
+        admit_holders(deployment, faces)
         size = deployment.store.counts()["live_references"]
         assert deployment.save_snapshot()
     told: list[str] = []

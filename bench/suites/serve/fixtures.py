@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.datasets import LFW, find_faces, open_pairs
-from bench.suites.workload import CARRIER, add_outlet, make_document
+from bench.suites.workload import CARRIER, add_outlet, admit_holders, make_document
 from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.bulk_enrollment import admit_references
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from schema.actors import Role
@@ -87,7 +86,7 @@ def make_home(path: Path, references: int, seed: int) -> Home:
         add_outlet(deployment.store, LINE_LIMIT)
         keys = [_add_key(deployment, one) for one in (CALLER, SEARCHER)]
         if references:
-            _admit(deployment, Population.load("sface").references(references, seed))
+            admit_holders(deployment, Population.load("sface").references(references, seed))
     return Home(path, references, seed, *keys)
 
 
@@ -97,12 +96,6 @@ def _add_key(deployment: Deployment, caller: Principal) -> str:
     row = ApiKey(*fields, label="bench", person=caller.person)
     deployment.store.add_api_key(row, actor="bench")
     return made.text
-
-
-def _admit(deployment: Deployment, faces: Vectors) -> None:
-    vectors = deployment.vault.rotate(faces)
-    documents = [make_document(serial) for serial in range(len(faces))]
-    admit_references(deployment.registrar, documents, vectors, "bench")
 
 
 FIRST_SERIAL = 5_000_000
